@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Mapping
+from errno import ENOENT
 from io import BytesIO
 from pathlib import Path
 
@@ -26,7 +27,7 @@ NAME = "moeviz"
 
 
 def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
-    """Return where moeviz's own folder is, or would be: nothing is made.
+    """Return where moeviz's own folder is, or would be: nothing is made. Raises `OSError` for a user without a home.
 
     >>> own_folder({"MOEVIZ_HOME": "/data/mine"}).as_posix()
     '/data/mine'
@@ -34,12 +35,19 @@ def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.pl
     if environment.get(HOME):
         return Path(environment[HOME])
     if system == "darwin":
-        return Path.home() / "Library" / "Application Support" / NAME
+        return _home() / "Library" / "Application Support" / NAME
     if system == "win32":
         local = environment.get("LOCALAPPDATA", "")
-        return (Path(local) if local else Path.home() / "AppData" / "Local") / NAME
+        return (Path(local) if local else _home() / "AppData" / "Local") / NAME
     data = environment.get("XDG_DATA_HOME", "")  # by its specification, what is no absolute path does not count
-    return (Path(data) if Path(data).is_absolute() else Path.home() / ".local" / "share") / NAME
+    return (Path(data) if Path(data).is_absolute() else _home() / ".local" / "share") / NAME
+
+
+def _home() -> Path:
+    try:
+        return Path.home()
+    except RuntimeError as error:  # a container's user may have neither HOME nor an entry in /etc/passwd
+        raise OSError(ENOENT, f"this user has no home folder. Set {HOME} to a folder") from error
 
 
 def keep_table(kind: str, name: str, table: pd.DataFrame) -> None:
@@ -47,12 +55,14 @@ def keep_table(kind: str, name: str, table: pd.DataFrame) -> None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    path, data = _file(kind, name), BytesIO()
+    path, data = None, BytesIO()
     parquet.write_table(pa.Table.from_pandas(table, preserve_index=False), data, write_page_checksum=True)
     try:
+        path = _file(kind, name)
         _write(path, data.getvalue())
     except OSError as error:
-        log.warning("%s cannot be written, so this is computed anew the next time: %s", path, error.strerror or error)
+        why = error.strerror or error
+        log.warning("%s cannot be written, so this is computed anew the next time: %s", path or name, why)
 
 
 def kept_table(kind: str, name: str) -> pd.DataFrame | None:
@@ -60,8 +70,9 @@ def kept_table(kind: str, name: str) -> pd.DataFrame | None:
     import pyarrow as pa
     from pyarrow import parquet
 
-    path = _file(kind, name)
+    path = None
     try:
+        path = _file(kind, name)
         table: pd.DataFrame = parquet.read_table(
             BytesIO(path.read_bytes()), page_checksum_verification=True
         ).to_pandas()

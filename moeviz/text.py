@@ -35,6 +35,18 @@ def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
     return with_and([*map(str, numbers)])
 
 
+def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
+    """Ascending whole numbers in a sentence, those in a row as their first and last.
+
+    >>> spans([0, 1, 2, 7, 9, 10])
+    '0 to 2, 7 and 9 to 10'
+    """
+    known = set(numbers)
+    ends = ([n for n in numbers if n + step not in known] for step in (-1, 1))
+    parts = [str(first) if first == last else f"{first} to {last}" for first, last in zip(*ends, strict=True)]
+    return with_and(parts) if len(parts) <= most else ", ".join([*parts[:3], "…", parts[-1]])
+
+
 def with_and(parts: Sequence[str]) -> str:
     """Parts of a sentence, the last after "and".
 

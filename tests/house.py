@@ -85,7 +85,7 @@ MAY_IMPORT = {
     # The engines know the interface that they fill, not each other.
     "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
     "moeviz.capture.run "
-    f"moeviz.capture.models.memory moeviz.gguf_file {FILES} {TORCH}",
+    f"moeviz.capture.models.memory moeviz.gguf_file moeviz.footprint {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
     "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
     "moeviz.capture.run moeviz.capture.models "
@@ -93,7 +93,7 @@ MAY_IMPORT = {
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
-    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines {INERT} {TORCH}",
+    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines moeviz.footprint {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
     # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
     "moeviz/capture/interventions/*": f". {INERT} torch",
@@ -101,7 +101,7 @@ MAY_IMPORT = {
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
-    "moeviz/capture/*": f"moeviz.capture moeviz.embedded {INERT} {TORCH}",
+    "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.footprint {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
     "moeviz/formats/importers/torch_file.py": f". {FILES} torch",

@@ -77,6 +77,26 @@ def test_where_nothing_can_be_written_the_log_says_so_and_no_more_happens(home, 
     assert "cannot be written, so this is computed anew the next time" in caplog.text
 
 
+def test_a_user_without_a_home_computes_anew_and_is_told_what_to_set(monkeypatch, caplog):
+    """As in a container whose user has neither HOME nor an entry in /etc/passwd."""
+
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    for name in ("MOEVIZ_HOME", "XDG_DATA_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    for system in ("linux", "darwin", "win32"):
+        with pytest.raises(OSError, match=r"this user has no home folder\. Set MOEVIZ_HOME to a folder"):
+            own_folder({}, system)
+    assert kept_table("muted", "ab12") is None
+    keep_table("muted", "ab12", TABLE)
+    assert caplog.messages == [
+        "ab12 cannot be written, so this is computed anew the next time: this user has no home folder. Set MOEVIZ_HOME "
+        "to a folder"
+    ]
+
+
 def test_other_weights_in_the_same_folder_are_other_weights(tmp_path):
     model = tmp_path / "model"
     model.mkdir()

@@ -63,7 +63,10 @@ def open_path(typed: str) -> str:
         raise MoevizError("Folders of this server cannot be opened from here.")
     if why := why_no_file(typed):
         raise MoevizError(f"{quoted(typed)} is no folder: the name {why}.")
-    path = Path(typed.strip()).expanduser()
+    try:
+        path = Path(typed.strip()).expanduser()
+    except RuntimeError as error:
+        raise MoevizError(f"{quoted(typed)} is no folder: {error}") from error
     if not is_dataset(path):
         raise MoevizError(
             f"{quoted(typed)} is no folder with a dataset. Give one that “moeviz corpus … -o FOLDER” has written."

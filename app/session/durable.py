@@ -43,7 +43,7 @@ def keep(trace: RoutingTrace, title: str, run: Any) -> None:
         if len(_waiting) >= MOST_WAITING:
             return _trouble(title, "earlier ones are still being written")
         try:
-            _waiting.append(_writer.submit(_write, folder(), trace, title, asked))
+            _waiting.append(_writer.submit(_write, trace, title, asked))
         except RuntimeError as error:  # no thread can be started
             _trouble(title, str(error))
 
@@ -59,7 +59,11 @@ def settle() -> None:
 def earlier(seen: set[str]) -> list[KeptTrace]:
     """The traces that lie there, the newest first, but for the files in `seen`, which is added to."""
     found = []
-    for path in kept_traces(folder()) if identity.may_keep_traces() else ():
+    try:
+        paths = kept_traces(folder()) if identity.may_keep_traces() else []
+    except OSError:  # there is no such place: whoever writes there is told
+        paths = []
+    for path in paths:
         if path.name not in seen:
             seen.add(path.name)
             try:
@@ -79,9 +83,9 @@ def troubles() -> list[str]:
     return told
 
 
-def _write(place: Path, trace: RoutingTrace, title: str, run: dict[str, str]) -> None:
+def _write(trace: RoutingTrace, title: str, run: dict[str, str]) -> None:
     try:
-        keep_trace(place, trace, title, run)
+        keep_trace(folder(), trace, title, run)
     except (OSError, MoevizError, MemoryError) as error:
         why = error.strerror if isinstance(error, OSError) else str(error)
         _trouble(title, why or type(error).__name__)

@@ -84,6 +84,8 @@ def offer_rows(seen: ExpertInTrace) -> None:
     with explained():
         from moeviz.capture.routers.geometry import router_geometry
 
+        model_service.begin_run()
+
         def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
             return router_geometry(loaded.model, [seen.layer])
 

@@ -21,11 +21,11 @@ from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.memory import what_fits
 from moeviz.serving.placement import placement_sentence, serving_placement
-from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan
+from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 from moeviz.serving.prefetch import prefetch_recall
 
-WHOLE_LAYERS, NEEDS_TORCH = "llama.cpp", "ktransformers"
+NEEDS_TORCH = "ktransformers"
 
 
 def serve_page() -> None:
@@ -116,11 +116,9 @@ def offer_plan(
     serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
     in_all = trace.model.num_layers or _layers_in_all(trace)
     with explained():
-        sizes = (1, 0) if engine == WHOLE_LAYERS else (devices, copies)
-        plan = make_plan(trace, *sizes, in_all, layers_on_gpu, placed)
-        st.text(plan.judged if engine != WHOLE_LAYERS else _of_whole_layers(plan))
-        if plan.repaired:
-            st.text(f"{plan.repaired} slots were changed, so that no device has an expert twice.")
+        plan = make_plan(trace, *sizes_for(engine, devices, copies), in_all, layers_on_gpu, placed)
+        for remark in plan_remarks(plan, engine, trace):
+            st.text(remark)
         _file(plan, engine, f"{file_stem(trace)}-plan{ENGINES[engine].suffix}")
     st.text(READ_NONE["vllm"])
 
@@ -133,13 +131,6 @@ def _layers_in_all(trace: Counted) -> int | None:
         key=f"{session.ALL_LAYERS} {trace.model.name}",
         persist_state="session",
         help="The trace does not say; it is the configuration's num_hidden_layers. Some engines count all layers.",
-    )
-
-
-def _of_whole_layers(plan: ExpertPlan) -> str:
-    return (
-        f"llama.cpp places whole layers: the experts of {plan.layers_on_gpu} of {len(plan.slots)} stay on the GPU, in "
-        "those layers of which a step reads most. It was not judged on other tokens than it was made from."
     )
 
 

@@ -1,4 +1,4 @@
-"""The current trace as files, one for each format of moeviz.formats.exports."""
+"""The current trace as files, one for each format of moeviz.formats.exports, and its counts alone."""
 
 import re
 from functools import partial
@@ -6,6 +6,7 @@ from functools import partial
 import streamlit as st
 from moeviz_app.jobs import model_service
 
+from moeviz.formats.counts_file import counts_alone, to_counts_json
 from moeviz.formats.exports import EXPORTS
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -25,15 +26,27 @@ def downloads(trace: RoutingTrace) -> None:
                 key=f"trace{export.suffix}",
                 icon=":material/download:",
             )
+        st.download_button(
+            "Counts",
+            data=model_service.file_maker(lambda: to_counts_json(counts_alone(trace))),
+            file_name=file_stem(trace, words=False) + ".json",
+            mime="application/json",
+            on_click="ignore",
+            key="trace counts",
+            icon=":material/download:",
+            help="How many tokens each expert got, and nothing of any one token. All other files say more: the experts "
+            "of a token give a part of its text away.",
+        )
 
 
-def file_stem(trace: Counted) -> str:
+def file_stem(trace: Counted, words: bool = True) -> str:
     """A file name without its suffix, from the model's name and the first words of the trace, which counts lack.
 
     Names and words are a stranger's: only letters a to z, digits and hyphens are left of them.
     """
     model = re.split(r"[/\\]", trace.model.name)[-1]
-    texts = trace.tokens["text"].head(WORDS_IN_NAME * 6) if isinstance(trace, RoutingTrace) else ["counts"]
-    words = re.findall(r"[a-z0-9]+", "".join(texts).lower())
-    parts = ["moeviz", *re.findall(r"[a-z0-9]+", model.lower())[:WORDS_IN_NAME], *words[:WORDS_IN_NAME]]
+    has_words = words and isinstance(trace, RoutingTrace)
+    texts = trace.tokens["text"].head(WORDS_IN_NAME * 6) if has_words else ["counts"]
+    first = re.findall(r"[a-z0-9]+", "".join(texts).lower())[:WORDS_IN_NAME]
+    parts = ["moeviz", *re.findall(r"[a-z0-9]+", model.lower())[:WORDS_IN_NAME], *first]
     return "-".join(parts)[:80]

@@ -7,7 +7,10 @@ from moeviz.capture.engines.engine import BeforeOpening, EngineModel
 from moeviz.capture.models import load
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
+from moeviz.errors import CaptureError
+from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
+from moeviz.text import quoted
 
 
 @overload
@@ -49,3 +52,22 @@ def known_before(name: str, backend: str | None = None) -> BeforeOpening | None:
     """Look at another engine's model without opening it; None for a transformers model."""
     engine = engine_of(name, backend)
     return None if engine is None else before_opening(engine, name)
+
+
+def served_model(name: str) -> ServedModel:
+    """Read what serving a model takes, by the same names as `load_model`. No weights are loaded.
+
+    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text, and what `model_facts` raises.
+    """
+    from moeviz.capture.models import kv_cache
+
+    engine = engine_of(name)
+    if engine is None or engine.name == "mlx":  # whose folders have a config of transformers' kind
+        return kv_cache.served_model(name)
+    served = None if engine.elsewhere else before_opening(engine, name).served  # a name in a file calls no server
+    if served is None:
+        raise CaptureError(
+            f"moeviz cannot tell how much memory {quoted(name)} keeps of a text: {engine.name} does not say. Give the "
+            "transformers checkpoint of the model, or its id on the hub."
+        )
+    return served

@@ -20,6 +20,7 @@ POLICIES: Lines = {
     "bound": ("bound", theme.NOTE, DOTS),
     "lru": ("LRU", theme.MAIN, SOLID),
     "static": ("fixed set, most used", theme.EXPERT_COLOURS[8], SOLID),
+    "others": ("most used by other labels", theme.EXPERT_COLOURS[8], theme.DASH),
     "chance": ("fixed set, at random", theme.CHANCE, theme.DASH),
 }
 BATCHES: Lines = {
@@ -128,6 +129,7 @@ def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
 def _named_lines(frame: pd.DataFrame, field: str, lines: Lines) -> tuple[pd.DataFrame, alt.Color, alt.StrokeDash]:
     """The rows with the names of their lines, without those that are not known; and how lines are told apart."""
     value = "rate" if "rate" in frame else "mean"
+    lines = {key: row for key, row in lines.items() if (frame[field] == key).any()}
     names, colours, dashes = zip(*lines.values(), strict=True)
     drawn = frame[frame[value].notna()].assign(line=frame[field].map({key: row[0] for key, row in lines.items()}))
     colour = theme.colour("line", names, colours, columns=2, labelLimit=200, symbolType="stroke")

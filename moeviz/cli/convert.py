@@ -1,12 +1,16 @@
 """Convert a file to another format: `moeviz convert`."""
 
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import open_dataset, read, read_one_trace
-from moeviz.cli.options import ANY_FILE, add_import_options
-from moeviz.cli.output import is_dataset_target, note
+from moeviz.cli.options import ANY_FILE, NO_TEXT, add_counts_only, add_import_options
+from moeviz.cli.output import check_output, is_dataset_target, note, write
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
+
+if TYPE_CHECKING:
+    from moeviz.routing_trace import Counted
 
 HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
 EXAMPLES = """examples:
@@ -16,7 +20,8 @@ EXAMPLES = """examples:
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
   moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
-  moeviz convert imatrix.gguf -o counts.json --top-k 8"""
+  moeviz convert imatrix.gguf -o counts.json --top-k 8
+  moeviz convert folder -o counts.json --counts-only  how often each expert was used, and nothing of any token"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -33,32 +38,45 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
     )
-    parser.add_argument("--no-text", action="store_true", help="in a dataset: neither the tokens' texts nor their ids")
+    parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
+    add_counts_only(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
     """Run `moeviz convert`."""
     from moeviz.expert_counts import ExpertCounts
-    from moeviz.formats.counts_file import write_counts
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import export_for, write_trace
 
     target = args.output or args.target
+    if args.counts_only:
+        check_output(target, counts_only=True)
+        write(counts_in(args), target, counts_only=True)
+        return 0
     if is_dataset(args.source) or is_dataset_target(target):
         note(f"wrote {target}: {convert_dataset(args, target)}")
         return 0
     export_for(target)
     found = read(args.source, args)
     if isinstance(found, ExpertCounts):
-        write_counts(found, target)
-        note(f"wrote {target}: {found!r}")
+        write(found, target)
         return 0
     write_trace(found, target)
     note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
     if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
         note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")
     return 0
+
+
+def counts_in(args: Namespace) -> "Counted":
+    """Read what counts can be made of: a trace, counts, or a dataset's small tables, by label where it has labels."""
+    from moeviz.formats.dataset.opening import is_dataset
+
+    if not is_dataset(args.source):
+        return read(args.source, args)
+    dataset = open_dataset(args.source, args)
+    return dataset.counts_by_label() if any(dataset.labels()) else dataset.counts()
 
 
 def convert_dataset(args: Namespace, target: str) -> str:

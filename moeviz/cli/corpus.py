@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.inputs import load
-from moeviz.cli.options import add_json, add_model, number
+from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
 from moeviz.text import cut, listed, quoted, why_no_file
@@ -27,6 +27,7 @@ HELP = "Trace labelled texts and show which experts each kind of text uses."
 EXAMPLES = """examples:
   moeviz corpus --embedded
   moeviz corpus french.txt german.txt python.txt -o mine.npz
+  moeviz corpus french.txt german.txt --counts-only -o counts.json
   moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
   moeviz metrics olmoe.npz --topic specialization
   moeviz corpus texts.jsonl -o folder                 a corpus of any size, as a dataset
@@ -65,6 +66,7 @@ def arguments(parser: ArgumentParser) -> None:
         "without a suffix)",
     )
     add_model(parser)
+    add_counts_only(parser)
     _add_dataset(parser)
     parser.add_argument(
         "--layer", type=number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
@@ -75,13 +77,16 @@ def arguments(parser: ArgumentParser) -> None:
 def _add_dataset(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("with a folder for -o", "Texts are read, traced and written a shard at a time.")
     group.add_argument("--resume", action="store_true", help="go on with a run that ended early: no text comes twice")
-    group.add_argument("--no-text", action="store_true", help="write neither the tokens' texts nor their ids")
+    group.add_argument("--no-text", action="store_true", help=f"write {NO_TEXT}")
     group.add_argument(
         "--weights", choices=("float16", "exact", "none"), help="how weights are written (default: float16)"
     )
     group.add_argument("--lines", action="store_true", help="each line of a text file is a text")
     group.add_argument(
-        "--shard-bytes", type=number(int, 1), metavar="N", help="text of a shard, in bytes (default: 4,000,000)"
+        "--shard-bytes",
+        type=number(int, 1),
+        metavar="N",
+        help="text of a shard, in bytes (default: 4,000,000; with --resume, as before)",
     )
     group.add_argument(
         "--batch-tokens",
@@ -114,18 +119,18 @@ def run(args: Namespace) -> int:
     """Run `moeviz corpus`."""
     from moeviz.labelled_texts import texts_that_ship
 
-    if is_dataset_target(args.output):
+    if is_dataset_target(args.output) and not args.counts_only:
         print(trace_to_dataset(args))
         return 0
     check_no_dataset(args)
-    check_output(args.output)
+    check_output(args.output, args.counts_only)
     texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
 
     model = load(args)
     check_layer(args.layer, model.info)
     result = trace_corpus(model, texts, progress=partial(progress, says="traced {} of {} texts"))
-    write(result, args.output)
+    write(result, args.output, args.counts_only)
     if not args.json:
         print(report(result, args.layer))
         return 0
@@ -159,13 +164,13 @@ def trace_to_dataset(args: Namespace) -> str:
     check_begun(folder, args.resume)
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
-    from moeviz.corpus.run import SHARD_BYTES, Wanted, write_corpus
+    from moeviz.corpus.run import Wanted, write_corpus
 
     wanted = Wanted(
         weights=args.weights or "float16",
         text=not args.no_text,
         lines=args.lines,
-        shard_bytes=args.shard_bytes or SHARD_BYTES,
+        shard_bytes=args.shard_bytes,
         batch_tokens=args.batch_tokens,
         threads=args.threads,
     )
@@ -209,11 +214,19 @@ def facts_of(dataset: "Dataset") -> dict[str, Any]:
 def _said(dataset: "Dataset") -> str:
     facts, layers = facts_of(dataset), len(dataset.model.layers)
     words = "with their texts" if dataset.kept.text else "without their texts and ids"
+    told = (
+        ""
+        if dataset.kept.text
+        else (
+            "The experts of a token give a part of its text away. "
+            f"“moeviz convert {quoted(dataset.path)} -o counts.json --counts-only” writes counts alone.\n"
+        )
+    )
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
     what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
     return (
         f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shards\n"
-        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n"
+        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{told}"
         f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
         "locality) reads it where it lies."
     )

@@ -44,6 +44,7 @@ def table_text() -> str:
     exact, kernels = (table[name].eq("yes").groupby(table["architecture"]).all() for name in ("exact", "kernels"))
     return (
         f"{frame_text(shown)}\n\n"
+        f"{len(table)} rows of {len(exact)} architectures: one with routers of several kinds has a row for each.\n"
         f"In transformers {surveyed_version()}, {exact.sum()} of {len(exact)} architectures are recorded exactly as "
         f"their experts receive it; moeviz's kernels run {kernels.sum()} of them."
     )

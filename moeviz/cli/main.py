@@ -67,6 +67,14 @@ EXAMPLES = """examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `moeviz` and return its exit code."""
+    try:
+        return _run(argv)
+    except KeyboardInterrupt:
+        note("stopped")
+        return 130
+
+
+def _run(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
     words = with_values(sys.argv[1:] if argv is None else argv)
     arguments = parser(words)
@@ -85,9 +93,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `moeviz … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except KeyboardInterrupt:
-        note("stopped")
-        return 130
     except MoevizError as error:
         note(str(error))
     except OSError as error:

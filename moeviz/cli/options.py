@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 PROMPT = "the text, or - to read it from standard input"
+NO_TEXT = "neither the tokens' texts nor their ids; their experts, which stay, give a part of the text away"
 # moeviz.formats.importers.options.SAYS, known without loading numpy
 IMPORT_OPTIONS = {
     "top_k": ("K", "experts that a token is sent to at each layer"),
@@ -57,6 +58,15 @@ def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add the option that names an engine."""
     says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"
     parser.add_argument("--backend", metavar="ENGINE", help=says)
+
+
+def add_counts_only(parser: argparse._ActionsContainer) -> None:
+    """Add --counts-only."""
+    says = (
+        "of the routing, write no more than how many tokens each expert of each layer got, to -o FILE.json or .csv. "
+        "The experts of a token give a part of its text away, and counts of many tokens do not"
+    )
+    parser.add_argument("--counts-only", action="store_true", help=says)
 
 
 def add_phase(parser: argparse.ArgumentParser) -> None:

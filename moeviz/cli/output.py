@@ -9,12 +9,13 @@ from collections.abc import Iterator
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Any
 
+from moeviz.errors import MoevizError
 from moeviz.text import why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.routing_trace import RoutingTrace
+    from moeviz.routing_trace import Counted
 
 ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
 
@@ -30,10 +31,15 @@ def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> 
         print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
 
-def check_output(path: str | None) -> None:
+def check_output(path: str | None, counts_only: bool = False) -> None:
     """Raise `MoevizError` for a file that cannot be written: now, not after the model has run."""
+    from moeviz.formats.counts_file import check_counts_target
     from moeviz.formats.exports import check_target
 
+    if counts_only:
+        if path is None or is_dataset_target(path):
+            raise MoevizError("--counts-only writes one small file. Say where: -o FILE.json, or FILE.csv.")
+        check_counts_target(path)
     if path is not None:
         check_target(path)
 
@@ -51,11 +57,19 @@ def is_dataset_target(target: str | None) -> bool:
     return named or target.endswith("/") or is_dataset(target)
 
 
-def write(trace: "RoutingTrace", path: str | None) -> None:
-    """Write a trace where a path is given, and note it."""
+def write(trace: "Counted", path: str | None, counts_only: bool = False) -> None:
+    """Write a trace, or its counts alone, where a path is given, and note it."""
+    from moeviz.expert_counts import ExpertCounts
+    from moeviz.formats.counts_file import counts_alone, write_counts
     from moeviz.formats.exports import write_trace
 
-    if path is not None:
+    if path is None:
+        return
+    if counts_only or isinstance(trace, ExpertCounts):
+        counts = counts_alone(trace)
+        write_counts(counts, path)
+        note(f"wrote {path}: {counts!r}")
+    else:
         write_trace(trace, path)
         note(f"wrote {path}")
 

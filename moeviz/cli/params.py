@@ -85,7 +85,8 @@ def params_of(
         facts["touched"] = _touched(model, trace)
     if known is not None and known.memory:
         facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
-    caches = kv_cache(model_config(name)) if known is None else None
+    served = None if known is None else known.served
+    caches = kv_cache(model_config(name)) if known is None else [*served.caches] if served else None
     return facts | _memory(counts.total, caches, tokens) | _published(model.name)
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.output import note
 from moeviz.cli.serve import in_lines, judged_tokens
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
@@ -42,27 +43,28 @@ def run(args: Namespace) -> int:
 
 def write_plan(args: Namespace) -> dict[str, Any]:
     """Write a plan, and return its facts: engine, file, sizes, on what it was judged, and how the engine is started."""
-    from moeviz.serving.plans.engines import engine_named, export_plan
+    from moeviz.serving.plans.engines import engine_named, export_plan, plan_remarks, sizes_for
     from moeviz.serving.plans.plan import make_plan
 
     engine, target = engine_named(args.engine), Path(args.output)
     if target.suffix.lower() != engine.suffix:
         raise MoevizError(f"{engine.title} reads a {engine.suffix} file; got {quoted(target.name)}. Change the suffix.")
+    for name in ("devices", "copies", "layers_on_gpu"):
+        if getattr(args, name) is not None and name not in engine.takes:
+            note(f"--{name.replace('_', '-')} changes nothing for {engine.title}: nothing in its file depends on it")
     target.parent.stat()
     trace, said = judged_tokens(args)
-    sizes = (1, 0) if args.engine == "llama.cpp" else (args.devices, args.copies)
+    sizes = sizes_for(args.engine, args.devices, args.copies)
     plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)
-    target.write_bytes(export_plan(plan, args.engine))
+    data, remarks = export_plan(plan, args.engine), plan_remarks(plan, args.engine, trace)
+    target.write_bytes(data)
     facts = {"engine": engine.title, "file": args.output, "holds": engine.reads, "devices": plan.devices}
-    facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": plan.repaired, "tokens": said}
-    return facts | {"judged": plan.judged, "command": engine.command(plan, args.output)}
+    facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": engine.repaired(plan), "tokens": said}
+    return facts | {"judged": plan.judged, "remarks": remarks, "command": engine.command(plan, args.output)}
 
 
 def plan_text(facts: dict[str, Any]) -> str:
     """Return the facts of a plan as text for a terminal."""
     lines = [f"wrote {facts['file']} for {facts['engine']}: {facts['holds']}, {facts['layers']} layers"]
-    if facts["repaired"]:
-        lines.append(f"{facts['repaired']} slots were changed, so that no device has an expert twice")
-    return "\n".join(
-        [*lines, in_lines(facts["tokens"]), in_lines(facts["judged"]), "", f"start it with: {facts['command']}"]
-    )
+    said = map(in_lines, [facts["tokens"], *facts["remarks"]])
+    return "\n".join([*lines, *said, "", f"start it with: {facts['command']}"])

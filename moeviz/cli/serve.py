@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import counted_at
 from moeviz.cli.options import add_json, add_phase, number
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import frame_text, note, records, visible_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,13 +23,20 @@ EXAMPLES = """examples:
   moeviz serve prefetch trace.npz --json | jq .[0]
   moeviz serve placement trace.npz --devices 4 --copies 4
   moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
-  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768"""
+  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768
+  moeviz serve memory model-Q4_K_M.gguf --bits 16 4"""
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
     "coverage": "Distinct experts that a batch of tokens needs; even: if tokens chose at random.",
     "prefetch": "Share of a token's experts that are among the first m that a predictor names.",
     "placement": "Load of the busiest device / the mean (imbalance), and the devices that a token reaches.",
     "memory": "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free.",
+}
+
+
+BY_LABEL = {
+    "cache": "Judged on the same tokens; static_warm judges each {} by the experts that the others use most.",
+    "placement": "The column imbalance judges each {} by a plan made from the others, imbalance_fit the same tokens.",
 }
 
 
@@ -76,6 +83,7 @@ def in_lines(said: str) -> str:
 
 def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Return the rows of a cost, and a sentence on the tokens by which they were judged."""
+    from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
 
     if args.what == "memory":
@@ -83,6 +91,8 @@ def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
     counted, said = judged_tokens(args)
     table = _table(args, counted)
     if not isinstance(counted, RoutingTrace):
+        if counted.group_kind == "label" and args.what in BY_LABEL:
+            said = f"{said} {BY_LABEL[args.what].format(label_word(counted.model))}"
         return _known(table, said)
     if args.what == "prefetch":
         return table, f"{said} Learnt on the first half of these, judged on the second."
@@ -116,6 +126,7 @@ def _known(table: "pd.DataFrame", said: str) -> tuple["pd.DataFrame", str]:
 
 def judged_tokens(args: Namespace) -> tuple["Counted", str]:
     """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are."""
+    from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
     from moeviz.serving.phases import served_tokens
     from moeviz.serving.requests import with_tokens
@@ -126,17 +137,24 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
     if args.phase != "auto" or args.no_repeats:
         with_tokens(counted, "Choosing tokens by their phase, or leaving out repeats,")
     most = int(counted.tokens.sum(axis=0).max(initial=0))
-    return counted, f"Counts of {most:,} tokens, of all phases: what is judged is judged on the same tokens."
+    judged = ": what is judged is judged on the same tokens"
+    if counted.group_kind == "label":
+        judged = f", by {label_word(counted.model)}: {len(counted.groups)}"
+    return counted, f"Counts of {most:,} tokens, of all phases{judged}."
 
 
 def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Memory of a model, by its name, or of the model of a trace or a dataset."""
-    from moeviz.capture.models.kv_cache import served_model
+    from moeviz.capture.opening import known_before, served_model
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import EXPORTS
+    from moeviz.metrics.words import bytes_said
     from moeviz.serving.memory import serving_memory
 
     is_trace = is_dataset(args.file) or Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
-    model = served_model(counted_at(args).model.name if is_trace else args.file)
-    table = serving_memory(model, args.context, args.batch or [1], args.bits)
-    return table, f"{model.name}: an estimate from its config; keys, values and buffers are in 16 bits."
+    name = counted_at(args).model.name if is_trace else args.file
+    table = serving_memory(served_model(name), args.context, args.batch or [1], args.bits)
+    said = f"{visible_line(name)}: an estimate from its config; keys, values and buffers are in 16 bits."
+    if name.lower().endswith(".gguf") and (known := known_before(name)):
+        said += f" In llama.cpp, as it is stored ({known.info.dtype}), it needs {bytes_said(float(known.memory))}."
+    return table, said

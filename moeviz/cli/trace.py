@@ -5,7 +5,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model, number
+from moeviz.cli.options import PROMPT, add_counts_only, add_json, add_model, number
 from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
 
@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
+  moeviz trace - --counts-only -o counts.json < prompt.txt    how often each expert was used, and no token
   moeviz trace "Il fait froid." --json | jq .busiest"""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 
@@ -72,6 +73,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
+    add_counts_only(parser)
     parser.add_argument(
         "--kernels",
         action=BooleanOptionalAction,
@@ -82,13 +84,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
-    check_output(args.output)
+    check_output(args.output, args.counts_only)
     prompt = read_prompt(args.prompt)
     from moeviz.capture.trace import capture
 
     request = request_of(args, prompt)
     result = capture(load(args, device_map=args.device_map, dtype=args.dtype), request, progress=progress)
-    write(result, args.output)
+    write(result, args.output, args.counts_only)
     summary = summary_of(result)
     print(json.dumps(summary) if args.json else summary_text(summary))
     return 0
@@ -105,7 +107,7 @@ def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
         Sampling(args.temperature, args.top_k, args.top_p, args.seed),
         decoding_of(args),
         kernels="auto" if args.kernels is None else args.kernels,
-        keep_logits=not args.no_logits,
+        keep_logits=not (args.no_logits or args.counts_only),
         site=args.site,
     )
 

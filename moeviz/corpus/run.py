@@ -47,8 +47,8 @@ class Wanted:
     weights: Weights = "float16"
     text: bool = True  # False: neither the tokens' texts nor their ids are written
     lines: bool = False  # each line of a text file is a text
-    shard_bytes: int = SHARD_BYTES
-    batch_tokens: int | None = None  # padded tokens of a batch, 0: a text at a time; None: 16,384 on a GPU, else 1,024
+    shard_bytes: int | None = None  # of text; None: 4,000,000, or as the begun run took
+    batch_tokens: int | None = None  # padded; 0: a text at a time. None: as begun, or 16,384 on a GPU, else 1,024
     threads: int | None = None  # of torch, in each process; None: as many as torch takes, or as the begun run took
 
 
@@ -212,16 +212,20 @@ def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
 
 
 def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None) -> dict[str, Any]:
-    """The plan of these texts and settings. A run that goes on takes the threads of the one that it goes on with."""
-    shards = planned(files, wanted.shard_bytes, wanted.lines)
+    """The plan of these texts and settings. A run that goes on takes sizes and threads of the one that was begun."""
+    shard_bytes = wanted.shard_bytes or _begun(begun, "shard_bytes", SHARD_BYTES)
+    shards = planned(files, shard_bytes, wanted.lines)
     kept = Kept(wanted.weights if first.weights else "none", wanted.text)
+    batch_tokens = first.batch_tokens
+    if wanted.batch_tokens is None:
+        batch_tokens = _begun(begun, "batch_tokens", batch_tokens, least=0)
     how = {
         "weights_identity": first.identity,
         "files": [{"name": path.name, "bytes": path.stat().st_size} for path in files],
         "lines": wanted.lines,
-        "shard_bytes": wanted.shard_bytes,
-        "batch_tokens": first.batch_tokens,
-        "threads": wanted.threads or (begun or {}).get("threads", first.threads),
+        "shard_bytes": shard_bytes,
+        "batch_tokens": batch_tokens,
+        "threads": wanted.threads or _begun(begun, "threads", first.threads),
     }
     if begun is None or IN_MEMORY in begun:  # an older run is gone on with as it was begun
         how[IN_MEMORY] = first.in_memory
@@ -244,6 +248,12 @@ def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
         step = 1 if name.startswith(routers) else max(tensor.numel() // SAMPLED, 1)
         digest.update(tensor.reshape(-1)[::step].contiguous().cpu().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _begun(begun: dict[str, Any] | None, name: str, otherwise: int, least: int = 1) -> int:
+    """A number from the plan of the run that was begun. What cannot be one is left for the comparison of the plans."""
+    value = (begun or {}).get(name)
+    return value if type(value) is int and value >= least else otherwise
 
 
 def _lasting(model: ModelInfo, caution: str) -> ModelInfo:

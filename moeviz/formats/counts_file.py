@@ -21,6 +21,7 @@ from moeviz.file_limits import is_text, shown
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.source import Source
 from moeviz.formats.trace_facts import FORMAT, model_of
+from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted
 
 COUNTS_FORMAT = "moeviz counts v1"
@@ -74,15 +75,27 @@ def counts_in(source: Source) -> ExpertCounts:
     return ExpertCounts(model, assignments, tokens, tuple(groups), kind)
 
 
+def counts_alone(counted: Counted) -> ExpertCounts:
+    """How many tokens each expert got, by label where they have labels: nothing of any one token is in it."""
+    if isinstance(counted, RoutingTrace):
+        return counted.counts_by_label() if "label" in counted.tokens else counted.counts()
+    return counted
+
+
+def check_counts_target(path: str | Path) -> None:
+    """Raise `InvalidTrace` for a file whose suffix no counts have."""
+    if Path(path).suffix.lower() not in SUFFIXES:
+        raise InvalidTrace(
+            f"Counts are written to {' or '.join(SUFFIXES)} files, and {quoted(Path(path).name)} has another suffix: "
+            "other formats have a row for each token, and counts do not say where a token went."
+        )
+
+
 def write_counts(counts: ExpertCounts, path: str | Path) -> None:
     """Write counts to a `.json` file, which keeps everything, or to a `.csv`, which keeps the numbers alone.
 
     Raises `InvalidTrace` for another suffix, and `OSError` if the file cannot be written.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix not in SUFFIXES:
-        raise InvalidTrace(
-            f"Counts are written to {' or '.join(SUFFIXES)} files, and {quoted(Path(path).name)} has another suffix: "
-            "other formats have a row for each token, and counts do not say where a token went."
-        )
-    Path(path).write_bytes(to_counts_json(counts) if suffix == ".json" else to_counts_csv(counts))
+    check_counts_target(path)
+    is_json = Path(path).suffix.lower() == ".json"
+    Path(path).write_bytes(to_counts_json(counts) if is_json else to_counts_csv(counts))

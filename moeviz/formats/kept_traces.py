@@ -74,7 +74,7 @@ def kept_traces(folder: Path) -> list[Path]:
 
 
 def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
-    """Read one of them. Raises `InvalidTrace` where it holds none: it is then set aside, and that is said."""
+    """Read one of them. Raises `InvalidTrace` where it holds none: it is set aside, if it can be, and that is said."""
     try:
         data = path.read_bytes()
         trace = from_trace_file(data, max_bytes)
@@ -83,10 +83,12 @@ def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
         raise InvalidTrace(f"The kept trace {quoted(path.name)} cannot be read: {error.strerror or error}.") from error
     except (InvalidTrace, MemoryError) as error:
         aside = path.with_name(path.name + UNREADABLE)
-        path.replace(aside)
-        raise InvalidTrace(
-            f"The kept trace {quoted(path.name)} cannot be read, and was set aside as {quoted(aside)}: {error}"
-        ) from error
+        try:
+            path.replace(aside)
+            done = f"was set aside as {quoted(aside)}"
+        except OSError:
+            done = "stays where it is, as nothing can be written there"
+        raise InvalidTrace(f"The kept trace {quoted(path.name)} cannot be read, and {done}: {error}") from error
     return KeptTrace(trace, _text(about.get("title")) or path.stem, _run(about.get("run")))
 
 

@@ -7,12 +7,13 @@ import pandas as pd
 from jaxtyping import Float64, Int, Int64
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.words import bytes_said, percent
+from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.words import bytes_said, label_word, percent
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.cache import expert_cache
 
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
-SECOND_HALF, SAME_TOKENS = "second half", "same tokens"
+SECOND_HALF, SAME_TOKENS, OTHER_LABELS = "second half", "same tokens", "other labels"
 SHOWN = ("lru", "static", "bound")
 STANDARD_ERRORS = 4  # for a caption: luck brings as much once in some ten thousand times
 
@@ -35,34 +36,35 @@ def hit_rates(trace: Counted, expert_bytes: float | None = None, capacity: int |
     is one token.
 
     One row per size and policy. Columns: capacity int32 (experts of each layer; layers that have fewer hold all) ·
-    policy str · judged_on str · rate float64 (layers weigh as they have requests) · requests int64 (of all tokens and
-    layers) · gigabytes float64 (of the cache) · gigabytes_a_token float64 (fetched for misses) · chosen bool (whether
-    it is `capacity`). An expert has `expert_bytes`; without it, gigabytes are NaN. Counts alone give `chance` and
-    `static`, judged on the same tokens. Raises `MoevizError` for a size of an expert that is not above 0.
+    policy str · judged_on str ("second half", "same tokens", "other labels") · rate float64 (layers weigh as they have
+    requests) · requests int64 (of all tokens and layers) · gigabytes float64 (of the cache) · gigabytes_a_token float64
+    (fetched for misses) · chosen bool (whether it is `capacity`). An expert has `expert_bytes`; without it,
+    gigabytes are NaN. Counts alone give `chance` and `static`, judged on the same tokens; counts by label also
+    `others`, where each label is judged by the experts that the other labels use most. Raises `MoevizError` for a size
+    of an expert that is not above 0.
 
     **Source**: as for `moeviz.serving.cache.expert_cache`.
     """
     if expert_bytes is not None and not expert_bytes > 0:
         raise MoevizError(f"An expert has more than 0 bytes; got {expert_bytes:g}. Say how large it is.")
     ordered = isinstance(trace, RoutingTrace)
-    rates = expert_cache(trace, policies=SHOWN if ordered else ("static",))
+    rates = expert_cache(trace, policies=SHOWN) if ordered else _of_fixed_sets(trace)
     names = {name: f"{name}_warm" for name in SHOWN} if ordered else {"static": "static"}
+    if isinstance(trace, ExpertCounts) and trace.group_kind == "label" and rates["static_warm"].notna().any():
+        names["others"] = "static_warm"
     row = _rows_of_sizes(rates["layer"].to_numpy(), min(trace.model.top_k, int(rates["capacity"].max())))
     asked = (rates["requests"] / rates["steps"].clip(lower=1)).to_numpy()[row]
     one = np.nan if expert_bytes is None else expert_bytes / GIGABYTE
-    facts = {
-        "capacity": rates["capacity"].to_numpy()[row].max(axis=1),
-        "judged_on": SECOND_HALF if ordered else SAME_TOKENS,
-    }
+    facts = {"capacity": rates["capacity"].to_numpy()[row].max(axis=1)}
     facts |= {"requests": rates["requests"].to_numpy()[row].sum(axis=1)}
     facts |= {"gigabytes": rates["capacity"].to_numpy()[row].sum(axis=1) * one}
     parts = []
     for place, (policy, column) in enumerate({"chance": "chance", **names}.items()):
         rate = _weighted(rates[column].to_numpy()[row], asked)
         fetched = (1 - rate) * asked.sum(axis=1) * one
-        parts.append(
-            pd.DataFrame(facts | {"policy": policy, "place": place, "rate": rate, "gigabytes_a_token": fetched})
-        )
+        judged_on = OTHER_LABELS if policy == "others" else SECOND_HALF if ordered else SAME_TOKENS
+        of_policy = {"policy": policy, "place": place, "judged_on": judged_on}
+        parts.append(pd.DataFrame(facts | of_policy | {"rate": rate, "gigabytes_a_token": fetched}))
     frame = pd.concat(parts).sort_values(["capacity", "place"], ignore_index=True)
     order = ["capacity", "policy", "judged_on", "rate", "requests", "gigabytes", "gigabytes_a_token"]
     frame = frame[order].astype({"capacity": np.int32, "policy": "str", "judged_on": "str"})
@@ -95,11 +97,41 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
         least = rates["gigabytes"].min()
         return f"{held}. That is less than one token needs: it takes {_said(least)} or more."
     if "lru" not in row.index:
-        return f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments."
+        said = f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments"
+        if "others" not in row.index:
+            return f"{said}."
+        rate, chance = percent(row["rate"]["others"]), percent(row["rate"]["chance"])
+        other = f"of a {label_word(trace.model)} that they were not chosen from"
+        return f"{said}; {other} {rate}, where chance is {chance}."
     found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
     chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
     beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"
     return f"{held}: {found} ({beside}), and fetches {_said(row['gigabytes_a_token']['lru'])} a token."
+
+
+def most_used_sentence(trace: Counted) -> str:
+    """Say which share of the assignments the most used half of the experts has: if possible, of others than its own."""
+    rates = _of_fixed_sets(trace)
+    size = (rates.groupby("layer")["capacity"].transform("max") + 1) // 2
+    half = rates[(rates["capacity"] == size) & (rates["requests"] > 0)]
+    names = ("chance", "static", "static_warm")
+    weight = half[["requests"]].to_numpy(np.float64).T
+    chance, same, other = (_weighted(half[[name]].to_numpy().T, weight)[0] for name in names)
+    if isinstance(trace, RoutingTrace):
+        said = f", chosen from the first half of the tokens, has {percent(other)} of the assignments of the second"
+    elif np.isnan(other):
+        said = f" has {percent(same)} of the assignments that it was chosen from; counts do not tell of others"
+    else:
+        kind = label_word(trace.model)
+        said = f" has {percent(same)} of the assignments, and of a {kind} that it was not chosen from {percent(other)}"
+    return f"The most used half of each layer's experts{said} (chance: {percent(chance)})."
+
+
+def _of_fixed_sets(trace: Counted) -> pd.DataFrame:
+    """The `expert_cache` of sets that are there from the beginning: their first uses find them."""
+    rates = expert_cache(trace, policies=("static",))
+    first = rates[["capacity", "compulsory"]].min(axis=1) / rates["requests"].clip(lower=1)
+    return rates.assign(static=rates["static"] + first)
 
 
 def _said(gigabytes: float) -> str:

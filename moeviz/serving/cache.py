@@ -7,10 +7,18 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MoevizError
-from moeviz.metrics.inputs import layer_counts, recorded_together
+from moeviz.metrics.inputs import recorded_together
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.policies import belady_depths, bound_depths, lfu_depths, lru_depths, random_depths
-from moeviz.serving.requests import Requests, check_chunk, layer_sets, requests, with_tokens
+from moeviz.serving.requests import (
+    Requests,
+    check_chunk,
+    counts_of_labels,
+    layer_sets,
+    of_others,
+    requests,
+    with_tokens,
+)
 from moeviz.text import listed
 
 POLICIES = ("lru", "lfu", "random", "static", "belady", "bound")
@@ -54,7 +62,8 @@ def expert_cache(
     chunk int32 · steps int64 · requests int64 (the distinct experts of each step, added up) · compulsory int64 (first
     uses, which every cache misses) · chance float64 (C / E: a fixed set of C experts chosen at random) · then for each
     policy its rate and its `_warm` rate float64 (hits / requests; NaN if there are no requests). Counts alone give
-    `static`, and NaN where the order of tokens is needed. Raises `MoevizError` for capacities that a layer cannot have.
+    `static`, and NaN where the order of tokens is needed; counts by label give `static_warm` too, which then judges
+    each label by the experts that the others use most. Raises `MoevizError` for capacities that a layer cannot have.
 
     **Source**: Mattson et al. 1970 (all sizes in one pass); Belady 1966; expert caches: Eliseev and Mazur
     (arXiv 2312.17238), MoE-Infinity (arXiv 2401.14361).
@@ -155,9 +164,10 @@ def _of_most(requested: np.ndarray, hits: np.ndarray) -> np.ndarray:
 
 def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequence[str]) -> pd.DataFrame:
     frames = []
-    for found in layer_counts(counts):
+    for found in counts_of_labels(counts):
         width = found.num_experts - counts.model.zero_experts
-        every = found.counts.sum(axis=0)[:width]
+        groups = found.counts[:, :width]
+        every = groups.sum(axis=0)
         sizes = _capacities(capacities, width, f"Layer {found.layer}")
         total, compulsory = int(every.sum()), int((every > 0).sum())
         facts: dict[str, object] = {"layer": np.int32(found.layer), "capacity": sizes.astype(np.int32)}
@@ -167,6 +177,9 @@ def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequ
         facts |= {column: np.nan for policy in policies for column in (policy, f"{policy}_warm")}
         if "static" in policies and total:
             facts["static"] = _of_most(every, every - (every > 0))[sizes] / total
+            if pairs := of_others(groups):
+                hits = np.sum([_of_most(others, own) for others, own in pairs], axis=0)
+                facts["static_warm"] = hits[sizes] / sum(int(own.sum()) for _, own in pairs)
         frames.append(pd.DataFrame(facts))
     return pd.concat(frames, ignore_index=True)
 

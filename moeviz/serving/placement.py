@@ -6,10 +6,10 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int, Int64
 
-from moeviz.metrics.inputs import LayerCounts, check_cells, layer_counts
+from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.serving.requests import LayerSets, layer_sets
+from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
 Row = dict[str, object]
@@ -38,8 +38,10 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     bytes of a number per token and layer, and combining sends as much back.
 
     Counts alone give `contiguous`, `balanced` and `copies`, made and judged on all tokens (`imbalance_fit`), and NaN
-    for what needs each token. `devices` and `copies` are by default those of `moeviz.metrics.placement`. Raises
-    `MoevizError` if the experts or the copies cannot be divided equally among the devices.
+    for what needs each token. Counts by label give `imbalance` too: each label is judged by a plan made from the
+    others, and this is the mean over labels. `devices` and `copies` are by default those of
+    `moeviz.metrics.placement`. Raises `MoevizError` if the experts or the copies cannot be divided equally among the
+    devices.
 
     **Source**: EPLB (github.com/deepseek-ai/EPLB); device-limited routing: DeepSeek-V2 (arXiv 2405.04434), 2.2.2;
     experts that go together: ExFlow (arXiv 2401.08383).
@@ -47,7 +49,7 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     if isinstance(trace, RoutingTrace):
         rows = [row for found in layer_sets(trace) for row in _of_layer(trace, found, devices, copies)]
     else:
-        rows = [row for found in layer_counts(trace) for row in _of_counts(trace, found, devices, copies)]
+        rows = [row for found in counts_of_labels(trace) for row in _of_counts(trace, found, devices, copies)]
     whole = {"layer": np.int32, "devices": np.int16, "copies": np.int16}
     return pd.DataFrame(rows).astype(whole).astype({"placement": "str", "plan": "str"})
 
@@ -135,11 +137,14 @@ def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies
 
 
 def _of_counts(trace: Counted, found: LayerCounts, devices: int | None, copies: int | None) -> list[Row]:
-    counts = found.counts.sum(axis=0)[: found.num_experts - trace.model.zero_experts]
+    groups = found.counts[:, : found.num_experts - trace.model.zero_experts]
+    counts = groups.sum(axis=0)
     n, extra = placement_sizes(trace, found.row, devices, copies)
+    judged = [(_plans(others, n, extra), own) for others, own in of_others(groups)]
     return [
         _facts(found.layer, n, extra, name, plan)
-        | {"imbalance_fit": float(_imbalance(plan, counts, n)), "imbalance": np.nan, "step_imbalance": np.nan}
+        | {"imbalance_fit": float(_imbalance(plan, counts, n)), "step_imbalance": np.nan}
+        | {"imbalance": _mean(np.array([_imbalance(plans[name], own, n) for plans, own in judged]))}
         | {"reached": np.nan, "reached_by_lot": _by_lot(len(counts), trace.model.top_k, n), "remote": np.nan}
         | {"plan": plan_text(plan, n)}
         for name, plan in _plans(counts, n, extra).items()

@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Int, Int32, Int64
 
 from moeviz.errors import MissingField, MoevizError
-from moeviz.metrics.inputs import check_recorded
+from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.inputs import LayerCounts, check_recorded, layer_counts
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 
 FEW = 16  # slots
@@ -54,6 +55,23 @@ def layer_sets(trace: RoutingTrace) -> Iterator[LayerSets]:
             )
             num_experts = trace.model.num_experts[row] - trace.model.zero_experts
             yield LayerSets(row, layer, num_experts, _sets(experts, num_experts), *stretches)
+
+
+def counts_of_labels(counts: Counted) -> list[LayerCounts]:
+    """Counts layer by layer: a group for each label where they have labels, else one of everything."""
+    if isinstance(counts, ExpertCounts) and counts.group_kind == "label":
+        return layer_counts(counts, counts)
+    return layer_counts(counts)
+
+
+def of_others(groups: Int64[np.ndarray, "G E"]) -> list[tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]]:
+    """The counts of all other groups, and its own, for each group that has any. None of one group alone.
+
+    >>> [(others.tolist(), own.tolist()) for others, own in of_others(np.array([[4, 1], [0, 2], [0, 0]]))]
+    [([0, 2], [4, 1]), ([4, 1], [0, 2])]
+    """
+    every = groups.sum(axis=0)
+    return [(every - own, own) for own in groups if own.any() and (every - own).any()]
 
 
 def _stretches(places: Int[np.ndarray, "T 2"]) -> tuple[Int32[np.ndarray, " T"], Int64[np.ndarray, " T"]]:

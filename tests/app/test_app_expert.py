@@ -294,6 +294,14 @@ def test_router_rows_are_compared_once_the_model_is_there(tiny, on_offer):
     assert f"The norm of its row is {rows[5].norm():.2f}" in sentences(app)
 
 
+def test_comparing_router_rows_counts_as_a_run(tiny, on_offer, monkeypatch):
+    monkeypatch.setattr(model_service, "_pace", identity.RateLimiter(0))
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    trace = moeviz.trace(tiny, "Il fait froid à Paris.")
+    app = press(visit(trace, layer="0", expert="5"), "Compare the router's rows")
+    assert "as many as are allowed here" in sentences(app)
+
+
 def test_a_trace_opened_from_csv_has_what_its_ids_tell(tiny):
     ids = replace(moeviz.trace(tiny, "Il fait froid à Paris. Il fait froid."), weights=None, logits=None)
     trace = from_csv(to_csv(ids))

@@ -158,6 +158,19 @@ def test_counts_alone_say_what_the_most_used_experts_have():
     )
 
 
+def test_counts_by_label_say_what_the_most_used_experts_have_of_other_labels():
+    counts = sized(sample_trace(tokens=64)).counts()
+    halves = np.stack([counts.assignments[0] // 3, counts.assignments[0] - counts.assignments[0] // 3])
+    labelled = replace(counts, assignments=halves, tokens=np.full((2, 4), 64), groups=("a", "b"), group_kind="label")
+    said = budget_sentence(labelled, hit_rates(labelled, 6e6), 0.096, 6e6)
+    ends = "of a kind of text that they were not chosen from"
+    assert re.search(rf"have \d\d% of the assignments; {ends} \d\d%, where chance is 50%", said)
+    app = serve(labelled)
+    choice(app, "Engine").set_value("sglang")
+    app.run()
+    assert said in sentences(app) and "each kind of text by a plan from the others" in sentences(app)
+
+
 def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr("moeviz_app.views.serve_controls.MOST_JUDGED", 4 * 10)
     app = serve(sized(sample_trace(tokens=64)))

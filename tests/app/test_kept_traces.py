@@ -153,6 +153,19 @@ def test_an_unreadable_file_is_set_aside_with_its_name_and_not_deleted(folder, t
     assert kept_traces(folder) == []
 
 
+def test_an_unreadable_file_in_a_folder_that_may_not_be_written_stays_and_that_is_said(folder, trace, monkeypatch):
+    path = keep_trace(folder, trace, "a", {})
+    path.write_bytes(b"half")
+
+    def refuse(self, target):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "replace", refuse)
+    with pytest.raises(InvalidTrace, match=r"cannot be read, and stays where it is, as nothing can be written there: "):
+        kept_trace(path)
+    assert path.read_bytes() == b"half"
+
+
 def test_a_file_that_may_not_be_read_stays_where_it_is(folder, trace, monkeypatch):
     path = keep_trace(folder, trace, "a", {})
 

@@ -16,7 +16,9 @@ from moeviz.capture.engines.llama_cpp import model as model_file
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
 from moeviz.capture.engines.llama_cpp.model import before_opening, model_facts
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
+from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.capture.models.parameters import count_parameters
+from moeviz.capture.opening import served_model
 from moeviz.errors import ModelNotFound
 from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import sort_slots
@@ -48,6 +50,24 @@ def test_facts_and_parameters_are_those_that_transformers_counts(name, tmp_path)
     same = ("layers", "num_experts", "top_k", "num_layers", "dtype")
     assert [getattr(info, field) for field in same] == [getattr(expected, field) for field in same]
     assert info.backend == "llama.cpp"
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_what_serving_takes_is_what_transformers_config_says(name, tmp_path):
+    model = tiny_model(CONFIGS[name])
+    path = str(write_model(model, tmp_path / "m.gguf"))
+    assert before_opening(path).served == served_by_config(model.config, path)
+
+
+def test_what_layers_keep_is_not_guessed(tmp_path):
+    """A window without the layers that it is for; keys and values in one matrix."""
+    assert before_opening(str(with_facts(tmp_path / "m.gguf", llama__attention__sliding_window=16))).served is None
+    model = tiny_model(CONFIGS["mixtral"])
+    fused = {name.replace("attn_k.", "attn_qkv."): (values, "F32") for name, values in tensors(model)}
+    path = str(write_gguf(tmp_path / "fused.gguf", facts(model), fused))
+    assert before_opening(path).served is None
+    with pytest.raises(CaptureError, match=r"cannot tell how much memory .* llama.cpp does not say\. Give the"):
+        served_model(path)
 
 
 def test_layers_that_predict_further_tokens_are_not_counted(tmp_path):

@@ -25,7 +25,7 @@ from moeviz.cli import output
 from moeviz.cli.main import COMMANDS, command, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
-from moeviz.formats.exports import read_trace, write_trace
+from moeviz.formats.exports import read_counts, read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -184,6 +184,54 @@ def test_the_checkpoint_s_own_settings_are_an_option(tmp_path, capsys):
 def test_settings_that_are_none_are_refused_before_the_model_is_opened(capsys):
     assert main(["trace", "Il fait", "--model", "/no/such/folder", "--temperature", "1", "--top-p", "0"]) == 1
     assert "Sampling's top_p is 0.0; it must be a number above 0" in capsys.readouterr().err
+
+
+def test_counts_alone_are_written_where_they_are_asked_for(corpus, tmp_path, capsys):
+    """Of a prompt, of labelled texts, of a trace that is there and of a dataset: no token is in any of them."""
+    whole, labelled, folder = (str(tmp_path / name) for name in ("whole.npz", "labelled.npz", "folder"))
+    assert main(["trace", "Il fait froid.", "-o", whole]) == 0
+    assert main(["corpus", *corpus, "-o", labelled]) == 0
+    assert main(["convert", labelled, folder]) == 0
+    by_label, of_all = (read_trace(path) for path in (labelled, whole))
+    for words, counts in (
+        (["trace", "Il fait froid."], of_all.counts()),
+        (["corpus", *corpus], by_label.counts_by_label()),
+        (["convert", whole], of_all.counts()),
+        (["convert", labelled], by_label.counts_by_label()),
+        (["convert", folder], by_label.counts_by_label()),
+    ):
+        for suffix in (".json", ".csv"):
+            target = tmp_path / f"counts{suffix}"
+            assert main([*words, "--counts-only", "-o", str(target)]) == 0
+            said = target.read_text("utf-8")
+            assert "froid" not in said and "token_id" not in said
+        found = read_counts(tmp_path / "counts.json")
+        assert (found.assignments == counts.assignments).all() and found.groups == counts.groups
+    assert "wrote" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["trace", "a"], "Say where: -o FILE.json, or FILE.csv"),
+        (["trace", "a", "-o", "a.npz"], "Counts are written to .json or .csv files, and 'a.npz' has another suffix"),
+        (["corpus", "--embedded"], "Say where: -o FILE.json"),
+        (["corpus", "--embedded", "-o", "folder"], "--counts-only writes one small file. Say where"),
+        (["convert", "a.npz", "folder"], "--counts-only writes one small file. Say where"),
+    ],
+)
+def test_counts_alone_need_a_file_of_counts_before_anything_runs(words, sentence, monkeypatch, capsys):
+    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
+    assert main([*words, "--counts-only"]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_the_help_says_what_ids_give_away_where_texts_are_left_out(capsys):
+    for name in ("corpus", "convert"):
+        with pytest.raises(SystemExit):
+            main([name, "--help"])
+        said = " ".join(capsys.readouterr().out.split())
+        assert "their experts, which stay, give a part of the text away" in said and "--counts-only" in said
 
 
 def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
@@ -476,6 +524,17 @@ def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
     assert capsys.readouterr().err == "moeviz: stopped\n"
 
 
+def test_ctrl_c_before_a_command_has_begun_ends_without_a_traceback(monkeypatch, capsys):
+    """While its own file is imported, and what its arguments need."""
+
+    def interrupted(name):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("moeviz.cli.main.command", interrupted)
+    assert main(["convert", "a.csv", "b.csv"]) == 130
+    assert capsys.readouterr().err == "moeviz: stopped\n"
+
+
 def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
     output.progress(1, 2)
     assert capsys.readouterr().err == ""
@@ -535,9 +594,12 @@ def test_ablate_ranks_experts(capsys):
 
 def test_families_prints_the_table_and_how_many_are_exact(capsys):
     assert main(["families"]) == 0
-    assert re.search(r"\d+ of \d+ architectures are recorded exactly", capsys.readouterr().out)
+    said = capsys.readouterr().out
+    exact = re.search(r"\d+ of (\d+) architectures are recorded exactly", said)
     assert main(["families", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
+    architectures = len({row["architecture"] for row in rows})
+    assert exact and f"\n{len(rows)} rows of {architectures} architectures: " in said and exact[1] == str(architectures)
     assert {"architecture", "router", "exact", "kernels"} <= rows[0].keys()
 
 

@@ -2,10 +2,12 @@
 
 import os
 from errno import ENOSPC
+from threading import Event
 
 import pytest
 import torch
 from transformers import AutoConfig
+from waiting import SECONDS
 
 from moeviz.capture.models import load
 from moeviz.capture.models import memory as room
@@ -133,6 +135,14 @@ def test_what_is_on_this_machine_needs_no_request(no_network, monkeypatch, tmp_p
     assert load.reach(str(tmp_path)) == {}
     monkeypatch.setattr(load, "try_to_load_from_cache", lambda *args, **more: "/cache/config.json")
     assert load.reach("somebody/something") == {} and requests == []
+
+
+def test_a_hub_that_never_ends_its_answer_is_not_waited_for(monkeypatch):
+    gate = Event()
+    monkeypatch.setattr(load, "SECONDS", 0.01)
+    monkeypatch.setattr(load, "get_hf_file_metadata", lambda url, *, timeout: gate.wait(SECONDS))
+    assert load.reach("somebody/something") == {"local_files_only": True}, "while the hub is still at it"
+    gate.set()
 
 
 def test_a_hub_that_answers_is_left_to_transformers(monkeypatch):

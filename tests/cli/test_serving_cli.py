@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from gguf_models import write_model
 from serving_data import figures, reference_trace
+from tiny_models import CONFIGS, tiny_model
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import ModelInfo, RoutingTrace, published_counts
+from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.cli.main import main
 from moeviz.cli.plan import ENGINES as ENGINE_NAMES
 from moeviz.cli.serve import HEADINGS
@@ -19,6 +22,7 @@ from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import token_frame
+from moeviz.serving.memory import serving_memory
 from moeviz.serving.phases import PHASES, repeats, served_tokens
 from moeviz.serving.plans.engines import ENGINES
 
@@ -71,6 +75,19 @@ def test_memory_takes_a_model(words, capsys):
         capsys, "serve", "memory", *words, "--context", "4096", "32768", "--batch", "1", "32", "--bits", "16", "8"
     )
     assert set(figures("memory")) <= set(found) and len(found) == 8
+
+
+def test_memory_takes_a_gguf_file_and_says_what_it_takes_as_it_is_stored(tmp_path, capsys):
+    """Of the tiny Mixtral that transformers describes too: the same rows, but for the name."""
+    model = tiny_model(CONFIGS["mixtral"])
+    path = str(write_model(model, tmp_path / "tiny.gguf", "F16"))
+    found = rows(capsys, "serve", "memory", path, "--context", "64", "--bits", "16", "4")
+    wanted = serving_memory(served_by_config(model.config, path), [64], [1], [16, 4])
+    assert found.to_dict("list") == pd.DataFrame(wanted).to_dict("list")
+    assert main(["serve", "memory", path]) == 0
+    assert "In llama.cpp, as it is stored (float16), it needs " in capsys.readouterr().out
+    assert main(["params", path]) == 0
+    assert "keys and values of 8,192 tokens, in 16 bits: not known" not in capsys.readouterr().out
 
 
 def test_memory_takes_a_trace_of_a_model(file, capsys):
@@ -139,8 +156,47 @@ def test_a_plan_is_written_with_what_starts_its_engine(engine, file, tmp_path, c
     assert main(["plan", file, "--engine", engine, "--devices", "4", "--copies", "4", "-o", str(path)]) == 0
     said = capsys.readouterr().out
     assert path.stat().st_size and str(path) in said and "start it with: " in said and "made from all 8,502" in said
-    if engine != "llama.cpp":
+    if "devices" in ENGINES[engine].takes:
         assert "tokens it was not made from" in said
+
+
+def test_options_that_an_engine_s_file_does_not_depend_on_are_named(file, tmp_path, capsys):
+    ignored = {"llama.cpp": ("devices", "copies"), "ktransformers": ("devices", "copies", "layers-on-gpu")}
+    ignored |= dict.fromkeys(("sglang", "lmdeploy"), ("layers-on-gpu",))
+    for engine, options in ignored.items():
+        path, row = tmp_path / f"plan{ENGINES[engine].suffix}", ENGINES[engine]
+        numbers = ["--devices", "4", "--copies", "4", "--layers-on-gpu", "2"]
+        assert main(["plan", file, "--engine", engine, *numbers, "-o", str(path)]) == 0
+        said, written = capsys.readouterr().err, path.read_bytes()
+        assert [line for line in said.splitlines() if "changes nothing" in line] == [
+            f"moeviz: --{name} changes nothing for {row.title}: nothing in its file depends on it" for name in options
+        ]
+        kept = [word for option in ("devices", "copies") if option not in options for word in (f"--{option}", "4")]
+        kept += ["--layers-on-gpu", "2"] if "layers-on-gpu" not in options else []
+        assert main(["plan", file, "--engine", engine, *kept, "-o", str(path)]) == 0
+        assert "changes nothing" not in capsys.readouterr().err and path.read_bytes() == written
+
+
+def test_a_plan_from_published_counts_of_three_layers_says_what_it_lacks(tmp_path, capsys):
+    write_counts(published_counts("OLMoE-1B-7B"), tmp_path / "counts.json")
+    plan = ["plan", str(tmp_path / "counts.json"), "--engine", "sglang", "-o", str(tmp_path / "plan.json")]
+    assert main([*plan, "--num-layers", "16"]) == 0
+    said = capsys.readouterr().out
+    assert (
+        "The plan is for 3 layers: 0, 7 and 15.\nFor 1 to 6 and 8 to 14 the file has rows with the experts in" in said
+    )
+    assert "(each kind of text by a plan from the others)" in said
+
+
+def test_counts_by_label_are_said_to_be_judged_by_each_other(tmp_path, capsys):
+    write_counts(published_counts("OLMoE-1B-7B"), tmp_path / "counts.json")
+    assert main(["serve", "cache", str(tmp_path / "counts.json"), "--capacities", "32"]) == 0
+    said = capsys.readouterr().out
+    assert "static_warm judges each kind of text by the experts that the others use most." in said
+    assert "Not known without the order of tokens: lru, lru_warm" in said
+    assert "static_warm" not in said.partition("Not known")[2].partition("\n")[0]
+    assert main(["serve", "placement", str(tmp_path / "counts.json"), "--devices", "4"]) == 0
+    assert "\nThe column imbalance judges each kind of text by a plan" in capsys.readouterr().out
 
 
 def test_a_plan_in_json(file, tmp_path, capsys):
@@ -148,6 +204,7 @@ def test_a_plan_in_json(file, tmp_path, capsys):
     assert main(["plan", file, "--engine", "sglang", "--devices", "4", "--copies", "4", "-o", path, "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)
     assert facts["devices"] == 4 and facts["copies"] == 4 and facts["repaired"] == 2 and facts["file"] == path
+    assert facts["judged"] in facts["remarks"]
 
 
 @pytest.mark.parametrize(

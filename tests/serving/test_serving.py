@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from random_cache import expected_hits
 from serving_data import figures, reference_trace
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
 from moeviz.capture.models import kv_cache
 from moeviz.capture.models.kv_cache import served_model
 from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
@@ -339,6 +339,34 @@ def test_counts_give_what_needs_no_order():
     same = same[same["judged_on"] == "same tokens"]
     assert placed["imbalance_fit"].tolist() == pytest.approx(same["imbalance"].tolist())
     assert placed["imbalance"].isna().all()
+
+
+def test_counts_by_label_judge_each_label_by_what_the_others_use_most():
+    """Two labels of 10 tokens. The others of each use experts that it does not use, or use in the same order."""
+    model = ModelInfo("made up", "test", (0, 1), (4, 4), 1)
+    apart, alike = [[6, 4, 0, 0], [0, 0, 3, 7]], [[5, 3, 2, 0], [6, 4, 0, 0]]
+    counts = ExpertCounts(model, np.array([apart, alike]).swapaxes(0, 1), np.full((2, 2), 10), ("a", "b"), "label")
+    found = expert_cache(counts).pivot(index="capacity", columns="layer", values="static_warm")
+    assert found.loc[:, 0].tolist() == [0, 0, (0 + 3 + 6) / 20, 1], "of experts that nobody uses, the lower ids"
+    assert found.loc[:, 1].tolist() == [11 / 20, 18 / 20, 1, 1]
+    rates = hit_rates(counts).set_index(["policy", "capacity"])
+    assert rates.loc[("static", 2), "rate"] == pytest.approx((13 + 18) / 40), "they are there from the beginning"
+    assert rates.loc[("others", 2), "rate"] == pytest.approx(18 / 40) and rates.loc[("chance", 2), "rate"] == 0.5
+    assert set(rates.loc["others", "judged_on"]) == {"other labels"}
+    assert set(rates.loc["static", "judged_on"]) == {"same tokens"}
+
+
+def test_published_counts_do_worse_by_other_traffic_than_by_chance():
+    """OLMoE's, which the evaluation of others found: the most used half has 62% of its own assignments."""
+    counts = published_counts("OLMoE-1B-7B")
+    row = hit_rates(counts).set_index(["policy", "capacity"])["rate"]
+    assert row["static", 32] == pytest.approx(0.62, abs=0.005) and row["chance", 32] == 0.5
+    elsewhere = []
+    for at in range(3):
+        own, others = counts.assignments[at], counts.assignments.sum(axis=0) - counts.assignments[at]
+        for mine, theirs in zip(own, others, strict=True):
+            elsewhere.append(mine[np.argsort(-theirs, kind="stable")[:32]].sum() / mine.sum())
+    assert row["others", 32] == pytest.approx(np.mean(elsewhere), abs=1e-3)
 
 
 def test_counts_say_what_needs_the_order_of_tokens():

@@ -6,6 +6,7 @@ written down anew from their published sources (named at the writers).
 
 import io
 import json
+import shlex
 from dataclasses import replace
 
 import numpy as np
@@ -14,11 +15,11 @@ import torch
 import yaml
 from serving_data import reference_trace
 
-from moeviz import ModelInfo, RoutingTrace
+from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
 from moeviz.errors import MissingField, MoevizError
 from moeviz.routing_trace import token_frame
 from moeviz.serving.plans import slot_maps
-from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan
+from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import check_plan, make_plan, without_duplicates
 from moeviz.testing import sample_trace
 
@@ -153,7 +154,116 @@ def test_llama_cpp_keeps_the_layers_on_the_gpu_of_which_a_step_reads_most():
         make_plan(awkward_trace(), 1, 0, layers_on_gpu=4)
 
 
+# What is said of a plan
+
+
+def remarks(trace, engine: str, **how: int) -> str:
+    """All that is said of the plan for an engine on four devices."""
+    return "\n".join(plan_remarks(make_plan(trace, *sizes_for(engine, 4, 4), **how), engine, trace))
+
+
+def test_layers_that_the_trace_lacks_are_named_with_what_the_file_has_for_them():
+    counts = published_counts("Mixtral-8x7B")  # of 3 of 32 layers
+    unknown = "The trace does not say how many layers the model has in all. The plan is for 3 layers: 0, 7 and 15. "
+    for engine, row in ENGINES.items():
+        assert f"{unknown}For 1 to 6 and 8 to 14 the file has {row.elsewhere}: that is" in remarks(counts, engine)
+        said = remarks(counts, engine, num_layers=32)
+        assert said.startswith("The plan is for 3 layers: 0, 7 and 15. For 1 to 6, 8 to 14 and 16 to 31 the file has ")
+        assert f" the file has {row.elsewhere}: that is right if they are dense" in said
+    assert "For 0 to 1 the file has no rows: that is right if" in remarks(awkward_trace(), "tensorrt-llm")
+    assert "The plan is for" not in remarks(reference_trace(), "sglang"), "it has all layers"
+
+
+def test_what_is_said_to_be_in_the_file_for_other_layers_is_there():
+    plan = make_plan(awkward_trace(), 4, 4)
+    assert json.loads(export_plan(plan, "sglang"))["physical_to_logical_map"][0] == [*range(16), 0, 1, 2, 3]
+    assert not any(json.loads(export_plan(plan, "lmdeploy"))[0])
+    assert 0 not in yaml.safe_load(export_plan(plan, "tensorrt-llm"))["initial_global_assignments"]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_changed_slots_are_told_of_files_that_have_slots(engine):
+    """EPLB's plan of the reference trace has two that are changed."""
+    has_slots = "slot" in ENGINES[engine].reads or engine == "vllm-ascend"
+    assert ("2 slots were changed" in remarks(reference_trace(), engine)) == has_slots
+
+
+def two_kinds() -> ExpertCounts:
+    """Two kinds of text: one layer of 4 experts, of which each kind uses its own half."""
+    model = ModelInfo("made up", "test", (0,), (4,), 1, num_layers=1)
+    return ExpertCounts(
+        model, np.array([[[6, 4, 0, 0]], [[0, 0, 3, 7]]]), np.array([[10], [10]]), ("code", "prose"), "label"
+    )
+
+
+def test_counts_by_label_are_judged_by_plans_from_the_other_labels():
+    """By the plan from prose, code has 6 tokens on one device and 4 on the other, 1.2 times the mean, and prose by that
+    from code 3 and 7, 1.4 times. The mean is 1.3; in order, each has all of its tokens on one device.
+    """
+    counts = two_kinds()
+    said = make_plan(counts, 2, 0).judged
+    assert "(each kind of text by a plan from the others): the busiest device has up to 1.30 times" in said
+    assert said.endswith("with experts in order 2.00.")
+    alone = replace(counts, assignments=counts.assignments[:1], tokens=counts.tokens[:1], groups=("code",))
+    assert "could not be judged on other tokens: counts do not tell" in make_plan(alone, 2, 0).judged
+
+
+def test_a_plan_of_the_hottest_experts_is_judged_on_other_tokens():
+    """The two that prose uses have no token of code, and the other way round."""
+    said = remarks(two_kinds(), "ktransformers")
+    assert "half of each layer's experts has 65% of the assignments, and of a kind of text that" in said
+    assert "that it was not chosen from 0% (chance: 50%)" in said
+    assert "chosen from the first half of the tokens, has" in remarks(reference_trace(), "ktransformers")
+    assert "counts do not tell of others (chance: 50%)" in remarks(reference_trace().counts(), "ktransformers")
+
+
+# Names that others chose
+
+HOSTILE = ("a b", "x'; touch y; '", "$(touch y)", "`y`", "a\nb: c", "../../y", "-rf", "# #", "é", "|.*\\)", '"{}')
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_no_name_of_a_model_or_a_label_gets_into_a_file(engine):
+    plain = export_plan(make_plan(awkward_trace(), 4, 4), engine)
+    for name in HOSTILE:
+        trace = awkward_trace()
+        kinds = {"layer_kind": name, "label_kind": name, "site": name}
+        named = replace(trace.model, name=name, caution=name, decoding=name, **kinds)
+        trace = replace(trace, model=named, tokens=trace.tokens.assign(text=name, label=name))
+        plan = make_plan(trace, 4, 4)
+        assert export_plan(plan, engine) == plain
+        assert name not in "\n".join(plan_remarks(plan, engine, trace)) or name in ("a b", "-rf")
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_the_command_has_the_file_s_name_as_one_word_whatever_it_is(engine, name):
+    plan = make_plan(awkward_trace(), 4, 4)
+    file = name + ENGINES[engine].suffix
+    command = ENGINES[engine].command(plan, file)
+    words = shlex.split(command, comments=True)
+    plain = shlex.split(ENGINES[engine].command(plan, "plan"), comments=True)
+    assert len(words) == len(plain), "no word more than with a plain name"
+    if engine == "vllm-ascend":
+        assert json.loads(words[-1])["eplb_config"]["expert_map_path"] == file
+    elif engine == "tensorrt-llm":
+        remark = command.partition("# options.yaml says: ")[2]
+        assert yaml.safe_load(remark) == {"moe_config": {"load_balancer": file}}
+    elif engine == "llama.cpp":
+        assert json.loads(command.partition("that is in ")[2]) == file
+    else:
+        assert any(word in (file, f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={file}") for word in words)
+
+
 # What cannot be
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("facts", [{"num_layers": 2**40}, {"layers": (2, 3, 2**31 - 1), "num_layers": None}])
+def test_a_file_that_says_a_model_has_endless_layers_makes_no_endless_plan(engine, facts):
+    trace = awkward_trace()
+    with pytest.raises(MoevizError, match=r"would have [\d,]+ layers, and plans are made for up to 4,096"):
+        export_plan(make_plan(replace(trace, model=replace(trace.model, **facts)), 4, 4), engine)
 
 
 def uneven() -> RoutingTrace:

@@ -10,6 +10,7 @@ from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.streaming import Throttle
 from moeviz.errors import CaptureError
+from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -25,6 +26,7 @@ class BeforeOpening:
     max_tokens: int | None  # as `EngineModel.max_tokens`
     identity: str | None  # a text that is another for other weights; None where nobody can know
     where: str = "cpu"  # what runs it: runs on one device, or on one server, take turns
+    served: ServedModel | None = None  # what serving it takes; None where nobody can tell
 
 
 class EngineModel(ABC):

@@ -4,8 +4,11 @@ Only safetensors weights are read, and code that comes with a checkpoint is neve
 """
 
 import logging
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import torch
@@ -238,7 +241,7 @@ def _at(revision: str | None) -> dict[str, str]:
     return {"revision": revision} if revision else {}
 
 
-SECONDS = 5  # that the hub has to answer
+SECONDS = 5.0  # that the hub has to answer
 
 
 def reach(source: str, revision: str | None = None) -> dict[str, bool]:
@@ -250,10 +253,27 @@ def reach(source: str, revision: str | None = None) -> dict[str, bool]:
     try:
         if Path(source).is_dir() or try_to_load_from_cache(source, "config.json", revision=revision):
             return {}
-        get_hf_file_metadata(hf_hub_url(source, "config.json", revision=revision), timeout=SECONDS)
+        url = hf_hub_url(source, "config.json", revision=revision)
+        _within(SECONDS, lambda: get_hf_file_metadata(url, timeout=SECONDS))
     except (HfHubHTTPError, HFValidationError):
         return {}  # it answers, or the name is none of its: transformers has a sentence for either
     except Exception as error:  # of whatever library makes the connection
         log.debug("the hub does not answer: %s", error)
         return {"local_files_only": True}
     return {}
+
+
+def _within(seconds: float, ask: Callable[[], object]) -> None:
+    """Wait so long for an answer, and raise what asking raises. `timeout` of a request starts anew with every byte."""
+    answer: Future[None] = Future()
+
+    def work() -> None:
+        try:
+            ask()
+        except Exception as error:
+            answer.set_exception(error)
+        else:
+            answer.set_result(None)
+
+    Thread(target=work, daemon=True).start()
+    answer.result(seconds)

@@ -5,8 +5,11 @@ from typing import NamedTuple
 
 from moeviz.errors import MoevizError
 from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import Counted
+from moeviz.serving.budget import most_used_sentence
 from moeviz.serving.plans import llama_cpp, load_tables, slot_maps
 from moeviz.serving.plans.plan import ExpertPlan, Layers, check_plan
+from moeviz.text import spans
 
 
 class Engine(NamedTuple):
@@ -19,6 +22,12 @@ class Engine(NamedTuple):
     read: Callable[[bytes, ModelInfo], Layers]
     holds: Callable[[ExpertPlan], Layers]  # what reading must give
     command: Callable[[ExpertPlan, str], str]
+    elsewhere: str  # what is in the file for layers that the plan lacks
+    takes: tuple[str, ...] = ("devices", "copies")  # the numbers that its file or its command depends on
+
+    def repaired(self, plan: ExpertPlan) -> int:
+        """Slots in the file that were changed so that no device has an expert twice; 0 where it has no slots."""
+        return plan.repaired if self.holds is _slots else 0
 
 
 def _slots(plan: ExpertPlan) -> Layers:
@@ -42,6 +51,7 @@ ENGINES = {
         slot_maps.read_sglang,
         _slots,
         slot_maps.sglang_command,
+        "rows with the experts in order",
     ),
     "tensorrt-llm": Engine(
         "TensorRT-LLM",
@@ -51,6 +61,7 @@ ENGINES = {
         slot_maps.read_tensorrt_llm,
         _slots,
         slot_maps.tensorrt_llm_command,
+        "no rows",
     ),
     "vllm-ascend": Engine(
         "vLLM-Ascend",
@@ -60,6 +71,7 @@ ENGINES = {
         slot_maps.read_vllm_ascend,
         _slots,
         slot_maps.vllm_ascend_command,
+        "no rows",
     ),
     "ktransformers": Engine(
         "KTransformers",
@@ -69,6 +81,8 @@ ENGINES = {
         load_tables.read_ktransformers,
         _loads,
         load_tables.ktransformers_command,
+        "rows of zeros",
+        (),
     ),
     "lmdeploy": Engine(
         "LMDeploy",
@@ -78,6 +92,7 @@ ENGINES = {
         load_tables.read_lmdeploy,
         _loads,
         load_tables.lmdeploy_command,
+        "rows of zeros",
     ),
     "llama.cpp": Engine(
         "llama.cpp",
@@ -87,6 +102,8 @@ ENGINES = {
         llama_cpp.read_llama_cpp,
         _on_cpu,
         llama_cpp.llama_cpp_command,
+        "nothing, which leaves them on the GPU",
+        ("layers_on_gpu",),
     ),
 }
 # Engines that one would look for here, and that read no plan.
@@ -103,6 +120,49 @@ def engine_named(name: str) -> Engine:
     if name not in ENGINES:
         raise MoevizError(f"moeviz knows no engine {name!r}. Plans can be written for {', '.join(ENGINES)}.")
     return ENGINES[name]
+
+
+def sizes_for(name: str, devices: int | None, copies: int | None) -> tuple[int | None, int | None]:
+    """The devices and copies to plan with for an engine: one device where its file says nothing of them."""
+    return (devices, copies) if "devices" in engine_named(name).takes else (1, 0)
+
+
+def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
+    """Say in sentences what must be known of a plan in an engine's file.
+
+    That is: for which layers the file has no plan, which slots were repaired, and how the plan does on tokens that it
+    was not made from. `trace` is the one that the plan was made from.
+    """
+    engine = engine_named(name)
+    remarks = [_missing_layers(plan, engine)]
+    if changed := engine.repaired(plan):
+        remarks.append(f"{changed} slots were changed, so that no device has an expert twice.")
+    made = f"It is made from all {plan.tokens:,} tokens"
+    if "layers_on_gpu" in engine.takes:
+        where = f"the experts of {plan.layers_on_gpu} of {len(plan.slots)} stay on the GPU"
+        whole = f"{engine.title} places whole layers: {where}, in those layers of which a step reads most."
+        remarks.append(f"{made}, and was not judged on others. {whole}")
+    elif not engine.takes:
+        remarks.append(f"{made}. {most_used_sentence(trace)}")
+    else:
+        remarks.append(plan.judged)
+    return [remark for remark in remarks if remark]
+
+
+def _missing_layers(plan: ExpertPlan, engine: Engine) -> str:
+    """Which layers the plan lacks; "" if it has all of them. Nobody knows whether these are dense."""
+    in_all = plan.num_layers or max(plan.slots) + 1
+    missing = [layer for layer in range(in_all) if layer not in plan.slots]
+    unknown = "The trace does not say how many layers the model has in all. " if plan.num_layers is None else ""
+    if not missing and not unknown:
+        return ""
+    has = f"{unknown}The plan is for {len(plan.slots)} layers: {spans([*plan.slots])}."
+    if not missing:
+        return has
+    return (
+        f"{has} For {spans(missing)} the file has {engine.elsewhere}: that is right if they are dense. If they have "
+        "experts, record them too."
+    )
 
 
 def export_plan(plan: ExpertPlan, name: str) -> bytes:

@@ -1,5 +1,6 @@
 """llama.cpp: the experts of a layer are one tensor, so whole layers stay in CPU memory, and single experts cannot."""
 
+import json
 import re
 
 from moeviz.model_info import ModelInfo
@@ -27,4 +28,4 @@ def read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
 
 def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
     """Write the command for llama.cpp; `-ncmoe N` leaves the first N layers in CPU memory instead."""
-    return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {file}"
+    return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {json.dumps(file)}"

@@ -2,6 +2,7 @@
 
 import io
 import json
+from shlex import quote
 
 from moeviz.errors import MissingField
 from moeviz.model_info import ModelInfo
@@ -27,7 +28,7 @@ def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
 def lmdeploy_command(plan: ExpertPlan, file: str) -> str:
     """Write the command for LMDeploy. Older versions know the variables without LMDEPLOY_."""
     return (
-        f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={file} LMDEPLOY_EPLB_NUM_GROUPS=1 "
+        f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={quote(file)} LMDEPLOY_EPLB_NUM_GROUPS=1 "
         f"LMDEPLOY_EPLB_RANKS_PER_NODE={plan.devices} LMDEPLOY_EPLB_NUM_REDUNDANT_EXPERTS={plan.copies} "
         f"lmdeploy serve api_server MODEL --backend pytorch --ep {plan.devices} --enable-eplb"
     )
@@ -60,7 +61,7 @@ def ktransformers_command(plan: ExpertPlan, file: str) -> str:
     """Write the command for KTransformers; C is how many experts a layer the GPU has memory for."""
     return (
         "python -m sglang.launch_server --model MODEL --kt-num-gpu-experts C --kt-expert-placement-strategy frequency "
-        f"--kt-expert-frequency-file {file}   # sglang-kt without that option: --init-expert-location {file}"
+        f"--kt-expert-frequency-file {quote(file)}   # sglang-kt without that option: --init-expert-location, same file"
     )
 
 

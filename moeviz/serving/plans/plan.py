@@ -8,16 +8,19 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField, MoevizError
+from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
+from moeviz.metrics.words import label_word
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.routing_trace import Counted
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.placement import BALANCED, COPIES, device_loads, serving_placement
 from moeviz.text import listed
 
 Layers = dict[int, tuple[int, ...]]  # by the model's own index of a layer
 BATCH = 8  # tokens of a step, for which layers are ranked
+MOST_LAYERS = 2**12  # of a model: some files have a row for each
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -26,6 +29,7 @@ class ExpertPlan:
 
     model: ModelInfo
     num_layers: int | None  # all of the model's, dense ones too; None if the trace does not say
+    tokens: int  # from which it was made: of the layer that has most
     devices: int
     slots: Layers  # the expert in each slot; the first slots / devices are on device 0, and so on
     loads: Layers  # assignments of each expert
@@ -74,9 +78,10 @@ def make_plan(
         raise MoevizError(
             f"The model has {len(found)} MoE layers, so 0 to {len(found)} can be on the GPU; got {on_gpu}."
         )
-    in_all = num_layers or trace.model.num_layers
-    needs, judged = _by_need(trace), _judged(trace, n, copies, placed)
-    plan = ExpertPlan(trace.model, in_all, n, slots, loads, needs, on_gpu, moved, judged)
+    in_all, tokens = num_layers or trace.model.num_layers, max(int(each.tokens.sum()) for each in found)
+    _check_number(max(in_all or 0, max(slots) + 1))
+    needs, judged = _by_need(trace), _judged(trace, tokens, n, copies, placed)
+    plan = ExpertPlan(trace.model, in_all, tokens, n, slots, loads, needs, on_gpu, moved, judged)
     check_plan(plan)
     return plan
 
@@ -155,6 +160,14 @@ def _check_layers(trace: Counted, found: list[int]) -> None:
         )
 
 
+def _check_number(layers: int) -> None:
+    if layers > MOST_LAYERS:
+        raise MoevizError(
+            f"The model would have {layers:,} layers, and plans are made for up to {MOST_LAYERS:,}. Give the config's "
+            "`num_hidden_layers`, or open the trace as it was recorded."
+        )
+
+
 def _by_need(trace: Counted) -> tuple[int, ...]:
     """Layers, those first of which a step reads the largest share of the experts: what they cost in slow memory."""
     share = batch_coverage(trace, [BATCH]).set_index("layer")["random"]
@@ -162,19 +175,24 @@ def _by_need(trace: Counted) -> tuple[int, ...]:
     return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
 
 
-def _judged(trace: Counted, devices: int, copies: int | None, placed: pd.DataFrame | None) -> str:
+def _judged(trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None) -> str:
     """A sentence: how a plan made in this way does on tokens that it was not made from."""
-    if not isinstance(trace, RoutingTrace):
-        return "It could not be judged on other tokens than it was made from: counts do not tell tokens apart."
+    made = f"It is made from all {tokens:,} tokens"
     if devices == 1:
-        return f"It is made from all {len(trace.tokens):,} tokens, and was not judged: one device does all the work."
+        return f"{made}, and was not judged: one device does all the work."
     table = (serving_placement(trace, devices, copies) if placed is None else placed).set_index("placement")
+    counted = isinstance(trace, ExpertCounts)
+    if table["imbalance"].isna().any():
+        why = "counts do not tell tokens apart" if counted else "there are too few of them"
+        return f"{made}, and could not be judged on other tokens: {why}."
+    how = "planned from the first half, judged on the second"
+    if counted:
+        how = f"each {label_word(trace.model)} by a plan from the others"
     chosen, plain = (table.loc[[name], "imbalance"].max() for name in (COPIES, "contiguous"))
     packed = table.loc[[BALANCED], "imbalance"].max()
     return (
-        f"It is made from all {len(trace.tokens):,} tokens. Judged on tokens it was not made from (planned from the "
-        f"first half, judged on the second): the busiest device has up to {chosen:.2f} times the mean load; without "
-        f"copies {packed:.2f}, with experts in order {plain:.2f}."
+        f"{made}. Judged on tokens it was not made from ({how}): the busiest device has up to {chosen:.2f} times the "
+        f"mean load; without copies {packed:.2f}, with experts in order {plain:.2f}."
     )
 
 

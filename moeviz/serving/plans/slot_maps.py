@@ -2,6 +2,7 @@
 
 import json
 import re
+from shlex import quote
 
 from moeviz.errors import MoevizError
 from moeviz.model_info import ModelInfo
@@ -33,7 +34,7 @@ def sglang_command(plan: ExpertPlan, file: str) -> str:
     """Write the command that starts SGLang with the plan."""
     return (
         f"python -m sglang.launch_server --model-path MODEL --tp {plan.devices} --ep-size {plan.devices} "
-        f"--ep-num-redundant-experts {plan.copies} --init-expert-location {file}"
+        f"--ep-num-redundant-experts {plan.copies} --init-expert-location {quote(file)}"
     )
 
 
@@ -58,7 +59,7 @@ def tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
     """Write the command that starts TensorRT-LLM with the plan."""
     return (
         f"trtllm-serve MODEL --tp_size {plan.devices} --ep_size {plan.devices} --extra_llm_api_options options.yaml"
-        f"   # options.yaml says: moe_config: {{load_balancer: {file}}}"
+        f"   # options.yaml says: moe_config: {{load_balancer: {json.dumps(file)}}}"
     )
 
 
@@ -98,5 +99,5 @@ def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
     config = {"eplb_config": {"expert_map_path": file, "num_redundant_experts": plan.copies}}
     return (
         f"vllm serve MODEL --enable-expert-parallel --tensor-parallel-size {plan.devices} "
-        f"--additional-config '{json.dumps(config)}'"
+        f"--additional-config {quote(json.dumps(config))}"
     )

@@ -7,6 +7,7 @@ from math import prod
 from moeviz.capture.engines.llama_cpp.files import TYPES, GgufFiles, check_experts_called_once, open_files
 from moeviz.errors import CaptureError, InvalidTrace, ModelNotFound
 from moeviz.file_limits import check_experts
+from moeviz.footprint import LayerCache, ServedModel
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 from moeviz.text import quoted
 
@@ -69,6 +70,46 @@ def describe(files: GgufFiles) -> ModelInfo:
     except InvalidTrace as error:
         raise ModelNotFound(f"The GGUF file {quoted(files.name)} cannot be right: {error}") from error
     return info
+
+
+def served_model(files: GgufFiles, info: ModelInfo) -> ServedModel | None:
+    """Read what serving the model takes; None where its file does not say what a layer keeps of a text."""
+    hidden, caches = files.number("embedding_length"), _caches(files, info.num_layers or 0)
+    _, embedding = files.tensors.get("token_embd.weight", (0, ()))
+    if not hidden or not embedding or caches is None or info.parameters is None:
+        return None
+    return ServedModel(info.name, info.parameters, max(info.num_experts), info.top_k, hidden, embedding[-1], caches)
+
+
+def _caches(files: GgufFiles, num_layers: int) -> tuple[LayerCache, ...] | None:
+    """Values that each layer keeps of a token, from the shapes of what makes them: keys and values, or latents.
+
+    None for layers that keep a state, or whose queries, keys and values are one matrix, and where a window is said
+    without the layers that it is for.
+    """
+    windows = _windows(files, num_layers)
+    if windows is None:
+        return None
+    found = []
+    for layer, window in enumerate(windows):
+        shapes = [files.tensors.get(f"blk.{layer}.{name}.weight") for name in ("attn_kv_a_mqa", "attn_k", "attn_v")]
+        latent, *parts = (None if tensor is None else tensor[1][-1] for tensor in shapes)
+        if latent is None and None in parts:
+            return None
+        found.append(LayerCache(0, latent or sum(filter(None, parts)), window))
+    return tuple(found)
+
+
+def _windows(files: GgufFiles, num_layers: int) -> list[int | None] | None:
+    """The tokens that each layer keeps at most, as transformers counts them; None where a window has no pattern."""
+    if not (window := files.number("attention.sliding_window")):
+        return [None] * num_layers
+    pattern = files.facts.get(f"{files.architecture}.attention.sliding_window_pattern")
+    if files.architecture == "gpt-oss":
+        pattern = tuple(layer % 2 == 0 for layer in range(num_layers))
+    if not isinstance(pattern, tuple) or len(pattern) < num_layers:
+        return None
+    return [window - 1 if slides else None for slides in pattern[:num_layers]]
 
 
 def quantisation(files: GgufFiles) -> str:

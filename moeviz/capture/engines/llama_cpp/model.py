@@ -15,7 +15,7 @@ from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
-from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts
+from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
@@ -161,7 +161,8 @@ def open_model(
 def before_opening(name: str) -> BeforeOpening:
     """Read a GGUF model's facts and size without loading it. Raises what `model_facts` raises."""
     files = open_files(name)
-    return BeforeOpening(describe(files), _bytes(files), files.number("context_length") or None, files.identity)
+    info, context = describe(files), files.number("context_length") or None
+    return BeforeOpening(info, _bytes(files), context, files.identity, served=served_model(files, info))
 
 
 def _bytes(files: GgufFiles) -> int:
