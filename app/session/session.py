@@ -58,6 +58,7 @@ _BRUSHED, _OVERVIEWS, _PAGES, _WAITING, _AWAITED, _PLACED, _REFUSED = (
     "placed",
     "refused",
 )
+BOX_OF = "prompt of"  # the trace whose prompt the box was given last
 FOUND = "found"  # a trace, and what is worth seeing in it
 GIVEN = "given"  # a trace, rows of it, where the explorer on the page is in them, and where it was told to be
 
@@ -178,6 +179,7 @@ def keep_held() -> None:
     """Callback of Stop, and first of all in every script: show what a run had that something else has ended."""
     if (trace := st.session_state.pop(_LIVE, None)) is not None:
         set_trace(trace)
+        st.session_state[BOX_OF] = trace  # it stands beside what is typed meanwhile
 
 
 def forget_held() -> None:

@@ -38,6 +38,7 @@ from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKEN
 from moeviz.errors import DamagedShard
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
 from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import in_words_of
 
 MOST_KINDS, MOST_MAPS = 40, 100  # labels of a dataset that are drawn; there may be thousands
@@ -78,7 +79,7 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
         st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
         numbers = expert_numbers(trace, *where)
         numbers_line(numbers, *([] if lost is None else [_loss(loss_of_all(lost, *where), kinds)]))
-        if 0 < (has := numbers["tokens"].item()) < FEW:
+        if 0 < (has := numbers["tokens"].item()) < FEW and numbers["recorded"].item() >= HANDFUL:
             note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
         _serves(seen, tokens)
     with beside:

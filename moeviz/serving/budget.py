@@ -96,6 +96,8 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
         return f"{held}. That is less than one token needs: it takes {_said(least)} or more."
     if "lru" not in row.index:
         return f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments."
+    if np.isnan(row["rate"]["lru"]):
+        return f"{held}. What it finds is not known: no expert was chosen in the second half of the tokens."
     found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
     chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
     beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"
