@@ -1477,3 +1477,12 @@ def changed(sentence: str) -> list[tuple[int, str]]:
         number = f"{more:.{digits}f}" if digits else str(int(more))
         made.append((at, sentence[: found.start()] + number + sentence[found.end() :]))
     return made
+
+
+def notices(again: Callable[[], None]) -> bool:
+    """Whether a second count does not agree: also where a changed number leads to no place at all."""
+    try:
+        again()
+    except (Refuted, LookupError, ValueError, ZeroDivisionError):
+        return True
+    return False
