@@ -168,7 +168,9 @@ def keep_held() -> None:
         trace, asked = held
         has = int((trace.tokens["phase"] == "generated").sum())
         words = f"{trace.model.decoding}; stopped with {has:,} of {asked:,} tokens"
-        set_trace(replace(trace, model=replace(trace.model, decoding=words)))
+        stopped = replace(trace, model=replace(trace.model, decoding=words))
+        set_trace(stopped)
+        visit().box_of = stopped  # it stands beside what is typed meanwhile
 
 
 def forget_held() -> None:

@@ -60,6 +60,7 @@ class Visit:
     expert_steps: int = 0  # from one expert to another: widgets' keys count them, since a browser that goes back clicks
 
     # What pages keep.
+    box_of: RoutingTrace | None = None  # the trace whose prompt the box was given last
     has_begun: bool = False  # whether the files that the server was started with are open
     what_if: Any = None  # the last change and its effect
     row_of_several: int | None = None  # the row that was clicked in one of several strips

@@ -41,6 +41,7 @@ from moeviz.errors import DamagedShard, MissingField
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
 from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 
@@ -85,7 +86,7 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
             st.text(name)
         numbers = expert_numbers(trace, *where)
         numbers_line(numbers, *([] if lost is None else [_loss(loss_of_all(lost, *where), kinds)]))
-        if 0 < (has := numbers["tokens"].item()) < FEW:
+        if 0 < (has := numbers["tokens"].item()) < FEW and numbers["recorded"].item() >= HANDFUL:
             note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
         _serves(seen, tokens)
     with beside:

@@ -23,7 +23,7 @@ from moeviz.corpus import experts
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
-from moeviz.metrics.words import in_words_of, layer_word
+from moeviz.metrics.words import in_words_of, layer_word, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -205,10 +205,10 @@ def numbers_line(numbers: pd.DataFrame, *more: str) -> None:
         f"has **{facts.tokens:,}** of {facts.recorded:,} tokens",
     ]
     if pd.notna(facts.first_choice):
-        said.append(f"first choice for **{facts.first_choice:.0%}** of them")
+        said.append(f"first choice for **{percent(facts.first_choice)}** of them")
     if pd.notna(facts.mean_weight):
         said.append(f"mean weight {facts.mean_weight:.2f}")
-    st.markdown("  ·  ".join([*said, *more] if facts.recorded else said[1:2]))
+    st.markdown("  ·  ".join([*said, *more] if pd.notna(facts.times_uniform) else said[1:2]))
 
 
 def picture(seen: SeenExpert, chart: Chart, frame: pd.DataFrame) -> None:

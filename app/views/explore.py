@@ -31,6 +31,8 @@ from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.metrics.findings import Finding, findings
+from moeviz.metrics.tokens import written_text
+from moeviz.metrics.words import item_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -46,7 +48,7 @@ def explore_page() -> None:
     with tagline:
         line, note = st.container(), st.empty()
         name, options, info = _model_and_options(trouble)
-    line.markdown(_headline(info))
+    line.markdown(_headline(session.shown_trace().model))
     if session.is_example():
         note.markdown(EXAMPLE, width="content")
     asked = _box(name)
@@ -83,21 +85,24 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelI
     return name, options, info
 
 
-def _headline(info: ModelInfo | None) -> str:
-    words = "**See which experts fire, token by token**"
-    if info is None:
-        return words
-    kind, most, least = layer_word(info), max(info.num_experts), min(info.num_experts)
+def _headline(info: ModelInfo) -> str:
+    """Say whose experts are on screen; what is chosen for the next run stands in the menu."""
+    layers, most, least = len(info.layers), max(info.num_experts), min(info.num_experts)
     experts = f"{most} experts" if most == least else f"{least} to {most} experts"
-    own = OWN_MODELS.get(info.name)
+    own = None if recorded.usual(info) is None else OWN_MODELS[info.name]  # a file may call any model by that name
     who = escape_markdown(info.name) if own is None else own.who
-    return f"{words} *· {who}: {len(info.layers)} MoE {kind}s of {experts}, {info.top_k} for each token*"
+    of = f"{layers} MoE {layer_word(info)}{'s' * (layers != 1)} of {experts}, {info.top_k} for each {item_word(info)}"
+    return f"**See which experts fire, token by token** *· {who}: {of}*"
 
 
 def _box(name: str) -> PromptInput:
-    """The prompt; what it holds is kept for other pages and for links."""
-    session.start_with(session.PROMPT, EXAMPLES[MIXED])
-    ran = _run_on_screen()
+    """The prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
+    ran, trace = _run_on_screen(), session.shown_trace()
+    before, text = visit().box_of, _text_of(trace) if ran is None else ran.prompt
+    session.start_with(session.PROMPT, text)
+    if before is not None and before is not trace:
+        session.set_value(session.PROMPT, text)
+    visit().box_of = trace
     asked = ask(
         session.value(session.PROMPT),
         EXAMPLES,
@@ -109,6 +114,14 @@ def _box(name: str) -> PromptInput:
     )
     session.set_value(session.PROMPT, asked.text)
     return asked
+
+
+def _text_of(trace: RoutingTrace) -> str:
+    """The prompt of a trace that came in a file, where it is one text that may be run here."""
+    if item_word(trace.model) != "token" or trace.tokens["sequence"].nunique() != 1:
+        return ""
+    text = written_text(trace, "prompt")
+    return text if len(text) <= settings.SETTINGS.max_prompt_chars else ""
 
 
 def _run_on_screen() -> RunRequest | None:

@@ -45,10 +45,10 @@ def serving(counted: Counted) -> None:
     answer = st.container(border=True, key="answer")
     _cache(asked, answer)
     placed = _placement(asked, answer)
-    _draw(BATCH, batch_coverage(asked.counted), counted.model)
+    _draw(BATCH, batch_coverage(asked.counted), asked.counted)
     heading(PREFETCH)
     with explained():
-        _picture(PREFETCH, prefetch_recall(asked.counted), counted.model)
+        _picture(PREFETCH, prefetch_recall(asked.counted), asked.counted)
     _cards(counted.model)
     offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed)
 
@@ -64,7 +64,7 @@ def _cache(asked: ServingQuery, answer: DeltaGenerator) -> None:
     answer.text(f"Judged on {'the second half of ' if ordered else 'the same '}{asked.tokens}")
     if not ordered:
         answer.text("LRU and what else remembers the last tokens needs their order: open a trace to see that.")
-    _draw(CACHE, rates, asked.counted.model)
+    _draw(CACHE, rates, asked.counted)
 
 
 def _placement(asked: ServingQuery, answer: DeltaGenerator) -> pd.DataFrame | None:
@@ -76,7 +76,7 @@ def _placement(asked: ServingQuery, answer: DeltaGenerator) -> pd.DataFrame | No
         table = serving_placement(asked.counted, asked.devices, asked.copies)
         if (sentence := placement_sentence(table)) is not None:
             answer.text(sentence)
-        _draw(PLANE, table, asked.counted.model)
+        _draw(PLANE, table, asked.counted)
     return table
 
 
@@ -89,14 +89,15 @@ def _cards(model: ModelInfo) -> None:
         picture_and_words(FITS, what_fits(model_catalog.served_facts(model.name), bits))
 
 
-def _draw(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
+def _draw(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
     heading(chart)
     with explained():
-        _picture(chart, frame, model)
+        _picture(chart, frame, counted)
 
 
-def _picture(chart: Chart, frame: pd.DataFrame, model: ModelInfo) -> None:
-    if layer_word(model) == "layer" and (sentence := chart.caption(frame)):
+def _picture(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
+    tokens = len(counted.tokens) if isinstance(counted, RoutingTrace) else None
+    if layer_word(counted.model) == "layer" and (sentence := chart.caption(frame, tokens)):
         st.text(sentence)
     picture_and_words(chart, frame)
 

@@ -66,7 +66,8 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
         return
     heading(chart, trace.model)
     with explained():
-        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame))
+        recorded = int(part.recorded.sum(axis=1).max(initial=0))
+        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
             st.text(in_words_of(trace.model, sentence))
         picture_and_words(chart, frame, part)

@@ -9,6 +9,7 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz.embedded import EMBEDDED
 from moeviz.metrics.label_similarity import clearly_like, label_similarity
 from moeviz.metrics.parameters import touched_growth
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
@@ -47,6 +48,8 @@ def trace_name(trace: RoutingTrace) -> None:
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
     routed = f"{tokens:,} {item_word(model)}{'s' * (tokens != 1)}"
     st.text(f"{routed} through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    if 0 < tokens < HANDFUL:
+        st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:

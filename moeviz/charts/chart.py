@@ -10,6 +10,7 @@ from typing import Any, Literal
 import altair as alt
 import pandas as pd
 
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import in_words_of
 from moeviz.model_info import ModelInfo
 
@@ -53,14 +54,17 @@ class Chart:
             return self
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
 
-    def caption(self, frame: pd.DataFrame) -> str | None:
+    def caption(self, frame: pd.DataFrame, tokens: int | None = None) -> str | None:
         """Say what stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
+
+        `tokens`: how many the numbers are of, where that is known; of fewer than a handful nothing is said.
 
         It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
         for HTML or Markdown. Where chance is known, luck among all that is drawn must explain what is said at most once
         in a thousand times (`moeviz.metrics.significance`); elsewhere each function states the size that it asks for.
         """
-        return self.say(frame) if self.say is not None and len(frame) else None
+        few = tokens is not None and tokens < HANDFUL
+        return self.say(frame) if self.say is not None and len(frame) and not few else None
 
     @property
     def key(self) -> str:

@@ -10,7 +10,7 @@ from moeviz.metrics.words import byte_unit, bytes_said
 from moeviz.serving.batches import batch_coverage, batch_coverage_caption
 from moeviz.serving.budget import hit_rates, hit_rates_caption
 from moeviz.serving.memory import what_fits
-from moeviz.serving.placement import serving_placement, serving_placement_caption
+from moeviz.serving.placement import devices_said, serving_placement, serving_placement_caption
 from moeviz.serving.prefetch import prefetch_recall
 
 # What each line is called, with its colour and its dashes.
@@ -174,7 +174,7 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     names, colours, shapes = zip(*PLACEMENTS.values(), strict=True)
     legend = {"columns": 2, "symbolOpacity": 1}
     apart = alt.Scale(zero=False, padding=12)
-    title = f"devices that a token reaches, of {frame['devices'].iloc[0]}"
+    title = f"devices that a token reaches, of {devices_said(frame)}"
     channels = {
         "color": theme.colour("line", names, colours, **legend),
         "shape": theme.named(alt.Shape, "line", names, shapes, **legend),

@@ -8,6 +8,7 @@ from moeviz.metrics.tokens import token_columns
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
+CLEARLY_APART = 0.05  # of 1, for a caption
 QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
@@ -100,7 +101,7 @@ def _quantiles(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def entropy_caption(frame: pd.DataFrame) -> str | None:
-    """Name the most and the least decided layer, if the middle halves of their tokens do not meet."""
+    """Name the most and the least decided layer, if the middle halves of their tokens do not meet, by 0.05 or more."""
     return _furthest_apart(
         frame,
         "Routers are most undecided at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f} of 1.",
@@ -108,19 +109,18 @@ def entropy_caption(frame: pd.DataFrame) -> str | None:
 
 
 def margin_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layers where the first expert leads most and least, if the middle halves of their tokens do not meet."""
+    """Name the layers where the most probable expert leads most and least, under the same conditions."""
     return _furthest_apart(
         frame,
-        "The first expert leads most at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f}.",
+        "The most probable expert leads most at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f}.",
     )
 
 
 def _furthest_apart(frame: pd.DataFrame, sentence: str) -> str | None:
-    known = frame[frame["q10"] < frame["q90"]]  # several tokens, and several experts
-    if known.empty:
+    if not (frame["q10"] < frame["q90"]).any():  # one token, or one expert
         return None
-    high, low = one_row(known, known["q50"].idxmax()), one_row(known, known["q50"].idxmin())
-    if not high.q25 > low.q75:
+    high, low = one_row(frame, frame["q50"].idxmax()), one_row(frame, frame["q50"].idxmin())
+    if not high.q25 >= low.q75 + CLEARLY_APART:
         return None
     layers = {"high": f"{high.layer}", "low": f"{low.layer}"}
     return sentence.format(**layers, top=high.q50, bottom=low.q50)

@@ -112,7 +112,7 @@ def experts_needed_caption(frame: pd.DataFrame) -> str | None:
         return None
     row = one_row(clear, (clear["by_lot"] / clear["needed"]).idxmax())
     few = "1 expert does" if row.needed == 1 else f"{row.needed} experts do"
-    return f"At layer {row.layer}, {few} half of the work; at random it would take {row.by_lot}."
+    return f"At layer {row.layer}, {few} half of the work or more; at random it would take {row.by_lot}."
 
 
 def experts_touched_caption(frame: pd.DataFrame) -> str | None:

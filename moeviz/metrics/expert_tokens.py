@@ -9,8 +9,10 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 
 from moeviz.metrics.expert import LUCK, has_token, row_of
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 from moeviz.text import with_and
 
@@ -218,6 +220,8 @@ def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kind
     """Say in one or two sentences what an expert does that `has` of the tokens `recorded` at its layer."""
     if not recorded:
         return "No token was recorded at this layer, so nothing is known of this expert here."
+    if recorded < HANDFUL:
+        return f"This is too short a text to say what it does: it has {has} of {_many(recorded, 'token')}."
     if not has:
         return f"Nothing here was routed to it: it has none of {_many(recorded, 'token')}."
     if has == recorded:
@@ -231,11 +235,11 @@ def _of_kinds(kinds: pd.DataFrame | None) -> str:
         return ""
     clear = kinds[kinds["stands_out"] & (kinds["share"] >= kinds["share"].iloc[0] / SECOND_TO_FIRST)].head(MOST_KINDS)
     named = [
-        f"{_percent(kind.share)} of {visible(str(kind.label))} "
+        f"{percent(kind.share)} of {visible(str(kind.label))} "
         f"({_many(kind.tokens, 'token')} in {_many(kind.texts, 'text')})"
         for kind in clear.itertuples()
     ]
-    return f"Takes {with_and(named)}; a uniform share would be {_percent(kinds['uniform'].iloc[0])}."
+    return f"Takes {with_and(named)}; a uniform share would be {percent(kinds['uniform'].iloc[0])}."
 
 
 def _of_tokens(tokens: pd.DataFrame) -> str:
@@ -244,7 +248,7 @@ def _of_tokens(tokens: pd.DataFrame) -> str:
     if not len(clear):
         return ""
     named = [f"“{visible(str(token.text))}” ({token.tokens} of {token.occurrences})" for token in clear.itertuples()]
-    return f"{'Every' if (clear['share'] == 1).all() else 'Nearly every'} {with_and(named)} goes to it."
+    return f"{'All' if (clear['share'] == 1).all() else 'All, or nearly all,'} of these go to it: {with_and(named)}."
 
 
 def _nothing(kinds: pd.DataFrame | None) -> str:
@@ -257,7 +261,3 @@ def _nothing(kinds: pd.DataFrame | None) -> str:
 
 def _many(number: int, word: str) -> str:
     return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
-
-
-def _percent(share: float) -> str:
-    return "over 99%" if 0.995 <= share < 1 else f"{100 * share:.0f}%"

@@ -14,16 +14,18 @@ from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert import LUCK
-from moeviz.metrics.expert_tokens import token_codes
-from moeviz.metrics.significance import STANDS_OUT, divergence
+from moeviz.metrics.significance import HANDFUL, STANDS_OUT, divergence
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import item_word, layer_word, percent, quoted
+from moeviz.metrics.words import item_word, layer_word, percent, quoted, short
 from moeviz.routing_trace import RoutingTrace
 
 
 @dataclass(frozen=True, slots=True)
 class LayerRuns:
-    """The runs of all experts of one layer, among the tokens that are recorded there."""
+    """The runs of all experts of one layer, among the tokens that are recorded there.
+
+    An expert has a token whose first choice it is, as strip and map colour it; in any slot, where no order is known.
+    """
 
     layer: int
     recorded: Int64[np.ndarray, " N"]  # rows of the trace
@@ -40,10 +42,17 @@ class LayerRuns:
         return np.bincount(self.expert, minlength=len(self.tokens))
 
 
-def runs_of_layers(trace: RoutingTrace) -> list[LayerRuns]:
-    """Layer by layer; a layer at which nothing is recorded is left out."""
+def runs_of_layers(trace: RoutingTrace, first: bool | None = None) -> list[LayerRuns]:
+    """Layer by layer, by first choices or by all; a layer at which nothing is recorded is left out."""
     follows = _follows(trace)
-    return [_runs_of_layer(trace, row, follows) for row in np.flatnonzero(trace.recorded.any(axis=1)).tolist()]
+    first = trace.ordered if first is None else first
+    return [_runs_of_layer(trace, row, follows, first) for row in np.flatnonzero(trace.recorded.any(axis=1)).tolist()]
+
+
+def _counted(trace: RoutingTrace, row: int, first: bool) -> Int16[np.ndarray, "T S"]:
+    """Return the slots that make an expert have a token: the first, or all."""
+    counted: np.ndarray = trace.experts[row, :, : 1 if first else None]
+    return counted
 
 
 def _follows(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
@@ -54,24 +63,24 @@ def _follows(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
     return follows
 
 
-def _runs_of_layer(trace: RoutingTrace, row: int, follows: Bool[np.ndarray, " T"]) -> LayerRuns:
-    chosen, recorded = trace.experts[row], trace.recorded[row]
+def _runs_of_layer(trace: RoutingTrace, row: int, follows: Bool[np.ndarray, " T"], first: bool) -> LayerRuns:
+    chosen, recorded = _counted(trace, row, first), trace.recorded[row]
     begins = recorded & ~(follows & np.concatenate([[False], recorded[:-1]]))
     at = np.arange(len(chosen)) + np.cumsum(begins)  # a gap before each stretch
     width, slots = int(at[-1]) + 2, chosen >= 0
     keys = np.sort((chosen.astype(np.int64) * width + at[:, None])[slots])
     keys = keys[np.diff(keys, prepend=-1) != 0]  # an expert has a token once
-    first = np.flatnonzero(np.diff(keys, prepend=-2) != 1)
-    place = np.searchsorted(at, keys[first] % width)
+    starts = np.flatnonzero(np.diff(keys, prepend=-2) != 1)
+    place = np.searchsorted(at, keys[starts] % width)
     return LayerRuns(
         layer=trace.model.layers[row],
         recorded=np.flatnonzero(recorded),
         stretches=int(begins.sum()),
         filled=float(slots.sum() / recorded.sum()),
         tokens=np.bincount(keys // width, minlength=trace.model.num_experts[row]),
-        expert=keys[first] // width,
+        expert=keys[starts] // width,
         start=place,
-        length=np.diff(np.append(first, len(keys))),
+        length=np.diff(np.append(starts, len(keys))),
     )
 
 
@@ -104,6 +113,9 @@ class Finding:
 def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Finding]:
     """The busiest expert, the passage that one expert has, and the token that keeps to one: as far as they stand out.
 
+    An expert has a token whose first choice it is; in any slot, where the trace does not say which choice is the first.
+    Nothing is said of a layer at which fewer than 8 tokens are recorded.
+
     busiest   the expert that has at least 1.5 times a uniform share of the tokens, and 1.5 times its usual one. Chance:
               tokens choose it as often as the larger of the two, in runs as long as here. At most exp(-n KL(share, that
               share)), with n = T (1 - r) / (1 + r) independent tokens; r is the correlation of neighbours.
@@ -117,7 +129,8 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
     number of experts of all layers, and for habits also by that of the tokens that occur often enough.
 
     usual   a trace of other texts by the same model, for what each expert has of them. Raises `InvalidTrace` if its
-            layers or experts are others.
+            layers or experts are others. It is left out if it does not say which choices are first ones, and the trace
+            does.
 
     Source: Chernoff (1952) for the binomial tail; Feller (1968), chapter II.5, for runs in random order.
 
@@ -125,9 +138,9 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
     >>> findings(sample_trace(layers=1, tokens=8))
     []
     """
-    layers = runs_of_layers(trace)
+    layers = [one for one in runs_of_layers(trace) if len(one.recorded) >= HANDFUL]
     compared = log(max(sum(len(found.tokens) for found in layers), 1))
-    before = None if usual is None else _usual_shares(trace, usual)
+    before = _usual_shares(trace, usual) if usual and (usual.ordered or not trace.ordered) else None
     found = (
         _busiest(trace, layers, CHANCE - compared, before),
         _passage(trace, layers, CHANCE - compared),
@@ -143,7 +156,8 @@ def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> dict[int, tuple[F
             f"What is usual for {trace.model.name} cannot be read from a trace with other MoE layers or experts. Use "
             "one of the same model."
         )
-    return {one.layer: (one.tokens / len(one.recorded), len(one.recorded)) for one in runs_of_layers(usual)}
+    found = runs_of_layers(usual, trace.ordered)
+    return {one.layer: (one.tokens / len(one.recorded), len(one.recorded)) for one in found}
 
 
 def _busiest(
@@ -181,14 +195,33 @@ def _say_busiest(
 ) -> Finding:
     share = one.tokens[expert] / len(one.recorded)
     what = "this text" if trace.tokens["sequence"].nunique() == 1 else "these texts"
-    where = f"{layer_word(trace.model).capitalize()} {one.layer}"
-    text = f"{where} sends {percent(share)} of {what} to expert {expert}: {share / uniform:.1f}× a uniform share"
+    if len(one.recorded) < len(trace.tokens):
+        what = f"the {item_word(trace.model)}s recorded there"
+    begin = f"{_begin(trace, one, expert)} {_role(trace)} {percent(share)} of {what}"
+    text = f"{begin}: {share / uniform:.1f}× a uniform share"
     if usual is not None:
         ratio = (
-            f"{share / usual[expert]:.1f}× what it gets of other texts" if usual[expert] else "no other text goes there"
+            f"and {share / usual[expert]:.1f}× its share of other texts"
+            if usual[expert]
+            else "and in other texts it never is"
         )
-        text += f", and {ratio}"
+        text += f", {ratio}"
     return Finding(f"{text}.", one.layer, int(one.start[one.expert == expert][0]), expert)
+
+
+def _begin(trace: RoutingTrace, one: LayerRuns, expert: int) -> str:
+    return f"At {layer_word(trace.model)} {one.layer}, expert {expert} is"
+
+
+def _role(trace: RoutingTrace) -> str:
+    """Say what an expert is to the tokens that it has."""
+    return "the first choice for" if trace.ordered else f"among the {trace.model.top_k} experts of"
+
+
+def _of_all(trace: RoutingTrace, one: LayerRuns, expert: int) -> str:
+    share, item = percent(one.tokens[expert] / len(one.recorded)), item_word(trace.model)
+    every = f"all {item}s" if len(one.recorded) == len(trace.tokens) else f"the {item}s recorded there"
+    return f"and {'for' if trace.ordered else 'of'} {share} of {every}"
 
 
 def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
@@ -206,22 +239,21 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
         return None
     one, run = place
     start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
-    share = percent(one.tokens[expert] / len(one.recorded))
-    ends = f"From {quoted(trace, start)} to {quoted(trace, start + length - 1)}"
-    items, layer = f"{item_word(trace.model)}s", layer_word(trace.model)
-    text = f"{ends}, {length} {items} in a row go to expert {expert} at {layer} {one.layer}"
-    return Finding(f"{text}, which has {share} of all {items}.", one.layer, start, expert)
+    run_of = f"{_begin(trace, one, expert)} {_role(trace)} {length} {item_word(trace.model)}s in a row"
+    ends = f"from {quoted(trace, start)} to {quoted(trace, start + length - 1)}"
+    return Finding(f"{run_of}, {ends}, {_of_all(trace, one, expert)}.", one.layer, start, expert)
 
 
 def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
-    codes = token_codes(trace)
+    codes = pd.factorize(trace.tokens["text"])[0].astype(np.int64)  # as it is read: two ids may have one text
     special = pd.Series(trace.tokens["text"].to_numpy(object)).map(kind_of).to_numpy() == SPECIAL
     best, place = chance, None
     for one in layers:
         times = np.bincount(codes[one.recorded], minlength=int(codes.max()) + 1)
         times[codes[special]] = 0  # put there by the tokenizer, not by who wrote
         often = np.flatnonzero(times >= A_HABIT)
-        code, expert = _kept(trace.experts[trace.model.layers.index(one.layer)], codes, times, len(one.tokens))
+        row = trace.model.layers.index(one.layer)
+        code, expert = _kept(_counted(trace, row, trace.ordered), codes, times, len(one.tokens))
         if not len(code):
             continue
         luck = log(len(often)) + all_in_one(len(one.recorded), one.tokens[expert], times[code])
@@ -232,7 +264,7 @@ def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Findi
 
 
 def _kept(
-    chosen: Int16[np.ndarray, "T K"], codes: Int64[np.ndarray, " T"], times: Int64[np.ndarray, " C"], experts: int
+    chosen: Int16[np.ndarray, "T S"], codes: Int64[np.ndarray, " T"], times: Int64[np.ndarray, " C"], experts: int
 ) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
     """The tokens that occur often enough and have one expert wherever they occur, and these experts."""
     token, slot = np.nonzero((chosen >= 0) & (times[codes] >= A_HABIT)[:, None])
@@ -243,8 +275,8 @@ def _kept(
 
 
 def _say_habit(trace: RoutingTrace, one: LayerRuns, expert: int, rows: Int64[np.ndarray, " N"]) -> Finding:
-    share = percent(one.tokens[expert] / len(one.recorded))
-    text = f"All {len(rows)} times, {quoted(trace, int(rows[0]))} goes to expert {expert} at {layer_word(trace.model)} "
-    return Finding(
-        f"{text}{one.layer}, which has {share} of all {item_word(trace.model)}s.", one.layer, int(rows[0]), expert
-    )
+    text = str(trace.tokens["text"].iat[int(rows[0])])
+    token = f"{_begin(trace, one, expert)} {_role(trace)} “{short(text)}” all {len(rows)} times"
+    if int((trace.tokens["text"] == text).sum()) > len(rows):
+        token += " it is recorded"
+    return Finding(f"{token}, {_of_all(trace, one, expert)}.", one.layer, int(rows[0]), expert)

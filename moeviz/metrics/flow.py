@@ -194,31 +194,35 @@ def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
 
 
 def transitions_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert whose tokens go on to another one most beyond chance."""
+    """Name the expert whose first choices go on to another one most beyond chance."""
     from_tokens = frame.groupby(["from_layer", "from_expert"])["tokens"].transform("sum")
     if (at := clearest(frame["share"], from_tokens, frame["chance"])) is None:
         return None
     row = one_row(frame, at)
-    sends = f"Layer {row.from_layer}'s expert {row.from_expert} sends {percent(row.share)} of its tokens on"
-    return f"{sends} to layer {row.to_layer}'s expert {row.to_expert}; at random it would be {percent(row.chance)}."
+    of = f"Of the tokens whose first choice at layer {row.from_layer} is expert {row.from_expert}"
+    to = f"{percent(row.share)} choose expert {row.to_expert} first at layer {row.to_layer}"
+    return f"{of}, {to}; at random, {percent(row.chance)} would."
 
 
 def consecutive_information_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that tells most about the next, if one and a half times what shuffled tokens tell."""
-    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["information"] >= frame["shuffled"] + CLEAR_BITS)
-    if not clear.any():
-        return None
-    told = frame[clear]
-    row = one_row(told, (told["information"] - told["shuffled"]).idxmax())
-    layers = f"Layer {row.from_layer} tells most about the next, layer {row.to_layer}"
-    return f"{layers}: {row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}."
+    """Name the layer that tells most about the next beyond chance, if 1.5 times what shuffled tokens tell."""
+    told = _tells_most(frame)
+    return None if told is None else f"Beyond chance, {told[0]} tells most about the next, {told[1]}."
 
 
 def information_between_layers_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that tells most about a later one, if one and a half times what shuffled tokens tell."""
-    clear = (frame["information"] >= 1.5 * frame["shuffled"]) & (frame["above"] >= CLEAR_BITS)
-    if not clear.any():
+    """Name the layer that tells most about a later one beyond chance, if 1.5 times what shuffled tokens tell."""
+    told = _tells_most(frame)
+    return None if told is None else f"Beyond chance, {told[0]} tells most about a later one, {told[1]}."
+
+
+def _tells_most(frame: pd.DataFrame) -> tuple[str, str] | None:
+    """Say which layer tells most beyond chance; and about which, with the bits."""
+    above = (frame["information"] - frame["shuffled"]).dropna()
+    if above.empty or not above.max() >= CLEAR_BITS:
         return None
-    row = one_row(frame, frame.loc[clear, "above"].idxmax())
+    row = one_row(frame, above.idxmax())
+    if not row.information >= 1.5 * row.shuffled:
+        return None
     bits = f"{row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}"
-    return f"Of all layers, layer {row.from_layer} tells most about a later one, layer {row.to_layer}: {bits}."
+    return f"layer {row.from_layer}", f"layer {row.to_layer}: {bits}"

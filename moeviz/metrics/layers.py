@@ -182,7 +182,7 @@ def _shared(first: np.ndarray, second: np.ndarray) -> float:
 def ranked_load_caption(frame: pd.DataFrame) -> str | None:
     """Tell which of two layers has the busier first expert: one and a half times as busy, and beyond luck."""
     first = frame[frame["rank"] == 1]
-    if len(first) != 2 or not first["times_even"].max() >= 1.5 * first["times_even"].min():
+    if len(first) != 2 or not first["times_even"].max() >= 1.5 * first["times_even"].min() > 0:
         return None
     assignments = frame.groupby("layer")["tokens"].transform("sum")
     if clearest(frame["load"], assignments, frame["uniform"]) is None:
@@ -198,7 +198,7 @@ def two_balances_caption(frame: pd.DataFrame) -> str | None:
     if len(layers) != 2 or layers["cv"].isna().any():
         return None
     high, low = one_row(layers, layers["cv"].idxmax()), one_row(layers, layers["cv"].idxmin())
-    if high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
+    if not high.cv > 0 or high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
         return None
     numbers = f"{high.cv:.2f} and {low.cv:.2f}"
     return f"The load is spread more widely at layer {high.layer} than at layer {low.layer}: std / mean of {numbers}."
@@ -212,4 +212,4 @@ def overlap_caption(frame: pd.DataFrame) -> str | None:
         return None
     row = one_row(clear, clear.index[0])
     bits = f"{row.value:.2f} bits"
-    return f"One layer's expert tells {bits} about the other's; with shuffled tokens, {row.chance:.2f}."
+    return f"One layer's first choice tells {bits} about the other's; with shuffled tokens, {row.chance:.2f}."

@@ -207,7 +207,7 @@ def balance_caption(frame: pd.DataFrame) -> str | None:
         return None
     row = one_row(clear, clear["times"].idxmax())
     first = f"The load of layer {row.layer} is spread {row.times:.1f} times as widely as at random"
-    return f"{first}; {len(clear)} of {len(frame)} layers, at least twice." if len(frame) > 1 else f"{first}."
+    return f"{first}; {(times >= 2.0).sum()} of {len(frame)} layers, at least twice." if len(frame) > 1 else f"{first}."
 
 
 def busiest_caption(frame: pd.DataFrame) -> str | None:
@@ -218,9 +218,8 @@ def busiest_caption(frame: pd.DataFrame) -> str | None:
     if clearest(share, every["assignments"], uniform.loc[every.index]) is None:
         return None
     row = one_row(frame, frame["max_over_mean"].idxmax())
-    return (
-        f"The busiest expert of layer {row.layer} has {row.max_over_mean:.1f}× a uniform share, the most of all layers."
-    )
+    most = ", the most of all layers" if len(frame) > 1 else ""
+    return f"The busiest expert of layer {row.layer} has {row.max_over_mean:.1f}× a uniform share{most}."
 
 
 def counts_summary(loads: pd.DataFrame) -> str:

@@ -90,8 +90,8 @@ def z_loss(trace: RoutingTrace) -> pd.DataFrame:
 
 def aux_loss_caption(frame: pd.DataFrame) -> str | None:
     """Name the layer with the highest balancing loss, if it is a quarter above that of a uniform load."""
-    losses = frame["switch"]
-    if not losses.max() >= 1.25:
+    losses = frame["transformers"]
+    if not losses.max() >= 1.25 * frame["even"].iloc[0]:
         return None
     row = one_row(frame, losses.idxmax())
     return f"The loss is highest at layer {row.layer}: {row.transformers:.2f}, where a uniform load has {row.even:.0f}."
@@ -102,5 +102,5 @@ def z_loss_caption(frame: pd.DataFrame) -> str | None:
     if len(frame) < 3 or not frame["z_loss"].max() >= 2.0 * frame["z_loss"].median():
         return None
     row = one_row(frame, frame["z_loss"].idxmax())
-    median = f"{frame['z_loss'].median():.3g}"
-    return f"The z-loss is highest at layer {row.layer}: {row.z_loss:.3g} nats², where the median layer has {median}."
+    high, median = (f"{loss:,.0f}" if loss >= 100 else f"{loss:.3g}" for loss in (row.z_loss, frame["z_loss"].median()))
+    return f"The z-loss is highest at layer {row.layer}: {high} nats², where the median layer has {median}."

@@ -130,4 +130,4 @@ def touched_caption(frame: pd.DataFrame) -> str | None:
         return None
     row = one_row(frame, frame.index[-1])
     touched, active = percent(row.touched / row.total), percent(row.active / row.total)
-    return f"Together the {row.tokens:,} tokens run through {touched} of all parameters, one token through {active}."
+    return f"Together, {row.tokens:,} tokens run through {touched} of all parameters, one token through {active}."

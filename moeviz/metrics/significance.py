@@ -9,6 +9,7 @@ from jaxtyping import Float64
 
 RARE = 0.001  # how seldom luck may bring what is said
 STANDS_OUT = 1.5  # times chance, from which on something is worth a word
+HANDFUL = 8  # tokens: of fewer, nothing is said of what stands out
 
 
 def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
@@ -23,10 +24,11 @@ def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N
 def clearest(share: pd.Series, tries: pd.Series, chance: pd.Series, at_least: float = STANDS_OUT) -> Hashable | None:
     """The label of the row whose share of so many tries chance explains least; None where that could be luck.
 
-    It must be `at_least` times chance, and as many rows as there are must bring such a one at most once in a thousand
-    times. That is stricter than for one text's words if they were independent, which they are not.
+    It must be `at_least` times chance, of a handful of tries or more, and as many rows as there are must bring such a
+    one at most once in a thousand times. That is stricter than for one text's words if they were independent, which
+    they are not.
     """
-    known = (share.notna() & tries.notna() & chance.notna()).to_numpy(bool)
+    known = (share.notna() & (tries >= HANDFUL) & chance.notna()).to_numpy(bool)
     got, n, p = (each.fillna(0).to_numpy(np.float64) for each in (share, tries, chance))
     surprise = np.where(known & (got > 0) & (got >= at_least * p), n * divergence(got, p), 0.0)
     if not len(surprise) or surprise.max() < log(len(surprise) / RARE):

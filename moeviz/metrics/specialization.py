@@ -238,23 +238,22 @@ def label_load_caption(frame: pd.DataFrame) -> str | None:
 
 def label_information_caption(frame: pd.DataFrame) -> str | None:
     """Name the layer whose experts tell most about the label, if clearly more than with shuffled labels."""
-    above = frame["information"] - frame["shuffled"]
-    clear = frame[above > 2.0 * (frame["shuffled_highest"] - frame["shuffled"])]
-    if clear.empty:
+    if frame["information"].isna().all():
         return None
-    row = one_row(clear, clear["information"].idxmax())
+    row = one_row(frame, frame["information"].idxmax())
+    if not row.information - row.shuffled > 2.0 * (row.shuffled_highest - row.shuffled):
+        return None
     most = f"{row.information:.2f} bits of {row.maximum:.2f}; with shuffled labels {row.shuffled:.2f}"
     return f"The expert tells most about the label at layer {row.layer}: {most}."
 
 
 def label_divergence_caption(frame: pd.DataFrame) -> str | None:
     """Name the two labels that are routed most differently, if far more so than with shuffled labels."""
-    clear = frame[
-        (frame["divergence"] >= frame["shuffled"] + CLEAR_BITS) & (frame["divergence"] >= 2.0 * frame["shuffled"])
-    ]
-    if clear.empty:
+    if frame["divergence"].isna().all():
         return None
-    row = one_row(clear, clear["divergence"].idxmax())
+    row = one_row(frame, frame["divergence"].idxmax())
+    if not (row.divergence >= row.shuffled + CLEAR_BITS and row.divergence >= 2.0 * row.shuffled):
+        return None
     pair = f"“{short(row.label)}” and “{short(row.other)}”"
     numbers = f"{row.divergence:.2f} of 1 bit; with shuffled labels {row.shuffled:.2f}"
     return f"{pair} are routed most differently: {numbers}."

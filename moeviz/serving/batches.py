@@ -9,6 +9,7 @@ from jaxtyping import Float64, Int32, Int64, Num
 
 from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import LayerCounts, layer_counts
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
@@ -151,7 +152,8 @@ def _windows(lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
 
 def batch_coverage_caption(frame: pd.DataFrame) -> str | None:
     """Say what the largest batch in a row that is short of all experts needs, if a fifth less than at random."""
-    means = frame.groupby("batch")[["consecutive", "even"]].mean().reset_index().dropna()
+    several = frame[(frame["batch"] >= HANDFUL) & frame["consecutive"].notna()]
+    means = several.groupby("batch")[["consecutive", "even"]].mean().reset_index()
     fewer = means[means["consecutive"] <= (1 - 0.2) * means["even"]]
     if fewer.empty:
         return None

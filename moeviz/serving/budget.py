@@ -103,6 +103,8 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
         rate, chance = percent(row["rate"]["others"]), percent(row["rate"]["chance"])
         other = f"of a {label_word(trace.model)} that they were not chosen from"
         return f"{said}; {other} {rate}, where chance is {chance}."
+    if np.isnan(row["rate"]["lru"]):
+        return f"{held}. What it finds is not known: no expert was chosen in the second half of the tokens."
     found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
     chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
     beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"

@@ -59,12 +59,18 @@ def placement_sentence(table: pd.DataFrame) -> str | None:
     means = table.groupby("placement")[["imbalance", "reached"]].mean()
     if means.isna().any(axis=None):
         return None
-    load, devices = means["imbalance"], int(table["devices"].iloc[0])
+    load = means["imbalance"]
     return (
-        f"On {devices} devices, the busiest has {load[BALANCED]:.2f} times the mean load if experts are balanced, "
-        f"{load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
+        f"On {devices_said(table)} devices, the busiest has {load[BALANCED]:.2f} times the mean load if experts are "
+        f"balanced, {load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
         f"{means['reached'][BALANCED]:.1f} devices at a layer."
     )
+
+
+def devices_said(table: pd.DataFrame) -> str:
+    """The number of devices, which may differ where layers have different numbers of experts."""
+    least, most = table["devices"].min(), table["devices"].max()
+    return f"{most}" if least == most else f"{least} to {most}"
 
 
 def traffic_bytes(remote: float, hidden: int, bits: int = 16, scale_every: int | None = None) -> float:

@@ -1,17 +1,26 @@
 """The explorer in a real Chromium, on made-up traces: what is clicked in one of its parts is seen in all of them."""
 
+import random
 import re
+from collections import Counter
+from functools import partial
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+import moeviz_app
 import pytest
+import recount
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
 from explorer_traces import HOSTILE, STAND_IN, made
+from moeviz_app.widgets.components.explorer_data import _scores, packed_strip
 from playwright.sync_api import Page, expect
+from random_traces import random_trace
 from servers import served
 
 pytestmark = pytest.mark.browser
+WIDGETS = Path(moeviz_app.__file__).parent / "widgets" / "components"
 NO_EXPORTS = {"content_type": "text/javascript", "body": "export {};"}
 
 
@@ -277,7 +286,7 @@ def test_without_streamlit_s_vega_a_sentence_stands_in_the_map_s_place(opened):
         ("dropped", "Layer 1 gave this token no expert: it was dropped."),
         ("whole&top_k=8", "Layer 1 uses all its 8 experts."),
         ("uneven", "Layer 5's router picks experts"),
-        ("whole", "next best was"),
+        ("whole", "the next best, was"),
         ("biased", "it would have picked the same; but this router does not go by scores alone."),
     ],
 )
@@ -368,3 +377,62 @@ def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):
     expect(table.get_by_role("row").nth(3)).to_contain_text(f"#2 ␣sendsexpert {trace.experts[1, 2, 0]} (")
     page.get_by_role("button", name="layer 4", exact=True).click()
     expect(page.get_by_role("table", name="Tokens 0 to 51 at layer 4")).to_be_attached()
+
+
+CARDS = """(given) => given.map(({ data, places }) => {
+  const trace = new Trace(data);
+  const card = Object.create(Card.prototype);
+  return places.map(([layer, token]) => Object.assign(card, { explorer: { trace, layer, token } }).told());
+})"""
+
+
+@pytest.fixture(scope="module")
+def told_by_cards(browser):
+    """Say what the card says of traces at these places (layer by its place, token), as the scripts of the page do."""
+    page = browser.new_page()
+    scripts = [(WIDGETS / f"explorer_{name}.js").read_text("utf-8") for name in ("parts", "trace", "card")]
+    page.add_script_tag(content="\n".join(scripts))
+    yield lambda given: page.evaluate(CARDS, [{"data": data, "places": places} for data, places in given])
+    page.close()
+
+
+def places_of(trace, seed: int) -> list[list[int]]:
+    dice = random.Random(seed)
+    L, T, _ = trace.experts.shape
+    return [[dice.randrange(L), dice.randrange(T)] for _ in range(10)]
+
+
+def cards(told_by_cards, seeds):
+    """What the card says at some places of these random traces: seed, trace, layer, token and words."""
+    traces = {seed: random_trace(seed) for seed in seeds}
+    places = {seed: places_of(trace, seed) for seed, trace in traces.items()}
+    given = [(packed_strip(trace) | {"scores": _scores(trace)}, places[seed]) for seed, trace in traces.items()]
+    for seed, said in zip(traces, told_by_cards(given), strict=True):
+        for (row, token), words in zip(places[seed], said, strict=True):
+            yield seed, traces[seed], traces[seed].model.layers[row], token, words
+
+
+@pytest.mark.table("app/widgets/components", "tests/support/recount.py")
+@pytest.mark.parametrize("case", range(8))
+def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
+    wrong, kinds = [], Counter()
+    for seed, trace, layer, token, words in cards(told_by_cards, range(case, 1000, 8)):
+        kinds.update(
+            part for part in ("A close call", "Expert ", "scores alone", "empty", "nothing", "×", "%") if part in words
+        )
+        try:
+            recount.check_card(words, trace, layer, token)
+        except recount.Refuted as why:
+            wrong.append(f"seed {seed}: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert {"A close call", "scores alone", "empty", "%"} <= set(kinds)
+
+
+def test_each_number_of_a_card_is_counted_again(told_by_cards):
+    noticed = Counter()
+    for _, trace, layer, token, words in cards(told_by_cards, range(60)):
+        for at, changed in recount.changed(words):
+            told = partial(recount.check_card, changed, trace, layer, token)
+            noticed[recount.notices(told), at] += 1
+    missed = sum(n for (seen, _), n in noticed.items() if not seen)
+    assert missed <= 0.01 * sum(noticed.values()), noticed

@@ -2,6 +2,7 @@
 
 const MOST_LINKS = 3;
 const CLOSE = 2; // points between the last that was chosen and the first that was not
+const AT_STAKE = 0.5; // of an equal part of the weight: the last that was chosen has as much, or it matters little
 
 class Card {
   constructor(explorer) {
@@ -75,9 +76,9 @@ class Card {
       return trace.data.ordered ? "Their weights are not recorded." : "Which of them has the most weight is not recorded.";
     }
     const weighed = trace.weighed(list);
-    if (list.length < 2) return `What it answers is weighted ${weighed[0]}.`;
-    if (list.length > 8) return `What they answer is added, weighted from ${weighed[0]} to ${weighed.at(-1)}.`;
-    return `What they answer is added, weighted ${listed(weighed)}.`;
+    if (list.length < 2) return `Its output is weighted ${weighed[0]}.`;
+    if (list.length > 8) return `Their outputs are added, weighted from ${weighed[0]} to ${weighed.at(-1)}.`;
+    return `Their outputs are added, weighted ${listed(weighed)}.`;
   }
 
   // Slots that hold no expert, and experts that compute nothing.
@@ -86,7 +87,7 @@ class Card {
     const empty = Math.min(trace.slots, trace.counts[layer]) - list.length;
     const idle = list.filter(({ expert }) => expert >= trace.counts[layer] - trace.data.zero).map(({ expert }) => expert);
     const said = [];
-    if (empty > 0) said.push(`${empty} of its ${trace.slots} slots ${empty > 1 ? "are" : "is"} empty.`);
+    if (empty > 0) said.push(`${empty} of its ${Math.min(trace.slots, trace.counts[layer])} slots ${empty > 1 ? "are" : "is"} empty.`);
     if (idle.length) said.push(`Expert${idle.length > 1 ? "s" : ""} ${listed(idle)} compute${idle.length > 1 ? "" : "s"} nothing.`);
     return said.join(" ");
   }
@@ -95,10 +96,19 @@ class Card {
   next(list) {
     const { layer, token, trace } = this.explorer;
     if (!trace.scores || list.length >= trace.counts[layer]) return "";
-    const points = 100 * trace.gap(layer, token);
+    const { gap, last, next } = trace.edge(layer, token);
+    const points = 100 * gap;
     if (points < 0) return "By score alone it would have picked others: this router does not go by scores alone.";
     if (!trace.goesByScores()) return "By score alone it would have picked the same; but this router does not go by scores alone.";
     const said = points < 0.1 ? "less than 0.1" : points.toFixed(points < CLOSE ? 1 : 0);
-    return `${points < CLOSE ? "A close call: the" : "The"} next best was ${said} points behind.`;
+    const close = points < CLOSE && this.atStake(list, last) ? "A close call: expert" : "Expert";
+    return `${close} ${next}, the next best, was ${said} points behind expert ${last}.`;
+  }
+
+  // Whether another choice would have changed much of what is added.
+  atStake(list, last) {
+    if (list[0].weight === null) return false;
+    const sum = list.reduce((total, { weight }) => total + Math.abs(weight), 0);
+    return Math.abs(list.find(({ expert }) => expert === last).weight) * list.length >= AT_STAKE * sum;
   }
 }

@@ -121,8 +121,9 @@ class Drawing {
     const { few, wide, bottom, x } = this.grid;
     if (!few) return;
     const style = wide < 34 && this.list.length > 4 ? "font-size:9px" : "";
-    for (const { expert, weight } of this.list)
-      if (weight !== null) shape(this.svg, "text", { x: x(expert), y: bottom + 16, class: "weight", style }, `× ${weight.toFixed(2)}`);
+    if (!this.list.length || this.list[0].weight === null) return;
+    const weighed = this.explorer.trace.weighed(this.list); // as the words below say it
+    this.list.forEach(({ expert }, at) => shape(this.svg, "text", { x: x(expert), y: bottom + 16, class: "weight", style }, weighed[at]));
   }
 
   drawSum() {

@@ -33,7 +33,9 @@ function numbers(base64, Kind) {
   return base64 && new Kind(Uint8Array.from(atob(base64), (character) => character.charCodeAt(0)).buffer);
 }
 
+// Never all or nothing of what is only nearly so; single precision cannot always say 1.
 function percent(share) {
+  if (share >= 0.995 && share < 1 - 1e-6) return ">99%";
   return share > 0 && share < 0.005 ? "<1%" : `${Math.round(100 * share)}%`;
 }
 

@@ -46,21 +46,23 @@ class Trace {
     return this.scores ? this.scores[(layer * this.T + token) * this.most + expert] / 65535 : null;
   }
 
-  // How far the lowest score of a token's experts is above the highest of all others; infinite where there is no other.
-  gap(layer, token) {
-    let [lowest, highest] = [Infinity, -Infinity];
+  // Which of a token's experts has the lowest score, which of all others has the highest, and how far that is below it;
+  // infinitely where there is no other.
+  edge(layer, token) {
+    let [lowest, highest, last, next] = [Infinity, -Infinity, null, null];
     for (let expert = 0; expert < this.counts[layer]; expert++) {
       const score = this.score(layer, token, expert);
-      if (this.has(layer, token, expert)) lowest = Math.min(lowest, score);
-      else highest = Math.max(highest, score);
+      if (this.has(layer, token, expert)) {
+        if (score < lowest) [lowest, last] = [score, expert];
+      } else if (score > highest) [highest, next] = [score, expert];
     }
-    return lowest - highest;
+    return { gap: lowest - highest, last, next };
   }
 
   // Whether every token has the experts with the highest scores. A bias on the choice, groups or a capacity decide too.
   goesByScores() {
     const layers = [...Array(this.L).keys()], tokens = [...Array(this.T).keys()];
-    this.byScores ??= layers.every((layer) => tokens.every((token) => this.gap(layer, token) >= 0));
+    this.byScores ??= layers.every((layer) => tokens.every((token) => this.edge(layer, token).gap >= 0));
     return this.byScores;
   }
 

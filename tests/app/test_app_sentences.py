@@ -1,0 +1,79 @@
+"""What pages write of a trace themselves, counted again by the second implementation (`recount.py`)."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import recount
+from app_pages import first_page
+from moeviz_app.session import session
+from moeviz_app.views import expert_context, explore
+from moeviz_app.widgets import facts
+from random_traces import random_trace
+from recount import HANDFUL
+
+from moeviz.embedded.example import example_trace
+from moeviz.metrics.expert import expert_numbers
+from moeviz.testing import sample_trace
+
+
+class Written:
+    """In Streamlit's place: what is written on a page."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+
+    def text(self, sentence: str, **_) -> None:
+        self.said.append(sentence)
+
+    markdown = text
+
+    def container(self, **_):
+        return nullcontext()
+
+
+@pytest.fixture
+def page(monkeypatch):
+    written = Written()
+    for module in (facts, expert_context):
+        monkeypatch.setattr(module, "st", written)
+    return written
+
+
+@pytest.mark.table("app/widgets", "app/views", "tests/support/recount.py")
+@pytest.mark.parametrize("case", range(8))
+def test_what_pages_write_of_a_random_trace_is_so(page, case):
+    for seed in range(case, 400, 8):
+        trace = random_trace(seed)
+        page.said.clear()
+        facts.trace_name(trace)
+        recount.check_name(page.said, trace)
+        recount.check_headline(explore._headline(trace.model), trace)
+        recount.check_figures(facts._figures_of(trace), trace)
+        for layer in trace.model.layers[:2]:
+            expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
+            page.said.clear()
+            expert_context.numbers_line(expert_numbers(trace, layer, expert))
+            recount.check_numbers(page.said[0], trace, layer, expert)
+
+
+def test_headline_and_box_belong_to_the_trace_on_screen_and_not_to_the_model_chosen():
+    trace = sample_trace(layers=3, tokens=30, experts=16, top_k=4)
+    app = first_page(trace)
+    headline = next(line.value for line in app.markdown if line.value.startswith("**See which"))
+    assert headline.endswith("*· sample: 3 MoE layers of 16 experts, 4 for each token*")
+    written = "".join(trace.tokens["text"][trace.tokens["phase"] == "prompt"])
+    assert app.session_state[session.PROMPT] == written
+    app = first_page(example_trace())
+    assert "the small Mixtral that ships" in next(line.value for line in app.markdown if "See which" in line.value)
+
+
+@pytest.mark.parametrize("tokens", [1, HANDFUL - 1, HANDFUL])
+def test_of_a_few_tokens_it_is_said_once_that_they_are_too_few_and_nothing_else(tokens):
+    trace = sample_trace(tokens=tokens, top_k=1, experts=64)
+    trace = replace(trace, experts=np.zeros_like(trace.experts), logits=None)  # as far from a uniform load as can be
+    written = [text.value for text in first_page(trace).text]
+    assert len([text for text in written if "too little to say what stands out" in text]) == (tokens < HANDFUL)
+    captions = [text for text in written if any(pattern.fullmatch(text) for pattern, _ in recount.CHECKS.values())]
+    assert bool(captions) == (tokens >= HANDFUL)

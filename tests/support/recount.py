@@ -1,0 +1,1488 @@
+"""A second reading of what moeviz says of a trace: each claim of a sentence is counted again from the arrays, plainly.
+
+It shares nothing with the metrics, on purpose: a mistake that both make would be seen by neither. `CHECKS` says for each
+function that writes sentences how its sentences are read. `Refuted` is raised where a claim is not so.
+"""
+
+import random
+import re
+from collections.abc import Callable
+from itertools import combinations, pairwise
+from math import comb, exp, log, log1p, log2, sqrt
+
+import numpy as np
+
+HANDFUL = 8
+PCT = r"(over 99%|under 1%|\d+%)"
+NUMBER = r"([\d.,]+)"
+CHECKS: dict[str, tuple[re.Pattern[str], Callable]] = {}
+SHOWN = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
+
+
+class Refuted(AssertionError):
+    """A sentence says what is not so."""
+
+
+def claim(holds: bool, what: str) -> None:
+    if not holds:
+        raise Refuted(what)
+
+
+def reads(of: str, pattern: str):
+    """Register how sentences of a function are read."""
+
+    def register(check: Callable) -> Callable:
+        CHECKS[of] = (re.compile(pattern, re.DOTALL), check)
+        return check
+
+    return register
+
+
+def check(of: str, sentence: str, trace, *more) -> None:
+    """Read a sentence again, and raise `Refuted` where a claim of it does not hold."""
+    pattern, checked = CHECKS[of]
+    found = pattern.fullmatch(sentence)
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    try:
+        checked(Seen(trace), *found.groups(), *more)
+    except Refuted as refuted:
+        raise Refuted(f"{sentence!r}: {refuted}") from None
+
+
+def share(said: str, value: float, what: str = "share", slack: float = 1e-11) -> None:
+    """A share in per cent, rounded; never all or nothing of what is not quite."""
+    if said == "over 99%":
+        good = 0.995 - 1e-9 <= value < 1 + slack - 1e-11
+    elif said == "under 1%":
+        good = 0 < value < 0.005 + 1e-9
+    else:
+        number = int(said[:-1])
+        good = abs(100 * value - number) <= 0.5 + 1e-6 and (0 < number < 100 or abs(value - number / 100) <= slack)
+    claim(good, f"{what} is {value:.6f}, not {said}")
+
+
+def about(said: str, value: float, what: str = "number", slack: float = 0.0) -> None:
+    """A number, rounded to the digits that are written."""
+    text = said.rstrip(".").replace(",", "")
+    digits = len(text.partition(".")[2])
+    good = value is not None and abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-3) + 1e-7 + slack
+    claim(good, f"{what} is {value}, not {said}")
+
+
+def whole(said: str, value: int, what: str = "count") -> None:
+    claim(int(said.replace(",", "")) == value, f"{what} is {value}, not {said}")
+
+
+class Seen:
+    """A trace as lists."""
+
+    def __init__(self, trace) -> None:
+        model, tokens = trace.model, trace.tokens
+        self.trace, self.model, self.K, self.T = trace, model, model.top_k, len(tokens)
+        self.layers = list(model.layers)
+        self.E = dict(zip(model.layers, model.num_experts, strict=True))
+        self.slots = dict(zip(model.layers, trace.experts.tolist(), strict=True))
+        self.text, self.sequence = list(tokens["text"]), [int(n) for n in tokens["sequence"]]
+        self.position, self.phase = [int(n) for n in tokens["position"]], [str(p) for p in tokens["phase"]]
+        self.ids = [int(n) for n in tokens["token_id"]]
+        self.label = [str(name) for name in tokens["label"]] if "label" in tokens else None
+        self.ordered = model.slot_order == "weight" or model.top_k == 1
+
+    def layer(self, said: str) -> int:
+        claim(int(said) in self.slots, f"there is no layer {said}")
+        return int(said)
+
+    def expert(self, layer: int, said: str) -> int:
+        claim(int(said) < self.E[layer], f"layer {layer} has no expert {said}")
+        return int(said)
+
+    def recorded(self, layer: int) -> list[int]:
+        return [t for t, row in enumerate(self.slots[layer]) if row[0] != -2]
+
+    def has(self, layer: int, t: int) -> list[int]:
+        return [e for e in self.slots[layer][t] if e >= 0]
+
+    def first(self, layer: int, t: int) -> int:
+        return self.slots[layer][t][0]
+
+    def counts(self, layer: int) -> list[int]:
+        counts = [0] * self.E[layer]
+        for t in range(self.T):
+            for e in self.has(layer, t):
+                counts[e] += 1
+        return counts
+
+    def some(self) -> list[int]:
+        """Layers at which something is recorded."""
+        return [layer for layer in self.layers if self.recorded(layer)]
+
+    def times(self, layer: int) -> list[float]:
+        counts = self.counts(layer)
+        return [n * len(counts) / max(sum(counts), 1) for n in counts]
+
+    def probabilities(self, layer: int) -> list[list[float]]:
+        rows = []
+        for logits in self.trace.logits[self.layers.index(layer)].astype(float).tolist():
+            z = logits[: self.E[layer]]
+            if self.model.score_function == "softmax":
+                scores = [exp(x - max(z)) for x in z]
+            elif self.model.score_function == "sigmoid":
+                scores = [1 / (1 + exp(-x)) for x in z]
+            else:
+                scores = [sqrt(log1p(exp(x))) for x in z]
+            rows.append([s / sum(scores) for s in scores])
+        return rows
+
+    def neighbours(self, layer: int) -> list[tuple[int, int]]:
+        """Pairs of recorded tokens, each directly before the other in its text."""
+        places = {(self.sequence[t], self.position[t]): t for t in self.recorded(layer)}
+        return [(t, places[s, p + 1]) for (s, p), t in places.items() if (s, p + 1) in places]
+
+
+def shown(text: str) -> str:
+    """A token as the strip shows it."""
+    inside = text.strip(" ")
+    before = len(text) - len(text.lstrip(" ")) if inside else len(text)
+    after = len(text) - len(text.rstrip(" ")) if inside else 0
+    return "␣" * before + "".join(SHOWN.get(c, c) if c != " " else c for c in inside) + "␣" * after or "∅"
+
+
+def quoted(text: str) -> str:
+    """A token as sentences quote its beginning and end of a passage."""
+    return shown(text.strip(" ") or " ")
+
+
+# ---- findings -------------------------------------------------------------------------------------------------------
+
+ROLE = r"At (?P<word>[a-z ]+) (\d+), expert (\d+) is (the first choice for|among the \d+ experts of) "
+FINDING = {
+    "busiest": re.compile(ROLE + PCT + rf" of (this text|these texts|the (?:[a-z ]+)s recorded there): {NUMBER}× a "
+                          rf"uniform share(?:, and (?:{NUMBER}× its share of other texts|(in other texts it never is)))?\."),
+    "passage": re.compile(ROLE + r"(\d+) ([a-z ]+)s in a row, from “(.*)” to “(.*)”, and (?:for|of) " + PCT
+                          + r" of (all (?:[a-z ]+)s|the (?:[a-z ]+)s recorded there)\.", re.DOTALL),
+    "habit": re.compile(ROLE + r"“(.*)” all (\d+) times( it is recorded)?, and (?:for|of) " + PCT
+                        + r" of (all (?:[a-z ]+)s|the (?:[a-z ]+)s recorded there)\.", re.DOTALL),
+}  # fmt: skip
+
+
+def check_finding(trace, finding, usual=None) -> str:
+    """Count a finding again, as the strip shows it. Returns its kind."""
+    for kind, pattern in FINDING.items():
+        if found := pattern.fullmatch(finding.sentence):
+            _, layer, expert, role, *said = found.groups()
+            seen = Seen(trace)
+            try:
+                _finding(seen, kind, seen.layer(layer), int(expert), role, said, finding, usual)
+            except Refuted as refuted:
+                raise Refuted(f"{finding.sentence!r}: {refuted}") from None
+            return kind
+    raise Refuted(f"cannot be read: {finding.sentence!r}")
+
+
+def _finding(seen: Seen, kind: str, layer: int, expert: int, role: str, said: list, finding, usual) -> None:
+    claim(seen.ordered == role.startswith("the first"), "another kind of choice is counted than the strip shows")
+    if not seen.ordered:
+        claim(role == f"among the {seen.K} experts of", f"a token has {seen.K} experts")
+
+    def has(t: int) -> bool:
+        return seen.first(layer, t) == expert if seen.ordered else expert in seen.has(layer, t)
+
+    rows = seen.recorded(layer)
+    own = [t for t in rows if has(t)]
+    claim(len(rows) >= HANDFUL, f"only {len(rows)} tokens are recorded at layer {layer}")
+    claim((finding.layer, finding.expert) == (layer, expert), "it leads to another place")
+    claim(has(finding.token), "it leads to a token that the expert does not have")
+    every = len(rows) == seen.T
+    if kind == "busiest":
+        part, of, times, other, never = said
+        claim(("recorded" in of) == (not every), f"{len(rows)} of {seen.T} tokens are recorded")
+        claim(of != "this text" or len(set(seen.sequence)) == 1, "these are several texts")
+        share(part, len(own) / len(rows))
+        assigned = sum(
+            1 for t in rows for e in ([seen.first(layer, t)] if seen.ordered else seen.has(layer, t)) if e >= 0
+        )
+        about(times, len(own) * seen.E[layer] / assigned, "times uniform")
+        if other or never:
+            before = Seen(usual)
+            there = before.recorded(layer)
+            hits = sum(
+                before.first(layer, t) == expert if seen.ordered else expert in before.has(layer, t) for t in there
+            )
+            claim(bool(never) == (hits == 0), f"other texts have it {hits} times")
+            if other:
+                about(other, len(own) / len(rows) / (hits / len(there)), "times its usual share")
+        return
+    if kind == "passage":
+        length, _, begin, end, part, of = said
+        t, n = finding.token, int(length)
+        claim(t + n <= seen.T and all(has(i) for i in range(t, t + n)), f"not all {n} tokens from {t} on have it")
+        together = all(seen.sequence[i] == seen.sequence[t] and seen.position[i] == seen.position[t] + i - t
+                       for i in range(t, t + n))  # fmt: skip
+        claim(together, "the passage is not in one piece")
+        claim((quoted(seen.text[t]), quoted(seen.text[t + n - 1])) == (begin, end), "it begins or ends elsewhere")
+    else:
+        word, times, there, part, of = said
+        like = [t for t in range(seen.T) if shown(seen.text[t]) == word]
+        seen_there = [t for t in like if t in set(rows)]
+        claim(bool(there) == (len(seen_there) < len(like)), f"of {len(like)} places {len(seen_there)} are recorded")
+        whole(times, len(seen_there), f"occurrences of {word!r}")
+        claim(all(has(t) for t in seen_there), "not each of them has it")
+    claim(("recorded" in of) == (not every), f"{len(rows)} of {seen.T} tokens are recorded")
+    share(part, len(own) / len(rows))
+
+
+# ---- load and balance -----------------------------------------------------------------------------------------------
+
+
+@reads(
+    "moeviz.metrics.load.load_caption",
+    rf"Expert (\d+) of layer (\d+) has {PCT} of the layer's assignments: {NUMBER}× a uniform share\.",
+)
+def _(seen, expert, layer, part, times):
+    layer = seen.layer(layer)
+    counts, expert = seen.counts(layer), seen.expert(layer, expert)
+    share(part, counts[expert] / sum(counts))
+    about(times, seen.times(layer)[expert])
+
+
+@reads(
+    "moeviz.metrics.load.importance_caption",
+    rf"Expert (\d+) of layer (\d+) has {PCT} of the assignments, and a mean probability of {PCT}\.",
+)
+def _(seen, expert, layer, part, probability):
+    layer = seen.layer(layer)
+    counts, expert = seen.counts(layer), seen.expert(layer, expert)
+    share(part, counts[expert] / sum(counts))
+    share(probability, sum(row[expert] for row in seen.probabilities(layer)) / seen.T, slack=1e-5)
+
+
+def spread(seen: Seen, layer: int) -> tuple[float, float]:
+    """std / mean of the load of a layer, and the same of choices at random."""
+    counts = seen.counts(layer)
+    mean = sum(counts) / len(counts)
+    if not mean:
+        return float("nan"), float("nan")
+    variance = 0.0
+    for t in seen.recorded(layer):
+        p = len(seen.has(layer, t)) / len(counts)
+        variance += p * (1 - p)
+    return sqrt(sum((n - mean) ** 2 for n in counts) / len(counts)) / mean, sqrt(variance) / mean
+
+
+@reads(
+    "moeviz.metrics.load.balance_caption",
+    rf"The load of layer (\d+) is spread {NUMBER} times as widely as at random(?:; (\d+) of (\d+) layers, at least twice)?\.",
+)
+def _(seen, layer, times, several, of):
+    ratios = {one: cv / chance for one in seen.some() for cv, chance in [spread(seen, one)] if chance > 0}
+    about(times, ratios[seen.layer(layer)])
+    claim((several is None) == (len(seen.some()) == 1), "of how many layers?")
+    if several:
+        whole(several, sum(ratio >= 2 - 1e-9 for ratio in ratios.values()), "layers at least twice as wide")
+        whole(of, len(seen.some()), "layers")
+
+
+@reads(
+    "moeviz.metrics.load.busiest_caption",
+    rf"The busiest expert of layer (\d+) has {NUMBER}× a uniform share(, the most of all layers)?\.",
+)
+def _(seen, layer, times, most):
+    highest = {one: max(seen.times(one)) for one in seen.some()}
+    about(times, highest[seen.layer(layer)])
+    claim(bool(most) == (len(highest) > 1), "of how many layers?")
+    claim(highest[int(layer)] >= max(highest.values()) - 1e-9, "another layer has a busier one")
+
+
+@reads(
+    "moeviz.metrics.load.counts_summary",
+    rf"(?:No token was counted in any layer\.|The busiest is expert (\d+) of layer (\d+), with {PCT} of the layer's assignments, {NUMBER}× a uniform share\. "
+    rf"(?:Every one of the {NUMBER} experts got some tokens; expert (\d+) of layer (\d+) has the least, {PCT}\."
+    rf"|Of {NUMBER} experts, {NUMBER} got no token, (?:in layer (\d+)|most of them in layer (\d+): {NUMBER})\.))",
+)
+def _(seen, expert, layer, part, times, every, poor, poor_layer, least, of, unused, only, most, number):
+    counted = [one for one in seen.some() if sum(seen.counts(one))]
+    claim((expert is None) == (not counted), "something was counted, or nothing")
+    if expert is None:
+        return
+    layer = seen.layer(layer)
+    counts, highest = seen.counts(layer), max(max(seen.times(one)) for one in counted)
+    share(part, counts[seen.expert(layer, expert)] / sum(counts))
+    about(times, seen.times(layer)[int(expert)])
+    claim(seen.times(layer)[int(expert)] >= highest - 1e-9, "another is busier")
+    zeros = {one: seen.counts(one).count(0) for one in counted}
+    claim((every is not None) == (not sum(zeros.values())), f"{sum(zeros.values())} got no token")
+    whole(every or of, sum(seen.E[one] for one in counted), "experts")
+    if every:
+        poor_layer = seen.layer(poor_layer)
+        counts = seen.counts(poor_layer)
+        share(least, counts[seen.expert(poor_layer, poor)] / sum(counts))
+        fewest = min(min(seen.times(one)) for one in counted)
+        claim(seen.times(poor_layer)[int(poor)] <= fewest + 1e-9, "another has less")
+        return
+    whole(unused, sum(zeros.values()), "experts without a token")
+    where = seen.layer(only or most)
+    claim((only is not None) == (sum(n > 0 for n in zeros.values()) == 1), "in how many layers?")
+    claim(zeros[where] == max(zeros.values()), "another layer has more of them")
+    if number:
+        whole(number, zeros[where], "of them there")
+
+
+# ---- coverage -------------------------------------------------------------------------------------------------------
+
+
+@reads(
+    "moeviz.metrics.coverage.experts_needed_caption",
+    r"At layer (\d+), (\d+) experts? do(?:es)? half of the work or more; at random it would take (\d+)\.",
+)
+def _(seen, layer, needed, lot):
+    layer = seen.layer(layer)
+    counts = sorted(seen.counts(layer), reverse=True)
+    fewest = next(n for n in range(1, len(counts) + 1) if 2 * sum(counts[:n]) >= sum(counts))
+    whole(needed, fewest, "experts that do half of the work")
+    N, E, work = sum(1 for t in seen.recorded(layer) if seen.has(layer, t)), seen.E[layer], sum(counts)
+    p = work / (N * E)
+    carried = used = 0.0
+    for n in range(N, 0, -1):
+        experts = E * comb(N, n) * p**n * (1 - p) ** (N - n)
+        if carried + experts * n >= work / 2 - 1e-9:
+            used += (work / 2 - carried) / n
+            break
+        carried, used = carried + experts * n, used + experts
+    claim(abs(int(lot) - used) < 1 + 1e-3 and int(lot) >= used - 1e-3, f"at random it takes {used:.3f}, not {lot}")
+
+
+@reads(
+    "moeviz.metrics.coverage.experts_touched_caption",
+    rf"Layer (\d+) uses (\d+) of its (\d+) experts; choosing at random would use about {NUMBER}\.",
+)
+def _(seen, layer, used, of, chance):
+    layer = seen.layer(layer)
+    whole(used, sum(n > 0 for n in seen.counts(layer)), "experts that are used")
+    whole(of, seen.E[layer], "experts")
+    missed = 1.0
+    for t in seen.recorded(layer):
+        missed *= 1 - len(seen.has(layer, t)) / seen.E[layer]
+    about(chance, seen.E[layer] * (1 - missed), "experts at random")
+
+
+# ---- two layers, and flow -------------------------------------------------------------------------------------------
+
+
+@reads(
+    "moeviz.metrics.layers.ranked_load_caption",
+    rf"The busiest expert has {NUMBER}× a uniform share at layer (\d+), and {NUMBER}× at layer (\d+)\.",
+)
+def _(seen, high, layer, low, other):
+    about(high, max(seen.times(seen.layer(layer))))
+    about(low, max(seen.times(seen.layer(other))))
+    claim(layer != other, "a layer is compared with itself")
+
+
+@reads(
+    "moeviz.metrics.layers.two_balances_caption",
+    rf"The load is spread more widely at layer (\d+) than at layer (\d+): std / mean of {NUMBER} and {NUMBER}\.",
+)
+def _(seen, layer, other, high, low):
+    wide, narrow = spread(seen, seen.layer(layer))[0], spread(seen, seen.layer(other))[0]
+    about(high, wide)
+    about(low, narrow)
+    claim(wide > narrow, "it is the other way round")
+
+
+def bits(values) -> float:
+    table: dict = {}
+    for value in values:
+        table[value] = table.get(value, 0) + 1
+    return -sum(n / len(values) * log2(n / len(values)) for n in table.values())
+
+
+def information(pairs) -> float:
+    return max(bits([a for a, _ in pairs]) + bits([b for _, b in pairs]) - bits(pairs), 0.0) if pairs else 0.0
+
+
+def shuffled(pairs, times: int = 60) -> tuple[float, float]:
+    """Mean information of shuffled pairs, and its standard deviation."""
+    dice, found = random.Random(7), []
+    left, right = [a for a, _ in pairs], [b for _, b in pairs]
+    for _ in range(times):
+        dice.shuffle(right)
+        found.append(information(list(zip(left, right, strict=True))))
+    mean = sum(found) / times
+    return mean, sqrt(sum((x - mean) ** 2 for x in found) / times)
+
+
+def first_pairs(seen: Seen, one: int, other: int) -> list[tuple[int, int]]:
+    both = set(seen.recorded(one)) & set(seen.recorded(other))
+    return [(a, b) for t in sorted(both) for a, b in [(seen.first(one, t), seen.first(other, t))] if a >= 0 and b >= 0]
+
+
+@reads(
+    "moeviz.metrics.layers.overlap_caption",
+    rf"One layer's first choice tells {NUMBER} bits about the other's; with shuffled tokens, {NUMBER}\.",
+)
+def _(seen, said, luck):
+    pairs = first_pairs(seen, *seen.layers)
+    about(said, information(pairs))
+    mean, deviation = shuffled(pairs)
+    about(luck, mean, "with shuffled tokens", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+
+
+@reads(
+    "moeviz.metrics.flow.transitions_caption",
+    rf"Of the tokens whose first choice at layer (\d+) is expert (\d+), {PCT} choose expert (\d+) first at layer (\d+); at random, {PCT} would\.",
+)
+def _(seen, layer, expert, part, to, other, chance):
+    pairs = first_pairs(seen, seen.layer(layer), seen.layer(other))
+    here = seen.layers.index(int(layer))
+    claim(seen.layers[here + 1] == int(other), "that is not the next layer")
+    whole_rows = [b for a, b in pairs if a == int(expert)]
+    claim(bool(whole_rows), "no token has that first choice")
+    share(part, whole_rows.count(int(to)) / len(whole_rows))
+    share(chance, sum(b == int(to) for _, b in pairs) / len(pairs), "at random")
+
+
+def _most_told(seen, layer, other, said, luck, couples, times):
+    gains = {}
+    for one, two in couples:
+        if pairs := first_pairs(seen, one, two):
+            mean, deviation = shuffled(pairs)
+            gains[one, two] = (information(pairs), mean, 5 * deviation * sqrt(1 / times + 1 / 60))
+    told, mean, slack = gains[seen.layer(layer), seen.layer(other)]
+    about(said, told)
+    about(luck, mean, "with shuffled tokens", slack)
+    for couple, (more, less, other_slack) in gains.items():
+        claim(more - less <= told - mean + slack + other_slack + 1e-9, f"layers {couple} tell more beyond chance")
+
+
+@reads(
+    "moeviz.metrics.flow.consecutive_information_caption",
+    rf"Beyond chance, layer (\d+) tells most about the next, layer (\d+): {NUMBER} bits; with shuffled tokens, {NUMBER}\.",
+)
+def _(seen, layer, other, said, luck):
+    _most_told(seen, layer, other, said, luck, list(pairwise(seen.layers)), 100)
+
+
+@reads(
+    "moeviz.metrics.flow.information_between_layers_caption",
+    rf"Beyond chance, layer (\d+) tells most about a later one, layer (\d+): {NUMBER} bits; with shuffled tokens, {NUMBER}\.",
+)
+def _(seen, layer, other, said, luck):
+    _most_told(seen, layer, other, said, luck, list(combinations(seen.layers, 2)), 20)
+
+
+# ---- confidence and losses ------------------------------------------------------------------------------------------
+
+
+def middle(values: list[float]) -> float:
+    ordered = sorted(values)
+    half = len(ordered) // 2
+    return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
+
+
+def _ends(seen, high, low, top, bottom, of_row):
+    medians = {}
+    for layer in seen.layers:
+        if values := [v for row in seen.probabilities(layer) if (v := of_row(row, seen.E[layer])) is not None]:
+            medians[layer] = middle(values)
+    about(top, medians[seen.layer(high)], slack=1e-5)
+    about(bottom, medians[seen.layer(low)], slack=1e-5)
+    claim(medians[int(high)] >= max(medians.values()) - 1e-6, "another layer is higher")
+    claim(medians[int(low)] <= min(medians.values()) + 1e-6, "another layer is lower")
+
+
+@reads(
+    "moeviz.metrics.confidence.entropy_caption",
+    rf"Routers are most undecided at layer (\d+), least at layer (\d+): median {NUMBER} and {NUMBER} of 1\.",
+)
+def _(seen, high, low, top, bottom):
+    _ends(
+        seen, high, low, top, bottom, lambda row, E: -sum(p * log(p) for p in row if p > 0) / log(E) if E > 1 else None
+    )
+
+
+@reads(
+    "moeviz.metrics.confidence.margin_caption",
+    rf"The most probable expert leads most at layer (\d+), least at layer (\d+): median {NUMBER} and {NUMBER}\.",
+)
+def _(seen, high, low, top, bottom):
+    _ends(seen, high, low, top, bottom, lambda row, E: max(row) - (sorted(row)[-2] if E > 1 else 0))
+
+
+@reads(
+    "moeviz.metrics.losses.aux_loss_caption",
+    rf"The loss is highest at layer (\d+): {NUMBER}, where a uniform load has (\d+)\.",
+)
+def _(seen, layer, said, even):
+    losses = {}
+    for one in seen.layers:
+        rows, counts = seen.probabilities(one), seen.counts(one)
+        losses[one] = seen.E[one] * sum(n / seen.T * sum(row[e] for row in rows) / seen.T for e, n in enumerate(counts))
+    about(said, losses[seen.layer(layer)], slack=1e-4)
+    claim(losses[int(layer)] >= max(losses.values()) - 1e-6, "another layer has more")
+    whole(even, seen.K, "k")
+
+
+@reads(
+    "moeviz.metrics.losses.z_loss_caption",
+    rf"The z-loss is highest at layer (\d+): {NUMBER} nats², where the median layer has {NUMBER}\.",
+)
+def _(seen, layer, said, median):
+    losses = {}
+    for at, one in enumerate(seen.layers):
+        rows = [row[: seen.E[one]] for row in seen.trace.logits[at].astype(float).tolist()]
+        sums = [max(row) + log(sum(exp(x - max(row)) for x in row)) for row in rows]
+        losses[one] = sum(x * x for x in sums) / len(sums)
+    about(said, losses[seen.layer(layer)], slack=1e-5 * losses[int(layer)])
+    about(median, middle(list(losses.values())), slack=1e-5 * losses[int(layer)])
+    claim(losses[int(layer)] >= max(losses.values()) - 1e-6, "another layer has more")
+
+
+# ---- parameters -----------------------------------------------------------------------------------------------------
+
+
+def _all_and_active(seen) -> tuple[int, int, int, int]:
+    p = seen.model.parameters
+    rest = (
+        p.input_embedding + p.output_embedding + p.attention + p.routers + p.shared_experts + p.dense_layers + p.other
+    )
+    running = sum(seen.K * size for size in p.per_expert)
+    return rest + p.routed_experts, rest + running, p.routed_experts, running
+
+
+@reads(
+    "moeviz.metrics.parameters.parts_caption",
+    rf"Routed experts are {PCT} of all parameters; one token runs through {PCT} of them\.",
+)
+def _(seen, part, through):
+    total, _, routed, running = _all_and_active(seen)
+    share(part, routed / total)
+    share(through, running / routed)
+
+
+@reads(
+    "moeviz.metrics.parameters.active_caption",
+    rf"One token runs through {PCT} of all parameters: {NUMBER} of {NUMBER}\.",
+)
+def _(seen, part, active, of):
+    total, running, _, _ = _all_and_active(seen)
+    share(part, running / total)
+    whole(active, running, "active")
+    whole(of, total, "all")
+
+
+@reads(
+    "moeviz.metrics.parameters.touched_caption",
+    rf"Together, {NUMBER} tokens run through {PCT} of all parameters, one token through {PCT}\.",
+)
+def _(seen, tokens, touched, one):
+    together = set(range(seen.T)).intersection(*(seen.recorded(layer) for layer in seen.layers))
+    whole(tokens, len(together), "tokens that are recorded everywhere")
+    total, active, routed, _ = _all_and_active(seen)
+    ran = total - routed
+    for layer, size in zip(seen.layers, seen.model.parameters.per_expert, strict=True):
+        first_zero = seen.E[layer] - seen.model.zero_experts
+        ran += size * len({e for t in together for e in seen.has(layer, t) if e < first_zero})
+    share(touched, ran / total)
+    share(one, active / total)
+
+
+# ---- locality and co-activation -------------------------------------------------------------------------------------
+
+
+def _repeats(seen, layer, part, chance, alike):
+    layer = seen.layer(layer)
+    some = [t for t in seen.recorded(layer) if seen.has(layer, t)]
+    pairs = [(a, b) for a, b in seen.neighbours(layer) if seen.has(layer, a) and seen.has(layer, b)]
+    share(part, sum(alike(layer, a, b) for a, b in pairs) / len(pairs))
+    share(chance, sum(alike(layer, a, b) for a in some for b in some) / len(some) ** 2, "at random")
+
+
+@reads(
+    "moeviz.metrics.locality.first_choice_caption",
+    rf"At layer (\d+), {PCT} of neighbouring tokens have the same first choice; at random it would be {PCT}\.",
+)
+def _(seen, layer, part, chance):
+    _repeats(seen, layer, part, chance, lambda at, a, b: seen.first(at, a) == seen.first(at, b))
+
+
+@reads(
+    "moeviz.metrics.locality.any_choice_caption",
+    rf"At layer (\d+), {PCT} of neighbouring tokens have an expert in common; at random it would be {PCT}\.",
+)
+def _(seen, layer, part, chance):
+    _repeats(seen, layer, part, chance, lambda at, a, b: bool(set(seen.has(at, a)) & set(seen.has(at, b))))
+
+
+def pairs_at_random(seen, layer: int) -> dict[tuple[int, int], float]:
+    """Tokens that two experts would share at random with these loads: over all sets of experts, one by one.
+
+    Weights are found by trial: those of the distribution that favours nothing but the loads.
+    """
+    sets = [frozenset(seen.has(layer, t)) for t in seen.recorded(layer) if seen.has(layer, t)]
+    load = {e: sum(e in one for one in sets) for one in sets for e in one}
+    always = {e for e, n in load.items() if n == len(sets)}
+    free = sorted(set(load) - always)
+    sizes: dict[int, int] = {}
+    for one in sets:
+        sizes[len(one - always)] = sizes.get(len(one - always), 0) + 1
+    found = {(a, b): load[a] * load[b] / len(sets) for a in load for b in load}
+    if not free:
+        return found
+    tables = {}
+    for size, n in sizes.items():
+        if size:
+            rows = np.array([[e in chosen for e in free] for chosen in map(set, combinations(free, size))], float)
+            tables[size] = (rows, n)
+    wanted, weights = np.array([load[e] for e in free], float), np.ones(len(free))
+    for _ in range(3000):
+        drawn, together = np.zeros(len(free)), np.zeros((len(free),) * 2)
+        for rows, n in tables.values():
+            chance = np.exp(rows @ np.log(weights))
+            chance *= n / chance.sum()
+            drawn += chance @ rows
+            together += rows.T @ (rows * chance[:, None])
+        if abs(drawn - wanted).max() < 1e-7:
+            break
+        odds = (wanted / (len(sets) - wanted)) / (drawn / np.maximum(len(sets) - drawn, 1e-9))
+        weights *= odds
+        weights /= np.exp(np.log(weights).mean())
+    for i, a in enumerate(free):
+        for j, b in enumerate(free):
+            found[a, b] = together[i, j]
+    return found
+
+
+def together(seen, layer: int, one: int, other: int) -> int:
+    return sum(one in seen.has(layer, t) and other in seen.has(layer, t) for t in seen.recorded(layer))
+
+
+@reads(
+    "moeviz.metrics.co_activation.co_activation_caption",
+    rf"At layer (\d+), {PCT} of the tokens of expert (\d+) also go to expert (\d+); at random it would be {PCT}\.",
+)
+def _(seen, layer, part, expert, partner, chance):
+    layer = seen.layer(layer)
+    expert, partner = seen.expert(layer, expert), seen.expert(layer, partner)
+    own = seen.counts(layer)[expert]
+    claim(own > 0 and expert != partner, "no such pair")
+    share(part, together(seen, layer, expert, partner) / own)
+    value = pairs_at_random(seen, layer)[expert, partner] / own
+    near(lambda: share(chance, value, "at random"), chance, value)
+
+
+def near(exactly: Callable[[], None], said: str, value: float) -> None:
+    """What is found by trial may lie on either side of where a number is rounded."""
+    if said.endswith("%") and said[0].isdigit() and abs(100 * value - int(said[:-1])) <= 0.5 + 1e-3:
+        return
+    exactly()
+
+
+@reads(
+    "moeviz.metrics.co_activation.strongest_pairs_caption",
+    rf"Experts (\d+) and (\d+) of layer (\d+) share {NUMBER} tokens; at random it would be about {NUMBER}\.",
+)
+def _(seen, one, other, layer, shared, chance):
+    layer = seen.layer(layer)
+    one, other = seen.expert(layer, one), seen.expert(layer, other)
+    claim(one != other, "no such pair")
+    whole(shared, together(seen, layer, one, other), "tokens that they share")
+    about(chance, pairs_at_random(seen, layer).get((one, other), 0.0), "at random", 1e-4)
+
+
+# ---- kinds of text and of tokens ------------------------------------------------------------------------------------
+
+
+def _of_label(seen, layer: int, name: str) -> list[list[int]]:
+    """Counts of experts of each label that reads like this."""
+    claim(seen.label is not None, "there are no labels")
+    found = []
+    for label in dict.fromkeys(seen.label):
+        if shown_label(label) == name:
+            counts = [0] * seen.E[layer]
+            for t in seen.recorded(layer):
+                if seen.label[t] == label:
+                    for e in seen.has(layer, t):
+                        counts[e] += 1
+            found.append(counts)
+    claim(bool(found), f"no label reads {name!r}")
+    return found
+
+
+def shown_label(name: str) -> str:
+    return shown(name)
+
+
+@reads(
+    "moeviz.metrics.specialization.label_load_caption",
+    rf"At layer (\d+), {PCT} of the assignments of “(.*)” go to expert (\d+): {NUMBER}× a uniform share\.",
+)
+def _(seen, layer, part, name, expert, times):
+    layer = seen.layer(layer)
+    (counts,) = _of_label(seen, layer, name)
+    expert = seen.expert(layer, expert)
+    share(part, counts[expert] / max(sum(counts), 1))
+    about(times, counts[expert] / max(sum(counts), 1) * seen.E[layer])
+
+
+def divergence(rows: list[list[float]]) -> float:
+    """Of histograms, each counting alike, in bits."""
+    shares = [[n / sum(row) for n in row] for row in rows if sum(row)]
+    mean = [sum(row[e] for row in shares) / len(shares) for e in range(len(shares[0]))]
+
+    def entropy(row: list[float]) -> float:
+        return -sum(p * log2(p) for p in row if p > 0)
+
+    return entropy(mean) - sum(map(entropy, shares)) / len(shares)
+
+
+def _texts(seen, layer: int, first: bool) -> dict[tuple[str, int], list[int]]:
+    """Counts of experts of each text: the tokens of one sequence that have one label."""
+    texts: dict = {}
+    for t in range(seen.T):
+        counts = texts.setdefault((seen.label[t], seen.sequence[t]), [0] * seen.E[layer])
+        chosen = seen.has(layer, t)
+        for e in chosen[:1] if first else chosen:
+            counts[e] += 1
+    return texts
+
+
+def _dealt(texts: dict, times: int = 60) -> list[dict[str, list[int]]]:
+    """Counts by label, with the texts dealt anew among the labels."""
+    dice, labels, counts, found = random.Random(3), [label for label, _ in texts], list(texts.values()), []
+    for _ in range(times):
+        dice.shuffle(counts)
+        table: dict = {}
+        for label, row in zip(labels, counts, strict=True):
+            table[label] = [a + b for a, b in zip(table.get(label, [0] * len(row)), row, strict=True)]
+        found.append(table)
+    return found
+
+
+def _by_label(texts: dict) -> dict[str, list[int]]:
+    table: dict = {}
+    for (label, _), row in texts.items():
+        table[label] = [a + b for a, b in zip(table.get(label, [0] * len(row)), row, strict=True)]
+    return table
+
+
+@reads(
+    "moeviz.metrics.specialization.label_information_caption",
+    rf"The expert tells most about the label at layer (\d+): {NUMBER} bits of {NUMBER}; with shuffled labels {NUMBER}\.",
+)
+def _(seen, layer, said, most, luck):
+    layer = seen.layer(layer)
+    told = {}
+    for one in seen.some():
+        table = _by_label(_texts(seen, one, first=False))
+        if any(map(sum, table.values())):
+            told[one] = divergence(list(table.values()))
+    about(said, told[layer])
+    claim(told[layer] >= max(told.values()) - 1e-9, "another layer tells more")
+    texts = _texts(seen, layer, first=False)
+    labels = sum(1 for row in _by_label(texts).values() if sum(row))
+    slots = min(len(seen.has(layer, t)) for t in seen.recorded(layer) if seen.has(layer, t))
+    about(most, log2(min(labels, seen.E[layer] / slots)))
+    deals = [divergence(list(table.values())) for table in _dealt(texts) if any(map(sum, table.values()))]
+    mean = sum(deals) / len(deals)
+    deviation = sqrt(sum((x - mean) ** 2 for x in deals) / len(deals))
+    about(luck, mean, "with shuffled labels", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+
+
+@reads(
+    "moeviz.metrics.specialization.label_divergence_caption",
+    rf"“(.*)” and “(.*)” are routed most differently: {NUMBER} of 1 bit; with shuffled labels {NUMBER}\.",
+)
+def _(seen, one, other, said, luck):
+    (layer,) = seen.layers
+    texts = _texts(seen, layer, first=True)
+    table = {shown_label(label): row for label, row in _by_label(texts).items()}
+    claim({one, other} <= set(table), "no such labels")
+    own = divergence([table[one], table[other]])
+    about(said, own)
+    for a, b in combinations(table.values(), 2):
+        if sum(a) and sum(b):
+            claim(divergence([a, b]) <= own + 1e-9, "two others differ more")
+    deals = [[row for label, row in deal.items() if shown_label(label) in (one, other)] for deal in _dealt(texts)]
+    found = [divergence(rows) for rows in deals if all(map(sum, rows))]
+    mean = sum(found) / len(found)
+    deviation = sqrt(sum((x - mean) ** 2 for x in found) / len(found))
+    about(luck, mean, "with shuffled labels", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+
+
+@reads(
+    "moeviz.metrics.vocabulary.token_kinds_caption",
+    rf"At layer (\d+), {PCT} of the assignments of “([a-z, ]+)” go to expert (\d+): {NUMBER}× as much as of all tokens\.",
+)
+def _(seen, layer, part, kind, expert, times):
+    layer = seen.layer(layer)
+    expert = seen.expert(layer, expert)
+    counts = [0] * seen.E[layer]
+    for t in seen.recorded(layer):
+        if KIND_OF[seen.text[t]] == kind:
+            for e in seen.has(layer, t):
+                counts[e] += 1
+    claim(sum(counts) > 0, "no token is of this kind")
+    share(part, counts[expert] / sum(counts))
+    every = seen.counts(layer)
+    about(times, counts[expert] / sum(counts) / (every[expert] / sum(every)))
+
+
+# The words of random traces, and the kind of each.
+KIND_OF = {
+    " la": "word, space before", " the": "word, space before", " chat": "word, space before", "la": "word, no space before",
+    "ing": "word, no space before", "42": "digits", " 7": "digits", ",": "punctuation", "=": "punctuation",
+    "\n": "space or line break", " ": "space or line break", "и": "other script", "<s>": "special",
+    **{f" w{row}": "word, space before" for row in range(40)},
+}  # fmt: skip
+
+
+def _keeping(seen, layer: int, codes: list) -> dict:
+    """Of each token of the vocabulary that occurs often enough, its main expert and the share that goes there."""
+    found = {}
+    for code in set(codes):
+        rows = [t for t in seen.recorded(layer) if codes[t] == code]
+        if len(rows) >= 10:
+            counts = [sum(e in seen.has(layer, t) for t in rows) for e in range(seen.E[layer])]
+            found[code] = (counts.index(max(counts)), max(counts) / len(rows), max(counts) > 0)
+    return found
+
+
+def _kept_by_luck(seen, layer: int, codes: list, times: int = 40) -> tuple[float, float]:
+    dice, rows, means = random.Random(5), seen.recorded(layer), []
+    for _ in range(times):
+        own = [codes[t] for t in rows]
+        dice.shuffle(own)
+        dealt = list(codes)
+        for t, code in zip(rows, own, strict=True):
+            dealt[t] = code
+        shares = [part for _, part, _ in _keeping(seen, layer, dealt).values()]
+        means.append(sum(shares) / len(shares))
+    mean = sum(means) / times
+    return mean, sqrt(sum((x - mean) ** 2 for x in means) / times)
+
+
+def codes_of(seen) -> list:
+    return [token if token >= 0 else text for token, text in zip(seen.ids, seen.text, strict=True)]
+
+
+@reads(
+    "moeviz.metrics.vocabulary.vocabulary_layers_caption",
+    rf"At layer (\d+), a token keeps to one expert in {PCT} of its occurrences; shuffled, {PCT}\.",
+)
+def _(seen, layer, part, luck):
+    layer, codes = seen.layer(layer), codes_of(seen)
+    shares = [one for _, one, _ in _keeping(seen, layer, codes).values()]
+    share(part, sum(shares) / len(shares))
+    mean, deviation = _kept_by_luck(seen, layer, codes)
+    _about_share(luck, mean, deviation)
+
+
+def _about_share(said: str, mean: float, deviation: float) -> None:
+    slack = 5 * deviation * sqrt(1 / 20 + 1 / 40)
+    if said[0].isdigit():
+        about(said[:-1], 100 * mean, "shuffled", 100 * slack)
+    else:
+        claim(mean > 0.995 - slack if "over" in said else mean < 0.005 + slack, f"shuffled, it is {mean}")
+
+
+@reads(
+    "moeviz.metrics.vocabulary.vocabulary_caption",
+    rf"At layer (\d+), tokens that belong to expert (\d+) go there in {PCT} of their occurrences; shuffled, {PCT}\.",
+)
+def _(seen, layer, expert, part, luck):
+    layer, codes = seen.layer(layer), codes_of(seen)
+    own = [one for main, one, some in _keeping(seen, layer, codes).values() if some and main == int(expert)]
+    claim(bool(own), "no token belongs to it")
+    share(part, sum(own) / len(own))
+    _about_share(luck, *_kept_by_luck(seen, layer, codes))
+
+
+@reads(
+    "moeviz.metrics.expert_tokens.expert_summary",
+    r"(?:(?P<none>No token was recorded at this layer, so nothing is known of this expert here\.)"
+    r"|This is too short a text to say what it does: it has (?P<few>\d+) of (?P<of_few>\d+) tokens?\."
+    r"|Nothing here was routed to it: it has none of (?P<nothing>[\d,]+) tokens?\."
+    r"|Everything here was routed to it: it has all of (?P<everything>[\d,]+) tokens?\."
+    r"|(?P<luck>No (?:kind of text and no )?token stands out.*)"
+    r"|(?:Takes (?P<kinds>.*?); a uniform share would be (?P<uniform>over 99%|under 1%|\d+%)\.)? ?"
+    r"(?:All(?P<nearly>, or nearly all,)? of these go to it: (?P<tokens>.*)\.)?)",
+)
+def _(seen, none, few, of_few, nothing, everything, luck, kinds, uniform, nearly, tokens, layer, expert):
+    rows = seen.recorded(layer)
+    own = [t for t in rows if expert in seen.has(layer, t)]
+    claim((none is not None) == (not rows), f"{len(rows)} tokens are recorded")
+    if none is not None:
+        return
+    claim((few is not None) == (len(rows) < HANDFUL), f"{len(rows)} tokens are recorded")
+    if few is not None:
+        whole(few, len(own))
+        whole(of_few, len(rows))
+        return
+    claim(
+        (nothing is not None) == (not own) and (everything is not None) == (len(own) == len(rows)), f"it has {len(own)}"
+    )
+    if nothing or everything:
+        whole(nothing or everything, len(rows))
+    if luck:
+        claim(("kind" in luck) <= (seen.label is not None), "there are no labels")
+    if kinds:
+        assigned = sum(len(seen.has(layer, t)) for t in rows)
+        share(uniform, assigned / len(rows) / seen.E[layer], "uniform share")
+        for part, name, n, texts in re.findall(
+            rf"{PCT} of (.*?) \(([\d,]+) tokens? in ([\d,]+) texts?\)(?:, | and |$)", kinds, re.DOTALL
+        ):
+            like = [t for t in rows if shown_label(seen.label[t]) == name]
+            whole(n, len(like), f"tokens of {name}")
+            whole(texts, len({seen.sequence[t] for t in range(seen.T) if shown_label(seen.label[t]) == name}), "texts")
+            share(part, sum(t in own for t in like) / len(like))
+            claim(
+                sum(t in own for t in like) / len(like) >= 1.5 * assigned / len(rows) / seen.E[layer] - 1e-9, "not much"
+            )
+        claim(len(re.findall(r" texts?\)", kinds)) >= 1, f"cannot be read: {kinds}")
+    if tokens:
+        found = re.findall(r"“(.*?)” \((\d+) of (\d+)\)", tokens, re.DOTALL)
+        claim(bool(found), f"cannot be read: {tokens}")
+        codes, every = codes_of(seen), True
+        for word, n, of in found:
+            like = {codes[t] for t in range(seen.T) if shown(seen.text[t]) == word}
+            counts = [(sum(codes[t] == c for t in own), sum(codes[t] == c for t in rows)) for c in like]
+            claim((int(n), int(of)) in counts, f"{word!r} has {counts}")
+            claim(int(n) >= 0.9 * int(of) - 1e-9, "not nearly all")
+            every &= n == of
+        claim(every == (nearly is None), "all of them, or not all")
+
+
+# ---- serving --------------------------------------------------------------------------------------------------------
+
+
+def packed(loads: list[float], devices: int) -> list[int]:
+    """The device of each object: the heaviest left to the lightest that has a place."""
+    room, device = len(loads) // devices, [0] * len(loads)
+    if room == 1:
+        return list(range(len(loads)))
+    weight, filled = [0.0] * devices, [0] * devices
+    for i in sorted(range(len(loads)), key=lambda i: (-loads[i], i)):
+        best = min((d for d in range(devices) if filled[d] < room), key=lambda d: (weight[d], d))
+        device[i], weight[best], filled[best] = best, weight[best] + loads[i], filled[best] + 1
+    return device
+
+
+def busiest_device(planned: list[int], judged: list[int], devices: int, plan: str) -> float:
+    """Load of the busiest device, times the mean."""
+    E = len(planned)
+    if plan == "in order":
+        held, device = list(range(E)), [e // (E // devices) for e in range(E)]
+    else:
+        held = list(range(E))
+        for _ in range(devices if plan == "copies" else 0):
+            held.append(max(range(E), key=lambda e: (planned[e] / held.count(e), -e)))
+        device = packed([planned[e] / held.count(e) for e in held], devices)
+    loads = [0.0] * devices
+    for e, d in zip(held, device, strict=True):
+        loads[d] += judged[e] / held.count(e)
+    return max(loads) * devices / sum(loads) if sum(loads) else float("nan")
+
+
+def halves(seen, layer: int) -> tuple[list[int], list[int]]:
+    """Counts of the experts that compute, in the first half of the recorded tokens and in the second."""
+    rows, computing = seen.recorded(layer), seen.E[layer] - seen.model.zero_experts
+    parts = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    one, other = ([sum(e in seen.has(layer, t) for t in part) for e in range(computing)] for part in parts)
+    return one, other
+
+
+def usual_devices(experts: int) -> int:
+    return next(n for n in (8, 4, 2) if experts % n == 0 and experts >= 2 * n)
+
+
+@reads(
+    "moeviz.metrics.placement.imbalance_caption",
+    rf"On held-out tokens, balancing lowers the busiest device of layer (\d+) from {NUMBER}× to {NUMBER}× a uniform share\.",
+)
+def _(seen, layer, before, after):
+    planned, judged = halves(seen, seen.layer(layer))
+    devices = usual_devices(len(planned))
+    about(before, busiest_device(planned, judged, devices, "in order"))
+    about(after, busiest_device(planned, judged, devices, "balanced"))
+
+
+def _mean_loads(seen) -> tuple[set[int], dict[str, float], dict[int, list[int]]]:
+    means, plans, numbers = {}, {}, set()
+    for plan in ("in order", "balanced", "copies"):
+        found = []
+        for layer in seen.some():
+            planned, judged = halves(seen, layer)
+            devices = usual_devices(len(planned))
+            numbers.add(devices)
+            found.append(busiest_device(planned, judged, devices, plan))
+            plans[layer] = packed(planned, devices)
+        found = [load for load in found if load == load]  # of layers to which something was assigned
+        means[plan] = sum(found) / len(found)
+    return numbers, means, plans
+
+
+@reads(
+    "moeviz.serving.placement.serving_placement_caption",
+    rf"The busiest device has {NUMBER}× the mean load with experts in order, balanced {NUMBER}×, with copies {NUMBER}× \(held out\)\.",
+)
+def _(seen, plain, balanced, copies):
+    _, means, _ = _mean_loads(seen)
+    for said, plan in ((plain, "in order"), (balanced, "balanced"), (copies, "copies")):
+        about(said, means[plan], plan)
+
+
+@reads(
+    "moeviz.serving.placement.placement_sentence",
+    rf"On (\d+)(?: to (\d+))? devices, the busiest has {NUMBER} times the mean load if experts are balanced, {NUMBER} with copies and {NUMBER} in order; "
+    rf"a token reaches {NUMBER} devices at a layer\.",
+)
+def _(seen, least, most, balanced, copies, plain, reached):
+    numbers, means, plans = _mean_loads(seen)
+    whole(least, min(numbers), "devices")
+    whole(most or least, max(numbers), "devices")
+    for said, plan in ((plain, "in order"), (balanced, "balanced"), (copies, "copies")):
+        about(said, means[plan], plan)
+    per_layer = []
+    for layer in seen.some():
+        rows = seen.recorded(layer)
+        rows = rows[len(rows) // 2 :]
+        computing = seen.E[layer] - seen.model.zero_experts
+        hit = [len({plans[layer][e] for e in seen.has(layer, t) if e < computing}) for t in rows]
+        per_layer.append(sum(hit) / len(hit))
+    about(reached, sum(per_layer) / len(per_layer), "devices reached")
+
+
+@reads(
+    "moeviz.serving.batches.batch_coverage_caption",
+    rf"(\d+) tokens in a row need {NUMBER} experts a layer; if they chose at random, it would be {NUMBER}\.",
+)
+def _(seen, batch, needed, chance):
+    B, found, even = int(batch), [], []
+    for layer in seen.some():
+        follows, computing = dict(seen.neighbours(layer)), seen.E[layer] - seen.model.zero_experts
+        windows = []
+        rows = seen.recorded(layer)
+        for at in range(len(rows)):
+            window = rows[at : at + B]
+            if len(window) == B and all(follows.get(a) == b for a, b in pairwise(window)):
+                windows.append(len({e for w in window for e in seen.has(layer, w) if e < computing}))
+        if windows:
+            found.append(sum(windows) / len(windows))
+            even.append(computing * (1 - (1 - min(seen.K / computing, 1)) ** B))
+    about(needed, sum(found) / len(found), "experts needed")
+    about(chance, sum(even) / len(even), "at random")
+
+
+def _hits(seen, size: int) -> dict[str, float]:
+    """Hit rates of a cache of so many experts a layer on the second half of the tokens; layers weigh by their requests."""
+    rates = {"lru": [], "static": [], "chance": []}
+    for layer in seen.some():
+        computing = seen.E[layer] - seen.model.zero_experts
+        steps = [sorted({e for e in seen.has(layer, t) if e < computing}) for t in seen.recorded(layer)]
+        C, half, late, hits = min(size, computing), len(steps) // 2, 0, 0
+        last: dict[int, int] = {}
+        for number, asked in enumerate(steps):
+            held = sorted(last, key=lambda e: (-last[e], e))[:C]
+            if number >= half:
+                late, hits = late + len(asked), hits + sum(e in held for e in asked)
+            last |= dict.fromkeys(asked, number)
+        counts = [sum(e in asked for asked in steps[:half]) for e in range(computing)]
+        kept = sorted(range(computing), key=lambda e: (-counts[e], e))[:C]
+        found = sum(e in kept for asked in steps[half:] for e in asked)
+        requests = sum(map(len, steps))
+        if requests:
+            weight = requests / len(steps)
+            rates["chance"].append((C / computing, weight))
+            if late:
+                rates["lru"].append((hits / late, weight))
+                rates["static"].append((found / late, weight))
+    return {name: sum(r * w for r, w in rows) / sum(w for _, w in rows) for name, rows in rates.items() if rows}
+
+
+@reads(
+    "moeviz.serving.budget.hit_rates_caption",
+    rf"(Recency|Popularity) decides: with (\d+) experts a layer, LRU hits {PCT} and the most used experts {PCT}; chance is {PCT}\.",
+)
+def _(seen, what, size, lru, fixed, chance):
+    rates = _hits(seen, int(size))
+    share(lru, rates["lru"], "LRU")
+    share(fixed, rates["static"], "the most used")
+    share(chance, rates["chance"], "chance")
+    claim((what == "Recency") == (rates["lru"] > rates["static"]), "the other decides")
+
+
+@reads(
+    "moeviz.serving.budget.budget_sentence",
+    r"(.*) hold (?:(all) experts, which take (.*): nothing is fetched\."
+    rf"|(\d+) of the (\d+)(?: to (\d+))? experts of each layer(?:(\. That is less than one token needs: it takes .* or more\.)"
+    r"|(\. What it finds is not known: no expert was chosen in the second half of the tokens\.)"
+    rf"|: LRU finds {PCT} of what a token needs there \(a random set would have {PCT}, and no rule that fetches on demand over {PCT}\), and fetches (.*) a token\.))",
+)
+def _(seen, memory, every, all_of, size, low, high, less, unknown, lru, chance, bound, fetched, bytes_each):
+    sizes = [seen.E[layer] - seen.model.zero_experts for layer in seen.layers]
+    budget = said_bytes(memory)
+    if every:
+        about_bytes(all_of, sum(sizes) * bytes_each)
+        claim(budget >= 0.99 * sum(sizes) * bytes_each, "they do not fit")
+        return
+    needed = [sum(min(n, one) for one in sizes) * bytes_each for n in range(max(sizes) + 1)]
+    fits = max(n for n, whole_size in enumerate(needed) if whole_size <= 1.01 * budget)
+    claim(int(size) in (fits, fits - 1) and needed[int(size)] <= 1.01 * budget, f"{fits} fit")
+    claim((int(low), int(high or low)) == (min(sizes), max(sizes)), f"a layer has {min(sizes)} to {max(sizes)}")
+    if less:
+        return
+    rates = _hits(seen, int(size))
+    claim((unknown is not None) == ("lru" not in rates), "is it known?")
+    if unknown:
+        return
+    share(lru, rates["lru"], "LRU")
+    share(chance, rates["chance"], "chance")
+    asked = 0.0
+    for layer in seen.some():
+        computing = seen.E[layer] - seen.model.zero_experts
+        rows = seen.recorded(layer)
+        asked += sum(sum(e < computing for e in seen.has(layer, t)) for t in rows) / len(rows)
+    about_bytes(fetched, (1 - rates["lru"]) * asked * bytes_each)
+
+
+UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
+
+
+def said_bytes(said: str) -> float:
+    number, unit = said.split(" ")
+    return float(number.replace(",", "")) * UNITS[unit]
+
+
+def about_bytes(said: str, value: float) -> None:
+    claim(abs(said_bytes(said) - value) <= 0.006 * value + 1, f"{value} bytes, not {said}")
+
+
+# ---- one token ------------------------------------------------------------------------------------------------------
+
+
+def check_described(sentence: str, trace, token: int) -> None:
+    """The drawing of boxes in words."""
+    seen = Seen(trace)
+    found = re.findall(
+        r"([a-z ]+) (\d+): (\d+) of (\d+) experts computed(?:, with their weights (.*?))?\.(?: |$)", sentence
+    )
+    claim([int(layer) for _, layer, *_ in found] == seen.layers, f"cannot be read: {sentence!r}")
+    for _, layer, computed, of, weights in found:
+        layer = int(layer)
+        own = seen.has(layer, token)
+        whole(computed, len(own))
+        whole(of, seen.E[layer])
+        said = re.findall(r"(\d+) \((-?[\d.]+)\)", weights)
+        claim(sorted(int(e) for e, _ in said) == sorted(own), f"layer {layer} has {own}")
+        for e, weight in said:
+            slot = seen.slots[layer][token].index(int(e))
+            known = seen.trace.weights
+            value = 1 / len(own) if known is None else float(known[seen.layers.index(layer), token, slot])
+            claim(abs(float(weight) - value) <= 0.00501, f"the weight of {e} is {value}")
+
+
+POINTS = r"less than 0\.1|[\d.]+"
+CARD = re.compile(
+    r"(?:Where (?P<missing>.+) sent this [a-z ]+ is not recorded\."
+    r"|(?P<dropped>.+) gave this [a-z ]+ no expert: it was dropped\."
+    r"|(?P<name>.+?)(?: uses all its (?P<all>\d+) experts| has (?P<one>one) expert|'s router picks experts? (?P<ids>[\d, and]+) of (?P<of>\d+))\."
+    r"(?: (?P<weights>Its weight is not recorded\.|Their weights are not recorded\.|Which of them has the most weight is not recorded\."
+    r"|Its output is weighted .+?|Their outputs are added, weighted .+?)(?:(?<=%)\.|(?<=\d)\.(?!\d)|(?<=recorded\.)))"
+    r"(?: (?P<empty>\d+) of its (?P<slots>\d+) slots (?:is|are) empty\.)?"
+    r"(?: Experts? (?P<idle>[\d, and]+) computes? nothing\.)?"
+    r"(?: (?P<others>By score alone it would have picked others: this router does not go by scores alone\.)"
+    r"| (?P<same>By score alone it would have picked the same; but this router does not go by scores alone\.)"
+    rf"| (?P<close>A close call: e|E)xpert (?P<next>\d+), the next best, was (?P<points>{POINTS}) points behind expert (?P<last>\d+)\.)?)"
+)
+
+
+def check_card(sentence: str, trace, layer: int, token: int) -> None:
+    """What the card says of one token at one layer."""
+    found = CARD.fullmatch(sentence)
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    try:
+        _card(Seen(trace), found.groupdict(), layer, token)
+    except Refuted as refuted:
+        raise Refuted(f"{sentence!r} (layer {layer}, token {token}): {refuted}") from None
+
+
+def _ids(said: str) -> list[int]:
+    return [int(n) for n in re.findall(r"\d+", said)]
+
+
+def _card(seen: Seen, said: dict, layer: int, token: int) -> None:
+    at, own, E = seen.layers.index(layer), seen.has(layer, token), seen.E[layer]
+    name = said["missing"] or said["dropped"] or said["name"]
+    claim(name.lower().endswith(f" {layer}"), f"it is about {name}")
+    claim((said["missing"] is not None) == (seen.first(layer, token) == -2), "recorded, or not")
+    claim((said["dropped"] is not None) == (seen.first(layer, token) == -1), "dropped, or not")
+    if said["missing"] or said["dropped"]:
+        return
+    claim((said["ids"] is None) == (len(own) == E), f"it has {own} of {E}")
+    if said["ids"]:
+        ids = _ids(said["ids"])
+        claim(ids == own if seen.ordered else ids == sorted(own), f"it has {own}")
+        whole(said["of"], E)
+    elif said["all"]:
+        whole(said["all"], E)
+    weights = seen.trace.weights
+    numbers = re.findall(r"(<1%|>99%|-?\d+%|× -?[\d.]+)", said["weights"])
+    claim(bool(numbers) == (weights is not None), "weights are recorded, or not")
+    if numbers:
+        mine = [float(w) for e, w in zip(seen.slots[layer][token], weights[at, token], strict=True) if e >= 0]
+        expected = mine if len(mine) <= 8 else [mine[0], mine[-1]]
+        claim(len(numbers) == len(expected), f"the weights are {mine}")
+        for number, weight in zip(numbers, expected, strict=True):
+            claim(weight_agrees(number, weight), f"a weight is {weight}, not {number}")
+    empty = min(seen.K, E) - len(own)
+    claim((said["empty"] is not None) == (empty > 0), f"{empty} slots are empty")
+    if said["empty"]:
+        whole(said["empty"], empty)
+        whole(said["slots"], min(seen.K, E))
+    idle = [e for e in own if e >= E - seen.model.zero_experts]
+    claim(sorted(_ids(said["idle"] or "")) == sorted(idle), f"{idle} compute nothing")
+    _edge(seen, said, layer, token, own)
+
+
+def weight_agrees(said: str, weight: float) -> bool:
+    if said == ">99%":
+        return 0.995 - 1e-6 <= weight < 1
+    if said == "<1%":
+        return 0 < weight < 0.005 + 1e-6
+    if said.endswith("%"):
+        number = int(said[:-1])
+        return (
+            abs(100 * weight - number) <= 0.5 + 1e-4
+            and (number != 100 or weight > 1 - 2e-6)
+            and (number != 0 or weight <= 0)
+        )
+    return abs(float(said[2:]) - weight) <= 0.005 + 1e-6
+
+
+def _edge(seen: Seen, said: dict, layer: int, token: int, own: list[int]) -> None:
+    told = said["others"] or said["same"] or said["next"]
+    if seen.trace.logits is None or seen.model.score_function == "unknown" or len(own) >= seen.E[layer]:
+        claim(told is None, "no scores are known, or there is no other expert")
+        return
+
+    def gap(at: int, t: int, scores: list[float]) -> float:
+        chosen = seen.has(at, t)
+        rest = [p for e, p in enumerate(scores) if e not in chosen]
+        return min((scores[e] for e in chosen), default=1.0) - max(rest, default=0.0)
+
+    tables = {at: seen.probabilities(at) for at in seen.layers}
+    here = tables[layer][token]
+    mine = gap(layer, token, here)
+    fine = 2 / 65535
+    claim(told is not None, "scores are known")
+    if said["others"]:
+        claim(mine < fine, "by score it would have picked the same")
+    if said["same"] or said["next"]:
+        claim(mine > -fine, "by score it would have picked others")
+    gaps = [gap(at, t, tables[at][t]) for at in seen.layers for t in range(seen.T)]
+    if said["same"]:
+        claim(min(gaps) < fine, "this router goes by scores alone")
+    if said["next"]:
+        claim(min(gaps) > -fine, "this router does not go by scores alone")
+        last, following = int(said["last"]), int(said["next"])
+        claim(last in own and following not in own, "which was chosen?")
+        claim(here[last] <= min(here[e] for e in own) + fine, "another of its experts has a lower score")
+        claim(here[following] >= max(p for e, p in enumerate(here) if e not in own) - fine, "another was nearer")
+        points = said["points"]
+        if points.startswith("less"):
+            claim(100 * mine < 0.1 + 100 * fine, f"it was {100 * mine} points")
+        else:
+            about(points, 100 * mine, "points", 100 * fine)
+        weights = seen.trace.weights
+        matters = False
+        if weights is not None:
+            row = {
+                e: abs(float(w))
+                for e, w in zip(seen.slots[layer][token], weights[seen.layers.index(layer), token], strict=True)
+            }
+            total = sum(row[e] for e in own)
+            matters = row[last] * len(own) >= 0.5 * total
+            if abs(row[last] * len(own) - 0.5 * total) < 1e-5 or abs(100 * mine - 2) < 100 * fine:
+                return
+        claim(
+            (said["close"] != "E") == (100 * mine < 2 and matters),
+            f"{100 * mine:.3f} points; weights {weights is not None}",
+        )
+
+
+# ---- several traces -------------------------------------------------------------------------------------------------
+
+
+def check_engine_summary(sentence: str, one, other) -> None:
+    """The expert ids of the first trace that the second does not have: for traces of the same tokens, row by row."""
+    a, b = Seen(one), Seen(other)
+    chosen = different = 0
+    parted = None
+    for t in range(a.T):
+        for layer in a.layers:
+            if a.first(layer, t) == -2 or b.first(layer, t) == -2:
+                continue
+            mine, theirs = a.has(layer, t), b.has(layer, t)
+            chosen, different = chosen + len(mine), different + sum(e not in theirs for e in mine)
+            if sorted(mine) != sorted(theirs) and parted is None:
+                parted = (a.position[t], layer)
+    if found := re.match(rf"All of A's {NUMBER} expert ids are the same in B\.", sentence):
+        whole(found[1], chosen)
+        claim(parted is None, f"they part at {parted}")
+        return
+    found = re.match(rf"Of A's {NUMBER} expert ids, {NUMBER} (?:is|are) different in B \({PCT}\)\. ", sentence)
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    whole(found[1], chosen)
+    whole(found[2], different)
+    share(found[3], different / chosen)
+    if place := re.search(r"They first part at token (\d+) \(“.*?”\), layer (\d+)\.", sentence, re.DOTALL):
+        claim((int(place[1]), int(place[2])) == parted, f"they part at {parted}")
+
+
+def check_multi_summary(says: list[str], traces: dict) -> None:
+    """Figures of several traces: the means over layers."""
+    seen = {name: Seen(trace) for name, trace in traces.items()}
+    for sentence in says:
+        if sentence.startswith("These traces"):
+            texts = [(one.sequence, one.text) for one in seen.values()]
+            claim(any(each != texts[0] for each in texts), "they are of the same tokens")
+        elif sentence.startswith("Load of the busiest"):
+            for name, value in re.findall(r"([ABC]) ([\d.]+) \(", sentence):
+                layers = [at for at in seen[name].some() if sum(seen[name].counts(at))]
+                about(value, sum(max(seen[name].times(at)) for at in layers) / len(layers), f"busiest of {name}")
+        elif sentence.startswith("Different sets"):
+            for name, sets in re.findall(r"([ABC]) ([\d,]+) of ", sentence):
+                counts = []
+                for at in seen[name].some():
+                    rows = [frozenset(seen[name].has(at, t)) for t in seen[name].recorded(at)]
+                    counts.append(len({row for row in rows if len(row) == max(map(len, rows))}))
+                whole_mean = sum(counts) / len(counts)
+                claim(abs(int(sets.replace(",", "")) - whole_mean) <= 0.5 + 1e-9, f"sets of {name}: {whole_mean}")
+        elif sentence.startswith("Bits that"):
+            for name, value in re.findall(r"([ABC]) ([\d.]+) \(", sentence):
+                told = []
+                for at in seen[name].some():
+                    table = _by_label(_texts(seen[name], at, first=False))
+                    if any(map(sum, table.values())):
+                        told.append(divergence(list(table.values())))
+                about(value, sum(told) / len(told), f"bits of {name}")
+        else:
+            _repetition(sentence, seen)
+
+
+def _repetition(sentence: str, seen: dict) -> None:
+    beyond = {}
+    for name, one in seen.items():
+        if one.ordered:
+            layers = []
+            for at in one.some():
+                pairs = [(a, b) for a, b in one.neighbours(at) if one.has(at, a) and one.has(at, b)]
+                if pairs and one.E[at] > 1:
+                    part = sum(one.first(at, a) == one.first(at, b) for a, b in pairs) / len(pairs)
+                    layers.append((part - 1 / one.E[at]) / (1 - 1 / one.E[at]))
+            if layers:
+                beyond[name] = sum(layers) / len(layers)
+    head = sentence.partition(". By their loads")[0]
+    for name, sign, part in re.findall(rf"([ABC]) (−?){PCT}", head):
+        share(part, -beyond[name] if sign else beyond[name], f"repetition of {name}")
+    if found := re.match(r"Beyond chance, the first choice repeats most in ([ABC]) and least in ([ABC]):", sentence):
+        claim(beyond[found[1]] == max(beyond.values()) and beyond[found[2]] == min(beyond.values()), f"{beyond}")
+    else:
+        claim("no more than luck explains" in sentence, f"cannot be read: {sentence!r}")
+
+
+# ---- what pages and reports write themselves ------------------------------------------------------------------------
+
+
+def check_name(said: list[str], trace) -> None:
+    """The line above a trace's facts; and that it is too short, once and where it is."""
+    seen = Seen(trace)
+    found = re.match(rf"{NUMBER} ([a-z ]+?)(s?) through ", said[0])
+    claim(found is not None, f"cannot be read: {said[0]!r}")
+    whole(found[1], seen.T, "tokens")
+    claim((found[3] == "s") == (seen.T != 1), "one, or several")
+    short = [line for line in said if "too little" in line]
+    claim(len(short) == (0 < seen.T < HANDFUL), f"{seen.T} tokens")
+
+
+def check_headline(sentence: str, trace) -> None:
+    """Whose experts are on screen."""
+    seen = Seen(trace)
+    found = re.search(
+        r": (\d+) MoE ([a-z ]+?)(s?) of (\d+)(?: to (\d+))? experts, (\d+) for each ([a-z ]+)\*$", sentence
+    )
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    whole(found[1], len(seen.layers), "layers")
+    claim((found[3] == "s") == (len(seen.layers) != 1), "one layer, or several")
+    claim((int(found[4]), int(found[5] or found[4])) == (min(seen.E.values()), max(seen.E.values())), "experts")
+    whole(found[6], seen.K, "top-k")
+
+
+def check_figures(rows: dict, trace) -> None:
+    """The numbers under a trace."""
+    seen = Seen(trace)
+    if "Prompt tokens" in rows:
+        whole(rows["Prompt tokens"][0], seen.phase.count("prompt"))
+        whole(rows["Generated"][0], seen.phase.count("generated"))
+    else:
+        whole(next(value for name, (value, _) in rows.items() if name == "Digits"), seen.T)
+    missing = sum(any(seen.first(layer, t) == -2 for layer in seen.layers) for t in range(seen.T))
+    claim(("Not recorded" in rows) == (missing > 0), f"{missing} are not recorded")
+    if missing:
+        whole(rows["Not recorded"][0], missing)
+    most, least = max(seen.E.values()), min(seen.E.values())
+    claim(rows["Experts"][0] == f"{seen.K} of " + (f"{most}" if most == least else f"{least}–{most}"), "experts")
+    if seen.model.parameters is not None:
+        total, active, _, _ = _all_and_active(seen)
+        claim((rows["Parameters"][0], rows["Active"][0]) == (total, active), f"{total} parameters, {active} active")
+
+
+def check_numbers(sentence: str, trace, layer: int, expert: int) -> None:
+    """The line of numbers on the page of an expert."""
+    seen = Seen(trace)
+    rows, counts = seen.recorded(layer), seen.counts(layer)
+    own = [t for t in rows if expert in seen.has(layer, t)]
+    found = re.fullmatch(
+        rf"(?:\*\*(nan|[\d.]+)×\*\* a uniform load, rank (\d+) of (\d+)  ·  )?has \*\*{NUMBER}\*\* of {NUMBER} tokens"
+        rf"(?:  ·  first choice for \*\*{PCT}\*\* of them)?(?:  ·  mean weight (-?[\d.]+))?",
+        sentence,
+    )
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    times, rank, of, has, recorded, first, weight = found.groups()
+    whole(has, len(own))
+    whole(recorded, len(rows))
+    claim((times is not None) == (bool(rows) and sum(counts) > 0), f"{sum(counts)} assignments")
+    if times:
+        about(times, seen.times(layer)[expert])
+        better = sum(n > counts[expert] for n in counts) + counts[:expert].count(counts[expert])
+        whole(rank, better + 1, "rank")
+        whole(of, len(counts))
+    claim((first is not None) == (seen.ordered and bool(own)), "first choices")
+    if first:
+        share(first, sum(seen.first(layer, t) == expert for t in own) / len(own))
+    known = seen.trace.weights
+    claim((weight is not None) == (known is not None and bool(own)), "weights")
+    if weight:
+        at = seen.layers.index(layer)
+        about(weight, sum(float(known[at, t, seen.slots[layer][t].index(expert)]) for t in own) / len(own), slack=1e-5)
+
+
+def changed(sentence: str) -> list[tuple[int, str]]:
+    """The sentence with each of its numbers in turn made another one: a control, which a second count must refute."""
+    made = []
+    for at, found in enumerate(re.finditer(r"\d+(?:[.,]\d+)*", sentence)):
+        text = found[0]
+        digits = len(text.partition(".")[2])
+        more = float(text.replace(",", "")) * 1.5 + 3
+        number = f"{more:.{digits}f}" if digits else str(int(more))
+        made.append((at, sentence[: found.start()] + number + sentence[found.end() :]))
+    return made
+
+
+def notices(again: Callable[[], None]) -> bool:
+    """Whether a second count does not agree: also where a changed number leads to no place at all."""
+    try:
+        again()
+    except (Refuted, LookupError, ValueError, ZeroDivisionError):
+        return True
+    return False
