@@ -118,7 +118,7 @@ def main() -> None:
             with tempfile.TemporaryDirectory() as folder:
                 run = trained(name == "aux-on", seed, Path(folder) / name)
                 on = ", ".join(run.alarms[run.alarms["on"]]["kind"]) or "none"
-                loss = run.logs["loss"].iloc[-1] - (run.logs["aux_loss"].iloc[-1] if name == "aux-on" else 0)
+                loss = (run.logs["loss"] - run.logs["aux_in_loss"]).iloc[-1]
                 print(f"{seed:>4}  {name:<8}{loss:>6.2f}  {collapse(run)!s:<24}{said(run)!s:<16}{on}", flush=True)
                 if wanted.write and seed == 0:
                     shutil.rmtree(FOLDER / name, ignore_errors=True)

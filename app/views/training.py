@@ -11,9 +11,10 @@ from moeviz_app.views.training_charts import show_charts
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.metrics.tokens import visible
+from moeviz.training.recorded.captions import quiet_caption
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.rules import ALARM_KINDS
-from moeviz.training.recorded.run import SNAPSHOTS, WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.run import WHOLE_RUN, TrainingRun
 
 BY_GRAVITY = ("collapse", "dead", "aux_off", "load", "logits", "confidence")
 ALARMS_SHOWN = 4  # before the rest is folded
@@ -140,7 +141,7 @@ def show_alarms(name: str, run: TrainingRun, facts: str, alone: bool) -> None:
         st.text(facts)
         on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
         if on.empty:
-            st.text(_quiet(run))
+            st.text(quiet_caption(run))
         on = on.assign(place=on["kind"].map(BY_GRAVITY.index)).sort_values(["place", "began", "layer"], kind="stable")
         for row, alarm in enumerate(on.head(ALARMS_SHOWN).itertuples()):
             _alarm(alarm, f"{name} {row}", run)
@@ -148,16 +149,6 @@ def show_alarms(name: str, run: TrainingRun, facts: str, alone: bool) -> None:
             _folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
         if len(over):
             _folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
-
-
-def _quiet(run: TrainingRun) -> str:
-    if run.facts.source == SNAPSHOTS:
-        return "Snapshots alone have no alarms: see below when the routing settled."
-    if run.facts.source != "moeviz":
-        return "This source has no alarms: moeviz judges runs that it watched itself."
-    if not len(run.logs):
-        return "Nothing has been logged yet, so nothing can be said."
-    return f"No alarm is on at step {run.logs['step'].iloc[-1]:,}."
 
 
 def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:

@@ -44,6 +44,7 @@ VIOLATION, EFFECTIVE_SHARE = "MaxVio (busiest / uniform share − 1)", "effectiv
 AXES = {"step": "steps", "tokens": "training tokens"}
 CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
+WITHOUT_AUX, LOGGED = "without the aux loss", "as it was logged"
 BAND, THIN = {"opacity": 0.13}, {"strokeWidth": 1, "opacity": 0.8}  # all layers, and the median one
 UNSEEN = {"size": 120, "opacity": 0, "aria": False}  # marks that are pointed at
 POINTS = alt.OverlayMarkDef(aria=False)  # without values they would be a picture without a name
@@ -149,13 +150,18 @@ def hatched(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
-    """The first cell of each stretch in which an expert was dead, what is written there, and whether it is late."""
+    """The first cell of each stretch in which an expert was dead, what is written there, and whether it is late.
+
+    It has been dead *since* a step only where the stretch reaches the end.
+    """
     over = axis_of(frame)
     rows = frame.sort_values(["place", "after"])
     before = rows.groupby("place", sort=False)["dead_since"].shift(fill_value=ALIVE)
     begun = rows[(rows["dead_since"] != ALIVE) & (before != rows["dead_since"])]
     late = begun["after"] > (frame["after"].min() + frame[over].max()) / 2
-    return begun[["after", "place"]].assign(words=[f"dead since step {n:,}" for n in begun["dead_since"]], late=late)
+    stays = begun["dead_since"] == begun["place"].map(rows.groupby("place")["dead_since"].last())
+    words = [f"dead {'since' if on else 'from'} step {n:,}" for on, n in zip(stays, begun["dead_since"], strict=True)]
+    return begun[["after", "place"]].assign(words=words, late=late)
 
 
 def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -283,15 +289,18 @@ IMPORTANCE = Chart(
 
 
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
-    """The loss of each run. Columns: those of `loss_over_steps`."""
-    known = frame.dropna(subset=["loss"])
+    """The loss of each run without the aux loss, and as it was logged. Columns: those of `loss_over_steps`."""
+    logged = frame["loss"].where(frame["loss"] != frame["without_aux"])  # where it has no aux loss, one line is drawn
+    long = frame.assign(**{WITHOUT_AUX: frame["without_aux"], LOGGED: logged})
+    long = long.melt(["run", axis_of(frame)], [WITHOUT_AUX, LOGGED], "which", "value").dropna(subset=["value"])
     lines = marks.lines(
-        known[["run", axis_of(frame), "loss", "aux_coefficient"]],
-        {"point": _points(known)},
+        long,
+        {"point": _points(long)},
         x=along(frame),
-        y=alt.Y("loss:Q", title="loss, as logged", scale=alt.Scale(zero=False)),
+        y=alt.Y("value:Q", title="loss", scale=alt.Scale(zero=False)),
         color=run_colour(frame),
-        tooltip=run_tooltip(frame, loss=".4f"),
+        strokeDash=_dashes([name for name in (WITHOUT_AUX, LOGGED) if (long["which"] == name).any()]),
+        tooltip=run_tooltip(frame, which="", value=("loss", ".4f")),
     )
     return theme.framed(lines, LOW)
 
@@ -366,13 +375,14 @@ def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
     # Below, in a column: on a phone there is no room beside the legend of the runs.
     look = {"orient": "bottom", "direction": "vertical", "symbolType": "stroke", "labelLimit": 300}
-    return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED, **look)
+    return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED[: len(names)], **look)
 
 
 LOSS = RunChart(
     "Does the loss show it?",
-    "Each line is a run's loss as it was logged, with the aux loss in it where the trainer adds that. Routers can "
-    "collapse while it falls.",
+    "Each line is a run's loss without the aux loss, by which runs with and without one compare; dashed beside it, the "
+    "loss as it was logged, with the aux loss in it. Where only what was logged is known, it stands alone. Routers can "
+    "collapse while the loss falls.",
     measure=loss_over_steps,
     draw=loss_curve,
     say=loss_caption,

@@ -39,7 +39,8 @@ def run(args: Namespace) -> int:
     made = training_json if args.json else training_text
     said = made(found, args.ignore, args.rows)
     print(json.dumps(said) if args.json else said)
-    return ALARM if len(alarms_on(found, args.ignore)) else 0
+    unnamed = found.facts.source != "moeviz" and found.alarms_on  # so that none can be ignored
+    return ALARM if len(alarms_on(found, args.ignore)) or unnamed else 0
 
 
 def run_of(args: Namespace) -> "TrainingRun":
@@ -59,11 +60,13 @@ def alarms_on(run: "TrainingRun", ignore: list[str]) -> "pd.DataFrame":
 
 def training_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
     """Return a run as text: its alarms, what to do, facts, and the last logs."""
+    from moeviz.training.recorded.captions import quiet_caption
     from moeviz.training.recorded.rules import ALARM_KINDS
 
     on = alarms_on(run, ignore)
     over = run.alarms[~run.alarms["on"]]
-    lines = [visible_line(f"ALARM  {says}") for says in on["says"]] or [_quiet(run)]
+    lines = [visible_line(f"ALARM  {says}") for says in on["says"]]
+    lines = lines or ["All alarms that are on were ignored." if run.alarms["on"].any() else quiet_caption(run)]
     lines += [f"{kind}: {ALARM_KINDS[kind].to_do}" for kind in dict.fromkeys(on["kind"])]
     lines += [
         visible_line(f"over   {alarm['says']}; over at step {alarm['over']:.0f}") for alarm in over.to_dict("records")
@@ -72,16 +75,13 @@ def training_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
     return "\n".join([*lines, "", frame_text(last_logs(run, rows).round(3))])
 
 
-def _quiet(run: "TrainingRun") -> str:
-    return "No alarm is on." if run.facts.source == "moeviz" else "This source has no alarms."
-
-
 def last_logs(run: "TrainingRun", rows: int) -> "pd.DataFrame":
     """Return the last logs, each with the worst layer of the figures that are known."""
     worst = run.summary.pivot(index="step", columns="figure", values="worst").reindex(columns=COLUMNS)
     table = run.logs.drop(columns=["steps", "aux_coefficient"]).merge(
         worst, how="left", left_on="step", right_index=True
     )
+    table["alarms"] = table["alarms"].where(table["alarms"] >= 0)
     dead = run.layers[run.layers["dead"] >= 0].groupby("step")["dead"].sum()
     table["dead"] = table["step"].map(dead)
     return table.tail(rows).dropna(axis="columns", how="all")
@@ -90,5 +90,6 @@ def last_logs(run: "TrainingRun", rows: int) -> "pd.DataFrame":
 def training_json(run: "TrainingRun", ignore: list[str], rows: int) -> dict[str, Any]:
     """Return a run's alarms, notes and last logs, for JSON."""
     facts = {"name": run.name, "source": run.facts.source, "model": run.facts.model, "said": run.facts.said}
-    alarms = {"on": records(alarms_on(run, ignore)), "over": records(run.alarms[~run.alarms["on"]])}
+    alarms: dict[str, Any] = {"number": run.alarms_on}
+    alarms |= {"on": records(alarms_on(run, ignore)), "over": records(run.alarms[~run.alarms["on"]])}
     return facts | {"alarms": alarms, "notes": run.notes, "logs": records(last_logs(run, rows))}

@@ -59,6 +59,7 @@ class Alarms:
     missed: np.ndarray = field(init=False)  # L, E: assignments of a uniform share since each expert last had one
     since: np.ndarray = field(init=False)  # L, E: the step after it last had one
     down: np.ndarray = field(init=False)  # L, E: was dead at a log, and is not back
+    named: np.ndarray = field(init=False)  # L, E: is dead, as the last sentence says
     lately: np.ndarray = field(init=False)  # L, E: what it gets of a uniform share, over some `Rules.dead` of one
     judged: np.ndarray = field(init=False)  # L, E: counts that load will be judged by
     mass: np.ndarray = field(init=False)  # L, 3: sum of masses and tokens since judged, and the mass judged last
@@ -68,7 +69,7 @@ class Alarms:
     def __post_init__(self) -> None:
         shape = len(self.watched.layers), max(self.watched.num_experts)
         self.missed, self.since = np.zeros(shape), np.ones(shape, np.int64)
-        self.down, self.lately = np.zeros(shape, bool), np.zeros(shape)
+        self.down, self.named, self.lately = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
         self.judged, self.mass = np.zeros(shape, np.int64), np.zeros((shape[0], 3))
 
     def judge(self, seen: Seen) -> list[dict[str, Any]]:
@@ -103,22 +104,27 @@ class Alarms:
             self.lately = old * self.lately + (1 - old) * now / np.maximum(share, 1e-9)
 
     def _gather(self, seen: Seen) -> None:
+        if seen.tokens - max(row["tokens"] for row in seen.rows) < self.rules.warmup:
+            return  # steps of the warm-up are not judged afterwards either
         self.judged = self.judged + seen.counts
         self.mass[:, :2] += np.nan_to_num([[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows])
 
     def _dead(self, cause: str) -> tuple[dict[Key, str], set[Key]]:
-        """Layers with experts that are dead or not back yet; and those in which one has died since the last log."""
+        """Layers with experts that are dead or not back yet; and those of which another sentence is true now."""
         due, news = {}, set()
         before, now = self.down, self.missed >= self.rules.dead
         self.down = now | (before & (self.lately < SELDOM))
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
-            key = ("dead", layer)
-            if dead := self.dead_of(row):
-                names = f"expert {dead[0][0]} of {size} is" if len(dead) == 1 else f"{len(dead)} of {size} experts are"
-                due[key] = f"layer {layer}: {names} dead since step {max(s for _, s in dead)}{cause}"
-                news |= {key} if (now & ~before)[row, :size].any() else set()
+            key, died = ("dead", layer), (now & ~before)[row, :size].any()
+            if died or (self.named & ~now)[row, :size].any():
+                news.add(key)
+                self.named[row, :size] = now[row, :size] & (self.named[row, :size] | died)
+            dead = np.flatnonzero(self.named[row, :size])
+            if len(dead):
+                names = f"expert {dead[0]} of {size} has" if len(dead) == 1 else f"{len(dead)} of {size} experts have"
+                due[key] = f"layer {layer}: {names} been dead since step {self.since[row, dead].max()}{cause}"
             elif self.down[row, :size].any() and key in self.on:
-                due[key] = self.on[key]
+                due[key] = f"layer {layer}: an expert that was dead gets less than 1/100 of its uniform share{cause}"
         return due, news
 
     def _load(self, cause: str) -> dict[Key, str]:
@@ -214,6 +220,7 @@ class Alarms:
             "on": [[*key, text] for key, text in self.on.items()],
             "missed": [[row, expert, float(self.missed[row, expert])] for row, expert in away],
             "since": self.since.tolist() if away else [],
+            "named": np.argwhere(self.named).tolist(),
             "down": [[row, expert, float(self.lately[row, expert])] for row, expert in np.argwhere(self.down).tolist()],
             "judged": self.judged.tolist() if self.judged.any() else [],
             "mass": self.mass.tolist(),
@@ -228,6 +235,8 @@ class Alarms:
             self.missed[row, expert] = value
         for row, expert, value in kept.get("down", []):  # a checkpoint of before has none, and no `calm`
             self.down[row, expert], self.lately[row, expert] = True, value
+        for row, expert in kept.get("named", np.argwhere(self.missed >= self.rules.dead)):
+            self.named[row, expert] = True
         self.calm = {(kind, layer): times for kind, layer, times in kept.get("calm", [])}
         self.since = np.array(kept["since"] or self.since, np.int64)
         self.judged = np.array(kept["judged"] or self.judged, np.int64)

@@ -1,6 +1,7 @@
 """watch and RoutingCallback: routing health in transformers' Trainer, and in those of TRL."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from inspect import currentframe
 from pathlib import Path
 from types import FrameType
@@ -23,6 +24,24 @@ from moeviz.training.router_hooks import Tokens
 from moeviz.training.routing_health import RoutingHealth
 
 FRAMES = 8  # up to the handler that calls a callback
+Event = Callable[..., Any]
+
+
+def goes_on(event: Event) -> Event:
+    """An event of a callback, after which the training goes on: what goes wrong in it is said."""
+
+    @wraps(event)
+    def safe(callback: "RoutingCallback", args: Any, state: Any, control: TrainerControl, **given: Any) -> Any:
+        if (health := callback.health) is None:  # the training has not begun
+            return control
+        try:
+            return event(callback, args, state, control, **given)
+        except Exception as error:
+            health.heard.fail(error)
+            health.say_what_failed()
+            return control
+
+    return safe
 
 
 def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "RoutingCallback":
@@ -110,6 +129,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         kept: Any = state.stateful_callbacks
         kept[type(self).__name__] = self.state()  # a checkpoint of before may lack it
 
+    @goes_on
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> None:
@@ -117,6 +137,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         if self.health is not None and (state.global_step + 1) % max(int(state.logging_steps or 1), 1) == 0:
             self.health.gradients()
 
+    @goes_on
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """An optimizer step."""
         assert self.health is not None
@@ -126,6 +147,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         if due or state.global_step >= state.max_steps:
             self.health.settle()  # on every rank, before one of them is asked for its state
 
+    @goes_on
     def on_log(
         self,
         args: TrainingArguments,
@@ -138,7 +160,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         figures: dict[str, float] = {}
         if self.health is not None and logs is not None:
             if "loss" in logs:
-                figures = self.health.report(logs["loss"])
+                figures = self.health.report(logs["loss"], includes_aux=True)
             elif any(key.startswith("eval_") for key in logs):
                 figures = self.health.evaluation()
             logs.update(figures)
@@ -148,6 +170,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
                 control.should_training_stop = True
         return control
 
+    @goes_on
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """A checkpoint may follow."""
         if self.health is not None:
@@ -155,6 +178,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
 
     on_evaluate = on_epoch_end
 
+    @goes_on
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         """Write what came after the last log too."""
         if self.health is not None:

@@ -5,13 +5,21 @@ gradient checkpointing computes anew lies outside of every forward of the model,
 left out. With reentrant checkpoints gradients are off inside the first pass, so whether a forward is of training is
 asked when the model is entered.
 
+Each thread is in a forward of its own: an evaluator may run the model beside the training, and DataParallel runs its
+replicas in threads. Replicas and deep copies carry the hooks of their model: a replica trains it, so it counts, and a
+copy (a reference, an average of weights) does not. What goes wrong in a hook is noted, and the forward goes on.
+
 Letters: E experts, T rows that a router answers for, K slots.
 """
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import wraps
 from inspect import signature
 from itertools import count
+from threading import Lock, local
 from typing import Any, Literal
 
 import torch
@@ -29,8 +37,32 @@ from moeviz.training.layer_metrics import SUMS
 Phase = Literal["train", "eval"] | None
 Tokens = Literal["real", "trained"]
 CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
+# Why a step counted nothing, by what its forwards were instead: the surest first.
+INSTEAD = {
+    "by hand": "routers ran outside of a forward of the model, so their tokens and their phase are not known. Call the "
+    "model itself, not its layers.",
+    "cache": "its forwards were given a cache, as in generation. Train without past_key_values.",
+    "eval": "its forwards had gradients, but the model was in evaluation mode. Call model.train() before training it.",
+    "no gradient": "the model ran without gradients alone. Watch the model that is trained.",
+}
+DID_NOT_RUN = "the model did not run. Watch the model that is trained."
+BYPASSED = (
+    "the routers that moeviz watches answered in none of its forwards: something runs in their place, as another "
+    "adapter or fused kernels. Watch it anew."
+)
 _HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
 _NUMBERS = count()
+MOST_FAILED = 8  # messages that are kept
+
+
+class Forward(local):
+    """The forward of the model that the asking thread is in."""
+
+    outer: nn.Module | None = None  # what was called: the model, a part of it, or a replica
+    phase: Phase = None
+    mask: Tensor | None = None
+    calls: list[int]  # of each router in it so far
+    muted = False  # True while this thread runs the model for something else, such as a snapshot
 
 
 class Counters:
@@ -107,8 +139,8 @@ def count_routing(
 
     The ticket that it changes keeps it from being left out or moved.
     """
-    if hearing in _HEARINGS:  # it may be closed, and the graph still there
-        _HEARINGS[hearing].count(router, (logits, weights, experts))
+    if (found := _HEARINGS.get(hearing)) is not None:  # it may be closed, and the graph still there
+        found.safely(found.count)(router, (logits, weights, experts))
     ticket.add_(1)
 
 
@@ -128,9 +160,10 @@ class Hearing:
 
     counters   by phase, a row a layer; a layer that runs in a loop has one for each pass.
     aux        (2,) sum of the aux losses that forwards of training returned, and of how many.
-    forwards   of training; `answers` of routers in them; `unmasked`: how often an attention mask did not fit a
-               router's rows, so that all counted.
-    muted      True while something else runs the model, such as a snapshot.
+    now        the forward that the asking thread is in.
+    unmasked   how often an attention mask did not say which of a router's rows are tokens, so that all counted.
+    lossless   forwards of training that returned an aux loss, and no loss that it is a part of.
+    failed     what went wrong in hooks and in a trainer's events.
     """
 
     def __init__(self, model: Any, base: Any, routers: Sequence[Router], tokens: str) -> None:
@@ -139,17 +172,15 @@ class Hearing:
         self.layers = tuple(unrolled_layers([router.layer for router in routers], order))
         self.num_experts = tuple(routers[index].num_experts for index in order)
         self._rows = [[row for row, at in enumerate(order) if at == index] for index in range(len(routers))]
-        self._calls = [0] * len(routers)
         device = next(base.parameters()).device
         self.counters = {phase: Counters(self.num_experts, device) for phase in ("train", "eval")}
         self.aux = torch.zeros(2, dtype=self.counters["train"].sums.dtype, device=device)
-        self.forwards = self.answers = self.unmasked = self.unlabelled = 0
-        self.muted, self.low_precision = False, False
+        self.unmasked = self.unlabelled = self.lossless = 0
+        self.low_precision, self.failed = False, list[str]()
+        self._ran = Counter[str]()  # since `why_nothing` was asked: forwards, by phase or as in INSTEAD; and answers
         self._functions: dict[str, str] = {}  # by class of router
         self._checked: set[int] = set()
-        self._outer: nn.Module | None = None
-        self._phase: Phase = None
-        self._mask: Tensor | None = None
+        self.now, self._lock = Forward(), Lock()
         self._ticket = torch.zeros((), dtype=torch.int64, device=device)
         self._hooks = ExitStack()
         self._number = next(_NUMBERS)
@@ -168,6 +199,42 @@ class Hearing:
         known = set(self._functions.values())
         return known.pop() if len(known) == 1 else "unknown"
 
+    def take(self, phase: Literal["train", "eval"]) -> tuple[Tensor, ...]:
+        """Counts and sums of a phase so far, and `aux` with those of training; they begin anew."""
+        with self._lock:
+            taken = self.counters[phase].take()
+            if phase == "eval":
+                return taken
+            aux = self.aux.clone()
+            self.aux.zero_()
+            return *taken, aux
+
+    def why_nothing(self) -> str:
+        """Why no router answered in training since this was asked last; "" if one did."""
+        with self._lock:
+            ran, self._ran = self._ran, Counter()
+        if ran["answers"] or ran["train"]:
+            return "" if ran["answers"] else BYPASSED
+        return next((why for kind, why in INSTEAD.items() if ran[kind]), DID_NOT_RUN)
+
+    def safely(self, hook: Callable[..., None]) -> Callable[..., None]:
+        """The hook, but what goes wrong in it is noted in `failed`, and not raised into the forward that calls it."""
+
+        @wraps(hook)
+        def safe(*given: Any) -> None:
+            try:
+                hook(*given)
+            except Exception as error:
+                self.fail(error)
+
+        return safe
+
+    def fail(self, error: Exception) -> None:
+        """Note what went wrong, to be said at the next log."""
+        what = f"{type(error).__name__}: {error}"[:300]
+        if what not in self.failed and len(self.failed) < MOST_FAILED:
+            self.failed.append(what)
+
     def retry_score_function(self) -> None:
         """Where the score function was not clear, let the next answer say. Sums must be empty then."""
         self._functions = {kind: name for kind, name in self._functions.items() if name != "unknown"}
@@ -182,7 +249,7 @@ class Hearing:
         """The model itself, and the parts of it that some trainers call alone."""
         parts = {id(part): part for part in (model, self.base, self.base.base_model)}
         for place, part in enumerate(parts.values()):
-            enter, leave = self._entering(part), self._leave
+            enter, leave = self.safely(self._entering(part)), self.safely(self._leave)
             if place == 0:  # a compiled model is left to do these; what it calls runs in its graph
                 enter, leave = torch.compiler.disable(enter), torch.compiler.disable(leave)
             else:
@@ -192,47 +259,62 @@ class Hearing:
         self._handles = [self._listen_to(index, router) for index, router in enumerate(self.routers)]
 
     def _listen_to(self, index: int, router: Router) -> Any:
-        def heard(given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+        @self.safely
+        def answered(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+            mine = module is router.module
+            if self.now.phase is not None and not backwards():
+                reader = router if mine else replace(router, module=module)  # of a replica, with its parameters
+                self.count(index, reader.read(given, answer)[:3])
+                return
+            inside = self.now.outer is not None or self.now.muted or backwards()
+            if mine and not inside and module.training and torch.is_grad_enabled():
+                self._note("by hand")
+
+        def heard(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+            if not torch.compiler.is_compiling():
+                answered(module, given, answer)
+                return
             parts = router.read(given, answer)[:3]
-            if torch.compiler.is_compiling():
-                logits, weights, experts = (None if part is None else part.detach() for part in parts)
-                count_routing(self._ticket, logits, weights, experts, self._number, index)
-            else:
-                self.count(index, parts)
+            logits, weights, experts = (None if part is None else part.detach() for part in parts)
+            count_routing(self._ticket, logits, weights, experts, self._number, index)
 
         if router.adapter is not None and router.adapter.method:
             own = getattr(router.block, router.adapter.method)
 
             def wrapped(*given: Tensor) -> tuple[Any, ...]:
                 answer: tuple[Any, ...] = own(*given)
-                heard(given, answer)
+                heard(router.module, given, answer)
                 return answer
 
             self._hooks.enter_context(patched_attribute(router.block, router.adapter.method, wrapped))
             return None
-        handle = router.module.register_forward_hook(lambda _module, given, answer: heard(given, answer))
+        handle = router.module.register_forward_hook(heard)
         self._hooks.callback(handle.remove)
         return handle
+
+    def _note(self, ran: str) -> None:
+        with self._lock:
+            self._ran[ran] += 1
 
     def _entering(self, part: nn.Module) -> Callable[..., None]:
         names = [*signature(part.forward).parameters]
 
         def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if self.muted or backwards() or self._outer not in (None, module):
+            now, copied = self.now, module is not part and not getattr(module, "_is_replica", False)
+            if copied or now.muted or backwards() or now.outer not in (None, module):
                 return
             given = dict(zip(names, args, strict=False)) | kwargs
-            self._outer, self._calls = module, [0] * len(self.routers)
-            self._phase, self._mask = self._phase_of(module, given), self._kept(given)
-            self.forwards += self._phase == "train"
+            now.outer, now.phase, now.calls = module, None, [0] * len(self.routers)
+            cached, gradients = any(given.get(name) is not None for name in CACHES), torch.is_grad_enabled()
+            if cached or not (module.training and gradients):
+                self._note("no gradient" if not gradients else "cache" if cached else "eval")
+                if cached or module.training:  # generation; or reference log-probabilities
+                    return
+            now.mask = self._kept(given)
+            now.phase = "train" if module.training else "eval"
+            self._note(now.phase)
 
         return enter
-
-    def _phase_of(self, module: nn.Module, given: dict[str, Any]) -> Phase:
-        if any(given.get(name) is not None for name in CACHES):
-            return None
-        if not module.training:
-            return "eval"
-        return "train" if torch.is_grad_enabled() else None  # without gradient: reference log-probabilities
 
     def _kept(self, given: dict[str, Any]) -> Tensor | None:
         """Mark the rows that are tokens, as a flat mask; None: all."""
@@ -247,37 +329,44 @@ class Hearing:
                 mask = labels != -100 if decoder else nn.functional.pad(labels[:, 1:] != -100, (0, 1))
             else:
                 self.unlabelled += 1
-        return mask.reshape(-1) != 0 if torch.is_tensor(mask) and mask.dim() == 2 else None
+        if torch.is_tensor(mask) and mask.dim() == 2:
+            return mask.reshape(-1) != 0
+        self.unmasked += mask is not None  # of four dimensions, say: which tokens see which, and not which are padding
+        return None
 
     def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        if self._outer is not module or backwards():
+        now = self.now
+        if now.outer is not module or backwards():
             return
+        phase, now.outer, now.phase, now.mask = now.phase, None, None, None
         aux = output.get("aux_loss") if hasattr(output, "get") else None
-        if self._phase == "train" and torch.is_tensor(aux):
-            self.aux += torch.stack([aux.detach().to(self.aux), torch.ones_like(self.aux[0])])
-        self._outer, self._phase, self._mask = None, None, None
+        if phase == "train" and torch.is_tensor(aux):
+            with self._lock:
+                self.aux += torch.stack([aux.detach().to(self.aux), torch.ones_like(self.aux[0])])
+                self.lossless += not torch.is_tensor(output.get("loss"))
 
     @torch.no_grad()
     def count(self, index: int, answer: tuple[Any, ...]) -> None:
         """Take one answer of a router: logits (…, E) or None, weights and experts (…, K)."""
-        if self._phase is None or backwards():
+        now, router, rows = self.now, self.routers[index], self._rows[index]
+        if now.phase is None or backwards():
             return
-        router, rows = self.routers[index], self._rows[index]
         if index not in self._checked:
             check_layout(router, answer)
             self._checked.add(index)
-        self.answers += self._phase == "train"
-        row = rows[self._calls[index] % len(rows)]
-        self._calls[index] += 1
+        row = rows[now.calls[index] % len(rows)]
+        now.calls[index] += 1
         logits, _weights, experts = answer
-        experts, keep = experts.reshape(-1, experts.shape[-1]).long(), self._mask
+        experts, keep = experts.reshape(-1, experts.shape[-1]).long(), now.mask
         if keep is not None and len(keep) != len(experts):  # not one row a token of the batch, so not guessed at
             self.unmasked, keep = self.unmasked + 1, None
         if logits is not None:
             logits = logits.detach().reshape(-1, logits.shape[-1])
             self.low_precision |= logits.dtype in (torch.bfloat16, torch.float16)
-        function = self._function(router, answer) if logits is not None else "unknown"
-        self.counters[self._phase].add(row, experts, logits, keep, function)
+        with self._lock:
+            function = self._function(router, answer) if logits is not None else "unknown"
+            self.counters[now.phase].add(row, experts, logits, keep, function)
+            self._ran["answers"] += now.phase == "train"
 
     def _function(self, router: Router, answer: tuple[Any, ...]) -> str:
         """The score function of a class of routers, read off its first answer: the one wait for a GPU."""

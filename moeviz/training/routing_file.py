@@ -162,7 +162,7 @@ def _log(said: dict[str, Any]) -> dict[str, Any]:
         "steps": whole(said.get("steps", 1)),
         "tokens": whole(said["tokens"]),
     }
-    log |= {name: number(said.get(name)) for name in ("loss", "aux_loss", "aux_coefficient")}
+    log |= {name: number(said.get(name)) for name in ("loss", "aux_loss", "aux_coefficient", "aux_in_loss")}
     log["score_function"] = _text(said.get("score_function"))
     log["layers"] = [layer_of(row) for row in said["layers"]]
     return log

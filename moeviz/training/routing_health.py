@@ -5,7 +5,7 @@ Letters: W steps since the last log, L layers, E experts (of the layer with the 
 
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.models.wrappers import unwrap_peft
-from moeviz.capture.routers.discovery import find_routers, unwrapped_path
+from moeviz.capture.routers.discovery import ADAPTED, Router, find_routers, unwrapped_path
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.routing_trace import RoutingTrace
@@ -99,8 +99,9 @@ class RoutingHealth:
         self._sums = torch.zeros_like(self.heard.counters["train"].sums)
         self._aux = torch.zeros_like(self.heard.aux)
         self._settled = Settled()
-        self._gradients: dict[str, dict[int, Tensor]] = {}  # by figure and row
+        self._gradients: dict[str, dict[int, Tensor | int]] = {}  # by figure and row
         self._start, self._begun = 0, False
+        self._empty, self._why = 0, list[str]()  # steps in which nothing was counted, and why
         self._before: RoutingTrace | None = None
         self._say_what_is_frozen()
 
@@ -120,34 +121,35 @@ class RoutingHealth:
         step   its number; default: one more than before.
         """
         self.steps = self.steps + 1 if step is None else step
-        counts, sums = self.heard.counters["train"].take()
+        counts, sums, aux = self.heard.take("train")
         self._window.append((self.steps, counts.to(torch.int32)))
         self._sums += sums
-        self._aux += self.heard.aux
-        self.heard.aux.zero_()
+        self._aux += aux
+        if (why := self.heard.why_nothing()) and why not in self._why:
+            self._why.append(why)
         if len(self._window) >= MOST_STEPS:
             self.settle()
 
     def gradients(self) -> None:
         """After backward and before zero_grad: note each router's gradient, and experts that have none."""
+        if all(parameter.grad is None for parameter in self.base.parameters()):
+            return
         for index, (router, place) in enumerate(zip(self.routers, self._places(), strict=True)):
             row = self.heard.first_row(index)
             if norms := [_whole(p.grad.norm()) for p in place.parameters() if p.grad is not None]:
                 self._gradients.setdefault("router_grad_norm", {})[row] = torch.stack(norms).norm()
-            parts = [p.grad for part in router.experts.values() for p in part.parameters() if p.grad is not None]
-            by_expert = [
-                _whole(grad.flatten(1).norm(dim=1))
-                for grad in parts
-                if grad.dim() == 3 and len(grad) == router.num_experts
-            ]
-            if by_expert:
-                none = (torch.stack(by_expert) == 0).all(dim=0).sum()
+            trained = [p for part in router.experts.values() for p in part.parameters() if p.requires_grad]
+            by_expert = list(_gradients_by_expert(router))
+            if by_expert or (trained and all(p.grad is None for p in trained)):
+                none = (torch.stack(by_expert) == 0).all(dim=0).sum() if by_expert else _with_weights(router)
                 self._gradients.setdefault("experts_without_grad", {})[row] = none
 
-    def report(self, loss: float | Tensor | None = None) -> dict[str, float]:
+    def report(self, loss: float | Tensor | None = None, *, includes_aux: bool = False) -> dict[str, float]:
         """When a log is due, on every rank: figures for a tracker, a line of the history, and alarms in the log.
 
-        loss   to stand beside them in the history. Without a step since the last report there is nothing to say: {}.
+        loss           to stand beside them in the history. Without a step since the last report: {}.
+        includes_aux   True if it is a mean over these steps that has the aux loss in it, as Trainer's is: charts then
+                       draw the loss without that part beside it.
         """
         self.settle()
         if not self._settled.steps:
@@ -158,7 +160,7 @@ class RoutingHealth:
             seen.counts[:, :-1], seen.counts[:, -1], seen.sums, self.heard.layers, self.heard.num_experts
         )
         self._add_gradients(rows)
-        self._check(seen)
+        self._check(seen, rows)
         events = self.alarms.judge(self._judged(seen, rows))
         dead = [self.alarms.dead_of(row) for row in range(len(rows))]
         figures = log_metrics(
@@ -179,13 +181,13 @@ class RoutingHealth:
                 "loss": _number(loss),
             }
             line |= {"aux_loss": seen.aux_loss, "aux_coefficient": self.coefficient}
+            line |= {"aux_in_loss": self._aux_in_loss(seen) if includes_aux else None}
             line |= {"score_function": self.heard.function, "on": len(self.alarms.on), "alarms": events}
             writer.log(line, rows, dead)
         for event in events if _rank() == 0 else ():
             log.warning("%s", event["says"])
         self.heard.retry_score_function()
-        self.heard.forwards = self.heard.answers = 0
-        self.changed = []
+        self.changed, self.heard.lossless = [], 0
         return figures
 
     def settle(self) -> None:
@@ -195,6 +197,7 @@ class RoutingHealth:
         steps, parts = zip(*self._window, strict=True)
         counts, sums, aux = self._reduced(torch.stack(parts).long(), self._sums, self._aux)
         self.alarms.follow(steps, counts[..., :-1])
+        self._empty += int((counts[..., -1].max(axis=1) == 0).sum())
         self._settled.add(len(steps), counts.sum(axis=0), sums, aux)
         self._window = []
         self._sums.zero_()
@@ -205,7 +208,7 @@ class RoutingHealth:
 
         They never mix with those of training.
         """
-        counts, sums = self._reduced(*self.heard.counters["eval"].take())
+        counts, sums = self._reduced(*self.heard.take("eval"))
         if not counts.any():
             return {}
         rows = layer_metrics(counts[:, :-1], counts[:, -1], sums, self.heard.layers, self.heard.num_experts)
@@ -219,11 +222,11 @@ class RoutingHealth:
         Nothing of it is counted, and modes, random state and autocast are as before. `report` then says how much of the
         routing has changed since the snapshot before.
         """
-        self.heard.muted = True
+        self.heard.now.muted = True
         try:
             trace = snapshot_of(self.base, tokenizer, probe, self._name, self.steps)
         finally:
-            self.heard.muted = False
+            self.heard.now.muted = False
         before, self._before = self._before, trace
         self.changed = [] if before is None else _changed(before, trace)
         self.settle()
@@ -240,6 +243,13 @@ class RoutingHealth:
                 self._writer.fact(fact)
             if _rank() == 0:
                 log.warning("%s", fact)
+
+    def say_what_failed(self) -> None:
+        """Say what went wrong in moeviz itself, which ends no training."""
+        for what in self.heard.failed:
+            self.say(
+                f"moeviz failed ({what}). The training goes on, and some of its figures are missing. Please report it."
+            )
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps, as JSON: accelerate's `register_for_checkpointing` takes this object.
@@ -302,6 +312,15 @@ class RoutingHealth:
         counts, low = seen.counts[:, :-1], self.heard.low_precision
         return Seen(self.steps, counts, rows, self.total, computed, self.coefficient, low)
 
+    def _aux_in_loss(self, seen: "Settled") -> float | None:
+        """What part of the loss is the aux loss; None where moeviz cannot tell."""
+        if self.heard.lossless or self.base.config.is_encoder_decoder:  # these add one that they do not return
+            return None
+        if seen.aux_loss is None:
+            return 0.0
+        coefficient = self.coefficient if self.effective is None else self.effective
+        return None if coefficient is None else coefficient * seen.aux_loss
+
     def _reduced(self, *tensors: Tensor) -> list[np.ndarray]:
         """The sums over all ranks. Sums alone are reduced, never ratios."""
         if _world(self.group) > 1:
@@ -316,7 +335,7 @@ class RoutingHealth:
                 rows[row][name] = float(value)
         self._gradients = {}
 
-    def _check(self, seen: "Settled") -> None:
+    def _check(self, seen: "Settled", rows: list[dict[str, Any]]) -> None:
         """Say, once, what may make counts other than what the experts received."""
         tokens = seen.counts[:, -1]
         if tokens.min() != tokens.max():
@@ -325,10 +344,18 @@ class RoutingHealth:
                 f"The router of layer {least} answered for {tokens.min():,} tokens and that of layer {most} for "
                 f"{tokens.max():,}: something bypasses it, as fused kernels and dropped layers do."
             )
-        if self.heard.forwards and not self.heard.answers:
+        self.say_what_failed()
+        if self._empty and not self.heard.failed:
+            for why in self._why or ["the attention mask or the labels leave out every one."]:
+                self.say(f"In a step, no token was counted: {why}")
+        self._empty, self._why = 0, []
+        whose = [(rows[self.heard.first_row(index)], router) for index, router in enumerate(self.routers)]
+        idle = [row["layer"] for row, router in whose if row.get("experts_without_grad") == _with_weights(router)]
+        if idle:
+            where = "layer" if len(idle) == 1 else "layers"
             self.say(
-                f"{type(self.base).__name__} was trained, and the routers that moeviz watches answered in none of its "
-                "forwards: something runs in their place, as another adapter or fused kernels. Watch it anew."
+                f"No expert of {where} {listed(idle, 8)} had a gradient in a step that was logged, though their "
+                "weights are to be trained: an adapter or a fused kernel may bypass them, or the loss was 0."
             )
         if self.heard.unmasked:
             self.say(
@@ -391,6 +418,25 @@ def _changed(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
 
 def _changes(changed: list[float]) -> dict[str, float]:
     return {"changed/mean": float(np.mean(changed)), "changed/worst": max(changed)} if changed else {}
+
+
+def _gradients_by_expert(router: Router) -> Iterator[Tensor]:
+    """The norm of each expert's gradient (E,), of each parameter that holds all experts or an adapter of them all."""
+    size = _with_weights(router)
+    for part in (part for experts in router.experts.values() for part in experts.modules()):
+        grads = [parameter.grad for parameter in part.parameters(recurse=False)]
+        if type(part).__name__ == ADAPTED and part.num_experts == size:  # LoRA's factors, (E r, in) and (out, r E)
+            down, up = ([layer.weight.grad for layer in getattr(part, name).values()] for name in ("lora_A", "lora_B"))
+            grads += [None if grad is None else grad.unflatten(0, (size, -1)) for grad in down]
+            grads += [None if grad is None else grad.unflatten(1, (-1, size)).movedim(-1, 0) for grad in up]
+        for grad in grads:
+            if grad is not None and grad.dim() == 3 and len(grad) == size:
+                yield _whole(grad.flatten(1).norm(dim=1))
+
+
+def _with_weights(router: Router) -> int:
+    """Experts that have weights: those that compute nothing have none."""
+    return router.num_experts - router.zero_experts
 
 
 def _whole(values: Tensor) -> Tensor:

@@ -32,7 +32,8 @@ OTHERS = {"loss": "loss", "aux_loss_of_model": "aux_loss", "aux_coefficient": "a
 OTHER = re.compile(rf"(?:train/)?(?:moe/)?({'|'.join(OTHERS)})")
 MAX_SCALARS = 2**22
 TENSORBOARD_NOTE = (
-    "Event files of TensorBoard hold figures alone: counts of experts, alarms and snapshots are in routing.jsonl."
+    "Event files of TensorBoard hold figures alone: counts of experts, which alarms are on, and snapshots are in "
+    "routing.jsonl."
 )
 MEGATRON_NOTE = (
     "Megatron-LM's files hold counts of the steps that were saved, and not of those between: which experts are dead, "
@@ -82,7 +83,11 @@ def _logs(found: dict[str, list[tuple[int, float]]]) -> pd.DataFrame:
     alarms = next((dict(values) for tag, values in found.items() if tag.endswith("moe/alarms")), {})
     steps = sorted(columns.get("tokens") or columns.get("loss") or alarms)
     rows: dict[str, Any] = {name: [values.get(step, np.nan) for step in steps] for name, values in columns.items()}
-    rows |= {"step": steps, "steps": np.diff([0, *steps]), "alarms": [int(alarms.get(step, 0)) for step in steps]}
+    rows |= {
+        "step": steps,
+        "steps": np.diff([0, *steps]),
+        "alarms": [int(alarms.get(step, NOT_COUNTED)) for step in steps],
+    }
     frame = pd.DataFrame(rows).reindex(columns=[*LOGS])
     return frame.fillna({"tokens": 0}).astype(LOGS)
 
@@ -121,7 +126,9 @@ def megatron_run(path: Path, options: ImportOptions) -> TrainingRun:
     steps = [int(step) for step in counts.groups]
     layers = _layers_of_counts(counts, steps)
     tokens = counts.tokens.max(axis=1)
-    logs = pd.DataFrame({"step": steps, "steps": 1, "tokens": tokens.cumsum(), "alarms": 0}).reindex(columns=[*LOGS])
+    logs = pd.DataFrame({"step": steps, "steps": 1, "tokens": tokens.cumsum(), "alarms": NOT_COUNTED}).reindex(
+        columns=[*LOGS]
+    )
     facts = RunFacts(
         "megatron-lm", counts.model.name, counts.model.layers, counts.model.num_experts, counts.model.top_k
     )

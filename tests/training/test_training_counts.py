@@ -1,5 +1,6 @@
 """What is counted while a model trains: each real token once, whatever else goes on, and nothing is disturbed."""
 
+import copy
 from contextlib import suppress
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 from survey.tiny_models import architectures, text_model, tiny_config
 from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
+from transformers import DynamicCache
 
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
@@ -21,6 +23,19 @@ def checkpointed(reentrant):
     if reentrant is None:
         return {}
     return {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}
+
+
+def language_loss(model, batches):
+    """The cross-entropy of a step, a mean over the tokens of all its micro-batches."""
+    sums, tokens = 0.0, 0
+    for batch in batches:
+        with torch.no_grad():
+            logits = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+        sums += torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), reduction="sum", ignore_index=-100
+        )
+        tokens += (batch["labels"][:, 1:] != -100).sum()
+    return float(sums / tokens)
 
 
 @pytest.mark.parametrize("reentrant", CHECKPOINTS.values(), ids=CHECKPOINTS)
@@ -49,6 +64,11 @@ def test_counts_are_those_of_the_logits_under_accumulation_checkpoints_ragged_ba
     np.testing.assert_array_equal(run.counts, truth)
     tokens = sum(int(batch["attention_mask"].sum()) for batch in trained)
     assert run.logs["tokens"].iloc[-1] == tokens
+    np.testing.assert_allclose(
+        run.logs["loss"] - run.logs["aux_in_loss"],
+        [language_loss(plain, trained[i : i + 4]) for i in range(0, 12, 4)],
+        rtol=1e-4,
+    )
     evaluated = run.evaluations.query("step == 3")
     assert evaluated["tokens"].tolist() == [sum(map(len, rows[:8]))] * 3  # of each layer
     # The control: with padding among them, the counts would be others.
@@ -96,13 +116,108 @@ def test_evaluation_generation_reference_forwards_and_snapshots_are_not_training
         model.eval().generate(batch["input_ids"][:1, :5], max_new_tokens=5, do_sample=False, pad_token_id=0)
     before = health.heard.counters["eval"].counts.clone()
     trace = health.snapshot(TOKENIZER, probe())
-    assert torch.equal(before, health.heard.counters["eval"].counts) and not health.heard.muted
+    assert torch.equal(before, health.heard.counters["eval"].counts) and not health.heard.now.muted
     assert set(trace.tokens["label"]) == {label for label, _ in probe()}
     health.step()
     assert health.report()["moe/tokens"] == 0
     assert health.evaluation()["eval_moe/max_violation/mean"] > 0
     np.testing.assert_array_equal(before[:, :-1], recount(tiny(), batch))
     assert health.evaluation() == {}  # counted anew
+
+
+def test_a_deep_copy_of_a_watched_model_is_another_model():
+    """An average of weights, or a reference: it carries the hooks of what it is a copy of."""
+    batch, model = collate(windows(count=2)), tiny().train()
+    with RoutingHealth(model) as health:
+        other = copy.deepcopy(model)
+        other(**batch).loss.backward()
+        with torch.no_grad():
+            other.eval()(**batch)
+        health.step()
+        assert health.report()["moe/tokens"] == 0 and health.evaluation() == {}
+        assert "the model did not run" in health.said[-1]
+
+
+def by_hand(model, batch):
+    hidden = model.model.embed_tokens(batch["input_ids"])
+    model.model.layers[0].mlp(hidden).sum().backward()
+
+
+def without_gradient(model, batch):
+    with torch.no_grad():
+        model(**batch)
+
+
+NOTHING = {
+    "was in evaluation mode": lambda model, batch: model.eval()(**batch).loss.backward(),
+    "were given a cache": lambda model, batch: model(**batch, cache=DynamicCache()).loss.backward(),
+    "ran outside of a forward of the model": by_hand,
+    "ran without gradients alone": without_gradient,
+    "did not run": lambda model, batch: None,
+    "leave out every one": lambda model, batch: model(**batch | {"attention_mask": 0 * batch["input_ids"]}),
+}
+
+
+@pytest.mark.parametrize("why", NOTHING)
+def test_a_step_in_which_nothing_was_counted_says_why(why):
+    model, batch = tiny().train(), collate(windows(count=2))
+    with RoutingHealth(model) as health:
+        model(**batch).loss.backward()
+        health.step()
+        health.report()
+        assert health.said == []
+        NOTHING[why](model, batch)
+        health.step()
+        model.train()(**batch).loss.backward()
+        health.step()
+        assert health.report()["moe/tokens"] == 256
+        assert len(health.said) == 1 and "In a step, no token was counted: " in health.said[0] and why in health.said[0]
+
+
+def test_a_mask_of_four_dimensions_does_not_say_what_is_padding():
+    batch = collate(windows(count=2, ragged=True))
+    size = batch["input_ids"].shape[1]
+    seen = (batch["attention_mask"][:, None, None, :] > 0) & torch.ones(size, size, dtype=torch.bool).tril()
+    with RoutingHealth(tiny(output_router_logits=False).train()) as health:
+        health.base(**batch | {"attention_mask": seen}).loss.backward()
+        health.step()
+        assert health.report()["moe/tokens"] == batch["input_ids"].numel()
+        assert "padding may be among what is counted" in health.said[-1]
+
+
+def fails(*_given, **_named):
+    raise RuntimeError("it broke")
+
+
+@pytest.mark.parametrize("part", ["check_layout", "Hearing._kept", "Hearing._leave", "Hearing.count"])
+def test_what_goes_wrong_in_a_hook_is_said_and_the_training_goes_on(part, monkeypatch):
+    monkeypatch.setattr(f"moeviz.training.router_hooks.{part}", fails)
+    model, batch = tiny().train(), collate(windows(count=2))
+    with RoutingHealth(model) as health:
+        loss = model(**batch).loss
+        loss.backward()
+        health.step()
+        health.report()
+        assert any("moeviz failed (RuntimeError: it broke). The training goes on" in said for said in health.said)
+    assert torch.equal(loss, tiny().train()(**batch).loss)
+
+
+@pytest.mark.parametrize("part", ["step", "gradients", "settle", "report", "evaluation", "snapshot"])
+def test_what_goes_wrong_in_an_event_of_a_trainer_is_said_and_the_training_goes_on(part, tmp_path, monkeypatch):
+    rows, callback = windows(), RoutingCallback(tmp_path / "run", probe=probe(2))
+    trainer = trainer_of(
+        tiny(), rows, tmp_path, callback, evaluate=rows[:4], eval_strategy="steps", eval_steps=1, max_steps=2
+    )
+    own = RoutingCallback.on_train_begin
+
+    def begin(self, *given, **named):
+        own(self, *given, **named)
+        setattr(self.health, part, fails)
+
+    monkeypatch.setattr(RoutingCallback, "on_train_begin", begin)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert [said for said in callback.health.said if "moeviz failed (RuntimeError: it broke)" in said]
 
 
 def test_a_forward_that_fails_leaves_no_phase_behind():

@@ -12,6 +12,7 @@ from made_runs import CHARTS, TWO_RUNS, layer, made_run
 from moeviz.charts import training as charts
 from moeviz.charts import training as figures
 from moeviz.errors import MissingField
+from moeviz.training.example import example_runs
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
@@ -34,6 +35,7 @@ def run() -> TrainingRun:
          for counts, dead in zip(late, since, strict=True)],
         aux_loss=1.2,
         aux_coefficient=0.01,
+        aux_in_loss=0.012,
     )  # fmt: skip
 
 
@@ -52,9 +54,20 @@ def test_an_expert_is_dead_from_after_its_last_token_until_it_is_back(run):
     frame = load_over_steps(run, 3)
     dead = frame[frame["dead_since"] >= 0]
     assert set(dead["expert"]) == {2} and dead["step"].tolist() == [30, 40]
-    assert charts.dead_stretches(frame)[["after", "words"]].values.tolist() == [[20, "dead since step 15"]]
+    assert charts.dead_stretches(frame)[["after", "words"]].values.tolist() == [[20, "dead from step 15"]], (
+        "it came back"
+    )
+    ended = frame[frame["step"] <= 40]
+    assert charts.dead_stretches(ended)["words"].tolist() == ["dead since step 15"]
     strokes = charts.hatched(frame)
     assert strokes["middle"].between(20, 40).all() and len(strokes) == 2 * int(charts.STROKES / 5)
+
+
+def test_an_expert_that_came_back_between_two_logs_of_a_column_is_dead_since_its_last_token():
+    """In a log that was not read: a long file is thinned."""
+    rows = [[layer(0, [4, 0], [(1, 5 if at < 101 else 1005)])] for at in range(240)]
+    frame = load_over_steps(made_run(rows), 0).query("expert == 1 and step == 1020")
+    assert frame["dead_since"].tolist() == [1005] and frame["after"].tolist() == [1000]
 
 
 def test_load_is_a_multiple_of_the_even_share_and_experts_are_in_the_order_of_the_end(run):
@@ -153,6 +166,11 @@ def test_sentences_are_counted_from_the_frame(run):
     assert violation.startswith("At the end, the worst is layer 3, at a MaxVio of 1.00, where luck alone gives 0.")
     aux = figures.AUX.caption(measured(figures.AUX, run))
     assert "in “<b>A” the model's aux loss is 1.2, and its coefficient is 0.01; in “B”" in aux
+    loss = figures.LOSS.caption(measured(figures.LOSS, run))
+    assert loss.startswith("At the end, in “<b>A” the loss is 4.488 without the aux loss, and 4.500 with it; in “B”")
+    plain, unknown = (replace(run, logs=run.logs.assign(aux_in_loss=part)) for part in (0.0, np.nan))
+    assert figures.LOSS.caption(figures.LOSS.measure({"r": plain})) == "At the end, the loss is 4.500."
+    assert figures.LOSS.caption(figures.LOSS.measure({"r": unknown})).endswith("the loss as it was logged is 4.500.")
     gradients = figures.GRADIENTS.caption(measured(figures.GRADIENTS, run))
     assert gradients.startswith("At the end, the router of layer 3 has the smallest gradient: 25.0% of that of layer 0")
 
@@ -197,3 +215,17 @@ def test_of_two_runs_the_one_without_figures_is_named_and_keeps_its_colour(run):
     assert colour["scale"]["domain"] == ["<A>", "B"] and colour["legend"] is not None
     none = of_two.assign(mean=float("nan"))
     assert figures.CHANGE.lacking(none) is None, "nothing is drawn, so nothing is drawn alone"
+
+
+def test_losses_of_runs_with_and_without_an_aux_loss_are_compared_without_it():
+    """The pair that ships: as logged they are 2.17 apart, most of it the aux loss."""
+    frame = figures.LOSS.measure(example_runs())
+    end = frame[frame["step"] == 90].set_index("run")
+    assert end["loss"].round(2).to_dict() == {"aux-on": 9.88, "aux-off": 7.71}
+    assert end["without_aux"].round(2).to_dict() == {"aux-on": 7.86, "aux-off": 7.71}
+    drawn = pd.DataFrame(figures.LOSS.draw(frame).data)
+    assert drawn.groupby(["run", "which"]).size().to_dict() == {
+        ("aux-off", "without the aux loss"): 18,
+        ("aux-on", "as it was logged"): 18,
+        ("aux-on", "without the aux loss"): 18,
+    }

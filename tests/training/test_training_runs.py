@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,6 +20,8 @@ from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.counts_files import TOGETHER
 from moeviz.training.example import FOLDER, example_runs
 from moeviz.training.recorded.rules import of_json
+from moeviz.training.recorded.run import LAYERS, RunFacts, TrainingRun, empty
+from moeviz.training.trainer_logs import _logs
 from moeviz.training.writing import RunWriter
 
 WATCHED = Watched((0, 1), (4, 4), 1, has_aux=True)
@@ -57,19 +61,32 @@ def test_an_expert_is_dead_after_an_even_share_of_a_thousand_and_back_with_a_hun
     found = after(alarms, *[seen(step, one_idle) for step in (1, 2, 3)])
     assert found == [[], [], []] and alarms.dead_of(1) == []
     assert after(alarms, seen(4, one_idle)) == [[("dead", 1, True)]]
-    assert alarms.on["dead", 1] == "layer 1: expert 0 of 4 is dead since step 1; the coefficient of the aux loss is 0.1"
+    assert (
+        alarms.on["dead", 1]
+        == "layer 1: expert 0 of 4 has been dead since step 1; the coefficient of the aux loss is 0.1"
+    )
     few, more = ([[1000] * 4, [count, 1333, 1333, 1334 - count]] for count in (9, 20))
-    assert after(alarms, seen(5, few)) == [[]] and alarms.dead_of(1) == []
-    assert after(alarms, seen(6, more)) == [[("dead", 1, False)]]
+    assert after(alarms, seen(5, few), seen(6, few)) == [[("dead", 1, True)], []] and alarms.dead_of(1) == []
+    assert alarms.on["dead", 1].startswith(
+        "layer 1: an expert that was dead gets less than 1/100 of its uniform share;"
+    )
+    assert after(alarms, seen(7, more)) == [[("dead", 1, False)]]
 
 
 def test_another_expert_that_dies_is_said_and_one_that_is_not_back_is_not_said_again():
-    logs = [[0, 400, 300, 300], [1, 400, 300, 299], [0, 1000, 0, 0], [0, 1000, 0, 0]]
+    logs = [[0, 400, 300, 300], [0, 400, 300, 300], [0, 1000, 0, 0], [0, 1000, 0, 0], [0, 1000, 0, 1]]
     alarms = Alarms(WATCHED, Rules(dead=250, ignore=("load", "collapse")))
     found = [alarms_said(alarms, seen(step, [[250] * 4, counts])) for step, counts in enumerate(logs, 1)]
     assert found[1] == [] and found[3] == []
-    assert found[0] == ["step 1: layer 1: expert 0 of 4 is dead since step 1; the coefficient of the aux loss is 0.1"]
-    assert found[2] == ["step 3: layer 1: 3 of 4 experts are dead since step 3; the coefficient of the aux loss is 0.1"]
+    assert found[4] == [
+        "step 5: layer 1: 2 of 4 experts have been dead since step 3; the coefficient of the aux loss is 0.1"
+    ]
+    assert found[0] == [
+        "step 1: layer 1: expert 0 of 4 has been dead since step 1; the coefficient of the aux loss is 0.1"
+    ]
+    assert found[2] == [
+        "step 3: layer 1: 3 of 4 experts have been dead since step 3; the coefficient of the aux loss is 0.1"
+    ]
 
 
 def test_whether_an_expert_is_dead_is_exact_however_rarely_a_log_is_made():
@@ -111,6 +128,16 @@ def test_only_the_dead_are_said_before_the_warm_up_is_over():
     assert after(alarms, seen(1, bad, tokens=4_000, aux=False)) == [[("dead", 1, True)]]
     later = after(alarms, seen(2, bad, tokens=8_000, aux=False))[0]
     assert ("collapse", 1, True) in later and ("aux_off", None, True) in later
+
+
+def test_what_was_collapsed_during_the_warm_up_is_no_alarm_after_it():
+    collapsed = [[1000] * 4, [4000, 0, 0, 0]]
+    alarms, rules = {}, {"even after it": Rules(warmup=80_000, ignore=("dead",)), "no warm-up": Rules(ignore=("dead",))}
+    for name, rule in rules.items():
+        alarms[name] = Alarms(WATCHED, rule)
+        logs = [seen(step, collapsed if step < 21 else [[1000] * 4] * 2, 4_000 * step) for step in range(1, 25)]
+        said = after(alarms[name], *[replace(log, rows=[{**row, "tokens": 4_000} for row in log.rows]) for log in logs])
+        assert (said == [[]] * 24) == (name == "even after it")
 
 
 def test_an_aux_loss_that_is_off_is_said_for_families_that_have_one():
@@ -159,7 +186,11 @@ def test_a_figure_that_hovers_at_its_threshold_is_one_alarm_and_not_twenty(kind,
     def begun(rules: Rules) -> int:
         random, alarms = np.random.default_rng(0), Alarms(WATCHED, rules)
         logs = [seen(step, **hovering(kind, step, random)) for step in range(1, 401)]
-        return sum((kind, 1, True) in said for said in after(alarms, *logs))
+        events = [
+            (kind, 1, False),
+            *(event for said in after(alarms, *logs) for event in said if event[:2] == (kind, 1)),
+        ]
+        return sum(now[2] and not before[2] for before, now in pairwise(events))
 
     only = {"ignore": tuple({"dead", "load", "collapse", "confidence", "logits"} - {kind})}
     assert begun(Rules(**only)) == 1
@@ -435,7 +466,7 @@ def test_the_pair_that_ships_shows_a_collapse_that_was_said_and_a_run_that_is_qu
 
 def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
     assert main(["training", str(FOLDER / "aux-on")]) == 0
-    assert "No alarm is on." in capsys.readouterr().out
+    assert "No alarm is on at step 90." in capsys.readouterr().out
     assert main(["training", str(FOLDER / "aux-off"), "--rows", "2"]) == 3
     text = capsys.readouterr().out
     assert "ALARM" in text and "of the work; no aux loss is computed" in text and "Stop. Go back" in text
@@ -447,6 +478,25 @@ def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
     capsys.readouterr()
     assert main(["training", str(FOLDER / "aux-off"), "--ignore", "noise"]) == 1
     assert main(["training", "nowhere"]) == 1
+
+
+def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(capsys, monkeypatch):
+    for number, shown, code in (
+        (3, "3 alarms on", 3),
+        (1, "1 alarm on", 3),
+        (0, "0 alarms on", 0),
+        (None, "alarms unknown", 0),
+    ):
+        found = {"train/moe/tokens": [(5, 100.0), (10, 200.0)]}
+        found |= {} if number is None else {"train/moe/alarms": [(5, 0.0), (10, float(number))]}
+        run = TrainingRun("events", RunFacts("tensorboard"), _logs(found), empty(LAYERS))
+        assert run.alarms_on == number and shown in repr(run)
+        monkeypatch.setattr("moeviz.training.reading.read_run", lambda *_, run=run: run)
+        assert main(["training", "events"]) == code
+        text = capsys.readouterr().out
+        assert ("open the folder of the run" in text) == bool(number) and ("alarms" in text.rpartition("\n\n")[2]) == (
+            number is not None
+        )
 
 
 def test_importing_it_brings_neither_torch_nor_streamlit_nor_trl():

@@ -104,6 +104,29 @@ def test_adapted_models_are_counted_and_traced(kind, tmp_path):
 
 @needs("peft")
 @pytest.mark.filterwarnings("ignore")
+def test_gradients_of_adapters_of_fused_experts_are_told_by_expert_and_none_at_all_is_said():
+    """A last token has no label after it, so experts that it alone chose have no gradient."""
+    ids = torch.tensor([windows(length=3)[0]])
+    batch = {"input_ids": ids, "labels": ids, "attention_mask": torch.ones_like(ids)}
+    idle = (recount(tiny(), batch, keep=torch.tensor([True, True, False])) == 0).sum(axis=1)
+    model = adapted(tiny(), "experts' parameters").train()
+    with RoutingHealth(model, detail="layers") as health:
+        for gone, expected in ((False, idle.tolist()), (True, [8, 8, 8])):
+            model.zero_grad()
+            model(**batch).loss.backward()
+            for name, parameter in model.named_parameters() if gone else ():
+                if "experts" in name:
+                    parameter.grad = None
+            health.gradients()
+            health.step()
+            found = health.report()
+            assert [found[f"moe/experts_without_grad/layer_{layer}"] for layer in range(3)] == expected
+            assert any("No expert of layers 0, 1 and 2 had a gradient" in said for said in health.said) == gone
+    assert idle.min() > 0 and idle.max() < 8
+
+
+@needs("peft")
+@pytest.mark.filterwarnings("ignore")
 def test_of_two_copies_of_a_router_the_one_that_runs_is_traced():
     model, text = adapted(tiny(), "modules_to_save, the router"), "Il fait froid à Paris."
     plain = moeviz.trace(tiny(), text, tokenizer=TOKENIZER)
@@ -445,14 +468,14 @@ def test_nothing_waits_for_the_gpu_between_two_logs():
     with RoutingHealth(model) as health:
         router, heard = model.model.layers[0].mlp.gate, health.heard
         hidden, mask = (torch.randn(256, *size, device="cuda") for size in ((64,), ()))
-        heard._phase = "train"
+        heard.now.phase, heard.now.calls = "train", [0] * 3
         router(hidden)  # the first answer says what the score function is
         torch.cuda.set_sync_debug_mode("error")
         try:
-            heard._mask = mask > 0
+            heard.now.mask = mask > 0
             router(hidden)
             health.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        heard._phase = heard._mask = None
+        heard.now.phase = heard.now.mask = None
         assert health.report()["moe/tokens"] == 256 + int((mask > 0).sum())

@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.metrics.tokens import visible
 from moeviz.text import with_and
-from moeviz.training.recorded.run import ALIVE, runs_of
+from moeviz.training.recorded.run import ALIVE, SNAPSHOTS, TrainingRun, runs_of
 
 LONGEST_NAME = 40
 
@@ -67,8 +67,16 @@ def effective_experts_caption(frame: pd.DataFrame) -> str | None:
 
 
 def loss_caption(frame: pd.DataFrame) -> str | None:
-    """Say the last loss of each run. Columns: those of `loss_over_steps`."""
-    return _at_the_end([f"{name}the loss is {last['loss']:.3f}" for name, last in _ends(frame[frame["loss"].notna()])])
+    """Say the last loss of each run, without its aux loss where that is known. Columns: those of `loss_over_steps`."""
+    parts = []
+    for name, last in _ends(frame[frame["loss"].notna()]):
+        logged, without = last["loss"], last["without_aux"]
+        if pd.isna(without):
+            parts.append(f"{name}the loss as it was logged is {logged:.3f}")
+        else:
+            beside = "" if logged == without else f" without the aux loss, and {logged:.3f} with it"
+            parts.append(f"{name}the loss is {without:.3f}{beside}")
+    return _at_the_end(parts)
 
 
 def aux_loss_caption(frame: pd.DataFrame) -> str | None:
@@ -137,3 +145,21 @@ def _quoted(name: str) -> str:
 
 def _at_the_end(parts: list[str]) -> str | None:
     return f"At the end, {'; '.join(parts)}." if parts else None
+
+
+def quiet_caption(run: TrainingRun) -> str:
+    """Say how many alarms are on in a run of which none can be named."""
+    if run.facts.source == SNAPSHOTS:
+        return "Snapshots alone have no alarms: see when the routing settled."
+    if run.alarms_on is None:
+        return "This source has no alarms: moeviz judges runs that it watched itself."
+    if not len(run.logs):
+        return "Nothing has been logged yet, so nothing can be said."
+    last, warmup = run.logs.iloc[-1], run.facts.rules.warmup
+    if run.alarms_on:
+        number = "One alarm is" if run.alarms_on == 1 else f"{run.alarms_on:,} alarms are"
+        where = "and this source does not say which: open the folder of the run"
+        return f"{number} on at step {last['step']:,.0f}, {where}."
+    if 0 < warmup >= last["tokens"]:
+        return f"No expert is dead at step {last['step']:,.0f}. The other alarms begin after {warmup:,} tokens."
+    return f"No alarm is on at step {last['step']:,.0f}."

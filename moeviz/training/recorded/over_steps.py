@@ -23,7 +23,7 @@ from moeviz.training.recorded.bins import (
     need_counts,
     sums,
 )
-from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.run import ALIVE, TrainingRun
 
 Runs = Mapping[str, TrainingRun]
 MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
@@ -58,7 +58,9 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
     order = np.argsort(-counts_at_end(run)[row, :experts], kind="stable")
     if experts > MOST_EXPERTS:
         order = np.concatenate([order[: MOST_EXPERTS // 2], order[-MOST_EXPERTS // 2 :]])
-    since = np.minimum.reduceat(dead_since(run, row)[:, :experts], bins.first, axis=0)
+    of_logs = dead_since(run, row)[:, :experts]
+    always = np.minimum.reduceat(of_logs, bins.first, axis=0) != ALIVE
+    since = np.where(always, np.maximum.reduceat(of_logs, bins.first, axis=0), ALIVE)
     columns, shown = len(bins.at), len(order)
     return pd.DataFrame(
         {
@@ -253,12 +255,14 @@ def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
 
 
 def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """The loss that each run logged, and its aux loss with the coefficient.
+    """The loss that each run logged, what it is without the aux loss, and the aux loss with its coefficient.
 
-    One row per run and column: the last log of those that stand in one. Columns: run str · step or tokens int64 · loss,
-    aux_loss float64 (as the model computed it, mean over micro-batches; models of transformers pool their layers, so k
-    is even) · aux_coefficient float64 · aux_mean, aux_worst float64 (E sum f P of each layer's sums, mean and worst
-    layer; 1 is even, whatever the model computes). NaN where not known. Raises `MissingField` if no run has a log.
+    One row per run and column: the last log of those that stand in one. Columns: run str · step or tokens int64 · loss
+    float64 · without_aux float64 (the loss minus coefficient x aux loss, by which runs with and without one compare;
+    NaN where it is not known whether the loss has that in it) · aux_loss float64 (as the model computed it, mean over
+    micro-batches; models of transformers pool their layers, so k is even) · aux_coefficient float64 · aux_mean,
+    aux_worst float64 (E sum f P of each layer's sums, mean and worst layer; 1 is even, whatever the model computes).
+    NaN where not known. Raises `MissingField` if no run has a log.
 
     Source: Switch Transformers (arXiv 2101.03961), eq. 4, without its coefficient.
     """
@@ -269,6 +273,7 @@ def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
     for name, logs in rows.items():
         aux = runs[name].summary.query("figure == 'aux'").set_index("step").reindex(logs["step"])
         found = logs[[over, "loss", "aux_loss", "aux_coefficient"]].assign(run=name)
+        found.insert(2, "without_aux", logs["loss"] - logs["aux_in_loss"])
         frames.append(found.assign(aux_mean=aux["mean"].to_numpy(), aux_worst=aux["worst"].to_numpy()))
     whole = pd.concat(frames, ignore_index=True)
     return whole[["run", *whole.columns.drop("run")]]

@@ -89,8 +89,8 @@ class Rules:
     logit_rms      logits: root mean square in half precision.
     margin         an alarm is over when its figure is back by this part of its threshold: not at once, or a figure that
                    hovers there would be an alarm again and again.
-    warmup         tokens before any alarm but `dead` is said. 0 suits a router that is trained already; a run from
-                   scratch is uneven at first, whatever balances it.
+    warmup         tokens before any alarm but `dead` is said, and of which load is not judged afterwards. 0 suits a
+                   router that is trained already; for a run from scratch there is `Rules.from_scratch()`.
     ignore         kinds of alarms that are not judged: ("aux_off",) where that is meant.
 
     Raises `InvalidTrace` for a kind of alarm that there is not, or a threshold that is no number above 0.
@@ -107,6 +107,17 @@ class Rules:
     margin: float = 1 / 3
     warmup: int = 0
     ignore: tuple[str, ...] = ()
+
+    @classmethod
+    def from_scratch(cls, warmup: int = 1_000_000, **others: Any) -> "Rules":
+        """The thresholds for a run whose routers begin at random: uneven at first, whatever balances them.
+
+        warmup   tokens before any alarm but `dead` is said; of a short run, about its first tenth.
+        others   any other rule.
+
+        The busiest expert may have 2.5 times its share, and an expert is dead after 10,000 assignments.
+        """
+        return cls(**{"warmup": warmup, "max_violation": 1.5, "dead": 10_000, **others})
 
     def __post_init__(self) -> None:
         if unknown := set(self.ignore) - set(KINDS):

@@ -29,6 +29,7 @@ LOGS = {
     "loss": "float64",
     "aux_loss": "float64",
     "aux_coefficient": "float64",
+    "aux_in_loss": "float64",
     "alarms": "int64",
 }
 LAYERS = {
@@ -46,7 +47,7 @@ ALARMS = {"kind": "str", "layer": "int32", "began": "int64", "over": "float64", 
 SUMMARY = {"step": "int64", "figure": "str", "mean": "float64", "worst": "float64"}
 SNAPSHOTS = "snapshots"  # the folder of trace files in that of a run
 WHOLE_RUN = -1  # in place of a layer, of an alarm that is of no layer
-NOT_COUNTED = -1  # in `counts` where a log has none, and in `dead` where it is not known
+NOT_COUNTED = -1  # in `counts` where a log has none, in `dead` and in the `alarms` of a log where they are not known
 ALIVE = -1  # in `dead_since`
 
 
@@ -86,7 +87,8 @@ class TrainingRun:
     name         of the file or folder.
     logs         one row a log, by ascending step: step · steps (since the log before) · tokens (so far) · loss ·
                  aux_loss (as the model computed it, mean over micro-batches; NaN if it computed none) ·
-                 aux_coefficient · alarms (how many are on after this log).
+                 aux_coefficient · aux_in_loss (what part of the loss it is; NaN where that is not known) · alarms (how
+                 many are on after this log; NOT_COUNTED where that is not known).
     layers       one row a log and layer: step · layer · tokens, assignments (of these steps) · max_violation (busiest
                  expert / uniform share, minus 1) · normalised_entropy (of the load; 1 is even) · router_entropy (of the
                  probabilities, mean of tokens, / ln E) · z_loss · aux (E sum f P of this layer; 1 is even) · logit_rms
@@ -126,9 +128,19 @@ class TrainingRun:
         frames = (self.logs, self.layers, self.alarms, self.evaluations, self.changed, self.summary)
         return sum(values.nbytes for values in arrays) + sum(int(frame.memory_usage().sum()) for frame in frames)
 
+    @property
+    def alarms_on(self) -> int | None:
+        """How many alarms are on after the last log; None where the source does not say."""
+        if self.facts.source == "moeviz":
+            return int(self.alarms["on"].sum())
+        last = self.logs["alarms"].iloc[-1] if len(self.logs) else NOT_COUNTED
+        return None if last == NOT_COUNTED else int(last)
+
     def __repr__(self) -> str:
         last = f"step {self.logs['step'].iloc[-1]:,}" if len(self.logs) else "no log yet"
-        return f"<TrainingRun {self.name!r}: {len(self.logs)} logs, {last}, {int(self.alarms['on'].sum())} alarms on>"
+        on = self.alarms_on
+        alarms = "alarms unknown" if on is None else f"{on} alarm{'s' * (on != 1)} on"
+        return f"<TrainingRun {self.name!r}: {len(self.logs)} logs, {last}, {alarms}>"
 
 
 def summary_of(layers: pd.DataFrame) -> pd.DataFrame:
