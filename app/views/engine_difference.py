@@ -3,7 +3,6 @@
 from typing import NamedTuple
 from weakref import ref
 
-import numpy as np
 import pandas as pd
 import streamlit as st
 from moeviz_app import settings
@@ -25,6 +24,8 @@ from moeviz.metrics.engine_difference import (
     first_partings,
     shift_caption,
     shifts,
+    tokens_caption,
+    tokens_checked,
 )
 from moeviz.metrics.engine_tokens import margins_of_both, token_differences
 from moeviz.metrics.tokens import visible
@@ -41,6 +42,7 @@ class PairTables(NamedTuple):
     """The tables of a pair of traces."""
 
     moved: pd.DataFrame
+    checked: pd.DataFrame
     layers: pd.DataFrame
     partings: pd.DataFrame
     margins: pd.DataFrame | MissingField
@@ -63,7 +65,7 @@ def engine_difference_page() -> None:
     with explained():
         found = _found(pair)
         with st.container(border=True, key="answer"):
-            if sentence := shift_caption(found.moved):
+            for sentence in filter(None, (shift_caption(found.moved), tokens_caption(found.checked))):
                 st.text(sentence)
             st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
@@ -94,9 +96,9 @@ def _suggest() -> None:
     if session.value(session.FIRST_TRACE) is not None:
         return
     newest, *others = recent.traces().values()
-    ids = newest.tokens["token_id"].to_numpy()
+    what = ["token_id", "text"]
     for other in others:
-        if np.array_equal(other.tokens["token_id"], ids):
+        if other.tokens[what].equals(newest.tokens[what]):
             trace_picker.choose(other, newest)
             return
 
@@ -114,7 +116,7 @@ def _found(pair: Pair) -> PairTables:
     known = session.result(_KEPT)
     if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
         return known[1]
-    tables = shifts(pair), engine_difference(pair), first_partings(pair)
+    tables = shifts(pair), tokens_checked(pair), engine_difference(pair), first_partings(pair)
     try:
         found = PairTables(*tables, margins_of_both(pair))
     except MissingField as why:

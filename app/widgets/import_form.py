@@ -6,7 +6,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.errors import NotSaid
-from moeviz.formats.importers.options import MOST, SAYS, ImportOptions, layers_of
+from moeviz.formats.importers.options import AXES, MOST, SAYS, ImportOptions, layers_of
 from moeviz.routing_trace import Counted
 from moeviz.text import quoted, with_and
 
@@ -17,6 +17,7 @@ LABELS = {
     "experts": "Experts of each layer",
     "start": "Position of the first token of the response",
     "expert_parallel": "Devices among which each layer's experts were divided",
+    "first_axis": "First axis of the array",
 }
 OPTIONAL = "start"  # where it is left empty, other answers may be wrong: the reader says so
 
@@ -38,7 +39,7 @@ def import_options(file_id: str, filename: str) -> ImportOptions | None:
     with st.form("what the file does not say", width=640):
         st.text(
             f"{quoted(filename)} does not say {with_and([SAYS[name] for name in asked])}. Look in the model's "
-            "config.json, or in the settings of the run."
+            "config.json, in the settings of the run, or in the program that saved the file."
         )
         given = {name: _field(name, f"told {name} {file_id}") for name in asked}
         sent = st.form_submit_button("Open", type="primary")
@@ -62,12 +63,14 @@ def _field(name: str, key: str) -> int | str | None:
     """Empty at first: `key` is of one upload alone, so that nothing stays of another."""
     if name == "moe_layers":
         return st.text_input(LABELS[name], max_chars=2000, key=key)
+    if name == "first_axis":
+        return st.selectbox(LABELS[name], AXES, index=None, key=key)
     low = int(name != "start")
     return st.number_input(LABELS[name], low, MOST, value=None, step=1, key=key)
 
 
-def _value(name: str, given: int | str | None) -> int | tuple[int, ...] | None:
-    if isinstance(given, str):
+def _value(name: str, given: int | str | None) -> int | str | tuple[int, ...] | None:
+    if name == "moe_layers" and isinstance(given, str):
         return layers_of(given, "The list of layers with experts") if given.strip() else None
     return given
 

@@ -34,8 +34,8 @@ def run(args: Namespace) -> int:
 
 
 def difference(one: "RoutingTrace", other: "RoutingTrace") -> dict[str, Any]:
-    """Compare two traces of one text: the shift, the layers and the first partings, for JSON."""
-    from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
+    """Compare two traces of one text: the shift, the tokens, the layers and the first partings, for JSON."""
+    from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts, tokens_checked
 
     moved = shifts((one, other))
     return {
@@ -43,6 +43,7 @@ def difference(one: "RoutingTrace", other: "RoutingTrace") -> dict[str, Any]:
         "b": other.model.name,
         "shift": int(moved["shift"][moved["chosen"]].iloc[0]),
         "shifts": records(moved),
+        "tokens": records(tokens_checked((one, other)))[0],
         "layers": records(engine_difference((one, other))),
         "partings": records(first_partings((one, other))),
     }
@@ -52,12 +53,12 @@ def difference_text(found: dict[str, Any]) -> str:
     """Return the difference of two traces as text for a terminal."""
     import pandas as pd
 
-    from moeviz.metrics.engine_difference import engine_difference_summary, shift_caption
+    from moeviz.metrics.engine_difference import engine_difference_summary, shift_caption, tokens_caption
 
     layers, partings = pd.DataFrame(found["layers"]), pd.DataFrame(found["partings"])
     lines = [f"A {found['a']}", f"B {found['b']}", ""]
-    if says := shift_caption(pd.DataFrame(found["shifts"])):
-        lines += [says, ""]
+    for says in (shift_caption(pd.DataFrame(found["shifts"])), tokens_caption(pd.DataFrame([found["tokens"]]))):
+        lines += [says, ""] if says else []
     lines += [engine_difference_summary(layers, partings), ""]
     lines += [frame_text(layers.round(4).astype(object).where(layers.notna(), "·")), ""]
     parted = partings[partings["layer"] >= 0]

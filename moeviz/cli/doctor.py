@@ -4,8 +4,8 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import read, read_one_trace
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
+from moeviz.cli.inputs import read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, import_options, number
 from moeviz.cli.output import records, visible_line
 
 if TYPE_CHECKING:
@@ -33,6 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz doctor`."""
     from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
+    from moeviz.formats.exports import open_path
     from moeviz.metrics.doctor import examine
 
     if is_dataset(args.source):
@@ -41,7 +42,8 @@ def run(args: Namespace) -> int:
         print(json.dumps(wrong) if args.json else "\n".join(wrong) or "Every file of the dataset is as it was written.")
         return int(bool(wrong))
     beside = None if args.beside is None else read_one_trace(args.beside, args)
-    found = examine(read(args.source, args), beside, args.tokens)
+    opened = open_path(args.source, format=args.format, options=import_options(args))
+    found = examine(opened.counted, beside, args.tokens, opened.left_out)
     print(json.dumps(records(found)) if args.json else doctor_text(found))
     return int(len(found) > 0)
 

@@ -90,11 +90,13 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     for name, (metavar, says) in IMPORT_OPTIONS.items():
         group.add_argument("--" + name.replace("_", "-"), dest=name, type=int, metavar=metavar, help=says)
     group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
+    says = "whether an array with three axes begins with layers, as a RoutingTrace, or with tokens, as vLLM saves it"
+    group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)
 
 
 def import_options(args: argparse.Namespace) -> "ImportOptions":
-    """Return the `ImportOptions` given on the command line. Raises `InvalidTrace` for a number that cannot be."""
+    """Return the `ImportOptions` given on the command line. Raises `InvalidTrace` for a value that cannot be."""
     from moeviz.formats.importers.options import ImportOptions, layers_of
 
-    given = {name: getattr(args, name) for name in IMPORT_OPTIONS}
+    given = {name: getattr(args, name) for name in (*IMPORT_OPTIONS, "first_axis")}
     return ImportOptions(**given, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)

@@ -6,7 +6,7 @@ neighbours share experts 6 to 94 standard errors more often than shuffled tokens
 to 479 times as uneven as at random, against a limit of 0.5.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import astuple
 
 import numpy as np
@@ -14,11 +14,15 @@ import pandas as pd
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.doctor_rows import (
+    DRAFT,
     FEW,
+    FEW_LAYERS,
     Anomaly,
     Rows,
     again,
+    draft,
     duplicates,
+    equal_sets_by_layer,
     even,
     neighbours,
     padding,
@@ -27,21 +31,27 @@ from moeviz.metrics.doctor_rows import (
     shift_beside,
     token_shift,
 )
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
 
 COLUMNS = {"check": "str", "layer": "int32", "token": "int64", "rows": "int64", "says": "str"}
+RARE = 0.05  # of the other tokens: no more may go to expert 0 at all layers
+APART = 0.5  # times the usual share: a layer that agrees less is not of the same model
 
 
-def examine(counted: Counted, beside: RoutingTrace | None = None, tokens: int | None = None) -> pd.DataFrame:
+def examine(
+    counted: Counted, beside: RoutingTrace | None = None, tokens: int | None = None, left_out: Sequence[str] = ()
+) -> pd.DataFrame:
     """Examine a trace, or counts, for what is not plausible: no row is a good sign.
 
-    `beside` is another trace of the same tokens, and `tokens` how many of them met a router, where that is known. The
-    order of slots plays no part. One row per finding. Columns: check str (its name, as in `CHECKS`) · layer int32 (-1:
-    all) · token int64 (first row of `tokens` that it is about; -1: all) · rows int64 (how many) · says str.
+    `beside` is another trace of the same tokens, `tokens` how many of them met a router, where that is known, and
+    `left_out` what its file lost, a sentence each. The order of slots plays no part. One row per finding. Columns:
+    check str (its name, as in `CHECKS`) · layer int32 (-1: all) · token int64 (first row of `tokens` that it is about;
+    -1: all) · rows int64 (how many) · says str.
 
     Source: the checks and their limits were tried on fourteen ways to spoil each of two traces.
     """
-    found: list[Anomaly] = []
+    found = [Anomaly("lost", -1, -1, 0, sentence) for sentence in left_out]
     if isinstance(counted, ExpertCounts):
         found += _of_counts(counted)
     else:
@@ -65,12 +75,23 @@ def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Anomaly]:
 
 
 def _beside(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Anomaly]:
-    if beside is not None and (shift := shift_beside(trace, beside)):
+    if beside is None:
+        return
+    if shift := shift_beside(trace, beside):
         says = (
             f"The trace agrees with the one beside it when its rows are moved by {shift:+d}: a row was "
             f"{'lost' if shift > 0 else 'counted twice'}."
         )
         yield Anomaly("shift", -1, 0, len(trace.tokens), says)
+    shares = equal_sets_by_layer(trace, beside, shift)
+    usual = float(np.median([*shares.values()])) if len(shares) >= FEW_LAYERS else 0.0
+    for layer, share in shares.items():
+        if share < APART * usual:
+            says = (
+                f"At layer {layer}, {percent(share)} of the tokens have the experts that they have in the trace beside "
+                f"it, and at half of the layers {percent(usual)} or more: {DRAFT}"
+            )
+            yield Anomaly("draft", layer, 0, len(trace.tokens), says)
 
 
 def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:
@@ -82,6 +103,9 @@ def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:
         elif totals[at] != usual:
             says = f"Layer {layer} counted {totals[at]:,} tokens, and half of the layers {usual:,} or fewer."
             yield Anomaly("number", layer, -1, abs(int(totals[at]) - usual), says)
+    by_expert = whole.assignments[0].sum(axis=0)
+    if usual * counts.model.top_k > 20 * len(by_expert) >= 40 * counts.model.top_k and (part := _part(by_expert)):
+        yield Anomaly("one part", -1, -1, usual, f"All counts are of experts {part}")
     seen: dict[bytes, int] = {}
     for at, layer in enumerate(counts.model.layers):
         other = seen.setdefault(whole.assignments[0, at].tobytes(), layer)
@@ -93,6 +117,7 @@ def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:
 def zeros(rows: Rows) -> Iterator[Anomaly]:
     """A router with more than one expert a token never chooses expert 0 alone: nobody wrote to these rows."""
     if rows.top_k == 1:
+        yield from _zeros_of_one(rows)
         return
     for at, layer in enumerate(rows.layers):
         zero = (rows.experts[at] == 0).all(axis=-1)
@@ -106,6 +131,51 @@ def zeros(rows: Rows) -> Iterator[Anomaly]:
                 "not recorded."
             )
             yield Anomaly("zeros", layer, first, int(zero.sum()), says)
+
+
+def _zeros_of_one(rows: Rows) -> Iterator[Anomaly]:
+    """Tokens in a row that go to expert 0 at all layers, in a top-1 model where hardly any other does."""
+    zero = (rows.experts[..., 0] == 0) & rows.recorded
+    zero = zero[~(zero.all(axis=1))]  # a layer of zeros alone is dense, or has one choice
+    if len(zero) < FEW_LAYERS or not rows.choice:
+        return
+    everywhere = zero.all(axis=0)
+    runs = [run for start, end in rows.sequences for run in _runs(everywhere, start, end) if not _one_token(rows, *run)]
+    inside = sum(end - start for start, end in runs)
+    if inside and everywhere.sum() - inside <= RARE * (rows.tokens - inside):
+        says = (
+            f"{inside:,} tokens, the first being token {runs[0][0]}, go to expert 0 at all layers, and hardly any "
+            "other token does: served from a cache, or not recorded."
+        )
+        yield Anomaly("zeros", -1, runs[0][0], inside, says)
+
+
+def _runs(marked: np.ndarray, start: int, end: int) -> list[tuple[int, int]]:
+    """First row, and the row after the last, of all that are marked in a row in a sequence, `FEW` and more."""
+    edges = np.flatnonzero(np.diff(np.concatenate([[False], marked[start:end], [False]]))) + start
+    return [(a, b) for a, b in edges.reshape(-1, 2).tolist() if b - a >= FEW]
+
+
+def _one_token(rows: Rows, start: int, end: int) -> bool:
+    """True for one token again and again, which is routed alike without any fault."""
+    return rows.words is not None and bool((rows.words[start:end] == rows.words[start]).all())
+
+
+def not_recorded(rows: Rows) -> Iterator[Anomaly]:
+    """Rows of which the source does not say where the tokens went.
+
+    Those that the last layer alone lacks are no finding: llama.cpp routes a prompt's last token there, and no more.
+    """
+    lost = ~rows.recorded
+    if len(lost) > 1:
+        lost[-1] &= lost[:-1].any(axis=0)
+    if lost.any():
+        tokens = lost.any(axis=0)
+        says = (
+            f"{lost.sum():,} of {lost.size:,} rows, each a token at a layer, are not recorded, the first of them at "
+            f"token {tokens.argmax()}: they were served from a cache, or lost. No figure counts them."
+        )
+        yield Anomaly("not recorded", -1, int(tokens.argmax()), int(tokens.sum()), says)
 
 
 def twice(rows: Rows) -> Iterator[Anomaly]:
@@ -148,17 +218,23 @@ def layers_alike(rows: Rows) -> Iterator[Anomaly]:
 
 def one_part(rows: Rows) -> Iterator[Anomaly]:
     """All ids are in one half of the experts."""
-    half = rows.num_experts // 2
-    if rows.tokens * rows.top_k <= 20 * rows.num_experts or half < rows.top_k:
+    if rows.tokens * rows.top_k <= 20 * rows.num_experts or rows.num_experts < 2 * rows.top_k:
         return
     chosen = rows.experts[rows.experts >= 0]
-    for low, high in ((0, half), (half, rows.num_experts)):
-        if chosen.size and chosen.min() >= low and chosen.max() < high:
-            says = (
-                f"All expert ids are from {low} to {high - 1}, and there are {rows.num_experts}: these are ids within "
-                "one device of an expert-parallel group, or one device's part."
-            )
-            yield Anomaly("one part", -1, 0, rows.tokens, says)
+    if chosen.size and (part := _part(np.bincount(chosen, minlength=rows.num_experts))):
+        yield Anomaly("one part", -1, 0, rows.tokens, f"All expert ids are {part}")
+
+
+def _part(counts: np.ndarray) -> str:
+    """Say of which experts all are, where that is less than a half of them; "" where it is more."""
+    used, experts = np.flatnonzero(counts), len(counts)
+    half = experts // 2
+    if not len(used) or used[0] < half <= used[-1]:
+        return ""
+    return (
+        f"from {used[0]} to {used[-1]}, and there are {experts}: these are ids within one device of an expert-parallel "
+        "group, or one device's part."
+    )
 
 
 def weights(rows: Rows) -> Iterator[Anomaly]:
@@ -181,6 +257,7 @@ def weights(rows: Rows) -> Iterator[Anomaly]:
 
 CHECKS: dict[str, Callable[[Rows], Iterator[Anomaly]]] = {
     "zeros": zeros,
+    "not recorded": not_recorded,
     "twice": twice,
     "one choice": one_choice,
     "layers alike": layers_alike,
@@ -193,4 +270,5 @@ CHECKS: dict[str, Callable[[Rows], Iterator[Anomaly]]] = {
     "padding": padding,
     "weights": weights,
     "token shift": token_shift,
+    "draft": draft,
 }

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
+import pandas as pd
 
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
 FEW = 8  # tokens: of fewer, chance alone may do what is looked for
+FEW_LAYERS = 3  # with fewer, one layer is not told from the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Rows:
     sequences: list[tuple[int, int]]  # first row, and the row after the last
     weights: np.ndarray | None
     token_id: np.ndarray | None
+    words: np.ndarray | None  # a number for each different token: by its id, or by its text where no id is known
 
     @property
     def tokens(self) -> int:
@@ -74,7 +77,9 @@ def rows_of(trace: RoutingTrace) -> Rows:
     sequence = trace.tokens["sequence"].to_numpy()
     neighbours = np.diff(sequence) == 0
     starts = [0, *(np.flatnonzero(~neighbours) + 1).tolist(), tokens] if tokens else [0]
-    ids = trace.tokens["token_id"].to_numpy()
+    ids, texts = trace.tokens["token_id"].to_numpy(), trace.tokens["text"]
+    token_id = None if (ids == NO_TOKEN_ID).all() else ids
+    words = token_id if token_id is not None or (texts == "").all() else pd.factorize(texts)[0]
     recorded = trace.experts[..., 0] != NOT_RECORDED
     return Rows(
         trace.model.layers,
@@ -87,7 +92,8 @@ def rows_of(trace: RoutingTrace) -> Rows:
         neighbours,
         list(pairwise(starts)),
         trace.weights,
-        None if (ids == NO_TOKEN_ID).all() else ids,
+        token_id,
+        words,
     )
 
 
@@ -106,8 +112,14 @@ def shift_beside(trace: RoutingTrace, other: RoutingTrace) -> int:
 
 def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
     """The share of rows whose set is that of the other trace `shift` rows later, over the layers that both have."""
+    shares = equal_sets_by_layer(trace, other, shift)
+    return float(np.mean([*shares.values()])) if shares else 0.0
+
+
+def equal_sets_by_layer(trace: RoutingTrace, other: RoutingTrace, shift: int) -> dict[int, float]:
+    """The same for each layer that both have, and at which rows are recorded in both."""
     mine, theirs = rows_at(trace, other, shift)
-    shares = []
+    shares = {}
     for layer in sorted(set(trace.model.layers) & set(other.model.layers)):
         ours, others = (t.experts[t.model.layers.index(layer)] for t in (trace, other))
         if ours.shape[1] != others.shape[1]:
@@ -115,8 +127,8 @@ def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
         ours, others = np.sort(ours[mine], axis=1), np.sort(others[theirs], axis=1)
         both = (ours[:, :1] != NOT_RECORDED).ravel() & (others[:, :1] != NOT_RECORDED).ravel()
         if both.any():
-            shares.append(float((ours == others).all(axis=1)[both].mean()))
-    return float(np.mean(shares)) if shares else 0.0
+            shares[layer] = float((ours == others).all(axis=1)[both].mean())
+    return shares
 
 
 def rows_at(trace: RoutingTrace, other: RoutingTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
@@ -138,17 +150,17 @@ def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:
 
 def shift_of_tokens(rows: Rows) -> int:
     """The shift of -1 to 1 rows at which equal tokens share most experts at the first layer; 0 unless clearly more."""
-    if rows.token_id is None or rows.tokens < ENOUGH_IDS:
+    if rows.words is None or rows.tokens < ENOUGH_IDS:
         return 0
-    shared = {shift: _shared(rows, rows.token_id, shift) for shift in (0, -1, 1)}
+    shared = {shift: _shared(rows, rows.words, shift) for shift in (0, -1, 1)}
     best = max(shared, key=lambda shift: shared[shift])
     return best if shared[best] > CLEARLY * shared[0] else 0
 
 
-def _shared(rows: Rows, token_id: np.ndarray, shift: int) -> float:
+def _shared(rows: Rows, words: np.ndarray, shift: int) -> float:
     """How many experts two rows of the same token share on average, where row t is of token t + shift."""
     mine, theirs = overlap(rows.tokens, rows.tokens, shift)
-    experts, ids = rows.experts[0][mine].astype(np.int64), token_id[theirs]
+    experts, ids = rows.experts[0][mine].astype(np.int64), words[theirs]
     _, group, sizes = np.unique(ids, return_inverse=True, return_counts=True)
     pairs = int((sizes * (sizes - 1)).sum())
     if pairs < ENOUGH_IDS:
@@ -266,9 +278,58 @@ def padding(rows: Rows) -> Iterator[Anomaly]:
 
 def token_shift(rows: Rows) -> Iterator[Anomaly]:
     """Rows are off by one against their own tokens."""
-    if rows.token_id is not None and (shift := shift_of_tokens(rows)):
+    if (shift := shift_of_tokens(rows)) and not _ahead(rows):
         says = (
             f"Equal tokens share most experts when rows are moved by {shift:+d}: a row was "
             f"{'lost' if shift > 0 else 'counted twice'}, and each token has its neighbour's experts."
         )
         yield Anomaly("token shift", -1, 0, rows.tokens, says)
+
+
+DRAFT = "another model wrote this layer, as a draft model does in vLLM before pull request 48622."
+NEXT = 5  # layers that the first one is compared with
+CLEAR_SHARE, CLEAR_Z = 0.05, 3.0  # on real routing no other shift goes with more than 0.95 times what 0 goes with
+LOOKED_AT = 20_000  # tokens
+FEWEST = 5  # layers: with fewer, too few others tell that the first one is ahead
+
+
+def draft(rows: Rows) -> Iterator[Anomaly]:
+    """The first layer is a row ahead of the others: a draft model reads the next token too."""
+    if _ahead(rows):
+        says = (
+            f"The experts of layer {rows.layers[0]} go with those of the next layers when its rows alone are moved by "
+            f"+1: {DRAFT}"
+        )
+        yield Anomaly("draft", rows.layers[0], 0, rows.tokens, says)
+
+
+def _ahead(rows: Rows) -> bool:
+    """True if the first layer is a row ahead of the next ones: clearly, or by its tokens too."""
+    if rows.tokens < ENOUGH or len(rows.layers) < FEWEST or not rows.choice:
+        return False
+    best, clear = _step(rows, 0)
+    return best == 1 and (shift_of_tokens(rows) == 1 or (clear and not _step(rows, 1)[1]))
+
+
+def _step(rows: Rows, at: int) -> tuple[int, bool]:
+    """The shift of -1 to 1 rows at which a layer's experts go with those of the next layers most; and is that clear?"""
+    others = range(at + 1, min(at + 1 + NEXT, len(rows.layers)))
+    goes = {shift: np.array([_contingency(rows, at, other, shift) for other in others]) for shift in (0, -1, 1)}
+    best = max(goes, key=lambda shift: goes[shift].sum())
+    noise = (rows.num_experts - 1) * (2 * len(others)) ** 0.5 / (rows.top_k * min(rows.tokens, LOOKED_AT))
+    lead = goes[best] - goes[0]
+    few = max(CLEAR_SHARE * goes[0].sum(), CLEAR_Z * noise)
+    against = int((lead <= 0).sum())
+    return best, against < 2 and bool(lead.sum() > few * (1 + against))
+
+
+def _contingency(rows: Rows, at: int, other: int, shift: int) -> float:
+    """Mean square contingency of the experts of two layers, row t of one beside row t + shift of the other."""
+    tokens = min(rows.tokens, LOOKED_AT)
+    mine, theirs = overlap(tokens, tokens, shift)
+    ours, others = rows.experts[at][mine].astype(np.int64), rows.experts[other][theirs]
+    filled = (ours >= 0)[:, :, None] & (others >= 0)[:, None, :]
+    pairs = (ours[:, :, None] * rows.num_experts + others[:, None, :])[filled]
+    table = np.bincount(pairs, minlength=rows.num_experts**2).reshape(rows.num_experts, -1).astype(float)
+    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
+    return float((table**2 / np.maximum(expected, 1)).sum()) - 1

@@ -1,7 +1,7 @@
 """Two recordings of the same text, by two engines, in two precisions, or in training and serving: where do they part?
 
 Who replays routing between training and inference needs to know. Rows that are off by one are found first, and put
-right: a misalignment is no disagreement.
+right: a misalignment is no disagreement. Nor is another token, which is left out and counted.
 """
 
 import numpy as np
@@ -43,14 +43,14 @@ def shifts(pair: Pair) -> pd.DataFrame:
 def engine_difference(pair: Pair) -> pd.DataFrame:
     """How far two recordings of the same text agree, layer by layer, after rows that are off by one are put right.
 
-    One row per layer that both have. Columns: layer int32 · tokens int64 (recorded in both) · chosen int64 (experts of
-    these tokens in the first trace) · different int64 (those of them that the second does not have) · equal_ids float64
-    (share of tokens with the same experts in the same order; NaN where an order is not known) · equal_sets float64
-    (share with the same experts) · shared float64 (mean share of the first trace's experts that the second has) ·
-    ties float64 (share of tokens with other experts where the first trace's last choice was a tie) · margin_equal,
-    margin_different float64 (median margin of tokens with the same and with other experts) · by_margin float64 (how
-    often a token with other experts has a smaller margin than one with the same: 0.5 if margins explain nothing, 1 if
-    all).
+    One row per layer that both have. Columns: layer int32 · tokens int64 (the same in both, and recorded in both) ·
+    chosen int64 (experts of these tokens in the first trace) · different int64 (those of them that the second does not
+    have) · equal_ids float64 (share of tokens with the same experts in the same order; NaN where an order is not known)
+    · equal_sets float64 (share with the same experts) · shared float64 (mean share of the first trace's experts that
+    the second has) · ties float64 (share of tokens with other experts where the first trace's last choice was a tie) ·
+    margin_equal, margin_different float64 (median margin of tokens with the same and with other experts) · by_margin
+    float64 (how often a token with other experts has a smaller margin than one with the same: 0.5 if margins explain
+    nothing, 1 if all).
 
     A margin is the lowest logit of a token's experts less the highest of all others, in the first trace; NaN without
     logits, and where a bias rather than the logits decides. Raises `InvalidTrace` if the traces have no layer in common
@@ -101,8 +101,31 @@ def first_partings(pair: Pair) -> pd.DataFrame:
     return frame.astype({"sequence": np.int32, "layer": np.int32, "text": "str"})
 
 
+@needs_tokens
+def tokens_checked(pair: Pair) -> pd.DataFrame:
+    """How far two traces are known to be of the same tokens: by token ids, or by texts where ids are not known.
+
+    One row. Columns: tokens int64 (of sequences and positions that both have) · unknown int64 (of which neither ids nor
+    texts are known in both) · different int64 (other tokens in A and B: no figure counts them) · after int64 (tokens
+    that are compared, though another one came before them in their sequence). Raises `InvalidTrace` as
+    `engine_difference` does.
+
+    Source: simple comparison.
+    """
+    mine, _, same, known = _matched(pair)
+    apart = pd.Series(~same).groupby(pair[0].tokens["sequence"].to_numpy()[mine]).cumsum().to_numpy() > 0
+    counts = {"tokens": len(mine), "unknown": (~known).sum(), "different": (~same).sum(), "after": (apart & same).sum()}
+    return pd.DataFrame([counts]).astype(np.int64)
+
+
 def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndarray]:
     """Both traces, and which rows of the two are of the same token. Raises `InvalidTrace` for different texts."""
+    mine, theirs, same, _ = _matched(pair)
+    return *pair, mine[same], theirs[same]
+
+
+def _matched(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of both that belong together, whether they may be of the same token, and whether that can be known."""
     one, other = pair
     if not common_layers(pair):
         raise InvalidTrace(
@@ -112,15 +135,38 @@ def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndar
     mine, theirs = rows_at(one, other, _shift(pair))
     if not len(mine):
         raise InvalidTrace("The traces have no sequence and position in common. Give two traces of the same text.")
+    same, known = _same_tokens(pair, mine, theirs)
     direct = rows_at(one, other, 0)
-    ids = [trace.tokens["token_id"].to_numpy() for trace in pair]
-    known = (ids[0][direct[0]] != NO_TOKEN_ID) & (ids[1][direct[1]] != NO_TOKEN_ID)
-    same = [_same_tokens(ids[0][ours], ids[1][others]) for ours, others in (direct, (mine, theirs))]
-    if known.any() and max(same) < SAME_TEXT:
+    in_place, known_in_place = _same_tokens(pair, *direct)
+    here, moved = _share(in_place, known_in_place), _share(same, known)
+    if (known.any() or known_in_place.any()) and max(here, moved) < SAME_TEXT:
         raise InvalidTrace(
-            f"The traces are of different texts: {1 - max(same):.0%} of their tokens differ. Give two of the same text."
+            f"The traces are of different texts: {1 - max(here, moved):.0%} of their tokens differ. Give two of the "
+            "same text."
         )
-    return one, other, mine, theirs
+    if here > moved:  # the tokens are where they belong, the routing is not
+        same, known = np.ones(len(mine), bool), np.zeros(len(mine), bool)
+        for rows, at in zip((mine, theirs), direct, strict=True):
+            place = np.full(1 + max(rows.max(), at.max()), -1)
+            place[at] = np.arange(len(at))
+            found = place[rows]
+            same &= (found < 0) | in_place[found]
+            known |= (found >= 0) & known_in_place[found]
+    return mine, theirs, same, known
+
+
+def _same_tokens(pair: Pair, mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Which rows are of equal tokens, those of which nothing is known among them; and which are known."""
+    tokens = [trace.tokens.iloc[rows] for trace, rows in zip(pair, (mine, theirs), strict=True)]
+    ids, texts = ([part["token_id"].to_numpy() for part in tokens], [part["text"].to_numpy(object) for part in tokens])
+    by_id = (ids[0] != NO_TOKEN_ID) & (ids[1] != NO_TOKEN_ID)
+    known = by_id | ((texts[0] != "") & (texts[1] != ""))
+    same = np.where(by_id, ids[0] == ids[1], texts[0] == texts[1])
+    return (same | ~known).astype(bool), known.astype(bool)
+
+
+def _share(same: np.ndarray, known: np.ndarray) -> float:
+    return float(same[known].mean()) if known.any() else 0.0
 
 
 def _shift(pair: Pair) -> int:
@@ -129,10 +175,6 @@ def _shift(pair: Pair) -> int:
         return 0
     found = shifts(pair)
     return int(found["shift"][found["chosen"]].iloc[0])
-
-
-def _same_tokens(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one == other).mean()) if len(one) else 0.0
 
 
 def common_layers(pair: Pair) -> list[int]:
@@ -204,6 +246,23 @@ def shift_caption(moved: pd.DataFrame) -> str | None:
         f"Rows are misaligned: token t of A is token t{shift:+d} of B. One of the two lost a row, or has one twice. "
         "What follows compares the rows that belong together."
     )
+
+
+def tokens_caption(checked: pd.DataFrame) -> str | None:
+    """Say which tokens are left out, and which cannot be checked; None if all are equal. Columns: `tokens_checked`."""
+    tokens, unknown, different, after = checked.iloc[0].tolist()
+    says = []
+    if unknown == tokens:
+        says += ["Whether A and B are of the same text cannot be checked: no token has an id, or a text, in both."]
+    elif unknown:
+        says += [f"{unknown:,} of {tokens:,} tokens have neither an id nor a text in both, and cannot be checked."]
+    if different:
+        are, them = ("is another one", "it") if different == 1 else ("are other ones", "them")
+        says += [f"{different:,} of {tokens:,} tokens {are} in B than in A, and no figure counts {them}."]
+    if after:
+        some = "1 token comes" if after == 1 else f"{after:,} tokens come"
+        says += [f"{some} after such a token, and may be routed differently for that reason alone."]
+    return " ".join(says) or None
 
 
 def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> str:

@@ -139,7 +139,7 @@ def megatron_run(path: Path, options: ImportOptions) -> TrainingRun:
         layers,
         counts.assignments,
         summary=summary_of(layers),
-        notes=(MEGATRON_NOTE,),
+        notes=(MEGATRON_NOTE, *filter(None, [counts.model.caution])),
     )
 
 

@@ -108,6 +108,16 @@ def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_sai
     assert "Opened." in app.success[0].value and visit_of(app).trace.experts.shape == (4, 13, 2)
 
 
+def test_of_an_array_it_is_asked_which_axis_comes_first():
+    app = upload("vllm_offline.npy")
+    (box,) = (box for box in app.selectbox if box.key.startswith("told first_axis "))
+    assert box.options == ["layers", "tokens"] and box.value is None
+    assert "Still to be filled in: First axis of the array." in sentences(filled(app))
+    box.set_value("tokens")
+    app = filled(app)
+    assert not app.exception and app.session_state["trace"].experts.shape == (4, 13, 2)
+
+
 def test_layers_are_written_as_people_write_them():
     app = filled(upload("lmdeploy_generate.json"), moe_layers="1-")
     assert "The list of layers with experts is '1-'. Give numbers and ranges" in sentences(app)

@@ -97,3 +97,14 @@ def test_one_token_and_traces_without_logits_are_drawn():
     bare = replace(sample_trace(tokens=20), logits=None)
     app = visit(bare, noisy(sample_trace(tokens=20), 0.5))
     assert not app.exception and "trace A has none" in sentences(app) and pictures(app) == 2
+
+
+def test_texts_without_ids_are_compared_by_their_words_and_what_cannot_be_checked_is_said():
+    one = sample_trace(tokens=40)
+    bare = replace(one, tokens=one.tokens.assign(token_id=np.int32(-1)))
+    other = replace(bare, tokens=bare.tokens.assign(text="SELECT"))
+    app = visit(bare, other, noisy(bare, 0.05))
+    assert (app.session_state[session.FIRST_TRACE], app.session_state[session.SECOND_TRACE]) == ("trace 0", "trace 2")
+    blank = replace(bare, tokens=bare.tokens.assign(text=""))
+    app = visit(blank, noisy(blank, 0.05))
+    assert not app.exception and "cannot be checked: no token has an id, or a text, in both." in sentences(app)

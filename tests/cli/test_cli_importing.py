@@ -57,7 +57,7 @@ def test_a_folder_is_converted_and_layers_are_named_as_people_write_them(tmp_pat
 
 
 def test_every_option_that_is_asked_for_can_be_typed():
-    assert {*IMPORT_OPTIONS, "moe_layers"} == set(SAYS)
+    assert {*IMPORT_OPTIONS, "moe_layers", "first_axis"} == set(SAYS)
 
 
 def test_an_import_says_what_the_doctor_finds(tmp_path, caplog):
@@ -65,7 +65,7 @@ def test_an_import_says_what_the_doctor_finds(tmp_path, caplog):
     rows = trace.experts.transpose(1, 0, 2).copy()
     rows[:, 2] = rows[:, 1]
     np.save(tmp_path / "spoilt.npy", rows.astype(np.uint8))
-    assert main(["convert", str(tmp_path / "spoilt.npy"), str(tmp_path / "out.npz")]) == 0
+    assert main(["convert", str(tmp_path / "spoilt.npy"), str(tmp_path / "out.npz"), "--first-axis", "tokens"]) == 0
     assert "Layers 1 and 2 send every token to the same experts" in caplog.text
 
 
@@ -93,6 +93,16 @@ def test_doctor_finds_a_lost_row_beside_another_trace(traced, tmp_path, capsys):
     assert "moved by +1: a row was lost" in capsys.readouterr().out
 
 
+def test_doctor_says_what_is_lost_of_a_file_that_was_cut(tmp_path, capsys):
+    (tmp_path / "cut.bin").write_bytes((FOLDER / "mbolt.bin").read_bytes()[:-8])
+    assert main(["doctor", str(tmp_path / "cut.bin")]) == 1
+    lost = capsys.readouterr().out.splitlines()
+    assert [line.partition(",")[0] for line in lost] == [
+        "lost: Left out: the last 12 bytes",
+        "lost: Left out: 1 of 5 passes",
+    ]
+
+
 def test_doctor_says_why_a_file_cannot_be_opened(capsys):
     assert main(["doctor", str(FOLDER / "olmoe_counts.pkl")]) == 1
     said = capsys.readouterr()
@@ -108,6 +118,23 @@ def test_diff_finds_a_planted_shift(traced, tmp_path, capsys):
     assert main(["diff", str(tmp_path / "lost.npz"), traced, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["shift"] == 1 and [row["equal_sets"] for row in found["layers"]] == [1.0] * 4
+
+
+def test_diff_compares_texts_where_ids_are_not_known(traced, tmp_path, capsys):
+    trace = read_trace(traced)
+    other = trace.tokens.assign(token_id=np.int32(-1), text="SELECT")
+    write_trace(replace(trace, tokens=other), tmp_path / "other.npz")
+    assert main(["diff", traced, str(tmp_path / "other.npz")]) == 1
+    assert "different texts: 100% of their tokens differ" in capsys.readouterr().err
+    write_trace(replace(trace, tokens=other.assign(text="")), tmp_path / "none.npz")
+    assert main(["diff", traced, str(tmp_path / "none.npz")]) == 0
+    assert "Whether A and B are of the same text cannot be checked" in capsys.readouterr().out
+    ids = trace.tokens["token_id"].where(trace.tokens.index != 50, 99)
+    write_trace(replace(trace, tokens=trace.tokens.assign(token_id=ids)), tmp_path / "one.npz")
+    assert main(["diff", traced, str(tmp_path / "one.npz"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["tokens"] == {"tokens": 60, "unknown": 0, "different": 1, "after": 9}
+    assert {row["tokens"] for row in found["layers"]} == {59}
 
 
 def test_diff_says_where_two_traces_part(traced, tmp_path, capsys):

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 import torch
 from importer_files import EXPECTED, FOLDER, READ, REFUSED, copied, differences, options_of
+from safetensors.numpy import save_file
 
 from benchmarks.import_damage import tried
-from moeviz import InvalidTrace, MoevizError, RoutingTrace
+from moeviz import ExpertCounts, InvalidTrace, MoevizError, RoutingTrace
+from moeviz.errors import NotSaid
 from moeviz.file_limits import shown
-from moeviz.formats.exports import read_bytes, read_counted, read_counts, read_trace, write_trace
+from moeviz.formats.exports import open_path, read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
 from moeviz.formats.importers.options import SAYS, ImportOptions, flag
 from moeviz.formats.importers.source import Source, source_of
@@ -27,6 +29,7 @@ from moeviz.routing_trace import NOT_RECORDED
 
 GGUF_COUNT = from_gguf((FOLDER / "imatrix.gguf").read_bytes()).tensors["blk.1.ffn_up_exps.weight.counts"][2] + 2
 FOUND = {name: recognised(source_of(FOLDER / name)) for name in READ}
+TOKENS_FIRST = ImportOptions(first_axis="tokens")
 
 
 @pytest.mark.parametrize("name", READ)
@@ -118,31 +121,34 @@ def test_rows_of_zeros_are_not_recorded_and_layers_of_zeros_are_left_out(tmp_pat
     rows = np.load(FOLDER / "vllm_offline.npy")
     rows[:3, 2] = 0
     np.save(tmp_path / "spoilt.npy", rows)
-    trace = read_trace(tmp_path / "spoilt.npy")
+    trace = read_trace(tmp_path / "spoilt.npy", options=TOKENS_FIRST)
     assert (trace.experts[1, :3] == NOT_RECORDED).all() and trace.recorded.sum() == trace.recorded.size - 3
     assert trace.model.layers == (1, 2, 3, 4) and "left out: 0." in trace.model.caution
-    told = read_trace(tmp_path / "spoilt.npy", options=ImportOptions(moe_layers=(1, 2, 3, 4), experts=8))
-    assert told.model.caution == ""
+    told = ImportOptions(moe_layers=(1, 2, 3, 4), experts=8, first_axis="tokens")
+    assert read_trace(tmp_path / "spoilt.npy", options=told).model.caution == (
+        "Not recorded in the file: 3 of 52 rows, each a token at a layer."
+    )
 
 
 def test_an_array_of_zeros_and_an_expert_twice_are_refused(tmp_path):
     rows = np.load(FOLDER / "vllm_offline.npy")
     np.save(tmp_path / "zeros.npy", rows * 0)
     with pytest.raises(InvalidTrace, match="bypasses what records"):
-        read_trace(tmp_path / "zeros.npy")
+        read_trace(tmp_path / "zeros.npy", options=TOKENS_FIRST)
     rows[4, 3] = 5
     np.save(tmp_path / "twice.npy", rows)
     with pytest.raises(
         InvalidTrace, match=r"1 of 52 rows name an expert twice, the first at layer 3, token 4: \[5, 5\]"
     ):
-        read_trace(tmp_path / "twice.npy")
+        read_trace(tmp_path / "twice.npy", options=TOKENS_FIRST)
 
 
 def test_zeros_of_a_top_1_model_are_asked_about(tmp_path):
     np.save(tmp_path / "one.npy", np.load(FOLDER / "vllm_offline.npy")[..., :1])
     with pytest.raises(InvalidTrace, match="--moe-layers"):
-        read_trace(tmp_path / "one.npy")
-    assert read_trace(tmp_path / "one.npy", options=ImportOptions(moe_layers=(1, 2))).model.layers == (1, 2)
+        read_trace(tmp_path / "one.npy", options=TOKENS_FIRST)
+    told = ImportOptions(moe_layers=(1, 2), first_axis="tokens")
+    assert read_trace(tmp_path / "one.npy", options=told).model.layers == (1, 2)
 
 
 def test_a_response_that_is_a_row_short_is_not_aligned_by_guessing(tmp_path):
@@ -219,6 +225,141 @@ def test_our_own_files_are_left_to_their_own_readers(trace: RoutingTrace, suffix
     assert recognised(source_of(tmp_path / f"own{suffix}")) is None
 
 
+# What a file does not say, or has lost
+
+
+def test_of_an_array_of_ids_it_is_asked_which_axis_comes_first(trace: RoutingTrace, tmp_path):
+    """As `np.save(path, trace.experts)` writes it: it was read as tokens, layers, slots, as vLLM's."""
+    experts = np.where(np.arange(trace.experts.shape[1])[:, None] < 3, NOT_RECORDED, trace.experts)
+    np.save(tmp_path / "ours.npy", experts)
+    for options in (ImportOptions(), ImportOptions(experts=8, hidden_layers=len(experts))):
+        with pytest.raises(NotSaid, match="--first-axis layers or --first-axis tokens") as refused:
+            read_trace(tmp_path / "ours.npy", options=options)
+        assert refused.value.names == ("first_axis",)
+    told = ImportOptions(experts=max(trace.model.num_experts), first_axis="layers")
+    assert np.array_equal(read_trace(tmp_path / "ours.npy", options=told).experts, experts)
+    with pytest.raises(InvalidTrace, match="first_axis is 'K'; say 'layers' or 'tokens'"):
+        ImportOptions(first_axis="K")
+
+
+LOGITS = np.random.default_rng(0).normal(size=(4, 13, 8)).astype(np.float32)
+
+
+def write_npy(path: Path) -> None:
+    np.save(path, LOGITS)
+
+
+def write_npz(path: Path) -> None:
+    np.savez(path, logits=LOGITS)
+
+
+def write_torch(path: Path) -> None:
+    torch.save(torch.from_numpy(LOGITS), path)
+
+
+def write_safetensors(path: Path) -> None:
+    save_file({"router_logits": LOGITS}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [("a.npy", write_npy), ("a.npz", write_npz), ("a.pt", write_torch), ("a.safetensors", write_safetensors)],
+)
+def test_router_logits_of_all_layers_in_one_array_are_read_when_its_axes_are_told(tmp_path, name, write):
+    write(tmp_path / name)
+    with pytest.raises(NotSaid, match="--first-axis") as refused:
+        read_trace(tmp_path / name)
+    assert set(refused.value.names) == {"first_axis", "top_k", "experts"}
+    trace = read_trace(tmp_path / name, options=ImportOptions(top_k=2, experts=8, first_axis="layers"))
+    assert np.array_equal(trace.logits, LOGITS)
+    turned = read_trace(tmp_path / name, options=ImportOptions(top_k=2, experts=8, first_axis="tokens"))
+    assert np.array_equal(turned.logits, LOGITS.swapaxes(0, 1))
+
+
+@pytest.mark.parametrize(
+    ("tables", "experts", "says"),
+    [
+        ({f"layer.{n // 4}.gate.{n % 4}": LOGITS[0] for n in range(12)}, 8, "Of 12 tables, .* both end in 0"),
+        ({"gate": LOGITS[0]}, 8, "'gate' has no number in its name"),
+        ({f"layers.{n}.gate.weight": np.ones((8, 256), np.float32) * n for n in range(4)}, 8, "is 8 x 256, and router"),
+        ({f"hidden.{n}": LOGITS[n].repeat(8, axis=1) for n in range(4)}, 8, "is 13 x 64, and router .* hidden states?"),
+        ({f"scores.{n}": 1 / (1 + np.exp(-LOGITS[n])) for n in range(4)}, 8, "from 0 to 1: these are scores"),
+        ({f"ids.{n}": np.argsort(LOGITS[n]).astype(np.int32) for n in range(4)}, 8, "The tables are int32"),
+    ],
+    ids=["equal-numbers", "no-number", "gate-weights", "hidden-states", "scores", "ids"],
+)
+def test_what_has_the_shape_of_router_logits_and_is_none_is_refused(tmp_path, tables, experts, says):
+    save_file(tables, tmp_path / "a.safetensors")
+    with pytest.raises(InvalidTrace, match=says):
+        read_trace(tmp_path / "a.safetensors", options=ImportOptions(top_k=2, experts=experts))
+
+
+def megatron(folder: Path, ranks: dict[int, list[int]], layers: tuple[int, ...] = (1, 2)) -> ExpertCounts:
+    """Counts of a folder in which each rank has written these steps, one token to each of its two experts."""
+    (folder / "tokens_per_expert").mkdir()
+    for rank, steps in ranks.items():
+        rows = (
+            {"iter": step, "block": "decoder", "layer": layer, "tpe": [[1, 1]]} for step in steps for layer in layers
+        )
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "tokens_per_expert" / f"rank{rank}.jsonl").write_text(text)
+    return read_counts(folder, options=ImportOptions(top_k=2, expert_parallel=2))
+
+
+def test_a_step_that_a_killed_rank_did_not_write_is_left_out_with_its_numbers(tmp_path):
+    counts = megatron(tmp_path, {0: [1, 2, 3], 1: [1, 2]})
+    assert counts.groups == (1, 2) and (counts.assignments == 1).all()
+    assert counts.model.caution.endswith(
+        "Left out: 1 of 3 steps (3), for want of 2 lines that the ranks have at other steps, as where a run is killed."
+    )
+
+
+@pytest.mark.parametrize(
+    ("ranks", "says"),
+    [
+        ({0: [1, 2], 1: []}, "Layer 1 is counted by the ranks 0, and each of 2 parts"),
+        ({0: [1], 2: [1]}, "the ranks 0 and 2, and --expert-parallel 2 needs a multiple of 2, numbered from 0"),
+        ({0: [1], 1: [2]}, "No step of the log has the counts of every rank"),
+        ({0: [1, 1], 1: [1]}, "Rank 0 counts layer 1 of step 1 twice"),
+    ],
+)
+def test_counts_of_which_a_rank_is_lacking_are_refused(tmp_path, ranks, says):
+    with pytest.raises(InvalidTrace, match=says):
+        megatron(tmp_path, ranks)
+
+
+def test_what_of_reap_is_not_read_is_named():
+    caution = read_counts(FOLDER / "reap.pt").model.caution
+    assert "no saliency: 'ean_mean, ean_sum, max_activations, reap, weighted_expert_frequency_sum'" in caution
+
+
+def test_rows_that_vllm_did_not_record_are_counted_in_the_caution_and_by_the_doctor(tmp_path):
+    rows = np.load(FOLDER / "vllm_offline.npy")[:12]
+    rows[:8] = 0
+    rows[8, 1] = 0
+    np.save(tmp_path / "cached.npy", rows)
+    opened = open_path(tmp_path / "cached.npy", options=ImportOptions(experts=8, first_axis="tokens"))
+    assert "Not recorded in the file: 33 of 48 rows, each a token at a layer." in opened.counted.model.caution
+    assert any(sentence.startswith("33 of 48 rows") for sentence in opened.findings)
+
+
+CUT = {
+    "mbolt.bin": (8, ("Left out: the last 12 bytes", "Left out: 1 of 5 passes, 1 of 13 tokens, for want of")),
+    "llama_moe_trace_ranked.csv": (3, ("ends in no line break, as where a run is killed: 'decode,12,4,1'",)),
+    "vllm_batch.jsonl": (9, ("the last of 2 lines of 'vllm_batch.jsonl', cut as where a run",)),
+}
+
+
+@pytest.mark.parametrize("name", CUT)
+def test_a_file_that_a_kill_cut_says_what_is_lost(tmp_path, name):
+    path, (cut, says) = copied(name, tmp_path), CUT[name]
+    path.write_bytes(path.read_bytes()[:-cut])
+    opened = open_path(path, options=options_of(name))
+    for sentence in says:
+        assert sentence in opened.counted.model.caution and any(sentence in said for said in opened.findings)
+    assert opened.left_out and open_path(FOLDER / name, options=options_of(name)).left_out == ()
+
+
 # torch
 
 
@@ -249,7 +390,8 @@ def test_a_file_of_torch_that_would_run_a_program_is_not_opened(tmp_path):
 def test_what_somebody_uploads_is_no_file_of_torch():
     with pytest.raises(InvalidTrace, match="those are opened only where they lie"):
         read_bytes((FOLDER / "slime.pt").read_bytes(), "slime.pt")
-    assert read_bytes((FOLDER / "vllm_offline.npy").read_bytes(), "a.npy").experts.shape == (4, 13, 2)
+    data = (FOLDER / "vllm_offline.npy").read_bytes()
+    assert read_bytes(data, "a.npy", options=TOKENS_FIRST).experts.shape == (4, 13, 2)
 
 
 def test_a_name_that_a_pickle_makes_as_it_runs_is_refused():

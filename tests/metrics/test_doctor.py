@@ -11,8 +11,8 @@ import moeviz
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
 from moeviz.embedded.example import example_trace
 from moeviz.metrics.doctor import CHECKS, examine
-from moeviz.metrics.doctor_rows import shift_beside
-from moeviz.routing_trace import NOT_RECORDED, token_frame
+from moeviz.metrics.doctor_rows import FEW, shift_beside
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, token_frame
 from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parents[1] / "data"
@@ -129,9 +129,7 @@ def test_an_id_that_is_the_number_of_experts_is_refused_with_its_row(routing):
 
 
 def test_nothing_is_said_of_twenty_good_traces(routing):
-    ends = np.cumsum(routing["lengths"])
-    texts = [slice(end - length, end) for end, length in zip(ends, routing["lengths"], strict=True)]
-    good = [as_trace(routing["ids"][:, text], routing["token_ids"][text]) for text in texts]
+    good = [as_trace(routing["ids"][:, text], routing["token_ids"][text]) for text in texts_of(routing)]
     good += [as_trace(routing["ids"], routing["token_ids"]), example_trace(), sample_trace(), sample_trace(seed=1)]
     good += [moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. " * 3, max_new_tokens=40)]
     said = [examine(trace)["says"].tolist() for trace in good]
@@ -177,7 +175,7 @@ def test_weights_that_do_not_sum_as_the_others_do_are_found():
     assert (row["check"], row["layer"], row["token"]) == ("weights", 2, 7) and "do not sum to 1" in row["says"]
 
 
-def test_tokens_that_are_not_recorded_are_no_finding(routing):
+def test_what_the_last_layer_alone_does_not_record_is_no_finding(routing):
     ids = routing["ids"][:, :TOKENS].copy()
     ids[5, :700] = NOT_RECORDED
     assert not len(examine(as_trace(ids)))
@@ -195,7 +193,7 @@ def test_counts_are_looked_at_too():
 def test_every_check_can_find_something(found):
     """A check that never speaks would say nothing by its silence."""
     spoken = {check for frame in found.values() for check in frame["check"]}
-    elsewhere = {"again", "duplicates", "padding", "weights"}  # by the tests above
+    elsewhere = {"again", "duplicates", "padding", "weights", "draft", "not recorded"}  # by other tests
     assert spoken | elsewhere >= set(CHECKS)
 
 
@@ -205,3 +203,85 @@ def test_a_shift_is_found_by_position_and_not_by_row():
     assert shift_beside(late, trace) == 0  # its positions say that the first token is not there
     moved = replace(late, tokens=late.tokens.assign(position=late.tokens["position"] - np.int32(1)))
     assert shift_beside(moved, trace) == 1
+
+
+# Captures that are publicly known to be bad, each made of the embedded model's own
+
+
+def drafted(ids: np.ndarray, of: int, step: int = 1) -> np.ndarray:
+    """Layer 0 as a draft model writes it: a router of its own numbers, which goes by the next token."""
+    written, numbers = ids.copy(), np.random.default_rng(3).permutation(EXPERTS)
+    written[0, : ids.shape[1] - step] = numbers[ids[of, step:]]
+    return written
+
+
+def texts_of(routing: dict[str, np.ndarray]) -> list[slice]:
+    ends = np.cumsum(routing["lengths"])
+    return [slice(end - length, end) for end, length in zip(ends, routing["lengths"], strict=True)]
+
+
+@pytest.mark.parametrize("of", [0, 5])
+def test_a_first_layer_that_a_draft_model_wrote_is_found_and_is_no_lost_row(routing, of):
+    """vLLM before pull request 48622, with a multi-token head: the rest of the trace is right."""
+    ids, tokens = drafted(routing["ids"], of), routing["token_ids"]
+    for trace in (as_trace(ids), as_trace(ids, tokens), as_trace(ids[:, :TOKENS], tokens[:TOKENS])):
+        (row,) = examine(trace).to_dict("records")
+        assert (row["check"], row["layer"]) == ("draft", 0) and "pull request 48622" in row["says"]
+    found = [set(examine(as_trace(ids[:, text], tokens[text]))["check"]) for text in texts_of(routing)]
+    assert sum(checks == {"draft"} for checks in found) >= 13, "of 15 texts of some 500 tokens each"
+
+
+def test_a_draft_model_of_the_same_token_is_found_beside_another_trace(routing):
+    ids = routing["ids"][:, :TOKENS]
+    (row,) = examine(as_trace(drafted(ids, 5, step=0)), beside=as_trace(ids)).to_dict("records")
+    assert (row["check"], row["layer"]) == ("draft", 0) and "and at half of the layers 100% or more" in row["says"]
+
+
+@pytest.mark.parametrize("cached", [FEW, 64])
+def test_zeros_of_a_cached_prefix_are_found_in_a_top_1_model_too(routing, cached):
+    for text in texts_of(routing):
+        ids = routing["ids"][:, text, :1].copy()
+        ids[:, :cached] = 0
+        row = examine(as_trace(ids, routing["token_ids"][text])).set_index("check").loc["zeros"]
+        assert (row["token"], row["rows"]) == (0, cached) and "go to expert 0 at all layers" in row["says"]
+
+
+def test_a_top_1_model_whose_busiest_expert_is_the_first_is_no_finding(routing):
+    ids = routing["ids"][..., :1].copy()
+    for layer in ids:
+        numbers = np.argsort(np.argsort(-np.bincount(layer[:, 0], minlength=EXPERTS)))
+        layer[:] = numbers[layer]
+    for text in [slice(None), *texts_of(routing)]:
+        assert "zeros" not in set(examine(as_trace(ids[:, text], routing["token_ids"][text]))["check"])
+
+
+@pytest.mark.parametrize(("device", "devices"), [(0, 2), (1, 2), (0, 4)])
+def test_ids_within_a_device_are_found_with_their_range(routing, device, devices):
+    """What one device of an expert-parallel group runs, by its own numbers; a slot of another device is empty."""
+    ids, own = routing["ids"][:, :TOKENS], EXPERTS // devices
+    local = np.where(ids // own == device, ids % own, NO_EXPERT)
+    found = examine(as_trace(-np.sort(-local, axis=-1))).set_index("check")
+    assert f"All expert ids are from 0 to {own - 1}, and there are 8" in found.loc["one part", "says"]
+    counts = as_trace(-np.sort(-local, axis=-1)).counts()
+    assert examine(counts).set_index("check").loc["one part", "says"].startswith("All counts are of experts from 0 to")
+    assert not len(examine(as_trace(ids).counts()))
+
+
+def test_rows_off_by_one_are_found_by_texts_where_no_ids_are_known(routing):
+    ids, tokens = routing["ids"][:, :TOKENS], routing["token_ids"][:TOKENS]
+    words = [f"word {token}" for token in tokens]
+    assert not len(examine(with_texts(as_trace(ids), words)))
+    lost = with_texts(as_trace(ids[:, 1:]), words[:-1])
+    assert examine(lost)["check"].tolist() == ["token shift"]
+
+
+def with_texts(trace: RoutingTrace, texts: list[str]) -> RoutingTrace:
+    return replace(trace, tokens=trace.tokens.assign(text=pd.Series(texts, dtype="str")))
+
+
+def test_rows_that_are_not_recorded_are_a_finding_unless_the_last_layer_alone_lacks_them(routing):
+    ids = routing["ids"][:, :100].copy()
+    ids[:, :16], ids[2, 40] = NOT_RECORDED, NOT_RECORDED
+    (row,) = examine(as_trace(ids)).to_dict("records")
+    assert (row["check"], row["token"], row["rows"]) == ("not recorded", 0, 17)
+    assert row["says"].startswith("97 of 600 rows, each a token at a layer, are not recorded")

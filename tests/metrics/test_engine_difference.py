@@ -7,8 +7,14 @@ import pytest
 from engine_traces import late, noisy
 
 from moeviz import InvalidTrace, RoutingTrace
-from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts
-from moeviz.routing_trace import NOT_RECORDED, sort_slots
+from moeviz.metrics.engine_difference import (
+    engine_difference,
+    first_partings,
+    shifts,
+    tokens_caption,
+    tokens_checked,
+)
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, sort_slots
 from moeviz.testing import sample_trace
 
 
@@ -108,3 +114,47 @@ def test_other_texts_and_other_layers_are_refused(one):
         engine_difference((one, replace(one, tokens=ids)))
     with pytest.raises(InvalidTrace, match="no layer in common: 0; and 1 and 2"):
         engine_difference((one.select(layers=[0]), one.select(layers=[1, 2])))
+
+
+def without_ids(trace: RoutingTrace, **columns: object) -> RoutingTrace:
+    return replace(trace, tokens=trace.tokens.assign(token_id=np.int32(NO_TOKEN_ID), **columns))
+
+
+def says(pair: tuple[RoutingTrace, RoutingTrace]) -> str | None:
+    return tokens_caption(tokens_checked(pair))
+
+
+def test_texts_are_compared_where_a_side_has_no_token_ids(one):
+    other = without_ids(one)
+    assert (engine_difference((one, other))["tokens"] == 60).all() and says((one, other)) is None
+    for pair in ((one, without_ids(one, text="SELECT")), (without_ids(one, text="SELECT"), other)):
+        with pytest.raises(InvalidTrace, match="different texts: 100% of their tokens"):
+            engine_difference(pair)
+
+
+def test_where_neither_ids_nor_texts_are_known_it_is_said_that_nothing_can_be_checked(one):
+    bare = without_ids(one, text="")
+    for pair in ((one, bare), (bare, one), (bare, bare)):
+        assert (engine_difference(pair)["equal_sets"] == 1).all()
+        assert says(pair) == (
+            "Whether A and B are of the same text cannot be checked: no token has an id, or a text, in both."
+        )
+    half = without_ids(one, text=one.tokens["text"].where(one.tokens.index < 48, ""))
+    assert says((one, half)) == "12 of 60 tokens have neither an id nor a text in both, and cannot be checked."
+
+
+@pytest.mark.parametrize("shift", [0, 1])
+def test_another_token_is_left_out_and_is_no_disagreement(one, shift):
+    """Token 30 is another one in B, which sends it elsewhere: 29 equal tokens come after it."""
+    ids, experts = one.tokens["token_id"].to_numpy().copy(), one.experts.copy()
+    ids[30], experts[:, 30] = 99, (experts[:, 30] + 1) % 8
+    other = RoutingTrace(one.model, one.tokens.assign(token_id=ids), experts)
+    pair = (late(one, shift), other) if shift else (one, other)
+    assert (engine_difference(pair)["equal_sets"] == 1).all()
+    checked = tokens_checked(pair).iloc[0]
+    assert checked["different"] == 1 + shift and checked["unknown"] == 0  # of moved rows, what either may be of
+    if not shift:
+        assert says(pair) == (
+            "1 of 60 tokens is another one in B than in A, and no figure counts it. 29 tokens come after such a token, "
+            "and may be routed differently for that reason alone."
+        )

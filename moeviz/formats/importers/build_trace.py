@@ -1,7 +1,8 @@
 """From the numbers of a file to a trace, or to counts: what all importers share, and where what is left out is named.
 
 A layer of which a file has nothing but zeros was dense, or not recorded: it is left out, and the trace's caution says
-so. A row of zeros elsewhere is not recorded. A row that names an expert twice is no routing, and the file is refused.
+so. A row of zeros elsewhere is not recorded, and the caution counts such rows. A row that names an expert twice is no
+routing, and the file is refused.
 """
 
 from collections.abc import Sequence
@@ -63,7 +64,12 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
     rows, layers, cautions = _kept(ids, about, options)
     ids = ids[rows]
     experts, said = _number_of_experts(ids, about.experts or options.experts, about.what)
-    ids = _marked(ids, layers)
+    ids, lost = _marked(ids, layers)
+    if lost:
+        said = [
+            *said,
+            f"Not recorded in the {about.what}: {lost:,} of {ids[..., 0].size:,} rows, each a token at a layer.",
+        ]
     weights, logits = (_stacked([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
     chosen, weights = sort_slots(ids.astype(np.int16), weights)
     if logits is not None and logits.shape[-1] != experts:
@@ -108,8 +114,8 @@ def _kept(ids: np.ndarray, about: SourceInfo, options: ImportOptions) -> tuple[l
 
 def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[int, list[str]]:
     highest, lowest = int(ids.max(initial=-1)), int(ids.min(initial=0))
-    if lowest < NO_EXPERT or highest >= min(known or MAX_EXPERTS, MAX_EXPERTS):
-        wrong = lowest if lowest < NO_EXPERT else highest
+    if lowest < NOT_RECORDED or highest >= min(known or MAX_EXPERTS, MAX_EXPERTS):
+        wrong = lowest if lowest < NOT_RECORDED else highest
         layer, token, _ = np.argwhere(ids == wrong)[0]
         raise InvalidTrace(
             f"The {what} names expert {wrong} (layer {layer} of those with experts, token {token}), and experts are "
@@ -121,8 +127,8 @@ def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[i
     return found, [f"The {what} does not say how many experts a layer has: {found} counts those up to the highest id."]
 
 
-def _marked(ids: np.ndarray, layers: Sequence[int]) -> np.ndarray:
-    """The ids with the rows marked that were not recorded. Raises `InvalidTrace` where one has an expert twice."""
+def _marked(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
+    """The ids with the rows marked that were not recorded, and how many. Raises `InvalidTrace` for an expert twice."""
     missing = np.asarray((ids < 0).all(axis=-1))
     if ids.shape[2] > 1:
         missing |= (ids == 0).all(axis=-1)
@@ -134,9 +140,9 @@ def _marked(ids: np.ndarray, layers: Sequence[int]) -> np.ndarray:
         raise InvalidTrace(
             f"{twice.sum():,} of {twice.size:,} rows name an expert twice, the first at layer {layers[layer]}, token "
             f"{token}: {shown(ids[layer, token].tolist())}. A router chooses different experts, so this was not "
-            "recorded: ask for it again."
+            "recorded, or ids count within one device of several: ask for it again."
         )
-    return ids
+    return ids, int(missing.sum())
 
 
 def _stacked(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:

@@ -59,4 +59,5 @@ class Opened(NamedTuple):
 
     counted: Counted
     label: str = ""
-    findings: tuple[str, ...] = ()  # a sentence each
+    findings: tuple[str, ...] = ()  # the doctor's, a sentence each
+    left_out: tuple[str, ...] = ()  # those of them on parts of the file that could not be read

@@ -31,7 +31,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         layer, tokens = struct.unpack_from("<HH", body, at)
         records.append((layer, np.frombuffer(body, "<u2", tokens * top_k, at + 4).reshape(tokens, top_k)))
         at += 4 + 2 * tokens * top_k
-    layers, part = graph_routing(records)
+    layers, part = graph_routing(records, source)
     about = SourceInfo("llama.cpp (longspear)", layers, experts=int(facts["experts"]), cautions=(BY_SCORE,))
     return build_trace([part], about, source.name, options)
 

@@ -20,7 +20,7 @@ def recognise(source: Source) -> bool:
 
 
 def read(source: Source, options: ImportOptions) -> RoutingTrace:
-    """Read the trace of all passes. A record that was cut is left out."""
+    """Read the trace of all passes. A record that was cut is left out, and noted."""
     words = np.frombuffer(source.data, "<i4", len(source.data) // 4)
     if len(words) < 3 or words[1] != 1:
         raise InvalidTrace("The file is not of version 1 of mbolt's traces. Record again with that version.")
@@ -33,7 +33,9 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
         at += 3 + tokens * top_k
         if at <= len(words):
             records.append((layer, words[at - tokens * top_k : at].reshape(tokens, top_k)))
-    layers, part = graph_routing(records)
+    if rest := len(source.data) - 4 * (3 + sum(3 + rows.size for _, rows in records)):
+        source.leave_out(f"Left out: the last {rest:,} bytes, of a record that was cut, as where a run is killed.")
+    layers, part = graph_routing(records, source)
     about = SourceInfo("llama.cpp (mbolt)", layers, experts=int(words[2]), cautions=(LAST_LAYER, BY_SCORE))
     return build_trace([part], about, source.name, options)
 

@@ -1,8 +1,11 @@
 """Megatron-LM's --save-tokens-per-expert-interval: `tokens_per_expert/rank{r}.jsonl`, a line for each layer and step.
 
-A rank lists its own experts, and among how many devices a layer's were divided is not in the file. Layers of
+A rank lists its own experts, and among how many devices a layer's were divided is not in the file. A step counts where
+every rank that has a layer has it at that step: what a killed rank did not write is left out, and said. Layers of
 multi-token prediction are left out. With FP8 and FP4, the numbers include padding.
 """
+
+import re
 
 import numpy as np
 
@@ -13,8 +16,10 @@ from moeviz.formats.importers.build_counts import MAX_CELLS, CountTable, build_c
 from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions, flag
 from moeviz.formats.importers.source import Source
+from moeviz.text import listed
 
 FILES = r"(tokens_per_expert/)?rank\d+\.jsonl"
+Counts = dict[tuple[int, int], dict[int, np.ndarray]]  # by step and layer, what each rank counted of its experts
 
 
 def recognise(source: Source) -> bool:
@@ -28,31 +33,67 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     """Read the counts of each step, micro-batches and ranks added up."""
     devices = options.need("expert_parallel", "Megatron-LM's log of tokens per expert")
     files = source.matching(FILES) if source.is_folder else [source.name]
-    if len(files) % devices:
+    numbers = [int(re.findall(r"\d+", name)[-1]) for name in files] if source.is_folder else [0]
+    if len(files) % devices or numbers != list(range(len(files))):
         raise InvalidTrace(
-            f"There are files of {len(files)} ranks, and {flag('expert_parallel')} {devices} divides no such number of "
-            "them. Put the files of all ranks into one folder."
+            f"There are files of the ranks {listed(numbers)}, and {flag('expert_parallel')} {devices} needs a multiple "
+            f"of {devices}, numbered from 0. Put the files of all ranks into one folder."
         )
-    total: dict[tuple[int, int], np.ndarray] = {}
+    counts: Counts = {}
     for rank, name in enumerate(files):
-        _add(source, name, rank % devices, devices, total)
-    steps, layers = (sorted({key[at] for key in total}) for at in (0, 1))
-    if not total or len(total) != len(steps) * len(layers):
-        raise InvalidTrace("A step of the log misses a layer, as where a run was killed. Remove that step's lines.")
-    table = np.array([[total[step, layer] for layer in layers] for step in steps])
+        _add(source, name, rank, devices, counts)
+    steps, layers = _whole_steps(source, counts, devices)
+    table = np.array([[_summed(counts[step, layer], devices) for layer in layers] for step in steps])
     counted = CountTable(table, "megatron-lm", layers, groups=tuple(steps), group_kind="step")
     return build_counts(counted, source.name, options)
 
 
-def _add(source: Source, name: str, place: int, devices: int, total: dict[tuple[int, int], np.ndarray]) -> None:
+def _add(source: Source, name: str, rank: int, devices: int, counts: Counts) -> None:
     for row in source.lines_of(name):
         if row["block"] != "decoder":
             continue
         own = whole(row["tpe"], 2, "The tokens per expert").sum(axis=0)
-        if len(own) * devices * (len(total) + 1) > MAX_CELLS:
+        if len(own) * devices * (len(counts) + 1) > MAX_CELLS:
             raise InvalidTrace(f"The log has more than {MAX_CELLS:,} counts. Give a part of its steps.")
-        both = total.setdefault((row["iter"], row["layer"]), np.zeros(devices * len(own), np.int64))
-        both[place * len(own) : (place + 1) * len(own)] += own
+        of = counts.setdefault((row["iter"], row["layer"]), {})
+        if rank in of:
+            raise InvalidTrace(
+                f"Rank {rank} counts layer {row['layer']} of step {row['iter']} twice, as where a run was resumed from "
+                "before that step. Remove the lines of the first time."
+            )
+        of[rank] = own
+
+
+def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int], list[int]]:
+    """The steps at which no rank lacks a layer that it has at any, and the layers. Raises `InvalidTrace` for none."""
+    steps, layers = (sorted({key[at] for key in counts}) for at in (0, 1))
+    ranks = {layer: {rank for step in steps for rank in counts.get((step, layer), {})} for layer in layers}
+    for layer in layers:
+        places = [sum(rank % devices == place for rank in ranks[layer]) for place in range(devices)]
+        if len(set(places)) != 1:
+            raise InvalidTrace(
+                f"Layer {layer} is counted by the ranks {listed(sorted(ranks[layer]))}, and each of {devices} parts "
+                "of its experts needs as many ranks. Put the whole files of all ranks into one folder."
+            )
+    lacking = {
+        step: sum(len(ranks[layer] - counts.get((step, layer), {}).keys()) for layer in layers) for step in steps
+    }
+    kept = [step for step in steps if not lacking[step]]
+    if not kept:
+        raise InvalidTrace("No step of the log has the counts of every rank at every layer. Give the files of one run.")
+    if cut := [step for step in steps if lacking[step]]:
+        lines = sum(lacking.values())
+        source.leave_out(
+            f"Left out: {len(cut):,} of {len(steps):,} steps ({listed(cut)}), for want of {lines:,} lines that the "
+            "ranks have at other steps, as where a run is killed."
+        )
+    return kept, layers
+
+
+def _summed(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
+    """The counts of all experts, from those that each rank counted of its part."""
+    parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
+    return np.concatenate([np.sum(part, axis=0) for part in parts])
 
 
 FORMAT = Importer(

@@ -3,8 +3,10 @@
 from dataclasses import dataclass, fields
 
 from moeviz.errors import InvalidTrace, NotSaid
+from moeviz.text import quoted
 
 MOST = 2**15 - 1
+AXES = ("layers", "tokens")
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,8 +19,9 @@ class ImportOptions:
     experts          routed experts of each layer. Where neither the file nor anybody says, the highest id seen counts.
     start            position of the first token of a response, where its request left out a known prefix.
     expert_parallel  devices that each layer's experts were divided among.
+    first_axis       "layers" or "tokens": which comes first in an array of three axes.
 
-    Raises `InvalidTrace` for a number that cannot be.
+    Raises `InvalidTrace` for a value that cannot be.
 
     >>> ImportOptions(top_k=2).need("top_k", "A list of router logits")
     2
@@ -30,16 +33,19 @@ class ImportOptions:
     experts: int | None = None
     start: int | None = None
     expert_parallel: int | None = None
+    first_axis: str | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value, low = getattr(self, field.name), int(field.name != "start")
-            if field.name == "moe_layers" or value is None:
+            if field.name in ("moe_layers", "first_axis") or value is None:
                 continue
             if not low <= value <= (MOST if low else 2**31 - 1):
                 raise InvalidTrace(f"{field.name} is {value}; it must be a whole number from {low} on.")
         if self.moe_layers is not None and not (self.moe_layers and all(0 <= n < MOST for n in self.moe_layers)):
             raise InvalidTrace(f"moe_layers is {self.moe_layers!r}; give indices of layers, the first being 0.")
+        if self.first_axis not in (None, *AXES):
+            raise InvalidTrace(f"first_axis is {quoted(self.first_axis)}; say 'layers' or 'tokens'.")
 
     def need(self, name: str, what: str) -> int:
         """A number that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
@@ -52,6 +58,18 @@ class ImportOptions:
             )
         return value
 
+    def layers_first(self, shape: tuple[int, ...]) -> bool:
+        """True if the first axis of an array is of layers, false if it is of tokens. Raises `NotSaid`."""
+        if self.first_axis is None:
+            name = flag("first_axis")
+            raise NotSaid(
+                f"The array has the shape {shape}, and does not say {SAYS['first_axis']}: vLLM's begins with tokens, "
+                f"and a RoutingTrace's begins with layers. Say it: {name} layers or {name} tokens on the command line, "
+                "ImportOptions(first_axis=…) in Python.",
+                ("first_axis",),
+            )
+        return self.first_axis == "layers"
+
 
 NOTHING_TOLD = ImportOptions()
 SAYS = {
@@ -61,6 +79,7 @@ SAYS = {
     "experts": "how many experts a layer has",
     "start": "at which token of the prompt it begins",
     "expert_parallel": "among how many devices each layer's experts were divided",
+    "first_axis": "whether its first axis is of layers or of tokens",
 }
 
 

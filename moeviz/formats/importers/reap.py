@@ -1,6 +1,7 @@
 """REAP's state of its observer: {layer: {expert_frequency, total_tokens, …}} in a torch file.
 
 `pairwise_expert_frequency` is the sum of two experts' counts, not how often they were chosen together: it is not read.
+Nor is what it measures of an expert's saliency, for which counts have no place: the caution names it.
 How many experts a token is sent to follows from the counts and the number of tokens.
 """
 
@@ -15,6 +16,9 @@ from moeviz.formats.importers.importer import Importer
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.formats.importers.torch_file import in_torch, of_torch
+from moeviz.text import quoted
+
+READ = {"expert_frequency", "total_tokens", "pairwise_expert_frequency"}
 
 
 def recognise(content: Any) -> bool:
@@ -37,7 +41,11 @@ def read(content: Any, source: Source, options: ImportOptions) -> ExpertCounts:
         raise InvalidTrace(
             "The counts of the layers are not those of so many tokens with one top-k, as the file says. Observe again."
         )
-    counted = CountTable(table, "reap", layers, top_k=int(top_k), tokens=tokens[None])
+    rest = sorted({str(key) for facts in content.values() for key in facts} - READ)
+    said = (
+        (f"Only how often each expert was chosen is read, and no saliency: {quoted(', '.join(rest))}.",) if rest else ()
+    )
+    counted = CountTable(table, "reap", layers, top_k=int(top_k), tokens=tokens[None], cautions=said)
     return build_counts(counted, source.name, options)
 
 

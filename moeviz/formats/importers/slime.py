@@ -26,6 +26,8 @@ def recognise(content: Any) -> bool:
 def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
     """Read the trace of every sample that has routing."""
     samples = [sample for sample in content["samples"] if sample.get("rollout_routed_experts") is not None]
+    if lost := len(content["samples"]) - len(samples):
+        source.leave_out(f"Left out: {lost:,} of {len(content['samples']):,} samples, which have no routing.")
     return build_trace(
         [_part(sample, options) for sample in samples], SourceInfo("slime", hidden=True), source.name, options
     )

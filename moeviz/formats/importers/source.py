@@ -21,10 +21,14 @@ WANTED = re.compile(
 
 
 class Source:
-    """Bytes by the names of their files, and a budget for what is made of them."""
+    """Bytes by the names of their files, and a budget for what is made of them.
+
+    left_out  a sentence on each part that a reader had to leave out, as a key.
+    """
 
     def __init__(self, name: str, files: dict[str, bytes], max_bytes: int = MAX_BYTES) -> None:
         self.name, self.files, self.max_bytes = name, files, max_bytes
+        self.left_out: dict[str, None] = {}
 
     @property
     def is_folder(self) -> bool:
@@ -68,17 +72,24 @@ class Source:
         return self.lines_of(self.name) if self.has_lines else [self.first]
 
     def lines_of(self, name: str) -> list[Any]:
-        """The JSON lines of one file. A last line that was cut, as by a killed run, is left out."""
+        """The JSON lines of one file. A last line that was cut, as by a killed run, is left out, and noted."""
         self._check_values(self.files[name])
         lines = [line for line in self.files[name].split(b"\n") if line.strip()]
         values = [self._json(line) for line in lines]
         if values and values[-1] is None:
             values.pop()
+            self.leave_out(
+                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as where a run is killed."
+            )
         if None in values:
             raise InvalidTrace(
                 f"Line {values.index(None) + 1} of {quoted(name)} is not JSON. Remove it, or write the file again."
             )
         return values
+
+    def leave_out(self, sentence: str) -> None:
+        """Note what is lost of the file, with its number: it becomes part of the caution and of the findings."""
+        self.left_out[sentence] = None
 
     def json_of(self, name: str) -> Any:
         """One file as JSON; None if it is none."""

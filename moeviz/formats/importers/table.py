@@ -7,12 +7,14 @@ looked over by the doctor (`moeviz.metrics.doctor`), and what it finds is logged
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache, partial
 from importlib import import_module
 from typing import Any
 
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.arrays import is_safetensors
 from moeviz.formats.importers.importer import DAMAGED, Importer, Opened
 from moeviz.formats.importers.options import ImportOptions
 from moeviz.formats.importers.source import Source
@@ -97,12 +99,16 @@ def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
     log.info("read %s as %s: %s", quoted(source.name), row.label, kind)
     if found.model.caution:
         log.info("%s", found.model.caution)
+    if source.left_out:
+        caution = " ".join(filter(None, [found.model.caution, *source.left_out]))
+        found = replace(found, model=replace(found.model, caution=caution))
     from moeviz.metrics.doctor import examine
 
-    findings = tuple(examine(found)["says"])
+    left_out = tuple(source.left_out)
+    findings = tuple(examine(found, left_out=left_out)["says"])
     for sentence in findings:
         log.warning("%s", sentence)
-    return Opened(found, row.label, findings)
+    return Opened(found, row.label, findings, left_out)
 
 
 def looked_for() -> str:
@@ -119,7 +125,7 @@ def _recognised(source: Source) -> Importer | None:
 def _why_not(source: Source) -> str:
     """The reason why a file that looks like routing is not opened; "" for any other file."""
     data, first = source.data, source.first
-    if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[1:2]:
+    if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[1:2] and not is_safetensors(data):
         return (
             "The file is a pickle, which can run programs when it is opened, so it is not. Save arrays or tensors "
             "instead: .npz, .safetensors, or torch.save of tensors alone."

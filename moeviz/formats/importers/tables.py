@@ -17,9 +17,17 @@ BATCH = 4096  # rows of Parquet that are unpacked at a time
 
 
 def read_csv(data: bytes, source: Source) -> pd.DataFrame:
-    """Read a CSV with a header, every cell as text. A last line that was cut is left out. Raises `InvalidTrace`."""
+    """Read a CSV with a header, every cell as text. Raises `InvalidTrace`.
+
+    A last line that was cut is left out, and noted.
+    """
     end = data.rfind(b"\n") + 1
     whole = data[:end] or data
+    if end and end < len(data):
+        source.leave_out(
+            f"Left out: the last line of {quoted(source.name)}, which ends in no line break, as where a run is killed: "
+            f"{shown(data[end:].decode(errors='replace'))}. If it is whole, end it with one."
+        )
     if (cells := whole.count(b",") + whole.count(b"\n")) > (most := source.max_bytes // BYTES_A_VALUE):
         raise InvalidTrace(f"{quoted(source.name)} has {cells:,} cells, and at most {most:,} are read. Split it.")
     try:

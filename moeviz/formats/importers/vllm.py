@@ -2,6 +2,7 @@
 
 From 0.22 on, a response has base64 of a .npy, (tokens - 1 - start, hidden layers, K); 0.21 has nested lists, those of
 the prompt apart. Ids alone, in no order. Dense layers are rows of zeros, and so is what a fused kernel hides.
+An array of three axes may also be the `experts` of a `RoutingTrace`, (L, T, K): which of the two it is must be told.
 """
 
 from dataclasses import replace
@@ -34,6 +35,8 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     """Read the trace of every choice of every response."""
     if is_npy(source.data):
         rows = whole(from_npy(source.data), 3)
+        if options.layers_first(rows.shape):
+            rows = rows.transpose(1, 0, 2)
         return build_trace([response_routing(rows, None, None, options)], ABOUT, source.name, options)
     bodies = [row["response"]["body"] if "custom_id" in row else row for row in source.rows if _answered(row)]
     parts = [read_choice(body, choice, options) for body in bodies for choice in choices(body)]
@@ -62,10 +65,10 @@ def read_choice(body: dict[str, Any], choice: dict[str, Any], options: ImportOpt
 
 FORMAT = Importer(
     name="vllm",
-    label="vLLM responses, batches and arrays",
+    label="vLLM responses and batches, arrays of expert ids",
     becomes="trace",
     looks_for="JSON with choices, lines with custom_id, or .npy of whole numbers with three axes",
     recognise=recognise,
     read=read,
-    may_ask=("start", "experts", "moe_layers"),
+    may_ask=("start", "experts", "moe_layers", "first_axis"),
 )
