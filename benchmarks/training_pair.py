@@ -1,10 +1,11 @@
 """Does an alarm say that routers collapse, and stay quiet where they do not? A tiny MoE, with the aux loss and without.
 
-    python -m benchmarks.training_pair [--seeds N] [--write]
+    python -m benchmarks.training_pair [--seeds N] [--scratch] [--write]
 
 A Mixtral of two layers of eight experts, top-2, on the texts that ship, with routers whose first weights are ten times
 too large. "collapse" is the first log at which exp(entropy of load) / E of a layer is below 0.5; "said" is the log at
-which the alarm of that layer began. --write puts the runs of seed 0 in the place of the pair that ships.
+which the alarm of that layer began. --scratch judges by `Rules.from_scratch`. --write puts the runs of seed 0 in the
+place of the pair that ships.
 """
 
 import argparse
@@ -21,7 +22,7 @@ from transformers.trainer_callback import PrinterCallback
 
 from moeviz.embedded import embedded_path
 from moeviz.embedded.evaluation import evaluation_set
-from moeviz.training import TrainingRun, read_run, watch
+from moeviz.training import Rules, TrainingRun, read_run, watch
 from moeviz.training.example import FOLDER, NAMES
 
 STEPS, LOGGING, BATCH, LENGTH = 90, 5, 8, 64
@@ -59,7 +60,7 @@ class Windows(torch.utils.data.Dataset):
         return {"input_ids": row, "labels": row, "attention_mask": torch.ones_like(row)}
 
 
-def trained(aux: bool, seed: int, out: Path, steps: int = STEPS) -> TrainingRun:
+def trained(aux: bool, seed: int, out: Path, steps: int = STEPS, rules: Rules | None = None) -> TrainingRun:
     """Train one of the pair and read what was written of it."""
     tokenizer = AutoTokenizer.from_pretrained(embedded_path())
     with tempfile.TemporaryDirectory() as folder:
@@ -80,7 +81,7 @@ def trained(aux: bool, seed: int, out: Path, steps: int = STEPS) -> TrainingRun:
         trainer = Trainer(pair_model(aux, seed), args, train_dataset=rows, processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)
         probe = [(text.label, text.text[:100]) for text in evaluation_set()[::4]]
-        watch(trainer, out, probe=probe)
+        watch(trainer, out, probe=probe, rules=rules)
         trainer.train()
     return read_run(out)
 
@@ -107,16 +108,18 @@ def main() -> None:
     """Print a line a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=1, help="pairs to train (default 1)")
+    parser.add_argument("--scratch", action="store_true", help="judge by the rules for runs from scratch")
     parser.add_argument("--write", action="store_true", help="replace the pair that ships by that of seed 0")
     wanted = parser.parse_args()
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     logging.disable(logging.WARNING)
     print(f"{'seed':>4}  {'run':<8}{'loss':>6}  {'collapse (layer: step)':<24}{'said':<16}alarms on at the end")
+    rules = Rules.from_scratch(warmup=STEPS * BATCH * LENGTH // 10) if wanted.scratch else None
     for seed in range(wanted.seeds):
         for name in NAMES:
             with tempfile.TemporaryDirectory() as folder:
-                run = trained(name == "aux-on", seed, Path(folder) / name)
+                run = trained(name == "aux-on", seed, Path(folder) / name, rules=rules)
                 on = ", ".join(run.alarms[run.alarms["on"]]["kind"]) or "none"
                 loss = (run.logs["loss"] - run.logs["aux_in_loss"]).iloc[-1]
                 print(f"{seed:>4}  {name:<8}{loss:>6.2f}  {collapse(run)!s:<24}{said(run)!s:<16}{on}", flush=True)

@@ -264,7 +264,8 @@ class Hearing:
             mine = module is router.module
             if self.now.phase is not None and not backwards():
                 reader = router if mine else replace(router, module=module)  # of a replica, with its parameters
-                self.count(index, reader.read(given, answer)[:3])
+                with torch.no_grad():  # what is saved for backward would be missed when a checkpoint computes anew
+                    self.count(index, reader.read(given, answer)[:3])
                 return
             inside = self.now.outer is not None or self.now.muted or backwards()
             if mine and not inside and module.training and torch.is_grad_enabled():

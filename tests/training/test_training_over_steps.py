@@ -14,6 +14,7 @@ from moeviz.charts import training as figures
 from moeviz.errors import MissingField
 from moeviz.training.example import example_runs
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
+from moeviz.training.recorded.captions import quiet_caption
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
     counts_at_end,
@@ -22,6 +23,7 @@ from moeviz.training.recorded.over_steps import (
     violation_over_steps,
     worst_layer,
 )
+from moeviz.training.recorded.rules import Rules
 from moeviz.training.recorded.run import TrainingRun
 
 
@@ -173,6 +175,13 @@ def test_sentences_are_counted_from_the_frame(run):
     assert figures.LOSS.caption(figures.LOSS.measure({"r": unknown})).endswith("the loss as it was logged is 4.500.")
     gradients = figures.GRADIENTS.caption(measured(figures.GRADIENTS, run))
     assert gradients.startswith("At the end, the router of layer 3 has the smallest gradient: 25.0% of that of layer 0")
+
+
+def test_a_run_without_an_alarm_says_so_and_that_its_warm_up_is_not_over(run):
+    assert quiet_caption(run) == "No alarm is on at step 50."
+    warming = replace(run, facts=replace(run.facts, rules=Rules.from_scratch()))
+    assert quiet_caption(warming) == "No expert is dead at step 50. The other alarms begin after 1,000,000 tokens."
+    assert quiet_caption(made_run([])) == "Nothing has been logged yet, so nothing can be said."
 
 
 def test_what_a_run_lacks_is_said(run):

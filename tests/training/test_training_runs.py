@@ -5,6 +5,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -219,6 +220,28 @@ def test_rules_refuse_what_cannot_be():
         Rules(margin=1.0)
     assert of_json({"margin": 7.0, "warmup": -1, "mass": float("nan")}) == Rules(), "a file may say anything"
     assert of_json({"margin": 0.0}).margin == 0
+
+
+def alarms_by(rules: Rules, steps: list[int], tokens: list[int], counts: np.ndarray) -> dict[str, int]:
+    """Kinds of alarms, and the step at which each first began, in a run of two layers of eight experts, top-2."""
+    alarms, first = Alarms(Watched((0, 1), (8, 8), 2), rules), {}
+    for at, step in enumerate(steps):
+        log = seen(step, counts[at], tokens[at])
+        log = replace(log, rows=[row | {"tokens": int(counts[at].sum()) // 4} for row in log.rows])
+        first |= {kind: step for kind, _, on in after(alarms, log)[0] if on and kind not in first}
+    return first
+
+
+def test_rules_for_a_run_from_scratch_are_quiet_where_it_is_uneven_at_first_and_say_a_collapse_as_soon():
+    """The same model from random weights: balanced by the aux loss, with seed 3; and without it, as it ships."""
+    kept = json.loads((Path(__file__).parents[1] / "data" / "uneven_run.json").read_text())
+    uneven = kept["step"], kept["tokens"], np.array(kept["counts"])
+    collapsed = example_runs()["aux-off"]
+    collapsed = collapsed.logs["step"].tolist(), collapsed.logs["tokens"].tolist(), collapsed.counts
+    scratch = Rules.from_scratch(warmup=4_608)  # a tenth of either
+    assert alarms_by(Rules(), *uneven).keys() == {"load", "dead"} and alarms_by(scratch, *uneven) == {}
+    assert alarms_by(Rules(), *collapsed)["collapse"] == alarms_by(scratch, *collapsed)["collapse"] == 30
+    assert Rules.from_scratch(dead=5, ignore=("load",)) == Rules(5, 1_000, 1.5, warmup=1_000_000, ignore=("load",))
 
 
 @pytest.mark.table("moeviz/training")
