@@ -49,7 +49,8 @@ def examine(
     check str (its name, as in `CHECKS`) · layer int32 (-1: all) · token int64 (first row of `tokens` that it is about;
     -1: all) · rows int64 (how many) · says str.
 
-    Source: the checks and their limits were tried on fourteen ways to spoil each of two traces.
+    Source: the checks and their limits were tried on fourteen ways to spoil each of two traces, on captures that are
+    publicly known to be bad, and on sixty texts by each of three models.
     """
     found = [Anomaly("lost", -1, -1, 0, sentence) for sentence in left_out]
     if isinstance(counted, ExpertCounts):

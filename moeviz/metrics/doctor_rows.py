@@ -150,11 +150,16 @@ def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:
 
 def shift_of_tokens(rows: Rows) -> int:
     """The shift of -1 to 1 rows at which equal tokens share most experts at the first layer; 0 unless clearly more."""
-    if rows.words is None or rows.tokens < ENOUGH_IDS:
-        return 0
-    shared = {shift: _shared(rows, rows.words, shift) for shift in (0, -1, 1)}
+    shared = _shared_by_shift(rows)
     best = max(shared, key=lambda shift: shared[shift])
     return best if shared[best] > CLEARLY * shared[0] else 0
+
+
+def _shared_by_shift(rows: Rows) -> dict[int, float]:
+    """For each shift of -1 to 1 rows, how many experts two rows of the same token share at the first layer; else 0."""
+    if rows.words is None or rows.tokens < ENOUGH_IDS:
+        return dict.fromkeys((0, -1, 1), 0.0)
+    return {shift: _shared(rows, rows.words, shift) for shift in (0, -1, 1)}
 
 
 def _shared(rows: Rows, words: np.ndarray, shift: int) -> float:
@@ -289,7 +294,7 @@ def token_shift(rows: Rows) -> Iterator[Anomaly]:
 DRAFT = "another model wrote this layer, as a draft model does in vLLM before pull request 48622."
 NEXT = 5  # layers that the first one is compared with
 CLEAR_SHARE, CLEAR_Z = 0.05, 3.0  # on real routing no other shift goes with more than 0.95 times what 0 goes with
-LOOKED_AT = 20_000  # tokens
+LOOKED_AT, ENOUGH_ALONE = 20_000, 500  # tokens; the second where nothing is known of them
 FEWEST = 5  # layers: with fewer, too few others tell that the first one is ahead
 
 
@@ -305,10 +310,14 @@ def draft(rows: Rows) -> Iterator[Anomaly]:
 
 def _ahead(rows: Rows) -> bool:
     """True if the first layer is a row ahead of the next ones: clearly, or by its tokens too."""
-    if rows.tokens < ENOUGH or len(rows.layers) < FEWEST or not rows.choice:
+    enough = ENOUGH_ALONE if rows.words is None else ENOUGH
+    if rows.tokens < enough or len(rows.layers) < FEWEST or not rows.choice:
         return False
     best, clear = _step(rows, 0)
-    return best == 1 and (shift_of_tokens(rows) == 1 or (clear and not _step(rows, 1)[1]))
+    shared = _shared_by_shift(rows)
+    if best != 1 or shared[0] > CLEARLY * shared[1]:
+        return False
+    return shared[1] > CLEARLY * shared[0] or (clear and not _step(rows, 1)[1])
 
 
 def _step(rows: Rows, at: int) -> tuple[int, bool]:

@@ -9,10 +9,13 @@ import pytest
 
 import moeviz
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.example import example_trace
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.embedded.reference import reference_routing
 from moeviz.metrics.doctor import CHECKS, examine
 from moeviz.metrics.doctor_rows import FEW, shift_beside
-from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, token_frame
+from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, NOT_RECORDED, token_frame
 from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parents[1] / "data"
@@ -285,3 +288,14 @@ def test_rows_that_are_not_recorded_are_a_finding_unless_the_last_layer_alone_la
     (row,) = examine(as_trace(ids)).to_dict("records")
     assert (row["check"], row["token"], row["rows"]) == ("not recorded", 0, 17)
     assert row["says"].startswith("97 of 600 rows, each a token at a layer, are not recorded")
+
+
+@pytest.mark.parametrize("name", [EMBEDDED, NATURAL, FINE])
+def test_no_fault_of_a_capture_is_found_in_sixty_texts_of_each_of_our_own_models(name):
+    """The control, with token ids, and with neither ids nor texts; `neighbours` is about the text."""
+    trace = reference_routing(name)
+    bare = trace.tokens.assign(token_id=np.int32(NO_TOKEN_ID), text=pd.Series("", trace.tokens.index, dtype="str"))
+    for whole in (trace, replace(trace, tokens=bare)):
+        parts = [whole.select(tokens=rows) for rows in trace.tokens.groupby("sequence").indices.values()]
+        said = [set(examine(part)["check"]) - {"neighbours"} for part in (whole, *parts)]
+        assert len(said) == 61 and not any(said)
