@@ -49,7 +49,7 @@ class VisitorCookie:
     """ASGI middleware: a page that is sent to a browser without our cookie brings it one.
 
     Scripts cannot read it (HttpOnly), other sites cannot send it along (SameSite=Lax), and a page that came over https
-    gives it to https alone. A site that may show the app in a frame has a cookie of its own (Partitioned): browsers send
+    gives it to https alone. A site that may show the app in a frame has one of its own (Partitioned): browsers send
     no other from there. It goes with pages only: the files of one page arrive at once, and would each bring another.
     """
 
