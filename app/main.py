@@ -19,10 +19,10 @@ if found is None or Path(found.origin).resolve().parent != HOME:  # a checkout t
 
 if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does something
     from moeviz_app.jobs.render_lock import render_slot
-    from moeviz_app.server.identity import visitor_id
+    from moeviz_app.server.identity import visitor
     from moeviz_app.views.layout import draw
 
-    with render_slot(visitor_id()):
+    with render_slot(visitor().id):
         draw()
 else:  # Streamlit's server has imported it, once
     from moeviz_app.server.asgi import app_options

@@ -129,8 +129,14 @@ class Settings:
     )
     token: str | None = _row(
         _secret,
-        ("none", "made anew", "none"),
-        "what a visitor must give once, 16 characters or more; for a team a new one is made at each start and printed",
+        ("own folder", "made anew", "none"),
+        "what a browser must bring once, 16 characters or more; in private it is kept in the own folder, for a team a "
+        "new one is made at each start; it is printed",
+    )
+    ask_token: bool = _row(
+        _on,
+        ("1", "1", "0"),
+        "in private, 1: a browser must bring the token once, as the address that is printed does · 0: it need not",
     )
     login_header: str | None = _row(
         _text, "none", "header in which a trusted proxy names who has logged in, in place of the token"
@@ -151,6 +157,10 @@ class Settings:
     max_new_tokens: int = _row(_count, ("128", "128", "64"), "most tokens that one run may generate")
     max_corpus_chars: int = _row(_count, ("300000", "300000", "50000"), "characters of all the texts of one corpus")
     max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
+    sessions_per_visitor: int = _row(_count, ("100", "60", "30"), "tabs of one browser that may be connected at once")
+    sessions_per_address: int = _row(
+        _count, ("100", "500", "200"), "tabs of one address that may be connected at once; many browsers may share one"
+    )
     max_waiting: int = _row(
         _count, ("50", "200", "200"), "runs in the line of one device; more are told that it is busy"
     )
@@ -182,6 +192,12 @@ class Settings:
     )
     frame_ancestors: tuple[str, ...] = _row(
         _names, "none", "sites that may show the app in a frame, separated by commas: `https://huggingface.co`"
+    )
+    cookie_secret: str | None = _row(
+        _secret,
+        "made anew",
+        "key that signs the cookies by which browsers are told apart, 16 characters or more; not set: a new one at "
+        "each start, after which every browser is a new one",
     )
     metrics_token: str | None = _row(
         _secret,
@@ -224,6 +240,7 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
     rows = {row.name: row.metadata for row in fields(Settings)}
     values = {name: row["read"](found, _variable(name), row["usual"][way]) for name, row in rows.items()}
     values["keep_traces"] = values["keep_traces"] and values["serve"] == PRIVATE
+    values["ask_token"] = values["serve"] == TEAM or (values["ask_token"] and values["serve"] == PRIVATE)
     settings = Settings(**values)
     _check(settings)
     return settings

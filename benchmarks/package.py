@@ -207,11 +207,11 @@ def served(env: Environment) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [env.home / "bin" / "moeviz", "app", "--no-browser", "--port", str(port)]
+    command = [env.home / "bin" / "moeviz", "app", "--no-browser", "--no-token", "--port", str(port)]
     server = subprocess.Popen(command, cwd=env.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         for line in server.stdout:
-            if "You can now view" in line or "URL" in line:
+            if "moeviz serves" in line:
                 break
         else:
             raise RuntimeError("The app did not start.")

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeviz_app.server.identity import COOKIE, RANDOM_BYTES
+from moeviz_app.server.identity import COOKIE, RANDOM_BYTES, signed
 from moeviz_app.widgets.components.explorer_data import packed_strip
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.Delta_pb2 import Delta
@@ -15,6 +15,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 import moeviz
 from moeviz.capture.models.load import LoadedModel
+from tests.support.servers import COOKIE_SECRET
 from tests.support.visit import Visit
 
 TOKENS_TO_GENERATE = "Tokens to generate after the prompt"
@@ -50,7 +51,7 @@ def prompt_of(model: LoadedModel, text: str, new_tokens: int) -> Prompt:
 
 def new_visitor() -> dict[str, str]:
     """The headers of a browser that has been here before."""
-    return {"Cookie": f"{COOKIE}={secrets.token_urlsafe(RANDOM_BYTES)}"}
+    return {"Cookie": f"{COOKIE}={signed(secrets.token_urlsafe(RANDOM_BYTES), COOKIE_SECRET)}"}
 
 
 class Tab(Visit):

@@ -12,7 +12,7 @@ from html import escape
 from pathlib import Path
 from types import TracebackType
 
-from moeviz.cli.app import SECONDS_TO_START, check_streamlit
+from moeviz.cli.app import SECONDS_TO_START, TOKEN, asked_token, check_streamlit, own_address
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import RoutingTrace
@@ -22,7 +22,10 @@ SECONDS_TO_STOP = 10
 
 
 class RunningApp:
-    """The app in a process of its own: its `url`, and `stop()`. It ends with the Python that started it."""
+    """The app in a process of its own: its `url`, and `stop()`. It ends with the Python that started it.
+
+    `url` holds the token that lets this user's browsers in, and nobody else.
+    """
 
     def __init__(self, url: str, process: "subprocess.Popen[bytes]", folder: Path) -> None:
         self.url = url
@@ -89,7 +92,7 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
     said = folder / "said.txt"
     try:
         write_trace(trace, folder / "trace.npz")
-        running = RunningApp(f"http://localhost:{port}", _started(folder, port, browser, said), folder)
+        running = RunningApp(own_address(port), _started(folder, port, browser, said), folder)
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
@@ -104,9 +107,11 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
 def _started(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "moeviz", "app", str(folder / "trace.npz"), "--port", str(port)]
     command += [] if browser else ["--no-browser"]
+    token = asked_token()  # given on, for it may not have been kept
     with said.open("wb") as log:
         return subprocess.Popen(
             command,
+            env=os.environ | ({TOKEN: token} if token else {}),
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,

@@ -1,4 +1,4 @@
-"""The folder of the machine's own user: what took long to compute, for the next time.
+"""The folder of the machine's own user: what took long to compute, for the next time, and the token of their own app.
 
 | system  | place                                                        |
 |---------|--------------------------------------------------------------|
@@ -13,9 +13,12 @@ reason for one more dependency.
 
 import logging
 import os
+import re
+import secrets
 import sys
 from collections.abc import Mapping
 from errno import ENOENT
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
@@ -24,6 +27,7 @@ import pandas as pd
 log = logging.getLogger("moeviz.own_folder")
 HOME = "MOEVIZ_HOME"
 NAME = "moeviz"
+TOKEN = re.compile(r"[!-~]{16,}")
 
 
 def own_folder(environment: Mapping[str, str] = os.environ, system: str = sys.platform) -> Path:
@@ -98,3 +102,37 @@ def _write(path: Path, data: bytes) -> None:
         unfinished.replace(path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+def token_file() -> Path | None:
+    """Return where the token of this user's own apps is kept, or would be; None for a user without a home."""
+    try:
+        return own_folder() / "token"
+    except (OSError, RuntimeError):
+        return None
+
+
+def own_token() -> str:
+    """Return the token by which this user's browsers open their own apps; it is made once, and no other user reads it.
+
+    Where it cannot be kept, it lasts as long as this process, and the log says why.
+    """
+    return _token_in(token_file())
+
+
+@cache
+def _token_in(file: Path | None) -> str:
+    made = secrets.token_urlsafe(24)
+    if file is None:
+        return made
+    try:
+        kept = file.read_text(encoding="ascii").strip()
+        if TOKEN.fullmatch(kept) and (os.name != "posix" or not file.stat().st_mode & 0o077):
+            return kept
+    except (OSError, UnicodeDecodeError):
+        pass  # there is none yet, or none that can be read
+    try:
+        _write(file, made.encode())
+    except OSError as error:
+        log.warning("%s cannot be written, so the token holds until this ends: %s", file, error.strerror or error)
+    return made

@@ -23,7 +23,7 @@ if not torch.cuda.is_available():
 # So are the app's settings, when its first file is imported.
 os.environ["MOEVIZ_WARM_UP"] = "0"  # no thread beside a test may load a model
 os.environ["MOEVIZ_SERVE"] = "private"  # as `moeviz app`; what others are refused is tested by name
-os.environ["MOEVIZ_KEEP_TRACES"] = "0"  # no test writes into the folder of whoever runs it
+os.environ["MOEVIZ_KEEP_TRACES"] = os.environ["MOEVIZ_ASK_TOKEN"] = "0"  # no test writes into its user's own folder
 # What inductor compiled is kept from run to run, and compiled here: processes of its own would import torch first.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(__file__).parent.parent / "build" / "inductor"))
 os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")

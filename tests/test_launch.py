@@ -18,15 +18,19 @@ from moeviz.testing import sample_trace
 
 @pytest.fixture
 def places(tmp_path, monkeypatch):
-    """Where temporary folders are made."""
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
+    """Where temporary folders are made; the app asks for its token, as it does for everybody."""
+    (tmp_path / "places").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "places"))
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path / "own"))
+    monkeypatch.setenv("MOEVIZ_ASK_TOKEN", "1")
+    return tmp_path / "places"
 
 
 @pytest.mark.browser
 def test_the_app_shows_the_trace_until_it_is_stopped(visit, places):
     app = moeviz.open_in_app(sample_trace(tokens=37), browser=False)
-    page = visit("/traces", at=Server(app.url, [], None))
+    page = visit("", at=Server(app.url, [], None))
+    page.goto(app.url.partition("/?access=")[0] + "/traces")  # the browser is known by then
     expect(page.get_by_text("37 tokens through sample")).to_be_visible()
     page.goto("about:blank")
     assert app.running and app.url in app._repr_html_() and "running" in repr(app)

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from moeviz.capture.models.folder import weights_identity
-from moeviz.own_folder import keep_table, kept_table, own_folder
+from moeviz.own_folder import _token_in, keep_table, kept_table, own_folder, own_token, token_file
 
 TABLE = pd.DataFrame(
     {
@@ -50,6 +50,29 @@ def test_what_is_kept_comes_back_with_its_types_and_for_its_owner_alone(home):
     (file,) = (home / "muted").iterdir()  # nothing unfinished is left
     for path, mode in ((home, 0o700), (home / "muted", 0o700), (file, 0o600)):
         assert os.name == "nt" or stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_the_token_of_one_s_own_app_stays_and_is_read_by_its_owner_alone(home):
+    token = own_token()
+    file = token_file()
+    assert file.parent == home and file.read_text() == token == own_token() and len(token) >= 32
+    _token_in.cache_clear()  # as in another process
+    assert own_token() == token
+    for spoilt in ("short", "\xe9" * 20, ""):
+        _token_in.cache_clear()
+        file.write_text(spoilt)
+        assert own_token() not in (token, spoilt) and file.read_text() == own_token()
+    if os.name == "posix":
+        assert stat.S_IMODE(file.stat().st_mode) == 0o600
+        seen = own_token()
+        _token_in.cache_clear()
+        file.chmod(0o644)
+        assert own_token() != seen and stat.S_IMODE(file.stat().st_mode) == 0o600
+
+
+def test_a_token_that_cannot_be_kept_holds_for_this_process(home, caplog):
+    home.parent.write_text("no folder")
+    assert own_token() == own_token() and "holds until this ends" in caplog.text
 
 
 def test_asking_makes_no_folder(home):

@@ -45,6 +45,7 @@ class Client:
     visitor: str = ""
     address: str = ""
     tab: str | None = None  # it waits for one thing at a time: what it asked before is cancelled
+    is_browser: bool = True  # one; else all of their address who cannot be told apart, with half of its places
 
 
 NOBODY = Client()
@@ -52,7 +53,10 @@ NOBODY = Client()
 
 @dataclass(frozen=True, slots=True)
 class QueueLimits:
-    """Limits on runs in line at once, waiting or begun: in all, of one visitor, of one address."""
+    """Limits on runs in line at once, waiting or begun: in all, of one visitor, of one address.
+
+    The last quarter of the places, in all and of an address, is for visitors who have no run there yet.
+    """
 
     in_all: int
     of_visitor: int
@@ -188,13 +192,18 @@ class FairQueue:
         jobs = self._jobs()
         of_visitor = sum(job.asker.visitor == asker.visitor for job in jobs)
         of_address = sum(job.asker.address == asker.address for job in jobs)
-        if of_visitor >= self.places.of_visitor:
+        most = self.places
+        shared = max(most.of_visitor, most.of_address // 2)
+        if of_visitor >= (most.of_visitor if asker.is_browser else shared):
             why, says = "visitor", f"You already have {_runs(of_visitor)} in line, and one visitor may have no more."
             slow_down()
-        elif of_address >= self.places.of_address:
+        elif of_address >= most.of_address:
             why, says = "address", f"Your network already has {_runs(of_address)} in line, and it may have no more."
-        elif len(jobs) >= self.places.in_all:
+        elif len(jobs) >= most.in_all:
             why, says = "busy", f"This server already has {_runs(len(jobs))} in line, and takes no more."
+        elif of_visitor and (_is_nearly(of_address, most.of_address) or _is_nearly(len(jobs), most.in_all)):
+            why = "near"
+            says = f"There are {_runs(len(jobs))} in line, and the last places are for visitors who have none there."
         else:
             return
         count("refusals", why=why)
@@ -263,6 +272,11 @@ class FairQueue:
                 found = found or visitor == job.asker.visitor
                 before += min(len(line), place + (not found)) if visitor != job.asker.visitor else place
             return before
+
+
+def _is_nearly(number: int, most: int) -> bool:
+    """Return whether of so many places no more than a quarter is left."""
+    return number >= most - most // 4
 
 
 def _runs(number: int) -> str:

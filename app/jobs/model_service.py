@@ -67,7 +67,8 @@ def model(name: str, how: model_catalog.LoadOptions = model_catalog.DEFAULT_LOAD
 def begin_run() -> None:
     """Count a run of this visitor. Raises `TooOften` where that is more than may begin in a minute."""
     try:
-        _pace.begin(identity.visitor_id())
+        asker = identity.visitor()
+        _pace.begin(asker.id, 1 if asker.is_browser else identity.BROWSERS)
     except identity.TooOften:
         count("refusals", why="pace")
         raise
@@ -108,8 +109,8 @@ def dataset_runner() -> Callable[[Work], Heard]:
 
 def client(tab: bool = False) -> Client:
     """Return this page's visitor as one who waits in line; with `tab`, for one thing at a time in this tab."""
-    address = identity.address(settings.SETTINGS.trusted_proxies)
-    return Client(identity.visitor_id(), address, identity.session_id() if tab else None)
+    asker = identity.visitor()
+    return Client(asker.id, asker.address, identity.session_id() if tab else None, asker.is_browser)
 
 
 def at_hand(name: str, how: model_catalog.LoadOptions) -> bool:

@@ -1,4 +1,4 @@
-"""Access control by the way of serving: this machine alone, a team with its token, or anybody, at the right host.
+"""Access control by the way of serving: one's own machine or a team, each by its token, or anybody, at the right host.
 
 No Streamlit here. A request is judged before anything else sees it, HTTP and web socket alike; what is refused hears in
 one sentence why, and what to do.
@@ -7,7 +7,11 @@ one sentence why, and what to do.
 import hashlib
 import hmac
 import logging
+import os
+import re
 from collections.abc import Collection
+from html import escape
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import parse_qs, quote, urlsplit
 
@@ -16,9 +20,10 @@ from moeviz_app.server.client_address import is_among, is_from_a_proxy, is_loopb
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
 from starlette.datastructures import Headers
 from starlette.requests import cookie_parser
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from moeviz.own_folder import token_file
 from moeviz.text import cut
 
 COOKIE = "moeviz_token"
@@ -36,7 +41,11 @@ input, button {font: inherit; padding: .4rem .6rem} label, p {display: block; ma
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Open</button></form></html>"""
 GIVE = "This server is for a team. Its token was printed when it started; whoever started it can tell you."
+GIVE_OWN = "Open the address that moeviz printed when it started; it holds a token, so that nobody else gets in."
+GIVE_FILE = " Or give the token here: it is in the file {file}, unless MOEVIZ_TOKEN sets another."
 WRONG = "This is not the token of this server. It was printed when the server started last."
+LOG_IN = "Log in first, at the proxy before this server."
+IN_ADDRESS = "access"  # the part of the printed address that holds the token; `token` is one of the text
 OTHERS = "To serve others, start it with `moeviz app --team --behind HOST` or with `moeviz app --public`."
 log = logging.getLogger("moeviz.app")
 
@@ -63,24 +72,12 @@ class AccessControl:
         refused = check_request(scope, self.settings, self.origins)
         if refused is not None:
             await refuse(refused, scope, receive, send)
-        elif self.settings.serve == TEAM and not self._may_pass(scope):
+        elif self._is_with_token(scope):
+            await self._go_on(scope, receive, send)
+        elif self.settings.ask_token and not self._may_pass(scope):
             await self._ask(scope, receive, send)
         else:
-            await self._let_in(scope, receive, send)
-
-    async def _let_in(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
             await self.app(scope, receive, send)
-            return
-        if metrics.value("sessions") >= self.settings.max_sessions:
-            full = Refusal("full", "As many tabs are open as this server serves. Try again later.")
-            await refuse(full, scope, receive, send)
-            return
-        metrics.count("sessions")
-        try:
-            await self.app(scope, receive, send)
-        finally:
-            metrics.count("sessions", -1)
 
     def _may_pass(self, scope: Scope) -> bool:
         """Return whether it brings the token's cookie, or a listed proxy says who it is."""
@@ -92,20 +89,35 @@ class AccessControl:
         given = cookie(scope, COOKIE)
         return settings.token is not None and hmac.compare_digest(given.encode(), token_digest(settings.token).encode())
 
+    def _is_with_token(self, scope: Scope) -> bool:
+        """Return whether it is the address that was printed in private, which holds the token."""
+        if not (self.settings.ask_token and self.settings.serve == PRIVATE and scope["type"] == "http"):
+            return False
+        return scope["method"] == "GET" and self._is_token(parse_qs(_query(scope)).get(IN_ADDRESS, [None])[0])
+
+    def _is_token(self, given: str | None) -> bool:
+        ours = self.settings.token
+        return None not in (given, ours) and hmac.compare_digest(str(given).encode(), str(ours).encode())
+
+    async def _go_on(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the browser to the same page with a cookie, and the token no longer in its address."""
+        again = RedirectResponse(_same_page(scope), 303, {"Set-Cookie": self._pass(scope), "Cache-Control": "no-store"})
+        await again(scope, receive, send)
+
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Ask for the token; where it is given and right, go on to the same page with a cookie."""
+        give = GIVE if self.settings.serve == TEAM else _where_it_is(token_file())
         if scope["type"] == "websocket" or self.settings.token is None:
-            login = Refusal("login", "Log in first, at the proxy before this server.", 401)
+            login = Refusal("login", LOG_IN if self.settings.token is None else give, 401)
             await refuse(login, scope, receive, send)
             return
         given = await _given_token(receive) if scope["method"] == "POST" else None
-        if given is not None and hmac.compare_digest(given.encode(), self.settings.token.encode()):
-            again: Response = RedirectResponse(_same_page(scope), 303, {"Set-Cookie": self._pass(scope)})
-            await again(scope, receive, send)
+        if self._is_token(given):
+            await self._go_on(scope, receive, send)
             return
         if given is not None:
-            _note(Refusal("token", WRONG), scope)
-        form = ASK.replace("{said}", GIVE if given is None else WRONG)
+            note(Refusal("token", WRONG), scope)
+        form = ASK.replace("{said}", escape(give if given is None else WRONG))
         await HTMLResponse(form, 401, {"Cache-Control": "no-store"})(scope, receive, send)
 
     def _pass(self, scope: Scope) -> str:
@@ -195,8 +207,13 @@ def _name(host: str) -> str:
         return ""
 
 
+def _query(scope: Scope) -> str:
+    return str(scope.get("query_string", b"").decode("latin-1"))
+
+
 def _same_page(scope: Scope) -> str:
-    query = scope.get("query_string", b"").decode("latin-1")
+    """Return the page that was asked for, without this server's token in its address."""
+    query = "&".join(part for part in _query(scope).split("&") if not part.startswith(f"{IN_ADDRESS}="))
     return quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
 
 
@@ -208,14 +225,23 @@ async def _given_token(receive: Receive) -> str:
     return parse_qs(body[:MOST_BYTES].decode("latin-1")).get("token", [""])[0].strip()
 
 
-def _note(refused: Refusal, scope: Scope) -> None:
+def _where_it_is(file: Path | None) -> str:
+    """Say where the token of one's own app is, and not whose home that is: somebody else may ask."""
+    if file is None:
+        return GIVE_OWN
+    home = os.environ.get("HOME", "~")
+    return GIVE_OWN + GIVE_FILE.replace("{file}", re.sub(f"^{re.escape(home)}(?=/)", "~", file.as_posix()))
+
+
+def note(refused: Refusal, scope: Scope) -> None:
+    """Count what is refused, and log it without what was asked."""
     metrics.count("refusals", why=refused.why)
     log.info("refused: %s", refused.why, extra={"address": cut(_peer(scope)), "path": cut(scope["path"])})
 
 
 async def refuse(refused: Refusal, scope: Scope, receive: Receive, send: Send) -> None:
-    """Count it, log it without what was asked, and say why."""
-    _note(refused, scope)
+    """Note it, and say why."""
+    note(refused, scope)
     if scope["type"] == "websocket":
         await send({"type": "websocket.close", "code": 1008, "reason": cut(refused.sentence, 100)})
     else:

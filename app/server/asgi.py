@@ -20,16 +20,18 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
-from moeviz_app.server.access import METRICS, AccessControl
+from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_loopback
 from moeviz_app.server.headers import Headers, security_headers
 from moeviz_app.server.identity import VisitorCookie
 from moeviz_app.server.logs import error_facts, write_lines
 from moeviz_app.server.sessions import end_idle_sessions
+from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
 from starlette.middleware import Middleware
@@ -37,8 +39,10 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit import config
+from streamlit.web.server.server_util import get_url
 
 from moeviz.charts.unchecked import without_checks
+from moeviz.own_folder import own_token
 
 log = logging.getLogger("moeviz.app")
 WAYS_SAID = {
@@ -68,6 +72,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
         "middleware": [
             Middleware(Headers, headers=security_headers(ours.frame_ancestors, page)),
             Middleware(AccessControl, settings=ours, origins=origins),
+            Middleware(Tabs, settings=ours),
             Middleware(Uploads, settings=ours),
             Middleware(VisitorCookie),
         ],
@@ -77,7 +82,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
 
 
 def checked(ours: Settings) -> Settings:
-    """The settings, with a token where a team needs one. Where others would get in unasked, a sentence ends it."""
+    """The settings, with the token where one is asked for. Where others would get in unasked, a sentence ends it."""
     address = config.get_option("server.address")
     if ours.serve == PRIVATE and not is_loopback(_in_brackets(address or "")):
         sys.exit(
@@ -86,6 +91,8 @@ def checked(ours: Settings) -> Settings:
         )
     if ours.serve == TEAM and ours.login_header is None and ours.token is None:
         return replace(ours, token=secrets.token_urlsafe(24))
+    if ours.serve == PRIVATE and ours.ask_token and ours.token is None:
+        return replace(ours, token=own_token())
     return ours
 
 
@@ -130,6 +137,8 @@ def announce(ours: Settings) -> None:
         said.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
     if ours.serve == TEAM and ours.login_header is None:
         said.append(f"Token: {ours.token}")
+    if ours.serve == PRIVATE and ours.ask_token:
+        said.append(f"Open {get_url('localhost').rstrip('/')}/?{IN_ADDRESS}={quote(ours.token or '')}")
     sys.stderr.write("\n".join(f"  {line}" for line in said) + "\n\n")
     sys.stderr.flush()
 

@@ -4,6 +4,9 @@ import re
 from collections.abc import Collection, Iterable
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
+from starlette.datastructures import Headers
+from starlette.types import Scope
+
 PROXY_HEADERS = {  # that somebody has handed a request on
     "forwarded",
     "via",
@@ -12,6 +15,8 @@ PROXY_HEADERS = {  # that somebody has handed a request on
     "x-cluster-client-ip",
     "true-client-ip",
     "cf-connecting-ip",
+    "fly-client-ip",
+    "x-envoy-external-address",
     "x-original-host",
     "x-original-url",
 }
@@ -64,3 +69,20 @@ def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
             break
         found = said
     return found.removeprefix("::ffff:")  # which an IPv6 socket puts before an address of IPv4
+
+
+def network_of(address: str) -> str:
+    """Return what limits of an address count: the address, or of IPv6 the network that one customer has, a /64.
+
+    >>> network_of("2001:db8::1:2"), network_of("192.0.2.7")
+    ('2001:db8::/64', '192.0.2.7')
+    """
+    found = _address(address)
+    return str(ip_network((found, 64), strict=False)) if isinstance(found, IPv6Address) else address
+
+
+def network_behind(scope: Scope, trusted: Collection[str]) -> str:
+    """Return the network that a request comes from, as limits count it; `trusted` are the proxies whose word counts."""
+    peer = (scope.get("client") or ("",))[0]
+    forwarded = ",".join(Headers(scope=scope).getlist("x-forwarded-for"))
+    return network_of(address_behind(peer, forwarded, trusted))

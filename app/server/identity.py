@@ -1,21 +1,29 @@
 """The identity of visitors: a browser, known by a cookie of ours, with the address that it comes from.
 
-One browser is one visitor, however many tabs it has. The cookie holds a random number and nothing about anybody; it is
-never shown, logged or written: what the rest of the app is given is a hash of it.
+One browser is one visitor, however many tabs it has. The cookie holds a random number, signed, and nothing about
+anybody; it is never shown, logged or written: what the rest of the app is given is a hash of it. Who makes a cookie up,
+or has none, is one visitor with all others of that address who do: limits are no stranger's to choose.
 """
 
 import hashlib
-import re
+import hmac
 import secrets
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable
+from typing import NamedTuple
 
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server.access import cookie, is_https
-from moeviz_app.server.client_address import address_behind, is_from_a_proxy, is_loopback
+from moeviz_app.server.client_address import (
+    address_behind,
+    is_from_a_proxy,
+    is_loopback,
+    network_behind,
+    network_of,
+)
 from moeviz_app.settings import PRIVATE
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -26,8 +34,10 @@ from moeviz.errors import MoevizError
 COOKIE = "moeviz_visitor"
 COOKIE_SECONDS = 180 * 24 * 60 * 60
 RANDOM_BYTES = 32
-SHAPE = re.compile(r"[A-Za-z0-9_-]{43}")  # of so many random bytes
+NEW_A_MINUTE = 120  # new browsers of one address: a class that comes at once, with some tabs each
 A_MINUTE = 60.0
+BROWSERS = 10  # those of an address without our cookie may begin so many times the runs of one browser
+KEY = settings.SETTINGS.cookie_secret or secrets.token_urlsafe(RANDOM_BYTES)
 HERE = "127.0.0.1"
 
 
@@ -39,49 +49,78 @@ class VisitorCookie:
     """ASGI middleware: a page that is sent to a browser without our cookie brings it one.
 
     Scripts cannot read it (HttpOnly), other sites cannot send it along (SameSite=Lax), and a page that came over https
-    gives it to https alone. It goes with pages only: the files of one page arrive at the same time, and would each
-    bring another.
+    gives it to https alone. A site that may show the app in a frame has one of its own (Partitioned): browsers send
+    no other from there. It goes with pages only: the files of one page arrive at once, and would each bring another.
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app, self.new = app, RateLimiter(NEW_A_MINUTE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass everything on; add the cookie to a page that needs it."""
-        if scope["type"] != "http" or SHAPE.fullmatch(cookie(scope, COOKIE)):
+        if scope["type"] != "http" or is_signed(cookie(scope, COOKIE)):
             await self.app(scope, receive, send)
             return
 
         async def with_cookie(message: Message) -> None:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
-                if headers.get("content-type", "").startswith("text/html"):
+                if headers.get("content-type", "").startswith("text/html") and self._may_have_one(scope):
                     headers.append("set-cookie", _new_cookie(https=is_https(scope)))
             await send(message)
 
         await self.app(scope, receive, with_cookie)
 
+    def _may_have_one(self, scope: Scope) -> bool:
+        try:
+            self.new.begin(network_behind(scope, settings.SETTINGS.trusted_proxies))
+        except TooOften:
+            return False
+        return True
+
 
 def _new_cookie(https: bool) -> str:
-    value = secrets.token_urlsafe(RANDOM_BYTES)
-    given = f"{COOKIE}={value}; Max-Age={COOKIE_SECONDS}; Path=/; HttpOnly; SameSite=Lax"
-    return f"{given}; Secure" if https else given
+    value = signed(secrets.token_urlsafe(RANDOM_BYTES), KEY)
+    given = f"{COOKIE}={value}; Max-Age={COOKIE_SECONDS}; Path=/; HttpOnly"
+    if https and settings.SETTINGS.frame_ancestors:
+        return f"{given}; SameSite=None; Secure; Partitioned"
+    return f"{given}; SameSite=Lax{'; Secure' if https else ''}"
 
 
-def visitor_id() -> str:
-    """The visitor of this page, as a hash that is the same in all of a browser's tabs.
-
-    A browser that keeps no cookies is as many visitors as it has tabs; their address still counts them together.
-    """
-    value = dict(st.context.cookies).get(COOKIE, "")
-    who = f"cookie {value}" if SHAPE.fullmatch(value) else f"session {session_id()}"
-    return hashlib.sha256(who.encode()).hexdigest()
+def signed(value: str, key: str) -> str:
+    """Return a cookie's value with its signature: that of another key, or none, is not ours."""
+    return f"{value}.{hmac.new(key.encode(), value.encode(), hashlib.sha256).hexdigest()}"
 
 
-def address(trusted: Collection[str] = ()) -> str:
-    """The network address that this page's visitor comes from; `trusted` are the proxies whose word counts."""
-    peer = st.context.ip_address or HERE
-    return address_behind(peer, ",".join(st.context.headers.get_all("X-Forwarded-For")), trusted)
+def is_signed(value: str) -> bool:
+    """Return whether a cookie is one that this server gave."""
+    return hmac.compare_digest(signed(value.partition(".")[0], KEY).encode(), value.encode())
+
+
+class Visitor(NamedTuple):
+    """A visitor, as limits count them: the hash of a browser's cookie, or of the address that all without one share."""
+
+    id: str
+    address: str
+    is_browser: bool
+
+
+def _visitor(value: str, network: str) -> Visitor:
+    known = is_signed(value)
+    who = f"cookie {value}" if known else f"address {network}"
+    return Visitor(hashlib.sha256(who.encode()).hexdigest(), network, known)
+
+
+def visitor_of(scope: Scope) -> Visitor:
+    """Return the visitor of a request."""
+    return _visitor(cookie(scope, COOKIE), network_behind(scope, settings.SETTINGS.trusted_proxies))
+
+
+def visitor() -> Visitor:
+    """Return the visitor of this page, who is the same in all of a browser's tabs."""
+    forwarded = ",".join(st.context.headers.get_all("X-Forwarded-For"))
+    found = address_behind(st.context.ip_address or HERE, forwarded, settings.SETTINGS.trusted_proxies)
+    return _visitor(dict(st.context.cookies).get(COOKIE, ""), network_of(found))
 
 
 def session_id() -> str:
@@ -98,13 +137,13 @@ class RateLimiter:
         self._begun: dict[str, deque[float]] = {}
         self._guard = threading.Lock()
 
-    def begin(self, who: str) -> None:
-        """Count a run. Raises `TooOften` where that is one too many; it is not counted then."""
+    def begin(self, who: str, times: int = 1) -> None:
+        """Count a run of one who may begin so many times the usual. Raises `TooOften` where it is one too many."""
         now = self._clock()
         with self._guard:
             self._forget(now - A_MINUTE)
             begun = self._begun.setdefault(who, deque())
-            if len(begun) >= self.most:
+            if len(begun) >= self.most * times:
                 wait = max(1, round(begun[0] + A_MINUTE - now))
                 raise TooOften(
                     f"You have begun {len(begun)} runs within a minute, and that is as many as are allowed here. "

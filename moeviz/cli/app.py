@@ -13,6 +13,7 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from moeviz.cli.inputs import open_file
 from moeviz.cli.options import add_import_options, number
@@ -31,6 +32,7 @@ EXAMPLES = """examples:
   moeviz app many                                     with the corpus in this folder: page Corpus
   moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
   moeviz app --port 8080 --no-browser
+  moeviz app --no-token                               without a token: whoever uses this machine gets in
   moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
   moeviz app --team --behind lab.example --login-header X-Remote-User
   moeviz app --public --server.address 0.0.0.0        for strangers; unknown options go to Streamlit"""
@@ -40,6 +42,7 @@ FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
 MODELS = "MOEVIZ_MODELS"  # the models on offer, the usual one first
 WAY, HOSTS, LOGIN_HEADER = "MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER"  # and for whom it is served
 PRIVATE = "private"
+TOKEN, ASK_TOKEN = "MOEVIZ_TOKEN", "MOEVIZ_ASK_TOKEN"  # what a browser must bring to it, and whether it must
 UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes for the peer's address, before the app
 
 
@@ -52,6 +55,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("files", metavar="FILE", nargs="*", help=says)
     parser.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
     parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
+    parser.add_argument(
+        "--no-token", action="store_true", help="let every browser on this machine in, also without the printed address"
+    )
     ways = parser.add_mutually_exclusive_group()
     ways.add_argument(
         "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
@@ -76,6 +82,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz app`."""
     way = "team" if args.team else "public" if args.public else None
+    if args.no_token:
+        os.environ[ASK_TOKEN] = "0"
     serve_app(
         args.port,
         args.extra,
@@ -123,6 +131,7 @@ def serve_app(
     if login_header:
         os.environ[LOGIN_HEADER] = login_header
     sys.argv = ["streamlit", "run", str(main_script()), "--server.port", str(port)]
+    sys.argv += ["--logger.hideWelcomeMessage", "true"] * (way == PRIVATE)  # which has an address without the token
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
@@ -202,5 +211,20 @@ def open_browser(port: int) -> None:
         except OSError:
             time.sleep(1)
         else:
-            webbrowser.open(f"http://localhost:{port}")
+            webbrowser.open(own_address(port))
             return
+
+
+def own_address(port: int) -> str:
+    """Return the address by which this user's browsers open their own app: with the token, where it asks for one."""
+    token = asked_token()
+    return f"http://localhost:{port}" + (f"/?access={quote(token)}" if token else "")
+
+
+def asked_token() -> str | None:
+    """Return the token that one's own app asks for; None where it asks for none, or is served to others."""
+    if (os.environ.get(WAY) or PRIVATE) != PRIVATE or os.environ.get(ASK_TOKEN) == "0":
+        return None
+    from moeviz.own_folder import own_token
+
+    return os.environ.get(TOKEN) or own_token()

@@ -14,8 +14,13 @@ HOST = "lab.example"
 
 def settings(way, **more):
     hosts = {"MOEVIZ_HOSTS": HOST} if way == "team" else {}
-    token = {"MOEVIZ_TOKEN": TOKEN} if way == "team" else {}
+    token = {"MOEVIZ_TOKEN": TOKEN} if way == "team" else {"MOEVIZ_ASK_TOKEN": "0"}
     return read_settings({"MOEVIZ_SERVE": way} | hosts | token | more)
+
+
+def with_token():
+    """Settings of a private server that asks for its token, as it does unless told otherwise."""
+    return settings("private", MOEVIZ_TOKEN=TOKEN, MOEVIZ_ASK_TOKEN="")
 
 
 class Answer:
@@ -89,6 +94,8 @@ PROXIES = {
     "via": "1.1 proxy",
     "cf_connecting_ip": "127.0.0.1",
     "true_client_ip": "127.0.0.1",
+    "fly_client_ip": "127.0.0.1",
+    "x_envoy_external_address": "127.0.0.1",
 }
 
 
@@ -106,6 +113,39 @@ def test_in_private_a_proxy_of_any_kind_is_refused_and_told_what_to_do(kind, nam
 def test_in_private_a_name_that_was_bent_to_this_machine_is_refused(kind, host):
     """DNS rebinding: the page's own name leads to 127.0.0.1, so the browser takes us for that site."""
     assert ask(settings("private"), kind=kind, host=host, origin=f"http://{host}").status == 403
+
+
+def test_in_private_a_browser_comes_by_the_printed_address_once_and_then_by_any(kind):
+    """What a forwarder that says nothing of itself hands on looks as if it came from this machine."""
+    ours = with_token()
+    assert not reached(ask(ours, kind=kind))
+    first = ask(ours, "/load", query=f"layer=2&access={quote(TOKEN)}&token=3&prompt=%C3%A9".encode())
+    assert (first.status, first.headers["location"]) == (303, "/load?layer=2&token=3&prompt=%C3%A9")
+    cookie = first.headers["set-cookie"]
+    assert all(word in cookie for word in ("HttpOnly", "SameSite=Lax", "Path=/")) and TOKEN not in cookie
+    assert reached(ask(ours, kind=kind, cookie=cookie.partition(";")[0]))
+    assert not reached(ask(ours, kind=kind, cookie=cookie.partition(";")[0], host="evil.example"))
+    assert reached(ask(settings("private"), kind=kind))  # which does not ask
+
+
+def test_in_private_who_brings_no_token_is_told_in_one_sentence_where_it_is(monkeypatch):
+    monkeypatch.setenv("MOEVIZ_HOME", "/data/mine")
+    for query in (b"", b"access=wrong", b"access=", f"access={TOKEN}x".encode()):
+        answer = ask(with_token(), query=query)
+        assert answer.status == 401 and "set-cookie" not in answer.headers
+        assert "Open the address that moeviz printed" in answer.text and "the file /data/mine/token" in answer.text
+    given = ask(with_token(), method="POST", body=f"token={quote(TOKEN)}".encode())
+    assert given.status == 303 and "set-cookie" in given.headers
+    monkeypatch.delenv("MOEVIZ_HOME")
+    monkeypatch.setenv("HOME", "/home/ada")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    assert "ada" not in ask(with_token()).text
+
+
+@pytest.mark.parametrize("way", ["team", "public"])
+def test_a_token_in_an_address_counts_in_private_alone(way):
+    answer = ask(settings(way), query=f"access={TOKEN}".encode())
+    assert "set-cookie" not in answer.headers and answer.status == {"team": 401, "public": 200}[way]
 
 
 @pytest.mark.parametrize("way", ["private", "team", "public"])
@@ -204,10 +244,8 @@ def test_health_is_told_to_anybody_and_metrics_to_who_has_their_token():
     assert reached(ask(settings("team", MOEVIZ_METRICS_TOKEN="m" * 20), "/metrics"))  # which then asks for it
 
 
-def test_refusals_and_connections_are_counted(monkeypatch):
+def test_refusals_are_counted(monkeypatch):
     monkeypatch.setattr(metrics, "METRICS", metrics.Metrics())
     ask(settings("private"), via="1.1 x")
     ask(settings("team"), method="POST", body=b"token=guess")
-    ask(settings("private"), kind="websocket")
     assert metrics.value("refusals", why="proxy") == metrics.value("refusals", why="token") == 1
-    assert metrics.value("sessions") == 0  # it is over

@@ -77,7 +77,7 @@ def test_a_server_that_was_killed_with_tabs_open_serves_the_same_visitor_again()
     port, headers = free_port(), new_visitor()
     url, prompt = f"http://127.0.0.1:{port}", prompt_of(moeviz.load_model(), "Il fait froid.", 3)
     for how in (signal.SIGKILL, signal.SIGTERM):
-        with started(command(port), url, environment={"MOEVIZ_WARM_UP": "0"}) as running:
+        with started(command(port), url, ready_at="moeviz serves", environment={"MOEVIZ_WARM_UP": "0"}) as running:
             tab, other = Tab(url, headers), Tab(url, headers)
             for one in (tab, other):
                 one.come()

@@ -1,5 +1,6 @@
 """The server itself, as a process: its routes, its headers, its log, its end; and the requests that no page sends."""
 
+import asyncio
 import json
 import os
 import signal
@@ -7,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import coroutines
 import pytest
@@ -18,6 +19,7 @@ from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
 from servers import ROOT, served
 from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect
 from starlette.testclient import TestClient
 from streamlit.web.server.app_discovery import discover_asgi_app
 from visit import Visit
@@ -36,7 +38,7 @@ def test_streamlit_finds_the_app_with_its_routes_in_the_script_that_it_is_told_t
 
 
 def test_a_private_server_answers_this_machine_and_says_the_same_headers_always():
-    with served(MOEVIZ_WARM_UP="0") as running:
+    with served(MOEVIZ_WARM_UP="0", MOEVIZ_ASK_TOKEN="0") as running:
         for path, status in (
             ("/", 200),
             ("/load", 200),
@@ -57,6 +59,26 @@ def test_a_private_server_answers_this_machine_and_says_the_same_headers_always(
             _, _, said = ask(running.url, path="/metrics")
             assert b"moeviz_sessions 1.0\n" in said
         assert "(private)" in "".join(running.lines)
+
+
+def test_a_private_server_prints_an_address_that_lets_one_s_browser_in_for_good(tmp_path):
+    own = {"MOEVIZ_ASK_TOKEN": "1", "MOEVIZ_HOME": str(tmp_path), "MOEVIZ_WARM_UP": "0"}
+    with served(ready_at="Open http", **own) as running:
+        (line,) = [line for line in running.lines if "Open http" in line]
+        address = urlsplit(line.split()[-1])
+        assert f"{address.scheme}://localhost:{address.port}" == running.url.replace("127.0.0.1", "localhost")
+        assert (tmp_path / "token").stat().st_mode & 0o077 == 0
+        status, _, said = ask(running.url)
+        assert status == 401 and b"Open the address that moeviz printed" in said and b"Streamlit" not in said
+        with pytest.raises(InvalidStatus):
+            Visit(running.url)
+        status, found, _ = ask(running.url, path=f"{address.path}?{address.query}")
+        assert (status, found["location"]) == (303, "/")
+        cookie = {"Cookie": found["set-cookie"].partition(";")[0]}
+    with served(**own) as running:
+        assert ask(running.url, **cookie)[0] == 200
+        with Visit(running.url, headers=cookie) as tab:
+            assert "Example, recorded beforehand" in tab.open()
 
 
 def test_a_team_gives_its_token_then_sees_the_page_and_may_type_no_folder(tmp_path):
@@ -167,22 +189,35 @@ def budget(monkeypatch):
     ours = read_settings({"MOEVIZ_MAX_UPLOAD_MB": "1", "MOEVIZ_PROCESS_MB": "40"})
 
     async def app(scope, receive, send):
-        tab = scope["path"].split("/")[-2]
-        kept.setdefault(tab, {})[len(kept.get(tab, ()))] = SimpleNamespace(data=bytes(MB))
+        tab, data, more = scope["path"].split("/")[-2], b"", True
+        while more:
+            message = await receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            data, more = data + message["body"], message.get("more_body", False)
+        kept.setdefault(tab, {})[len(kept.get(tab, ()))] = SimpleNamespace(data=data)
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
     door = Uploads(app, ours)
 
-    def put(tab, length=str(MB), method="PUT"):
-        sent = []
+    def put(tab, length=str(MB), method="PUT", peer=None, parts=(bytes(MB),)):
+        """`parts` come one after the other; where nothing comes after them, None is the last."""
+        sent, left = [], list(parts)
+
+        async def receive():
+            if left[:1] == [None]:
+                await asyncio.Event().wait()
+            if not left:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": left.pop(0), "more_body": bool(left)}
 
         async def send(message):
             sent.append(message)
 
         lengths = [] if length is None else [(b"content-length", length.encode())]
         scope = {"type": "http", "method": method, "path": f"/_stcore/upload_file/{tab}/f", "headers": lengths}
-        coroutines.run(door(scope, None, send))
-        return sent[0]["status"]
+        coroutines.run(door(scope | {"client": (peer or tab, 1)}, receive, send))
+        return sent[0]["status"] if sent else None
 
     put.kept, put.door = kept, door
     return put
@@ -195,6 +230,33 @@ def test_a_tab_keeps_four_files_and_all_tabs_a_quarter_of_the_traces_budget(budg
     budget.kept.pop("one")  # its tab is gone
     assert budget("three") == 204
     assert not budget.door.on_their_way
+
+
+def test_one_address_has_half_of_that(budget):
+    assert [budget(f"tab {n % 2}", peer="192.0.2.7") for n in range(6)] == [204] * 5 + [503]
+    assert budget("tab 2", peer="192.0.2.8") == 204
+
+
+def test_what_is_announced_and_does_not_come_takes_no_room_and_is_given_up(budget, monkeypatch):
+    held = []
+    monkeypatch.setattr(uploads, "SECONDS_TO_BEGIN", 0.01)
+    monkeypatch.setattr(uploads, "LEAST_RATE", MB)
+
+    def meanwhile(tab, more):
+        held.append(budget.door.on_their_way.total())
+        return judged(tab, more)
+
+    judged = budget.door._judged
+    monkeypatch.setattr(budget.door, "_judged", meanwhile)
+    for n in range(28):
+        assert budget(f"tab {n}", peer="192.0.2.7", parts=(b"x", None)) == 408
+    assert max(held) == 1 and not budget.kept and not budget.door.on_their_way
+    assert budget("honest", peer="192.0.2.7") == 204
+
+
+def test_more_than_was_announced_is_cut_off_and_a_visitor_who_leaves_is_no_error(budget):
+    assert budget("one", "9", parts=[bytes(MB)] * 5) == 413 and not budget.kept
+    assert budget("one", parts=()) is None and not budget.door.on_their_way
 
 
 def test_a_file_that_says_it_is_too_long_is_not_begun(budget):

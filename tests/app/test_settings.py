@@ -24,7 +24,7 @@ def test_what_is_not_started_by_moeviz_app_follows_the_public_rules():
 
 
 def test_every_setting_says_what_it_means():
-    assert all(row[-1] for row in settings.table()) and len(LIMITS) == 14
+    assert all(row[-1] for row in settings.table()) and len(LIMITS) == 16
 
 
 @pytest.mark.parametrize("column", range(3), ids=WAYS)
@@ -37,7 +37,12 @@ def test_the_table_says_what_holds_where_nothing_is_set(column):
 
 def test_strangers_get_no_more_than_a_team_and_a_team_no_more_than_oneself():
     for name, (private, team, public) in LIMITS.items():
-        if name not in ("max_waiting", "max_sessions", "runs_per_address"):  # these are for many at once
+        if name not in (
+            "max_waiting",
+            "max_sessions",
+            "sessions_per_address",
+            "runs_per_address",
+        ):  # these are for many at once
             assert private >= team >= public, name
 
 

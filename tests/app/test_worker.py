@@ -150,6 +150,34 @@ def test_more_than_may_wait_are_refused_and_those_that_left_do_not_count(places,
     assert end_of(second) == "second"
 
 
+def test_the_last_places_of_an_address_and_of_all_are_for_visitors_who_have_none():
+    for places in (QueueLimits(99, 9, 8), QueueLimits(8, 9, 99)):
+        worker, done = FairQueue(places), []
+        go, first = held_up(worker, ONE)
+        heard = [first, *(worker.ask(short("one", done), ONE) for _ in range(5))]
+        with pytest.raises(Busy, match="There are 6 runs in line, and the last places are for visitors who have none"):
+            worker.ask(short("one", done), ONE)
+        heard += [worker.ask(short(who, done), Client(who, "here")) for who in ("two", "three")]
+        go.set()
+        for each in heard:
+            end_of(each)
+        assert {"two", "three"} <= set(done[:3])
+
+
+def test_beside_a_hundred_visitors_without_a_cookie_one_who_has_one_runs_next():
+    worker, done = FairQueue(QueueLimits(200, 2, 100)), []
+    crowd = Client("all of an address", "here", is_browser=False)
+    go, first = held_up(worker, crowd)
+    heard = [worker.ask(short("crowd", done), crowd) for _ in range(49)]
+    with pytest.raises(Busy, match="You already have 50 runs in line"):
+        worker.ask(short("crowd", done), crowd)
+    honest = worker.ask(short("honest", done), ONE)
+    go.set()
+    for each in (first, honest, *heard):
+        end_of(each)
+    assert done.index("honest") <= 1
+
+
 def test_what_another_visitor_has_in_line_leaves_ones_own_places():
     worker = FairQueue(QueueLimits(9, 1, 2))
     go, _first = held_up(worker, ONE)

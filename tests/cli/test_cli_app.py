@@ -15,13 +15,14 @@ from streamlit import config
 from waiting import SECONDS
 
 from moeviz.cli import app as serve
-from moeviz.cli.app import open_browser
+from moeviz.cli.app import open_browser, own_address
 from moeviz.cli.main import main
 from moeviz.formats.exports import write_trace
 from moeviz.formats.open_cached import open_cached
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "app" / "main.py"
+QUIET = ("--logger.hideWelcomeMessage", "true")  # Streamlit's address has no token
 CONFIG = ROOT / "app" / ".streamlit" / "config.toml"
 
 
@@ -35,6 +36,7 @@ def started(monkeypatch, tmp_path):
     monkeypatch.delenv("MOEVIZ_OPEN")
     for name in ("MOEVIZ_SERVE", "MOEVIZ_HOSTS", "MOEVIZ_LOGIN_HEADER", "FORWARDED_ALLOW_IPS"):
         monkeypatch.setenv(name, "")
+    monkeypatch.setenv("MOEVIZ_ASK_TOKEN", "0")
     monkeypatch.chdir(tmp_path)  # and back, when the test is over
     return calls
 
@@ -46,7 +48,7 @@ def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
     (call,) = started
     assert call[:3] == ("streamlit", "streamlit", "run")
     assert Path(call[3]) == MAIN
-    assert call[4:] == ("--server.port", "8501", "--server.address", "localhost")
+    assert call[4:] == ("--server.port", "8501", *QUIET, "--server.address", "localhost")
 
 
 @pytest.mark.parametrize(
@@ -63,7 +65,8 @@ def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
 def test_the_options_say_for_whom_the_app_is_served(started, words, way, hosts):
     assert main(["app", "--no-browser", *words]) == 0
     assert (os.environ["MOEVIZ_SERVE"], os.environ["MOEVIZ_HOSTS"]) == (way, hosts)
-    assert started[0][4:] == ("--server.port", "8501", "--server.address", "localhost")
+    quiet = QUIET if way == "private" else ()
+    assert started[0][4:] == ("--server.port", "8501", *quiet, "--server.address", "localhost")
     assert os.environ["FORWARDED_ALLOW_IPS"] == "none"  # uvicorn leaves the peer's address as it is
 
 
@@ -161,6 +164,20 @@ def test_app_opens_a_browser_once_the_server_answers(monkeypatch):
         port = server.getsockname()[1]
         open_browser(port)
     assert opened == [f"http://localhost:{port}"]
+
+
+def test_one_s_own_browser_is_opened_with_the_token_unless_none_is_asked_for(started, monkeypatch, tmp_path):
+    monkeypatch.setenv("MOEVIZ_HOME", str(tmp_path))
+    assert own_address(8501) == "http://localhost:8501"
+    monkeypatch.setenv("MOEVIZ_ASK_TOKEN", "1")
+    address = own_address(8501)
+    assert address == f"http://localhost:8501/?access={(tmp_path / 'token').read_text()}" == own_address(8501)
+    monkeypatch.setenv("MOEVIZ_TOKEN", "a-token-of-one's-own")
+    assert own_address(8501) == "http://localhost:8501/?access=a-token-of-one%27s-own"
+    monkeypatch.setenv("MOEVIZ_SERVE", "team")
+    assert own_address(8501) == "http://localhost:8501"
+    monkeypatch.setenv("MOEVIZ_SERVE", "")
+    assert main(["app", "--no-browser", "--no-token"]) == 0 and own_address(8501) == "http://localhost:8501"
 
 
 def test_without_streamlit_a_sentence_says_how_to_get_it(started, monkeypatch, capsys):

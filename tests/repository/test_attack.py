@@ -7,7 +7,7 @@ import pytest
 from servers import served
 from watched_folder import WatchedFolder
 
-from benchmarks import attack
+from benchmarks import attack, crowds
 
 
 @pytest.fixture
@@ -36,3 +36,15 @@ def test_a_million_forged_rows_hold_nobody_up():
     with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         attack.forged_rows(attack.Target(server.url, Path("nowhere"), 0, 0), found)
     assert not found.errors
+
+
+@pytest.mark.parametrize("name", crowds.CROWDS)
+def test_beside_a_crowd_visitors_of_its_address_and_of_others_run_and_the_server_is_ready(name, monkeypatch):
+    """In short: fewer cookies, for fewer places. How much slower runs are is for `python -m benchmarks.attack`."""
+    for limit, value in {"ROUNDS": 1, "RUNS": 2, "COOKIES": 12}.items():
+        monkeypatch.setattr(crowds, limit, value)
+    few = {"MOEVIZ_RUNS_PER_ADDRESS": "10", "MOEVIZ_WARM_UP": "0"}
+    with served(**crowds.SETTINGS | few) as server:
+        seen, ready = crowds.beside(server, crowds.CROWDS[name])
+    assert ready and [each.refused for each in seen.values()] == [[], []]
+    assert "Traceback" not in "".join(server.lines)

@@ -17,6 +17,7 @@ from tests.support.waiting import SECONDS
 
 ROOT = Path(__file__).parents[2]
 PORTS = range(20_000, 32_000)  # below those that kernels give to whoever calls another port
+COOKIE_SECRET = "signs-the-cookies-of-tests"  # of every server that is started here
 GATE, SLOW = "MOEVIZ_TESTS_GATE", "MOEVIZ_TESTS_SLOW"  # read by tests/support/hooked_streamlit.py
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 _libc = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -99,7 +100,7 @@ def started(
     server = subprocess.Popen(
         command,
         cwd=folder,
-        env=os.environ | environment,
+        env=os.environ | {"MOEVIZ_COOKIE_SECRET": COOKIE_SECRET} | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

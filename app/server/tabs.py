@@ -1,0 +1,115 @@
+"""Limits on tabs: how many a browser and an address may have connected, and what they may send.
+
+A tab is a web socket. Every browser speaks at once: a socket that says nothing is closed after some seconds, and before
+that where its place is needed, so that nobody is shut out by sockets that are only held open.
+"""
+
+import asyncio
+from contextlib import suppress
+from dataclasses import dataclass
+
+from moeviz_app.server import metrics
+from moeviz_app.server.access import Refusal, note, refuse
+from moeviz_app.server.identity import Visitor, visitor_of
+from moeviz_app.server.messages import LONGEST_TEXT, MOST_PARTS, Forged, check_message
+from moeviz_app.settings import Settings
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+SECONDS_TO_SPEAK = 20.0
+POLICY = 1008  # the code by which a web socket hears that it broke a rule
+SILENT = Refusal("silent", "This tab said nothing.")
+MOST_OF_ALL = Refusal("full", "As many tabs are open as this server serves. Try again later.")
+MOST_OF_ADDRESS = Refusal("address", "Your network has as many tabs open here as it may have. Close some.")
+MOST_OF_VISITOR = Refusal("visitor", "You have as many tabs open here as you may have. Close some.")
+
+
+@dataclass(eq=False, slots=True)
+class Tab:
+    """A web socket: whose it is, whether it has spoken, and why it ends, where that is our wish."""
+
+    visitor: Visitor
+    spoke: bool = False
+    over: Refusal | None = None
+    patience: asyncio.Timeout | None = None  # while it is waited for
+
+
+class Tabs:
+    """ASGI middleware: counts web sockets, and ends those that are silent or send what no page sends."""
+
+    def __init__(self, app: ASGIApp, settings: Settings) -> None:
+        self.app, self.settings = app, settings
+        self.open: list[Tab] = []  # the oldest first
+        self.longest = max(LONGEST_TEXT, 4 * settings.max_corpus_chars)
+        self.most_parts = max(MOST_PARTS, settings.max_corpus_chars)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Judge a web socket, and what comes by it; hand on everything else."""
+        if scope["type"] != "websocket":
+            await self.app(scope, receive, send)
+            return
+        tab = Tab(visitor_of(scope))
+        if (refused := self._judged(tab.visitor)) is not None:
+            await refuse(refused, scope, receive, send)
+            return
+
+        async def heard() -> Message:
+            return await self._hear(tab, receive)
+
+        self.open.append(tab)
+        try:
+            await self.app(scope, heard, send)
+        finally:
+            self._forget(tab)
+            metrics.count("sessions", -tab.spoke)
+        if tab.over is not None:
+            note(tab.over, scope)
+            await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
+
+    def _judged(self, visitor: Visitor) -> Refusal | None:
+        """Why there is no place for a tab; silent ones give theirs up before that."""
+        settings, mine, here = self.settings, visitor.id, visitor.address
+        shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
+        of_visitor = settings.sessions_per_visitor if visitor.is_browser else shared
+        limits = (
+            (MOST_OF_VISITOR, of_visitor, [tab for tab in self.open if tab.visitor.id == mine]),
+            (MOST_OF_ADDRESS, settings.sessions_per_address, [tab for tab in self.open if tab.visitor.address == here]),
+            (MOST_OF_ALL, settings.max_sessions, self.open),
+        )
+        for refused, most, tabs in limits:
+            silent = [tab for tab in tabs if not tab.spoke]
+            if len(tabs) >= most and not silent:
+                return refused
+            if len(tabs) >= most:
+                self._end(silent[0], SILENT)
+        return None
+
+    async def _hear(self, tab: Tab, receive: Receive) -> Message:
+        """Wait for what a tab sends: for its first word only so long. One that is ended is gone, for the app."""
+        try:
+            if tab.spoke:
+                message = await receive()
+            elif tab.over is None:
+                async with asyncio.timeout(SECONDS_TO_SPEAK) as tab.patience:
+                    message = await receive()
+        except TimeoutError:
+            self._end(tab, SILENT)
+        if tab.over is None and message["type"] == "websocket.receive":
+            try:
+                check_message(message.get("bytes"), self.longest, self.most_parts)
+            except Forged as forged:
+                self._end(tab, Refusal("message", f"No page sends this message. {forged}"))
+            else:
+                metrics.count("sessions", not tab.spoke)
+                tab.spoke = True
+        return message if tab.over is None else {"type": "websocket.disconnect", "code": POLICY}
+
+    def _end(self, tab: Tab, why: Refusal) -> None:
+        tab.over = tab.over or why
+        self._forget(tab)
+        if tab.patience is not None:
+            with suppress(RuntimeError):  # it waits no longer
+                tab.patience.reschedule(asyncio.get_running_loop().time())
+
+    def _forget(self, tab: Tab) -> None:
+        if tab in self.open:
+            self.open.remove(tab)
