@@ -115,7 +115,7 @@ def test_of_an_array_it_is_asked_which_axis_comes_first():
     assert "Still to be filled in: First axis of the array." in sentences(filled(app))
     box.set_value("tokens")
     app = filled(app)
-    assert not app.exception and app.session_state["trace"].experts.shape == (4, 13, 2)
+    assert not app.exception and visit_of(app).trace.experts.shape == (4, 13, 2)
 
 
 def test_layers_are_written_as_people_write_them():
