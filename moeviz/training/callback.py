@@ -66,7 +66,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
                     `snapshot_steps`.
     tokenizer       for the probe; default: the trainer's.
     stop            True ends the run on an alarm, after the log that says it.
-    rules           thresholds of the alarms, and the warm-up.
+    rules           thresholds of the alarms, and the warm-up; for a run from scratch, `Rules.from_scratch()`.
     tokens, detail, site, coefficient   as for `RoutingHealth`.
 
     `health` is the `RoutingHealth` of the run, once it has begun.

@@ -43,7 +43,7 @@ INSTEAD = {
     "model itself, not its layers.",
     "cache": "its forwards were given a cache, as in generation. Train without past_key_values.",
     "eval": "its forwards had gradients, but the model was in evaluation mode. Call model.train() before training it.",
-    "no gradient": "the model ran without gradients alone. Watch the model that is trained.",
+    "no gradient": "the model ran only without gradients. Watch the model that is trained.",
 }
 DID_NOT_RUN = "the model did not run. Watch the model that is trained."
 BYPASSED = (

@@ -47,7 +47,7 @@ class RoutingHealth:
     tokens       "real": those that the attention mask does not leave out, all if there is none. "trained": those whose
                  next token has a label.
     detail       "brief" reports the mean and the worst layer of each figure; "layers" every layer's too.
-    rules        thresholds of the alarms.
+    rules        thresholds of the alarms; for a run from scratch, `Rules.from_scratch()`.
     group        the process group over which counts are summed: the data-parallel one, where replicas of tensor
                  parallelism see the same tokens.
     site         which routers, in a model that has several kinds; see `moeviz.trace`.

@@ -152,7 +152,7 @@ NOTHING = {
     "was in evaluation mode": lambda model, batch: model.eval()(**batch).loss.backward(),
     "were given a cache": lambda model, batch: model(**batch, cache=DynamicCache()).loss.backward(),
     "ran outside of a forward of the model": by_hand,
-    "ran without gradients alone": without_gradient,
+    "ran only without gradients": without_gradient,
     "did not run": lambda model, batch: None,
     "leave out every one": lambda model, batch: model(**batch | {"attention_mask": 0 * batch["input_ids"]}),
 }

@@ -35,7 +35,8 @@ ALARM_KINDS: dict[str, Alarm] = {
         "MaxVio was at most two thirds of what it took, in three judgements in a row.",
         "no expert has much more than its share any more",
         "MaxVio: arXiv 2408.15664, eq. 4. The threshold is ours.",
-        "See whether it falls by itself, as early in a run. If it rises, raise the coefficient of the aux loss.",
+        "See whether it falls by itself, as early in a run from scratch: Rules.from_scratch() waits for that. If it "
+        "rises, raise the coefficient of the aux loss.",
     ),
     "collapse": Alarm(
         "exp(entropy of load) / experts is below 0.5: less than half of a layer's experts do the work, judged over as "
