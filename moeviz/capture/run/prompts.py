@@ -13,8 +13,8 @@ from moeviz.capture.models.wrappers import eager_model, unwrap_peft
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.file_limits import shown
 from moeviz.model_info import ModelInfo
+from moeviz.text import cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,12 +62,14 @@ def prepare(
         model = load_model(model)
     if not isinstance(model, LoadedModel | nn.Module):
         name = getattr(model, "name", None)  # of another engine's model, which has no modules
+        if isinstance(name, str):
+            raise CaptureError(
+                f"{name} is not a transformers model, and this needs one: nothing can be changed in another engine. "
+                "Load the transformers checkpoint."
+            )
         raise CaptureError(
-            f"{name} is not a transformers model, and this needs one: nothing can be changed in another engine. Load "
-            "the transformers checkpoint."
-            if isinstance(name, str)
-            else f"The model is {shown(model)}; it must be what moeviz.load_model returns, a name that it takes, or a "
-            "transformers model with its tokenizer."
+            f"The model is {cut(repr(model), 60)}; it must be what moeviz.load_model returns, a name that it takes, or "
+            "a transformers model with its tokenizer."
         )
     given = eager_model(model.model if isinstance(model, LoadedModel) else model)
     runs = cast(PreTrainedModel, unwrap_peft(given))

@@ -10,7 +10,7 @@ from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import Decoding, HowToDecode, check_can_grow, check_new_tokens, check_settings
 from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.file_limits import shown
+from moeviz.text import cut
 
 Kernels = bool | Literal["auto"]
 
@@ -66,6 +66,6 @@ def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
     if not all(isinstance(one, str) for one in found):
         raise InvalidPrompt(
-            f"The prompt is {shown(prompts)}; it must be a text, or a list of texts. Decode token ids first."
+            f"The prompt is {cut(repr(prompts), 60)}; it must be a text, or a list of texts. Decode token ids first."
         )
     return found
