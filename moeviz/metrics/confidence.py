@@ -8,7 +8,7 @@ from moeviz.metrics.tokens import token_columns
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
-CLEARLY_APART = 0.05  # of 1, for a caption
+CLEARLY_APART = 0.05  # medians, for a caption
 QUANTILES = {"q10": 0.1, "q25": 0.25, "q50": 0.5, "q75": 0.75, "q90": 0.9}
 
 
@@ -101,7 +101,7 @@ def _quantiles(values: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def entropy_caption(frame: pd.DataFrame) -> str | None:
-    """Name the most and the least decided layer, if the middle halves of their tokens do not meet, by 0.05 or more."""
+    """Name the most and the least decided layer, if the middle halves of their tokens do not meet."""
     return _furthest_apart(
         frame,
         "Routers are most undecided at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f} of 1.",
@@ -120,7 +120,7 @@ def _furthest_apart(frame: pd.DataFrame, sentence: str) -> str | None:
     if not (frame["q10"] < frame["q90"]).any():  # one token, or one expert
         return None
     high, low = one_row(frame, frame["q50"].idxmax()), one_row(frame, frame["q50"].idxmin())
-    if not high.q25 >= low.q75 + CLEARLY_APART:
+    if not (high.q25 > low.q75 and high.q50 >= low.q50 + CLEARLY_APART):
         return None
     layers = {"high": f"{high.layer}", "low": f"{low.layer}"}
     return sentence.format(**layers, top=high.q50, bottom=low.q50)

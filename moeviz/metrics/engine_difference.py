@@ -4,13 +4,14 @@ Who replays routing between training and inference needs to know. Rows that are 
 right: a misalignment is no disagreement. Nor is another token, which is left out and counted.
 """
 
+from math import sqrt
+
 import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.doctor_rows import FURTHEST, equal_sets, rows_at
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import percent, short
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 from moeviz.text import listed
@@ -26,14 +27,14 @@ def shifts(pair: Pair) -> pd.DataFrame:
 
     One row per shift. Columns: shift int64 (row t of the first is row t + shift of the second) · equal_sets float64
     (share of rows with equal sets of experts, over the layers that both have) · chosen bool (0, unless another shift
-    agrees in a tenth more of the rows, of eight tokens or more).
+    agrees in a tenth more of the rows, and in 2 / sqrt(tokens) more).
 
     Source: simple counting.
     """
     shares = {shift: equal_sets(*pair, shift) for shift in range(-FURTHEST, FURTHEST + 1)}
     best = max(shares, key=lambda shift: (shares[shift], -abs(shift)))
-    enough = min(len(trace.tokens) for trace in pair) >= HANDFUL
-    chosen = best if enough and shares[best] > shares[0] + CLEARLY else 0
+    luck = 2 / sqrt(max(len(rows_at(*pair, best)[0]), 1))  # of few rows, another shift agrees in more by luck
+    chosen = best if shares[best] > shares[0] + max(CLEARLY, luck) else 0
     return pd.DataFrame(
         {"shift": list(shares), "equal_sets": list(shares.values()), "chosen": [shift == chosen for shift in shares]}
     )

@@ -189,7 +189,8 @@ def importance_caption(frame: pd.DataFrame) -> str | None:
     """Name the expert whose load and mean probability are furthest apart: at least 10 points, and one half more."""
     apart = (frame["load"] - frame["importance"]).abs()
     larger, smaller = frame[["load", "importance"]].max(axis=1), frame[["load", "importance"]].min(axis=1)
-    apart = apart[(apart >= 0.1) & (larger >= 1.5 * smaller)]
+    some = frame.groupby("layer")["tokens"].transform("sum") > 0
+    apart = apart[some & (apart >= 0.1) & (larger >= 1.5 * smaller)]
     if apart.empty:
         return None
     row = one_row(frame, apart.idxmax())

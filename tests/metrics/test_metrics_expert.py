@@ -233,19 +233,24 @@ def test_the_sentence_names_kinds_and_tokens_with_their_counts():
     said = expert_summary(trace, 0, 6, keeping_tokens(trace, 0, 6), expert_kinds(trace, 0, 6))
     assert said == (
         "Takes 98% of Russian (620 tokens in 4 texts) and 76% of German (517 tokens in 4 texts); a uniform share "
-        "would be 25%. Every “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11) goes to it."
+        "would be 25%. All of these go to it: “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11)."
     )
 
 
-def test_nothing_is_said_where_nothing_stands_out(small):
-    assert expert_summary(small, 0, 0, keeping_tokens(small, 0, 0)).startswith("No token stands out")
+def test_nothing_is_said_where_nothing_stands_out_nor_of_a_few_tokens(small):
+    has, of = int((small.experts[0] == 0).any(axis=-1).sum()), len(small.tokens)
+    too_short = f"This is too short a text to say what it does: it has {has} of {of} tokens."
+    assert expert_summary(small, 0, 0, keeping_tokens(small, 0, 0)) == too_short
     alike = texts_of_two_kinds(4, 4)
+    unlabelled = replace(alike, tokens=alike.tokens.drop(columns="label"))
+    assert expert_summary(unlabelled, 0, 0, keeping_tokens(alike, 0, 0)).startswith("No token stands out")
     said = expert_summary(alike, 0, 0, keeping_tokens(alike, 0, 0), expert_kinds(alike, 0, 0))
     assert said.startswith("No kind of text and no token stands out")
 
 
 def test_an_expert_with_nothing_or_everything_is_said_so(small):
-    unused = replace(small, model=replace(small.model, num_experts=(5, 4)), logits=None)
+    one = sample_trace(layers=1, experts=4)
+    unused = replace(one, model=replace(one.model, num_experts=(5,)), logits=None)
     assert expert_summary(unused, 0, 4, keeping_tokens(unused, 0, 4)).startswith("Nothing here was routed to it")
     soft = sample_trace(experts=4, top_k=4)
     assert (

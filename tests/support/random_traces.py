@@ -71,8 +71,9 @@ def _model(rng: np.random.Generator) -> tuple[ModelInfo, np.ndarray]:
 
 def _tokens(rng: np.random.Generator) -> pd.DataFrame:
     T = int(rng.choice([1, 2, 5, 7, 8, 12, 20, 40, 40, 80, 80, 160, 240]))
-    words = rng.permutation(len(WORDS))[np.minimum(rng.zipf(1.5, T), len(WORDS)) - 1]
-    several = int(rng.choice([1, 1, 2, 8])) if T > 8 else 1
+    often = rng.integers(0, 12, T) if rng.random() < 0.15 else np.minimum(rng.zipf(1.5, T), len(WORDS)) - 1
+    words = rng.permutation(len(WORDS))[often]
+    several = int(rng.choice([1, 1, 2, 8, 8])) if T > 8 else 1
     sequence = np.arange(T) * several // T
     position = np.concatenate([np.arange((sequence == text).sum()) for text in range(several)]).astype(int)
     if rng.random() < 0.2:
