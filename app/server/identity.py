@@ -144,7 +144,7 @@ class RateLimiter:
             self._forget(now - A_MINUTE)
             begun = self._begun.setdefault(who, deque())
             if len(begun) >= self.most * times:
-                wait = max(1, round(begun[0] + A_MINUTE - now))
+                wait = max(1, round((begun[0] if begun else now) + A_MINUTE - now))
                 raise TooOften(
                     f"You have begun {len(begun)} runs within a minute, and that is as many as are allowed here. "
                     f"Try again in {wait} s."

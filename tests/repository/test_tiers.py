@@ -15,8 +15,10 @@ class Case(SimpleNamespace):
         return self.marks.get(name)
 
 
-def cases(file: str, count: int, fixtures: tuple[str, ...] = (), **marks: tuple[str, ...]) -> list[Case]:
-    found = {name: SimpleNamespace(args=args) for name, args in marks.items()}
+def cases(
+    file: str, count: int, fixtures: tuple[str, ...] = (), together: bool = False, **marks: tuple[str, ...]
+) -> list[Case]:
+    found = {name: SimpleNamespace(args=args, kwargs={"together": together}) for name, args in marks.items()}
     path = tiers.ROOT / "tests" / file
     return [
         Case(path=path, nodeid=f"tests/{file}::test_it[{number}]", fixturenames=fixtures, marks=found)
@@ -52,6 +54,14 @@ def test_eight_slices_run_each_case_once_and_all_that_is_no_table_every_time(cha
     assert sorted(map(id, seen)) == sorted(map(id, tables))
     monkeypatch.setenv("SLICE", "0")
     assert 2 <= len(tiers.sliced(tables[:21])) <= 3
+
+
+def test_cases_that_share_something_dear_are_one_case(changed, monkeypatch):
+    table, kept = cases("a.py", 5, together=True, table=("docs",)), []
+    for number in range(tiers.SLICES):
+        monkeypatch.setenv("SLICE", str(number))
+        kept.append(tiers.sliced(table))
+    assert sorted(map(len, kept)) == [0] * (tiers.SLICES - 1) + [5]
 
 
 @pytest.mark.parametrize("file", ["moeviz/capture/record/hooks.py", "tests/a.py"])
