@@ -287,6 +287,8 @@ def _error(rows: pd.DataFrame) -> float:
 
 def _signed(part: float) -> str:
     """A share that may be below chance."""
+    if -0.005 < part < 0:
+        return "just below 0%"
     return f"−{percent(-part)}" if part < 0 else percent(part)
 
 

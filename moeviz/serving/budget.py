@@ -164,7 +164,7 @@ def hit_rates_caption(frame: pd.DataFrame) -> str | None:
     By a tenth of all requests, and by four standard errors of a difference of two shares.
     """
     rates = frame.pivot(index="capacity", columns="policy", values="rate")
-    if not {"lru", "static"} <= set(rates.columns):
+    if not {"lru", "static"} <= set(rates.columns) or rates["chance"].isna().all():
         return None
     size = rates.index[int((rates["chance"] - 0.5).abs().argmin())]
     row, judged = rates.loc[size], max(int(frame["requests"].iloc[0]) // 2, 1)

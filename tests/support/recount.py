@@ -1114,7 +1114,7 @@ def _(seen, what, size, lru, fixed, chance):
 @reads(
     "moeviz.serving.budget.budget_sentence",
     r"(.*) hold (?:(all) experts, which take (.*): nothing is fetched\."
-    rf"|(\d+) of the (\d+)(?: to (\d+))? experts of each layer(?:(\. That is less than one token needs: it takes .* or more\.)"
+    rf"|(\d+) of the (\d+)(?: to (\d+))? experts of each layer(?:\. That is less than one token needs: it takes (.*) or more\."
     r"|(\. What it finds is not known: no expert was chosen in the second half of the tokens\.)"
     rf"|: LRU finds {PCT} of what a token needs there \(a random set would have {PCT}, and no rule that fetches on demand over {PCT}\), and fetches (.*) a token\.))",
 )
@@ -1130,6 +1130,7 @@ def _(seen, memory, every, all_of, size, low, high, less, unknown, lru, chance, 
     claim(int(size) in (fits, fits - 1) and needed[int(size)] <= 1.01 * budget, f"{fits} fit")
     claim((int(low), int(high or low)) == (min(sizes), max(sizes)), f"a layer has {min(sizes)} to {max(sizes)}")
     if less:
+        about_bytes(less, sum(min(seen.K, one) for one in sizes) * bytes_each)
         return
     rates = _hits(seen, int(size))
     claim((unknown is not None) == ("lru" not in rates), "is it known?")
@@ -1137,6 +1138,7 @@ def _(seen, memory, every, all_of, size, low, high, less, unknown, lru, chance, 
         return
     share(lru, rates["lru"], "LRU")
     share(chance, rates["chance"], "chance")
+    claim(bound in ("over 99%", "under 1%") or rates["lru"] - 0.005 <= int(bound[:-1]) / 100 <= 1, "no bound")
     asked = 0.0
     for layer in seen.some():
         computing = seen.E[layer] - seen.model.zero_experts
@@ -1317,26 +1319,35 @@ def check_engine_summary(sentence: str, one, other) -> None:
     """The expert ids of the first trace that the second does not have: for traces of the same tokens, row by row."""
     a, b = Seen(one), Seen(other)
     chosen = different = 0
-    parted = None
+    parted: dict[int, tuple[int, int]] = {}  # by sequence
     for t in range(a.T):
         for layer in a.layers:
             if a.first(layer, t) == -2 or b.first(layer, t) == -2:
                 continue
             mine, theirs = a.has(layer, t), b.has(layer, t)
             chosen, different = chosen + len(mine), different + sum(e not in theirs for e in mine)
-            if sorted(mine) != sorted(theirs) and parted is None:
-                parted = (a.position[t], layer)
+            if sorted(mine) != sorted(theirs):
+                parted.setdefault(a.sequence[t], (a.position[t], layer))
     if found := re.match(rf"All of A's {NUMBER} expert ids are the same in B\.", sentence):
         whole(found[1], chosen)
-        claim(parted is None, f"they part at {parted}")
+        claim(not parted, f"they part at {parted}")
         return
     found = re.match(rf"Of A's {NUMBER} expert ids, {NUMBER} (?:is|are) different in B \({PCT}\)\. ", sentence)
     claim(found is not None, f"cannot be read: {sentence!r}")
     whole(found[1], chosen)
     whole(found[2], different)
     share(found[3], different / chosen)
+    sequences = list(dict.fromkeys(a.sequence))
     if place := re.search(r"They first part at token (\d+) \(“.*?”\), layer (\d+)\.", sentence, re.DOTALL):
-        claim((int(place[1]), int(place[2])) == parted, f"they part at {parted}")
+        claim(len(sequences) == 1, f"there are {len(sequences)} sequences")
+        claim((int(place[1]), int(place[2])) == parted[sequences[0]], f"they part at {parted}")
+        return
+    several = r"(\d+) of (\d+) sequences part, sequence (\d+) at token (\d+) \(“.*?”\), layer (\d+)\."
+    place = re.search(several, sentence, re.DOTALL)
+    claim(place is not None, f"cannot be read: {sentence!r}")
+    numbers = [int(number) for number in place.groups()]
+    first = next(one for one in sequences if one in parted)
+    claim(numbers == [len(parted), len(sequences), first, *parted[first]], f"they part at {parted}")
 
 
 def check_multi_summary(says: list[str], traces: dict) -> None:
@@ -1347,17 +1358,23 @@ def check_multi_summary(says: list[str], traces: dict) -> None:
             texts = [(one.sequence, one.text) for one in seen.values()]
             claim(any(each != texts[0] for each in texts), "they are of the same tokens")
         elif sentence.startswith("Load of the busiest"):
-            for name, value in re.findall(r"([ABC]) ([\d.]+) \(", sentence):
+            for name, value, luck in re.findall(r"([ABC]) ([\d.]+) \(([\d.]+)\)", sentence):
                 layers = [at for at in seen[name].some() if sum(seen[name].counts(at))]
                 about(value, sum(max(seen[name].times(at)) for at in layers) / len(layers), f"busiest of {name}")
+                means, slack = zip(*(busiest_at_random(seen[name], at) for at in layers), strict=True)
+                about(luck, sum(means) / len(means), f"busiest of {name} at random", max(slack))
         elif sentence.startswith("Different sets"):
-            for name, sets in re.findall(r"([ABC]) ([\d,]+) of ", sentence):
-                counts = []
+            for name, sets, of, luck in re.findall(r"([ABC]) ([\d,]+) of ([\d,]+) \(([\d,]+)\)", sentence):
+                counts, possible, chance = [], [], []
                 for at in seen[name].some():
                     rows = [frozenset(seen[name].has(at, t)) for t in seen[name].recorded(at)]
-                    counts.append(len({row for row in rows if len(row) == max(map(len, rows))}))
-                whole_mean = sum(counts) / len(counts)
-                claim(abs(int(sets.replace(",", "")) - whole_mean) <= 0.5 + 1e-9, f"sets of {name}: {whole_mean}")
+                    full = [row for row in rows if len(row) == max(map(len, rows))]
+                    counts.append(len(set(full)))
+                    possible.append(comb(seen[name].E[at], len(full[0])))
+                    chance.append(possible[-1] * (1 - (1 - 1 / possible[-1]) ** len(full)))
+                for said, values in ((sets, counts), (of, possible), (luck, chance)):
+                    mean = sum(values) / len(values)
+                    claim(abs(int(said.replace(",", "")) - mean) <= 0.5 + 1e-6, f"sets of {name}: {mean}, not {said}")
         elif sentence.startswith("Bits that"):
             for name, value in re.findall(r"([ABC]) ([\d.]+) \(", sentence):
                 told = []
@@ -1370,21 +1387,36 @@ def check_multi_summary(says: list[str], traces: dict) -> None:
             _repetition(sentence, seen)
 
 
+def busiest_at_random(seen: Seen, layer: int) -> tuple[float, float]:
+    """The busiest expert of a uniform load, times the mean; and how far 50 draws may be from it."""
+    tokens, E, work = len(seen.recorded(layer)), seen.E[layer], sum(seen.counts(layer))
+    mean = work / E
+    highest = np.random.default_rng(9).binomial(tokens, mean / tokens, (400, E)).max(axis=1) / mean
+    return float(highest.mean()), float(5 * highest.std() * sqrt(1 / 50 + 1 / 400))
+
+
 def _repetition(sentence: str, seen: dict) -> None:
-    beyond = {}
+    beyond, by_load = {}, {}
     for name, one in seen.items():
         if one.ordered:
-            layers = []
+            layers, loads = [], []
             for at in one.some():
                 pairs = [(a, b) for a, b in one.neighbours(at) if one.has(at, a) and one.has(at, b)]
                 if pairs and one.E[at] > 1:
                     part = sum(one.first(at, a) == one.first(at, b) for a, b in pairs) / len(pairs)
                     layers.append((part - 1 / one.E[at]) / (1 - 1 / one.E[at]))
+                    firsts = [one.first(at, t) for t in one.recorded(at) if one.has(at, t)]
+                    twice = sum((firsts.count(e) / len(firsts)) ** 2 for e in set(firsts))
+                    loads.append((twice - 1 / one.E[at]) / (1 - 1 / one.E[at]))
             if layers:
-                beyond[name] = sum(layers) / len(layers)
-    head = sentence.partition(". By their loads")[0]
-    for name, sign, part in re.findall(rf"([ABC]) (−?){PCT}", head):
-        share(part, -beyond[name] if sign else beyond[name], f"repetition of {name}")
+                beyond[name], by_load[name] = sum(layers) / len(layers), sum(loads) / len(loads)
+    head, _, tail = sentence.partition(". By their loads")
+    for part_of, values in ((head, beyond), (tail, by_load)):
+        for name, below, sign, part in re.findall(rf"([ABC]) (?:(just below 0%)|(−?){PCT})", part_of):
+            if below:
+                claim(-0.005 < values[name] < 0, f"repetition of {name} is {values[name]}")
+            else:
+                share(part, -values[name] if sign else values[name], f"repetition of {name}")
     if found := re.match(r"Beyond chance, the first choice repeats most in ([ABC]) and least in ([ABC]):", sentence):
         claim(beyond[found[1]] == max(beyond.values()) and beyond[found[2]] == min(beyond.values()), f"{beyond}")
     else:
