@@ -1,15 +1,12 @@
 """Names of experts: the kinds of text, or the class of tokens, that an expert has, where that holds on other texts."""
 
-import re
-import unicodedata
-
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
 from moeviz.errors import MissingField
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.metrics.tokens import PART_OF_CHARACTER, SPECIAL_TOKEN
+from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import one_row, percent, short
 from moeviz.routing_trace import RoutingTrace
 
@@ -19,27 +16,14 @@ GAIN = 0.03  # in correlation, that another kind in a name, or a class in place 
 MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
 UNNAMED = "no clear pattern"
-CLASSES = {
-    "blanks and line ends": re.compile(r"\s*"),
-    "digits": re.compile(r"\d+"),
-    "punctuation": re.compile(r"[^\w\s]+\s*"),
-}
-SCRIPTS = {
-    "CYRILLIC": "Cyrillic",
-    "CJK": "Chinese characters",
-    "HIRAGANA": "Japanese kana",
-    "KATAKANA": "Japanese kana",
-}
-SCRIPTS |= {"GREEK": "Greek", "ARABIC": "Arabic", "HEBREW": "Hebrew", "DEVANAGARI": "Devanagari", "HANGUL": "Korean"}
-OTHER = "other"
 
 
 @needs_tokens
 def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     """Names of experts, chosen on one half of the texts and tested on the other.
 
-    A name is up to four kinds of text (labels), or one class of tokens: digits, punctuation, line ends, a script,
-    beginnings or ends of words. Of each kind every other text is set aside. On the first half, the name is what
+    A name is up to four kinds of text (labels), or one class of tokens, as `kind_of` of `moeviz.metrics.vocabulary` has
+    them. Of each kind every other text is set aside. On the first half, the name is what
     correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in it,
     or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set aside.
     From 0.3 up the name holds, if that is also 4 standard errors of unrelated facts, 1 / sqrt(tokens set aside); else,
@@ -87,38 +71,16 @@ def expert_names_caption(frame: pd.DataFrame) -> str | None:
     return f"{len(held):,} of {len(frame):,} experts have a name that holds; {clearest}."
 
 
-def token_class(text: str) -> str:
-    """Return the class of a token by its text alone; "" for a special token.
-
-    >>> [token_class(text) for text in (" the", "ing", "12", ");", "\\n", "<s>")]
-    ['beginnings of words', 'ends of words', 'digits', 'punctuation', 'blanks and line ends', '']
-    """
-    if SPECIAL_TOKEN.fullmatch(text):
-        return ""
-    if part := PART_OF_CHARACTER.fullmatch(text):
-        text = part[1]
-    inside = text.strip(" ")
-    for name, pattern in CLASSES.items():
-        if pattern.fullmatch(inside):
-            return name
-    scripts = {unicodedata.name(letter, "").partition(" ")[0] for letter in inside}
-    if known := [SCRIPTS[script] for script in SCRIPTS if script in scripts]:
-        return known[0]
-    if text.startswith(" "):
-        return "beginnings of words"
-    return "ends of words" if inside.isalpha() and inside.islower() else OTHER
-
-
 def _kinds_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
     """Labels, and which of them each token has."""
     return trace.labels("Names of experts") if "label" in trace.tokens else ([], np.zeros(len(trace.tokens), np.int64))
 
 
 def _classes_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
-    """Classes of tokens, and which of them each token has; -1 for tokens that a name is never made of."""
+    """Classes of tokens, and which of them each token has; -1 for special tokens, which name nothing."""
     codes, texts = pd.factorize(trace.tokens["text"])
-    of_texts, names = pd.factorize(np.array([token_class(text) or OTHER for text in texts], object))
-    used = names != OTHER
+    of_texts, names = pd.factorize(np.array([kind_of(text) for text in texts], object))
+    used = names != SPECIAL
     number = np.where(used, np.cumsum(used) - 1, -1)
     return [str(name) for name in names[used]], number[of_texts][codes]
 
@@ -141,7 +103,7 @@ def _names_of_layer(
 ) -> pd.DataFrame:
     experts, E = trace.experts[row], trace.model.num_experts[row]
     token, slot = np.nonzero(experts >= 0)
-    expert, recorded = experts[token, slot], (experts >= 0).any(axis=1)
+    expert, recorded = experts[token, slot], trace.recorded[row]
     has, size = _by_half(aside[token], expert, E), np.bincount(aside[recorded], minlength=2)
     found = pd.DataFrame(
         {

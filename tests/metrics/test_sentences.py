@@ -24,6 +24,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics import engine_difference as engines
 from moeviz.metrics import findings as found_in
 from moeviz.metrics.expert import expert_kinds
+from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import counts_summary, expert_load
@@ -98,6 +99,14 @@ def of_experts(trace, seed):
             recount.check(name_of(expert_summary), said, trace, layer, expert)
 
         yield name_of(expert_summary), sentence, again
+        names = quietly(lambda: expert_names(trace))
+        if names is not None and (said := expert_name_sentence(names, layer, expert)):
+            where = trace, layer, expert
+            yield (
+                name_of(expert_name_sentence),
+                said,
+                lambda said, where=where: recount.check(name_of(expert_name_sentence), said, *where),
+            )
 
 
 def of_serving(trace, part):
@@ -179,6 +188,7 @@ COUNTED_AGAIN = """
 metrics/co_activation: co_activation_caption strongest_pairs_caption
 metrics/coverage: experts_needed_caption experts_touched_caption
 metrics/engine_difference: engine_difference_summary _of_order _of_place _others
+metrics/expert_names: expert_name_sentence expert_names_caption
 metrics/expert_tokens: expert_summary_of_counts _of_kinds _of_tokens
 metrics/findings: _say_busiest _role _of_all
 metrics/flow: transitions_caption consecutive_information_caption information_between_layers_caption _tells_most

@@ -827,6 +827,100 @@ def _(seen, layer, part, kind, expert, times):
     about(times, counts[expert] / sum(counts) / (every[expert] / sum(every)))
 
 
+def _correlation(both: int, of: int, has: int, size: int) -> float:
+    spread = of * has * (size - of) * (size - has)
+    return (both * size - of * has) / sqrt(spread) if spread > 0 else 0.0
+
+
+def _name_of(seen, layer: int, expert: int) -> tuple[list[str], str, list[int], list[int]] | None:
+    """The kinds or the class that an expert is named by, which of the two, and the tokens set aside: all, the name's."""
+    seen_texts: dict = {}
+    for t in range(seen.T):
+        label = seen.label[t] if seen.label else ""
+        seen_texts.setdefault(label, {}).setdefault(seen.sequence[t], len(seen_texts[label]))
+    aside = [seen_texts[seen.label[t] if seen.label else ""][seen.sequence[t]] % 2 == 1 for t in range(seen.T)]
+    rows = seen.recorded(layer)
+    chosen, tested = [t for t in rows if not aside[t]], [t for t in rows if aside[t]]
+    has = {t for t in rows if expert in seen.has(layer, t)}
+    if min(len(has & set(part)) for part in (chosen, tested)) < 10:
+        return None
+
+    def grown(of: list[str], most: int) -> tuple[list[str], float]:
+        names, best = [], 0.0
+        every = [name for name in dict.fromkeys(of) if all(any(of[t] == name for t in p) for p in (chosen, tested))]
+        every = [name for name in every if name != "special"]
+        for number in range(most):
+            trials = []
+            for name in (name for name in every if name not in names):
+                inside = [t for t in chosen if of[t] in (*names, name)]
+                both = sum(t in has for t in inside)
+                trials.append((_correlation(both, len(inside), len(has & set(chosen)), len(chosen)), name))
+            if not trials or max(trials)[0] <= best + (0.03 if number else 0):
+                break
+            best = max(score for score, _ in trials)
+            names.append(next(name for score, name in trials if score == best))
+        return names, best
+
+    kinds, by_kinds = grown(seen.label, 4) if seen.label else ([], 0.0)
+    usable = [KIND_OF[text] for text in seen.text]
+    classes, by_class = grown(usable, 1)
+    if classes and (not kinds or by_class > by_kinds + 0.03):
+        return classes, "this class", tested, [t for t in tested if usable[t] in classes]
+    if kinds:
+        counts = {kind: sum(seen.label[t] == kind for t in has & set(chosen)) for kind in kinds}
+        kinds.sort(key=lambda kind: -counts[kind])
+        return kinds, "these kinds", tested, [t for t in tested if seen.label[t] in kinds]
+    return None
+
+
+def _holds(seen, layer: int, expert: int, tested: list[int], inside: list[int]) -> tuple[float, bool]:
+    own = sum(expert in seen.has(layer, t) for t in tested)
+    both = sum(expert in seen.has(layer, t) for t in inside)
+    found = _correlation(both, len(inside), own, len(tested))
+    return found, found >= max(0.3, 4 / sqrt(len(tested)))
+
+
+@reads(
+    "moeviz.metrics.expert_names.expert_name_sentence",
+    rf"(?:No clear pattern: what fits its tokens best on half of the texts does not hold on the other half "
+    rf"\(correlation (-?[\d.]+)\)\.|(.*): {PCT} of its tokens are of (these kinds|this class), and {PCT} of all tokens "
+    r"are, on texts that did not choose the name\.)",
+)
+def _(seen, low, name, precision, what, part, layer, expert):
+    named = _name_of(seen, layer, expert)
+    claim(named is not None, "no name fits any of its tokens")
+    names, of_what, tested, inside = named
+    found, holds = _holds(seen, layer, expert, tested, inside)
+    claim(holds == (low is None), f"the correlation is {found:.3f}")
+    if low is not None:
+        about(low.lstrip("-"), abs(found))
+        return
+    claim(name == ", ".join(names) and what == of_what, f"the name is {names}, {of_what}")
+    own = [t for t in tested if expert in seen.has(layer, t)]
+    share(precision, len(set(own) & set(inside)) / len(own))
+    share(part, len(inside) / len(tested))
+
+
+@reads(
+    "moeviz.metrics.expert_names.expert_names_caption",
+    rf"{NUMBER} of {NUMBER} experts have a name that holds; the clearest is expert (\d+) of layer (\d+): “(.*)”\.",
+)
+def _(seen, number, of, expert, layer, name):
+    held = {}
+    for one in seen.some():
+        for e in range(seen.E[one]):
+            if (named := _name_of(seen, one, e)) is not None:
+                found, holds = _holds(seen, one, e, *named[2:])
+                if holds:
+                    held[one, e] = (found, ", ".join(named[0]))
+    whole(number, len(held))
+    whole(of, sum(seen.E.values()))
+    where = seen.layer(layer), int(expert)
+    claim(where in held, "it has no name that holds")
+    claim(held[where][0] >= max(found for found, _ in held.values()) - 1e-9, "another one holds better")
+    claim(quoted(held[where][1]) == name or shown_label(held[where][1]) == name, f"its name is {held[where][1]!r}")
+
+
 # The words of random traces, and the kind of each.
 KIND_OF = {
     " la": "word, space before", " the": "word, space before", " chat": "word, space before", "la": "word, no space before",
