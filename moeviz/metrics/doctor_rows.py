@@ -294,7 +294,8 @@ def token_shift(rows: Rows) -> Iterator[Anomaly]:
 DRAFT = "another model wrote this layer, as a draft model does in vLLM before pull request 48622."
 NEXT = 5  # layers that the first one is compared with
 CLEAR_SHARE, CLEAR_Z = 0.05, 3.0  # on real routing no other shift goes with more than 0.95 times what 0 goes with
-LOOKED_AT, ENOUGH_ALONE = 20_000, 500  # tokens; the second where nothing is known of them
+PAIRS = 640_000  # of experts of two layers that are looked at: those of 10,000 tokens at top-8
+ENOUGH_ALONE = 500  # tokens, where nothing is known of them
 FEWEST = 5  # layers: with fewer, too few others tell that the first one is ahead
 
 
@@ -311,7 +312,7 @@ def draft(rows: Rows) -> Iterator[Anomaly]:
 def _ahead(rows: Rows) -> bool:
     """True if the first layer is a row ahead of the next ones: clearly, or by its tokens too."""
     enough = ENOUGH_ALONE if rows.words is None else ENOUGH
-    if rows.tokens < enough or len(rows.layers) < FEWEST or not rows.choice:
+    if _looked_at(rows) < enough or len(rows.layers) < FEWEST or not rows.choice:
         return False
     best, clear = _step(rows, 0)
     shared = _shared_by_shift(rows)
@@ -325,20 +326,24 @@ def _step(rows: Rows, at: int) -> tuple[int, bool]:
     others = range(at + 1, min(at + 1 + NEXT, len(rows.layers)))
     goes = {shift: np.array([_contingency(rows, at, other, shift) for other in others]) for shift in (0, -1, 1)}
     best = max(goes, key=lambda shift: goes[shift].sum())
-    noise = (rows.num_experts - 1) * (2 * len(others)) ** 0.5 / (rows.top_k * min(rows.tokens, LOOKED_AT))
+    noise = (rows.num_experts - 1) * (2 * len(others)) ** 0.5 / (rows.top_k * _looked_at(rows))
     lead = goes[best] - goes[0]
     few = max(CLEAR_SHARE * goes[0].sum(), CLEAR_Z * noise)
     against = int((lead <= 0).sum())
     return best, against < 2 and bool(lead.sum() > few * (1 + against))
 
 
+def _looked_at(rows: Rows) -> int:
+    return min(rows.tokens, PAIRS // rows.top_k**2)
+
+
 def _contingency(rows: Rows, at: int, other: int, shift: int) -> float:
     """Mean square contingency of the experts of two layers, row t of one beside row t + shift of the other."""
-    tokens = min(rows.tokens, LOOKED_AT)
-    mine, theirs = overlap(tokens, tokens, shift)
+    mine, theirs = overlap(_looked_at(rows), _looked_at(rows), shift)
     ours, others = rows.experts[at][mine].astype(np.int64), rows.experts[other][theirs]
     filled = (ours >= 0)[:, :, None] & (others >= 0)[:, None, :]
     pairs = (ours[:, :, None] * rows.num_experts + others[:, None, :])[filled]
-    table = np.bincount(pairs, minlength=rows.num_experts**2).reshape(rows.num_experts, -1).astype(float)
-    expected = table.sum(axis=1, keepdims=True) * table.sum(axis=0, keepdims=True)
-    return float((table**2 / np.maximum(expected, 1)).sum()) - 1
+    cells, counts = np.unique(pairs, return_counts=True)
+    first, second = np.divmod(cells, rows.num_experts)
+    expected = np.bincount(first, counts)[first] * np.bincount(second, counts)[second]
+    return float((counts**2 / expected).sum()) - 1
