@@ -170,6 +170,8 @@ def test_an_end_of_text_ends_the_sequence_and_is_not_in_the_trace(embedded, monk
     trace = moeviz.trace(embedded, PROMPT, max_new_tokens=9)
     first = whole.tokens["token_id"].tolist().index(fourth, len(moeviz.trace(embedded, PROMPT).tokens))
     assert trace.tokens["token_id"].tolist() == whole.tokens["token_id"].tolist()[:first]
+    after = int((trace.tokens["phase"] == "generated").sum())
+    assert trace.model.decoding == f"greedy; ended after {after} of 9 tokens: the model wrote its end-of-text token"
 
 
 @pytest.mark.parametrize("text", TEXTS)

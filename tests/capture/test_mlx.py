@@ -160,6 +160,8 @@ def test_an_end_of_text_ends_a_sequence_and_the_others_go_on(folders):
     lengths = stopped.tokens.groupby("sequence").size()
     assert lengths[0] < free.tokens.groupby("sequence").size()[0]
     assert lengths[1] == free.tokens.groupby("sequence").size()[1]
+    after = int((stopped.tokens.loc[stopped.tokens["sequence"] == 0, "phase"] == "generated").sum())
+    assert f"1 of {len(PROMPTS)} sequences ended after {after} of 8 tokens" in stopped.model.decoding
 
 
 def test_a_stream_grows_and_ends_with_the_trace(model):
