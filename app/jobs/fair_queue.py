@@ -45,7 +45,7 @@ class Client:
     visitor: str = ""
     address: str = ""
     tab: str | None = None  # it waits for one thing at a time: what it asked before is cancelled
-    is_browser: bool = True  # one; else all of their address who cannot be told apart, with half of its places
+    is_browser: bool = True  # one; else all of their address who cannot be told apart, with a tenth of its places
 
 
 NOBODY = Client()
@@ -193,7 +193,7 @@ class FairQueue:
         of_visitor = sum(job.asker.visitor == asker.visitor for job in jobs)
         of_address = sum(job.asker.address == asker.address for job in jobs)
         most = self.places
-        shared = max(most.of_visitor, most.of_address // 2)
+        shared = max(most.of_visitor, most.of_address // 10)
         if of_visitor >= (most.of_visitor if asker.is_browser else shared):
             why, says = "visitor", f"You already have {_runs(of_visitor)} in line, and one visitor may have no more."
             slow_down()
