@@ -165,7 +165,7 @@ def test_counts_by_label_say_what_the_most_used_experts_have_of_other_labels():
     said = budget_sentence(labelled, hit_rates(labelled, 6e6), 0.096, 6e6)
     ends = "of a kind of text that they were not chosen from"
     assert re.search(rf"have \d\d% of the assignments; {ends} \d\d%, where chance is 50%", said)
-    app = serve(labelled)
+    app = page("moeviz_app.views.serve.serving", None, labelled)
     choice(app, "Engine").set_value("sglang")
     app.run()
     assert said in sentences(app) and "each kind of text by a plan from the others" in sentences(app)
