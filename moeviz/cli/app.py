@@ -135,7 +135,7 @@ def serve_app(
 
 
 def give_home() -> None:
-    """Give a user without a home folder, such as a container's, one that ends with this process: Streamlit wants one."""
+    """Give a user without a home folder one that ends with this process: Streamlit wants one."""
     try:
         Path.home()
     except RuntimeError:

@@ -236,6 +236,6 @@ def test_counts_show_what_needs_no_order_and_what_does():
     )
     assert "LRU and what else remembers the last tokens needs their order" in said
     assert "Prefetching needs the experts of each token, in order" in said
-    assert "It could not be judged on other tokens" in said and app.code
+    assert "could not be judged on other tokens" in said and app.code
     assert pictures(app) == 2, "the fixed sets, and batches of any tokens"
     assert "nan" not in said
