@@ -1,9 +1,12 @@
 """Serve the app from this process: `moeviz app`."""
 
+import atexit
 import os
 import runpy
+import shutil
 import socket
 import sys
+import tempfile
 import threading
 import time
 import webbrowser
@@ -17,6 +20,7 @@ from urllib.parse import quote
 
 from moeviz.cli.inputs import open_file
 from moeviz.cli.options import add_import_options, number
+from moeviz.cli.output import note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
 
@@ -121,6 +125,7 @@ def serve_app(
     more than eight files; and before anything is served what `read` raises.
     """
     check_streamlit()
+    give_home()
     way = way or os.environ.get(WAY) or PRIVATE
     check_address(way, options)
     begin_with(files, read)
@@ -136,6 +141,16 @@ def serve_app(
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+
+
+def give_home() -> None:
+    """Give a user without a home folder one that ends with this process: Streamlit wants one."""
+    try:
+        Path.home()
+    except RuntimeError:
+        os.environ["HOME"] = tempfile.mkdtemp(prefix="moeviz-")
+        atexit.register(shutil.rmtree, os.environ["HOME"], ignore_errors=True)
+        note("this user has no home folder, so traces are kept until the server stops. Set HOME, or MOEVIZ_HOME")
 
 
 def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = None) -> None:

@@ -41,6 +41,28 @@ def started(monkeypatch, tmp_path):
     return calls
 
 
+def test_a_user_without_a_home_gets_one_that_ends_with_the_server(started, monkeypatch, capsys):
+    """Streamlit ends with a traceback where there is none."""
+
+    def home():
+        if "HOME" not in os.environ:
+            raise RuntimeError("Could not determine home directory.")
+        return Path(os.environ["HOME"])
+
+    ended = []
+    monkeypatch.setattr(Path, "home", home)
+    monkeypatch.setattr(serve.atexit, "register", lambda *call, **how: ended.append(call))
+    monkeypatch.setenv("HOME", "")  # so that it is as it was, when the test is over
+    monkeypatch.delenv("HOME")
+    assert main(["app", "--no-browser"]) == 0 and started
+    place = Path(os.environ["HOME"])
+    assert place.is_dir() and (os.name == "nt" or place.stat().st_mode & 0o777 == 0o700)
+    assert "this user has no home folder, so traces are kept until the server stops" in capsys.readouterr().err
+    ((remove, *where),) = ended
+    remove(*where)
+    assert not place.exists()
+
+
 def test_app_starts_streamlit_in_the_folder_where_the_user_is(started):
     before = Path.cwd()
     assert main(["app", "--no-browser"]) == 0
