@@ -98,11 +98,11 @@ def _headline(info: ModelInfo) -> str:
 def _box(name: str) -> PromptInput:
     """The prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
     ran, trace = _run_on_screen(), session.shown_trace()
-    before, text = visit().box_of, _text_of(trace) if ran is None else ran.prompt
-    session.start_with(session.PROMPT, text)
-    if before is not None and before is not trace:
-        session.set_value(session.PROMPT, text)
-    visit().box_of = trace
+    if (before := visit().box_of) is not trace:
+        fill_in = session.start_with if before is None else session.set_value  # at first, what a link brings stays
+        fill_in(session.PROMPT, _text_of(trace) if ran is None else ran.prompt)
+        visit().box_of = trace
+    session.start_with(session.PROMPT, "")
     asked = ask(
         session.value(session.PROMPT),
         EXAMPLES,
@@ -118,10 +118,11 @@ def _box(name: str) -> PromptInput:
 
 def _text_of(trace: RoutingTrace) -> str:
     """The prompt of a trace that came in a file, where it is one text that may be run here."""
-    if item_word(trace.model) != "token" or trace.tokens["sequence"].nunique() != 1:
+    most = settings.SETTINGS.max_prompt_chars
+    if item_word(trace.model) != "token" or trace.tokens["sequence"].nunique() != 1 or len(trace.tokens) > most:
         return ""
     text = written_text(trace, "prompt")
-    return text if len(text) <= settings.SETTINGS.max_prompt_chars else ""
+    return text if len(text) <= most else ""
 
 
 def _run_on_screen() -> RunRequest | None:

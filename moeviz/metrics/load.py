@@ -208,7 +208,11 @@ def balance_caption(frame: pd.DataFrame) -> str | None:
         return None
     row = one_row(clear, clear["times"].idxmax())
     first = f"The load of layer {row.layer} is spread {row.times:.1f} times as widely as at random"
-    return f"{first}; {(times >= 2.0).sum()} of {len(frame)} layers, at least twice." if len(frame) > 1 else f"{first}."
+    return (
+        f"{first}; {(times.round(9) >= 2.0).sum()} of {len(frame)} layers, at least twice."
+        if len(frame) > 1
+        else f"{first}."
+    )
 
 
 def busiest_caption(frame: pd.DataFrame) -> str | None:

@@ -1413,7 +1413,7 @@ def check_engine_summary(sentence: str, one, other) -> None:
     """The expert ids of the first trace that the second does not have: for traces of the same tokens, row by row."""
     a, b = Seen(one), Seen(other)
     chosen = different = 0
-    parted: dict[int, tuple[int, int]] = {}  # by sequence
+    parted: dict[int, tuple[int, str, int]] = {}  # by sequence
     for t in range(a.T):
         for layer in a.layers:
             if a.first(layer, t) == -2 or b.first(layer, t) == -2:
@@ -1421,7 +1421,7 @@ def check_engine_summary(sentence: str, one, other) -> None:
             mine, theirs = a.has(layer, t), b.has(layer, t)
             chosen, different = chosen + len(mine), different + sum(e not in theirs for e in mine)
             if sorted(mine) != sorted(theirs):
-                parted.setdefault(a.sequence[t], (a.position[t], layer))
+                parted.setdefault(a.sequence[t], (a.position[t], quoted(a.text[t]), layer))
     if found := re.match(rf"All of A's {NUMBER} expert ids are the same in B\.", sentence):
         whole(found[1], chosen)
         claim(not parted, f"they part at {parted}")
@@ -1432,14 +1432,14 @@ def check_engine_summary(sentence: str, one, other) -> None:
     whole(found[2], different)
     share(found[3], different / chosen)
     sequences = list(dict.fromkeys(a.sequence))
-    if place := re.search(r"They first part at token (\d+) \(“.*?”\), layer (\d+)\.", sentence, re.DOTALL):
+    if place := re.search(r"They first part at token (\d+) \(“(.*?)”\), layer (\d+)\.", sentence, re.DOTALL):
         claim(len(sequences) == 1, f"there are {len(sequences)} sequences")
-        claim((int(place[1]), int(place[2])) == parted[sequences[0]], f"they part at {parted}")
+        claim((int(place[1]), place[2], int(place[3])) == parted[sequences[0]], f"they part at {parted}")
         return
-    several = r"(\d+) of (\d+) sequences part, sequence (\d+) at token (\d+) \(“.*?”\), layer (\d+)\."
+    several = r"(\d+) of (\d+) sequences part, sequence (\d+) at token (\d+) \(“(.*?)”\), layer (\d+)\."
     place = re.search(several, sentence, re.DOTALL)
     claim(place is not None, f"cannot be read: {sentence!r}")
-    numbers = [int(number) for number in place.groups()]
+    numbers = [int(said) if at != 4 else said for at, said in enumerate(place.groups())]
     first = next(one for one in sequences if one in parted)
     claim(numbers == [len(parted), len(sequences), first, *parted[first]], f"they part at {parted}")
 
@@ -1506,7 +1506,9 @@ def _repetition(sentence: str, seen: dict) -> None:
                 beyond[name], by_load[name] = sum(layers) / len(layers), sum(loads) / len(loads)
     head, _, tail = sentence.partition(". By their loads")
     for part_of, values in ((head, beyond), (tail, by_load)):
-        for name, below, sign, part in re.findall(rf"([ABC]) (?:(just below 0%)|(−?){PCT})", part_of):
+        said = re.findall(rf"([ABC]) (?:(just below 0%)|(−?){PCT})", part_of)
+        claim(not part_of or {name for name, *_ in said} == set(values), f"of each of {set(values)}")
+        for name, below, sign, part in said:
             if below:
                 claim(-0.005 < values[name] < 0, f"repetition of {name} is {values[name]}")
             else:
