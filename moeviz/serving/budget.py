@@ -94,7 +94,7 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
     of = f"{sizes.max()}" if len(set(sizes)) == 1 else f"{sizes.min()} to {sizes.max()}"
     held = f"{_said(gigabytes)} hold {capacity} of the {of} experts of each layer"
     if row.empty:
-        least = rates["gigabytes"].min()
+        least = np.minimum(trace.model.top_k, sizes).sum() * expert_bytes / GIGABYTE
         return f"{held}. That is less than one token needs: it takes {_said(least)} or more."
     if "lru" not in row.index:
         said = f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments"

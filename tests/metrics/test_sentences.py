@@ -211,9 +211,13 @@ app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
     "test_doctor.py and test_engine_difference.py": """
-metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
-metrics/doctor_rows: repeats neighbours even again duplicates padding token_shift
-metrics/engine_difference: shift_caption _of_ties
+metrics/doctor: _part _zeros_of_one not_recorded _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
+metrics/doctor_rows: draft repeats neighbours even again duplicates padding token_shift
+metrics/engine_difference: tokens_caption shift_caption _of_ties
+""",
+    "test_serving.py, test_serving_cli.py and test_budgets.py": """
+serving/budget: most_used_sentence
+serving/plans/engines: plan_remarks _missing_layers
 """,
     "refusals: what is missing, or too large, in the words of an error": """
 metrics/co_activation: _experts_that_occur
@@ -230,7 +234,6 @@ charts/layers: layer_transitions
 charts/load: balance_of_parts
 charts/overview: described
 charts/serving: _size_title _spread placement_plane
-charts/training: dead_stretches
 charts/vocabulary: top_tokens_table
 """,
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
@@ -244,7 +247,7 @@ report/view: _page __repr__ _repr_html_
 app/views/compare_several: _strips _strip _kept_even
 app/views/expert: _draw_of_trace _loss _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel
-app/views/serve: _cache _of_whole_layers
+app/views/serve: _cache
 app/views/serve_controls: _tokens _not_too_many _gigabytes
 app/widgets/components/strip: token_strip
 app/widgets/facts: model_facts dataset_facts _likeness
@@ -266,11 +269,11 @@ app/views/history/gallery: _say_whose_result trace_to_other_pages
 app/views/history/mixtral: mixtral_page _what_does_it
 app/views/history/story: _step
 app/views/layout: _show
-app/views/serve: offer_plan _file
+app/views/serve: _file
 app/views/timeline: _calculator
 app/views/topic: _offer_labels
 app/views/traces: _open
-app/views/training: _chosen _upload _facts _notes show_alarms _quiet _alarm _folded
+app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
 app/views/training_charts: _snapshots _layer _second show_snapshots _by_label
 app/widgets/answers: damage _watch
 app/widgets/chart_panel: tell_once menu alternative
