@@ -23,8 +23,7 @@ EXAMPLES = """examples:
   moeviz serve prefetch trace.npz --json | jq .[0]
   moeviz serve placement trace.npz --devices 4 --copies 4
   moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
-  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768
-  moeviz serve memory model-Q4_K_M.gguf --bits 16 4"""
+  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768"""
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
     "coverage": "Distinct experts that a batch of tokens needs; even: if tokens chose at random.",
@@ -45,7 +44,9 @@ def arguments(parser: ArgumentParser) -> None:
     one, several = number(int, 1), {"type": number(int, 1), "nargs": "+", "metavar": "N"}
     parser.add_argument("what", choices=tuple(HEADINGS), help="which cost")
     parser.add_argument(
-        "file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder; for memory, a model too"
+        "file",
+        metavar="FILE",
+        help="a file of a trace or of counts, or a dataset's folder; for memory, a model too, also a .gguf file",
     )
     parser.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
     parser.add_argument("--chunk", type=one, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
