@@ -21,7 +21,7 @@ from moeviz.charts.chart import Chart
 TOPICS: dict[str, tuple[Chart, ...]] = {
     "Tokens": tokens.CHARTS,
     "Load": load.CHARTS,
-    "Specialization": specialization.CHARTS + vocabulary.CHARTS,
+    "Specialization": (specialization.NAMES, *specialization.CHARTS, *vocabulary.CHARTS),
     "Co-activation": co_activation.CHARTS,
     "Confidence": confidence.CHARTS,
     "Locality": locality.CHARTS,

@@ -119,16 +119,16 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([itself.assign(layer=layer), frame, turned], ignore_index=True).dropna(subset="divergence")
 
 
-CHARTS = (
-    Chart(
-        "What does each expert take, and does that hold on other texts?",
-        "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
-        "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern.",
-        measure=expert_names,
-        draw=expert_names_grid,
-        say=expert_names_caption,
-        expert="expert",
-    ),
+NAMES = Chart(
+    "What does each expert take, and does that hold on other texts?",
+    "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
+    "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern.",
+    measure=expert_names,
+    draw=expert_names_grid,
+    say=expert_names_caption,
+    expert="expert",
+)
+CHARTS = (  # all of these need labels
     Chart(
         "Which experts does each kind of text use?",
         "Each row is a label, and its cells show how its assignments in this layer are divided among the experts; "

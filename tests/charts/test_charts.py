@@ -228,7 +228,7 @@ def test_labels_are_data_and_stand_in_their_order():
     for chart in specialization.CHARTS:
         spec = json.dumps(steady(chart.draw(chart.measure(trace)).to_dict()), ensure_ascii=False)
         assert not [label for label in (*hostile, *shown) if label and label in spec]
-    _, loads, _, divergences = specialization.CHARTS
+    loads, _, divergences = specialization.CHARTS
     assert loads.draw(load_by_label(trace)).data["label"].unique().tolist() == shown
     square = divergences.draw(label_divergence(trace)).data
     assert square["label"].unique().tolist() == square["other"].unique().tolist() == shown
@@ -272,7 +272,7 @@ def test_too_many_labels_are_refused_and_not_cut():
         specialization.label_load_heatmap(load_by_label(trace))
 
 
-@pytest.mark.parametrize("chart", specialization.CHARTS[1:], ids=lambda chart: chart.key)  # names need none
+@pytest.mark.parametrize("chart", specialization.CHARTS, ids=lambda chart: chart.key)
 def test_a_trace_without_labels_is_told_where_labels_come_from(chart, trace):
     with pytest.raises(
         MissingField, match=r"this trace has none\. Record a labelled trace with “moeviz corpus”, or .*\.$"

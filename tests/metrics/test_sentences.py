@@ -211,7 +211,8 @@ app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
     "test_doctor.py and test_engine_difference.py": """
-metrics/doctor: _part _zeros_of_one not_recorded _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
+metrics/doctor: _part _zeros_of_one not_recorded
+metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
 metrics/doctor_rows: draft repeats neighbours even again duplicates padding token_shift
 metrics/engine_difference: tokens_caption shift_caption _of_ties
 """,
