@@ -35,6 +35,7 @@ CROWDED, ELSEWHERE = "192.0.2.7", "198.51.100.9"
 MESSAGES, SOCKETS, COOKIES, UPLOADS = 4, 300, 101, 28
 ROUNDS, RUNS = 3, 6  # a run of each kind in each half of a round
 MOST = 1.5  # times as slow
+DEAF = {"ping_interval": None}  # a tab of a crowd does not listen, not to its own keepalive either
 
 
 @dataclass(slots=True)
@@ -62,7 +63,7 @@ def messages(url: str) -> Iterator[None]:
     rows = '{"edited_rows":{},"deleted_rows":[],"added_rows":[' + ",".join(["{}"] * 1_000_000) + "]}"
     with ExitStack() as stack:
         for number in range(MESSAGES):
-            tab = stack.enter_context(Visit(url, headers=at(CROWDED)))
+            tab = stack.enter_context(Visit(url, headers=at(CROWDED), **DEAF))
             tab.open("", "corpus")
             elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
             widgets = [each.text_area.id for each in elements if each.WhichOneof("type") == "text_area"]
@@ -82,7 +83,7 @@ def sockets(url: str) -> Iterator[None]:
     with ExitStack() as stack:
         for _ in range(SOCKETS):
             with contextlib.suppress(InvalidStatus):
-                stack.enter_context(Visit(url, headers=at(CROWDED)))
+                stack.enter_context(Visit(url, headers=at(CROWDED), **DEAF))
         yield
 
 
@@ -94,7 +95,7 @@ def cookies(url: str) -> Iterator[None]:
         tabs = []
         for _ in range(COOKIES):
             made_up = f"{COOKIE}={secrets.token_urlsafe(32)}"
-            tabs.append(stack.enter_context(Tab(url, at(CROWDED, Cookie=made_up))))
+            tabs.append(stack.enter_context(Tab(url, at(CROWDED, Cookie=made_up), **DEAF)))
             tabs[-1].come()
         for tab in tabs:
             tab.press_run(long)

@@ -57,8 +57,8 @@ def new_visitor() -> dict[str, str]:
 class Tab(Visit):
     """A tab that runs prompts and remembers the widgets that it was shown."""
 
-    def __init__(self, url: str, headers: dict[str, str] | None = None) -> None:
-        super().__init__(url, headers=headers)
+    def __init__(self, url: str, headers: dict[str, str] | None = None, **options) -> None:
+        super().__init__(url, headers=headers, **options)
         self.widgets: dict[str, str] = {}  # ids by label, or by the name of a component
         self.kept: dict[str, ForwardMsg] = {}  # messages that the server does not send twice
         self.presses = itertools.count()
