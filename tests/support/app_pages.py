@@ -23,7 +23,7 @@ HOSTILE = (
     ":material/home:",
     "=1+1",
 )
-SAFE_ELEMENTS = {"text", "code", "dataframe", "bidi_component", "vega_lite_chart"}
+SAFE_ELEMENTS = {"text", "text_area", "code", "dataframe", "bidi_component", "vega_lite_chart"}
 
 
 def first_page(trace: RoutingTrace | None = None) -> AppTest:
