@@ -297,7 +297,7 @@ def test_router_rows_are_compared_once_the_model_is_there(tiny, on_offer):
 def test_comparing_router_rows_counts_as_a_run(tiny, on_offer, monkeypatch):
     pace = identity.RateLimiter(1)
     pace.begin("me")
-    monkeypatch.setattr(identity, "visitor_id", lambda: "me")
+    monkeypatch.setattr(identity, "visitor", lambda: identity.Visitor("me", "here", is_browser=True))
     monkeypatch.setattr(model_service, "_pace", pace)
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     trace = moeviz.trace(tiny, "Il fait froid à Paris.")

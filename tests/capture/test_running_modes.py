@@ -1,6 +1,7 @@
 """Every way of running twelve families; what cannot go together; streams that end early; compiled models put back."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -146,10 +147,16 @@ def test_an_encoder_is_read_once_and_its_decoder_in_beams(tokenizer):
 def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(model, tokenizer, monkeypatch):
     """Otherwise nothing would be told by equal cells: with the rows of beams forgotten, capture refuses the trace."""
     plain = module.generated_tokens
-    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, _beams, drafts: plain(model, ids, None, drafts))
+
+    def no_drafts(plan):
+        return replace(plan, decoding=replace(plan.decoding, prompt_lookup_num_tokens=None))
+
+    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, _beams, plan: plain(model, ids, None, plan))
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, TWO, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(num_beams=3))
-    monkeypatch.setattr(module, "generated_tokens", lambda model, ids, beams, _drafts: plain(model, ids, beams, False))
+    monkeypatch.setattr(
+        module, "generated_tokens", lambda model, ids, beams, plan: plain(model, ids, beams, no_drafts(plan))
+    )
     with pytest.raises(CaptureError, match="cannot tell which routing belongs to which token"):
         trace(model, ONE, tokenizer=tokenizer, max_new_tokens=6, decoding=Decoding(prompt_lookup_num_tokens=3))
 

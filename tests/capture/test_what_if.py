@@ -36,7 +36,7 @@ def tokenizer():
 
 def logits_of(model, tokenizer, intervention, prompts=PROMPTS):
     run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
-    return module._read(run, module.probe_routers(run), intervention)[1]
+    return module.read_batch(run, module.probe_routers(run), intervention)[1]
 
 
 def untyped(kind, *fields):

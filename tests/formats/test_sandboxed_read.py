@@ -62,7 +62,7 @@ def test_counts_come_back_with_what_was_told_and_what_the_doctor_says():
         read_sandboxed(data, "imatrix.gguf", GENEROUS)
     assert asked.value.names == ("top_k",)
     here, there = (read(data, "imatrix.gguf", of, ImportOptions(top_k=2)) for read, of in BOTH)
-    assert there.counted.equals(here.counted) and there[1:] == here[1:] == ("llama.cpp importance matrices", ())
+    assert there.counted.equals(here.counted) and there[1:] == here[1:] == ("llama.cpp importance matrices", (), ())
 
 
 def test_layers_and_findings_come_back():
