@@ -29,6 +29,7 @@ from moeviz.text import cut
 COOKIE = "moeviz_token"
 COOKIE_SECONDS = 180 * 24 * 60 * 60
 MOST_BYTES = 4096  # of what the form sends
+ALIVE = "/_stcore/health"  # Streamlit's own, which says "ok": whatever started the app asks it
 HEALTH = ("/healthz", "/readyz")  # asked for by the address of the machine, from anywhere; they tell nothing
 METRICS = "/metrics"
 CLOSED = ("/_stcore/metrics", "/_stcore/script-health-check")  # Streamlit's own: of no use to a visitor
@@ -82,6 +83,8 @@ class AccessControl:
     def _may_pass(self, scope: Scope) -> bool:
         """Return whether it brings the token's cookie, or a listed proxy says who it is."""
         settings = self.settings
+        if settings.serve == PRIVATE and scope["path"] == ALIVE:
+            return True
         if settings.metrics_token and scope["path"] == METRICS:  # which asks for a token of its own
             return True
         if settings.login_header and is_among(_peer(scope), settings.trusted_proxies):

@@ -240,6 +240,8 @@ def test_health_is_told_to_anybody_and_metrics_to_who_has_their_token():
     for path in ("/healthz", "/readyz"):
         assert reached(ask(settings("private"), path, host="10.0.0.9", peer="10.0.0.1"))
         assert reached(ask(settings("team"), path, host="10.0.0.9"))
+    assert reached(ask(with_token(), "/_stcore/health")) and not reached(ask(with_token(), "/"))
+    assert not reached(ask(with_token(), "/_stcore/health", host="10.0.0.9", peer="10.0.0.1"))
     assert not reached(ask(settings("team"), "/metrics"))
     assert reached(ask(settings("team", MOEVIZ_METRICS_TOKEN="m" * 20), "/metrics"))  # which then asks for it
 
