@@ -16,14 +16,16 @@ GAIN = 0.03  # in correlation, that another kind in a name, or a class in place 
 MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
 UNNAMED = "no clear pattern"
+JOINED = ", "  # between the kinds of a name; within a kind it is "; "
+MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
 
 
 @needs_tokens
 def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     """Names of experts, chosen on one half of the texts and tested on the other.
 
-    A name is up to four kinds of text (labels), or one class of tokens, as `kind_of` of `moeviz.metrics.vocabulary` has
-    them. Of each kind every other text is set aside. On the first half, the name is what
+    A name is up to four kinds of text (labels, with commas between them), or one class of tokens, as `kind_of` of
+    `moeviz.metrics.vocabulary` has them. Of each kind every other text is set aside. On the first half, the name is what
     correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in it,
     or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set aside.
     From 0.3 up the name holds, if that is also 4 standard errors of unrelated facts, 1 / sqrt(tokens set aside); else,
@@ -42,6 +44,27 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     aside = _set_aside(trace)
     frames = [_names_of_layer(trace, row, candidates, aside) for row in range(len(trace.model.layers))]
     return pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+
+
+def sample_of_texts(trace: RoutingTrace) -> RoutingTrace:
+    """Take whole texts of a large trace, in turn of each kind: 20,000 tokens at most, fewer where layers are many.
+
+    A trace that is no larger is returned as it is. Where no text is small enough, the sample is the first tokens.
+    """
+    room, tokens = min(MOST_TOKENS, MOST_PLACES // max(len(trace.model.layers), 1)), trace.tokens
+    if len(tokens) <= room:
+        return trace
+    texts = tokens.groupby("sequence", sort=False)
+    sizes = texts.size()
+    if "label" in tokens:
+        kinds = texts["label"].first()
+        sizes = sizes.iloc[np.argsort(kinds.groupby(kinds, sort=False).cumcount().to_numpy(), kind="stable")]
+    left, kept = room, []
+    for text, size in sizes.items():
+        if size <= left:
+            left -= size
+            kept.append(text)
+    return trace.select(tokens=tokens["sequence"].isin(kept).to_numpy() if kept else slice(room))
 
 
 def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> str:
@@ -139,10 +162,14 @@ def _names_of_layer(
         found.loc[better, "by"] = by
         order = np.argsort(-counts[0], axis=0, kind="stable")
         for one in np.flatnonzero(better):
-            found.loc[one, "name"] = ", ".join(names[code] for code in order[:, one] if members[code, one])
+            found.loc[one, "name"] = _joined([names[code] for code in order[:, one] if members[code, one]], by)
     found["holds"] = found["phi"] >= max(HOLDS, SURE / max(size[1], 1) ** 0.5)
     found.loc[~found["holds"], "name"] = UNNAMED
     return found
+
+
+def _joined(kinds: list[str], by: str) -> str:
+    return JOINED.join(kind.replace(JOINED, "; ") for kind in kinds) if by == "kinds" else kinds[0]
 
 
 def _by_half(aside: np.ndarray, code: np.ndarray, codes: int) -> Int64[np.ndarray, "2 codes"]:
