@@ -2,10 +2,13 @@
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs import model_catalog, model_service, recorded, reread
+from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
@@ -16,7 +19,7 @@ from moeviz_app.url.expert import expert_query, for_the_address
 from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
-from moeviz_app.widgets.components.explorer import Place, explorer, told
+from moeviz_app.widgets.components.explorer import Muted, Place, explorer, told
 from moeviz_app.widgets.components.written import written
 from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.expert_links import open_expert
@@ -24,7 +27,7 @@ from moeviz_app.widgets.facts import layer_word, trace_facts
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
 from moeviz_app.widgets.pickers import choose_stretch
 from moeviz_app.widgets.run_options import choose_model, choose_options
-from moeviz_app.widgets.run_panel import record
+from moeviz_app.widgets.run_panel import record, waiting_words
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
@@ -39,6 +42,9 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+OCCLUSION = "which word decided"  # a visitor's own job
+BETWEEN_LOOKS = 0.5  # seconds
+NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
 def explore_page() -> None:
@@ -165,22 +171,80 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         first = found[0] if found else None
         session.point_at(*((session.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
     rows = _rows(trace)
-    part = trace if len(rows) == len(trace.tokens) else trace.select(tokens=slice(rows.start, rows.stop))
+    whole = len(rows) == len(trace.tokens)
+    part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
+    happening = st.empty()
+    run = _run_on_screen() if whole else None
+    if run is not None and model_catalog.why_only_read(run.model) is not None:
+        run = None
+    with happening.container():
+        muted = None if run is None else _muted(trace, run)
+    decided = None if run is None else reread.occlusion_of(trace, run)
+    refused = session.result(OCCLUSION)
     chosen = explorer(
         part,
         _given(trace, rows),
         seen,
         template=[token - rows.start for token in _of_template(trace) if token in rows],
         stale=stale,
+        names=names_of(trace.model, recent.traces().values()),
+        muted=muted,
+        why_no_next=NO_NEXT if run is None else "",
+        decided=None if decided is None else reread.compact(decided),
+        can_decide=run is not None and not (refused and refused[0] is trace and isinstance(refused[1], str)),
         key=EXPLORER,
         link=lambda _, *where: for_the_address(expert_query(trace, *where)),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
     navigation.write(navigation.FIRST_PATH)
+    if run is not None:
+        _offer_occlusion(trace, run, chosen.decide)
     if chosen.opened is not None:
         open_expert(expert_query(trace, *chosen.opened))
+
+
+def _muted(trace: RoutingTrace, run: RunRequest) -> Muted:
+    """The experts that the visitor has muted in this trace, and its tokens read again without them."""
+    of, experts, asked = visit().muted or (trace, (), 0)
+    if experts and of is trace:
+        with explained():
+            return Muted(experts, reread.muted(trace, run, experts), asked)
+        visit().muted = (trace, (), asked)
+    return Muted((), None, asked)
+
+
+def _offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> None:
+    """Begin to find out which word decided, if it is asked for, and say how far that is."""
+    known = session.result(OCCLUSION)
+    job = known[1] if known is not None and known[0] is trace else None
+    if job is None and is_asked and reread.occlusion_of(trace, run) is None:
+        with explained(partial(_keep_occlusion, trace)):
+            _keep_occlusion(trace, reread.begin_occlusion(trace, run))
+        st.rerun(scope="fragment")
+    if isinstance(job, str):
+        refuse(job)
+    elif job is not None:
+        st.fragment(_watch_occlusion, run_every=BETWEEN_LOOKS)(trace, job)
+
+
+def _keep_occlusion(trace: RoutingTrace, job: Background | str | None) -> None:
+    """Keep the work for this trace, or the sentence that says why it was not done."""
+    session.keep_result(OCCLUSION, None if job is None else (trace, job))
+
+
+def _watch_occlusion(trace: RoutingTrace, job: Background) -> None:
+    done, of = job.news or (0, 1)
+    st.progress(done / of, waiting_words(job.ahead, f"The text is read with other words in it: {done:,} of {of:,}"))
+    is_stopped = st.button("Stop", key="stop occlusion")
+    if is_stopped:
+        job.stop()
+    with explained(partial(_keep_occlusion, trace)):
+        if not is_stopped and job.found is None:
+            return
+        _keep_occlusion(trace, None)
+    st.rerun()
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:
@@ -195,7 +259,10 @@ def _given(trace: RoutingTrace, rows: range) -> Place:
 
 def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     """Callback of the explorer."""
-    if (place := told(part, session.value(EXPLORER)).at) is not None:
+    heard = told(part, session.value(EXPLORER))
+    if heard.mutes is not None:
+        visit().muted = (trace, heard.mutes, heard.asked)
+    if (place := heard.at) is not None:
         session.choose(place[0], place[1] + rows.start)
         if (before := visit().explorer) is not None and before[0] is trace and before[1] == rows:
             visit().explorer = (trace, rows, place, before[3])

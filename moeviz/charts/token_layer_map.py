@@ -26,13 +26,16 @@ from moeviz.charts import token_layer_marks as marks
 from moeviz.charts.overview import OTHERS, squares
 from moeviz.charts.token_layer_marks import LEAST, cell_images
 from moeviz.errors import MoevizError
-from moeviz.metrics.tokens import visible
+from moeviz.metrics.tokens import SPECIAL_TOKEN, visible, whole_characters
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
+MOVED = alt.NamedData("moved")  # and places whose first choice is another one than before: token and layer
+LINES = "lines"  # of the text
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
 SIZES = 256  # of maps, of which the drawing is kept: 10 kB each
 LETTERS = 9  # of a token on the axis
+LINE_LETTERS = 240  # of a line of the text
 CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
 
 
@@ -44,6 +47,7 @@ class MapFacts:
     names: list[str]  # texts of the tokens, made visible and cut
     positions: list[int]
     colours: list[list[str]]  # by layer and expert
+    lines: list[dict[str, Any]]  # of the text: start and end (places), and text
     beginnings: list[int]  # tokens at which the next of several texts begins, or what was generated
     slots: int
     ordered: bool  # whether slot 0 is the first choice
@@ -60,10 +64,26 @@ def facts_of(frame: pd.DataFrame) -> MapFacts:
         names=[first_letters(text) for text in tokens["text"]],
         positions=tokens["position"].tolist(),
         colours=[_colours(rows, ordered) for _, rows in frame.groupby("layer")],
+        lines=_lines(tokens) if marks.has_lines(len(tokens)) else [],
         beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
         slots=int(frame["slot"].max()) + 1,
         ordered=ordered,
     )
+
+
+def _lines(tokens: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of the text, as far as a picture can show them: each ends with a token that breaks the line."""
+    ends = tokens["text"].astype(str).str.contains("\n").to_numpy()
+    texts = tokens["text"].tolist()
+    last = (tokens["sequence"] != tokens["sequence"].shift(-1)).to_numpy() | ends
+    lines, start = [], 0
+    for end in (np.flatnonzero(last) + 1).tolist():
+        words = (text for text in texts[start:end] if not SPECIAL_TOKEN.fullmatch(text))
+        line = "".join(whole_characters(list(words))).strip()
+        shown = visible(line)[:LINE_LETTERS] if line else ""
+        lines.append({"start": start - 0.5, "end": end - 0.5, "line": shown})
+        start = end
+    return lines
 
 
 def _colours(rows: pd.DataFrame, ordered: bool) -> list[str]:
@@ -137,7 +157,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
             "left": marks.GUTTER,
             "top": marks.ABOVE,
             "right": marks.BESIDE,
-            "bottom": marks.labels_height(len(facts.names)),
+            "bottom": marks.UNDER,
         },
     )
 
@@ -147,10 +167,14 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
 
     Altair takes 20 ms to draw one. All that tells two maps of a size apart are the values of some params.
     """
+    spec: dict[str, Any]
     if images:
-        return map_of(facts, BROUGHT, images).to_dict(validate=False)
+        spec = map_of(facts, BROUGHT, images).to_dict(validate=False)
+        spec["datasets"] = {**spec.get("datasets", {}), LINES: facts.lines}
+        return spec
     size = len(facts.names), len(facts.layers), facts.slots, facts.ordered, tuple(facts.beginnings)
-    spec: dict[str, Any] = json.loads(_map_of_size(*size))
+    spec = json.loads(_map_of_size(*size))
+    spec["datasets"] = {**spec.get("datasets", {}), LINES: facts.lines}
     known = _known(facts)
     for param in spec["params"]:
         if param["name"] in known:
@@ -161,7 +185,7 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
 @lru_cache(SIZES)
 def _map_of_size(tokens: int, layers: int, slots: int, ordered: bool, beginnings: tuple[int, ...]) -> str:
     nothing = {"names": [""] * tokens, "positions": [0] * tokens, "layers": [0] * layers, "colours": [[]] * layers}
-    facts = MapFacts(**nothing, beginnings=list(beginnings), slots=slots, ordered=ordered)
+    facts = MapFacts(**nothing, lines=[], beginnings=list(beginnings), slots=slots, ordered=ordered)
     return json.dumps(map_of(facts, BROUGHT).to_dict(validate=False))
 
 
@@ -184,7 +208,14 @@ def _layered(
         parts.insert(0, marks.image(images))
     elif tokens * marks.ID <= marks.WIDEST and marks.row_height(layers) >= marks.ID_HEIGHT:
         parts.append(marks.ids(whole))
-    parts += [*marks.beginnings(facts.beginnings), *marks.frames(), marks.chosen_text(tokens)]
+    is_brought = isinstance(cells, alt.NamedData)
+    parts += [*marks.beginnings(facts.beginnings), *marks.frames()]
+    if is_brought:
+        parts.append(marks.moved(MOVED))
+    if not marks.has_lines(tokens):
+        parts.append(marks.chosen_text(tokens))
+    elif is_brought or facts.lines:
+        parts += marks.text_lines(alt.NamedData(LINES) if is_brought else alt.InlineData(values=facts.lines))
     # All at once: Altair copies every text and number of a chart at each further step.
     bare = alt.ViewBackground(stroke=None)
     return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **more)

@@ -16,13 +16,16 @@ from moeviz.charts.overview import png
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 GUTTER, ABOVE, BESIDE = 44, 2, 2  # pixels left of the cells, for layers; and room for a frame
-WORDS, NUMBERS = 64, 26  # pixels under the cells, for tokens: their texts, or positions alone
+UNDER = 26  # pixels under the cells: for lines of the text, texts of tokens, or positions
 LOWEST_ROW, HIGHEST_ROW, MAX_ROWS = 5, 28, 380  # pixels of a layer's row, and of all of them
 WIDEST, USUAL = 1400, 640  # pixels of a page, about; and of a picture that does not know how wide it is
-WORD, ID, ID_HEIGHT = 12, 13, 11  # pixels of a cell from which a token's text fits under it, and an id into it
+WORD, ID, ID_HEIGHT = 64, 13, 11  # pixels of a cell from which a token's text fits under it, and an id into it
+LINED = 116  # tokens; of more, lines are too narrow to be read
+FEWEST_PIXELS = 26  # of a line that has words
 LONGER_ID = 8  # pixels that an id of three digits takes more
 APART = 34  # pixels between two positions on the axis
 NARROWEST = 10  # pixels of the frame around a cell
+MOVED = "#d9660a"  # a dot where a first choice is another one than before
 DIM = 0.18  # opacity of stripes that are not of the hot expert
 CHOSEN = "max(token, 0)"  # where there is no choice, what is not seen is within the picture, or it would shrink
 ONE_ROW = alt.InlineData(values=[{}])  # for a mark whose place is what the params say
@@ -34,14 +37,14 @@ def row_height(layers: int) -> int:
     return int(max(LOWEST_ROW, min(HIGHEST_ROW, MAX_ROWS / layers)))
 
 
-def map_height(layers: int, tokens: int) -> int:
+def map_height(layers: int) -> int:
     """Pixels of the whole picture that `map_of` makes."""
-    return ABOVE + row_height(layers) * layers + labels_height(tokens)
+    return ABOVE + row_height(layers) * layers + UNDER
 
 
-def labels_height(tokens: int) -> int:
-    """Pixels under the cells."""
-    return WORDS if tokens * WORD <= WIDEST else NUMBERS
+def has_lines(tokens: int) -> bool:
+    """Return whether lines of the text stand under the cells, in place of positions."""
+    return tokens <= LINED
 
 
 def lit() -> alt.OpacityValue:
@@ -104,6 +107,38 @@ def _frame(unseen: str, half: str, down: tuple[alt.SchemaBase, alt.SchemaBase]) 
     return mark.encode(*across, *down, alt.OpacityValue(alt.ExprRef(f"{unseen} ? 0 : 1")))
 
 
+def text_lines(lines: alt.Data) -> list[alt.Chart]:
+    """Lines of the text under their columns, each as wide as its tokens, where the tokens' own texts do not fit.
+
+    Columns of `lines`: start and end (places) · line (text).
+    """
+    rows = alt.Chart(lines).transform_filter(f"across < {WORD}")
+    ends = alt.X("start:Q"), alt.YValue("height")
+    wide = "(datum.end - datum.start) * across"
+    text = rows.transform_calculate(shown=f"{wide} < {FEWEST_PIXELS} ? '' : datum.line").mark_text(
+        align="left",
+        baseline="top",
+        dx=2,
+        dy=8,
+        fontSize=12,
+        limit=alt.ExprRef(f"{wide} - 5"),
+        color=alt.ExprRef("ink"),
+        tooltip=None,
+    )
+    rule = rows.mark_rule(
+        yOffset=4, xOffset=2, x2Offset=-3, strokeWidth=1.5, opacity=0.35, color=alt.ExprRef("ink"), tooltip=None
+    )
+    return [rule.encode(*ends, x2="end:Q"), text.encode(*ends, text="shown:N")]
+
+
+def moved(places: alt.Data) -> alt.Chart:
+    """A dot in each of these cells. Columns: token and layer (places)."""
+    dot = alt.Chart(places).transform_calculate(middle="datum.layer + min(0.5, 5 / down)", right="datum.token + 0.5")
+    return dot.mark_circle(
+        size=34, opacity=1, xOffset=-4, color=MOVED, stroke=alt.ExprRef("paper"), strokeWidth=1, tooltip=None
+    ).encode(x="right:Q", y="middle:Q")
+
+
 def chosen_text(tokens: int) -> alt.Chart:
     """The text of the chosen token under its column, where the texts of all columns do not fit."""
     text = alt.ExprRef(f"token < 0 || across >= {WORD} ? '' : names[token]")
@@ -128,18 +163,20 @@ def places(tokens: int, layers: int) -> tuple[alt.X, alt.Y]:
 
 
 def _token_axis(tokens: int) -> alt.Axis:
-    """The tokens' texts where there is room for them, else positions, but none near the chosen token's text."""
-    words, slanting, between = f"across >= {WORD}", f"across >= {WORD} && across < {WORDS}", f"ceil({APART} / across)"
+    """The tokens' texts where there is room for them; else nothing where lines of the text stand there, or positions.
+
+    No position is near the chosen token's text.
+    """
+    words, between = f"across >= {WORD}", f"ceil({APART} / across)"
     crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
+    otherwise = "''" if has_lines(tokens) else f"{crowded} ? '' : positions[datum.value]"
     return _axis(
         title=None,
         values=alt.ExprRef(f"sequence(0, {tokens}, {words} ? 1 : {between})"),
-        labelExpr=f"{words} ? names[datum.value] : {crowded} ? '' : positions[datum.value]",
+        labelExpr=f"{words} ? names[datum.value] : {otherwise}",
         labelFontWeight=_bold("datum.value == token"),
-        labelAngle=alt.ExprRef(f"{slanting} ? -56 : 0"),
-        labelAlign=alt.ExprRef(f"{slanting} ? 'right' : 'center'"),
         labelBaseline="top",
-        labelLimit=WORDS,
+        labelLimit=WORD,
     )
 
 

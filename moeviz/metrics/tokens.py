@@ -52,12 +52,16 @@ def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | No
     """
     added = (trace.tokens["position"] == 0) & trace.tokens["text"].map(lambda text: bool(SPECIAL_TOKEN.fullmatch(text)))
     tokens = trace.tokens[~added if phase is None else ~added & (trace.tokens["phase"] == phase)]
-    texts = ("".join(_whole(text["text"].tolist())) for _, text in tokens.groupby("sequence", sort=False))
+    texts = ("".join(whole_characters(text["text"].tolist())) for _, text in tokens.groupby("sequence", sort=False))
     return "\n".join(texts)
 
 
-def _whole(texts: list[str]) -> Iterator[str]:
-    """The texts of tokens, with the parts of a character that are all there as the character."""
+def whole_characters(texts: list[str]) -> Iterator[str]:
+    """Yield the texts of tokens in a row, a character that is split over several as one where all its parts are there.
+
+    >>> list(whole_characters(["a", "⟨é 1/2⟩", "⟨é 2/2⟩", "⟨é 2/2⟩"]))
+    ['a', 'é', '⟨é 2/2⟩']
+    """
     at = 0
     while at < len(texts):
         parts = []

@@ -101,7 +101,7 @@ def _height(trace: RoutingTrace) -> int:
     text, tokens = trace.tokens["text"], len(trace.tokens)
     letters, breaks = int(text.str.len().sum()) + 3 * tokens, int(text.str.count("\n").sum())
     lines = min(MOST_LINES, -(-letters // LETTERS_A_LINE) + breaks) + bool(trace.model.caution)
-    return AROUND + LINE * lines + map_height(len(trace.model.layers), tokens)
+    return AROUND + LINE * lines + map_height(len(trace.model.layers))
 
 
 def _page(trace: RoutingTrace) -> str:

@@ -13,11 +13,13 @@ import recount
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
-from explorer_traces import HOSTILE, STAND_IN, made
+from explorer_traces import HOSTILE, STAND_IN, made, without
 from moeviz_app.widgets.components.explorer_data import _scores, packed_strip
 from playwright.sync_api import Page, expect
 from random_traces import random_trace
 from servers import served
+
+from moeviz.metrics.tokens import visible
 
 pytestmark = pytest.mark.browser
 WIDGETS = Path(moeviz_app.__file__).parent / "widgets" / "components"
@@ -79,11 +81,11 @@ def test_a_click_in_the_strip_is_seen_in_map_and_card_and_told_to_the_server(ope
     page, trace = opened(), made("whole")
     tokens(page).nth(9).click()
     first, second = trace.experts[1, 9]
-    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#9 ⏎ · layer 1 · expert {first} "))
+    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^⏎ · layer 1 · expert {first} "))
     signals(page, token=9, layer=1)
     words = page.locator(".words")
     expect(words).to_have_text(re.compile(f"^Layer 1's router picks experts {first} and {second} of 8"))
-    expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
+    expect(page.locator(".which")).to_have_text("token 10 of 52, generated")
     expect(told(page)).to_have_text("At (1, 9)")
 
 
@@ -94,7 +96,8 @@ def test_a_click_in_the_map_chooses_token_and_layer(opened):
     expect(layer(page)).to_have_text("4")
     signals(page, layer=4)
     token = eventually(page, lambda: signal(page, "token"), lambda token: 20 < token < 32)
-    expect(chosen(page)).to_have_attribute("aria-label", re.compile(f"^#{token} .* layer 4 "))
+    expect(chosen(page)).to_have_attribute("data-token", str(token))
+    expect(chosen(page)).to_have_attribute("aria-label", re.compile(" layer 4 "))
     expect(told(page)).to_have_text(f"At (4, {token})")
 
 
@@ -114,7 +117,7 @@ def test_strip_and_map_are_walked_with_the_keys(opened):
     page.keyboard.press("ArrowDown")
     page.keyboard.press("ArrowRight")
     signals(page, token=1, layer=2)
-    expect(page.locator(".map")).to_have_attribute("aria-label", re.compile("Chosen: #1 ␣router · layer 2"))
+    expect(page.locator(".map")).to_have_attribute("aria-label", re.compile("Chosen: ␣router · layer 2"))
     expect(page.locator(".map")).to_be_focused()
     expect(told(page)).to_have_text("At (2, 1)")
 
@@ -126,11 +129,35 @@ def test_layers_are_stepped_through_and_played(opened):
     page.clock.install()
     page.get_by_role("button", name="Play").click()
     expect(layer(page)).to_have_text("0")
-    page.clock.run_for(950)
+    page.clock.run_for(300)
+    expect(page.locator(".flying")).to_be_visible()  # on its way to the card
+    page.clock.run_for(700)
+    expect(page.locator(".flying")).to_be_hidden()
+    expect(page.locator(".dot")).to_have_count(2)
+    page.clock.run_for(1150)
     expect(layer(page)).to_have_text("1")
-    page.clock.run_for(950)
+    page.clock.run_for(1150)
     expect(layer(page)).to_have_text("2")
-    page.clock.run_for(950)
+    page.clock.run_for(1150)
+    expect(page.locator(".play")).to_have_text("▶ Play")
+    expect(page.locator(".dot")).to_have_count(0)
+    page.get_by_role("button", name="Play").click()
+    page.clock.run_for(2000)
+    page.get_by_role("button", name="layer 0", exact=True).click()  # whoever clicks stops it
+    expect(page.locator(".play")).to_have_text("▶ Play")
+    page.clock.run_for(3000)
+    expect(layer(page)).to_have_text("0")
+
+
+def test_where_motion_is_reduced_play_is_stepped(opened):
+    page = opened("layers=3", own=True)
+    page.emulate_media(reduced_motion="reduce")
+    page.clock.install()
+    page.get_by_role("button", name="Play").click()
+    for step in ("0", "1", "2"):
+        expect(layer(page)).to_have_text(step)
+        expect(page.locator(".dot, .flying:visible")).to_have_count(0)
+        page.clock.run_for(950)
     expect(page.locator(".play")).to_have_text("▶ Play")
 
 
@@ -186,13 +213,13 @@ def test_the_second_choice_is_shown_in_the_map_or_not(opened):
 
 def test_an_expert_is_a_link_that_a_plain_click_follows_within_the_app(opened):
     page = opened()
-    more = page.get_by_role("link", name=re.compile("^What does expert")).first
+    more = page.locator("a.named").first
     query = parse_qs(urlsplit(more.get_attribute("href")).query)
-    expert = str(made("whole").experts[1, 2, 0])
-    assert query == {"layer": ["1"], "expert": [expert], "model": ["sample"], "seen": ["trace"]}
+    expert = str(made("whole").experts[0, 2, 0])
+    assert query == {"layer": ["0"], "expert": [expert], "model": ["sample"], "seen": ["trace"]}
     before = page.url
     more.click()
-    expect(page.get_by_text(f"Opened (1, {expert})")).to_be_visible()
+    expect(page.get_by_text(f"Opened (0, {expert})")).to_be_visible()
     expect(page).to_have_url(before)
     page.get_by_role("button", name="Run again").click()
     expect(page.get_by_text("Opened")).to_be_hidden()  # for one run
@@ -211,7 +238,7 @@ def test_a_rerun_keeps_the_view_and_what_has_the_keyboard(opened):
     expect(tokens(page).nth(4)).to_be_focused()
     page.get_by_role("button", name="Run again").click()
     settled(page)
-    expect(chosen(page)).to_have_attribute("aria-label", re.compile("^#4 "))
+    expect(chosen(page)).to_have_attribute("data-token", "4")
     assert canvas.evaluate("canvas => canvas.isConnected")  # for good, once the page is at rest
 
 
@@ -246,7 +273,7 @@ def test_another_place_that_the_server_names_is_followed_and_another_trace_is_dr
     expect(told(page)).to_have_text("At (1, 4)")
     page.get_by_role("button", name="Go elsewhere").click()
     expect(layer(page)).to_have_text("5")
-    expect(chosen(page)).to_have_attribute("aria-label", re.compile("^#1 "))
+    expect(chosen(page)).to_have_attribute("data-token", "1")
     page.get_by_role("button", name="Another trace").click()
     expect(tokens(page)).to_have_count(12)
     expect(told(page)).to_have_text("At None")
@@ -271,9 +298,84 @@ def test_without_streamlit_s_vega_a_sentence_stands_in_the_map_s_place(opened):
     page = opened(before=without_vega, drawn=False)
     expect(page.get_by_text("The map cannot be drawn")).to_be_visible()
     tokens(page).nth(9).click()
-    expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
+    expect(page.locator(".which")).to_have_text(re.compile("^token 10 "))
     expect(told(page)).to_have_text("At (1, 9)")
     assert not grave(page)
+
+
+def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
+    page, trace = opened("trace=next&names=1"), made("next")
+    texts = [visible(text) for text in trace.tokens["text"]]
+    tokens(page).nth(9).click()
+    bars = page.locator(".bar-row")
+    assert bars.locator(".text").all_text_contents() == [texts[10], "und", "</b>", "x", "y"]
+    p = trace.next_tokens.p[9, 0]
+    expect(bars.first.locator(".p")).to_have_text(f"{100 * p:.0f}%")
+    assert stands(bars.first.locator("i"))["width"] == pytest.approx(p * stands(bars.first.locator(".groove"))["width"], abs=1)
+    expect(page.locator(".told")).to_have_text(f"The text does go on with “{texts[10]}” (bold).")
+    guesses = page.locator("svg .mono")
+    expect(guesses).to_have_count(5)  # after the last layer it is no guess
+    tokens(page).first.click()
+    expect(page.locator(".told")).to_have_text(re.compile("^The text goes on with “.*”, which is not among these five.$"))
+    tokens(page).last.click()
+    expect(page.locator(".told")).to_have_text("Here the text ends.")
+    chips = page.locator(".chip")
+    assert chips.locator(".called").all_text_contents()[:2] == ["German", "no clear pattern"]
+    expect(chips.nth(7)).to_contain_text("German, <b>SQL</b> +2")
+    expect(page.locator(".named title").filter(has_text="German").first).to_be_attached()
+
+
+def test_a_press_on_an_expert_mutes_it_and_shows_what_changes(opened):
+    page, plain = opened("trace=next&mute=1"), made("next")
+    tokens(page).nth(9).click()
+    first, second = plain.experts[1, 9]
+    glass = page.get_by_role("button", name=re.compile(f"^Expert {first} of layer 1[.,]"))
+    glass.click()
+    expect(glass).to_have_attribute("aria-pressed", "true")
+    expect(page.get_by_text(f"Muted ((1, {first}),)")).to_be_visible()
+    changed = without(plain, [(1, int(first))])
+    moved = int((changed.experts[..., 0] != plain.experts[..., 0]).sum())
+    expect(page.locator(".token.moved")).to_have_count(moved)
+    expect(page.locator(".told")).to_contain_text(f" {moved} of {6 * 52} first choices change (orange dots).")
+    eventually(page, lambda: len(page.evaluate(f"() => {VIEW}.map.view.data('moved')")), moved)
+    was, now = plain.next_tokens.after(9)[0], dict(changed.next_tokens.after(9))
+    said = f"“{visible(was[0])}”: {100 * was[1]:.0f}% → {100 * now[was[0]]:.0f}%. Now “und” is likeliest."
+    expect(page.locator(".told")).to_contain_text(said)
+    expect(page.locator("svg .mono")).to_have_count(0)  # no lens of a model that it was not taken of
+    page.get_by_role("button", name=re.compile(f"^Expert {second} of layer 1[.,]")).press("Enter")
+    expect(page.get_by_text(re.compile(r"Muted \(\(1, \d\), \(1, \d\)\)"))).to_be_visible()
+    page.get_by_role("button", name="Run again").click()
+    settled(page)
+    expect(page.locator(".glass[aria-pressed=true]")).to_have_count(2)
+    page.get_by_role("button", name="Bring the muted experts back").click()
+    expect(page.locator(".token.moved, .glass[aria-pressed=true]")).to_have_count(0)
+    expect(page.get_by_text("Muted")).to_be_hidden()
+    expect(page.locator("svg .mono")).to_have_count(5)
+
+
+def test_an_older_answer_does_not_undo_the_latest_press(opened):
+    page, plain = opened("trace=next&mute=1"), made("next")
+    one, other = (page.locator(f".glass[aria-label^='Expert {e} of layer 1']") for e in plain.experts[1, 2])
+    one.click()
+    one.click()
+    other.click()
+    expect(page.get_by_text(f"Muted ((1, {plain.experts[1, 2, 1]}),)")).to_be_visible()
+    settled(page)
+    expect(page.locator(".glass[aria-pressed=true]")).to_have_count(1)
+    page.keyboard.press("Escape")
+    expect(page.locator(".glass[aria-pressed=true]")).to_have_count(0)
+
+
+def test_many_layers_are_lines_with_a_lens_on_the_chosen_one(opened):
+    page = opened("layers=48&experts=128&top_k=8&tokens=40&mute=1")
+    expect(page.locator("svg .line")).to_have_count(47)
+    expect(page.locator(".glass")).to_have_count(8)
+    page.locator("svg .line").nth(30).click()
+    expect(page.locator(".where")).to_have_text("31 (32 of 48)")
+    card = stands(page.locator(".path"))
+    assert card["height"] <= 480
+    page.locator(".glass").first.press("Enter")
+    expect(page.get_by_text("Muted ((31,")).to_be_visible()
 
 
 @pytest.mark.parametrize(
@@ -333,9 +435,9 @@ def test_a_long_trace_is_brushed_and_the_brush_follows_the_choice(opened):
 
 def test_tokens_past_the_strip_s_window_are_turned_to(opened):
     page = opened("layers=2&tokens=600")
-    expect(page.get_by_text("Tokens 0 to 255 of 600")).to_be_visible()
+    expect(page.get_by_text("Tokens 1 to 256 of 600")).to_be_visible()
     page.get_by_role("button", name="Tokens after these").click()
-    expect(page.get_by_text("Tokens 256 to 511 of 600")).to_be_visible()
+    expect(page.get_by_text("Tokens 257 to 512 of 600")).to_be_visible()
     signals(page, token=256)
 
 
@@ -356,10 +458,10 @@ def test_tokens_of_a_run_that_goes_on_are_only_to_look_at(opened):
 @pytest.mark.parametrize("query", ["", "layers=96&experts=512&top_k=8", "trace=hostile"])
 def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_screen(opened, query):
     page = opened(query, "phone")
-    parts = (".strip", ".card", ".findings", ".map")
+    parts = (".strip", ".card", ".experts", ".map")
     eventually(page, lambda: [stands(page.locator(part))["y"] for part in parts], lambda tops: tops == sorted(tops))
     fits(page)
-    assert stands(page.locator(".strip"))["height"] <= 150
+    assert stands(page.locator(".strip"))["height"] <= 300
 
 
 @pytest.mark.parametrize("query", ["", "trace=unordered", "experts=64&top_k=8&layers=20", "stale=1"])
@@ -372,11 +474,11 @@ def test_it_has_no_grave_fault(opened, query):
 
 def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):
     page, trace = opened(), made("whole")
-    table = page.get_by_role("table", name="Tokens 0 to 51 at layer 1")
+    table = page.get_by_role("table", name="Tokens 1 to 52 at layer 1")
     expect(table.get_by_role("row")).to_have_count(53)
-    expect(table.get_by_role("row").nth(3)).to_contain_text(f"#2 ␣sendsexpert {trace.experts[1, 2, 0]} (")
+    expect(table.get_by_role("row").nth(3)).to_contain_text(f"3 ␣sendsexpert {trace.experts[1, 2, 0]} (")
     page.get_by_role("button", name="layer 4", exact=True).click()
-    expect(page.get_by_role("table", name="Tokens 0 to 51 at layer 4")).to_be_attached()
+    expect(page.get_by_role("table", name="Tokens 1 to 52 at layer 4")).to_be_attached()
 
 
 CARDS = """(given) => given.map(({ data, places }) => {
@@ -386,13 +488,22 @@ CARDS = """(given) => given.map(({ data, places }) => {
 })"""
 
 
+COUNTED = """(given) => given.map(({ data, places }) => {
+  const trace = new Trace(data);
+  return places.map(([layer, window]) => {
+    const said = trace.layerSentence(layer, window);
+    return said && said.before + said.said + said.after;
+  });
+})"""
+
+
 @pytest.fixture(scope="module")
 def told_by_cards(browser):
     """Say what the card says of traces at these places (layer by its place, token), as the scripts of the page do."""
     page = browser.new_page()
     scripts = [(WIDGETS / f"explorer_{name}.js").read_text("utf-8") for name in ("parts", "trace", "card")]
     page.add_script_tag(content="\n".join(scripts))
-    yield lambda given: page.evaluate(CARDS, [{"data": data, "places": places} for data, places in given])
+    yield lambda given, how=CARDS: page.evaluate(how, [{"data": data, "places": places} for data, places in given])
     page.close()
 
 
@@ -436,3 +547,40 @@ def test_each_number_of_a_card_is_counted_again(told_by_cards):
             noticed[recount.notices(told), at] += 1
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert missed <= 0.01 * sum(noticed.values()), noticed
+
+
+def counted(told_by_cards, seeds):
+    """What stands under the strip, at three layers and windows of these random traces."""
+    for seed in seeds:
+        trace, dice = random_trace(seed), random.Random(seed)
+        (L, T, _), places = trace.experts.shape, []
+        for _ in range(3):
+            start = dice.choice([0, dice.randrange(T)])
+            places.append([dice.randrange(L), [start, dice.randrange(start + 1, T + 1) if start else T]])
+        data = packed_strip(trace)
+        for (row, window), words in zip(places, told_by_cards([(data, places)], COUNTED)[0], strict=True):
+            yield seed, trace, trace.model.layers[row], data["texts"], window, words
+
+
+@pytest.mark.table("app/widgets/components", "tests/support/recount.py")
+@pytest.mark.parametrize("case", range(8))
+def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
+    wrong, said = [], 0
+    for seed, trace, layer, texts, window, words in counted(told_by_cards, range(case, 1000, 8)):
+        said += words is not None
+        try:
+            recount.check_counted(words, trace, layer, texts, window)
+        except recount.Refuted as why:
+            wrong.append(f"seed {seed}: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert said > 100
+
+
+def test_each_number_under_the_strip_is_counted_again(told_by_cards):
+    noticed = Counter()
+    for _, trace, layer, texts, window, words in counted(told_by_cards, range(60)):
+        for at, changed in recount.changed(words or ""):
+            told = partial(recount.check_counted, changed, trace, layer, texts, window)
+            noticed[recount.notices(told), at] += 1
+    missed = sum(n for (seen, _), n in noticed.items() if not seen)
+    assert noticed and missed <= 0.01 * sum(noticed.values()), noticed

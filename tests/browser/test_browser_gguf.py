@@ -36,7 +36,7 @@ def page(with_file, visit):
 
 
 def open_expert(page: Page) -> None:
-    page.get_by_role("link", name=re.compile("^What does expert")).first.click()
+    page.locator("a.named").first.click()
     expect(page.get_by_role("heading", level=1, name=re.compile("^Layer"))).to_be_visible()
     settled(page)
 

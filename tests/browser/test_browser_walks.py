@@ -78,7 +78,7 @@ class Walker:
                 self.page.keyboard.press(key)
         else:
             self.press(tokens(self.page).nth(row))
-        expect(self.page.get_by_text(re.compile(rf"^Token #{row}\b"))).to_be_visible()
+        expect(self.page.locator(".which").get_by_text(re.compile(rf"^token {row + 1}\b"))).to_be_visible()
 
     def run(self, prompt: str) -> None:
         if self.has == "keys":
@@ -105,7 +105,7 @@ class Walker:
     def open_expert(self) -> str:
         """From the card to the page of the chosen token's first expert; what that page is called."""
         settled(self.page)
-        link = self.page.get_by_role("link", name=re.compile("^What does expert")).first
+        link = self.page.locator("a.named").first
         asked = parse_qs(urlsplit(link.get_attribute("href")).query)
         self.press(link)
         name = f"Layer {asked['layer'][0]}, expert {asked['expert'][0]}"
@@ -140,7 +140,7 @@ def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back
     walker.open_expert()
     page.go_back()
     drawn(page)
-    expect(page.get_by_text("Token #9", exact=True)).to_be_visible()
+    expect(page.locator(".which").filter(has_text="token 10 of")).to_be_visible()
     expect(layer(page)).to_have_text("5")
 
     walker.press(page.get_by_role("button", name="French", exact=True))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from moeviz.next_tokens import NextTokens
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 from moeviz.testing import sample_trace
 
@@ -28,7 +29,7 @@ STAND_IN = (
 
 
 def made(kind: str, layers: int = 6, tokens: int = 52, top_k: int = 2, experts: int = 8) -> RoutingTrace:
-    """A trace of this kind: whole, ids, unordered, missing, dropped, biased, hostile, uneven or texts."""
+    """A trace of this kind: whole, ids, unordered, missing, dropped, biased, hostile, uneven, texts or next."""
     return KINDS[kind](sample_trace(layers, tokens, top_k, experts))
 
 
@@ -93,7 +94,37 @@ def _texts(trace: RoutingTrace) -> RoutingTrace:
     return replace(trace, tokens=tokens)
 
 
+def _with_next(trace: RoutingTrace) -> RoutingTrace:
+    """With next tokens: the text does go on with the likeliest, but for the first token."""
+    texts = tuple(dict.fromkeys([*trace.tokens["text"], "Amen", "und", "</b>", "x", "y", "z"]))
+    L, T, _ = trace.experts.shape
+    follows = [*trace.tokens["text"][1:], "Amen"]
+    ids = np.array([[texts.index(text), *(texts.index(other) for other in ("und", "</b>", "x", "y"))] for text in follows])
+    ids[0, 0] = texts.index("z")
+    p = np.linspace([0.6, 0.2, 0.1, 0.05, 0.0], [0.9, 0.06, 0.02, 0.01, 0.0], T)
+    lens = np.broadcast_to(ids, (L, T, 5)), np.broadcast_to(p / 2, (L, T, 5))
+    lens_ids, lens_p = lens[0].astype(np.int32), lens[1].astype(np.float32)
+    return replace(trace, next_tokens=NextTokens(texts, ids.astype(np.int32), p.astype(np.float32), lens_ids, lens_p))
+
+
+def without(trace: RoutingTrace, experts: list[tuple[int, int]]) -> RoutingTrace:
+    """The trace as if experts were muted: the next free one has their tokens, and other next tokens come."""
+    ids = trace.experts.copy()
+    for layer, expert in experts:
+        row = trace.model.layers.index(layer)
+        for own in ids[row]:
+            if expert in own:
+                free = [e for e in range(trace.model.num_experts[row]) if e not in own and (layer, e) not in experts]
+                own[own.tolist().index(expert)] = free[0]
+    found = trace.next_tokens
+    if found is not None:
+        order = [1, 0, 2, 3, 4]
+        found = NextTokens(found.texts, found.ids[:, order].copy(), found.p)
+    return replace(trace, experts=ids, logits=None, next_tokens=found)
+
+
 KINDS = {
+    "next": _with_next,
     "whole": lambda trace: trace,
     "ids": _ids,
     "unordered": _unordered,

@@ -1595,6 +1595,46 @@ def check_numbers(sentence: str, trace, layer: int, expert: int) -> None:
         about(weight, sum(float(known[at, t, seen.slots[layer][t].index(expert)]) for t in own) / len(own), slack=1e-5)
 
 
+COUNTED = re.compile(
+    r"At (?P<layer>.+), expert (?P<expert>\d+) (?P<verb>has|is among those of) (?P<most>\d+) of the (?P<of>\d+)"
+    r"(?P<how> recorded| shown)? (?P<item>.+?)s(?:, (?P<run>\d+) of them in a row, from “(?P<first>.*?)” to “(?P<last>.*)”)?\.",
+    re.DOTALL,
+)
+
+
+def check_counted(sentence: str | None, trace, layer: int, texts: list[str], window: tuple[int, int]) -> None:
+    """The sentence under the strip, on the expert that most of its tokens show at a layer; None where there is none."""
+    seen, (start, end) = Seen(trace), window
+    shows = {t: (seen.has(layer, t)[:1] if seen.ordered else seen.has(layer, t)) for t in range(start, end)}
+    recorded = [t for t in shows if seen.first(layer, t) != -2]
+    counts = [sum(e in own for own in shows.values()) for e in range(seen.E[layer])]
+    alone = counts.count(max(counts)) == 1
+    claim((sentence is None) == (len(recorded) < 8 or not alone), f"{len(recorded)} tokens, {counts}")
+    if sentence is None:
+        return
+    said = COUNTED.fullmatch(sentence)
+    claim(said is not None, f"cannot be read: {sentence!r}")
+    expert = counts.index(max(counts))
+    claim(said["layer"].endswith(f" {layer}"), f"it is about {said['layer']}")
+    claim(int(said["expert"]) == expert and int(said["most"]) == counts[expert], f"it is {expert} with {counts[expert]}")
+    claim((said["verb"] == "has") == seen.ordered, "first choices, or any")
+    whole(said["of"], len(recorded))
+    runs, before = [[]], None
+    for t in range(start, end):
+        place = (seen.sequence[t], seen.position[t])
+        if before != (place[0], place[1] - 1) or expert not in shows[t]:
+            runs.append([])
+        if expert in shows[t]:
+            runs[-1].append(t)
+        before = place
+    length = max(map(len, runs))
+    claim((said["run"] is not None) == (length > 2), f"the longest run is {length}")
+    if said["run"]:
+        whole(said["run"], length)
+        longest = [(texts[run[0]], texts[run[-1]]) for run in runs if len(run) == length]
+        claim((said["first"], said["last"]) == longest[0], f"the run is {longest[0]}")
+
+
 def changed(sentence: str) -> list[tuple[int, str]]:
     """The sentence with each of its numbers in turn made another one: a control, which a second count must refute."""
     made = []

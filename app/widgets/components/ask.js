@@ -69,13 +69,15 @@ function sayHowLong(box) {
   refuse(box, isTooLong(box) ? box.data.too_long.replace("{count}", length(box.text.value).toLocaleString("en")) : "");
 }
 
-// Over what is below, while one types; without the page moving. At rest two lines.
+// Over what is below, while one types; without the page moving. At rest one line.
 function grow(box) {
   const style = box.text.style;
   style.height = "0";
   const wanted = box.text.scrollHeight + box.text.offsetHeight - box.text.clientHeight;
   const typing = box.text.getRootNode().activeElement === box.text;
   style.height = typing ? `max(100%, ${Math.min(wanted, AT_MOST * innerHeight)}px)` : "";
+  if (!typing) box.text.scrollTop = 0;
+  box.keys.style.top = `${box.text.offsetHeight + 3}px`;
   box.refused.style.top = `${box.text.offsetHeight - box.text.parentElement.clientHeight}px`; // stays under it
 }
 

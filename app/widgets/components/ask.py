@@ -17,12 +17,12 @@ TOO_LONG = (  # the browser fills in how many there are
     "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use “moeviz trace”."
 )
 HTML = """<div class="ask">
-<div class="top"><div class="chips" role="group" aria-label="Examples: each fills the box and runs"></div>
-<p class="keys" id="keys"></p></div>
 <div class="row">
 <div class="place">
-<textarea aria-label="Prompt" aria-describedby="keys refused" spellcheck="false" rows="2"></textarea></div>
+<textarea aria-label="Prompt" aria-describedby="keys refused" spellcheck="false" rows="1"></textarea>
+<p class="keys" id="keys"></p></div>
 <div class="side"><button class="run" type="button">Run</button><p class="changed" aria-live="polite"></p></div>
+<div class="chips" role="group" aria-label="Examples: each fills the box and runs"></div>
 </div>
 <p class="refused" id="refused" role="alert"></p>
 <div class="chat" hidden>

@@ -9,6 +9,8 @@ class Explorer {
   constructor(root, data, send, start) {
     Object.assign(this, { root, send, query: data.query, hover: null, pinned: null, told: [], given: JSON.stringify(data.at), reporting: null });
     this.trace = new Trace(data);
+    this.mutes = []; // places of layers, and experts, that somebody wants muted
+    this.asked = data.answered ?? 0; // so often for other mutes
     Object.assign(this, this.place(data.at ?? start));
     this.strip = new Strip(this);
     this.strip.turnTo(...this.strip.windowAround(this.token));
@@ -24,18 +26,25 @@ class Explorer {
   }
 
   build(data) {
+    this.learn(data);
+    this.player = new Player(this);
+    this.decided = new Decided(this);
+    this.decided.learn(data.decided ?? null, data.canDecide ?? false);
     this.bar = new Bar(this);
+    this.legend = new Legend(this);
     this.findings = new Findings(this);
-    this.map = new LayerMap(this, data);
+    this.map = new LayerMap(this, data); // with the mutes that it begins with
     this.table = new Table(this);
     this.card = new Card(this);
     this.said = make("div", "said", "", { "aria-live": "polite" });
     this.notice = make("div", "notice", "", { role: "status" });
     const head = make("div", "head");
     holding(head, make("strong", "", `Every ${this.trace.word}`), this.said, this.map.toggle);
-    const tokens = holding(make("div", "tokens"), this.strip.box, this.strip.pages);
+    const tokens = holding(make("div", "tokens"), this.decided.words, this.strip.box, this.strip.pages);
     const picture = holding(make("div", "picture"), this.map.box, this.table.box);
-    this.root.replaceChildren(this.bar.box, tokens, this.card.box, this.findings.box, head, picture, this.notice);
+    const parts = [this.bar.box, tokens, this.card.box, this.legend.box, head, picture, this.findings.box];
+    this.root.replaceChildren(...parts, this.notice, this.player.flying);
+    this.root.onkeydown = (event) => this.onKey(event);
     this.findings.fill(data.findings);
     this.draw();
     this.tellTable();
@@ -54,24 +63,36 @@ class Explorer {
 
   end() {
     this.forgetReport();
-    this.bar?.stop();
+    this.player?.stop();
     this.map?.end();
   }
 
   // ---- choosing ----
 
   choose(to) {
-    if ("layer" in to) this.bar.stop(); // Play would go on from there
+    this.player.stop();
     this.show(to);
   }
 
-  show({ layer = this.layer, token = this.token }) {
+  // Quietly: while it plays, the server is told at the end.
+  show({ layer = this.layer, token = this.token }, quietly = false) {
     if (this.pinned?.layer !== layer) this.pinned = null;
     const before = this.strip.window;
     Object.assign(this, { layer, token, hover: null }); // what was pointed at may be gone
     this.draw();
     if (before !== this.strip.window) this.map.setBrush();
-    this.reportLater(REPORT_MS);
+    if (!quietly) this.reportLater(REPORT_MS);
+  }
+
+  // Streamlit has hotkeys of its own.
+  onKey(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    if (event.key === "p") this.player.button.click();
+    else if (event.key === "Escape" && this.player.playing) this.player.stop();
+    else if (event.key === "Escape" && this.mutes.length) this.setMutes([]);
+    else return;
+    event.preventDefault();
+    event.stopPropagation();
   }
 
   reportLater(milliseconds) {
@@ -114,6 +135,7 @@ class Explorer {
   renew(data, send) {
     this.send = send;
     if (data.live) return;
+    this.learn(data);
     this.findings.fill(data.findings);
     if (JSON.stringify(this.query) !== JSON.stringify(data.query)) this.relink(data.query);
     const given = JSON.stringify(data.at);
@@ -126,7 +148,7 @@ class Explorer {
 
   follow(at) {
     this.forgetReport();
-    this.bar.stop();
+    this.player.stop();
     Object.assign(this, this.place(at), { pinned: null, told: [] });
     this.draw();
     this.map.setBrush();
@@ -135,8 +157,76 @@ class Explorer {
 
   relink(query) {
     this.query = query;
-    this.bar.drawn = null;
     this.draw();
+  }
+
+  // ---- muted experts ----
+
+  // What else the server says of this trace. Its word on the mutes is the last, once it has heard of the last press.
+  learn(data) {
+    Object.assign(this, { canMute: data.canMute ?? false, mostMutes: data.mostMutes ?? 0, whyNoNext: data.whyNoNext ?? "" });
+    this.trace.names = data.names ?? null;
+    this.decided?.learn(data.decided ?? null, data.canDecide ?? false);
+    if ((data.answered ?? 0) !== this.asked) return;
+    const wanted = (data.mutes ?? []).map(([layer, expert]) => [this.trace.layers.indexOf(layer), expert]);
+    const key = JSON.stringify([wanted, Boolean(data.muted)]);
+    if (this.learnt === key && JSON.stringify(this.mutes) === JSON.stringify(wanted)) return;
+    this.learnt = key;
+    this.mutes = wanted;
+    this.remute(data.muted ?? null);
+  }
+
+  remute(muted) {
+    this.trace.mute(muted);
+    if (!this.card) return; // nothing is drawn yet
+    this.strip.drawn = null;
+    this.map.refill(muted);
+    this.draw();
+    this.tellTable();
+  }
+
+  isMuted(layer, expert) {
+    return this.mutes.some((mute) => mute[0] === layer && mute[1] === expert);
+  }
+
+  mutedAt(layer) {
+    return this.mutes.filter((mute) => mute[0] === layer).map((mute) => mute[1]);
+  }
+
+  // Whether the model still runs without them.
+  isWaiting() {
+    return JSON.stringify(this.mutes) !== JSON.stringify(this.trace.mutes);
+  }
+
+  // An expert that the chosen token has only because of the mutes.
+  isNew(layer, expert) {
+    const { trace, token } = this;
+    return trace.now !== trace.plain && !trace.has(layer, token, expert, trace.plain);
+  }
+
+  without() {
+    const { trace, mutes } = this;
+    if (mutes.length > 2) return `without ${mutes.length} experts`;
+    return `without ${listed(mutes.map(([layer, expert]) => `expert ${expert} of ${trace.nameOfLayer(layer)}`))}`;
+  }
+
+  // A press on a glass.
+  press(layer, expert) {
+    if (!this.canMute) return this.choose({ layer });
+    const kept = this.mutes.filter((mute) => mute[0] !== layer || mute[1] !== expert);
+    if (kept.length < this.mutes.length) this.setMutes(kept, layer);
+    else this.setMutes([...kept, [layer, expert]].slice(-this.mostMutes), layer);
+  }
+
+  setMutes(mutes, layer = this.layer) {
+    this.player.stop();
+    Object.assign(this, { mutes, layer, hover: null });
+    this.asked += 1;
+    if (!mutes.length) this.remute(null);
+    else this.draw();
+    this.forgetReport();
+    const own = mutes.map(([at, expert]) => [this.trace.layers[at], expert]);
+    this.send("mutes", { mutes: own, asked: this.asked, at: this.here(), id: this.trace.data.id });
   }
 
   // ---- experts ----
@@ -167,19 +257,15 @@ class Explorer {
     return made;
   }
 
-  link(layer, expert, className, text) {
-    const name = `Expert ${expert} of ${this.trace.nameOfLayer(layer)}: open its page`;
-    const style = painted(this.trace.colour(layer, expert));
-    return this.linkTo(layer, expert, make("a", className, text, { title: name, style }));
-  }
-
   // ---- drawing ----
 
   draw() {
     this.bar.draw();
     this.strip.draw();
+    this.legend.draw();
     this.map.draw();
     this.card.draw();
+    this.decided.draw();
     this.say();
   }
 
@@ -191,7 +277,7 @@ class Explorer {
 
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".explorer");
-  const send = (name, value) => (name === "open" ? setTriggerValue : setStateValue)(name, value);
+  const send = (name, value) => (name === "open" || name === "decide" ? setTriggerValue : setStateValue)(name, value);
   const before = root.view;
   if (before?.trace.data.id === data.id) before.renew(data, send);
   else {

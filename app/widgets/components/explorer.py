@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 import streamlit as st
-from moeviz_app.widgets.components.explorer_data import packed, packed_strip
+from moeviz_app.widgets.components.explorer_data import packed, packed_muted, packed_names, packed_strip
 
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.errors import InvalidTrace
@@ -18,8 +19,10 @@ from moeviz.routing_trace import RoutingTrace
 
 HERE = Path(__file__).parent
 HTML = "<div class='frame'><div class='explorer'></div></div>"  # two, since a container query asks what is around
-SCRIPTS = ("parts", "trace", "strip", "bar", "map", "table", "drawing", "card")
+SCRIPTS = ("parts", "trace", "strip", "bar", "map", "table", "path", "next", "card", "play", "decided")
+MOST_MUTES = 8  # experts that one visitor may mute at once
 SHEETS = ("explorer.css", "token.css", "explorer_strip.css", "explorer_card.css")
+MOST_ASKED = 2**31
 Place = tuple[int, int]
 Link = Callable[[RoutingTrace | None, int, int], Mapping[str, str]]
 
@@ -29,6 +32,17 @@ class Chosen(NamedTuple):
 
     at: Place | None  # layer and token, since this trace is shown; None: nothing yet
     opened: Place | None  # layer and expert, in the one run that a click on an expert brings about
+    mutes: tuple[Place, ...] | None = None  # layers and experts, since this trace is shown; None: nothing yet
+    asked: int = 0  # so often for other mutes
+    decide: bool = False  # whether it is asked which word decided, in one run
+
+
+class Muted(NamedTuple):
+    """Experts that a visitor has muted, and what came of it."""
+
+    experts: tuple[Place, ...] = ()  # layer and expert
+    trace: RoutingTrace | None = None  # of the same tokens; None where nothing is muted
+    asked: int = 0  # so often for other mutes, as far as the page has heard
 
 
 def _read(*names: str) -> str:
@@ -50,6 +64,11 @@ def explorer(
     *,
     template: Sequence[int] = (),
     stale: bool = False,
+    names: pd.DataFrame | None = None,
+    muted: Muted | None = None,
+    why_no_next: str = "",
+    decided: Mapping[str, Any] | None = None,
+    can_decide: bool = False,
     key: str | None = None,
     link: Link | None = None,
     on_choice: Callable[[], None] | None = None,
@@ -60,7 +79,9 @@ def explorer(
     that was chosen, and the view stays as it is; another place is followed. The same is better, as the argument of a
     fragment is: with another one, all data is sent anew. `link` says the query of an expert's page; see
     `expert_links.of_expert`. `stale` dims all, since the text above is no longer that of the trace. `template` names
-    the tokens that a chat template added.
+    the tokens that a chat template added. `names` are those of `moeviz.metrics.expert_names`, where any are known.
+    Without `muted`, nothing can be muted; `why_no_next` stands where the trace has no next tokens. `decided` says which
+    words decided (`app/jobs`), and `can_decide` whether that can be asked for.
 
     What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
     button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.
@@ -77,15 +98,30 @@ def explorer(
         "template": [int(token) for token in template],
         "stale": stale,
         "live": False,
-    }
+        "names": packed_names(trace, names),
+        "whyNoNext": why_no_next,
+        "decided": decided,
+        "canDecide": can_decide,
+    } | _muting(trace, muted)
     listen = on_choice or _nothing
-    return told(trace, _component(data=data, key=key, on_at_change=listen, on_open_change=listen))
+    events = {f"on_{name}_change": listen for name in ("at", "open", "mutes", "decide")}
+    return told(trace, _component(data=data, key=key, **events))
+
+
+def _muting(trace: RoutingTrace, muted: Muted | None) -> dict[str, Any]:
+    if muted is None:
+        return {"canMute": False}
+    own = [[int(layer), int(expert)] for layer, expert in muted.experts]
+    answer = None if muted.trace is None else packed_muted(trace, muted.trace) | {"mutes": own}
+    return {"canMute": True, "mostMutes": MOST_MUTES, "answered": muted.asked, "mutes": own, "muted": answer}
 
 
 def told(trace: RoutingTrace, state: Any) -> Chosen:
     """Return the browser's choice, as far as it fits this trace. `state` is what Streamlit keeps for the component."""
     layers, counts, asked = trace.model.layers, trace.model.num_experts, None
     at, opened, id_ = state.get("at"), state.get("open"), packed(trace)["id"]
+    mutes, times = _told_mutes(trace, state.get("mutes"), id_)
+    decide = isinstance(state.get("decide"), Mapping) and state["decide"].get("id") == id_
     match opened:
         case {"expert": [int(layer), int(expert)], "at": [int(), int()] as place, "id": about} if about == id_:
             at = [*place, id_]
@@ -93,8 +129,25 @@ def told(trace: RoutingTrace, state: Any) -> Chosen:
                 asked = (layer, expert)
     match at:
         case [int(layer), int(token), about] if about == id_ and layer in layers and 0 <= token < len(trace.tokens):
-            return Chosen((layer, token), asked)
-    return Chosen(None, asked)
+            return Chosen((layer, token), asked, mutes, times, decide)
+    return Chosen(None, asked, mutes, times, decide)
+
+
+def _told_mutes(trace: RoutingTrace, state: Any, id_: int) -> tuple[tuple[Place, ...] | None, int]:
+    match state:
+        case {"mutes": [*wanted], "asked": int(asked), "id": about} if about == id_ and 0 < asked < MOST_ASKED:
+            mutes = {_expert_of(trace, one) for one in wanted[: MOST_MUTES + 1]}
+            if len(wanted) <= MOST_MUTES and None not in mutes:
+                return tuple(sorted(mutes)), asked
+    return None, 0
+
+
+def _expert_of(trace: RoutingTrace, told: Any) -> Place | None:
+    layers, counts = trace.model.layers, trace.model.num_experts
+    match told:
+        case [int(layer), int(expert)] if layer in layers and 0 <= expert < counts[layers.index(layer)]:
+            return layer, expert
+    return None
 
 
 def _live(trace: RoutingTrace, at: Place | None) -> dict[str, Any]:

@@ -1,6 +1,6 @@
-// Above the strip: the layers, Play, and the experts of the chosen layer. Below it: what is worth seeing.
+// Above the strip: the layers, Play, and Which word decided. Below it: the experts of the chosen layer, what can be counted,
+// and what is worth seeing.
 
-const STEP_MS = 900;
 const FEW_LAYERS = 12; // of so many, each has a button
 
 class Bar {
@@ -12,12 +12,10 @@ class Bar {
     this.layers = trace.L > FEW_LAYERS ? [] : trace.layers.map((_, layer) => this.ofLayer(layer));
     this.where = make("span", "where");
     const ways = [button("step", "‹", `${trace.word} before`, step(-1)), this.where, button("step", "›", `next ${trace.word}`, step(1))];
-    this.play = button("step play", "▶ Play", `Play through the ${trace.word}s`, () => (this.timer ? this.stop() : this.start()));
     const steps = make("div", "steps", null, { role: "group", "aria-label": trace.word });
     holding(steps, make("span", "name", trace.word), ...(this.layers.length ? this.layers : ways));
-    if (trace.L > 1) steps.append(this.play);
-    this.legend = make("div", "legend");
-    this.box = holding(make("div", "bar"), steps, this.legend);
+    if (trace.L > 1) steps.append(explorer.player.button);
+    this.box = holding(make("div", "bar"), steps, explorer.decided.button);
   }
 
   ofLayer(layer) {
@@ -29,31 +27,57 @@ class Bar {
     const { layer, trace } = this.explorer;
     this.layers.forEach((made, at) => made.setAttribute("aria-pressed", String(at === layer)));
     this.where.textContent = `${trace.layers[layer]} (${layer + 1} of ${trace.L})`;
-    if (this.drawn === layer) return;
-    this.drawn = layer;
-    const ids = Array.from({ length: trace.counts[layer] }, (_, expert) => expert);
-    const own = ids.filter((expert) => !trace.isGrey(layer, expert));
-    const others = ids.length - own.length;
-    const links = own.map((expert) => this.explorer.link(layer, expert, "chip", expert));
-    this.legend.replaceChildren(make("span", "name", `Experts of ${trace.nameOfLayer(layer)}`), ...links);
-    if (others) this.legend.append(make("span", "name", `${others} ${others > 1 ? "others" : "other"}`));
+  }
+}
+
+// The experts of the chosen layer: name, and how many tokens of the strip show each. Links to their pages.
+class Legend {
+  constructor(explorer) {
+    this.explorer = explorer;
+    this.chips = make("div", "legend", null, { role: "group" });
+    this.words = make("p", "counted");
+    this.box = holding(make("div", "experts"), this.chips, this.words);
   }
 
-  start() {
+  draw() {
+    const { layer, trace, strip } = this.explorer;
+    const key = [layer, ...strip.window].join();
+    if (this.drawn === key && this.of === trace.now && this.query === this.explorer.query) return;
+    [this.drawn, this.of, this.query] = [key, trace.now, this.explorer.query];
+    const { had } = trace.counted(layer, strip.window);
+    const own = had.map((_, expert) => expert).filter((expert) => !trace.isGrey(layer, expert));
+    const others = had.length - own.length;
+    this.chips.setAttribute("aria-label", `Experts of ${trace.nameOfLayer(layer)}`);
+    this.chips.replaceChildren(...own.map((expert) => this.chip(layer, expert, had[expert])));
+    if (others) this.chips.append(make("span", "name", `${others} ${others > 1 ? "others" : "other"}`));
+    this.say(trace.layerSentence(layer, strip.window));
+  }
+
+  chip(layer, expert, tokens) {
     const { explorer } = this;
-    explorer.show({ layer: 0 });
-    this.play.textContent = "❚❚ Pause";
-    this.timer = setInterval(() => {
-      const goesOn = explorer.root.isConnected && explorer.layer < explorer.trace.L - 1;
-      if (goesOn) explorer.show({ layer: explorer.layer + 1 });
-      else this.stop();
-    }, STEP_MS);
+    const { trace } = explorer;
+    const name = trace.nameOf(layer, expert);
+    const said = name ? name[0] : trace.names ? "no clear pattern" : "";
+    const title = `Expert ${expert} of ${trace.nameOfLayer(layer)}${name ? `, ${name[1]}` : ""}: open its page`;
+    const made = explorer.linkTo(layer, expert, make("a", tokens ? "chip" : "chip unused", null, { title, "aria-label": title }));
+    const id = make("span", "id", expert, { style: painted(trace.colour(layer, expert)) });
+    return holding(made, id, ...(said ? [make("span", "called", said)] : []), make("span", "soft", tokens));
   }
 
-  stop() {
-    clearInterval(this.timer);
-    this.timer = null;
-    this.play.textContent = "▶ Play";
+  // Who points at it may count.
+  say(sentence) {
+    this.words.replaceChildren();
+    if (!sentence) return;
+    const { explorer } = this;
+    const { layer } = explorer;
+    const hot = { layer, expert: sentence.expert };
+    const said = button("pointed", sentence.said, null, () => {
+      explorer.pinned = explorer.pinned?.expert === hot.expert ? null : hot;
+      explorer.heat(null);
+    });
+    said.onpointerenter = () => explorer.heat(hot);
+    said.onpointerleave = () => explorer.heat(null);
+    this.words.append(sentence.before, said, sentence.after, make("span", "soft", " Point at it and count."));
   }
 }
 

@@ -1,6 +1,5 @@
-// The card: one token at one layer. The drawing, a sentence about it, ways to the experts' pages, and the token's way.
+// The card: the path of one token, its likeliest next tokens, and a sentence about the chosen layer.
 
-const MOST_LINKS = 3;
 const CLOSE = 2; // points between the last that was chosen and the first that was not
 const AT_STAKE = 0.5; // of an equal part of the weight: the last that was chosen has as much, or it matters little
 
@@ -9,46 +8,23 @@ class Card {
     this.explorer = explorer;
     const { trace } = explorer;
     const move = (by) => () => explorer.choose({ token: clamped(explorer.token + by, trace.T - 1) });
+    this.name = make("strong", "");
     this.which = make("span", "which");
     const ways = [button("step", "‹", `${trace.Item} before`, move(-1)), button("step", "›", `Next ${trace.item}`, move(1))];
-    this.drawing = new Drawing(explorer);
+    this.path = new Path(explorer);
+    this.next = new Next(explorer);
     this.words = make("p", "words");
-    this.links = make("div", "links");
-    this.stops = trace.layers.map((_, layer) => button("stop", "", "", () => explorer.choose({ layer })));
-    const route = make("div", "route", null, { role: "group", "aria-label": `The ${trace.item}'s way through all ${trace.word}s` });
-    this.route = holding(route, make("span", "name", "Its way:"), ...this.stops);
-    this.box = make("section", "card", null, { "aria-label": `The chosen ${trace.item} at the chosen ${trace.word}` });
-    holding(this.box, holding(make("div", "who"), this.which, ...ways), this.drawing.box, this.words, this.links, this.route);
+    this.box = make("section", "card", null, { "aria-label": `The path of the chosen ${trace.item}` });
+    holding(this.box, holding(make("div", "who"), this.name, this.which, ...ways), this.path.box, this.next.box, this.words);
   }
 
   draw() {
-    const { layer, token, trace } = this.explorer;
-    const text = trace.data.sequences ? ` of text ${trace.data.sequences[token] + 1}` : "";
-    this.which.textContent = `${trace.Item} #${trace.positions[token]}${text}${trace.generated[token] ? ", generated" : ""}`;
-    this.drawing.draw();
-    this.words.textContent = this.told();
-    const shown = trace.chosen(layer, token).slice(0, MOST_LINKS);
-    this.links.replaceChildren(...shown.map(({ expert }) => this.explorer.link(layer, expert, "more", `What does expert ${expert} do? →`)));
-    if (this.drawn !== token) this.stops.forEach((stop, at) => this.fill(stop, at));
-    this.drawn = token;
-    this.mark(layer);
-  }
-
-  // One layer on the token's way: the buttons stay, so that the keyboard stays where it is.
-  fill(stop, layer) {
     const { token, trace } = this.explorer;
-    const name = trace.sentence(layer, token);
-    filled(stop, null, { "aria-label": name, title: name });
-    const ids = trace.chosen(layer, token).slice(0, MOST_LINKS);
-    const shown = ids.map(({ expert }) => make("i", "", expert, { style: painted(trace.colour(layer, expert)) }));
-    stop.replaceChildren(...(shown.length ? shown : [make("i", "none", trace.mark(layer, token))]));
-  }
-
-  mark(layer) {
-    this.stops.forEach((stop, at) => stop.setAttribute("aria-pressed", String(at === layer)));
-    const { offsetTop: top } = this.stops[layer];
-    const { scrollTop, clientHeight } = this.route;
-    if (top < scrollTop || top > scrollTop + clientHeight - 20) this.route.scrollTop = top - clientHeight / 2;
+    this.name.replaceChildren("The path of ", make("bdi", "", trace.data.texts[token]));
+    this.which.textContent = trace.which(token);
+    this.path.draw();
+    this.next.draw();
+    this.words.textContent = this.told();
   }
 
   told() {

@@ -8,7 +8,9 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
+import pandas as pd
 import streamlit as st
+from moeviz_app.jobs.expert_names import short_name
 from moeviz_app.widgets.components.strip import MOST_LINE_BREAKS, beginnings
 
 from moeviz.charts import theme
@@ -18,12 +20,14 @@ from moeviz.errors import MissingField
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.metrics.words import item_word
+from moeviz.next_tokens import NextTokens
 from moeviz.routing_trace import RoutingTrace
 
 MOST_SCORES = (
     300_000  # of them are sent, in 0.8 MB; of a larger trace, the card shows the chosen experts' weights alone
 )
 MOST_TOKENS = 1_024  # in the map: of more, the overview stands in its place
+LONGEST_NAME = 200  # characters of an expert's name: labels are a stranger's
 LETTERS = 20  # of what one step of axis L is called: a stranger's file may say anything
 STEPS = 65_535  # of a score between 0 and 1
 KEPT = 12  # traces whose data is kept: a rerun sends the same again
@@ -32,8 +36,52 @@ KEPT = 12  # traces whose data is kept: a rerun sends the same again
 @lru_cache(KEPT)
 def packed(trace: RoutingTrace) -> dict[str, Any]:
     """All that strip, map and card show. `id` is of what it says: the same for the same trace, however it came."""
-    data = packed_strip(trace) | {"scores": _scores(trace)} | _map(trace)
+    data = packed_strip(trace) | {"scores": _scores(trace), "next": packed_next(trace.next_tokens)} | _map(trace)
     return data | {"id": crc32(json.dumps(data).encode())}
+
+
+@lru_cache(KEPT)
+def packed_muted(trace: RoutingTrace, muted: RoutingTrace) -> dict[str, Any]:
+    """The routing of the same tokens with experts muted; the map where it is an image, or an overview."""
+    choices = {
+        "experts": _base64(muted.experts, np.int16),
+        "weights": None if muted.weights is None else _base64(muted.weights, np.float32),
+        "scores": _scores(muted),
+        "next": packed_next(muted.next_tokens),
+    }
+    spec = packed(trace)["spec"]
+    is_fixed = spec is not None and (spec["images"] or spec["overview"])
+    return choices | ({"spec": _map(muted)["spec"]} if is_fixed else {})
+
+
+def packed_next(found: NextTokens | None) -> dict[str, Any] | None:
+    """The likeliest next tokens of every token, and of every layer where they are known; None where none are."""
+    if found is None:
+        return None
+    lens = found.lens_ids is not None
+    return {
+        "texts": [visible(text) for text in found.texts],
+        "ids": _base64(found.ids, np.int32),
+        "p": _base64(found.p, np.float32),
+        "lensIds": _base64(found.lens_ids, np.int32) if lens else None,
+        "lensP": _base64(found.lens_p, np.float32) if lens else None,
+    }
+
+
+def packed_names(trace: RoutingTrace, names: pd.DataFrame | None) -> list[list[list[str] | None]] | None:
+    """The name of each expert of each layer, short and whole; None for one without a name that holds."""
+    if names is None:
+        return None
+    held = names[names["holds"]]
+    known = {
+        (layer, expert): [short_name(name), name[:LONGEST_NAME]]
+        for layer, expert, name in zip(held["layer"], held["expert"], held["name"], strict=True)
+    }
+    model = trace.model
+    return [
+        [known.get((layer, expert)) for expert in range(count)]
+        for layer, count in zip(model.layers, model.num_experts, strict=True)
+    ]
 
 
 def packed_strip(trace: RoutingTrace) -> dict[str, Any]:

@@ -16,8 +16,8 @@ async function loadVega(file) {
 }
 
 class LayerMap {
-  constructor(explorer, { spec, loader, instead }) {
-    Object.assign(this, { explorer, spec, loader, told: {} });
+  constructor(explorer, { spec, loader, instead, muted }) {
+    Object.assign(this, { explorer, own: spec, spec: muted?.spec ?? spec, loader, told: {} });
     this.isOverview = Boolean(spec?.overview);
     this.split = explorer.trace.slots <= 2 || !explorer.trace.data.ordered;
     this.holder = make("div", "vega", null, { "aria-hidden": "true" });
@@ -75,7 +75,7 @@ class LayerMap {
   async embed() {
     const { chart } = this.spec;
     const { embed, expr } = await (vega ??= loadVega(this.loader));
-    const data = this.isOverview ? {} : { datasets: { ...chart.datasets, cells: this.rows() } };
+    const data = this.isOverview ? {} : { datasets: { ...chart.datasets, cells: this.rows(), moved: this.moved() } };
     const made = await embed(this.holder, { ...chart, ...data, width: this.inner() }, {
       mode: "vega-lite",
       renderer: "canvas",
@@ -121,6 +121,31 @@ class LayerMap {
         });
       }
     return rows;
+  }
+
+  // First choices that are others than without the mutes.
+  moved() {
+    const { trace } = this.explorer;
+    const rows = [];
+    for (let layer = 0; layer < trace.L; layer++)
+      for (let token = 0; token < trace.T; token++) if (trace.hasMoved(layer, token)) rows.push({ layer, token });
+    return rows;
+  }
+
+  // Another routing of the same tokens. Where the cells are an image, or an overview, they come with it.
+  async refill(muted) {
+    if (!this.spec) return;
+    const spec = muted?.spec ?? this.own;
+    if (spec !== this.spec) {
+      this.spec = spec;
+      this.finalize?.();
+      Object.assign(this, { view: null, told: {}, ready: this.embed() });
+      return this.ready;
+    }
+    await this.ready;
+    if (!this.view || this.isOverview) return;
+    this.view.data("cells", this.rows()).data("moved", this.moved());
+    await this.draw();
   }
 
   wanted() {

@@ -105,7 +105,7 @@ class Strip {
       strip.append((this.pieces[i] = this.piece(i)), ...Array.from({ length: newlines[i] }, () => make("br")));
     }
     this.box.replaceChildren(strip);
-    this.where.textContent = `${Item}s ${from} to ${to - 1} of ${T.toLocaleString("en")}`;
+    this.where.textContent = `${Item}s ${from + 1} to ${to} of ${T.toLocaleString("en")}`;
     this.drawn = null;
   }
 
@@ -133,11 +133,12 @@ class Strip {
     const { trace } = this.explorer;
     const first = trace.data.ordered ? "first-choice " : "";
     const [from, to] = this.window;
-    this.box.setAttribute("aria-label", `${trace.Item}s ${from} to ${to - 1}, ${first}experts in ${trace.nameOfLayer(layer)}`);
+    this.box.setAttribute("aria-label", `${trace.Item}s ${from + 1} to ${to}, ${first}experts in ${trace.nameOfLayer(layer)}`);
     this.pieces.forEach((piece, token) => {
       const colour = trace.colourOfToken(layer, token);
       piece.style.cssText = colour ? painted(colour) : "";
       piece.classList.toggle("missing", !trace.isRecorded(layer, token));
+      piece.classList.toggle("moved", trace.hasMoved(layer, token));
       piece.lastChild.textContent = trace.mark(layer, token);
       piece.setAttribute("aria-label", trace.sentence(layer, token));
     });

@@ -19,14 +19,14 @@ class Table {
     const { layer, trace, strip } = this.explorer;
     const [from, to] = strip.window;
     const rows = [];
-    for (let token = from; token < to; token++) rows.push([`#${trace.positions[token]} ${trace.data.texts[token]}`, trace.choice(layer, token)]);
-    return this.table(`${trace.Item}s ${from} to ${to - 1} at ${trace.nameOfLayer(layer)}`, [trace.Item, "Experts"], rows);
+    for (let token = from; token < to; token++) rows.push([`${trace.positions[token] + 1} ${trace.data.texts[token]}`, trace.choice(layer, token)]);
+    return this.table(`${trace.Item}s ${from + 1} to ${to} at ${trace.nameOfLayer(layer)}`, [trace.Item, "Experts"], rows);
   }
 
   ofToken() {
     const { token, trace } = this.explorer;
     const rows = trace.layers.map((_, layer) => [trace.nameOfLayer(layer), trace.choice(layer, token)]);
-    return this.table(`#${trace.positions[token]} ${trace.data.texts[token]} in every ${trace.word}`, [trace.word, "Experts"], rows);
+    return this.table(`${trace.data.texts[token]} in every ${trace.word}`, [trace.word, "Experts"], rows);
   }
 
   table(caption, names, rows) {

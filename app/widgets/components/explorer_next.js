@@ -1,0 +1,91 @@
+// The likeliest next tokens, as bars; and a sentence about them.
+
+class Next {
+  constructor(explorer) {
+    this.explorer = explorer;
+    this.title = make("strong", "", "");
+    this.back = button("more", "Bring back", "Bring the muted experts back", () => explorer.setMutes([]));
+    this.rows = Array.from({ length: AFTER }, () => this.row());
+    this.words = make("p", "told", "", { "aria-live": "polite" });
+    this.bars = holding(make("div", "bars"), ...this.rows.map(({ row }) => row));
+    this.box = holding(make("div", "next"), holding(make("div", "who"), this.title, this.back), this.bars, this.words);
+  }
+
+  row() {
+    const parts = { text: make("bdi", "text"), now: make("i"), was: make("u"), p: make("span", "p") };
+    const row = holding(make("div", "bar-row"), parts.text, holding(make("span", "groove"), parts.now, parts.was), parts.p);
+    return { row, ...parts };
+  }
+
+  draw() {
+    const { trace, token, mutes } = this.explorer;
+    const next = trace.next;
+    this.title.textContent = mutes.length ? `Next token ${this.explorer.without()}` : next ? "Five likeliest next tokens" : "Next tokens";
+    this.back.hidden = !mutes.length;
+    this.bars.hidden = !next;
+    if (next) this.fill(next.after(token), this.before());
+    this.words.textContent = this.told();
+  }
+
+  // What they were without the mutes.
+  before() {
+    const { trace, token } = this.explorer;
+    return trace.now === trace.plain ? null : (trace.plain.next?.after(token) ?? null);
+  }
+
+  fill(list, before = null) {
+    const goesOn = this.goesOn();
+    this.rows.forEach(({ row, text, now, was, p }, at) => {
+      const one = list[at];
+      row.hidden = !one;
+      if (!one) return;
+      text.textContent = one.text;
+      text.classList.toggle("true", one.text === goesOn);
+      now.style.width = `${100 * one.p}%`;
+      p.textContent = percent(one.p);
+      const had = before?.find(({ text: own }) => own === one.text);
+      was.hidden = !had;
+      if (had) was.style.width = `${100 * had.p}%`;
+    });
+  }
+
+  // The text of the token that follows; null at the end of a text.
+  goesOn() {
+    const { trace, token } = this.explorer;
+    return token + 1 < trace.T && trace.isNextTo(token + 1) ? trace.data.texts[token + 1] : null;
+  }
+
+  told() {
+    const { explorer } = this;
+    const { trace, token } = explorer;
+    if (explorer.isWaiting()) return "The model runs without it …";
+    if (explorer.mutes.length && trace.now !== trace.plain) return this.toldOfMutes();
+    if (!trace.next) return explorer.whyNoNext;
+    const [list, goesOn] = [trace.next.after(token), this.goesOn()];
+    const said = explorer.canMute ? " Click an expert above to mute it." : "";
+    if (!list.length) return `Nothing is recorded after this ${trace.item}.`;
+    if (goesOn === null) return `Here the text ends.${said}`;
+    const place = list.findIndex(({ text }) => text === goesOn);
+    if (place < 0) return `The text goes on with “${goesOn}”, which is not among these five.${said}`;
+    if (!place) return `The text does go on with “${goesOn}” (bold).${said}`;
+    return `The text goes on with “${goesOn}” (bold), given ${percent(list[place].p)}.${said}`;
+  }
+
+  toldOfMutes() {
+    const { trace, token } = this.explorer;
+    const moved = trace.movedCount();
+    const choices = `${moved} of ${trace.L * trace.T} first choices change${moved ? " (orange dots)" : ""}.`;
+    const [now, before] = [trace.next?.after(token), trace.plain.next?.after(token)];
+    if (!now?.length || !before?.length) return choices;
+    const [likeliest, p] = [before[0].text, now.find(({ text }) => text === before[0].text)?.p];
+    const fell = p === undefined ? `under ${percent(now.at(-1).p)}` : percent(p);
+    const other = now[0].text === likeliest ? "" : ` Now “${now[0].text}” is likeliest.`;
+    return `“${likeliest}”: ${percent(before[0].p)} → ${fell}.${other}${this.unused()} ${choices} Dashed: as it was.`;
+  }
+
+  unused() {
+    const { trace, token, mutes } = this.explorer;
+    const used = mutes.some(([layer, expert]) => trace.has(layer, token, expert, trace.plain));
+    return used ? "" : ` This ${trace.item} itself did not use ${mutes.length > 1 ? "them" : "it"}, but earlier ones may have.`;
+  }
+}
