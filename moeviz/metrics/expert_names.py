@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
+from pandas.api.types import is_integer_dtype
 
 from moeviz.errors import MissingField
 from moeviz.metrics.inputs import needs_tokens
@@ -79,6 +80,20 @@ def whole_texts_within(sizes: Sequence[int], room: int) -> list[int]:
             room -= size
             kept.append(place)
     return kept
+
+
+def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
+    """A table about experts with their names in a last column `name` str, "" where none holds.
+
+    names   of `expert_names`, of the same model; None, and the table stays as it is.
+
+    So do tables without the columns layer and expert, and those that have names.
+    """
+    where = ["layer", "expert"]
+    if names is None or "name" in frame or not all(name in frame and is_integer_dtype(frame[name]) for name in where):
+        return frame
+    held = names.loc[names["holds"], [*where, "name"]]
+    return frame.assign(name=frame[where].merge(held, how="left", on=where)["name"].fillna("").to_numpy())
 
 
 def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> str:
