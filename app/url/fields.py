@@ -269,7 +269,7 @@ PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says wha
     ),
     "experts": (
         Field("seen", session.SEEN_IN, _texts_on_offer, _texts_on_offer),
-        Field("find", session.WORD, lambda word: word or None, lambda text: text[:MOST_SEARCHED]),
+        Field("find", session.WORD, lambda word: word or None, lambda text: text[:MOST_SEARCHED], cleared=True),
         Field(DATASET, session.DATASET, _dataset_of_experts, _dataset_on_offer),
     ),
     **dict.fromkeys(DATASET_PAGES, _OF_DATASET),

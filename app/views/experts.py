@@ -13,6 +13,7 @@ from moeviz_app.jobs import recorded
 from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.session import datasets, recent, session
+from moeviz_app.url import navigation
 from moeviz_app.url.expert import dataset_expert_query, expert_query, for_the_address
 from moeviz_app.widgets.answers import damage, whole
 from moeviz_app.widgets.components.atlas import atlas, search, typed
@@ -33,7 +34,9 @@ from moeviz.metrics.who_takes import FEW, Found, tokens_of_word, who_takes, who_
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 
+PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
+ON_SCREEN = "trace and dataset that the page Experts has seen"
 TRIES = ("SELECT", "der", "la", "{", "7", "digits")
 SAMPLES = 2  # of datasets that are kept
 
@@ -49,30 +52,39 @@ class Texts:
 
 def experts_page() -> None:
     """Draw the choice of texts, the search, and the atlas."""
+    drawn = False
+    with explained():
+        drawn = _draw()
+    if not drawn:
+        navigation.write(PATH)
+
+
+def _draw() -> bool:
+    """Draw all of it; else the page has said why there is nothing."""
     heading = st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading")
     offered = _offered()
     with heading:
         title, facts = st.empty(), st.empty()
         name = _choose(offered)
     title.title("Experts", anchor=False, width="content")
-    with explained():
-        if name == session.OF_DATASET and not whole(datasets.shown()):
-            return
-        try:
-            trace = offered[name].read()
-        except DamagedShard as error:
-            damage(datasets.shown(), error)
-            return
-        if trace.tokens.empty:
-            say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
-            return
-        names = names_of(trace.model, [trace, *recent.traces().values()])
-        data, found = packed_atlas(trace, names)
-        total = sum(trace.model.num_experts)
-        title.title(f"What the {total:,} expert{'s' * (total != 1)} do{'es' * (total == 1)}", anchor=False, width="content")
-        facts.markdown(f":small[{escape_markdown(_facts(found, trace, name))}]", width="content")
-        _search(found, data["id"], _said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
-        _atlas(data, offered[name], trace)
+    if name == session.OF_DATASET and not whole(datasets.shown()):
+        return False
+    try:
+        trace = offered[name].read()
+    except DamagedShard as error:
+        damage(datasets.shown(), error)
+        return False
+    if trace.tokens.empty:
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return False
+    names = names_of(trace.model, [trace, *recent.traces().values()])
+    data, found = packed_atlas(trace, names)
+    total = sum(trace.model.num_experts)
+    title.title(f"What the {total:,} experts do" if total > 1 else "What the expert does", anchor=False, width="content")
+    facts.markdown(f":small[{escape_markdown(_facts(found, trace, name))}]", width="content")
+    _search(found, data["id"], _said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
+    _atlas(data, offered[name], trace)
+    return True
 
 
 def _offered() -> dict[str, Texts]:
@@ -83,15 +95,19 @@ def _offered() -> dict[str, Texts]:
         found[session.OF_DATASET] = Texts(f"Dataset {shown}", dataset, lambda _, *where: dataset_expert_query(shown, *where))
     current = session.current_trace()
     if current is not None:
-        found[session.OF_TRACE] = Texts(recent.title_of(current), lambda: current, expert_query)
+        found[session.OF_TRACE] = Texts(recent.title_of(current), partial(_same, current), partial(expert_query, seen="trace"))
     found |= {
         model: Texts(_begun(OWN_MODELS[model].who), partial(recorded.held_out, model), expert_query)
         for model in ROUTING
     }
     for title, trace in recent.traces().items():
         if trace is not current:
-            found[f"recent {title}"] = Texts(title, lambda trace=trace: trace, expert_query)
+            found[f"recent {title}"] = Texts(title, partial(_same, trace), partial(expert_query, seen="trace"))
     return found
+
+
+def _same(trace: RoutingTrace) -> RoutingTrace:
+    return trace
 
 
 def _begun(words: str) -> str:
@@ -99,9 +115,12 @@ def _begun(words: str) -> str:
 
 
 def _choose(offered: dict[str, Texts]) -> str:
-    """Draw the choice of texts; what is on screen is the first, where it can have an atlas of more than one text."""
-    if session.value(session.SEEN_IN) not in offered:
-        current = session.current_trace()
+    """Draw the choice of texts: at first, and whenever something else comes on screen, that, if it is several texts."""
+    current, before = session.current_trace(), session.result(ON_SCREEN)
+    on_screen = current, datasets.chosen()
+    session.keep_result(ON_SCREEN, on_screen)
+    is_other = before is not None and (before[0] is not current or before[1] != on_screen[1])
+    if is_other or session.value(session.SEEN_IN) not in offered:
         name = session.OF_DATASET if session.OF_DATASET in offered else EMBEDDED
         if name == EMBEDDED and current is not None:
             several = current.tokens["sequence"].nunique() > 1
@@ -178,6 +197,7 @@ def _search(found: Atlas, id_: int, otherwise: tuple[str, str], tries: list[str]
         except MoevizError as why:
             said = "", str(why)
     search(word, said, answer, tries, key=SEARCH, on_word=_keep_word)
+    navigation.write(PATH)
 
 
 def _keep_word() -> None:
@@ -204,4 +224,6 @@ def _atlas(data: dict, texts: Texts, trace: RoutingTrace) -> None:
     constant = {name: value for name, value in query.items() if name not in ("layer", "expert")}
     opened = atlas(data, constant, key=ATLAS, on_open=lambda: None)
     if opened is not None:
+        if any(trace is other for other in recent.traces().values()):
+            session.set_trace(trace, recent.run_of(trace))  # the page of the expert shows it
         open_expert(texts.query(trace, *opened))

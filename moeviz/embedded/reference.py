@@ -11,8 +11,6 @@ import pandas as pd
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.formats.trace_file import from_trace_file
-from moeviz.metrics.expert_names import expert_names
-from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 HERE = Path(__file__).parent
@@ -30,12 +28,3 @@ def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
 def muted_experts() -> pd.DataFrame:
     """Losses of each kind of text with each expert muted; columns of `moeviz.capture.muting.muted_by_label`."""
     return pd.read_csv(MUTED, dtype=KINDS)
-
-
-def reference_names(model: ModelInfo) -> pd.DataFrame | None:
-    """Names of the experts of one of our own models, by its held-out texts: see `expert_names`; None for any other."""
-    if model.name not in ROUTING:
-        return None
-    trace = reference_routing(model.name)
-    same = all(getattr(trace.model, fact) == getattr(model, fact) for fact in ("layers", "num_experts", "top_k"))
-    return expert_names(trace) if same else None
