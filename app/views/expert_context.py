@@ -185,8 +185,11 @@ def _name(name: str, trace: RoutingTrace) -> str:
 
 def names(seen: SeenExpert) -> pd.DataFrame | None:
     """Return the names of the model's experts, where held-out texts, these texts or others that are open give them."""
-    own = [seen.trace] if isinstance(seen, ExpertInTrace) else []
-    return names_of(seen.model, [*own, *recent.traces().values()])
+    own = seen.trace if isinstance(seen, ExpertInTrace) else None
+    if isinstance(seen, ExpertInDataset):
+        own = datasets.sample(seen.shown, read=False)
+    first = [] if own is None else [own]
+    return names_of(seen.model, [*first, *recent.traces().values()])
 
 
 def _name_of(known: pd.DataFrame, seen: SeenExpert) -> str:

@@ -5,13 +5,12 @@ Of the held-out texts of our own models, of any trace that is open here, or of a
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache, partial
+from functools import partial
 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.expert_names import names_of
-from moeviz_app.jobs.render_lock import released
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import dataset_expert_query, expert_query, for_the_address
@@ -25,8 +24,6 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.embedded.reference import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
-from moeviz.corpus.rows import sample_of_dataset
-from moeviz.formats.dataset.reader import Dataset
 from moeviz.metrics.atlas import Atlas
 from moeviz.metrics.expert_names import expert_names_caption
 from moeviz.metrics.tokens import visible
@@ -38,7 +35,6 @@ PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
 ON_SCREEN = "trace and dataset that the page Experts has seen"
 TRIES = ("SELECT", "der", "la", "{", "7", "digits")
-SAMPLES = 2  # of datasets that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,14 +135,9 @@ def _choose(offered: dict[str, Texts]) -> str:
 
 
 def _of_dataset(name: str) -> RoutingTrace:
-    shown = datasets.named(name)
-    with released():  # it may read for a while
-        return _sample(shown.key, shown.dataset)
-
-
-@lru_cache(SAMPLES)
-def _sample(_key: str, dataset: Dataset) -> RoutingTrace:
-    return sample_of_dataset(dataset)
+    found = datasets.sample(datasets.named(name))
+    assert found is not None, "it is read"
+    return found
 
 
 def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
