@@ -21,6 +21,7 @@ MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
 UNNAMED = "no clear pattern"
 JOINED = ", "  # between the kinds of a name; within a kind it is "; "
+SHOWN = 2  # kinds of a name, where there is little room
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
 
 
@@ -80,6 +81,17 @@ def whole_texts_within(sizes: Sequence[int], room: int) -> list[int]:
             room -= size
             kept.append(place)
     return kept
+
+
+def short_name(name: str) -> str:
+    """Cut a name of `expert_names` to two kinds, and count the rest.
+
+    >>> short_name("German, Russian, HTML")
+    'German, Russian +1'
+    """
+    kinds = name.split(JOINED)
+    shown = JOINED.join(short(kind) for kind in kinds[:SHOWN])
+    return f"{shown} +{len(kinds) - SHOWN}" if len(kinds) > SHOWN else shown
 
 
 def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:

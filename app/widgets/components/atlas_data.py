@@ -8,13 +8,13 @@ from zlib import crc32
 
 import numpy as np
 import pandas as pd
-from moeviz_app.jobs.expert_names import short_name
 from moeviz_app.widgets.components.explorer_data import LETTERS, vega_loader
 
 from moeviz.charts import theme
 from moeviz.charts.atlas import atlas_spec, kind_colours, row_height
 from moeviz.metrics.atlas import OTHERS, Atlas
 from moeviz.metrics.atlas import atlas as atlas_of
+from moeviz.metrics.expert_names import short_name
 from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
 from moeviz.metrics.who_takes import Found
 from moeviz.metrics.words import item_word
