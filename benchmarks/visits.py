@@ -1,9 +1,11 @@
 """Visits that `benchmarks.pages` measures: the first page, a dataset's pages, and a training run's."""
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 from playwright.sync_api import Browser
 
 from benchmarks.harness import Figures, Tab
@@ -136,3 +138,49 @@ def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0)
         line = {"step": log * STEPS, "steps": STEPS, "tokens": log * TOKENS, "loss": 9 / log**0.2, "aux_loss": top_k}
         line |= {"aux_coefficient": 0.01, "alarms": [event] if log * STEPS == since - 1 + STEPS else []}
         writer.log(line, rows, [[] for _ in names[1:]] + [[[0, since]] if dead else []])
+
+
+ATLAS = "() => window.deep('.atlas .map[data-drawn]')"
+# Milliseconds until an atlas that is there is made anew and drawn.
+DRAW_ATLAS = """
+async () => {
+  const root = window.deep(".atlas"), before = root.view, begin = performance.now();
+  before.end();
+  root.view = new before.constructor(root, before.atlas.data, before.send);
+  await root.view.map.embed();
+  return performance.now() - begin;
+}
+"""
+TEXTS_OF_A_KIND = 4
+
+
+def of_experts(browser: Browser, server: Server) -> Figures:
+    """The page Experts of the held-out texts, and of the trace that the server was started with."""
+    found: Figures = {}
+    for name in ("embedded", "trace"):
+        tab = Tab(browser, server, script=TOOLS)
+        tab.open(f"experts?seen={name}")
+        opened = tab.until(ATLAS)
+        found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
+        tab.page.evaluate(DRAW_ATLAS)  # once, so that all of it is compiled
+        found[f"{name}: map, grid and cards, ms"] = tab.page.evaluate(DRAW_ATLAS)
+        tab.begin()
+        tab.page.get_by_role("searchbox").fill("the")
+        answered = tab.until("() => /“the”/.test(window.deep('.search .said').textContent)")
+        found |= answered.of(f"{name}: a search") | {f"{name}: a search, MB sent": answered.sent}
+        tab.close()
+    return found
+
+
+def write_labelled(file: Path, layers: int, tokens: int, top_k: int, experts: int, kinds: int = 15) -> None:
+    """A made-up trace of texts of several kinds, each with a taste for some experts."""
+    rng, made = np.random.default_rng(0), sample_trace(layers=layers, tokens=tokens, top_k=top_k, experts=experts)
+    text = np.arange(tokens) * kinds * TEXTS_OF_A_KIND // tokens
+    kind = text // TEXTS_OF_A_KIND
+    ids = np.empty_like(made.experts)
+    for layer in range(layers):
+        taste = rng.gumbel(size=(tokens, experts)) + 3 * (rng.random((kinds, experts)) < 0.12)[kind]
+        ids[layer] = np.argsort(-taste, axis=1)[:, :top_k]
+    label = pd.Series([f"kind {one}" for one in kind], dtype="str")
+    frame = made.tokens.assign(sequence=text.astype(np.int32), label=label)
+    write_trace(replace(made, tokens=frame, experts=ids, logits=None), file)

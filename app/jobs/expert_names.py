@@ -7,12 +7,11 @@ import pandas as pd
 from moeviz_app.jobs import recorded
 
 from moeviz.errors import MissingField
-from moeviz.metrics.expert_names import JOINED, expert_names, sample_of_texts
-from moeviz.metrics.words import short
+from moeviz.metrics.expert_names import expert_names, sample_of_texts, short_name
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-SHOWN = 2  # kinds of a name, where there is little room
+__all__ = ["names_in", "names_of", "short_name"]
 _names: WeakKeyDictionary[RoutingTrace, pd.DataFrame | None] = WeakKeyDictionary()
 
 
@@ -42,10 +41,3 @@ def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
 def layout(model: ModelInfo) -> tuple[object, ...]:
     """Return what two traces of the same model agree in."""
     return model.name, model.layers, model.num_experts, model.top_k
-
-
-def short_name(name: str) -> str:
-    """Cut a name of `expert_names` to two kinds, and count the rest: "German, Russian +1"."""
-    kinds = name.split(JOINED)
-    shown = JOINED.join(short(kind) for kind in kinds[:SHOWN])
-    return f"{shown} +{len(kinds) - SHOWN}" if len(kinds) > SHOWN else shown

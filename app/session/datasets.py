@@ -9,23 +9,27 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from moeviz_app import settings
+from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.library import free_name
 from moeviz_app.session.visit import visit
 
+from moeviz.corpus.rows import sample_of_dataset
 from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import MANIFEST, PLAN
 from moeviz.formats.dataset.opening import is_dataset, read_dataset
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import is_store
 from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted, why_no_file
 
 TITLE = 60  # characters
-MOST_OPEN = 8
+MOST_OPEN, MOST_SAMPLES = 8, 2
 Signature = tuple[tuple[int, int], ...]
 _opened: dict[str, tuple[Signature, Dataset, str]] = {}
+_samples: dict[str, RoutingTrace] = {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,3 +167,17 @@ def _key(dataset: Dataset) -> str:
 
 def _free(path: str, taken: Mapping[str, object]) -> str:
     return free_name(visible(Path(path).resolve().name)[:TITLE] or "dataset", taken)
+
+
+def sample(shown: ShownDataset, read: bool = True) -> RoutingTrace | None:
+    """Return a sample of a dataset's texts as a trace, kept for all; None where it was not `read` yet and is not to be.
+
+    Raises as `sample_of_dataset`.
+    """
+    if shown.key not in _samples and read:
+        with released():  # it may take a while
+            found = sample_of_dataset(shown.dataset)
+        if len(_samples) >= MOST_SAMPLES:
+            _samples.pop(next(iter(_samples)), None)
+        _samples[shown.key] = found
+    return _samples.get(shown.key)

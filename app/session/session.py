@@ -42,6 +42,8 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
 COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
 DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
+SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts
+OF_DATASET, OF_TRACE = "dataset", "trace"  # texts there that are on screen; others go by their own names
 DEPTH = "depth"  # of the layers that are compared in three traces
 
 

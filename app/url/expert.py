@@ -13,15 +13,20 @@ from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
 
 
-def expert_query(trace: RoutingTrace, layer: int, expert: int) -> dict[str, str]:
-    """The query of the page of an expert, as this trace shows it."""
+def expert_query(trace: RoutingTrace, layer: int, expert: int, seen: str | None = None) -> dict[str, str]:
+    """The query of the page of an expert of this trace.
+
+    It is `seen` in this trace ("trace"), or at first in held-out texts of the model ("held-out"), where there are any: a
+    text of a few tokens says little of an expert.
+    """
     where, model = {"layer": str(layer), "expert": str(expert)}, trace.model.name
     if trace is recorded.held_out(model):
         return where if model == EMBEDDED else where | {"model": model, "seen": "held-out"}
+    seen = seen or ("trace" if recorded.usual(trace.model) is None else "held-out")
     run = recent.run_of(trace)
     if run is not None and run.fits_an_address:
-        return run.parameters() | where | {"seen": "trace"}
-    return where | {"model": model, "seen": "trace"}
+        return run.parameters() | where | {"seen": seen}
+    return where | {"model": model, "seen": seen}
 
 
 def asked_query() -> dict[str, str]:

@@ -19,6 +19,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import serve_address
 
 from moeviz.charts import TOPICS
+from moeviz.embedded.reference import ROUTING
 from moeviz.model_info import ModelInfo
 from moeviz.published import MODELS
 from moeviz.routing_trace import PHASES
@@ -37,6 +38,7 @@ CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
 THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
 MOST_FIELDS = 30  # of a run in an address
+MOST_SEARCHED = 100  # characters of a word
 DATASET = "dataset"
 BESIDE = {  # charts that Compare draws of both traces
     chart.question: chart
@@ -239,6 +241,15 @@ def _dataset_on_offer(name: str) -> str:
     return name
 
 
+def _texts_on_offer(name: str | None) -> str | None:
+    """The name itself, where an address may say it: of texts that ship, or that are on screen."""
+    return name if name in (*ROUTING, session.OF_TRACE, session.OF_DATASET) else None
+
+
+def _dataset_of_experts(name: str | None) -> str | None:
+    return datasets.chosen() if session.value(session.SEEN_IN) == session.OF_DATASET else None
+
+
 DATASET_PAGES = frozenset({"corpus", *(topic.lower().replace(" ", "-") for topic in TOPICS)})
 _OF_DATASET = (
     Field(DATASET, session.DATASET, lambda _: datasets.chosen(), _dataset_on_offer),
@@ -255,6 +266,11 @@ PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says wha
         _choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
         _number(session.RUN_LAYER),
         _choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
+    ),
+    "experts": (
+        Field("seen", session.SEEN_IN, _texts_on_offer, _texts_on_offer),
+        Field("find", session.WORD, lambda word: word or None, lambda text: text[:MOST_SEARCHED], cleared=True),
+        Field(DATASET, session.DATASET, _dataset_of_experts, _dataset_on_offer),
     ),
     **dict.fromkeys(DATASET_PAGES, _OF_DATASET),
 }

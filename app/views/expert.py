@@ -3,8 +3,6 @@
 Of a dataset, in place of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
 """
 
-from weakref import WeakKeyDictionary
-
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
@@ -21,6 +19,7 @@ from moeviz_app.views.expert_context import (
     chosen_token,
     expert_in_dataset,
     expert_in_trace,
+    names,
     numbers_line,
     panel,
     picture,
@@ -37,13 +36,12 @@ from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
-from moeviz.errors import DamagedShard, MissingField
-from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, row_norms, with_losses
-from moeviz.metrics.expert_names import expert_name_sentence, expert_names
+from moeviz.errors import DamagedShard
+from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, need_sentence, row_norms, with_losses
+from moeviz.metrics.expert_names import expert_name_sentence
 from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
 from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import in_words_of
-from moeviz.routing_trace import RoutingTrace
 
 MOST_KINDS, MOST_MAPS = 40, 100  # labels of a dataset that are drawn; there may be thousands
 PLACES = "Where in the text does it have them?"
@@ -53,7 +51,6 @@ NEEDS_TRACE = (
     "trace: how much weight it has, and which experts of other layers have the same tokens in any slot. “moeviz "
     "convert FOLDER trace.npz” makes one of a small dataset."
 )
-_names: WeakKeyDictionary[RoutingTrace, pd.DataFrame] = WeakKeyDictionary()
 
 
 def expert_page() -> None:
@@ -82,10 +79,13 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
         if seen.trouble:
             say(seen.trouble)
         st.markdown(f"##### {escape_markdown(expert_summary(trace, *where, tokens, kinds))}")
-        if name := _name(trace, *where):
-            st.text(name)
+        if (known := names(seen)) is not None and (sentence := expert_name_sentence(known, *where)):
+            st.text(sentence)
+        if kinds is not None and lost is not None and (sentence := need_sentence(kinds)):
+            st.text(sentence)
         numbers = expert_numbers(trace, *where)
-        numbers_line(numbers, *([] if lost is None else [_loss(loss_of_all(lost, *where), kinds)]))
+        without = [] if lost is None else [f"muted, the model loses **{loss_of_all(lost, *where):.3f}** nats a token"]
+        numbers_line(numbers, *without)
         if 0 < (has := numbers["tokens"].item()) < FEW and numbers["recorded"].item() >= HANDFUL:
             note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
         _serves(seen, tokens)
@@ -105,16 +105,6 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
     if kinds is not None:
         panel(seen, ATLAS, ATLAS.measure(trace, *where))
     _rows(seen)
-
-
-def _name(trace: RoutingTrace, layer: int, expert: int) -> str:
-    """Say the expert's name; nothing where the trace is too short for one."""
-    if trace not in _names:
-        try:
-            _names[trace] = expert_names(trace)
-        except MissingField:
-            return ""
-    return expert_name_sentence(_names[trace], layer, expert)
 
 
 def _draw_of_dataset(seen: ExpertInDataset) -> None:
@@ -164,14 +154,6 @@ def _draw_of_dataset(seen: ExpertInDataset) -> None:
         return
     answers.watch()
     say(NEEDS_TRACE)
-
-
-def _loss(of_all: float, kinds: pd.DataFrame | None) -> str:
-    words = f"muted, the model loses **{of_all:.3f}** nats a token"
-    if kinds is None or kinds["loss_change"].isna().all():
-        return words
-    most = kinds.loc[kinds["loss_change"].idxmax()]
-    return f"{words}, most in {escape_markdown(most['label'])}: {most['loss_change']:.2f}"
 
 
 @st.fragment

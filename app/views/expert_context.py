@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
+from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.datasets import ShownDataset
@@ -23,6 +24,7 @@ from moeviz.corpus import experts
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
+from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, layer_word, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -120,10 +122,14 @@ def expert_in_trace(asked: dict[str, str]) -> ExpertInTrace:
     begin = next(name for name in (asked.get("seen"), HELD_OUT, *texts) if name in texts)
     trace, held_out = texts[begin], begin == HELD_OUT
     model, key = trace.model, f"held-out {trace.model.name}" if held_out else f"{id(trace)}"
-    found = ExpertInTrace(model, *checked(asked, model), key, partial(expert_query, trace), trace, held_out)
+    found = ExpertInTrace(model, *checked(asked, model), key, partial(_query, trace, held_out), trace, held_out)
     if len(texts) > 1:
         _choose(found, begin, texts)
     return found
+
+
+def _query(trace: RoutingTrace, held_out: bool, layer: int, expert: int) -> dict[str, str]:
+    return expert_query(trace, layer, expert, HELD_OUT if held_out else TRACE)
 
 
 def _texts(model: str | None) -> dict[str, RoutingTrace]:
@@ -168,7 +174,7 @@ def _choose(found: ExpertInTrace, begin: str, texts: dict[str, RoutingTrace]) ->
     if chosen != begin:
         if chosen not in (HELD_OUT, TRACE):
             session.set_trace(texts[chosen], recent.run_of(texts[chosen]))
-        go_to_expert(expert_query(texts[chosen], found.layer, found.expert))
+        go_to_expert(_query(texts[chosen], chosen == HELD_OUT, found.layer, found.expert))
 
 
 def _name(name: str, trace: RoutingTrace) -> str:
@@ -177,9 +183,24 @@ def _name(name: str, trace: RoutingTrace) -> str:
     return escape_markdown(recent.title_of(trace) if name == TRACE else name)
 
 
+def names(seen: SeenExpert) -> pd.DataFrame | None:
+    """Return the names of the model's experts, where held-out texts, these texts or others that are open give them."""
+    own = seen.trace if isinstance(seen, ExpertInTrace) else None
+    if isinstance(seen, ExpertInDataset):
+        own = datasets.sample(seen.shown, read=False)
+    first = [] if own is None else [own]
+    return names_of(seen.model, [*first, *recent.traces().values()])
+
+
+def _name_of(known: pd.DataFrame, seen: SeenExpert) -> str:
+    own = known[(known["layer"] == seen.layer) & (known["expert"] == seen.expert)]
+    return str(own["name"].iloc[0])
+
+
 def title(seen: SeenExpert) -> None:
     """Draw the title, with buttons that lead to the experts beside it and in the layers next to it."""
     model, here = seen.model, (seen.layer, seen.expert)
+    known = names(seen)
     row, counts, word = model.layers.index(seen.layer), model.num_experts, layer_word(model)
     before, after = (row - 1) % len(counts), (row + 1) % len(counts)
     ways = {
@@ -190,6 +211,8 @@ def title(seen: SeenExpert) -> None:
     }
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.title(f"{word.capitalize()} {seen.layer}, expert {seen.expert}", anchor=False, width="content")
+        if known is not None:
+            st.markdown(f"#### {escape_markdown(visible(_name_of(known, seen)))}", width="content")
         for sign, to in ways.items():
             if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == here):
                 seen.go(*to)

@@ -70,7 +70,7 @@ def draw() -> None:
         visit().explorer = None  # the next explorer is a new one, which has been told nothing
     if page.url_path == EXPERT:
         navigation.stay(page.url_path)
-    elif page.title != FIRST:  # which writes it at every choice
+    elif page.title not in (FIRST, "Experts"):  # which write it at every choice
         navigation.write(page.url_path)
     log_moment("script ends")
 

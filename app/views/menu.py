@@ -10,6 +10,7 @@ from moeviz_app.views.corpus import corpus_page
 from moeviz_app.views.counts import counts_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
+from moeviz_app.views.experts import experts_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.gallery import exhibit_page
@@ -33,18 +34,8 @@ EXPERT = "expert"  # address of the page of one expert, which has no entry: ever
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {
     "Explore": (FIRST, "Tokens"),
-    "Balance": (
-        "Load",
-        "Specialization",
-        "Locality",
-        "Co-activation",
-        "Confidence",
-        "Losses",
-        "Layers",
-        "Flow",
-        "Coverage",
-        "Counts",
-    ),
+    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers", "Flow"),
+    "Balance": ("Load", "Losses", "Coverage", "Counts"),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Experiment": ("Compare", "Engine difference", "What if"),
     "Training": ("Training",),
@@ -86,6 +77,7 @@ STYLE = f"""<style>
 
 PAGES = {
     FIRST: explore_page,
+    "Experts": experts_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
     "Serve": serve_page,
     "Counts": counts_page,

@@ -9,7 +9,6 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
-from moeviz_app.jobs import recorded
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.url.expert import dataset_expert_query
@@ -24,7 +23,6 @@ from moeviz.charts import TOPICS, specialization
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import OVER_TIME
 from moeviz.corpus.analyses import FROM_ROWS, answer_of
-from moeviz.embedded import EMBEDDED
 from moeviz.errors import DamagedShard
 from moeviz.formats.dataset.layout import ROWS
 from moeviz.model_info import ModelInfo
@@ -54,21 +52,15 @@ def topic_page(topic: str) -> None:
     _choices(topic, trace)
     charts = TOPICS[topic]
     if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
-        _offer_labels(trace)
+        _offer_labels()
         charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
     show_all(charts, trace)
 
 
-def _offer_labels(trace: RoutingTrace) -> None:
-    """Say one sentence in place of every chart that compares kinds of text, and offer the way to see them."""
-    whose = "the embedded model's" if trace.model.name == EMBEDDED else "the embedded model's, not those of this trace"
-    say(
-        "Which kinds of text an expert takes is seen in texts with labels, and this trace has none. The sixty "
-        f"evaluation texts have them, fifteen kinds; their numbers are {whose}."
-    )
-    if st.button("Use the evaluation texts"):
-        session.set_trace(recorded.evaluation_routing())
-        st.rerun()
+def _offer_labels() -> None:
+    """Say one sentence in place of every chart that compares kinds of text, and lead to the texts that have kinds."""
+    say("Which kinds of text an expert takes is seen in texts with labels, and this trace has none.")
+    session.link_to("Experts", "See held-out texts of fifteen kinds")
 
 
 def _choices(topic: str, trace: RoutingTrace) -> None:

@@ -120,7 +120,7 @@ def _recent() -> None:
 
 
 def _open_evaluation() -> None:
-    """A labelled trace for those who have none: the page of specialization needs one."""
+    """A labelled trace for those who have none: pages that compare kinds of text need one."""
     asked = st.button(
         "Open the evaluation set of the embedded model",
         help=(
@@ -130,4 +130,4 @@ def _open_evaluation() -> None:
     )
     if asked:
         session.set_trace(recorded.evaluation_routing())
-        st.success("Opened. The Specialization page shows which experts each kind of text uses.")
+        st.success("Opened. The Experts page shows what each expert takes of them.")

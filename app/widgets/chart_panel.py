@@ -7,8 +7,9 @@ from typing import Any, Protocol
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_service
+from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.recorded import cached_for_example
-from moeviz_app.session import session
+from moeviz_app.session import recent, session
 from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
 from moeviz_app.widgets.glossary import explained_terms
 from moeviz_app.widgets.messages import example_note, explained, note, say
@@ -16,6 +17,7 @@ from moeviz_app.widgets.messages import example_note, explained, note, say
 from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
 from moeviz.charts.unchecked import Unchecked
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.expert_names import with_names
 from moeviz.metrics.words import in_words_of, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.report.pictures import installed, svg
@@ -70,7 +72,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
         sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
         if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
             st.text(in_words_of(trace.model, sentence))
-        picture_and_words(chart, frame, part)
+        picture_and_words(chart, frame, part, names=names_of(trace.model, [trace, *recent.traces().values()]))
 
 
 def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
@@ -87,11 +89,16 @@ def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> N
 
 
 def picture_and_words(
-    chart: Chart, frame: pd.DataFrame, part: HasModel | None = None, model: ModelInfo | None = None
+    chart: Chart,
+    frame: pd.DataFrame,
+    part: HasModel | None = None,
+    model: ModelInfo | None = None,
+    names: pd.DataFrame | None = None,
 ) -> None:
     """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
 
-    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on.
+    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on. In
+    the table and its file, experts have their `names`.
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
@@ -105,7 +112,7 @@ def picture_and_words(
         else:
             altair_chart(drawn, key=chart.key, alt=alternative(chart))
     with words:
-        particulars(chart, frame)
+        particulars(chart, frame, names)
 
 
 def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
@@ -120,10 +127,10 @@ def on_dark() -> bool:
     return st.context.theme.type == "dark"
 
 
-def particulars(chart: Chart, frame: pd.DataFrame) -> None:
+def particulars(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None) -> None:
     """Draw how to read a picture, and a menu of what belongs to it."""
     with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
-        menu(chart, frame)
+        menu(chart, frame, names)
         st.markdown(chart.reading)
 
 
@@ -134,14 +141,14 @@ def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
         note(chart.reading)
 
 
-def menu(chart: Chart, frame: pd.DataFrame) -> None:
+def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None) -> None:
     """The numbers behind a picture, how they came about, and files of both."""
     with st.popover("⋯", width="content", help="Numbers, method, files"):
-        st.dataframe(frame.head(MOST_ROWS), hide_index=True, key=f"{chart.key} numbers")
+        st.dataframe(with_names(frame.head(MOST_ROWS), names), hide_index=True, key=f"{chart.key} numbers")
         if len(frame) > MOST_ROWS:
             st.caption(f"The first {MOST_ROWS:,} of {len(frame):,} rows. The CSV has all of them.")
         with st.container(horizontal=True, gap="small"):
-            _download(chart, "CSV", "text/csv", lambda: table_as_csv(frame))
+            _download(chart, "CSV", "text/csv", lambda: table_as_csv(with_names(frame, names)))
             if installed():
                 _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
         st.markdown("**How is this computed?**")

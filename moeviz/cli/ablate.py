@@ -3,10 +3,16 @@
 import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import load, read_prompt
 from moeviz.cli.options import PROMPT, add_json, add_model, number
 from moeviz.cli.output import frame_text, progress, records
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.model_info import ModelInfo
 
 HELP = "Mute each expert that a prompt uses, one at a time, and rank them by the effect."
 EXAMPLES = """examples:
@@ -28,8 +34,20 @@ def run(args: Namespace) -> int:
     """Run `moeviz ablate`."""
     prompt = read_prompt(args.prompt)
     from moeviz.capture.what_if import ablate
+    from moeviz.metrics.expert_names import with_names
 
     shown = partial(progress, says="muted {} of {} experts")
-    ranking = ablate(load(args), prompt, layers=args.layers, progress=shown)
+    model = load(args)
+    ranking = with_names(ablate(model, prompt, layers=args.layers, progress=shown), _names(model.info))
     print(json.dumps(records(ranking)) if args.json else frame_text(ranking.round(4)))
     return 0
+
+
+def _names(model: "ModelInfo") -> "pd.DataFrame | None":
+    """Return names of the experts of one of our own models, from the held-out texts that ship; None for any other."""
+    from moeviz.embedded.reference import ROUTING, reference_routing
+    from moeviz.metrics.expert_names import expert_names
+
+    if model.name not in ROUTING or (texts := reference_routing(model.name)).model.layers != model.layers:
+        return None
+    return expert_names(texts)

@@ -10,15 +10,19 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import DamagedShard, InvalidTrace, MissingField
-from moeviz.formats.dataset.layout import experts_column, stored_values
+from moeviz.formats.dataset.convert import trace_of_texts
+from moeviz.formats.dataset.layout import ROWS, experts_column, stored_values
 from moeviz.formats.dataset.reader import Dataset, Shard
+from moeviz.metrics.expert_names import room_for, whole_texts_within
 from moeviz.metrics.expert_tokens import LEFT, RIGHT, line_of
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import top_of_layer
+from moeviz.routing_trace import RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token
 MAX_CELLS = 2**25  # of a layer's table of token ids and experts
 AROUND = 12  # tokens of a context on each side
+MOST_GROUPS = 16  # row groups that a sample is read from
 Progress = Callable[[int, int], object]  # rows that are read, of how many
 
 
@@ -185,6 +189,33 @@ def _places(dataset: Dataset, layer: int, expert: int) -> tuple[list[tuple[Shard
         places += [(shard, group) for group in table["row_group"][own].tolist()]
         tokens += table["tokens"][own].tolist()
     return places, tokens
+
+
+def sample_of_dataset(dataset: Dataset) -> RoutingTrace:
+    """A trace of whole texts of a dataset, as `moeviz.metrics.expert_names.sample_of_texts` takes them of a trace.
+
+    They come from 16 row groups at most, so that a large dataset takes no longer. Raises `DamagedShard`, and
+    `InvalidTrace` where no text is small enough.
+    """
+    tables = [pd.DataFrame(table)[["text", "label", "tokens", "first_row"]] for _, table in dataset.table("texts")]
+    groups = [np.cumsum(table["tokens"]) // ROWS + 1e6 * number for number, table in enumerate(tables)]
+    texts = pd.concat([table.assign(group=of) for table, of in zip(tables, groups, strict=True)], ignore_index=True)
+    near = texts["group"].isin(texts["group"].unique()[_spread_over(texts["group"].nunique())])
+    texts = texts[near]
+    texts = texts.iloc[np.argsort(texts.groupby("label", sort=False).cumcount().to_numpy(), kind="stable")]
+    taken = whole_texts_within(texts["tokens"].tolist(), room_for(dataset.model))
+    if not taken:
+        raise InvalidTrace(
+            f"No text of this dataset has fewer than {room_for(dataset.model):,} tokens, so none can be looked at as a "
+            "whole. Open a trace of some texts."
+        )
+    return trace_of_texts(dataset, texts["text"].iloc[taken].tolist())
+
+
+def _spread_over(groups: int) -> np.ndarray:
+    """Places of 16 row groups of so many, the same distance apart."""
+    places: np.ndarray = np.unique(np.linspace(0, groups - 1, min(groups, MOST_GROUPS)).astype(int))
+    return places
 
 
 def _of_token(

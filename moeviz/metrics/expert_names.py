@@ -1,13 +1,17 @@
 """Names of experts: the kinds of text, or the class of tokens, that an expert has, where that holds on other texts."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
+from pandas.api.types import is_integer_dtype
 
 from moeviz.errors import MissingField
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import one_row, percent, short
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 HOLDS = 0.3  # correlation on the texts that did not choose the name
@@ -17,6 +21,7 @@ MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
 UNNAMED = "no clear pattern"
 JOINED = ", "  # between the kinds of a name; within a kind it is "; "
+SHOWN = 2  # kinds of a name, where there is little room
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
 
 
@@ -51,7 +56,7 @@ def sample_of_texts(trace: RoutingTrace) -> RoutingTrace:
 
     A trace that is no larger is returned as it is. Where no text is small enough, the sample is the first tokens.
     """
-    room, tokens = min(MOST_TOKENS, MOST_PLACES // max(len(trace.model.layers), 1)), trace.tokens
+    room, tokens = room_for(trace.model), trace.tokens
     if len(tokens) <= room:
         return trace
     texts = tokens.groupby("sequence", sort=False)
@@ -59,12 +64,48 @@ def sample_of_texts(trace: RoutingTrace) -> RoutingTrace:
     if "label" in tokens:
         kinds = texts["label"].first()
         sizes = sizes.iloc[np.argsort(kinds.groupby(kinds, sort=False).cumcount().to_numpy(), kind="stable")]
-    left, kept = room, []
-    for text, size in sizes.items():
-        if size <= left:
-            left -= size
-            kept.append(text)
-    return trace.select(tokens=tokens["sequence"].isin(kept).to_numpy() if kept else slice(room))
+    kept = sizes.index[whole_texts_within(sizes.tolist(), room)]
+    return trace.select(tokens=tokens["sequence"].isin(kept).to_numpy() if len(kept) else slice(room))
+
+
+def room_for(model: ModelInfo) -> int:
+    """Tokens of a sample of a trace with these layers."""
+    return min(MOST_TOKENS, MOST_PLACES // max(len(model.layers), 1))
+
+
+def whole_texts_within(sizes: Sequence[int], room: int) -> list[int]:
+    """Places of the texts, of these sizes in tokens, that fit when each that still fits is taken in turn."""
+    kept = []
+    for place, size in enumerate(sizes):
+        if size <= room:
+            room -= size
+            kept.append(place)
+    return kept
+
+
+def short_name(name: str) -> str:
+    """Cut a name of `expert_names` to two kinds, and count the rest.
+
+    >>> short_name("German, Russian, HTML")
+    'German, Russian +1'
+    """
+    kinds = name.split(JOINED)
+    shown = JOINED.join(short(kind) for kind in kinds[:SHOWN])
+    return f"{shown} +{len(kinds) - SHOWN}" if len(kinds) > SHOWN else shown
+
+
+def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
+    """A table about experts with their names in a last column `name` str, "" where none holds.
+
+    names   of `expert_names`, of the same model; None, and the table stays as it is.
+
+    So do tables without the columns layer and expert, and those that have names.
+    """
+    where = ["layer", "expert"]
+    if names is None or "name" in frame or not all(name in frame and is_integer_dtype(frame[name]) for name in where):
+        return frame
+    held = names.loc[names["holds"], [*where, "name"]]
+    return frame.assign(name=frame[where].merge(held, how="left", on=where)["name"].fillna("").to_numpy())
 
 
 def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> str:

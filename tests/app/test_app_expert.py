@@ -6,20 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+import json
+from base64 import b64decode
+
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, pictures, sentences, visit_of
+from app_pages import HOSTILE, SECONDS, drawn, pictures, sentences, visit_of
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
+from moeviz_app.session import session
 from moeviz_app.url.expert import expert_query
 from moeviz_app.views.expert_jobs import JOB
+from moeviz_app.widgets.components import atlas as component
+from moeviz_app.widgets.components.atlas import typed
 from moeviz_app.widgets.messages import escape_markdown
 from streamlit.testing.v1 import AppTest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -27,7 +34,8 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 import moeviz
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
-from moeviz.embedded.own_models import NATURAL
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.reference import reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
@@ -404,3 +412,164 @@ def test_the_reference_is_what_the_model_does():
     assert len(shipped) == 2 and (shipped["tokens"] == shipped["tokens_again"]).all()
     assert np.allclose(shipped["loss_change"], shipped["loss_change_again"], atol=1e-4)
     assert len(muted_experts()) == 48 * 15
+
+
+def experts(trace: RoutingTrace | None = None, **query: str) -> AppTest:
+    """The page of all experts, with a trace on screen where one is given."""
+
+    def script():
+        from moeviz_app.views.experts import experts_page
+
+        experts_page()
+
+    app = AppTest.from_function(script, default_timeout=SECONDS)
+    app.query_params.update(query)
+    if trace is not None:
+        visit_of(app).trace = trace
+    app.run()
+    assert not app.exception
+    return app
+
+
+def search(app: AppTest, word: str) -> dict:
+    """What the box says of a word."""
+    app.session_state[session.WORD] = word
+    app.run()
+    assert not app.exception
+    return drawn(app, "atlas search")
+
+
+def of_array(data: dict, name: str, kind: type) -> np.ndarray:
+    return np.frombuffer(b64decode(data[name]), kind)
+
+
+@pytest.mark.parametrize(("name", "named"), [(EMBEDDED, 47), (NATURAL, 10), (FINE, 119)])
+def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(name, named):
+    app = experts()
+    app.selectbox(key=session.SEEN_IN).set_value(name).run()
+    data, trace = drawn(app, "atlas"), reference_routing(name)
+    L, E = len(trace.model.layers), max(trace.model.num_experts)
+    assert app.title[0].value == f"What the {L * E} experts do"
+    assert np.array_equal(of_array(data, "first", np.uint8).reshape(L, -1), trace.experts[..., 0])
+    assert (of_array(data, "name", np.uint16) > 0).sum() == named == names_of(trace.model)["holds"].sum()
+    assert [column["label"] for column in data["columns"]] == list(dict.fromkeys(trace.tokens["label"]))
+    said = drawn(app, "atlas search")["said"]
+    assert said[0] == f"{named} of the {L * E} experts have a name that holds:"
+    assert data["query"] == ({} if name == EMBEDDED else {"model": name, "seen": "held-out"})
+
+
+def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
+    app = experts()
+    before = drawn(app, "atlas")
+    answer = search(app, "SELECT")
+    assert answer["said"][0] == "Layer 3, expert 7 takes 9 of the 9 tokens of “SELECT”, with over 99% of the weight;"
+    assert len(answer["found"]["takers"]) == 6 and answer["found"]["id"] == before["id"]
+    bits = np.unpackbits(of_array(answer["found"], "bits", np.uint8), bitorder="little")
+    assert bits.sum() == answer["found"]["count"] == 9
+    assert drawn(app, "atlas") == before
+    assert "too few to tell" in "".join(search(app, "antwortete")["said"])
+    assert search(app, "x" * 100_000)["found"] is None
+    assert search(app, "<script>alert(1)</script>")["said"][1].endswith("is not in these texts.")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [None, {}, {"word": 7}, {"word": None}, {"word": ["a"]}, {"word": "x" * 10**6}, {"word": "\ud800\u202e"}, {"word": {"a": 1}}],
+    ids=str,
+)
+def test_whatever_a_browser_types_is_a_short_text(told):
+    word = typed(told)
+    assert isinstance(word, str) and len(word) <= 200 and word.encode()
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"expert": [99, 0]},
+        {"expert": [0, 8]},
+        {"expert": [0, -1]},
+        {"expert": ["0", "1"]},
+        {"expert": [0]},
+        {"expert": None},
+        "layer 0",
+        {"expert": [0, 1], "id": 1},
+    ],
+    ids=str,
+)
+def test_a_forged_message_opens_no_expert(told, monkeypatch):
+    data = {"id": 7, "layers": [0, 1], "counts": [8, 8]}
+    forged = {"id": 7} | told if isinstance(told, dict) else told
+    monkeypatch.setattr(component, "_atlas", lambda **_: {"open": forged})
+    assert component.atlas(data, {}, "atlas", lambda: None) is None
+    monkeypatch.setattr(component, "_atlas", lambda **_: {"open": {"expert": [1, 7], "id": 7}})
+    assert component.atlas(data, {}, "atlas", lambda: None) == (1, 7)
+
+
+@pytest.mark.parametrize("what", ["one text", "no texts", "unordered", "one layer", "one expert", "no tokens", "large"])
+def test_every_trace_has_an_atlas_or_one_sentence(what):
+    trace = sample_trace(layers=2, tokens=24, top_k=2, experts=4)
+    if what == "no texts":
+        trace = replace(trace, tokens=trace.tokens.assign(text=""))
+    elif what == "unordered":
+        trace = replace(trace, weights=None, logits=None, model=replace(trace.model, slot_order="unknown"))
+    elif what == "one layer":
+        trace = trace.select(layers=trace.model.layers[:1])
+    elif what == "one expert":
+        trace = sample_trace(layers=1, tokens=3, top_k=1, experts=1)
+    elif what == "no tokens":
+        trace = trace.select(tokens=slice(0, 0))
+    elif what == "large":
+        trace = sample_trace(layers=48, tokens=25_000, top_k=2, experts=128)
+    app = experts(trace)
+    app.selectbox(key=session.SEEN_IN).set_value("trace").run()
+    assert not app.exception
+    if what in ("no texts", "no tokens"):
+        assert sentences(app).count("trace") == 1 and not app.get("bidi_component")[1:]
+        return
+    data = drawn(app, "atlas")
+    assert (data["first"] is None) == (what == "unordered")
+    assert data["tokens"] == min(len(trace.tokens), 20_000)
+    said = "".join(drawn(app, "atlas search")["said"])
+    assert "this is one text" in said and not of_array(data, "name", np.uint16).any()
+    assert len(json.dumps(data)) < 2_500_000
+    assert ("a sample of 25,000" in said_of(app)) == (what == "large")
+
+
+def said_of(app: AppTest) -> str:
+    return said(app).replace("\\", "")
+
+
+def test_hostile_texts_and_labels_are_short_plain_text():
+    labels = [*HOSTILE, "\u202eabc", "x" * 10_000, "a, b"]
+    texts = [*HOSTILE, "\u202e", "y" * 10_000, "⟨é 1/2⟩", "⟨é 2/2⟩"]
+    made = sample_trace(layers=2, tokens=800, top_k=2, experts=4)
+    sequence = np.arange(800) // 50
+    frame = made.tokens.assign(
+        sequence=sequence.astype(np.int32),
+        text=pd.Series([texts[row % len(texts)] for row in range(800)], dtype="str"),
+        label=pd.Series([labels[text % len(labels)] for text in sequence], dtype="str"),
+    )
+    experts_of = np.stack([np.stack([sequence % 4, (sequence + 1) % 4], axis=1)] * 2).astype(np.int16)
+    app = experts(replace(made, tokens=frame, experts=experts_of, weights=None, logits=None))
+    data = drawn(app, "atlas")
+    words = [*data["words"], *data["plain"], *data["kinds"], *(name for pair in data["names"] for name in pair)]
+    words += [column["label"] for column in data["columns"]]
+    assert max(map(len, words)) <= 130 and not any("\u202e" in word for word in words)
+    for element in [*app.markdown, *app.title]:
+        assert not any(text in element.value for text in HOSTILE)
+    assert search(app, HOSTILE[0])["found"]["count"] > 0
+    assert any("a; b" in pair[0] for pair in data["names"]), "a label's own comma does not divide a name"
+
+
+def test_an_expert_is_seen_in_held_out_texts_first_and_is_called_by_its_name_in_ones_own():
+    trace = moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. Il fait froid.")
+    assert expert_query(trace, 2, 4) == {"layer": "2", "expert": "4", "model": EMBEDDED, "seen": "held-out"}
+    app = visit(trace, layer="2", expert="4", model=EMBEDDED, seen="held-out")
+    assert "#### German, Russian" in said_of(app) and "99% of German" in said_of(app)
+    assert "Taking is not needing: it has 81% of Russian" in sentences(app)
+    assert "Without it the model loses, in nats a token, 0.81 on German." in sentences(app)
+    (texts,) = app.segmented_control
+    texts.set_value("trace").run()
+    assert asked(app)["seen"] == "trace" and "#### German, Russian" in said_of(app)
+    assert "51% of its tokens are of these kinds" in sentences(app)
+    assert asked(press(app, "expert ›"))["seen"] == "trace", "the way on stays in the same text"

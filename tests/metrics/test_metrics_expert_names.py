@@ -14,6 +14,7 @@ from moeviz.metrics.expert_names import (
     expert_name_sentence,
     expert_names,
     expert_names_caption,
+    with_names,
 )
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
@@ -86,6 +87,18 @@ def test_an_expert_of_few_tokens_has_no_name():
     few = names[names["tokens"] < 20]
     assert len(few) and set(few["name"]) == {UNNAMED} and few["phi"].isna().all()
     assert expert_name_sentence(names, trace.model.layers[0], int(few["expert"].iloc[0])) == ""
+
+
+def test_kinds_in_a_name_are_apart_whatever_a_label_says_and_a_table_gets_the_names_that_hold():
+    trace = of_kinds(["law, civil", "code", "verse", "news"], {"law, civil": 2, "code": 2, "verse": 5, "news": 1})
+    names = expert_names(trace)
+    held = names.set_index("expert")["name"]
+    assert set(held[2].split(", ")) == {"law; civil", "code"}
+    table = pd.DataFrame({"expert": [5, 2, 7, 5], "load": 1.0}).assign(layer=trace.model.layers[0])
+    assert with_names(table, names)["name"].tolist() == ["verse", held[2], "", "verse"]
+    assert with_names(table, None) is table and with_names(names, names) is names
+    assert with_names(table.drop(columns="layer"), names).columns.tolist() == ["expert", "load"]
+    assert "name" not in with_names(table.assign(expert="2"), names)
 
 
 @pytest.mark.parametrize(("name", "least"), [(EMBEDDED, 47), (NATURAL, 10), (FINE, 119)])

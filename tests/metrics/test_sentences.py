@@ -12,6 +12,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import recount
 from random_traces import of_the_same_tokens, random_trace
@@ -23,7 +24,7 @@ from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.errors import MoevizError
 from moeviz.metrics import engine_difference as engines
 from moeviz.metrics import findings as found_in
-from moeviz.metrics.expert import expert_kinds
+from moeviz.metrics.expert import expert_kinds, need_sentence
 from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
 from moeviz.metrics.findings import findings
@@ -31,6 +32,7 @@ from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.metrics.multi_trace import figures_of_several, multi_trace_summary, of_one_text, repetition_of_several
 from moeviz.metrics.one_input import experts_of_one
 from moeviz.metrics.significance import HANDFUL as OURS
+from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.placement import placement_sentence, serving_placement
 
@@ -107,6 +109,30 @@ def of_experts(trace, seed):
                 said,
                 lambda said, where=where: recount.check(name_of(expert_name_sentence), said, *where),
             )
+        yield from of_losses(trace, layer, expert, kinds, seed)
+    word = trace.tokens["text"].iloc[seed % len(trace.tokens)].strip() or ("digits", "LA", "qu")[seed % 3]
+    found = quietly(lambda: tokens_of_word(trace, word))
+    takers = None if found is None else quietly(lambda: who_takes(trace, found.tokens))
+    if takers is not None:
+        said = who_takes_sentence(found, takers, trace.weights is not None)
+        yield name_of(who_takes_sentence), said, partial(recount_word, trace, word)
+
+
+def recount_word(trace, word, said):
+    recount.check(name_of(who_takes_sentence), said, trace, word)
+
+
+def of_losses(trace, layer, expert, kinds, seed):
+    """What would be lost, with losses that are made up."""
+    if kinds is None or kinds["share"].isna().any():
+        return
+    losses = dict(zip(kinds["label"], np.random.default_rng(seed).choice([0, 0.001, 0.2, 1.37, 0.04], len(kinds)), strict=True))
+    if sentence := need_sentence(kinds.assign(loss_change=kinds["label"].map(losses))):
+        yield (
+            name_of(need_sentence),
+            sentence,
+            lambda said: recount.check(name_of(need_sentence), said, trace, layer, expert, losses),
+        )
 
 
 def of_serving(trace, part):
@@ -188,6 +214,7 @@ COUNTED_AGAIN = """
 metrics/co_activation: co_activation_caption strongest_pairs_caption
 metrics/coverage: experts_needed_caption experts_touched_caption
 metrics/engine_difference: engine_difference_summary _of_order _of_place _others
+metrics/expert: need_sentence
 metrics/expert_names: expert_name_sentence expert_names_caption
 metrics/expert_tokens: expert_summary_of_counts _of_kinds _of_tokens
 metrics/findings: _say_busiest _role _of_all
@@ -201,6 +228,7 @@ metrics/parameters: parts_caption active_caption touched_caption
 metrics/placement: imbalance_caption
 metrics/specialization: label_load_caption label_information_caption label_divergence_caption
 metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_caption
+metrics/who_takes: who_takes_sentence
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
 serving/placement: placement_sentence serving_placement_caption
@@ -246,7 +274,7 @@ report/pictures: picture
 report/plots: about
 report/view: _page __repr__ _repr_html_
 app/views/compare_several: _strips _strip _kept_even
-app/views/expert: _draw_of_trace _loss _of_lines _sample _rows
+app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel
 app/views/serve: _cache
 app/views/serve_controls: _tokens _not_too_many _gigabytes
@@ -272,7 +300,6 @@ app/views/history/story: _step
 app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator
-app/views/topic: _offer_labels
 app/views/traces: _open
 app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
 app/views/training_charts: _snapshots _layer _second show_snapshots _by_label

@@ -921,6 +921,124 @@ def _(seen, number, of, expert, layer, name):
     claim(quoted(held[where][1]) == name or shown_label(held[where][1]) == name, f"its name is {held[where][1]!r}")
 
 
+# ---- who takes a word, and what is lost without an expert ---------------------------------------------------------------
+
+WHAT = r"(of “.*”(?: inside words)?(?: in any case)?|that are digits|that are punctuation)"
+
+
+def _tokens_of(seen, word: str) -> tuple[set[int], str]:
+    """The tokens of a word as it stands in the texts, and what they are called."""
+    if word in ("digits", "punctuation"):
+        return {t for t in range(seen.T) if KIND_OF[seen.text[t]] == word}, f"that are {word}"
+    text, owner = "", []
+    for t in range(seen.T):
+        if t and seen.sequence[t] != seen.sequence[t - 1]:
+            text, owner = text + "\0", [*owner, None]
+        piece = "\0" if KIND_OF[seen.text[t]] == "special" else seen.text[t]
+        text, owner = text + piece, owner + [t] * len(piece)
+
+    def letter(at: int) -> bool:
+        return 0 <= at < len(text) and (text[at].isalnum() or text[at] == "_")
+
+    is_word = all(c.isalnum() or c == "_" for c in (word[0], word[-1])) and not (len(word) == 1 and word.isdigit())
+    for fold in (False, True):
+        here, wanted = (text.lower(), word.lower()) if fold else (text, word)
+        ends = [(at, at + len(word)) for at in range(len(text)) if here.startswith(wanted, at)]
+        for inside in (False, True):
+            hits = [e for e in ends if inside or not is_word or not (letter(e[0] - 1) or letter(e[1]))]
+            if hits or (inside and fold):
+                called = f"of “{word}”" + " inside words" * (inside and is_word) + " in any case" * fold
+                return {owner[at] for a, b in hits for at in range(a, b)} - {None}, called
+    raise AssertionError
+
+
+def _weight_of(seen, layer: int, expert: int, rows: list[int]) -> float:
+    """An expert's part of the weight of some tokens, each token's weights summing to 1; of the tokens without weights."""
+    one, total = seen.layers.index(layer), 0.0
+    for t in rows:
+        row = seen.slots[layer][t]
+        if seen.trace.weights is None:
+            total += row.count(expert)
+            continue
+        weights = [abs(float(w)) if e >= 0 else 0.0 for e, w in zip(row, seen.trace.weights[one, t], strict=True)]
+        total += sum(w for e, w in zip(row, weights, strict=True) if e == expert) / max(sum(weights), 1e-12)
+    return total / max(len(rows), 1)
+
+
+@reads(
+    "moeviz.metrics.who_takes.who_takes_sentence",
+    rf"(?:“(.*)” is not in these texts\.|Only (\d+) tokens? {WHAT} in these texts: too few to tell experts apart\.|"
+    rf"{NUMBER} tokens {WHAT}; no expert takes clearly more of them than of others\.|"
+    rf"Layer (\d+), expert (\d+) takes {NUMBER} of the {NUMBER} tokens {WHAT}(?:, with {PCT} of the weight)?; of all tokens "
+    rf"it has {PCT}( of the weight)?\.)",
+)
+def _(seen, none, few, few_what, many, many_what, layer, expert, took, of, what, part, usual, weighed, word):
+    hits, called = _tokens_of(seen, word)
+    claim(none is None or (none == word and not hits), f"there are {len(hits)} tokens of {word!r}")
+    if none is not None:
+        return
+    claim((few_what or many_what or what) == called, f"they are {called}")
+    claim((few is None) == (len(hits) >= 8) and bool(hits), f"there are {len(hits)}")
+    if few is not None:
+        return whole(few, len(hits))
+
+    def gain(one: int, e: int) -> float:
+        rows = [t for t in seen.recorded(one) if t in hits]
+        p, n, z = min(_weight_of(seen, one, e, rows), 1), len(rows), 1.64
+        low = (p + z * z / (2 * n) - z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n) if n else 0
+        return low - _weight_of(seen, one, e, seen.recorded(one))
+
+    gains = {(one, e): gain(one, e) for one in seen.layers for e in range(seen.E[one])}
+    if many is not None:
+        claim(max(gains.values()) <= 0.05 + 1e-6, "some expert takes clearly more")
+        return whole(many, len(hits))
+    layer, expert = seen.layer(layer), seen.expert(int(layer), expert)
+    rows = [t for t in seen.recorded(layer) if t in hits]
+    claim(gains[layer, expert] >= max(gains.values()) - 1e-6, "another one takes more")
+    whole(took, sum(expert in seen.has(layer, t) for t in rows), "tokens of it that it has")
+    whole(of, len(rows), "tokens of it that are recorded")
+    claim(bool(weighed) == bool(part) == (seen.trace.weights is not None), "are there weights?")
+    if part:
+        share(part, _weight_of(seen, layer, expert, rows), slack=1e-6)
+    share(usual, _weight_of(seen, layer, expert, seen.recorded(layer)), slack=1e-6)
+    return None
+
+
+@reads(
+    "moeviz.metrics.expert.need_sentence",
+    r"(?:Without it the model loses, in nats a token, (.*?)(?:, and more than 0\.05 on (\d+) other kinds)?\.|"
+    r"(Without it no kind of text loses more than 0\.05 nats a token)\.)"
+    r"(?: Taking is not needing: it has (.*), where nothing is lost without it \(under 0\.005\)\.)?",
+)
+def _(seen, needed, more, none, taken, layer, expert, losses):
+    rows = seen.recorded(layer)
+    uniform = sum(len(seen.has(layer, t)) for t in rows) / max(len(rows), 1) / seen.E[layer]
+    part = {}
+    for kind in losses:
+        own = [t for t in rows if seen.label[t] == kind]
+        part[kind] = sum(expert in seen.has(layer, t) for t in own) / len(own) if own else float("nan")
+    most = sorted((kind for kind in losses if losses[kind] > 0.05), key=lambda kind: -losses[kind])
+    claim((none is None) == bool(most), f"{most} lose something")
+    if needed:
+        said = [f"{losses[kind]:.2f} on {shown(kind)}" for kind in most[:3]]
+        claim(needed == _with_and(said), f"it loses {said}")
+        claim((more is None) == (len(most) <= 3) and int(more or 0) == max(len(most) - 3, 0), f"{len(most)} lose something")
+    idle = [kind for kind in losses if losses[kind] < 0.005 and part[kind] / uniform >= 2] if uniform else []
+    idle.sort(key=lambda kind: -part[kind])
+    claim((taken is None) == (not idle), f"{idle} lose nothing")
+    if taken:
+        words = re.split(r", | and (?=(?:over |under )?\d+% of )", taken)
+        claim(len(words) == len(idle[:3]), f"it takes {idle[:3]}")
+        for word, kind in zip(words, idle, strict=False):
+            found = re.fullmatch(PCT + " of (.*)", word)
+            claim(found is not None and found[2] == shown(kind), f"it takes {kind!r}")
+            share(found[1], part[kind])
+
+
+def _with_and(words: list[str]) -> str:
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
+
+
 # The words of random traces, and the kind of each.
 KIND_OF = {
     " la": "word, space before", " the": "word, space before", " chat": "word, space before", "la": "word, no space before",

@@ -1,5 +1,7 @@
 """A trace as a dataset, and a dataset that fits into memory as a trace."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 
@@ -85,6 +87,24 @@ def trace_of(dataset: Dataset, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         frames.append(pd.DataFrame({name: _plain(rows[name]) for name in columns if name in WORDS}))
         at = place.stop
     return RoutingTrace(dataset.model, _tokens(frames, dataset.kept), experts, weights)
+
+
+def trace_of_texts(dataset: Dataset, texts: Sequence[int]) -> RoutingTrace:
+    """Some texts of a dataset, by their numbers, as one trace. Raises `DamagedShard`."""
+    wanted, layers, weighed = np.unique(np.asarray(texts, np.int64)), dataset.model.layers, WEIGHTS[dataset.kept.weights]
+    columns = [name for name in WORDS if name not in _absent(dataset.kept)]
+    more = [experts_column(layer) for layer in layers]
+    more += [] if weighed is None else [weights_column(layer) for layer in layers]
+    K, frames = dataset.model.top_k, []
+    experts, weights = ([np.empty((len(layers), 0, K), kind)] for kind in (np.int16, np.float32))
+    for _, _, rows in dataset.scan([*columns, *more], wanted):
+        own = np.isin(rows["text"], wanted)
+        experts.append(np.stack([unpacked_ids(rows[experts_column(layer)][own]) for layer in layers]))
+        if weighed is not None:
+            weights.append(np.stack([rows[weights_column(layer)][own].astype(np.float32) for layer in layers]))
+        frames.append(pd.DataFrame({name: _plain(rows[name]) for name in columns})[own])
+    found = None if weighed is None else np.concatenate(weights, axis=1)
+    return RoutingTrace(dataset.model, _tokens(frames, dataset.kept), np.concatenate(experts, axis=1), found)
 
 
 def _absent(kept: Kept) -> set[str]:

@@ -86,11 +86,18 @@ class Dataset:
         for shard in self.shards:
             yield shard, _of_shard(shard, partial(_checked, self, shard, name, layers))
 
-    def scan(self, columns: Sequence[str]) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
-        """Yield columns of every row group in turn, and which shard and row group it is. No more is in memory."""
+    def scan(
+        self, columns: Sequence[str], texts: np.ndarray | None = None
+    ) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
+        """Yield columns of every row group in turn, and which shard and row group it is. No more is in memory.
+
+        Of `texts`, by their numbers, in order: row groups without any of them are not read.
+        """
         for shard in self.shards:
             with _of_shard(shard, partial(self.file, shard)) as file:
                 for group in range(file.metadata.num_row_groups):
+                    if texts is not None and not _has_any(file, group, texts):
+                        continue
                     yield shard, group, self.group(shard, file, group, columns)
 
     def file(self, shard: Shard) -> parquet.ParquetFile:
@@ -197,6 +204,15 @@ def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
             raise unreachable(shard.path, error) from error
         why = " ".join(str(error).replace(str(shard.path), shard.name).split())[:200]  # no path of this machine
         raise DamagedShard(f"{shard.name} is damaged: {why}. Write it again, or leave it out.", shard.number) from error
+
+
+def _has_any(file: parquet.ParquetFile, group: int, texts: np.ndarray) -> bool:
+    """Whether a row group may have one of these texts, by the lowest and the highest number in it."""
+    column = file.schema_arrow.names.index("text")
+    ends = file.metadata.row_group(group).column(column).statistics
+    if ends is None or not ends.has_min_max:
+        return True
+    return bool(np.searchsorted(texts, ends.min) < np.searchsorted(texts, ends.max, "right"))
 
 
 def _rows(file: parquet.ParquetFile) -> int:
