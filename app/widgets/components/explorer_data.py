@@ -10,13 +10,13 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import streamlit as st
-from moeviz_app.jobs.expert_names import short_name
 from moeviz_app.widgets.components.strip import MOST_LINE_BREAKS, beginnings
 
 from moeviz.charts import theme
 from moeviz.charts.overview import BRUSH, linked_overview
 from moeviz.charts.token_layer_map import facts_of, images_of, map_spec
 from moeviz.errors import MissingField
+from moeviz.metrics.expert_names import short_name
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.metrics.words import item_word
