@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,7 @@ from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import Recording, exclusive
+from moeviz.capture.record.next_tokens import next_tokens_recorded
 from moeviz.capture.recorders import (
     CaptureJob,
     KernelsUnavailable,
@@ -55,6 +56,7 @@ def trace(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
+    next_tokens: bool | Literal["auto"] = False,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -83,6 +85,10 @@ def trace(
     chat            True sends each text as a user's turn, written out by the tokenizer's chat template; the tokens that
                     the template adds are tokens of the prompt.
     system          with chat: the system prompt.
+    next_tokens     True records the five likeliest tokens after each token too, and what they would be if the model
+                    stopped at a layer (`NextTokens`), in the same forward: its head runs once for every token, and once
+                    more for each MoE layer. Under an intervention, not for layers. "auto": where the model can, and for
+                    layers on a GPU or where that is cheap.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 
@@ -104,7 +110,17 @@ def trace(
     transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
     request = _request(
-        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
+        prompts,
+        max_new_tokens,
+        sampling,
+        decoding,
+        kernels,
+        intervention,
+        keep_logits,
+        site,
+        chat,
+        system,
+        next_tokens,
     )
     return capture(model, request, tokenizer=tokenizer, progress=progress)
 
@@ -123,6 +139,7 @@ def stream(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
+    next_tokens: bool | Literal["auto"] = False,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
@@ -140,7 +157,17 @@ def stream(
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
     request = _request(
-        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
+        prompts,
+        max_new_tokens,
+        sampling,
+        decoding,
+        kernels,
+        intervention,
+        keep_logits,
+        site,
+        chat,
+        system,
+        next_tokens,
     )
     return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
@@ -220,8 +247,12 @@ def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> Rou
 
 def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     way = record_with_kernels if job.request.kernels else record_with_hooks
-    with way(job) as so_far:
-        run = job.run
+    run = job.run
+    with way(job) as heard, next_tokens_recorded(run, job.request) as following:
+
+        def so_far() -> Recording:
+            return replace(heard(), following=following)
+
         made = decode(run.model, run.batch, job.plan, watching(so_far))
         return assemble(so_far(), run, made)
 
