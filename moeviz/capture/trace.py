@@ -36,10 +36,16 @@ from moeviz.capture.run.prompts import no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.run.streaming import Throttle, autocast_of_caller
-from moeviz.routing_trace import RoutingTrace
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 log = logging.getLogger("moeviz.capture")
 SoFar = Callable[[], Recording]
+_NOT_WHOLE = (
+    "The trace of {} is not of whole texts, or does not say which tokens they have, so they cannot be read again. Trace "
+    "the text anew."
+)
+_ANOTHER_TEXT = "{} reads the tokens of the trace of {} as another text. Trace the text anew with this model."
 
 
 def trace(
@@ -205,6 +211,32 @@ def capture_growing(
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
     return _growing(_planned(model, request, tokenizer, growing=True), seconds_between)
+
+
+def read_again(model: LoadedModel, trace: RoutingTrace, request: CaptureRequest) -> RoutingTrace:
+    """Read the tokens of a trace once more, generated ones too, and record what every router decides.
+
+    trace    whole texts, read by this model.
+    request  how to read: interventions, kernels, site, next tokens. Its prompts and what it generates do not count.
+
+    Raises `CaptureError` where the trace does not say which tokens it has, or the model reads them as another text; and
+    what `trace` raises.
+    """
+    tokens = trace.tokens
+    found = capture(model, again_request(trace, request))
+    if not found.tokens["text"].equals(tokens["text"]):
+        raise CaptureError(_ANOTHER_TEXT.format(model.name, trace.model.name))
+    return replace(found, tokens=tokens, model=replace(found.model, decoding=trace.model.decoding))
+
+
+def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:
+    """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which they are."""
+    tokens = trace.tokens
+    whole = (tokens.groupby("sequence").cumcount() == tokens["position"]).all()
+    if (tokens["token_id"] == NO_TOKEN_ID).any() or not tokens["sequence"].is_monotonic_increasing or not whole:
+        raise CaptureError(_NOT_WHOLE.format(trace.model.name))
+    rows = tuple(tuple(ids["token_id"].tolist()) for _, ids in tokens.groupby("sequence"))
+    return replace(request, prompts=(), max_new_tokens=0, chat=False, system=None, token_ids=rows)
 
 
 def _request(
