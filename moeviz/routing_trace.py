@@ -20,6 +20,7 @@ from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
+from moeviz.next_tokens import NEXT, NextTokens
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -51,6 +52,7 @@ class RoutingTrace:
               not sum to 1. 0 in an empty slot, and where nothing was recorded.
     logits    router output before score function and balancing bias; -inf if a layer has fewer than E experts. None
               where any token is not recorded.
+    next_tokens  the five likeliest tokens after each token, and after each layer: see `NextTokens`. Recorded by choice.
 
     Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
     """
@@ -60,6 +62,7 @@ class RoutingTrace:
     experts: Int16[np.ndarray, "L T K"]
     weights: Float32[np.ndarray, "L T K"] | None = None
     logits: Float32[np.ndarray, "L T E"] | None = None
+    next_tokens: NextTokens | None = None
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -67,7 +70,8 @@ class RoutingTrace:
         _check_values(self)
 
     def __repr__(self) -> str:
-        fields = " and ".join(name for name in ARRAYS[1:] if getattr(self, name) is not None)
+        optional = {name: getattr(self, name) for name in (*ARRAYS[1:], "next_tokens")}
+        fields = " and ".join(name.replace("_", " ") for name, part in optional.items() if part is not None)
         layers, tokens, slots = self.experts.shape
         what = f"{tokens} tokens, {layers} MoE layers, top-{slots} of {max(self.model.num_experts)} experts"
         return f"<RoutingTrace of {self.model.name!r}: {what}, {f'with {fields}' if fields else 'ids alone'}>"
@@ -99,7 +103,8 @@ class RoutingTrace:
     def nbytes(self) -> int:
         """Bytes of memory that its arrays and its tokens take."""
         arrays = sum(int(values.nbytes) for name in ARRAYS if (values := getattr(self, name)) is not None)
-        return arrays + int(self.tokens.memory_usage(deep=True).sum())
+        following = 0 if self.next_tokens is None else self.next_tokens.nbytes
+        return arrays + following + int(self.tokens.memory_usage(deep=True).sum())
 
     @property
     def filled(self) -> Bool[np.ndarray, "L T K"]:
@@ -201,7 +206,8 @@ class RoutingTrace:
         if logits is not None:
             logits = logits[..., : max(model.num_experts)]
         tokens_kept = self.tokens.iloc[rows].reset_index(drop=True)
-        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits)
+        following = None if self.next_tokens is None else self.next_tokens.select(kept, rows)
+        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits, following)
 
     @property
     def plot(self) -> Any:
@@ -218,6 +224,7 @@ class RoutingTrace:
             self.model == other.model
             and self.tokens.equals(other.tokens)
             and all(_same(getattr(self, f), getattr(other, f)) for f in ARRAYS)
+            and _same_next(self.next_tokens, other.next_tokens)
         )
 
 
@@ -273,6 +280,10 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is b if a is None or b is None else np.array_equal(a, b)
 
 
+def _same_next(a: NextTokens | None, b: NextTokens | None) -> bool:
+    return a is b if a is None or b is None else a.equals(b)
+
+
 def _check_shapes(trace: RoutingTrace) -> None:
     L, T, K = trace.experts.shape
     model = trace.model
@@ -300,6 +311,13 @@ def _check_shapes(trace: RoutingTrace) -> None:
         values = getattr(trace, field)
         if values is not None and values.shape != shape:
             raise InvalidTrace(f"The {field} have the shape {values.shape}; they must have {shape}.")
+    if (following := trace.next_tokens) is not None:
+        of = {"next tokens": (following.ids.shape, (T, NEXT))}
+        if following.lens_ids is not None:
+            of["next tokens after each layer"] = (following.lens_ids.shape, (L, T, NEXT))
+        for what, (found, shape) in of.items():
+            if found != shape:
+                raise InvalidTrace(f"The {what} have the shape {found}; they must have {shape}.")
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:

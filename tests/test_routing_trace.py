@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moeviz.capture.corpus import joined
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
+from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
 from moeviz.testing import sample_trace
 
@@ -328,3 +330,21 @@ def test_tokens_get_the_dtypes_of_the_contract():
     assert tokens["token_id"].tolist() == [-1, -1] and tokens["phase"].tolist() == ["prompt", "prompt"]
     assert [str(kind) for kind in tokens.dtypes] == ["int32", "int32", "int32", "str", "category"]
     assert list(tokens["phase"].cat.categories) == ["prompt", "generated"]
+
+
+def test_next_tokens_follow_the_tokens_and_layers_that_are_selected_and_joined():
+    trace = sample_trace(layers=3, tokens=6)
+    ids = np.arange(30, dtype=np.int32).reshape(6, NEXT) % 7
+    p = np.full((6, NEXT), 0.1, np.float32)
+    lens = np.stack([ids, ids[::-1], ids]), np.stack([p, p / 2, p])
+    whole = replace(trace, next_tokens=NextTokens(tuple("abcdefg"), ids, p, *lens))
+    part = whole.select(layers=[1], tokens=np.array([4, 2]))
+    assert part.next_tokens.ids.tolist() == ids[[4, 2]].tolist()
+    assert part.next_tokens.lens_ids.tolist() == [ids[::-1][[4, 2]].tolist()]
+    assert part.next_tokens.after(0) == [("abcdefg"[at], pytest.approx(0.1)) for at in ids[4]]
+    assert "next tokens" in repr(whole) and whole.nbytes > trace.nbytes
+    again = joined([whole.select(tokens=slice(2)), whole.select(tokens=slice(2, None))])
+    texts, first = np.array(again.next_tokens.texts), np.array(whole.next_tokens.texts)
+    assert (texts[again.next_tokens.ids] == first[ids]).all()
+    assert (texts[again.next_tokens.lens_ids] == first[lens[0]]).all()
+    assert joined([whole, trace]).next_tokens is None

@@ -1,6 +1,7 @@
 """A run that a visitor asks a model for: a table of what an address says of it, and what the library is asked for."""
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
@@ -8,6 +9,8 @@ from moeviz_app import settings
 from moeviz_app.jobs.model_catalog import LoadOptions
 
 from moeviz.embedded.own_models import is_own
+from moeviz.errors import CaptureError
+from moeviz.text import quoted
 
 if TYPE_CHECKING:
     from moeviz.capture.run.request import CaptureRequest
@@ -19,8 +22,11 @@ LOAD_CHOICES = {
     "device_map": ("auto", "cpu", "cuda:0", "cuda:1", "cuda:2", "cuda:3"),
 }
 LONGEST = 1500  # characters of the texts in an address
+MOST_MUTED = 64  # experts of one run
+MUTED = re.compile(r"\d{1,6}\.\d{1,6}(,\d{1,6}\.\d{1,6})*", re.ASCII)
 OWN_TEMPERATURE = 0.8  # of the embedded models: they repeat themselves where the likeliest token is always taken
 Read = Callable[[str], Any]
+Muted = tuple[tuple[int, int], ...]  # (layer, expert) each
 
 
 def usual_temperature(model: str) -> float:
@@ -50,13 +56,36 @@ def _prompt(text: str) -> str:
     return text[: settings.SETTINGS.max_prompt_chars]
 
 
+def muted_experts(experts: Iterable[tuple[int, int]]) -> Muted:
+    """Return experts to mute, each once and in order, as a run holds them. Raises `CaptureError` for too many."""
+    found = tuple(sorted(set(experts)))
+    if len(found) > MOST_MUTED:
+        raise CaptureError(f"{len(found):,} experts are muted, and at most {MOST_MUTED} can be. Mute fewer.")
+    return found
+
+
+def _muted_in(text: str) -> Muted:
+    """Read experts from an address: `2.4,1.6` is expert 4 of layer 2 and expert 6 of layer 1."""
+    if len(text) > 14 * MOST_MUTED or not MUTED.fullmatch(text):
+        raise CaptureError(
+            f"The address mutes {quoted(text, 40)}. It must name layers and experts, as in mute=2.4,1.6 for expert 4 of "
+            f"layer 2 and expert 6 of layer 1, and at most {MOST_MUTED} of them."
+        )
+    pairs = (pair.split(".") for pair in text.split(","))
+    return muted_experts((int(layer), int(expert)) for layer, expert in pairs)
+
+
+def _muted_as_text(muted: Muted) -> str:
+    return ",".join(f"{layer}.{expert}" for layer, expert in muted)
+
+
 def _one_of(choices: tuple[str, ...]) -> Read:
     return {choice: choice for choice in choices}.get
 
 
-def _row(read: Read, usual: Any = None) -> Any:
+def _row(read: Read, usual: Any = None, write: Callable[[Any], str] = str) -> Any:
     """One field of an address: how its text is read, within what this deployment allows; what holds without it."""
-    return field(default=usual, metadata={"read": read})
+    return field(default=usual, metadata={"read": read, "write": write})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +107,7 @@ class RunRequest:
     decoding: str | None = _row(_one_of(DECODING_CHOICES))  # None: by temperature and seed alone
     chat: bool = _row(lambda text: text == str(True), False)  # sent as a user's turn, by the tokenizer's chat template
     system: str | None = _row(lambda text: _prompt(text) or None)  # of a chat: the system prompt
+    mute: Muted = _row(_muted_in, (), _muted_as_text)  # experts that may not be chosen, while generating too
 
     @property
     def how(self) -> LoadOptions:
@@ -91,32 +121,37 @@ class RunRequest:
 
     def request(self) -> "CaptureRequest":
         """Return what the library is asked for. Raises what a request is refused for; imports what runs models."""
+        from moeviz.capture.interventions.mute import Mute
         from moeviz.capture.run.decoding import CHECKPOINT, Decoding
-        from moeviz.capture.run.request import CaptureRequest
+        from moeviz.capture.run.request import AUTO, CaptureRequest
         from moeviz.capture.run.sampling import Sampling
 
         by_itself = self.decoding is None
+        muted = {layer: tuple(expert for at, expert in self.mute if at == layer) for layer, _ in self.mute}
         return CaptureRequest(
             (self.prompt,),
             self.new_tokens,
             Sampling(temperature=self.temperature if by_itself else 0.0, seed=self.seed),
             Decoding() if by_itself else CHECKPOINT,
             kernels="auto" if self.kernels is None else self.kernels == "on",
+            intervention=Mute(muted) if muted else None,
             site=self.site,
             chat=self.chat,
             system=self.system,
+            next_tokens=AUTO,
         )
 
     def parameters(self) -> dict[str, str]:
         """Return the run as the query of an address; defaults stay out."""
-        given = {name: str(value) for name in READ if (value := getattr(self, name))}
+        given = {name: WRITE[name](value) for name in READ if (value := getattr(self, name))}
         return {"prompt": self.prompt, "model": self.model} | given
 
 
 READ: dict[str, Read] = {row.name: row.metadata["read"] for row in fields(RunRequest) if row.metadata}
+WRITE = {row.name: row.metadata["write"] for row in fields(RunRequest) if row.metadata}
 
 
 def run_from_query(query: Mapping[str, str]) -> RunRequest:
-    """The run that an address asks for, within what this deployment allows."""
+    """The run that an address asks for, within what this deployment allows. Raises `CaptureError` for a wrong `mute`."""
     given = {name: read(query[name]) for name, read in READ.items() if name in query}
     return RunRequest(_prompt(query["prompt"]), query.get("model", settings.SETTINGS.models[0]), **given)

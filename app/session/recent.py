@@ -7,6 +7,7 @@ from moeviz_app.jobs.run_request import RunRequest, run_from_query
 from moeviz_app.session import durable, library
 from moeviz_app.session.visit import visit
 
+from moeviz.errors import CaptureError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 
@@ -56,7 +57,10 @@ def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
     """The run that made a kept trace, where this deployment still allows it as it was."""
     if "prompt" not in query:
         return None
-    run = run_from_query(query)
+    try:
+        run = run_from_query(query)
+    except CaptureError:  # no run of ours: a file holds what anyone wrote
+        return None
     return run if run.parameters() == query else None
 
 

@@ -59,6 +59,7 @@ def middle() -> str:
     """The files between models and pictures."""
     names = (
         "routing_trace",
+        "next_tokens",
         "expert_counts",
         "model_info",
         "errors",

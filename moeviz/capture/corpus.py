@@ -14,6 +14,7 @@ from moeviz.capture.run.generation import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
+from moeviz.next_tokens import joined_next_tokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
 from moeviz.text import cautions_in_one
 
@@ -132,7 +133,9 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
         for field, parts in fields.items()
         if all(part is not None for part in parts)
     }
-    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays)
+    following = [part.next_tokens for part in traces if part.next_tokens is not None]
+    together = joined_next_tokens(following) if len(following) == len(traces) else None
+    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays, next_tokens=together)
 
 
 def _same_model(models: list[ModelInfo]) -> ModelInfo:

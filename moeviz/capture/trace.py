@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -21,6 +21,7 @@ from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import Recording, exclusive
+from moeviz.capture.record.next_tokens import next_tokens_recorded
 from moeviz.capture.recorders import (
     CaptureJob,
     KernelsUnavailable,
@@ -35,10 +36,16 @@ from moeviz.capture.run.prompts import no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.run.streaming import Throttle, autocast_of_caller
-from moeviz.routing_trace import RoutingTrace
+from moeviz.errors import CaptureError
+from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 log = logging.getLogger("moeviz.capture")
 SoFar = Callable[[], Recording]
+_NOT_WHOLE = (
+    "The trace of {} is not of whole texts, or does not say which tokens they have, so they cannot be read again. Trace "
+    "the text anew."
+)
+_ANOTHER_TEXT = "{} reads the tokens of the trace of {} as another text. Trace the text anew with this model."
 
 
 def trace(
@@ -55,6 +62,7 @@ def trace(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
+    next_tokens: bool | Literal["auto"] = False,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -83,6 +91,10 @@ def trace(
     chat            True sends each text as a user's turn, written out by the tokenizer's chat template; the tokens that
                     the template adds are tokens of the prompt.
     system          with chat: the system prompt.
+    next_tokens     True records the five likeliest tokens after each token too, and what they would be if the model
+                    stopped at a layer (`NextTokens`), in the same forward: its head runs once for every token, and once
+                    more for each MoE layer. Under an intervention, not for layers. "auto": where the model can, and for
+                    layers on a GPU or where that is cheap.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 
@@ -104,7 +116,17 @@ def trace(
     transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
     request = _request(
-        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
+        prompts,
+        max_new_tokens,
+        sampling,
+        decoding,
+        kernels,
+        intervention,
+        keep_logits,
+        site,
+        chat,
+        system,
+        next_tokens,
     )
     return capture(model, request, tokenizer=tokenizer, progress=progress)
 
@@ -123,6 +145,7 @@ def stream(
     site: str | None = None,
     chat: bool = False,
     system: str | None = None,
+    next_tokens: bool | Literal["auto"] = False,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
@@ -140,7 +163,17 @@ def stream(
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
     """
     request = _request(
-        prompts, max_new_tokens, sampling, decoding, kernels, intervention, keep_logits, site, chat, system
+        prompts,
+        max_new_tokens,
+        sampling,
+        decoding,
+        kernels,
+        intervention,
+        keep_logits,
+        site,
+        chat,
+        system,
+        next_tokens,
     )
     return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
@@ -178,6 +211,32 @@ def capture_growing(
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
     return _growing(_planned(model, request, tokenizer, growing=True), seconds_between)
+
+
+def read_again(model: LoadedModel, trace: RoutingTrace, request: CaptureRequest) -> RoutingTrace:
+    """Read the tokens of a trace once more, generated ones too, and record what every router decides.
+
+    trace    whole texts, read by this model.
+    request  how to read: interventions, kernels, site, next tokens. Its prompts and what it generates do not count.
+
+    Raises `CaptureError` where the trace does not say which tokens it has, or the model reads them as another text; and
+    what `trace` raises.
+    """
+    tokens = trace.tokens
+    found = capture(model, again_request(trace, request))
+    if not found.tokens["text"].equals(tokens["text"]):
+        raise CaptureError(_ANOTHER_TEXT.format(model.name, trace.model.name))
+    return replace(found, tokens=tokens, model=replace(found.model, decoding=trace.model.decoding))
+
+
+def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:
+    """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which they are."""
+    tokens = trace.tokens
+    whole = (tokens.groupby("sequence").cumcount() == tokens["position"]).all()
+    if (tokens["token_id"] == NO_TOKEN_ID).any() or not tokens["sequence"].is_monotonic_increasing or not whole:
+        raise CaptureError(_NOT_WHOLE.format(trace.model.name))
+    rows = tuple(tuple(ids["token_id"].tolist()) for _, ids in tokens.groupby("sequence"))
+    return replace(request, prompts=(), max_new_tokens=0, chat=False, system=None, token_ids=rows)
 
 
 def _request(
@@ -220,8 +279,12 @@ def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> Rou
 
 def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     way = record_with_kernels if job.request.kernels else record_with_hooks
-    with way(job) as so_far:
-        run = job.run
+    run = job.run
+    with way(job) as heard, next_tokens_recorded(run, job.request) as following:
+
+        def so_far() -> Recording:
+            return replace(heard(), following=following)
+
         made = decode(run.model, run.batch, job.plan, watching(so_far))
         return assemble(so_far(), run, made)
 

@@ -131,12 +131,12 @@ def _shares(trace: RoutingTrace, only: Collection[tuple[int, int]] | None) -> li
 
 @torch.no_grad()
 def read_batch(
-    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
+    run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
     batch, model = run.batch, run.model
     kept = batch.attention_mask.flatten() == 1
-    site = routers[0].router.site if routers else None
+    site = routers[0].router.site if routers else site
     positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
     given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
     with ExitStack() as stack:

@@ -21,6 +21,7 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
+  moeviz trace "Il fait froid." --next-tokens -o trace.npz    the five likeliest next tokens too
   moeviz trace - --counts-only -o counts.json < prompt.txt    how often each expert was used, and no token
   moeviz trace "Il fait froid." --json | jq .busiest"""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -73,6 +74,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
+    parser.add_argument(
+        "--next-tokens",
+        action="store_true",
+        help="record the five likeliest next tokens after each token too, and what they would be if the model stopped at a "
+        "layer, and write them to -o FILE.npz. The head of the model then runs once for every token and once for each of "
+        "its MoE layers, and the file has about 50 bytes more for each of these",
+    )
     add_counts_only(parser)
     parser.add_argument(
         "--kernels",
@@ -85,6 +93,8 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
     check_output(args.output, args.counts_only)
+    if args.next_tokens and args.output is not None and not args.output.lower().endswith(".npz"):
+        raise CaptureError("Only a .npz file holds next tokens. Give -o FILE.npz, or leave --next-tokens out.")
     prompt = read_prompt(args.prompt)
     from moeviz.capture.trace import capture
 
@@ -109,6 +119,7 @@ def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
         kernels="auto" if args.kernels is None else args.kernels,
         keep_logits=not (args.no_logits or args.counts_only),
         site=args.site,
+        next_tokens=args.next_tokens,
     )
 
 
@@ -148,6 +159,7 @@ def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
         "top_k": model.top_k,
         "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
         "busiest": busiest.to_dict("records"),
+        **({} if trace.next_tokens is None else {"next": [{"text": text, "p": p} for text, p in trace.next_tokens.after(-1)]}),
     }
 
 
@@ -174,6 +186,9 @@ def summary_text(summary: dict[str, Any]) -> str:
         lines.append(f"caution    {visible_line(summary['caution'])}")
     if summary["generated"]:
         lines.append(f"generated  {visible_line(summary['generated'])}")
+    if summary.get("next"):
+        likeliest = (f"“{visible_line(text)}” {p:.0%}" for text, p in (one.values() for one in summary["next"]))
+        lines.append(f"next       {', '.join(likeliest)}")
     lines.append(
         "\nThe busiest expert of each layer. load: its share of the layer's assignments; uniform: the same for all."
     )

@@ -6,6 +6,8 @@ is JSON in UTF-8. numpy alone reads it:
     arrays = numpy.load("trace.npz")
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
+The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
+arrays in base64. A version that does not know them opens the file without them.
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -14,13 +16,15 @@ import re
 import struct
 import zipfile
 import zlib
+from base64 import b64decode, b64encode
 from io import BytesIO
 from math import prod
+from typing import Any
 
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_BYTES, shown
+from moeviz.file_limits import MAX_BYTES, is_text, shown
 from moeviz.formats.trace_facts import (
     check_facts_size,
     check_size,
@@ -30,9 +34,11 @@ from moeviz.formats.trace_facts import (
     tokens_as_json,
     tokens_of,
 )
+from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
 
 DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
+NEXT_DTYPES = {"ids": "<i4", "p": "<f4", "lens_ids": "<i4", "lens_p": "<f4"}
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes
 # What numpy writes for these dtypes, to the letter. numpy's own reader hands the header to Python's parser instead.
 NPY_HEADER = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
@@ -41,7 +47,10 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, Run
 
 def to_trace_file(trace: RoutingTrace, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Write a trace as `.npz`; with `zipfile.ZIP_STORED`, ten times as fast and several times as large."""
-    header = json.dumps({**facts_of(trace), "tokens": tokens_as_json(trace.tokens)}).encode()
+    facts = {**facts_of(trace), "tokens": tokens_as_json(trace.tokens)}
+    if trace.next_tokens is not None:
+        facts["next_tokens"] = _next_as_json(trace.next_tokens)
+    header = json.dumps(facts).encode()
     arrays = {"header": np.frombuffer(header, np.uint8), **{name: getattr(trace, name) for name in ARRAYS}}
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
@@ -69,11 +78,12 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             slots = (len(model.layers), len(tokens), model.top_k)
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
             arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
+            following = _next_of(header.get("next_tokens"), len(model.layers), len(tokens))
     except UNREADABLE as error:
         raise InvalidTrace(
             f"This is not a .npz trace file, or it is damaged ({str(error)[:200]}). Save the trace again."
         ) from error
-    return RoutingTrace(model, tokens, **arrays)
+    return RoutingTrace(model, tokens, **arrays, next_tokens=following)
 
 
 def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
@@ -123,3 +133,47 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tu
                 "damaged: save the trace again."
             )
         return np.frombuffer(bytearray(member.read(size)), dtype).reshape(dimensions)
+
+
+def _next_as_json(following: NextTokens) -> dict[str, Any]:
+    """Next tokens as the header has them; the arrays of a lens are null where there is none."""
+    if not all(map(is_text, following.texts)):
+        raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
+    arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
+    packed = {
+        name: None if part is None else b64encode(np.ascontiguousarray(part, dtype).tobytes()).decode()
+        for name, (part, dtype) in arrays.items()
+    }
+    return {"texts": list(following.texts), **packed}
+
+
+def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
+    """Next tokens from `_next_as_json`: of this many layers and tokens. Raises `InvalidTrace`."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or value.keys() != {"texts", *NEXT_DTYPES}:
+        raise InvalidTrace(
+            f"The next tokens are {shown(value)}; they must have texts, {', '.join(NEXT_DTYPES)}. Save the trace again."
+        )
+    texts = value["texts"]
+    if not isinstance(texts, list) or not all(map(is_text, texts)):
+        raise InvalidTrace("The texts of the next tokens are not a list of texts. Save the trace again.")
+    shapes = {name: (layers, tokens, NEXT) if name.startswith("lens") else (tokens, NEXT) for name in NEXT_DTYPES}
+    optional = {name: name.startswith("lens") and value[name] is None for name in NEXT_DTYPES}
+    arrays = {name: None if optional[name] else _unpacked(value[name], name, shapes[name]) for name in NEXT_DTYPES}
+    return NextTokens(tuple(texts), **arrays)
+
+
+def _unpacked(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """An array of that shape from base64; its length is looked at before it is decoded."""
+    size = 4 * prod(shape)
+    if isinstance(value, str) and len(value) == 4 * -(-size // 3):
+        try:
+            data = b64decode(value, validate=True)
+        except ValueError:
+            data = b""
+        if len(data) == size:
+            return np.frombuffer(bytearray(data), NEXT_DTYPES[name]).reshape(shape)
+    raise InvalidTrace(
+        f"The {name} of the next tokens are not the bytes of an array of the shape {shape}. Save the trace again."
+    )

@@ -64,7 +64,7 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
 
 def test_each_field_of_a_run_is_in_an_address_and_comes_back():
     most = settings.SETTINGS.max_new_tokens
-    asked = RunRequest("a", "m", most, 0.75, 7, "bfloat16", "cpu", "decoder", "off", "checkpoint", True, "Be brief.")
+    asked = RunRequest("a", "m", most, 0.75, 7, "bfloat16", "cpu", "decoder", "off", "checkpoint", True, "Be brief.", ((1, 6), (2, 4)))
     assert ["prompt", "model", *READ] == [field.name for field in fields(RunRequest)] == list(asked.parameters())
     assert run_from_query(asked.parameters()) == asked
     assert run_from_query({"prompt": "a"}) == RunRequest("a", settings.SETTINGS.models[0])
@@ -97,10 +97,13 @@ def test_texts_in_a_link_are_cut_where_a_prompt_is_too_long():
 
 def test_a_run_is_asked_of_the_library_as_one_request():
     found = RunRequest("a", "m", 3, 0.75, 7, site="decoder", kernels="off", chat=True, system="b").request()
-    drawn_as, how = moeviz.Sampling(0.75, seed=7), {"kernels": False, "site": "decoder", "chat": True, "system": "b"}
+    drawn_as = moeviz.Sampling(0.75, seed=7)
+    how = {"kernels": False, "site": "decoder", "chat": True, "system": "b", "next_tokens": "auto"}
     assert found == CaptureRequest(("a",), 3, drawn_as, **how)
     as_it_says = RunRequest("a", "m", 3, 0.75, 7, decoding="checkpoint").request()
-    assert as_it_says == CaptureRequest(("a",), 3, moeviz.Sampling(seed=7), "checkpoint")
+    assert as_it_says == CaptureRequest(("a",), 3, moeviz.Sampling(seed=7), "checkpoint", next_tokens="auto")
+    muted = RunRequest("a", "m", mute=((1, 6), (2, 4), (2, 5))).request()
+    assert muted.intervention == moeviz.Mute({1: (6,), 2: (4, 5)})
 
 
 @pytest.mark.parametrize("query", [{"prompt": ""}, {"prompt": "a", "system": "Be brief."}])

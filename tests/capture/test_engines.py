@@ -109,6 +109,7 @@ def test_what_the_engine_says_comes_out():
         ({"site": "decoder"}, "site"),
         ({"decoding": moeviz.Decoding(num_beams=2)}, "decoding"),
         ({"decoding": "checkpoint"}, "decoding"),
+        ({"next_tokens": True}, "next_tokens"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else given,
 )

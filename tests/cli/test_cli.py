@@ -712,3 +712,15 @@ def test_compare_says_of_too_many_and_of_one_what_it_needs(three_paths, capsys):
     assert "Up to 8 traces are compared, and 9 are named" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["compare", three_paths[0]])
+
+
+def test_trace_writes_next_tokens_where_they_are_asked_for_and_refuses_files_without_them(tmp_path, capsys):
+    path = tmp_path / "trace.npz"
+    assert main(["trace", "Il fait froid.", "--next-tokens", "-o", str(path), "--json"]) == 0
+    told, kept = json.loads(capsys.readouterr().out)["next"], read_trace(path).next_tokens
+    assert [(row["text"], row["p"]) for row in told] == kept.after(-1) and kept.lens_ids.shape == (6, *kept.ids.shape)
+    assert main(["trace", "Il fait froid.", "--next-tokens"]) == 0
+    assert f"next       “{told[0]['text'].strip()}" in capsys.readouterr().out.replace("“ ", "“")
+    assert main(["trace", "Il fait froid.", "--next-tokens", "-o", str(tmp_path / "trace.json")]) != 0
+    assert "Only a .npz file holds next tokens" in capsys.readouterr().err
+    assert not (tmp_path / "trace.json").exists()

@@ -4,13 +4,17 @@ import io
 import json
 import pickle
 import zipfile
+from base64 import b64decode, b64encode
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from npz_files import members_of, npy_header, npz
 
 from moeviz.errors import InvalidTrace
+from moeviz.formats.exports import EXPORTS
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
+from moeviz.next_tokens import NEXT, NextTokens
 
 
 def npy(values: np.ndarray) -> bytes:
@@ -267,3 +271,86 @@ def test_a_wrong_fact_about_a_token_is_refused(with_header, name, value):
 def test_tokens_that_are_not_lists_of_one_length_are_refused(with_header, edit):
     with pytest.raises(InvalidTrace, match=r"tokens"):
         from_trace_file(with_header(edit))
+
+
+@pytest.fixture
+def predicted(trace):
+    """A trace with made-up next tokens: hostile texts, and a lens."""
+    rng = np.random.default_rng(3)
+    L, T = trace.experts.shape[:2]
+    texts = ("", "\n", "=1+1", "<script>", "‮x", "é", "\x00")
+
+    def rows(*shape):
+        p = -np.sort(-rng.random((*shape, NEXT)), axis=-1) / NEXT
+        return rng.integers(0, len(texts), p.shape, dtype=np.int32), p.astype(np.float32)
+
+    return replace(trace, next_tokens=NextTokens(texts, *rows(T), *rows(L, T)))
+
+
+def test_next_tokens_come_back_to_the_last_bit_with_or_without_a_lens(trace, predicted):
+    without = replace(predicted, next_tokens=replace(predicted.next_tokens, lens_ids=None, lens_p=None))
+    for one in (trace, predicted, without):
+        assert from_trace_file(to_trace_file(one)).equals(one)
+    assert not predicted.equals(trace) and not predicted.equals(without)
+
+
+def test_a_version_before_next_tokens_finds_the_same_arrays_and_keys_in_the_file(trace, predicted):
+    """It reads `format`, `model` and `tokens` of the header, and refuses arrays that it does not know."""
+    before, now = members_of(to_trace_file(trace)), members_of(to_trace_file(predicted))
+    headers = [json.loads(bytes(np.load(io.BytesIO(each.pop("header.npy"))))) for each in (before, now)]
+    assert before == now and headers[1].pop("next_tokens") and headers[0] == headers[1]
+
+
+def spoil_next(**changes):
+    return lambda header: header["next_tokens"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda header: header.update(next_tokens=[]), "they must have texts, ids"),
+        (lambda header: header["next_tokens"].pop("p"), "they must have texts, ids"),
+        (spoil_next(colour="red"), "they must have texts, ids"),
+        (spoil_next(texts="abc"), "not a list of texts"),
+        (spoil_next(texts=["a", None]), "not a list of texts"),
+        (spoil_next(texts=["\ud800"] * 7), "not a list of texts"),
+        (spoil_next(texts=["a"]), "ids without a text"),
+        (spoil_next(ids=None), "not the bytes of an array"),
+        (spoil_next(ids="AAAA"), "not the bytes of an array"),
+        (spoil_next(p=7), "not the bytes of an array"),
+        (spoil_next(lens_p=None), "ids and probabilities; got one"),
+        (lambda header: header["next_tokens"].update(p="!" * len(header["next_tokens"]["p"])), "not the bytes"),
+        (lambda header: header["next_tokens"].update(p=packed(header, np.nan)), "must be from 0 to 1"),
+        (lambda header: header["next_tokens"].update(p=packed(header, 1.5)), "must be from 0 to 1"),
+        (lambda header: header["next_tokens"].update(p=packed(header, -0.5)), "must be from 0 to 1"),
+        (lambda header: header["next_tokens"].update(p=packed(header, 0.9, at=3)), "the highest first"),
+        (lambda header: header["next_tokens"].update(ids=packed(header, -1, "<i4")), "ids without a text"),
+        (lambda header: header["next_tokens"].update(ids=packed(header, 7, "<i4")), "ids without a text"),
+    ],
+)
+def test_damaged_next_tokens_are_refused_in_a_sentence(predicted, edit, says):
+    members = members_of(to_trace_file(predicted))
+    header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
+    edit(header)
+    content = npy(np.frombuffer(json.dumps(header).encode(), np.uint8))
+    with pytest.raises(InvalidTrace, match=says):
+        from_trace_file(npz(members | {"header.npy": content}))
+
+
+def packed(header, value, dtype="<f4", at=0) -> str:
+    """One of the arrays with another value in its first row."""
+    name = "p" if dtype == "<f4" else "ids"
+    values = np.frombuffer(b64decode(header["next_tokens"][name]), dtype).copy()
+    values[at] = value
+    return b64encode(values.tobytes()).decode()
+
+
+def test_next_tokens_of_another_number_of_tokens_are_refused(predicted):
+    with pytest.raises(InvalidTrace, match="next tokens have the shape"):
+        replace(predicted, next_tokens=predicted.next_tokens.select(range(4), slice(1, None)))
+
+
+def test_formats_that_do_not_hold_next_tokens_give_the_trace_without_them(trace, predicted):
+    for export in EXPORTS:
+        if export.read is not None and export.suffix != ".npz":
+            assert export.write(predicted) == export.write(trace)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.generation import Progress
-from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.request import AUTO, CaptureRequest
 from moeviz.capture.run.streaming import Throttle
 from moeviz.errors import CaptureError
 from moeviz.footprint import ServedModel
@@ -110,13 +110,16 @@ _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("kernels", ("auto", False), "moeviz's kernels"),
     ("site", (None,), "a choice of routers"),
     ("decoding", (Decoding(),), "beams, drafts and caches"),
+    ("next_tokens", (False, AUTO), "next tokens"),
+    ("token_ids", (None,), "prompts by their token ids"),
 )
 
 
 def check_only_read(model: EngineModel, request: CaptureRequest, tokenizer: object = None) -> None:
     """Raise `CaptureError` for what only a transformers model can do."""
     given = {"tokenizer": tokenizer, "decoding": request.decoding}
-    given |= {name: getattr(request, name) for name in ("intervention", "kernels", "site")}
+    asked = ("intervention", "kernels", "site", "next_tokens", "token_ids")
+    given |= {name: getattr(request, name) for name in asked}
     for argument, nothing, words in _TRANSFORMERS_ONLY:
         if given[argument] not in nothing:
             raise CaptureError(

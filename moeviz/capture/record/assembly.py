@@ -48,7 +48,8 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
         logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
     facts = _facts(recording, run.info, experts.shape[-1])
     facts = replace(facts, decoding=ended_words(facts.decoding, _ended(written), len(written.tokens), written.asked))
-    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits)
+    following = recording.following and recording.following.at(where, recording.read, run.tokenizer)
+    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following)
     if (expected := recording.expected) is not None:
         expected.check_held(trace, *_decisions(replace(recording, outputs=expected.own), where))
     return trace

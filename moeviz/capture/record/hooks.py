@@ -17,6 +17,7 @@ from torch import nn
 
 from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.record.forwards import ENDED, ForwardLog, forward_hook, forwards_logged, method_hook
+from moeviz.capture.record.next_tokens import NextTokenRecord
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.routers.router_adapters import Answer
 from moeviz.capture.routers.weight_sharing import order_of
@@ -77,6 +78,7 @@ class Recording:
     outputs: list[RouterOutputs] = field(default_factory=list)  # one per router
     by: str = BY_HOOKS  # see `ModelInfo.recorded_by`
     expected: ExpectedRouting | None = None  # what routers were to decide otherwise
+    following: NextTokenRecord | None = None  # the likeliest next tokens, where they were asked for
 
     @property
     def read(self) -> list[torch.Tensor]:

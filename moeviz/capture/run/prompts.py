@@ -81,8 +81,7 @@ def prepare(
         info = replace(describe(runs, info.name, info.revision, request.site), caution=info.caution)
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
-    texts, chat = list(request.prompts), request.chat
-    ids = _token_ids(tokenizer, turns(tokenizer, texts, request.system) if chat else texts, special=not chat)
+    ids = _given_ids(runs, request.token_ids) if request.token_ids else _ids_of_texts(tokenizer, request)
     batch = _in_one_batch(runs, ids, request.max_new_tokens)
     return ModelInput(runs, tokenizer, info, batch)
 
@@ -98,6 +97,18 @@ def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
         )
     ids = torch.full((sequences, 1), start, device=model.device)
     return Batch(ids, torch.ones_like(ids))
+
+
+def _given_ids(model: PreTrainedModel, token_ids: tuple[tuple[int, ...], ...]) -> list[list[int]]:
+    vocabulary = model.config.get_text_config().vocab_size
+    if not all(0 <= token < vocabulary for row in token_ids for token in row):
+        raise InvalidPrompt(f"A token id is not from 0 to {vocabulary - 1:,}, which are the tokens of this model.")
+    return [list(row) for row in token_ids]
+
+
+def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -> list[list[int]]:
+    texts, chat = list(request.prompts), request.chat
+    return _token_ids(tokenizer, turns(tokenizer, texts, request.system) if chat else texts, special=not chat)
 
 
 def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], special: bool) -> list[list[int]]:

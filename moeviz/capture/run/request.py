@@ -12,6 +12,7 @@ from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import cut
 
+AUTO: Literal["auto"] = "auto"
 Kernels = bool | Literal["auto"]
 
 
@@ -38,15 +39,20 @@ class CaptureRequest:
     site: str | None = None
     chat: bool = False
     system: str | None = None
+    next_tokens: bool | Literal["auto"] = False  # "auto": where the model has them, with a lens where that is cheap
+    token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, in place of their texts
 
     def __post_init__(self) -> None:
         check_new_tokens(self.max_new_tokens)
         check_settings(self.sampling, self.decoding)
         check_chat(self.chat, self.system)
-        if not self.prompts or not all(self.prompts):
+        given = self.prompts if self.token_ids is None else self.token_ids
+        if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-        if not isinstance(self.kernels, bool) and self.kernels != "auto":
+        if not isinstance(self.kernels, bool) and self.kernels != AUTO:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
+        if not isinstance(self.next_tokens, bool) and self.next_tokens != AUTO:
+            raise CaptureError(f'next_tokens is {self.next_tokens!r}; it can be True, False or "auto".')
         if self.intervention is not None and not isinstance(self.intervention, Intervention):
             raise CaptureError(
                 f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange "

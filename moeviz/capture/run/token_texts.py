@@ -72,3 +72,13 @@ def _decoder(tokenizer: Decodes) -> Decode:
         return known[ids]
 
     return decode
+
+
+def texts_of_tokens(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
+    """The text of each of these tokens by itself, in any order; where that is no whole character, its name: `⟨<0xF0>⟩`.
+
+    "" for an id that the tokenizer does not know: a head may have room for more.
+    """
+    decode = _decoder(tokenizer)
+    names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]
+    return [_next_texts(decode, (token,), [name])[0] for token, name in zip(ids, names, strict=True)]

@@ -1,0 +1,238 @@
+"""Record the likeliest next tokens in the forward whose routing is recorded, and as they would be after each layer.
+
+Hidden states go to the model's head a few rows at a time, inside the model's own forward: whatever that does to logits
+(a scale, a cap) is done, and logits of a whole text are never there at once. The routers do not run again. What comes of
+the last row is compared with what the model itself answers.
+
+Letters: B sequences of a forward, S its positions, n rows at a time, D hidden, V vocabulary, N likeliest tokens.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from threading import get_ident
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from moeviz.capture.models.patching import patched
+from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers
+from moeviz.capture.routers.weight_sharing import order_of
+from moeviz.capture.run.prompts import ModelInput
+from moeviz.capture.run.request import AUTO, CaptureRequest
+from moeviz.capture.run.token_texts import texts_of_tokens
+from moeviz.errors import CaptureError
+from moeviz.next_tokens import NEXT, NextTokens
+
+MOST_LOGITS = 2**24  # float32 numbers at once: 64 MB
+LENS_BY_ITSELF = 2**28  # multiplications a token: of a larger model on a CPU, the lens is taken where it is asked for
+NORMS = ("norm", "final_layernorm", "final_norm", "norm_f", "ln_f", "embedding_norm")  # the last before the head
+Top = tuple[Tensor, Tensor]  # ids (n, N) int32 and probabilities (n, N) float32
+
+
+class _StackAnswer:
+    """Hidden states as the answer of the stack below a head, which has nothing else."""
+
+    def __init__(self, hidden: Tensor) -> None:
+        self.last_hidden_state = hidden
+
+    def __getattr__(self, _name: str) -> None:
+        return None
+
+    def __getitem__(self, place: Any) -> Any:
+        return (self.last_hidden_state,)[place]
+
+
+class Head:
+    """A model's own way from hidden states to logits, taken for a few rows at a time."""
+
+    def __init__(self, model: PreTrainedModel) -> None:
+        self.model, self.base, self.busy = model, model.base_model, False
+        self.vocabulary: int = model.config.get_text_config().vocab_size
+
+    def top(self, hidden: Tensor) -> tuple[Top, Tensor]:
+        """The likeliest tokens of each row of (B, S, D), and the logits (V,) of the last row."""
+        parts = []
+        for rows in hidden.reshape(-1, hidden.shape[-1]).split(max(MOST_LOGITS // self.vocabulary, 1)):
+            logits = self._logits(rows)
+            p, ids = logits.float().softmax(-1).topk(NEXT)
+            parts.append((ids.int(), p))
+        ids, p = (torch.cat(part) for part in zip(*parts, strict=True))
+        return (ids, p), logits[-1]
+
+    def _logits(self, rows: Tensor) -> Tensor:
+        from moeviz.capture.record.private_names import with_forward  # plain listening does without it
+
+        ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
+        self.busy = True
+        try:
+            with with_forward(self.base, lambda *_given, **_how: _StackAnswer(rows[None])):
+                logits: Tensor = self.model.forward(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            self.busy = False
+        return logits
+
+
+@dataclass(slots=True, eq=False)
+class NextTokenRecord:
+    """The likeliest next tokens of all rows that were read, forward after forward."""
+
+    head: Head
+    required: bool
+    norm: nn.Module | None  # None: no lens
+    rows: list[Top] = field(default_factory=list)  # after the whole model, (B·S, N) of each forward
+    lens: list[list[Top]] = field(default_factory=list)  # the same after the layer of each router
+    normed: Tensor | None = None  # what the last layer answered, after the final norm
+    last: Tensor | None = None  # logits of the last row
+    why_not: str = ""
+    known: dict[int, str] = field(default_factory=dict)  # texts of tokens
+
+    def layer_ended(self, index: int, hidden: Tensor) -> None:
+        """Keep what the head makes of one router's layer."""
+        if self.norm is not None:
+            self.lens[index].append(self.head.top(self.norm(hidden))[0])
+
+    def last_layer_ended(self, hidden: Tensor) -> None:
+        """Keep what the final norm makes of the last layer."""
+        self.normed = None if self.norm is None else self.norm(hidden)
+
+    def stack_ended(self, hidden: Tensor) -> None:
+        """Keep what the head makes of the whole stack, which must end in the final norm: else there is no lens."""
+        top, self.last = self.head.top(hidden)
+        self.rows.append(top)
+        if self.norm is not None and (self.normed is None or not torch.equal(self.normed, hidden)):
+            self.norm, self.lens = None, []
+
+    def model_ended(self, logits: Tensor | None) -> None:
+        """Compare the last row with the model's own answer."""
+        if self.last is None or logits is None or not _close(logits.reshape(-1, logits.shape[-1])[-1], self.last):
+            self.why_not = (
+                f"The head of {type(self.head.model).__name__} answers otherwise than its forward as a whole, so "
+                "moeviz cannot tell its next tokens. Leave next_tokens out."
+            )
+
+    def at(
+        self, where: np.ndarray, read: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase
+    ) -> NextTokens | None:
+        """The next tokens after those that stand at these places of all rows that were read.
+
+        Raises `CaptureError` where they were asked for and cannot be told.
+        """
+        why_not = self.why_not
+        if [len(ids) for ids, _ in self.rows] != [ids.numel() for ids in read]:
+            why_not = why_not or (
+                f"{type(self.head.model).__name__} reads tokens by another way than its stack and head, so moeviz "
+                "cannot tell its next tokens. Leave next_tokens out."
+            )
+        if not why_not:
+            (ids, p), *lens = [_at(parts, where) for parts in (self.rows, *self.lens)]
+            if np.isfinite(p).all() and all(np.isfinite(part).all() for _, part in lens):
+                return self._named(ids, p, lens, tokenizer)
+            why_not = (
+                "The model's logits are not all numbers, so it has no likeliest next tokens. Load it in a wider dtype, "
+                "or leave next_tokens out."
+            )
+        if self.required:
+            raise CaptureError(why_not)
+        return None
+
+    def _named(
+        self, ids: np.ndarray, p: np.ndarray, lens: list[tuple[np.ndarray, np.ndarray]], tokenizer: Any
+    ) -> NextTokens:
+        """Name each token that is among the likeliest once."""
+        every = np.stack([ids, *(part for part, _ in lens)])
+        tokens, rows = np.unique(every, return_inverse=True)
+        new = [token for token in tokens.tolist() if token not in self.known]
+        self.known.update(zip(new, texts_of_tokens(tokenizer, new), strict=True))
+        texts, rows = tuple(map(self.known.__getitem__, tokens.tolist())), rows.reshape(every.shape).astype(np.int32)
+        return NextTokens(texts, rows[0], p, *((rows[1:], np.stack([part for _, part in lens])) if lens else ()))
+
+
+@contextmanager
+def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[NextTokenRecord | None]:
+    """Inside the block the likeliest next tokens of what this thread reads are recorded, where the request asks so.
+
+    Raises `CaptureError` where it asks for them and the model has none.
+    """
+    why_not = why_no_next_tokens(run.model) if request.next_tokens else ""
+    if why_not and request.next_tokens != AUTO:
+        raise CaptureError(why_not)
+    if why_not or not request.next_tokens:
+        yield None
+        return
+    head, routers = Head(run.model), find_routers(run.model, request.site)
+    of_lens = _lens_of(run.model, routers) if request.intervention is None and _is_cheap(head, routers, request) else None
+    norm, layers, last_layer = (None, [], None) if of_lens is None else of_lens
+    record = NextTokenRecord(head, request.next_tokens is True, norm, lens=[[] for _ in layers])
+    with ExitStack() as stack:
+        for index, layer in enumerate(layers):
+            stack.enter_context(_ended(layer, lambda hidden, index=index: record.layer_ended(index, hidden), head))
+        if last_layer is not None:
+            stack.enter_context(_ended(last_layer, record.last_layer_ended, head))
+        stack.enter_context(_ended(head.base, record.stack_ended, head))
+        stack.enter_context(_ended(run.model, record.model_ended, head, of=lambda output: output.logits))
+        yield record
+
+
+def why_no_next_tokens(model: PreTrainedModel) -> str:
+    """Why a model has no next tokens to record, in a sentence; "" where it has."""
+    name = type(model).__name__
+    if model.config.is_encoder_decoder:
+        return f"{name} has an encoder and a decoder; next tokens are recorded of decoder-only models. Leave them out."
+    if model.get_output_embeddings() is None or model.base_model is model:
+        return (
+            f"{name} predicts no token: it has no language head. Load the checkpoint with one (…ForCausalLM), or leave "
+            "next_tokens out."
+        )
+    return ""
+
+
+def _is_cheap(head: Head, routers: Sequence[Router], request: CaptureRequest) -> bool:
+    """Whether the lens is worth its cost where nobody has asked for it by name: the head for every layer."""
+    if request.next_tokens is True or head.model.device.type != "cpu":
+        return True
+    return len(routers) * head.vocabulary * head.model.config.get_text_config().hidden_size <= LENS_BY_ITSELF
+
+
+def _lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
+    """The final norm, each router's layer, and the last layer of their stack; None where they are not of this form."""
+    found = [LAYER_INDEX.search(router.path) for router in routers]
+    stacks = {router.path[: at.start(1) - 1] for router, at in zip(routers, found, strict=True) if at is not None}
+    if len(stacks) != 1 or len(order_of(model, routers)) != len(routers):
+        return None
+    (stack,) = stacks
+    parent = model.get_submodule(stack.rpartition(".")[0])
+    norm = next((getattr(parent, name) for name in NORMS if isinstance(getattr(parent, name, None), nn.Module)), None)
+    layers = model.get_submodule(stack)
+    if norm is None or not isinstance(layers, nn.ModuleList):
+        return None
+    return norm, [layers[router.layer] for router in routers], layers[-1]
+
+
+@contextmanager
+def _ended(
+    module: nn.Module, note: Callable[[Any], None], head: Head, of: Callable[[Any], Any] | None = None
+) -> Iterator[None]:
+    """Inside the block `note` gets what a module answers to this thread, first of several, but not for the head."""
+    thread = get_ident()
+
+    def hook(_module: nn.Module, _given: tuple, answer: Any) -> None:
+        if get_ident() == thread and not head.busy:
+            note(of(answer) if of is not None else answer if isinstance(answer, Tensor) else answer[0])
+
+    with patched(lambda: module.register_forward_hook(hook).remove):
+        yield
+
+
+def _close(own: Tensor, ours: Tensor) -> bool:
+    """Equal, but for how a product of another number of rows is rounded."""
+    near = 8 * torch.finfo(own.dtype).eps + 1e-4
+    return bool((own - ours.to(own)).abs().max() <= near * own.abs().max())
+
+
+def _at(parts: list[Top], where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    ids, p = (torch.cat(part).cpu().numpy()[where] for part in zip(*parts, strict=True))
+    return ids, p
