@@ -128,14 +128,21 @@ def show(path: Path, most: int = 40) -> None:
 
 
 def keep(path: Path) -> None:
-    """Write what a test takes without its shared fixtures, and what a shared fixture takes, in CPU seconds."""
+    """Write what a test takes without its shared fixtures, and what a shared fixture takes, in CPU seconds.
+
+    Tests that were not run keep the costs that they had, as long as their file is there.
+    """
     rows = pd.read_json(path, lines=True)
     tests = rows[rows.kind == "test"]
     own = tests.assign(id=tests.id.str.split("[").str[0]).groupby("id")["own"].mean()
     shared = rows[rows.kind == "fixture"].groupby("id")["cpu"].mean()
-    found = pd.concat([own, shared]).rename("seconds").rename_axis("test").round(2).sort_index()
+    new = pd.concat([own, shared]).rename("seconds").rename_axis("test").round(2)
+    old = pd.read_csv(COSTS, index_col="test")["seconds"]
+    files = old.index.str.partition("::").get_level_values(0)
+    there = [not file or (COSTS.parent.parent / file).exists() for file in files]
+    found = pd.concat([new, old[there & ~old.index.isin(new.index)]]).sort_index()
     found[found >= LEAST].to_csv(COSTS, lineterminator="\n")
-    print(f"{len(found[found >= LEAST])} rows in {COSTS}")
+    print(f"{(found >= LEAST).sum()} rows in {COSTS}")
 
 
 def record(path: Path, options: list[str]) -> int:

@@ -29,7 +29,9 @@ class Visit:
     is_placed: bool = False  # whether somebody has pointed at a place of this trace
     findings: tuple[RoutingTrace, list[Finding]] | None = None
     explorer: tuple[RoutingTrace, range, Place, Place] | None = None  # trace, rows, its place, the place it was given
-    muted: tuple[RoutingTrace, tuple[Place, ...], int] | None = None  # layers and experts; how often others were asked for
+    muted: tuple[RunRequest, int] | None = (
+        None  # the run on screen without some experts; how often others were asked for
+    )
 
     # A run that goes on, that waits for somebody to press Run, or that was refused.
     unfinished: tuple[RoutingTrace, int] | None = None  # and the tokens that were asked for

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from urllib.parse import quote, urlencode
 
 import streamlit as st
+from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url.expert import asked_query, for_the_address
@@ -40,10 +41,9 @@ MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat
 FIRST_PATH = ""  # of the first page
 
 
-def write(page: str) -> None:
-    """Let the address of this page say what is on screen."""
-    trace = session.current_trace()
-    run = recent.run_of(trace)
+def write(page: str, run: RunRequest | None = None) -> None:
+    """Let the address of this page say what is on screen, by the run that made it: that of the trace, or this one."""
+    run = run or recent.run_of(session.current_trace())
     wanted = {}
     of_dataset = page in DATASET_PAGES and datasets.chosen() is not None
     if run is not None and run.fits_an_address and not of_dataset:

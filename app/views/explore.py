@@ -2,12 +2,10 @@
 
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded, reread
-from moeviz_app.jobs.background import Background
+from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
@@ -17,9 +15,10 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
 from moeviz_app.views.examples import EXAMPLES, MIXED
+from moeviz_app.views.read_again import decided_here, muted_here, offer_occlusion, wanted_of
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
-from moeviz_app.widgets.components.explorer import Muted, Place, explorer, told
+from moeviz_app.widgets.components.explorer import Place, explorer, told
 from moeviz_app.widgets.components.written import written
 from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.expert_links import open_expert
@@ -27,7 +26,7 @@ from moeviz_app.widgets.facts import layer_word, trace_facts
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
 from moeviz_app.widgets.pickers import choose_stretch
 from moeviz_app.widgets.run_options import choose_model, choose_options
-from moeviz_app.widgets.run_panel import record, waiting_words
+from moeviz_app.widgets.run_panel import record
 from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts import NAMED
@@ -42,8 +41,6 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
-OCCLUSION = "which word decided"  # a visitor's own job
-BETWEEN_LOOKS = 0.5  # seconds
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
@@ -179,9 +176,8 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     if run is not None and model_catalog.why_only_read(run.model) is not None:
         run = None
     with happening.container():
-        muted = None if run is None else _muted(trace, run)
-    decided = None if run is None else reread.occlusion_of(trace, run)
-    refused = session.result(OCCLUSION)
+        muted = None if run is None else muted_here(trace, run)
+    decided, can_decide = (None, False) if run is None else decided_here(trace, run)
     chosen = explorer(
         part,
         _given(trace, rows),
@@ -191,60 +187,26 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         names=names_of(trace.model, recent.traces().values()),
         muted=muted,
         why_no_next=NO_NEXT if run is None else "",
-        decided=None if decided is None else reread.compact(decided),
-        can_decide=run is not None and not (refused and refused[0] is trace and isinstance(refused[1], str)),
+        decided=decided,
+        can_decide=can_decide,
         key=EXPLORER,
         link=lambda _, *where: for_the_address(expert_query(trace, *where)),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
-    navigation.write(navigation.FIRST_PATH)
+    navigation.write(navigation.FIRST_PATH, _to_link(run))
     if run is not None:
-        _offer_occlusion(trace, run, chosen.decide)
+        offer_occlusion(trace, run, chosen.decide)
     if chosen.opened is not None:
         open_expert(expert_query(trace, *chosen.opened))
 
 
-def _muted(trace: RoutingTrace, run: RunRequest) -> Muted:
-    """The experts that the visitor has muted in this trace, and its tokens read again without them."""
-    of, experts, asked = visit().muted or (trace, (), 0)
-    if experts and of is trace:
-        with explained():
-            return Muted(experts, reread.muted(trace, run, experts), asked)
-        visit().muted = (trace, (), asked)
-    return Muted((), None, asked)
-
-
-def _offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> None:
-    """Begin to find out which word decided, if it is asked for, and say how far that is."""
-    known = session.result(OCCLUSION)
-    job = known[1] if known is not None and known[0] is trace else None
-    if job is None and is_asked and reread.occlusion_of(trace, run) is None:
-        with explained(partial(_keep_occlusion, trace)):
-            _keep_occlusion(trace, reread.begin_occlusion(trace, run))
-        st.rerun(scope="fragment")
-    if isinstance(job, str):
-        refuse(job)
-    elif job is not None:
-        st.fragment(_watch_occlusion, run_every=BETWEEN_LOOKS)(trace, job)
-
-
-def _keep_occlusion(trace: RoutingTrace, job: Background | str | None) -> None:
-    """Keep the work for this trace, or the sentence that says why it was not done."""
-    session.keep_result(OCCLUSION, None if job is None else (trace, job))
-
-
-def _watch_occlusion(trace: RoutingTrace, job: Background) -> None:
-    done, of = job.news or (0, 1)
-    st.progress(done / of, waiting_words(job.ahead, f"The text is read with other words in it: {done:,} of {of:,}"))
-    is_stopped = st.button("Stop", key="stop occlusion")
-    if is_stopped:
-        job.stop()
-    with explained(partial(_keep_occlusion, trace)):
-        if not is_stopped and job.found is None:
-            return
-        _keep_occlusion(trace, None)
-    st.rerun()
+def _to_link(run: RunRequest | None) -> RunRequest | None:
+    """The run that a link repeats, with its mutes; of the example only once somebody has done something with it."""
+    if run is not None and (wanted := wanted_of(run)).mute:
+        return wanted
+    shown = visit().explorer
+    return run if session.is_example() and shown is not None and shown[2] != shown[3] else None
 
 
 def _given(trace: RoutingTrace, rows: range) -> Place:
@@ -260,8 +222,8 @@ def _given(trace: RoutingTrace, rows: range) -> Place:
 def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     """Callback of the explorer."""
     heard = told(part, session.value(EXPLORER))
-    if heard.mutes is not None:
-        visit().muted = (trace, heard.mutes, heard.asked)
+    if heard.mutes is not None and (run := _run_on_screen()) is not None:
+        visit().muted = (replace(run, mute=heard.mutes), heard.asked)
     if (place := heard.at) is not None:
         session.choose(place[0], place[1] + rows.start)
         if (before := visit().explorer) is not None and before[0] is trace and before[1] == rows:

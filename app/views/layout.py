@@ -1,5 +1,7 @@
 """One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
 
+from dataclasses import replace
+
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
@@ -85,7 +87,9 @@ def follow(page: str) -> None:
     if "prompt" in asked:
         session.set_value(session.DATASET, None)
         with explained():
-            run, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
+            wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
+            run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
+            visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
             if recent.run_of(session.current_trace()) != run:  # else what is being typed would be lost
                 _show(run, *place)
                 fill_in(run)

@@ -311,12 +311,16 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     assert bars.locator(".text").all_text_contents() == [texts[10], "und", "</b>", "x", "y"]
     p = trace.next_tokens.p[9, 0]
     expect(bars.first.locator(".p")).to_have_text(f"{100 * p:.0f}%")
-    assert stands(bars.first.locator("i"))["width"] == pytest.approx(p * stands(bars.first.locator(".groove"))["width"], abs=1)
+    assert stands(bars.first.locator("i"))["width"] == pytest.approx(
+        p * stands(bars.first.locator(".groove"))["width"], abs=1
+    )
     expect(page.locator(".told")).to_have_text(f"The text does go on with “{texts[10]}” (bold).")
     guesses = page.locator("svg .mono")
     expect(guesses).to_have_count(5)  # after the last layer it is no guess
     tokens(page).first.click()
-    expect(page.locator(".told")).to_have_text(re.compile("^The text goes on with “.*”, which is not among these five.$"))
+    expect(page.locator(".told")).to_have_text(
+        re.compile("^The text goes on with “.*”, which is not among these five.$")
+    )
     tokens(page).last.click()
     expect(page.locator(".told")).to_have_text("Here the text ends.")
     chips = page.locator(".chip")

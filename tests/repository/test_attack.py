@@ -38,6 +38,7 @@ def test_a_million_forged_rows_hold_nobody_up():
     assert not found.errors
 
 
+@pytest.mark.table("app/server", "app/jobs", "benchmarks/crowds.py")
 @pytest.mark.parametrize("name", crowds.CROWDS)
 def test_beside_a_crowd_visitors_of_its_address_and_of_others_run_and_the_server_is_ready(name, monkeypatch):
     """In short: fewer cookies, for fewer places. How much slower runs are is for `python -m benchmarks.attack`."""

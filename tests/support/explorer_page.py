@@ -64,7 +64,15 @@ def shown():
     stale, (experts, asked) = "stale" in st.query_params, st.session_state.get("muted", ((), 0))
     muted = Muted(experts, without(trace, experts) if experts else None, asked) if "mute" in st.query_params else None
     chosen = explorer(
-        trace, start, found, stale=stale, key="explorer", link=expert_query, on_choice=hear, muted=muted, names=names_of(trace)
+        trace,
+        start,
+        found,
+        stale=stale,
+        key="explorer",
+        link=expert_query,
+        on_choice=hear,
+        muted=muted,
+        names=names_of(trace),
     )
     st.text(f"At {chosen.at}")
     if experts:

@@ -99,7 +99,9 @@ def _with_next(trace: RoutingTrace) -> RoutingTrace:
     texts = tuple(dict.fromkeys([*trace.tokens["text"], "Amen", "und", "</b>", "x", "y", "z"]))
     L, T, _ = trace.experts.shape
     follows = [*trace.tokens["text"][1:], "Amen"]
-    ids = np.array([[texts.index(text), *(texts.index(other) for other in ("und", "</b>", "x", "y"))] for text in follows])
+    ids = np.array(
+        [[texts.index(text), *(texts.index(other) for other in ("und", "</b>", "x", "y"))] for text in follows]
+    )
     ids[0, 0] = texts.index("z")
     p = np.linspace([0.6, 0.2, 0.1, 0.05, 0.0], [0.9, 0.06, 0.02, 0.01, 0.0], T)
     lens = np.broadcast_to(ids, (L, T, 5)), np.broadcast_to(p / 2, (L, T, 5))

@@ -91,18 +91,22 @@ def explorer(
     if key is None:
         _component(data=_live(trace, at))
         return Chosen(None, None)
-    data = packed(trace) | {
-        "at": None if at is None else [int(part) for part in at],
-        "findings": [_finding(finding) for finding in findings],
-        "query": {} if link is None else _constant(link, trace),
-        "template": [int(token) for token in template],
-        "stale": stale,
-        "live": False,
-        "names": packed_names(trace, names),
-        "whyNoNext": why_no_next,
-        "decided": decided,
-        "canDecide": can_decide,
-    } | _muting(trace, muted)
+    data = (
+        packed(trace)
+        | {
+            "at": None if at is None else [int(part) for part in at],
+            "findings": [_finding(finding) for finding in findings],
+            "query": {} if link is None else _constant(link, trace),
+            "template": [int(token) for token in template],
+            "stale": stale,
+            "live": False,
+            "names": packed_names(trace, names),
+            "whyNoNext": why_no_next,
+            "decided": decided,
+            "canDecide": can_decide,
+        }
+        | _muting(trace, muted)
+    )
     listen = on_choice or _nothing
     events = {f"on_{name}_change": listen for name in ("at", "open", "mutes", "decide")}
     return told(trace, _component(data=data, key=key, **events))

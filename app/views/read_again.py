@@ -1,0 +1,81 @@
+"""The tokens on screen, read again: without the experts that the visitor has muted, and with other words in turn."""
+
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import streamlit as st
+from moeviz_app.jobs import reread
+from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.session import session
+from moeviz_app.session.visit import visit
+from moeviz_app.widgets.components.explorer import Muted
+from moeviz_app.widgets.messages import explained, refuse
+from moeviz_app.widgets.run_panel import waiting_words
+
+from moeviz.routing_trace import RoutingTrace
+
+OCCLUSION = "which word decided"  # a visitor's own job
+BETWEEN_LOOKS = 0.5  # seconds
+
+
+def wanted_of(run: RunRequest) -> RunRequest:
+    """Return the run on screen with the experts that the visitor has muted in it."""
+    wanted, _ = visit().muted or (run, 0)
+    return wanted if replace(wanted, mute=()) == run else run
+
+
+def muted_here(trace: RoutingTrace, run: RunRequest) -> Muted:
+    """Return the experts that the visitor has muted in the run on screen, and its tokens read again without them."""
+    wanted, (_, asked) = wanted_of(run), visit().muted or (run, 0)
+    if not wanted.mute:
+        return Muted(asked=asked)
+    with explained(refuse):
+        return Muted(wanted.mute, reread.muted(trace, run, wanted.mute), asked)
+    visit().muted = (run, asked)
+    return Muted(asked=asked)
+
+
+def decided_here(trace: RoutingTrace, run: RunRequest) -> tuple[dict[str, Any] | None, bool]:
+    """Return which words decided, for a browser, where that is known; and whether it can be asked for."""
+    found = reread.occlusion_of(trace, run)
+    return None if found is None else reread.compact(found), not isinstance(_job_of(trace), str)
+
+
+def offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> None:
+    """Begin to find out which words decided, if it is asked for, and say how far that is."""
+    job = _job_of(trace)
+    if job is None and is_asked and reread.occlusion_of(trace, run) is None:
+        with explained(partial(_keep, trace)):
+            _keep(trace, reread.begin_occlusion(trace, run))
+        st.rerun(scope="fragment")
+    if isinstance(job, str):
+        refuse(job)
+    elif job is not None:
+        st.fragment(_watch, run_every=BETWEEN_LOOKS)(trace, job)
+
+
+def _job_of(trace: RoutingTrace) -> Background | str | None:
+    """Return the work that goes on for this trace, or the sentence that says why it was not done."""
+    of, job = session.result(OCCLUSION) or (None, None)
+    return job if of is trace else None
+
+
+def _keep(trace: RoutingTrace, job: Background | str | None) -> None:
+    session.keep_result(OCCLUSION, (trace, job))
+
+
+def _watch(trace: RoutingTrace, job: Background) -> None:
+    done, of = job.news or (0, 1)
+    st.progress(
+        done / of, waiting_words(job.ahead, f"The text is read with other words in it: {done:,} of {of:,} times")
+    )
+    is_stopped = st.button("Stop", key="stop occlusion")
+    if is_stopped:
+        job.stop()
+    with explained(partial(_keep, trace)):
+        if not is_stopped and job.found is None:
+            return
+        _keep(trace, None)
+    st.rerun()
