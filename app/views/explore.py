@@ -41,6 +41,7 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+TELLING = (2, 20)  # layer and token of the example: without that layer's expert for German, another token is likeliest
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
@@ -165,8 +166,8 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     """The explorer. A fragment: a choice in it writes the address, and nothing of the page is drawn anew."""
     found = _found(trace)
     if not session.is_placed():
-        first = found[0] if found else None
-        session.point_at(*((session.middle_layer(trace), 0) if first is None else (first.layer, first.token)))
+        first = (found[0].layer, found[0].token) if found else (session.middle_layer(trace), 0)
+        session.point_at(*(TELLING if session.is_example() else first))
     rows = _rows(trace)
     whole = len(rows) == len(trace.tokens)
     part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))

@@ -53,7 +53,8 @@ def offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> Non
     if isinstance(job, str):
         refuse(job)
     elif job is not None:
-        st.fragment(_watch, run_every=BETWEEN_LOOKS)(trace, job)
+        with st.container(key="reading again"):  # views/layout.py lets it float, so that nothing moves
+            st.fragment(_watch, run_every=BETWEEN_LOOKS)(trace, job)
 
 
 def _job_of(trace: RoutingTrace) -> Background | str | None:
@@ -67,7 +68,7 @@ def _keep(trace: RoutingTrace, job: Background | str | None) -> None:
 
 
 def _watch(trace: RoutingTrace, job: Background) -> None:
-    done, of = job.news or (0, 1)
+    done, of = job.news or (0, reread.occlusion_forwards(trace))
     st.progress(
         done / of, waiting_words(job.ahead, f"The text is read with other words in it: {done:,} of {of:,} times")
     )

@@ -47,7 +47,8 @@ def atlas(trace: RoutingTrace) -> Atlas:
     """
     check_recorded(trace)
     trace = sample_of_texts(trace)
-    classes = np.array([kind_of(text) for text in (words := pd.factorize(trace.tokens["text"]))[1]], object)[words[0]]
+    words = pd.factorize(trace.tokens["text"])
+    classes = np.array([kind_of(text) for text in words[1]], object)[words[0]]
     if "label" not in trace.tokens and (classes == SPECIAL).all():
         raise MissingField(
             "An atlas shows which kinds of text, or classes of tokens, an expert takes, and this trace has neither labels "

@@ -31,10 +31,10 @@ class Card {
     const { layer, token, trace } = this.explorer;
     const list = trace.chosen(layer, token);
     const name = trace.nameOfLayer(layer);
-    const Name = name[0].toUpperCase() + name.slice(1);
+    const Name = capitalised(name);
     if (!trace.isRecorded(layer, token)) return `Where ${name} sent this ${trace.item} is not recorded.`;
     if (!list.length) return `${Name} gave this ${trace.item} no expert: it was dropped.`;
-    return [this.picked(list, Name), this.weights(list), this.unused(list), this.next(list)].filter(Boolean).join(" ");
+    return [this.picked(list, Name), this.weights(list), this.unused(list), this.nextBest(list)].filter(Boolean).join(" ");
   }
 
   picked(list, Name) {
@@ -69,9 +69,9 @@ class Card {
   }
 
   // How near the router was to another choice: its scores tell, unless something else decides too.
-  next(list) {
+  nextBest(list) {
     const { layer, token, trace } = this.explorer;
-    if (!trace.scores || list.length >= trace.counts[layer]) return "";
+    if (!trace.scores || trace.now !== trace.plain || list.length >= trace.counts[layer]) return "";
     const { gap, last, next } = trace.edge(layer, token);
     const points = 100 * gap;
     if (points < 0) return "By score alone it would have picked others: this router does not go by scores alone.";

@@ -23,14 +23,16 @@ class Decided {
   learn(found, isOffered) {
     if (found && this.key !== found.flips) {
       this.key = found.flips;
-      this.fillers = found.fillers;
+      this.fillers = found.fillers.map((text) => text.trim() || "⏎");
       this.flips = numbers(found.flips, Uint8Array); // of four fillers
       this.falls = numbers(found.falls, Int16Array); // thousandths
       this.to = numbers(found.to, found.wide ? Uint16Array : Uint8Array);
     }
+    const isNews = Boolean(found) !== Boolean(this.found) || this.button.hidden !== (!found && !isOffered);
     this.found = found;
     this.button.hidden = !found && !isOffered;
     if (this.button.hidden) this.isOn = false;
+    if (isNews && this.words.isConnected) this.draw();
   }
 
   press() {
@@ -95,7 +97,7 @@ class Decided {
       const more = deciding.length > MOST_SAID ? ` and ${deciding.length - MOST_SAID} more` : "";
       const how = ` An arc: at least three of four other words (${this.fillers.join(" ")}) in its place changed the first choice. A line: points that the router's score falls.`;
       return [
-        `${trace.nameOfLayer(layer)} sends ${word(token)} to ${expert(first.expert)}. Replace one word and it goes elsewhere: ${said.join("; ")}${more}.`,
+        `${capitalised(trace.nameOfLayer(layer))} sends ${word(token)} to ${expert(first.expert)}. Replace one word and it goes elsewhere: ${said.join("; ")}${more}.`,
         make("span", "soft", how),
       ];
     }

@@ -23,7 +23,7 @@ class Next {
     this.title.textContent = mutes.length ? `Next token ${this.explorer.without()}` : next ? "Five likeliest next tokens" : "Next tokens";
     this.back.hidden = !mutes.length;
     this.bars.hidden = !next;
-    if (next) this.fill(next.after(token), this.before());
+    if (next) this.fill(this.besideBefore(next.after(token)), this.before());
     this.words.textContent = this.told();
   }
 
@@ -31,6 +31,13 @@ class Next {
   before() {
     const { trace, token } = this.explorer;
     return trace.now === trace.plain ? null : (trace.plain.next?.after(token) ?? null);
+  }
+
+  // The token that was the likeliest stays in sight: what is left of it is less than the last of the five has.
+  besideBefore(list) {
+    const likeliest = this.before()?.[0];
+    if (!likeliest || list.some(({ text }) => text === likeliest.text)) return list;
+    return [...list.slice(0, AFTER - 1), { text: likeliest.text, p: null, most: list.at(-1).p }];
   }
 
   fill(list, before = null) {
@@ -41,8 +48,8 @@ class Next {
       if (!one) return;
       text.textContent = one.text;
       text.classList.toggle("true", one.text === goesOn);
-      now.style.width = `${100 * one.p}%`;
-      p.textContent = percent(one.p);
+      now.style.width = `${100 * (one.p ?? 0)}%`;
+      p.textContent = one.p === null ? `<${percent(one.most)}`.replace("<<", "<") : percent(one.p);
       const had = before?.find(({ text: own }) => own === one.text);
       was.hidden = !had;
       if (had) was.style.width = `${100 * had.p}%`;

@@ -44,6 +44,10 @@ function cut(text, most) {
   return letters.length > most ? `${letters.slice(0, most - 1).join("")}…` : text;
 }
 
+function capitalised(words) {
+  return words[0].toUpperCase() + words.slice(1);
+}
+
 function listed(words) {
   return words.length < 2 ? words.join("") : `${words.slice(0, -1).join(", ")} and ${words.at(-1)}`;
 }

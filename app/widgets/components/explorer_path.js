@@ -11,10 +11,10 @@ const NARROW = 460; // pixels of the card
 const HEAD = 36; // where the layers begin: above them is the token
 const GLASS = 30; // high
 const BESIDE_GLASSES = 24; // for the layer's index
-const GLASSES_WIDE = 304; // beside them there is room for names
+const GLASSES_WIDE = 272; // beside them there is room for names
 const LENS = 118; // pixels of an open layer among lines
 const NAMES_HIGH = 17;
-const GUESS_WIDE = 74; // at the right end
+const GUESS_WIDE = 66; // at the right end, of what the model would write next
 
 class Path {
   constructor(explorer) {
@@ -86,7 +86,7 @@ class Path {
     const half = Math.max(14, 4.3 * wideness(shown) + 8);
     shape(this.svg, "rect", { x: this.middle - half, y: 2, width: 2 * half, height: 25, rx: 6, class: "ink" });
     shape(this.svg, "text", { x: this.middle, y: 19, class: "pill" }, shown);
-    if (trace.next?.lensP && !this.narrow && trace.now === trace.plain)
+    if (this.hasGuesses())
       shape(this.svg, "text", { x: this.width, y: 17, class: "soft end" }, "its guess of the next token");
   }
 
@@ -160,6 +160,7 @@ class Path {
       event.preventDefault();
       event.stopPropagation();
     };
+    if (muted) return;
     glass.onpointerenter = () => explorer.heat({ layer: at, expert });
     glass.onpointerleave = () => explorer.heat(null);
   }
@@ -185,7 +186,7 @@ class Path {
     const rows = this.isOpen ? Math.max(2, Math.floor((this.high - 16) / NAMES_HIGH)) : Math.floor((this.high - 10) / NAMES_HIGH);
     const shown = list.length > rows ? list.slice(0, rows - 1) : list;
     const [x, y] = this.narrow ? [BESIDE_GLASSES, this.meet(at) + 20] : [from, this.isOpen ? this.top(at) + 12 : this.lineOf(at) + 20];
-    const letters = Math.floor((this.width - x - (this.isOpen ? GUESS_WIDE : 0) - 52) / 6.4);
+    const letters = Math.floor((this.width - x - (this.hasGuesses() ? GUESS_WIDE : 0) - 36) / 5.9);
     shown.forEach((choice, place) => this.drawName(at, choice, weighed?.[place], { x, y: y + place * NAMES_HIGH, class: "start" }, letters));
     const more = list.length - shown.length;
     if (more) shape(this.svg, "text", { x, y: y + shown.length * NAMES_HIGH, class: "soft start" }, `and ${more} more`);
@@ -201,17 +202,23 @@ class Path {
     shape(link, "title", {}, `${name ? name[1] : trace.names ? "No clear pattern" : `Expert ${expert}`}. Open its page`);
     const text = shape(link, "text", { ...where, class: place });
     shape(text, "tspan", { class: explorer.isNew(at, expert) ? "bold new" : "bold" }, `${expert} `);
-    const words = name ? name[0] : trace.names ? "no clear pattern" : "";
+    const short = this.narrow && this.isOpen ? name?.[0].split(", ")[0] : name?.[0];
+    const words = name ? short : trace.names ? "no clear pattern" : "";
     if (words) shape(text, "tspan", { class: name ? "" : "soft" }, `${cut(words, letters)} `);
     if (weight) shape(text, "tspan", { class: "soft" }, weight);
   }
 
-  // What the model would write if it stopped after this layer. Not where an expert is muted: the lens is of the whole model.
+  // Not where an expert is muted: the lens is of the whole model.
+  hasGuesses() {
+    const { trace } = this.explorer;
+    return this.isOpen && !this.narrow && trace.now === trace.plain && Boolean(trace.next?.lensP);
+  }
+
+  // What the model would write if it stopped after this layer.
   drawGuess(at, y) {
     const { trace, token } = this.explorer;
-    if (this.narrow || trace.now !== trace.plain || at === trace.L - 1) return;
-    const best = trace.next?.lens(at, token)?.[0];
-    if (!best) return;
+    if (!this.hasGuesses() || at === trace.L - 1) return;
+    const [best] = trace.next.lens(at, token);
     shape(this.svg, "text", { x: this.width, y, class: "mono end" }, cut(best.text, 9));
     shape(this.svg, "text", { x: this.width, y: y + 16, class: "soft end" }, percent(best.p));
   }
