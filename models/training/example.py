@@ -15,7 +15,7 @@ def main() -> None:
     """Run the command."""
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     text = sys.argv[1] if len(sys.argv) > 1 else written_text(example_trace())
-    EXAMPLE.write_bytes(to_trace_file(moeviz.trace(moeviz.load_model(), text)))
+    EXAMPLE.write_bytes(to_trace_file(moeviz.trace(moeviz.load_model(), text, next_tokens=True)))
     log.info("%s: %d bytes", EXAMPLE.name, EXAMPLE.stat().st_size)
 
 

@@ -12,5 +12,5 @@ EXAMPLE = Path(__file__).parent / "example.npz"
 
 
 def example_trace() -> RoutingTrace:
-    """The trace: ids, weights and logits of one short text in several languages."""
+    """The trace: ids, weights, logits and next tokens of one short text in several languages."""
     return from_trace_file(EXAMPLE.read_bytes())
