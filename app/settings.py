@@ -155,7 +155,11 @@ class Settings:
     )
     max_prompt_chars: int = _row(_count, ("8000", "8000", "4000"), "longest prompt, in characters")
     max_new_tokens: int = _row(_count, ("128", "128", "64"), "most tokens that one run may generate")
-    max_corpus_chars: int = _row(_count, ("300000", "300000", "50000"), "characters of all the texts of one corpus; tokens that are read to say which word decided")
+    max_corpus_chars: int = _row(
+        _count,
+        ("300000", "300000", "50000"),
+        "characters of all the texts of one corpus; tokens that are read to say which word decided",
+    )
     max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
     sessions_per_visitor: int = _row(_count, ("100", "60", "30"), "tabs of one browser that may be connected at once")
     sessions_per_address: int = _row(

@@ -312,12 +312,12 @@ def _check_shapes(trace: RoutingTrace) -> None:
         if values is not None and values.shape != shape:
             raise InvalidTrace(f"The {field} have the shape {values.shape}; they must have {shape}.")
     if (following := trace.next_tokens) is not None:
-        of = {"next tokens": (following.ids.shape, (T, NEXT))}
-        if following.lens_ids is not None:
-            of["next tokens after each layer"] = (following.lens_ids.shape, (L, T, NEXT))
-        for what, (found, shape) in of.items():
-            if found != shape:
-                raise InvalidTrace(f"The {what} have the shape {found}; they must have {shape}.")
+        of_layers = None if following.lens_ids is None else following.lens_ids.shape
+        if following.ids.shape != (T, NEXT) or of_layers not in (None, (L, T, NEXT)):
+            raise InvalidTrace(
+                f"The next tokens have the shape {following.ids.shape}, and after each layer {of_layers}; they must "
+                f"have {(T, NEXT)} and {(L, T, NEXT)}."
+            )
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:

@@ -135,7 +135,8 @@ MAY_IMPORT = {
     "moeviz/testing.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.next_tokens moeviz._viewers",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.next_tokens "
+    "moeviz._viewers",
     "moeviz/next_tokens.py": "moeviz.errors",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.text",

@@ -24,7 +24,6 @@ from moeviz.routing_trace import RoutingTrace
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion
-    from moeviz.capture.run.request import CaptureRequest
 
 MOST_BYTES = 128 * 2**20  # of what is kept
 _kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # with their bytes, the oldest first

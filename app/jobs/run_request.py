@@ -68,8 +68,8 @@ def _muted_in(text: str) -> Muted:
     """Read experts from an address: `2.4,1.6` is expert 4 of layer 2 and expert 6 of layer 1."""
     if len(text) > 14 * MOST_MUTED or not MUTED.fullmatch(text):
         raise CaptureError(
-            f"The address mutes {quoted(text, 40)}. It must name layers and experts, as in mute=2.4,1.6 for expert 4 of "
-            f"layer 2 and expert 6 of layer 1, and at most {MOST_MUTED} of them."
+            f"The address mutes {quoted(text, 40)}. It must name layers and experts, as in mute=2.4,1.6 for expert 4 "
+            f"of layer 2 and expert 6 of layer 1, and at most {MOST_MUTED} of them."
         )
     pairs = (pair.split(".") for pair in text.split(","))
     return muted_experts((int(layer), int(expert)) for layer, expert in pairs)
@@ -107,7 +107,9 @@ class RunRequest:
     decoding: str | None = _row(_one_of(DECODING_CHOICES))  # None: by temperature and seed alone
     chat: bool = _row(lambda text: text == str(True), False)  # sent as a user's turn, by the tokenizer's chat template
     system: str | None = _row(lambda text: _prompt(text) or None)  # of a chat: the system prompt
-    mute: Muted = _row(_muted_in, (), _muted_as_text)  # experts that may not be chosen, while generating too
+    mute: tuple[tuple[int, int], ...] = _row(
+        _muted_in, (), _muted_as_text
+    )  # experts that may not be chosen, while generating too
 
     @property
     def how(self) -> LoadOptions:
@@ -152,6 +154,6 @@ WRITE = {row.name: row.metadata["write"] for row in fields(RunRequest) if row.me
 
 
 def run_from_query(query: Mapping[str, str]) -> RunRequest:
-    """The run that an address asks for, within what this deployment allows. Raises `CaptureError` for a wrong `mute`."""
+    """The run that an address asks for, within what this deployment allows. Raises `CaptureError` for a bad `mute`."""
     given = {name: read(query[name]) for name, read in READ.items() if name in query}
     return RunRequest(_prompt(query["prompt"]), query.get("model", settings.SETTINGS.models[0]), **given)

@@ -229,7 +229,9 @@ class _Comparison:
         ids = np.array([prompt.token_ids for prompt in filled], np.int64).reshape(-1)
         given = trace.tokens["token_id"].to_numpy()
         if trace.model.layers != self.plain.model.layers or not filled or len(given) != len(ids):
-            raise CaptureError("A trace is not of the filled prompts: its layers or tokens are others. Record them anew.")
+            raise CaptureError(
+                "A trace is not of the filled prompts: its layers or tokens are others. Record them anew."
+            )
         if ((given != ids) & (given != NO_TOKEN_ID)).any():
             raise CaptureError("A trace is not of the filled prompts: its token ids are others. Record them anew.")
         first = trace.first_choices("Which word decided").reshape(L, len(filled), T)

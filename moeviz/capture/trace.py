@@ -42,7 +42,7 @@ from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 log = logging.getLogger("moeviz.capture")
 SoFar = Callable[[], Recording]
 _NOT_WHOLE = (
-    "The trace of {} is not of whole texts, or does not say which tokens they have, so they cannot be read again. Trace "
+    "The trace of {} is not of whole texts, or does not say which tokens they have, so it cannot be read again. Trace "
     "the text anew."
 )
 _ANOTHER_TEXT = "{} reads the tokens of the trace of {} as another text. Trace the text anew with this model."
@@ -230,7 +230,7 @@ def read_again(model: LoadedModel, trace: RoutingTrace, request: CaptureRequest)
 
 
 def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:
-    """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which they are."""
+    """A request to read the very tokens of a trace. Raises `CaptureError` where the trace does not say which."""
     tokens = trace.tokens
     whole = (tokens.groupby("sequence").cumcount() == tokens["position"]).all()
     if (tokens["token_id"] == NO_TOKEN_ID).any() or not tokens["sequence"].is_monotonic_increasing or not whole:

@@ -167,14 +167,11 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
 
     Altair takes 20 ms to draw one. All that tells two maps of a size apart are the values of some params.
     """
-    spec: dict[str, Any]
     if images:
-        spec = map_of(facts, BROUGHT, images).to_dict(validate=False)
-        spec["datasets"] = {**spec.get("datasets", {}), LINES: facts.lines}
-        return spec
+        return map_of(facts, BROUGHT, images).to_dict(validate=False)
     size = len(facts.names), len(facts.layers), facts.slots, facts.ordered, tuple(facts.beginnings)
-    spec = json.loads(_map_of_size(*size))
-    spec["datasets"] = {**spec.get("datasets", {}), LINES: facts.lines}
+    spec: dict[str, Any] = json.loads(_map_of_size(*size))
+    spec["datasets"][LINES] = facts.lines
     known = _known(facts)
     for param in spec["params"]:
         if param["name"] in known:
@@ -218,7 +215,8 @@ def _layered(
         parts += marks.text_lines(alt.NamedData(LINES) if is_brought else alt.InlineData(values=facts.lines))
     # All at once: Altair copies every text and number of a chart at each further step.
     bare = alt.ViewBackground(stroke=None)
-    return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **more)
+    named = {"datasets": {LINES: facts.lines}} if is_brought else {}
+    return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **named, **more)
 
 
 def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:

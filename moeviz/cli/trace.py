@@ -77,9 +77,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--next-tokens",
         action="store_true",
-        help="record the five likeliest next tokens after each token too, and what they would be if the model stopped at a "
-        "layer, and write them to -o FILE.npz. The head of the model then runs once for every token and once for each of "
-        "its MoE layers, and the file has about 50 bytes more for each of these",
+        help="record the five likeliest next tokens after each token too, and what they would be if the model stopped "
+        "at a layer, and write them to -o FILE.npz. The model's head then runs once for every token, and once more for "
+        "each of its MoE layers; the file has about 50 bytes more for each time",
     )
     add_counts_only(parser)
     parser.add_argument(
@@ -159,7 +159,11 @@ def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
         "top_k": model.top_k,
         "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
         "busiest": busiest.to_dict("records"),
-        **({} if trace.next_tokens is None else {"next": [{"text": text, "p": p} for text, p in trace.next_tokens.after(-1)]}),
+        **(
+            {}
+            if trace.next_tokens is None
+            else {"next": [{"text": text, "p": p} for text, p in trace.next_tokens.after(-1)]}
+        ),
     }
 
 

@@ -160,7 +160,9 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
         raise InvalidTrace("The texts of the next tokens are not a list of texts. Save the trace again.")
     shapes = {name: (layers, tokens, NEXT) if name.startswith("lens") else (tokens, NEXT) for name in NEXT_DTYPES}
     optional = {name: name.startswith("lens") and value[name] is None for name in NEXT_DTYPES}
-    arrays = {name: None if optional[name] else _unpacked(value[name], name, shapes[name]) for name in NEXT_DTYPES}
+    arrays: dict[str, Any] = {
+        name: None if optional[name] else _unpacked(value[name], name, shapes[name]) for name in NEXT_DTYPES
+    }
     return NextTokens(tuple(texts), **arrays)
 
 

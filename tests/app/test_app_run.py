@@ -64,7 +64,9 @@ def test_what_something_else_ends_is_kept_and_what_fails_is_not(monkeypatch, mad
 
 def test_each_field_of_a_run_is_in_an_address_and_comes_back():
     most = settings.SETTINGS.max_new_tokens
-    asked = RunRequest("a", "m", most, 0.75, 7, "bfloat16", "cpu", "decoder", "off", "checkpoint", True, "Be brief.", ((1, 6), (2, 4)))
+    asked = RunRequest(
+        "a", "m", most, 0.75, 7, "bfloat16", "cpu", "decoder", "off", "checkpoint", True, "Be brief.", ((1, 6), (2, 4))
+    )
     assert ["prompt", "model", *READ] == [field.name for field in fields(RunRequest)] == list(asked.parameters())
     assert run_from_query(asked.parameters()) == asked
     assert run_from_query({"prompt": "a"}) == RunRequest("a", settings.SETTINGS.models[0])

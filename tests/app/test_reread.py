@@ -68,7 +68,10 @@ def is_what_if(found, expected, model):
     named = [model.tokenizer.decode([token]) for token in effect["next_token_changed"]]
     assert [following.after(row)[0][0] for row in range(len(named))] == named
     was = [model.tokenizer.decode([token]) for token in effect["next_token"]]
-    pairs = [(dict(following.after(row)).get(text), p) for row, (text, p) in enumerate(zip(was, effect["probability_changed"], strict=True))]
+    pairs = [
+        (dict(following.after(row)).get(text), p)
+        for row, (text, p) in enumerate(zip(was, effect["probability_changed"], strict=True))
+    ]
     assert all(abs(got - p) <= 1e-4 for got, p in pairs if got is not None)
     assert sum(got is not None for got, _ in pairs) > len(pairs) / 2
 
@@ -224,7 +227,8 @@ def test_a_browser_gets_the_same_in_small_numbers(trace, model):
     sent = reread.compact(found)
     shape = (sent["layers"], sent["tokens"], sent["tokens"])
     flips, falls, to = (
-        np.frombuffer(b64decode(sent[name]), kind).reshape(shape) for name, kind in (("flips", "u1"), ("falls", "<i2"), ("to", "u1"))
+        np.frombuffer(b64decode(sent[name]), kind).reshape(shape)
+        for name, kind in (("flips", "u1"), ("falls", "<i2"), ("to", "u1"))
     )
     assert (flips == found.flips * 4).all() and np.abs(falls / 1000 - found.falls).max() <= 0.0005 + 1e-7
     assert (to == np.where(found.to < 0, 255, found.to)).all()

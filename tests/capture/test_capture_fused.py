@@ -314,11 +314,16 @@ try:
     moeviz.trace(model, "Il fait froid.", kernels="yes")
 except moeviz.CaptureError as error:
     print(error)
+try:
+    moeviz.trace(model, "Il fait froid.", next_tokens="yes")
+except moeviz.CaptureError as error:
+    print(error)
 """
     done = python("-c", script, warm=MODELS, check=True)
-    imported, refused = done.stdout.splitlines()
-    assert imported.split() == ["hooks", "assembly", "forwards", "hooks"]
+    imported, refused, of_next = done.stdout.splitlines()
+    assert imported.split() == ["hooks", "assembly", "forwards", "hooks", "next_tokens"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
+    assert of_next == "next_tokens is 'yes'; it can be True, False or \"auto\"."
 
 
 @pytest.mark.gpu

@@ -1,12 +1,16 @@
 """Which word decided: against the same prompts run one by one."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
 import moeviz
 from moeviz.capture import occlusion
-from moeviz.capture.occlusion import AGREE, MOST_TOKENS, NUMBER, occlude
+from moeviz.capture.occlusion import AGREE, MOST_TOKENS, NUMBER, compare_filled, filled_prompts, occlude
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.trace import capture
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import normalised_scores
 
@@ -39,13 +43,14 @@ def one_by_one(model, ids: list[int]):
 def test_flips_and_falls_are_those_of_the_texts_read_one_by_one(embedded, found):
     ids = found.trace.tokens["token_id"].tolist()
     first, scores, following = one_by_one(embedded, ids)
-    fillers = occlusion._fillers(embedded_run(embedded))
+    fillers = occlusion._fillers(embedded.tokenizer)
     for at in (1, 4, len(ids) - 2):
         others = [one for one in fillers if one != ids[at]][:NUMBER]
         runs = [one_by_one(embedded, [*ids[:at], other, *ids[at + 1 :]]) for other in others]
         later = slice(at + 1, None)
         flips = np.mean([run[0] != first for run in runs], axis=0)
         assert found.flips[:, later, at] == pytest.approx(flips[:, later])
+        assert (found.to[:, later, at] == most_of(runs, first)[:, later]).all()
         chosen = first[..., None]
         falls = [np.take_along_axis(scores - run[1], chosen, -1)[..., 0] for run in runs]
         assert found.falls[:, later, at] == pytest.approx(np.mean(falls, axis=0)[:, later], abs=1e-4)
@@ -54,11 +59,13 @@ def test_flips_and_falls_are_those_of_the_texts_read_one_by_one(embedded, found)
         assert found.next[later, at] == pytest.approx(np.mean(after, axis=0)[later], abs=1e-4)
 
 
-def embedded_run(model):
-    from moeviz.capture.run.prompts import prepare
-    from moeviz.capture.run.request import CaptureRequest
-
-    return prepare(model, CaptureRequest((TEXT,)))
+def most_of(runs, first):
+    """Of the other first choices with each filler, the one that comes most often, the earliest of equals; else -1."""
+    most = np.full(first.shape, -1)
+    for place in np.ndindex(first.shape):
+        others = [run[0][place] for run in runs if run[0][place] != first[place]]
+        most[place] = max(others, key=others.count, default=-1)
+    return most
 
 
 def test_only_earlier_tokens_count_and_special_ones_are_never_replaced(found):
@@ -75,17 +82,55 @@ def test_deciding_tokens_and_the_sentence_count_what_the_arrays_hold(found):
     assert (rows["decided_by"] < rows["token"]).all()
     decided = len(rows.drop_duplicates(["layer", "token"]))
     assert f"decides {decided} of {found.flips[..., 0].size} first choices" in found.sentence()
-    nothing = occlusion.Occlusion(found.trace, (), found.flips * 0, found.falls, found.next)
+    nothing = replace(found, flips=found.flips * 0)
     assert nothing.sentence().startswith("No single earlier token") and nothing.deciding().empty
 
 
 def test_a_token_that_is_a_filler_is_replaced_by_the_others(embedded, found):
-    fillers = occlusion._fillers(embedded_run(embedded))
+    fillers = occlusion._fillers(embedded.tokenizer)
     assert len(fillers) == NUMBER + 1 and tuple(fillers.values()) == found.fillers
-    swaps = list(occlusion._swaps(embedded_run(embedded), fillers))
+    ids = found.trace.tokens["token_id"].tolist()
     full_stop = found.trace.tokens["text"].tolist().index(".")
-    used = [filler for at, filler, _ in swaps if at == full_stop]
-    assert len(used) == NUMBER and found.trace.tokens["token_id"][full_stop] not in used
+    used = [one.token_ids[full_stop] for one in filled_of(embedded, found.trace) if one.at == full_stop]
+    assert len(used) == NUMBER and set(used) == set(fillers) - {ids[full_stop]}
+
+
+def filled_of(model, trace):
+    ids = trace.tokens["token_id"].tolist()
+    return filled_prompts(ids, list(occlusion._fillers(model.tokenizer)), model.tokenizer.all_special_ids)
+
+
+def recorded(model, *prompts):
+    """By ids alone, as any engine may: no logits over the vocabulary."""
+    return capture(model, CaptureRequest((), token_ids=tuple(prompt.token_ids for prompt in prompts)))
+
+
+def test_the_traces_of_any_engine_are_compared_alike(embedded, found):
+    filled = filled_of(embedded, found.trace)
+    assert len(filled) == 4 * (len(found.trace.tokens) - 2), "neither <s> nor the last one"
+    traces = [recorded(embedded, *filled[:3]), *(recorded(embedded, one) for one in filled[3:])]
+    other = compare_filled(found.trace, filled, traces, found.fillers)
+    assert (other.flips == found.flips).mean() > 0.999 and (other.to == found.to).mean() > 0.999
+    assert other.falls == pytest.approx(found.falls, abs=1e-4) and other.fillers == found.fillers
+    later = np.tril(np.ones(found.next.shape, bool), -1) & (np.arange(len(found.next)) > 0)
+    assert np.isnan(other.next[later]).all() and not other.next[~later].any()
+    bare = [replace(one, logits=None) for one in traces]
+    assert np.isnan(compare_filled(found.trace, filled, bare).falls[:, later]).all()
+
+
+def test_traces_of_anything_else_are_refused(embedded, found):
+    filled = filled_of(embedded, found.trace)
+    traces = [recorded(embedded, *filled)]
+    for wrong, says in (
+        ([], "have no trace"),
+        (traces * 2, "its layers or tokens are others"),
+        ([traces[0].select(layers=[0])], "its layers or tokens are others"),
+        ([recorded(embedded, *reversed(filled))], "its token ids are others"),
+    ):
+        with pytest.raises(CaptureError, match=says):
+            compare_filled(found.trace, filled, wrong)
+    unknown = traces[0].tokens.assign(token_id=np.int32(-1))
+    assert compare_filled(found.trace, filled, [replace(traces[0], tokens=unknown)]).flips.any()
 
 
 def test_batches_change_nothing(embedded, found, monkeypatch):
@@ -115,8 +160,6 @@ def test_a_model_that_reads_both_ways_is_refused(embedded, monkeypatch):
 
 
 def reversed_experts(trace):
-    from dataclasses import replace
-
     return replace(trace, experts=((trace.experts + 1) % 8).astype(np.int16), weights=None, logits=None)
 
 

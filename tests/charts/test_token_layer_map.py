@@ -170,19 +170,41 @@ def test_all_stripes_but_those_of_the_hot_expert_are_dim():
 def test_ids_stand_where_they_fit():
     trace = sample_trace(tokens=12, layers=3)
     shown = texts(linked(replace(trace, weights=None, logits=None)))
-    assert sorted(shown)[1:] == sorted(map(str, trace.experts.ravel())) and sorted(shown)[0] == ""
-    assert set(texts(linked(sample_trace(tokens=12, layers=40)))) == {""}  # rows are too thin
-    assert set(texts(linked(sample_trace(tokens=60, layers=3)))) == {""}  # columns are, at 600 pixels
+    assert sorted(shown[:-1]) == sorted(map(str, trace.experts.ravel())) and shown[-1].startswith("The router")
+    assert len(texts(linked(sample_trace(tokens=12, layers=40)))) == 1  # rows are too thin
+    assert len(texts(linked(sample_trace(tokens=60, layers=3)))) == 2  # columns are, at 600 pixels: lines alone
 
 
 def test_tokens_are_named_by_their_texts_where_these_fit_and_else_the_chosen_one_alone():
-    few, many = linked(sample_trace(tokens=12)), linked(sample_trace(tokens=200))
-    names = [visible(text) for text in sample_trace(tokens=12).tokens["text"]]
-    assert texts(few, "axis-label")[:12] == names
+    few, many = linked(sample_trace(tokens=8)), linked(sample_trace(tokens=200))
+    names = [visible(text) for text in sample_trace(tokens=8).tokens["text"]]
+    assert texts(few, "axis-label")[:8] == names
     positions = texts(many, "axis-label")
     assert positions[:3] == ["0", "12", "24"]
     assert "sends" not in " ".join(texts(many)) and "␣sends" in texts(many, token=2)
     assert "12" not in texts(many, "axis-label", token=12)
+
+
+def test_lines_of_the_text_are_as_wide_as_their_tokens():
+    trace = sample_trace(tokens=40, layers=2)
+    words = ["<s>", *["ab", "⟨é 1/2⟩", "⟨é 2/2⟩", " c"] * 5, "\n", *["wide"] * 17, "\u202e"]
+    trace = replace(trace, tokens=trace.tokens.assign(text=pd.Series(words, dtype="str")))
+    assert [line["line"] for line in facts_of(token_choices(trace)).lines] == ["abé c" * 5, "wide" * 17 + "⟨U+202E⟩"]
+    chart = linked(trace)
+    marks = [mark for mark in scene(chart) if mark["marktype"] == "text" and mark["role"] == "mark"][-1]["items"]
+    assert [item["x"] for item in marks] == pytest.approx([2, 2 + 22 * WIDE / 40])
+    assert [item["limit"] for item in marks] == pytest.approx([22 * WIDE / 40 - 5, 18 * WIDE / 40 - 5])
+    assert not facts_of(token_choices(sample_trace(tokens=LINED + 1, layers=1))).lines
+
+
+def test_first_choices_that_changed_have_a_dot_in_their_cell():
+    chart = linked(sample_trace(tokens=12, layers=3))
+    spec = with_data_inside(chart).to_dict()
+    spec["datasets"]["moved"] = [{"token": 4, "layer": 2}]
+    drawn = _marks(vl_convert.vegalite_to_scenegraph(spec, vl_version=VERSION)["scenegraph"])
+    dots = [mark["items"] for mark in drawn if mark["marktype"] == "symbol" and mark["role"] == "mark"]
+    (dot,) = dots[0]
+    assert 4 * WIDE / 12 < dot["x"] < 5 * WIDE / 12 and 2 * row_height(3) < dot["y"] < 3 * row_height(3)
 
 
 def test_a_choice_has_two_frames_and_none_has_none():
@@ -201,7 +223,8 @@ def test_lines_stand_where_a_text_or_what_was_generated_begins():
     sequence = np.repeat([0, 1], 6).astype(np.int32)
     trace = replace(trace, tokens=trace.tokens.assign(sequence=sequence))
     assert facts_of(token_choices(trace)).beginnings == [6, 9]
-    lines = [mark["items"] for mark in scene(linked(trace)) if mark["marktype"] == "rule"]
+    rules = [mark["items"] for mark in scene(linked(trace)) if mark["marktype"] == "rule"]
+    lines = [items for items in rules if "opacity" not in items[0]]
     assert [[item["x"] for item in items] for items in lines] == [[300, 450]] * 2
 
 

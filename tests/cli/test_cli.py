@@ -28,6 +28,7 @@ from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_counts, read_trace, write_trace
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.specialization import load_by_label
+from moeviz.metrics.tokens import visible
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.testing import sample_trace
 
@@ -720,7 +721,7 @@ def test_trace_writes_next_tokens_where_they_are_asked_for_and_refuses_files_wit
     told, kept = json.loads(capsys.readouterr().out)["next"], read_trace(path).next_tokens
     assert [(row["text"], row["p"]) for row in told] == kept.after(-1) and kept.lens_ids.shape == (6, *kept.ids.shape)
     assert main(["trace", "Il fait froid.", "--next-tokens"]) == 0
-    assert f"next       “{told[0]['text'].strip()}" in capsys.readouterr().out.replace("“ ", "“")
+    assert f"next       “{visible(told[0]['text'])}” {told[0]['p']:.0%}, “" in capsys.readouterr().out
     assert main(["trace", "Il fait froid.", "--next-tokens", "-o", str(tmp_path / "trace.json")]) != 0
     assert "Only a .npz file holds next tokens" in capsys.readouterr().err
     assert not (tmp_path / "trace.json").exists()

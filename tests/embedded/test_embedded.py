@@ -80,7 +80,7 @@ def test_all_that_is_needed_ships_and_is_small():
 
 def test_the_example_that_ships_is_what_the_model_does_now(request, model):
     """The same ids but for near ties, and the same numbers up to what another machine's arithmetic may change."""
-    trace = moeviz.trace(model, EXAMPLES["Mixed"])
+    trace = moeviz.trace(model, EXAMPLES["Mixed"], next_tokens=True)
     if request.config.getoption("--update-golden"):
         moeviz.write_trace(trace, EXAMPLE)
     golden = example_trace()
@@ -92,12 +92,21 @@ def test_the_example_that_ships_is_what_the_model_does_now(request, model):
     assert decided.mean() > 0.95
     assert (chosen == recorded).all(axis=-1)[decided].all()
     np.testing.assert_allclose(trace.weights[decided], golden.weights[decided], atol=NEAR)
+    for now, shipped in (
+        (trace.next_tokens.p, golden.next_tokens.p),
+        (trace.next_tokens.lens_p, golden.next_tokens.lens_p),
+    ):
+        np.testing.assert_allclose(now, shipped, atol=NEAR)
+    first, shipped = (
+        [part.after(row)[0] for row in range(len(part.ids))] for part in (trace.next_tokens, golden.next_tokens)
+    )
+    assert [a for (a, p), _ in zip(first, shipped, strict=True) if p > 0.5] == [a for a, p in shipped if p > 0.5]
 
 
 def test_the_example_is_read_without_torch():
     code = "import moeviz.embedded.example as it, sys; it.example_trace(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
-    assert EXAMPLE.stat().st_size < 20_000
+    assert EXAMPLE.stat().st_size < 60_000
 
 
 def test_example_prompts_use_the_experts_differently(model):

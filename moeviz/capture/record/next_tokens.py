@@ -1,7 +1,7 @@
 """Record the likeliest next tokens in the forward whose routing is recorded, and as they would be after each layer.
 
-Hidden states go to the model's head a few rows at a time, inside the model's own forward: whatever that does to logits
-(a scale, a cap) is done, and logits of a whole text are never there at once. The routers do not run again. What comes of
+Hidden states go to the model's head a few rows at a time, inside the model's own forward: what that does to logits (a
+scale, a cap) is done, and logits of a whole text are never there at once. The routers do not run again. What comes of
 the last row is compared with what the model itself answers.
 
 Letters: B sequences of a forward, S its positions, n rows at a time, D hidden, V vocabulary, N likeliest tokens.
@@ -50,7 +50,7 @@ class Head:
     """A model's own way from hidden states to logits, taken for a few rows at a time."""
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.model, self.base, self.busy = model, model.base_model, False
+        self.model, self.base, self.busy = model, stack_of(model), False
         self.vocabulary: int = model.config.get_text_config().vocab_size
 
     def top(self, hidden: Tensor) -> tuple[Top, Tensor]:
@@ -114,9 +114,7 @@ class NextTokenRecord:
                 "moeviz cannot tell its next tokens. Leave next_tokens out."
             )
 
-    def at(
-        self, where: np.ndarray, read: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase
-    ) -> NextTokens | None:
+    def at(self, where: np.ndarray, read: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> NextTokens | None:
         """The next tokens after those that stand at these places of all rows that were read.
 
         Raises `CaptureError` where they were asked for and cannot be told.
@@ -164,7 +162,9 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
         yield None
         return
     head, routers = Head(run.model), find_routers(run.model, request.site)
-    of_lens = _lens_of(run.model, routers) if request.intervention is None and _is_cheap(head, routers, request) else None
+    of_lens = (
+        _lens_of(run.model, routers) if request.intervention is None and _is_cheap(head, routers, request) else None
+    )
     norm, layers, last_layer = (None, [], None) if of_lens is None else of_lens
     record = NextTokenRecord(head, request.next_tokens is True, norm, lens=[[] for _ in layers])
     with ExitStack() as stack:
@@ -177,12 +177,18 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
         yield record
 
 
+def stack_of(model: PreTrainedModel) -> nn.Module:
+    """What a model has below its head; the model itself where that is not told."""
+    found = model.base_model
+    return found if found is not model else getattr(model, "model", model)
+
+
 def why_no_next_tokens(model: PreTrainedModel) -> str:
     """Why a model has no next tokens to record, in a sentence; "" where it has."""
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         return f"{name} has an encoder and a decoder; next tokens are recorded of decoder-only models. Leave them out."
-    if model.get_output_embeddings() is None or model.base_model is model:
+    if model.get_output_embeddings() is None or stack_of(model) is model:
         return (
             f"{name} predicts no token: it has no language head. Load the checkpoint with one (…ForCausalLM), or leave "
             "next_tokens out."
