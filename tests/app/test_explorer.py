@@ -5,6 +5,7 @@ from base64 import b64decode
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from explorer_traces import HOSTILE, KINDS, STAND_IN, made
 from moeviz_app.widgets.components import explorer as component
@@ -13,11 +14,13 @@ from moeviz_app.widgets.components.explorer_data import (
     MOST_TOKENS,
     STEPS,
     packed,
+    packed_names,
     packed_strip,
     vega_loader,
 )
 
 from moeviz.errors import InvalidTrace
+from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NOT_RECORDED
 from moeviz.testing import sample_trace
 
@@ -127,15 +130,60 @@ def test_what_a_browser_tells_is_checked(trace):
     def told(at, opened=None):
         return component.told(trace, {"at": at, "open": opened})
 
-    assert component.told(trace, {}) == (None, None)
-    assert told([1, 2, id_]) == ((1, 2), None)
-    assert told([1, 2, id_ + 1]) == (None, None)  # of another trace
+    nothing = component.Chosen(None, None)
+    assert component.told(trace, {}) == nothing
+    assert told([1, 2, id_]) == component.Chosen((1, 2), None)
+    assert told([1, 2, id_ + 1]) == nothing  # of another trace
     for wrong in ([9, 2, id_], [1, 99, id_], [1, -1, id_], ["1", 2, id_], [1.0, 2, id_], {}, "x", None):
-        assert told(wrong) == (None, None)
+        assert told(wrong) == nothing
     asked = {"expert": [1, 3], "at": [1, 2], "id": id_}
-    assert told(None, asked) == ((1, 2), (1, 3))
+    assert told(None, asked) == component.Chosen((1, 2), (1, 3))
     for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": id_ + 1}):
         assert told(None, asked | wrong).opened is None
+
+
+def test_mutes_that_a_browser_tells_are_checked(trace):
+    id_, least = packed(trace)["id"], {"asked": 1, "id": packed(trace)["id"]}
+
+    def told(mutes):
+        found = component.told(trace, {"mutes": mutes})
+        return found.mutes, found.asked
+
+    assert told(least | {"mutes": [[1, 3], [0, 2], [1, 3]]}) == (((0, 2), (1, 3)), 1)
+    assert told(least | {"mutes": []}) == ((), 1)
+    most = [[0, expert] for expert in range(8)]
+    assert told(least | {"mutes": most})[0] == tuple(map(tuple, most))
+    wrong = [
+        *({"mutes": [one]} for one in ([9, 0], [1, 8], [1, -1], ["1", 0], [1.0, 0], [1], [1, 0, 0], None, "10")),
+        {"mutes": [*most, [1, 0]]},
+        {"mutes": "x"},
+        {"mutes": [], "asked": -1},
+        {"mutes": [], "asked": 2**40},
+        {"mutes": [], "asked": "1"},
+        {"mutes": [], "id": id_ + 1},
+    ]
+    assert {told(least | one) for one in wrong} == {(None, 0)}
+    for other in (None, [], "x", {"asked": 1}, {"mutes": [[1, 3]], "id": id_}):
+        assert told(other) == (None, 0)
+
+
+def test_which_word_is_asked_by_a_message_about_this_trace_alone(trace):
+    id_ = packed(trace)["id"]
+    assert component.told(trace, {"decide": {"id": id_}}).decide
+    assert not any(component.told(trace, {"decide": wrong}).decide for wrong in ({"id": id_ + 1}, {}, id_, None, []))
+
+
+def test_names_and_next_tokens_are_sent_as_they_are():
+    trace = made("next", layers=3, tokens=12)
+    data = json.loads(json.dumps(packed(trace)["next"]))
+    found = trace.next_tokens
+    assert np.array_equal(array(data["ids"], np.int32).reshape(12, 5), found.ids)
+    assert np.array_equal(array(data["lensP"], np.float32).reshape(3, 12, 5), found.lens_p)
+    assert data["texts"] == [visible(text) for text in found.texts]
+    rows = [(0, 1, True, "a, b, c"), (2, 7, True, "x" * 10_000), (1, 1, False, "no clear pattern")]
+    names = packed_names(trace, pd.DataFrame(rows, columns=["layer", "expert", "holds", "name"]))
+    assert names[0][1] == ["a, b +1", "a, b, c"] and len(names[2][7][1]) <= 200 and len(names[2][7][0]) < 60
+    assert names[1] == [None] * 8 and packed_names(trace, None) is None
 
 
 def test_the_end_of_a_run_that_goes_on_is_sent():

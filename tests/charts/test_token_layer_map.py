@@ -26,7 +26,7 @@ from moeviz.charts.token_layer_map import (
     map_spec,
     token_layer_map,
 )
-from moeviz.charts.token_layer_marks import DIM, cell_images, row_height
+from moeviz.charts.token_layer_marks import DIM, LINED, cell_images, row_height
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_choices, visible
 from moeviz.report.pictures import svg
@@ -170,7 +170,8 @@ def test_all_stripes_but_those_of_the_hot_expert_are_dim():
 def test_ids_stand_where_they_fit():
     trace = sample_trace(tokens=12, layers=3)
     shown = texts(linked(replace(trace, weights=None, logits=None)))
-    assert sorted(shown[:-1]) == sorted(map(str, trace.experts.ravel())) and shown[-1].startswith("The router")
+    line = "The router sends each token to two experts."
+    assert sorted(shown) == sorted([*map(str, trace.experts.ravel()), line])
     assert len(texts(linked(sample_trace(tokens=12, layers=40)))) == 1  # rows are too thin
     assert len(texts(linked(sample_trace(tokens=60, layers=3)))) == 2  # columns are, at 600 pixels: lines alone
 
@@ -192,15 +193,15 @@ def test_lines_of_the_text_are_as_wide_as_their_tokens():
     assert [line["line"] for line in facts_of(token_choices(trace)).lines] == ["abé c" * 5, "wide" * 17 + "⟨U+202E⟩"]
     chart = linked(trace)
     marks = [mark for mark in scene(chart) if mark["marktype"] == "text" and mark["role"] == "mark"][-1]["items"]
-    assert [item["x"] for item in marks] == pytest.approx([2, 2 + 22 * WIDE / 40])
+    assert [item["x"] for item in marks] == pytest.approx([0, 22 * WIDE / 40])
     assert [item["limit"] for item in marks] == pytest.approx([22 * WIDE / 40 - 5, 18 * WIDE / 40 - 5])
     assert not facts_of(token_choices(sample_trace(tokens=LINED + 1, layers=1))).lines
 
 
 def test_first_choices_that_changed_have_a_dot_in_their_cell():
-    chart = linked(sample_trace(tokens=12, layers=3))
-    spec = with_data_inside(chart).to_dict()
-    spec["datasets"]["moved"] = [{"token": 4, "layer": 2}]
+    facts = facts_of(token_choices(sample_trace(tokens=12, layers=3)))
+    spec = map_of(facts, BROUGHT).to_dict(validate=False)
+    spec["datasets"] |= {"moved": [{"token": 4, "layer": 2}], "cells": []}
     drawn = _marks(vl_convert.vegalite_to_scenegraph(spec, vl_version=VERSION)["scenegraph"])
     dots = [mark["items"] for mark in drawn if mark["marktype"] == "symbol" and mark["role"] == "mark"]
     (dot,) = dots[0]
@@ -289,7 +290,7 @@ def test_past_so_many_stripes_the_cells_are_images_under_the_same_axes():
     chart = map_of(facts_of(token_choices(many)), alt.NamedData("cells"), images_of(*_both(many)))
     assert len(images_of(*_both(many))) == 2
     kinds = [layer["mark"]["type"] for layer in chart.to_dict()["layer"]]
-    assert kinds == ["image", "rect", "rule", "rule", "rect", "rect", "text"]
+    assert kinds == ["image", "rect", "rule", "rule", "rect", "rect", "circle", "text"]
     drawn = [mark["items"] for mark in scene(token_layer_map(token_choices(many))) if mark["marktype"] == "image"]
     assert len(drawn[0]) == 1  # the one that is asked for
 

@@ -225,8 +225,9 @@ class Explorer {
     if (!mutes.length) this.remute(null);
     else this.draw();
     this.forgetReport();
+    this.report(); // one message, with the mutes
     const own = mutes.map(([at, expert]) => [this.trace.layers[at], expert]);
-    this.send("mutes", { mutes: own, asked: this.asked, at: this.here(), id: this.trace.data.id });
+    this.send("mutes", { mutes: own, asked: this.asked, id: this.trace.data.id });
   }
 
   // ---- experts ----

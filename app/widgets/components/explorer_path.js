@@ -76,7 +76,9 @@ class Path {
     this.drawToken();
     if (this.isOpen) for (let at = 0; at < trace.L; at++) this.drawLayer(at);
     else this.drawLines();
+    const spot = this.box.getRootNode().activeElement?.dataset.spot;
     this.box.replaceChildren(picture);
+    if (spot) this.box.querySelector(`[data-spot="${spot}"]`)?.focus({ preventScroll: true }); // the keyboard stays where it is
     this.explorer.player?.drawDots();
   }
 
@@ -139,7 +141,7 @@ class Path {
     const x = this.x(expert, at) - wide / 2 + 2;
     const box = { x, width: Math.max(wide - 4, 2), rx: 5 };
     const glass = shape(this.svg, "g", { class: lit ? "glass lit-glass" : "glass" });
-    if (lit || muted) glass.setAttribute("tabindex", "0");
+    filled(glass, null, { tabindex: lit || muted ? 0 : -1, "data-spot": `glass ${at} ${expert}` });
     const name = trace.nameOf(at, expert);
     const scored = score === null ? "" : `. The router's score: ${percent(score)}`;
     const act = explorer.canMute ? (muted ? ". Muted: click to bring it back" : ". Click to mute it") : "";
@@ -197,7 +199,7 @@ class Path {
     const { explorer } = this;
     const { trace } = explorer;
     const name = trace.nameOf(at, expert);
-    const link = explorer.linkTo(at, expert, shape(this.svg, "a", { class: "named" }));
+    const link = explorer.linkTo(at, expert, shape(this.svg, "a", { class: "named", "data-spot": `name ${at} ${expert}` }));
     filled(link, null, { "aria-label": `Expert ${expert} of ${trace.nameOfLayer(at)}: open its page` });
     shape(link, "title", {}, `${name ? name[1] : trace.names ? "No clear pattern" : `Expert ${expert}`}. Open its page`);
     const text = shape(link, "text", { ...where, class: place });
@@ -273,7 +275,8 @@ class Path {
     const wide = Math.max(5, this.wide / trace.counts[at]);
     const act = explorer.canMute ? (muted ? ": muted. Click to bring it back" : ": click to mute it") : "";
     const said = `Expert ${expert} of ${trace.nameOfLayer(at)}${act}`;
-    const glass = shape(this.svg, "g", { class: "glass lit-glass", tabindex: 0, role: "button", "aria-label": said });
+    const spot = `glass ${at} ${expert}`;
+    const glass = shape(this.svg, "g", { class: "glass lit-glass", tabindex: 0, role: "button", "aria-label": said, "data-spot": spot });
     shape(glass, "title", {}, said);
     const box = { x: this.x(expert, at) - wide / 2, y: this.top(at) - 4, width: wide, height: GLASS + 8 };
     shape(glass, "rect", muted ? { ...box, class: "muted" } : { ...box, fill: trace.colour(at, expert) });
