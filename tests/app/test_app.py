@@ -91,7 +91,7 @@ def test_the_first_page_shows_the_example_and_what_the_model_is():
 def test_run_shows_the_trace_that_the_library_records():
     app = run(first_page(), "Il fait froid.")
     assert not app.exception
-    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
+    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid.", next_tokens=True))
     assert pictures(app) > 0
     assert drawn(app, EXPLORER)["texts"][0] == "<s>"
     touched = touched_growth(visit_of(app).trace)["touched"].iloc[-1]

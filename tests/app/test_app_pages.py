@@ -97,8 +97,8 @@ def test_who_has_nothing_to_compare_yet_compares_two_examples():
     button.click().run()
     assert not app.exception and pictures(app) > 2
     first, second = visit_of(app).recent.values()
-    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"]))
-    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"]))
+    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"], next_tokens=True))
+    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"], next_tokens=True))
 
 
 def what_if(**changes) -> AppTest:
@@ -215,7 +215,7 @@ def test_the_address_repeats_the_view():
     other = visit(**address(app) | {"layer": "2", "token": "4"})
     assert not other.exception
     trace = visit_of(other).trace
-    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid."))
+    assert trace.equals(moeviz.trace(moeviz.load_model(), "Il fait froid.", next_tokens=True))
     assert (other.session_state[session.LAYER], visit_of(other).token) == (2, 4)
     assert other.text_area(key=TEXT).value == "Il fait froid."
     assert address(other)["token"] == "4"
@@ -291,7 +291,7 @@ def test_a_click_that_carries_the_address_of_before_does_not_go_back():
 def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
     app = visit(prompt="One day", **query)
     assert not app.exception
-    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "One day"))
+    assert visit_of(app).trace.equals(moeviz.trace(moeviz.load_model(), "One day", next_tokens=True))
     assert visit_of(app).token is None
 
 
