@@ -126,7 +126,9 @@ def of_losses(trace, layer, expert, kinds, seed):
     """What would be lost, with losses that are made up."""
     if kinds is None or kinds["share"].isna().any():
         return
-    losses = dict(zip(kinds["label"], np.random.default_rng(seed).choice([0, 0.001, 0.2, 1.37, 0.04], len(kinds)), strict=True))
+    losses = dict(
+        zip(kinds["label"], np.random.default_rng(seed).choice([0, 0.001, 0.2, 1.37, 0.04], len(kinds)), strict=True)
+    )
     if sentence := need_sentence(kinds.assign(loss_change=kinds["label"].map(losses))):
         yield (
             name_of(need_sentence),

@@ -117,7 +117,7 @@ def _words(found: Atlas) -> dict[str, Any]:
 
 
 def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
-    """Of each expert which name it has, "" where none holds, and how far it holds (0 to 100); the kind it begins with."""
+    """Of each expert which name it has, "" where none holds; how far it holds (0 to 100); the kind it begins with."""
     L, E, _ = found.counts.shape
     which, fits, kind = np.zeros((L, E), np.uint16), np.zeros((L, E), np.uint8), np.full((L, E), 255, np.uint8)
     every = [["", ""]]
@@ -144,7 +144,14 @@ def packed_found(found: Found, takers: pd.DataFrame, atlas: Atlas, id_: int) -> 
     """The tokens that a search has found, as bits, and the experts that take them, the first of so many."""
     place = {layer: row for row, layer in enumerate(atlas.trace.model.layers)}
     rows = [
-        [place[taker.layer], int(taker.expert), int(taker.tokens), int(taker.of), float(taker.share), float(taker.usual)]
+        [
+            place[taker.layer],
+            int(taker.expert),
+            int(taker.tokens),
+            int(taker.of),
+            float(taker.share),
+            float(taker.usual),
+        ]
         for taker in takers.itertuples()
     ]
     return {
