@@ -20,6 +20,7 @@ from moeviz_app.widgets.components.atlas_data import packed_atlas, packed_found
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
 
+from moeviz.charts import theme
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.embedded.reference import ROUTING
@@ -33,7 +34,7 @@ from moeviz.routing_trace import RoutingTrace
 PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
 ON_SCREEN = "trace and dataset that the page Experts has seen"
-TRIES = ("SELECT", "der", "la", "{", "7", "digits")
+TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +154,7 @@ def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
     held = " that the model never saw" if name in ROUTING else ""
     part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
     coloured = (
-        "each in its first expert’s colour"
-        if max(model.num_experts) <= 9
-        else "coloured by what the first expert is named for"
+        "each in its first expert’s colour" if max(model.num_experts) <= 9 else "coloured by its first expert’s name"
     )
     sentence = f"{texts:,} text{'s' * (texts != 1)}{held}: {tokens:,} tokens{kinds}{part}, {coloured}"
     return in_words_of(model, sentence)

@@ -31,7 +31,7 @@ KIND_COLOURS = (  # of kinds of text, which are always labelled: so many are not
     "#8B3A3A",
 )
 PICTURE, KINDS, LAYERS, UNLIT = "picture", "kinds", "layers", "unlit"  # the rows that a page brings
-LEFT, UNDER, UPRIGHT = 30, 40, 78  # pixels beside the cells, for layers; under them, for kinds, and upright ones
+LEFT, UNDER, UPRIGHT = 30, 40, 104  # pixels beside the cells, for layers; under them, for kinds, and upright ones
 FEW_LAYERS, ROWS, ROW, LEAST_ROW = 12, 222, 37, 4  # pixels of all rows; and of one, at most and at least
 MANY_ROWS = 270  # pixels of the rows of more layers than a few
 LEAST_LABEL, LEAST_UPRIGHT = 24, 9  # pixels of a kind's column from which on it is labelled
