@@ -16,8 +16,8 @@ from moeviz.routing_trace import RoutingTrace
 def expert_query(trace: RoutingTrace, layer: int, expert: int, seen: str | None = None) -> dict[str, str]:
     """The query of the page of an expert of this trace.
 
-    It is `seen` in this trace ("trace"), or at first in held-out texts of the model ("held-out"), where there are any: a
-    text of a few tokens says little of an expert.
+    It is `seen` in this trace ("trace"), or at first in held-out texts of the model ("held-out"), if there are any:
+    a text of a few tokens says little of an expert.
     """
     where, model = {"layer": str(layer), "expert": str(expert)}, trace.model.name
     if trace is recorded.held_out(model):

@@ -20,12 +20,12 @@ from moeviz_app.widgets.components.atlas_data import packed_atlas, packed_found
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
 
+from moeviz.charts import theme
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.embedded.reference import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
-from moeviz.metrics.expert_names import expert_names_caption
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.who_takes import FEW, Found, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.words import in_words_of
@@ -34,7 +34,7 @@ from moeviz.routing_trace import RoutingTrace
 PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
 ON_SCREEN = "trace and dataset that the page Experts has seen"
-TRIES = ("SELECT", "der", "la", "{", "7", "digits")
+TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +76,9 @@ def _draw() -> bool:
     names = names_of(trace.model, [trace, *recent.traces().values()])
     data, found = packed_atlas(trace, names)
     total = sum(trace.model.num_experts)
-    title.title(f"What the {total:,} experts do" if total > 1 else "What the expert does", anchor=False, width="content")
+    title.title(
+        f"What the {total:,} experts do" if total > 1 else "What the expert does", anchor=False, width="content"
+    )
     facts.markdown(f":small[{escape_markdown(_facts(found, trace, name))}]", width="content")
     _search(found, data["id"], _said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
     _atlas(data, offered[name], trace)
@@ -88,10 +90,14 @@ def _offered() -> dict[str, Texts]:
     found = {}
     if (shown := datasets.chosen()) is not None:
         dataset = partial(_of_dataset, shown)
-        found[session.OF_DATASET] = Texts(f"Dataset {shown}", dataset, lambda _, *where: dataset_expert_query(shown, *where))
+        found[session.OF_DATASET] = Texts(
+            f"Dataset {shown}", dataset, lambda _, *where: dataset_expert_query(shown, *where)
+        )
     current = session.current_trace()
     if current is not None:
-        found[session.OF_TRACE] = Texts(recent.title_of(current), partial(_same, current), partial(expert_query, seen="trace"))
+        found[session.OF_TRACE] = Texts(
+            recent.title_of(current), partial(_same, current), partial(expert_query, seen="trace")
+        )
     found |= {
         model: Texts(_begun(OWN_MODELS[model].who), partial(recorded.held_out, model), expert_query)
         for model in ROUTING
@@ -147,7 +153,9 @@ def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
     kinds = f" of {len(found.columns):,} kinds" if found.by == "kinds" else ""
     held = " that the model never saw" if name in ROUTING else ""
     part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
-    coloured = "each in its first expert’s colour" if max(model.num_experts) <= 9 else "coloured by what the first expert is named for"
+    coloured = (
+        "each in its first expert’s colour" if max(model.num_experts) <= 9 else "coloured by its first expert’s name"
+    )
     sentence = f"{texts:,} text{'s' * (texts != 1)}{held}: {tokens:,} tokens{kinds}{part}, {coloured}"
     return in_words_of(model, sentence)
 
@@ -166,7 +174,10 @@ def _said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
     if found.by != "kinds" and set(names["by"]) <= {"", "tokens"}:
         how += " These texts have no labels, so names are classes of tokens."
     if not held:
-        return f"None of the {total:,} experts has a name that holds:", "what fits half of the texts does not fit the other half."
+        return (
+            f"None of the {total:,} experts has a name that holds:",
+            "what fits half of the texts does not fit the other half.",
+        )
     return f"{held:,} of the {total:,} experts have a name that holds:", how
 
 

@@ -31,7 +31,7 @@ KIND_COLOURS = (  # of kinds of text, which are always labelled: so many are not
     "#8B3A3A",
 )
 PICTURE, KINDS, LAYERS, UNLIT = "picture", "kinds", "layers", "unlit"  # the rows that a page brings
-LEFT, UNDER, UPRIGHT = 30, 40, 78  # pixels beside the cells, for layers; under them, for kinds, and upright ones
+LEFT, UNDER, UPRIGHT = 30, 40, 104  # pixels beside the cells, for layers; under them, for kinds, and upright ones
 FEW_LAYERS, ROWS, ROW, LEAST_ROW = 12, 222, 37, 4  # pixels of all rows; and of one, at most and at least
 MANY_ROWS = 270  # pixels of the rows of more layers than a few
 LEAST_LABEL, LEAST_UPRIGHT = 24, 9  # pixels of a kind's column from which on it is labelled
@@ -60,13 +60,14 @@ def atlas_spec(layers: int, tokens: int) -> dict[str, Any]:
     layers    place · name
     unlit     start, end: columns that a search leaves out
     """
-    x = alt.X("start:Q", scale=alt.Scale(domain=[0, max(tokens, 1)], nice=False, zero=False), axis=None)
+    across = alt.Scale(domain=[0, max(tokens, 1)], nice=False, zero=False)
+    x = alt.X("start:Q", scale=across, axis=None)
     down = alt.Scale(domain=[max(layers, 1), 0], nice=False, zero=False)
     chart = alt.layer(
         _cells(),
         _unlit().encode(x=x, x2="end:Q"),
         *_gaps(layers, x, down),
-        *_kinds(x, tokens),
+        *_kinds(x, across),
         _names(down),
         _frame(down),
         params=[
@@ -110,11 +111,15 @@ def _gaps(layers: int, x: alt.X, down: alt.Scale) -> list[alt.Chart]:
     return gaps
 
 
-def _kinds(x: alt.X, tokens: int) -> list[alt.Chart]:
+def _kinds(x: alt.X, across: alt.Scale) -> list[alt.Chart]:
     """Under each kind's columns a bar in its colour, and its name: in lines, or upright."""
     rows = alt.Chart(alt.NamedData(KINDS))
-    bar = rows.transform_filter(f"{WIDE} >= {LEAST_GAP}").mark_rect(stroke=None, yOffset=2, y2Offset=5, x2Offset=-3, tooltip=None).encode(
-        x=x, x2="end:Q", y=alt.YValue("height"), y2=alt.Y2Value("height"), color=alt.Color("colour:N", scale=None)
+    bar = (
+        rows.transform_filter(f"{WIDE} >= {LEAST_GAP}")
+        .mark_rect(stroke=None, yOffset=2, y2Offset=5, x2Offset=-3, tooltip=None)
+        .encode(
+            x=x, x2="end:Q", y=alt.YValue("height"), y2=alt.Y2Value("height"), color=alt.Color("colour:N", scale=None)
+        )
     )
     shown = f"{WIDE} >= (narrow ? {LEAST_UPRIGHT} : {LEAST_LABEL})"
     text = rows.transform_filter(shown).transform_calculate(at="narrow ? (datum.start + datum.end) / 2 : datum.start")
@@ -132,7 +137,7 @@ def _kinds(x: alt.X, tokens: int) -> list[alt.Chart]:
     )
     lines = alt.Text("lines:N")
     split = label.transform_calculate(lines="narrow ? datum.label : split(datum.label, ' ')")
-    return [bar, split.encode(x=alt.X("at:Q", scale=x.scale, axis=None), y=alt.YValue("height"), text=lines)]
+    return [bar, split.encode(x=alt.X("at:Q", scale=across, axis=None), y=alt.YValue("height"), text=lines)]
 
 
 def _names(down: alt.Scale) -> alt.Chart:

@@ -122,7 +122,8 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
 NAMES = Chart(
     "What does each expert take, and does that hold on other texts?",
     "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
-    "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern.",
+    "darker, the better the name fits texts that did not choose it; below 0.32 (0.3 for a class) there is no clear "
+    "pattern.",
     measure=expert_names,
     draw=expert_names_grid,
     say=expert_names_caption,

@@ -1,6 +1,7 @@
 """The atlas of a trace of many texts: its tokens by kind of text, and what each expert of each layer has of them."""
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pandas as pd
@@ -42,17 +43,17 @@ def atlas(trace: RoutingTrace) -> Atlas:
     """Compute the atlas of a trace, of a sample of whole texts where it is large (`sample_of_texts`).
 
     Tokens are drawn (seed 7) from an expert's first choices where these are known, and from all that it has where they
-    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` where nothing
-    is recorded, or the tokens have neither labels nor texts.
+    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` where
+    nothing is recorded, or the tokens have neither labels nor texts.
     """
     check_recorded(trace)
     trace = sample_of_texts(trace)
-    words = pd.factorize(trace.tokens["text"])
-    classes = np.array([kind_of(text) for text in words[1]], object)[words[0]]
+    codes, texts = pd.factorize(trace.tokens["text"])
+    classes = np.array([kind_of(text) for text in texts], object)[codes]
     if "label" not in trace.tokens and (classes == SPECIAL).all():
         raise MissingField(
-            "An atlas shows which kinds of text, or classes of tokens, an expert takes, and this trace has neither labels "
-            "nor texts. Record it with its texts."
+            "An atlas shows which kinds of text, or classes of tokens, an expert takes, and this trace has neither "
+            "labels nor texts. Record it with its texts."
         )
     trace, text, columns, order = _in_order(trace)
     kinds, kind, by = _kinds(trace, classes[order])
@@ -87,15 +88,15 @@ def _in_order(trace: RoutingTrace) -> tuple[RoutingTrace, np.ndarray, list[tuple
             sequence = np.arange(len(sequence))
     order = np.lexsort((sequence, label))  # stable
     edges = [*np.flatnonzero(np.diff(label[order], prepend=-1)).tolist(), len(order)]
-    columns = [(names[label[order[a]]], a, b) for a, b in zip(edges[:-1], edges[1:], strict=True)]
+    columns = [(names[label[order[a]]], a, b) for a, b in pairwise(edges)]
     kept = trace if (np.diff(order) == 1).all() else trace.select(tokens=order)
     return kept, sequence[order].astype(np.int64), columns, order
 
 
 def _kinds(trace: RoutingTrace, classes: np.ndarray) -> tuple[list[str], np.ndarray, str]:
     if "label" not in trace.tokens:
-        codes, names = pd.factorize(np.where(classes == SPECIAL, None, classes))
-        return [str(name) for name in names], codes.astype(np.int64), "tokens"
+        of_class, found = pd.factorize(pd.Series(classes, dtype=object).where(classes != SPECIAL))
+        return [str(name) for name in found], of_class.astype(np.int64), "tokens"
     names, codes = trace.labels("An atlas")
     if len(names) > MOST_KINDS:
         sizes = np.bincount(codes, minlength=len(names))

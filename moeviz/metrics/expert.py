@@ -233,7 +233,9 @@ def need_sentence(kinds: pd.DataFrame) -> str:
     idle = idle.sort_values("share", ascending=False, kind="stable").head(MOST_NAMED)
     if idle.empty:
         return first
-    taken = with_and([f"{percent(kind.share)} of {visible(str(kind.label))}" for kind in idle.itertuples()])
+    taken = with_and(
+        [f"{percent(share)} of {visible(label)}" for label, share in zip(idle["label"], idle["share"], strict=True)]
+    )
     return f"{first} Taking is not needing: it has {taken}, where nothing is lost without it (under {IDLE})."
 
 

@@ -14,7 +14,9 @@ from moeviz.metrics.words import one_row, percent, short
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-HOLDS = 0.3  # correlation on the texts that did not choose the name
+# Correlation on the texts that did not choose the name. There are many more sets of kinds to choose from than classes:
+# with kinds shuffled over texts, 0.32 leaves fewer than 2 names of 48.
+HOLDS = {"kinds": 0.32, "tokens": 0.3, "": 1.0}
 SURE = 4.0  # times the standard error of the correlation of two unrelated facts, 1 / sqrt(tokens)
 GAIN = 0.03  # in correlation, that another kind in a name, or a class in place of kinds, must add
 MOST_KINDS = 4  # in a name
@@ -30,11 +32,11 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     """Names of experts, chosen on one half of the texts and tested on the other.
 
     A name is up to four kinds of text (labels, with commas between them), or one class of tokens, as `kind_of` of
-    `moeviz.metrics.vocabulary` has them. Of each kind every other text is set aside. On the first half, the name is what
-    correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in it,
-    or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set aside.
-    From 0.3 up the name holds, if that is also 4 standard errors of unrelated facts, 1 / sqrt(tokens set aside); else,
-    and with fewer than 10 tokens on either half, the expert has no clear pattern.
+    `moeviz.metrics.vocabulary` has them. Of each kind every other text is set aside. On the first half, the name is
+    what correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in
+    it, or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set
+    aside. From 0.32 up (0.3 for a class) the name holds, if that is also 4 standard errors of unrelated facts,
+    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no clear pattern.
     Without labels, or where a kind has one text, only classes of tokens, or the other kinds, make names.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
@@ -204,7 +206,8 @@ def _names_of_layer(
         order = np.argsort(-counts[0], axis=0, kind="stable")
         for one in np.flatnonzero(better):
             found.loc[one, "name"] = _joined([names[code] for code in order[:, one] if members[code, one]], by)
-    found["holds"] = found["phi"] >= max(HOLDS, SURE / max(size[1], 1) ** 0.5)
+    least = found["by"].map(HOLDS).clip(lower=SURE / max(size[1], 1) ** 0.5)
+    found["holds"] = found["phi"] >= least
     found.loc[~found["holds"], "name"] = UNNAMED
     return found
 

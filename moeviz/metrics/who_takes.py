@@ -1,4 +1,4 @@
-"""Who takes a word: its places in the texts, and the experts that have more of its tokens' weight than of all tokens'."""
+"""Who takes a word: its places in the texts, and the experts that have more weight on its tokens than on all."""
 
 import re
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.tokens import PART_OF_CHARACTER
 from moeviz.metrics.vocabulary import DIGITS, PUNCTUATION, SPECIAL, kind_of
-from moeviz.metrics.words import percent
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
 FEW = 8  # tokens of a word below which experts are not told apart
@@ -56,7 +56,7 @@ def tokens_of_word(trace: RoutingTrace, word: str) -> Found:
     whole, starts, ends = _joined(trace, codes, pieces)
     hit = np.zeros(len(codes) + 1, np.int64)
     what = ""
-    for pattern, flags, what in _ways(word):
+    for pattern, flags, what in _ways(word):  # noqa: B007, of the last one that is tried
         for match in re.finditer(pattern, whole, flags):
             hit[np.searchsorted(ends, match.start(), "right")] += 1
             hit[np.searchsorted(starts, match.end(), "left")] -= 1
@@ -85,7 +85,9 @@ def _joined(trace: RoutingTrace, codes: np.ndarray, pieces: list[str]) -> tuple[
     """All texts as one, and where each token begins and ends in it: parts of a character at the same place."""
     texts = trace.tokens["text"].to_numpy(object)
     sequence = trace.tokens["sequence"].to_numpy()
-    starts, ends, written, at = [], [], [], 0
+    starts: list[int] = []
+    ends: list[int] = []
+    written, at = [], 0
     for row, code in enumerate(codes.tolist()):
         if row and sequence[row] != sequence[row - 1]:
             written.append(BETWEEN)
@@ -176,8 +178,10 @@ def who_takes_sentence(found: Found, takers: pd.DataFrame, weighed: bool) -> str
         return f"Only {count} {several} {found.what} in these texts: too few to tell experts apart."
     if takers.empty:
         return f"{count:,} tokens {found.what}; no expert takes clearly more of them than of others."
-    (best,) = takers.head(1).itertuples(index=False)
+    best = one_row(takers, takers.index[0])
     took = f"Layer {best.layer}, expert {best.expert} takes {best.tokens:,} of the {best.of:,} tokens {found.what}"
     if not weighed:
         return f"{took}; of all tokens it has {percent(best.usual)}."
-    return f"{took}, with {percent(best.share)} of the weight; of all tokens it has {percent(best.usual)} of the weight."
+    return (
+        f"{took}, with {percent(best.share)} of the weight; of all tokens it has {percent(best.usual)} of the weight."
+    )

@@ -63,14 +63,18 @@ def test_the_atlas_is_searched_walked_by_the_keyboard_and_leads_to_an_expert_and
     cards, said, box = page.locator(".card"), page.locator(".search .said"), page.get_by_role("searchbox")
     expect(cards).to_have_count(48)
     expect(said).to_contain_text("47 of the 48 experts have a name that holds")
-    expect(cards.nth(20)).to_have_attribute("aria-label", re.compile("^layer 2 · expert 4 · German, Russian · takes 99% of German"))
+    expect(cards.nth(20)).to_have_attribute(
+        "aria-label", re.compile("^layer 2 · expert 4 · German, Russian · takes 99% of German")
+    )
     assert cards.nth(20).get_attribute("href") == "expert?layer=2&expert=4"
 
     area = page.locator(".atlas .map")
     area.focus()
     for key in ("ArrowDown", "ArrowDown", *["ArrowRight"] * 10):
         page.keyboard.press(key)
-    expect(area).to_have_attribute("aria-label", re.compile(r"layer 2, German: expert 4 \(German, Russian\) is the first choice for"))
+    expect(area).to_have_attribute(
+        "aria-label", re.compile(r"layer 2, German: expert 4 \(German, Russian\) is the first choice for")
+    )
     plain = area.screenshot()
 
     page.get_by_role("button", name="SELECT").click()

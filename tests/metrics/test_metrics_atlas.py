@@ -12,7 +12,7 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.atlas import MOST_KINDS, OTHERS, atlas
 from moeviz.metrics.expert_names import MOST_TOKENS, sample_of_texts
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.who_takes import LONGEST_WORD, tokens_of_word, who_takes
+from moeviz.metrics.who_takes import LONGEST_WORD, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
@@ -34,7 +34,9 @@ def hits(trace: RoutingTrace, word: str) -> list[int]:
 
 
 def test_a_word_is_found_in_the_text_and_not_in_tokens_whole_words_first():
-    trace = written(["<s>", " ant", "wort", "ete", " ant", ",", "⟨é 1/2⟩", "⟨é 2/2⟩", "t", "17", "7", "Ant"], [0] * 11 + [1])
+    trace = written(
+        ["<s>", " ant", "wort", "ete", " ant", ",", "⟨é 1/2⟩", "⟨é 2/2⟩", "t", "17", "7", "Ant"], [0] * 11 + [1]
+    )
     assert hits(trace, "antwortete") == [1, 2, 3]
     assert hits(trace, "ant") == [4] and tokens_of_word(trace, "ant").what == "of “ant”"
     assert hits(trace, "ort") == [2] and tokens_of_word(trace, "ort").what == "of “ort” inside words"
@@ -59,8 +61,12 @@ def test_searches_of_the_held_out_texts_are_as_counted_by_hand(held_out, word):
         owner = [row for row, text in tokens["text"].items() for _ in text]
         text = "".join(tokens["text"])
         wanted |= {owner[at] for match in re.finditer(rf"\b{word}\b", text) for at in range(*match.span())}
-    assert set(np.flatnonzero(found.tokens)) == wanted and len(wanted) >= 8
+    assert set(np.flatnonzero(found.tokens)) == wanted and found.what == f"of “{word}”"
     takers = who_takes(held_out, found.tokens)
+    if word == "JavaScript":
+        few = "Only 2 tokens of “JavaScript” in these texts: too few to tell experts apart."
+        assert who_takes_sentence(found, takers, weighed=True) == few
+        return
     first = takers.iloc[0]
     row = held_out.model.layers.index(first["layer"])
     own = held_out.experts[row] == first["expert"]
@@ -69,8 +75,7 @@ def test_searches_of_the_held_out_texts_are_as_counted_by_hand(held_out, word):
     assert first["share"] == pytest.approx((weights * own)[sorted(wanted)].sum() / len(wanted))
     assert first["usual"] == pytest.approx((weights * own).sum() / len(own))
     assert (takers["low"] - takers["usual"] > 0.05).all() and (takers["low"] <= takers["share"] + 1e-9).all()
-    if word == "SELECT":
-        assert (first["layer"], first["expert"]) == (3, 7) and len(takers) == 6
+    assert len(wanted) == 9 and (first["layer"], first["expert"]) == (3, 7) and len(takers) == 6
 
 
 def test_the_first_is_who_has_most_of_the_weight_beyond_the_usual_and_not_a_faint_second_choice():
@@ -96,7 +101,10 @@ def test_an_atlas_counts_what_each_expert_has_of_each_kind(held_out):
         assert len(set(found.text[drawn].tolist())) == 3, "of different texts"
         code, kept, times = found.keeps[row, expert, 0]
         same = found.code == code
-        assert (kept, times) == ((same & (found.trace.experts[row] == expert).any(-1)).sum(), same.sum()) and times >= 10
+        assert (kept, times) == (
+            (same & (found.trace.experts[row] == expert).any(-1)).sum(),
+            same.sum(),
+        ) and times >= 10
     assert (found.of == [[(labels == kind).sum() for kind in found.kinds]]).all()
     assert np.array_equal(atlas(held_out).drawn, found.drawn), "drawn with a fixed seed"
 
@@ -134,7 +142,9 @@ def test_many_kinds_are_the_largest_and_one_of_all_others():
     assert found.of[0].sum() == 61 and len(found.columns) == 60
 
 
-@pytest.mark.parametrize("what", ["unordered", "unrecorded", "one layer", "one expert", "one token", "no tokens", "uneven"])
+@pytest.mark.parametrize(
+    "what", ["unordered", "unrecorded", "one layer", "one expert", "one token", "no tokens", "uneven"]
+)
 def test_odd_traces_have_an_atlas_too(what):
     trace = sample_trace(layers=3, tokens=30, top_k=2, experts=6)
     if what == "unordered":
@@ -148,7 +158,7 @@ def test_odd_traces_have_an_atlas_too(what):
     elif what == "one expert":
         trace = sample_trace(layers=1, tokens=5, top_k=1, experts=1)
     elif what in ("one token", "no tokens"):
-        trace = trace.select(tokens=slice(0, what == "one token"))
+        trace = trace.select(tokens=slice(0, int(what == "one token")))
     elif what == "uneven":
         model = replace(trace.model, num_experts=(6, 6, 2))
         experts = trace.experts.copy()

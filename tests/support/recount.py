@@ -873,11 +873,11 @@ def _name_of(seen, layer: int, expert: int) -> tuple[list[str], str, list[int], 
     return None
 
 
-def _holds(seen, layer: int, expert: int, tested: list[int], inside: list[int]) -> tuple[float, bool]:
+def _holds(seen, layer: int, expert: int, what: str, tested: list[int], inside: list[int]) -> tuple[float, bool]:
     own = sum(expert in seen.has(layer, t) for t in tested)
     both = sum(expert in seen.has(layer, t) for t in inside)
     found = _correlation(both, len(inside), own, len(tested))
-    return found, found >= max(0.3, 4 / sqrt(len(tested)))
+    return found, found >= max(0.32 if what == "these kinds" else 0.3, 4 / sqrt(len(tested)))
 
 
 @reads(
@@ -890,7 +890,7 @@ def _(seen, low, name, precision, what, part, layer, expert):
     named = _name_of(seen, layer, expert)
     claim(named is not None, "no name fits any of its tokens")
     names, of_what, tested, inside = named
-    found, holds = _holds(seen, layer, expert, tested, inside)
+    found, holds = _holds(seen, layer, expert, of_what, tested, inside)
     claim(holds == (low is None), f"the correlation is {found:.3f}")
     if low is not None:
         about(low.lstrip("-"), abs(found))
@@ -910,7 +910,7 @@ def _(seen, number, of, expert, layer, name):
     for one in seen.some():
         for e in range(seen.E[one]):
             if (named := _name_of(seen, one, e)) is not None:
-                found, holds = _holds(seen, one, e, *named[2:])
+                found, holds = _holds(seen, one, e, *named[1:])
                 if holds:
                     held[one, e] = (found, ", ".join(named[0]))
     whole(number, len(held))
@@ -1022,7 +1022,10 @@ def _(seen, needed, more, none, taken, layer, expert, losses):
     if needed:
         said = [f"{losses[kind]:.2f} on {shown(kind)}" for kind in most[:3]]
         claim(needed == _with_and(said), f"it loses {said}")
-        claim((more is None) == (len(most) <= 3) and int(more or 0) == max(len(most) - 3, 0), f"{len(most)} lose something")
+        claim(
+            (more is None) == (len(most) <= 3) and int(more or 0) == max(len(most) - 3, 0),
+            f"{len(most)} lose something",
+        )
     idle = [kind for kind in losses if losses[kind] < 0.005 and part[kind] / uniform >= 2] if uniform else []
     idle.sort(key=lambda kind: -part[kind])
     claim((taken is None) == (not idle), f"{idle} lose nothing")

@@ -4,7 +4,7 @@ const ALL_AT_ONCE = 64; // experts that each have their card; of more, those of 
 const LETTERS_AROUND = 8; // of a token on a card, on either side
 const BAR = 10; // units of a kind's bar
 const HIGH = 26;
-const CELL_HIGH = 8.5;
+const [CELL_HIGH, FEW_HIGH] = [8.5, 17]; // of many layers, and of few
 const NARROWEST_GRID = 640;
 
 class Cards {
@@ -33,8 +33,9 @@ class Cards {
   draw() {
     const { found } = this.view;
     this.box.replaceChildren();
-    if (this.pick) this.pick.hidden = Boolean(found);
-    if (found) return this.drawFound(found);
+    const is = Boolean(found?.enough && found.takers.length);
+    if (this.pick) this.pick.hidden = is;
+    if (is) return this.drawFound(found);
     const layers = this.pick ? [this.layer] : this.atlas.layers.map((_, layer) => layer);
     this.title.textContent = this.pick ? `The ${this.atlas.counts[this.layer]} experts of` : `All ${this.atlas.total} experts`;
     this.note.textContent = `bars: its share of each ${this.atlas.data.by === "kinds" ? "kind’s" : "class’s"} tokens; dashed: a uniform share; below, tokens drawn at random`;
@@ -45,12 +46,12 @@ class Cards {
   }
 
   drawFound(found) {
-    const { takers, marked, word, count, enough } = found;
+    const { takers, marked, word } = found;
     const several = marked.length > takers.length ? `The first ${takers.length} of ${marked.length}` : String(takers.length);
     const one = marked.length === 1;
-    this.title.textContent = !enough || !count ? "" : takers.length ? `${several} expert${one ? "" : "s"} that take${one ? "s" : ""} “${cut(word, 30)}” more than usual` : "No expert takes it more than usual";
-    this.note.textContent = takers.length && enough ? `ranked by ${found.weighed ? "their weight on these tokens" : "the share of these tokens that they have"} (lower end of a 90 % interval), less that on all` : "";
-    if (enough) for (const taker of takers) this.box.append(this.card(taker[0], taker[1], taker));
+    this.title.textContent = `${several} expert${one ? "" : "s"} that take${one ? "s" : ""} “${cut(word, 30)}” more than usual`;
+    this.note.textContent = `ranked by ${found.weighed ? "their weight on these tokens" : "the share of these tokens that they have"} (lower end of a 90 % interval), less that on all`;
+    for (const taker of takers) this.box.append(this.card(taker[0], taker[1], taker));
   }
 
   card(layer, expert, taker = null) {
@@ -64,7 +65,7 @@ class Cards {
     made.append(this.bars(layer, expert));
     for (const token of atlas.drawnOf(layer, expert)) made.append(this.line(token, colour));
     const keeps = atlas.keepsOf(layer, expert);
-    made.append(make("span", "keeps", keeps.length ? `keeps ${keeps.map(([word, has, times]) => `${cut(word, 12)} ${has}/${times}`).join(" · ")}` : ""));
+    made.append(make("span", "keeps", keeps.length ? `keeps ${keeps.map(([word, has, times]) => `“${cut(word, 12)}” ${has}/${times}`).join(" · ")}` : ""));
     made.append(make("span", "load", this.loadOf(layer, expert)));
     made.setAttribute("aria-label", `${atlas.sentence(layer, expert)}${taker ? ` · ${this.hits(taker)}` : ""} · ${this.most(layer, expert)} · ${this.loadOf(layer, expert)}`);
     return made;
@@ -115,9 +116,10 @@ class Cards {
 class Grid {
   constructor(view) {
     Object.assign(this, { view, atlas: view.atlas, at: { layer: 0, expert: 0 } });
+    this.high = this.atlas.L <= FEW_LAYERS ? FEW_HIGH : CELL_HIGH;
     this.canvas = make("canvas", "", null, { tabindex: 0, role: "application", "aria-roledescription": "grid" });
     this.title = make("h2", "title", `All ${this.atlas.total.toLocaleString("en")} experts`);
-    const note = make("span", "note", `${this.atlas.data.word}s down, experts across; coloured by the kind that an expert is named for, paler where the name fits less, grey where it has none`);
+    const note = make("span", "note", `${this.atlas.data.word}s down, experts across; coloured by the kind that an expert is named for (blue: a class of ${this.atlas.data.item}s), paler where the name fits less, grey where it has none`);
     this.box = holding(make("div", "grid-box"), holding(make("div", "gallery-head"), this.title, note), holding(make("div", "scroll"), this.canvas));
     this.canvas.onclick = (event) => this.open(this.under(event));
     this.canvas.onpointermove = (event) => {
@@ -144,8 +146,8 @@ class Grid {
     const ratio = Math.max(1, devicePixelRatio);
     const width = (this.width = this.wanted);
     const wide = (this.wide = width / atlas.E);
-    Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(atlas.L * CELL_HIGH * ratio) });
-    Object.assign(canvas.style, { width: `${width}px`, height: `${atlas.L * CELL_HIGH}px` });
+    Object.assign(canvas, { width: Math.round(width * ratio), height: Math.round(atlas.L * this.high * ratio) });
+    Object.assign(canvas.style, { width: `${width}px`, height: `${atlas.L * this.high}px` });
     const context = canvas.getContext("2d");
     context.setTransform(ratio, 0, 0, ratio, 0, 0);
     const marked = view.found && new Set(view.found.marked.map(([layer, expert]) => atlas.at(layer, expert)));
@@ -155,17 +157,17 @@ class Grid {
         const named = atlas.name[at] > 0;
         context.globalAlpha = marked ? (marked.has(at) ? 1 : 0.12) : named ? Math.min(1, 0.3 + atlas.fits[at] / 100) : 0.3;
         context.fillStyle = atlas.kindColour(layer, expert);
-        context.fillRect(expert * wide + 0.4, layer * CELL_HIGH + 0.4, wide - 0.8, CELL_HIGH - 0.8);
+        context.fillRect(expert * wide + 0.4, layer * this.high + 0.4, wide - 0.8, this.high - 0.8);
       }
     context.globalAlpha = 1;
     if (canvas.getRootNode().activeElement !== canvas) return;
     Object.assign(context, { strokeStyle: getComputedStyle(view.root).color, lineWidth: 2 });
-    context.strokeRect(this.at.expert * wide, this.at.layer * CELL_HIGH, wide, CELL_HIGH);
+    context.strokeRect(this.at.expert * wide, this.at.layer * this.high, wide, this.high);
   }
 
   under(event) {
     const box = this.canvas.getBoundingClientRect();
-    const layer = clamped(Math.floor((event.clientY - box.top) / CELL_HIGH), this.atlas.L - 1);
+    const layer = clamped(Math.floor((event.clientY - box.top) / this.high), this.atlas.L - 1);
     return { layer, expert: clamped(Math.floor((event.clientX - box.left) / this.wide), this.atlas.E - 1) };
   }
 

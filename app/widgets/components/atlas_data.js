@@ -2,7 +2,8 @@
 
 const DRAWN = 3; // tokens of each expert, drawn at random
 const KEPT = 2; // tokens of the vocabulary that keep to it
-const NO_KIND = 255;
+const OF_CLASS = 254; // a name that is no kind of text
+const OF_NOTHING = 255;
 
 class Atlas {
   constructor(data) {
@@ -38,7 +39,7 @@ class Atlas {
 
   kindColour(layer, expert) {
     const kind = this.kindOfName[this.at(layer, expert)];
-    return kind === NO_KIND ? this.data.grey : this.data.kindColours[kind];
+    return { [OF_NOTHING]: this.data.grey, [OF_CLASS]: this.data.classColour }[kind] ?? this.data.kindColours[kind];
   }
 
   // -1 for none.

@@ -14,7 +14,7 @@ from moeviz.charts import theme
 from moeviz.charts.atlas import atlas_spec, kind_colours, row_height
 from moeviz.metrics.atlas import OTHERS, Atlas
 from moeviz.metrics.atlas import atlas as atlas_of
-from moeviz.metrics.expert_names import short_name
+from moeviz.metrics.expert_names import JOINED, short_name
 from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
 from moeviz.metrics.who_takes import Found
 from moeviz.metrics.words import item_word
@@ -23,6 +23,7 @@ from moeviz.routing_trace import RoutingTrace
 
 KEPT = 4  # atlases whose data is kept: a rerun sends the same again
 NONE = 255, 65_535  # in place of a first choice; a sample has fewer tokens than 2^15, so all else is of two bytes
+OF_CLASS, OF_NOTHING = 254, 255  # in place of the kind of text that a name begins with
 LONGEST, LONGEST_KIND = 40, 32  # characters of a token, and of a kind of text
 SHOWN = 24  # experts that a search shows, the first
 
@@ -66,6 +67,7 @@ def _without_names(trace: RoutingTrace) -> tuple[dict[str, Any], Atlas]:
         "keeps": _base64(found.keeps, np.int16),
         "expertColours": list(theme.EXPERT_COLOURS),
         "grey": theme.OTHER,
+        "classColour": theme.MAIN,
         "row": row_height(L),
     }
     data |= _words(found)
@@ -117,9 +119,9 @@ def _words(found: Atlas) -> dict[str, Any]:
 
 
 def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
-    """Of each expert which name it has, "" where none holds, and how far it holds (0 to 100); the kind it begins with."""
+    """Of each expert which name it has, "" where none holds; how far it holds (0 to 100); the kind it begins with."""
     L, E, _ = found.counts.shape
-    which, fits, kind = np.zeros((L, E), np.uint16), np.zeros((L, E), np.uint8), np.full((L, E), 255, np.uint8)
+    which, fits, kind = np.zeros((L, E), np.uint16), np.zeros((L, E), np.uint8), np.full((L, E), OF_NOTHING, np.uint8)
     every = [["", ""]]
     if names is not None:
         held = names[names["holds"]]
@@ -128,9 +130,9 @@ def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
         at = rows, held["expert"].to_numpy()
         which[at], fits[at] = codes + 1, np.round(100 * held["phi"].clip(0, 1))
         every += [[_cut(name, 4 * LONGEST_KIND), short_name(name)] for name in unique]
-        kinds = {kind.replace(", ", "; "): place for place, kind in enumerate(found.kinds)}
-        begins = [kinds.get(name, kinds.get(name.split(", ")[0], 255)) for name in unique]
-        kind[at] = np.array(begins, np.uint8)[codes] if len(begins) else 255
+        kinds = {kind.replace(JOINED, "; "): place for place, kind in enumerate(found.kinds)}
+        begins = [kinds.get(name, kinds.get(name.split(JOINED)[0], OF_CLASS)) for name in unique]
+        kind[at] = np.array(begins, np.uint8)[codes] if begins else OF_NOTHING
     return {
         "names": every,
         "name": _base64(which, np.uint16),
@@ -144,7 +146,14 @@ def packed_found(found: Found, takers: pd.DataFrame, atlas: Atlas, id_: int) -> 
     """The tokens that a search has found, as bits, and the experts that take them, the first of so many."""
     place = {layer: row for row, layer in enumerate(atlas.trace.model.layers)}
     rows = [
-        [place[taker.layer], int(taker.expert), int(taker.tokens), int(taker.of), float(taker.share), float(taker.usual)]
+        [
+            place[taker.layer],
+            int(taker.expert),
+            int(taker.tokens),
+            int(taker.of),
+            float(taker.share),
+            float(taker.usual),
+        ]
         for taker in takers.itertuples()
     ]
     return {

@@ -1,7 +1,7 @@
 // Every layer by every token: a Vega view made from an Altair chart, whose cells are one image that is made here.
 
 const NARROW = 700; // pixels of a page on which kinds of text stand upright
-const UPRIGHT = 78; // pixels under the cells for them; see moeviz/charts/atlas.py
+const UPRIGHT = 104; // pixels under the cells for them; see moeviz/charts/atlas.py
 const FEW_LAYERS = 12;
 const EVERY = 8; // of more layers, which have their name
 const NO_ATLAS = "The map cannot be drawn: this release of Streamlit does not offer its chart library in a way that is known here.";

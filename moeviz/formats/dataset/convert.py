@@ -91,7 +91,11 @@ def trace_of(dataset: Dataset, max_bytes: int = MAX_BYTES) -> RoutingTrace:
 
 def trace_of_texts(dataset: Dataset, texts: Sequence[int]) -> RoutingTrace:
     """Some texts of a dataset, by their numbers, as one trace. Raises `DamagedShard`."""
-    wanted, layers, weighed = np.unique(np.asarray(texts, np.int64)), dataset.model.layers, WEIGHTS[dataset.kept.weights]
+    wanted, layers, weighed = (
+        np.unique(np.asarray(texts, np.int64)),
+        dataset.model.layers,
+        WEIGHTS[dataset.kept.weights],
+    )
     columns = [name for name in WORDS if name not in _absent(dataset.kept)]
     more = [experts_column(layer) for layer in layers]
     more += [] if weighed is None else [weights_column(layer) for layer in layers]
