@@ -18,6 +18,8 @@ from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.gallery import exhibit_page
 from moeviz_app.views.history.mixtral import mixtral_page
 from moeviz_app.views.history.story import story_page
+from moeviz_app.views.models import models_page
+from moeviz_app.views.one_word import one_word_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
@@ -38,12 +40,12 @@ GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
     "Explore": (FIRST, "Tokens"),
     "Experts": ("Specialization", "Locality", "Co-activation", "Confidence", "Layers"),
-    "Compare": ("Compare", "Engine difference", "What if"),
+    "Compare": ("Compare", "One word", "Engine difference", "What if"),
     "Balance": ("Load", "Losses", "Counts"),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Train": ("Training",),
     "Story": (STORY, "Timeline", "Article", *GALLERY),
-    "Open": ("Traces", "Corpus"),
+    "Open": ("Traces", "Models", "Corpus"),
 }
 TABS = {  # what a tab is called where its page's name says less, or is the place's
     FIRST: "Text",
@@ -108,7 +110,7 @@ STYLE = f"""<style>
 .st-key-menu a[aria-current], .st-key-submenu a[aria-current] {{font-weight: 700;
   background: color-mix(in srgb, currentColor 9%, transparent)}}
 .st-key-submenu {{border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding-top: .2rem}}
-@media (min-width: 641px) {{.st-key-menu [data-testid='stIconMaterial'], .st-key-menu > :nth-child({len(MENU) + 1}) {{
+@media (min-width: 641px) {{.st-key-menu a > :not(:last-child), .st-key-menu > :nth-child({len(MENU) + 1}) {{
   display: none}}}}
 @media (max-width: 640px) {{
   {ELSEWHERE} {{display: none}}
@@ -155,6 +157,7 @@ PAGES = {
     "Serve": serve_page,
     "Counts": counts_page,
     "Compare": compare_page,
+    "One word": one_word_page,
     "Engine difference": engine_difference_page,
     "What if": what_if_page,
     "Corpus": corpus_page,
@@ -165,6 +168,7 @@ PAGES = {
     **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
     "Mixtral": mixtral_page,
     "Traces": traces_page,
+    "Models": models_page,
     MORE: lambda: _more_page(),
 }
 

@@ -22,11 +22,12 @@ LINKS = json.loads((Path(__file__).parents[1] / "data" / "links.json").read_text
 BEFORE = {"": "Explore"} | {
     name.lower().replace(" ", "-"): name
     for name in (
-        "Tokens, Load, Specialization, Locality, Co-activation, Confidence, Losses, Layers, Flow, Coverage, Counts, Serve, "
-        "Parameters, Placement, Compare, Engine difference, What if, Training, From 1991 to Mixtral, Timeline, Article, "
-        "Local experts, Hierarchical mixture, HMM experts, SVM experts, Deep mixture, Conditional computation, "
-        "Sparsely gated, Switch, Mixtral, Dense contrast, Traces, Corpus"
-    ).split(", ")
+        *("Tokens", "Load", "Specialization", "Locality", "Co-activation", "Confidence", "Losses", "Layers", "Flow"),
+        *("Coverage", "Counts", "Serve", "Parameters", "Placement", "Compare", "Engine difference", "What if"),
+        *("Training", "From 1991 to Mixtral", "Timeline", "Article", "Local experts", "Hierarchical mixture"),
+        *("HMM experts", "SVM experts", "Deep mixture", "Conditional computation", "Sparsely gated", "Switch"),
+        *("Mixtral", "Dense contrast", "Traces", "Corpus"),
+    )
 }
 MERGED = {"Layers": ("Flow", "Layers"), "Load": ("Load", "Coverage")}  # pages of two that were apart
 
