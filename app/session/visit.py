@@ -66,6 +66,10 @@ class Visit:
     box_of: RoutingTrace | None = None  # the trace whose prompt the box was given last
     has_begun: bool = False  # whether the files that the server was started with are open
     what_if: Any = None  # the last change and its effect
+    word_change: tuple[RunRequest, Any, RoutingTrace, RoutingTrace] | None = None  # a run, the edit of its text, both
+    word_asked: Any = None  # as a browser says it
+    word_linked: dict[str, Any] | None = None  # by a link to the page One word
+    word_place: int | None = None  # of the token that was clicked, among those that both texts have
     row_of_several: int | None = None  # the row that was clicked in one of several strips
     file_asked: tuple[str, tuple[str, ...], ImportOptions] | None = None  # upload, what it does not say, what was told
     folder_tried: str | None = None  # on the page Corpus

@@ -1,8 +1,8 @@
 """The fields of pages' addresses, beside those of the run on screen: a table by the path of a page.
 
-Most pages say what some widgets hold, a field each (`PAGE_FIELDS`). A change of the routing, the traces that are
-compared and the controls of serving have ways of their own (`PAGE_ADDRESSES`). A link only says what is wanted. It is a
-stranger's, so the page checks it against what it offers, ignores the rest, and runs no change by itself.
+Most pages say what some widgets hold, a field each (`PAGE_FIELDS`). A change of the routing or of a word, the traces
+that are compared and the controls of serving have ways of their own (`PAGE_ADDRESSES`). A link only says what is
+wanted. It is a stranger's, so the page checks it against what it offers and ignores the rest.
 """
 
 from collections.abc import Callable, Container, Mapping
@@ -274,9 +274,27 @@ PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says wha
     ),
     **dict.fromkeys(DATASET_PAGES, _OF_DATASET),
 }
+
+
+def _word_written() -> dict[str, str]:
+    """The word that was typed over, and what stands in its place."""
+    if (found := visit().word_change) is None or len(found[1].of(found[0].prompt)) > LONGEST:
+        return {}
+    start, end, text = found[1]
+    return {"word": f"{start}-{end}", "becomes": text}
+
+
+def _ask_for_word(query: Mapping[str, str]) -> None:
+    """Remember what stands in place of which word; the page checks it beside its text."""
+    start, end = (number_in(part) for part in query.get("word", "").partition("-")[::2])
+    text = query.get("becomes", "")
+    visit().word_linked = {"start": start, "end": end, "text": text} if start is not None and end is not None else None
+
+
 PAGE_ADDRESSES = {
     "what-if": PageAddress(_change_written, _ask_for_change),
     "compare": PageAddress(_compared_written, _ask_for_pair),
+    "one-word": PageAddress(_word_written, _ask_for_word),
     "engine-difference": PageAddress(_pair_written, _ask_for_pair),
     "serve": PageAddress(serve_address.written, serve_address.ask),
     **{page: PageAddress(partial(write_fields, of), partial(read_fields, of)) for page, of in PAGE_FIELDS.items()},

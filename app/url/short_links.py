@@ -13,7 +13,14 @@ from collections.abc import Callable, Mapping
 from moeviz.errors import MoevizError
 
 KEY = "key"
-TEXTS = ("prompt", "system", "changed_prompt", "first", "second")  # parts of an address that hold what was typed
+TEXTS = (
+    "prompt",
+    "system",
+    "changed_prompt",
+    "becomes",
+    "first",
+    "second",
+)  # parts of an address that hold what was typed
 SECONDS = 24 * 60 * 60
 MOST_CHARS = 20_000_000  # of all that is remembered
 KEY_BYTES = 16

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 NONE = "no dataset: texts of your own"
 LOADS, BALANCE, NEEDED, BY_LABEL = load.CHARTS[0], load.CHARTS[3], coverage.CHARTS[0], specialization.CHARTS[0]
-MORE = ("Load", "Specialization", "Co-activation", "Flow", "Coverage", "Locality")
+MORE = ("Load", "Specialization", "Co-activation", "Layers", "Locality")  # pages
 Texts = list[tuple[str, str]]
 BEGINNING = [
     ("English", "The sea was calm, and the old captain walked along the shore."),

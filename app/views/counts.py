@@ -124,7 +124,7 @@ def _beside_trace(part: ExpertCounts) -> None:
     if trace is None or (trace.model.layers, trace.model.num_experts) != (part.model.layers, part.model.num_experts):
         return
     st.subheader("Beside the trace on screen", anchor=False)
-    st.text("A is these counts, B is the trace.")
+    st.text("The first is these counts, the second the trace.")
     for chart in COMPARISONS:
         _draw(chart, (part, trace))
 

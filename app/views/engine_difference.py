@@ -5,13 +5,14 @@ from weakref import ref
 
 import pandas as pd
 import streamlit as st
-from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, recorded
+from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.views.examples import EXAMPLES
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.messages import explained, refuse, say
+from moeviz_app.widgets.messages import example_note, explained, say
 from moeviz_app.widgets.run_panel import run_live
 from moeviz_app.widgets.trace_picker import Pair, bring_up_pair
 
@@ -29,7 +30,6 @@ from moeviz.metrics.engine_difference import (
 )
 from moeviz.metrics.engine_tokens import margins_of_both, token_differences
 from moeviz.metrics.tokens import visible
-from moeviz.routing_trace import RoutingTrace
 
 PRECISIONS = ("float32", "bfloat16")
 CELLS = 6_000  # of the map of tokens, at most
@@ -56,13 +56,14 @@ def engine_difference_page() -> None:
         say(sentence)
     waits = bring_up_pair()
     offered = trace_picker.offered(parts=False)
-    if len(offered) < 2:
-        if not waits:
-            _say_where_traces_come_from()
+    if len(offered) < 2 and waits:
         return
-    _suggest()
-    pair = trace_picker.chosen(offered)
+    if len(offered) < 2:
+        _say_where_traces_come_from()
+    else:
+        _suggest()
     with explained():
+        pair = trace_picker.chosen(offered) if len(offered) > 1 else _example()
         found = _found(pair)
         with st.container(border=True, key="answer"):
             for sentence in filter(None, (shift_caption(found.moved), tokens_caption(found.checked))):
@@ -79,16 +80,11 @@ def engine_difference_page() -> None:
 
 
 def _say_where_traces_come_from() -> None:
-    say(
-        "This page compares two traces of the same text, and there are fewer than two traces so far. Open two files on "
-        "the Traces page, start the app with both (moeviz app A B), or run one prompt in two precisions."
+    example_note(
+        f"The example texts, read in {' and '.join(PRECISIONS)}. To compare two traces of the same text, open two "
+        "files on the Traces page, start the app with both (moeviz app A B), or run one prompt in two precisions."
     )
     session.link_to("Traces", "Open files", ":material/upload:")
-    if EMBEDDED in settings.SETTINGS.models and st.button(f"Run the example texts in {' and '.join(PRECISIONS)}"):
-        with explained(refuse):
-            pair = [_in_precision(dtype) for dtype in reversed(PRECISIONS)]
-            trace_picker.choose(pair[1], pair[0])
-            st.rerun()
 
 
 def _suggest() -> None:
@@ -103,12 +99,13 @@ def _suggest() -> None:
             return
 
 
-def _in_precision(dtype: str) -> RoutingTrace:
-    run = RunRequest("\n".join(EXAMPLES.values()), EMBEDDED, dtype=dtype)
-    trace = run_live(run, key=f"{dtype} goes on")
-    session.set_trace(trace, run)
-    recent.rename(next(iter(recent.traces())), f"Examples in {dtype}")
-    return trace
+def _example() -> Pair:
+    """The example texts in two precisions, read once, for all visitors. Raises what `run_live` raises."""
+    one, other = (RunRequest("\n".join(EXAMPLES.values()), EMBEDDED, dtype=dtype) for dtype in PRECISIONS)
+    model_catalog.check_on_offer(EMBEDDED)
+    return cached_for_example(
+        recorded.example(), PRECISIONS, lambda: (run_live(one, "one goes on"), run_live(other, "the other goes on"))
+    )
 
 
 def _found(pair: Pair) -> PairTables:

@@ -11,7 +11,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.short_links import LINKS
-from moeviz_app.views.menu import EXPERT, FIRST, draw_further, draw_menu, menu
+from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.ask import is_asked
 from moeviz_app.widgets.messages import explained, say
@@ -47,6 +47,15 @@ STYLE = """<style>
 }
 .katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
 @media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
+@media (prefers-reduced-motion: reduce) {
+  *, *::before, *::after {animation-duration: 1ms !important; transition-duration: 1ms !important}
+}
+@media print { /* the page, and nothing to press */
+  [data-testid='stHeader'], .st-key-head, .st-key-submenu, .st-key-tagline button, [data-testid='stToolbar'],
+  [data-testid='stMain'] :is(.stButton, .stDownloadButton, .stPopover, .stFileUploader, .stPageLink) {
+    display: none !important}
+  [data-testid='stMain'], [data-testid='stAppViewContainer'] {overflow: visible !important; height: auto !important}
+}
 </style>"""
 
 
@@ -70,7 +79,7 @@ def draw() -> None:
     if session.waiting() is None:  # the page ran it
         notice.empty()
     if page.title == FIRST:
-        draw_further(FIRST, FIRST)
+        draw_tabs(FIRST)
     else:
         visit().explorer = None  # the next explorer is a new one, which has been told nothing
     if page.url_path == EXPERT:

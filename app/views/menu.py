@@ -1,4 +1,7 @@
-"""The app's menu: a row of links, grouped by what one asks about. Each topic of moeviz.charts is a page."""
+"""The app's menu: eight places, each with one question, and the tabs of the place that is open.
+
+A tab is a page with an address of its own. Each topic of moeviz.charts is on one.
+"""
 
 from functools import partial
 from urllib.parse import quote
@@ -16,6 +19,8 @@ from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.gallery import exhibit_page
 from moeviz_app.views.history.mixtral import mixtral_page
 from moeviz_app.views.history.story import story_page
+from moeviz_app.views.models import models_page
+from moeviz_app.views.one_word import one_word_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
@@ -28,23 +33,50 @@ from moeviz.history.systems import EXHIBITS
 
 FIRST = "Explore"
 STORY = "From 1991 to Mixtral"
-EXPERT = "expert"  # address of the page of one expert, which has no entry: every expert's id leads there
+EXPERT = "expert"  # address of the page of one expert, which has no tab: every expert's id leads there
+MORE, EXHIBIT = "More", "Exhibits"
 # The pages of the history gallery: folders of moeviz.history by title. They train with torch and scikit-learn, so each
 # is loaded when somebody opens it.
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
-MENU = {
+MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
     "Explore": (FIRST, "Tokens"),
-    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers", "Flow"),
-    "Balance": ("Load", "Losses", "Coverage", "Counts"),
+    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers"),
+    "Compare": ("Compare", "One word", "Engine difference", "What if"),
+    "Balance": ("Load", "Losses", "Counts"),
     "Serve": ("Serve", "Parameters", "Placement"),
-    "Experiment": ("Compare", "Engine difference", "What if"),
-    "Training": ("Training",),
-    "History": (STORY, "Timeline", "Article", *GALLERY),
-    "Open / save": ("Traces", "Corpus"),
+    "Train": ("Training",),
+    "Story": (STORY, "Timeline", "Article", *GALLERY),
+    "Open": ("Traces", "Models", "Corpus"),
+}
+TABS = {  # what a tab is called where its page's name says less, or is the place's
+    FIRST: "Text",
+    "Experts": "Atlas",
+    "Compare": "Side by side",
+    "Balance": "Overview",
+    "Serve": "Overview",
+    "Engine difference": "Engines",
+    "Traces": "Files",
+    "Corpus": "Many texts",
+}
+QUESTIONS = {
+    "Explore": "Where does each token go?",
+    "Experts": "What does each expert do?",
+    "Compare": "What changes with another model, word, engine or precision?",
+    "Balance": "Who has too much to do, and who nothing?",
+    "Serve": "What will it cost to run?",
+    "Train": "Are my routers collapsing?",
+    "Story": "Where do these models come from?",
+    "Open": "Bring a file, a model, a server or a corpus; take results away",
+}
+ICONS = {  # on a phone, where these four stand at the bottom, and More beside them
+    "Explore": ":material/notes:",
+    "Experts": ":material/grid_view:",
+    "Compare": ":material/compare:",
+    "Story": ":material/menu_book:",
 }
 
-
-# Addresses of pages as they were once called: bookmarks and links in messages still open the page.
+# Addresses of pages as they were once called, and of pages that are on another now: bookmarks and links in messages
+# still open what they opened.
 OLD_ADDRESSES = {
     "capture": FIRST,
     "gallery": STORY,
@@ -53,35 +85,81 @@ OLD_ADDRESSES = {
     "repetition": "Locality",
     "formation": "Training",
     "routing-over-training": "Training",
+    "flow": "Layers",
+    "coverage": "Load",
 }
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
+TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
 LOGO = (  # a router that sends a token to two of four experts; st.html takes no <svg>, a style sheet does
     "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 36 28'><path fill='none' stroke='#817ad6' "
     "stroke-width='2.2' d='M7 14C18 14 15 3 26 3M7 14C18 14 15 18 26 18'/><circle cx='6' cy='14' r='5' "
     "fill='#817ad6'/><path fill='#9998' d='M25 7h10v6H25zM25 22h10v6H25z'/><path fill='#4A9' d='M25 0h10v6H25z'/>"
     "<path fill='#C67' d='M25 15h10v6H25z'/></svg>"
 )
+ELSEWHERE = ", ".join(f".st-key-menu > :nth-child({at})" for at, place in enumerate(MENU, 1) if place not in ICONS)
 STYLE = f"""<style>
 .moeviz-name::before {{content: ''; width: 36px; height: 28px;
   background: url("data:image/svg+xml,{quote(LOGO)}") center / contain no-repeat}}
 .moeviz-name {{display: inline-flex; align-items: center; gap: .5rem; font: 700 1.25rem var(--st-font, inherit);
   color: inherit !important; text-decoration: none !important}}
+.moeviz-unseen {{position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}}
+.st-key-head {{flex-wrap: nowrap !important; padding-right: 3.5rem}} /* Streamlit's own button is at the end */
 .st-key-menu, .st-key-submenu {{flex-wrap: nowrap !important; overflow-x: auto; scrollbar-width: thin}}
 .st-key-menu > div, .st-key-submenu > div {{flex-shrink: 0}}
-.st-key-menu {{padding-right: 3.5rem}} /* Streamlit's own button is at the end */
 .st-key-menu a, .st-key-submenu a {{padding-block: .1rem}}
+.st-key-menu a[aria-current], .st-key-submenu a[aria-current] {{font-weight: 700;
+  background: color-mix(in srgb, currentColor 9%, transparent)}}
 .st-key-submenu {{border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding-top: .2rem}}
+@media (min-width: 641px) {{.st-key-menu a > :not(:last-child), .st-key-menu > :nth-child({len(MENU) + 1}) {{
+  display: none}}}}
+@media (max-width: 640px) {{
+  {ELSEWHERE} {{display: none}}
+  .st-key-menu {{position: fixed; inset: auto 0 0; z-index: 99; gap: 0 !important; width: auto !important;
+    padding: .15rem .25rem calc(.3rem + env(safe-area-inset-bottom)); background: light-dark(#FDFDFB, #14161D);
+    border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent)}}
+  .st-key-menu > div:has(a) {{flex: 1 1 0 !important; min-width: 0}}
+  .st-key-menu a {{flex-direction: column; gap: 0; margin: 0}}
+  .st-key-menu a p {{font-size: .78rem; line-height: 1.2}}
+  [data-testid='stMainBlockContainer'] {{padding-bottom: 6rem !important}}
+}}
 </style>"""
+# The links of the place and of the tab that are open are called so, and the tab's is in sight. Links are drawn by
+# Streamlit, later and anew as it likes, so they are watched.
+MARK = """
+export default function ({ data }) {
+  const rows = { ".st-key-menu": data.places, ".st-key-submenu": data.tabs };
+  const mark = () => {
+    for (const [row, open] of Object.entries(rows)) {
+      for (const link of document.querySelectorAll(`${row} a`)) {
+        const is = open.includes(link.getAttribute("href"));
+        if (is === link.hasAttribute("aria-current")) continue;
+        if (!is) { link.removeAttribute("aria-current"); continue; }
+        link.setAttribute("aria-current", "page");
+        const bar = link.closest(row), of = bar.getBoundingClientRect(), at = link.getBoundingClientRect();
+        if (at.left < of.left || at.right > of.right) bar.scrollLeft += at.left - of.left - (of.width - at.width) / 2;
+      }
+    }
+  };
+  mark();
+  const watch = new MutationObserver(mark);
+  watch.observe(document.body, { childList: true, subtree: true, attributeFilter: ["href"] });
+  return () => watch.disconnect();
+}
+"""
+_mark = st.components.v2.component("moeviz_menu", html="<span hidden></span>", js=MARK)
 
 
 PAGES = {
     FIRST: explore_page,
     "Experts": experts_page,
-    **{topic: partial(topic_page, topic) for topic in TOPICS},
+    **{topic: partial(topic_page, topic) for topic in TOPICS if topic not in ("Flow", "Coverage")},
+    "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
+    "Load": partial(topic_page, "Load", "Load", "Coverage"),
     "Serve": serve_page,
     "Counts": counts_page,
     "Compare": compare_page,
+    "One word": one_word_page,
     "Engine difference": engine_difference_page,
     "What if": what_if_page,
     "Corpus": corpus_page,
@@ -92,6 +170,8 @@ PAGES = {
     **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
     "Mixtral": mixtral_page,
     "Traces": traces_page,
+    "Models": models_page,
+    MORE: lambda: _more_page(),
 }
 
 
@@ -104,33 +184,82 @@ def menu() -> list[st.Page]:
     return [*pages.values(), *moved]
 
 
-def draw_menu(open_page: str) -> None:
-    """The mark and the parts of the app in a row of links; under it, the pages of the part that is open.
+def place_of(page: str) -> str:
+    """The place that a page is in; an expert's is Experts, whose ids lead there."""
+    return next((place for place, pages in MENU.items() if page in pages), "Experts" if page == "Expert" else page)
 
-    The first page has those at its end (`draw_further`): its answer is to be on the first screen.
+
+def draw_menu(open_page: str) -> None:
+    """The mark and the eight places in a row of links, on a phone four of them at the bottom; then the open one's tabs.
+
+    The first page has its tabs at its end (`draw_tabs`): its answer is to be on the first screen.
     """
     st.html(STYLE)
-    part = next((part for part, pages in MENU.items() if open_page in pages), "Explore")
-    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="menu"):
-        st.html(NAME, width="content")
-        for name, pages in MENU.items():
-            st.page_link(_page(pages[0]), label=f"**{name}**" if name == part else name, width="content")
+    place = place_of(open_page)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
+        st.html(NAME + (TITLE if open_page == FIRST else ""), width="content")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="menu"):
+            for name, pages in MENU.items():
+                st.page_link(_page(pages[0]), label=name, icon=ICONS.get(name), width="content")
+            st.page_link(_page(MORE), label=MORE, icon=":material/menu:", width="content")
+            _draw_mark(place, open_page)
     if open_page != FIRST:
-        draw_further(part, open_page)
+        draw_tabs(open_page)
 
 
-def draw_further(part: str, open_page: str) -> None:
-    """A row of links to the pages of a part of the app, where it has several."""
-    if len(MENU[part]) > 1:
+def _draw_mark(place: str, open_page: str) -> None:
+    """On a phone, More holds the places that are not at the bottom."""
+    places = [_path(MENU[place][0])] if place in MENU else []
+    places += [] if place in ICONS else [_path(MORE)]
+    tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
+    _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
+
+
+def draw_tabs(open_page: str) -> None:
+    """A row of links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
+    tabs = MENU.get(place_of(open_page), ())
+    if len(tabs) > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
-            for name in MENU[part]:
-                st.page_link(_page(name), label=f"**{name}**" if name == open_page else name, width="content")
+            for name in tabs:
+                if name not in GALLERY:
+                    st.page_link(_page(name), label=TABS.get(name, name), width="content")
+            if set(GALLERY) <= set(tabs):
+                st.page_link(_page(next(iter(GALLERY))), label=EXHIBIT, width="content")
+    if open_page in GALLERY:
+        _choose_exhibit(open_page)
+
+
+def _choose_exhibit(shown: str) -> None:
+    titles = list(GALLERY)
+    chosen = st.selectbox(
+        "Exhibit",
+        titles,
+        titles.index(shown),
+        format_func=lambda title: f"{EXHIBITS[GALLERY[title]].year} · {title}",
+        label_visibility="collapsed",
+        key=f"exhibit {shown}",
+        width=320,
+    )
+    if chosen != shown:
+        st.switch_page(_page(chosen))
+
+
+def _more_page() -> None:
+    """The places that a phone has no room for at the bottom, each with its question."""
+    st.title(MORE, anchor=False)
+    for place, tabs in MENU.items():
+        if place not in ICONS:
+            st.page_link(_page(tabs[0]), label=f"**{place}**", icon=":material/arrow_forward:")
+            st.text(QUESTIONS[place])
 
 
 def _lead_on(name: str) -> None:
     st.switch_page(_page(name), query_params=st.query_params.to_dict())
 
 
+def _path(name: str) -> str:
+    return "" if name == FIRST else name.lower().replace(" ", "-")
+
+
 def _page(name: str) -> st.Page:
-    path = None if name == FIRST else name.lower().replace(" ", "-")
-    return st.Page(PAGES[name], title=name, url_path=path, default=name == FIRST)
+    return st.Page(PAGES[name], title=name, url_path=_path(name) or None, default=name == FIRST)

@@ -1,4 +1,4 @@
-"""The page of one topic: each of its charts, and a choice of layers and tokens if they need one.
+"""The page of a topic, or of two that belong together: each chart, and the layers and tokens that it needs chosen.
 
 Of a dataset, in place of a trace: the charts that it can answer, and one sentence on the others.
 """
@@ -36,21 +36,25 @@ WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice
 NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
 
 
-def topic_page(topic: str) -> None:
-    """Draw every chart of `topic` for the current trace, or for the dataset that is on screen in its place."""
-    st.title(topic, anchor=False)
+def topic_page(title: str, *topics: str) -> None:
+    """Draw every chart of the topics for the current trace, or for the dataset that is on screen in its place.
+
+    Without `topics` the page is of the one that it is called after.
+    """
+    st.title(title, anchor=False)
+    topics = topics or (title,)
     if datasets.chosen() is not None:
         with explained():
-            dataset_topic(topic, datasets.shown())
+            dataset_topic(topics, datasets.shown())
         return
     trace = trace_to_draw()
     if trace is None:
         return
     trace_name(trace)
-    if any(chart.expert for chart in TOPICS[topic]):
+    charts = tuple(chart for topic in topics for chart in TOPICS[topic])
+    if any(chart.expert for chart in charts):
         choose_expert(trace)
-    _choices(topic, trace)
-    charts = TOPICS[topic]
+    _choices(charts, trace)
     if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
         _offer_labels()
         charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
@@ -63,8 +67,8 @@ def _offer_labels() -> None:
     session.link_to("Experts", "See held-out texts of fifteen kinds")
 
 
-def _choices(topic: str, trace: RoutingTrace) -> None:
-    layers, tokens = ({getattr(chart, what) for chart in TOPICS[topic]} for what in ("layers", "tokens"))
+def _choices(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    layers, tokens = ({getattr(chart, what) for chart in charts} for what in ("layers", "tokens"))
     if "two" in layers:
         choose_two_layers(trace)
     if "one" in tokens:
@@ -83,13 +87,14 @@ class Part:
     model: ModelInfo
 
 
-def dataset_topic(topic: str, shown: ShownDataset) -> None:
-    """Draw every chart of the topic that this dataset can answer."""
+def dataset_topic(topics: Iterable[str], shown: ShownDataset) -> None:
+    """Draw every chart of the topics that this dataset can answer."""
     dataset_facts(shown)
     if not whole(shown):
         return
-    charts = [chart for chart in charts_of(topic, shown) if answer_of(chart.measure)]
-    others = [chart.question for chart in TOPICS[topic] if not answer_of(chart.measure)]
+    offered = [chart for topic in topics for chart in charts_of(topic, shown)]
+    charts = [chart for chart in offered if answer_of(chart.measure)]
+    others = [chart.question for chart in offered if not answer_of(chart.measure)]
     if charts:
         draw(charts, shown)
     if others:

@@ -9,7 +9,7 @@ from moeviz_app.session.opened_files import read_upload
 from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.facts import trace_facts
 from moeviz_app.widgets.import_form import ask_for, doctor_says, import_options
-from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.messages import example_note, explained, say
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from moeviz.errors import NotSaid
@@ -21,18 +21,20 @@ from moeviz.training.found import is_run_file
 
 
 def traces_page() -> None:
-    """Save the current trace, open another."""
+    """Save the trace on screen, at first the example; open another."""
     st.title("Traces", anchor=False)
+    for sentence in recent.restore():
+        say(sentence)
+    if session.current_trace() is None and not recent.traces():
+        _what_can_be_opened()
     st.subheader("Open a file", anchor=False)
     _open()
     _open_evaluation()
-    for sentence in recent.restore():
-        say(sentence)
-    trace = session.current_trace()
+    trace = session.shown_trace()
     _recent()
-    if trace is None:
-        return
     st.subheader("The current trace", anchor=False)
+    if session.is_example():
+        example_note("Every page shows it until you run or open something.")
     trace_facts(trace)
     doctor_says(trace)
     st.markdown(
@@ -42,6 +44,21 @@ def traces_page() -> None:
         "drawn here, as SVG. Neither of the two can be opened here."
     )
     downloads(trace)
+
+
+def _what_can_be_opened() -> None:
+    """For who has opened nothing yet: each kind of thing in a sentence, with the page where it is opened or shown."""
+    st.markdown(
+        "* **A trace**: where each token went. A file that moeviz or another program wrote opens below, and every page "
+        "shows it.\n"
+        "* **Counts**: how many tokens each expert got, as importance matrices and engines keep them. They open below "
+        "too; published counts are under Balance.\n"
+        "* **A training run**: what moeviz watched while a model trained. Its `routing.jsonl` opens below, and Train "
+        "shows it.\n"
+        "* **A model or a server**: a folder, a GGUF file, a Hugging Face id, or the address of vLLM or SGLang. The "
+        "tab Models lists those on offer here.\n"
+        "* **Many texts**: labelled texts to read now, or the dataset of a corpus. The tab Many texts takes both."
+    )
 
 
 def _open() -> None:

@@ -6,11 +6,14 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
+from moeviz_app.jobs.model_catalog import DEFAULT_LOAD
+from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import fields
+from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, say
@@ -19,9 +22,12 @@ from moeviz_app.widgets.run_panel import waiting_words
 import moeviz
 from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
 from moeviz.charts.effect import EFFECT
+from moeviz.embedded import EMBEDDED
 from moeviz.metrics.effect import effect_summary
 from moeviz.metrics.load import expert_load
+from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
+from moeviz.text import cut
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
@@ -35,13 +41,17 @@ CHANGES = {
     "Change precision": "The whole model runs in another precision; its routers decide freely.",
 }
 NEXT = ("next_token", "next_token_changed")
+LONGEST = 40  # characters of a token
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
 
 
 def what_if_page() -> None:
-    """Choose a change, read the prompt with and without it, and show the difference."""
+    """Choose a change, read the prompt with and without it, and show the difference; at first, that of an example."""
     st.title("What if", anchor=False)
-    st.markdown("Change what the routers decide, and see how the routing and the model's predictions change.")
+    st.markdown(
+        "Change what the routers decide, and see how the routing and the model's predictions change. To mute a single "
+        "expert of a token, click it on Explore; here are whole texts, and the other changes."
+    )
     prompt, name = _prompt_and_model()
     if session.waiting() is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
@@ -54,12 +64,23 @@ def what_if_page() -> None:
         if st.button("Run with and without the change", type="primary", shortcut="mod+enter"):
             model_service.begin_run()
             visit().what_if = _run(name, prompt, change)
+        if visit().what_if is None and _is_example(name, prompt, change):
+            _show(*cached_for_example(recorded.example(), "what if", lambda: _run(name, prompt, change)))
     if (found := visit().what_if) is not None:
         _show(*found)
 
 
+def _is_example(name: str, prompt: str, change: Any) -> bool:
+    """Return whether this is how the page opens for who has run nothing: it is read once, for all visitors."""
+    from moeviz.capture.interventions.mute import Mute
+
+    layer, expert = _most_used(recorded.example().model)
+    usual = (EMBEDDED, DEFAULT_LOAD, EXAMPLES[MIXED], Mute({layer: (expert,)}))
+    return session.is_example() and (name, session.how(), prompt, change) == usual
+
+
 def _prompt_and_model() -> tuple[str, str]:
-    session.start_with(session.PROMPT, "12 + 30 = 42\nIl fait froid à Paris.")
+    session.start_with(session.PROMPT, EXAMPLES[MIXED])
     prompt = st.text_area(
         "Prompt", height=100, max_chars=settings.SETTINGS.max_prompt_chars, key=session.PROMPT, persist_state="session"
     )
@@ -84,12 +105,12 @@ def _change(info: ModelInfo) -> Any:
     if kind == "Change precision":
         return Precision(st.selectbox("Precision", fields.PRECISIONS, key=session.PRECISION))
     with st.container(horizontal=True):
-        session.start_with(session.CHANGED_LAYER, info.layers[len(info.layers) // 2])
+        session.start_with(session.CHANGED_LAYER, _most_used(info)[0])
         layer = st.selectbox("Layer", info.layers, key=session.CHANGED_LAYER)
         ids = range(info.num_experts[info.layers.index(layer)])
         if kind == "Swap two experts":
             return Exchange(layer, *_two_experts(layer, ids))
-        session.start_with(fields.experts_key(layer), [_busiest(info, layer)])
+        session.start_with(fields.experts_key(layer), [_most_used(info, layer)[1]])
         experts = st.multiselect("Experts", ids, key=fields.experts_key(layer))
     return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
 
@@ -100,13 +121,14 @@ def _two_experts(layer: int, ids: range) -> Iterator[int]:
         yield st.selectbox(label, ids, key=key)
 
 
-def _busiest(info: ModelInfo, layer: int) -> int:
-    """The expert to begin with: in the trace on screen, where it is of this model, the busiest of the layer."""
-    trace = session.current_trace()
-    if trace is None or trace.model.name != info.name or layer not in trace.model.layers:
-        return 0
-    load = expert_load(trace.select(layers=[layer]))
-    return int(load.loc[load["rank"] == 1, "expert"].iloc[0])
+def _most_used(info: ModelInfo, layer: int | None = None) -> tuple[int, int]:
+    """The layer and the expert to begin with: of the trace on screen, where it is of this model, the one most used."""
+    trace = session.shown_trace()
+    layers = info.layers if layer is None else (layer,)
+    if trace.model.name != info.name or not set(layers) <= set(trace.model.layers) or trace.tokens.empty:
+        return layers[len(layers) // 2], 0
+    most = expert_load(trace.select(layers=list(layers))).sort_values("load", ascending=False, kind="stable").iloc[0]
+    return int(most["layer"]), int(most["expert"])
 
 
 def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
@@ -131,10 +153,11 @@ def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
 
 
 def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
+    st.container(border=True, key="answer").text(_most_moved(effect))
     _figures(effect_summary(found.effect))
     heading(EFFECT)
     picture_and_words(EFFECT, effect)
-    st.markdown("In the charts below, A is the unchanged model and B the changed one.")
+    st.markdown("In the charts below, the first is the unchanged model and the second the changed one.")
     for chart in PICTURES:
         heading(chart)
         with explained():
@@ -143,6 +166,16 @@ def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
         session.set_trace(found.plain)
         session.set_trace(found.changed)
         st.success("Kept. You can compare them on the Compare page.")
+
+
+def _most_moved(effect: pd.DataFrame) -> str:
+    """Say after which token the prediction moves most, and what was likeliest to follow before and after."""
+    if not (effect["kl"] > 0).any():
+        return "The change moves no prediction of this text."
+    most = effect.loc[effect["kl"].idxmax()]
+    text, before, after = (f"“{cut(visible(most[name]), LONGEST)}”" for name in ("text", *NEXT))
+    then = f"{after} in place of {before}" if before != after else f"{after}, as without the change"
+    return f"The prediction moves most after {text}: the likeliest next token is {then}."
 
 
 def _figures(summary: dict[str, float]) -> None:

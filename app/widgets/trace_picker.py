@@ -15,6 +15,8 @@ from moeviz.routing_trace import PHASES, RoutingTrace
 from moeviz.text import quoted
 
 Pair = tuple[RoutingTrace, RoutingTrace]
+LETTERS = ("Trace A", "Trace B")  # where sentences call them so
+ORDER = ("First trace", "Second trace", "Third trace")
 KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
 
 
@@ -44,9 +46,11 @@ def chosen(of: dict[str, RoutingTrace]) -> Pair:
     return one, other
 
 
-def chosen_with_third(of: dict[str, RoutingTrace]) -> tuple[RoutingTrace, RoutingTrace, RoutingTrace | None]:
-    """Return the two traces that the visitor chooses, and a third where they want one."""
-    return _chosen(of, KEYS)
+def chosen_with_third(of: dict[str, RoutingTrace]) -> list[tuple[str, RoutingTrace]]:
+    """Return the two traces that the visitor chooses, and a third where they want one, each with its name."""
+    _chosen(of, KEYS)
+    names = (session.value(key) for key in KEYS)
+    return [(name, of[name]) for name in names if name is not None]
 
 
 def _chosen(
@@ -58,7 +62,8 @@ def _chosen(
         if session.value(key) not in names:
             session.set_value(key, default)
     found: list[RoutingTrace | None] = []
-    for column, key, label in zip(st.columns(len(keys), gap="large"), keys, "ABC", strict=False):
+    labels = LETTERS if len(keys) == len(LETTERS) else ORDER
+    for column, key, label in zip(st.columns(len(keys), gap="large"), keys, labels, strict=True):
         with column:
             name = _choose_one(label, names, key)
             if name is not None:
@@ -73,7 +78,7 @@ def _choose_one(label: str, names: list[str], key: str) -> str | None:
     """One of the names; the third may be none."""
     third = key == session.THIRD_TRACE
     return st.selectbox(
-        f"Trace {label}" + " (optional)" * third,
+        f"{label}{' (optional)' * third}",
         names,
         index=None if third else 0,
         placeholder="none: two are compared",

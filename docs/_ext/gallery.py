@@ -20,6 +20,7 @@ from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
 from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEATMAP, IMPORTANCE, LAYERS, LOGITS, LOSS
+from moeviz.charts.word_change import WORD_CHANGE
 from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\
@@ -62,7 +63,7 @@ BESIDE: Mapping[Chart, str] = {
     OVER_TIME: "labelled",
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
-    **dict.fromkeys((*COMPARISONS, *OF_ENGINES), "(plain, changed)"),
+    **dict.fromkeys((*COMPARISONS, *OF_ENGINES, WORD_CHANGE), "(plain, changed)"),
     **dict.fromkeys(OF_SEVERAL, 'dict(zip("ABC", list(traces_over_training().values())[::4], strict=True))'),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     FITS: "mixtral",

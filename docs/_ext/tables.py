@@ -151,10 +151,11 @@ def anchor(heading: str) -> str:
 
 
 def menu() -> str:
-    """The pages of the app, by the parts in its menu."""
-    from moeviz_app.views.menu import MENU
+    """The places of the app with the question of each, and the pages that are its tabs."""
+    from moeviz_app.views.menu import MENU, QUESTIONS
 
-    return table(("part", "pages"), ((part, ", ".join(pages)) for part, pages in MENU.items()))
+    rows = ((place, QUESTIONS[place], ", ".join(pages)) for place, pages in MENU.items())
+    return table(("place", "its question", "pages"), rows)
 
 
 def systems() -> str:

@@ -16,8 +16,8 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             layer="d",
             divergence=("distance in bits", ".3f"),
             chance=("expected at random", ".3f"),
-            tokens=("tokens of A", ","),
-            other_tokens=("tokens of B", ","),
+            tokens=("tokens of the first", ","),
+            other_tokens=("tokens of the second", ","),
         ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(
@@ -27,7 +27,7 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
-    """Layer by expert, coloured by which trace uses the expert more. Columns: those of `load_difference`."""
+    """Layer by expert, orange where the second trace uses the expert more. Columns: those of `load_difference`."""
     most = float(frame["difference"].abs().max())
     chart = marks.cells(
         frame,
@@ -35,15 +35,15 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
         y=theme.layer_rows(),
         color=theme.gradient(
             "difference",
-            "used more in A (blue, below 0) or in B (orange), × uniform load",
+            "second less first, × uniform load (orange: more)",
             {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
             titleLimit=330,
         ),
         tooltip=theme.tooltip(
             layer="d",
             expert="d",
-            load=("load in A", ".2%"),
-            other_load=("load in B", ".2%"),
+            load=("load in the first", ".2%"),
+            other_load=("load in the second", ".2%"),
             difference=("difference, × uniform load", "+.2f"),
         ),
     )
@@ -57,7 +57,7 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
         {"point": True},
         x=theme.layer_axis("dashed: uniform load"),
         y=alt.Y("max_over_mean:Q", title="load of the busiest expert, × uniform"),
-        color=theme.colour("trace", ["A", "B"], theme.PAIR, title="trace"),
+        color=theme.colour("trace", list(frame["trace"].unique()), theme.PAIR, title="trace"),
         tooltip=theme.tooltip(
             trace="",
             layer="d",
@@ -81,7 +81,7 @@ def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
             layer="d",
             changed=("tokens with a different set of experts", ".1%"),
             first_changed=("with a different first choice", ".1%"),
-            overlap=("share of A's experts that B also chose", ".1%"),
+            overlap=("share of the first trace's experts that the second also chose", ".1%"),
         ),
     )
     return theme.framed(bars, theme.MEDIUM)
@@ -96,9 +96,9 @@ COMPARISONS = (
         draw=divergence_by_layer,
     ),
     Chart(
-        "Which experts does one trace use more than the other?",
-        "Each cell is an expert: blue if trace A gives it a larger share of the layer's assignments, orange if B "
-        "does. The difference is in multiples of the uniform load.",
+        "Which experts does the second trace use more than the first?",
+        "Each cell is an expert: orange if the second trace gives it a larger share of the layer's assignments than "
+        "the first, blue if a smaller one. The difference is in multiples of the uniform load.",
         measure=load_difference,
         draw=difference_heatmap,
     ),
@@ -111,7 +111,8 @@ COMPARISONS = (
     ),
     Chart(
         "Where do the same tokens go to other experts?",
-        "Each bar is a layer and shows what share of the tokens goes to a different set of experts in B than in A.",
+        "Each bar is a layer and shows what share of the tokens goes to a different set of experts in the "
+        "second trace than in the first.",
         measure=choices_changed,
         draw=changed_by_layer,
     ),

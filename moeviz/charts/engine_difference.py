@@ -9,9 +9,12 @@ from moeviz.charts.token_layer_map import first_letters
 from moeviz.metrics.engine_difference import engine_difference
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.metrics.tokens import visible
+from moeviz.metrics.word_change import OTHER as OTHER_FIRST
+from moeviz.metrics.word_change import SAME as SAME_FIRST
 
 LINES = {"equal_sets": ("the same experts", theme.PAIR[0]), "equal_ids": ("in the same order too", theme.PAIR[1])}
 COLOURS = {SAME: "#8a98e540", ORDER: "#8a98e5", OTHER: theme.CHANCE, APART: theme.PALE}
+COLOURS |= {SAME_FIRST: COLOURS[SAME], OTHER_FIRST: COLOURS[OTHER]}
 LEFT_OF_ALL = 0.5  # of the smallest margin: where ties stand on a scale without 0
 
 
@@ -40,6 +43,14 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
 
 def differences_map(frame: pd.DataFrame) -> alt.Chart:
     """Token by layer, coloured by what becomes of it. Columns: those of `token_differences`."""
+    columns = {"kind": ("in B", ""), "experts": ("experts in A", ""), "other_experts": ("experts in B", "")}
+    if frame["margin"].notna().any():
+        columns["margin"] = ("margin in A", ".3g")
+    return places_map(frame, columns)
+
+
+def places_map(frame: pd.DataFrame, columns: dict[str, tuple[str, str]]) -> alt.Chart:
+    """Token by layer, coloured by `kind`; in the tooltip these columns too, by title and format."""
     theme.at_most_max_tokens(frame.rename(columns={"place": "token"}))
     tokens = frame.drop_duplicates("place")
     names = {str(place): first_letters(text) for place, text in zip(tokens["place"], tokens["text"], strict=True)}
@@ -57,16 +68,7 @@ def differences_map(frame: pd.DataFrame) -> alt.Chart:
             ),
             y=theme.layer_rows(),
             color=theme.colour("kind", some, [COLOURS[kind] for kind in some], symbolOpacity=1, columns=2),
-            tooltip=theme.tooltip(
-                shown=("token", ""),
-                sequence="d",
-                position="d",
-                layer="d",
-                kind=("in B", ""),
-                experts=("experts in A", ""),
-                other_experts=("experts in B", ""),
-                **({"margin": ("margin in A", ".3g")} if frame["margin"].notna().any() else {}),
-            ),
+            tooltip=theme.tooltip(shown=("token", ""), sequence="d", position="d", layer="d", **columns),
         )
     )
     return theme.framed(chart, theme.grid_height(frame["layer"].nunique()), canvas=True)

@@ -15,12 +15,15 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.divergence import divergences
 from moeviz.metrics.inputs import check_cells, check_recorded, needs_tokens
 from moeviz.metrics.load import balance, expert_load
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, Counted, RoutingTrace
+from moeviz.text import cut, spans
 
 Pair = tuple[RoutingTrace, RoutingTrace]
 CountedPair = tuple[Counted, Counted]
 C = TypeVar("C", RoutingTrace, ExpertCounts, Counted)
 SHUFFLES = 50
+MOST_OF_A_NAME = 80  # characters
 BLOCK = 16  # tokens: neighbours are routed alike, so a shuffle that parts them would promise too little
 
 
@@ -96,7 +99,7 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
     experts = [dict(zip(trace.model.layers, trace.model.num_experts, strict=True)) for trace in pair]
     common = [layer for layer in experts[0] if experts[0][layer] == experts[1].get(layer)]
     if not common:
-        shapes = (f"{t.model.name}: layers {t.model.layers} with {t.model.num_experts} experts" for t in pair)
+        shapes = (_layout(trace.model) for trace in pair)
         raise InvalidTrace(
             "Traces can be compared expert by expert only if they are from one model or from its checkpoints; these "
             f"are {'; and '.join(shapes)}. Choose two traces of the same model."
@@ -108,6 +111,12 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
     if not common:
         raise MissingField("The two traces have no layer that is recorded in both. Choose another trace.")
     return pair[0].select(layers=common), pair[1].select(layers=common)
+
+
+def _layout(model: ModelInfo) -> str:
+    """Which layers a model has, and of how many experts, in a few words however many there are."""
+    experts = spans(sorted({*model.num_experts}))
+    return f"{cut(model.name, MOST_OF_A_NAME)}: layers {spans(model.layers)} with {experts} experts"
 
 
 def _counted(trace: Counted) -> list[int]:
@@ -205,8 +214,8 @@ def _check_alike(reference: RoutingTrace, other: RoutingTrace) -> None:
         )
     if reference.model.layers != other.model.layers:
         raise InvalidTrace(
-            f"Traces of layers {reference.model.layers} and {other.model.layers} cannot be compared choice by choice. "
-            "Give two traces of models with the same layers."
+            f"Traces of layers {spans(reference.model.layers)} and {spans(other.model.layers)} cannot be compared "
+            "choice by choice. Give two traces of models with the same layers."
         )
     same = reference.tokens["token_id"].to_numpy() == other.tokens["token_id"].to_numpy()
     if not same.all():

@@ -14,7 +14,7 @@ from moeviz.metrics.doctor_rows import FURTHEST, equal_sets, rows_at
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.words import percent, short
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
-from moeviz.text import listed
+from moeviz.text import spans
 
 Pair = tuple[RoutingTrace, RoutingTrace]
 CLEARLY = 0.1  # of rows: so many more must agree before anything is moved
@@ -130,7 +130,7 @@ def _matched(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray
     one, other = pair
     if not common_layers(pair):
         raise InvalidTrace(
-            f"The traces have no layer in common: {listed(one.model.layers)}; and {listed(other.model.layers)}. If one "
+            f"The traces have no layer in common: {spans(one.model.layers)}; and {spans(other.model.layers)}. If one "
             "numbers its MoE layers from 0, import it with the model's own indices."
         )
     mine, theirs = rows_at(one, other, _shift(pair))

@@ -299,3 +299,25 @@ def _known(bits: float) -> str:
 def _by_name(figures: pd.DataFrame, say: Callable[[Any], str]) -> str:
     """Say a figure of each trace, by its name."""
     return ", ".join(f"{row.trace} {say(row)}" for row in figures.itertuples(index=False))
+
+
+def first_choices_summary(trace: RoutingTrace) -> str:
+    """Say of one layer, by what a strip of its tokens shows, how many keep the first choice of the token before.
+
+    Beside it stands what the same tokens give in an order at random, rounded: the chance that two of them have the same
+    first choice, times the pairs of consecutive tokens of one text. Raises `MissingField` where it is not known.
+    """
+    first = trace.first_choices("What stays with an expert")[0]
+    sequence, chosen = trace.tokens["sequence"].to_numpy(), first >= 0
+    position = trace.tokens["position"].to_numpy()
+    pairs = chosen[1:] & chosen[:-1] & (sequence[1:] == sequence[:-1]) & (position[1:] == position[:-1] + 1)
+    counts = np.bincount(first[chosen])
+    used = f"{(counts > 0).sum():,} of {trace.model.num_experts[0]:,} experts come first here"
+    if not pairs.any():
+        return f"{used}."
+    stay, tokens = int((pairs & (first[1:] == first[:-1])).sum()), int(counts.sum())
+    chance = (counts * (counts - 1)).sum() / (tokens * (tokens - 1)) * pairs.sum()
+    return (
+        f"{stay:,} of {pairs.sum():,} tokens stay{'s' * (stay == 1)} with the expert of the token before, where an "
+        f"order at random would give {chance:,.0f}; {used}."
+    )

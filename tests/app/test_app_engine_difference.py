@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
+import pytest
 from app_pages import SAFE_ELEMENTS, page, pictures, sentences, visit_of
 from engine_traces import late, noisy
 from moeviz_app.session import session
@@ -54,16 +55,13 @@ def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_cho
     assert "no layer in common" in sentences(app)
 
 
-def test_who_has_nothing_to_compare_runs_the_example_in_two_precisions():
+def test_who_has_nothing_to_compare_sees_the_example_in_two_precisions_read_once_for_all(monkeypatch):
     app = visit()
-    assert "fewer than two traces so far" in sentences(app)
-    (button,) = (button for button in app.button if "float32 and bfloat16" in button.label)
-    button.click().run()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
-    first, second = (
-        visit_of(app).recent[app.session_state[key]] for key in (session.FIRST_TRACE, session.SECOND_TRACE)
-    )
-    assert (first.model.dtype, second.model.dtype) == ("float32", "bfloat16")
+    assert any("read in float32 and bfloat16" in text.value for text in app.markdown) and not app.selectbox
+    assert not visit_of(app).recent
+    monkeypatch.setattr("moeviz_app.jobs.model_service.run_on_model", pytest.fail)
+    assert sentences(visit()) == sentences(app)
 
 
 def test_a_long_text_opens_where_it_first_parts():

@@ -4,17 +4,20 @@ from dataclasses import replace
 
 import pytest
 import streamlit as st
-from app_pages import MAIN, SECONDS, drawn, page, pictures, run, sentences, visit_of
+from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentences, visit_of
 from labels import labelled
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
+from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
 from moeviz_app.views.corpus import MOST_PASTED
 from moeviz_app.views.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
 from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets.components.word_edit import Edit, told
+from moeviz_app.widgets.messages import escape_markdown
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
 from survey.tiny_models import random_model
@@ -23,6 +26,8 @@ from tiny_models import tiny_tokenizer
 import moeviz
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.embedded.reference import ROUTING
+from moeviz.errors import InvalidPrompt
 from moeviz.metrics.tokens import visible
 from moeviz.testing import sample_trace
 
@@ -36,17 +41,29 @@ def compare(*traces) -> AppTest:
     return app.run()
 
 
-def test_comparing_needs_two_traces_and_says_where_they_come_from(trace):
+def test_before_there_are_two_traces_the_models_that_ship_stand_side_by_side(trace):
+    """Nothing is run for it."""
     for app in (compare(), compare(trace.select(tokens=(trace.tokens["phase"] == "prompt").to_numpy()))):
         assert not app.exception
-        assert "fewer than two so far" in sentences(app)
+        assert any("Example, recorded beforehand" in text.value for text in app.markdown)
+        assert app.selectbox(key=session.BESIDE).value is not None and len(visit_of(app).recent) < 2
+        for at, name in enumerate(ROUTING):
+            own = recorded.held_out(name)
+            part = own.tokens[own.tokens["label"].isin(SHOWN_KINDS) & (own.tokens["position"] < SHOWN_OF_A_TEXT)]
+            texts = [token["text"] for token in drawn(app, f"strip {at}")["tokens"]]
+            assert len(texts) == len(SHOWN_KINDS) * SHOWN_OF_A_TEXT
+            assert texts[:SHOWN_OF_A_TEXT] == part["text"].head(SHOWN_OF_A_TEXT).map(visible).tolist()
+            assert any(text.value.startswith(f"**{escape_markdown(name)}**") for text in app.markdown)
+        assert sentences(app).count("experts come first here") == len(ROUTING)
+        assert "not of the same tokens" not in sentences(app) and "Bits that the expert tells" in sentences(app)
 
 
 def test_two_traces_of_one_model_are_compared_in_every_way_and_a_chart_of_both_stands_below():
     one, other = sample_trace(seed=1), sample_trace(seed=1)
     app = compare(one, other)
     assert not app.exception
-    assert pictures(app) == len(COMPARISONS) + 2
+    assert pictures(app) == len(COMPARISONS) + 2 + 2, "a chart of both, and the map of each"
+    assert "The first is trace 1, the second trace 0." in sentences(app)
     assert [heading.value for heading in app.subheader][: len(COMPARISONS)] == [c.question for c in COMPARISONS]
 
 
@@ -55,7 +72,12 @@ def test_what_cannot_be_compared_says_why_and_the_rest_is_drawn():
     assert not app.exception
     assert "Choose two traces of the same model" in sentences(app)
     assert "these have 20 and 32 tokens" in sentences(app)
-    assert pictures(app) == 1 + 2  # balance stands for any two; and a chart of both
+    assert pictures(app) == 1 + 2 + 2  # balance stands for any two; and a chart and a map of each
+    wide = sample_trace(layers=48, experts=128)
+    app = compare(sample_trace(layers=6), replace(wide, model=replace(wide.model, name="wide")))
+    (why,) = (text.value for text in app.text if "expert by expert" in text.value)
+    assert "these are wide: layers 0 to 47 with 128 experts; and sample: layers 0 to 5 with 8 experts." in why
+    assert not app.expander, "in one sentence"
 
 
 def test_prompt_and_generation_of_one_trace_are_two_to_compare(trace):
@@ -89,16 +111,6 @@ def recent_script():
     st.text(names[0])
     st.text(len(names))
     st.text(newest)
-
-
-def test_who_has_nothing_to_compare_yet_compares_two_examples():
-    app = page("moeviz_app.views.compare.compare_page")
-    (button,) = (button for button in app.button if button.label == "Compare two examples: English and Python")
-    button.click().run()
-    assert not app.exception and pictures(app) > 2
-    first, second = visit_of(app).recent.values()
-    assert first.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["Python"], next_tokens=True))
-    assert second.equals(moeviz.trace(moeviz.load_model(), EXAMPLES["English"], next_tokens=True))
 
 
 def what_if(**changes) -> AppTest:
@@ -148,6 +160,78 @@ def test_a_change_that_cannot_be_made_is_one_sentence():
     button.click().run()
     assert not app.exception
     assert "at most 6 can be muted" in sentences(app)
+
+
+def test_what_if_opens_on_a_change_that_does_something_which_is_read_once_for_all(monkeypatch):
+    app = what_if()
+    assert not app.exception and pictures(app) == 3 and "in place of" in sentences(app)
+    assert float(next(metric.value for metric in app.metric if metric.label == "KL")) > 0.01
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    assert pictures(what_if()) == 3
+    assert pictures(what_if(change="Change top-k")) == 0, "another change waits for its button"
+
+
+def one_word(app: AppTest, edit: Edit) -> AppTest:
+    """The page as it is after somebody has typed that."""
+    visit_of(app).word_asked = edit._asdict()
+    return app.run()
+
+
+def strips_of(app: AppTest) -> list[list[tuple[str, str]]]:
+    """The tokens of both strips, each with what is said of it."""
+    return [[(token["text"], token["what"]) for token in drawn(app, f"word strip {side}")["tokens"]] for side in (0, 1)]
+
+
+def test_one_word_opens_on_the_example_and_marks_what_the_word_changes(monkeypatch):
+    app = page("moeviz_app.views.one_word.one_word_page")
+    assert not app.exception and pictures(app) == 1
+    assert "“letter” → “code”: 22 of 300 first choices change" in sentences(app)
+    layer = app.select_slider[0].value
+    before, after = (
+        moeviz.trace("embedded", text) for text in (EXAMPLES["Mixed"], EXAMPLES["Mixed"].replace("letter", "code"))
+    )
+    assert len(before.tokens) == len(after.tokens) + 1, "a word of two tokens became one"
+    first = [trace.experts[trace.model.layers.index(layer), :, 0].tolist() for trace in (before, after)]
+    changed = [mine != theirs for mine, theirs in zip(first[0][4:], first[1][3:], strict=True)]
+    same = ["changed" if differs else "same" for differs in changed]
+    one, other = strips_of(app)
+    assert [what for _, what in one] == ["same", "same", "new", "new", *same] and any(changed)
+    assert [what for _, what in other] == ["same", "same", "new", *same]
+    monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
+    assert pictures(page("moeviz_app.views.one_word.one_word_page")) == 1, "it was read for all visitors"
+
+
+def test_a_word_of_a_run_is_typed_over_and_the_address_repeats_it():
+    app = go_to(run(visit(), "Il fait froid."), "one-word")
+    assert not app.exception and not pictures(app), "a run of one's own waits for a word"
+    app = one_word(app, Edit(3, 7, "faisait très"))
+    assert "“fait” → “faisait très”: " in sentences(app) and pictures(app) == 1
+    assert address(app).items() >= {"word": "3-7", "becomes": "faisait très"}.items()
+    other = AppTest.from_file(str(MAIN), default_timeout=SECONDS)
+    assert strips_of(go_to(other, "one-word", **address(app))) == strips_of(app)
+    app = one_word(app, Edit(0, 2, "x" * 100_000))
+    assert "Type a shorter one." in sentences(app) and "“fait”" in sentences(app), "what was shown stays"
+
+
+@pytest.mark.parametrize(
+    "said",
+    [None, [], {"start": 0, "end": 1}, {"start": "0", "end": 1, "text": "a"}, {"start": True, "end": 2, "text": "a"}]
+    + [{"start": start, "end": end, "text": "a"} for start, end in ((-1, 2), (2, 2), (3, 1), (0, 99))]
+    + [{"start": 0, "end": 3, "text": text} for text in ("abc", " ", 5, None)],
+)
+def test_a_browser_can_say_anything_of_an_edit(said):
+    assert told(said, "abc", 10) is None
+
+
+def test_an_edit_is_checked_against_what_a_text_may_be():
+    assert told({"start": 0, "end": 2, "text": "é"}, "abc", 10) == Edit(0, 2, "é")
+    with pytest.raises(InvalidPrompt, match="has 11 characters, and 10 are allowed"):
+        told({"start": 0, "end": 2, "text": "0123456789"}, "abc", 10)
+
+
+def test_a_trace_from_a_file_has_no_word_to_change_and_the_page_says_so():
+    app = page("moeviz_app.views.one_word.one_word_page", sample_trace())
+    assert "came in a file" in sentences(app) and pictures(app) == 1
 
 
 def corpus() -> AppTest:
@@ -468,17 +552,16 @@ def test_three_models_stand_side_by_side_on_one_text():
     eight, eight_more, many = (sample_trace(experts=experts, top_k=k) for experts, k in ((8, 2), (8, 2), (31, 7)))
     app = three(eight, eight_more, many)
     asked = [chart.question for chart in OF_SEVERAL]
-    assert [heading.value for heading in app.subheader][1 : 1 + len(asked)] == asked
+    assert [heading.value for heading in app.subheader][: len(asked)] == asked
     told = sentences(app)
-    assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)" in told and "not of the same tokens" not in told
+    assert "trace 0 8 of 28 (19), trace 1 8 of 28 (19), trace 2 32 of 2,629,575 (32)" in told
+    assert "not of the same tokens" not in told
     assert "needs tokens with a label" in told, "there are no labels"
-    assert pictures(app) == len(OF_SEVERAL) - 1 + 3, "a chart each, and one of each trace"
-    for letter, trace in zip("ABC", (eight, eight_more, many), strict=True):
-        texts = [token["text"] for token in drawn(app, f"strip of {letter}")["tokens"]]
-        assert texts == trace.tokens["text"].map(visible).tolist()
-    assert (
-        drawn(app, "strip of A")["tokens"] == drawn(app, "strip of B")["tokens"] != drawn(app, "strip of C")["tokens"]
-    )
+    assert pictures(app) == len(OF_SEVERAL) - 1 + 3 + 3, "a chart each, one of each trace, and the map of each"
+    strips = [drawn(app, f"strip {at}")["tokens"] for at in range(3)]
+    for strip, trace in zip(strips, (eight, eight_more, many), strict=True):
+        assert [token["text"] for token in strip] == trace.tokens["text"].map(visible).tolist()
+    assert strips[0] == strips[1] != strips[2]
 
 
 def test_two_traces_are_compared_as_ever_where_no_third_is_chosen():
@@ -491,10 +574,10 @@ def test_the_strips_show_the_layer_of_each_model_at_one_depth():
     app = three(sample_trace(layers=4), sample_trace(layers=2), sample_trace(layers=7))
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
-    assert [text.value for text in app.text if text.value.startswith("Trace ") and "layer" in text.value] == [
-        "Trace A: sample, layer 3",
-        "Trace B: sample, layer 1",
-        "Trace C: sample, layer 6",
+    assert [text.value for text in app.markdown if "** · layer" in text.value] == [
+        "**trace 0** · layer 3",
+        "**trace 1** · layer 1",
+        "**trace 2** · layer 6",
     ]
 
 
@@ -504,14 +587,15 @@ def test_three_of_other_texts_and_with_less_in_them_say_so():
     app = three(labelled(trace), sample_trace(tokens=20), bare)
     told = sentences(app)
     assert told.index("not of the same tokens") < told.index("Load of the busiest expert")
-    assert "There is no line for C: it lacks" in told and "There is no line for B and C: they lack" in told
+    assert "There is no line for trace 2: it lacks" in told
+    assert "There is no line for trace 1 and trace 2: they lack" in told
 
 
 def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
     ours = [replace(sample_trace(), model=replace(sample_trace().model, name=name)) for name in ("embedded", "other")]
     assert "kept even" not in sentences(three(ours[1], ours[1], ours[1]))
     told = sentences(three(ours[0], ours[1], ours[1]))
-    assert "kept even in A by a loss over the batch; of B and C it is not known." in told
+    assert "kept even in trace 0 by a loss over the batch; of trace 1 and trace 2 it is not known." in told
 
 
 @pytest.mark.parametrize(

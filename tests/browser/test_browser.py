@@ -222,9 +222,7 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, se
     expect(page.get_by_role("link", name="Explore")).to_be_visible()
 
 
-@pytest.mark.parametrize(
-    "old, new", [("cooperation", "co-activation"), ("formation", "training"), ("routing-over-training", "training")]
-)
+@pytest.mark.parametrize("old, new", [("cooperation", "co-activation"), ("formation", "training"), ("flow", "layers")])
 def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new):
     page = visit(f"/{old}?prompt=Il+fait+froid.&layer=2")
     expect(page).to_have_url(re.compile(f"/{new}.*layer=2"))
@@ -288,3 +286,28 @@ def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown
         assert download.value.suggested_filename == f"moeviz-load-heatmap.{kind.lower()}"
         download.value.save_as(tmp_path / kind)
         assert (tmp_path / kind).read_text("utf-8").startswith(begins)
+
+
+def test_a_word_is_typed_over_and_what_it_changes_is_marked_in_both_texts(visit):
+    page = visit("/one-word")
+    answer, words = page.locator(".st-key-answer"), page.get_by_role("group", name=re.compile("^The text"))
+    expect(answer).to_contain_text("“letter” → “code”: 22 of 300 first choices change")
+    expect(words.locator("ins")).to_have_text("code")
+    settled(page)
+    words.get_by_role("button", name="return").click()
+    field = words.get_by_role("textbox", name="In place of return")
+    expect(field).to_have_value("return")
+    field.press("Escape")
+    expect(field).to_be_hidden()
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("Enter")
+    page.keyboard.insert_text("max")
+    page.keyboard.press("Enter")
+    expect(answer).to_contain_text("“sum” → “max”: ")
+    expect(words.locator("ins")).to_have_text("max")
+    expect(page.locator(".token.new")).to_have_count(2)
+    settled(page)
+    before = page.get_by_role("listbox").first.get_by_role("option")
+    before.nth(3).click()
+    expect(page.get_by_role("option", selected=True)).to_have_count(2)
+    expect(page).to_have_url(re.compile("one-word.*word=.*becomes=max"))

@@ -46,7 +46,7 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
     answered(page)
-    for topic, charts in (("Load", 6), ("Flow", 3), ("Locality", 2)):
+    for topic, charts in (("Load", 7), ("Layers", 3), ("Locality", 2)):
         go_to(page, topic)
         expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(charts)
         answered(page)

@@ -13,7 +13,7 @@ import pytest
 from accessible import grave
 from browser import BACKGROUND, SIZES, eventually, fits, go_to, in_colours, settled
 from browser_pages import DRAWN, HOSTILE, PROMPT, run
-from moeviz_app.views.menu import FIRST, GALLERY, MENU
+from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
 from playwright.sync_api import Page, expect
 from tabs import Visits
 
@@ -70,6 +70,54 @@ def schemes(size: str, name: str) -> tuple[str, ...]:
     return ("light", "dark")
 
 
+OUT_OF_SIGHT = """(link) => {
+  const [row, at] = [link.closest(".st-key-menu, .st-key-submenu"), link].map((part) => part.getBoundingClientRect());
+  return at.left < row.left - 1 || at.right > row.right + 1;
+}"""
+BEYOND = """() => [...document.querySelectorAll(".st-key-menu, .st-key-submenu")]
+  .map((row) => Math.max(row.scrollWidth - row.clientWidth, 0))"""
+
+
+def says_where_one_is(page: Page, name: str, size: str) -> None:
+    """The page has a name; its place and its tab are called current, and in sight; a desktop has room for both rows."""
+    expect(page.get_by_role("heading", level=1)).to_have_count(1)
+    place, phone = place_of(name), size == "phone"
+    of_place, of_tab = (page.locator(f".st-key-{row} a[aria-current=page]:visible") for row in ("menu", "submenu"))
+    expect(of_place).to_have_count(1)
+    expect(of_place).to_contain_text(MORE if phone and place not in ICONS else place)
+    expect(page.locator(".st-key-menu a:visible")).to_have_count(len(ICONS) + 1 if phone else len(MENU))
+    if len(MENU[place]) > 1:
+        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else TABS.get(name, name)])
+        assert not of_tab.evaluate(OUT_OF_SIGHT)
+    assert not of_place.evaluate(OUT_OF_SIGHT)
+    assert phone or not any(page.evaluate(BEYOND))
+
+
+def test_a_page_prints_without_menu_and_buttons_and_to_its_end(visit):
+    page = visit("/load")
+    page.emulate_media(media="print")
+    expect(page.get_by_role("heading", level=1)).to_be_visible()
+    for gone in (page.locator(".st-key-menu a"), page.locator(".st-key-submenu a"), page.get_by_role("button")):
+        expect(gone.locator("visible=true")).to_have_count(0)
+    main = page.get_by_test_id("stMain")
+    assert main.evaluate("(main) => main.scrollHeight - main.clientHeight") <= 1, (
+        "all of it is on paper, and not a window"
+    )
+
+
+def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
+    page = visit("/losses", size="phone")
+    bar = page.locator(".st-key-menu")
+    box = bar.bounding_box()
+    assert box["y"] + box["height"] == pytest.approx(SIZES["phone"]["viewport"]["height"], abs=1)
+    assert box["width"] == SIZES["phone"]["viewport"]["width"]
+    bar.get_by_role("link", name=MORE).tap()
+    expect(page.get_by_role("heading", name=MORE)).to_be_visible()
+    expect(page.get_by_text(QUESTIONS["Train"])).to_be_visible()
+    fits(page)
+    go_to(page, "Training")
+
+
 @pytest.mark.table("app", "moeviz/charts", "moeviz/history")
 @pytest.mark.parametrize("name", [FIRST, *NAMES])
 @pytest.mark.parametrize("size", SIZES)
@@ -79,6 +127,7 @@ def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
         settled(page)
         if name in TOPICS:
             expect(page.locator(DRAWN).first).to_be_visible()
+        says_where_one_is(page, name, size)
         for scheme in schemes(size, name):
             in_colours(page, scheme)
             fits(page)

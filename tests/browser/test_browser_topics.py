@@ -29,7 +29,7 @@ def click_in(page: Page, question: str, across: float, down: float) -> None:
         ("load", "Which experts carry the load, layer by layer?", 0.5, 0.6),
         ("load", "How is the work of this layer", 0.45, 0.7),
         ("co-activation", "Which experts of this layer are chosen", 0.5, 0.6),
-        ("flow", "How do tokens flow from expert", 0.04, 0.15),
+        ("layers", "How do tokens flow from expert", 0.04, 0.15),
     ],
 )
 def test_a_click_on_an_expert_leads_to_its_page_and_back_in_one_step(visit, address, question, across, down):

@@ -26,7 +26,7 @@ from browser_pages import (
     tokens,
 )
 from moeviz_app.views.examples import EXAMPLES
-from moeviz_app.views.menu import MENU
+from moeviz_app.views.menu import MENU, TABS
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
@@ -92,13 +92,13 @@ class Walker:
         ran(self.page, prompt)
 
     def go_to(self, name: str) -> None:
-        """By the links above."""
-        (part,) = (part for part, names in MENU.items() if name in names)
-        self.press(self.page.locator(".st-key-menu").get_by_role("link", name=part, exact=True))
-        if name != MENU[part][0]:
-            further = self.page.locator(".st-key-submenu")
-            expect(further.locator("strong")).to_have_text([MENU[part][0]])  # drawn for that page: none is lost
-            self.press(further.get_by_role("link", name=name, exact=True))
+        """By the links of the menu."""
+        (place,) = (place for place, names in MENU.items() if name in names)
+        self.press(self.page.locator(".st-key-menu").get_by_role("link", name=place, exact=True))
+        if name != MENU[place][0]:
+            tabs, first = self.page.locator(".st-key-submenu"), MENU[place][0]
+            expect(tabs.locator("a[aria-current]")).to_have_text([TABS.get(first, first)])  # drawn: no press is lost
+            self.press(tabs.get_by_role("link", name=TABS.get(name, name), exact=True))
         expect(title(self.page)).to_have_text(name)
         settled(self.page)
 

@@ -43,6 +43,7 @@ from moeviz.charts.serving import BATCH, FITS, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
+from moeviz.charts.word_change import WORD_CHANGE
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
@@ -75,6 +76,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "vocabulary",  # a part of specialization
         "expert",  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "engine_difference", "system_table", "multi_trace"),
+        "word_change",  # of one text, read twice
         "training",  # of runs
         "serving",  # with sizes that are chosen, on the page Serve
         "unchecked",  # how charts go to a page
@@ -133,6 +135,7 @@ def test_every_golden_file_is_of_a_chart():
             *OF_SERVING,
             *OF_ENGINES,
             *OF_SEVERAL,
+            WORD_CHANGE,
         ]
     }
     known |= {chart.key for chart in [*HISTORY_CHARTS, *OF_TRAINING, *OF_SEVERAL]}
@@ -408,7 +411,7 @@ def test_numbers_on_the_scale_can_be_read(page):
         assert _contrast(ink if turns(times) else theme.INK[page], colour) >= 3.4, (times, colour)
 
 
-@pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES], ids=lambda chart: chart.key)
+@pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES, WORD_CHANGE], ids=lambda chart: chart.key)
 def test_two_traces_are_drawn_with_what_luck_or_an_even_load_would_show(chart, trace, request):
     check_golden(chart, chart.draw(chart.measure((trace, sample_trace(seed=3)))).to_dict(), request)
     assert "Columns:" in chart.method and "Source" in chart.method

@@ -262,4 +262,4 @@ def _never(*_: object, **__: object) -> None:
 
 
 def test_the_old_address_leads_here():
-    assert OLD_ADDRESSES["gallery"] == STORY and MENU["History"][0] == STORY and STORY in PAGES
+    assert OLD_ADDRESSES["gallery"] == STORY and MENU["Story"][0] == STORY and STORY in PAGES

@@ -112,7 +112,7 @@ def test_other_texts_and_other_layers_are_refused(one):
     ids = one.tokens.assign(token_id=np.arange(60, dtype=np.int32) + 100)
     with pytest.raises(InvalidTrace, match="different texts: 100% of their tokens"):
         engine_difference((one, replace(one, tokens=ids)))
-    with pytest.raises(InvalidTrace, match="no layer in common: 0; and 1 and 2"):
+    with pytest.raises(InvalidTrace, match="no layer in common: 0; and 1 to 2"):
         engine_difference((one.select(layers=[0]), one.select(layers=[1, 2])))
 
 

@@ -29,10 +29,17 @@ from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import counts_summary, expert_load
-from moeviz.metrics.multi_trace import figures_of_several, multi_trace_summary, of_one_text, repetition_of_several
+from moeviz.metrics.multi_trace import (
+    figures_of_several,
+    first_choices_summary,
+    multi_trace_summary,
+    of_one_text,
+    repetition_of_several,
+)
 from moeviz.metrics.one_input import experts_of_one
 from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
+from moeviz.metrics.word_change import word_change, word_change_summary
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.placement import placement_sentence, serving_placement
 
@@ -162,6 +169,16 @@ def of_several(trace, seed):
 
     for sentence in quietly(sentences) or ():
         yield name_of(multi_trace_summary), sentence, lambda said: recount.check_multi_summary([said], traces)
+    part = trace.select(layers=trace.model.layers[-1:])
+    if sentence := quietly(lambda: first_choices_summary(part)):
+        what = name_of(first_choices_summary)
+        yield what, sentence, lambda said: recount.check(what, said, part)
+    word = len(trace.tokens) // 2
+    here = np.arange(len(trace.tokens)) == word
+    ids, texts = (other.tokens[name].mask(here, value) for name, value in (("token_id", 10**6), ("text", "another")))
+    again = replace(other, tokens=other.tokens.assign(token_id=ids.astype(np.int32), text=texts.astype("str")))
+    if sentence := quietly(lambda: word_change_summary(word_change((trace, again)))):
+        yield name_of(word_change_summary), sentence, lambda said: recount.check_word_change(said, trace, again, word)
 
 
 def quietly(say):
@@ -226,10 +243,11 @@ metrics/layers: ranked_load_caption two_balances_caption overlap_caption
 metrics/load: load_caption importance_caption balance_caption busiest_caption counts_summary _unused
 metrics/locality: _repeats_caption
 metrics/losses: aux_loss_caption z_loss_caption
-metrics/multi_trace: multi_trace_summary _of_repetition
+metrics/multi_trace: multi_trace_summary _of_repetition first_choices_summary
 metrics/parameters: parts_caption active_caption touched_caption
 metrics/placement: imbalance_caption
 metrics/specialization: label_load_caption label_information_caption label_divergence_caption
+metrics/word_change: word_change_summary
 metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_caption
 metrics/who_takes: who_takes_sentence
 serving/batches: batch_coverage_caption
@@ -255,7 +273,6 @@ serving/plans/engines: plan_remarks _missing_layers
 metrics/co_activation: _experts_that_occur
 metrics/inputs: check_recorded
 app/views/compare_several: _say_who_is_missing
-app/views/engine_difference: _say_where_traces_come_from
 app/views/serve: _cards
 """,
     "names and titles in charts, which have a golden file each": """
@@ -276,7 +293,8 @@ report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
 report/plots: about
 report/view: _page __repr__ _repr_html_
-app/views/compare_several: _strips _strip _kept_even
+app/views/compare_several: strips _strip _kept_even _choice_of
+app/views/what_if: _most_moved
 app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel
 app/views/serve: _cache
@@ -292,10 +310,10 @@ OTHER = """
 serving/plans/llama_cpp: llama_cpp_command
 serving/plans/load_tables: lmdeploy_command ktransformers_command
 serving/plans/slot_maps: tensorrt_llm_command vllm_ascend_command
-app/views/compare: _say_where_traces_come_from _offer_own_models _in_model
+app/views/compare: _expert_by_expert _offer_own_models _in_model
+app/views/engine_difference: _say_where_traces_come_from
 app/views/corpus: _pasted _how_far
 app/views/counts: _chosen
-app/views/engine_difference: _in_precision
 app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
 app/views/history/gallery: _say_whose_result trace_to_other_pages
 app/views/history/mixtral: mixtral_page _what_does_it
@@ -303,6 +321,7 @@ app/views/history/story: _step
 app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator
+app/views/models: _about
 app/views/traces: _open
 app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
 app/views/training_charts: _snapshots _layer _second show_snapshots _by_label

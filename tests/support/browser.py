@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-from moeviz_app.views.menu import FIRST, MENU
+from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, MENU, MORE, TABS
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, expect
 from playwright.sync_api import Error as PlaywrightError
 
@@ -178,18 +178,29 @@ def is_foreign(url: str) -> bool:
 
 
 def go_to(page: Page, name: str) -> None:
-    """By the links above: the part of the app that a page is in, unless it is open, then the page."""
-    (part,) = (part for part, names in MENU.items() if name in names)
-    parts, further = page.locator(".st-key-menu"), page.locator(".st-key-submenu")
-    if name == MENU[part][0] or not parts.get_by_role("link", name=part, exact=True).locator("strong").count():
-        parts.get_by_role("link", name=part, exact=True).click()
-        # Before it is drawn anew, as one row with one open page, a click on it may be lost.
-        expect(parts.locator("strong")).to_have_text([part])
-        if name != MENU[part][0]:
-            expect(further.locator("strong")).to_have_text([MENU[part][0]])
+    """By the links of the menu: the place that a page is in, unless it is open, then its tab; an exhibit is chosen."""
+    (place,) = (place for place, names in MENU.items() if name in names)
+    places, tabs = page.locator(".st-key-menu"), page.locator(".st-key-submenu")
+    first, tab = MENU[place][0], EXHIBIT if name in GALLERY else TABS.get(name, name)
+    link = places.get_by_role("link", name=place, exact=True)
+    is_open = places.locator("a[aria-current]", has_text=place).count()
+    if name == first or not is_open:
+        if not link.is_visible():  # on a phone
+            places.get_by_role("link", name=MORE, exact=True).click()
+            expect(page.get_by_role("heading", name=MORE, exact=True)).to_be_visible()
+            link = page.get_by_test_id("stMain").get_by_role("link", name=place, exact=True).last
+        link.click()
+        # Before it is drawn anew, with another place open, a click on it may be lost.
+        expect(places.locator("a[aria-current]", has_text=place)).to_have_count(1)
+        if name != first:
+            expect(tabs.locator("a[aria-current]")).to_have_text([TABS.get(first, first)])
             settled(page)  # what a page offers to download is asked for as it is drawn, and is gone with the page
-    if name != MENU[part][0]:
-        further.get_by_role("link", name=name, exact=True).click()
+    if name != first:
+        tabs.get_by_role("link", name=tab, exact=True).click()
+    if name in GALLERY:
+        settled(page)
+        page.get_by_role("combobox", name="Exhibit").click()
+        page.get_by_role("option", name=re.compile(rf" · {re.escape(name)}$")).click()
     if name == FIRST:
         drawn(page)
     else:

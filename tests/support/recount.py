@@ -1565,6 +1565,61 @@ def check_engine_summary(sentence: str, one, other) -> None:
     claim(numbers == [len(parted), len(sequences), first, *parted[first]], f"they part at {parted}")
 
 
+@reads(
+    "moeviz.metrics.multi_trace.first_choices_summary",
+    rf"(?:{NUMBER} of {NUMBER} tokens (stays?) with the expert of the token before, where an order at random would give "
+    rf"{NUMBER}; )?{NUMBER} of {NUMBER} experts come first here\.",
+)
+def _(seen, stay, pairs, verb, chance, used, experts):
+    (layer,) = seen.layers
+    firsts = {t: seen.first(layer, t) for t in seen.recorded(layer) if seen.has(layer, t)}
+    whole(used, len(set(firsts.values())), "experts that come first")
+    whole(experts, seen.E[layer])
+    couples = [(a, b) for a, b in pairwise(range(seen.T)) if a in firsts and b in firsts]
+    couples = [(a, b) for a, b in couples if seen.sequence[a] == seen.sequence[b]]
+    couples = [(a, b) for a, b in couples if seen.position[b] == seen.position[a] + 1]
+    claim((stay is None) == (not couples), f"{len(couples)} pairs")
+    if couples:
+        same = sum(firsts[a] == firsts[b] for a, b in couples)
+        whole(stay, same, "tokens that stay")
+        whole(pairs, len(couples), "pairs")
+        claim((verb == "stays") == (same == 1), verb)
+        two = list(combinations(firsts.values(), 2))
+        about(chance, sum(a == b for a, b in two) / len(two) * len(couples), "at random", 1e-6)
+
+
+def check_word_change(sentence: str, one, other, word: int) -> None:
+    """Of two readings whose tokens are the same but for the one in row `word`."""
+    mine, theirs = Seen(one), Seen(other)
+    changed, compared = {}, {}
+    before = 0
+    for layer in mine.layers:
+        rows = [t for t in set(mine.recorded(layer)) & set(theirs.recorded(layer)) if t != word]
+        differ = [t for t in rows if mine.first(layer, t) != theirs.first(layer, t)]
+        changed[layer], compared[layer] = len(differ), len(rows)
+        before += sum(t < word for t in differ)
+    total = sum(changed.values())
+    if none := re.fullmatch(rf"None of {NUMBER} first choices changes\.", sentence):
+        claim(total == 0, f"{total} change")
+        return whole(none[1], sum(compared.values()))
+    found = re.fullmatch(
+        rf"{NUMBER} of {NUMBER} first choices changes?(?:, most at layer (\d+): {NUMBER} of {NUMBER})?"
+        rf"(?:; {NUMBER} of them stands? before the changed word)?\.",
+        sentence,
+    )
+    claim(found is not None, f"cannot be read: {sentence!r}")
+    number, of, layer, most, of_layer, early = found.groups()
+    whole(number, total)
+    whole(of, sum(compared.values()))
+    ranked = sorted(changed.values())
+    claim((layer is None) == (len([n for n in compared.values() if n]) < 2 or ranked[-1] == ranked[-2]), f"{changed}")
+    if layer is not None:
+        whole(most, ranked[-1])
+        whole(most, changed[int(layer)])
+        whole(of_layer, compared[int(layer)])
+    whole(early or "0", before, "before the word")
+
+
 def check_multi_summary(says: list[str], traces: dict) -> None:
     """Figures of several traces: the means over layers."""
     seen = {name: Seen(trace) for name, trace in traces.items()}

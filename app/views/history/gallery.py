@@ -186,8 +186,6 @@ def pages_for(trace: RoutingTrace) -> list[str]:
         "Co-activation": counts and trace.model.top_k > 1,
         "Confidence": trace.logits is not None and trace.model.score_function != "unknown",
         "Layers": counts and layers,
-        "Flow": counts and layers,
-        "Coverage": counts,
     }
     return [page for page, something in says.items() if something]
 

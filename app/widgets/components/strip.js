@@ -11,9 +11,11 @@ function inkOn(colour) {
   return luminance > 0.179 ? "#000000" : "#ffffff"; // WCAG: the ink with the higher contrast
 }
 
+const WHAT = { changed: " · another first choice than in the other text", new: " · not in the other text" };
+
 function sentence(token) {
   const weight = token.weight ? ` · weight ${token.weight}` : "";
-  return `#${token.position} ${token.text} · ${token.choice}${weight} · ${token.phase}`;
+  return `#${token.position} ${token.text} · ${token.choice}${weight} · ${token.phase}${WHAT[token.what] ?? ""}`;
 }
 
 function element(tag, className, text) {
@@ -24,12 +26,14 @@ function element(tag, className, text) {
 }
 
 function drawToken(token, isSelected) {
-  const drawn = element("span", ["token", token.phase, token.part ? "part" : "", token.missing ? "missing" : ""].join(" ").trim(), token.text);
+  const drawn = element("span", ["token", token.phase, token.part ? "part" : "", token.missing ? "missing" : "", token.what ?? ""].join(" ").trim(), token.text);
   drawn.append(element("sub", "", token.expert));
   drawn.setAttribute("role", "option");
   drawn.setAttribute("aria-selected", String(isSelected));
   drawn.setAttribute("aria-label", sentence(token));
-  if (token.colour) {
+  if (token.colour && token.what === "same") {
+    drawn.style.background = `color-mix(in srgb, ${token.colour} 28%, transparent)`;
+  } else if (token.colour) {
     drawn.style.background = token.colour;
     drawn.style.color = inkOn(token.colour);
   }

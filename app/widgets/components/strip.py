@@ -3,7 +3,7 @@
 If the trace does not say which expert that is, tokens have no colour, and the ids of all their experts.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ HERE = Path(__file__).parent
 HTML = """<div class="strip" role="listbox" aria-orientation="horizontal"></div>
 <div class="said" aria-live="polite"></div>"""
 MOST_IDS = 4  # of a token's experts under it, where it has no first choice
+CHANGED, NEW = "changed", "new"  # beside the same text with a word changed: another first choice; a token of its own
 MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing and push the rest off the screen
 
 _component = st.components.v2.component(
@@ -35,14 +36,18 @@ def token_strip(
     colours: Sequence[str],
     on_pick: Callable[[], None] | None = None,
     key: str | None = None,
+    changes: Mapping[int, str] | None = None,
 ) -> None:
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
     `colours` has one entry per expert, or none: see `colours_of`. A click, or Enter, leaves the row in the widget's
     `pick` and calls `on_pick`; without `on_pick` the strip is only to look at, and shows its end.
+    `changes`, beside another strip: the rows that are `CHANGED` there, or `NEW`; all others are pale.
     """
     at = trace.model.layers.index(layer)
     tokens = [_token(trace, at, row, colours) for row in rows]
+    for row in rows if changes is not None else ():
+        tokens[row - rows.start]["what"] = changes.get(row, "same")
     for row, mark in beginnings(trace, rows).items():
         tokens[row - rows.start]["mark"] = mark
     data = {
