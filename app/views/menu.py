@@ -5,9 +5,9 @@ from urllib.parse import quote
 
 import streamlit as st
 from moeviz_app.session import session
+from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.corpus import corpus_page
-from moeviz_app.views.counts import counts_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.explore import explore_page
@@ -34,6 +34,7 @@ GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {
     "Explore": (FIRST, "Tokens"),
     "Balance": (
+        "Balance",
         "Load",
         "Specialization",
         "Locality",
@@ -43,7 +44,6 @@ MENU = {
         "Layers",
         "Flow",
         "Coverage",
-        "Counts",
     ),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Experiment": ("Compare", "Engine difference", "What if"),
@@ -60,6 +60,7 @@ OLD_ADDRESSES = {
     "run": FIRST,
     "cooperation": "Co-activation",
     "repetition": "Locality",
+    "counts": "Balance",
     "formation": "Training",
     "routing-over-training": "Training",
 }
@@ -88,7 +89,7 @@ PAGES = {
     FIRST: explore_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS},
     "Serve": serve_page,
-    "Counts": counts_page,
+    "Balance": balance_page,
     "Compare": compare_page,
     "Engine difference": engine_difference_page,
     "What if": what_if_page,
