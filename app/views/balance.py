@@ -9,7 +9,7 @@ from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.session import datasets, opened_counts, session
 from moeviz_app.views.topic import draw
 from moeviz_app.widgets.answers import whole
-from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.facts import dataset_facts, trace_name
 from moeviz_app.widgets.import_form import doctor_says
@@ -42,7 +42,7 @@ LACKING = (
 
 def balance_page() -> None:
     """Two controls, the answer beside what luck may bring, one picture; the rest where it is asked for."""
-    st.title("Balance", anchor=False)
+    question("Balance", BALANCE)
     if datasets.chosen() is not None:
         with explained():
             shown = datasets.shown()

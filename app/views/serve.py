@@ -6,7 +6,7 @@ from moeviz_app.jobs import model_catalog
 from moeviz_app.session import opened_counts, session
 from moeviz_app.url import serve_address
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
-from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.downloads import file_stem
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.messages import explained, say
@@ -49,7 +49,7 @@ BY_CONFIG = (
 
 def serve_page() -> None:
     """Two controls, the answer in a sentence, one picture; and the rest in parts."""
-    st.title("Serve", anchor=False)
+    question("Serve", MEMORY)
     wanted = serve_address.asked()
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name, counted = _chosen(wanted)

@@ -8,8 +8,8 @@ from moeviz_app import settings
 from moeviz_app.session import session, training_runs
 from moeviz_app.session.visit import visit
 from moeviz_app.views.training_charts import measured, show_charts
-from moeviz_app.widgets.chart_panel import altair_chart, alternative, on_dark, particulars
-from moeviz_app.widgets.messages import escape_markdown, explained, refuse, say
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, on_dark, particulars, question
+from moeviz_app.widgets.messages import escape_markdown, explained, note, refuse, say
 
 from moeviz.charts.training import HEALTH
 from moeviz.errors import MissingField
@@ -34,7 +34,7 @@ SECONDS = 5  # between two looks at a run that may grow
 
 def training_page() -> None:
     """Two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
-    st.title("Training", anchor=False)
+    question("Training", HEALTH)
     with explained():
         shown = _chosen()
         for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
@@ -47,6 +47,7 @@ def training_page() -> None:
         if lacking:
             say(" ".join(dict.fromkeys(lacking)))
         for name, run in shown.items():
+            st.text(_facts(name, run, len(shown) == 1))
             show_alarms(name, run, len(shown) == 1)
             _notes(run)
         with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -60,15 +61,16 @@ def _axis() -> Over:
 
 
 def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
-    """A light, and the answer beside it; under it, of which run."""
+    """A light, and the answer beside it; above it, of which run where there are two."""
     verdict = router_verdict(run)
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
+        if not alone:
+            note(visible(name))
         with st.container(horizontal=True, vertical_alignment="top", wrap=False):
             st.markdown(LIGHTS[verdict.light], width="content")
             st.text(verdict.answer, width="stretch")
         if verdict.beside:
             st.text(verdict.beside)
-        st.text(_facts(name, run, alone))
 
 
 def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:

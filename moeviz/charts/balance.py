@@ -10,10 +10,9 @@ from moeviz.charts.chart import Chart
 from moeviz.metrics.balance import balance_sentence, load_beside_luck, times_said
 from moeviz.metrics.words import short
 
-NUMBERS_UP_TO = 16  # experts: of more, a cell has no place for a number
+NUMBERS_UP_TO = 10  # experts: of more, a cell has no place for a number
 ROWS_WITH_NUMBERS = 40
-ROW, LEAST_ROW, MAP_HEIGHT, AROUND = 40, 3, 480, 90  # pixels
-WIDE_ROW = 24
+ROW, LOW_ROW, LEAST_ROW, MAP_HEIGHT = 40, 22, 3, 480  # pixels; a low one where several parts stand under each other
 
 
 def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -24,8 +23,13 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     )
     several = rows["part"].nunique() > 1
     names = [f"{row.of}, {row.layer}" if several else f"{row.layer}" for row in rows.itertuples()]
-    axis = alt.Axis(labelExpr=f"{json.dumps(names)}[datum.value]", labelOverlap=True, labelLimit=130, grid=False)
-    frame = frame.assign(written=frame["times_even"].map(times_said, na_action="ignore"))
+    axis = alt.Axis(
+        labelExpr=f"{json.dumps(names)}[datum.value]",
+        labelOverlap=len(rows) > ROWS_WITH_NUMBERS,
+        labelLimit=130,
+        grid=False,
+    )
+    frame = frame.assign(written=frame["times_even"].map(_in_cell, na_action="ignore"))
     drawn = theme.compact(frame.merge(rows, on=["part", "group", "layer"])).drop(columns=["part", "group"])
     base = alt.Chart(drawn).encode(
         x=theme.expert_axis("×: no token; pale: no more or less than luck"),
@@ -53,8 +57,13 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     layers.append(
         unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
     )
-    row = max(min(WIDE_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
-    return theme.framed(alt.layer(*layers), int(row * len(rows)) + AROUND, canvas=True)
+    row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
+    return theme.framed(alt.layer(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
+
+
+def _in_cell(times: float) -> str:
+    """One digit, or what tells it from none."""
+    return f"{times:.1f}" if times >= 0.095 else times_said(times)
 
 
 BALANCE = Chart(

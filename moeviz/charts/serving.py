@@ -51,7 +51,7 @@ PARTS = {
     "step": "buffers of a step",
 }
 PART_COLOURS = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.EXPERT_COLOURS[2], theme.EXPERT_COLOURS[5])
-WORDS_BELOW, MEMORY_HEIGHT = 30, 330  # pixels
+WORDS_BELOW, MEMORY_HEIGHT = 4, 340  # pixels
 FEW = 3  # cards: more are one colour
 
 
@@ -239,12 +239,13 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
     most = float(max(frame["together"].max(), frame["usable"].max()))
     unit, size = byte_unit(most * GIGABYTE)
     scale = alt.Scale(domain=[0, most * GIGABYTE / size * 1.02], nice=False)
-    y = alt.Y("precision:N", title=None, sort=None, axis=alt.Axis(grid=False))
+    apart = alt.Scale(paddingInner=0.5, paddingOuter=0.3)
+    y = alt.Y("precision:N", title=None, sort=None, axis=alt.Axis(grid=False), scale=apart)
     bars = marks.bars(
         long.assign(taken=long["gigabytes"] * GIGABYTE / size),
         y=y,
         x=alt.X("taken:Q", title=f"{unit} (line: what the cards hold)", scale=scale, axis=alt.Axis(tickCount=6)),
-        color=theme.colour("part", PARTS.values(), PART_COLOURS),
+        color=theme.colour("part", PARTS.values(), PART_COLOURS, columns=2),
         order="order:Q",
         tooltip=theme.tooltip(precision=("weights in", ""), part="", size=""),
     )
@@ -256,9 +257,16 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         for row in frame.itertuples()
     ]
     written = alt.Chart(named[["precision"]].assign(words=words)).mark_text(
-        align="left", dy=WORDS_BELOW, color=theme.NOTE
+        align="left", baseline="top", dy=WORDS_BELOW, color=theme.NOTE
     )
-    return theme.framed(alt.layer(bars, line, written.encode(y=y, x=alt.value(0), text="words:N")), MEMORY_HEIGHT)
+    return theme.framed(
+        alt.layer(
+            bars,
+            line,
+            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.value(0), text="words:N"),
+        ),
+        MEMORY_HEIGHT,
+    )
 
 
 MEMORY = Chart(

@@ -46,10 +46,11 @@ CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
 WITHOUT_AUX, LOGGED = "without the aux loss", "as it was logged"
 TIMELINE, LEAST_LAYER, MOST_LAYER, LOAD_PART = 400, 8, 56, 0.6  # pixels of all rows and of one; part of it
+LEGEND = 60  # pixels
 LAYER_OR_RUN = "datum.value < 0 ? 'run' : datum.value"
 ALARM_WORDS = {
     "collapse": "collapse",
-    "dead": "an expert without a token",
+    "dead": "no token",
     "load": "uneven",
     "aux_off": "aux loss off",
     "confidence": "no exploring",
@@ -57,7 +58,7 @@ ALARM_WORDS = {
 }
 ALARM_COLOURS = {
     "collapse": "#D6392B",
-    "an expert without a token": "#882255",
+    "no token": "#882255",
     "uneven": "#E0A526",
     "aux loss off": "#8d8f99",
     "no exploring": "#44AA99",
@@ -218,14 +219,20 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     )
     names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
     kinds = theme.colour(
-        "what", names, [ALARM_COLOURS[word] for word in names], symbolType="stroke", symbolStrokeWidth=4
+        "what",
+        names,
+        [ALARM_COLOURS[word] for word in names],
+        symbolType="stroke",
+        symbolStrokeWidth=4,
+        columns=2,
+        orient="bottom",
     )
-    layers = [cells]
+    lanes = []
     for kind in dict.fromkeys(alarms["alarm"]):
         lane = bars.transform_filter(alt.datum.alarm == kind).mark_rule(
             strokeWidth=thick, strokeCap="round", aria=False
         )
-        layers.append(
+        lanes.append(
             lane.encode(
                 x=along(frame, field="after"),
                 x2=f"{axis_of(frame)}:Q",
@@ -234,8 +241,9 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
                 tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
             )
         )
-    drawn = alt.layer(*layers).resolve_scale(color="independent")
-    return theme.framed(drawn, int(row * rows) + theme.AROUND, canvas=True)
+    together = [alt.layer(*lanes)] if lanes else []
+    drawn = alt.layer(cells, *together).resolve_scale(color="independent")
+    return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
 
 
 def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
