@@ -1,6 +1,6 @@
 """How long until a page of the app is there, what does it cost, and how much is sent? In a real Chromium.
 
-    python -m benchmarks.pages [topics | first | dataset | training | experts] [--rounds N] [--before FOLDER]
+    python -m benchmarks.pages [topics | first | dataset | training | experts | answers] [--rounds N] [--before FOLDER]
 
 topics     a visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the
            same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
@@ -14,6 +14,7 @@ dataset    the pages of a made-up dataset (by the recipe of `benchmarks.corpus`)
 training   the page Training of a made-up run, and of the pair of runs that ships
 experts    the atlas of the held-out texts, and of as many tokens through 48 layers x 128 experts: script until all is
            drawn, a search, and what is sent
+answers    Balance, Serve and Training of a first visitor: the answer, the first chart, and all
 
 Printed are medians, with the lowest and the highest. "CPU s" are the seconds of the browser's main thread and of the
 server, which a busy machine inflates less than seconds; "MB sent" is what the server sends in the tab's web socket,
@@ -34,7 +35,7 @@ from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.corpus_data import write_made_up
 from benchmarks.harness import Figures, Tab, apps_and_browser, compared, take_turns
 from benchmarks.overview import WATCH, Visit
-from benchmarks.visits import of_dataset, of_experts, of_first_page, of_page, write_labelled, write_run
+from benchmarks.visits import of_answer, of_dataset, of_experts, of_first_page, of_page, write_labelled, write_run
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
@@ -47,7 +48,9 @@ DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
 ATLAS = (48, 9654, 8, 128)  # layers, tokens, top-k, experts
 RUN = (48, 128, 1000)  # layers, experts, logs
 # What is opened of a run, and how many charts there are at least: those of the part that is open at first.
-OF_TRAINING = {"training": 2, "training?run=aux-off&beside=aux-on": 3, "load": 4}
+OF_TRAINING = {"training": 1, "training?run=aux-off&beside=aux-on": 2, "load": 4}
+# Pages that begin with an answer, and what they were called before.
+ANSWERS = {"balance": "counts", "serve": "serve", "training": "training"}
 
 
 def on_canvas() -> list[str]:
@@ -178,7 +181,26 @@ def experts(rounds: int, before: Path | None) -> None:
             print(compared(take_turns(arms, rounds)))
 
 
-PARTS = {"topics": topics, "first": first, "dataset": dataset, "training": training, "experts": experts}
+def answers(rounds: int, before: Path | None) -> None:
+    """Print how soon pages answer their question."""
+    with apps_and_browser(before) as (apps, browser):
+        for now, once in ANSWERS.items():
+            address = {"now": now, "before": once}
+            arms = {
+                name: lambda _, server=server, page=address[name], of=now: of_answer(browser, server, page, of)
+                for name, server in apps.items()
+            }
+            print(f"{compared(take_turns(arms, rounds))}\n")
+
+
+PARTS = {
+    "topics": topics,
+    "first": first,
+    "dataset": dataset,
+    "training": training,
+    "experts": experts,
+    "answers": answers,
+}
 
 
 def main(words: Sequence[str] | None = None) -> None:

@@ -117,6 +117,18 @@ def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figu
     return first.of(f"{name}: first chart") | last.of(f"{name}: all") | {f"{name}: MB sent": last.sent}
 
 
+def of_answer(browser: Browser, server: Server, address: str, name: str) -> Figures:
+    """A page from the request to its answer, to its first chart, and until no script runs."""
+    tab = Tab(browser, server)
+    tab.open(address)
+    said = tab.until("() => document.querySelector('[class*=st-key-answer]')?.textContent.length > 20")
+    first = tab.until(FIRST_CHART)
+    last = tab.until(IDLE)
+    tab.close()
+    found = said.of(f"{name}: answer") | first.of(f"{name}: first chart") | last.of(f"{name}: all")
+    return found | {f"{name}: MB sent": last.sent}
+
+
 def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0) -> None:
     """A made-up training run whose layers drift apart, and whose last layer loses an expert half way."""
     random, top_k = np.random.default_rng(seed), min(8, experts)

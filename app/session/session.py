@@ -39,7 +39,8 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "engine",
     "all_layers",
 )
-COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page of counts alone
+COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page Balance
+COUNTED_PART, SERVED, CARD, SERVE_PART = "counted_part", "served", "card", "serve_part"
 DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts

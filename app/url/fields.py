@@ -250,17 +250,22 @@ def _dataset_of_experts(name: str | None) -> str | None:
     return datasets.chosen() if session.value(session.SEEN_IN) == session.OF_DATASET else None
 
 
-DATASET_PAGES = frozenset({"corpus", *(topic.lower().replace(" ", "-") for topic in TOPICS)})
+DATASET_PAGES = frozenset({"corpus", "balance", *(topic.lower().replace(" ", "-") for topic in TOPICS)})
 _OF_DATASET = (
     Field(DATASET, session.DATASET, lambda _: datasets.chosen(), _dataset_on_offer),
     _number("layer", session.CORPUS_LAYER),
 )
-PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says what their widgets hold
-    "counts": (
-        _choice("counts", session.COUNTS, {opened_counts.published(model): model.lower() for model in MODELS}),
-        _number(session.GROUP),
-        _number(session.COUNTED_LAYER),
+_OF_COUNTS = (
+    _choice(
+        "counts",
+        session.COUNTS,
+        {opened_counts.published(model): model.lower() for model in MODELS}
+        | {opened_counts.TRACE: "trace", opened_counts.HELD_OUT: "embedded"},
     ),
+    _number(session.GROUP),
+    _number(session.COUNTED_LAYER),
+)
+PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says what their widgets hold
     "training": (
         _choice("run", session.RUN, training_runs.SHIPPED),
         _choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
@@ -289,6 +294,17 @@ def _ask_for_word(query: Mapping[str, str]) -> None:
     start, end = (number_in(part) for part in query.get("word", "").partition("-")[::2])
     text = query.get("becomes", "")
     visit().word_linked = {"start": start, "end": end, "text": text} if start is not None and end is not None else None
+def _balance_written() -> dict[str, str]:
+    """The dataset on screen, or else whose counts."""
+    return write_fields(_OF_DATASET) or write_fields(_OF_COUNTS)
+
+
+def _ask_for_balance(query: Mapping[str, str]) -> None:
+    """Show counts in place of a dataset, where a link asks for them. Raises what the fields' values raise."""
+    if DATASET not in query and _OF_COUNTS[0].name in query:
+        session.set_value(session.DATASET, None)
+    read_fields(_OF_DATASET, query)
+    read_fields(_OF_COUNTS, query)
 
 
 PAGE_ADDRESSES = {
@@ -298,4 +314,5 @@ PAGE_ADDRESSES = {
     "engine-difference": PageAddress(_pair_written, _ask_for_pair),
     "serve": PageAddress(serve_address.written, serve_address.ask),
     **{page: PageAddress(partial(write_fields, of), partial(read_fields, of)) for page, of in PAGE_FIELDS.items()},
+    "balance": PageAddress(_balance_written, _ask_for_balance),
 }

@@ -1,4 +1,4 @@
-"""The address of the page Serve: memory, devices, which tokens, the size of an expert, and the engine.
+"""The address of the page Serve: the model, the cards, which part is open, and what its controls hold.
 
 What is as it is at first stays out. What a link brings is a stranger's: a control takes it if it offers it.
 """
@@ -8,6 +8,16 @@ from collections.abc import Container, Mapping
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 
+OF, CARD, PART = "of", "card", "part"
+PARTS = {  # of the page; and in an address
+    "Experts in memory": "memory",
+    "Devices": "devices",
+    "Tokens at a time": "batches",
+    "Fetching ahead": "ahead",
+    "Every card": "cards",
+    "Plan for an engine": "plan",
+}
+PART_OF = {short: part for part, short in PARTS.items()}
 MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
     "memory",  # in GB
     "devices",
@@ -16,7 +26,15 @@ MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
     "expert_mb",
     "engine",
 )
-NAMES = (MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
+HELD_IN = {
+    MEMORY: "memory",
+    EXPERT_MB: "memory",
+    TOKENS: "memory",
+    REPEATS: "memory",
+    DEVICES: "devices",
+    ENGINE: "plan",
+}
+NAMES = (OF, CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
 LONGEST, MOST = 20, 1e6
 
 
@@ -24,6 +42,13 @@ def ask(query: Mapping[str, str]) -> None:
     """Remember what a link asks for, until the page draws its controls."""
     if asked := {name: query[name] for name in NAMES if name in query}:
         visit().serve_asked = asked
+
+
+def part_of(query: Mapping[str, str]) -> str | None:
+    """Return the part that a link asks for: by its name, or because a control in it is to hold something."""
+    if PART in query:
+        return PART_OF.get(query[PART])
+    return next((PART_OF[short] for name, short in HELD_IN.items() if name in query), None)
 
 
 def asked() -> dict[str, str]:

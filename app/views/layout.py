@@ -157,4 +157,4 @@ def open_startup_files() -> str | None:
         session.set_value(session.DATASET, next(iter(of_corpora)))
     if traces:
         return None
-    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Counts" if files else None
+    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Balance" if files else None

@@ -8,9 +8,9 @@ from urllib.parse import quote
 
 import streamlit as st
 from moeviz_app.session import session
+from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.corpus import corpus_page
-from moeviz_app.views.counts import counts_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.experts import experts_page
@@ -42,7 +42,7 @@ MENU = {  # a place, and its tabs by the names of their pages; the first is wher
     "Explore": (FIRST, "Tokens"),
     "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers"),
     "Compare": ("Compare", "One word", "Engine difference", "What if"),
-    "Balance": ("Load", "Losses", "Counts"),
+    "Balance": ("Balance", "Load", "Losses"),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Train": ("Training",),
     "Story": (STORY, "Timeline", "Article", *GALLERY),
@@ -83,6 +83,7 @@ OLD_ADDRESSES = {
     "run": FIRST,
     "cooperation": "Co-activation",
     "repetition": "Locality",
+    "counts": "Balance",
     "formation": "Training",
     "routing-over-training": "Training",
     "flow": "Layers",
@@ -157,7 +158,7 @@ PAGES = {
     "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
     "Load": partial(topic_page, "Load", "Load", "Coverage"),
     "Serve": serve_page,
-    "Counts": counts_page,
+    "Balance": balance_page,
     "Compare": compare_page,
     "One word": one_word_page,
     "Engine difference": engine_difference_page,

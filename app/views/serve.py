@@ -1,112 +1,231 @@
-"""The page Serve: costs of serving, by memory for experts, by devices, and by what fits; and a plan for an engine."""
+"""The page Serve: does a model fit, and what does its routing cost; by parts, and a plan for an engine."""
 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog
-from moeviz_app.session import session
+from moeviz_app.session import opened_counts, session
 from moeviz_app.url import serve_address
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
-from moeviz_app.widgets.chart_panel import heading, picture_and_words, trace_to_draw
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.downloads import file_stem
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.messages import explained, say
-from streamlit.delta_generator import DeltaGenerator
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
+from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import MissingField
+from moeviz.footprint import CARDS, ServedModel
+from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import layer_word
-from moeviz.model_info import ModelInfo
+from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.memory import what_fits
-from moeviz.serving.placement import placement_sentence, serving_placement
+from moeviz.serving.known import known_model, known_models
+from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, what_fits
+from moeviz.serving.placement import (
+    placement_judgements,
+    placement_sentence,
+    placement_verdict,
+    serving_placement,
+)
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 from moeviz.serving.prefetch import prefetch_recall
+from moeviz.text import quoted
 
 NEEDS_TORCH = "ktransformers"
+PARTS = serve_address.PARTS
+CACHED, DEVICES, BATCHES, AHEAD, EVERY_CARD, PLAN = PARTS
+NUMBERS = (1, 2, 4, 8)  # of cards
+ON = {f"{number}x {card}": (card, number) for card in CARDS for number in NUMBERS}  # as an address says it
+USUAL = "1x RTX 4090"
+BY_CONFIG = (
+    "Known by its configuration alone, which does not say how often each expert is used. To record it: “moeviz trace - "
+    "--model {} -o trace.npz < text.txt”."
+)
 
 
 def serve_page() -> None:
-    """Two controls, the answer in a sentence or two, then the charts, and last the plan."""
-    st.title("Serve", anchor=False)
-    trace = trace_to_draw()
-    if trace is None:
+    """Two controls, the answer in a sentence, one picture; and the rest in parts."""
+    question("Serve", MEMORY)
+    wanted = serve_address.asked()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name, counted = _chosen(wanted)
+        card, cards = _cards(wanted)
+    served = fits = None
+    with explained(lambda why: say(f"Which cards hold it takes the model's configuration. {why}")):
+        served = _served(name, counted)
+        fits = memory_on_cards(served, card, cards)
+        st.container(border=True, key="answer").text(fit_sentence(fits))
+        picture_and_words(MEMORY, fits)
+    if counted is None:
+        say(BY_CONFIG.format(name))
+    elif isinstance(counted, RoutingTrace) and counted.tokens.empty:
+        say("This trace contains no tokens, so nothing more can be said. Run a prompt, or open another file.")
         return
-    trace_name(trace)
-    with explained():
-        serving(trace)
+    serving(counted, served, *_fitting(fits), wanted)
 
 
-def serving(counted: Counted) -> None:
-    """All of the page that a trace, or counts, have: counts are told what needs the order of tokens."""
-    asked = ask(counted)
-    answer = st.container(border=True, key="answer")
-    _cache(asked, answer)
-    placed = _placement(asked, answer)
-    _draw(BATCH, batch_coverage(asked.counted), asked.counted)
-    heading(PREFETCH)
-    with explained():
-        _picture(PREFETCH, prefetch_recall(asked.counted), asked.counted)
-    _cards(counted.model)
-    offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed)
+def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
+    """The precision that is best on these cards, and how many experts of each layer fit in it."""
+    if fits is None:
+        return None, 0
+    bits = best_precision(fits)
+    return bits, int(fits.loc[fits["weight_bits"] == bits, "fit"].iloc[0])
 
 
-def _cache(asked: ServingQuery, answer: DeltaGenerator) -> None:
+def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
+    """Which model: one whose routing is here, or one that is known by its configuration alone."""
+    offered = opened_counts.sources()
+    routed = {EMBEDDED, *CHECKPOINTS.values()}
+    others = [name for name in known_models() if name not in routed]
+    options = [*offered, *others]
+    usual = opened_counts.published(MODELS[0]) if session.is_example() else opened_counts.TRACE
+    if serve_address.OF not in wanted and serve_address.part_of(wanted) is not None:
+        wanted = wanted | {serve_address.OF: opened_counts.TRACE}  # a link of when there was no other
+    serve_address.fill_in(session.SERVED, wanted.get(serve_address.OF), options)
+    if session.value(session.SERVED) not in options:
+        session.set_value(session.SERVED, usual)
+    session.keep(session.SERVED)
+    name = st.selectbox("Model", options, key=session.SERVED, persist_state="session", width=420)
+    known = name in others or name in opened_counts.FIXED
+    serve_address.show(serve_address.OF, name if known else None, usual)
+    return name, offered[name]() if name in offered else None
+
+
+def _cards(wanted: dict[str, str]) -> tuple[str, int]:
+    """Which cards it is to run on."""
+    serve_address.fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
+    if session.value(session.CARD) not in ON:
+        session.set_value(session.CARD, USUAL)
+    session.keep(session.CARD)
+    on = st.selectbox("On", list(ON), format_func=_card_said, key=session.CARD, persist_state="session", width=260)
+    serve_address.show(serve_address.CARD, on, USUAL)
+    return ON[on]
+
+
+def _card_said(on: str) -> str:
+    card, number = ON[on]
+    return f"{'' if number == 1 else f'{number} × '}{card} · {number * CARDS[card]} GB"
+
+
+def _served(name: str, counted: Counted | None) -> ServedModel:
+    """What the memory depends on: from the table of well-known models, else from the configuration.
+
+    Raises `MissingField` where that is of another model, and what `model_catalog.served_facts` raises.
+    """
+    if counted is None:
+        return known_model(name) or model_catalog.served_facts(name)
+    model = CHECKPOINTS.get(counted.model.name, counted.model.name)
+    if model_catalog.why_only_read(model) is not None:
+        raise MissingField(f"{quoted(model)} came from another engine, without one.")
+    served = known_model(model) or model_catalog.served_facts(model)
+    if served.num_experts != max(counted.model.num_experts):  # a file may call itself anything
+        raise MissingField(
+            f"That of {quoted(model)} has {served.num_experts:,} experts in a layer, and this routing has "
+            f"{max(counted.model.num_experts):,}."
+        )
+    return served
+
+
+def serving(
+    counted: Counted | None,
+    served: ServedModel | None = None,
+    bits: int | None = None,
+    fit: int = 0,
+    wanted: dict[str, str] | None = None,
+) -> None:
+    """The part that is open: of counts, what needs no order; of a model without routing, its cards."""
+    wanted = serve_address.asked() if wanted is None else wanted
+    parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
+    serve_address.fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
+    if session.value(session.SERVE_PART) not in (None, *parts):
+        session.set_value(session.SERVE_PART, None)
+    session.start_with(session.SERVE_PART, None)
+    session.keep(session.SERVE_PART)
+    opened = st.segmented_control("Details", parts, key=session.SERVE_PART, persist_state="session")
+    serve_address.show(serve_address.PART, PARTS.get(opened), None)
+    if opened == EVERY_CARD:
+        heading(FITS)
+        if served is None:
+            say("This needs the model's configuration.")
+        else:
+            picture_and_words(FITS, what_fits(served, bits_of(counted.model) if counted else bits))
+    elif opened is not None:
+        if isinstance(counted, RoutingTrace):
+            trace_name(counted)
+        elif counted.model.caution:
+            st.text(f"Caution: {visible(counted.model.caution)}")
+        with explained():
+            _draw_part(opened, ask(counted, served, bits, fit, wanted))
+
+
+def _draw_part(opened: str, asked: ServingQuery) -> None:
+    if opened == CACHED:
+        _cache(asked)
+    elif opened == DEVICES:
+        _placement(asked)
+    elif opened == BATCHES:
+        _draw(BATCH, batch_coverage(asked.counted), asked.counted)
+    elif opened == AHEAD:
+        _draw(PREFETCH, prefetch_recall(asked.counted), asked.counted)
+    elif opened == PLAN:
+        placed = serving_placement(asked.counted, asked.devices, asked.copies) if asked.devices > 1 else None
+        offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed, asked.all_layers)
+
+
+def _cache(asked: ServingQuery) -> None:
     """Draw what memory buys; and say first on what that was judged."""
     rates = hit_rates(asked.counted, asked.expert_bytes, asked.capacity)
-    if asked.gigabytes is None or asked.expert_bytes is None:
-        answer.text("What does memory buy? Say how large an expert is, under “Tokens and sizes”.")
-    else:
-        answer.text(budget_sentence(asked.counted, rates, asked.gigabytes, asked.expert_bytes))
-    ordered = isinstance(asked.counted, RoutingTrace)
-    answer.text(f"Judged on {'the second half of ' if ordered else 'the same '}{asked.tokens}")
-    if not ordered:
-        answer.text("LRU and what else remembers the last tokens needs their order: open a trace to see that.")
+    with st.container(border=True):
+        if asked.gigabytes is None or asked.expert_bytes is None:
+            st.text("What does memory buy? Say how large an expert is, under “Tokens and sizes”.")
+        else:
+            st.text(budget_sentence(asked.counted, rates, asked.gigabytes, asked.expert_bytes))
+        ordered = isinstance(asked.counted, RoutingTrace)
+        st.text(f"Judged on {'the second half of ' if ordered else 'the same '}{asked.tokens}")
+        if not ordered:
+            st.text("LRU and what else remembers the last tokens needs their order: open a trace to see that.")
     _draw(CACHE, rates, asked.counted)
 
 
-def _placement(asked: ServingQuery, answer: DeltaGenerator) -> pd.DataFrame | None:
+def _placement(asked: ServingQuery) -> None:
     if asked.devices == 1:
-        answer.text("One device does all the work: with more, you see here how evenly they share it.")
-        return None
-    table = None
-    with explained():
-        table = serving_placement(asked.counted, asked.devices, asked.copies)
+        st.text("One device does all the work: with more, you see here how evenly they share it.")
+        return
+    table = serving_placement(asked.counted, asked.devices, asked.copies)
+    verdict = placement_verdict(placement_judgements(asked.counted, asked.devices))
+    with st.container(border=True):
+        st.text(verdict or "Counts of everything together judge no plan but on the tokens that it is made from.")
         if (sentence := placement_sentence(table)) is not None:
-            answer.text(sentence)
-        _draw(PLANE, table, asked.counted)
-    return table
-
-
-def _cards(model: ModelInfo) -> None:
-    if model_catalog.why_only_read(model.name) is not None:
-        return  # what another engine runs comes without a configuration
-    heading(FITS)
-    with explained(lambda why: say(f"This needs the model's configuration. {why}")):
-        bits = bits_of(model)
-        picture_and_words(FITS, what_fits(model_catalog.served_facts(model.name), bits))
+            st.text(sentence)
+    _draw(PLANE, table, asked.counted)
 
 
 def _draw(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
     heading(chart)
     with explained():
-        _picture(chart, frame, counted)
-
-
-def _picture(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
-    tokens = len(counted.tokens) if isinstance(counted, RoutingTrace) else None
-    if layer_word(counted.model) == "layer" and (sentence := chart.caption(frame, tokens)):
-        st.text(sentence)
-    picture_and_words(chart, frame)
+        tokens = len(counted.tokens) if isinstance(counted, RoutingTrace) else None
+        if layer_word(counted.model) == "layer" and (sentence := chart.caption(frame, tokens)):
+            st.text(sentence)
+        picture_and_words(chart, frame)
 
 
 def offer_plan(
-    trace: Counted, devices: int, copies: int, layers_on_gpu: int | None, placed: pd.DataFrame | None
+    trace: Counted,
+    devices: int,
+    copies: int,
+    layers_on_gpu: int | None,
+    placed: pd.DataFrame | None,
+    counted_of: int | None = None,
 ) -> None:
     """Where each expert goes, as a file for the engine that is chosen. `placed`: as for `make_plan`."""
-    st.subheader("The plan for an engine", anchor=False)
+    if counted_of is not None and counted_of > len(trace.model.layers):
+        counted = len(trace.model.layers)
+        say(f"No plan: an engine asks for all {counted_of} layers, and {counted} of them were counted.")
+        return
     engine = st.selectbox(
         "Engine",
         list(ENGINES),

@@ -10,6 +10,7 @@ from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import session
 from moeviz_app.url import serve_address
 
+from moeviz.footprint import ServedModel
 from moeviz.metrics.words import byte_unit, bytes_said
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -39,6 +40,7 @@ class ServingQuery(NamedTuple):
     gigabytes: float | None
     expert_bytes: float | None
     devices: int
+    all_layers: int | None = None  # with experts, of the model; None where those of the trace are all
 
     @property
     def copies(self) -> int:
@@ -67,20 +69,31 @@ def bits_of(model: ModelInfo) -> int:
     return BITS.get(model.dtype or "", USUAL_BITS)
 
 
-def ask(counted: Counted) -> ServingQuery:
-    """The two controls that matter, and the rest in a menu beside them."""
-    wanted = serve_address.asked()
+def ask(
+    counted: Counted, served: ServedModel | None, bits: int | None, fit: int, wanted: Mapping[str, str]
+) -> ServingQuery:
+    """The two controls that matter, and the rest in a menu beside them.
+
+    At first, the memory is that of the `fit` experts of each layer that fit the cards, or of half of them all. Where
+    some layers alone were counted, each stands for as many others: memory is that of the whole model.
+    """
+    model, here = counted.model, len(counted.model.layers)
+    all_layers = max(here if served is None else len(served.parameters.per_expert), here)
     serve_address.fill_in(session.ENGINE, wanted.get(serve_address.ENGINE), ENGINES)
+    if (engine := session.value(session.ENGINE)) in ENGINES:
+        session.keep(session.ENGINE)
+        serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         budget, devices = st.container(width=180), st.container(width=130)
         with st.popover("Tokens and sizes"):
-            size = _expert_bytes(counted.model, wanted)
+            size = _expert_bytes(model, _known_bytes(model, served, bits), wanted)
             part, tokens = _tokens(counted, wanted)
     with devices:
-        number = _devices(counted.model, wanted)
+        number = _devices(model, wanted)
     with budget:
-        gigabytes = _gigabytes(counted, size, wanted)
-    return ServingQuery(part, tokens, gigabytes, size, number)
+        size = None if size is None else size * all_layers / here
+        gigabytes = _gigabytes(counted, size, fit, wanted)
+    return ServingQuery(part, tokens, gigabytes, size, number, all_layers)
 
 
 def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
@@ -113,11 +126,18 @@ def _not_too_many(trace: RoutingTrace, tokens: str) -> tuple[RoutingTrace, str]:
     return trace.select(tokens=slice(0, most)), f"the first {most:,} of {tokens} “moeviz serve” judges all of them."
 
 
-def _expert_bytes(model: ModelInfo, wanted: Mapping[str, str]) -> float | None:
-    """The size of an expert: filled in where the trace has the model's parameters, and asked for where not."""
-    known, key = None, f"{session.EXPERT_MB} {model.name}"
+def _known_bytes(model: ModelInfo, served: ServedModel | None, bits: int | None) -> float | None:
+    """The size of the largest expert: as the model ran, or in the precision that fits the cards."""
     if model.parameters is not None:
-        known = max(model.parameters.per_expert) * bits_of(model) / 8 / MEGABYTE
+        return max(model.parameters.per_expert) * bits_of(model) / 8
+    return None if served is None or bits is None else max(served.parameters.per_expert) * bits / 8
+
+
+def _expert_bytes(model: ModelInfo, known: float | None, wanted: Mapping[str, str]) -> float | None:
+    """The size of an expert: filled in where the trace has the model's parameters, and asked for where not."""
+    key = f"{session.EXPERT_MB} {model.name}"
+    if known is not None:
+        known, key = known / MEGABYTE, f"{key} {known:.0f}"
         session.start_with(key, known)
     serve_address.fill_in_number(key, wanted.get(serve_address.EXPERT_MB))
     size = st.number_input(
@@ -133,15 +153,21 @@ def _expert_bytes(model: ModelInfo, wanted: Mapping[str, str]) -> float | None:
     return size * MEGABYTE if size else None
 
 
-def _gigabytes(counted: Counted, expert_bytes: float | None, wanted: Mapping[str, str]) -> float | None:
-    """The budget; at first, half of what all experts take. Asked for in the unit that suits these experts."""
+def _gigabytes(counted: Counted, expert_bytes: float | None, fit: int, wanted: Mapping[str, str]) -> float | None:
+    """The budget. Asked for in the unit that suits these experts."""
     if expert_bytes is None:
         st.number_input("Memory for experts (GB)", value=None, disabled=True, placeholder="how large is an expert?")
         serve_address.show(serve_address.MEMORY, None, None)
         return None
     whole = budget_of(counted, 0.0, expert_bytes).all_of_them * GIGABYTE
     (unit, size), model = byte_unit(whole), counted.model
-    key, usual = f"{session.GIGABYTES} {model.name} {expert_bytes}", float(f"{whole / size / 2:.3g}")
+    most = max(model.num_experts)
+    part = fit / most if 0 < fit < most else 1 / 2
+    exact = whole / size * part
+    usual = float(f"{exact:.3g}")
+    if usual < exact:  # three digits are to hold what they stand for
+        usual = float(f"{exact * 1.005:.3g}")
+    key = f"{session.GIGABYTES} {model.name} {expert_bytes} {usual}"
     session.start_with(key, usual)
     serve_address.fill_in_number(key, wanted.get(serve_address.MEMORY), size / GIGABYTE)
     number = st.number_input(

@@ -105,7 +105,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
         return
     opened_counts.remember(found)
     st.success("Opened. It holds counts of how many tokens each expert got, and not where each token went.")
-    session.link_to("Counts", "Look at the counts")
+    session.link_to("Balance", "Look at the counts")
     doctor_says(found)
 
 

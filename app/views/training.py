@@ -7,31 +7,84 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.session import session, training_runs
 from moeviz_app.session.visit import visit
-from moeviz_app.views.training_charts import show_charts
-from moeviz_app.widgets.messages import explained, refuse, say
+from moeviz_app.views.training_charts import measured, show_charts
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, on_dark, particulars, question
+from moeviz_app.widgets.messages import escape_markdown, explained, note, refuse, say
 
+from moeviz.charts.training import HEALTH
+from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.captions import quiet_caption
+from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.rules import ALARM_KINDS
 from moeviz.training.recorded.run import WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.verdict import router_verdict
 
 BY_GRAVITY = ("collapse", "dead", "aux_off", "load", "logits", "confidence")
 ALARMS_SHOWN = 4  # before the rest is folded
 NONE = "no other run"
+LIGHTS = {
+    "green": ":green[:material/check_circle:]",
+    "amber": ":orange[:material/error:]",
+    "red": ":red[:material/warning:]",
+    "grey": ":gray[:material/help:]",
+}
 SECONDS = 5  # between two looks at a run that may grow
 
 
 def training_page() -> None:
-    """Choose a run, and another beside it; the alarms; then charts."""
-    st.title("Training", anchor=False)
+    """Two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
+    question("Training", HEALTH)
     with explained():
         shown = _chosen()
+        for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
+            with place:
+                show_verdict(name, run, len(shown) == 1)
+        lacking = list[str]()
+        for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
+            with place:
+                show_health(name, run, len(shown) == 1, _axis(), lacking)
+        if lacking:
+            say(" ".join(dict.fromkeys(lacking)))
         for name, run in shown.items():
-            alone = len(shown) == 1
-            show_alarms(name, run, _facts(name, run, alone), alone)
+            st.text(_facts(name, run, len(shown) == 1))
+            show_alarms(name, run, len(shown) == 1)
             _notes(run)
-        show_charts(shown, "tokens" if session.value(session.RUN_AXIS) == "Tokens" else "step")
+        with st.container(horizontal=True, vertical_alignment="bottom"):
+            _upload()
+            st.radio("Axis", ["Steps", "Tokens"], horizontal=True, key=session.RUN_AXIS, persist_state="session")
+        show_charts(shown, _axis())
+
+
+def _axis() -> Over:
+    return "tokens" if session.value(session.RUN_AXIS) == "Tokens" else "step"
+
+
+def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
+    """A light, and the answer beside it; above it, of which run where there are two."""
+    verdict = router_verdict(run)
+    with st.container(border=True, key="answer" if alone else f"answer {name}"):
+        if not alone:
+            note(visible(name))
+        with st.container(horizontal=True, vertical_alignment="top", wrap=False):
+            st.markdown(LIGHTS[verdict.light], width="content")
+            st.text(verdict.answer, width="stretch")
+        if verdict.beside:
+            st.text(verdict.beside)
+
+
+def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:
+    """The picture of a run; what it lacks for one is said once, under all."""
+    if not len(run.logs):
+        return
+    try:
+        frame = measured(HEALTH, run, over)
+    except MissingField as why:
+        lacking.append(str(why))
+        return
+    altair_chart(HEALTH.picture(frame, dark=on_dark()), key=f"{HEALTH.key} of {name}", alt=alternative(HEALTH))
+    if alone:
+        particulars(HEALTH, frame)
 
 
 def _chosen() -> dict[str, TrainingRun]:
@@ -57,8 +110,6 @@ def _chosen() -> dict[str, TrainingRun]:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         chosen = st.selectbox("Run", names, key=session.RUN, persist_state="session", width=300)
         other = st.selectbox("Beside it", others, key=session.OTHER_RUN, persist_state="session", width=300)
-        _upload()
-        st.radio("Axis", ["Steps", "Tokens"], horizontal=True, key=session.RUN_AXIS, persist_state="session")
     names = [name for name in (chosen, other) if name != NONE]
     for name in names:
         if training_runs.may_grow(name):
@@ -135,13 +186,13 @@ def _notes(run: TrainingRun) -> None:
         )
 
 
-def show_alarms(name: str, run: TrainingRun, facts: str, alone: bool) -> None:
-    """Of which run, and what is on, the gravest first; or that nothing is."""
-    with st.container(border=True, key="answer" if alone else f"answer {name}"):
-        st.text(facts)
-        on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
-        if on.empty:
-            st.text(quiet_caption(run))
+def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
+    """Of which run, and what is on, the gravest first, with what to do; then what is over."""
+    if run.alarms.empty:
+        return
+    on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
+    number = f"{len(run.alarms):,} alarm{'s' * (len(run.alarms) != 1)}, and what to do"
+    with st.expander(number if alone else f"{escape_markdown(visible(name))}: {number}"):
         on = on.assign(place=on["kind"].map(BY_GRAVITY.index)).sort_values(["place", "began", "layer"], kind="stable")
         for row, alarm in enumerate(on.head(ALARMS_SHOWN).itertuples()):
             _alarm(alarm, f"{name} {row}", run)
@@ -175,9 +226,9 @@ def _sentence(says: str) -> str:
 
 
 def _folded(label: str, alarms: pd.DataFrame) -> None:
-    with st.expander(label):
-        for alarm in alarms.head(200).itertuples():
-            end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."
-            st.text(_sentence(alarm.says) + end)
-        if len(alarms) > 200:
-            st.text(f"And {len(alarms) - 200:,} more: “moeviz training” prints all of them.")
+    st.markdown(f"**{label}**")
+    for alarm in alarms.head(200).itertuples():
+        end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."
+        st.text(_sentence(alarm.says) + end)
+    if len(alarms) > 200:
+        st.text(f"And {len(alarms) - 200:,} more: “moeviz training” prints all of them.")

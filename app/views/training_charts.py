@@ -25,7 +25,6 @@ from moeviz.charts.training import (
     GRADIENTS,
     HEATMAP,
     IMPORTANCE,
-    LAYERS,
     LOGITS,
     LOSS,
     RunChart,
@@ -51,16 +50,16 @@ def show_charts(shown: Shown, over: Over) -> None:
         _snapshots(shown)
         return
     first, lacking = next(iter(shown.values())), list[str]()
-    part = _part(shown)
+    part = _part()
+    if part is None:
+        return
     if part == training_runs.EXPERTS:
         _experts(shown, over, lacking)
     elif part == training_runs.BALANCE:
-        if len(first.facts.layers) > 1:
-            _draw(LAYERS, lambda: _measured(LAYERS, first, over), lacking)
         _together((BALANCE, EFFECTIVE), shown, over, lacking)
     elif part == training_runs.LOSSES:
         _together((LOSS, AUX, LOGITS), shown, over, lacking)
-        _draw(GRADIENTS, lambda: _measured(GRADIENTS, first, over), lacking)
+        _draw(GRADIENTS, lambda: measured(GRADIENTS, first, over), lacking)
     else:
         _together((CHANGE,), shown, over, lacking)
         _snapshots(shown)
@@ -68,28 +67,25 @@ def show_charts(shown: Shown, over: Over) -> None:
         say(" ".join(dict.fromkeys(lacking)))
 
 
-def _part(shown: Shown) -> str:
-    """Which part is open; at first, one that has something."""
-    if session.value(session.RUN_PART) not in training_runs.PARTS:
-        begin = training_runs.BALANCE if any(len(run.summary) for run in shown.values()) else training_runs.LOSSES
-        session.set_value(
-            session.RUN_PART, begin if next(iter(shown.values())).counts is None else training_runs.EXPERTS
-        )
+def _part() -> str | None:
+    """Which part is open; none at first."""
+    if session.value(session.RUN_PART) not in (None, *training_runs.PARTS):
+        session.set_value(session.RUN_PART, None)
+    session.start_with(session.RUN_PART, None)
     session.keep(session.RUN_PART)
-    how = {"required": True, "key": session.RUN_PART, "persist_state": "session", "label_visibility": "collapsed"}
-    return str(st.segmented_control("Part of the charts", list(training_runs.PARTS), **how))
+    return st.segmented_control("Details", list(training_runs.PARTS), key=session.RUN_PART, persist_state="session")
 
 
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
     """One layer of the runs."""
     (_, first), *others = shown.items()
     layer = _layer(first)
-    _draw(HEATMAP, lambda: _measured(HEATMAP, first, layer, over), lacking)
+    _draw(HEATMAP, lambda: measured(HEATMAP, first, layer, over), lacking)
     if layer is None:
         return
     for other, run in others:
         _second(other, run, layer, over)
-    _draw(IMPORTANCE, lambda: _measured(IMPORTANCE, first, layer), lacking)
+    _draw(IMPORTANCE, lambda: measured(IMPORTANCE, first, layer), lacking)
 
 
 def _snapshots(shown: Shown) -> None:
@@ -103,7 +99,7 @@ def _snapshots(shown: Shown) -> None:
 def _together(charts: tuple[Chart, ...], shown: Shown, over: Over, lacking: list[str]) -> None:
     """All runs on the same axes."""
     for chart in charts:
-        _draw(chart, lambda chart=chart: _measured(chart, shown, over), lacking)
+        _draw(chart, lambda chart=chart: measured(chart, shown, over), lacking)
 
 
 def _layer(run: TrainingRun) -> int | None:
@@ -124,7 +120,7 @@ def _layer(run: TrainingRun) -> int | None:
 _frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()
 
 
-def _measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
+def measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hashable) -> pd.DataFrame:
     """Return the numbers of a chart; kept as long as the runs, which do not change."""
     together = list(of.values()) if isinstance(of, dict) else [of]
     kept, key = _frames.setdefault(together[0], {}), (chart.key, tuple(of) if isinstance(of, dict) else (), *how)
@@ -161,7 +157,7 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
     """Draw the layer of the other run, under the first."""
     st.text(f"Layer {layer} of {visible(name)}:")
     with explained():
-        frame = _measured(HEATMAP, run, layer, over)
+        frame = measured(HEATMAP, run, layer, over)
         if sentence := HEATMAP.caption(frame):
             st.text(sentence)
         picture, _ = st.columns([3, 1], gap="medium")

@@ -42,6 +42,13 @@ def heading(chart: Chart, model: ModelInfo | None = None) -> None:
     st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
 
 
+def question(title: str, chart: Chart) -> None:
+    """Draw the title of a page, and beside it the one question that its first screen answers."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.title(title, anchor=False, width="content")
+        st.markdown(chart.question, width="content", help=explained_terms(*words_of(chart)))
+
+
 def words_of(chart: Chart) -> tuple[str, ...]:
     """Return a chart's own words: its question, how to read it, and what is measured."""
     return chart.question, chart.reading, *chart.method.split("\n\n")[:2]

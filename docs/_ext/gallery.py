@@ -9,6 +9,7 @@ from _ext import history_charts, pictures
 from _ext.docstrings import markdown_of
 from _ext.pictures import picture
 from moeviz.charts import TOPICS
+from moeviz.charts.balance import BALANCE as SHARED
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
@@ -18,8 +19,8 @@ from moeviz.charts.load import OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.routing_over_training import SATURATION
-from moeviz.charts.serving import BATCH, CACHE, FITS, PLANE, PREFETCH
-from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEATMAP, IMPORTANCE, LAYERS, LOGITS, LOSS
+from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
+from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEALTH, HEATMAP, IMPORTANCE, LOGITS, LOSS
 from moeviz.charts.word_change import WORD_CHANGE
 from moeviz.report.plots import about, choices, part_of
 
@@ -60,15 +61,17 @@ LAYER, TOKEN, EXPERT = 3, 4, 1
 OF_LABELS = "Specialization"  # the topic that is about a labelled trace
 BESIDE: Mapping[Chart, str] = {
     WHOLE_TRACE: "labelled",
+    SHARED: "labelled",
     OVER_TIME: "labelled",
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES, WORD_CHANGE), "(plain, changed)"),
     **dict.fromkeys(OF_SEVERAL, 'dict(zip("ABC", list(traces_over_training().values())[::4], strict=True))'),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
+    MEMORY: "mixtral, 'RTX 4090'",
     FITS: "mixtral",
     **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),
-    **dict.fromkeys((LAYERS, GRADIENTS), "run"),
+    **dict.fromkeys((HEALTH, GRADIENTS), "run"),
     **dict.fromkeys((BALANCE, EFFECTIVE, LOSS, AUX, LOGITS, CHANGE), "runs"),
 }
 OF_ONE_EXPERT: Mapping[Chart, str] = {
@@ -113,7 +116,7 @@ def beside() -> str:
     parts = [_code(f"{TRACES}\n{CHANGED}\n{SERVED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
-        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE) else chart.measure(given)
+        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY) else chart.measure(given)
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
     return "\n\n".join(parts)
 

@@ -9,7 +9,7 @@ from moeviz.errors import MissingField
 from moeviz.metrics.words import byte_unit, bytes_said
 from moeviz.serving.batches import batch_coverage, batch_coverage_caption
 from moeviz.serving.budget import hit_rates, hit_rates_caption
-from moeviz.serving.memory import what_fits
+from moeviz.serving.memory import memory_on_cards, what_fits
 from moeviz.serving.placement import devices_said, serving_placement, serving_placement_caption
 from moeviz.serving.prefetch import prefetch_recall
 
@@ -44,6 +44,14 @@ PLACEMENTS = {
     "copies": ("with copies", theme.EXPERT_COLOURS[8], "triangle-up"),
     "coactive": ("used together", theme.EXPERT_COLOURS[2], "diamond"),
 }
+PARTS = {
+    "experts": "routed experts",
+    "other_weights": "other weights",
+    "keys_and_values": "keys and values",
+    "step": "buffers of a step",
+}
+PART_COLOURS = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.EXPERT_COLOURS[2], theme.EXPERT_COLOURS[5])
+WORDS_BELOW, MEMORY_HEIGHT = 4, 340  # pixels
 FEW = 3  # cards: more are one colour
 
 
@@ -221,6 +229,54 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(alt.layer(cells, words), theme.rows_height(frame["card"].nunique()))
 
 
+def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
+    """What a model takes at each precision, part by part, against the cards. Columns: those of `memory_on_cards`."""
+    named = frame.rename(columns=PARTS).assign(precision=frame["weight_bits"].astype("str") + " bits")
+    long = named.melt("precision", list(PARTS.values()), "part", "gigabytes")
+    long = long.assign(
+        size=(long["gigabytes"] * GIGABYTE).map(bytes_said), order=long["part"].map(list(PARTS.values()).index)
+    )
+    most = float(max(frame["together"].max(), frame["usable"].max()))
+    unit, size = byte_unit(most * GIGABYTE)
+    scale = alt.Scale(domain=[0, most * GIGABYTE / size * 1.02], nice=False)
+    apart = alt.Scale(paddingInner=0.5, paddingOuter=0.3)
+    y = alt.Y("precision:N", title=None, sort=None, axis=alt.Axis(grid=False), scale=apart)
+    bars = marks.bars(
+        long.assign(taken=long["gigabytes"] * GIGABYTE / size),
+        y=y,
+        x=alt.X("taken:Q", title=f"{unit} (line: what the cards hold)", scale=scale, axis=alt.Axis(tickCount=6)),
+        color=theme.colour("part", PARTS.values(), PART_COLOURS, columns=2),
+        order="order:Q",
+        tooltip=theme.tooltip(precision=("weights in", ""), part="", size=""),
+    )
+    limit = alt.Chart(pd.DataFrame({"usable": [float(frame["usable"].iloc[0]) * GIGABYTE / size]}))
+    line = limit.mark_rule(color=theme.ACCENT, strokeWidth=2).encode(x=alt.X("usable:Q", scale=scale))
+    words = [
+        f"{bytes_said(row.together * GIGABYTE)}: "
+        + ("fits" if row.together <= row.usable else f"{max(row.fit, 0)} of {row.num_experts} experts a layer fit")
+        for row in frame.itertuples()
+    ]
+    written = alt.Chart(named[["precision"]].assign(words=words)).mark_text(
+        align="left", baseline="top", dy=WORDS_BELOW, color=theme.NOTE
+    )
+    return theme.framed(
+        alt.layer(
+            bars,
+            line,
+            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.value(0), text="words:N"),
+        ),
+        MEMORY_HEIGHT,
+    )
+
+
+MEMORY = Chart(
+    "Does it fit, and at what precision?",
+    "Each bar is what the model takes with its weights in so many bits, and one text of 8,192 tokens; the line is what "
+    "the cards hold, with a tenth of each left free. It is an estimate from the configuration: nothing was loaded.",
+    measure=memory_on_cards,
+    draw=memory_bars,
+    say=None,  # it is arithmetic on the model's sizes: `fit_sentence` says it
+)
 CACHE = Chart(
     "How much memory for experts buys how many hits?",
     "Each line is a rule for what stays in fast memory, and its height is the share of a token's experts that are "

@@ -26,11 +26,11 @@ from moeviz.training.recorded.over_steps import (
     balance_over_steps,
     change_over_steps,
     gradients_over_steps,
+    health_over_steps,
     importance_at_end,
     load_over_steps,
     logits_over_steps,
     loss_over_steps,
-    violation_over_steps,
 )
 from moeviz.training.recorded.run import ALIVE, runs_of
 
@@ -45,6 +45,26 @@ AXES = {"step": "steps", "tokens": "training tokens"}
 CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
 WITHOUT_AUX, LOGGED = "without the aux loss", "as it was logged"
+TIMELINE, LEAST_LAYER, MOST_LAYER, LOAD_PART = 400, 8, 56, 0.6  # pixels of all rows and of one; part of it
+LEGEND = 60  # pixels
+LAYER_OR_RUN = "datum.value < 0 ? 'run' : datum.value"
+ALARM_WORDS = {
+    "collapse": "collapse",
+    "dead": "no token",
+    "load": "uneven",
+    "aux_off": "aux loss off",
+    "confidence": "no exploring",
+    "logits": "growing logits",
+}
+ALARM_COLOURS = {
+    "collapse": "#D6392B",
+    "no token": "#882255",
+    "uneven": "#E0A526",
+    "aux loss off": "#8d8f99",
+    "no exploring": "#44AA99",
+    "growing logits": "#4a8fd0",
+}
+LANES = {"collapse": 0.87, "load": 0.87, "dead": 0.97, "aux_off": 0.5, "confidence": 0.03, "logits": 0.13}
 BAND, THIN = {"opacity": 0.13}, {"strokeWidth": 1, "opacity": 0.8}  # all layers, and the median one
 UNSEEN = {"size": 120, "opacity": 0, "aria": False}  # marks that are pointed at
 POINTS = alt.OverlayMarkDef(aria=False)  # without values they would be a picture without a name
@@ -164,19 +184,6 @@ def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
     return begun[["after", "place"]].assign(words=words, late=late)
 
 
-def layer_steps_heatmap(frame: pd.DataFrame) -> alt.Chart:
-    """MaxVio of every layer over steps. Columns: those of `violation_over_steps`."""
-    colour = theme.gradient("max_violation", "MaxVio", {"zero": True}, gradientLength=160, gradientThickness=10)
-    tips = theme.tooltip(
-        layer="d",
-        assignments=",d",
-        max_violation=("MaxVio", ".2f"),
-        chance=("by luck alone", ".2f"),
-        effective=("effective experts", ".1f"),
-    )
-    return _layers_over_steps(frame.dropna(subset=["max_violation"]), frame, colour, tips)
-
-
 def _layers_over_steps(
     rows: pd.DataFrame, frame: pd.DataFrame, colour: alt.Color, tips: list[alt.Tooltip]
 ) -> alt.Chart:
@@ -190,6 +197,53 @@ def _layers_over_steps(
         tooltip=[*when(frame), *tips],
     )
     return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
+
+
+def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
+    """The busiest expert of every layer over steps, and a bar for each alarm. Columns: those of `health_over_steps`."""
+    load, alarms = frame[(frame["alarm"] == "") & frame["busiest"].notna()], frame[frame["alarm"] != ""]
+    rows = frame["layer"].nunique()
+    row = min(max(TIMELINE / max(rows, 1), LEAST_LAYER), MOST_LAYER)
+    y = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelExpr=LAYER_OR_RUN))
+    colour = theme.times_colour("busiest", "busiest expert, × uniform", dark)
+    tips = theme.tooltip(layer="d", busiest=("busiest, × uniform", ".2f"), effective=("experts in effect", ".1f"))
+    cells = alt.Chart(theme.compact(load.drop(columns=["alarm", "says"])))
+    cells = cells.mark_rect(**CELLS, height=alt.RelativeBandSize(LOAD_PART)).encode(
+        x=along(frame, field="after"), x2=f"{axis_of(frame)}:Q", y=y, color=colour, tooltip=[*when(frame), *tips]
+    )
+    thick = max(row * (1 - LOAD_PART) / 4, 2)
+    bars = alt.Chart(
+        alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[
+            ["layer", "after", axis_of(frame), "what", "alarm", "says"]
+        ]
+    )
+    names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
+    kinds = theme.colour(
+        "what",
+        names,
+        [ALARM_COLOURS[word] for word in names],
+        symbolType="stroke",
+        symbolStrokeWidth=4,
+        columns=2,
+        orient="bottom",
+    )
+    lanes = []
+    for kind in dict.fromkeys(alarms["alarm"]):
+        lane = bars.transform_filter(alt.datum.alarm == kind).mark_rule(
+            strokeWidth=thick, strokeCap="round", aria=False
+        )
+        lanes.append(
+            lane.encode(
+                x=along(frame, field="after"),
+                x2=f"{axis_of(frame)}:Q",
+                y=alt.Y("layer:O", bandPosition=LANES[kind]),
+                color=kinds,
+                tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
+            )
+        )
+    together = [alt.layer(*lanes)] if lanes else []
+    drawn = alt.layer(cells, *together).resolve_scale(color="independent")
+    return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
 
 
 def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -242,6 +296,14 @@ def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
     return drawn
 
 
+HEALTH = Chart(
+    "Is the router healthy?",
+    "Each row is a layer and each cell its busiest expert in a stretch of training: the more orange, the more than its "
+    "share. A bar is an alarm, from when it began until it was over.",
+    measure=health_over_steps,
+    draw=health_timeline,
+    themed=True,
+)
 HEATMAP = Chart(
     "Which experts of this layer did the work, and which died?",
     "Each row is an expert, the busiest at the end on top, and each column is a stretch of training: orange is more "
@@ -250,13 +312,6 @@ HEATMAP = Chart(
     draw=expert_steps_heatmap,
     say=load_over_steps_caption,
     themed=True,
-)
-LAYERS = Chart(
-    "In which layer, and when, should I look?",
-    "Each cell is the MaxVio of a layer in a stretch of training: 0 is even, 1 means that the busiest expert had twice "
-    "its share. A bright row is a layer to look into.",
-    measure=violation_over_steps,
-    draw=layer_steps_heatmap,
 )
 BALANCE = RunChart(
     "How uneven is the load, and is it more than luck?",

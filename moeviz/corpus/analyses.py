@@ -14,6 +14,7 @@ from moeviz.corpus import rows
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.dataset.reader import Dataset, label_codes
+from moeviz.metrics import balance as of_luck
 from moeviz.metrics import co_activation as of_pairs
 from moeviz.metrics import coverage as of_coverage
 from moeviz.metrics import flow as of_flow
@@ -125,6 +126,7 @@ def _of_dataset(metric: Callable[..., pd.DataFrame]) -> Analysis:
 
 
 expert_load = _of_dataset(of_load.expert_load)
+load_beside_luck = _of_dataset(of_luck.load_beside_luck)
 coverage = _of_dataset(of_load.coverage)
 balance = _of_dataset(of_load.balance)
 experts_needed = _of_dataset(of_coverage.experts_needed)
@@ -164,6 +166,7 @@ FROM_TABLES: dict[str, Analysis] = {
     analysis.__name__: analysis
     for analysis in (
         expert_load,
+        load_beside_luck,
         coverage,
         balance,
         balance_over_time,

@@ -11,6 +11,7 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.model_info import ModelInfo
 
 MODELS = ("Mixtral-8x7B", "OLMoE-1B-7B")
+CHECKPOINTS = {"Mixtral-8x7B": "mistralai/Mixtral-8x7B-v0.1", "OLMoE-1B-7B": "allenai/OLMoE-1B-7B-0924"}  # to record
 CAUTION = "Counted at layers 0, 7 and 15 alone, by the authors of OLMoE (allenai/OLMoE, Apache-2.0)."
 
 

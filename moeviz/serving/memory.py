@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import product
+from typing import Any
 
 import pandas as pd
 
 from moeviz.errors import MoevizError
 from moeviz.footprint import CARDS, FREE, ServedModel, cards_needed, weight_bytes
+from moeviz.metrics.words import bytes_said, one_row
 
 MOST_READ = 8192  # tokens that one step reads of a prompt, at most
 VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
@@ -84,3 +86,73 @@ def what_fits(model: ServedModel, bits: int = 16) -> pd.DataFrame:
             {"card": card, "card_gb": size} | facts | {"cards": taken[card]} | sizes for card, size in CARDS.items()
         ]
     return pd.DataFrame(rows).astype({"card": "str"})
+
+
+PRECISIONS = (16, 8, 4)  # bits of a weight
+USUAL_CONTEXT = 8192
+SCALES = 0.15  # of the weights, at most: what formats of 4 bits keep besides
+
+
+def memory_on_cards(model: ServedModel, card: str, cards: int = 1, bits: Sequence[int] = PRECISIONS) -> pd.DataFrame:
+    """What a model takes at each precision, beside what so many cards of a kind hold, and how many experts fit.
+
+    As `serving_memory`, with one sequence of 8,192 tokens. Cards hold nothing twice, and a tenth of each is left free.
+
+    One row per precision. Columns: card str · cards int64 · usable float64 (gigabytes) · weight_bits int64 · experts,
+    other_weights, keys_and_values, step, together float64 (gigabytes) · num_experts, top_k int64 · fit int64 (experts
+    of each layer that fit when everything else is there; -1 if not even that does) · needed int64 (cards that hold
+    all). Raises `MoevizError` for a card that is not known, and for less than one.
+
+    **Source**: as for `serving_memory`; the cards' sizes are those of their makers' data sheets.
+    """
+    if card not in CARDS or cards < 1:
+        raise MoevizError(f"There is no card {card!r}, or {cards} of it. Choose one or more of {', '.join(CARDS)}.")
+    usable, rows = cards * CARDS[card] * (1 - FREE), []
+    for taken in serving_memory(model, [USUAL_CONTEXT], [1], bits).to_dict("records"):
+        routed, one_a_layer = taken["routed_bytes"], sum(model.parameters.per_expert) * taken["weight_bits"] // 8
+        free = int(usable * 1e9) - (taken["bytes"] - routed)
+        parts = {
+            "experts": routed,
+            "other_weights": taken["weight_bytes"] - routed,
+            "keys_and_values": taken["kv_bytes"],
+            "step": taken["step_bytes"],
+            "together": taken["bytes"],
+        }
+        rows.append(
+            {"card": card, "cards": cards, "usable": usable, "weight_bits": taken["weight_bits"]}
+            | {name: size / 1e9 for name, size in parts.items()}
+            | {"num_experts": model.num_experts, "top_k": model.top_k}
+            | {"fit": min(free // one_a_layer, model.num_experts) if free >= 0 else -1, "needed": taken[card]}
+        )
+    return pd.DataFrame(rows).astype({"card": "str"})
+
+
+def best_precision(frame: pd.DataFrame) -> int:
+    """The most bits at which all fits, or the fewest there are. Columns: those of `memory_on_cards`."""
+    whole = frame[frame["together"] <= frame["usable"]]
+    return int(frame["weight_bits"].min() if whole.empty else whole["weight_bits"].max())
+
+
+def fit_sentence(frame: pd.DataFrame) -> str:
+    """Say whether a model fits on the cards, and at which precision; else what does. Columns: `memory_on_cards`."""
+    bits = best_precision(frame)
+    row = one_row(frame, frame.index[frame["weight_bits"] == bits][0])
+    on = f"one {row.card}" if row.cards == 1 else f"{row.cards} × {row.card}"
+    usable, together = bytes_said(row.usable * 1e9), bytes_said(row.together * 1e9)
+    more = f"it takes {row.needed:,} of these cards"
+    if row.together <= row.usable:
+        tight = " With the scales of such a format it may not." if _tight(row) else ""
+        return f"Yes, at {bits} bits: it takes {together} of the {usable} to use on {on}.{tight}"
+    if row.fit >= row.top_k:
+        rest = row.num_experts - row.fit
+        stay = "1 stays" if rest == 1 else f"{rest} stay"
+        held = f"{row.fit} of the {row.num_experts} experts of each layer fit on {on}"
+        return f"Not whole: at {bits} bits, {held}. {stay} in the computer's memory, or {more}."
+    if row.fit < 0:
+        return f"No: at {bits} bits, not even the rest without experts fits on {on}. Whole, {more}."
+    held = f"{row.fit} of the {row.num_experts} experts of each layer {'fits' if row.fit == 1 else 'fit'} on {on}"
+    return f"No: at {bits} bits, {held}, and a token needs {row.top_k}. Whole, {more}."
+
+
+def _tight(row: Any) -> bool:
+    return bool(row.weight_bits == 4 and row.together + SCALES * (row.experts + row.other_weights) > row.usable)

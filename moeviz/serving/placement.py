@@ -1,5 +1,6 @@
 """Experts over devices: how uneven the work falls, and to how many devices a token has to go."""
 
+from collections.abc import Iterator
 from math import comb
 
 import numpy as np
@@ -8,13 +9,18 @@ from jaxtyping import Float64, Int, Int64
 
 from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.metrics.words import percent
+from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
 Row = dict[str, object]
 TAKEN = -np.inf
 STEP = 64  # tokens of a step whose imbalance is measured
+ENOUGH = 1_000  # choices of a device, for a verdict
+TEXTS = 8  # of so many, a verdict takes how they differ into account
+WORTH = 0.05  # of the load of the busiest device
+Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 
 
 def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
@@ -65,6 +71,100 @@ def placement_sentence(table: pd.DataFrame) -> str | None:
         f"balanced, {load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
         f"{means['reached'][BALANCED]:.1f} devices at a layer."
     )
+
+
+def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
+    """How even the devices' work is with experts in order and balanced, on tokens that the plan is not made from.
+
+    Of a trace, the plan of the first half of the tokens is judged on the second half, and that of the second on the
+    first; of eight texts or more also those of half of the texts on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
+    and the other way round. Of counts by label, a plan of all other labels is judged on each. The plan is `balanced` of
+    `serving_placement`: the same number of experts on each device, without copies. Counts of everything together have
+    no rows.
+
+    One row per judgement and layer. Columns: judged_on str · layer int32 · devices int16 · num_experts int16 ·
+    in_order, planned float64 (busiest device / mean, of assignments) · choices float64 (assignments of a device, the
+    mean, on the smaller side of the two). Raises `MoevizError` if the experts cannot be divided equally.
+
+    **Source**: EPLB (github.com/deepseek-ai/EPLB).
+    """
+    rows: list[Row] = []
+    for number, experts, judged in _judged_twice(trace):
+        placement_sizes(trace, number, devices, 0)
+        for judged_on, (fit, own) in judged.items():
+            plan = rebalance_experts(fit[None], experts, 1, 1, devices)[0]
+            facts = {"judged_on": judged_on, "layer": trace.model.layers[number], "devices": devices}
+            loads = {
+                name: float(_imbalance(of, own, devices))
+                for name, of in (("in_order", np.arange(experts)), ("planned", plan))
+            }
+            rows.append(facts | {"num_experts": experts} | loads | {"choices": min(fit.sum(), own.sum()) / devices})
+    columns = ["judged_on", "layer", "devices", "num_experts", "in_order", "planned", "choices"]
+    kinds = {"judged_on": "str", "layer": np.int32, "devices": np.int16, "num_experts": np.int16}
+    return pd.DataFrame(rows, columns=columns).astype(kinds | dict.fromkeys(columns[-3:], np.float64))
+
+
+def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, dict[str, Pair]]]:
+    """Layer by layer: its place, its experts, and counts to plan from with counts to judge on, by what these are of."""
+    if isinstance(trace, RoutingTrace):
+        for found in layer_sets(trace):
+            sides = _sides(trace, found)
+            pairs = {
+                of: tuple(_counts(found.sets[rows], found.num_experts) for rows in pair) for of, pair in sides.items()
+            }
+            yield (
+                found.row,
+                found.num_experts,
+                {of: pair for of, pair in pairs.items() if pair[0].any() and pair[1].any()},
+            )
+        return
+    for counts in counts_of_labels(trace):
+        groups = counts.counts[:, : counts.num_experts - trace.model.zero_experts]
+        names = [str(name) for name, own in zip(trace.groups, groups, strict=False) if own.any()]
+        yield counts.row, groups.shape[1], dict(zip(names, of_others(groups), strict=False))
+
+
+def _sides(trace: RoutingTrace, found: LayerSets) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Which recorded tokens a plan is made from, and which judge it, by what these are."""
+    first = np.arange(len(found.run)) < len(found.run) // 2
+    sides = {"the second half": (first, ~first), "the first half": (~first, first)}
+    text = pd.factorize(trace.tokens["sequence"])[0][trace.experts[found.row, :, 0] != NOT_RECORDED] % 4
+    if trace.tokens["sequence"].nunique() >= TEXTS:
+        for other in (1, 2, 3):
+            some = np.isin(text, (0, other))
+            texts = f"texts 1 and {other + 1} of each four"
+            sides |= {f"all but {texts}": (some, ~some), texts: (~some, some)}
+    return sides
+
+
+def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
+    """Say whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
+
+    It is where every judgement takes a twentieth or more off the busiest device, and it is not where none does. Where
+    they differ, and where a device has under `enough` choices, there is too little evidence. None where nothing was
+    judged.
+    """
+    if frame.empty:
+        return None
+    devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
+    if experts == devices:
+        return f"{experts} experts on {devices} devices are one each, so there is nothing to place."
+    if (choices := frame["choices"].min()) < enough:
+        has = f"a device has {choices:,.0f} choices in a part of them"
+        return f"Too few tokens: {has}, where luck alone makes it uneven. It takes {enough:,}."
+    means = frame.groupby("judged_on")[["in_order", "planned"]].mean()
+    change = means["planned"] / means["in_order"] - 1
+    least, most = change.min(), change.max()
+    begin = "Worth a trial" if most <= -WORTH else "Not now" if least > -WORTH else "Too little evidence"
+    span = _signed(least) if len(change) == 1 else f"{_signed(least)} to {_signed(most)}"
+    on = f"on {devices} devices a balanced plan changes the load of the busiest by {span}"
+    return (
+        f"{begin}: {on}, judged on tokens it was not made from. {percent(WORTH)} less is asked for, in every judgement."
+    )
+
+
+def _signed(share: float) -> str:
+    return f"{100 * share:+.1f}%".replace("-", "−")
 
 
 def devices_said(table: pd.DataFrame) -> str:

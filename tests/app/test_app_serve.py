@@ -1,4 +1,4 @@
-"""The page Serve: the answer follows the budget, and what is lacking is said in its place."""
+"""The page Serve: whether a model fits, what its routing costs in parts, and what is lacking is said in its place."""
 
 import re
 from dataclasses import replace
@@ -6,19 +6,29 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from app_pages import SECONDS, address, page, pictures, sentences, visit
+from moeviz_app.session import opened_counts, session
+from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
 from streamlit.testing.v1 import AppTest
 
 from moeviz import ParameterCounts, RoutingTrace
-from moeviz.charts.serving import CHARTS
 from moeviz.routing_trace import NO_TOKEN_ID
 from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.known import known_model, known_models
+from moeviz.serving.memory import fit_sentence, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.testing import sample_trace
 
 
-def serve(trace: RoutingTrace | None = None):
-    """The page, as a visitor of the trace has it."""
+def serve(trace: RoutingTrace | None = None, part: str | None = None):
+    """The page, as a visitor of the trace has it, with a part of it open."""
     app = page("moeviz_app.views.serve.serve_page", trace)
+    return turned_to(app, part)
+
+
+def turned_to(app, part: str | None):
+    if part is not None:
+        app.session_state[session.SERVE_PART] = part
+        app.run()
     assert not app.exception
     return app
 
@@ -42,21 +52,66 @@ def choice(app, label: str):
     return found
 
 
+def test_the_first_visitor_sees_whether_a_published_model_fits_in_one_sentence_and_one_picture():
+    app = serve()
+    assert choice(app, "Model").value == "Mixtral-8x7B (published)" and choice(app, "On").value == USUAL
+    assert "Not whole: at 4 bits, 6 of the 8 experts of each layer fit on one RTX 4090. 2 stay in" in sentences(app)
+    assert pictures(app) == 1 and len(app.selectbox) == 2
+    choice(app, "On").set_value("1x H100").run()
+    assert "Yes, at 8 bits: it takes 49.7 GB of the 72 GB to use on one H100." in sentences(app)
+    found = {}
+    for part in PARTS:
+        found[part] = pictures(turned_to(app, part)) - 1
+    assert found == {CACHED: 1, DEVICES: 0, BATCHES: 1, AHEAD: 0, EVERY_CARD: 1, PLAN: 0}
+
+
+def test_what_counts_cannot_say_is_said_part_by_part():
+    app = serve()
+    said = sentences(turned_to(app, CACHED))
+    assert "LRU and what else remembers the last tokens needs their order" in said
+
+    assert "of a kind of text that they were not chosen from 76%, where chance is 75%" in said
+    assert "17 GB hold 6 of the 8 experts of each layer" in said, "in all 32 layers, though 3 were counted"
+    said = sentences(turned_to(app, DEVICES))
+    assert "Not now: on 4 devices a balanced plan changes the load of the busiest by +0.1% to +4.4%" in said
+    assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
+    assert "No plan: an engine asks for all 32 layers, and 3 of them were counted." in sentences(turned_to(app, PLAN))
+
+
+def test_a_model_that_is_known_by_its_configuration_alone_has_an_answer_and_a_command_that_records_it():
+    app = serve()
+    choice(app, "Model").set_value("Qwen/Qwen3-30B-A3B").run()
+    assert "at 4 bits" in sentences(app) and pictures(app) == 1 and not app.exception
+    assert "“moeviz trace - --model Qwen/Qwen3-30B-A3B -o trace.npz < text.txt”" in sentences(app)
+    assert pictures(turned_to(app, EVERY_CARD)) == 2
+
+
+def test_every_model_on_every_card_has_an_answer():
+    for name in known_models():
+        for card, cards in ON.values():
+            frame = memory_on_cards(known_model(name), card, cards)
+            assert re.match("Yes, at|Not whole: at|No: at", fit_sentence(frame))
+            assert (frame["fit"].between(-1, frame["num_experts"])).all()
+
+
 def test_the_answer_changes_with_the_budget_and_the_devices():
-    app = serve(sized(sample_trace(tokens=64)))
+    app = serve(sized(sample_trace(tokens=64)), CACHED)
     assert number(app, "Size of one expert").value == 6.0
     assert number(app, "Memory for experts (MB)").value == pytest.approx(96), "half of 4 layers of 8 experts"
     assert "96 MB hold 4 of the 8 experts of each layer: LRU finds" in sentences(app)
-    assert "On 4 devices, the busiest has" in sentences(app)
     number(app, "Memory for experts").set_value(150.0)
-    choice(app, "Devices").set_value(2)
     app.run()
     assert "150 MB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
+    app = turned_to(app, DEVICES)
+    assert "On 4 devices, the busiest has" in sentences(app)
+    assert re.search(r"Too few tokens: a device has \d+ choices in a part of them", sentences(app))
+    choice(app, "Devices").set_value(2)
+    app.run()
     assert "On 2 devices, the busiest has" in sentences(app)
 
 
 def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
-    app = serve(sized(sample_trace(tokens=64)))
+    app = serve(sized(sample_trace(tokens=64)), CACHED)
     number(app, "Memory for experts").set_value(30.0)
     app.run()
     assert "30 MB hold 1 of the 8 experts of each layer. That is less than one token needs: it takes 48 MB or more" in (
@@ -69,20 +124,16 @@ def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
 
 def test_without_parameter_counts_the_size_of_an_expert_is_asked_for_and_everything_else_is_drawn(trace):
     app = serve(trace)
+    assert "Which cards hold it takes the model's configuration." in sentences(app) and not pictures(app)
+    app = turned_to(app, CACHED)
     assert number(app, "Size of one expert").value is None and number(app, "Memory for experts").disabled
     assert "Say how large an expert is" in sentences(app)
-    assert pictures(app) == len(CHARTS) - 1, "all but the cards, which need a model's configuration"
-    assert "This needs the model's configuration." in sentences(app)
-    number(app, "Size of one expert").set_value(6.0)
+    for part in (CACHED, DEVICES, BATCHES, AHEAD):
+        assert pictures(turned_to(app, part)) == 1, part
+    assert "needs the model's configuration" in sentences(turned_to(app, EVERY_CARD))
+    number(turned_to(app, CACHED), "Size of one expert").set_value(6.0)
     app.run()
     assert "experts of each layer: LRU finds" in sentences(app)
-
-
-def test_before_the_first_run_the_example_is_drawn_with_its_model_s_sizes():
-    app = serve()
-    assert pictures(app) == len(CHARTS)
-    assert [heading.value for heading in app.subheader[:-1]] == [chart.question for chart in CHARTS]
-    assert "LRU finds" in sentences(app)
 
 
 def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
@@ -102,8 +153,9 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
 )
 def test_odd_traces_are_drawn_or_told_why_not(odd):
     app = serve(sized(odd))
-    assert pictures(app) >= 3
-    assert "nan" not in sentences(app)
+    for part in PARTS:
+        assert "nan" not in sentences(turned_to(app, part))
+    app = turned_to(app, PLAN)
     for engine in ENGINES:
         choice(app, "Engine").set_value(engine)
         app.run()
@@ -111,7 +163,7 @@ def test_odd_traces_are_drawn_or_told_why_not(odd):
 
 
 def test_tokens_are_chosen_by_phase_and_which_they_are_is_said(trace):
-    app = serve(trace)
+    app = serve(trace, CACHED)
     assert "Judged on the second half of 8 tokens: generated ones." in sentences(app)
     choice(app, "Which tokens").set_value("prompt")
     app.run()
@@ -121,14 +173,14 @@ def test_tokens_are_chosen_by_phase_and_which_they_are_is_said(trace):
 def test_repeats_are_left_out_where_asked_or_it_is_said_what_that_needs(trace):
     nameless = replace(trace, tokens=trace.tokens.assign(token_id=np.int32(NO_TOKEN_ID)))
     for each, said in ((trace, "of repeated prefixes are left out"), (nameless, "the ids of all tokens are needed")):
-        app = serve(each)
+        app = serve(each, CACHED)
         app.toggle[0].set_value(False)
         app.run()
         assert said in sentences(app)
 
 
 def test_a_plan_comes_with_the_command_that_starts_the_engine_and_how_it_was_judged(trace):
-    app = serve(trace)
+    app = serve(trace, PLAN)
     choice(app, "Engine").set_value("sglang")
     app.run()
     assert "Judged on tokens it was not made from" in sentences(app)
@@ -140,7 +192,7 @@ def test_a_plan_comes_with_the_command_that_starts_the_engine_and_how_it_was_jud
 
 
 def test_an_engine_that_counts_all_layers_asks_how_many_there_are_where_the_trace_does_not_say(trace):
-    app = serve(replace(trace, model=replace(trace.model, num_layers=None)))
+    app = serve(replace(trace, model=replace(trace.model, num_layers=None)), PLAN)
     choice(app, "Engine").set_value("sglang")
     app.run()
     assert "SGLang counts all layers of the model" in sentences(app) and not app.code
@@ -166,28 +218,38 @@ def test_counts_by_label_say_what_the_most_used_experts_have_of_other_labels():
     ends = "of a kind of text that they were not chosen from"
     assert re.search(rf"have \d\d% of the assignments; {ends} \d\d%, where chance is 50%", said)
     app = page("moeviz_app.views.serve.serving", None, labelled)
-    choice(app, "Engine").set_value("sglang")
+    assert said in sentences(turned_to(app, CACHED))
+    choice(turned_to(app, PLAN), "Engine").set_value("sglang")
     app.run()
-    assert said in sentences(app) and "each kind of text by a plan from the others" in sentences(app)
+    assert "each kind of text by a plan from the others" in sentences(app)
 
 
 def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkeypatch):
     monkeypatch.setattr("moeviz_app.views.serve_controls.MOST_JUDGED", 4 * 10)
-    app = serve(sized(sample_trace(tokens=64)))
+    app = serve(sized(sample_trace(tokens=64)), CACHED)
     (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
     assert judged.startswith("Judged on the second half of the first 10 of ")
     assert judged.endswith("“moeviz serve” judges all of them.")
-    assert "made from all 10 tokens" in sentences(app)
+    assert "made from all 10 tokens" in sentences(turned_to(app, PLAN))
 
 
-ASKED = {"memory": "0.03", "devices": "2", "tokens": "all", "repeats": "off", "expert_mb": "1.5", "engine": "lmdeploy"}
+ASKED = {
+    "part": "memory",
+    "card": "2x H100",
+    "memory": "0.03",
+    "devices": "2",
+    "tokens": "all",
+    "repeats": "off",
+    "expert_mb": "1.5",
+    "engine": "lmdeploy",
+}
 
 
 def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
     app = visit("serve", prompt="One day", model="embedded", **ASKED)
-    assert "30 MB hold" in sentences(app) and "On 2 devices" in sentences(app)
+    assert "30 MB hold" in sentences(app) and choice(app, "Devices").value == 2
     assert "of repeated prefixes are left out" in sentences(app)
-    assert choice(app, "Engine").value == "lmdeploy" and number(app, "Size of one expert").value == 1.5
+    assert app.session_state[session.ENGINE] == "lmdeploy" and number(app, "Size of one expert").value == 1.5
     assert {name: address(app).get(name) for name in ASKED} == ASKED
     choice(app, "Devices").set_value(4)
     app.toggle[0].set_value(True)
@@ -211,11 +273,14 @@ def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
         ("repeats", "maybe"),
         ("expert_mb", "inf"),
         ("engine", "vllm"),
+        ("card", "9x H100"),
+        ("part", "<b>"),
+        ("of", "/etc/passwd"),
     ],
 )
 def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
-    app = visit("serve", **{name: odd})
-    assert name not in address(app) and "LRU finds" in sentences(app)
+    app = visit("serve", **{"of": opened_counts.TRACE, "part": "memory", name: odd})
+    assert address(app).get(name) != odd and re.search("LRU (finds|and what else)|^Yes, at", sentences(app))
 
 
 def test_counts_show_what_needs_no_order_and_what_does():
@@ -228,14 +293,13 @@ def test_counts_show_what_needs_no_order_and_what_does():
     trace = sized(sample_trace(tokens=64))
     app = AppTest.from_function(script, default_timeout=SECONDS)
     app.session_state["counts"] = trace.counts()
-    app.run()
-    assert not app.exception
-    said = sentences(app)
+    said = sentences(turned_to(app, CACHED))
     assert (
         "the most used 4 have" in said and "Judged on the same 64 tokens, which are counted and not in order." in said
     )
-    assert "LRU and what else remembers the last tokens needs their order" in said
-    assert "Prefetching needs the experts of each token, in order" in said
-    assert "could not be judged on other tokens" in said and app.code
-    assert pictures(app) == 2, "the fixed sets, and batches of any tokens"
-    assert "nan" not in said
+    assert "LRU and what else remembers the last tokens needs their order" in said and pictures(app) == 1
+    assert "judge no plan but on the tokens that it is made from" in sentences(turned_to(app, DEVICES))
+    assert pictures(turned_to(app, BATCHES)) == 1, "of any tokens"
+    assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
+    said = sentences(turned_to(app, PLAN))
+    assert "could not be judged on other tokens" in said and app.code and "nan" not in said

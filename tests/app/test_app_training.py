@@ -64,30 +64,33 @@ def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     app = training_page()
     assert not app.exception
     said = sentences(app)
-    assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said
+    assert "No, since step 30: in layer 1, experts 0 and 3 of 8 do 92% of the work." in said
+    assert "Of the other 6, 3 get less than a twentieth of a uniform share: 9 of the last" in said
+    assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said, "as it began"
     assert "Go back to a checkpoint from before the alarm" in said
-    assert "No alarm is on at step 90." in said and "Over at step" in said
-    assert app.select_slider(key=session.RUN_LAYER).value == 1, "the worst layer"
+    assert "Yes: no alarm is on at step 90." in said and "Over at step" in said
+    assert pictures(app) == 2 and len(app.selectbox) == 2
 
 
 def test_only_the_part_that_is_open_is_drawn():
     """All at once, the first picture would come with the last."""
     app = training_page()
-    assert pictures(app) == 3 and app.session_state[session.RUN_PART] == training_runs.EXPERTS
     assert in_all_parts(app) == {
-        training_runs.EXPERTS: 3,
-        training_runs.BALANCE: 3,
-        training_runs.LOSSES: 4,
-        training_runs.PROBE: 3,
+        training_runs.EXPERTS: 5,
+        training_runs.BALANCE: 4,
+        training_runs.LOSSES: 6,
+        training_runs.PROBE: 5,
     }
+    app.session_state[session.RUN_PART] = training_runs.EXPERTS
+    assert app.run().select_slider(key=session.RUN_LAYER).value == 1, "the worst layer"
 
 
 def test_a_link_opens_the_part_that_was_on_screen():
     app = visit("training", run="aux-on", part="losses")
-    assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 4
+    assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 5
     assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
     app = visit("training", run="aux-on", part="none such")
-    assert app.session_state[session.RUN_PART] == training_runs.EXPERTS
+    assert app.session_state[session.RUN_PART] is None and pictures(app) == 1
 
 
 def test_an_alarm_leads_to_its_layer():
@@ -101,10 +104,10 @@ def test_an_alarm_leads_to_its_layer():
 def test_a_run_alone_and_tokens_on_the_axis():
     app = training_page()
     app.selectbox(key=session.OTHER_RUN).set_value("no other run").run()
-    assert not app.exception and sum(in_all_parts(app).values()) == 12
+    assert not app.exception and sum(in_all_parts(app).values()) == 15
     assert "aux loss on" not in sentences(app)
     app.session_state[session.RUN_AXIS] = "Tokens"
-    assert sum(in_all_parts(app).values()) == 12
+    assert sum(in_all_parts(app).values()) == 15
 
 
 def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colour(started, tmp_path):
@@ -115,10 +118,10 @@ def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colou
             file.write(json.dumps({"snapshot": step, "tokens": step, "changed": changed}) + "\n")
     app = started(one, other)
     app.session_state[session.RUN_PART] = training_runs.PROBE
-    assert not app.run().exception and pictures(app) == 1
+    assert not app.run().exception and pictures(app) == 3
     assert "“one” has fewer than two snapshots of a probe set: only “other” is drawn." in sentences(app)
     assert "At the end, in “other” 50% of the choices changed" in sentences(app)
-    (chart,) = app.get("vega_lite_chart")
+    *_, chart = app.get("vega_lite_chart")
     assert json.loads(chart.proto.spec)["layer"][0]["encoding"]["color"]["scale"]["domain"] == ["one", "other"]
     app.session_state[session.RUN_PART] = training_runs.BALANCE
     assert "is drawn" not in sentences(app.run()), "both have a balance"
@@ -139,7 +142,7 @@ def test_an_upload_is_read_elsewhere_and_opens_alone():
     assert not app.exception
     assert app.selectbox(key=session.RUN).value == "routing.jsonl"
     assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
-    assert "do 87% of the work" in sentences(app)
+    assert "do 92% of the work" in sentences(app)
 
 
 def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():
@@ -217,7 +220,8 @@ def test_a_run_without_layers_is_no_error(started, tmp_path):
     lines = [head, *({"step": n, "tokens": n, "loss": 1.0, "layers": []} for n in (1, 2))]
     (tmp_path / "routing.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     app = started(tmp_path / "routing.jsonl")
-    assert not app.exception and pictures(app) == 1, "the loss is all there is"
+    app.session_state[session.RUN_PART] = training_runs.LOSSES
+    assert not app.run().exception and pictures(app) == 1, "the loss is all there is"
 
 
 def test_a_run_that_is_gone_is_said(started, tmp_path):
@@ -251,14 +255,14 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():
     """The second run of a pair may be another one of the same name, as when it has grown."""
-    from moeviz_app.views.training_charts import _measured
+    from moeviz_app.views.training_charts import measured
 
     from moeviz.charts.training import BALANCE
 
     one, two, grown = (made_run([[layer(0, [5, n])]]) for n in (5, 0, 15))
-    first = _measured(BALANCE, {"a": one, "b": two}, "step")
-    assert _measured(BALANCE, {"a": one, "b": two}, "step") is first
-    assert _measured(BALANCE, {"a": one, "b": grown}, "step")["worst"].tolist() == [0.0, 0.5]
+    first = measured(BALANCE, {"a": one, "b": two}, "step")
+    assert measured(BALANCE, {"a": one, "b": two}, "step") is first
+    assert measured(BALANCE, {"a": one, "b": grown}, "step")["worst"].tolist() == [0.0, 0.5]
 
 
 def test_each_run_has_the_saturation_of_its_own_snapshots():

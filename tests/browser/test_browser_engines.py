@@ -58,16 +58,16 @@ def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened,
     expect(answer).to_be_in_viewport()
     check(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
-    go_to(page, "Counts")
-    expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+    go_to(page, "Balance")
+    expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
     expect(page.get_by_text(f"Caution: {HOSTILE[1]}")).to_be_visible()
     check(page)
 
 
 def test_counts_alone_open_on_their_page(visit, serve, files):
     page = visit(at=serve(MOEVIZ_OPEN=str(files[2])), ready=None)
-    expect(page.get_by_role("heading", name="Counts", exact=True)).to_be_visible()
-    expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+    expect(page.get_by_role("heading", name="Balance", exact=True)).to_be_visible()
+    expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
 
 
 def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(visit):
@@ -83,13 +83,15 @@ def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(visit):
     expect(page.get_by_text("It holds counts")).to_be_visible()
     page.get_by_role("link", name="Look at the counts").click()
     expect(page.get_by_text("tokens through from imatrix.gguf")).to_be_visible()
-    expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+    expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
 
 
 def test_published_counts_have_an_address(visit):
     page = visit("/counts?counts=olmoe-1b-7b&group=2&counted_layer=15")
     expect(page.get_by_text("tokens through OLMoE-1B-7B")).to_be_visible()
-    expect(page.get_by_role("combobox", name="Label")).to_have_value("c4")
+    expect(page.get_by_role("heading", name="Balance", exact=True)).to_be_visible()
+    expect(page.get_by_role("combobox", name="Tokens of")).to_have_value("c4")
+    page.get_by_role("radio", name="Measures of each layer").click()
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "15")
     settled(page)
-    expect(page).to_have_url(re.compile("counts=olmoe-1b-7b.*group=2"))
+    expect(page).to_have_url(re.compile("balance.*counts=olmoe-1b-7b.*group=2"))

@@ -15,15 +15,16 @@ pytestmark = pytest.mark.browser
 @pytest.mark.parametrize("size", SIZES)
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/training", size=size)
-    expect(page.get_by_text("experts 0 and 3 of 8 do 87% of the work")).to_be_in_viewport()
-    expect(page.get_by_text("No alarm is on at step 90.")).to_be_visible()
-    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
+    expect(page.get_by_text("experts 0 and 3 of 8 do 92% of the work")).to_be_in_viewport()
+    expect(page.get_by_text("Yes: no alarm is on at step 90.")).to_be_visible()
+    expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(2)
     check(page)
+    page.get_by_text("5 alarms, and what to do").click()
     if size == "phone":  # the button of an alarm stands below its words, and leaves them their width
         alarm = page.locator("[class*=st-key-alarm-]").first
         words, button = alarm.get_by_text("experts 0"), alarm.get_by_role("button")
         eventually(page, lambda: is_below(button, words) and words.bounding_box()["width"] > 250)
-    for part, pictures in {"Balance": 3, "Losses": 4, "Probe set": 3}.items():
+    for part, pictures in {"Experts": 5, "Balance": 4, "Losses": 6, "Probe set": 5}.items():
         page.get_by_role("radio", name=part).click()
         expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(pictures)
         settled(page)

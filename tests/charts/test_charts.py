@@ -31,6 +31,7 @@ import moeviz.metrics
 from moeviz import RoutingTrace
 from moeviz.capture.models.kv_cache import served_model
 from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
+from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
@@ -39,7 +40,7 @@ from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS
 from moeviz.charts.load import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.routing_over_training import SATURATION
-from moeviz.charts.serving import BATCH, FITS, PLANE, hit_rate_curve
+from moeviz.charts.serving import BATCH, FITS, MEMORY, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
@@ -53,16 +54,18 @@ from moeviz.serving.budget import hit_rates
 from moeviz.serving.placement import serving_placement
 from moeviz.testing import sample_trace
 
-every_chart = pytest.mark.parametrize("chart", [*CHARTS, *OF_SERVING], ids=lambda chart: chart.key)
+OF_PAGES = [BALANCE, *OF_SERVING, MEMORY]
+every_chart = pytest.mark.parametrize("chart", [*CHARTS, *OF_PAGES], ids=lambda chart: chart.key)
 
 
 @cache
 def sample_spec(chart) -> dict:
     """What the chart draws of the sample trace, drawn once for all the tests that look at it."""
     part = fitted(labelled(sized(sample_trace())), chart)
-    if chart is FITS:
+    if chart in (FITS, MEMORY):
         part = served_model("mistralai/Mixtral-8x7B-v0.1")
-    return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)).to_dict()
+    more = ("RTX 4090",) if chart is MEMORY else ()
+    return chart.draw(chart.measure(repeated(part) if chart in vocabulary.CHARTS else part, *more)).to_dict()
 
 
 def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
@@ -78,6 +81,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         *("routing_over_training", "comparison", "effect", "engine_difference", "system_table", "multi_trace"),
         "word_change",  # of one text, read twice
         "training",  # of runs
+        "balance",  # of any routing, on the page Balance
         "serving",  # with sizes that are chosen, on the page Serve
         "unchecked",  # how charts go to a page
     }
@@ -97,7 +101,7 @@ def test_asks_a_question_and_says_how_to_read_the_answer(chart):
     assert "Columns:" in chart.method
 
 
-@pytest.mark.parametrize("chart", [chart for chart in CHARTS if chart.expert], ids=lambda chart: chart.key)
+@pytest.mark.parametrize("chart", [chart for chart in [BALANCE, *CHARTS] if chart.expert], ids=lambda chart: chart.key)
 def test_marks_that_are_experts_can_be_clicked_and_no_other_marks_look_so(chart):
     part = fitted(labelled(sized(sample_trace())), chart)
     frame = chart.measure(repeated(part) if chart in vocabulary.CHARTS else part)
@@ -132,7 +136,7 @@ def test_every_golden_file_is_of_a_chart():
             EFFECT,
             OVER_TIME,
             *COMPARISONS,
-            *OF_SERVING,
+            *OF_PAGES,
             *OF_ENGINES,
             *OF_SEVERAL,
             WORD_CHANGE,

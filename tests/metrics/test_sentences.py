@@ -24,6 +24,7 @@ from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.errors import MoevizError
 from moeviz.metrics import engine_difference as engines
 from moeviz.metrics import findings as found_in
+from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, load_beside_luck, luck_sentence
 from moeviz.metrics.expert import expert_kinds, need_sentence
 from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
@@ -41,7 +42,7 @@ from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.word_change import word_change, word_change_summary
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.placement import placement_sentence, serving_placement
+from moeviz.serving.placement import placement_judgements, placement_sentence, placement_verdict, serving_placement
 
 ROOT = Path(__file__).parents[2]
 ALL = {chart.key: chart for chart in (*NAMED.values(), *OF_SERVING) if chart.say}
@@ -73,6 +74,8 @@ def said_of(seed):
     yield from of_findings(trace, seed)
     yield from of_experts(trace, seed)
     yield from of_serving(trace, (0.5, 0.1, 1.0)[seed % 3])
+    yield from of_balance(trace, seed)
+    yield from of_verdict(trace)
     if sentence := quietly(lambda: counts_summary(expert_load(trace))):
         name = name_of(counts_summary)
         yield name, sentence, lambda said: recount.check(name, said, trace)
@@ -153,6 +156,31 @@ def of_serving(trace, part):
         yield where, sentence, lambda said: recount.check(where, said, trace)
 
 
+def of_balance(trace, seed):
+    for grouped in (False, True) if "label" in trace.tokens else (False,):
+        frame = quietly(lambda grouped=grouped: load_beside_luck(trace.counts_by_label() if grouped else trace))
+        for say in (balance_sentence, luck_sentence) if frame is not None else ():
+            if sentence := say(frame):
+                name = name_of(say)
+                yield name, sentence, lambda said, name=name, grouped=grouped: recount.check(name, said, trace, grouped)
+    other = of_the_same_tokens(trace, seed)
+    if said := quietly(lambda: elsewhere_sentence(load_beside_luck(trace), load_beside_luck(other))):
+        yield (
+            name_of(elsewhere_sentence),
+            said,
+            lambda said: recount.check(name_of(elsewhere_sentence), said, trace, other),
+        )
+
+
+def of_verdict(trace, enough=4):
+    """With so few choices as these traces have."""
+    for devices in (2, 4):
+        frame = quietly(lambda devices=devices: placement_judgements(trace, devices))
+        if frame is not None and (sentence := placement_verdict(frame, enough)):
+            name = name_of(placement_verdict)
+            yield name, sentence, lambda said, name=name, n=devices: recount.check(name, said, trace, n, enough)
+
+
 def of_several(trace, seed):
     other = of_the_same_tokens(trace, seed)
     pair = (trace, other)
@@ -231,6 +259,7 @@ TWO_WORDS = re.compile(r"[a-z]{2,},? [a-z]{2,}")
 ROOMS = ("moeviz/metrics", "moeviz/serving", "moeviz/charts", "moeviz/report", "app/views", "app/widgets")
 # Functions that write words around what they have found, by what makes sure of it. A new one belongs into one of these.
 COUNTED_AGAIN = """
+metrics/balance: balance_sentence luck_sentence elsewhere_sentence _who
 metrics/co_activation: co_activation_caption strongest_pairs_caption
 metrics/coverage: experts_needed_caption experts_touched_caption
 metrics/engine_difference: engine_difference_summary _of_order _of_place _others
@@ -252,7 +281,7 @@ metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_cap
 metrics/who_takes: who_takes_sentence
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
-serving/placement: placement_sentence serving_placement_caption
+serving/placement: placement_sentence serving_placement_caption placement_verdict
 charts/one_input: _row_in_words
 app/views/expert_context: numbers_line
 app/views/explore: _headline
@@ -268,12 +297,14 @@ metrics/engine_difference: tokens_caption shift_caption _of_ties
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence
 serving/plans/engines: plan_remarks _missing_layers
+serving/memory: fit_sentence
 """,
     "refusals: what is missing, or too large, in the words of an error": """
 metrics/co_activation: _experts_that_occur
 metrics/inputs: check_recorded
 app/views/compare_several: _say_who_is_missing
-app/views/serve: _cards
+app/views/engine_difference: _say_where_traces_come_from
+app/views/serve: serve_page offer_plan
 """,
     "names and titles in charts, which have a golden file each": """
 metrics/locality: any_choice
@@ -282,7 +313,7 @@ charts/flow: flow_ribbons _shown
 charts/layers: layer_transitions
 charts/load: balance_of_parts
 charts/overview: described
-charts/serving: _size_title _spread placement_plane
+charts/serving: _size_title _spread placement_plane memory_bars
 charts/vocabulary: top_tokens_table
 """,
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
@@ -302,7 +333,7 @@ app/views/serve_controls: _tokens _not_too_many _gigabytes
 app/widgets/components/strip: token_strip
 app/widgets/facts: model_facts dataset_facts _likeness
 app/widgets/pickers: choose_layer
-app/views/counts: _facts
+app/views/balance: _facts
 """,
 }
 # Words about runs, files, links, buttons, commands, and how far something is: not about a trace.
@@ -313,7 +344,7 @@ serving/plans/slot_maps: tensorrt_llm_command vllm_ascend_command
 app/views/compare: _expert_by_expert _offer_own_models _in_model
 app/views/engine_difference: _say_where_traces_come_from
 app/views/corpus: _pasted _how_far
-app/views/counts: _chosen
+app/views/balance: _asked
 app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
 app/views/history/gallery: _say_whose_result trace_to_other_pages
 app/views/history/mixtral: mixtral_page _what_does_it

@@ -1,7 +1,9 @@
 """What routing costs to serve: the reference figures, cases worked by hand, and what must hold of any trace."""
 
+import json
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,15 +16,25 @@ from serving_data import figures, reference_trace
 
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
 from moeviz.capture.models import kv_cache
+from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import served_model
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
 from moeviz.metrics.placement import placement_imbalance
+from moeviz.published import CHECKPOINTS
 from moeviz.routing_trace import token_frame
+from moeviz.serving import known
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
-from moeviz.serving.memory import serving_memory, what_fits
-from moeviz.serving.placement import coactive, devices_reached, serving_placement
+from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, serving_memory, what_fits
+from moeviz.serving.placement import (
+    coactive,
+    devices_reached,
+    placement_judgements,
+    placement_verdict,
+    serving_placement,
+)
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
 from moeviz.testing import sample_trace
@@ -468,3 +480,103 @@ def test_what_fits_is_what_serving_memory_says():
     taken = serving_memory(model, [32768], [8], [8]).iloc[0]
     row = what_fits(model, bits=8).query("card == 'H100' and context == 32768 and batch == 8").iloc[0]
     assert (row["cards"], row["together"]) == (taken["H100"], taken["bytes"] / 1e9)
+
+
+def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
+    """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
+    found = {}
+    for name in [EMBEDDED, *KNOWN_MODELS]:
+        try:
+            found[name] = served_model(name)
+        except CaptureError:
+            continue
+    table = Path(known.__file__).with_name(known.TABLE)
+    if request.config.getoption("--update-golden"):
+        rows = (f' "{name}": {json.dumps(known.as_row(model))}' for name, model in found.items())
+        table.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
+        known._table.cache_clear()
+    assert known.known_models() == tuple(found) and len(found) > 10
+    for name, model in found.items():
+        assert known.known_model(name) == model, "run pytest --update-golden"
+    assert known.known_model("nobody/none") is None and {*CHECKPOINTS.values()} <= {*found}
+
+
+def test_memory_on_cards_says_how_many_experts_fit_as_serving_memory_does():
+    model = known.known_model("mistralai/Mixtral-8x7B-v0.1")
+    frame = memory_on_cards(model, "RTX 4090")
+    parts = ["experts", "other_weights", "keys_and_values", "step"]
+    assert frame[parts].sum(axis=1).tolist() == pytest.approx(frame["together"].tolist())
+    taken = serving_memory(model, [8192], [1], [16, 8, 4])
+    assert frame["fit"].tolist() == taken["experts_a_layer_RTX 4090"].tolist()
+    assert frame["needed"].tolist() == taken["RTX 4090"].tolist()
+    assert best_precision(frame) == 4 and best_precision(memory_on_cards(model, "H100", 8)) == 16
+    for card, cards in (("none", 1), ("H100", 0)):
+        with pytest.raises(MoevizError, match="There is no card"):
+            memory_on_cards(model, card, cards)
+
+
+@pytest.mark.parametrize(
+    ("card", "cards", "bits", "says"),
+    [
+        ("H100", 4, (16, 8, 4), "Yes, at 16 bits: it takes 96.4 GB of the 288 GB to use on 4 × H100."),
+        (
+            "RTX 4090",
+            1,
+            (16, 8, 4),
+            "Not whole: at 4 bits, 6 of the 8 experts of each layer fit on one RTX 4090. 2 stay",
+        ),
+        ("T4", 1, (16,), "No: at 16 bits, "),
+    ],
+)
+def test_the_sentence_says_whether_it_fits_and_else_what_does(card, cards, bits, says):
+    model = known.known_model("mistralai/Mixtral-8x7B-v0.1")
+    assert fit_sentence(memory_on_cards(model, card, cards, bits)).startswith(says)
+
+
+def made_counts(seed: int, favoured: float, rotating: bool) -> ExpertCounts:
+    """Counts of four kinds of text, whose experts differ in load, for all kinds alike or for each in its own way."""
+    rng = np.random.default_rng(seed)
+    usual = np.exp(rng.normal(0, favoured, (2, 64)))
+    groups = [np.exp(rng.normal(0, favoured, (2, 64))) if rotating else usual for _ in range(4)]
+    drawn = np.array([[rng.multinomial(40_000, row / row.sum()) for row in group] for group in groups])
+    model = ModelInfo("made", "test", (0, 1), (64, 64), 4)
+    return ExpertCounts(model, drawn, np.full((4, 2), 10_000), tuple("abcd"), "label")
+
+
+def verdicts(favoured: float, rotating: bool) -> list[str]:
+    """What is said of twenty such models on 8 devices."""
+    found = (placement_verdict(placement_judgements(made_counts(seed, favoured, rotating), 8)) for seed in range(20))
+    return [sentence.partition(":")[0] for sentence in found]
+
+
+def test_a_plan_is_worth_a_trial_where_the_same_experts_are_busy_in_each_kind_of_text_and_else_never():
+    assert set(verdicts(0.6, rotating=False)) == {"Worth a trial"}
+    assert set(verdicts(0.0, rotating=False)) == {"Not now"}, "even already"
+    assert "Worth a trial" not in verdicts(0.6, rotating=True)
+
+
+def test_a_verdict_takes_enough_choices_and_something_to_place():
+    few = placement_verdict(placement_judgements(sample_trace(tokens=64), 2))
+    assert few == (
+        "Too few tokens: a device has 32 choices in a part of them, where luck alone makes it uneven. It takes 1,000."
+    )
+    counts = published_counts("Mixtral-8x7B")
+    each = placement_verdict(placement_judgements(counts, 8))
+    assert each == "8 experts on 8 devices are one each, so there is nothing to place."
+    assert placement_verdict(placement_judgements(counts.counts(), 4)) is None
+    assert placement_verdict(placement_judgements(sample_trace(tokens=1), 2)) is None
+    with pytest.raises(MoevizError):
+        placement_judgements(counts, 3)
+
+
+def test_a_judgement_is_of_tokens_that_the_plan_was_not_made_from():
+    counts = published_counts("Mixtral-8x7B")
+    frame = placement_judgements(counts, 4)
+    assert [*frame["judged_on"].unique()] == ["github", "c4", "book"] and len(frame) == 9
+    means = serving_placement(counts, 4, 0).groupby(["layer", "placement"])["imbalance"].mean()
+    for layer, rows in frame.groupby("layer"):
+        assert rows["planned"].mean() == pytest.approx(means[layer, "balanced"])
+        assert rows["in_order"].mean() == pytest.approx(means[layer, "contiguous"])
+    assert placement_verdict(frame).startswith(
+        "Not now: on 4 devices a balanced plan changes the load of the busiest by "
+    )

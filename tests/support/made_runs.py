@@ -9,7 +9,7 @@ from moeviz.training.reading import read_run_file
 from moeviz.training.recorded.run import TrainingRun
 from moeviz.training.routing_file import FORMAT
 
-ONE_RUN = (charts.HEATMAP, charts.LAYERS, charts.IMPORTANCE, figures.GRADIENTS)
+ONE_RUN = (charts.HEATMAP, charts.HEALTH, charts.IMPORTANCE, figures.GRADIENTS)
 TWO_RUNS = (charts.BALANCE, charts.EFFECTIVE, figures.LOSS, figures.AUX, figures.LOGITS, figures.CHANGE)
 CHARTS = (*ONE_RUN, *TWO_RUNS)
 

@@ -1198,10 +1198,12 @@ def busiest_device(planned: list[int], judged: list[int], devices: int, plan: st
     return max(loads) * devices / sum(loads) if sum(loads) else float("nan")
 
 
-def halves(seen, layer: int) -> tuple[list[int], list[int]]:
+def halves(seen, layer: int, early: set[int] | None = None) -> tuple[list[int], list[int]]:
     """Counts of the experts that compute, in the first half of the recorded tokens and in the second."""
     rows, computing = seen.recorded(layer), seen.E[layer] - seen.model.zero_experts
-    parts = rows[: len(rows) // 2], rows[len(rows) // 2 :]
+    if early is None:
+        early = set(rows[: len(rows) // 2])
+    parts = [t for t in rows if t in early], [t for t in rows if t not in early]
     one, other = ([sum(e in seen.has(layer, t) for t in part) for e in range(computing)] for part in parts)
     return one, other
 
@@ -1830,3 +1832,160 @@ def notices(again: Callable[[], None]) -> bool:
     except (Refuted, LookupError, ValueError, ZeroDivisionError):
         return True
     return False
+
+
+# ---- balance beside luck, and a verdict on placement -----------------------------------------------------------------
+
+
+def luck(tokens: int, chance: float, rare: float) -> tuple[int, int]:
+    """The fewest and the most of so many tokens, each side passed in half of `rare` cases."""
+    if not 0 < chance < 1 or not tokens:
+        return round(tokens * chance), round(tokens * chance)
+    each = [comb(tokens, n) * chance**n * (1 - chance) ** (tokens - n) for n in range(tokens + 1)]
+    low = next(n for n in range(tokens + 1) if sum(each[: n + 1]) > rare / 2)
+    return low, next(n for n in range(tokens, -1, -1) if sum(each[n:]) > rare / 2)
+
+
+def cells_beside_luck(seen: Seen, grouped: bool) -> list[dict]:
+    """Each expert of each part: all tokens together, and each label."""
+    names = list(dict.fromkeys(seen.label)) if grouped else []
+    parts = [None, *(names if 2 <= len(names) <= 4 else ())]
+    layers = seen.some() or seen.layers
+    rare = 0.001 / (len(parts) * sum(seen.E[layer] for layer in layers))
+    cells = []
+    for part in parts:
+        for layer in layers:
+            rows = [t for t in seen.recorded(layer) if part is None or seen.label[t] == part]
+            counts = [sum(e in seen.has(layer, t) for t in rows) for e in range(seen.E[layer])]
+            even = sum(counts) / seen.E[layer]
+            low, high = luck(len(rows), even / max(len(rows), 1), rare)
+            if even:
+                cells += [
+                    {"part": part, "layer": layer, "expert": e, "n": n, "of": len(rows), "times": n / even}
+                    | {"low": low / even, "high": high / even, "clear": not low <= n <= high}
+                    for e, n in enumerate(counts)
+                ]
+    return cells
+
+
+WHO = (
+    rf"(?:in “(.*?)”, )?expert (\d+) of layer (\d+) has (?:{NUMBER} times its share|{NUMBER} of its share"
+    r"|(no token)(?:, and (\d+) more ha(?:ve|s) none)?)"
+)
+
+
+def times_of(said: str, value: float) -> None:
+    about(said, value, "times its share")
+    claim(float(said) != 1 or abs(value - 1) < 1e-4, f"{value} is not 1")
+
+
+@reads(
+    "moeviz.metrics.balance.balance_sentence",
+    rf"(?:(No|Not quite|Nearly): {WHO}(?:; {WHO})?\.(?: All together it is {NUMBER} times at most, so the sum hides it\.)?"
+    rf"|As far as {NUMBER} tokens? can tell, yes: no expert has more or less than luck alone may bring\."
+    r"|(No token was counted, so nothing can be said\.))",
+)
+def _(seen, begin, *found):
+    *whos, hidden, tokens, nothing, grouped = found
+    cells = cells_beside_luck(seen, grouped)
+    claim(bool(nothing) == (not cells), "was any token counted?")
+    if nothing:
+        return
+    own = [cell for cell in cells if cell["part"] is not None] or cells
+    clear = [cell for cell in own if cell["clear"]]
+    claim(bool(tokens) == (not clear), f"{len(clear)} are beyond luck")
+    if tokens:
+        return whole(tokens, max(cell["of"] for cell in own), "tokens")
+    most, least = (end(cell["times"] for cell in clear) for end in (max, min))
+    right = "No" if most >= 2 or not least else "Not quite" if most >= 1.5 or least <= 0.5 else "Nearly"
+    claim(begin == right, f"it is {right}: {most} and {least}")
+    claim((whos[1] is not None) + (whos[8] is not None) == (most > 1) + (least < 1), "who is told of?")
+    for part, expert, layer, more, less, none, others in (whos[:7], whos[7:]):
+        if expert is None:
+            continue
+        (cell,) = [
+            cell
+            for cell in clear
+            if (cell["layer"], cell["expert"]) == (int(layer), int(expert))
+            and (part is None if cell["part"] is None else shown(cell["part"]) == part)
+        ] or [{}]
+        claim(bool(cell), "it is not beyond luck")
+        claim(cell["times"] == (most if more else least), "another has more, or less")
+        if more or less:
+            times_of(more or less, cell["times"])
+            claim((cell["times"] > 1) == bool(more), "more or less?")
+        else:
+            empty = sum(cell["n"] == 0 for cell in clear)
+            claim(none is not None and cell["n"] == 0, "it has tokens")
+            whole(others or "0", empty - 1, "others without a token")
+    together = max(cell["times"] for cell in cells if cell["part"] is None)
+    claim((hidden is not None) == (most >= 1.5 and together - 1 < (most - 1) / 2), "does the sum hide it?")
+    if hidden:
+        times_of(hidden, together)
+
+
+@reads(
+    "moeviz.metrics.balance.luck_sentence",
+    rf"Of {NUMBER}(?:–{NUMBER})? tokens sent at random, an expert gets {NUMBER} to {NUMBER} times its share by luck; "
+    rf"{NUMBER} of {NUMBER} here are outside\.",
+)
+def _(seen, fewest, tokens, low, high, beyond, every, grouped):
+    cells = cells_beside_luck(seen, grouped)
+    whole(fewest, min(cell["of"] for cell in cells), "fewest tokens")
+    whole(tokens or fewest, max(cell["of"] for cell in cells), "tokens")
+    about(low, min(cell["low"] for cell in cells), "the least by luck")
+    about(high, max(cell["high"] for cell in cells), "the most by luck")
+    whole(beyond, sum(cell["clear"] for cell in cells), "beyond luck")
+    whole(every, len(cells), "experts")
+
+
+@reads(
+    "moeviz.serving.placement.placement_verdict",
+    rf"(?:(\d+) experts on (\d+) devices are one each, so there is nothing to place\."
+    rf"|Too few tokens: a device has {NUMBER} choices in a part of them, where luck alone makes it uneven\. It takes {NUMBER}\."
+    rf"|(Worth a trial|Not now|Too little evidence): on (\d+) devices a balanced plan changes the load of the busiest by "
+    rf"([+−][\d.]+)%(?: to ([+−][\d.]+)%)?, judged on tokens it was not made from\. 5% less is asked for, in every judgement\.)",
+)
+def _(seen, experts, one_each, choices, takes, begin, devices, least, most, asked, enough):
+    if experts:
+        whole(experts, max(seen.E.values()) - seen.model.zero_experts, "experts")
+        return whole(one_each, asked, "devices")
+    ways = [{layer: halves(seen, layer) for layer in seen.some()}]
+    texts = list(dict.fromkeys(seen.sequence))
+    for other in (1, 2, 3) if len(texts) >= 8 else ():
+        some = {t for t in range(seen.T) if texts.index(seen.sequence[t]) % 4 in (0, other)}
+        ways.append({layer: halves(seen, layer, some) for layer in seen.some()})
+    ways = [{layer: both for layer, both in of.items() if any(both[0]) and any(both[1])} for of in ways]
+    ways = [of for of in ways if of]
+    fewest = min(sum(side) / asked for of in ways for both in of.values() for side in both)
+    claim((choices is not None) == (fewest < enough), f"a device has {fewest}")
+    if choices:
+        about(choices, fewest, "choices", slack=0.5)
+        return whole(takes, enough, "enough")
+    whole(devices, asked, "devices")
+    changes = []
+    for of, way in ((of, way) for of in ways for way in (1, -1)):
+        loads = {
+            plan: [busiest_device(*both[::way], asked, plan) for both in of.values()]
+            for plan in ("in order", "balanced")
+        }
+        changes.append(100 * (sum(loads["balanced"]) / sum(loads["in order"]) - 1))
+    right = "Worth a trial" if max(changes) <= -5 else "Not now" if min(changes) > -5 else "Too little evidence"
+    claim(begin == right, f"it is {right}: {changes}")
+    about(least.replace("−", "-").lstrip("+"), min(changes), "least")
+    about(most.replace("−", "-").lstrip("+"), max(changes), "most")
+
+
+@reads(
+    "moeviz.metrics.balance.elsewhere_sentence",
+    rf"Of {NUMBER} tokens of other texts, expert (\d+) of layer (\d+) has (?:{NUMBER} times its share|{NUMBER} of its share)\.",
+)
+def _(seen, tokens, expert, layer, more, less, other):
+    clear = [cell for cell in cells_beside_luck(seen, False) if cell["clear"] and cell["times"] > 1]
+    (cell,) = [cell for cell in clear if (cell["layer"], cell["expert"]) == (int(layer), int(expert))] or [None]
+    claim(cell is not None and cell["times"] == max(each["times"] for each in clear), "another is the busiest")
+    there = Seen(other)
+    whole(tokens, len(there.recorded(int(layer))), "tokens of other texts")
+    times = there.times(int(layer))[int(expert)]
+    claim((times >= 1) == bool(more), "more or less?")
+    times_of(more or less, times)

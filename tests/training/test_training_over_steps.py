@@ -18,13 +18,15 @@ from moeviz.training.recorded.captions import quiet_caption
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
     counts_at_end,
+    health_over_steps,
     importance_at_end,
     load_over_steps,
     violation_over_steps,
     worst_layer,
 )
 from moeviz.training.recorded.rules import Rules
-from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.run import ALARMS, WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.verdict import Verdict, router_verdict
 
 
 @pytest.fixture
@@ -238,3 +240,106 @@ def test_losses_of_runs_with_and_without_an_aux_loss_are_compared_without_it():
         ("aux-on", "as it was logged"): 18,
         ("aux-on", "without the aux loss"): 18,
     }
+
+
+def judged(run: TrainingRun, *alarms: tuple) -> tuple[str, str]:
+    """The light and the answer, with these alarms: kind, layer, began, over, what it says."""
+    rows = [dict(zip(("kind", "layer", "began", "over", "says"), alarm, strict=True)) for alarm in alarms]
+    table = pd.DataFrame([row | {"on": np.isnan(row["over"])} for row in rows] or None, columns=list(ALARMS))
+    return router_verdict(replace(run, alarms=table.astype(ALARMS)))[:2]
+
+
+ON = np.nan
+
+
+def test_the_verdict_begins_with_the_answer_and_the_gravest_alarm_comes_first(run):
+    dead = ("dead", 3, 40, ON, "step 40: layer 3: expert 3 of 4 has been dead since step 1; no aux loss is computed")
+    load = ("load", 3, 20, ON, "step 20: layer 3: expert 0 has 2.7 times its share (of at most 4)")
+    collapse = ("collapse", 3, 30, ON, "step 30: layer 3: expert 0 of 4 does 70% of the work")
+    off = (
+        "aux_off",
+        WHOLE_RUN,
+        10,
+        ON,
+        "step 10: the aux loss is off: none is computed, so nothing keeps the load even",
+    )
+    rising = ("logits", 0, 10, ON, "step 10: layer 0: the z-loss went from 1 to 4 within 100 steps")
+    assert judged(run, dead, load, collapse, off) == (
+        "red", "No, since step 30: in layer 3, expert 0 of 4 does 53% of the work."
+    )  # fmt: skip
+    assert judged(run, load, dead) == (
+        "red", "No, since step 40: at layer 3, expert 3 of 4 has been dead since step 1."
+    )  # fmt: skip
+    assert judged(run, load, rising) == (
+        "amber", "Not quite, since step 20: at layer 3, expert 0 has 2.7 times its share (of at most 4)."
+    )  # fmt: skip
+    assert judged(run, rising) == (
+        "amber", "Not quite, since step 10: at layer 0, the z-loss went from 1 to 4 within 100 steps."
+    )  # fmt: skip
+    run = replace(run, facts=replace(run.facts, rules=Rules(enough=100)))
+    light, answer = judged(run, off)
+    assert light == "amber" and answer.startswith("So far, but nothing keeps the load even: the aux loss is off.")
+    over = ("collapse", 3, 30, 40.0, "step 40: layer 3: more experts share the work again")
+    assert judged(run, over) == (
+        "green",
+        "Yes: no alarm is on at step 50. One alarm is over. The busiest, expert 0 of layer 3, has 2.1 times its share.",
+    )
+
+
+def test_where_nothing_can_be_said_the_verdict_is_grey(run):
+    assert judged(made_run([])) == ("grey", "Nothing has been logged yet, so nothing can be said.")
+    early = made_run([[layer(0, [10, 9])]])
+    warming = replace(run, facts=replace(run.facts, rules=Rules.from_scratch()))
+    assert judged(warming)[1] == "No expert is dead at step 50. The other alarms begin after 1,000,000 tokens."
+    assert router_verdict(early) == Verdict(
+        "grey",
+        "Too early to say.",
+        "A uniform share is 10 assignments so far, and the load is judged from 1,000 on.",
+    )
+    for odd in (
+        replace(run, counts=None),
+        replace(
+            run, facts=replace(run.facts, layers=(), num_experts=()), counts=None, importance=None, dead_since=None
+        ),
+        made_run([[layer(0, [0, 0])]]),
+        made_run([[layer(0, [9])]]),
+    ):
+        light, answer, _ = router_verdict(odd)
+        assert light == "grey" and "nan" not in answer
+
+
+def test_what_a_collapse_is_beside_are_the_experts_that_get_next_to_nothing():
+    shipped = example_runs()["aux-off"]
+    verdict, counts = router_verdict(shipped), counts_at_end(shipped)[1].tolist()
+    busy = sorted(counts)[-2:]
+    assert verdict.answer == (
+        f"No, since step 30: in layer 1, experts 0 and 3 of 8 do {round(100 * sum(busy) / sum(counts))}% of the work."
+    )
+    starved = [count for count in counts if count < sum(counts) / 8 / 20]
+    assert verdict.beside == (
+        f"Of the other 6, {len(starved)} get less than a twentieth of a uniform share: {sum(starved)} of the last "
+        f"{sum(counts):,} assignments."
+    )
+
+
+def test_none_is_dead_is_not_said_beside_a_stretch_of_death_without_a_word_on_it(run):
+    back = charts.HEATMAP.caption(load_over_steps(run, 3))
+    assert back.endswith("and none is dead: expert 2, which had no token from step 15 on, has some again.")
+    shipped = charts.HEATMAP.caption(load_over_steps(example_runs()["aux-off"], 1))
+    assert "and none is dead: expert 7, which had no token from step 63 on, has some again." in shipped
+
+
+def test_alarms_stand_in_the_rows_of_their_layers_as_long_as_they_were_on(run):
+    alarms = pd.DataFrame(
+        [("load", 3, 20, 40.0, False, "a"), ("dead", 3, 40, ON, True, "b"), ("aux_off", WHOLE_RUN, 10, ON, True, "c"),
+         ("load", 99, 10, ON, True, "of a layer that there is not")],
+        columns=list(ALARMS),
+    ).astype(ALARMS)  # fmt: skip
+    frame = health_over_steps(replace(run, alarms=alarms))
+    found = frame[frame["alarm"] != ""][["alarm", "layer", "after", "step"]]
+    assert found.values.tolist() == [["load", 3, 20, 40], ["dead", 3, 40, 50], ["aux_off", -1, 10, 50]]
+    assert frame.loc[frame["alarm"] == "", "busiest"].max() == pytest.approx(8 / 3)
+    tokens = health_over_steps(replace(run, alarms=alarms), "tokens")
+    assert tokens.loc[tokens["alarm"] == "load", ["after", "tokens"]].values.tolist() == [[2000, 4000]]
+    check = charts.HEALTH.draw(frame).to_dict()
+    assert [len(part.get("layer", [1])) for part in check["layer"]] == [1, 3], "the load, and a lane for each kind"

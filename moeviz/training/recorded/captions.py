@@ -35,6 +35,7 @@ def load_over_steps_caption(frame: pd.DataFrame) -> str | None:
         return None
     busiest = end.loc[end["times_even"].idxmax()]
     dead = end[end["dead_since"] != ALIVE]
+    was = frame.loc[(frame["dead_since"] != ALIVE) & ~frame["expert"].isin(dead["expert"]), ["expert", "dead_since"]]
     sentence = f"At the end, expert {busiest['expert']:.0f} has {busiest['times_even']:.1f} times its uniform share"
     if len(dead) == 1:
         first = dead.iloc[0]
@@ -42,6 +43,11 @@ def load_over_steps_caption(frame: pd.DataFrame) -> str | None:
     if len(dead):
         first = dead["dead_since"].min()
         return f"{sentence}, and {len(dead)} of {len(end)} experts are dead, the first of them since step {first:,.0f}."
+    if len(once := was["expert"].unique()) == 1:
+        back = f"expert {once[0]:.0f}, which had no token from step {was['dead_since'].min():,.0f} on, has some again"
+        return f"{sentence}, and none is dead: {back}."
+    if len(once):
+        return f"{sentence}, and none is dead: {len(once)} experts without a token before have some again."
     return f"{sentence}, and none is dead."
 
 

@@ -23,7 +23,7 @@ from moeviz.training.recorded.bins import (
     need_counts,
     sums,
 )
-from moeviz.training.recorded.run import ALIVE, TrainingRun
+from moeviz.training.recorded.run import ALIVE, WHOLE_RUN, TrainingRun
 
 Runs = Mapping[str, TrainingRun]
 MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
@@ -104,6 +104,28 @@ def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
         found |= {"chance": chance_violation(assigned, experts, run.facts.top_k), "num_experts": np.int32(experts)}
         frames.append(pd.DataFrame(found))
     return pd.concat(frames, ignore_index=True)
+
+
+def health_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
+    """How uneven each layer was, from log to log, and when which alarm was on.
+
+    One row per column and layer, then one per alarm. Columns: those of `violation_over_steps` · busiest float64 (its
+    busiest expert, × a uniform share) · alarm str (its kind; "" in rows of load) · says str (its last sentence). An
+    alarm's `after` is where it began, its layer is -1 if it is of the whole run, and it ends where it was over, or at
+    the last log. Raises `MissingField` as `violation_over_steps` does.
+
+    Source: those of `violation_over_steps`.
+    """
+    load = violation_over_steps(run, over)
+    load = load.assign(busiest=load["max_violation"] + 1, alarm="", says="")
+    alarms, logs = run.alarms[run.alarms["layer"].isin([WHOLE_RUN, *run.facts.layers])], run.logs
+    ends = alarms["over"].fillna(logs["step"].iloc[-1])
+    at = [logs["step"].to_numpy().searchsorted(steps).clip(max=len(logs) - 1) for steps in (alarms["began"], ends)]
+    began, end = (alarms["began"], ends) if over == "step" else (logs[over].to_numpy()[place] for place in at)
+    rows = alarms[["layer", "says"]].assign(alarm=alarms["kind"], after=began, **{over: end})
+    whole = pd.concat([load, rows], ignore_index=True)
+    counted = {"after": np.int64, over: np.int64, "layer": np.int32, "assignments": np.int64, "num_experts": np.int32}
+    return whole.fillna({"assignments": 0, "num_experts": 0}).astype(counted | {"alarm": "str", "says": "str"})
 
 
 def _violation_of_logs(run: TrainingRun, over: Over) -> pd.DataFrame:

@@ -1,0 +1,78 @@
+"""The picture of the page Balance: who has more of the work, or less, than luck alone may bring."""
+
+import json
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.balance import balance_sentence, load_beside_luck, times_said
+from moeviz.metrics.words import short
+
+NUMBERS_UP_TO = 10  # experts: of more, a cell has no place for a number
+ROWS_WITH_NUMBERS = 40
+ROW, LOW_ROW, LEAST_ROW, MAP_HEIGHT = 40, 22, 3, 480  # pixels; a low one where several parts stand under each other
+
+
+def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
+    """Layer by expert, coloured where the load is beyond luck. Columns: those of `load_beside_luck`."""
+    rows = frame[["part", "group", "layer"]].drop_duplicates(ignore_index=True)
+    rows = rows.assign(
+        row=rows.index, of=[short(name) if part else "all" for part, name in rows[["part", "group"]].to_numpy()]
+    )
+    several = rows["part"].nunique() > 1
+    names = [f"{row.of}, {row.layer}" if several else f"{row.layer}" for row in rows.itertuples()]
+    axis = alt.Axis(
+        labelExpr=f"{json.dumps(names)}[datum.value]",
+        labelOverlap=len(rows) > ROWS_WITH_NUMBERS,
+        labelLimit=130,
+        grid=False,
+    )
+    frame = frame.assign(written=frame["times_even"].map(_in_cell, na_action="ignore"))
+    drawn = theme.compact(frame.merge(rows, on=["part", "group", "layer"])).drop(columns=["part", "group"])
+    base = alt.Chart(drawn).encode(
+        x=theme.expert_axis("×: no token; pale: no more or less than luck"),
+        y=alt.Y("row:O", title="tokens, layer" if several else "layer", axis=axis),
+        tooltip=theme.tooltip(
+            of=("tokens", ""),
+            layer="d",
+            expert="d",
+            tokens=("tokens routed to it", ",d"),
+            times_even=("times its share", ".3f"),
+            luck_low=("by luck, from", ".3f"),
+            luck_high=("to", ".3f"),
+        ),
+    )
+    within = base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
+    beyond = base.transform_filter("datum.beyond_luck").mark_rect(stroke=None)
+    layers = [within, beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))]
+    if frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS:
+        number = base.mark_text(fontSize=12).encode(text="written:N")
+        some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
+        layers.append(some.encode(color=theme.times_ink("times_even", dark)))
+        pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
+        layers.append(pale.encode(color=alt.value(theme.INK["dark" if dark else "light"])))
+    unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)
+    layers.append(
+        unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
+    )
+    row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
+    return theme.framed(alt.layer(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
+
+
+def _in_cell(times: float) -> str:
+    """One digit, or what tells it from none."""
+    return f"{times:.1f}" if times >= 0.095 else times_said(times)
+
+
+BALANCE = Chart(
+    "Is the work shared evenly among the experts?",
+    "Each cell is an expert: orange has more than its share of the layer's tokens and blue less, a cross has none. A "
+    "pale cell has no more or less than luck may bring to tokens that are sent at random.",
+    measure=load_beside_luck,
+    draw=balance_map,
+    say=balance_sentence,
+    expert="expert",
+    themed=True,
+)

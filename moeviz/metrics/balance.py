@@ -1,0 +1,183 @@
+"""Is the work shared evenly? The load of each expert beside what luck alone may bring, of all tokens or of groups."""
+
+from math import sqrt
+from statistics import NormalDist
+
+import numpy as np
+import pandas as pd
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.inputs import LayerCounts, layer_counts
+from moeviz.metrics.significance import RARE
+from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.words import one_row, short
+from moeviz.routing_trace import Counted
+
+MOST_GROUPS = 4  # that stand under all tokens together: of more, there are only all together
+UNEVEN, VERY = 1.5, 2.0  # times a uniform share
+SURE = 1e6  # variance from which a binomial is a normal distribution
+EVERYTHING = 0  # the part that is all tokens together
+COLUMNS = {
+    "part": np.int16,
+    "group": "str",
+    "layer": np.int32,
+    "expert": np.int16,
+    "tokens": np.int64,
+    "counted": np.int64,
+    "times_even": np.float64,
+    "luck_low": np.float64,
+    "luck_high": np.float64,
+    "beyond_luck": bool,
+}
+
+
+def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
+    """The load of each expert, and between which loads luck alone leaves it.
+
+    Luck is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
+    p = k / E; k is the mean if some slots are empty. A load is beyond luck where luck brings one as far away to any
+    cell of the table in at most one of a thousand tables. Tokens are taken as independent: neighbours are not, so a
+    load that is hardly beyond luck may still be the text's.
+
+    One row per part, layer and expert. Part 0 is all tokens together, with the group ""; counts in two to four groups
+    have a part for each of them too. Columns: part int16 · group str · layer int32 · expert int16 · tokens int64
+    (routed to this expert) · counted int64 (tokens counted at the layer) · times_even float64 (load, × uniform; NaN
+    where nothing was assigned) · luck_low, luck_high float64 (the least and the most that luck may bring, × uniform) ·
+    beyond_luck bool.
+
+    Source: exact binomial tails, with Bonferroni's correction for the number of cells.
+    """
+    parts = [("", counted.counts())]
+    if isinstance(counted, ExpertCounts) and 1 < len(counted.groups) <= MOST_GROUPS:
+        parts += [(str(group), counted.of_group(at)) for at, group in enumerate(counted.groups)]
+    found = [(part, group, layer) for part, (group, of) in enumerate(parts) for layer in _layers(of, counted)]
+    cells = sum(layer.num_experts for _, _, layer in found)
+    frames = [_layer_beside_luck(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
+    return pd.concat(frames, ignore_index=True)[list(COLUMNS)].astype(COLUMNS)
+
+
+def _layers(of: ExpertCounts, counted: Counted | Statistics) -> list[LayerCounts]:
+    """Its layers, the same for each part."""
+    return [layer._replace(counts=of.assignments[:, layer.row, : layer.num_experts], tokens=of.tokens[:, layer.row])
+            for layer in layer_counts(counted)]  # fmt: skip
+
+
+def _layer_beside_luck(found: LayerCounts, rare: float) -> pd.DataFrame:
+    tokens, counted = found.counts[0], int(found.tokens[0])
+    even = int(tokens.sum()) / found.num_experts
+    low, high = luck_band(counted, even / max(counted, 1), rare)
+    known = even > 0
+    return pd.DataFrame(
+        {
+            "layer": found.layer,
+            "expert": np.arange(found.num_experts),
+            "tokens": tokens,
+            "counted": counted,
+            "times_even": tokens / even if known else np.nan,
+            "luck_low": low / even if known else np.nan,
+            "luck_high": high / even if known else np.nan,
+            "beyond_luck": (tokens < low) | (tokens > high),
+        }
+    )
+
+
+def luck_band(tokens: int, chance: float, rare: float) -> tuple[int, int]:
+    """The fewest and the most of so many tokens that an expert gets by luck: each side is passed in rare / 2 of cases.
+
+    >>> luck_band(52, 0.25, 0.05), luck_band(52, 0.25, 0.05 / 48), luck_band(52, 1.0, 0.05)
+    ((7, 19), (4, 24), (52, 52))
+    """
+    mean, variance = tokens * chance, tokens * chance * (1 - chance)
+    if not variance > 0:
+        return round(mean), round(mean)
+    if variance > SURE:
+        wide = -NormalDist().inv_cdf(rare / 2) * sqrt(variance)
+        return max(int(mean - wide), 0), min(int(mean + wide) + 1, tokens)
+    reach = 12 * sqrt(mean) + 12  # beyond it, probabilities are under 1e-20
+    got = np.arange(max(0, int(mean - reach)), min(tokens, int(mean + reach)) + 1)
+    ratios = (tokens - got[:-1]) / (got[:-1] + 1) * chance / (1 - chance)
+    logs = np.concatenate([[0.0], np.log(ratios).cumsum()])
+    probability = np.exp(logs - logs.max())
+    probability /= probability.sum()
+    low, high = (np.searchsorted(each.cumsum(), rare / 2, side="right") for each in (probability, probability[::-1]))
+    return int(got[low]), int(got[::-1][high])
+
+
+def balance_sentence(frame: pd.DataFrame) -> str:
+    """Say whether the work is shared evenly: who has most of it, and who least, beyond luck.
+
+    Columns: those of `load_beside_luck`. Of groups it speaks one by one, and says where their sum hides it.
+    """
+    some = frame[frame["times_even"].notna()]
+    if some.empty:
+        return "No token was counted, so nothing can be said."
+    whole, groups = some[some["part"] == EVERYTHING], some[some["part"] != EVERYTHING]
+    parts = whole if groups.empty else groups
+    clear = parts[parts["beyond_luck"]]
+    if clear.empty:
+        tokens = parts["counted"].max()
+        many = f"{tokens:,} token{'s' * (tokens != 1)}"
+        return f"As far as {many} can tell, yes: no expert has more or less than luck alone may bring."
+    most, least = clear["times_even"].max(), clear["times_even"].min()
+    said = [_who(clear, clear["times_even"].idxmax())] if most > 1 else []
+    said += [_who(clear, clear["times_even"].idxmin())] if least < 1 else []
+    begin = "No" if most >= VERY or least == 0 else "Not quite" if most >= UNEVEN or least <= 1 / VERY else "Nearly"
+    top = whole["times_even"].max()
+    hidden = ""
+    if most >= UNEVEN and top - 1 < (most - 1) / 2:
+        hidden = f" All together it is {times_said(top)} times at most, so the sum hides it."
+    return f"{begin}: {'; '.join(said)}.{hidden}"
+
+
+def _who(clear: pd.DataFrame, at: object) -> str:
+    """One expert, with its share; of those without a token also how many more there are."""
+    row = one_row(clear, at)
+    where = f"in “{short(row.group)}”, " if row.part != EVERYTHING else ""
+    who = f"{where}expert {row.expert} of layer {row.layer} has"
+    if row.tokens:
+        return f"{who} {times_said(row.times_even)} {'times its share' if row.times_even > 1 else 'of its share'}"
+    more = int((clear["tokens"] == 0).sum()) - 1
+    return f"{who} no token" + (
+        f", and {more:,} more have none" if more > 1 else ", and 1 more has none" if more else ""
+    )
+
+
+def times_said(times: float) -> str:
+    """Times a uniform share, with as many digits as tell it from 1, and from 0.
+
+    >>> [times_said(times) for times in (2.62, 12.0, 0.43, 0.078, 1.04, 1.0031)]
+    ['2.6', '12', '0.4', '0.08', '1.04', '1.003']
+    """
+    digits = next((digits for digits in range(5) if abs(times - 1) >= 10**-digits), 1)
+    return f"{times:.{2 if times < 0.095 else max(digits, 1)}f}" if times < 9.95 else f"{times:,.0f}"
+
+
+def luck_sentence(frame: pd.DataFrame) -> str | None:
+    """Say what luck alone may bring, and how many experts have more or less. None where nothing was counted.
+
+    Columns: those of `load_beside_luck`.
+    """
+    some = frame[frame["times_even"].notna()]
+    if some.empty:
+        return None
+    low, high = times_said(some["luck_low"].min()), times_said(some["luck_high"].max())
+    tokens = "–".join(dict.fromkeys(f"{number:,}" for number in (some["counted"].min(), some["counted"].max())))
+    beyond = int(some["beyond_luck"].sum())
+    return (
+        f"Of {tokens} tokens sent at random, an expert gets {low} to {high} times its share by luck; "
+        f"{beyond:,} of {len(some):,} here are outside."
+    )
+
+
+def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> str | None:
+    """Say what the busiest expert has of other texts; None where none is beyond luck. Both: `load_beside_luck`."""
+    clear = frame[frame["beyond_luck"] & (frame["times_even"] > 1)]
+    if clear.empty:
+        return None
+    row = one_row(clear, clear["times_even"].idxmax())
+    there = other[(other["part"] == EVERYTHING) & (other["layer"] == row.layer) & (other["expert"] == row.expert)]
+    if there.empty or there["times_even"].isna().any():
+        return None
+    times, tokens = float(there["times_even"].iloc[0]), int(there["counted"].iloc[0])
+    has = f"{times_said(times)} {'times its share' if times >= 1 else 'of its share'}"
+    return f"Of {tokens:,} tokens of other texts, expert {row.expert} of layer {row.layer} has {has}."
