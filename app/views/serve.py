@@ -25,6 +25,7 @@ from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.known import known_model, known_models
 from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, what_fits
 from moeviz.serving.placement import (
+    ENOUGH,
     placement_judgements,
     placement_sentence,
     placement_verdict,
@@ -196,10 +197,14 @@ def _placement(asked: ServingQuery) -> None:
         st.text("One device does all the work: with more, you see here how evenly they share it.")
         return
     table = serving_placement(asked.counted, asked.devices, asked.copies)
-    verdict = placement_verdict(placement_judgements(asked.counted, asked.devices))
+    judged = placement_judgements(asked.counted, asked.devices)
+    few = not judged.empty and judged["choices"].min() < ENOUGH
     with st.container(border=True):
-        st.text(verdict or "Counts of everything together judge no plan but on the tokens that it is made from.")
-        if (sentence := placement_sentence(table)) is not None:
+        st.text(
+            placement_verdict(judged)
+            or "Counts of everything together judge no plan but on the tokens that it is made from."
+        )
+        if not few and (sentence := placement_sentence(table)) is not None:
             st.text(sentence)
     _draw(PLANE, table, asked.counted)
 

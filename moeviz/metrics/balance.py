@@ -2,6 +2,7 @@
 
 from math import sqrt
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,7 +18,7 @@ MOST_GROUPS = 4  # that stand under all tokens together: of more, there are only
 UNEVEN, VERY = 1.5, 2.0  # times a uniform share
 SURE = 1e6  # variance from which a binomial is a normal distribution
 EVERYTHING = 0  # the part that is all tokens together
-COLUMNS = {
+COLUMNS: dict[str, Any] = {
     "part": np.int16,
     "group": "str",
     "layer": np.int32,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from math import comb
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,7 +101,7 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
             }
             rows.append(facts | {"num_experts": experts} | loads | {"choices": min(fit.sum(), own.sum()) / devices})
     columns = ["judged_on", "layer", "devices", "num_experts", "in_order", "planned", "choices"]
-    kinds = {"judged_on": "str", "layer": np.int32, "devices": np.int16, "num_experts": np.int16}
+    kinds: dict[str, Any] = {"judged_on": "str", "layer": np.int32, "devices": np.int16, "num_experts": np.int16}
     return pd.DataFrame(rows, columns=columns).astype(kinds | dict.fromkeys(columns[-3:], np.float64))
 
 
@@ -108,15 +109,12 @@ def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, dict[str, Pair]]]:
     """Layer by layer: its place, its experts, and counts to plan from with counts to judge on, by what these are of."""
     if isinstance(trace, RoutingTrace):
         for found in layer_sets(trace):
-            sides = _sides(trace, found)
-            pairs = {
-                of: tuple(_counts(found.sets[rows], found.num_experts) for rows in pair) for of, pair in sides.items()
-            }
-            yield (
-                found.row,
-                found.num_experts,
-                {of: pair for of, pair in pairs.items() if pair[0].any() and pair[1].any()},
-            )
+            judged: dict[str, Pair] = {}
+            for of, (plan_from, judge_on) in _sides(trace, found).items():
+                fit, own = (_counts(found.sets[rows], found.num_experts) for rows in (plan_from, judge_on))
+                if fit.any() and own.any():
+                    judged[of] = fit, own
+            yield found.row, found.num_experts, judged
         return
     for counts in counts_of_labels(trace):
         groups = counts.counts[:, : counts.num_experts - trace.model.zero_experts]

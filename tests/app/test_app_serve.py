@@ -103,11 +103,14 @@ def test_the_answer_changes_with_the_budget_and_the_devices():
     app.run()
     assert "150 MB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
     app = turned_to(app, DEVICES)
-    assert "On 4 devices, the busiest has" in sentences(app)
-    assert re.search(r"Too few tokens: a device has \d+ choices in a part of them", sentences(app))
+    few = re.search(r"Too few tokens: a device has (\d+) choices in a part of them", sentences(app))
+    assert few and "the busiest has" not in sentences(app), "no figure of what is luck"
     choice(app, "Devices").set_value(2)
     app.run()
-    assert "On 2 devices, the busiest has" in sentences(app)
+    assert f"a device has {2 * int(few[1])} choices" in sentences(app)
+    app = turned_to(serve(), DEVICES)
+    choice(app, "Model").set_value(opened_counts.HELD_OUT).run()
+    assert "Worth a trial: on 4 devices" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
 
 
 def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
