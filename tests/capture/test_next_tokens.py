@@ -190,7 +190,11 @@ def test_a_stack_that_does_not_end_in_its_norm_has_no_lens(tokenizer):
 
 
 def test_a_costly_lens_is_left_out_unless_it_is_asked_for(models, tokenizer, monkeypatch):
-    monkeypatch.setattr(module, "LENS_BY_ITSELF", 1000)
+    of_a_run = 3 * 3 * 8192 * 32  # layers, tokens, vocabulary, hidden
+    for most, has in ((of_a_run, True), (of_a_run - 1, False)):
+        monkeypatch.setattr(module, "LENS_BY_ITSELF", most)
+        found = trace(models["mixtral"], "To be", tokenizer=tokenizer, next_tokens="auto").next_tokens
+        assert (found.lens_ids is not None) == has
     for asked, has in (("auto", False), (True, True)):
         found = trace(models["mixtral"], "To be", tokenizer=tokenizer, next_tokens=asked).next_tokens
         assert (found.lens_ids is not None) == has

@@ -28,7 +28,9 @@ from moeviz.errors import CaptureError
 from moeviz.next_tokens import NEXT, NextTokens
 
 MOST_LOGITS = 2**24  # float32 numbers at once: 64 MB
-LENS_BY_ITSELF = 2**28  # multiplications a token: of a larger model on a CPU, the lens is taken where it is asked for
+LENS_BY_ITSELF = (
+    2**33
+)  # multiplications of a run, half a second of a CPU: beyond, there is a lens where it is asked for
 NORMS = ("norm", "final_layernorm", "final_norm", "norm_f", "ln_f", "embedding_norm")  # the last before the head
 Top = tuple[Tensor, Tensor]  # ids (n, N) int32 and probabilities (n, N) float32
 
@@ -163,7 +165,9 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
         return
     head, routers = Head(run.model), find_routers(run.model, request.site)
     of_lens = (
-        _lens_of(run.model, routers) if request.intervention is None and _is_cheap(head, routers, request) else None
+        _lens_of(run.model, routers)
+        if request.intervention is None and _is_cheap(head, len(routers), run, request)
+        else None
     )
     norm, layers, last_layer = (None, [], None) if of_lens is None else of_lens
     record = NextTokenRecord(head, request.next_tokens is True, norm, lens=[[] for _ in layers])
@@ -196,11 +200,14 @@ def why_no_next_tokens(model: PreTrainedModel) -> str:
     return ""
 
 
-def _is_cheap(head: Head, routers: Sequence[Router], request: CaptureRequest) -> bool:
+def _is_cheap(head: Head, layers: int, run: ModelInput, request: CaptureRequest) -> bool:
     """Whether the lens is worth its cost where nobody has asked for it by name: the head for every layer."""
     if request.next_tokens is True or head.model.device.type != "cpu":
         return True
-    return len(routers) * head.vocabulary * head.model.config.get_text_config().hidden_size <= LENS_BY_ITSELF
+    sequences, width = run.batch.input_ids.shape
+    tokens = sequences * (width + request.max_new_tokens)
+    hidden: int = run.model.config.get_text_config().hidden_size
+    return layers * tokens * head.vocabulary * hidden <= LENS_BY_ITSELF
 
 
 def _lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
