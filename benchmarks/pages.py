@@ -176,7 +176,7 @@ def experts(rounds: int, before: Path | None) -> None:
     with tempfile.TemporaryDirectory() as place:
         file = Path(place) / "atlas.npz"
         write_labelled(file, *ATLAS)
-        with apps_and_browser(before, MOEVIZ_OPEN=str(file), MOEVIZ_SERVE="private") as (apps, browser):
+        with apps_and_browser(before, MOEVIZ_OPEN=str(file)) as (apps, browser):
             arms = {name: lambda _, server=server: of_experts(browser, server) for name, server in apps.items()}
             print(compared(take_turns(arms, rounds)))
 

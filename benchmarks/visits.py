@@ -175,7 +175,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
         opened = tab.until(ATLAS)
         found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
         tab.page.evaluate(DRAW_ATLAS)  # once, so that all of it is compiled
-        found[f"{name}: map, grid and cards, ms"] = tab.page.evaluate(DRAW_ATLAS)
+        found[f"{name}: map, and cards or grid, ms"] = tab.page.evaluate(DRAW_ATLAS)
         tab.begin()
         tab.page.get_by_role("searchbox").fill("the")
         answered = tab.until("() => /“the”/.test(window.deep('.search .said').textContent)")

@@ -64,7 +64,7 @@ def test_the_atlas_is_searched_walked_by_the_keyboard_and_leads_to_an_expert_and
     expect(cards).to_have_count(48)
     expect(said).to_contain_text("47 of the 48 experts have a name that holds")
     expect(cards.nth(20)).to_have_attribute(
-        "aria-label", re.compile("^layer 2 · expert 4 · German, Russian · takes 99% of German")
+        "aria-label", re.compile("^layer 2 · expert 4 · German, Russian, HTML, French · takes 99% of German")
     )
     assert cards.nth(20).get_attribute("href") == "expert?layer=2&expert=4"
 
@@ -73,8 +73,9 @@ def test_the_atlas_is_searched_walked_by_the_keyboard_and_leads_to_an_expert_and
     for key in ("ArrowDown", "ArrowDown", *["ArrowRight"] * 10):
         page.keyboard.press(key)
     expect(area).to_have_attribute(
-        "aria-label", re.compile(r"layer 2, German: expert 4 \(German, Russian\) is the first choice for")
+        "aria-label", re.compile(r"layer 2, German: expert 4 \(German, Russian, HTML, French\) is the first choice for")
     )
+    box.focus()
     plain = area.screenshot()
 
     page.get_by_role("button", name="SELECT").click()
@@ -91,7 +92,7 @@ def test_the_atlas_is_searched_walked_by_the_keyboard_and_leads_to_an_expert_and
     area.focus()
     page.keyboard.press("Enter")
     expect(title(page)).to_have_text("Layer 2, expert 4")
-    expect(page.get_by_role("heading", name="German, Russian")).to_be_visible()
+    expect(page.get_by_role("heading", name="German, Russian, HTML, French")).to_be_visible()
     page.go_back()
     shows_atlas(page)
     cards.nth(1).click()

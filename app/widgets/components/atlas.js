@@ -29,9 +29,15 @@ class View {
     this.map = new AtlasMap(this);
     this.cards = new Cards(this);
     this.grid = this.cards.pick ? new Grid(this) : null;
-    this.cards.draw();
+    if (!this.grid) this.cards.draw();
     root.replaceChildren(this.map.box, ...(this.grid ? [this.grid.box] : []), this.cards.head, this.cards.box, this.tip.box);
     this.grid?.draw();
+  }
+
+  // The map; and the cards of a layer of many, which are below the first screen, after it.
+  async show() {
+    await this.map.embed();
+    if (this.grid) this.cards.draw();
   }
 
   isShown() {
@@ -42,7 +48,7 @@ class View {
   light(told) {
     const found = told?.id === this.atlas.data.id ? told : null; // another search may be of other texts
     if (!found === !this.found && found?.word === this.found?.word) return;
-    this.found = found && { ...found, bits: numbers(found.bits, Uint8Array), enough: found.count >= FEWEST };
+    this.found = found && { ...found, bits: unpacked(found.bits, Uint8Array), enough: found.count >= FEWEST };
     this.map.light();
     this.grid?.draw();
     this.cards.draw();
@@ -83,12 +89,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const before = root.view;
   if (before?.atlas.data.id === data.id) before.renew(data, setTriggerValue);
   else {
-    const start = performance.now();
     before?.end();
     root.view = null;
     root.view = new View(root, data, setTriggerValue);
-    root.dataset.script = String(performance.now() - start);
-    root.view.map.embed();
+    root.view.show();
   }
   const hear = ({ detail }) => root.view.light(detail);
   if (root.heard) window.removeEventListener("moeviz:found", root.heard);
