@@ -91,8 +91,8 @@ def _both(run: RunRequest, edit: Edit) -> tuple[RoutingTrace, RoutingTrace]:
         plain = session.current_trace()
     changed = replace(run, prompt=edit.of(run.prompt), new_tokens=0)
     if (run, edit) == (EXAMPLE, EXAMPLE_EDIT):
-        return plain, cached_for_example(recorded.example(), edit, lambda: run_live(changed))
-    return plain.select(tokens=(plain.tokens["phase"] == "prompt").to_numpy()), run_live(changed)
+        return plain, cached_for_example(recorded.example(), edit, lambda: run_live(changed, key="the edit goes on"))
+    return plain.select(tokens=(plain.tokens["phase"] == "prompt").to_numpy()), run_live(changed, key="the edit goes on")
 
 
 def _show(run: RunRequest, edit: Edit, one: RoutingTrace, other: RoutingTrace) -> None:

@@ -166,9 +166,11 @@ def _facts(name: str, run: TrainingRun, alone: bool) -> str:
     if facts.model:
         parts.append(visible(facts.model)[:80])
     if facts.layers:
-        sizes = "–".join(dict.fromkeys((f"{min(facts.num_experts):,}", f"{max(facts.num_experts):,}")))
-        top = "" if facts.top_k is None else f"top-{facts.top_k} of "
-        parts.append(f"{len(facts.layers):,} MoE layer{'s' * (len(facts.layers) != 1)}, {top}{sizes} experts")
+        layers = f"{len(facts.layers):,} MoE layer{'s' * (len(facts.layers) != 1)}"
+        if facts.num_experts:  # event files of TensorBoard do not say it
+            sizes = "–".join(dict.fromkeys((f"{min(facts.num_experts):,}", f"{max(facts.num_experts):,}")))
+            layers += f", {'' if facts.top_k is None else f'top-{facts.top_k} of '}{sizes} experts"
+        parts.append(layers)
     if facts.aux_coefficient is not None:
         effective = "" if facts.aux_effective is None else f" (in effect {facts.aux_effective:g})"
         parts.append(f"aux coefficient {facts.aux_coefficient:g}{effective}")

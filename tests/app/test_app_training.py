@@ -1,6 +1,7 @@
 """The page Training: runs that ship, that strangers wrote, that grow; and what is no run."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
 from moeviz.training.example import FOLDER
 from moeviz.training.found import is_run, run_at, snapshots_run
+from moeviz.training.recorded.run import RunFacts, TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
+from moeviz.training.trainer_logs import FIGURE, _layers_of_events, _logs
 
 
 def training_page(**kept: object) -> AppTest:
@@ -222,6 +225,18 @@ def test_a_run_without_layers_is_no_error(started, tmp_path):
     app = started(tmp_path / "routing.jsonl")
     app.session_state[session.RUN_PART] = training_runs.LOSSES
     assert not app.run().exception and pictures(app) == 1, "the loss is all there is"
+
+
+def test_event_files_without_numbers_of_experts_are_drawn_part_by_part(started, tmp_path, monkeypatch):
+    """As `events_run` reads them: layers, no experts, counts of nothing."""
+    found = {re.fullmatch(FIGURE, f"moe/max_violation/layer_{layer}"): [(1, 0.5), (2, 1.5)] for layer in (0, 1)}
+    layers = _layers_of_events([(name, step, value) for name, values in found.items() for step, value in values])
+    run = TrainingRun("events", RunFacts("tensorboard", layers=(0, 1)), _logs({"loss": [(1, 2.0), (2, 1.0)]}), layers)
+    monkeypatch.setattr(training_runs, "run_at", lambda *_: run)
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"")
+    app = started(tmp_path)
+    assert not app.exception and "2 MoE layers" in sentences(app)
+    assert any(in_all_parts(app).values())
 
 
 def test_a_run_that_is_gone_is_said(started, tmp_path):

@@ -42,6 +42,7 @@ class Decided {
   }
 
   draw() {
+    if (!this.isOn && this.words.hidden) return;
     this.button.setAttribute("aria-pressed", String(this.isOn));
     this.words.hidden = !this.isOn;
     const { strip, trace, layer, token } = this.explorer;

@@ -25,6 +25,7 @@ class Next {
     this.bars.hidden = !next;
     if (next) this.fill(this.besideBefore(next.after(token)), this.before());
     this.words.textContent = this.told();
+    this.box.hidden = !next && !this.words.textContent;
   }
 
   // What they were without the mutes.

@@ -113,9 +113,10 @@ class Path {
     const { trace } = this.explorer;
     const [from, top, bottom, meet] = [this.from(at), this.top(at), this.bottom(at), this.meet(at)];
     const down = (expert) => bent(this.middle, from, this.x(expert, at), top);
-    if (trace.counts[at] <= GLASSES)
-      for (let expert = 0; expert < trace.counts[at]; expert++)
-        if (!list.some((choice) => choice.expert === expert)) shape(this.svg, "path", { d: down(expert), class: "dim" });
+    if (trace.counts[at] <= GLASSES) {
+      const others = Array.from({ length: trace.counts[at] }, (_, expert) => expert).filter((expert) => !list.some((choice) => choice.expert === expert));
+      if (others.length) shape(this.svg, "path", { d: others.map(down).join(" "), class: "dim" });
+    }
     if (!list.length) shape(this.svg, "path", { d: `M${this.middle},${from} V${meet}`, class: trace.isRecorded(at, this.explorer.token) ? "passed" : "dim" });
     for (const { expert, weight } of list) {
       const width = 1.5 + 11 * Math.min(Math.abs(weight ?? 0.3), 1);
@@ -152,7 +153,7 @@ class Path {
     if (muted) this.hatch(glass, box, y);
     else {
       const level = GLASS * (lit ? 1 : (score ?? 0));
-      shape(glass, "rect", { ...box, y: y + GLASS - level, height: level, class: "level", fill: colour });
+      if (level > 0.25) shape(glass, "rect", { ...box, y: y + GLASS - level, height: level, class: "level", fill: colour });
     }
     if (wide >= 13) shape(glass, "text", { x: this.x(expert, at), y: y + 20, class: "id", style: lit && !muted ? `fill:${inkOn(colour)}` : "" }, expert);
     glass.onclick = () => explorer.press(at, expert);

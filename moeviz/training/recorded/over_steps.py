@@ -235,9 +235,11 @@ def _last_logs(run: TrainingRun) -> slice:
 
 
 def place_of(run: TrainingRun, layer: int, what: str) -> tuple[int, int]:
-    """The row of a layer, and its number of experts. Raises `MissingField` for a layer that the run has not."""
+    """The row of a layer, and its number of experts. Raises `MissingField` where the run does not have or say them."""
     if layer not in run.facts.layers:
         raise MissingField(f"{what} is of layer {layer}, and “{run.name[:60]}” has no such MoE layer.")
+    if not run.facts.num_experts:
+        need_counts(run, what)  # which are what says it
     row = run.facts.layers.index(layer)
     return row, run.facts.num_experts[row]
 
