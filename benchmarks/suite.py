@@ -130,7 +130,7 @@ def show(path: Path, most: int = 40) -> None:
 def keep(path: Path) -> None:
     """Write what a test takes without its shared fixtures, and what a shared fixture takes, in CPU seconds.
 
-    Tests that were not run keep the costs that they had, as long as their file is there.
+    Tests that were not run keep the costs that they had, as long as they are there.
     """
     rows = pd.read_json(path, lines=True)
     tests = rows[rows.kind == "test"]
@@ -138,11 +138,17 @@ def keep(path: Path) -> None:
     shared = rows[rows.kind == "fixture"].groupby("id")["cpu"].mean()
     new = pd.concat([own, shared]).rename("seconds").rename_axis("test").round(2)
     old = pd.read_csv(COSTS, index_col="test")["seconds"]
-    files = old.index.str.partition("::").get_level_values(0)
-    there = [not file or (COSTS.parent.parent / file).exists() for file in files]
-    found = pd.concat([new, old[there & ~old.index.isin(new.index)]]).sort_index()
+    found = pd.concat([new, old[~old.index.isin(new.index)]]).sort_index()
+    found = found[[_is_there(name) for name in found.index]]
     found[found >= LEAST].to_csv(COSTS, lineterminator="\n")
     print(f"{(found >= LEAST).sum()} rows in {COSTS}")
+
+
+def _is_there(name: str) -> bool:
+    """Whether a test or fixture is still in its file; one that a whole session shares has none."""
+    file, _, function = name.partition("::")
+    path = COSTS.parent.parent / file
+    return not file or (path.exists() and f"def {function}(" in path.read_text(encoding="utf-8"))
 
 
 def record(path: Path, options: list[str]) -> int:

@@ -28,7 +28,7 @@ from moeviz.text import cut
 
 HOW_MANY = {2: "both", 3: "all three"}
 LONGEST = 40  # characters of a name
-SHOWN_OF_A_TEXT, SHOWN_KINDS = 16, ("French", "German", "Python", "SQL")  # of the held-out texts, at first
+SHOWN_OF_A_TEXT, SHOWN_KINDS = 14, ("French", "German", "Python", "SQL")  # of the held-out texts, at first
 
 
 def compare_page() -> None:

@@ -120,6 +120,7 @@ STYLE = f"""<style>
     padding: .15rem .25rem calc(.3rem + env(safe-area-inset-bottom)); background: light-dark(#FDFDFB, #14161D);
     border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent)}}
   .st-key-menu > div:has(a) {{flex: 1 1 0 !important; min-width: 0}}
+  .st-key-menu > div:not(:has(a)) {{position: absolute}}
   .st-key-menu a {{flex-direction: column; gap: 0; margin: 0}}
   .st-key-menu a p {{font-size: .78rem; line-height: 1.2}}
   [data-testid='stMainBlockContainer'] {{padding-bottom: 6rem !important}}

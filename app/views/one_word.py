@@ -27,6 +27,7 @@ from moeviz.text import cut
 EXAMPLE = RunRequest(EXAMPLES[MIXED], EMBEDDED)
 EXAMPLE_EDIT = Edit(4, 10, "code")  # in place of "letter"
 WORDS = "words"  # key of the text
+GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")
 LONGEST = 40  # characters of a word in the sentence
 BEFORE = 16  # tokens before the word, where a text is too long to be shown whole
@@ -91,8 +92,8 @@ def _both(run: RunRequest, edit: Edit) -> tuple[RoutingTrace, RoutingTrace]:
         plain = session.current_trace()
     changed = replace(run, prompt=edit.of(run.prompt), new_tokens=0)
     if (run, edit) == (EXAMPLE, EXAMPLE_EDIT):
-        return plain, cached_for_example(recorded.example(), edit, lambda: run_live(changed, key="the edit goes on"))
-    return plain.select(tokens=(plain.tokens["phase"] == "prompt").to_numpy()), run_live(changed, key="the edit goes on")
+        return plain, cached_for_example(recorded.example(), edit, lambda: run_live(changed, GOES_ON))
+    return plain.select(tokens=(plain.tokens["phase"] == "prompt").to_numpy()), run_live(changed, GOES_ON)
 
 
 def _show(run: RunRequest, edit: Edit, one: RoutingTrace, other: RoutingTrace) -> None:

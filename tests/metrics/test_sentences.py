@@ -353,6 +353,7 @@ app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator
 app/views/models: _about
+app/views/one_word: _show _strip
 app/views/traces: _open
 app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
 app/views/training_charts: _snapshots _layer _second show_snapshots _by_label
