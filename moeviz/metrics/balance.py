@@ -117,7 +117,7 @@ def balance_sentence(frame: pd.DataFrame) -> str:
     clear = parts[parts["beyond_luck"]]
     if clear.empty:
         tokens = parts["counted"].max()
-        many = f"{tokens:,} token{'s' * (tokens != 1)}"
+        many = f"{tokens:,} token{'s' * int(tokens != 1)}"
         return f"As far as {many} can tell, yes: no expert has more or less than luck alone may bring."
     most, least = clear["times_even"].max(), clear["times_even"].min()
     said = [_who(clear, clear["times_even"].idxmax())] if most > 1 else []

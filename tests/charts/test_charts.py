@@ -80,6 +80,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "expert",  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "engine_difference", "system_table", "multi_trace"),
         "word_change",  # of one text, read twice
+        "atlas",  # of many texts, on the page Experts
         "training",  # of runs
         "balance",  # of any routing, on the page Balance
         "serving",  # with sizes that are chosen, on the page Serve
