@@ -153,7 +153,9 @@ def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
     held = " that the model never saw" if name in ROUTING else ""
     part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
     coloured = (
-        "each in its first expert’s colour" if max(model.num_experts) <= 9 else "coloured by its first expert’s name"
+        "each in its first expert’s colour"
+        if max(model.num_experts) <= len(theme.EXPERT_COLOURS)
+        else "coloured by its first expert’s name"
     )
     sentence = f"{texts:,} text{'s' * (texts != 1)}{held}: {tokens:,} tokens{kinds}{part}, {coloured}"
     return in_words_of(model, sentence)

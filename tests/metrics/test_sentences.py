@@ -278,7 +278,7 @@ metrics/placement: imbalance_caption
 metrics/specialization: label_load_caption label_information_caption label_divergence_caption
 metrics/word_change: word_change_summary
 metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_caption
-metrics/who_takes: who_takes_sentence
+metrics/who_takes: who_takes_sentence tokens_of_word
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
 serving/placement: placement_sentence serving_placement_caption placement_verdict
@@ -328,6 +328,7 @@ app/views/compare_several: strips _strip _kept_even _choice_of
 app/views/what_if: _most_moved
 app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel
+app/views/experts: _draw _facts _said_of_names
 app/views/serve: _cache
 app/views/serve_controls: _tokens _not_too_many _gigabytes
 app/widgets/components/strip: token_strip
