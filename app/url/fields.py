@@ -294,6 +294,8 @@ def _ask_for_word(query: Mapping[str, str]) -> None:
     start, end = (number_in(part) for part in query.get("word", "").partition("-")[::2])
     text = query.get("becomes", "")
     visit().word_linked = {"start": start, "end": end, "text": text} if start is not None and end is not None else None
+
+
 def _balance_written() -> dict[str, str]:
     """The dataset on screen, or else whose counts."""
     return write_fields(_OF_DATASET) or write_fields(_OF_COUNTS)

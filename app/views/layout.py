@@ -29,8 +29,8 @@ STYLE = """<style>
 [data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] {gap: 0.6rem}
 [class*='st-key-refused-'] {border-color: #c0362c; background: color-mix(in srgb, #c0362c 9%, transparent)}
 .st-key-tagline button, .st-key-menu a {min-height: 2rem; padding-block: 0}
-.st-key-reading-again {position: fixed; z-index: 9; bottom: 1rem; left: 50%; width: min(26rem, 92vw); padding: .7rem 1rem;
-  transform: translateX(-50%); border-radius: .5rem; box-shadow: 0 4px 18px #0005;
+.st-key-reading-again {position: fixed; z-index: 9; bottom: 1rem; left: 50%; width: min(26rem, 92vw);
+  padding: .7rem 1rem; transform: translateX(-50%); border-radius: .5rem; box-shadow: 0 4px 18px #0005;
   background: var(--st-background-color, Canvas)}
 .st-key-tagline em {font-style: normal; opacity: .8}
 @media (max-width: 640px) {

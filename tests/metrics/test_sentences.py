@@ -319,6 +319,7 @@ charts/vocabulary: top_tokens_table
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
 serving/phases: served_tokens
 serving/plans/plan: _judged
+serving/placement: _sides
 report/notebook: trace_html facts _not_recorded _parameters
 report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture

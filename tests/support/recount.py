@@ -1794,7 +1794,9 @@ def check_counted(sentence: str | None, trace, layer: int, texts: list[str], win
     claim(said is not None, f"cannot be read: {sentence!r}")
     expert = counts.index(max(counts))
     claim(said["layer"].endswith(f" {layer}"), f"it is about {said['layer']}")
-    claim(int(said["expert"]) == expert and int(said["most"]) == counts[expert], f"it is {expert} with {counts[expert]}")
+    claim(
+        int(said["expert"]) == expert and int(said["most"]) == counts[expert], f"it is {expert} with {counts[expert]}"
+    )
     claim((said["verb"] == "has") == seen.ordered, "first choices, or any")
     whole(said["of"], len(recorded))
     runs, before = [[]], None
