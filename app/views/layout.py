@@ -52,8 +52,7 @@ STYLE = """<style>
 }
 @media print { /* the page, and nothing to press */
   [data-testid='stHeader'], .st-key-head, .st-key-submenu, .st-key-tagline button, [data-testid='stToolbar'],
-  [data-testid='stMain'] :is(.stButton, .stDownloadButton, .stPopover, .stFileUploader, .stPageLink) {
-    display: none !important}
+  [data-testid='stMain'] :is(button, summary, [role='button'], .stFileUploader, .stPageLink) {display: none !important}
   [data-testid='stMain'], [data-testid='stAppViewContainer'] {overflow: visible !important; height: auto !important}
 }
 </style>"""

@@ -111,6 +111,7 @@ STYLE = f"""<style>
 .st-key-menu a, .st-key-submenu a {{padding-block: .1rem}}
 .st-key-menu a[aria-current], .st-key-submenu a[aria-current] {{font-weight: 700;
   background: color-mix(in srgb, currentColor 9%, transparent)}}
+.st-key-mark {{position: absolute; width: 0 !important; pointer-events: none}}
 .st-key-submenu {{border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding-top: .2rem}}
 @media (min-width: 641px) {{.st-key-menu a > :not(:last-child), .st-key-menu > :nth-child({len(MENU) + 1}) {{
   display: none}}}}
@@ -120,8 +121,7 @@ STYLE = f"""<style>
     padding: .15rem .25rem calc(.3rem + env(safe-area-inset-bottom)); background: light-dark(#FDFDFB, #14161D);
     border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent)}}
   .st-key-menu > div:has(a) {{flex: 1 1 0 !important; min-width: 0}}
-  .st-key-menu > div:not(:has(a)) {{position: absolute}}
-  .st-key-menu a {{flex-direction: column; gap: 0; margin: 0}}
+  .st-key-menu a {{flex-direction: column; justify-content: center; gap: .1rem; margin: 0; min-height: 3rem !important}}
   .st-key-menu a p {{font-size: .78rem; line-height: 1.2}}
   [data-testid='stMainBlockContainer'] {{padding-bottom: 6rem !important}}
 }}
