@@ -188,12 +188,12 @@ def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(sh
 
 def test_two_layers_are_compared_side_by_side(shown):
     page = shown("/layers")
-    expect(page.locator(DRAWN)).to_have_count(4)
+    expect(page.locator(DRAWN)).to_have_count(8)
     page.get_by_role("combobox", name="Second layer").click()
     page.get_by_role("option", name="3", exact=True).click()
     legend = picture(page, "Do the two layers divide their work in the same way?").locator(".role-legend-label")
     expect(legend).to_have_text(["0", "3"])
-    expect(page.locator(DRAWN)).to_have_count(4)
+    expect(page.locator(DRAWN)).to_have_count(8)
 
 
 def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
@@ -240,8 +240,8 @@ def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(pa
     expect(layer(other)).to_have_text("5")
 
     run(page, "One day")
-    go_to(page, "Load")
-    expect(page).to_have_url(re.compile("/load.*prompt=One"))
+    go_to(page, "Balance")
+    expect(page).to_have_url(re.compile("/balance.*prompt=One"))
     page.go_back()
     expect(page).to_have_url(re.compile("/[?]prompt=One"))
     expect(tokens(page).last).to_have_text(re.compile("^␣day"))
