@@ -343,7 +343,11 @@ def test_next_tokens_follow_the_tokens_and_layers_that_are_selected_and_joined()
     assert part.next_tokens.lens_ids.tolist() == [ids[::-1][[4, 2]].tolist()]
     assert part.next_tokens.after(0) == [("abcdefg"[at], pytest.approx(0.1)) for at in ids[4]]
     assert "next tokens" in repr(whole) and whole.nbytes > trace.nbytes
-    again = joined([whole.select(tokens=slice(2)), whole.select(tokens=slice(2, None))])
+    rest = whole.select(tokens=slice(2, None))
+    other = replace(
+        rest.next_tokens, texts=tuple("gfedcba"), ids=6 - rest.next_tokens.ids, lens_ids=6 - rest.next_tokens.lens_ids
+    )
+    again = joined([whole.select(tokens=slice(2)), replace(rest, next_tokens=other)])
     texts, first = np.array(again.next_tokens.texts), np.array(whole.next_tokens.texts)
     assert (texts[again.next_tokens.ids] == first[ids]).all()
     assert (texts[again.next_tokens.lens_ids] == first[lens[0]]).all()

@@ -319,6 +319,7 @@ def spoil_next(**changes):
         (spoil_next(ids="AAAA"), "not the bytes of an array"),
         (spoil_next(p=7), "not the bytes of an array"),
         (spoil_next(lens_p=None), "ids and probabilities; got one"),
+        (lambda header: header["next_tokens"].update(p=header["next_tokens"]["p"][:-4] + "AAAA"), "not the bytes"),
         (lambda header: header["next_tokens"].update(p="!" * len(header["next_tokens"]["p"])), "not the bytes"),
         (lambda header: header["next_tokens"].update(p=packed(header, np.nan)), "must be from 0 to 1"),
         (lambda header: header["next_tokens"].update(p=packed(header, 1.5)), "must be from 0 to 1"),
