@@ -227,17 +227,10 @@ def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
         assert others == len(TOPICS[topic]) - 1
 
 
-def test_a_trace_without_labels_is_one_sentence_and_a_button_that_brings_texts_with_labels(trace):
+def test_a_trace_without_labels_is_one_sentence_in_place_of_the_charts_of_kinds(trace):
     app = topic_page("Specialization", trace)
-    assert not app.exception
-    assert sentences(app).count("label") == 1
-    assert "embedded model's, not those of this trace" in sentences(app)
-    (button,) = (button for button in app.button if button.label == "Use the evaluation texts")
-    button.click().run()
-    assert not app.exception
-    assert visit_of(app).trace is recorded.evaluation_routing()
-    assert pictures(app) == len(TOPICS["Specialization"])
-    assert "Use the evaluation texts" not in [button.label for button in app.button]
+    assert not app.exception and sentences(app).count("label") == 1
+    assert not {chart.question for chart in specialization.CHARTS} & {heading.value for heading in app.subheader}
 
 
 def test_every_chart_says_how_its_numbers_are_computed(real_trace):

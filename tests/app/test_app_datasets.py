@@ -2,10 +2,12 @@
 
 import json
 import shutil
+from base64 import b64decode
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from app_pages import HOSTILE, MAIN, SAFE_ELEMENTS, SECONDS, drawn, pictures, sentences, visit_of
 from moeviz_app import settings
@@ -21,6 +23,7 @@ from moeviz.charts import TOPICS
 from moeviz.cli import app as served_app
 from moeviz.corpus import analyses
 from moeviz.corpus.analyses import FROM_TABLES, answer_of
+from moeviz.corpus.rows import sample_of_dataset
 from moeviz.errors import InvalidTrace
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
@@ -339,3 +342,36 @@ def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_p
     (folder / "manifest.json").write_text("{}")
     with pytest.raises(InvalidTrace, match=r"manifest\.json"):
         served_app.serve_app(8501, browser=False, files=[str(folder)])
+
+
+def test_the_experts_of_a_dataset_are_seen_in_a_sample_of_its_texts(serving, folder):
+    app = serving(folder, at="experts", seen="dataset", dataset=NAME)
+    assert title(app) == "What the 32 experts do" and "10 texts: 400 tokens of 2 kinds" in said_of(app)
+    data, trace = drawn(app, "atlas"), texts_of()
+    assert data["kinds"] == ["prose", "code"] and data["query"] == {"dataset": NAME}
+    counts = np.frombuffer(b64decode(data["kindCounts"]), np.uint16).reshape(4, 8, 2)
+    for label, kind in (("prose", 0), ("code", 1)):
+        rows = (trace.tokens["label"] == label).to_numpy()
+        own = [[(layer[rows] == expert).any(-1).sum() for expert in range(8)] for layer in trace.experts]
+        assert counts[..., kind].tolist() == own
+    assert visit_of(app).address["seen"] == "dataset" and visit_of(app).address["dataset"] == NAME
+    page = serving(folder, at="experts", seen="dataset", dataset="another")
+    assert "not open here" in sentences(page)
+
+
+def said_of(app: AppTest) -> str:
+    return "\n".join(text.value for text in app.markdown).replace("\\", "")
+
+
+def test_a_sample_of_a_dataset_is_whole_texts_in_turn_of_each_kind_and_as_they_were_written(folder, monkeypatch):
+    dataset, trace = read_dataset(folder), texts_of()
+    monkeypatch.setattr("moeviz.metrics.expert_names.MOST_TOKENS", 170)  # four texts of forty tokens
+    part = sample_of_dataset(dataset)
+    labels = part.tokens.groupby("sequence")["label"].first()
+    assert sorted(labels) == ["code", "code", "prose", "prose"]
+    rows = trace.tokens["sequence"].isin(labels.index).to_numpy()
+    assert np.array_equal(part.experts, trace.experts[:, rows]) and np.array_equal(part.weights, trace.weights[:, rows])
+    assert part.tokens["text"].tolist() == trace.tokens["text"][rows].tolist()
+    monkeypatch.setattr("moeviz.metrics.expert_names.MOST_TOKENS", 20)
+    with pytest.raises(InvalidTrace, match="No text of this dataset has fewer than 20 tokens"):
+        sample_of_dataset(dataset)

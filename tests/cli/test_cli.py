@@ -590,6 +590,7 @@ def test_ablate_ranks_experts(capsys):
     assert main(["ablate", "12 + 7 = 19", "--layers", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 8 and {row["layer"] for row in rows} == {2}
+    assert next(row["name"] for row in rows if row["expert"] == 0) == "arithmetic", "the name that held-out texts give"
     assert [row["kl"] for row in rows] == sorted((row["kl"] for row in rows), reverse=True)
 
 
