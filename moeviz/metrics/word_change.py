@@ -59,8 +59,8 @@ def word_change(pair: Pair) -> pd.DataFrame:
         raise InvalidTrace("The two texts have no token in common at either end. Change less of the text.")
     first, second = (trace.first_choices("What a word changes") for trace in pair)
     tokens = one.tokens.iloc[mine]
-    told: dict[str, np.ndarray] = {"place": np.arange(len(mine), dtype=np.int32), "row": mine.astype(np.int32)}
-    told |= {"other_row": theirs.astype(np.int32)}
+    told: dict[str, np.ndarray] = {"place": np.arange(len(mine), dtype=np.int32)}
+    told |= {"row": mine.astype(np.int32), "other_row": theirs.astype(np.int32)}
     told |= {name: tokens[name].to_numpy() for name in ("sequence", "position", "text")}
     told |= {"follows": np.arange(len(mine)) >= head}
     frames = []

@@ -31,6 +31,7 @@ from moeviz.metrics.load import counts_summary, expert_load
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"
+TOGETHER = {topic: pair for pair in (("Load", "Coverage"), ("Flow", "Layers")) for topic in pair}  # on one page
 TOPIC_PAGES = {topic: topic.lower().replace(" ", "-") for topic in TOPICS}
 
 
@@ -103,9 +104,10 @@ def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, fold
 @pytest.mark.parametrize("topic", list(TOPICS))
 def test_topics_draw_what_a_dataset_can_answer_and_name_the_rest_once(serving, folder, topic):
     app = serving(folder, at=TOPIC_PAGES[topic], dataset=NAME)
-    known = [chart for chart in TOPICS[topic] if answer_of(chart.measure)]
-    others = [chart.question for chart in TOPICS[topic] if not answer_of(chart.measure)]
-    assert pictures(app) == len(known) + (topic == "Load")
+    charts = [chart for each in TOGETHER.get(topic, (topic,)) for chart in TOPICS[each]]
+    known = [chart for chart in charts if answer_of(chart.measure)]
+    others = [chart.question for chart in charts if not answer_of(chart.measure)]
+    assert pictures(app) == len(known) + (topic in TOGETHER["Load"])
     said = sentences(app)
     assert said.count("these questions take a trace") == bool(others)
     assert all(said.count(question) == 1 for question in others)
@@ -128,7 +130,7 @@ def test_the_trace_comes_back_and_a_run_takes_the_place_of_the_dataset(serving, 
     app = serving(folder, at="load", dataset=NAME)
     assert "Dataset my corpus" in sentences(app)
     press(app, "Show the trace instead")
-    assert "Dataset my corpus" not in sentences(app) and pictures(app) == len(TOPICS["Load"])
+    assert "Dataset my corpus" not in sentences(app) and pictures(app) == len(TOPICS["Load"] + TOPICS["Coverage"])
     app = serving(folder, at="load", dataset=NAME)
     go_to(app, "load", prompt="One day", model="embedded")
     assert "Dataset my corpus" not in sentences(app)

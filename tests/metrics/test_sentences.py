@@ -325,7 +325,7 @@ report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
 report/plots: about
 report/view: _page __repr__ _repr_html_
-app/views/compare_several: strips _strip _kept_even _choice_of
+app/views/compare_several: strips _kept_even
 app/views/what_if: _most_moved
 app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel

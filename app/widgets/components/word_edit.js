@@ -56,7 +56,10 @@ export default function ({ data, parentElement, setTriggerValue }) {
     field.autocapitalize = "off";
     field.spellcheck = false;
     field.style.width = `${Math.max(field.value.length + 3, 6)}ch`;
-    const back = () => field.isConnected && field.replaceWith(button);
+    const back = () => {
+      field.onblur = null; // taking it away is a blur, too
+      field.replaceWith(button);
+    };
     field.onblur = back;
     field.onkeydown = (event) => {
       event.stopPropagation(); // Streamlit has hotkeys of its own
