@@ -116,7 +116,7 @@ def balance_sentence(frame: pd.DataFrame) -> str:
     parts = whole if groups.empty else groups
     clear = parts[parts["beyond_luck"]]
     if clear.empty:
-        tokens = parts["counted"].max()
+        tokens = int(parts["counted"].max())
         many = f"{tokens:,} token{'s' * (tokens != 1)}"
         return f"As far as {many} can tell, yes: no expert has more or less than luck alone may bring."
     most, least = clear["times_even"].max(), clear["times_even"].min()
