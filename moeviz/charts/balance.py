@@ -29,13 +29,16 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         labelLimit=130,
         grid=False,
     )
-    frame = frame.assign(written=frame["times_even"].map(_in_cell, na_action="ignore"))
-    drawn = theme.compact(frame.merge(rows, on=["part", "group", "layer"])).drop(columns=["part", "group"])
+    written = frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS
+    drawn = frame.merge(rows, on=["part", "group", "layer"])
+    if written:
+        drawn = drawn.assign(written=drawn["times_even"].map(_in_cell, na_action="ignore"))
+    drawn = theme.compact(drawn.drop(columns=["part", "group", "counted"] + ["of"] * (not several)))
     base = alt.Chart(drawn).encode(
         x=theme.expert_axis("×: no token; pale: no more or less than luck"),
         y=alt.Y("row:O", title="tokens, layer" if several else "layer", axis=axis),
         tooltip=theme.tooltip(
-            of=("tokens", ""),
+            **{"of": ("tokens", "")} if several else {},
             layer="d",
             expert="d",
             tokens=("tokens routed to it", ",d"),
@@ -47,7 +50,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     within = base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
     beyond = base.transform_filter("datum.beyond_luck").mark_rect(stroke=None)
     layers = [within, beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))]
-    if frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS:
+    if written:
         number = base.mark_text(fontSize=12).encode(text="written:N")
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
         layers.append(some.encode(color=theme.times_ink("times_even", dark)))

@@ -27,7 +27,9 @@ from moeviz.corpus.rows import sample_of_dataset
 from moeviz.errors import InvalidTrace
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
+from moeviz.metrics.balance import balance_sentence, load_beside_luck
 from moeviz.metrics.load import counts_summary, expert_load
+from moeviz.published import published_counts
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"
@@ -111,6 +113,15 @@ def test_topics_draw_what_a_dataset_can_answer_and_name_the_rest_once(serving, f
     said = sentences(app)
     assert said.count("these questions take a trace") == bool(others)
     assert all(said.count(question) == 1 for question in others)
+
+
+def test_balance_answers_for_a_dataset_as_for_its_trace_and_a_link_to_counts_leaves_it(serving, folder):
+    app = serving(folder, at="balance", dataset=NAME)
+    assert pictures(app) == 1 and balance_sentence(load_beside_luck(texts_of())) in sentences(app)
+    assert visit_of(app).address["dataset"] == NAME
+    app = go_to(app, "balance", counts="mixtral-8x7b")
+    assert balance_sentence(load_beside_luck(published_counts())) in sentences(app)
+    assert visit_of(app).address == {"counts": "mixtral-8x7b", "group": "0"}
 
 
 def test_every_topic_that_was_promised_has_something_to_draw():

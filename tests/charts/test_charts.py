@@ -480,6 +480,11 @@ def test_no_picture_of_a_large_model_is_more_than_a_browser_takes_in_one_message
         assert sum(arrow_bytes(frame) for frame in tables(drawn)) < 1_000_000, chart.key
 
 
+def test_the_picture_of_balance_of_a_large_model_is_no_larger_message():
+    drawn = BALANCE.draw(BALANCE.measure(large_trace(512)))
+    assert sum(arrow_bytes(frame) for frame in tables(drawn)) < 1_000_000
+
+
 def arrow_bytes(frame: pd.DataFrame) -> int:
     table, sink = pa.Table.from_pandas(frame, preserve_index=False), pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
