@@ -116,13 +116,8 @@ def balance_sentence(frame: pd.DataFrame) -> str:
     parts = whole if groups.empty else groups
     clear = parts[parts["beyond_luck"]]
     if clear.empty:
-<<<<<<< HEAD
-        tokens = parts["counted"].max()
-        many = f"{tokens:,} token{'s' * int(tokens != 1)}"
-=======
         tokens = int(parts["counted"].max())
         many = f"{tokens:,} token{'s' * (tokens != 1)}"
->>>>>>> answers
         return f"As far as {many} can tell, yes: no expert has more or less than luck alone may bring."
     most, least = clear["times_even"].max(), clear["times_even"].min()
     said = [_who(clear, clear["times_even"].idxmax())] if most > 1 else []

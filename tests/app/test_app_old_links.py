@@ -38,9 +38,7 @@ def drawn(chart) -> list:
     """The digest of a chart's data, and the rows of each of its tables."""
     tables = [table.data.data for table in chart.datasets] + ([chart.data.data] if chart.data.data else [])
     frames = [pa.ipc.open_stream(table).read_all().to_pandas() for table in tables]
-    frames = [
-        frame for frame in frames if {*frame} != {"start", "end", "line"}
-    ]  # the text under a map, which once had tokens there
+    frames = [frame for frame in frames if {*frame} != {"start", "end", "line"}]  # under a map, where tokens were
     words = [
         [[str(name), *map(str, frame[name].tolist())] for name in sorted(whole(frame), key=str)] for frame in frames
     ]
