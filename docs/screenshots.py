@@ -22,7 +22,7 @@ from tests.support.servers import Server, served
 
 FOLDER = Path(__file__).parent / "pictures"
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
-WIDTH = 1100  # of a window in CSS pixels: strip and card stand side by side, and a README is not much wider
+WIDTH = 1200  # of a window in CSS pixels: strip and card stand side by side, and a README is not much wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +37,10 @@ class Screenshot:
     scheme: Literal["light", "dark"] = "light"
 
 
-FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 3, "token": 4}
+FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 2, "token": 20}
 SCREENSHOTS = (
-    Screenshot("first-page-light", "", FIRST_PAGE, 680),
-    Screenshot("first-page-dark", "", FIRST_PAGE, 680, scheme="dark"),
+    Screenshot("first-page-light", "", FIRST_PAGE, 900),
+    Screenshot("first-page-dark", "", FIRST_PAGE, 900, scheme="dark"),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),

@@ -20,6 +20,7 @@ from moeviz_app.widgets.components.atlas_data import packed_atlas, packed_found
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
 
+from moeviz.charts import theme
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.embedded.reference import ROUTING

@@ -205,8 +205,8 @@ class Path {
     shape(link, "title", {}, `${name ? name[1] : trace.names ? "No clear pattern" : `Expert ${expert}`}. Open its page`);
     const text = shape(link, "text", { ...where, class: place });
     shape(text, "tspan", { class: explorer.isNew(at, expert) ? "bold new" : "bold" }, `${expert} `);
-    const short = this.narrow && this.isOpen ? name?.[0].split(", ")[0] : name?.[0];
-    const words = name ? short : trace.names ? "no clear pattern" : "";
+    const fits = name && [...name[0]].length <= letters;
+    const words = name ? (fits ? name[0] : name[0].split(", ")[0]) : trace.names ? "no clear pattern" : "";
     if (words) shape(text, "tspan", { class: name ? "" : "soft" }, `${cut(words, letters)} `);
     if (weight) shape(text, "tspan", { class: "soft" }, weight);
   }
