@@ -102,7 +102,7 @@ ELSEWHERE = ", ".join(f".st-key-menu > :nth-child({at})" for at, place in enumer
 STYLE = f"""<style>
 .moeviz-name::before {{content: ''; width: 36px; height: 28px;
   background: url("data:image/svg+xml,{quote(LOGO)}") center / contain no-repeat}}
-.moeviz-name {{display: inline-flex; align-items: center; gap: .5rem; font: 700 1.25rem var(--st-font, inherit);
+.moeviz-name {{display: inline-flex; align-items: center; gap: .5rem; font-size: 1.25rem; font-weight: 700;
   color: inherit !important; text-decoration: none !important}}
 .moeviz-unseen {{position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}}
 .st-key-head {{flex-wrap: nowrap !important; padding-right: 3.5rem}} /* Streamlit's own button is at the end */

@@ -15,7 +15,7 @@ const WHAT = { changed: " · another first choice than in the other text", new: 
 
 function sentence(token) {
   const weight = token.weight ? ` · weight ${token.weight}` : "";
-  return `#${token.position} ${token.text} · ${token.choice}${weight} · ${token.phase}${WHAT[token.what] ?? ""}`;
+  return `${token.text} · ${token.choice}${weight} · ${token.phase}${WHAT[token.what] ?? ""}`;
 }
 
 function element(tag, className, text) {
