@@ -197,7 +197,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     log_moment("first chart sent")
     navigation.write(navigation.FIRST_PATH, _to_link(run))
     if run is not None:
-        offer_occlusion(trace, run, chosen.decide)
+        offer_occlusion(trace, run, can_decide and chosen.decide)
     if chosen.opened is not None:
         open_expert(expert_query(trace, *chosen.opened))
 

@@ -18,6 +18,7 @@ from moeviz.routing_trace import RoutingTrace
 
 OCCLUSION = "which word decided"  # a visitor's own job
 BETWEEN_LOOKS = 0.5  # seconds
+MOST_PAIRS = 2_000_000  # of tokens, over all layers, that one message brings to a browser: 8 MB of them
 
 
 def wanted_of(run: RunRequest) -> RunRequest:
@@ -39,6 +40,8 @@ def muted_here(trace: RoutingTrace, run: RunRequest) -> Muted:
 
 def decided_here(trace: RoutingTrace, run: RunRequest) -> tuple[dict[str, Any] | None, bool]:
     """Return which words decided, for a browser, where that is known; and whether it can be asked for."""
+    if len(trace.model.layers) * len(trace.tokens) ** 2 > MOST_PAIRS:
+        return None, False
     found = reread.occlusion_of(trace, run)
     return None if found is None else reread.compact(found), not isinstance(_job_of(trace), str)
 

@@ -247,6 +247,24 @@ def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(pa
     expect(tokens(page).last).to_have_text(re.compile("^␣day"))
 
 
+def test_a_press_mutes_an_expert_a_link_repeats_it_and_words_that_decide_have_arcs(page, visit):
+    glass = page.locator(".lit-glass[aria-label^='Expert 4 of layer 2']")  # German: the example opens on “antwortete”
+    glass.click()
+    expect(page.locator(".told")).to_contain_text("“ete”: 83% → ")
+    expect(page).to_have_url(re.compile(r"mute=2\.4"))
+    moved = page.locator(".token.moved").count()
+    other = visit(path_of(page))
+    expect(other.locator(".glass[aria-pressed=true]")).to_have_count(1)
+    expect(other.locator(".token.moved")).to_have_count(moved)
+    page.get_by_role("button", name="Bring the muted experts back").click()
+    expect(page).not_to_have_url(re.compile("mute"))
+    page.get_by_role("button", name="Which word decided?").click()
+    expect(page.locator(".decided")).to_contain_text("No single earlier word decides")
+    tokens(page).nth(24).click()  # the k of “komme”, after “Ich”
+    expect(page.locator(".decided")).to_contain_text("Replace one word and it goes elsewhere: “␣Ich” → expert 3")
+    expect(page.locator(".arc")).to_have_count(1)
+
+
 def test_a_layer_stays_chosen_from_page_to_page(shown):
     page = shown()
     choose_layer(page, 1)
