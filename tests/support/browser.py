@@ -204,4 +204,5 @@ def go_to(page: Page, name: str) -> None:
     if name == FIRST:
         drawn(page)
     else:
-        expect(page.get_by_role("heading", name=name, exact=True)).to_be_visible()
+        said = re.compile("experts do$") if name == "Experts" else name  # how many there are stands in its heading
+        expect(page.get_by_role("heading", name=said, exact=True)).to_be_visible()
