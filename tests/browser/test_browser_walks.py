@@ -105,7 +105,7 @@ class Walker:
     def open_expert(self) -> str:
         """From the card to the page of the chosen token's first expert; what that page is called."""
         settled(self.page)
-        link = self.page.locator("a.named").first
+        link = self.page.locator(f"a.named[aria-label*='of layer {layer(self.page).inner_text()}:']").first
         asked = parse_qs(urlsplit(link.get_attribute("href")).query)
         self.press(link)
         name = f"Layer {asked['layer'][0]}, expert {asked['expert'][0]}"
@@ -130,7 +130,7 @@ def title(page: Page) -> Locator:
 def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back(walker):
     page = walker.page
     expect(page.get_by_text("Example, recorded beforehand.")).to_be_visible()
-    play = page.get_by_role("button", name="Play through the layers")
+    play = page.get_by_role("button", name="Play the path through the layers")
     walker.press(play)
     expect(layer(page)).to_have_text("0")
     expect(layer(page)).to_have_text("5")

@@ -355,6 +355,7 @@ app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator
 app/views/models: _about
+app/views/read_again: _watch
 app/views/one_word: _show _strip
 app/views/traces: _open
 app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded

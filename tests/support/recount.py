@@ -1027,7 +1027,7 @@ def _(seen, needed, more, none, taken, layer, expert, losses):
             f"{len(most)} lose something",
         )
     idle = [kind for kind in losses if losses[kind] < 0.005 and part[kind] / uniform >= 2] if uniform else []
-    idle.sort(key=lambda kind: -part[kind])
+    idle.sort(key=lambda kind: (-part[kind], -losses[kind]))
     claim((taken is None) == (not idle), f"{idle} lose nothing")
     if taken:
         words = re.split(r", | and (?=(?:over |under )?\d+% of )", taken)
