@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from browser import drawn, eventually, fits, go_to, settled, stands
-from browser_pages import VIEW, chosen, picture, slider, strip_of, tokens
+from browser_pages import VIEW, picture, slider, strip_of, tokens
 from playwright.sync_api import Locator, Page, expect
 
 from moeviz.charts.overview import WHOLE_TRACE
