@@ -172,12 +172,11 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     whole = len(rows) == len(trace.tokens)
     part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
-    happening = st.empty()
     run = _run_on_screen() if whole else None
     if run is not None and model_catalog.why_only_read(run.model) is not None:
         run = None
-    with happening.container():
-        muted = None if run is None else muted_here(trace, run)
+    trouble: list[str] = []
+    muted = None if run is None else muted_here(trace, run, trouble.append)
     decided, can_decide = (None, False) if run is None else decided_here(trace, run)
     chosen = explorer(
         part,
@@ -196,6 +195,8 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     )
     log_moment("first chart sent")
     navigation.write(navigation.FIRST_PATH, _to_link(run))
+    for why in trouble:
+        refuse(why)
     if run is not None:
         offer_occlusion(trace, run, can_decide and chosen.decide)
     if chosen.opened is not None:

@@ -1,5 +1,6 @@
 """The tokens on screen, read again: without the experts that the visitor has muted, and with other words in turn."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -27,12 +28,15 @@ def wanted_of(run: RunRequest) -> RunRequest:
     return wanted if replace(wanted, mute=()) == run else run
 
 
-def muted_here(trace: RoutingTrace, run: RunRequest) -> Muted:
-    """Return the experts that the visitor has muted in the run on screen, and its tokens read again without them."""
+def muted_here(trace: RoutingTrace, run: RunRequest, tell: Callable[[str], None]) -> Muted:
+    """Return the experts that the visitor has muted in the run on screen, and its tokens read again without them.
+
+    `tell` hears why they cannot be muted; then none are.
+    """
     wanted, (_, asked) = wanted_of(run), visit().muted or (run, 0)
     if not wanted.mute:
         return Muted(asked=asked)
-    with explained(refuse):
+    with explained(tell):
         return Muted(wanted.mute, reread.muted(trace, run, wanted.mute), asked)
     visit().muted = (run, asked)
     return Muted(asked=asked)

@@ -652,7 +652,7 @@ def test_two_models_are_compared_by_what_holds_for_each_and_expert_by_expert_wit
     headings = [heading.value for heading in app.subheader]
     assert headings[headings.index(asked[0]) :][: len(asked)] == asked
     (unfolds,) = (box for box in app.expander if box.label.startswith("Expert by expert"))
-    assert "expert 3 of A has nothing to do with expert 3 of B" in unfolds.text[0].value
+    assert "expert 3 of one has nothing to do with expert 3 of the other" in unfolds.text[0].value
     assert [heading.value for heading in unfolds.subheader] == [chart.question for chart in COMPARISONS]
     assert "nothing to do with" not in sentences(compare(one, sample_trace(seed=2)))
 

@@ -303,7 +303,6 @@ serving/memory: fit_sentence
 metrics/co_activation: _experts_that_occur
 metrics/inputs: check_recorded
 app/views/compare_several: _say_who_is_missing
-app/views/engine_difference: _say_where_traces_come_from
 app/views/serve: serve_page offer_plan
 """,
     "names and titles in charts, which have a golden file each": """
