@@ -101,7 +101,7 @@ def _headline(info: ModelInfo) -> str:
 
 def _box(name: str) -> PromptInput:
     """The prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
-    ran, trace = _run_on_screen(), session.shown_trace()
+    ran, trace = run_on_screen(), session.shown_trace()
     if (before := visit().box_of) is not trace:
         fill_in = session.start_with if before is None else session.set_value  # at first, what a link brings stays
         fill_in(session.PROMPT, _text_of(trace) if ran is None else ran.prompt)
@@ -129,8 +129,8 @@ def _text_of(trace: RoutingTrace) -> str:
     return text if len(text) <= most else ""
 
 
-def _run_on_screen() -> RunRequest | None:
-    """Return the run that made the trace on screen; None for one that came in a file."""
+def run_on_screen() -> RunRequest | None:
+    """Return the run that made the trace on screen, the example's too; None for one that came in a file."""
     return RunRequest(EXAMPLES[MIXED], EMBEDDED) if session.is_example() else recent.run_of(session.shown_trace())
 
 
@@ -157,7 +157,7 @@ def _with_text(options: RunRequest, text: str, chat: bool = False, system: str |
 
 def _is_stale(options: RunRequest) -> bool:
     """Return whether model or options are others than those of the run on screen. Of the text the box itself tells."""
-    ran = _run_on_screen()
+    ran = run_on_screen()
     return ran is not None and _with_text(options, ran.prompt, ran.chat, ran.system) != ran
 
 
@@ -172,7 +172,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     whole = len(rows) == len(trace.tokens)
     part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
-    run = _run_on_screen() if whole else None
+    run = run_on_screen() if whole else None
     if run is not None and model_catalog.why_only_read(run.model) is not None:
         run = None
     trouble: list[str] = []
@@ -224,7 +224,7 @@ def _given(trace: RoutingTrace, rows: range) -> Place:
 def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     """Callback of the explorer."""
     heard = told(part, session.value(EXPLORER))
-    if heard.mutes is not None and (run := _run_on_screen()) is not None:
+    if heard.mutes is not None and (run := run_on_screen()) is not None:
         visit().muted = (replace(run, mute=heard.mutes), heard.asked)
     if (place := heard.at) is not None:
         session.choose(place[0], place[1] + rows.start)

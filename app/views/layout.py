@@ -11,6 +11,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.short_links import LINKS
+from moeviz_app.views.explore import run_on_screen
 from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.ask import is_asked
@@ -101,7 +102,7 @@ def follow(page: str) -> None:
             wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
             run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
             visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
-            if recent.run_of(session.current_trace()) != run:  # else what is being typed would be lost
+            if run_on_screen() != run:  # else what is being typed would be lost
                 _show(run, *place)
                 fill_in(run)
             session.point_at(*place)
