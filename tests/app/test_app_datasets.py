@@ -340,7 +340,7 @@ def test_an_answer_that_comes_while_the_page_is_drawn_is_not_waited_for_in_vain(
     monkeypatch.setattr(answers, "_begin", begin_and_end)
     monkeypatch.setattr(answers.Answers, "watch", watched)
     app = serving(folder, at="load", dataset=NAME)
-    assert "Being read …" not in sentences(app) and pictures(app) == 6
+    assert "Being read …" not in sentences(app) and pictures(app) == 7
 
 
 def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_path):

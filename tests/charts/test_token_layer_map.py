@@ -170,10 +170,9 @@ def test_all_stripes_but_those_of_the_hot_expert_are_dim():
 def test_ids_stand_where_they_fit():
     trace = sample_trace(tokens=12, layers=3)
     shown = texts(linked(replace(trace, weights=None, logits=None)))
-    ids, (line,) = [text for text in shown if text.isdigit()], [text for text in shown if not text.isdigit()]
-    assert sorted(ids) == sorted(map(str, trace.experts.ravel())) and line.startswith("The router")
-    assert len(texts(linked(sample_trace(tokens=12, layers=40)))) == 1  # rows are too thin
-    assert len(texts(linked(sample_trace(tokens=60, layers=3)))) == 2  # columns are, at 600 pixels: lines alone
+    assert sorted(filter(str.isdigit, shown)) == sorted(map(str, trace.experts.ravel()))
+    for thin in (sample_trace(tokens=12, layers=40), sample_trace(tokens=60, layers=3)):  # rows, and columns
+        assert all(text.startswith("The router") for text in texts(linked(thin)))  # lines of the text alone
 
 
 def test_tokens_are_named_by_their_texts_where_these_fit_and_else_the_chosen_one_alone():
