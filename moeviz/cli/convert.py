@@ -49,7 +49,7 @@ def run(args: Namespace) -> int:
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import export_for, write_trace
 
-    target = args.output or args.target
+    target = args.target if args.output is None else args.output
     if args.counts_only:
         check_output(target, counts_only=True)
         write(counts_in(args), target, counts_only=True)

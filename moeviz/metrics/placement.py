@@ -138,7 +138,7 @@ def rebalance_experts(
 
     `weights` are the experts' loads. The experts of each of the `groups` stay on one node, if the number of nodes
     divides the number of groups; otherwise all devices are treated as one node. Raises `MoevizError` if the numbers do
-    not divide.
+    not divide, or are more than every expert on every device takes.
 
     Source: EPLB (github.com/deepseek-ai/EPLB), `rebalance_experts`, hierarchical and global policy.
     """
@@ -152,6 +152,11 @@ def rebalance_experts(
         raise MoevizError(
             f"{replicas} replicas cannot hold {experts} experts; a plan needs at least one for each expert. Raise the "
             "number of replicas."
+        )
+    if replicas > experts * devices:
+        raise MoevizError(
+            f"{replicas:,} replicas are more than {experts * devices:,}, which is every one of the {experts:,} experts on "
+            f"every one of the {devices:,} devices. Ask for fewer copies."
         )
     layers = [rebalance_experts_hierarchical(layer, replicas, groups, nodes, devices) for layer in weights]
     return np.stack(layers) if layers else np.zeros((0, replicas), np.int64)
