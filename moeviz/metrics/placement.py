@@ -155,8 +155,8 @@ def rebalance_experts(
         )
     if replicas > experts * devices:
         raise MoevizError(
-            f"{replicas:,} replicas are more than {experts * devices:,}, which is each of the {experts:,} experts on each "
-            f"of the {devices:,} devices. Ask for fewer copies."
+            f"{replicas:,} replicas are more than {experts * devices:,}, which is each of the {experts:,} experts "
+            f"on each of the {devices:,} devices. Ask for fewer copies."
         )
     layers = [rebalance_experts_hierarchical(layer, replicas, groups, nodes, devices) for layer in weights]
     return np.stack(layers) if layers else np.zeros((0, replicas), np.int64)
