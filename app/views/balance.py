@@ -62,7 +62,7 @@ def balance_page() -> None:
 
 
 def _asked() -> tuple[Counted, Counted]:
-    """Whose routing, and of which tokens."""
+    """Ask whose routing is judged, and on which tokens; the routing or counts, and the part of them."""
     if gone := opened_counts.dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
     offered = opened_counts.sources()
@@ -122,7 +122,7 @@ def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
 
 
 def _of_counts(counts: ExpertCounts, part: Counted) -> None:
-    """What counts cannot say, and what else they can."""
+    """Draw the parts below the answer to counts: what they show, and a sentence on what takes a trace."""
     say(LACKING.format(CHECKPOINTS.get(counts.model.name, "MODEL")))
     doctor_says(counts)
     parts = [MEASURES, *([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
@@ -136,7 +136,7 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
         for chart in load.CHARTS if opened == MEASURES else specialization.CHARTS:
             _draw(chart, of.select(layers=[layer]) if chart.layers == "one" else of)
     elif opened == BESIDE:
-        st.text("A is these counts, B is the trace.")
+        st.text("The first is these counts, the second the trace.")
         for chart in COMPARISONS:
             _draw(chart, (part, session.current_trace()))
     elif opened == FILES:

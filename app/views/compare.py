@@ -131,7 +131,7 @@ def _own_models() -> list[str]:
 
 
 def _offer_own_models(first: RoutingTrace | None) -> None:
-    """Where siblings of the embedded model are here too: the first text, or an example, through all of them."""
+    """Offer the first text, or an example, through the embedded model and its siblings, where these are here."""
     names, made_by = _own_models(), recent.run_of(first)
     which = "an example" if made_by is None else "the first text"
     if len(names) < 2 or not st.button(f"Run {which} through {HOW_MANY[len(names)]} embedded models"):

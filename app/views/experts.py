@@ -1,4 +1,4 @@
-"""What the experts do: the atlas of many texts, a card or a cell for each expert, and who takes a word.
+"""The place Experts: the atlas of many texts, a card or a cell for each expert, and who takes a word.
 
 Of the held-out texts of our own models, of any trace that is open here, or of a sample of the dataset on screen.
 """

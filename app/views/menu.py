@@ -247,7 +247,7 @@ def _choose_exhibit(shown: str) -> None:
 
 
 def _more_page() -> None:
-    """The places that a phone has no room for at the bottom, each with its question."""
+    """The places that are not at the bottom of a phone, each with its question."""
     st.title(MORE, anchor=False)
     for place, tabs in MENU.items():
         if place not in ICONS:

@@ -78,7 +78,7 @@ def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
 
 
 def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
-    """Which model: one whose routing is here, or one that is known by its configuration alone."""
+    """Ask for the model: one whose routing is here, or one that is known by its configuration alone."""
     offered = opened_counts.sources()
     routed = {EMBEDDED, *CHECKPOINTS.values()}
     others = [name for name in known_models() if name not in routed]
@@ -97,7 +97,7 @@ def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
 
 
 def _cards(wanted: dict[str, str]) -> tuple[str, int]:
-    """Which cards it is to run on."""
+    """Ask for the cards that it is to run on."""
     serve_address.fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
     if session.value(session.CARD) not in ON:
         session.set_value(session.CARD, USUAL)
@@ -113,7 +113,7 @@ def _card_said(on: str) -> str:
 
 
 def _served(name: str, counted: Counted | None) -> ServedModel:
-    """What the memory depends on: from the table of well-known models, else from the configuration.
+    """Return the facts that memory depends on, from the table of well-known models or else the configuration.
 
     Raises `MissingField` where that is of another model, and what `model_catalog.served_facts` raises.
     """

@@ -68,7 +68,7 @@ def show_charts(shown: Shown, over: Over) -> None:
 
 
 def _part() -> str | None:
-    """Which part is open; none at first."""
+    """Ask for the part to open; none at first."""
     if session.value(session.RUN_PART) not in (None, *training_runs.PARTS):
         session.set_value(session.RUN_PART, None)
     session.start_with(session.RUN_PART, None)

@@ -213,7 +213,7 @@ def compare_filled(
 
 
 class _Comparison:
-    """What filled prompts come to, added up as their traces arrive."""
+    """The changes that filled prompts bring, added up as their traces arrive."""
 
     def __init__(self, plain: RoutingTrace) -> None:
         L, T = plain.experts.shape[:2]

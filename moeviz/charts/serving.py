@@ -230,7 +230,7 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """What a model takes at each precision, part by part, against the cards. Columns: those of `memory_on_cards`."""
+    """Draw a model's memory at each precision, part by part, against the cards. Columns: those of `memory_on_cards`."""
     named = frame.rename(columns=PARTS).assign(precision=frame["weight_bits"].astype("str") + " bits")
     long = named.melt("precision", list(PARTS.values()), "part", "gigabytes")
     long = long.assign(

@@ -114,7 +114,7 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
 
 
 def _layout(model: ModelInfo) -> str:
-    """Which layers a model has, and of how many experts, in a few words however many there are."""
+    """Name a model's layers and their numbers of experts in a few words, however many there are."""
     experts = spans(sorted({*model.num_experts}))
     return f"{cut(model.name, MOST_OF_A_NAME)}: layers {spans(model.layers)} with {experts} experts"
 

@@ -33,7 +33,7 @@ class Found:
 
     @property
     def count(self) -> int:
-        """How many there are."""
+        """Number of tokens of the word."""
         return int(self.tokens.sum())
 
 

@@ -31,7 +31,7 @@ def kept_rows(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> int:
-    """How many are equal, from the first on."""
+    """Count the elements that are equal, from the first on."""
     differ = np.flatnonzero(one != other)
     return int(differ[0]) if len(differ) else len(one)
 

@@ -94,7 +94,7 @@ SCALES = 0.15  # of the weights, at most: what formats of 4 bits keep besides
 
 
 def memory_on_cards(model: ServedModel, card: str, cards: int = 1, bits: Sequence[int] = PRECISIONS) -> pd.DataFrame:
-    """What a model takes at each precision, beside what so many cards of a kind hold, and how many experts fit.
+    """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
 
     As `serving_memory`, with one sequence of 8,192 tokens. Cards hold nothing twice, and a tenth of each is left free.
 

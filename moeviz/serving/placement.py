@@ -75,7 +75,7 @@ def placement_sentence(table: pd.DataFrame) -> str | None:
 
 
 def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
-    """How even the devices' work is with experts in order and balanced, on tokens that the plan is not made from.
+    """Judge how even devices' work is, with experts in order and balanced, on tokens that no plan was made from.
 
     Of a trace, the plan of the first half of the tokens is judged on the second half, and that of the second on the
     first; of eight texts or more also those of half of the texts on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
@@ -123,7 +123,7 @@ def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, dict[str, Pair]]]:
 
 
 def _sides(trace: RoutingTrace, found: LayerSets) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Which recorded tokens a plan is made from, and which judge it, by what these are."""
+    """Return pairs of tokens that a plan is made from and tokens that judge it, by the way they are split."""
     first = np.arange(len(found.run)) < len(found.run) // 2
     sides = {"the second half": (first, ~first), "the first half": (~first, first)}
     text = pd.factorize(trace.tokens["sequence"])[0][trace.experts[found.row, :, 0] != NOT_RECORDED] % 4

@@ -269,7 +269,7 @@ def test_counts_beside_a_trace_of_the_same_shape_are_compared():
     assert not app.exception
     assert BESIDE in parts(app)
     app.session_state[session.COUNTED_PART] = BESIDE
-    assert pictures(app.run()) == 3 and "A is these counts, B is the trace." in sentences(app)
+    assert pictures(app.run()) == 3 and "The first is these counts, the second the trace." in sentences(app)
     alone = balance_page(sample_trace(layers=2), counts=shelf, chosen_counts=name)
     assert BESIDE not in parts(alone)
 

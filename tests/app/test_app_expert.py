@@ -47,15 +47,15 @@ ALL, WITHOUT_LABELS = (
 )  # pictures of an expert of the held-out texts, without its router rows; and of one's own text
 
 
-def visit(trace: RoutingTrace | None = None, **query: str) -> AppTest:
-    """A visitor who follows a link to an expert, with a trace on screen where one is given."""
+def visit(trace: RoutingTrace | None = None, name: str = "expert", **query: str) -> AppTest:
+    """A visitor who follows a link to an expert, or to another page, with a trace on screen where one is given."""
 
-    def script():
-        from moeviz_app.views.expert import expert_page
+    def script(name):
+        from importlib import import_module
 
-        expert_page()
+        getattr(import_module(f"moeviz_app.views.{name}"), f"{name}_page")()
 
-    app = AppTest.from_function(script, default_timeout=SECONDS)
+    app = AppTest.from_function(script, default_timeout=SECONDS, kwargs={"name": name})
     app.query_params.update(query)
     if trace is not None:
         visit_of(app).trace = trace
@@ -416,23 +416,11 @@ def test_the_reference_is_what_the_model_does():
 
 def experts(trace: RoutingTrace | None = None, **query: str) -> AppTest:
     """The page of all experts, with a trace on screen where one is given."""
-
-    def script():
-        from moeviz_app.views.experts import experts_page
-
-        experts_page()
-
-    app = AppTest.from_function(script, default_timeout=SECONDS)
-    app.query_params.update(query)
-    if trace is not None:
-        visit_of(app).trace = trace
-    app.run()
-    assert not app.exception
-    return app
+    return visit(trace, "experts", **query)
 
 
 def search(app: AppTest, word: str) -> dict:
-    """What the box says of a word."""
+    """The answer of the box to a word."""
     app.session_state[session.WORD] = word
     app.run()
     assert not app.exception
@@ -488,7 +476,7 @@ def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
 )
 def test_whatever_a_browser_types_is_a_short_text(told):
     word = typed(told)
-    assert isinstance(word, str) and len(word) <= 200 and word.encode() is not None
+    assert isinstance(word, str) and len(word) <= 200 and word.encode().decode() == word
 
 
 @pytest.mark.parametrize(

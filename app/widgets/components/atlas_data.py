@@ -98,7 +98,7 @@ def _first(found: Atlas) -> str | None:
 
 
 def _none(model: ModelInfo) -> int:
-    """What stands for no expert: the highest number of as few bytes as ids take."""
+    """Return the number that stands for no expert: the highest one of as few bytes as ids take."""
     return NONE[max(model.num_experts) > NONE[0]]
 
 

@@ -56,21 +56,12 @@ class AtlasMap {
   async embed() {
     if (!this.atlas.first || !this.atlas.data.spec) return;
     try {
-      const { embed, expr } = await (vega ??= loadVega(this.atlas.data.loader));
+      const embed = await embedder(this.atlas.data.loader);
       if (!this.view.isShown()) return;
       const { data } = this.atlas;
       const rows = { picture: this.picture(), kinds: data.columns, layers: this.names(), unlit: this.unlit() };
       const spec = { ...data.spec, datasets: { ...data.spec.datasets, ...rows }, width: this.inner, padding: this.padding() };
-      const made = await embed(this.holder, spec, {
-        mode: "vega-lite",
-        renderer: "canvas",
-        ast: true, // expressions are interpreted: no `unsafe-eval`
-        expr,
-        actions: false, // these three would be put outside the shadow root
-        defaultStyle: false,
-        tooltip: false,
-        config: { background: "transparent", font: getComputedStyle(this.view.root).fontFamily },
-      });
+      const made = await embed(this.holder, spec, { background: "transparent", font: getComputedStyle(this.view.root).fontFamily });
       if (!this.view.isShown()) return made.finalize();
       this.chart = made.view;
       this.finalize = made.finalize;

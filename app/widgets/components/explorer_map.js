@@ -15,6 +15,21 @@ async function loadVega(file) {
   return { embed, expr: expressionInterpreter };
 }
 
+// What puts the drawing of a chart into an element, in these colours.
+async function embedder(file) {
+  const { embed, expr } = await (vega ??= loadVega(file));
+  const options = {
+    mode: "vega-lite",
+    renderer: "canvas",
+    ast: true, // expressions are interpreted: no `unsafe-eval`
+    expr,
+    actions: false, // these three would be put outside the shadow root
+    defaultStyle: false,
+    tooltip: false,
+  };
+  return (element, spec, config) => embed(element, spec, { ...options, config });
+}
+
 class LayerMap {
   constructor(explorer, { spec, loader, instead, muted }) {
     Object.assign(this, { explorer, own: spec, spec: muted?.spec ?? spec, loader, told: {} });
@@ -74,18 +89,9 @@ class LayerMap {
 
   async embed() {
     const { chart } = this.spec;
-    const { embed, expr } = await (vega ??= loadVega(this.loader));
+    const embed = await embedder(this.loader);
     const data = this.isOverview ? {} : { datasets: { ...chart.datasets, cells: this.rows(), moved: this.moved() } };
-    const made = await embed(this.holder, { ...chart, ...data, width: this.inner() }, {
-      mode: "vega-lite",
-      renderer: "canvas",
-      ast: true, // expressions are interpreted: no `unsafe-eval`
-      expr,
-      actions: false, // these three would be put outside the shadow root
-      defaultStyle: false,
-      tooltip: false,
-      config: this.config(),
-    });
+    const made = await embed(this.holder, { ...chart, ...data, width: this.inner() }, this.config());
     if (!this.explorer.isShown()) return made.finalize(); // another trace came meanwhile
     this.view = made.view;
     this.finalize = made.finalize;

@@ -38,7 +38,7 @@ def word_edit(text: str, edit: Edit | None, on_edit: Callable[[], None], key: st
 
 
 def told(said: Any, text: str, most: int) -> Edit | None:
-    """What a browser says of an edit of this text; None where it is none. It can be any browser, with any message.
+    """Return the edit of this text that a browser asks for; None where it is none. It can be any browser and message.
 
     `most` is how many characters the edited text may have. Raises `InvalidPrompt` where it has more.
     """

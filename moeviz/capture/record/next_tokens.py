@@ -182,7 +182,7 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
 
 
 def stack_of(model: PreTrainedModel) -> nn.Module:
-    """What a model has below its head; the model itself where that is not told."""
+    """Return the stack below a model's head; the model itself where it has no name for that."""
     found = model.base_model
     return found if found is not model else getattr(model, "model", model)
 

@@ -107,7 +107,7 @@ def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
 
 
 def health_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
-    """How uneven each layer was, from log to log, and when which alarm was on.
+    """Measure how uneven each layer was, from log to log, and when which alarm was on.
 
     One row per column and layer, then one per alarm. Columns: those of `violation_over_steps` · busiest float64 (its
     busiest expert, × a uniform share) · alarm str (its kind; "" in rows of load) · says str (its last sentence). An
