@@ -345,6 +345,7 @@ def test_a_press_on_an_expert_mutes_it_and_shows_what_changes(opened):
     was, now = plain.next_tokens.after(9)[0], dict(changed.next_tokens.after(9))
     said = f"“{visible(was[0])}”: {100 * was[1]:.0f}% → {100 * now[was[0]]:.0f}%. Now “und” is likeliest."
     expect(page.locator(".told")).to_contain_text(said)
+    expect(page.locator(".findings")).to_be_hidden()  # they are of the run as it was
     expect(page.locator("svg .mono")).to_have_count(0)  # no lens of a model that it was not taken of
     page.get_by_role("button", name=re.compile(f"^Expert {second} of layer 1[.,]")).press("Enter")
     expect(page.get_by_text(re.compile(r"Muted \(\(1, \d\), \(1, \d\)\)"))).to_be_visible()
@@ -354,6 +355,7 @@ def test_a_press_on_an_expert_mutes_it_and_shows_what_changes(opened):
     page.get_by_role("button", name="Bring the muted experts back").click()
     expect(page.locator(".token.moved, .glass[aria-pressed=true]")).to_have_count(0)
     expect(page.get_by_text("Muted")).to_be_hidden()
+    expect(page.locator(".findings")).to_be_visible()
     expect(page.locator("svg .mono")).to_have_count(5)
 
 

@@ -180,6 +180,7 @@ class Explorer {
     this.trace.mute(muted);
     if (!this.card) return; // nothing is drawn yet
     this.strip.drawn = null;
+    this.findings.box.hidden = Boolean(muted) || !this.findings.box.childElementCount; // they are of the plain run
     this.map.refill(muted);
     this.draw();
     this.tellTable();
