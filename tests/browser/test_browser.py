@@ -66,6 +66,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     np.testing.assert_allclose(opened.weights, recorded.weights, atol=1e-6, rtol=0)
 
     page.reload()  # the address repeats the view
+    drawn(page)
     expect(tokens(page)).to_have_text(strip_of(recorded, 4))
     go_to(page, "Traces")
     page.locator("input[type=file]").set_input_files(file)
