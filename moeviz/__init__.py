@@ -19,6 +19,7 @@ from moeviz.moved import keep_old_names
 if TYPE_CHECKING:
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.exchange import Exchange
     from moeviz.capture.interventions.force import Force
     from moeviz.capture.interventions.mute import Mute
@@ -58,6 +59,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.opening": ("load_model",),
     "moeviz.capture.run.decoding": ("Decoding",),
     "moeviz.capture.run.sampling": ("Sampling",),
+    "moeviz.capture.interventions.bias": ("Bias",),
     "moeviz.capture.interventions.exchange": ("Exchange",),
     "moeviz.capture.interventions.force": ("Force",),
     "moeviz.capture.interventions.mute": ("Mute",),
@@ -82,6 +84,7 @@ _ON_FIRST_USE = {
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
+    "Bias",
     "CaptureError",
     "Dataset",
     "Decoding",

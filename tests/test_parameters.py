@@ -160,6 +160,7 @@ def test_a_model_with_two_routers_a_layer_is_counted_whole():
     assert 0 < active_parameters(info.parameters, info.top_k) < info.parameters.total
 
 
+@pytest.mark.table("moeviz/parameters.py", "moeviz/capture/models", "moeviz/footprint.py")
 @pytest.mark.parametrize(
     ("name", "tokens", "expected"),
     [

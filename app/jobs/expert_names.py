@@ -11,7 +11,7 @@ from moeviz.metrics.expert_names import expert_names, sample_of_texts, short_nam
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-__all__ = ["names_in", "names_of", "short_name"]
+__all__ = ["names_in", "names_of", "names_of_layer", "short_name"]
 _names: WeakKeyDictionary[RoutingTrace, pd.DataFrame | None] = WeakKeyDictionary()
 
 
@@ -26,6 +26,14 @@ def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFr
     own = [trace for trace in opened if layout(trace.model) == layout(model)]
     labelled = sorted(own, key=lambda trace: "label" not in trace.tokens)  # stable
     return next((names for trace in labelled if (names := names_in(trace)) is not None), None)
+
+
+def names_of_layer(names: pd.DataFrame | None, layer: int) -> dict[int, str]:
+    """Return the short names that hold of one layer's experts, by expert."""
+    if names is None:
+        return {}
+    held = names[names["holds"] & (names["layer"] == layer)]
+    return {int(expert): short_name(name) for expert, name in zip(held["expert"], held["name"], strict=True)}
 
 
 def names_in(trace: RoutingTrace) -> pd.DataFrame | None:

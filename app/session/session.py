@@ -29,7 +29,7 @@ DECODING = "decoding"
 FAMILIES, READING = "families", "reading"
 TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
 CHANGE, CHANGED_LAYER, EXPERTS = "change", "changed_layer", "experts"
-TOP_K, PRECISION = "changed_top_k", "precision"
+TOP_K, PRECISION, AMOUNT = "changed_top_k", "precision", "amount"
 EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "expert_mb",
     "gigabytes",

@@ -27,12 +27,14 @@ from moeviz.routing_trace import PHASES
 KINDS = {  # of changes, as an address calls them
     "mute": "Mute experts",
     "force": "Force experts",
+    "bias": "Turn experts up or down",
     "top-k": "Change top-k",
     "swap": "Swap two experts",
     "precision": "Change precision",
 }
 ONE_VALUE = {"top-k": session.TOP_K, "precision": session.PRECISION}  # changes of every layer, by the widget's key
 PRECISIONS = ("bfloat16", "float16", "int8")
+AMOUNTS = tuple(half / 2 for half in range(-16, 17))  # that an expert is turned up by, or down
 CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than that of the trace on screen
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
@@ -95,6 +97,7 @@ def _particulars(kind: str) -> dict[str, str]:
         layer = session.value(session.CHANGED_LAYER)
         experts = map(session.value, swap_keys(layer)) if kind == "swap" else session.value(experts_key(layer)) or ()
         values = {session.CHANGED_LAYER: layer, session.EXPERTS: ",".join(map(str, experts))}
+        values |= {session.AMOUNT: session.value(session.AMOUNT)} if kind == "bias" else {}
     return {key: str(value) for key, value in values.items()}
 
 
@@ -120,7 +123,14 @@ def fill_in_change(info: ModelInfo) -> None:
         _set_if(session.PRECISION, query.get(session.PRECISION), PRECISIONS)
     elif (layer := number_in(query.get(session.CHANGED_LAYER))) in info.layers:
         session.set_value(session.CHANGED_LAYER, layer)
+        if kind == "bias":
+            _set_if(session.AMOUNT, _amount(query.get(session.AMOUNT)), AMOUNTS)
         _fill_in_experts(layer, range(info.num_experts[info.layers.index(layer)]), query)
+
+
+def _amount(text: str | None) -> float | None:
+    """The amount that an address says, where it is one on offer; as there, with half steps."""
+    return next((amount for amount in AMOUNTS if str(amount) == text), None)
 
 
 def _set_if(key: str, value: object, offered: Container[object]) -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
+from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.url.fields import BESIDE
@@ -85,7 +86,7 @@ def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]
 
 def _compare(traces: dict[str, RoutingTrace]) -> None:
     strips(traces)
-    if len(traces) == 2 and len({trace.model.name for trace in traces.values()}) == 1:
+    if len(traces) == 2 and _one_model(*traces.values()):
         _expert_by_expert(traces)
     else:
         figures_side_by_side(traces)
@@ -107,16 +108,21 @@ def _if_trained_further(traces: dict[str, RoutingTrace]) -> None:
 
 
 def _expert_by_expert(traces: dict[str, RoutingTrace]) -> None:
-    names, (one, other) = dict(zip("AB", traces, strict=True)), traces.values()
-    st.text(f"The first is {names['A']}, the second {names['B']}.")
+    called, (one, other) = dict(zip("AB", traces, strict=True)), traces.values()
+    st.text(f"The first is {called['A']}, the second {called['B']}.")
+    names = names_of(one.model, [one, other, *recent.traces().values()]) if _one_model(one, other) else None
     words = _words(one, other)
     for chart in COMPARISONS:
         heading(chart, words)
         with explained():
             frame = chart.measure((one, other))
             if "trace" in frame:
-                frame = frame.assign(trace=frame["trace"].map(names))
-            picture_and_words(chart, frame, model=words)
+                frame = frame.assign(trace=frame["trace"].map(called))
+            picture_and_words(chart, frame, model=words, names=names)
+
+
+def _one_model(one: RoutingTrace, other: RoutingTrace) -> bool:
+    return one.model.name == other.model.name
 
 
 def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:

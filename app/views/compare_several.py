@@ -1,11 +1,13 @@
 """Two or three traces beside each other: their tokens by first choice, and what is said of each. A part of Compare."""
 
+from collections.abc import Mapping
 from typing import NamedTuple
 from weakref import ref
 
 import pandas as pd
 import streamlit as st
-from moeviz_app.session import session
+from moeviz_app.jobs.expert_names import names_of, names_of_layer
+from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, picture_and_words
 from moeviz_app.widgets.components.strip import colours_of, token_strip
@@ -141,12 +143,13 @@ def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:
     shown = trace.select(tokens=slice(0, theme.MAX_TOKENS))
     st.markdown(f"**{escape_markdown(name)}** · layer {layer}")
     rows, key, row = range(len(shown.tokens)), f"strip {at}", visit().row_of_several
-    token_strip(shown, layer, rows, row, colours_of(shown, layer, rows), lambda: _pick(key), key=key)
+    names = names_of_layer(names_of(trace.model, [trace, *recent.traces().values()]), layer)
+    token_strip(shown, layer, rows, row, colours_of(shown, layer, rows), lambda: _pick(key), key=key, names=names)
     part = shown.select(layers=[layer])
     with explained():
         st.text(first_choices_summary(part))
     if row is not None and row in rows:
-        st.text(_choice_of(part, row))
+        st.text(_choice_of(part, row, names))
     with explained():
         drawn = MAP.picture(MAP.measure(shown), dark=on_dark())
         altair_chart(drawn, key=f"map {at}", alt=f"{name}: {MAP.question}")
@@ -154,12 +157,13 @@ def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:
         note(OWN_MODELS[name].trained_for)
 
 
-def _choice_of(part: RoutingTrace, row: int) -> str:
-    """Say which experts a token of one layer has, the first ones with their weights."""
+def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
+    """Say which experts a token of one layer has, the first ones with their names and weights."""
     experts = [int(expert) for expert in part.experts[0, row] if expert >= 0]
     weights = part.weights
     shares = ["" if weights is None else f" {weights[0, row, at]:.0%}" for at in range(len(experts))]
-    said = [f"{expert}{share}" for expert, share in zip(experts, shares, strict=True)]
+    called = [f"{expert} ({names[expert]})" if expert in names else str(expert) for expert in experts]
+    said = [f"{expert}{share}" for expert, share in zip(called, shares, strict=True)]
     more = f" and {len(said) - MOST_EXPERTS} more" if len(said) > MOST_EXPERTS else ""
     return f"{visible(part.tokens['text'].iloc[row])} → {' + '.join(said[:MOST_EXPERTS]) or 'no expert'}{more}"
 

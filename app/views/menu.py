@@ -54,7 +54,7 @@ TABS = {  # what a tab is called where its page's name says less, or is the plac
     "Compare": "Side by side",
     "Balance": "Overview",
     "Serve": "Overview",
-    "Engine difference": "Engines",
+    "Engine difference": "Engines, precisions",
     "Traces": "Files",
     "Corpus": "Many texts",
 }

@@ -5,6 +5,7 @@ from dataclasses import replace
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.expert_names import names_of, names_of_layer
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
@@ -131,4 +132,5 @@ def _strip(side: int, trace: RoutingTrace, layer: int, start: int, kept: list[in
         visit().word_place = kept.index(row) if row in kept else None
 
     selected = kept[place] if place is not None and place < len(kept) else None
-    token_strip(trace, layer, rows, selected, colours_of(trace, layer, rows), pick, key, marks)
+    names = names_of_layer(names_of(trace.model, recent.traces().values()), layer)
+    token_strip(trace, layer, rows, selected, colours_of(trace, layer, rows), pick, key, marks, names)

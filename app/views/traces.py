@@ -79,7 +79,11 @@ def _open() -> None:
     )
     if upload is None or session.already_opened(upload.file_id):
         return
-    if (told := import_options(upload.file_id, upload.name)) is not None:
+    form = st.empty()
+    with form.container():
+        told = import_options(upload.file_id, upload.name)
+    if told is not None:
+        form.empty()  # it is answered
         with explained(), st.spinner("Reading the file …"):
             _read(upload, told)
 

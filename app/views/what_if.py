@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 CHANGES = {
     "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",
     "Force experts": "Every token is sent to them; any slots left go to the router's best experts.",
+    "Turn experts up or down": (
+        "This is added to their scores before each router chooses; it weighs those it chooses as it would."
+    ),
     "Change top-k": "Every token goes to a different number of experts in every layer, weighted as the router would.",
     "Swap two experts": "Each gets the other's tokens, with the weights that the router gave.",
     "Change precision": "The whole model runs in another precision; its routers decide freely.",
@@ -90,6 +93,7 @@ def _prompt_and_model() -> tuple[str, str]:
 
 def _change(info: ModelInfo) -> Any:
     """The intervention that the visitor asks for."""
+    from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.exchange import Exchange
     from moeviz.capture.interventions.force import Force
     from moeviz.capture.interventions.mute import Mute
@@ -112,6 +116,10 @@ def _change(info: ModelInfo) -> Any:
             return Exchange(layer, *_two_experts(layer, ids))
         session.start_with(fields.experts_key(layer), [_most_used(info, layer)[1]])
         experts = st.multiselect("Experts", ids, key=fields.experts_key(layer))
+        if kind == "Turn experts up or down":
+            session.start_with(session.AMOUNT, 2.0)
+            amount = st.select_slider("Added to the score", fields.AMOUNTS, key=session.AMOUNT, width=320)
+            return Bias({layer: dict.fromkeys(experts, amount)})
     return (Mute if kind == "Mute experts" else Force)({layer: tuple(experts)})
 
 

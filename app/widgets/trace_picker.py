@@ -15,7 +15,6 @@ from moeviz.routing_trace import PHASES, RoutingTrace
 from moeviz.text import quoted
 
 Pair = tuple[RoutingTrace, RoutingTrace]
-LETTERS = ("Trace A", "Trace B")  # where sentences call them so
 ORDER = ("First trace", "Second trace", "Third trace")
 KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
 
@@ -62,8 +61,7 @@ def _chosen(
         if session.value(key) not in names:
             session.set_value(key, default)
     found: list[RoutingTrace | None] = []
-    labels = LETTERS if len(keys) == len(LETTERS) else ORDER
-    for column, key, label in zip(st.columns(len(keys), gap="large"), keys, labels, strict=True):
+    for column, key, label in zip(st.columns(len(keys), gap="large"), keys, ORDER[: len(keys)], strict=True):
         with column:
             name = _choose_one(label, names, key)
             if name is not None:

@@ -30,9 +30,9 @@ def choose_torch(
 ) -> tuple[Tensor, Tensor]:
     """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs.
 
-    pushed   (E,): inf for experts that rank above all others, -inf for those that are not there, 0 for the rest. An
-             expert that is not there counts nothing in the score of its group. It is chosen only where too few others
-             are left in the groups kept, and what that means is for the caller to say.
+    pushed   (E,), added to the ranks: inf for experts that rank above all others, -inf for those that are not
+             there. An expert that is not there counts nothing in the score of its group. It is chosen only
+             where too few others are left in the groups kept, and what that means is for the caller to say.
     """
     if gating.is_softmax_over_winners and gating.groups == 1 and bias is None and pushed is None:
         top, experts = logits.float().sort(dim=-1, descending=True, stable=True)  # compares, so -0 ties with 0
@@ -40,7 +40,7 @@ def choose_torch(
         return weights if gating.scale == 1 else weights * gating.scale, experts[:, : gating.top_k]
     scores, rank = _scores_and_rank(logits, gating, bias)
     if pushed is not None:
-        rank = torch.where(pushed == 0, rank, pushed)
+        rank = torch.where(pushed.isinf(), pushed, rank + pushed)  # a rank may be infinite too
     experts = _ranked(rank, _kept(rank, gating, pushed is not None))[0][:, : gating.top_k]
     return _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating), experts
 

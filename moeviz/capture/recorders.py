@@ -98,11 +98,11 @@ def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
 
 def _probed(job: CaptureJob) -> "ProbedModel":
     """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
-    from moeviz.capture.record.kernel_parity import probe
+    from moeviz.capture.record.kernel_parity import probe_once
     from moeviz.capture.record.kernel_recording import log_troubles
 
     try:
-        found = probe(job.run.model, job.request.site)
+        found = probe_once(job.run.model, job.request.site)
     except CaptureError as error:
         if job.request.kernels is True:
             raise
@@ -118,8 +118,8 @@ def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractCon
     if job.request.intervention is None:
         return nullcontext()
     from moeviz.capture.record.intervening import check_can_change, intervening
-    from moeviz.capture.record.kernel_parity import probe
+    from moeviz.capture.record.kernel_parity import probe_once
 
     check_can_change(job.run)
-    found = found or probe(job.run.model, job.request.site)
+    found = found or probe_once(job.run.model, job.request.site)
     return intervening(job.run, found.routers, job.request.intervention)

@@ -34,8 +34,8 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
             layer="d",
             share=("share of tokens", ".2%"),
             tokens=("tokens compared", ","),
-            chosen=("experts in A", ","),
-            different=("of these, not in B", ","),
+            chosen=("experts in the first", ","),
+            different=("of these, not in the second", ","),
         ),
     )
     return theme.framed(lines, theme.MEDIUM)
@@ -43,9 +43,13 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
 
 def differences_map(frame: pd.DataFrame) -> alt.Chart:
     """Token by layer, coloured by what becomes of it. Columns: those of `token_differences`."""
-    columns = {"kind": ("in B", ""), "experts": ("experts in A", ""), "other_experts": ("experts in B", "")}
+    columns = {
+        "kind": ("in the second", ""),
+        "experts": ("experts in the first", ""),
+        "other_experts": ("experts in the second", ""),
+    }
     if frame["margin"].notna().any():
-        columns["margin"] = ("margin in A", ".3g")
+        columns["margin"] = ("margin in the first", ".3g")
     return places_map(frame, columns)
 
 
@@ -84,7 +88,7 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
         {"interpolate": "step-after", "strokeWidth": 2.5},
         x=alt.X(
             "at:Q",
-            title="margin in A, logits (far left: a tie)",
+            title="margin in the first, logits (far left: a tie)",
             scale=alt.Scale(type="log", nice=False),
             axis=alt.Axis(format="~g", tickCount=6, labelOverlap=True),
         ),
@@ -104,22 +108,22 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
 
 AGREEMENT = Chart(
     "In which layers do the two agree?",
-    "Each point is a layer and shows the share of tokens that A and B send to the same experts (blue), and to the same "
+    "Each point is a layer and shows the share of tokens that both send to the same experts (blue), and to the same "
     "ones in the same order (orange), where the order is known in both.",
     measure=engine_difference,
     draw=agreement_by_layer,
 )
 PLACES = Chart(
     "Where in the text do they part?",
-    "Each cell is a token at a layer: orange where B sends it to other experts than A, blue where only their order is "
-    "another. Hover to see both.",
+    "Each cell is a token at a layer: orange where the second sends it to other experts than the first, blue where "
+    "only their order is another. Hover to see both.",
     measure=token_differences,
     draw=differences_map,
 )
 MARGINS = Chart(
     "Do small margins explain it?",
-    "Each line counts tokens up to a margin, by how far the last expert that A chose was ahead of the next. Where the "
-    "orange line is far left of the blue one, what differs was nearly a tie.",
+    "Each line counts tokens up to a margin, by how far the last expert that the first chose was ahead of the next. "
+    "Where the orange line is far left of the blue one, what differs was nearly a tie.",
     measure=margins_of_both,
     draw=margins_curve,
 )

@@ -56,7 +56,7 @@ def difference_text(found: dict[str, Any]) -> str:
     from moeviz.metrics.engine_difference import engine_difference_summary, shift_caption, tokens_caption
 
     layers, partings = pd.DataFrame(found["layers"]), pd.DataFrame(found["partings"])
-    lines = [f"A {found['a']}", f"B {found['b']}", ""]
+    lines = [f"first   {found['a']}", f"second  {found['b']}", ""]
     for says in (shift_caption(pd.DataFrame(found["shifts"])), tokens_caption(pd.DataFrame([found["tokens"]]))):
         lines += [says, ""] if says else []
     lines += [engine_difference_summary(layers, partings), ""]

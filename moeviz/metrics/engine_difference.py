@@ -107,7 +107,7 @@ def tokens_checked(pair: Pair) -> pd.DataFrame:
     """How far two traces are known to be of the same tokens: by token ids, or by texts where ids are not known.
 
     One row. Columns: tokens int64 (of sequences and positions that both have) · unknown int64 (of which neither ids nor
-    texts are known in both) · different int64 (other tokens in A and B: no figure counts them) · after int64 (tokens
+    texts are known in both) · different int64 (other tokens in the two: no figure counts them) · after int64 (tokens
     that are compared, though another one came before them in their sequence). Raises `InvalidTrace` as
     `engine_difference` does.
 
@@ -244,8 +244,8 @@ def shift_caption(moved: pd.DataFrame) -> str | None:
     if not shift:
         return None
     return (
-        f"Rows are misaligned: token t of A is token t{shift:+d} of B. One of the two lost a row, or has one twice. "
-        "What follows compares the rows that belong together."
+        f"Rows are misaligned: token t of the first is token t{shift:+d} of the second. One of the two lost a row, "
+        "or has one twice. What follows compares the rows that belong together."
     )
 
 
@@ -254,12 +254,14 @@ def tokens_caption(checked: pd.DataFrame) -> str | None:
     tokens, unknown, different, after = checked.iloc[0].tolist()
     says = []
     if unknown == tokens:
-        says += ["Whether A and B are of the same text cannot be checked: no token has an id, or a text, in both."]
+        says += ["Whether both are of the same text cannot be checked: no token has an id, or a text, in both."]
     elif unknown:
         says += [f"{unknown:,} of {tokens:,} tokens have neither an id nor a text in both, and cannot be checked."]
     if different:
         are, them = ("is another one", "it") if different == 1 else ("are other ones", "them")
-        says += [f"{different:,} of {tokens:,} tokens {are} in B than in A, and no figure counts {them}."]
+        says += [
+            f"{different:,} of {tokens:,} tokens {are} in the second than in the first, and no figure counts {them}."
+        ]
     if after:
         some = "1 token comes" if after == 1 else f"{after:,} tokens come"
         says += [f"{some} after such a token, and may be routed differently for that reason alone."]
@@ -274,10 +276,10 @@ def engine_difference_summary(layers: pd.DataFrame, partings: pd.DataFrame) -> s
     chosen, different = int(layers["chosen"].sum()), int(layers["different"].sum())
     parted = partings[partings["layer"] >= 0]
     if parted.empty:
-        return f"All of A's {chosen:,} expert ids are the same in B.{_of_order(layers)}"
+        return f"All {chosen:,} expert ids of the first are the same in the second.{_of_order(layers)}"
     share = percent(different / max(chosen, 1))
-    says = f"Of A's {chosen:,} expert ids, {_others(different)} in B ({share}). {_of_place(parted, partings)}"
-    return f"{says} {_of_ties(layers)}"
+    says = f"Of {chosen:,} expert ids of the first, {_others(different)} in the second ({share})."
+    return f"{says} {_of_place(parted, partings)} {_of_ties(layers)}"
 
 
 def _of_order(layers: pd.DataFrame) -> str:
@@ -307,8 +309,8 @@ def _of_ties(layers: pd.DataFrame) -> str:
     known = layers[layers["ties"].notna()]
     others = float((known["tokens"] * (1 - known["equal_sets"])).sum())
     if not others:
-        return "What ties explain is not known: that takes the router logits of A."
+        return "What ties explain is not known: that takes the router logits of the first."
     share = float((known["tokens"] * known["ties"]).sum()) / others
     if not share:
         return "No tie explains any of it."
-    return f"Ties in A explain {percent(share)} of the tokens with other experts."
+    return f"Ties in the first explain {percent(share)} of the tokens with other experts."

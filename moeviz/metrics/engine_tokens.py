@@ -65,7 +65,9 @@ def margins_of_both(pair: Pair) -> pd.DataFrame:
     """
     one, other, mine, theirs = aligned(pair)
     if one.logits is None:
-        raise MissingField("Margins need router logits, and trace A has none. Exchange A and B, if B has them.")
+        raise MissingField(
+            "Margins need router logits, and the first trace has none. Exchange the two, if the second has them."
+        )
     found: dict[bool, list[np.ndarray]] = {True: [np.empty(0)], False: [np.empty(0)]}
     for layer in common_layers(pair):
         at = one.model.layers.index(layer)
@@ -76,9 +78,11 @@ def margins_of_both(pair: Pair) -> pd.DataFrame:
                 found[kind].append(margin[differ == kind])
     margins = {kind: np.sort(np.concatenate(parts)) for kind, parts in found.items()}
     if not any(map(len, margins.values())):
-        raise MissingField("Margins need routers that choose by their logits: in trace A something else decides too.")
+        raise MissingField(
+            "Margins need routers that choose by their logits: in the first trace something else decides too."
+        )
     if not len(margins[True]):
-        raise MissingField("Margins need tokens with other experts, and every token has the same ones in A and B.")
+        raise MissingField("Margins need tokens with other experts, and every token has the same ones in both.")
     sizes = _sizes(np.concatenate([*margins.values()]))
     return pd.concat(
         [

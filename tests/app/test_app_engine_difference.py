@@ -40,9 +40,9 @@ def test_a_misalignment_is_said_and_not_drawn_as_disagreement():
     app = visit(one, late(one, 1))
     app.selectbox(key=session.FIRST_TRACE).set_value("trace 0").run()
     app.selectbox(key=session.SECOND_TRACE).set_value("trace 1").run()
-    assert "Rows are misaligned: token t of A is token t-1 of B." in sentences(app)
-    assert "expert ids are the same in B" in sentences(app) and pictures(app) == 2
-    assert "every token has the same ones in A and B" in sentences(app)
+    assert "Rows are misaligned: token t of the first is token t-1 of the second." in sentences(app)
+    assert "are the same in the second" in sentences(app) and pictures(app) == 2
+    assert "every token has the same ones in both" in sentences(app)
 
 
 def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_chosen():
@@ -58,7 +58,7 @@ def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_cho
 def test_who_has_nothing_to_compare_sees_the_example_in_two_precisions_read_once_for_all(monkeypatch):
     app = visit()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
-    assert any("read in float32 and bfloat16" in text.value for text in app.markdown) and not app.selectbox
+    assert any("read first in float32 and then in bfloat16" in text.value for text in app.markdown) and not app.selectbox
     assert not visit_of(app).recent
     monkeypatch.setattr("moeviz_app.jobs.model_service.run_on_model", pytest.fail)
     assert sentences(visit()) == sentences(app)
@@ -94,7 +94,7 @@ def test_one_token_and_traces_without_logits_are_drawn():
     assert not visit(one, noisy(one, 3.0)).exception
     bare = replace(sample_trace(tokens=20), logits=None)
     app = visit(bare, noisy(sample_trace(tokens=20), 0.5))
-    assert not app.exception and "trace A has none" in sentences(app) and pictures(app) == 2
+    assert not app.exception and "the first trace has none" in sentences(app) and pictures(app) == 2
 
 
 def test_texts_without_ids_are_compared_by_their_words_and_what_cannot_be_checked_is_said():

@@ -3,23 +3,26 @@
 import random
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import moeviz_app
+import numpy as np
 import pytest
 import recount
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
 from explorer_traces import HOSTILE, STAND_IN, made, without
-from moeviz_app.widgets.components.explorer_data import _scores, packed_strip
+from moeviz_app.widgets.components.explorer_data import _base64, _scores, packed_next, packed_strip
 from playwright.sync_api import Page, expect
-from random_traces import random_trace
+from random_traces import of_the_same_tokens, random_trace
 from servers import served
 
 from moeviz.metrics.tokens import visible
+from moeviz.next_tokens import NEXT, NextTokens
 
 pytestmark = pytest.mark.browser
 WIDGETS = Path(moeviz_app.__file__).parent / "widgets" / "components"
@@ -503,11 +506,23 @@ COUNTED = """(given) => given.map(({ data, places }) => {
 })"""
 
 
+OF_NEXT = """(given) => given.map(({ data, places }) => {
+  const trace = new Trace(data);
+  const say = (mutes) => (token) => {
+    const explorer = { trace, token, mutes, canMute: true, isWaiting: () => false };
+    return Object.assign(Object.create(Next.prototype), { explorer }).told();
+  };
+  const plain = places.map(say([]));
+  trace.mute(data.muted);
+  return [plain, places.map(say(trace.mutes))];
+})"""
+
+
 @pytest.fixture(scope="module")
 def told_by_cards(browser):
     """Say what the card says of traces at these places (layer by its place, token), as the scripts of the page do."""
     page = browser.new_page()
-    scripts = [(WIDGETS / f"explorer_{name}.js").read_text("utf-8") for name in ("parts", "trace", "card")]
+    scripts = [(WIDGETS / f"explorer_{name}.js").read_text("utf-8") for name in ("parts", "trace", "card", "next")]
     page.add_script_tag(content="\n".join(scripts))
     yield lambda given, how=CARDS: page.evaluate(how, [{"data": data, "places": places} for data, places in given])
     page.close()
@@ -588,5 +603,60 @@ def test_each_number_under_the_strip_is_counted_again(told_by_cards):
         for at, changed in recount.changed(words or ""):
             told = partial(recount.check_counted, changed, trace, layer, texts, window)
             noticed[recount.notices(told), at] += 1
+    missed = sum(n for (seen, _), n in noticed.items() if not seen)
+    assert noticed and missed <= 0.01 * sum(noticed.values()), noticed
+
+
+def likely(trace, dice: np.random.Generator) -> NextTokens:
+    """Next tokens after each token, among them some that do come; now and then sure, or nearly none likely."""
+    T, texts = len(trace.tokens), [*list(dict.fromkeys(trace.tokens["text"]))[:8], "a", " b", "ä", "\n", "0", "x y"]
+    ids = np.stack([dice.permutation(len(texts))[:NEXT] for _ in range(T)]).astype(np.int32)
+    p = -np.sort(-dice.dirichlet(np.full(NEXT + 1, dice.choice([0.02, 0.3, 3.0])), T)[:, :NEXT], axis=1)
+    return NextTokens(tuple(texts), ids, p.astype(np.float32))
+
+
+def said_of_next(told_by_cards, seeds):
+    """What is said of next tokens of these random traces, as they are and with experts muted: a check of each."""
+    for seed in seeds:
+        dice = np.random.default_rng(seed)
+        trace = random_trace(seed)
+        trace = replace(trace, next_tokens=likely(trace, dice))
+        changed = of_the_same_tokens(trace, seed + 1).experts.copy()
+        T, layers = len(trace.tokens), trace.model.layers
+        some = np.flatnonzero((dice.random(T) < 0.3) & (changed[..., -1] >= 0).all(axis=0))
+        changed[:, some] = np.roll(changed[:, some], 1, axis=2)  # another first choice
+        muted = replace(trace, experts=changed, next_tokens=likely(trace, dice), logits=None)
+        mutes = [(int(dice.choice(layers)), int(dice.integers(min(trace.model.num_experts))))]
+        mutes += [(layers[0], 0)] * (seed % 2)
+        tokens = dice.integers(T, size=6).tolist()
+        data = packed_strip(trace) | {"next": packed_next(trace.next_tokens)}
+        data["muted"] = {"experts": _base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
+        plain, without_them = told_by_cards([(data, tokens)], OF_NEXT)[0]
+        for token, words in zip(tokens, plain, strict=True):
+            yield words, partial(recount.check_next, trace=trace, texts=data["texts"], token=token)
+        for token, words in zip(tokens, without_them, strict=True):
+            yield words, partial(recount.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
+
+
+@pytest.mark.table("app/widgets/components", "tests/support/recount.py")
+@pytest.mark.parametrize("case", range(8))
+def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
+    wrong, kinds = [], Counter()
+    for words, check in said_of_next(told_by_cards, range(case, 400, 8)):
+        kinds.update(
+            part for part in ("given", "not among", "does go", "ends", "under", "Now", "not use") if part in words
+        )
+        try:
+            check(words)
+        except recount.Refuted as why:
+            wrong.append(f"{words!r}: {why}")
+    assert not wrong, "\n".join(wrong)
+    assert len(kinds) == 7
+
+
+def test_each_number_on_next_tokens_is_counted_again(told_by_cards):
+    noticed = Counter()
+    for words, check in said_of_next(told_by_cards, range(40)):
+        noticed.update((recount.notices(partial(check, changed)), at) for at, changed in recount.changed(words))
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert noticed and missed <= 0.01 * sum(noticed.values()), noticed

@@ -134,6 +134,7 @@ def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
             assert not grave(page), scheme
 
 
+@pytest.mark.table("app/", "moeviz/charts", "moeviz/metrics")
 def test_what_strangers_wrote_stays_text_on_every_page(visit, tmp_path):
     """Each hostile token twelve times, in two labelled texts, so that every topic has something to say of it."""
     texts = list(HOSTILE) * 12

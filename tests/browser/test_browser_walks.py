@@ -207,6 +207,7 @@ def same(page: Page, other: Page, part: Callable[[Page], Locator]) -> None:
     )
 
 
+@pytest.mark.table("app/")
 def test_a_link_to_each_page_shows_somebody_else_the_same(page, elsewhere):
     run(page, OWN_TEXT)
     choose_layer(page, 2)

@@ -13,11 +13,13 @@ import moeviz
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch
 from moeviz.capture import what_if as module
+from moeviz.capture.interventions.bias import Bias
 from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.top_k import TopK
+from moeviz.capture.record import kernel_parity
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import stream, trace
@@ -153,6 +155,41 @@ def test_forced_experts_get_every_token_and_the_rest_stays_the_router_s(family, 
     assert not (result.plain.experts[0] == 6).any(axis=-1).all()
 
 
+def test_a_bias_is_added_to_logits_before_the_choice_and_not_to_weights(tokenizer):
+    model, amounts = tiny_model(CONFIGS["mixtral"]), {1: 0.3, 4: -0.3}
+    result = what_if(model, TEXT, Bias({1: amounts}), tokenizer=tokenizer)
+    logits = result.changed.logits[1].astype(np.float64)
+    biased = logits + np.array([amounts.get(expert, 0.0) for expert in range(8)])
+    best = np.argsort(-biased, axis=-1, kind="stable")[:, :2]
+    assert (np.sort(result.changed.experts[1], axis=-1) == np.sort(best, axis=-1)).all()
+    assert (result.changed.experts[1] != result.plain.experts[1]).any()
+    share = np.exp(np.take_along_axis(logits, result.changed.experts[1].astype(np.int64), axis=-1))
+    np.testing.assert_allclose(result.changed.weights[1], share / share.sum(axis=-1, keepdims=True), atol=1e-5)
+
+
+def test_a_bias_is_one_more_correction_where_a_router_has_one(tokenizer):
+    model = tiny_model(CONFIGS["deepseek_v3"])
+    result = what_if(model, TEXT, Bias({1: {2: 0.5, 13: -0.5}}), tokenizer=tokenizer)
+    other = copy.deepcopy(model)
+    with torch.no_grad():
+        other.model.layers[1].mlp.gate.e_score_correction_bias[[2, 13]] += torch.tensor([0.5, -0.5])
+    expected = trace(other, TEXT, tokenizer=tokenizer)
+    assert np.array_equal(result.changed.experts, expected.experts)
+    np.testing.assert_allclose(result.changed.weights, expected.weights, rtol=1e-5)
+    assert not np.array_equal(result.plain.experts, expected.experts)
+
+
+@every_family
+def test_no_bias_changes_no_bit_and_a_large_one_forces_or_mutes(family, tokenizer):
+    model = tiny_model(FAMILIES[family])
+    layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
+    none = what_if(model, TEXT, Bias({layer: {1: 0.0}}), tokenizer=tokenizer)
+    assert none.effect["kl"].max() == 0 and routing(none.changed) == routing(none.plain)
+    for amount, same in ((1e6, Force({layer: (6,)})), (-1e6, Mute({layer: (6,)}))):
+        result = what_if(model, TEXT, Bias({layer: {6: amount}}), tokenizer=tokenizer)
+        assert routing(result.changed) == routing(what_if(model, TEXT, same, tokenizer=tokenizer).changed)
+
+
 def test_the_effect_is_what_the_logits_say(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     result = what_if(model, PROMPTS, TopK(1), tokenizer=tokenizer)
@@ -183,6 +220,32 @@ def test_ablation_ranks_experts_by_their_effect_and_leaves_unused_ones_at_nothin
     assert first["loss_change"] == pytest.approx((alone["loss_changed"] - alone["loss"]).mean())
 
 
+def test_a_model_is_probed_once_and_anew_when_anything_of_it_changes(tokenizer, monkeypatch):
+    probed, own = [], kernel_parity.probe
+    monkeypatch.setattr(kernel_parity, "probe", lambda *of: probed.append(of) or own(*of))
+    model = tiny_model(CONFIGS["mixtral"])
+    gate = model.model.layers[1].mlp.gate
+
+    def times() -> int:
+        trace(model, TEXT, tokenizer=tokenizer, intervention=Mute({1: (0,)}))
+        return len(probed)
+
+    def changed_in_place() -> None:
+        with torch.no_grad():
+            gate.weight.mul_(2)
+
+    def another_weight() -> None:
+        gate.weight = torch.nn.Parameter(gate.weight.detach().clone())
+
+    assert [times(), times()] == [1, 1]
+    ways = (changed_in_place, another_weight, lambda: setattr(gate, "top_k", 3), model.bfloat16)
+    for number, change in enumerate(ways, 2):
+        change()
+        assert [times(), times()] == [number, number], change
+    model.config.rms_norm_eps = 1e-3
+    assert times() == len(ways) + 2
+
+
 def test_everything_is_as_before_afterwards(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     before = logits_of(model, tokenizer, None)
@@ -198,6 +261,11 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (Mute({0: (8,)}), "experts 0 to 7, not 8"),
         (Mute({0: range(7)}), "at most 6 can be muted, not 7"),
         (Force({0: (1, 2, 3)}), "3 cannot be forced"),
+        (Bias({0: {9: 1.0}}), "experts 0 to 7, not 9"),
+        (Bias({0: {1: float("inf")}}), "finite numbers, such as 2.0 or -0.5, not inf"),
+        (Bias({}), "Bias names no expert"),
+        (untyped(Bias, {0: (1, 2)}), r"amounts by layer and expert, as .*, not \{0: \(1, 2\)\}"),
+        (untyped(Bias, {0: {1: "2"}}), "finite numbers"),
         (TopK(9), "1 to 8 experts, not 9"),
         (TopK(1, (4,)), "no MoE layer 4"),
         (Exchange(0, 1, 9), "experts 0 to 7, not 9"),
@@ -351,6 +419,22 @@ def test_a_run_that_did_not_do_what_was_asked_gives_no_trace(kind, arguments, sa
     ):
         with pytest.raises(CaptureError, match=f"{kind.__name__} did not come through at layer 0: .*{says}"):
             run()
+
+
+def against(_self, decision):
+    pushed = decision.weights.new_zeros(8).float()
+    pushed[[1, 4]] = torch.tensor([-1e6, 1e6])
+    return decision.again(pushed, None)
+
+
+@pytest.mark.parametrize(
+    ("amounts", "says"),
+    [({1: 1e3}, "favoured expert 1 is gone"), ({4: -1e3}, "disfavoured expert 4 came in"), ({}, "another weight")],
+)
+def test_a_choice_that_moved_against_its_bias_gives_no_trace(amounts, says, tokenizer):
+    given = disobeying(Bias, change=against)({0: amounts or {2: 0.0}})
+    with pytest.raises(CaptureError, match=f"Bias did not come through at layer 0: .*{says}"):
+        what_if(tiny_model(CONFIGS["mixtral"]), TEXT, given, tokenizer=tokenizer)
 
 
 def test_a_replay_that_was_not_followed_gives_no_trace(tokenizer):

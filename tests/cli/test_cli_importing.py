@@ -114,7 +114,7 @@ def test_diff_finds_a_planted_shift(traced, tmp_path, capsys):
     write_trace(RoutingTrace(trace.model, trace.tokens.iloc[:-1], trace.experts[:, 1:]), tmp_path / "lost.npz")
     assert main(["diff", str(tmp_path / "lost.npz"), traced]) == 0
     out = capsys.readouterr().out
-    assert "token t of A is token t+1 of B" in out and "0 of 1 sequences part." in out
+    assert "token t of the first is token t+1 of the second" in out and "0 of 1 sequences part." in out
     assert main(["diff", str(tmp_path / "lost.npz"), traced, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["shift"] == 1 and [row["equal_sets"] for row in found["layers"]] == [1.0] * 4
@@ -128,7 +128,7 @@ def test_diff_compares_texts_where_ids_are_not_known(traced, tmp_path, capsys):
     assert "different texts: 100% of their tokens differ" in capsys.readouterr().err
     write_trace(replace(trace, tokens=other.assign(text="")), tmp_path / "none.npz")
     assert main(["diff", traced, str(tmp_path / "none.npz")]) == 0
-    assert "Whether A and B are of the same text cannot be checked" in capsys.readouterr().out
+    assert "Whether both are of the same text cannot be checked" in capsys.readouterr().out
     ids = trace.tokens["token_id"].where(trace.tokens.index != 50, 99)
     write_trace(replace(trace, tokens=trace.tokens.assign(token_id=ids)), tmp_path / "one.npz")
     assert main(["diff", traced, str(tmp_path / "one.npz"), "--json"]) == 0

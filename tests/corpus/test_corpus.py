@@ -321,6 +321,7 @@ print(*(peak_of(texts, Path(sys.argv[1], str(texts))) for texts in (100, 600)))
 """
 
 
+@pytest.mark.table("moeviz/corpus", "moeviz/formats/dataset", "moeviz/capture")
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """In a process of its own: what is counted there is of no other thread, and of no garbage of other tests."""
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")])

@@ -137,7 +137,7 @@ def test_where_neither_ids_nor_texts_are_known_it_is_said_that_nothing_can_be_ch
     for pair in ((one, bare), (bare, one), (bare, bare)):
         assert (engine_difference(pair)["equal_sets"] == 1).all()
         assert says(pair) == (
-            "Whether A and B are of the same text cannot be checked: no token has an id, or a text, in both."
+            "Whether both are of the same text cannot be checked: no token has an id, or a text, in both."
         )
     half = without_ids(one, text=one.tokens["text"].where(one.tokens.index < 48, ""))
     assert says((one, half)) == "12 of 60 tokens have neither an id nor a text in both, and cannot be checked."
@@ -145,7 +145,7 @@ def test_where_neither_ids_nor_texts_are_known_it_is_said_that_nothing_can_be_ch
 
 @pytest.mark.parametrize("shift", [0, 1])
 def test_another_token_is_left_out_and_is_no_disagreement(one, shift):
-    """Token 30 is another one in B, which sends it elsewhere: 29 equal tokens come after it."""
+    """Token 30 is another one in the second, which sends it elsewhere: 29 equal tokens come after it."""
     ids, experts = one.tokens["token_id"].to_numpy().copy(), one.experts.copy()
     ids[30], experts[:, 30] = 99, (experts[:, 30] + 1) % 8
     other = RoutingTrace(one.model, one.tokens.assign(token_id=ids), experts)
@@ -155,6 +155,6 @@ def test_another_token_is_left_out_and_is_no_disagreement(one, shift):
     assert checked["different"] == 1 + shift and checked["unknown"] == 0  # of moved rows, what either may be of
     if not shift:
         assert says(pair) == (
-            "1 of 60 tokens is another one in B than in A, and no figure counts it. 29 tokens come after such a token, "
-            "and may be routed differently for that reason alone."
+            "1 of 60 tokens is another one in the second than in the first, and no figure counts it. 29 tokens come "
+            "after such a token, and may be routed differently for that reason alone."
         )

@@ -92,9 +92,12 @@ def test_ties_alone_are_drawn(one):
 
 
 def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(one, other):
-    assert say((one, one)) == "All of A's 360 expert ids are the same in B. They stand in the same order too."
+    assert (
+        say((one, one))
+        == "All 360 expert ids of the first are the same in the second. They stand in the same order too."
+    )
     assert say((one, other)) == (
-        "Of A's 358 expert ids, 1 is different in B (under 1%). They first part at token 9 "
+        "Of 358 expert ids of the first, 1 is different in the second (under 1%). They first part at token 9 "
         "(“⏎”), layer 1. No tie explains any of it."
     )
     turned = one.experts.copy()
@@ -102,16 +105,16 @@ def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(
     assert say((one, replace(one, experts=turned, weights=None, logits=None))).endswith(
         "Once they stand in another order."
     )
-    assert say((other, one)).endswith("What ties explain is not known: that takes the router logits of A.")
+    assert say((other, one)).endswith("What ties explain is not known: that takes the router logits of the first.")
     tied = replace(one, logits=np.zeros_like(one.logits))
-    assert say((tied, other)).endswith("Ties in A explain 100% of the tokens with other experts.")
+    assert say((tied, other)).endswith("Ties in the first explain 100% of the tokens with other experts.")
 
 
 def test_a_shift_is_said_and_is_no_disagreement(one):
     assert shift_caption(shifts((one, one))) is None
     pair = late(one, 1), one
-    assert "token t of A is token t+1 of B" in shift_caption(shifts(pair))
-    assert say(pair).startswith("All of A's")
+    assert "token t of the first is token t+1 of the second" in shift_caption(shifts(pair))
+    assert say(pair).startswith("All ")
 
 
 def test_of_several_texts_it_is_said_how_many_part(one):

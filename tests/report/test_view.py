@@ -387,6 +387,7 @@ def outputs(notebook) -> list[dict]:
     return [output.data for cell in cells for output in cell.outputs if output.output_type == "execute_result"]
 
 
+@pytest.mark.table("docs/", "moeviz/report", "moeviz/charts")
 @pytest.mark.docs
 def test_the_notebook_runs_and_its_file_holds_no_outputs(notebook):
     shown = outputs(notebook[0])

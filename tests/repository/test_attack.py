@@ -17,6 +17,7 @@ def decoy(tmp_path):
     return attack.unlisted_model(tmp_path)
 
 
+@pytest.mark.table("app/server", "app/session", "app/jobs", "app/settings.py", "benchmarks/attack.py")
 def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory(decoy, capsys):
     with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         found = attack.attack(server.url, decoy, links=12, uploads=6)

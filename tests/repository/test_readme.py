@@ -33,6 +33,7 @@ README_LINES, PICTURE_BYTES = 200, 400_000
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
+@pytest.mark.table("docs/", "README.md", "moeviz/")
 @pytest.mark.docs
 @pytest.mark.usefixtures("kept_drawings")
 @each_page

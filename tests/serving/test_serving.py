@@ -482,6 +482,7 @@ def test_what_fits_is_what_serving_memory_says():
     assert (row["cards"], row["together"]) == (taken["H100"], taken["bytes"] / 1e9)
 
 
+@pytest.mark.table("moeviz/capture/models", "moeviz/serving", "moeviz/published", "moeviz/footprint.py")
 def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
     """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
     found = {}

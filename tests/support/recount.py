@@ -1815,6 +1815,81 @@ def check_counted(sentence: str | None, trace, layer: int, texts: list[str], win
         claim((said["first"], said["last"]) == longest[0], f"the run is {longest[0]}")
 
 
+GOES_ON = re.compile(
+    r"(?:The text goes on with “(?P<no>.*)”, which is not among these five"
+    r"|The text does go on with “(?P<first>.*)” \(bold\)"
+    r"|The text goes on with “(?P<other>.*)” \(bold\), given (?P<p>[<>]?\d+%)"
+    r"|(?P<end>Here the text ends))\. Click an expert above to mute it\.",
+    re.DOTALL,
+)
+MUTED = re.compile(
+    r"(?:“(?P<was>.*?)”: (?P<before>[<>]?\d+%) → (?P<fell>(?:under )?[<>]?\d+%)\.(?: Now “(?P<now>.*)” is likeliest\.)?"
+    r"(?P<unused> This \w+ itself did not use (?P<them>it|them), but earlier ones may have\.)? ?)?"
+    r"(?:(?P<moved>\d+) of (?P<of>\d+) first choices change(?P<dots> \(orange dots\))?\.)?(?P<dashed> ?Dashed: as it was\.)?",
+    re.DOTALL,
+)
+
+
+def part_agrees(said: str, value: float) -> bool:
+    """Whether a share is what a page writes of it: whole percent, and no 0 % or 100 % that is none."""
+    if said == ">99%":
+        return 0.995 - 1e-6 <= value < 1
+    if said == "<1%":
+        return 0 < value < 0.005 + 1e-6
+    return abs(100 * value - int(said[:-1])) <= 0.5 + 1e-4
+
+
+def _follows(seen: Seen, token: int) -> bool:
+    after = token + 1
+    return after < seen.T and (seen.sequence[after], seen.position[after]) == (
+        seen.sequence[token],
+        seen.position[token] + 1,
+    )
+
+
+def check_next(sentence: str, trace, texts: list[str], token: int) -> None:
+    """The sentence on the likeliest next tokens: whether the token that does follow is one of them."""
+    seen, said = Seen(trace), GOES_ON.fullmatch(sentence)
+    claim(said is not None, f"cannot be read: {sentence!r}")
+    likely = [(shown(text), p) for text, p in trace.next_tokens.after(token)]
+    claim((said["end"] is not None) == (not _follows(seen, token)), "where the text ends")
+    if said["end"]:
+        return
+    follows = texts[token + 1]
+    claim(follows in (said["no"], said["first"], said["other"]), f"what follows is {follows!r}")
+    place = next((at for at, (text, _) in enumerate(likely) if text == follows), None)
+    claim((said["no"] is not None) == (place is None) and (said["first"] is not None) == (place == 0), f"it is {place}")
+    if said["p"]:
+        claim(part_agrees(said["p"], likely[place][1]), f"it has {likely[place][1]}")
+
+
+def check_muted(sentence: str, trace, muted, mutes: list[tuple[int, int]], token: int) -> None:
+    """The sentence on what changes without some experts (layer and expert)."""
+    seen, now, said = Seen(trace), Seen(muted), MUTED.fullmatch(sentence)
+    claim(said is not None and sentence != "", f"cannot be read: {sentence!r}")
+    moved = [(row, t) for row in seen.layers for t in range(seen.T) if seen.first(row, t) != now.first(row, t)]
+    claim((said["moved"] is not None) == seen.ordered, "first choices are known")
+    if seen.ordered:
+        claim((int(said["moved"]), int(said["of"])) == (len(moved), len(seen.layers) * seen.T), f"{len(moved)} change")
+        claim((said["dots"] is not None) == bool(moved), "dots")
+    before, after = trace.next_tokens.after(token), muted.next_tokens.after(token)
+    claim(said["was"] == shown(before[0][0]) and part_agrees(said["before"], before[0][1]), f"it was {before[0]}")
+    left = {}
+    for text, p in after:
+        left.setdefault(shown(text), p)
+    if said["was"] in left:
+        claim(part_agrees(said["fell"], left[said["was"]]), f"now {left[said['was']]}")
+    else:
+        percent = int(said["fell"].removeprefix("under ").removesuffix("%"))
+        claim(said["fell"].startswith("under ") and percent - 1 <= 100 * after[-1][1] < percent, f"{after[-1][1]}")
+    first = shown(after[0][0])
+    claim(said["now"] == (None if first == said["was"] else first), f"the likeliest is {first!r}")
+    used = any(expert in seen.has(layer, token) for layer, expert in mutes)
+    claim(
+        (said["unused"] is None) == used and (used or (said["them"] == "them") == (len(mutes) > 1)), "whether it had it"
+    )
+
+
 def changed(sentence: str) -> list[tuple[int, str]]:
     """The sentence with each of its numbers in turn made another one: a control, which a second count must refute."""
     made = []

@@ -7,7 +7,7 @@ that it calls sees some experts above or below all others. Another top-k is anot
 Each gives what to call the experts that a witness then hears.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
+from moeviz.capture.interventions.bias import Bias
 from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.intervention import Intervention
@@ -33,6 +34,7 @@ Renamed = Callable[[dict], dict]  # expert -> weight of a token, as a witness he
 SCALED_INPUTS = "Llama4Router"
 IN_TWO_PARTS = "JetMoeTopKGating"
 MULTIPLIES_BY_TOP_K = "OpenAIPrivacyFilterMLP"
+BEYOND = 1e4
 
 
 @contextmanager
@@ -69,9 +71,11 @@ def exchanged(router: Router, one: int, other: int) -> Iterator[Renamed]:
 
 
 @contextmanager
-def pushed(router: Router, experts: Sequence[int], value: float) -> Iterator[Renamed]:
-    """The router's own code chooses as if these experts ranked above all others (inf), or were not there (-inf)."""
-    push = torch.zeros(router.num_experts).index_fill(0, torch.tensor(experts), value)
+def pushed(router: Router, by: Mapping[int, float]) -> Iterator[Renamed]:
+    """The router's own code chooses with this added to ranks: inf above all others, -inf as if it were not there."""
+    push = torch.zeros(router.num_experts)
+    for expert, value in by.items():
+        push[expert] = value
     mode = _Pushing(push, getattr(router.module, "num_group", None) or 1)
     hooks = [
         router.module.register_forward_pre_hook(lambda *_: mode.__enter__() and None),
@@ -118,7 +122,7 @@ class _Pushing(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _moved(self, ranks: Tensor, push: Tensor) -> Tensor:
-        return torch.where(push == 0, ranks, push.to(ranks.dtype))
+        return torch.where(push.isinf(), push.to(ranks.dtype), ranks + push.to(ranks.dtype))
 
 
 def _as_heard(row: dict) -> dict:
@@ -212,6 +216,10 @@ def _mute(subject: Subject, reroute: bool) -> Intervention:
     return Mute({router.layer: subject.busiest(router) for router in subject.routers}, reroute)
 
 
+def _up_and_down(subject: Subject, router: Router) -> dict[int, float]:
+    return {subject.busiest(router)[0]: -BEYOND, subject.idlest(router): BEYOND}
+
+
 def _last(subject: Subject) -> Router:
     return subject.routers[-1]
 
@@ -219,7 +227,7 @@ def _last(subject: Subject) -> Router:
 KINDS: dict[str, tuple[Ours, Others]] = {
     "Mute": (
         lambda subject: _mute(subject, True),
-        lambda subject, router: pushed(router, subject.busiest(router), -torch.inf),
+        lambda subject, router: pushed(router, dict.fromkeys(subject.busiest(router), -torch.inf)),
     ),
     "Mute, no rerouting": (
         lambda subject: _mute(subject, False),
@@ -227,7 +235,12 @@ KINDS: dict[str, tuple[Ours, Others]] = {
     ),
     "Force": (
         lambda subject: Force({router.layer: (subject.idlest(router),) for router in subject.routers}),
-        lambda subject, router: pushed(router, [subject.idlest(router)], torch.inf),
+        lambda subject, router: pushed(router, {subject.idlest(router): torch.inf}),
+    ),
+    # Amounts beyond all scores, whose units the router's own code may have changed before it ranks.
+    "Bias": (
+        lambda subject: Bias({router.layer: _up_and_down(subject, router) for router in subject.routers}),
+        lambda subject, router: pushed(router, _up_and_down(subject, router)),
     ),
     "TopK": (
         lambda subject: TopK(subject.plain.model.top_k + 1, tuple(router.layer for router in subject.routers)),

@@ -64,6 +64,7 @@ def launched(script, ranks, *arguments):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
+@pytest.mark.table("moeviz/training")
 @pytest.mark.parametrize("way", ["loop", "trainer"])
 def test_two_ranks_are_one_process_in_every_figure(way, tmp_path):
     for ranks in (1, 2):

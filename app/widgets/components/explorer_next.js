@@ -1,5 +1,8 @@
 // The likeliest next tokens, as bars; and a sentence about them.
 
+// What is no more than a share is under this: rounded to the nearest percent, it might be above it.
+const above = (share) => `${Math.floor(100 * share) + 1}%`;
+
 class Next {
   constructor(explorer) {
     this.explorer = explorer;
@@ -50,7 +53,7 @@ class Next {
       text.textContent = one.text;
       text.classList.toggle("true", one.text === goesOn);
       now.style.width = `${100 * (one.p ?? 0)}%`;
-      p.textContent = one.p === null ? `<${percent(one.most)}`.replace("<<", "<") : percent(one.p);
+      p.textContent = one.p === null ? `<${above(one.most)}` : percent(one.p);
       const had = before?.find(({ text: own }) => own === one.text);
       was.hidden = !had;
       if (had) was.style.width = `${100 * had.p}%`;
@@ -82,13 +85,13 @@ class Next {
   toldOfMutes() {
     const { trace, token } = this.explorer;
     const moved = trace.movedCount();
-    const choices = `${moved} of ${trace.L * trace.T} first choices change${moved ? " (orange dots)" : ""}.`;
+    const choices = trace.data.ordered ? ` ${moved} of ${trace.L * trace.T} first choices change${moved ? " (orange dots)" : ""}.` : "";
     const [now, before] = [trace.next?.after(token), trace.plain.next?.after(token)];
-    if (!now?.length || !before?.length) return choices;
+    if (!now?.length || !before?.length) return choices.trim();
     const [likeliest, p] = [before[0].text, now.find(({ text }) => text === before[0].text)?.p];
-    const fell = p === undefined ? `under ${percent(now.at(-1).p)}` : percent(p);
+    const fell = p === undefined ? `under ${above(now.at(-1).p)}` : percent(p);
     const other = now[0].text === likeliest ? "" : ` Now “${now[0].text}” is likeliest.`;
-    return `“${likeliest}”: ${percent(before[0].p)} → ${fell}.${other}${this.unused()} ${choices} Dashed: as it was.`;
+    return `“${likeliest}”: ${percent(before[0].p)} → ${fell}.${other}${this.unused()}${choices} Dashed: as it was.`;
   }
 
   unused() {

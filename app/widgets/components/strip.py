@@ -5,6 +5,7 @@ If the trace does not say which expert that is, tokens have no colour, and the i
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import streamlit as st
@@ -37,15 +38,17 @@ def token_strip(
     on_pick: Callable[[], None] | None = None,
     key: str | None = None,
     changes: Mapping[int, str] | None = None,
+    names: Mapping[int, str] = MappingProxyType({}),
 ) -> None:
     """Draw the tokens in `rows` of `trace`, each in the colour of its first-choice expert in `layer`.
 
     `colours` has one entry per expert, or none: see `colours_of`. A click, or Enter, leaves the row in the widget's
     `pick` and calls `on_pick`; without `on_pick` the strip is only to look at, and shows its end.
-    `changes`, beside another strip: the rows that are `CHANGED` there, or `NEW`; all others are pale.
+    `changes`, beside another strip: the rows that are `CHANGED` there, or `NEW`; all others are pale. `names` of the
+    layer's experts stand beside their ids, where a token is pointed at or read out.
     """
     at = trace.model.layers.index(layer)
-    tokens = [_token(trace, at, row, colours) for row in rows]
+    tokens = [_token(trace, at, row, colours, names) for row in rows]
     for row in rows if changes is not None else ():
         tokens[row - rows.start]["what"] = changes.get(row, "same")
     for row, mark in beginnings(trace, rows).items():
@@ -70,7 +73,7 @@ def colours_of(trace: RoutingTrace, layer: int, rows: range) -> list[str]:
     return theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, rows.start : rows.stop, 0]))
 
 
-def _token(trace: RoutingTrace, at: int, row: int, colours: Sequence[str]) -> dict[str, Any]:
+def _token(trace: RoutingTrace, at: int, row: int, colours: Sequence[str], names: Mapping[int, str]) -> dict[str, Any]:
     experts = trace.experts[at, row]
     ids = experts[experts >= 0].tolist()
     text = trace.tokens["text"].iloc[row]
@@ -81,18 +84,19 @@ def _token(trace: RoutingTrace, at: int, row: int, colours: Sequence[str]) -> di
         "newlines": min(text.count("\n"), MOST_LINE_BREAKS),
         "phase": str(trace.tokens["phase"].iloc[row]),
         "position": int(trace.tokens["position"].iloc[row]),
-        **_choice(ids[:1] if colours else sorted(ids), bool(experts[0] == NOT_RECORDED)),
+        **_choice(ids[:1] if colours else sorted(ids), bool(experts[0] == NOT_RECORDED), names),
         "weight": None if trace.weights is None or not ids else f"{trace.weights[at, row, 0]:.3f}",
         "colour": colours[ids[0]] if colours and ids else None,
     }
 
 
-def _choice(ids: list[int], missing: bool) -> dict[str, str]:
+def _choice(ids: list[int], missing: bool, names: Mapping[int, str]) -> dict[str, str]:
     """Where a token went: in a mark under it, and in words."""
     if not ids:
         return {"expert": "?", "choice": "not recorded"} if missing else {"expert": "–", "choice": "no expert"}
     mark = ", ".join(map(str, ids[:MOST_IDS])) + " …" * (len(ids) > MOST_IDS)
-    return {"expert": mark, "choice": f"expert{'s' * (len(ids) > 1)} {', '.join(map(str, ids))}"}
+    said = (f"{expert} ({names[expert]})" if expert in names else str(expert) for expert in ids)
+    return {"expert": mark, "choice": f"expert{'s' * (len(ids) > 1)} {', '.join(said)}"}
 
 
 def beginnings(trace: RoutingTrace, rows: range) -> dict[int, str]:

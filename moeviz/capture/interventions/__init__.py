@@ -2,6 +2,7 @@
 
     Mute       some experts may not be chosen (or add nothing where they were)
     Force      some experts are chosen for every token
+    Bias       some experts are chosen more readily, or less
     TopK       another number of experts a token
     Exchange   two experts get each other's tokens
     Replay     the routing of another trace

@@ -21,7 +21,7 @@ from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.capture.models.patching import patched
 from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
-from moeviz.capture.record.kernel_parity import ProbedRouter, probe, router_inputs
+from moeviz.capture.record.kernel_parity import ProbedRouter, probe_once, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward, with_method
 from moeviz.capture.routers.discovery import Router
 from moeviz.capture.run.prompts import ModelInput
@@ -35,7 +35,7 @@ def probe_routers(run: ModelInput, site: str | None = None) -> tuple[ProbedRoute
     """The routers of a model, and which of them can choose again: checked on a forward."""
     check_can_change(run)
     with exclusive(run.model), eager_mode(run.model):
-        return probe(run.model, site).routers
+        return probe_once(run.model, site).routers
 
 
 def check_can_change(run: ModelInput) -> None:

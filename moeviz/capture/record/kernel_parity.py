@@ -1,8 +1,9 @@
 """Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary, ref
 
 import torch
 from torch import Tensor, nn
@@ -46,6 +47,50 @@ class ProbedModel:
         """Everything that keeps its own way, and why."""
         of_routers = [probed.trouble for probed in self.routers if probed.trouble]
         return list(dict.fromkeys([*self.experts_trouble, *of_routers]))
+
+
+_known: WeakKeyDictionary[nn.Module, dict[str | None, "_Known"]] = WeakKeyDictionary()
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was found of a model, and all that it depends on."""
+
+    found: ProbedModel
+    settings: Hashable
+    tensors: tuple[ref[Tensor], ...]
+
+
+def probe_once(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
+    """What `probe` found of a model, as long as nothing that it depends on has changed. Raises as `probe` does."""
+    routers = find_routers(model, site)
+    parts = [part for router in routers for part in (router.module, router.block)]
+    parts += registered_experts(model)
+    tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
+    if any(tensor.is_inference() for tensor in tensors):  # nobody counts how often these change
+        return probe(model, site)
+    settings = (
+        model.config.to_json_string(),
+        tuple(FAMILIES.get(router.kind) for router in routers),
+        tuple(map(_settings, parts)),
+        tuple((tensor._version, tensor.dtype, tensor.device) for tensor in tensors),
+    )
+    by_site = _known.setdefault(model, {})
+    known = by_site.get(site)
+    if known is None or known.settings != settings or not _are(tensors, known.tensors):
+        known = by_site[site] = _Known(probe(model, site), settings, tuple(map(ref, tensors)))
+    return known.found
+
+
+def _settings(module: nn.Module) -> Hashable:
+    """What decides how a module answers, beside its tensors: its code, and its numbers and words."""
+    values = vars(module)
+    plain = ((name, value) for name, value in values.items() if isinstance(value, bool | int | float | str))
+    return id(module), type(module), id(values.get("forward")), tuple(plain)
+
+
+def _are(tensors: Sequence[Tensor], known: Sequence[ref[Tensor]]) -> bool:
+    return len(tensors) == len(known) and all(tensor is of() for tensor, of in zip(tensors, known, strict=True))
 
 
 @torch.no_grad()

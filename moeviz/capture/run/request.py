@@ -55,8 +55,8 @@ class CaptureRequest:
             raise CaptureError(f'next_tokens is {self.next_tokens!r}; it can be True, False or "auto".')
         if self.intervention is not None and not isinstance(self.intervention, Intervention):
             raise CaptureError(
-                f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange "
-                "or Replay."
+                f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, Bias, TopK, "
+                "Exchange or Replay."
             )
         if isinstance(self.intervention, Replay) and self.max_new_tokens:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
