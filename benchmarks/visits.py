@@ -66,7 +66,7 @@ def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, fi
     found[f"{screen}: click on a token, ms"] = tab.page.evaluate(CLICK, 3)
     if files:
         tab.begin()
-        tab.page.locator("a.named").first.click()
+        tab.page.locator(".card a[href*=expert]").first.click()
         found |= tab.until(CONTEXTS).of(f"{screen}: link of an expert to its contexts")
         for what, size in LARGE.items():
             _open_file(tab, size)

@@ -244,6 +244,11 @@ def _choice(name: str, key: str, addresses: Mapping[str, str], cleared: bool = F
     return Field(name, key, addresses.get, choices.get, cleared)
 
 
+def _kind(name: str, key: str) -> Field:
+    """A kind of text: the page checks whether there is one."""
+    return Field(name, key, lambda kind: kind or None, lambda text: text[:MOST_SEARCHED])
+
+
 def _dataset_on_offer(name: str) -> str:
     """The name itself. Raises `MissingField` for a dataset that is not open here."""
     if name not in datasets.offered():
@@ -287,6 +292,7 @@ PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says wha
         Field("find", session.WORD, lambda word: word or None, lambda text: text[:MOST_SEARCHED], cleared=True),
         Field(DATASET, session.DATASET, _dataset_of_experts, _dataset_on_offer),
     ),
+    "contrast": (_kind("first", session.FIRST_KIND), _kind("second", session.SECOND_KIND)),
     **dict.fromkeys(DATASET_PAGES, _OF_DATASET),
 }
 

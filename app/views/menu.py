@@ -10,6 +10,7 @@ import streamlit as st
 from moeviz_app.session import session
 from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
+from moeviz_app.views.contrast import contrast_page
 from moeviz_app.views.corpus import corpus_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
@@ -41,7 +42,7 @@ GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
     "Explore": (FIRST, "Tokens"),
     "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers"),
-    "Compare": ("Compare", "One word", "Engine difference", "What if"),
+    "Compare": ("Compare", "One word", "Contrast", "Engine difference", "What if"),
     "Balance": ("Balance", "Load", "Losses"),
     "Serve": ("Serve", "Parameters", "Placement"),
     "Train": ("Training",),
@@ -162,6 +163,7 @@ PAGES = {
     "Balance": balance_page,
     "Compare": compare_page,
     "One word": one_word_page,
+    "Contrast": contrast_page,
     "Engine difference": engine_difference_page,
     "What if": what_if_page,
     "Corpus": corpus_page,

@@ -1,6 +1,6 @@
 """The effect of an intervention: trace, next tokens and loss, beside those of the model as it is."""
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from typing import Any
@@ -24,6 +24,7 @@ from moeviz.capture.record.intervening import intervening, probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
+from moeviz.capture.trace import again_request
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -70,6 +71,37 @@ def what_if(
     else:
         changed, logits_changed = read_batch(run, routers, intervention)
     return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
+
+
+def loss_by_set(
+    model: LoadedModel | nn.Module,
+    sets: Mapping[str, RoutingTrace],
+    intervention: Intervention,
+    *,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+) -> pd.DataFrame:
+    """How well a model predicts several sets of texts, as it is and under an intervention.
+
+    sets   traces of whole texts that this model read, by name. Each set is read as one padded batch. Only the second
+           half of each text counts, so that an intervention may be chosen on the first (`moeviz.metrics.contrast`).
+
+    One row per set. Columns: texts str (its name) · tokens int64 (that count) · loss, loss_changed float64 (nats a
+    token, mean). Raises what `what_if` raises, and `CaptureError` for traces that do not say which tokens they have.
+    """
+    rows = []
+    for name, texts in sets.items():
+        run = prepare(model, again_request(texts, CaptureRequest(("-",), intervention=intervention)), tokenizer)
+        routers = probe_routers(run)
+        plain, logits = read_batch(run, routers, None)
+        changed = read_batch(run, routers, intervention)[1]
+        tokens = plain.tokens
+        lengths = tokens.groupby("sequence")["position"].transform("size")
+        counts = ((tokens["position"] > 0) & (2 * tokens["position"] >= lengths)).to_numpy()
+        ids = torch.tensor(tokens["token_id"].tolist(), device=logits.device)
+        first = (tokens["position"] == 0).to_numpy()
+        loss, loss_changed = (_losses(part, ids, first)[counts].mean() for part in (logits, changed))
+        rows.append((name, int(counts.sum()), loss, loss_changed))
+    return pd.DataFrame(rows, columns=["texts", "tokens", "loss", "loss_changed"])
 
 
 def ablate(

@@ -6,6 +6,7 @@ import pandas as pd
 from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.comparison import balance_of_both, choices_changed, load_difference, load_divergence
+from moeviz.metrics.contrast import contrast
 
 
 def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -87,6 +88,40 @@ def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(bars, theme.MEDIUM)
 
 
+def contrast_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
+    """Layer by expert, orange where the first set of texts uses the expert more. Columns: those of `contrast`."""
+    most = float(frame["difference"].abs().max())
+    base = alt.Chart(frame).encode(
+        x=theme.expert_axis(),
+        y=theme.layer_rows(),
+        tooltip=theme.tooltip(
+            layer="d",
+            expert="d",
+            share=("share of the first texts' tokens", ".1%"),
+            other_share=("share of the second's", ".1%"),
+            t=("difference / its standard error", "+.1f"),
+            q=("false discovery rate", ".3f"),
+        ),
+    )
+    colour = theme.gradient(
+        "difference",
+        "share in the first less share in the second (orange: more)",
+        {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
+        titleLimit=330,
+    )
+    within = base.transform_filter("!datum.holds").mark_rect(stroke=None, opacity=0.35).encode(color=colour)
+    beyond = base.transform_filter("datum.holds").mark_rect(stroke=None).encode(color=colour)
+    return theme.framed(alt.layer(within, beyond), theme.rows_height(frame["layer"].nunique()), canvas=True)
+
+
+CONTRAST = Chart(
+    "Which experts tell the two apart?",
+    "Each cell is an expert: orange if it takes a larger share of the tokens of the first texts, blue if of the "
+    "second. A pale cell is within luck: as large a difference comes up when the texts are dealt to the two sets "
+    "at random.",
+    measure=contrast,
+    draw=contrast_heatmap,
+)
 COMPARISONS = (
     Chart(
         "In which layers do the two traces use their experts differently?",

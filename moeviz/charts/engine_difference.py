@@ -23,11 +23,13 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
     drawn = frame.melt(["layer", "tokens", "chosen", "different"], list(LINES), "line", "share").dropna(subset="share")
     drawn = drawn.assign(line=drawn["line"].map({key: row[0] for key, row in LINES.items()}))
     names, colours = zip(*LINES.values(), strict=True)
+    one_share = drawn["share"].nunique() == 1  # with nothing to tell apart, the axis is of all shares
+    scale = alt.Scale(domain=[0, 1]) if one_share else alt.Scale(zero=False)
     lines = marks.lines(
         drawn,
         {"point": True},
         x=theme.layer_axis(),
-        y=alt.Y("share:Q", title="share of tokens", axis=theme.share_axis(), scale=alt.Scale(zero=False)),
+        y=alt.Y("share:Q", title="share of tokens", axis=theme.share_axis(), scale=scale),
         color=theme.colour("line", names, colours, labelLimit=200),
         tooltip=theme.tooltip(
             line=("tokens with", ""),

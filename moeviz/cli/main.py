@@ -32,6 +32,7 @@ COMMANDS = (
     "what-if",
     "ablate",
     "occlude",
+    "contrast",
     "precision",
     "corpus",
     "params",

@@ -58,7 +58,9 @@ def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_cho
 def test_who_has_nothing_to_compare_sees_the_example_in_two_precisions_read_once_for_all(monkeypatch):
     app = visit()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
-    assert any("read first in float32 and then in bfloat16" in text.value for text in app.markdown) and not app.selectbox
+    assert (
+        any("read first in float32 and then in bfloat16" in text.value for text in app.markdown) and not app.selectbox
+    )
     assert not visit_of(app).recent
     monkeypatch.setattr("moeviz_app.jobs.model_service.run_on_model", pytest.fail)
     assert sentences(visit()) == sentences(app)

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 import streamlit as st
 from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentences, visit_of
@@ -24,10 +25,13 @@ from survey.tiny_models import random_model
 from tiny_models import tiny_tokenizer
 
 import moeviz
+from moeviz.capture import what_if as what_if_module
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.reference import ROUTING
 from moeviz.errors import InvalidPrompt
+from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.metrics.tokens import visible
 from moeviz.testing import sample_trace
 
@@ -169,6 +173,38 @@ def test_what_if_opens_on_a_change_that_does_something_which_is_read_once_for_al
     monkeypatch.setattr(model_service, "run_on_model", pytest.fail)
     assert pictures(what_if()) == 3
     assert pictures(what_if(change="Change top-k")) == 0, "another change waits for its button"
+
+
+def test_contrast_names_experts_and_measures_three_losses_on_other_halves(monkeypatch):
+    app = page("moeviz_app.views.contrast.contrast_page")
+    texts = recorded.held_out(EMBEDDED)
+    pair = tuple(first_half(texts_of_label(texts, kind)) for kind in ("French", "German"))
+    found = contrast(pair)
+    assert not app.exception and pictures(app) == 1 and not app.metric
+    assert contrast_sentence(found, ("French", "German")) in sentences(app)
+    given = []
+    monkeypatch.setattr(
+        what_if_module, "loss_by_set", lambda model, sets, change: given.append((sets, change)) or LOSSES
+    )
+    next(button for button in app.button if button.label == "Measure").click().run()
+    assert not app.exception and [metric.value for metric in app.metric] == ["2.900", "3.500", "2.000"]
+    assert (
+        "French is predicted better by 0.100 nats a token, German worse by 0.500 nats a token, and other kinds as before."
+        in sentences(app)
+    )
+    ((sets, change),) = given
+    assert change.amounts == turned(found, 2.0)
+    labels = [set(texts.tokens["label"].astype(str))] + [set(of.tokens["label"].astype(str)) for of in sets.values()]
+    assert labels[1:3] == [{"French"}, {"German"}] and labels[3] <= labels[0] - {"French", "German"}
+    app.selectbox(key=session.SECOND_KIND).set_value("French").run()
+    assert "No expert tells French from French" in sentences(app) and not app.metric
+    assert not any(button.label == "Measure" for button in app.button)
+
+
+LOSSES = pd.DataFrame(
+    [("French", 90, 3.0, 2.9), ("German", 80, 3.0, 3.5), ("other kinds", 300, 2.0, 2.0)],
+    columns=["texts", "tokens", "loss", "loss_changed"],
+)
 
 
 def one_word(app: AppTest, edit: Edit) -> AppTest:

@@ -3,6 +3,7 @@
 import copy
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from fused_models import FAMILIES
@@ -23,7 +24,7 @@ from moeviz.capture.record import kernel_parity
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import stream, trace
-from moeviz.capture.what_if import ablate, what_if
+from moeviz.capture.what_if import ablate, loss_by_set, what_if
 from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"
@@ -206,6 +207,20 @@ def test_the_effect_is_what_the_logits_say(tokenizer):
     plain = logits_of(model, tokenizer, None).double()
     kl = torch.nn.functional.kl_div(changed.log_softmax(-1), plain.log_softmax(-1), reduction="none", log_target=True)
     np.testing.assert_allclose(effect["kl"], kl.sum(-1).numpy(), atol=1e-9)
+
+
+def test_losses_of_sets_of_texts_are_those_of_their_second_halves(tokenizer):
+    model, change = tiny_model(CONFIGS["mixtral"]), Bias({1: {2: 3.0}})
+    sets = {"some": trace(model, PROMPTS, tokenizer=tokenizer), "one": trace(model, TEXT, tokenizer=tokenizer)}
+    losses = loss_by_set(model, sets, change, tokenizer=tokenizer).set_index("texts")
+    for name, prompts in {"some": PROMPTS, "one": [TEXT]}.items():
+        effect = what_if(model, prompts, change, tokenizer=tokenizer).effect
+        parts = [of.iloc[-(-len(of) // 2) :] for _, of in effect.groupby("sequence")]
+        half = pd.concat(parts).dropna(subset="loss")
+        assert losses.loc[name, "tokens"] == len(half)
+        for column in ("loss", "loss_changed"):
+            assert losses.loc[name, column] == pytest.approx(half[column].mean(), rel=1e-5)
+    assert losses.loc["one", "loss"] != losses.loc["one", "loss_changed"]
 
 
 def test_ablation_ranks_experts_by_their_effect_and_leaves_unused_ones_at_nothing(tokenizer):

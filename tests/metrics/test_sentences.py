@@ -288,6 +288,10 @@ app/views/explore: _headline
 app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
+    "test_metrics_contrast.py and test_app_pages.py": """
+metrics/contrast: contrast_sentence
+app/views/contrast: _show _better
+""",
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
 metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights

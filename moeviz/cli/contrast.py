@@ -1,0 +1,48 @@
+"""Find the experts that tell two sets of texts apart: `moeviz contrast`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from moeviz.cli.inputs import read_one_trace
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json
+from moeviz.cli.output import frame_text, note, records
+from moeviz.errors import InvalidTrace
+
+HELP = "Find the experts that take more of one set of texts than of another, beyond luck."
+EXAMPLES = """examples:
+  moeviz contrast corpus.npz --kinds French German        two kinds of a labelled trace
+  moeviz contrast polite.npz rude.npz --json | jq .[0]"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz contrast`."""
+    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("other", metavar="OTHER", nargs="?", help="the second set of texts, traced with the same model")
+    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, in place of OTHER")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz contrast`."""
+    if (args.other is None) == (args.kinds is None):
+        raise InvalidTrace(
+            "A contrast is of two sets of texts. Give a second file, or --kinds with two kinds of the first."
+        )
+    from moeviz.metrics.contrast import contrast, contrast_sentence, texts_of_label
+
+    trace = read_one_trace(args.source, args)
+    if args.kinds is None:
+        one, other, names = trace, read_one_trace(args.other, args), ("the first texts", "the second")
+    else:
+        one, other = (texts_of_label(trace, kind) for kind in args.kinds)
+        names = tuple(args.kinds)
+    found = contrast((one, other))
+    if args.json:
+        print(json.dumps(records(found)))
+        return 0
+    note(contrast_sentence(found, names))
+    held = found[found["holds"]].drop(columns="holds")
+    if len(held):
+        print(frame_text(held.sort_values("t", key=abs, ascending=False, kind="stable").round(3)))
+    return 0

@@ -1,0 +1,166 @@
+"""Contrast: the experts that take more of one set of texts than of another, beside shuffled texts."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Bool, Float64
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.words import one_row, percent
+from moeviz.routing_trace import RoutingTrace
+
+SHUFFLES, SEED = 500, 0
+FALSE = 0.05  # of the experts that are named, at most so many by luck, on average
+FEWEST = 4  # texts in each set: of fewer, shuffles are too much alike
+SHUFFLED_AT_ONCE = 2**24  # numbers
+Pair = tuple[RoutingTrace, RoutingTrace]
+
+
+@needs_tokens
+def contrast(pair: Pair) -> pd.DataFrame:
+    """How much more of one set of texts each expert takes than of another, and which differences are beyond luck.
+
+    A text counts once, however long it is: `share` is an expert's share of a text's recorded tokens, in any slot, and
+    then the mean over texts. The difference of the means is divided by its standard error (Welch's t), and the same is
+    done with the texts dealt anew to the two sets, 500 times. `q` is the false discovery rate at that t: of the experts
+    whose t is as large, the share that so large a t has by luck, pooled over experts and shuffles.
+
+    pair   two traces of one model; each text is a sequence. See `texts_of_label` for the kinds of a labelled trace.
+
+    One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · share, other_share
+    float64 (means over the texts of either set) · difference float64 (of the first from the second) · t, q float64 ·
+    holds bool (q is at most 0.05). Raises `InvalidTrace` for other layers or experts, and for fewer than 4 texts in a
+    set; `MissingField` where nothing is recorded.
+
+    Source: the difference of rates of SteerMoE (arXiv 2509.09660), per text; Tusher, Tibshirani and Chu (2001), PNAS
+    98(9), for the false discovery rate under shuffles.
+    """
+    one, other = pair
+    _check_one_model(one, other)
+    shares = [_shares(trace) for trace in (one, other)]
+    fewest = min(map(len, shares))
+    if fewest < FEWEST:
+        raise InvalidTrace(
+            f"A contrast takes at least {FEWEST} texts in each set, and one has {fewest}: of fewer, nothing can be "
+            "told from luck. Add texts, or cut long ones into several."
+        )
+    texts = np.concatenate(shares)
+    is_first = np.arange(len(texts)) < len(shares[0])
+    difference, t = _welch(texts, is_first[None])
+    q = _false_discovery_rate(np.abs(t[0]), texts, is_first)
+    model = one.model
+    return pd.DataFrame(
+        {
+            "layer": np.repeat(model.layers, model.num_experts).astype(np.int32),
+            "expert": np.concatenate([np.arange(count) for count in model.num_experts]).astype(np.int16),
+            "share": shares[0].mean(axis=0),
+            "other_share": shares[1].mean(axis=0),
+            "difference": difference[0],
+            "t": t[0],
+            "q": q,
+            "holds": q <= FALSE,
+        }
+    )
+
+
+def texts_of_label(trace: RoutingTrace, label: str) -> RoutingTrace:
+    """The texts of one kind in a labelled trace. Raises `InvalidTrace` for a kind that it does not have."""
+    labels = trace.tokens["label"].astype(str) if "label" in trace.tokens else pd.Series(dtype=str)
+    if label not in set(labels):
+        has = ", ".join(sorted(set(labels))) or "no labels"
+        raise InvalidTrace(f"The trace has no texts of the kind {label!r}; it has {has}. Name one of these.")
+    return trace.select(tokens=(labels == label).to_numpy())
+
+
+def first_half(trace: RoutingTrace) -> RoutingTrace:
+    """The first half of each text: what is chosen on it can be judged on the other."""
+    length = trace.tokens.groupby("sequence")["position"].transform("size")
+    return trace.select(tokens=(2 * trace.tokens["position"] < length).to_numpy())
+
+
+def turned(found: pd.DataFrame, amount: float) -> dict[int, dict[int, float]]:
+    """Amounts for `moeviz.Bias`: of the experts that hold, those of the first set up, and those of the second down.
+
+    Columns: those of `contrast`.
+    """
+    amounts: dict[int, dict[int, float]] = {}
+    held = found.loc[found["holds"], ["layer", "expert", "difference"]]
+    for layer, expert, difference in held.to_numpy().tolist():
+        amounts.setdefault(int(layer), {})[int(expert)] = amount if difference > 0 else -amount
+    return amounts
+
+
+def _check_one_model(one: RoutingTrace, other: RoutingTrace) -> None:
+    for fact in ("layers", "num_experts"):
+        here, there = getattr(one.model, fact), getattr(other.model, fact)
+        if here != there:
+            raise InvalidTrace(
+                f"A contrast is of two sets of texts in one model, and {fact} is {here} in the first and {there} in "
+                "the second. Trace both with the same model."
+            )
+
+
+def _shares(trace: RoutingTrace) -> Float64[np.ndarray, "texts experts"]:
+    """Of each text, the share of its recorded tokens that each expert of each layer has. 0 where none is recorded."""
+    codes, _ = pd.factorize(trace.tokens["sequence"])
+    count, parts = int(codes.max(initial=-1)) + 1, []
+    for experts, recorded, of_layer in zip(trace.experts, trace.recorded, trace.model.num_experts, strict=True):
+        tokens, slots = np.nonzero(experts >= 0)
+        cells = codes[tokens].astype(np.int64) * of_layer + experts[tokens, slots]
+        had = np.bincount(cells, minlength=count * of_layer).reshape(count, of_layer)
+        parts.append(had / np.maximum(np.bincount(codes, recorded, count), 1)[:, None])
+    return np.concatenate(parts, axis=1)
+
+
+def _welch(
+    texts: Float64[np.ndarray, "texts experts"], is_first: Bool[np.ndarray, "deals texts"]
+) -> tuple[Float64[np.ndarray, "deals experts"], Float64[np.ndarray, "deals experts"]]:
+    """Difference of the two means and Welch's t of it; of experts that all texts have alike, 0."""
+    means, errors = [], []
+    for members in (is_first.astype(float), (~is_first).astype(float)):
+        size = members.sum(axis=1, keepdims=True)
+        mean = members @ texts / size
+        means.append(mean)
+        variance = (members @ texts**2 / size - mean**2).clip(min=0) * size / (size - 1)
+        errors.append(variance / size)
+    difference = means[0] - means[1]
+    # Beside an expert that few texts have, a variance of nearly nothing would make any difference a large t.
+    error = np.sqrt(errors[0] + errors[1]) + 0.5 / len(texts)
+    return difference, difference / error
+
+
+def _false_discovery_rate(
+    t: Float64[np.ndarray, " experts"],
+    texts: Float64[np.ndarray, "texts experts"],
+    is_first: Bool[np.ndarray, " texts"],
+) -> Float64[np.ndarray, " experts"]:
+    """Of the experts whose t is as large as this one's, the share that would be so by luck; at most 1."""
+    rng, by_luck, done = np.random.default_rng(SEED), np.zeros(len(t)), 0
+    order = np.argsort(t)
+    while done < SHUFFLES:
+        deals = min(SHUFFLES - done, max(SHUFFLED_AT_ONCE // texts.size, 1))
+        dealt = rng.permuted(np.tile(is_first, (deals, 1)), axis=1)
+        lucky = np.sort(np.abs(_welch(texts, dealt)[1]).ravel())
+        by_luck += len(lucky) - np.searchsorted(lucky, t, side="left")
+        done += deals
+    as_large = len(t) - np.searchsorted(t[order], t, side="left")
+    rate = np.minimum(by_luck / SHUFFLES / as_large, 1)
+    # One with a larger t is never less sure.
+    rate[order] = np.minimum.accumulate(rate[order])
+    return rate
+
+
+def contrast_sentence(found: pd.DataFrame, names: tuple[str, str]) -> str:
+    """Say how many experts tell two sets of texts apart, and which the most. Columns: those of `contrast`.
+
+    The names in it are as they were typed: it is for a text node, never for Markdown or HTML.
+    """
+    held = found[found["holds"]]
+    if held.empty:
+        return f"No expert tells {names[0]} from {names[1]}: all differences are within luck."
+    best = one_row(held, held["t"].abs().idxmax())
+    which = "1 expert tells" if len(held) == 1 else f"{len(held):,} of {len(found):,} experts tell"
+    return (
+        f"{which} {names[0]} from {names[1]}, layer {best.layer}, expert {best.expert} the most: it takes "
+        f"{percent(best.share)} of the tokens of {names[0]} and {percent(best.other_share)} of {names[1]}."
+    )

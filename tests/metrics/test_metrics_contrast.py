@@ -1,0 +1,138 @@
+"""Experts that tell two sets of texts apart: planted ones are found, by hand the same, and by luck next to none."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from moeviz.cli.main import main
+from moeviz.embedded.reference import reference_routing
+from moeviz.errors import InvalidTrace
+from moeviz.formats.exports import write_trace
+from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.testing import sample_trace
+
+
+@pytest.fixture(scope="module")
+def texts():
+    return reference_routing("embedded")
+
+
+def some(trace, sequences):
+    return trace.select(tokens=trace.tokens["sequence"].isin(sequences).to_numpy())
+
+
+def mean_share(trace, layer: int, expert: int) -> float:
+    """Over texts, of the share of a text's tokens that have the expert: one token after the other."""
+    at, texts = trace.model.layers.index(layer), {}
+    for row, text in enumerate(trace.tokens["sequence"]):
+        texts.setdefault(text, []).append(expert in trace.experts[at, row].tolist())
+    return float(np.mean([np.mean(has) for has in texts.values()]))
+
+
+def test_shares_differences_and_t_are_those_counted_by_hand(texts):
+    one, other = (texts_of_label(texts, kind) for kind in ("French", "German"))
+    found = contrast((one, other)).set_index(["layer", "expert"])
+    layer, expert, rates = 2, 7, []
+    at = texts.model.layers.index(layer)
+    for part in (one, other):
+        has = (part.experts[at] == expert).any(axis=-1)
+        rates.append(
+            [has[(part.tokens["sequence"] == text).to_numpy()].mean() for text in part.tokens["sequence"].unique()]
+        )
+    row = found.loc[layer, expert]
+    assert [row["share"], row["other_share"]] == pytest.approx([np.mean(rate) for rate in rates])
+    error = np.sqrt(sum(np.var(rate, ddof=1) / len(rate) for rate in rates)) + 0.5 / 8
+    assert row["t"] == pytest.approx((np.mean(rates[0]) - np.mean(rates[1])) / error)
+
+
+def test_french_and_german_are_told_apart_and_exchanged_they_change_signs(texts):
+    one, other = (texts_of_label(texts, kind) for kind in ("French", "German"))
+    found, back = contrast((one, other)), contrast((other, one))
+    assert found["holds"].sum() >= 5 and (found["t"] == -back["t"]).all()
+    best = found.loc[found["t"].abs().idxmax()]
+    layer, expert = int(best["layer"]), int(best["expert"])
+    shares = [mean_share(part, layer, expert) for part in (one, other)]
+    assert contrast_sentence(found, ("French", "German")) == (
+        f"{found['holds'].sum()} of 48 experts tell French from German, layer {layer}, expert {expert} the most: it takes "
+        f"{shares[0]:.0%} of the tokens of French and {shares[1]:.0%} of German."
+    )
+    assert contrast_sentence(found.assign(holds=False), ("French", "German")).startswith("No expert tells French from")
+    amounts = turned(found, 2.0)
+    assert sum(map(len, amounts.values())) == found["holds"].sum()
+    signs = {(layer, expert): amount for layer, of in amounts.items() for expert, amount in of.items()}
+    held = found[found["holds"]].set_index(["layer", "expert"])["difference"]
+    assert all(np.sign(amount) == np.sign(held[at]) and abs(amount) == 2 for at, amount in signs.items())
+
+
+def test_random_halves_of_the_same_texts_find_nothing_in_95_of_100(texts):
+    rng, named = np.random.default_rng(5), 0
+    sequences = texts.tokens["sequence"].unique()
+    for _ in range(200):
+        dealt = rng.permutation(sequences)
+        found = contrast((some(texts, dealt[:30]), some(texts, dealt[30:])))
+        named += bool(found["holds"].any())
+    assert named <= 10
+
+
+def test_a_planted_expert_is_found_among_many_and_alone():
+    trace = sample_trace(tokens=800, layers=2, experts=64, top_k=2)
+    trace = first_texts(trace, 20)
+    one, other = some(trace, range(10)), some(trace, range(10, 20))
+    assert not contrast((one, other))["holds"].any()
+    experts = one.experts.copy()
+    experts[1, ::2, 1] = 17
+    experts[1, :, 0] = np.where(experts[1, :, 0] == 17, 18, experts[1, :, 0])
+    planted = contrast((replaced(one, experts), other))
+    held = planted[planted["holds"]]
+    assert held[["layer", "expert"]].values.tolist() == [[trace.model.layers[1], 17]]
+
+
+def first_texts(trace, count):
+    size = len(trace.tokens) // count
+    tokens = trace.tokens.assign(
+        sequence=np.repeat(np.arange(count), size).astype("int32"),
+        position=np.tile(np.arange(size), count).astype("int32"),
+    )
+    return replaced(trace, trace.experts, tokens)
+
+
+def replaced(trace, experts, tokens=None):
+    from dataclasses import replace
+
+    return replace(trace, experts=experts, tokens=trace.tokens if tokens is None else tokens, weights=None, logits=None)
+
+
+def test_half_a_text_is_its_beginning(texts):
+    half = first_half(texts)
+    lengths = texts.tokens.groupby("sequence").size()
+    assert (half.tokens.groupby("sequence").size() == -(-lengths // 2)).all()
+    assert (half.tokens.groupby("sequence")["position"].min() == 0).all()
+
+
+def test_too_few_texts_other_models_and_kinds_that_are_not_there_are_refused(texts):
+    one = texts_of_label(texts, "French")
+    with pytest.raises(InvalidTrace, match="at least 4 texts in each set, and one has 3"):
+        contrast((one, some(texts, texts.tokens["sequence"].unique()[:3])))
+    with pytest.raises(InvalidTrace, match=r"num_experts is .* in the first and .* in the second"):
+        contrast((one, reference_routing("embedded-fine")))
+    with pytest.raises(InvalidTrace, match="no texts of the kind 'Latin'"):
+        texts_of_label(texts, "Latin")
+    with pytest.raises(InvalidTrace, match="it has no labels"):
+        texts_of_label(sample_trace(), "French")
+
+
+def test_the_command_names_the_experts_of_two_kinds_and_of_two_files(texts, tmp_path, capsys):
+    file, other = tmp_path / "texts.npz", tmp_path / "other.npz"
+    write_trace(texts, file)
+    assert main(["contrast", str(file), "--kinds", "French", "German"]) == 0
+    said = capsys.readouterr()
+    assert "experts tell French from German" in said.err and "layer" in said.out
+    write_trace(texts_of_label(texts, "French"), file)
+    write_trace(texts_of_label(texts, "German"), other)
+    assert main(["contrast", str(file), str(other), "--json"]) == 0
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert len(rows) == 48 and rows["holds"].any()
+    assert main(["contrast", str(file)]) == 1
+    assert "Give a second file, or --kinds" in capsys.readouterr().err
