@@ -55,8 +55,8 @@ def test_french_and_german_are_told_apart_and_exchanged_they_change_signs(texts)
     layer, expert = int(best["layer"]), int(best["expert"])
     shares = [mean_share(part, layer, expert) for part in (one, other)]
     assert contrast_sentence(found, ("French", "German")) == (
-        f"{found['holds'].sum()} of 48 experts tell French from German, layer {layer}, expert {expert} the most: it takes "
-        f"{shares[0]:.0%} of the tokens of French and {shares[1]:.0%} of German."
+        f"{found['holds'].sum()} of 48 experts tell French from German, layer {layer}, expert {expert} the most: it "
+        f"takes {shares[0]:.0%} of the tokens of French and {shares[1]:.0%} of German."
     )
     assert contrast_sentence(found.assign(holds=False), ("French", "German")).startswith("No expert tells French from")
     amounts = turned(found, 2.0)
