@@ -116,10 +116,7 @@ MAY_IMPORT = {
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
-        (
-            f"moeviz/training/{name}.py"
-            for name in ("routing_health", "router_hooks", "callback", "checkpoint_check", "snapshots")
-        ),
+        (f"moeviz/training/{name}.py" for name in ("routing_health", "router_hooks", "callback", "snapshots")),
         f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.text {INERT} {TORCH}",
     ),
     # Its values are what charts know of it.

@@ -20,7 +20,7 @@ from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz.training.found import is_run
+from moeviz.training.reading import is_run
 
 MOST = 256  # pictures and numbers
 _known: dict[Hashable, Any] = {}

@@ -18,9 +18,8 @@ from moeviz.formats.sandboxed_read import Limits
 from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
 from moeviz.text import quoted
-from moeviz.training.example import FOLDER as EXAMPLES
-from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
-from moeviz.training.reading import read_run
+from moeviz.training.reading import EXAMPLE_FOLDER as EXAMPLES
+from moeviz.training.reading import Signature, is_run, read_run, run_at, signature, snapshots_run
 from moeviz.training.recorded.run import TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 

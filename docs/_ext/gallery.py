@@ -52,7 +52,7 @@ from moeviz.capture.routers.geometry import router_geometry
 rows = router_geometry(model.model)
 """
 TRAINED = """\
-from moeviz.training.example import example_runs
+from moeviz.training.reading import example_runs
 
 runs = example_runs()  # a pair that ships: the same tiny model with its aux loss, and without
 run = runs["aux-off"]

@@ -160,7 +160,7 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
     from moeviz.formats.exports import open_path
     from moeviz.formats.open_cached import keep_opened
     from moeviz.gguf_file import is_a_model
-    from moeviz.training.found import is_run, run_at
+    from moeviz.training.reading import is_run, run_at
 
     read = read or open_path
     if len(files) > MOST_FILES:
