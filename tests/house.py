@@ -66,12 +66,12 @@ MAY_IMPORT = {
     "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
-    "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT}",
-    "moeviz/history/shared/formant_plane.py": ". moeviz.charts altair",
+    "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
     "moeviz/history/shared/*": f". {INERT}",
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, of what others published, and of the model that ships.
-    "moeviz/history/story.py": f"moeviz.history moeviz.metrics moeviz.published moeviz.embedded.example {INERT}",
+    "moeviz/history/story.py": "moeviz.history moeviz.metrics moeviz.published "
+    f"moeviz.embedded.recorded_routing {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # Judges the models that are moeviz's own.
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",

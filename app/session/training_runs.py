@@ -12,7 +12,7 @@ from moeviz_app.server import metrics
 from moeviz_app.session.library import check_memory, free_name
 from moeviz_app.session.visit import visit
 
-from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
+from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.sandboxed_read import Limits
 from moeviz.formats.trace_facts import check_size

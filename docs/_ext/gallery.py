@@ -26,7 +26,7 @@ from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\
 import moeviz
-from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.embedded.recorded_routing import traces_over_training
 
 PROMPT = """The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.
 def total(prices):

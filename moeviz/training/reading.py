@@ -12,7 +12,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
-from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions
 from moeviz.text import quoted, why_no_file
 from moeviz.training.recorded.run import (
     ALARMS,

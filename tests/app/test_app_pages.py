@@ -26,7 +26,7 @@ from tiny_models import tiny_tokenizer
 import moeviz
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
-from moeviz.embedded.reference import ROUTING
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.metrics.tokens import visible
 from moeviz.testing import sample_trace

@@ -13,7 +13,7 @@ from moeviz_app.session import session, training_runs
 from streamlit.testing.v1 import AppTest
 
 from moeviz.cli import app as served_app
-from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
+from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
 from moeviz.training.reading import EXAMPLE_FOLDER, is_run, run_at, snapshots_run

@@ -15,7 +15,7 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from benchmarks.training_pair import collapse, said
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.training import RoutingHealth, Rules, read_run, read_run_file
 from moeviz.training.alarms import Alarms, Seen, Watched
 from moeviz.training.reading import EXAMPLE_FOLDER, example_runs
