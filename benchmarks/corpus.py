@@ -35,7 +35,7 @@ import numpy as np
 import pandas as pd
 
 from benchmarks.corpus_data import GROUP, LAYOUTS, RECIPES, bits_of, made_up, write_made_up
-from benchmarks.harness import peak_mb
+from benchmarks.harness import peak_mb, quartiles, ratios
 
 PEAK, SHARE = 989e12, 0.2  # FLOP a second of one GPU, and how much of it a trace's forward reaches: assumed
 MEMORY, NODE = 80e9, 8  # bytes of a GPU, and GPUs of a node
@@ -148,10 +148,10 @@ def say_tracing(say: Callable[[str], object], rounds: int) -> None:
     from benchmarks.corpus_runs import long_texts, rounds_of, short_texts
 
     for name, texts in (("texts of 1,021 tokens", long_texts(3)), ("texts of 12 words", short_texts(400))):
-        found = {way: np.array(seconds) for way, seconds in rounds_of(texts, rounds).items()}
+        found = rounds_of(texts, rounds)
         for way, over in (("corpus", "bare"), ("writing", "corpus")):
-            low, middle, high = np.quantile(found[way] / found[over], (0.25, 0.5, 0.75))
-            say(f"{name}: {way} / {over} {middle:.3f} (quartiles {low:.3f} to {high:.3f}), {rounds} rounds of CPU")
+            middle, half = quartiles(ratios(found, way, over))
+            say(f"{name}: {way} / {over} {middle:.3f} (quartiles {half}), {rounds} rounds of CPU")
 
 
 def say_memory(folder: Path, say: Callable[[str], object]) -> None:
