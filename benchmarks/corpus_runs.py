@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.peak import peak_mb
+from benchmarks.harness import peak_mb
 from moeviz import load_model
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.trace import trace

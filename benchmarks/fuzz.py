@@ -33,7 +33,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from benchmarks.fuzz_targets import TARGETS, Target
-from benchmarks.peak import forget_peak, peak_mb
+from benchmarks.harness import forget_peak, peak_mb
 
 SECONDS = 10  # that one input of a few kB may take
 MB = 1e6

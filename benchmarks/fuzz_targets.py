@@ -32,7 +32,7 @@ DATA = Path(__file__).parent.parent / "tests" / "data"
 READERS = (
     "moeviz.formats.exports", "moeviz.formats.csv_file", "moeviz.formats.parquet_file", "moeviz.formats.json_file",
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
-    "moeviz.formats.table_cells", "moeviz.formats.assignments_table", "moeviz.formats.runs",
+    "moeviz.formats.table_cells", "moeviz.formats.assignments_table", "moeviz.formats.table_facts",
 )  # fmt: skip
 LINKS = (
     "moeviz_app.jobs.run_request",
@@ -68,7 +68,7 @@ class Target:
 
 def traces() -> list:
     """Small traces with all that a file can hold."""
-    from moeviz.embedded.example import example_trace
+    from moeviz.embedded.recorded_routing import example_trace
     from moeviz.testing import sample_trace
 
     small = sample_trace(tokens=6)
@@ -171,7 +171,7 @@ def follow(data: bytes) -> bool:
     from moeviz_app.url import fields
     from moeviz_app.widgets.run_options import fill_in
 
-    from moeviz.embedded.example import example_trace
+    from moeviz.embedded.recorded_routing import example_trace
     from moeviz.errors import MoevizError
 
     try:

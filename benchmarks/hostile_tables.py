@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from benchmarks.peak import peak_mb
+from benchmarks.harness import peak_mb
 
 HIGH = 32_766
 MOST = 300  # MB above idle

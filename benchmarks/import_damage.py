@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.peak import forget_peak, peak_mb
+from benchmarks.harness import forget_peak, peak_mb
 
 sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
 from importer_files import EXPECTED, FOLDER, READ, options_of
 
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import opened_in, read_counted
-from moeviz.formats.importers.options import NOTHING_TOLD
+from moeviz.formats.importers.importer import NOTHING_TOLD
 from moeviz.formats.importers.source import Source, source_of
 
 SECONDS, MEGABYTES, FLIPS = 1.0, 100.0, 8

@@ -42,7 +42,7 @@ for name in {EXTRAS}:
     except PackageNotFoundError: pass
 """
 DRAW = """
-from moeviz.history.shipped_traces import shipped_trace
+from moeviz.history.systems import shipped_trace
 from moeviz.history.systems import SYSTEMS
 for name in SYSTEMS: shipped_trace(name).plot.load().to_dict()
 print(len(SYSTEMS))

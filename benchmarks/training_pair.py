@@ -23,7 +23,7 @@ from transformers.trainer_callback import PrinterCallback
 from moeviz.embedded import embedded_path
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.training import Rules, TrainingRun, read_run, watch
-from moeviz.training.example import FOLDER, NAMES
+from moeviz.training.reading import EXAMPLE_FOLDER, EXAMPLE_NAMES
 
 STEPS, LOGGING, BATCH, LENGTH = 90, 5, 8, 64
 TOO_LARGE = 10  # times the usual first weights of a router
@@ -117,15 +117,15 @@ def main() -> None:
     print(f"{'seed':>4}  {'run':<8}{'loss':>6}  {'collapse (layer: step)':<24}{'said':<16}alarms on at the end")
     rules = Rules.from_scratch(warmup=STEPS * BATCH * LENGTH // 10) if wanted.scratch else None
     for seed in range(wanted.seeds):
-        for name in NAMES:
+        for name in EXAMPLE_NAMES:
             with tempfile.TemporaryDirectory() as folder:
                 run = trained(name == "aux-on", seed, Path(folder) / name, rules=rules)
                 on = ", ".join(run.alarms[run.alarms["on"]]["kind"]) or "none"
                 loss = (run.logs["loss"] - run.logs["aux_in_loss"]).iloc[-1]
                 print(f"{seed:>4}  {name:<8}{loss:>6.2f}  {collapse(run)!s:<24}{said(run)!s:<16}{on}", flush=True)
                 if wanted.write and seed == 0:
-                    shutil.rmtree(FOLDER / name, ignore_errors=True)
-                    shutil.copytree(Path(folder) / name, FOLDER / name)
+                    shutil.rmtree(EXAMPLE_FOLDER / name, ignore_errors=True)
+                    shutil.copytree(Path(folder) / name, EXAMPLE_FOLDER / name)
 
 
 if __name__ == "__main__":

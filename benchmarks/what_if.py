@@ -14,8 +14,7 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import load_model
 from moeviz.capture.what_if import what_if
-from moeviz.embedded.domains import DOMAINS
-from moeviz.embedded.evaluation import evaluation_set
+from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 from moeviz.metrics.specialization import load_by_label
 
 CHARACTERS = 600  # of each text

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.opening import read_dataset
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.exports import read_counts, read_trace, write_trace
-    from moeviz.formats.importers.options import ImportOptions
+    from moeviz.formats.importers.importer import ImportOptions
     from moeviz.launch import RunningApp, open_in_app
     from moeviz.model_info import ModelInfo, ParameterCounts
     from moeviz.published import published_counts
@@ -74,7 +74,7 @@ _ON_FIRST_USE = {
     "moeviz.formats.dataset.opening": ("read_dataset",),
     "moeviz.formats.dataset.reader": ("Dataset",),
     "moeviz.formats.exports": ("read_counts", "read_trace", "write_trace"),
-    "moeviz.formats.importers.options": ("ImportOptions",),
+    "moeviz.formats.importers.importer": ("ImportOptions",),
     "moeviz.launch": ("RunningApp", "open_in_app"),
     "moeviz.model_info": ("ModelInfo", "ParameterCounts"),
     "moeviz.quick_view": ("view",),

@@ -66,12 +66,12 @@ MAY_IMPORT = {
     "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
-    "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT}",
-    "moeviz/history/shared/formant_plane.py": ". moeviz.charts altair",
+    "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
     "moeviz/history/shared/*": f". {INERT}",
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, of what others published, and of the model that ships.
-    "moeviz/history/story.py": f"moeviz.history moeviz.metrics moeviz.published moeviz.embedded.example {INERT}",
+    "moeviz/history/story.py": "moeviz.history moeviz.metrics moeviz.published "
+    f"moeviz.embedded.recorded_routing {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # Judges the models that are moeviz's own.
     "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",
@@ -116,10 +116,7 @@ MAY_IMPORT = {
     "moeviz/charts/*": f". moeviz.metrics {INERT} altair",
     # What routers do while a model trains: what is written of it and read again needs no torch.
     **dict.fromkeys(
-        (
-            f"moeviz/training/{name}.py"
-            for name in ("routing_health", "router_hooks", "callback", "checkpoint_check", "snapshots")
-        ),
+        (f"moeviz/training/{name}.py" for name in ("routing_health", "router_hooks", "callback", "snapshots")),
         f". moeviz.training.recorded moeviz.capture moeviz.formats moeviz.metrics moeviz.text {INERT} {TORCH}",
     ),
     # Its values are what charts know of it.

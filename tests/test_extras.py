@@ -40,7 +40,7 @@ WITHOUT_HISTORY = """
 import io, json
 from contextlib import redirect_stderr
 from moeviz.cli.main import main
-from moeviz.history.shipped_traces import shipped_trace
+from moeviz.history.systems import shipped_trace
 from moeviz.history.systems import SYSTEMS
 for name in SYSTEMS:
     assert len(shipped_trace(name).tokens)

@@ -9,18 +9,22 @@ import streamlit as st
 from moeviz_app import settings
 
 from moeviz.cli.app import MOST_FILES
-from moeviz.embedded.example import example_trace
-from moeviz.embedded.reference import ROUTING, muted_experts, reference_routing
-from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.embedded.recorded_routing import (
+    ROUTING,
+    example_trace,
+    muted_experts,
+    reference_routing,
+    traces_over_training,
+)
 from moeviz.errors import MoevizError
 from moeviz.formats.dataset.opening import is_dataset
+from moeviz.formats.exports import open_cached
 from moeviz.formats.importers.importer import Opened
-from moeviz.formats.open_cached import open_cached
 from moeviz.history.systems import SYSTEMS
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz.training.found import is_run
+from moeviz.training.reading import is_run
 
 MOST = 256  # pictures and numbers
 _known: dict[Hashable, Any] = {}
@@ -89,7 +93,7 @@ def over_training() -> dict[int, RoutingTrace]:
 @st.cache_resource(show_spinner="Opening the gallery …")
 def gallery() -> dict[str, RoutingTrace]:
     """Return the trace that ships for each system of the history gallery; in place of Mixtral's, our small model's."""
-    from moeviz.history.shipped_traces import shipped_trace
+    from moeviz.history.systems import shipped_trace
 
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
     return traces | {"Ours (embedded)": evaluation_routing()}

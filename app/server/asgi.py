@@ -8,6 +8,7 @@
 """
 
 import asyncio
+import gc
 import hmac
 import logging
 import os
@@ -30,7 +31,6 @@ from moeviz_app.server.client_address import is_loopback
 from moeviz_app.server.headers import Headers, security_headers
 from moeviz_app.server.identity import VisitorCookie
 from moeviz_app.server.logs import error_facts, write_lines
-from moeviz_app.server.sessions import end_idle_sessions
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
@@ -39,6 +39,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from streamlit import config
+from streamlit.runtime import Runtime
 from streamlit.web.server.server_util import get_url
 
 from moeviz.charts.unchecked import without_checks
@@ -51,6 +52,7 @@ WAYS_SAID = {
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
 }
 SECONDS_TO_STOP = 10.0
+SECONDS_BETWEEN_LOOKS = 5.0  # at sessions that are over
 MESSAGE_MB = 4  # the longest message that a stranger's browser sends: texts of a corpus, in all
 _stopping = threading.Event()
 
@@ -183,3 +185,29 @@ def _count_error(error: Exception) -> None:
 
 
 ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]
+
+
+async def end_idle_sessions() -> None:
+    """Let go of tabs that are gone for good, again and again, in the thread that sessions come and go in.
+
+    Streamlit keeps the session of a tab whose connection is lost for `server.disconnectedSessionTTL` seconds, in case
+    it comes back, and after that until another tab comes or goes: on a quiet server for ever, with its traces.
+    """
+    while True:
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        end_expired_sessions()
+
+
+def end_expired_sessions() -> int:
+    """End the sessions that are over their time; how many there were."""
+    if not Runtime.exists():
+        return 0
+    manager: Any = Runtime.instance()._session_mgr
+    over = [kept for _, kept in manager._session_storage._cache.expire()]
+    for kept in over:
+        kept.session.shutdown()
+    number = len(over)
+    if over:
+        del over, kept
+        gc.collect()  # a session is in circles, and Streamlit collects after a script alone
+    return number

@@ -9,8 +9,7 @@ from moeviz_app.server import metrics
 from moeviz_app.session.library import check_memory
 
 from moeviz.errors import MoevizError, NotSaid
-from moeviz.formats.importers.importer import Opened
-from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened
 from moeviz.formats.sandboxed_read import Limits, read_sandboxed
 from moeviz.formats.trace_facts import check_size
 from moeviz.routing_trace import Counted

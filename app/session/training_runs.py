@@ -12,15 +12,14 @@ from moeviz_app.server import metrics
 from moeviz_app.session.library import check_memory, free_name
 from moeviz_app.session.visit import visit
 
-from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
+from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.sandboxed_read import Limits
 from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
 from moeviz.text import quoted
-from moeviz.training.example import FOLDER as EXAMPLES
-from moeviz.training.found import Signature, is_run, run_at, signature, snapshots_run
-from moeviz.training.reading import read_run
+from moeviz.training.reading import EXAMPLE_FOLDER as EXAMPLES
+from moeviz.training.reading import Signature, is_run, read_run, run_at, signature, snapshots_run
 from moeviz.training.recorded.run import TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 

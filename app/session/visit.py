@@ -8,7 +8,7 @@ import streamlit as st
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session.library import SessionLibrary
 
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.metrics.findings import Finding
 from moeviz.routing_trace import RoutingTrace
 

@@ -19,7 +19,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import serve_address
 
 from moeviz.charts import TOPICS
-from moeviz.embedded.reference import ROUTING
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.model_info import ModelInfo
 from moeviz.published import MODELS
 from moeviz.routing_trace import PHASES

@@ -20,7 +20,7 @@ from moeviz_app.widgets.trace_picker import bring_up_pair
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded.own_models import installed
-from moeviz.embedded.reference import ROUTING
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.metrics.comparison import matched
 from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo

@@ -1,4 +1,4 @@
-"""Texts to begin with. The first is the one whose trace ships (`moeviz.embedded.example`)."""
+"""Texts to begin with. The first is the one whose trace ships (`moeviz.embedded.recorded_routing`)."""
 
 MIXED = "Mixed"
 EXAMPLES = {

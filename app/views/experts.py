@@ -23,7 +23,7 @@ from moeviz_app.widgets.messages import escape_markdown, explained, say
 from moeviz.charts import theme
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
-from moeviz.embedded.reference import ROUTING
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
 from moeviz.metrics.tokens import visible

@@ -16,10 +16,9 @@ from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.experts import experts_page
 from moeviz_app.views.explore import explore_page
-from moeviz_app.views.history.article import article_page
 from moeviz_app.views.history.gallery import exhibit_page
 from moeviz_app.views.history.mixtral import mixtral_page
-from moeviz_app.views.history.story import story_page
+from moeviz_app.views.history.story import article_page, story_page
 from moeviz_app.views.models import models_page
 from moeviz_app.views.one_word import one_word_page
 from moeviz_app.views.serve import serve_page

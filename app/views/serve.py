@@ -22,8 +22,7 @@ from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.known import known_model, known_models
-from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, what_fits
+from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
 from moeviz.serving.placement import (
     ENOUGH,
     placement_judgements,

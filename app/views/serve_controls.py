@@ -15,8 +15,8 @@ from moeviz.metrics.words import byte_unit, bytes_said
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.budget import budget_of
-from moeviz.serving.phases import served_tokens
 from moeviz.serving.plans.engines import ENGINES
+from moeviz.serving.requests import served_tokens
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 USUAL_BITS = 16

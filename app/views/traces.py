@@ -14,10 +14,10 @@ from streamlit.runtime.uploaded_file_manager import UploadedFile
 
 from moeviz.errors import NotSaid
 from moeviz.formats.exports import EXPORTS
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.formats.importers.table import OTHER_SUFFIXES
 from moeviz.routing_trace import RoutingTrace
-from moeviz.training.found import is_run_file
+from moeviz.training.reading import is_run_file
 
 
 def traces_page() -> None:

@@ -6,7 +6,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.widgets.messages import explained, refuse, say
 
 from moeviz.errors import NotSaid
-from moeviz.formats.importers.options import AXES, MOST, SAYS, ImportOptions, layers_of
+from moeviz.formats.importers.importer import AXES, MOST, SAYS, ImportOptions, layers_of
 from moeviz.routing_trace import Counted
 from moeviz.text import quoted, with_and
 

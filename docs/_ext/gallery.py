@@ -26,7 +26,7 @@ from moeviz.report.plots import about, choices, part_of
 
 TRACES = '''\
 import moeviz
-from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.embedded.recorded_routing import traces_over_training
 
 PROMPT = """The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.
 def total(prices):
@@ -52,7 +52,7 @@ from moeviz.capture.routers.geometry import router_geometry
 rows = router_geometry(model.model)
 """
 TRAINED = """\
-from moeviz.training.example import example_runs
+from moeviz.training.reading import example_runs
 
 runs = example_runs()  # a pair that ships: the same tiny model with its aux loss, and without
 run = runs["aux-off"]

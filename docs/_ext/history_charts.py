@@ -7,9 +7,8 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION
-from moeviz.history.shipped_traces import shipped_trace
 from moeviz.history.story import STEPS
-from moeviz.history.systems import SYSTEMS, part
+from moeviz.history.systems import SYSTEMS, part, shipped_trace
 from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 
 

@@ -42,7 +42,7 @@ def screenshot() -> str:
 
 def importers() -> str:
     """The formats of other programs: what recognises a file, what it becomes, and what must be told."""
-    from moeviz.formats.importers.options import flag
+    from moeviz.formats.importers.importer import flag
     from moeviz.formats.importers.table import importers as formats
 
     def flags(names: Sequence[str]) -> str:

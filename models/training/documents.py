@@ -5,7 +5,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from moeviz.embedded.domains import DOMAINS as _DOMAINS
+from moeviz.embedded.evaluation import DOMAINS as _DOMAINS
 
 DOMAINS = tuple(_DOMAINS)
 HELD_OUT_PER_MILLE = 20

@@ -18,8 +18,7 @@ from tokenizers import Tokenizer
 
 from models.training.documents import is_held_out, read_documents
 from moeviz.embedded import byte_ngrams
-from moeviz.embedded.domains import DOMAINS
-from moeviz.embedded.evaluation import FILE, EvaluationText
+from moeviz.embedded.evaluation import DOMAINS, FILE, EvaluationText
 
 TEXTS = 4  # a domain
 TOKENS = 1_020  # a text: with the first <s>, within the context of 1,024

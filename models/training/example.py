@@ -4,7 +4,7 @@ import logging
 import sys
 
 import moeviz
-from moeviz.embedded.example import EXAMPLE, example_trace
+from moeviz.embedded.recorded_routing import EXAMPLE, example_trace
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.metrics.tokens import written_text
 

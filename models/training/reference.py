@@ -13,8 +13,7 @@ import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.muting import muted_by_label
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.reference import DIGITS, MUTED, ROUTING
-from moeviz.embedded.routing_over_training import texts_over_training
+from moeviz.embedded.recorded_routing import DIGITS, MUTED, ROUTING, texts_over_training
 from moeviz.formats.trace_file import to_trace_file
 
 log = logging.getLogger("moeviz.training")

@@ -16,7 +16,7 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.routing_over_training import FOLDER, texts_over_training
+from moeviz.embedded.recorded_routing import OVER_TRAINING, texts_over_training
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 
@@ -39,9 +39,9 @@ def main() -> None:
     parser.add_argument("tokenizer", type=Path, metavar="TOKENIZER", help="the tokenizer's folder")
     arguments = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(arguments.tokenizer)
-    FOLDER.mkdir(exist_ok=True)
+    OVER_TRAINING.mkdir(exist_ok=True)
     for file in sorted(arguments.run.glob("snapshot-*.pt")):
-        target = FOLDER / f"{file.stem.replace('snapshot', 'tokens')}.npz"
+        target = OVER_TRAINING / f"{file.stem.replace('snapshot', 'tokens')}.npz"
         target.write_bytes(to_trace_file(trace_of_snapshot(file, tokenizer)))
         log.info("%s: %d bytes", target.name, target.stat().st_size)
 

@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
 
 def _names(model: "ModelInfo") -> "pd.DataFrame | None":
     """Return names of the experts of one of our own models, from the held-out texts that ship; None for any other."""
-    from moeviz.embedded.reference import ROUTING, reference_routing
+    from moeviz.embedded.recorded_routing import ROUTING, reference_routing
     from moeviz.metrics.expert_names import expert_names
 
     if model.name not in ROUTING or (texts := reference_routing(model.name)).model.layers != model.layers:

@@ -157,10 +157,9 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
     """Have the app begin with these files, runs, datasets and models. Raises the error of the first that is wrong."""
     from moeviz.embedded import EMBEDDED
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
-    from moeviz.formats.exports import open_path
-    from moeviz.formats.open_cached import keep_opened
+    from moeviz.formats.exports import keep_opened, open_path
     from moeviz.gguf_file import is_a_model
-    from moeviz.training.found import is_run, run_at
+    from moeviz.training.reading import is_run, run_at
 
     read = read or open_path
     if len(files) > MOST_FILES:

@@ -8,12 +8,12 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from moeviz.formats.importers.options import ImportOptions
+    from moeviz.formats.importers.importer import ImportOptions
 
 ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 PROMPT = "the text, or - to read it from standard input"
 NO_TEXT = "neither the tokens' texts nor their ids; their experts, which stay, give a part of the text away"
-# moeviz.formats.importers.options.SAYS, known without loading numpy
+# moeviz.formats.importers.importer.SAYS, known without loading numpy
 IMPORT_OPTIONS = {
     "top_k": ("K", "experts that a token is sent to at each layer"),
     "hidden_layers": ("N", "layers of the model, dense ones too"),
@@ -96,7 +96,7 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
 
 def import_options(args: argparse.Namespace) -> "ImportOptions":
     """Return the `ImportOptions` given on the command line. Raises `InvalidTrace` for a value that cannot be."""
-    from moeviz.formats.importers.options import ImportOptions, layers_of
+    from moeviz.formats.importers.importer import ImportOptions, layers_of
 
     given = {name: getattr(args, name) for name in (*IMPORT_OPTIONS, "first_axis")}
     return ImportOptions(**given, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)

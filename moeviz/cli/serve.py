@@ -129,8 +129,7 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
     """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are."""
     from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
-    from moeviz.serving.phases import served_tokens
-    from moeviz.serving.requests import with_tokens
+    from moeviz.serving.requests import served_tokens, with_tokens
 
     counted, chunk = counted_at(args), getattr(args, "chunk", 1)
     if isinstance(counted, RoutingTrace):

@@ -4,8 +4,23 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from moeviz.embedded.domains import DOMAINS
-
+DOMAINS = {  # the kinds of text that the embedded model was trained on, and their names for readers
+    "english_prose": "English prose",
+    "technical_english": "technical English",
+    "dictionary": "dictionary",
+    "python": "Python",
+    "c": "C",
+    "javascript": "JavaScript",
+    "html": "HTML",
+    "json": "JSON",
+    "sql": "SQL",
+    "french": "French",
+    "german": "German",
+    "spanish": "Spanish",
+    "russian": "Russian",
+    "chinese": "Chinese",
+    "arithmetic": "arithmetic",
+}
 FILE = Path(__file__).parent / "evaluation.jsonl"
 
 

@@ -26,8 +26,7 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
-from moeviz.formats.importers.importer import Opened
-from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened
 from moeviz.formats.importers.source import Source, source_of
 from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
@@ -281,3 +280,17 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
 
 def _unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{os.getpid()}.part")
+
+
+_OPENED: dict[str, Opened] = {}  # by path: `moeviz app FILE` reads and serves in one process, and reads once
+
+
+def keep_opened(path: str | Path, opened: Opened) -> None:
+    """Keep what a file came to, for `open_cached`."""
+    _OPENED[str(Path(path).resolve())] = opened
+
+
+def open_cached(path: str | Path) -> Opened:
+    """Return what the file at a path came to; read it where nobody has. Raises the errors of `read_trace`."""
+    known = _OPENED.get(str(Path(path).resolve()))
+    return open_path(path) if known is None else known

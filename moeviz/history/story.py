@@ -3,6 +3,9 @@
 The words are in `story.toml`, with places for figures; a function for each step reads these from what ships: who is
 computed for one input, and for whom. An input is found by what is to be seen of it, not by its number, so that systems
 can be trained again.
+
+Beside it the article that moeviz grew from, *The History of Mixture of Experts*, 26 April 2024: its sentences, each
+with the page that shows it at work, and what it got wrong. Quotations and the words on them are in `article.toml`.
 """
 
 import re
@@ -16,9 +19,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from moeviz.embedded.example import example_trace
-from moeviz.history.shipped_traces import shipped_result, shipped_trace, trace_beside
-from moeviz.history.systems import EXHIBITS, FOLDERS, part
+from moeviz.embedded.recorded_routing import example_trace
+from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
 from moeviz.metrics.one_input import experts_of_one
 from moeviz.metrics.specialization import load_by_label
@@ -351,3 +353,32 @@ WORDS = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding=
 PARTS = ("What went wrong", "What was tried", "See it happen", "What was left over")
 STEPS = tuple(map(_step, (compete, tree, sequences, capacity, layers, switches, top_two, dropped, every_layer, fine)))
 PAYOFF = _step(payoff)
+
+
+class Point(NamedTuple):
+    """A sentence of the article, and what to look at."""
+
+    quotation: str  # in the article's words
+    page: str  # of the app, as its menu has it
+    look: str  # at what makes it visible there
+
+
+class Correction(NamedTuple):
+    """A statement of the article, what is true, and the source of that."""
+
+    quotation: str
+    in_fact: str
+    source: str
+
+
+_TEXTS = {
+    kind: [{name: " ".join(text.split()) for name, text in row.items()} for row in rows]
+    for kind, rows in tomllib.loads(Path(__file__).with_name("article.toml").read_text(encoding="utf-8")).items()
+}
+POINTS = tuple(Point(**row) for row in _TEXTS["points"])
+CORRECTIONS = tuple(Correction(**row) for row in _TEXTS["corrections"])
+
+
+def corrections() -> pd.DataFrame:
+    """The errors of the article, corrected. Columns: the article says, in fact, source, all str."""
+    return pd.DataFrame(CORRECTIONS).rename(columns={"quotation": "the article says", "in_fact": "in fact"})

@@ -1,5 +1,8 @@
-"""Open a run: the folder that moeviz wrote while it trained, or the logs of TensorBoard or Megatron-LM."""
+"""Is this a run of training? And open it: the folder that moeviz wrote, or logs of TensorBoard or Megatron-LM."""
 
+import os
+import re
+from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -9,10 +12,8 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
-from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions
 from moeviz.text import quoted, why_no_file
-from moeviz.training import counts_files
-from moeviz.training.counts_files import Arrays, parts_of
 from moeviz.training.recorded.run import (
     ALARMS,
     CHANGED,
@@ -25,8 +26,18 @@ from moeviz.training.recorded.run import (
     empty,
     summary_of,
 )
-from moeviz.training.routing_file import FILE, OTHER_FIGURES, Lines, facts_of, lines_of
-from moeviz.training.trainer_logs import event_folder, events_run, megatron_folder, megatron_run
+from moeviz.training.routing_file import (
+    COUNTS_FOLDER,
+    FILE,
+    FORMAT,
+    OTHER_FIGURES,
+    Arrays,
+    Lines,
+    facts_of,
+    lines_of,
+    parts_of,
+)
+from moeviz.training.trainer_logs import PATTERN, event_folder, events_run, megatron_folder, megatron_run
 
 USUAL = ("", "routing", "moeviz")  # where in a folder a run may lie
 MAX_CELLS = 2**24  # logs x layers x experts that are held, at 16 bytes each
@@ -171,7 +182,7 @@ def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, sa
     found = Arrays([log["step"] for log in logs], facts.layers, max(facts.num_experts))
     _take_lines(found, logs)
     damaged = len(said)
-    for part in parts_of(folder / counts_files.FOLDER) if folder is not None else []:
+    for part in parts_of(folder / COUNTS_FOLDER) if folder is not None else []:
         try:
             found.read(part)
         except InvalidTrace as error:
@@ -217,3 +228,95 @@ def _snapshots(lines: Lines, folder: Path | None) -> dict[int, Path]:
         found["tokens"]: folder / SNAPSHOTS / f"tokens-{found['tokens']:013d}.npz" for found in lines.snapshots.values()
     }
     return {tokens: file for tokens, file in sorted(files.items()) if file.is_file()}
+
+
+SNAPSHOT = re.compile(r"tokens-(\d{1,18})\.npz")
+HEAD = 4096  # bytes of a file that say what it is
+MOST_KEPT = 8
+Signature = tuple[tuple[str, int, int], ...]
+_kept: dict[str, tuple[Signature, TrainingRun]] = {}
+
+
+def is_run(path: str | Path) -> bool:
+    """Return True if there is a run at a path, as its folder or its file; or a folder of snapshots."""
+    path = Path(path)
+    if path.is_dir():
+        return _has_file(path) or event_folder(path) is not None or bool(_snapshot_files(path))
+    if not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return event_folder(path) is not None or is_run_file(file.read(HEAD), path.name)
+
+
+def is_run_file(data: bytes, name: str) -> bool:
+    """Return True if these bytes begin as a run's file does, or the file is called so."""
+    return name == FILE or (data.lstrip()[:1] == b"{" and FORMAT.encode() in data[:HEAD])
+
+
+def run_at(path: str | Path, options: ImportOptions = NOTHING_TOLD) -> TrainingRun:
+    """The run at a path; a folder of snapshots alone is a run without logs. Read again only where it has changed.
+
+    Raises what `read_run` raises.
+    """
+    key, now = str(Path(path).resolve()), signature(path)
+    known = _kept.get(key)
+    if known is not None and known[0] == now:
+        return known[1]
+    run = snapshots_run(Path(path)) if _is_snapshots(Path(path)) else read_run(path, options)
+    while len(_kept) >= MOST_KEPT:
+        _kept.pop(next(iter(_kept)), None)
+    _kept[key] = (now, run)
+    return run
+
+
+def signature(path: str | Path) -> Signature:
+    """Return what changes when a run grows: size and time of its file, and what lies beside it."""
+    return tuple(sorted((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in _stats(Path(path))))
+
+
+def _stats(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
+    folders = [path / place for place in USUAL] if path.is_dir() else [path.parent]
+    files = [path] if path.is_file() else [folder / FILE for folder in folders]
+    if (events := event_folder(path)) is not None and events.is_dir():
+        files += events.glob(PATTERN)
+    for file in [*files, *(folder / part for folder in folders for part in (COUNTS_FOLDER, SNAPSHOTS))]:
+        try:
+            yield file, file.stat()
+        except OSError:
+            continue
+
+
+def snapshots_run(folder: Path) -> TrainingRun:
+    """A run of which there are snapshots alone: traces of the same texts, named by how many tokens were trained on.
+
+    Raises `InvalidTrace` if there are none.
+    """
+    found = _snapshot_files(folder)
+    if not found:
+        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file is called like tokens-512.npz.")
+    return TrainingRun(folder.name, RunFacts(SNAPSHOTS), empty(LOGS), empty(LAYERS), snapshots=found)
+
+
+def _is_snapshots(path: Path) -> bool:
+    return path.is_dir() and not _has_file(path) and event_folder(path) is None and bool(_snapshot_files(path))
+
+
+def _has_file(folder: Path) -> bool:
+    return any((folder / place / FILE).is_file() for place in USUAL)
+
+
+def _snapshot_files(folder: Path) -> dict[int, Path]:
+    named = {int(name[1]): file for file in folder.iterdir() if (name := SNAPSHOT.fullmatch(file.name))}
+    return dict(sorted(named.items()))
+
+
+EXAMPLE_FOLDER = Path(__file__).parent / "example"
+EXAMPLE_NAMES = ("aux-on", "aux-off")
+
+
+def example_runs() -> dict[str, TrainingRun]:
+    """A recorded pair of runs by name, with snapshots: the same tiny model and texts, with the aux loss and without.
+
+    `python -m benchmarks.training_pair --write` trains them anew.
+    """
+    return {name: read_run(EXAMPLE_FOLDER / name) for name in EXAMPLE_NAMES}

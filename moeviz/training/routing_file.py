@@ -1,4 +1,4 @@
-"""routing.jsonl: a line a log, appended as a run goes on. The reader of what a run has written, whole or not.
+"""The files of a run, written and read: routing.jsonl, a line a log, appended as it goes on; and counts beside it.
 
     {"format": "moeviz training v1", "from_step": 0, "model": …, "layers": […], "num_experts": […], "top_k": …, …}
     {"step": 10, "steps": 10, "tokens": 5120, "loss": 6.9, "aux_loss": 2.1, "aux_coefficient": 0.02, "on": 1,
@@ -10,21 +10,29 @@
     {"said": "The routers are frozen: …"}
 
 A line of facts begins a run, or goes on with it from a checkpoint: what was logged after `from_step` does not count any
-more. The last line of a step wins. `counts`, `importance` and `dead_since` are in Parquet files beside it where layers
-x experts are many (`counts_files`). Nothing in a file is trusted: what is no number is not there, and a line that makes
+more. The last line of a step wins. Nothing in a file is trusted: what is no number is not there, and a line that makes
 no sense is left out, and said. It is read line by line; of one too long to be held, one log of so many, and said.
+
+Where layers x experts are many, `counts`, `importance` and `dead_since` are in Parquet files beside it: a file a log,
+put together as they become many. One row a layer: step int64 · layer int32 · counts list of int64 · importance list of
+float32 · dead_since list of int32 (-1: not dead). Files are numbered in the order in which they were written; of two
+rows of a step, the later one counts.
 """
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, is_text
+from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_BYTES, MAX_EXPERTS, MAX_LAYERS, is_text
 from moeviz.training.recorded.rules import KINDS, of_json
 from moeviz.training.recorded.run import FIGURES, WHOLE_RUN, RunFacts
 
@@ -243,3 +251,97 @@ def _known(value: float) -> float | None:
 
 def _text(value: Any) -> str:
     return value[:200] if is_text(value) else ""
+
+
+COUNTS_FOLDER = "counts"
+LARGE = 1_024  # layers x experts of which a line has no counts: 48 x 128 would be 180 kB a line
+TOGETHER = 64  # files that become one
+MAX_ROWS = TOGETHER * MAX_LAYERS
+NAME = re.compile(r"part-(\d{6,12})\.parquet")
+SCHEMA = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("layer", pa.int32()),
+        ("counts", pa.list_(pa.int64())),
+        ("importance", pa.list_(pa.float32())),
+        ("dead_since", pa.list_(pa.int32())),
+    ]
+)
+UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The files of counts of a run, as they were written."""
+    found = {int(name[1]): file for file in folder.glob("part-*.parquet") if (name := NAME.fullmatch(file.name))}
+    return [found[place] for place in sorted(found)]
+
+
+def write_counts_of_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
+    """Add the counts of a log, `rows` with the columns above; put files together where they have become many."""
+    folder.mkdir(exist_ok=True)
+    parts = parts_of(folder)
+    number = int(NAME.fullmatch(parts[-1].name)[1]) + 1 if parts else 0  # type: ignore[index]
+    _write(pa.Table.from_pylist(list(rows), SCHEMA), folder / f"part-{number:06d}.parquet")
+    singles = [part for part in parts if int(NAME.fullmatch(part.name)[1]) % TOGETHER != TOGETHER - 1]  # type: ignore[index]
+    if number % TOGETHER == TOGETHER - 1:
+        tables = [parquet.read_table(part, schema=SCHEMA) for part in [*singles, folder / f"part-{number:06d}.parquet"]]
+        _write(pa.concat_tables(tables), folder / f"part-{number:06d}.parquet")
+        for part in singles:
+            part.unlink()
+
+
+def _write(table: pa.Table, target: Path) -> None:
+    """In one piece: whoever reads meanwhile finds the old file or the new one."""
+    beside = target.with_suffix(".writing")
+    parquet.write_table(table, beside, compression="zstd")
+    beside.replace(target)
+
+
+class Arrays:
+    """Counts, importance and the steps of death (S, L, E) of the logs of a run, as they are found."""
+
+    def __init__(self, steps: Sequence[int], layers: Sequence[int], experts: int) -> None:
+        shape = (len(steps), len(layers), experts)
+        self.steps, self.layers = np.asarray(steps, np.int64), np.asarray(layers, np.int64)
+        self.counts = np.full(shape, -1, np.int64)
+        self.importance = np.full(shape, np.nan, np.float32)
+        self.dead_since = np.full(shape, -1, np.int32)
+
+    def read(self, file: Path) -> None:
+        """Take what a file has. Raises `InvalidTrace` for one that is damaged, or not of this run."""
+        try:
+            _check_declared_size(parquet.read_metadata(file))
+            table = parquet.read_table(file, schema=SCHEMA)
+            table.validate(full=True)
+            step, layer = (table.column(name).to_numpy() for name in ("step", "layer"))
+            row, column = _places(self.steps, step), _places(self.layers, layer)
+            kept = (row >= 0) & (column >= 0)
+            for name in ("counts", "importance", "dead_since"):
+                self._take(name, table.column(name).combine_chunks(), row, column, kept)
+        except UNREADABLE as error:
+            raise InvalidTrace(f"The counts in {file.name} cannot be read: {str(error)[:200]}.") from error
+
+    def _take(self, name: str, lists: pa.ListArray, row: np.ndarray, column: np.ndarray, kept: np.ndarray) -> None:
+        target = getattr(self, name)
+        lengths = np.diff(lists.offsets.to_numpy())
+        values = lists.flatten().to_numpy()
+        if len(values) != lengths.sum() or (lengths > target.shape[2]).any() or lists.null_count:
+            raise ValueError("its lists are not of the experts of this run")
+        for length in np.unique(lengths):  # one, unless layers have different numbers of experts
+            mine = lengths == length
+            starts = lists.offsets.to_numpy()[:-1][mine & kept] - lists.offsets.to_numpy()[0]
+            target[row[mine & kept], column[mine & kept], :length] = values[starts[:, None] + np.arange(length)]
+
+
+def _check_declared_size(metadata: parquet.FileMetaData) -> None:
+    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+    if size > MAX_BYTES or metadata.num_rows > MAX_ROWS:
+        raise ValueError(f"it unpacks to {size:,} bytes in {metadata.num_rows:,} rows")
+
+
+def _places(known: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Where each value is among those that are known, in ascending order; -1 for others."""
+    if not len(known):
+        return np.full(len(values), -1)
+    at = np.searchsorted(known, values).clip(max=len(known) - 1)
+    return np.where(known[at] == values, at, -1)

@@ -24,11 +24,10 @@ from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import listed
 from moeviz.training.alarms import Alarms, Seen, Watched
-from moeviz.training.checkpoint_check import routers_differ, sample_of
 from moeviz.training.layer_metrics import Detail, layer_metrics, log_metrics
 from moeviz.training.recorded.rules import Rules, as_json
 from moeviz.training.router_hooks import Hearing, Tokens, later_hook
-from moeviz.training.snapshots import snapshot_of
+from moeviz.training.snapshots import routers_differ, sample_of, snapshot_of
 from moeviz.training.writing import RunWriter
 
 log = logging.getLogger("moeviz.training")

@@ -3,7 +3,7 @@
 Where that process gets by with the memory and the time that a file may take, the same bytes are read here.
 """
 
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.formats.sandboxed_read import Limits, answered, end, main
 from moeviz.training.reading import read_run_file
 from moeviz.training.recorded.run import TrainingRun

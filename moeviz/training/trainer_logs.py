@@ -11,7 +11,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.exports import read_counts
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.metrics.load import balance_of_counts
 from moeviz.text import quoted
 from moeviz.training.recorded.run import (

@@ -11,10 +11,8 @@ import numpy as np
 
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
-from moeviz.training import counts_files
-from moeviz.training.counts_files import LARGE, write_counts_of_log
 from moeviz.training.recorded.run import SNAPSHOTS
-from moeviz.training.routing_file import FILE, FORMAT
+from moeviz.training.routing_file import COUNTS_FOLDER, FILE, FORMAT, LARGE, write_counts_of_log
 
 log = logging.getLogger("moeviz.training")
 DIGITS = 4  # of an importance: a probability, drawn as a colour
@@ -37,7 +35,7 @@ class RunWriter:
         layers = [_layer(row, since, small) for row, since in zip(rows, dead, strict=True)]
         if not small:
             arrays = [_arrays(line["step"], row, since) for row, since in zip(rows, dead, strict=True)]
-            self._safely(lambda: write_counts_of_log(self.folder / counts_files.FOLDER, arrays))
+            self._safely(lambda: write_counts_of_log(self.folder / COUNTS_FOLDER, arrays))
         self._append({**line, "layers": layers})
 
     def evaluation(self, step: int, rows: Sequence[dict[str, Any]]) -> None:

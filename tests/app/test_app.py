@@ -34,8 +34,8 @@ from tiny_models import DENSE
 import moeviz
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
-from moeviz.embedded.example import example_trace
 from moeviz.embedded.own_models import installed
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings

@@ -35,7 +35,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.routing_trace import RoutingTrace
@@ -398,8 +398,7 @@ def test_the_reference_is_what_the_model_does():
     """Three texts of the sixty read again, and one expert muted for one kind."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.muting import muted_by_label
-    from moeviz.embedded.reference import muted_experts
-    from moeviz.embedded.routing_over_training import texts_over_training
+    from moeviz.embedded.recorded_routing import muted_experts, texts_over_training
 
     model, texts = moeviz.load_model(), texts_over_training()
     again, whole = trace_corpus(model, texts[:3]), reference_routing()

@@ -13,7 +13,7 @@ from moeviz_app.widgets import facts
 from random_traces import random_trace
 from recount import HANDFUL
 
-from moeviz.embedded.example import example_trace
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.metrics.expert import expert_numbers
 from moeviz.testing import sample_trace
 

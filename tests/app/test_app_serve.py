@@ -13,8 +13,7 @@ from streamlit.testing.v1 import AppTest
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.routing_trace import NO_TOKEN_ID
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.known import known_model, known_models
-from moeviz.serving.memory import fit_sentence, memory_on_cards
+from moeviz.serving.memory import fit_sentence, known_model, known_models, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.testing import sample_trace
 

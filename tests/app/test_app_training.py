@@ -13,11 +13,10 @@ from moeviz_app.session import session, training_runs
 from streamlit.testing.v1 import AppTest
 
 from moeviz.cli import app as served_app
-from moeviz.embedded.routing_over_training import FOLDER as EMBEDDED
+from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
-from moeviz.training.example import FOLDER
-from moeviz.training.found import is_run, run_at, snapshots_run
+from moeviz.training.reading import EXAMPLE_FOLDER, is_run, run_at, snapshots_run
 from moeviz.training.recorded.run import RunFacts, TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 from moeviz.training.trainer_logs import FIGURE, _layers_of_events, _logs
@@ -141,7 +140,7 @@ def test_snapshots_alone_go_back_in_training():
 
 
 def test_an_upload_is_read_elsewhere_and_opens_alone():
-    app = uploaded("routing.jsonl", (FOLDER / "aux-off" / "routing.jsonl").read_bytes())
+    app = uploaded("routing.jsonl", (EXAMPLE_FOLDER / "aux-off" / "routing.jsonl").read_bytes())
     assert not app.exception
     assert app.selectbox(key=session.RUN).value == "routing.jsonl"
     assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
@@ -149,7 +148,7 @@ def test_an_upload_is_read_elsewhere_and_opens_alone():
 
 
 def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():
-    data = (FOLDER / "aux-off" / "routing.jsonl").read_bytes()
+    data = (EXAMPLE_FOLDER / "aux-off" / "routing.jsonl").read_bytes()
     app = visit("traces")
     app.file_uploader(key=session.UPLOAD).upload("mine.jsonl", data, "application/json").run()
     assert not app.exception and app.success[0].value == "Opened. It holds a training run, and no trace."
@@ -167,7 +166,7 @@ def test_an_upload_that_is_no_run_is_refused_and_what_was_there_stays(data):
 
 
 def test_a_run_that_takes_too_much_is_given_up():
-    data = (FOLDER / "aux-off" / "routing.jsonl").read_bytes()
+    data = (EXAMPLE_FOLDER / "aux-off" / "routing.jsonl").read_bytes()
     with pytest.raises(InvalidTrace):
         read_run_sandboxed(data, "routing.jsonl", Limits(len(data) - 1, 20))
     assert len(read_run_sandboxed(data, "routing.jsonl", Limits(2**24, 60)).logs) == 18
@@ -247,7 +246,9 @@ def test_a_run_that_is_gone_is_said(started, tmp_path):
 
 
 def test_runs_are_known_from_traces_and_snapshots_from_both(tmp_path):
-    assert is_run(FOLDER / "aux-on") and is_run(FOLDER / "aux-on" / "routing.jsonl") and is_run(EMBEDDED)
+    assert (
+        is_run(EXAMPLE_FOLDER / "aux-on") and is_run(EXAMPLE_FOLDER / "aux-on" / "routing.jsonl") and is_run(EMBEDDED)
+    )
     (tmp_path / "other.jsonl").write_text('{"label": "a", "text": "moeviz"}\n')
     assert not is_run(tmp_path / "other.jsonl") and not is_run(tmp_path) and not is_run(tmp_path / "none")
     assert len(run_at(EMBEDDED).logs) == 0 and len(run_at(EMBEDDED).snapshots) >= 6
@@ -261,7 +262,7 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
     monkeypatch.setattr(served_app.sys, "argv", [])
     for name in (served_app.FILES, served_app.WAY, served_app.UVICORN_TRUSTS):
         monkeypatch.setenv(name, "")
-    served_app.serve_app(8501, browser=False, files=[str(FOLDER / "aux-on")])
+    served_app.serve_app(8501, browser=False, files=[str(EXAMPLE_FOLDER / "aux-on")])
     assert served
     (tmp_path / "routing.jsonl").write_text("{}\n")
     with pytest.raises(InvalidTrace, match=r"no routing\.jsonl"):
@@ -285,7 +286,7 @@ def test_each_run_has_the_saturation_of_its_own_snapshots():
 
     frames = []
     for name in ("aux-on", "aux-off"):
-        run = run_at(FOLDER / name)
+        run = run_at(EXAMPLE_FOLDER / name)
         files = tuple((str(file), file.stat().st_mtime_ns) for file in run.snapshots.values())
         frames.append(_saturation(files, _read(run.snapshots)))
     assert len(frames[0]) == len(frames[1]) and not frames[0].equals(frames[1])

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import coroutines
 import pytest
-from moeviz_app.server import sessions
+from moeviz_app.server import asgi
 from streamlit.runtime.memory_session_storage import MemorySessionStorage
 from streamlit.runtime.session_manager import SessionInfo
 
@@ -28,8 +28,8 @@ def kept(monkeypatch):
         storage, session = MemorySessionStorage(ttl_seconds=seconds), Session("a tab")
         storage.save(SessionInfo(client=None, session=session, script_run_count=1))
         runtime = SimpleNamespace(_session_mgr=SimpleNamespace(_session_storage=storage))
-        monkeypatch.setattr(sessions.Runtime, "exists", lambda: True)
-        monkeypatch.setattr(sessions.Runtime, "instance", lambda: runtime)
+        monkeypatch.setattr(asgi.Runtime, "exists", lambda: True)
+        monkeypatch.setattr(asgi.Runtime, "instance", lambda: runtime)
         return session
 
     return keep
@@ -37,27 +37,27 @@ def kept(monkeypatch):
 
 def test_a_session_that_is_over_its_time_ends(kept):
     session = kept(0)
-    assert sessions.end_expired_sessions() == 1 and session.ended
-    assert sessions.end_expired_sessions() == 0
+    assert asgi.end_expired_sessions() == 1 and session.ended
+    assert asgi.end_expired_sessions() == 0
 
 
 def test_a_session_within_its_time_stays(kept):
     session = kept(1000)
-    assert sessions.end_expired_sessions() == 0 and not session.ended
+    assert asgi.end_expired_sessions() == 0 and not session.ended
 
 
 def test_without_a_server_there_is_nothing_to_do(monkeypatch):
-    monkeypatch.setattr(sessions.Runtime, "exists", lambda: False)
-    assert sessions.end_expired_sessions() == 0
+    monkeypatch.setattr(asgi.Runtime, "exists", lambda: False)
+    assert asgi.end_expired_sessions() == 0
 
 
 def test_it_is_looked_again_and_again_until_the_server_ends(monkeypatch):
     looked = []
-    monkeypatch.setattr(sessions, "EVERY", 0)
-    monkeypatch.setattr(sessions, "end_expired_sessions", lambda: looked.append(1))
+    monkeypatch.setattr(asgi, "SECONDS_BETWEEN_LOOKS", 0)
+    monkeypatch.setattr(asgi, "end_expired_sessions", lambda: looked.append(1))
 
     async def serve() -> None:
-        looking = asyncio.create_task(sessions.end_idle_sessions())
+        looking = asyncio.create_task(asgi.end_idle_sessions())
         while len(looked) < 3:
             await asyncio.sleep(0)
         looking.cancel()

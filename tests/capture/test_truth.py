@@ -768,7 +768,7 @@ def test_settings_of_a_checkpoint_that_cannot_be_followed_are_a_sentence(setting
 
 ABOVE_IDLE = """
 import contextlib, io, resource, sys
-from benchmarks.peak import peak_mb
+from benchmarks.harness import peak_mb
 from moeviz.cli.main import main
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace

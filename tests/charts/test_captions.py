@@ -10,8 +10,7 @@ import pytest
 
 from moeviz.charts import NAMED
 from moeviz.charts.serving import CHARTS as OF_SERVING
-from moeviz.embedded.example import example_trace
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import MoevizError
 from moeviz.metrics.load import load_caption
 from moeviz.metrics.significance import clearest

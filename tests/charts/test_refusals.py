@@ -22,8 +22,7 @@ from moeviz import RoutingTrace
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
-from moeviz.history.shipped_traces import shipped_trace
-from moeviz.history.systems import SYSTEMS
+from moeviz.history.systems import SYSTEMS, shipped_trace
 from moeviz.routing_trace import NO_EXPERT
 from moeviz.testing import sample_trace
 

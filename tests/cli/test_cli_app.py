@@ -17,8 +17,7 @@ from waiting import SECONDS
 from moeviz.cli import app as serve
 from moeviz.cli.app import open_browser, own_address
 from moeviz.cli.main import main
-from moeviz.formats.exports import write_trace
-from moeviz.formats.open_cached import open_cached
+from moeviz.formats.exports import open_cached, write_trace
 
 ROOT = Path(__file__).parents[2]
 MAIN = ROOT / "app" / "main.py"

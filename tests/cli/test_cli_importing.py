@@ -11,7 +11,7 @@ from moeviz import RoutingTrace, read_counts, read_trace, write_trace
 from moeviz.cli.main import main
 from moeviz.cli.options import IMPORT_OPTIONS
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.options import SAYS, layers_of
+from moeviz.formats.importers.importer import SAYS, layers_of
 from moeviz.testing import sample_trace
 
 

@@ -23,8 +23,8 @@ from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import token_frame
 from moeviz.serving.memory import serving_memory
-from moeviz.serving.phases import PHASES, repeats, served_tokens
 from moeviz.serving.plans.engines import ENGINES
+from moeviz.serving.requests import PHASES, repeats, served_tokens
 
 
 @pytest.fixture(scope="module")

@@ -15,8 +15,7 @@ import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path
 from moeviz.embedded.balance_study import balance_study, study_means
-from moeviz.embedded.example import EXAMPLE, example_trace
-from moeviz.embedded.routing_over_training import texts_over_training, traces_over_training
+from moeviz.embedded.recorded_routing import EXAMPLE, example_trace, texts_over_training, traces_over_training
 from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.routing_over_training import router_saturation
@@ -104,7 +103,7 @@ def test_the_example_that_ships_is_what_the_model_does_now(request, model):
 
 
 def test_the_example_is_read_without_torch():
-    code = "import moeviz.embedded.example as it, sys; it.example_trace(); assert 'torch' not in sys.modules"
+    code = "import moeviz.embedded.recorded_routing as it, sys; it.example_trace(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
     assert EXAMPLE.stat().st_size < 60_000
 

@@ -16,11 +16,9 @@ from models.training.documents import DOMAINS as TRAINED_DOMAINS
 from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.embedded import byte_ngrams
-from moeviz.embedded.domains import DOMAINS
-from moeviz.embedded.evaluate import losses, page
-from moeviz.embedded.evaluate import side_by_side as beside
+from moeviz.embedded.evaluate import measures, page
 from moeviz.embedded.evaluate.page import markdown
-from moeviz.embedded.evaluation import evaluation_set
+from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +34,7 @@ def shipped() -> dict[str, byte_ngrams.ByteModel]:
 
 @pytest.fixture
 def read_once(shipped, monkeypatch):
-    monkeypatch.setattr(losses, "byte_models", lambda: shipped)
+    monkeypatch.setattr(measures, "byte_models", lambda: shipped)
 
 
 def test_every_domain_has_four_texts_and_was_trained_on():
@@ -57,7 +55,7 @@ def test_no_text_comes_twice():
 def test_every_text_fills_the_context_and_fits_into_it(model):
     counts = [model.count_tokens(text.text) for text in evaluation_set()]
     assert max(counts) <= model.max_tokens
-    assert min(counts) >= losses.POSITIONS[-1]
+    assert min(counts) >= measures.POSITIONS[-1]
 
 
 def test_a_byte_model_worked_by_hand():
@@ -104,13 +102,13 @@ def answering(favoured: list[int], logit: float):
 @pytest.mark.usefixtures("read_once")
 def test_a_model_that_knows_nothing_loses_the_logarithm_of_its_vocabulary(model, monkeypatch):
     monkeypatch.setattr(model.model, "forward", answering([], 0.0))
-    monkeypatch.setattr(losses, "DOMAINS", {domain: DOMAINS[domain] for domain in ("french", "sql")})
+    monkeypatch.setattr(measures, "DOMAINS", {domain: DOMAINS[domain] for domain in ("french", "sql")})
     texts = [text for text in evaluation_set() if text.domain in ("french", "sql")]
-    frame = losses.loss_by_domain(model, texts)
+    frame = measures.loss_by_domain(model, texts)
     assert frame["nats"].tolist() == pytest.approx([math.log(8_192)] * 2)
     assert frame["model"].tolist() == pytest.approx((13 * frame["tokens"] / frame["bytes"]).tolist())
-    assert losses.loss_by_position(model, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
-    assert losses.context_gain(model, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
+    assert measures.loss_by_position(model, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
+    assert measures.context_gain(model, texts)["nats"].to_numpy() == pytest.approx(math.log(8_192))
 
 
 def test_the_late_tokens_are_the_same_with_more_and_with_less_before_them(model, monkeypatch):
@@ -118,7 +116,7 @@ def test_the_late_tokens_are_the_same_with_more_and_with_less_before_them(model,
     digits = [model.tokenizer.convert_tokens_to_ids(digit) for digit in "0123456789"]
     monkeypatch.setattr(model.model, "forward", answering(digits, 3.0))
     texts = [text for text in evaluation_set() if text.domain == "arithmetic"]
-    gain, by_position = losses.context_gain(model, texts)["nats"], losses.loss_by_position(model, texts)["nats"]
+    gain, by_position = measures.context_gain(model, texts)["nats"], measures.loss_by_position(model, texts)["nats"]
     assert by_position.max() - by_position.min() > 0.05  # other tokens would have another mean
     assert gain[0] == pytest.approx(gain[1])
     assert gain[0] < math.log(8_192)
@@ -157,10 +155,10 @@ def few_texts():
 @pytest.mark.usefixtures("read_once")
 def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch, model):
     """Of the same model under two names: one figure for each measure and kind of text, twice the same."""
-    monkeypatch.setattr(losses, "DOMAINS", {t.domain: t.label for t in few_texts})
+    monkeypatch.setattr(measures, "DOMAINS", {t.domain: t.label for t in few_texts})
     other = LoadedModel(model.model, model.tokenizer, replace(model.info, name="other"))
-    monkeypatch.setattr(beside, "load_model", {"embedded": model, "other": other}.__getitem__)
-    frame = beside.side_by_side(["embedded", "other", "embedded"], few_texts).set_index("measure")
+    monkeypatch.setattr(measures, "load_model", {"embedded": model, "other": other}.__getitem__)
+    frame = measures.side_by_side(["embedded", "other", "embedded"], few_texts).set_index("measure")
     assert list(frame.columns) == ["embedded", "other"]
     differ = frame.index[frame["embedded"] != frame["other"]].tolist()
     assert differ == ["tokens of training", "load kept even by"], (

@@ -17,8 +17,7 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, installed, model_folder
-from moeviz.embedded.reference import reference_routing
-from moeviz.embedded.routing_over_training import texts_over_training
+from moeviz.embedded.recorded_routing import reference_routing, texts_over_training
 from moeviz.metrics.load import balance
 from moeviz.metrics.multi_trace import figures_of_several, repetition_of_several
 from moeviz.parameters import active_parameters

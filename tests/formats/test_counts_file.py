@@ -9,7 +9,7 @@ import pytest
 from labels import labelled
 
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, published_counts, read_counts, read_trace, write_counts
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.metrics.load import balance
 from moeviz.published import MODELS
 from moeviz.testing import sample_trace

@@ -103,7 +103,7 @@ def test_an_input_that_takes_more_memory_than_it_may_is_found_and_no_other(tmp_p
 PEAK_OF_ITS_OWN = """
 import subprocess, sys
 held = bytearray(300 * 10**6)
-sys.exit(subprocess.call([sys.executable, "-c", "from benchmarks.peak import peak_mb; assert 1 < peak_mb() < 250"]))
+sys.exit(subprocess.call([sys.executable, "-c", "from benchmarks.harness import peak_mb; assert 1 < peak_mb() < 250"]))
 """
 
 
@@ -131,10 +131,10 @@ def test_bombs_are_among_the_inputs_and_are_refused_within_their_memory(name, bo
 
 
 def test_lines_that_are_reached_are_counted_and_no_others(tmp_path):
-    reached = fuzz.Reached(("moeviz.formats.runs",))
+    reached = fuzz.Reached(("moeviz.formats.table_facts",))
     import numpy as np
 
-    from moeviz.formats.runs import numbers_of, runs_of
+    from moeviz.formats.table_facts import numbers_of, runs_of
 
     with reached:
         runs_of(np.array([1, 2, 3]))

@@ -19,8 +19,7 @@ from npz_files import lists_json
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.formats import sandboxed_read
 from moeviz.formats.exports import EXPORTS, open_bytes
-from moeviz.formats.importers.importer import Opened
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions, Opened
 from moeviz.formats.sandboxed_read import Limits, read_sandboxed
 
 READABLE = [export for export in EXPORTS if export.read]

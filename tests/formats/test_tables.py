@@ -20,7 +20,7 @@ from moeviz import read_trace
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import EXPORTS, read_bytes
-from moeviz.formats.runs import numbers_of, runs_of
+from moeviz.formats.table_facts import numbers_of, runs_of
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
 DATA = Path(__file__).parents[1] / "data"

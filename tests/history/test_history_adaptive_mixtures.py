@@ -22,10 +22,10 @@ from moeviz.history.local_experts_1991.model import (
     train,
     train_network,
 )
-from moeviz.history.shared import vowels
+from moeviz.history.shared import datasets
+from moeviz.history.shared.datasets import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import load, save, shipped
-from moeviz.history.shared.vowels import VOWELS, encode, peterson_barney, read_table, stand_in
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
 pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
@@ -88,7 +88,7 @@ def test_the_stand_in_has_the_published_averages_and_says_what_it_is(data):
     assert data.formants.shape == (600, 2) and np.unique(data.speaker).size == 75
     assert "stand-in" in data.source and not data.measured
     assert (data.training.sum(), np.unique(data.speaker[data.training]).max()) == (400, 50)
-    for vowel, average in enumerate(vowels.AVERAGES[0][1]):
+    for vowel, average in enumerate(datasets.AVERAGES[0][1]):
         men = data.formants[(data.vowel == vowel) & (data.speaker <= 33)]
         assert men.mean(axis=0) == pytest.approx(average, rel=0.05)
 
@@ -282,7 +282,7 @@ def test_a_trace_of_other_data_or_too_many_slots_is_refused(data, mixture):
     with pytest.raises(InvalidTrace, match="1 to 4"):
         trace_of(mixture, data, slots=5)
     with pytest.raises(InvalidTrace, match="trained on"):
-        trace_of(mixture, vowels.Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
+        trace_of(mixture, datasets.Vowels(data.formants[:9], data.vowel[:9], data.speaker[:9], "x", False))
 
 
 def test_the_plane_has_every_sample_a_line_for_each_expert_in_use_and_the_gate_between_them(data, mixture):

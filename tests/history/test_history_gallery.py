@@ -17,11 +17,10 @@ from moeviz_app.views.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
 from moeviz.history import systems
-from moeviz.history.article import CORRECTIONS, POINTS, corrections
 from moeviz.history.mixtral.exhibit import published_divergence, published_load, published_repetition
 from moeviz.history.shared import datasets, results
-from moeviz.history.shipped_traces import shipped_result, shipped_trace
-from moeviz.history.systems import EXHIBITS, SYSTEMS, part
+from moeviz.history.story import CORRECTIONS, POINTS, corrections
+from moeviz.history.systems import EXHIBITS, SYSTEMS, part, shipped_result, shipped_trace
 from moeviz.history.timeline.published_counts import published_counts, readings
 from moeviz.metrics.words import in_words_of
 

@@ -30,9 +30,9 @@ from moeviz.history.hierarchical_1994.model import (
     tree_climbs,
     two_cuts,
 )
+from moeviz.history.shared.datasets import Vowels, encode, stand_in
 from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import shipped
-from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.metrics.specialization import load_by_label
 
 pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")

@@ -12,14 +12,13 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.capture.models.load import model_facts
 from moeviz.charts.one_input import ONE_INPUT, described, expert_boxes
-from moeviz.embedded.example import example_trace
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.errors import MoevizError
 from moeviz.history import story
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
-from moeviz.history.shipped_traces import BESIDE, kind_of, shipped_trace, trace_beside
 from moeviz.history.story import PARTS, PAYOFF, STEPS, Step, StepData, meters_of
 from moeviz.history.switch_2021.model import capacity
-from moeviz.history.systems import EXHIBITS
+from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.parameters import active_parameters
 from moeviz.published import published_counts
 

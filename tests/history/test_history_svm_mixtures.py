@@ -9,8 +9,8 @@ from sklearn.svm import LinearSVC
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
+from moeviz.history.shared.datasets import VOWELS, Vowels, stand_in
 from moeviz.history.shared.results import load, save, shipped
-from moeviz.history.shared.vowels import VOWELS, Vowels, stand_in
 from moeviz.history.svm_experts_2002 import em as soft_capture
 from moeviz.history.svm_experts_2002 import em as svm_em
 from moeviz.history.svm_experts_2002 import exhibit as pictures

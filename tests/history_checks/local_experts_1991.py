@@ -22,8 +22,8 @@ from moeviz.history.local_experts_1991.model import (
     train,
     train_network,
 )
-from moeviz.history.shared import vowels
-from moeviz.history.shared.vowels import VOWELS, Vowels, at_hand, encode, stand_in
+from moeviz.history.shared import datasets
+from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
 
 EXPERTS = (4, 8)
 EPOCHS = {4: (1124, 2209), 8: (1083, 2435)}  # the paper's means: mixture, backpropagation
@@ -189,6 +189,6 @@ CONTROLS = (
     Control(TOLD, _instead(_told), ("experts, most of any run",), claims),
     Control("experts learn the opposite", _instead(_backwards), ("mean accuracy", "reach error"), claims),
     Control("the gate stays uniform", _instead(_even_gate), ("experts, fewest of any run", "any other expert"), claims),
-    Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("only 1 expert",), claims),
+    Control("a task that one line can do", (datasets, "ONES", (0, 1)), ("only 1 expert",), claims),
     Control("experts learn by the second error", _instead(competitive), ("reach error",), claims),
 )

@@ -7,7 +7,7 @@ import numpy as np
 from history_checks.claims import IDENTITY, NOT_PRINTED, SHIPS, Claim
 from history_checks.negative_controls import Control
 from moeviz.capture.models.load import model_facts
-from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.embedded.recorded_routing import traces_over_training
 from moeviz.metrics.coverage import experts_touched
 from moeviz.metrics.locality import locality
 from moeviz.model_info import ModelInfo

@@ -6,8 +6,8 @@ import numpy as np
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.negative_controls import Control
-from moeviz.history.shared import vowels
-from moeviz.history.shared.vowels import Vowels, at_hand
+from moeviz.history.shared import datasets
+from moeviz.history.shared.datasets import Vowels, at_hand
 from moeviz.history.svm_experts_2002 import em, model
 
 EXPERTS = (4, 8, 16)
@@ -130,7 +130,7 @@ CONTROLS = (
         ("2 experts by soft EM",),
         of_vowels,
     ),
-    Control("a task that one line can do", (vowels, "ONES", (0, 1)), ("one linear machine",), of_vowels),
+    Control("a task that one line can do", (datasets, "ONES", (0, 1)), ("one linear machine",), of_vowels),
     Control("the gater does not learn", (model, "trained", lambda gater, *_: gater), ("uniform mixture",), _better),
     Control(
         "one expert gets every example", (model, "_experts_say", _one_for_all), (f"experts / of {EXPERTS[0]}",), _more

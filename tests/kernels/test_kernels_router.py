@@ -9,8 +9,7 @@ from itertools import product
 import pytest
 import torch
 
-from benchmarks.kernel_arms import arms
-from benchmarks.kernels import GATINGS
+from benchmarks.kernels import GATINGS, arms
 from moe_kernels.buffers import Record
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch, route_torch

@@ -10,9 +10,8 @@ import pytest
 import moeviz
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, RoutingTrace
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.example import example_trace
 from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.metrics.doctor import CHECKS, examine
 from moeviz.metrics.doctor_rows import FEW, shift_beside
 from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, NOT_RECORDED, token_frame

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.atlas import MOST_KINDS, OTHERS, atlas
 from moeviz.metrics.expert_names import MOST_TOKENS, sample_of_texts

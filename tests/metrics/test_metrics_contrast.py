@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from moeviz.cli.main import main
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.formats.exports import write_trace
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned

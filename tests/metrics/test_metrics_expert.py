@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from labels import labelled
 
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.expert import (
     expert_atlas,

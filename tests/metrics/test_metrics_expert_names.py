@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.reference import EMBEDDED, reference_routing
+from moeviz.embedded.recorded_routing import EMBEDDED, reference_routing
 from moeviz.errors import MissingField
 from moeviz.metrics.expert_names import (
     UNNAMED,

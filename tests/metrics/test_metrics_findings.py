@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.embedded.example import example_trace
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.findings import findings, runs_of_layers
 from moeviz.routing_trace import token_frame

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.embedded.reference import reference_routing
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.label_similarity import clearly_like, label_similarity
 from moeviz.testing import sample_trace

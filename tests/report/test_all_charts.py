@@ -13,7 +13,7 @@ from labels import labelled
 import moeviz
 from moeviz.charts import NAMED, REPORTED
 from moeviz.cli.main import main
-from moeviz.embedded.example import example_trace
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.errors import InvalidTrace
 from moeviz.report import all_charts
 from moeviz.report.all_charts import charts_zip

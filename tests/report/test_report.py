@@ -20,8 +20,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.exports import EXPORTS, read_bytes, read_trace
 from moeviz.report import page as report
 from moeviz.report import pictures as report_pictures
-from moeviz.report.page import html_report
-from moeviz.report.style import ink_on
+from moeviz.report.page import html_report, ink_on
 from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("kept_drawings")

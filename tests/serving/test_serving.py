@@ -23,7 +23,7 @@ from moeviz.errors import CaptureError, InvalidTrace, MissingField, MoevizError
 from moeviz.metrics.placement import placement_imbalance
 from moeviz.published import CHECKPOINTS
 from moeviz.routing_trace import token_frame
-from moeviz.serving import known
+from moeviz.serving import memory
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_of, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
@@ -491,19 +491,19 @@ def test_the_table_of_well_known_models_is_what_their_configurations_give(reques
             found[name] = served_model(name)
         except CaptureError:
             continue
-    table = Path(known.__file__).with_name(known.TABLE)
+    table = Path(memory.__file__).with_name(memory.KNOWN_MODELS)
     if request.config.getoption("--update-golden"):
-        rows = (f' "{name}": {json.dumps(known.as_row(model))}' for name, model in found.items())
+        rows = (f' "{name}": {json.dumps(memory.as_row(model))}' for name, model in found.items())
         table.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
-        known._table.cache_clear()
-    assert known.known_models() == tuple(found) and len(found) > 10
+        memory._table.cache_clear()
+    assert memory.known_models() == tuple(found) and len(found) > 10
     for name, model in found.items():
-        assert known.known_model(name) == model, "run pytest --update-golden"
-    assert known.known_model("nobody/none") is None and {*CHECKPOINTS.values()} <= {*found}
+        assert memory.known_model(name) == model, "run pytest --update-golden"
+    assert memory.known_model("nobody/none") is None and {*CHECKPOINTS.values()} <= {*found}
 
 
 def test_memory_on_cards_says_how_many_experts_fit_as_serving_memory_does():
-    model = known.known_model("mistralai/Mixtral-8x7B-v0.1")
+    model = memory.known_model("mistralai/Mixtral-8x7B-v0.1")
     frame = memory_on_cards(model, "RTX 4090")
     parts = ["experts", "other_weights", "keys_and_values", "step"]
     assert frame[parts].sum(axis=1).tolist() == pytest.approx(frame["together"].tolist())
@@ -530,7 +530,7 @@ def test_memory_on_cards_says_how_many_experts_fit_as_serving_memory_does():
     ],
 )
 def test_the_sentence_says_whether_it_fits_and_else_what_does(card, cards, bits, says):
-    model = known.known_model("mistralai/Mixtral-8x7B-v0.1")
+    model = memory.known_model("mistralai/Mixtral-8x7B-v0.1")
     assert fit_sentence(memory_on_cards(model, card, cards, bits)).startswith(says)
 
 

@@ -18,7 +18,7 @@ from serving_data import reference_trace
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
 from moeviz.errors import MissingField, MoevizError
 from moeviz.routing_trace import token_frame
-from moeviz.serving.plans import slot_maps
+from moeviz.serving.plans import engines
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import check_plan, make_plan, without_duplicates
 from moeviz.testing import sample_trace
@@ -351,5 +351,5 @@ def test_it_is_said_on_which_tokens_a_plan_was_judged():
 
 
 def test_slots_of_dense_layers_hold_every_expert():
-    rows = json.loads(slot_maps.write_sglang(make_plan(awkward_trace(), 4, 4)))["physical_to_logical_map"]
+    rows = json.loads(engines.write_sglang(make_plan(awkward_trace(), 4, 4)))["physical_to_logical_map"]
     assert rows[0] == rows[1] == [*range(16), 0, 1, 2, 3]

@@ -13,10 +13,9 @@ from moeviz.charts import TOPICS, theme
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
 from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.embedded.example import example_trace
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION
-from moeviz.history.shipped_traces import shipped_trace
-from moeviz.history.systems import SYSTEMS, part
+from moeviz.history.systems import SYSTEMS, part, shipped_trace
 from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 
 GOLDEN = Path(__file__).parents[1] / "golden"

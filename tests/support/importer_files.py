@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.expert_counts import ExpertCounts
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, Counted
 
 FOLDER = Path(__file__).parents[1] / "data" / "importers"

@@ -12,9 +12,9 @@ from made_runs import CHARTS, TWO_RUNS, layer, made_run
 from moeviz.charts import training as charts
 from moeviz.charts import training as figures
 from moeviz.errors import MissingField
-from moeviz.training.example import example_runs
+from moeviz.training.reading import example_runs
 from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
-from moeviz.training.recorded.captions import quiet_caption
+from moeviz.training.recorded.captions import Verdict, quiet_caption, router_verdict
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
     counts_at_end,
@@ -26,7 +26,6 @@ from moeviz.training.recorded.over_steps import (
 )
 from moeviz.training.recorded.rules import Rules
 from moeviz.training.recorded.run import ALARMS, WHOLE_RUN, TrainingRun
-from moeviz.training.recorded.verdict import Verdict, router_verdict
 
 
 @pytest.fixture

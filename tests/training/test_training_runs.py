@@ -15,13 +15,13 @@ from transformers import MixtralConfig, MixtralForCausalLM
 from benchmarks.training_pair import collapse, said
 from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.training import RoutingHealth, Rules, read_run, read_run_file
 from moeviz.training.alarms import Alarms, Seen, Watched
-from moeviz.training.counts_files import TOGETHER
-from moeviz.training.example import FOLDER, example_runs
+from moeviz.training.reading import EXAMPLE_FOLDER, example_runs
 from moeviz.training.recorded.rules import of_json
 from moeviz.training.recorded.run import LAYERS, RunFacts, TrainingRun, empty
+from moeviz.training.routing_file import TOGETHER
 from moeviz.training.trainer_logs import _logs
 from moeviz.training.writing import RunWriter
 
@@ -286,7 +286,7 @@ def run_folder(tmp_path):
     """A copy of the run without aux loss that ships."""
     folder = tmp_path / "run"
     folder.mkdir()
-    for file in (FOLDER / "aux-off").glob("*.jsonl"):
+    for file in (EXAMPLE_FOLDER / "aux-off").glob("*.jsonl"):
         (folder / file.name).write_bytes(file.read_bytes())
     return folder
 
@@ -449,7 +449,7 @@ def test_what_is_no_run_is_refused_in_a_sentence(tmp_path):
         with pytest.raises(InvalidTrace, match="the name"):
             read_run(tmp_path / name)
     with pytest.raises(InvalidTrace, match="at most 5 are read"):
-        read_run(FOLDER / "aux-on", max_bytes=5)
+        read_run(EXAMPLE_FOLDER / "aux-on", max_bytes=5)
 
 
 def test_megatrons_log_is_a_run(tmp_path):
@@ -482,24 +482,24 @@ def test_the_pair_that_ships_shows_a_collapse_that_was_said_and_a_run_that_is_qu
     assert all(0 <= announced[layer] - happened[layer] <= 30 for layer in happened)
     assert set(off.alarms[off.alarms["on"]]["kind"]) >= {"aux_off", "collapse"}
     assert on.logs["step"].tolist() == off.logs["step"].tolist() and len(on.snapshots) == len(off.snapshots) == 8
-    size = sum(file.stat().st_size for file in FOLDER.rglob("*") if file.is_file())
+    size = sum(file.stat().st_size for file in EXAMPLE_FOLDER.rglob("*") if file.is_file())
     assert size < 300_000
     assert on.facts.layers == (0, 1) and on.facts.top_k == 2 and on.facts.score_function == "softmax"
 
 
 def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
-    assert main(["training", str(FOLDER / "aux-on")]) == 0
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-on")]) == 0
     assert "No alarm is on at step 90." in capsys.readouterr().out
-    assert main(["training", str(FOLDER / "aux-off"), "--rows", "2"]) == 3
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--rows", "2"]) == 3
     text = capsys.readouterr().out
     assert "ALARM" in text and "of the work; no aux loss is computed" in text and "Stop. Go back" in text
-    assert main(["training", str(FOLDER / "aux-off"), "--json"]) == 3
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--json"]) == 3
     found = json.loads(capsys.readouterr().out)
     assert {alarm["kind"] for alarm in found["alarms"]["on"]} >= {"collapse", "aux_off"}
     kinds = ["aux_off", "collapse", "load", "dead", "logits", "confidence"]
-    assert main(["training", str(FOLDER / "aux-off"), "--ignore", *kinds]) == 0
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", *kinds]) == 0
     capsys.readouterr()
-    assert main(["training", str(FOLDER / "aux-off"), "--ignore", "noise"]) == 1
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", "noise"]) == 1
     assert main(["training", "nowhere"]) == 1
 
 

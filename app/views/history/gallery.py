@@ -25,8 +25,7 @@ from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import Choice, Exhibit
-from moeviz.history.shipped_traces import shipped_result
-from moeviz.history.systems import EXHIBITS, SHIPS_WITH, System, part
+from moeviz.history.systems import EXHIBITS, SHIPS_WITH, System, part, shipped_result
 from moeviz.metrics.words import item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace

@@ -1,4 +1,4 @@
-"""From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; the gallery's front."""
+"""From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; and the article behind it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -11,7 +11,7 @@ from moeviz_app.widgets.messages import explained, note
 
 from moeviz.charts.one_input import ONE_INPUT, described
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.history.story import PARTS, PAYOFF, STEPS, Meters, Step, StepData
+from moeviz.history.story import PARTS, PAYOFF, POINTS, STEPS, Meters, Step, StepData, corrections
 from moeviz.history.systems import part
 
 INTRO = (
@@ -77,3 +77,20 @@ def _meters(meters: Meters) -> None:
             ),
         }
     )
+
+
+def article_page(page_of: Callable[[str], st.Page]) -> None:
+    """Each sentence with a link to the page where it can be seen; then the corrections. `page_of` is the menu's."""
+    st.title("Article", anchor=False)
+    st.markdown(
+        "moeviz grew from an article, *The History of Mixture of Experts* (26 April 2024), which runs from 1991 to "
+        "Mixtral. This page shows where you can see each of its sentences at work, and what it got wrong."
+    )
+    for point in POINTS:
+        with st.container(border=True):
+            st.markdown(f"“{point.quotation}”")
+            with st.container(horizontal=True, vertical_alignment="center"):
+                st.page_link(page_of(point.page), label=point.page, icon=":material/arrow_forward:", width="content")
+                st.markdown(point.look, width="stretch")
+    st.subheader("Corrections", anchor=False)
+    st.table(corrections().set_index("the article says"))

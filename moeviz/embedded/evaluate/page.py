@@ -14,12 +14,16 @@ from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.trace import trace
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.domains import DOMAINS
-from moeviz.embedded.evaluate.losses import context_gain, loss_by_domain, loss_by_position
-from moeviz.embedded.evaluate.recognition import STRETCH, mistaken
-from moeviz.embedded.evaluate.side_by_side import side_by_side
-from moeviz.embedded.evaluation import evaluation_set
-from moeviz.embedded.routing_over_training import traces_over_training
+from moeviz.embedded.evaluate.measures import (
+    STRETCH,
+    context_gain,
+    loss_by_domain,
+    loss_by_position,
+    mistaken,
+    side_by_side,
+)
+from moeviz.embedded.evaluation import DOMAINS, evaluation_set
+from moeviz.embedded.recorded_routing import traces_over_training
 from moeviz.metrics.load import balance
 from moeviz.metrics.locality import locality
 from moeviz.metrics.routing_over_training import router_saturation

@@ -9,8 +9,7 @@ import re
 import numpy as np
 
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
-from moeviz.formats.importers.importer import Importer
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import Importer, ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.formats.importers.tables import integer_columns, read_csv
 from moeviz.routing_trace import RoutingTrace

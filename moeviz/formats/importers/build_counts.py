@@ -10,7 +10,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts, GroupKind
 from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts
 from moeviz.formats.importers.build_trace import name_of
-from moeviz.formats.importers.options import ImportOptions, flag
+from moeviz.formats.importers.importer import ImportOptions, flag
 from moeviz.model_info import ModelInfo
 from moeviz.text import listed
 

@@ -15,7 +15,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts, is_text, shown
-from moeviz.formats.importers.options import ImportOptions, flag
+from moeviz.formats.importers.importer import ImportOptions, flag
 from moeviz.model_info import ModelInfo, SlotOrder
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
 from moeviz.text import listed

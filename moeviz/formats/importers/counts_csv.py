@@ -8,8 +8,7 @@ import pandas as pd
 
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
-from moeviz.formats.importers.importer import Importer
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import Importer, ImportOptions
 from moeviz.formats.importers.source import Source
 from moeviz.formats.importers.tables import integer_columns, read_csv
 

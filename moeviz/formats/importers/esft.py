@@ -10,8 +10,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer
-from moeviz.formats.importers.options import ImportOptions, flag
+from moeviz.formats.importers.importer import Importer, ImportOptions, flag
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 

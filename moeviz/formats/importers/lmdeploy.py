@@ -7,8 +7,7 @@ be told.
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_trace import SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer
-from moeviz.formats.importers.options import SAYS, ImportOptions, flag
+from moeviz.formats.importers.importer import SAYS, Importer, ImportOptions, flag
 from moeviz.formats.importers.responses import response_routing
 from moeviz.formats.importers.sglang import routed
 from moeviz.formats.importers.source import Source

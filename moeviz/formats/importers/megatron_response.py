@@ -8,8 +8,7 @@ from typing import Any
 
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import Importer, ImportOptions
 from moeviz.formats.importers.responses import choice_routing, choices
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace

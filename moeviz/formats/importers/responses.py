@@ -6,7 +6,7 @@ import numpy as np
 
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.build_trace import SequenceRouting
-from moeviz.formats.importers.options import ImportOptions, flag
+from moeviz.formats.importers.importer import ImportOptions, flag
 
 
 def response_routing(

@@ -15,8 +15,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.importer import Read, Recognise
-from moeviz.formats.importers.options import ImportOptions
+from moeviz.formats.importers.importer import ImportOptions, Read, Recognise
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import Counted
 

@@ -24,10 +24,9 @@ from moeviz.history.hierarchical_1994.model import (
     train,
     two_cuts,
 )
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
-from moeviz.history.shared.formant_plane import ends_of, formant_plane, plane_of
+from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
-from moeviz.history.shared.vowels import ONES, VOWELS, Vowels, encode, stand_in
 
 TABLE = Path(__file__).with_name("sweep.csv")
 SEEDS = range(20)  # as many as the full check has

@@ -21,10 +21,9 @@ from moeviz.history.local_experts_1991.model import (
     train,
     train_network,
 )
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
-from moeviz.history.shared.formant_plane import ends_of, formant_plane, plane_of
+from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
-from moeviz.history.shared.vowels import VOWELS, Vowels, at_hand, encode, stand_in
 
 BORDER_POINTS = 201  # along a border of the gate
 MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"

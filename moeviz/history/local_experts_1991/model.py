@@ -19,9 +19,9 @@ import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
+from moeviz.history.shared.datasets import Vowels, encode, stand_in
 from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.shared.vowels import Vowels, encode, stand_in
 from moeviz.routing_trace import RoutingTrace
 
 STOP_AT = 0.08  # average squared error on the training speakers

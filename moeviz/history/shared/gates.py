@@ -5,7 +5,7 @@ import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int16
 
 from moeviz.errors import InvalidTrace
-from moeviz.history.shared.vowels import VOWELS, Vowels
+from moeviz.history.shared.datasets import VOWELS, Vowels
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
 

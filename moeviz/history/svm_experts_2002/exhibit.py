@@ -7,10 +7,9 @@ import pandas as pd
 
 from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
-from moeviz.history.shared.formant_plane import formant_plane
+from moeviz.history.shared.datasets import stand_in
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, formant_plane
 from moeviz.history.shared.results import shipped
-from moeviz.history.shared.vowels import stand_in
 from moeviz.history.svm_experts_2002.em import STARTS, SoftMixture, soft_trace_of, train_soft
 from moeviz.history.svm_experts_2002.frames import (
     HAS_ROOM,

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from moeviz.history.shared.formant_plane import plane_of
+from moeviz.history.shared.datasets import VOWELS, Vowels, encode
+from moeviz.history.shared.exhibit import plane_of
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.history.shared.vowels import VOWELS, Vowels, encode
 from moeviz.history.svm_experts_2002.em import SoftMixture
 from moeviz.history.svm_experts_2002.model import SVMMixture, assign, train
 

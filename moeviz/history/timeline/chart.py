@@ -103,7 +103,9 @@ def _marks(sized: pd.DataFrame) -> alt.Chart:
         melted[melted["parameters"].notna()],
         {"filled": False, "size": 60, "strokeWidth": 1.5, "opacity": 1},
         x=_year_axis(),
-        y=alt.Y("parameters:Q", title=SQUEEZED, scale=_scale(), axis=_parameter_axis()),
+        y=alt.Y(
+            "parameters:Q", title=SQUEEZED, scale=_scale(), axis=alt.Axis(values=PARAMETER_TICKS, labelExpr=BILLIONS)
+        ),
         color=_family_colour(sized),
         fill=_family_colour(sized),
         fillOpacity=_unless_from_memory(),
@@ -141,10 +143,6 @@ def _year_axis() -> alt.X:
 def _scale() -> alt.Scale:
     places = [alt.ExprRef(f"{place} * height") for place in UP]
     return alt.Scale(type="log", domain=PARAMETERS, range=places, nice=False)
-
-
-def _parameter_axis() -> alt.Axis:
-    return alt.Axis(values=PARAMETER_TICKS, labelExpr=BILLIONS)
 
 
 def _family_colour(sized: pd.DataFrame) -> alt.Color:

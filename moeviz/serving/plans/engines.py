@@ -1,15 +1,205 @@
 """The inference engines that read a plan: what their file is called, who writes and reads it, how they are started."""
 
+import io
+import json
+import re
 from collections.abc import Callable
+from shlex import quote
 from typing import NamedTuple
 
-from moeviz.errors import MoevizError
+from moeviz.errors import MissingField, MoevizError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted
 from moeviz.serving.budget import most_used_sentence
-from moeviz.serving.plans import llama_cpp, load_tables, slot_maps
-from moeviz.serving.plans.plan import ExpertPlan, Layers, check_plan
+from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, check_plan, layers_in_all
 from moeviz.text import spans
+
+MAP = "physical_to_logical_map"  # SGLang's
+YAML_ROW = re.compile(r"^  (\d+): \[([\d, ]+)\]$", re.MULTILINE)  # TensorRT-LLM's
+COUNT = "logical_count"  # KTransformers'
+OPTION = re.compile(r"-ot 'blk\\\.\(([\d|]*)\)\\\.ffn_\.\*_exps\\\.=CPU'")
+
+
+# llama.cpp: the experts of a layer are one tensor, so whole layers stay in CPU memory, and single experts cannot.
+
+
+def write_llama_cpp(plan: ExpertPlan) -> bytes:
+    """The option that leaves the experts of some layers in CPU memory: those of which a step reads the least.
+
+    Nothing, if all layers are on the GPU.
+
+    **Source**: llama.cpp, `--override-tensor` (ggml-org/llama.cpp, pull request 11397).
+    """
+    rest = sorted(plan.by_need[plan.layers_on_gpu :])
+    return (f"-ot 'blk\\.({'|'.join(map(str, rest))})\\.ffn_.*_exps\\.=CPU'" if rest else "").encode()
+
+
+def read_llama_cpp(data: bytes, model: ModelInfo) -> Layers:
+    """The layers whose experts stay in CPU memory, with nothing said of their experts."""
+    found = OPTION.fullmatch(data.decode())
+    return {int(layer): () for layer in found[1].split("|")} if found else {}
+
+
+def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command for llama.cpp; `-ncmoe N` leaves the first N layers in CPU memory instead."""
+    return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {json.dumps(file)}"
+
+
+# Engines that read how often each expert was used, and plan by themselves: LMDeploy, KTransformers.
+
+
+def write_lmdeploy(plan: ExpertPlan) -> bytes:
+    """A bare list of a row of loads for every layer of the model; dense layers have zeros.
+
+    **Source**: InternLM/lmdeploy, lmdeploy/pytorch/nn/eplb.py at b56ddfb6 and lmdeploy/pytorch/envs.py.
+    """
+    return json.dumps(_all_loads(plan, "LMDeploy")).encode()
+
+
+def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
+    """The loads of the MoE layers."""
+    rows = json.loads(data)
+    return {layer: tuple(rows[layer]) for layer in model.layers}
+
+
+def lmdeploy_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command for LMDeploy. Older versions know the variables without LMDEPLOY_."""
+    return (
+        f"LMDEPLOY_EPLB_EXPERTS_STATISTIC_FILE={quote(file)} LMDEPLOY_EPLB_NUM_GROUPS=1 "
+        f"LMDEPLOY_EPLB_RANKS_PER_NODE={plan.devices} LMDEPLOY_EPLB_NUM_REDUNDANT_EXPERTS={plan.copies} "
+        f"lmdeploy serve api_server MODEL --backend pytorch --ep {plan.devices} --enable-eplb"
+    )
+
+
+def write_ktransformers(plan: ExpertPlan) -> bytes:
+    """Counts as SGLang's recorder writes them: one step, every layer of the model, dense ones with zeros.
+
+    **Source**: kvcache-ai/ktransformers, doc/en/kt-kernel/experts-sched-Tutorial.md at 15c624dc, and the reader of
+    sglang-kt, which refuses a profile with an MoE layer that has no counts.
+    """
+    import torch
+
+    if empty := [layer for layer, loads in plan.loads.items() if not sum(loads)]:
+        raise MissingField(f"KTransformers needs counts of every MoE layer, and layer {empty[0]} has none. Record it.")
+    file = io.BytesIO()
+    torch.save({COUNT: torch.tensor([_all_loads(plan, "KTransformers")])}, file)
+    return file.getvalue()
+
+
+def read_ktransformers(data: bytes, model: ModelInfo) -> Layers:
+    """The loads of the MoE layers. Nothing is unpickled but tensors."""
+    import torch
+
+    rows = torch.load(io.BytesIO(data), weights_only=True)[COUNT].sum(dim=0)
+    return {layer: tuple(rows[layer].tolist()) for layer in model.layers}
+
+
+def ktransformers_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command for KTransformers; C is how many experts a layer the GPU has memory for."""
+    return (
+        "python -m sglang.launch_server --model MODEL --kt-num-gpu-experts C --kt-expert-placement-strategy frequency "
+        f"--kt-expert-frequency-file {quote(file)}   # sglang-kt without that option: --init-expert-location, same file"
+    )
+
+
+def _all_loads(plan: ExpertPlan, engine: str) -> list[list[int]]:
+    check_even(plan, engine)
+    (experts,) = {len(loads) for loads in plan.loads.values()}
+    return all_rows(plan.loads, [0] * experts, plan, engine)
+
+
+# Engines that read which expert is in which slot: SGLang, TensorRT-LLM, vLLM-Ascend.
+
+
+def write_sglang(plan: ExpertPlan) -> bytes:
+    """A row of slots for every layer of the model, dense ones too; these hold expert i % E in slot i, and are not used.
+
+    **Source**: sgl-project/sglang, python/sglang/srt/eplb/expert_location.py at 01fec5c2: the file's keys are passed on
+    as arguments, so there must be no other key.
+    """
+    check_even(plan, "SGLang")
+    (experts,) = {len(loads) for loads in plan.loads.values()}
+    unused = [slot % experts for slot in range(experts + plan.copies)]
+    return json.dumps({MAP: all_rows(plan.slots, unused, plan, "SGLang")}).encode()
+
+
+def read_sglang(data: bytes, model: ModelInfo) -> Layers:
+    """The slots of the MoE layers."""
+    rows = json.loads(data)[MAP]
+    return {layer: tuple(rows[layer]) for layer in model.layers}
+
+
+def sglang_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command that starts SGLang with the plan."""
+    return (
+        f"python -m sglang.launch_server --model-path MODEL --tp {plan.devices} --ep-size {plan.devices} "
+        f"--ep-num-redundant-experts {plan.copies} --init-expert-location {quote(file)}"
+    )
+
+
+def write_tensorrt_llm(plan: ExpertPlan) -> bytes:
+    """A list of slots for each MoE layer, by the model's own index; dense layers are left out. The plan is static.
+
+    **Source**: NVIDIA/TensorRT-LLM, examples/wide_ep/ep_load_balancer/generate_eplb_config.py at 76a646e9.
+    """
+    check_even(plan, "TensorRT-LLM")
+    rows = [f"  {layer}: [{', '.join(map(str, slots))}]" for layer, slots in plan.slots.items()]
+    slots = len(next(iter(plan.slots.values())))
+    lines = ["initial_global_assignments:", *rows, "layer_updates_per_iter: 0", f"num_slots: {slots}"]
+    return "\n".join([*lines, ""]).encode()
+
+
+def read_tensorrt_llm(data: bytes, model: ModelInfo) -> Layers:
+    """The slots of each layer."""
+    return {int(layer): tuple(map(int, slots.split(","))) for layer, slots in YAML_ROW.findall(data.decode())}
+
+
+def tensorrt_llm_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command that starts TensorRT-LLM with the plan."""
+    return (
+        f"trtllm-serve MODEL --tp_size {plan.devices} --ep_size {plan.devices} --extra_llm_api_options options.yaml"
+        f"   # options.yaml says: moe_config: {{load_balancer: {json.dumps(file)}}}"
+    )
+
+
+def write_vllm_ascend(plan: ExpertPlan) -> bytes:
+    """The experts of each device, layer by layer; MoE layers are counted from 0.
+
+    **Source**: vllm-project/vllm-ascend, vllm_ascend/eplb/adaptor/vllm_adaptor.py at 0011ce33, which takes all layers
+    after the leading dense ones for MoE layers.
+    """
+    check_even(plan, "vLLM-Ascend")
+    layers, count = [*plan.slots], layers_in_all(plan, "vLLM-Ascend")
+    if layers != [*range(count - len(layers), count)]:
+        raise MoevizError(
+            f"vLLM-Ascend takes all layers after the leading dense ones for MoE layers, and this model has them at "
+            f"{layers} of {count}. It cannot be given a plan for such a model."
+        )
+    record = [_ascend_layer(row, slots, plan.devices) for row, slots in enumerate(plan.slots.values())]
+    return json.dumps({"moe_layer_count": len(record), "layer_list": record}, indent=1).encode()
+
+
+def _ascend_layer(row: int, slots: tuple[int, ...], devices: int) -> dict[str, object]:
+    room = len(slots) // devices
+    held = [{"device_id": n, "device_expert": list(slots[n * room : (n + 1) * room])} for n in range(devices)]
+    return {"layer_id": row, "device_count": devices, "device_list": held}
+
+
+def read_vllm_ascend(data: bytes, model: ModelInfo) -> Layers:
+    """The slots of each layer."""
+    return {
+        model.layers[layer["layer_id"]]: tuple(e for device in layer["device_list"] for e in device["device_expert"])
+        for layer in json.loads(data)["layer_list"]
+    }
+
+
+def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command that starts vLLM-Ascend with the plan."""
+    config = {"eplb_config": {"expert_map_path": file, "num_redundant_experts": plan.copies}}
+    return (
+        f"vllm serve MODEL --enable-expert-parallel --tensor-parallel-size {plan.devices} "
+        f"--additional-config {quote(json.dumps(config))}"
+    )
 
 
 class Engine(NamedTuple):
@@ -47,40 +237,40 @@ ENGINES = {
         "SGLang",
         ".json",
         "which expert is in each slot",
-        slot_maps.write_sglang,
-        slot_maps.read_sglang,
+        write_sglang,
+        read_sglang,
         _slots,
-        slot_maps.sglang_command,
+        sglang_command,
         "rows with the experts in order",
     ),
     "tensorrt-llm": Engine(
         "TensorRT-LLM",
         ".yaml",
         "which expert is in each slot",
-        slot_maps.write_tensorrt_llm,
-        slot_maps.read_tensorrt_llm,
+        write_tensorrt_llm,
+        read_tensorrt_llm,
         _slots,
-        slot_maps.tensorrt_llm_command,
+        tensorrt_llm_command,
         "no rows",
     ),
     "vllm-ascend": Engine(
         "vLLM-Ascend",
         ".json",
         "which experts are on each device",
-        slot_maps.write_vllm_ascend,
-        slot_maps.read_vllm_ascend,
+        write_vllm_ascend,
+        read_vllm_ascend,
         _slots,
-        slot_maps.vllm_ascend_command,
+        vllm_ascend_command,
         "no rows",
     ),
     "ktransformers": Engine(
         "KTransformers",
         ".pt",
         "how often each expert was used; it puts the hottest on the GPU",
-        load_tables.write_ktransformers,
-        load_tables.read_ktransformers,
+        write_ktransformers,
+        read_ktransformers,
         _loads,
-        load_tables.ktransformers_command,
+        ktransformers_command,
         "rows of zeros",
         (),
     ),
@@ -88,20 +278,20 @@ ENGINES = {
         "LMDeploy",
         ".json",
         "how often each expert was used; it plans by itself",
-        load_tables.write_lmdeploy,
-        load_tables.read_lmdeploy,
+        write_lmdeploy,
+        read_lmdeploy,
         _loads,
-        load_tables.lmdeploy_command,
+        lmdeploy_command,
         "rows of zeros",
     ),
     "llama.cpp": Engine(
         "llama.cpp",
         ".txt",
         "the layers whose experts stay in CPU memory",
-        llama_cpp.write_llama_cpp,
-        llama_cpp.read_llama_cpp,
+        write_llama_cpp,
+        read_llama_cpp,
         _on_cpu,
-        llama_cpp.llama_cpp_command,
+        llama_cpp_command,
         "nothing, which leaves them on the GPU",
         ("layers_on_gpu",),
     ),

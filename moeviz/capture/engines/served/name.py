@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from moeviz.errors import InvalidTrace, ModelNotFound
-from moeviz.formats.importers.options import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions
 from moeviz.text import is_text, quoted
 
 NUMBERS = ("experts", "top_k", "hidden_layers", "start")

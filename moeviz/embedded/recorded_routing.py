@@ -1,0 +1,54 @@
+"""How our own models route: recorded once, so that pages show it without a model.
+
+The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, beside what each
+kind loses without each expert; the routing over training is of the same texts at several points of the training.
+`models.training.example`, `models.training.reference` and the training itself make the files.
+"""
+
+from pathlib import Path
+
+import pandas as pd
+
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.evaluation import evaluation_set
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.formats.trace_file import from_trace_file
+from moeviz.routing_trace import RoutingTrace
+
+HERE = Path(__file__).parent
+EXAMPLE = HERE / "example.npz"
+ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE: HERE / "fine.npz"}
+MUTED = HERE / "muted.csv"
+DIGITS = 5  # of the nats in MUTED
+KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
+OVER_TRAINING = HERE / "routing_over_training"
+CHARACTERS = 400  # of each text of the evaluation set: enough to see routing, and small to ship
+
+
+def example_trace() -> RoutingTrace:
+    """The trace of the app's first example: ids, weights, logits and next tokens of one text in several languages."""
+    return from_trace_file(EXAMPLE.read_bytes())
+
+
+def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
+    """The trace of the held-out texts by one of our own models: labels, ids and weights.
+
+    A sibling's own weights may not be here.
+    """
+    return from_trace_file(ROUTING[name].read_bytes())
+
+
+def muted_experts() -> pd.DataFrame:
+    """Losses of each kind of text with each expert muted; columns of `moeviz.capture.muting.muted_by_label`."""
+    return pd.read_csv(MUTED, dtype=KINDS)
+
+
+def texts_over_training() -> list[tuple[str, str]]:
+    """(label, text) of what every recorded trace is of."""
+    return [(text.label, text.text[:CHARACTERS]) for text in evaluation_set()]
+
+
+def traces_over_training() -> dict[int, RoutingTrace]:
+    """The recorded traces by how many tokens the model had been trained on, the finished model last. Ids only."""
+    files = sorted(OVER_TRAINING.glob("tokens-*.npz"))
+    return {int(file.stem.removeprefix("tokens-")): from_trace_file(file.read_bytes()) for file in files}
