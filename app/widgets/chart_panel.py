@@ -1,6 +1,6 @@
 """One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,8 +13,10 @@ from moeviz_app.session import recent, session
 from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
 from moeviz_app.widgets.glossary import explained_terms
 from moeviz_app.widgets.messages import example_note, explained, note, say
+from moeviz_app.widgets.near import draw_whole_page, when_near
 
 from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
+from moeviz.charts.theme import MEDIUM
 from moeviz.charts.unchecked import Unchecked
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_names import with_names
@@ -25,6 +27,8 @@ from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 
+_heights: dict[Hashable, int] = {}  # of pictures, by chart, layers and experts: what is kept free for the next
+MOST_HEIGHTS = 4_096
 MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
 
 
@@ -109,9 +113,18 @@ def picture_and_words(
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
+    size = chart.key, model and (len(model.layers), max(model.num_experts))
+    when_near(chart.key, partial(_draw_both, chart, frame, part, names, size), _heights.get(size, MEDIUM))
+
+
+def _draw_both(
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, size: Hashable
+) -> None:
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
         drawn = _drawn(chart, frame, part)
+        if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
+            _heights[size] = drawn.height
         if part is not None and chart.expert:
             picture_of_experts(chart, drawn, part, alternative(chart))
         elif part is not None and chart.two_layers:
@@ -232,6 +245,7 @@ def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
         if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
             session.set_value(ASKED, (int(layer), int(expert)))
             one_more_step()
+            draw_whole_page()
 
 
 def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
@@ -247,3 +261,4 @@ def _choose_pair(key: str, model: ModelInfo) -> None:
         if set(pair) <= set(model.layers):
             session.set_value(session.FIRST_LAYER, int(pair[0]))
             session.set_value(session.SECOND_LAYER, int(pair[1]))
+            draw_whole_page()

@@ -17,14 +17,14 @@ def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         theme.tooltip(share=("mean", ".3f"), entropy=("mean, nats", ".3f"), maximum=("ln E, nats", ".3f")),
     )
     undecided = marks.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
-    return theme.framed(picture + undecided, theme.MEDIUM)
+    return theme.framed(marks.layered(picture, undecided), theme.MEDIUM)
 
 
 def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
     means = theme.tooltip(margin=("mean", ".3f"), top=("mean probability of the most probable expert", ".3f"))
     picture = _quantiles_by_layer(frame, "lead in probability", means)
-    return theme.framed(picture + marks.reference(pd.DataFrame({"tie": [0.0]}), "tie"), theme.MEDIUM)
+    return theme.framed(marks.layered(picture, marks.reference(pd.DataFrame({"tie": [0.0]}), "tie")), theme.MEDIUM)
 
 
 def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> alt.LayerChart:
@@ -36,7 +36,7 @@ def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.To
     reach = base.mark_rule(color=theme.MAIN, strokeWidth=2).encode(y=y, y2="q90:Q")
     half = base.mark_bar(color=theme.MAIN, width=alt.RelativeBandSize(0.5)).encode(y="q25:Q", y2="q75:Q")
     median = base.mark_tick(color="white", thickness=2, opacity=1, width=alt.RelativeBandSize(0.5)).encode(y="q50:Q")
-    return alt.layer(reach, half, median)
+    return marks.layered(reach, half, median)
 
 
 def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
