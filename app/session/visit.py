@@ -24,6 +24,7 @@ class PartsSeen:
     page: str = ""
     first: str | None = None  # its name: it is drawn at once; None: no part was there yet
     names: set[str] = field(default_factory=set)
+    within: str | None = None  # that is being drawn
 
 
 @dataclass(slots=True)

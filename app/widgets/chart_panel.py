@@ -69,15 +69,29 @@ def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
 
 
 def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None:
-    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
+    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it.
+
+    Without `told`, its numbers too wait until it is near the screen.
+    """
     follow_click(trace)
+    if told is None:
+        heading(chart, trace.model)
+        when_near(chart.key, partial(_numbers_and_picture, chart, trace, say), _height(chart, trace.model))
+    else:
+        tell = partial(tell_once, chart, trace.model, told)
+        _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))
+
+
+def _numbers_and_picture(
+    chart: Chart, trace: RoutingTrace, tell: Callable[[str], None], begin: Callable[[], None] = lambda: None
+) -> None:
     frame = None
-    with explained(partial(tell_once, chart, trace.model, {} if told is None else told)):
+    with explained(tell):
         part = part_of(trace, chart)
         frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
     if frame is None:
         return
-    heading(chart, trace.model)
+    begin()
     with explained():
         recorded = int(part.recorded.sum(axis=1).max(initial=0))
         sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
@@ -113,18 +127,26 @@ def picture_and_words(
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
-    size = chart.key, model and (len(model.layers), max(model.num_experts))
-    when_near(chart.key, partial(_draw_both, chart, frame, part, names, size), _heights.get(size, MEDIUM))
+    when_near(chart.key, partial(_draw_both, chart, frame, part, names, model), _height(chart, model))
+
+
+def _height(chart: Chart, model: ModelInfo | None) -> int:
+    return _heights.get(_size(chart, model), MEDIUM)
+
+
+def _size(chart: Chart, model: ModelInfo | None) -> Hashable:
+    """Return what a picture's height depends on, nearly."""
+    return chart.key, model and (len(model.layers), max(model.num_experts))
 
 
 def _draw_both(
-    chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, size: Hashable
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, model: ModelInfo | None
 ) -> None:
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
         drawn = _drawn(chart, frame, part)
         if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
-            _heights[size] = drawn.height
+            _heights[_size(chart, model)] = drawn.height
         if part is not None and chart.expert:
             picture_of_experts(chart, drawn, part, alternative(chart))
         elif part is not None and chart.two_layers:

@@ -39,10 +39,13 @@ def fill_first_screen() -> None:
 def when_near(name: str, draw: Callable[[], None], height: int) -> None:
     """Draw a part of the page when it comes near the screen, and the first one at once.
 
-    name    of this part alone, on its page
+    name    of this part alone, on its page; a part within it of the same name is drawn with it
     height  about how many pixels it takes
     """
     seen = visit().seen
+    if seen.within == name:
+        draw()
+        return
     if seen.first is None:
         seen.first = name
     with st.container(key=f"place of {name}"):
@@ -61,8 +64,12 @@ def _part(name: str, draw: Callable[[], None], height: int) -> None:
     if not is_near(name):
         _component(key=f"near {name}", data={"height": height}, on_near_change=partial(_come_near, name))
         return
-    with explained():
-        draw()
+    visit().seen.within = name
+    try:
+        with explained():
+            draw()
+    finally:
+        visit().seen.within = None
 
 
 def is_near(name: str) -> bool:

@@ -20,6 +20,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
@@ -60,11 +61,12 @@ def facts_of(frame: pd.DataFrame) -> MapFacts:
         raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
     tokens, ordered = frame.drop_duplicates("token"), bool(frame["ordered"].all())
     changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
+    at, layers = pd.factorize(frame["layer"], sort=True)
     return MapFacts(
-        layers=sorted(frame["layer"].unique().tolist()),
+        layers=layers.tolist(),
         names=[first_letters(text) for text in tokens["text"]],
         positions=tokens["position"].tolist(),
-        colours=[_colours(rows, ordered) for _, rows in frame.groupby("layer")],
+        colours=_colours(frame, at, ordered),
         lines=_lines(tokens) if marks.has_lines(len(tokens)) else [],
         beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
         slots=int(frame["slot"].max()) + 1,
@@ -87,10 +89,12 @@ def _lines(tokens: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
-def _colours(rows: pd.DataFrame, ordered: bool) -> list[str]:
-    """Colours of one layer's experts: where there are many, for those that are most often a first choice."""
-    experts = rows["expert"][rows["slot"] == 0] if ordered else rows["expert"]
-    return theme.expert_colours(int(rows["num_experts"].iloc[0]), theme.focus(experts))
+def _colours(frame: pd.DataFrame, at: Int[np.ndarray, " rows"], ordered: bool) -> list[list[str]]:
+    """Colours of each layer's experts: where there are many, for those that are most often a first choice."""
+    expert, counts = frame["expert"].to_numpy(), frame["num_experts"].to_numpy()
+    counted = (frame["slot"] == 0).to_numpy() if ordered else np.ones(len(frame), bool)
+    rows = [at == place for place in range(at.max() + 1)]
+    return [theme.expert_colours(int(counts[mine][0]), theme.focus(expert[mine & counted])) for mine in rows]
 
 
 def first_letters(text: str) -> str:

@@ -1,6 +1,6 @@
 // The place of a part of the page that the server has not drawn yet: it asks for it once it is near the screen.
 
-const AHEAD = "80%"; // of the screen's height, above and below it
+const AHEAD = "20%"; // of the screen's height, above and below it
 const APART = 120; // ms between two places, and after a press: what changes within one moment reaches one fragment alone
 const AGAIN = 4000; // ms after which a place asks once more, where no script runs
 const MOST_TO_PRINT = 20000; // ms that printing waits for
