@@ -55,7 +55,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
         layers.append(some.encode(color=theme.times_ink("times_even", dark)))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
-        layers.append(pale.encode(color=alt.value(theme.INK["dark" if dark else "light"])))
+        layers.append(pale.encode(color=alt.ColorValue(theme.INK["dark" if dark else "light"])))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)
     layers.append(
         unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))

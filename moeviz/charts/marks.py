@@ -75,11 +75,13 @@ def named_reference(frame: pd.DataFrame, field: str, label: str, below: bool = F
     line = alt.Chart(frame).encode(y=f"{field}:Q")
     place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
     name = line.mark_text(color=theme.NOTE, align="right", dx=-4, **place)
-    return layered(reference(frame, field, theme.NOTE), name.encode(x=alt.value("width"), text=alt.value(label)))
+    return layered(reference(frame, field, theme.NOTE), name.encode(x=alt.XValue("width"), text=alt.TextValue(label)))
 
 
 def diagonal(says: str, end: float = 1.0, fields: tuple[str, str] = ("x", "y"), color: str = theme.CHANCE) -> alt.Chart:
     """Draw a dashed line from 0 to `end` of both axes, on which they are equal; `says` is its tooltip."""
     x, y = fields
     look = {"color": color, "strokeDash": list(theme.DASH)}
-    return lines(pd.DataFrame({x: [0.0, end], y: [0.0, end]}), look, x=f"{x}:Q", y=f"{y}:Q", tooltip=alt.value(says))
+    return lines(
+        pd.DataFrame({x: [0.0, end], y: [0.0, end]}), look, x=f"{x}:Q", y=f"{y}:Q", tooltip=alt.TooltipValue(says)
+    )

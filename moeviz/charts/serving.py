@@ -75,7 +75,9 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
         layers.append(at.encode(x="capacity:Q"))
     if not known:
         return theme.framed(marks.layered(*layers), theme.MEDIUM)
-    return theme.framed(marks.layered(marks.layered(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM)
+    return theme.framed(
+        marks.layered(marks.layered(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM
+    )
 
 
 def _fetched(drawn: pd.DataFrame) -> alt.Chart:
@@ -263,7 +265,7 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         marks.layered(
             bars,
             line,
-            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.value(0), text="words:N"),
+            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.XValue(0), text="words:N"),
         ),
         MEMORY_HEIGHT,
     )

@@ -174,8 +174,10 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
     """
     if images:
         return map_of(facts, BROUGHT, images).to_dict(validate=False)
-    spec: dict[str, Any] = json.loads(_map_of_kind(len(facts.layers), facts.slots, facts.ordered, *_parts_that_fit(facts)))
-    spec["datasets"] = _brought(facts)
+    spec: dict[str, Any] = json.loads(
+        _map_of_kind(len(facts.layers), facts.slots, facts.ordered, *_parts_that_fit(facts))
+    )
+    spec["datasets"] |= _brought(facts)
     known = _known(facts)
     for param in spec["params"]:
         if param["name"] in known:

@@ -262,7 +262,7 @@ def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
     median = base.mark_line(**THIN).encode(y=alt.Y("median:Q", title=VIOLATION))
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
-        y=alt.Y("chance:Q", title=VIOLATION), color=alt.value(theme.NOTE), detail="run:N"
+        y=alt.Y("chance:Q", title=VIOLATION), color=alt.ColorValue(theme.NOTE), detail="run:N"
     )
     return theme.framed(marks.layered(band, worst, median, chance, dots), theme.MEDIUM)
 

@@ -62,7 +62,6 @@ def test_a_run_is_one_script_of_the_page(calls):
     assert not app.exception
     assert len(scripts) == 1
     assert "calm" in "".join(drawn(app, EXPLORER)["texts"])
-    assert "16 experts" in app.markdown[0].value  # what stands above the box is of the new trace too
 
 
 @pytest.mark.usefixtures("box_of_widgets")
