@@ -13,9 +13,10 @@ trace that is shown is compared with the library's own, made beforehand: texts a
     naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
 
 Of each it prints a row: errors (bugs and mixed traces, with the first of them below), runs that were told to try again,
-seconds to open the page and to a run's trace (median and 95th percentile), runs a second, the server's CPU time for each
-run, with all that it does besides, and its memory in MB at the start, in the middle and at the end. `--all` runs plain for --minutes (default 10) and the others for 3 minutes,
-one after the other. Clients and server share this machine, so compare rows, not machines.
+seconds to open the page and to a run's trace (median and 95th percentile), runs a second, the server's CPU time a run,
+with all that it does besides, and its memory in MB at the start, in the middle and at the end. `--all` runs plain for
+--minutes (default 10) and the others for 3 minutes, one after the other. Clients and server share this machine, so
+compare rows, not machines.
 """
 
 import argparse

@@ -35,6 +35,7 @@ STYLE = """<style>
   padding: .7rem 1rem; transform: translateX(-50%); border-radius: .5rem; box-shadow: 0 4px 18px #0005;
   background: var(--st-background-color, Canvas)}
 .st-key-tagline em {font-style: normal; opacity: .8}
+[class*='st-key-place-of-'] [data-testid='stVegaLiteChart'] {min-height: var(--picture, 0)} /* while Vega draws */
 .st-key-has-run {position: absolute; width: 0 !important; pointer-events: none}
 @media (max-width: 640px) {
   .st-key-tagline em {display: none}

@@ -76,7 +76,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
     follow_click(trace)
     if told is None:
         heading(chart, trace.model)
-        when_near(chart.key, partial(_numbers_and_picture, chart, trace, say), _height(chart, trace.model))
+        when_near(chart.key, partial(_numbers_and_picture, chart, trace, say), **_place(chart, trace.model))
     else:
         tell = partial(tell_once, chart, trace.model, told)
         _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))
@@ -127,11 +127,12 @@ def picture_and_words(
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
-    when_near(chart.key, partial(_draw_both, chart, frame, part, names, model), _height(chart, model))
+    when_near(chart.key, partial(_draw_both, chart, frame, part, names, model), **_place(chart, model))
 
 
-def _height(chart: Chart, model: ModelInfo | None) -> int:
-    return _heights.get(_size(chart, model), MEDIUM)
+def _place(chart: Chart, model: ModelInfo | None) -> dict[str, int]:
+    """Return the size of the place that is kept for a picture and its words."""
+    return {"height": _heights.get(_size(chart, model), MEDIUM), "words": len(chart.reading)}
 
 
 def _size(chart: Chart, model: ModelInfo | None) -> Hashable:

@@ -36,11 +36,12 @@ def fill_first_screen() -> None:
     visit().seen.first = ""
 
 
-def when_near(name: str, draw: Callable[[], None], height: int) -> None:
+def when_near(name: str, draw: Callable[[], None], height: int, words: int = 0) -> None:
     """Draw a part of the page when it comes near the screen, and the first one at once.
 
     name    of this part alone, on its page; a part within it of the same name is drawn with it
     height  about how many pixels it takes
+    words   the signs of what is said beside it, and on a phone below
     """
     seen = visit().seen
     if seen.within == name:
@@ -49,7 +50,7 @@ def when_near(name: str, draw: Callable[[], None], height: int) -> None:
     if seen.first is None:
         seen.first = name
     with st.container(key=f"place of {name}"):
-        _part(name, draw, height)
+        _part(name, draw, {"height": height, "words": words})
 
 
 def draw_whole_page() -> None:
@@ -58,11 +59,11 @@ def draw_whole_page() -> None:
 
 
 @st.fragment
-def _part(name: str, draw: Callable[[], None], height: int) -> None:
+def _part(name: str, draw: Callable[[], None], size: dict[str, int]) -> None:
     if session.take(WHOLE_PAGE):
         st.rerun()
     if not is_near(name):
-        _component(key=f"near {name}", data={"height": height}, on_near_change=partial(_come_near, name))
+        _component(key=f"near {name}", data=size, on_near_change=partial(_come_near, name))
         return
     visit().seen.within = name
     try:

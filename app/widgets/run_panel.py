@@ -96,7 +96,7 @@ def _keep(run: RunRequest, trace: RoutingTrace) -> None:
 
 
 def _key(run: RunRequest) -> Hashable:
-    """Return a run with the identity of its weights; None where that is not known, and of a server, which may change."""
+    """Return a run with the identity of its weights; None where that is not known, or may change: on a server."""
     if model_catalog.answers_at_once(run.model):
         return None
     weights = model_service.weights(run.model, run.how, None)

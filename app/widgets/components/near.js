@@ -1,10 +1,11 @@
 // The place of a part of the page that the server has not drawn yet: it asks for it once it is near the screen.
 
-const AHEAD = "20%"; // of the screen's height, above and below it
+const NARROW = 640; // pixels: on a phone, words are below a picture
+const AHEAD = { wide: "20%", narrow: "100%" }; // of the screen's height, above and below it
+const LINE = 26, SIGN = 7.6, BESIDE = 70; // pixels of a line of words, of a sign, and of what stands beside them
 const APART = 120; // ms between two places, and after a press: what changes within one moment reaches one fragment alone
 const AGAIN = 4000; // ms after which a place asks once more, where no script runs
 const MOST_TO_PRINT = 20000; // ms that printing waits for
-const NARROW = 640, WORDS = 150; // pixels: on a phone words are below a picture
 const RESTS = "[data-test-script-state=notRunning]";
 
 const places = new Set();
@@ -59,11 +60,16 @@ if (!window.moevizPrint) {
 
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector(".near");
-  const height = data.height + (innerWidth <= NARROW ? WORDS : 0);
+  const isNarrow = innerWidth <= NARROW;
+  const lines = isNarrow ? 1 + Math.ceil((data.words * SIGN) / (root.clientWidth - BESIDE)) : 0;
+  const height = data.height + lines * LINE;
   root.style.height = `${height}px`;
   const host = root.getRootNode().host ?? root;
   const part = host.closest("[class*='st-key-place-of-']");
-  if (part) part.style.minHeight = `${height}px`; // also while what comes is being drawn
+  if (part) {
+    part.style.minHeight = `${height}px`; // also while what comes is being drawn
+    part.style.setProperty("--picture", `${data.height}px`); // read in views/layout.py
+  }
   const place = { isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
@@ -72,7 +78,7 @@ export default function ({ data, parentElement, setStateValue }) {
       place.isNear ||= entries.some((entry) => entry.isIntersecting);
       askNext();
     },
-    { root: host.closest("[data-testid=stMain]"), rootMargin: `${AHEAD} 0px` },
+    { root: host.closest("[data-testid=stMain]"), rootMargin: `${isNarrow ? AHEAD.narrow : AHEAD.wide} 0px` },
   );
   seen.observe(root);
   return () => {
