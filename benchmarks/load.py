@@ -13,9 +13,10 @@ trace that is shown is compared with the library's own, made beforehand: texts a
     naive        plain, on the same app with one lock, no line and no freezing: what the ratios are to
 
 Of each it prints a row: errors (bugs and mixed traces, with the first of them below), runs that were told to try again,
-seconds to open the page and to a run's trace (median and 95th percentile), runs a second, and the server's memory in MB
-at the start, in the middle and at the end. `--all` runs plain for --minutes (default 10) and the others for 3 minutes,
-one after the other. Clients and server share this machine, so compare rows, not machines.
+seconds to open the page and to a run's trace (median and 95th percentile), runs a second, the server's CPU time a run,
+with all that it does besides, and its memory in MB at the start, in the middle and at the end. `--all` runs plain for
+--minutes (default 10) and the others for 3 minutes, one after the other. Clients and server share this machine, so
+compare rows, not machines.
 """
 
 import argparse
@@ -35,7 +36,7 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 
 import moeviz
 from benchmarks.attack import ask
-from benchmarks.harness import megabytes, percentile
+from benchmarks.harness import cpu_of, megabytes, percentile
 from benchmarks.hostile_tables import TABLES
 from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.support.servers import Server, free_port, started
@@ -82,7 +83,7 @@ def upload(tab: Tab, url: str, name: str, content: bytes) -> None:
 
 
 VARIANTS = ("plain", "cancelling", "hog", "hostile", "naive")
-TEXTS_EACH, NEW_TOKENS = 6, 16
+TEXTS_EACH, NEW_TOKENS = 24, 16  # so many that none comes again within some minutes: the same run is done once
 LONG_TOKENS, HOG_TABS, CANCELLING = 128, 24, 10
 MINUTES, MINUTES_OF_A_VARIANT = 10.0, 3.0
 LIMITS = {  # as for strangers, but of a class that is in a hurry, on one machine
@@ -92,7 +93,21 @@ LIMITS = {  # as for strangers, but of a class that is in a hurry, on one machin
     "MOEVIZ_MAX_NEW_TOKENS": str(LONG_TOKENS),
     "OMP_NUM_THREADS": "1",  # the model is small: several threads would wait for each other
 }
-COLUMNS = ("variant", "errors", "mixed", "refused", "open50", "open95", "run50", "run95", "runs/s", "MB0", "MB½", "MB1")
+COLUMNS = (
+    "variant",
+    "errors",
+    "mixed",
+    "refused",
+    "open50",
+    "open95",
+    "run50",
+    "run95",
+    "runs/s",
+    "CPU ms",
+    "MB0",
+    "MB½",
+    "MB1",
+)
 WORDS = (
     "the",
     "river",
@@ -119,6 +134,7 @@ class Seen:
     refused: int = 0
     errors: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)  # MB
+    cpu: float = 0.0  # seconds of the server's process, all its threads together
 
 
 def main() -> None:
@@ -165,7 +181,8 @@ def row(name: str, seen: Seen, seconds: float) -> list[str]:
     times = [f"{percentile(times, share):.2f}" for times in (seen.opened, seen.ran) for share in (0.5, 0.95)]
     memory = [f"{value:.0f}" for value in (seen.memory[0], seen.memory[len(seen.memory) // 2], seen.memory[-1])]
     counted = [str(len(seen.errors) - mixed), str(mixed), str(seen.refused)]
-    return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", *memory]
+    cpu = f"{1000 * seen.cpu / max(len(seen.ran), 1):.0f}"
+    return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", cpu, *memory]
 
 
 def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
@@ -180,10 +197,12 @@ def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
         threads = [threading.Thread(target=go, daemon=True) for go in [*visitors, *others]]
         for thread in threads:
             thread.start()
+        begun = cpu_of(running)
         watch(running, seen, seconds)
         over.set()
         for thread in threads:
             thread.join(180)
+        seen.cpu = cpu_of(running) - begun
         seen.errors += [line for line in running.lines if "Traceback" in line]
     return seen
 

@@ -73,6 +73,14 @@ def no_outbound():
     assert after == before, f"Asked another host: {after.removeprefix(before)}"
 
 
+@pytest.fixture(autouse=True)
+def no_run_of_another_test():
+    """The app does the same run once for everybody; here, once for each test."""
+    yield
+    if (run_panel := sys.modules.get("moeviz_app.widgets.run_panel")) is not None:
+        run_panel.forget()
+
+
 @pytest.fixture
 def trace() -> RoutingTrace:
     return sample_trace()

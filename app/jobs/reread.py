@@ -4,9 +4,7 @@ What is read are the trace's own tokens, generated ones too, so that each row st
 waits in line and is bounded as a run is. What came of it is shared: it depends on tokens and model alone.
 """
 
-import threading
 from base64 import b64encode
-from collections import OrderedDict
 from collections.abc import Callable, Generator, Hashable, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -16,6 +14,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.jobs.kept import Kept
 from moeviz_app.jobs.run_request import RunRequest, muted_experts
 
 from moeviz.errors import InvalidPrompt
@@ -25,9 +24,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion
 
-MOST_BYTES = 128 * 2**20  # of what is kept
-_kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()  # with their bytes, the oldest first
-_guard = threading.Lock()
+_kept: Kept[Any] = Kept(128 * 2**20)
 
 
 def muted(
@@ -46,7 +43,7 @@ def muted(
     """
     asked = replace(run, mute=muted_experts(experts))
     key = _key(trace, asked)
-    if (known := _known(key)) is not None:
+    if (known := _kept.get(key)) is not None:
         found: RoutingTrace = known
         return found
     model_catalog.bring_torch()
@@ -57,7 +54,7 @@ def muted(
 
     model_service.begin_run()
     found = wait_for(model_service.run_on_model(run.model, run.how, work), listen)
-    _keep(key, found, found.nbytes)
+    _kept.put(key, found, found.nbytes)
     return found
 
 
@@ -94,10 +91,10 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
     asked, key = again_request(trace, replace(run, mute=()).request()), _key(trace, replace(run, mute=()))
 
     def work(loaded: "LoadedModel", _tell: Tell) -> Generator[tuple[int, int], None, "Occlusion"]:
-        if (known := _known(key)) is not None:
+        if (known := _kept.get(key)) is not None:
             return known
         found = yield from occluding(loaded, asked)
-        _keep(key, found, found.flips.nbytes + found.falls.nbytes + found.next.nbytes + found.to.nbytes)
+        _kept.put(key, found, found.flips.nbytes + found.falls.nbytes + found.next.nbytes + found.to.nbytes)
         return found
 
     model_service.begin_run()
@@ -106,7 +103,7 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
 
 def occlusion_of(trace: RoutingTrace, run: RunRequest) -> "Occlusion | None":
     """Return which earlier tokens decide in a trace; None where that was not found out yet."""
-    return _known(_key(trace, replace(run, mute=())))
+    return _kept.get(_key(trace, replace(run, mute=())))
 
 
 def compact(found: "Occlusion") -> dict[str, Any]:
@@ -130,8 +127,7 @@ def compact(found: "Occlusion") -> dict[str, Any]:
 
 def forget() -> None:
     """Put all of it away: for tests."""
-    with _guard:
-        _kept.clear()
+    _kept.clear()
 
 
 def _key(trace: RoutingTrace, asked: RunRequest) -> Hashable:
@@ -139,18 +135,3 @@ def _key(trace: RoutingTrace, asked: RunRequest) -> Hashable:
     rows = trace.tokens[["sequence", "position", "token_id"]].to_numpy().tobytes()
     phases = trace.tokens["phase"].cat.codes.to_numpy().tobytes()
     return trace.model, rows, phases, asked.model, asked.how, asked.site, asked.kernels, asked.mute
-
-
-def _known(key: Hashable) -> Any:
-    with _guard:
-        if key not in _kept:
-            return None
-        _kept.move_to_end(key)
-        return _kept[key][0]
-
-
-def _keep(key: Hashable, found: Any, size: int) -> None:
-    with _guard:
-        _kept[key] = found, size
-        while len(_kept) > 1 and sum(taken for _, taken in _kept.values()) > MOST_BYTES:
-            _kept.popitem(last=False)

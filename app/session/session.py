@@ -76,6 +76,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
     st.session_state.update({DATASET: None, WINDOW: 1})
     now = visit()
     now.trace, now.is_placed, now.why_waiting, now.why_refused = trace, False, None, None
+    now.seen.names.clear()
     remember(trace, run, title)
     turn_page()
 

@@ -18,6 +18,16 @@ Query = dict[str, str]
 
 
 @dataclass(slots=True)
+class PartsSeen:
+    """The parts of a page that came near the screen, for as long as it is of the same trace."""
+
+    page: str = ""
+    first: str | None = None  # its name: it is drawn at once; None: no part was there yet
+    names: set[str] = field(default_factory=set)
+    within: str | None = None  # that is being drawn
+
+
+@dataclass(slots=True)
 class Visit:
     """The state that a visitor keeps over reruns and pages."""
 
@@ -63,6 +73,7 @@ class Visit:
     expert_steps: int = 0  # from one expert to another: widgets' keys count them, since a browser that goes back clicks
 
     # What pages keep.
+    seen: PartsSeen = field(default_factory=PartsSeen)
     box_of: RoutingTrace | None = None  # the trace whose prompt the box was given last
     has_begun: bool = False  # whether the files that the server was started with are open
     what_if: Any = None  # the last change and its effect

@@ -19,11 +19,12 @@ from moeviz_app.views.read_again import decided_here, muted_here, offer_occlusio
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
-from moeviz_app.widgets.components.written import written
+from moeviz_app.widgets.components.written import has_run, written
 from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.facts import layer_word, trace_facts
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
+from moeviz_app.widgets.near import fill_first_screen
 from moeviz_app.widgets.pickers import choose_stretch
 from moeviz_app.widgets.run_options import choose_model, choose_options
 from moeviz_app.widgets.run_panel import record
@@ -50,12 +51,13 @@ def explore_page() -> None:
     tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
     trouble = st.container()  # as wide as the page
     with tagline:
-        line, note = st.container(), st.empty()
+        line, note = st.container().empty(), st.empty()
         name, options, info = _model_and_options(trouble)
     line.markdown(_headline(session.shown_trace().model))
     if session.is_example():
         note.markdown(EXAMPLE, width="content")
-    asked = _box(name)
+    chats = model_service.chats(name, session.how())
+    asked = _box(chats)
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
     if asked.run is not None and (info is not None or session.waiting() is not None):
         answer.empty()
@@ -64,7 +66,12 @@ def explore_page() -> None:
         with happening.container(), explained(session.keep_refused):
             record(_with_text(options, **asked.run))
         if session.refused() is None:
-            st.rerun()  # with the box knowing which text was run
+            if model_service.chats(name, session.how()) != chats:
+                st.rerun()  # the box can send a turn of a chat now
+            line.markdown(_headline(session.shown_trace().model))
+            visit().box_of = session.shown_trace()
+            with happening:
+                has_run(asked.text, asked.runs)
     if (why := session.refused()) is not None:
         with happening.container():
             refuse(why)
@@ -99,7 +106,7 @@ def _headline(info: ModelInfo) -> str:
     return f"**See which experts fire, token by token** *· {who}: {of}*"
 
 
-def _box(name: str) -> PromptInput:
+def _box(chats: bool) -> PromptInput:
     """The prompt, at first that of the trace on screen; what it holds is kept for other pages and for links."""
     ran, trace = run_on_screen(), session.shown_trace()
     if (before := visit().box_of) is not trace:
@@ -113,7 +120,7 @@ def _box(name: str) -> PromptInput:
         settings.SETTINGS.max_prompt_chars,
         ran=None if ran is None else ran.prompt,
         can_stop=True,
-        chat=model_service.chats(name, session.how()),
+        chat=chats,
         key=session.BOX,
     )
     session.set_value(session.PROMPT, asked.text)
@@ -144,6 +151,7 @@ def _answer(options: RunRequest) -> None:
     with explained():
         _linked(trace, _is_stale(options))
     trace_facts(trace)
+    fill_first_screen()
     for chart in OVERVIEW:
         show(chart, trace)
     st.subheader("Download this trace", anchor=False)

@@ -16,6 +16,7 @@ from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
 from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.ask import is_asked
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.near import begin_page
 from moeviz_app.widgets.run_options import fill_in
 from moeviz_app.widgets.run_panel import record
 
@@ -34,6 +35,8 @@ STYLE = """<style>
   padding: .7rem 1rem; transform: translateX(-50%); border-radius: .5rem; box-shadow: 0 4px 18px #0005;
   background: var(--st-background-color, Canvas)}
 .st-key-tagline em {font-style: normal; opacity: .8}
+[class*='st-key-place-of-'] [data-testid='stVegaLiteChart'] {min-height: var(--picture, 0)} /* while Vega draws */
+.st-key-has-run {position: absolute; width: 0 !important; pointer-events: none}
 @media (max-width: 640px) {
   .st-key-tagline em {display: none}
   .st-key-tagline {gap: .4rem !important}
@@ -66,6 +69,7 @@ def draw() -> None:
     st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
     st.html(STYLE)
     draw_menu(page.title)
+    begin_page(page.url_path)
     session.keep_held()
     with explained():
         if (begins := open_startup_files()) and page.title == FIRST:

@@ -4,9 +4,7 @@ An answer takes milliseconds where the small tables of a dataset have it, and lo
 A page asks all its questions at once, draws what is there within a second, and looks again for the rest.
 """
 
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,6 +13,7 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.kept import Kept
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
@@ -28,13 +27,11 @@ from moeviz.model_info import ModelInfo
 
 OnProgress = Callable[[int, int], None]
 Make = Callable[[OnProgress], pd.DataFrame]
-MOST_BYTES = 256 * 2**20  # of what is kept
 AT_ONCE = 1.0  # seconds that a page waits for its answers before it says that they are on their way
 LOOK, BETWEEN_LOOKS = 0.01, 0.7  # seconds
 READING = "Being read …"
 JOB = "questions about a dataset"  # one at a time: a visitor's own
-_kept: OrderedDict[Hashable, tuple[pd.DataFrame, int]] = OrderedDict()  # with their bytes, the oldest first
-_guard = threading.Lock()
+_kept: Kept[pd.DataFrame] = Kept(256 * 2**20)
 
 
 @dataclass(slots=True, eq=False)
@@ -55,7 +52,7 @@ class Answers:
         self._lacking: list[Hashable] = []  # what the page has said is on its way
         self._told: Lacking = {}
         self._job: _Batch | None = session.result(JOB)
-        missing = {key: make for key, make in questions.items() if _known(key) is None}
+        missing = {key: make for key, make in questions.items() if _kept.get(key) is None}
         if not missing:
             return
         if self._job is None or not missing.keys() <= self._job.keys or self._gone(missing):
@@ -96,7 +93,7 @@ class Answers:
     def _within(self, key: Hashable) -> pd.DataFrame | None:
         with released():
             while True:
-                found, job = _known(key), self._job
+                found, job = _kept.get(key), self._job
                 if found is not None:
                     return found
                 if job is None or job.stopped or key not in job.keys:
@@ -104,7 +101,7 @@ class Answers:
                 if key in job.wrong:
                     raise job.wrong[key]
                 if job.work.found is not None or time.monotonic() > self._until:
-                    return _known(key)
+                    return _kept.get(key)
                 time.sleep(LOOK)
 
     def watch(self) -> None:
@@ -119,7 +116,7 @@ class Answers:
             with explained():
                 if job.work.found is None:
                     st.fragment(_watch, run_every=BETWEEN_LOOKS)(job, job.work.done)
-                elif all(key in job.wrong or _known(key) is not None for key in self._lacking):
+                elif all(key in job.wrong or _kept.get(key) is not None for key in self._lacking):
                     st.rerun()  # the last of them came while the page was drawn
                 else:
                     say("These answers are too large to be kept together. Ask for fewer layers.")
@@ -149,9 +146,10 @@ def _begin(missing: Mapping[Hashable, Make]) -> _Batch:
 
     def piece(key: Hashable, make: Make) -> Callable:
         def work(tell: Callable) -> None:
-            if _known(key) is None:  # somebody else may have asked the same meanwhile
+            if _kept.get(key) is None:  # somebody else may have asked the same meanwhile
                 try:
-                    _keep(key, make(lambda read, of: tell((read, of))))
+                    found = make(lambda read, of: tell((read, of)))
+                    _kept.put(key, found, int(found.memory_usage(deep=True).sum()))
                 except MoevizError as error:
                     wrong[key] = error
 
@@ -175,22 +173,6 @@ def _watch(job: _Batch, had: int) -> None:
             st.rerun(scope="app")
 
 
-def _known(key: Hashable) -> pd.DataFrame | None:
-    with _guard:
-        if key not in _kept:
-            return None
-        _kept.move_to_end(key)
-        return _kept[key][0]
-
-
-def _keep(key: Hashable, found: pd.DataFrame) -> None:
-    with _guard:
-        _kept[key] = found, int(found.memory_usage(deep=True).sum())
-        while len(_kept) > 1 and sum(size for _, size in _kept.values()) > MOST_BYTES:
-            _kept.popitem(last=False)
-
-
 def forget() -> None:
     """Put all of it away: for tests."""
-    with _guard:
-        _kept.clear()
+    _kept.clear()

@@ -1,6 +1,6 @@
 """One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from functools import partial
 from typing import Any, Protocol
 
@@ -13,8 +13,10 @@ from moeviz_app.session import recent, session
 from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
 from moeviz_app.widgets.glossary import explained_terms
 from moeviz_app.widgets.messages import example_note, explained, note, say
+from moeviz_app.widgets.near import draw_whole_page, when_near
 
 from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
+from moeviz.charts.theme import MEDIUM
 from moeviz.charts.unchecked import Unchecked
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_names import with_names
@@ -25,6 +27,8 @@ from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 
+_heights: dict[Hashable, int] = {}  # of pictures, by chart, layers and experts: what is kept free for the next
+MOST_HEIGHTS = 4_096
 MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
 
 
@@ -65,15 +69,29 @@ def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
 
 
 def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None:
-    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it."""
+    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it.
+
+    Without `told`, its numbers too wait until it is near the screen.
+    """
     follow_click(trace)
+    if told is None:
+        heading(chart, trace.model)
+        when_near(chart.key, partial(_numbers_and_picture, chart, trace, say), **_place(chart, trace.model))
+    else:
+        tell = partial(tell_once, chart, trace.model, told)
+        _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))
+
+
+def _numbers_and_picture(
+    chart: Chart, trace: RoutingTrace, tell: Callable[[str], None], begin: Callable[[], None] = lambda: None
+) -> None:
     frame = None
-    with explained(partial(tell_once, chart, trace.model, {} if told is None else told)):
+    with explained(tell):
         part = part_of(trace, chart)
         frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
     if frame is None:
         return
-    heading(chart, trace.model)
+    begin()
     with explained():
         recorded = int(part.recorded.sum(axis=1).max(initial=0))
         sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
@@ -109,9 +127,27 @@ def picture_and_words(
     """
     model = model if part is None else part.model
     chart = chart if model is None else chart.of(model)
+    when_near(chart.key, partial(_draw_both, chart, frame, part, names, model), **_place(chart, model))
+
+
+def _place(chart: Chart, model: ModelInfo | None) -> dict[str, int]:
+    """Return the size of the place that is kept for a picture and its words."""
+    return {"height": _heights.get(_size(chart, model), MEDIUM), "words": len(chart.reading)}
+
+
+def _size(chart: Chart, model: ModelInfo | None) -> Hashable:
+    """Return what a picture's height depends on, nearly."""
+    return chart.key, model and (len(model.layers), max(model.num_experts))
+
+
+def _draw_both(
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, model: ModelInfo | None
+) -> None:
     picture, words = st.columns([3, 1], gap="medium")
     with picture:
         drawn = _drawn(chart, frame, part)
+        if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
+            _heights[_size(chart, model)] = drawn.height
         if part is not None and chart.expert:
             picture_of_experts(chart, drawn, part, alternative(chart))
         elif part is not None and chart.two_layers:
@@ -232,6 +268,7 @@ def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
         if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
             session.set_value(ASKED, (int(layer), int(expert)))
             one_more_step()
+            draw_whole_page()
 
 
 def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
@@ -247,3 +284,4 @@ def _choose_pair(key: str, model: ModelInfo) -> None:
         if set(pair) <= set(model.layers):
             session.set_value(session.FIRST_LAYER, int(pair[0]))
             session.set_value(session.SECOND_LAYER, int(pair[1]))
+            draw_whole_page()

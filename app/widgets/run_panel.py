@@ -1,13 +1,14 @@
 """A run while it goes on: the place in line, how far it is, its text and its strip as they come, and Stop."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import closing
 from typing import TYPE_CHECKING
 
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.jobs.kept import Kept
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.server.metrics import count
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_PICTURES = 0.3
+_traces: Kept[RoutingTrace] = Kept(128 * 2**20)
 
 
 def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     """Trace a prompt on the model's own thread, and show what it has so far. Raises what `moeviz.stream` raises.
+
+    The same run is done once, for all visitors.
 
     Streamlit ends a script that nobody waits for at its next `st` call; that closes the work, and the model stops
     before its next token. What it had by then is still held, for `session.keep_held`. `key` is that of Stop: another
@@ -36,17 +40,23 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     from moeviz.capture.trace import capture, capture_growing
 
     def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
+        if (known := _known(run)) is not None:
+            return known
         log_moment("model begins")
         trace = capture(loaded, run.request())
         log_moment("model ends")
+        _keep(run, trace)
         return trace
 
     def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
+        if (known := _known(run)) is not None:
+            return known
         log_moment("model begins")
         with closing(capture_growing(loaded, run.request(), seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
             for trace in grown:
                 yield trace  # others have their turn here
         log_moment("model ends")
+        _keep(run, trace)
         return trace
 
     def ask(loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
@@ -55,6 +65,8 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
 
     model_service.begin_run()
     session.forget_held()
+    if (known := _known(run)) is not None:
+        return known
     place = st.empty()
     with place.container():
         picture = Picture(run.new_tokens, key)
@@ -70,6 +82,30 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     for phase, tokens in trace.tokens["phase"].value_counts().items():
         count("tokens", int(tokens), phase=str(phase))
     return trace
+
+
+def _known(run: RunRequest) -> RoutingTrace | None:
+    """Return the trace of the same run, somebody's: it depends on weights, text and settings alone."""
+    return None if (key := _key(run)) is None else _traces.get(key)
+
+
+def _keep(run: RunRequest, trace: RoutingTrace) -> None:
+    """Keep a trace for whoever asks for the same; in the model's own thread, before the next one has its turn."""
+    if (key := _key(run)) is not None:
+        _traces.put(key, trace, trace.nbytes)
+
+
+def _key(run: RunRequest) -> Hashable:
+    """Return a run with the identity of its weights; None where that is not known, or may change: on a server."""
+    if model_catalog.answers_at_once(run.model):
+        return None
+    weights = model_service.weights(run.model, run.how, None)
+    return None if weights is None else (run, weights)
+
+
+def forget() -> None:
+    """Put all traces away: for tests."""
+    _traces.clear()
 
 
 class Picture:

@@ -5,7 +5,7 @@ import json
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.balance import balance_sentence, load_beside_luck, times_said
 from moeviz.metrics.words import short
@@ -55,13 +55,13 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
         layers.append(some.encode(color=theme.times_ink("times_even", dark)))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
-        layers.append(pale.encode(color=alt.value(theme.INK["dark" if dark else "light"])))
+        layers.append(pale.encode(color=alt.ColorValue(theme.INK["dark" if dark else "light"])))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)
     layers.append(
         unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
     )
     row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
-    return theme.framed(alt.layer(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
+    return theme.framed(marks.layered(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
 
 
 def _in_cell(times: float) -> str:

@@ -135,7 +135,15 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
     """
     chosen = alt.selection_point(name=name, fields=fields, on="click", empty=False)
     handed: alt.Chart | alt.LayerChart = _with_hand(picture, fields[-1], picture.data)
-    return handed.add_params(chosen)
+    if isinstance(handed, alt.Chart):
+        return handed.add_params(chosen)
+    first = handed
+    while isinstance(first, alt.LayerChart):
+        first = first.layer[0]
+    first.name = "view_0"
+    of_first = alt.TopLevelSelectionParameter(name=name, select=chosen.param.select, views=[first.name])
+    handed.params = [*([] if handed.params is alt.Undefined else handed.params), of_first]
+    return handed
 
 
 def _with_hand(picture: Any, field: str, above: Any) -> Any:

@@ -75,7 +75,7 @@ def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.9)).encode(
         x="chance_tokens:Q"
     )
-    return theme.framed(bars + chance, theme.rows_height(len(pairs)))
+    return theme.framed(marks.layered(bars, chance), theme.rows_height(len(pairs)))
 
 
 def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:

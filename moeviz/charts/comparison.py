@@ -24,7 +24,7 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("divergence:Q", title="Jensen-Shannon divergence of the loads, bits")
     )
-    return theme.framed(bars + marks.ticks(base, "chance"), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.ticks(base, "chance")), theme.MEDIUM)
 
 
 def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
@@ -69,7 +69,7 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
             dead_experts=("experts with no tokens", "d"),
         ),
     )
-    return theme.framed(lines + marks.even_reference(), theme.MEDIUM)
+    return theme.framed(marks.layered(lines, marks.even_reference()), theme.MEDIUM)
 
 
 def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:

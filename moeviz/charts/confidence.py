@@ -11,23 +11,23 @@ from moeviz.metrics.confidence import entropy_caption, margin_caption, router_en
 
 def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the router entropy over tokens, layer by layer. Columns: those of `router_entropy`."""
-    picture = _quantiles_by_layer(
+    quantiles = _quantiles_by_layer(
         frame,
         "entropy / ln E",
         theme.tooltip(share=("mean", ".3f"), entropy=("mean, nats", ".3f"), maximum=("ln E, nats", ".3f")),
     )
     undecided = marks.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
-    return theme.framed(picture + undecided, theme.MEDIUM)
+    return theme.framed(marks.layered(*quantiles, undecided), theme.MEDIUM)
 
 
 def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
     means = theme.tooltip(margin=("mean", ".3f"), top=("mean probability of the most probable expert", ".3f"))
-    picture = _quantiles_by_layer(frame, "lead in probability", means)
-    return theme.framed(picture + marks.reference(pd.DataFrame({"tie": [0.0]}), "tie"), theme.MEDIUM)
+    quantiles = _quantiles_by_layer(frame, "lead in probability", means)
+    return theme.framed(marks.layered(*quantiles, marks.reference(pd.DataFrame({"tie": [0.0]}), "tie")), theme.MEDIUM)
 
 
-def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> alt.LayerChart:
+def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> list[alt.Chart]:
     """A line for the middle 80% of tokens, a bar for the middle half and a tick for the median, per layer."""
     quantiles = theme.figures(".3f", q10="10%", q25="25%", q50="median", q75="75%", q90="90%")
     tooltip = [*theme.tooltip(layer="d"), *means, *quantiles]
@@ -36,7 +36,7 @@ def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.To
     reach = base.mark_rule(color=theme.MAIN, strokeWidth=2).encode(y=y, y2="q90:Q")
     half = base.mark_bar(color=theme.MAIN, width=alt.RelativeBandSize(0.5)).encode(y="q25:Q", y2="q75:Q")
     median = base.mark_tick(color="white", thickness=2, opacity=1, width=alt.RelativeBandSize(0.5)).encode(y="q50:Q")
-    return alt.layer(reach, half, median)
+    return [reach, half, median]
 
 
 def entropy_grid(frame: pd.DataFrame) -> alt.Chart:

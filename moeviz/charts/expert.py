@@ -57,7 +57,7 @@ def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
         number = there.transform_filter("datum.tokens > 0").mark_text(fontSize=11, cursor="pointer")
         layers.append(number.encode(text=alt.Text("times:Q", format=".1f"), color=theme.times_ink("times", dark)))
     here = base.transform_filter("datum.here").mark_rect(fill=None, strokeWidth=3, cursor="pointer")
-    return [*layers, here.encode(stroke=alt.value(theme.INK["dark" if dark else "light"]))]
+    return [*layers, here.encode(stroke=alt.StrokeValue(theme.INK["dark" if dark else "light"]))]
 
 
 def _places(frame: pd.DataFrame) -> alt.Chart:
@@ -120,7 +120,7 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     )
     if lost:
         number = base.mark_text(align="right", fontSize=11.5, fontWeight=600, color=theme.NOTE)
-        layers.append(number.encode(x=alt.value("width"), text=alt.Text("loss_change:Q", format="+.3f")))
+        layers.append(number.encode(x=alt.XValue("width"), text=alt.Text("loss_change:Q", format="+.3f")))
     return theme.framed(alt.layer(*layers), BAR * len(rows) + BESIDE)
 
 
@@ -177,9 +177,9 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
             name="(datum.side === 'before' ? 'from layer ' : 'on to layer ') + datum.layer",
         )
         title = first.mark_text(align=align, dx=dx, color=ink, fontWeight=700, fontSize=12)
-        parts.append(title.encode(text="name:N", y=alt.value(6), tooltip=alt.value(None)))
+        parts.append(title.encode(text="name:N", y=alt.YValue(6), tooltip=alt.TooltipValue(None)))
     middle = alt.Chart(rows.head(1)).mark_point(shape="square", size=900, filled=True, opacity=1, color=ink)
-    parts.append(middle.encode(x="here:Q", y="centre:Q", tooltip=alt.value(None)))
+    parts.append(middle.encode(x="here:Q", y="centre:Q", tooltip=alt.TooltipValue(None)))
     return theme.framed(alt.layer(*parts), int(28 * (2 * reach + 0.8) + 55), canvas=True)
 
 

@@ -40,7 +40,7 @@ def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(values=list(range(len(layers))), labelExpr=f"{layers}[datum.value]", grid=False, ticks=False),
     )
     bands = bands.assign(x=bands["layer"].map(layers.index).astype(float))
-    picture = alt.layer(_areas(ribbons, x), *_named_bands(bands, x))
+    picture = marks.layered(_areas(ribbons, x), *_named_bands(bands, x))
     rows = int(bands.groupby("layer").size().max()) if len(bands) else 1
     return theme.framed(picture, max(theme.rows_height(rows), theme.MEDIUM), canvas=True)
 
@@ -215,7 +215,7 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
     luck = [marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
-    return theme.framed(alt.layer(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:

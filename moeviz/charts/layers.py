@@ -32,7 +32,7 @@ def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     )
     y = alt.Y("load:Q", title="share of assignments", axis=theme.share_axis())
     even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
-    return theme.framed(base.mark_line(point=len(frame) <= 64).encode(y=y) + even, theme.MEDIUM)
+    return theme.framed(marks.layered(base.mark_line(point=len(frame) <= 64).encode(y=y), even), theme.MEDIUM)
 
 
 def _ranks(frame: pd.DataFrame) -> alt.Scale:
@@ -67,7 +67,7 @@ def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
             dead_experts=("experts with no tokens", "d"),
         ),
     )
-    return theme.framed(even + dots, theme.SHORT)
+    return theme.framed(marks.layered(even, dots), theme.SHORT)
 
 
 def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
@@ -109,7 +109,7 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.7)).encode(
         x="chance_share:Q"
     )
-    return theme.framed(bars + chance, theme.SHORT)
+    return theme.framed(marks.layered(bars, chance), theme.SHORT)
 
 
 CHARTS = (

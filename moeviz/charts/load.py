@@ -33,7 +33,7 @@ def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     unused = base.transform_filter("datum.tokens === 0").mark_point(
         shape=theme.CROSS, size=6 if small else 60, color=theme.ON_LEAST, strokeWidth=1 if small else 2
     )
-    return theme.framed(alt.layer(cells, unused), theme.rows_height(frame["layer"].nunique()), canvas=True)
+    return theme.framed(marks.layered(cells, unused), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def load_tooltip() -> list[alt.Tooltip]:
@@ -56,7 +56,7 @@ def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
         tooltip=load_tooltip(),
     )
-    return theme.framed(bars + marks.reference(frame[["uniform"]].head(1), "uniform"), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.reference(frame[["uniform"]].head(1), "uniform")), theme.MEDIUM)
 
 
 def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -75,7 +75,7 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
             covered=("share of assignments", ".1%"),
         ),
     )
-    return theme.framed(alt.layer(lines, marks.diagonal("uniform load")), theme.MEDIUM, canvas=True)
+    return theme.framed(marks.layered(lines, marks.diagonal("uniform load")), theme.MEDIUM, canvas=True)
 
 
 def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -85,7 +85,7 @@ def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("cv:Q", title="spread (std / mean)"), tooltip=_balance_tooltip()
     )
     ticks = marks.ticks(base, "chance_cv").encode(tooltip=theme.tooltip(chance_cv=("at random", ".3f")))
-    return theme.framed(bars + ticks, theme.MEDIUM)
+    return theme.framed(marks.layered(bars, ticks), theme.MEDIUM)
 
 
 def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -96,7 +96,7 @@ def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         y=alt.Y("max_over_mean:Q", title="load, × uniform"),
         tooltip=_balance_tooltip(),
     )
-    return theme.framed(bars + marks.even_reference(), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.even_reference()), theme.MEDIUM)
 
 
 def _balance_tooltip() -> list[alt.Tooltip]:
@@ -127,7 +127,7 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     end = float(frame[["importance", "load"]].max().min()) if len(frame) else 0.0
-    return theme.framed(alt.layer(points, marks.diagonal("load = probability", end)), theme.MEDIUM, canvas=True)
+    return theme.framed(marks.layered(points, marks.diagonal("load = probability", end)), theme.MEDIUM, canvas=True)
 
 
 CHARTS = (

@@ -61,7 +61,7 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         theirs = alt.Chart(published).encode(x=x, tooltip=_tooltip(spread))
         reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
         layers += [_bar(theirs, title, legend=True), reach, _uniform(published, x)]
-    return theme.framed(alt.layer(*layers), theme.MEDIUM)
+    return theme.framed(marks.layered(*layers), theme.MEDIUM)
 
 
 def _bar(base: alt.Chart, title: str, legend: bool) -> alt.Chart:

@@ -23,7 +23,7 @@ def aux_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     others = theme.figures(".3f", switch="Switch's form (uniform: 1)", first_choice="the same, first choices")
     bars = [_bars(layers, x, "transformers", others, legend=len(pooled) > 0)]
     bars += [_bars(pooled, x, "pooled", [], legend=True)] * len(pooled)
-    return theme.framed(alt.layer(*bars, marks.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
+    return theme.framed(marks.layered(*bars, marks.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
 
 
 def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], legend: bool) -> alt.Chart:
@@ -52,7 +52,7 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("z_loss:Q", title="z-loss, nats²"))
-    return theme.framed(bars + marks.ticks(base, "zero_logits"), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.ticks(base, "zero_logits")), theme.MEDIUM)
 
 
 CHARTS = (

@@ -1,5 +1,6 @@
 """Marks that many charts are made of. What is on their axes, and what their colours mean, each chart says itself."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -8,6 +9,24 @@ import pandas as pd
 from moeviz.charts import theme
 
 Look = dict[str, Any]  # properties of a mark that are the same for all rows
+
+
+class Layers(alt.LayerChart):
+    """Layers of one picture, put together without Altair's copies: it copies and hashes every part at each step."""
+
+    def __init__(self, data: Any = alt.Undefined, layer: Sequence[Any] = (), **given: Any) -> None:
+        alt.TopLevelLayerSpec.__init__(self, data=data, layer=list(layer), **given)
+
+
+def layered(*parts: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+    """Draw these over each other. What they all draw is said once, as `alt.layer` does; none may have selections."""
+    data = parts[0].data
+    if any(part.data is not data for part in parts):
+        return Layers(layer=parts)
+    parts = tuple(part.copy(deep=False) for part in parts)
+    for part in parts:
+        part.data = alt.Undefined
+    return Layers(data, parts)
 
 
 def bars(frame: pd.DataFrame, **channels: Any) -> alt.Chart:
@@ -56,11 +75,13 @@ def named_reference(frame: pd.DataFrame, field: str, label: str, below: bool = F
     line = alt.Chart(frame).encode(y=f"{field}:Q")
     place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
     name = line.mark_text(color=theme.NOTE, align="right", dx=-4, **place)
-    return alt.layer(reference(frame, field, theme.NOTE), name.encode(x=alt.value("width"), text=alt.value(label)))
+    return layered(reference(frame, field, theme.NOTE), name.encode(x=alt.XValue("width"), text=alt.TextValue(label)))
 
 
 def diagonal(says: str, end: float = 1.0, fields: tuple[str, str] = ("x", "y"), color: str = theme.CHANCE) -> alt.Chart:
     """Draw a dashed line from 0 to `end` of both axes, on which they are equal; `says` is its tooltip."""
     x, y = fields
     look = {"color": color, "strokeDash": list(theme.DASH)}
-    return lines(pd.DataFrame({x: [0.0, end], y: [0.0, end]}), look, x=f"{x}:Q", y=f"{y}:Q", tooltip=alt.value(says))
+    return lines(
+        pd.DataFrame({x: [0.0, end], y: [0.0, end]}), look, x=f"{x}:Q", y=f"{y}:Q", tooltip=alt.TooltipValue(says)
+    )

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import theme
+from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.one_input import experts_of_one
 
@@ -44,7 +44,7 @@ def expert_boxes(frame: pd.DataFrame) -> alt.LayerChart:
         parts += _hanging(busy)
     if not refused.empty:
         parts.append(_crosses(refused))
-    return theme.framed(alt.layer(*parts).configure_view(stroke=None), int(laid["height"].max()))
+    return theme.framed(marks.layered(*parts).configure_view(stroke=None), int(laid["height"].max()))
 
 
 def _laid_out(frame: pd.DataFrame) -> pd.DataFrame:

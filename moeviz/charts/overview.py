@@ -50,7 +50,7 @@ def first_choice_overview(frame: pd.DataFrame) -> alt.LayerChart:
     picture = (
         alt.Chart(whole)
         .mark_image(aspect=False, smooth=False, clip=True, tooltip=None)
-        .encode(url="url:N", x=x, x2="end:Q", y=alt.value(0), y2=alt.value("height"))
+        .encode(url="url:N", x=x, x2="end:Q", y=alt.YValue(0), y2=alt.Y2Value("height"))
     )
     chart = alt.layer(_rows(layers, domain, range_, title), picture, _columns(frame, x))
     return theme.framed(chart, min(theme.rows_height(len(layers)), theme.MEDIUM), canvas=True)
@@ -168,8 +168,8 @@ def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
     return (
         (
             first_choice_overview(frame)
-            + line.encode(x=token, opacity=alt.value(alt.ExprRef("token < 0 ? 0 : 1")))
-            + window.encode(x=start, x2=end, opacity=alt.value(alt.ExprRef("from < to ? 1 : 0")))
+            + line.encode(x=token, opacity=alt.OpacityValue(alt.ExprRef("token < 0 ? 0 : 1")))
+            + window.encode(x=start, x2=end, opacity=alt.OpacityValue(alt.ExprRef("from < to ? 1 : 0")))
         )
         .add_params(*(alt.param(name=name, value=value) for name, value in names.items()))
         .properties(width=600)

@@ -58,7 +58,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=theme.tooltip(convention="", active_text=("active", ""), share=("share of all parameters", ".1%")),
     )
     names = base.mark_text(align="right", dx=-6, color="black", fontWeight="bold").encode(text="active_text:N")
-    return theme.framed(base.mark_bar(color=theme.MAIN) + names, theme.SHORT)
+    return theme.framed(marks.layered(base.mark_bar(color=theme.MAIN), names), theme.SHORT)
 
 
 def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -81,7 +81,7 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
         color=theme.colour("line", LINES.values(), [theme.MAIN, theme.CHANCE], labelLimit=220),
         tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
     )
-    return theme.framed(alt.layer(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
+    return theme.framed(marks.layered(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
 
 
 def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:

@@ -35,10 +35,10 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     if frame["device"].nunique() > MOST_NUMBERS:
-        return theme.framed(alt.layer(cells), height, canvas=True)
+        return theme.framed(marks.layered(cells), height, canvas=True)
     on_cell = theme.ink_on("times_even", theme.BLACK_ABOVE * frame["times_even"].max())
     numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
-    return theme.framed(alt.layer(cells, numbers), height, canvas=True)
+    return theme.framed(marks.layered(cells, numbers), height, canvas=True)
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -64,7 +64,7 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             imbalance=("busiest device, × uniform", ".2f"),
         ),
     )
-    return theme.framed(dots + marks.even_reference(), theme.MEDIUM)
+    return theme.framed(marks.layered(dots, marks.even_reference()), theme.MEDIUM)
 
 
 CHARTS = (

@@ -31,7 +31,7 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
             load_chance=("with tokens matched at random", ".1%"),
         ),
     )
-    return theme.framed(lines + marks.reference(frame.head(1), "chance"), theme.MEDIUM)
+    return theme.framed(marks.layered(lines, marks.reference(frame.head(1), "chance")), theme.MEDIUM)
 
 
 SATURATION = Chart(

@@ -74,8 +74,10 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
         at = alt.Chart(frame[frame["chosen"]].head(1)).mark_rule(color=theme.ACCENT, strokeWidth=2)
         layers.append(at.encode(x="capacity:Q"))
     if not known:
-        return theme.framed(alt.layer(*layers), theme.MEDIUM)
-    return theme.framed(alt.layer(alt.layer(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM)
+        return theme.framed(marks.layered(*layers), theme.MEDIUM)
+    return theme.framed(
+        marks.layered(marks.layered(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM
+    )
 
 
 def _fetched(drawn: pd.DataFrame) -> alt.Chart:
@@ -200,7 +202,7 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     large = {"filled": True, "size": 160, "opacity": 1}
     of_layers = marks.points(named, small, **channels, tooltip=[layer, *tips])
     of_all = marks.points(means.merge(worst, on="line"), large, **channels, tooltip=[*tips, worst_layer])
-    return theme.framed(alt.layer(of_layers, of_all), theme.MEDIUM)
+    return theme.framed(marks.layered(of_layers, of_all), theme.MEDIUM)
 
 
 def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
@@ -226,7 +228,7 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
     scale = alt.Scale(domain=[1, 2, FEW, FEW + 1], range=["#44AA99", "#9CC3E4", "#F3B26B", "#9a9a9a"])
     cells = base.mark_rect().encode(color=alt.Color("few:O", scale=scale, legend=None))
     words = base.mark_text(color="black").encode(text=alt.Text("cards:Q", format=",d"))
-    return theme.framed(alt.layer(cells, words), theme.rows_height(frame["card"].nunique()))
+    return theme.framed(marks.layered(cells, words), theme.rows_height(frame["card"].nunique()))
 
 
 def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -260,10 +262,10 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         align="left", baseline="top", dy=WORDS_BELOW, color=theme.NOTE
     )
     return theme.framed(
-        alt.layer(
+        marks.layered(
             bars,
             line,
-            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.value(0), text="words:N"),
+            written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.XValue(0), text="words:N"),
         ),
         MEMORY_HEIGHT,
     )

@@ -87,7 +87,7 @@ def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
     highest = base.mark_rule(color=theme.CHANCE, strokeWidth=2).encode(y="shuffled:Q", y2="shuffled_highest:Q")
     luck = [highest, marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
-    return theme.framed(alt.layer(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:

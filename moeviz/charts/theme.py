@@ -102,13 +102,15 @@ def known(frame: pd.DataFrame, field: str) -> bool:
 
 
 def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False) -> alt.Chart | alt.LayerChart:
-    """As wide as the page allows.
+    """Give a chart that was just made its size: as wide as the page allows.
 
     `canvas` for charts of many marks, since SVG is slow past about two thousand; and for those with a gradient as their
     legend: two SVGs of one page give their gradients the same name, and one stays without.
     """
-    extra = {"usermeta": {"embedOptions": {"renderer": "canvas"}}} if canvas else {}
-    return chart.properties(width="container", height=height, **extra)
+    chart.width, chart.height = "container", height  # set, since `properties` would copy all of it
+    if canvas:
+        chart.usermeta = {"embedOptions": {"renderer": "canvas"}}
+    return chart
 
 
 def at_most_max_tokens(frame: pd.DataFrame) -> None:

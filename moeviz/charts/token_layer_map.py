@@ -20,6 +20,7 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from moeviz.charts import theme
 from moeviz.charts import token_layer_marks as marks
@@ -32,8 +33,9 @@ from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOVED = alt.NamedData("moved")  # and places whose first choice is another one than before: token and layer
 LINES = "lines"  # of the text
+BEGINNINGS = "beginnings"  # of generated tokens, and of the next of several texts
 MOST_STRIPES = 4_000  # of more, a browser needs seconds, and they are the pixels of images
-SIZES = 256  # of maps, of which the drawing is kept: 10 kB each
+KINDS = 64  # of maps, of which the drawing is kept: 10 kB each
 LETTERS = 9  # of a token on the axis
 LINE_LETTERS = 240  # of a line of the text
 CELLS = ["token", "layer", "slot", "expert", "weight"]  # what a row of cells needs
@@ -59,11 +61,12 @@ def facts_of(frame: pd.DataFrame) -> MapFacts:
         raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
     tokens, ordered = frame.drop_duplicates("token"), bool(frame["ordered"].all())
     changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
+    at, layers = pd.factorize(frame["layer"], sort=True)
     return MapFacts(
-        layers=sorted(frame["layer"].unique().tolist()),
+        layers=layers.tolist(),
         names=[first_letters(text) for text in tokens["text"]],
         positions=tokens["position"].tolist(),
-        colours=[_colours(rows, ordered) for _, rows in frame.groupby("layer")],
+        colours=_colours(frame, at, ordered),
         lines=_lines(tokens) if marks.has_lines(len(tokens)) else [],
         beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
         slots=int(frame["slot"].max()) + 1,
@@ -86,10 +89,12 @@ def _lines(tokens: pd.DataFrame) -> list[dict[str, Any]]:
     return lines
 
 
-def _colours(rows: pd.DataFrame, ordered: bool) -> list[str]:
-    """Colours of one layer's experts: where there are many, for those that are most often a first choice."""
-    experts = rows["expert"][rows["slot"] == 0] if ordered else rows["expert"]
-    return theme.expert_colours(int(rows["num_experts"].iloc[0]), theme.focus(experts))
+def _colours(frame: pd.DataFrame, at: Int[np.ndarray, " rows"], ordered: bool) -> list[list[str]]:
+    """Colours of each layer's experts: where there are many, for those that are most often a first choice."""
+    expert, counts = frame["expert"].to_numpy(), frame["num_experts"].to_numpy()
+    counted = (frame["slot"] == 0).to_numpy() if ordered else np.ones(len(frame), bool)
+    rows = [at == place for place in range(at.max() + 1)]
+    return [theme.expert_colours(int(counts[mine][0]), theme.focus(expert[mine & counted])) for mine in rows]
 
 
 def first_letters(text: str) -> str:
@@ -163,15 +168,16 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
 
 
 def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
-    """`map_of` as Vega-Lite, for rows that a page brings itself: drawn once for maps of the same size.
+    """`map_of` as Vega-Lite, for rows that a page brings itself: drawn once for all maps of as many layers and slots.
 
-    Altair takes 20 ms to draw one. All that tells two maps of a size apart are the values of some params.
+    Altair takes 20 ms to draw one. All that tells two such maps apart are the values of some params, and two tables.
     """
     if images:
         return map_of(facts, BROUGHT, images).to_dict(validate=False)
-    size = len(facts.names), len(facts.layers), facts.slots, facts.ordered, tuple(facts.beginnings)
-    spec: dict[str, Any] = json.loads(_map_of_size(*size))
-    spec["datasets"][LINES] = facts.lines
+    spec: dict[str, Any] = json.loads(
+        _map_of_kind(len(facts.layers), facts.slots, facts.ordered, *_parts_that_fit(facts))
+    )
+    spec["datasets"] |= _brought(facts)
     known = _known(facts)
     for param in spec["params"]:
         if param["name"] in known:
@@ -179,11 +185,24 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
     return spec
 
 
-@lru_cache(SIZES)
-def _map_of_size(tokens: int, layers: int, slots: int, ordered: bool, beginnings: tuple[int, ...]) -> str:
+@lru_cache(KINDS)
+def _map_of_kind(layers: int, slots: int, ordered: bool, lined: bool, with_ids: bool) -> str:
+    tokens = 1 if with_ids else marks.LINED if lined else marks.LINED + 1  # any number with these parts
     nothing = {"names": [""] * tokens, "positions": [0] * tokens, "layers": [0] * layers, "colours": [[]] * layers}
-    facts = MapFacts(**nothing, lines=[], beginnings=list(beginnings), slots=slots, ordered=ordered)
+    facts = MapFacts(**nothing, lines=[], beginnings=[], slots=slots, ordered=ordered)
     return json.dumps(map_of(facts, BROUGHT).to_dict(validate=False))
+
+
+def _parts_that_fit(facts: MapFacts) -> tuple[bool, bool]:
+    """Return whether lines of the text stand under the cells, and whether ids may fit into these."""
+    tokens = len(facts.names)
+    wide = tokens * marks.ID <= marks.WIDEST
+    return marks.has_lines(tokens), wide and marks.row_height(len(facts.layers)) >= marks.ID_HEIGHT
+
+
+def _brought(facts: MapFacts) -> dict[str, list[dict[str, Any]]]:
+    """Return tables that are sent by name."""
+    return {LINES: facts.lines, BEGINNINGS: [{"place": place - 0.5} for place in facts.beginnings]}
 
 
 def _layered(
@@ -194,8 +213,8 @@ def _layered(
     *others: alt.Chart,
     **more: Any,
 ) -> alt.LayerChart:
-    tokens, layers = len(facts.names), len(facts.layers)
-    x, y = marks.places(tokens, layers)
+    lined, with_ids = _parts_that_fit(facts)
+    x, y = marks.places(len(facts.layers), lined)
     whole = _parts(facts, cells)
     if images:
         whole = whole.transform_filter("datum.layer == hot[0] && datum.expert == hot[1]")
@@ -203,19 +222,23 @@ def _layered(
     parts = [_stripes(whole, tips).encode(x=x, x2="end:Q", y=y, y2="bottom:Q")]
     if images:
         parts.insert(0, marks.image(images))
-    elif tokens * marks.ID <= marks.WIDEST and marks.row_height(layers) >= marks.ID_HEIGHT:
+    elif with_ids:
         parts.append(marks.ids(whole))
     is_brought = isinstance(cells, alt.NamedData)
-    parts += [*marks.beginnings(facts.beginnings), *marks.frames()]
+    tables = _brought(facts)
+    data = {name: alt.NamedData(name) if is_brought else alt.InlineData(values=rows) for name, rows in tables.items()}
+    if is_brought or facts.beginnings:
+        parts += marks.beginnings(data[BEGINNINGS])
+    parts += marks.frames()
     if is_brought:
         parts.append(marks.moved(MOVED))
-    if not marks.has_lines(tokens):
-        parts.append(marks.chosen_text(tokens))
+    if not lined:
+        parts.append(marks.chosen_text())
     elif is_brought or facts.lines:
-        parts += marks.text_lines(alt.NamedData(LINES) if is_brought else alt.InlineData(values=facts.lines))
+        parts += marks.text_lines(data[LINES])
     # All at once: Altair copies every text and number of a chart at each further step.
     bare = alt.ViewBackground(stroke=None)
-    named = {"datasets": {LINES: facts.lines}} if is_brought else {}
+    named = {"datasets": tables} if is_brought else {}
     return alt.layer(*others, *parts, params=_params(facts, height), view=bare, height=height, **named, **more)
 
 
@@ -224,7 +247,7 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "#ffffff"}
     size = {  # width and height are 0 where the map is one of several pictures
-        "across": f"(width || {marks.USUAL}) / {len(facts.names)}",
+        "across": f"(width || {marks.USUAL}) / tokens",
         "down": f"(height || {height}) / {len(facts.layers)}",
     }
     return [
@@ -236,7 +259,8 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
 def _known(facts: MapFacts) -> dict[str, Any]:
     """Collect what the marks know of the trace, by the params that bring it."""
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
-    return {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
+    known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
+    return {"tokens": len(facts.names)} | known
 
 
 def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:

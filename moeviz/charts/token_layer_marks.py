@@ -1,6 +1,7 @@
 """Marks on and around the cells of a token by layer map: ids, frames, lines, and the axes of its places.
 
-All of it reads the params that `token_layer_map` names; `across` and `down` are the pixels of one cell.
+All of it reads the params that `token_layer_map` names; `tokens` is how many there are, and `across` and `down` are the
+pixels of one cell.
 """
 
 from collections.abc import Sequence
@@ -81,11 +82,12 @@ def image(images: Sequence[str]) -> alt.Chart:
     )
 
 
-def beginnings(places: list[int]) -> list[alt.Chart]:
-    """A line where generated tokens begin, and one where the next of several texts does; it is seen on any colour."""
-    if not places:
-        return []
-    lines = alt.Chart(alt.InlineData(values=[{"place": place - 0.5} for place in places])).encode(x="place:Q")
+def beginnings(places: alt.Data) -> list[alt.Chart]:
+    """A line where generated tokens begin, and one where the next of several texts does; it is seen on any colour.
+
+    Column of `places`: place.
+    """
+    lines = alt.Chart(places).encode(x="place:Q")
     return [
         lines.mark_rule(color=alt.ExprRef(colour), strokeWidth=width, tooltip=None)
         for colour, width in (("paper", 4), ("ink", 2))
@@ -139,10 +141,10 @@ def moved(places: alt.Data) -> alt.Chart:
     ).encode(x="right:Q", y="middle:Q")
 
 
-def chosen_text(tokens: int) -> alt.Chart:
+def chosen_text() -> alt.Chart:
     """The text of the chosen token under its column, where the texts of all columns do not fit."""
     text = alt.ExprRef(f"token < 0 || across >= {WORD} ? '' : names[token]")
-    align = alt.ExprRef(f"token < {tokens} / 12 ? 'left' : token > {tokens} * 11 / 12 ? 'right' : 'center'")
+    align = alt.ExprRef("token < tokens / 12 ? 'left' : token > tokens * 11 / 12 ? 'right' : 'center'")
     mark = alt.Chart(ONE_ROW).mark_text(
         align=align, baseline="top", dy=6, fontSize=12, fontWeight="bold", color=alt.ExprRef("ink"), tooltip=None
     )
@@ -153,26 +155,24 @@ def _at(token: str) -> alt.XDatum:
     return alt.XDatum(alt.ExprRef(token), type="quantitative")
 
 
-def places(tokens: int, layers: int) -> tuple[alt.X, alt.Y]:
+def places(layers: int, lined: bool) -> tuple[alt.X, alt.Y]:
     """Tokens from left to right, each around its place; layers from top to bottom, each from its place to the next."""
-    across = alt.Scale(domain=[-0.5, tokens - 0.5], nice=False, zero=False)
+    across = alt.Scale(domain=[-0.5, alt.ExprRef("tokens - 0.5")], nice=False, zero=False)
     down = alt.Scale(domain=[layers, 0], nice=False, zero=False)
-    return alt.X("start:Q", scale=across, axis=_token_axis(tokens)), alt.Y(
-        "top:Q", scale=down, axis=_layer_axis(layers)
-    )
+    return alt.X("start:Q", scale=across, axis=_token_axis(lined)), alt.Y("top:Q", scale=down, axis=_layer_axis(layers))
 
 
-def _token_axis(tokens: int) -> alt.Axis:
+def _token_axis(lined: bool) -> alt.Axis:
     """The tokens' texts where there is room for them; else nothing where lines of the text stand there, or positions.
 
     No position is near the chosen token's text.
     """
     words, between = f"across >= {WORD}", f"ceil({APART} / across)"
     crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
-    otherwise = "''" if has_lines(tokens) else f"{crowded} ? '' : positions[datum.value]"
+    otherwise = "''" if lined else f"{crowded} ? '' : positions[datum.value]"
     return _axis(
         title=None,
-        values=alt.ExprRef(f"sequence(0, {tokens}, {words} ? 1 : {between})"),
+        values=alt.ExprRef(f"sequence(0, tokens, {words} ? 1 : {between})"),
         labelExpr=f"{words} ? names[datum.value] : {otherwise}",
         labelFontWeight=_bold("datum.value == token"),
         labelBaseline="top",

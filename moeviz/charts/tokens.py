@@ -103,7 +103,7 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
         tooltip=[*token_tooltip(), _whole("expert"), *choice, *_weight_tooltip(frame)],
     )
     if missing.any():
-        chart = alt.layer(_missing_columns(cells[missing], x), chart)
+        chart = marks.layered(_missing_columns(cells[missing], x), chart)
     return theme.framed(chart, theme.grid_height(num_experts), canvas=True)
 
 
@@ -135,12 +135,12 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     )
     without = _without_expert(cells[cells["expert"] < 0], x, y)
     if not weighted:
-        marks = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
-        return theme.framed(alt.layer(*marks, *without), theme.rows_height(frame["layer"].nunique()))
+        grey = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
+        return theme.framed(marks.layered(*grey, *without), theme.rows_height(frame["layer"].nunique()))
     tiles = base.mark_rect().encode(color=_weight_colour())
     on_tile = theme.ink_on("weight", float(frame["weight"].min() + frame["weight"].max()) / 2)
     ids = base.mark_text().encode(text="expert:Q", color=on_tile)
-    return theme.framed(alt.layer(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
+    return theme.framed(marks.layered(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def _without_expert(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:

@@ -153,7 +153,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
         side_of = {"align": "right" if late else "left", "dx": -4 if late else 4, "fontWeight": "bold"}
         behind = words.mark_text(**side_of, stroke=theme.LESS_TO_MORE["light"][0], strokeWidth=4)
         layers += [behind, words.mark_text(**side_of, color=theme.ON_LEAST)]
-    return theme.framed(alt.layer(*layers), height, canvas=True)
+    return theme.framed(marks.layered(*layers), height, canvas=True)
 
 
 def hatched(frame: pd.DataFrame) -> pd.DataFrame:
@@ -241,8 +241,8 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
                 tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
             )
         )
-    together = [alt.layer(*lanes)] if lanes else []
-    drawn = alt.layer(cells, *together).resolve_scale(color="independent")
+    together = [marks.layered(*lanes)] if lanes else []
+    drawn = marks.layered(cells, *together).resolve_scale(color="independent")
     return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
 
 
@@ -262,9 +262,9 @@ def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
     median = base.mark_line(**THIN).encode(y=alt.Y("median:Q", title=VIOLATION))
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
-        y=alt.Y("chance:Q", title=VIOLATION), color=alt.value(theme.NOTE), detail="run:N"
+        y=alt.Y("chance:Q", title=VIOLATION), color=alt.ColorValue(theme.NOTE), detail="run:N"
     )
-    return theme.framed(alt.layer(band, worst, median, chance, dots), theme.MEDIUM)
+    return theme.framed(marks.layered(band, worst, median, chance, dots), theme.MEDIUM)
 
 
 def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -282,7 +282,7 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
     median = base.mark_line(**THIN).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
     half = marks.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
-    return theme.framed(alt.layer(worst, median, dots, half), LOW)
+    return theme.framed(marks.layered(worst, median, dots, half), LOW)
 
 
 def _thick(base: alt.Chart, few: bool) -> alt.Chart:
@@ -376,7 +376,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
         strokeDash=_dashes([OF_LAYERS, OF_MODEL]),
         tooltip=run_tooltip(frame, which="", value=("aux loss", ".3f"), aux_coefficient=("coefficient", "~g")),
     )
-    return theme.framed(alt.layer(lines, marks.reference(long.head(1), "even", theme.NOTE)), LOW)
+    return theme.framed(marks.layered(lines, marks.reference(long.head(1), "even", theme.NOTE)), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
@@ -406,7 +406,7 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
         most_layer=("which is layer", "d"),
     )
     line = base.mark_line(point=POINTS).encode(y=y, tooltip=tips)
-    return theme.framed(alt.layer(band, line), LOW)
+    return theme.framed(marks.layered(band, line), LOW)
 
 
 def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:

@@ -40,7 +40,7 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
     on_tile = theme.ink_on("specialization", theme.BLACK_ABOVE)
     texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
     return theme.framed(
-        alt.layer(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
+        marks.layered(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
     )
 
 
@@ -76,11 +76,11 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     )
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
-        return theme.framed(alt.layer(cells), height, canvas=True)
+        return theme.framed(marks.layered(cells), height, canvas=True)
     on_cell = theme.ink_on("lift", theme.BLACK_ABOVE * MOST_LIFT)
     known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
     numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
-    return theme.framed(alt.layer(cells, numbers), height, canvas=True)
+    return theme.framed(marks.layered(cells, numbers), height, canvas=True)
 
 
 def _tokens(count: int) -> str:
@@ -102,7 +102,7 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
     bars = base.mark_bar(color=theme.MAIN).encode(y=y)
     chance, shuffled = marks.ticks(base, "chance", theme.NOTE), marks.ticks(base, "shuffled")
-    return theme.framed(alt.layer(bars, chance, shuffled), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, chance, shuffled), theme.MEDIUM)
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
@@ -120,7 +120,7 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
             chance=("at random, k / E", ".1%"),
         ),
     )
-    return theme.framed(bars + marks.reference(frame[["shuffled"]].head(1), "shuffled"), theme.MEDIUM)
+    return theme.framed(marks.layered(bars, marks.reference(frame[["shuffled"]].head(1), "shuffled")), theme.MEDIUM)
 
 
 CHARTS = (

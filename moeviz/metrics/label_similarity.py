@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.divergence import divergences
-from moeviz.metrics.load import expert_load
+from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.specialization import load_by_label
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -37,10 +37,10 @@ def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
                 "trace. Use a labelled trace of the same model."
             )
     names, labelled = _loads_of(reference)
-    loads, apart = expert_load(trace), []
-    for layer, load in loads.groupby("layer", sort=False)["load"]:
-        if layer in labelled:
-            rows = np.vstack([labelled[layer], load])
+    apart = []
+    for found in layer_counts(trace):
+        if found.layer in labelled:
+            rows = np.vstack([labelled[found.layer], found.counts[0] / max(found.counts[0].sum(), 1)])
             apart.append(divergences(rows, np.arange(len(names)), np.full(len(names), len(names))))
     mean = pd.DataFrame({"label": names, "divergence": pd.DataFrame(apart).mean().to_numpy()})
     return mean.sort_values("divergence", kind="stable", ignore_index=True)

@@ -26,26 +26,24 @@ def expert_load(trace: Counted | Statistics) -> pd.DataFrame:
 
     Source: f_i of Switch Transformers (arXiv 2101.03961), eq. 5, with the k slots of a token instead of one.
     """
-    frames = [_load_of_layer(found.layer, found.counts[0]) for found in layer_counts(trace)]
-    return pd.concat(frames, ignore_index=True)
+    layers = [_load_of_layer(found.layer, found.counts[0]) for found in layer_counts(trace)]
+    return pd.DataFrame({name: np.concatenate([columns[name] for columns in layers]) for name in layers[0]})
 
 
-def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
+def _load_of_layer(layer: int, tokens: Int64[np.ndarray, " E"]) -> dict[str, np.ndarray]:
     num_experts = len(tokens)
     load = tokens / max(tokens.sum(), 1)
     rank = np.empty(num_experts, np.int16)
     rank[np.argsort(-tokens, kind="stable")] = np.arange(1, num_experts + 1)
-    return pd.DataFrame(
-        {
-            "layer": np.int32(layer),
-            "expert": np.arange(num_experts, dtype=np.int16),
-            "tokens": tokens,
-            "load": load,
-            "uniform": 1 / num_experts,
-            "times_even": load * num_experts,
-            "rank": rank,
-        }
-    )
+    return {
+        "layer": np.full(num_experts, layer, np.int32),
+        "expert": np.arange(num_experts, dtype=np.int16),
+        "tokens": tokens,
+        "load": load,
+        "uniform": np.full(num_experts, 1 / num_experts),
+        "times_even": load * num_experts,
+        "rank": rank,
+    }
 
 
 @needs_tokens

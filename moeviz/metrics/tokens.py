@@ -76,7 +76,7 @@ def token_columns(trace: RoutingTrace, repeats: int | np.ndarray) -> pd.DataFram
     """Which token a row is about, `repeats` rows each. Columns: token int32 (row of `tokens`) and four of `tokens`."""
     token = np.repeat(np.arange(len(trace.tokens), dtype=np.int32), repeats)
     who = trace.tokens[["sequence", "position", "text", "phase"]].astype({"text": "category"})
-    return who.iloc[token].reset_index(drop=True).assign(token=token)[["token", *who.columns]]
+    return pd.DataFrame({"token": token} | {name: who[name].array.take(token) for name in who})
 
 
 @needs_tokens

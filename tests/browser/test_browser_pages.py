@@ -11,8 +11,9 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import grave
-from browser import BACKGROUND, SIZES, eventually, fits, go_to, in_colours, settled
+from browser import BACKGROUND, SIZES, all_drawn, eventually, fits, go_to, in_colours, settled
 from browser_pages import DRAWN, HOSTILE, PROMPT, run
+from moeviz_app.views.explore import OVERVIEW
 from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
 from playwright.sync_api import Page, expect
 from tabs import Visits
@@ -54,7 +55,8 @@ def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit)
     """Else the test below would look at the same colours twice."""
     page = visit("/load")
     charts = page.get_by_test_id("stVegaLiteChart")
-    eventually(page, lambda: 1 < charts.count() == page.locator(DRAWN).count())
+    all_drawn(page)
+    assert 1 < charts.count() == page.locator(DRAWN).count()
     seen = {}
     for scheme in ("light", "dark", "light"):
         in_colours(page, scheme)
@@ -91,6 +93,44 @@ def says_where_one_is(page: Page, name: str, size: str) -> None:
         assert not of_tab.evaluate(OUT_OF_SIGHT)
     assert not of_place.evaluate(OUT_OF_SIGHT)
     assert phone or not any(page.evaluate(BEYOND))
+
+
+SHIFTS = """() => {
+  window.shifted = 0;
+  new PerformanceObserver((list) => list.getEntries().forEach((shift) => (window.shifted += shift.value)))
+    .observe({ type: "layout-shift" });
+}"""
+DOWN = "() => document.querySelector('[data-testid=stMain]').scrollBy(0, innerHeight / 2)"
+IS_AT_END = """() => {
+  const main = document.querySelector("[data-testid=stMain]");
+  return main.scrollTop + main.clientHeight > main.scrollHeight - 2;
+}"""
+PLACES = "[class*='st-key-place-of-']"
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("path", ["/", "/load"])
+def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size, path):
+    page = visit(path, size=size)
+    places = page.locator(PLACES)
+    pictures = places.locator(DRAWN)
+    expect(places).to_have_count(len(OVERVIEW) if path == "/" else len(TOPICS["Load"] + TOPICS["Coverage"]))
+    assert pictures.count() < places.count(), "what is far down waits"
+    page.evaluate(SHIFTS)
+    while not page.evaluate(IS_AT_END):
+        page.evaluate(DOWN)
+        settled(page)
+    eventually(page, pictures.count, places.count())
+    assert page.evaluate("window.shifted") <= 0.02
+    fits(page)
+
+
+def test_whoever_prints_gets_all_pictures_first(visit):
+    page = visit("/load")
+    page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
+      document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")
+    page.keyboard.press("Control+p")
+    eventually(page, lambda: page.evaluate("window.printed"), page.locator(PLACES).count())
 
 
 def test_a_page_prints_without_menu_and_buttons_and_to_its_end(visit):

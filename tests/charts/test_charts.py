@@ -6,6 +6,7 @@ import re
 from dataclasses import replace
 from functools import cache
 
+import altair as alt
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -30,7 +31,7 @@ import moeviz.charts
 import moeviz.metrics
 from moeviz import RoutingTrace
 from moeviz.capture.models.kv_cache import served_model
-from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
+from moeviz.charts import NAMED, TOPICS, marks, specialization, theme, vocabulary
 from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
@@ -112,7 +113,13 @@ def test_marks_that_are_experts_can_be_clicked_and_no_other_marks_look_so(chart)
     hands = list(with_hands(spec))
     assert {chart.expert in columns for columns, hand in hands if hand} == {True}
     assert not [columns for columns, hand in hands if chart.expert in columns and not hand]
-    assert "params" not in chart.picture(frame).to_dict(), "files and notebooks have no page to lead to"
+    plain = chart.picture(frame)
+    assert "params" not in plain.to_dict(), "files and notebooks have no page to lead to"
+    selection = alt.selection_point(name=EXPERT, fields=["layer", chart.expert], on="click", empty=False)
+    by_altair = alt.LayerChart(**plain._kwds) if isinstance(plain, alt.LayerChart) else plain
+    wanted = by_altair.add_params(selection).to_dict()
+    assert without(spec, "cursor", "name", "views", "data") == without(wanted, "cursor", "name", "views", "data")
+    assert chosen.get("views", []) == ([first_view(spec)] if "layer" in spec else [])
 
 
 def with_hands(spec: dict):
@@ -120,6 +127,34 @@ def with_hands(spec: dict):
     for part in spec.get("layer", [spec]):
         rows = spec["datasets"][part.get("data", spec.get("data"))["name"]]
         yield set(rows[0]) if rows else set(), part["mark"].get("cursor") == "pointer"
+
+
+def first_view(spec: dict) -> str:
+    """The name of the first of its layers, or its own."""
+    return first_view(spec["layer"][0]) if "layer" in spec else spec["name"]
+
+
+def without(spec, *names: str):
+    """A specification without these properties, at any depth."""
+    if isinstance(spec, list):
+        return [without(part, *names) for part in spec]
+    if not isinstance(spec, dict):
+        return spec
+    return {name: without(part, *names) for name, part in spec.items() if name not in names}
+
+
+def test_layers_are_what_altair_makes_of_them():
+    frame, other = pd.DataFrame({"a": [1.0, 2.0]}), pd.DataFrame({"a": [3.0]})
+    bars, line, own = (alt.Chart(data).encode(y="a:Q") for data in (frame, frame, other))
+    for parts in (
+        (bars.mark_bar(), line.mark_line()),
+        (bars.mark_bar(), own.mark_rule()),
+        (marks.layered(bars.mark_bar(), line.mark_line()), own.mark_rule()),
+    ):
+        ours, theirs = marks.layered(*parts).to_dict(), alt.layer(*parts).to_dict()
+        assert ours == theirs
+        assert "a" in bars.data, "what is layered stays as it was"
+    assert "data" not in marks.layered(bars.mark_bar(), line.mark_line()).to_dict()["layer"][0]
 
 
 @every_chart
@@ -257,10 +292,10 @@ def test_the_saturation_curve_shows_all_choices_of_every_layer_and_moment(trace,
 def test_what_is_not_known_has_no_marks():
     """Marks without values would be a picture without a name, for whoever hears the page."""
     lacking = ["shuffled", "shuffled_highest", "load_chance", "uniform_chance"]
-    for name, marks in (("information_by_layer", 2), ("flow_information", 1), ("repeated_any_choice", 2)):
+    for name, more in (("information_by_layer", 2), ("flow_information", 1), ("repeated_any_choice", 2)):
         frame = NAMED[name].measure(labelled(sample_trace()))
         known, unknown = (frame.assign(**dict.fromkeys(lacking, value)) for value in (0.5, np.nan))
-        assert len(NAMED[name].draw(known).layer) - len(NAMED[name].draw(unknown).layer) == marks
+        assert len(NAMED[name].draw(known).layer) - len(NAMED[name].draw(unknown).layer) == more
 
 
 def test_of_a_corpus_of_many_parts_the_worst_of_several_is_drawn(request):

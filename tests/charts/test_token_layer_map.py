@@ -19,6 +19,7 @@ from moeviz.charts.overview import linked_overview
 from moeviz.charts.token_layer_map import (
     BROUGHT,
     MOST_STRIPES,
+    _map_of_kind,
     cells_of,
     facts_of,
     images_of,
@@ -386,12 +387,35 @@ def test_an_overview_for_a_linked_page_marks_a_token_and_a_window():
     ] == [0]
 
 
-@pytest.mark.parametrize("tokens", [1, 7, 52, 300])
-@pytest.mark.parametrize("change", [lambda trace: trace, unordered, lambda trace: trace.select(layers=[1])])
-def test_a_map_drawn_once_for_its_size_is_the_map_of_each_trace_of_that_size(tokens, change):
+def of_several_texts(trace: RoutingTrace) -> RoutingTrace:
+    """The trace as texts of five tokens each, of which the last was generated."""
+    at = np.arange(len(trace.tokens))
+    phase = pd.Categorical(np.where(at % 5 == 4, "generated", "prompt"), dtype=trace.tokens["phase"].dtype)
+    return replace(trace, tokens=trace.tokens.assign(sequence=(at // 5).astype(np.int32), phase=phase))
+
+
+CHANGES = (lambda trace: trace, unordered, lambda trace: trace.select(layers=[1]), with_gaps, of_several_texts)
+
+
+@pytest.mark.parametrize("tokens", [7, 52, 107, 108, LINED, LINED + 1, 300, 781])
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_map_drawn_once_is_the_map_of_each_trace_of_as_many_layers_and_slots(tokens, change):
     for seed in (0, 1):
         trace = change(sample_trace(tokens=tokens, layers=3, seed=seed))
         frame = token_choices(trace)
         facts = facts_of(frame)
         images = images_of(frame, facts)
         assert map_spec(facts, images) == map_of(facts, BROUGHT, images).to_dict()
+
+
+@pytest.mark.parametrize("size", [{"tokens": 1}, {"tokens": 60, "layers": 48, "experts": 128, "top_k": 8}])
+def test_so_is_that_of_one_token_and_of_a_large_model(size):
+    facts = facts_of(token_choices(replace(sample_trace(**size), weights=None, logits=None)))
+    assert map_spec(facts) == map_of(facts, BROUGHT).to_dict()
+
+
+def test_altair_draws_a_map_anew_for_no_other_number_of_tokens():
+    _map_of_kind.cache_clear()
+    for tokens in (20, 21, 40, 60):
+        map_spec(facts_of(token_choices(of_several_texts(sample_trace(tokens=tokens, layers=3)))))
+    assert _map_of_kind.cache_info().misses == 1

@@ -59,6 +59,14 @@ A_MOMENT = "(moment) => new Promise((done) => setTimeout(done, moment))"
 OVERFLOW = """() => Math.max(
   ...[...document.querySelectorAll("html, [data-testid=stMain]")].map((part) => part.scrollWidth - part.clientWidth)
 )"""
+# Brings the next picture into sight that is not drawn yet; whether there was none.
+TO_THE_NEXT = """() => {
+  const isDrawn = (place) => place.querySelector(".stVegaLiteChart :is(canvas, svg.marks)");
+  const next = [...document.querySelectorAll("[class*='st-key-place-of-']")].find((place) => !isDrawn(place));
+  next?.scrollIntoView({ block: "center" });
+  return !next;
+}"""
+TO_THE_TOP = "() => document.querySelector('[data-testid=stMain]').scrollTo(0, 0)"
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -146,6 +154,13 @@ def settled(page: Page) -> None:
     """
     page.evaluate("window.looksAtRest = 0")
     page.wait_for_function(AT_REST, polling=LOOK_EVERY)
+
+
+def all_drawn(page: Page) -> None:
+    """Scroll through a page until all its pictures are drawn, and back to its top."""
+    eventually(page, lambda: page.evaluate(TO_THE_NEXT))
+    page.evaluate(TO_THE_TOP)
+    settled(page)
 
 
 def drawn(page: Page) -> None:

@@ -1,6 +1,7 @@
 """From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; and the article behind it."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import streamlit as st
@@ -8,6 +9,7 @@ from moeviz_app.jobs import recorded
 from moeviz_app.widgets.chart_panel import altair_chart, heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, note
+from moeviz_app.widgets.near import when_near
 
 from moeviz.charts.one_input import ONE_INPUT, described
 from moeviz.charts.system_table import SIDE_BY_SIDE
@@ -43,7 +45,8 @@ def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
     with picture:
         if "Input" in seen.quoted:
             note(f"Input: {seen.quoted['input']}")
-        altair_chart(drawn, key=f"story {step.title}", alt=alternative)
+        key = f"story {step.title}"
+        when_near(key, partial(altair_chart, drawn, key=key, alt=alternative), drawn.height)
         if step.key:
             note(step.key)
         _meters(seen.meters)

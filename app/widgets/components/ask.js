@@ -26,7 +26,7 @@ function boxIn(root) {
   const box = {
     text: part("textarea"), run: part(".run"), changed: part(".changed"), refused: part(".refused"), chips: part(".chips"),
     keys: part(".keys"), chat: part(".chat"), turn: part(".turn"), system: part(".system"),
-    data: null, fillings: null, told: null, pressed: null, running: false, timer: 0,
+    data: null, last: null, fillings: null, told: null, pressed: null, running: false, timer: 0,
   };
   beforeLeaving(() => box.text.isConnected, () => tellNow(box));
   box.keys.textContent = touch() ? "Enter breaks the line, the button runs" : "Enter runs, Shift+Enter breaks the line";
@@ -190,15 +190,22 @@ function hold(box) {
   if (mine) tellLater(box);
 }
 
+// What is known of the runs: the page that runs a text says what came of it after it has drawn the box.
+function know(box, data, last = box.last) {
+  const isNews = last && (last.runs > data.runs || (last.runs === data.runs && data.running));
+  Object.assign(box, { last, data: isNews ? { ...data, ...last, running: false } : data });
+  if (box.pressed && box.data.runs > box.pressed.runs && !box.data.running) box.pressed = null;
+}
+
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".ask");
   const box = (root.box ??= boxIn(root));
   const examples = JSON.stringify(data.examples);
-  Object.assign(box, { data, setStateValue, setTriggerValue });
+  Object.assign(box, { setStateValue, setTriggerValue });
+  know(box, data);
   if (box.examples !== examples) drawChips(box);
   box.examples = examples;
   box.chat.hidden = !data.chat;
-  if (box.pressed && data.runs > box.pressed.runs && !data.running) box.pressed = null;
   hold(box);
   listen(box);
   show(box);
@@ -208,7 +215,15 @@ export default function ({ data, parentElement, setStateValue, setTriggerValue }
     show(box);
     if (!box.running) tellLater(box);
   };
-  if (box.heard) window.removeEventListener("moeviz:running", box.heard);
-  window.addEventListener("moeviz:running", (box.heard = running));
-  return () => window.removeEventListener("moeviz:running", running);
+  const ran = (event) => {
+    know(box, box.data, event.detail);
+    show(box);
+  };
+  box.deafen?.();
+  window.addEventListener("moeviz:running", running);
+  window.addEventListener("moeviz:ran", ran);
+  return (box.deafen = () => {
+    window.removeEventListener("moeviz:running", running);
+    window.removeEventListener("moeviz:ran", ran);
+  });
 }

@@ -1,8 +1,9 @@
 """The prompt box: examples, the text and Run in one block. What is typed belongs to the browser, and waits for nobody.
 
 It is told 400 ms after the last key, to a fragment of its own, so nothing else of the page is drawn anew.
-Two events on `window` tie it to the rest of the page: `moeviz:stale` (detail: whether the text differs from the one
-that was run), which the box sends; and `moeviz:running`, which it hears from `moeviz_app.widgets.components.written`.
+Three events on `window` tie it to the rest of the page: `moeviz:stale` (detail: whether the text differs from the one
+that was run), which the box sends; `moeviz:running` and `moeviz:ran`, which it hears from
+`moeviz_app.widgets.components.written`.
 """
 
 from collections.abc import Mapping
@@ -45,6 +46,7 @@ class PromptInput:
 
     text: str
     run: dict[str, Any] | None  # in one script run only: its text, and of a chat also `chat` and `system`
+    runs: int  # so many were asked for, this one included
     system: str = ""
     chat: bool = False
 
@@ -60,6 +62,7 @@ class Box:
     runs: int = 0
     asked: dict[str, Any] | None = None  # a run that the page has not been told of yet
     press: Any = None  # of the run that was asked for last
+    in_page: bool = False  # whether the script of the whole page draws it just now
 
 
 def ask(
@@ -100,12 +103,18 @@ def ask(
         "turn": box.chat,
         "system": box.system,
     }
-    held = draw(key, data) or {}
-    run = _checked(box.asked, most_chars, chat)
+    _remember(key, replace(box, in_page=True))
+    try:
+        held = draw(key, data) or {}
+    finally:
+        drawn = replace(_remembered(key), in_page=False)
+        _remember(key, drawn)
+    run = _checked(drawn.asked, most_chars, chat)
+    runs = box.runs + (drawn.asked is not None)
     now = _text(held, text) if held.get("fillings") == box.fillings else text
     now = now if run is None else run["text"]
-    _remember(key, replace(box, text=now, asked=None, runs=data["runs"]))  # a run is told once
-    return PromptInput(now, run, _text(held, box.system, "system"), chat and held.get("chat") is True)
+    _remember(key, replace(drawn, text=now, asked=None, runs=runs))  # a run is told once
+    return PromptInput(now, run, runs, _text(held, box.system, "system"), chat and held.get("chat") is True)
 
 
 def fill_in(key: str, chat: bool = False, system: str = "") -> None:
@@ -131,12 +140,14 @@ def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def hand_on(key: str, run: Mapping[str, Any]) -> None:
-    """Let the whole page hear of a run, which only this fragment has heard of.
+    """Let the whole page hear of a run: where only this fragment has heard of it, the page is drawn anew for it.
 
     After `st.rerun` in a fragment Streamlit gives the same trigger once more: each press has a number of its own.
     """
-    _remember(key, replace(_remembered(key), asked=dict(run), press=run.get("press")))
-    st.rerun()
+    box = replace(_remembered(key), asked=dict(run), press=run.get("press"))
+    _remember(key, box)
+    if not box.in_page:
+        st.rerun()
 
 
 def _remembered(key: str) -> Box:

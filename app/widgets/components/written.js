@@ -1,6 +1,7 @@
 // A text, and what a model wrote after it. Both come from strangers: they are only ever put into text nodes.
 
-const announce = (running) => window.dispatchEvent(new CustomEvent("moeviz:running", { detail: running }));
+const tell = (name, detail) => window.dispatchEvent(new CustomEvent(name, { detail }));
+const announce = (running) => tell("moeviz:running", running);
 
 function part(tag, text) {
   const made = document.createElement(tag);
@@ -13,6 +14,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   root.hidden = !data.continued;
   root.replaceChildren(part("span", data.given), part("ins", data.continued));
   root.scrollTop = root.scrollHeight;
+  if (data.ran) tell("moeviz:ran", data.ran);
   if (data.run === null) return undefined;
 
   // Where two reruns follow each other fast, Streamlit calls what the first gave back after the second has drawn: only
