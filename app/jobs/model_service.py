@@ -15,7 +15,18 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.cooperative import in_steps
-from moeviz_app.jobs.fair_queue import Client, Done, FairQueue, InLine, PassedOn, Progress, QueueLimits, Tell, Work, wait_for
+from moeviz_app.jobs.fair_queue import (
+    Client,
+    Done,
+    FairQueue,
+    InLine,
+    PassedOn,
+    Progress,
+    QueueLimits,
+    Tell,
+    Work,
+    wait_for,
+)
 from moeviz_app.jobs.model_cache import Garbage, ModelBackend, ModelCache, ModelKey
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity

@@ -284,7 +284,7 @@ def _why_not_alike(run: ModelInput) -> str:
     name = type(run.model).__name__
     try:
         jobs = [_trial(run, ids[:2]), _trial(run, ids[2:])]
-        alone, shared, which = [_alone(job) for job in jobs], SharedDecoding(), (0, 1, 1, 0, 1)
+        alone, shared, which = [_alone(job) for job in jobs], SharedDecoding(), (0, 1, 1, 1, 1)
         streams = [shared.stream(jobs[one]) for one in which]
         grown = [[next(stream)] for stream in streams[:2]]
         grown[0] += islice(streams[0], 1)

@@ -66,9 +66,7 @@ class DecodingBatch:
         if "logits_to_keep" in _arguments(type(self.model)):
             how["logits_to_keep"] = 1
         cache = _with_layers(self.cache, map(copy, self.cache.layers))
-        output = self.model(
-            input_ids=ids, position_ids=positions, cache=cache, use_cache=True, return_dict=True, **how
-        )
+        output = self.model(input_ids=ids, position_ids=positions, cache=cache, use_cache=True, return_dict=True, **how)
         return DecodingBatch(self.model, cache, mask), output.logits[:, -1]
 
     @property
