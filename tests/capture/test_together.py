@@ -6,7 +6,7 @@ from contextlib import closing, contextmanager
 import pytest
 import torch
 from forks import FAMILIES, asked_at_random, compared, found_alike, opened
-from survey.tiny_models import random_model
+from survey.tiny_models import architectures, random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -212,6 +212,18 @@ def test_models_of_other_kinds_keep_their_own_turns(name):
     model = random_model(name) if " " not in name else tiny_model(CONFIGS["mixtral"], torch.bfloat16)
     assert REFUSED[name] in share_decoding(LoadedModel(model, tiny_tokenizer(), describe(model, name)))
     assert shared_decoding(model) is None
+
+
+@pytest.mark.table("moeviz/capture", "tests/survey")
+@pytest.mark.parametrize("architecture", architectures())
+def test_every_architecture_gives_beside_others_what_it_gives_alone_or_keeps_its_own_turns(architecture):
+    model, chance = random_model(architecture), random.Random(architecture)
+    loaded = LoadedModel(model, tiny_tokenizer(), describe(model, architecture))
+    if why_not := share_decoding(loaded):
+        assert why_not.endswith(".")
+    else:
+        found = list(found_alike(loaded, [asked_at_random(chance) for _ in range(8)], chance))
+        assert found and [one for one in found if not one.holds] == []
 
 
 def test_a_model_whose_experts_drop_what_is_too_much_keeps_its_own_turns():
