@@ -11,8 +11,9 @@ import logging
 import threading
 from collections.abc import Hashable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import islice
+from typing import Any, cast
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -54,7 +55,7 @@ class _Row:
     has_news: bool = False  # a token that its stream was not given yet
     has_ended: bool = False
     error: Exception | None = None
-    group: "_Group | None" = None  # that it decodes with
+    group: "_Group" = field(init=False)  # that it decodes with
 
     @property
     def longest(self) -> int:
@@ -65,8 +66,8 @@ class _Row:
         """Draw a token from logits (1, V). What that raises is raised by the row's own stream."""
         self.has_news = True
         try:
-            scores = self.processors(self.ids, logits.to(copy=True, dtype=torch.float32))
-            token = scores.argmax(-1)
+            scores = logits.to(copy=True, dtype=torch.float32)
+            token = cast(Any, self.processors)(self.ids, scores).argmax(-1)
         except Exception as error:  # of any kind
             self.error, self.has_ended = error, True
             return
@@ -191,14 +192,16 @@ class SharedDecoding:
         with record_with_hooks(job) as heard, next_tokens_recorded(run, job.request) as following:
             batch, logits = DecodingBatch.empty(run.model).read(run.batch.input_ids)
             row = _Row(job, heard(), following, sampling_processors(job.plan.sampling), run.batch.input_ids)
+        row.group = _Group([row], batch)
         row.draw(logits)
         if not row.has_ended:
             with self._lock:
-                self._seat(row, batch)
+                self._seat(row)
         return row
 
-    def _seat(self, row: _Row, batch: DecodingBatch) -> None:
-        row.group = _Group([row], batch)
+    def _seat(self, row: _Row) -> None:
+        """Put a row with others of its kind, where there is room for its keys and values."""
+        batch = row.group.batch
         if not batch.takes_others:
             return
         others = self._groups.setdefault(row.kind, row.group)
@@ -233,8 +236,7 @@ class SharedDecoding:
         row.has_ended = True
         if self._lock.acquire(blocking=False):
             try:
-                if row.group is not None:
-                    row.group.let_go()
+                row.group.let_go()
                 self._tidy()
             finally:
                 self._lock.release()

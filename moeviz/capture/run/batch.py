@@ -7,7 +7,7 @@ one is masked, and each has its own positions. A row that is alone is computed a
 B rows, W columns, V tokens of the vocabulary.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from copy import copy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -37,7 +37,7 @@ def why_no_batch(model: PreTrainedModel) -> str:
         return f"{name} has an encoder."
     if any(getattr(type(model), method, None) is not getattr(GenerationMixin, method) for method in OWN_INPUTS):
         return f"{name} prepares what it reads in its own way."
-    if not _arguments(type(model)) >= TAKEN:
+    if not _arguments(type(model).forward) >= TAKEN:
         return f"{name} takes no mask, positions or cache."
     if not all(type(layer) in MERGED for layer in _empty_cache(model).layers):
         return f"{name} keeps other things of a text than keys and values."
@@ -63,7 +63,7 @@ class DecodingBatch:
         mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
         positions = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :]
         how: dict[str, Any] = {} if bool(mask.all()) else {"attention_mask": mask}  # as `generate` does
-        if "logits_to_keep" in _arguments(type(self.model)):
+        if "logits_to_keep" in _arguments(type(self.model).forward):
             how["logits_to_keep"] = 1
         cache = _with_layers(self.cache, map(copy, self.cache.layers))
         output = self.model(input_ids=ids, position_ids=positions, cache=cache, use_cache=True, return_dict=True, **how)
@@ -99,9 +99,9 @@ class DecodingBatch:
 
 
 @lru_cache
-def _arguments(kind: type[PreTrainedModel]) -> frozenset[str]:
-    """The arguments of a model's forward. What wraps it on an instance takes the same."""
-    return frozenset(signature(kind.forward).parameters)
+def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
+    """The arguments of a class's forward: what wraps it in a model takes the same."""
+    return frozenset(signature(forward).parameters)
 
 
 def _empty_cache(model: PreTrainedModel) -> DynamicCache:
@@ -132,7 +132,7 @@ def _merged(one: Any, two: Any, width: int) -> Any:
         return copy(one)
     columns = _columns(one, width)
     pairs = ((one.keys, two.keys), (one.values, two.values))
-    return _layer(one, *(torch.cat([_padded(part, columns) for part in pair]) for pair in pairs), width)
+    return _layer(one, width, *(torch.cat([_padded(part, columns) for part in pair]) for pair in pairs))
 
 
 def _padded(part: Tensor, columns: int) -> Tensor:
@@ -143,10 +143,10 @@ def _of_rows(layer: Any, which: Tensor, width: int) -> Any:
     if not layer.is_initialized:
         return copy(layer)
     left = layer.keys.shape[-2] - _columns(layer, width)
-    return _layer(layer, *(part[:, :, left:].index_select(0, which) for part in (layer.keys, layer.values)), width)
+    return _layer(layer, width, *(part[:, :, left:].index_select(0, which) for part in (layer.keys, layer.values)))
 
 
-def _layer(like: Any, keys: Tensor, values: Tensor, width: int) -> Any:
+def _layer(like: Any, width: int, keys: Tensor, values: Tensor) -> Any:
     layer = copy(like)
     layer.keys, layer.values = keys, values
     if layer.is_sliding:
