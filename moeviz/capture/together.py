@@ -226,8 +226,9 @@ class SharedDecoding:
             self._tidy()
 
     def _part(self, group: _Group) -> None:
-        for place, row in enumerate(group.rows):
-            row.group = _Group([row], group.batch.only([place]))
+        alone = [_Group([row], group.batch.only([place])) for place, row in enumerate(group.rows)]
+        for row, own in zip(group.rows, alone, strict=True):
+            row.group = own
         group.rows = []
         self._tidy()
 
