@@ -3,10 +3,11 @@
 The lines and the models are not in Streamlit's cache, so that "Clear cache" in a browser takes them from nobody.
 """
 
+import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, closing
 from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,18 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.cooperative import in_steps
-from moeviz_app.jobs.fair_queue import Client, Done, FairQueue, InLine, Progress, QueueLimits, Tell, Work, wait_for
+from moeviz_app.jobs.fair_queue import (
+    Client,
+    Done,
+    FairQueue,
+    InLine,
+    PassedOn,
+    Progress,
+    QueueLimits,
+    Tell,
+    Work,
+    wait_for,
+)
 from moeviz_app.jobs.model_cache import Garbage, ModelBackend, ModelCache, ModelKey
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity
@@ -31,6 +43,7 @@ if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.models.load import LoadedModel
 
+log = logging.getLogger("moeviz.app")
 FILES = "files"  # the line of those who wait for a file to be made
 DATASETS = "datasets"  # and of those who wait for an answer from a dataset
 FILES_OF_A_VISITOR, FILES_IN_ALL = 8, 100
@@ -189,13 +202,32 @@ def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> Wor
 
     def steps(tell: Tell) -> Iterator[Any]:
         with _in_use(name, how) as loaded:
-            return (yield from work(loaded, tell))
+            return (yield from _passing_on(loaded, work(loaded, tell)))
 
     def whole(tell: Tell) -> Any:
         with _in_use(name, how) as loaded:
             return work(loaded, tell)
 
     return steps if isgeneratorfunction(work) else whole
+
+
+def _passing_on(loaded: "LoadedModel | EngineModel", work: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
+    """The steps of work, marked where they came of another's turn: texts of one model decode together."""
+    shared = None
+    if not _is_of_an_engine(loaded):
+        from moeviz.capture.together import shared_decoding
+
+        shared = shared_decoding(loaded.model)
+    if shared is None:
+        return (yield from work)
+    with closing(work):
+        while True:
+            shared.is_passed_on = False
+            try:
+                news = next(work)
+            except StopIteration as end:
+                return end.value
+            yield PassedOn(news) if shared.is_passed_on else news
 
 
 def _line(device: str) -> FairQueue:
@@ -223,9 +255,19 @@ def _load(wanted: ModelKey) -> "LoadedModel | EngineModel":
     with model_catalog.building:
         how = {} if known is not None else {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
         loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
+    if not _is_of_an_engine(loaded):
+        _share(loaded)
     _weights[wanted] = found or loaded.info.revision
     _garbage.freeze()
     return loaded
+
+
+def _share(loaded: "LoadedModel") -> None:
+    """Let what visitors write with a model decode together, where its rows turn out not to depend on each other."""
+    from moeviz.capture.together import share_decoding
+
+    if why_not := share_decoding(loaded):
+        log.info("Texts that %s writes take turns: %s", loaded.name, why_not)
 
 
 def _needed(wanted: ModelKey) -> int:

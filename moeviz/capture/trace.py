@@ -36,6 +36,7 @@ from moeviz.capture.run.prompts import no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.run.streaming import Throttle, autocast_of_caller
+from moeviz.capture.together import shared_decoding
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
@@ -210,7 +211,11 @@ def capture_growing(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    return _growing(_planned(model, request, tokenizer, growing=True), seconds_between)
+    job = _planned(model, request, tokenizer, growing=True)
+    shared = shared_decoding(job.run.model)
+    if shared is not None and shared.takes(job):
+        return shared.stream(job, seconds_between)
+    return _growing(job, seconds_between)
 
 
 def read_again(model: LoadedModel, trace: RoutingTrace, request: CaptureRequest) -> RoutingTrace:

@@ -2,15 +2,21 @@
 
 import threading
 import time
+from contextlib import closing
 
 import pytest
 import torch
 from moeviz_app.jobs import fair_queue as worker_module
+from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.cooperative import in_steps
 from moeviz_app.jobs.errors import RunFailed
-from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
+from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, PassedOn, Progress, QueueLimits, wait_for
 from waiting import SECONDS, until
 
+import moeviz
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.together import shared_decoding
+from moeviz.capture.trace import capture_growing
 from moeviz.errors import CaptureError
 
 ONE, OTHER = Client("one", "here"), Client("other", "here")
@@ -115,6 +121,69 @@ def test_a_short_prompt_comes_between_long_texts_of_the_same_visitor_too():
     for heard in [*texts, prompt]:
         end_of(heard)
     assert done[:5] == ["a", "b", "prompt", "a", "b"]
+
+
+def test_a_text_that_grew_in_anothers_turn_tells_so_and_passes_its_own_on(monkeypatch):
+    """Whoever waits for a short prompt then waits for one turn of all that decode together."""
+    monkeypatch.setattr(worker_module, "TURN_SECONDS", SECONDS)
+    worker, done = FairQueue(5), []
+
+    def grown(_tell):
+        for step in range(3):
+            done.append(f"grown {step}")
+            yield PassedOn(step) if step else step
+        return "text"
+
+    go, _first = held_up(worker)
+    text, prompt = worker.ask(grown, ONE), worker.ask(short("prompt", done), OTHER)
+    go.set()
+    end_of(prompt)
+    told = []
+    assert wait_for(text, lambda news: told.append(news)) == "text"
+    assert done == ["grown 0", "grown 1", "prompt", "grown 2"], "with nobody in line it goes on"
+    assert not [news for news in told if isinstance(news, Progress) and isinstance(news.value, PassedOn)]
+
+
+@pytest.fixture
+def rows():
+    """How many rows each forward of the embedded model has."""
+    seen, stack = [], model_service.model("embedded").model.model
+    hook = stack.register_forward_pre_hook(lambda _m, _a, how: seen.append(len(how["input_ids"])), with_kwargs=True)
+    yield seen
+    hook.remove()
+
+
+def written(text, new_tokens):
+    """Work that writes with the embedded model, as a page asks for it."""
+
+    def write(loaded, _tell):
+        with closing(capture_growing(loaded, CaptureRequest((text,), new_tokens))) as grown:
+            for trace in grown:
+                yield trace
+        return trace
+
+    return model_service._with_model("embedded", model_catalog.DEFAULT_LOAD, write)
+
+
+def test_visitors_texts_are_written_together_and_each_is_as_it_is_alone(rows):
+    model, texts = model_service.model("embedded"), ["To be", "Il fait froid", "12 + 7 ="]
+    alone = [moeviz.trace(model, text, max_new_tokens=6) for text in texts]
+    worker, done = FairQueue(9), []
+    go, _first = held_up(worker)
+    heard = [worker.ask(written(text, 6), Client(text, "")) for text in texts]
+    left = worker.ask(written("a " * 50, 900), Client("left", ""))
+    prompt = worker.ask(lambda _tell: done.append(len(rows)), Client("prompt", ""))
+    del rows[:]
+    go.set()
+    made = [end_of(one) for one in heard]
+    end_of(prompt)
+    assert done == [4], "a short prompt waits for the prompts before it, and for no text"
+    next(left)
+    left.close()
+    until(lambda: not shared_decoding(model.model).bytes_held)
+    assert rows[:9] == 4 * [1] + 5 * [4] and set(rows[9:]) <= {1}, "prompts alone, then all of them token by token"
+    for one, other in zip(alone, made, strict=True):
+        assert other.tokens.equals(one.tokens) and (other.experts == one.experts).all()
 
 
 def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts_pass_them(monkeypatch):

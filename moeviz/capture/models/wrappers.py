@@ -38,6 +38,11 @@ def eager_mode(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def is_compiled(model: nn.Module) -> bool:
+    """True where `eager_mode` has something to undo."""
+    return any(True for part in model.modules() for _ in _undone(part))
+
+
 def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
     """The changes to a module that make it run uncompiled."""
     if isinstance(part, OptimizedModule):

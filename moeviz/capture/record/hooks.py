@@ -8,7 +8,8 @@ Letters: B sequences in the batch, S positions of one forward, T routed tokens, 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -90,6 +91,10 @@ class Recording:
         """Which of the model's routers these are; "" in a model that has one site."""
         return self.routers[0].site
 
+    def blank(self) -> "Recording":
+        """A recording of the same routers, by this thread, that has nothing yet."""
+        return replace(self, forwards=ForwardLog(), outputs=[RouterOutputs() for _ in self.routers])
+
     def check(self) -> None:
         """Raise `CaptureError` unless every router answered when it should in every forward, for every token."""
         self.forwards.check(self.order, [f"{router.path} ({router.kind})" for router in self.routers])
@@ -132,15 +137,43 @@ def recording_hooks(model: nn.Module, keep_logits: bool = False, site: str | Non
     recording = Recording(
         routers, keep_logits, order_of(model, routers), ForwardLog(), [RouterOutputs() for _ in routers]
     )
+    with eager_mode(model), hooks_of(model, recording):
+        yield recording
+
+
+@contextmanager
+def hooks_of(model: nn.Module, recording: Recording) -> Iterator[None]:
+    """Inside the block the routers of a recording are recorded, in a model that runs uncompiled."""
     with ExitStack() as stack:
-        stack.enter_context(eager_mode(model))
         stack.enter_context(forwards_logged(model, recording.site, recording.forwards))
-        kinds = [router.kind for router in routers]
-        for index, router in enumerate(routers):
+        kinds = [router.kind for router in recording.routers]
+        for index, router in enumerate(recording.routers):
             first_of_class = kinds.index(router.kind) == index
             note = _note_routing(recording, index, first_of_class)
             stack.enter_context(answer_hook(router, note))
-        yield recording
+        yield
+
+
+Given = list[tuple[list, Any]]  # a list, and what belongs to its end
+
+
+def shares_of_rows(batch: Recording, rows: Sequence[Recording]) -> Given:
+    """What each row's recording is to get of a forward in which each row of a batch read one token.
+
+    Raises `CaptureError` where routers did not answer as they should.
+    """
+    batch.check()
+    (tokens,) = batch.read
+    given: Given = []
+    for recording, token in zip(rows, tokens.split(1), strict=True):
+        given += [(recording.forwards.calls, call) for call in batch.forwards.calls]
+        given.append((recording.forwards.read, token))
+    for index, heard in enumerate(batch.outputs):
+        for what in ("experts", "weights", "logits"):
+            for part in getattr(heard, what):
+                parts = part.reshape(len(rows), 1, part.shape[-1])
+                given += [(getattr(of.outputs[index], what), row) for of, row in zip(rows, parts, strict=True)]
+    return given
 
 
 @contextmanager

@@ -10,6 +10,7 @@ Letters: B sequences of a forward, S its positions, n rows at a time, D hidden, 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from threading import get_ident
 from typing import Any
 
@@ -85,12 +86,36 @@ class NextTokenRecord:
     head: Head
     required: bool
     norm: nn.Module | None  # None: no lens
+    layers: list[nn.Module]  # of each router
+    last_layer: nn.Module | None = None  # of their stack
     rows: list[Top] = field(default_factory=list)  # after the whole model, (B·S, N) of each forward
-    lens: list[list[Top]] = field(default_factory=list)  # the same after the layer of each router
+    lens: list[list[Top]] = field(init=False)  # the same after the layer of each router
     normed: Tensor | None = None  # what the last layer answered, after the final norm
     last: Tensor | None = None  # logits of the last row
     why_not: str = ""
     known: dict[int, str] = field(default_factory=dict)  # texts of tokens
+
+    def __post_init__(self) -> None:
+        self.lens = [[] for _ in self.layers]
+
+    def blank(self) -> "NextTokenRecord":
+        """A record of the same kind that has nothing yet, for the forwards of a batch."""
+        lens = (None, []) if self.norm is None else (self.norm, self.layers, self.last_layer)
+        return NextTokenRecord(self.head, self.required, *lens)
+
+    def shares_of_rows(self, rows: "Sequence[NextTokenRecord]") -> list[tuple[list, Top]]:
+        """What each row's record is to get of a forward in which each row of a batch read one token."""
+        for record in rows:
+            record.why_not = record.why_not or self.why_not
+            if self.norm is None:
+                record.norm, record.lens = None, []
+        places = zip(*((record.rows, *record.lens) for record in rows), strict=True)
+        return [
+            (place, (row_ids, row_p))
+            for parts, of_rows in zip((self.rows, *self.lens), places, strict=True)
+            for ids, p in parts
+            for place, row_ids, row_p in zip(of_rows, ids.split(1), p.split(1), strict=True)
+        ]
 
     def layer_ended(self, index: int, hidden: Tensor) -> None:
         """Keep what the head makes of one router's layer."""
@@ -169,16 +194,24 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
         if request.intervention is None and _is_cheap(head, len(routers), run, request)
         else None
     )
-    norm, layers, last_layer = (None, [], None) if of_lens is None else of_lens
-    record = NextTokenRecord(head, request.next_tokens is True, norm, lens=[[] for _ in layers])
-    with ExitStack() as stack:
-        for index, layer in enumerate(layers):
-            stack.enter_context(_ended(layer, lambda hidden, index=index: record.layer_ended(index, hidden), head))
-        if last_layer is not None:
-            stack.enter_context(_ended(last_layer, record.last_layer_ended, head))
-        stack.enter_context(_ended(head.base, record.stack_ended, head))
-        stack.enter_context(_ended(run.model, record.model_ended, head, of=lambda output: output.logits))
+    record = NextTokenRecord(head, request.next_tokens is True, *((None, []) if of_lens is None else of_lens))
+    with next_tokens_hooks(record):
         yield record
+
+
+@contextmanager
+def next_tokens_hooks(record: NextTokenRecord) -> Iterator[None]:
+    """Inside the block the next tokens of a record are recorded."""
+    head = record.head
+    with ExitStack() as stack:
+        for index in range(len(record.lens)):
+            note = partial(record.layer_ended, index)
+            stack.enter_context(_ended(record.layers[index], note, head))
+        if record.last_layer is not None:
+            stack.enter_context(_ended(record.last_layer, record.last_layer_ended, head))
+        stack.enter_context(_ended(head.base, record.stack_ended, head))
+        stack.enter_context(_ended(head.model, record.model_ended, head, of=lambda output: output.logits))
+        yield
 
 
 def stack_of(model: PreTrainedModel) -> nn.Module:
