@@ -40,6 +40,7 @@ class CaptureRequest:
     chat: bool = False
     system: str | None = None
     next_tokens: bool | Literal["auto"] = False  # "auto": where the model has them, with a lens where that is cheap
+    outputs: bool = False  # of the experts, in figures
     token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, in place of their texts
 
     def __post_init__(self) -> None:
@@ -53,6 +54,8 @@ class CaptureRequest:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
         if not isinstance(self.next_tokens, bool) and self.next_tokens != AUTO:
             raise CaptureError(f'next_tokens is {self.next_tokens!r}; it can be True, False or "auto".')
+        if not isinstance(self.outputs, bool):
+            raise CaptureError(f"outputs is {self.outputs!r}; it can be True or False.")
         if self.intervention is not None and not isinstance(self.intervention, Intervention):
             raise CaptureError(
                 f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange "
