@@ -1,8 +1,9 @@
 """Record what each expert puts out for each token, in the forward whose routing is recorded.
 
-A model adds its experts' outputs up and forgets them. So the experts run a second time, by the model's own code, on
-what they were given: each (token, slot) by itself, with weight 1. Their weighted sum must be what they gave together,
-or nothing is told. Experts that give each output by itself are not run again.
+A model adds its experts' outputs up and forgets them. Where it sums weighted outputs slot by slot, they are heard
+there, and the first rows run again to see whose they are. Other experts run a second time, by the model's own code, on
+what they were given: each (token, slot) by itself, with weight 1. The weighted sum must be what they gave together, or
+nothing is told. Experts that give each output by itself are not run again.
 
 Letters: N rows of a forward, K slots, E experts, D numbers of an output.
 """
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from moeviz.capture.models.patching import patched
 from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers, unwrapped_module
@@ -28,6 +30,8 @@ MOST_NUMBERS = 2**24  # of outputs that are there at once: 64 MB in float32
 TINY = 1e-30
 GREATEST = FIGURES.index("greatest")
 PROJECTIONS = ("fc2_latent_proj", "post_expert_proj")  # of a block whose experts are in a space of their own
+SEEN_AGAIN = 2  # rows of each forward
+SMALLEST = {True: 1e-6, False: 2**-6}  # weight by which a product in float32, or in another dtype, is divided
 PAIRED = ("LongcatFlashExperts",)  # cannot be given one expert a row; so beside it the last one, with weight 0
 REFUSED = {
     "NllbMoeExperts": "run experts 0 and 1 whatever the router decides (transformers 5.24)",
@@ -44,6 +48,7 @@ class SlotOutputs(NamedTuple):
     outputs: Callable[[slice], Tensor]  # (n, K, D) of some rows
     size: int  # D
     of_all: Callable[[slice], Tensor] | None = None  # (n, E, D): of every expert for some rows, where it can be asked
+    again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, where they were heard
 
 
 @dataclass(slots=True)
@@ -54,6 +59,8 @@ class OutputRecord:
     also: Callable[[int, SlotOutputs, slice, Tensor], None] | None = None  # gets router, slots, rows, outputs (n, K, D)
     streams: dict[int, Tensor] = field(default_factory=dict)  # what the layer of each router read last
     answers: dict[int, Any] = field(default_factory=dict)  # what each router answered last, where that is needed
+    summed: dict[int, list[Tensor]] = field(default_factory=dict)  # what the experts of each summed last, (N, K, D)
+    otherwise: set[int] = field(default_factory=set)  # routers whose experts sum something else than they give
     ids: list[list[Tensor]] = field(default_factory=list)  # a router's (N, K) of each call
     figures: list[list[Tensor]] = field(default_factory=list)  # and (N, K, FIGURES)
     beside: list[bool] = field(default_factory=list)  # whether the residual stream is of the outputs' space
@@ -165,11 +172,11 @@ class OutputRecord:
 def _figures(outputs: Tensor, whole: Tensor, stream: Tensor | None) -> Tensor:
     """(n, K, FIGURES) of outputs (n, K, D), their sum (n, D) and the residual stream (n, D); added is left 0."""
     norm = torch.linalg.vector_norm(outputs, dim=-1)
-    low, high = torch.aminmax(outputs, dim=-1)
-    beside = torch.stack([whole, torch.zeros_like(whole) if stream is None else stream], dim=-1)
-    lengths = torch.linalg.vector_norm(beside, dim=1)[:, None] * norm[..., None]
-    cosines = torch.bmm(outputs, beside) / lengths.clamp(min=TINY)
-    return torch.cat([torch.stack([norm, torch.zeros_like(norm), torch.maximum(high, -low)], -1), cosines], -1)
+    greatest = outputs.abs().amax(-1)
+    beside = torch.stack([whole, torch.zeros_like(whole) if stream is None else stream], dim=1)
+    lengths = torch.linalg.vector_norm(beside, dim=-1)[:, None] * norm[..., None]
+    cosines = torch.bmm(outputs, beside.transpose(1, 2)) / lengths.clamp(min=TINY)
+    return torch.cat([torch.stack([norm, torch.zeros_like(norm), greatest], -1), cosines], -1)
 
 
 @contextmanager
@@ -193,12 +200,48 @@ def outputs_recorded(
         if why_not := REFUSED.get(_kind(router)):
             raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
     record, thread = OutputRecord(routers, also), get_ident()
+    from moeviz.capture.record.private_names import own_forward, with_forward  # plain listening does without it
+
     with ExitStack() as stack:
         for index, router in enumerate(routers):
+            if (experts := _summing(router)) is not None:
+                heard = _hearing(own_forward(experts), record, index)
+                stack.enter_context(with_forward(experts, heard))
             for put, hook in _hooks(model, record, index, router):
                 mine = _of_thread(hook, thread)
                 stack.enter_context(patched(lambda put=put, mine=mine: put(mine, with_kwargs=True).remove))
         yield record
+
+
+class _SumsHeard(TorchFunctionMode):
+    """Inside the block, keep whatever is summed over its middle dimension of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is Tensor.sum and args[0].dim() == 3 and (kwargs or {}).get("dim", args[-1]) == 1:
+            self.parts.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _summing(router: Router) -> nn.Module | None:
+    """A router's experts, where they may sum weighted outputs slot by slot."""
+    experts = [*router.experts.values()]
+    return experts[0] if len(experts) == 1 and _kind(router) not in _READERS else None
+
+
+def _hearing(own: Callable[..., Tensor], record: OutputRecord, index: int) -> Callable[..., Tensor]:
+    """Experts' own forward, whose sums are kept."""
+
+    def forward(*given: Any, **named: Any) -> Tensor:
+        with _SumsHeard() as heard:
+            answer = own(*given, **named)
+        record.summed[index] = heard.parts
+        return answer
+
+    return forward
 
 
 def _of_thread(hook: Callable[..., None], thread: int) -> Callable[..., None]:
@@ -229,7 +272,20 @@ def _hooks(
     read = _READERS.get(_kind(router), _plain)
 
     def ran(given: tuple, named: dict, answer: Tensor) -> None:
-        record.note(index, read(last, [*given, *named.values()], answer, record.answers.get(index), router))
+        summed = record.summed.pop(index, []) if index not in record.otherwise else []
+        beside = summed if read is _plain else record.answers.get(index)
+        slots = read(last, [*given, *named.values()], answer, beside, router)
+        first = slice(SEEN_AGAIN)
+        if (
+            slots.again is not None
+            and not record.ids[index]
+            and not _are_close(slots.outputs(first), slots.again(first))
+        ):
+            record.otherwise.add(index)
+        if slots.again is not None and index in record.otherwise:
+            slots = slots._replace(outputs=slots.again)
+        record.note(index, slots)
+        record.summed.pop(index, None)  # of what ran again
 
     yield layer.register_forward_pre_hook, entered
     if read is _sorted_rows:  # before the recorder's own hook, which must be the last
@@ -255,7 +311,7 @@ def _name(router: Router) -> str:
     return f"the experts ({_kind(router)})"
 
 
-def _plain(experts: nn.Module, given: list, answer: Tensor, _answer: Any, router: Router) -> SlotOutputs:
+def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router: Router) -> SlotOutputs:
     """Experts that are given hidden states, expert ids and weights, and give the weighted sum of their outputs."""
     tensors = [part for part in given if isinstance(part, Tensor)]
     ids = [part for part in tensors if not part.is_floating_point() and part.dim() == 2]
@@ -282,8 +338,27 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, _answer: Any, router
         every = torch.arange(router.num_experts - router.zero_experts, device=ids[0].device, dtype=ids[0].dtype)
         return alone(of, every.expand(len(rows[of]), -1))
 
+    def outputs(of: slice) -> Tensor:
+        return alone(of, ids[0][of])
+
     whole = answer.reshape(-1, size)
-    return SlotOutputs(ids[0], weights[0], whole, lambda of: alone(of, ids[0][of]), size, of_all)
+    if (heard := _unweighted(summed, weights[0], size)) is not None:
+        return SlotOutputs(ids[0], weights[0], whole, heard.__getitem__, size, of_all, outputs)
+    return SlotOutputs(ids[0], weights[0], whole, outputs, size, of_all)
+
+
+def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | None:
+    """(N, K, D) outputs from the one weighted sum that was heard; None where weights are too small to divide by."""
+    if len(summed) != 1 or summed[0].shape != (*weights.shape, size):
+        return None
+    least = SMALLEST[summed[0].dtype == torch.float32]
+    return summed[0] / weights.unsqueeze(-1) if bool((weights.abs() > least).all()) else None
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Equal, but for rounding."""
+    near = 8 * max(torch.finfo(part.dtype).eps for part in (one, other)) + 1e-4
+    return bool(((one.float() - other.float()).abs() <= near * other.float().abs().amax(-1, keepdim=True)).all())
 
 
 def _masked(experts: nn.Module, given: list, answer: Tensor, _answer: Any, _router: Router) -> SlotOutputs:

@@ -54,8 +54,6 @@ class CaptureRequest:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
         if not isinstance(self.next_tokens, bool) and self.next_tokens != AUTO:
             raise CaptureError(f'next_tokens is {self.next_tokens!r}; it can be True, False or "auto".')
-        if not isinstance(self.outputs, bool):
-            raise CaptureError(f"outputs is {self.outputs!r}; it can be True or False.")
         if self.intervention is not None and not isinstance(self.intervention, Intervention):
             raise CaptureError(
                 f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, TopK, Exchange "
