@@ -10,6 +10,7 @@ steps of a generation at once; the last line says what attaching costs.
     bare                    the model alone
     moeviz                  listen(): expert ids and weights
     moeviz + logits         listen(keep_logits=True)
+    moeviz + outputs        listen() and what each expert puts out, for which the experts run twice
     output_router_logits    transformers' own way (logits only)
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
@@ -35,6 +36,7 @@ import torch
 
 from benchmarks.harness import interleave, quartiles, ratios
 from moeviz.capture.models.load import load_model
+from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.kernel_recording import kernels_recording
 from moeviz.capture.routers.discovery import find_routers
@@ -84,6 +86,15 @@ def moeviz(model, keep_logits: bool) -> Way:
 
 
 @contextmanager
+def outputs(model) -> Way:
+    """What moeviz does where experts' outputs are asked for."""
+    kept = []
+    with listen(model), outputs_recorded(model, None) as record:
+        yield {}, kept
+    kept += [part for parts in (*record.ids, *record.figures) for part in parts]
+
+
+@contextmanager
 def kernels(model, keep_logits: bool) -> Way:
     """The routers run by our kernels, the experts by our way on a CPU. It is checked before the clock starts."""
     kept = []
@@ -114,6 +125,7 @@ WAYS = {
     "bare": bare,
     "moeviz": partial(moeviz, keep_logits=False),
     "moeviz + logits": partial(moeviz, keep_logits=True),
+    "moeviz + outputs": outputs,
     "output_router_logits": output_router_logits,
     "naive hook": naive_hook,
     "kernels": partial(kernels, keep_logits=False),

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float32, Int16
 from moeviz._viewers import VIEWERS
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
+from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
 
@@ -53,6 +54,7 @@ class RoutingTrace:
     logits    router output before score function and balancing bias; -inf if a layer has fewer than E experts. None
               where any token is not recorded.
     next_tokens  the five likeliest tokens after each token, and after each layer: see `NextTokens`. Recorded by choice.
+    outputs   what each expert put out for each token, in figures: see `ExpertOutputs`. Recorded by choice.
 
     Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
     """
@@ -63,6 +65,7 @@ class RoutingTrace:
     weights: Float32[np.ndarray, "L T K"] | None = None
     logits: Float32[np.ndarray, "L T E"] | None = None
     next_tokens: NextTokens | None = None
+    outputs: ExpertOutputs | None = None
 
     def __post_init__(self) -> None:
         _check_shapes(self)
@@ -70,7 +73,7 @@ class RoutingTrace:
         _check_values(self)
 
     def __repr__(self) -> str:
-        optional = {name: getattr(self, name) for name in (*ARRAYS[1:], "next_tokens")}
+        optional = {name: getattr(self, name) for name in (*ARRAYS[1:], "next_tokens", "outputs")}
         fields = " and ".join(name.replace("_", " ") for name, part in optional.items() if part is not None)
         layers, tokens, slots = self.experts.shape
         what = f"{tokens} tokens, {layers} MoE layers, top-{slots} of {max(self.model.num_experts)} experts"
@@ -103,8 +106,8 @@ class RoutingTrace:
     def nbytes(self) -> int:
         """Bytes of memory that its arrays and its tokens take."""
         arrays = sum(int(values.nbytes) for name in ARRAYS if (values := getattr(self, name)) is not None)
-        following = 0 if self.next_tokens is None else self.next_tokens.nbytes
-        return arrays + following + int(self.tokens.memory_usage(deep=True).sum())
+        optional = sum(part.nbytes for part in (self.next_tokens, self.outputs) if part is not None)
+        return arrays + optional + int(self.tokens.memory_usage(deep=True).sum())
 
     @property
     def filled(self) -> Bool[np.ndarray, "L T K"]:
@@ -207,7 +210,8 @@ class RoutingTrace:
             logits = logits[..., : max(model.num_experts)]
         tokens_kept = self.tokens.iloc[rows].reset_index(drop=True)
         following = None if self.next_tokens is None else self.next_tokens.select(kept, rows)
-        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits, following)
+        outputs = None if self.outputs is None else self.outputs.select(kept, rows)
+        return RoutingTrace(model, tokens_kept, self.experts[kept][:, rows], weights, logits, following, outputs)
 
     @property
     def plot(self) -> Any:
@@ -224,7 +228,8 @@ class RoutingTrace:
             self.model == other.model
             and self.tokens.equals(other.tokens)
             and all(_same(getattr(self, f), getattr(other, f)) for f in ARRAYS)
-            and _same_next(self.next_tokens, other.next_tokens)
+            and _same_part(self.next_tokens, other.next_tokens)
+            and _same_part(self.outputs, other.outputs)
         )
 
 
@@ -280,8 +285,8 @@ def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
     return a is b if a is None or b is None else np.array_equal(a, b)
 
 
-def _same_next(a: NextTokens | None, b: NextTokens | None) -> bool:
-    return a is b if a is None or b is None else a.equals(b)
+def _same_part(a: Any, b: Any) -> bool:
+    return a is b if a is None or b is None else bool(a.equals(b))
 
 
 def _check_shapes(trace: RoutingTrace) -> None:
@@ -318,6 +323,10 @@ def _check_shapes(trace: RoutingTrace) -> None:
                 f"The next tokens have the shape {following.ids.shape}, and after each layer {of_layers}; they must "
                 f"have {(T, NEXT)} and {(L, T, NEXT)}."
             )
+    if trace.outputs is not None and trace.outputs.norm.shape != (L, T, K):
+        raise InvalidTrace(
+            f"The experts' outputs have the shape {trace.outputs.norm.shape}; they must have {(L, T, K)}."
+        )
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:

@@ -29,7 +29,10 @@ NAMED = "|".join(name if name != "models" else r"models(?=\.training\b)" for nam
 HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
-INERT = "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.next_tokens moeviz.routing_trace"
+INERT = (
+    "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
+    "moeviz.next_tokens moeviz.routing_trace"
+)
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
 JOBS = "moeviz_app.jobs moeviz_app.server moeviz_app.settings"
@@ -132,9 +135,10 @@ MAY_IMPORT = {
     "moeviz/testing.py": INERT,
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
-    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.next_tokens "
-    "moeviz._viewers",
+    "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
+    "moeviz.next_tokens moeviz._viewers",
     "moeviz/next_tokens.py": "moeviz.errors",
+    "moeviz/expert_outputs.py": "moeviz.errors",
     "moeviz/expert_counts.py": "moeviz.errors moeviz.model_info moeviz._viewers",
     "moeviz/model_info.py": "moeviz.errors moeviz.text",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",

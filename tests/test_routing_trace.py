@@ -8,6 +8,7 @@ import pytest
 
 from moeviz.capture.corpus import joined
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
@@ -352,3 +353,16 @@ def test_next_tokens_follow_the_tokens_and_layers_that_are_selected_and_joined()
     assert (texts[again.next_tokens.ids] == first[ids]).all()
     assert (texts[again.next_tokens.lens_ids] == first[lens[0]]).all()
     assert joined([whole, trace]).next_tokens is None
+
+
+def test_outputs_of_experts_follow_the_tokens_and_layers_that_are_selected():
+    trace = sample_trace(layers=3, tokens=6)
+    norm = np.arange(trace.experts.size, dtype=np.float32).reshape(trace.experts.shape)
+    whole = replace(trace, outputs=ExpertOutputs(norm, 2 * norm, norm, 0 * norm, 0 * norm))
+    part = whole.select(layers=[1], tokens=np.array([4, 2]))
+    assert part.outputs.added.tolist() == (2 * norm[[1]][:, [4, 2]]).tolist()
+    assert "outputs" in repr(whole) and whole.nbytes == trace.nbytes + 5 * norm.nbytes
+    again = joined([whole.select(tokens=slice(2)), whole.select(tokens=slice(2, None))])
+    assert again.outputs.equals(whole.outputs)
+    with pytest.raises(InvalidTrace, match="outputs have the shape"):
+        replace(trace, outputs=whole.select(tokens=slice(3)).outputs)

@@ -60,6 +60,7 @@ def middle() -> str:
     names = (
         "routing_trace",
         "next_tokens",
+        "expert_outputs",
         "expert_counts",
         "model_info",
         "errors",

@@ -13,6 +13,7 @@ from moeviz.capture.opening import load_model
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.expert_outputs import joined_outputs
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import joined_next_tokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
@@ -24,6 +25,7 @@ def trace_corpus(
     texts: Iterable[tuple[str, str]],
     *,
     keep_logits: bool = False,
+    outputs: bool = False,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run labelled texts through a model, one after the other, and record what every router decides.
@@ -35,6 +37,7 @@ def trace_corpus(
     model        what `load_model` returns, or a name that it takes.
     texts        (label, text) pairs; a label may come many times.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
+    outputs      True records what each expert puts out for each token too, as `trace` does.
     progress     called with (done, total) after each text. Raise in it to stop.
 
     Raises `InvalidPrompt`, with the number of the text, if a text is empty, or too long while the tokenizer cannot say
@@ -48,7 +51,10 @@ def trace_corpus(
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
     for done, (label, text) in enumerate(texts, start=1):
         try:
-            stretches = [trace(model, stretch, keep_logits=keep_logits) for stretch in fitting_stretches(model, text)]
+            stretches = [
+                trace(model, stretch, keep_logits=keep_logits, outputs=outputs)
+                for stretch in fitting_stretches(model, text)
+            ]
         except InvalidPrompt as error:
             raise InvalidPrompt(f"Text {done} of {len(texts)}, labelled {label!r}: {error}") from error
         labels += [label] * sum(len(stretch.tokens) for stretch in stretches)
@@ -135,7 +141,9 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
     }
     following = [part.next_tokens for part in traces if part.next_tokens is not None]
     together = joined_next_tokens(following) if len(following) == len(traces) else None
-    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays, next_tokens=together)
+    added = [part.outputs for part in traces if part.outputs is not None]
+    outputs = joined_outputs(added) if len(added) == len(traces) else None
+    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays, next_tokens=together, outputs=outputs)
 
 
 def _same_model(models: list[ModelInfo]) -> ModelInfo:

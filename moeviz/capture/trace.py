@@ -20,6 +20,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.next_tokens import next_tokens_recorded
 from moeviz.capture.recorders import (
@@ -64,6 +65,7 @@ def trace(
     chat: bool = False,
     system: str | None = None,
     next_tokens: bool | Literal["auto"] = False,
+    outputs: bool = False,
     progress: Progress | None = None,
 ) -> RoutingTrace:
     """Run prompts through a model and record what every router decides, for prompt and generated tokens.
@@ -96,6 +98,8 @@ def trace(
                     stopped at a layer (`NextTokens`), in the same forward: its head runs once for every token, and once
                     more for each MoE layer. Under an intervention, not for layers. "auto": where the model can, and for
                     layers on a GPU or where that is cheap.
+    outputs         True records what each expert puts out for each token too, in figures (`ExpertOutputs`): the experts
+                    run a second time, each token's one by one, and must add up to what they gave together.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 
@@ -128,6 +132,7 @@ def trace(
         chat,
         system,
         next_tokens,
+        outputs,
     )
     return capture(model, request, tokenizer=tokenizer, progress=progress)
 
@@ -147,6 +152,7 @@ def stream(
     chat: bool = False,
     system: str | None = None,
     next_tokens: bool | Literal["auto"] = False,
+    outputs: bool = False,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
     """Yield the growing trace: after the prompts are read, and after each generated token. Arguments as in `trace`.
@@ -175,6 +181,7 @@ def stream(
         chat,
         system,
         next_tokens,
+        outputs,
     )
     return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
@@ -285,10 +292,11 @@ def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> Rou
 def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     way = record_with_kernels if job.request.kernels else record_with_hooks
     run = job.run
-    with way(job) as heard, next_tokens_recorded(run, job.request) as following:
+    outputs = outputs_recorded(run.model, job.request.site, job.request.outputs)
+    with way(job) as heard, next_tokens_recorded(run, job.request) as following, outputs as added:
 
         def so_far() -> Recording:
-            return replace(heard(), following=following)
+            return replace(heard(), following=following, added=added)
 
         made = decode(run.model, run.batch, job.plan, watching(so_far))
         return assemble(so_far(), run, made)

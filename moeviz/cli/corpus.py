@@ -67,6 +67,12 @@ def arguments(parser: ArgumentParser) -> None:
     )
     add_model(parser)
     add_counts_only(parser)
+    parser.add_argument(
+        "--outputs",
+        action="store_true",
+        help="record what experts put out too, in figures: of every token in a .npz file, of every expert and label in "
+        "a folder. It takes up to half as long again; moeviz experts reads them",
+    )
     _add_dataset(parser)
     parser.add_argument(
         "--layer", type=number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
@@ -124,12 +130,14 @@ def run(args: Namespace) -> int:
         return 0
     check_no_dataset(args)
     check_output(args.output, args.counts_only)
+    if args.outputs and not str(args.output).lower().endswith(".npz"):
+        raise MoevizError("Experts' outputs of a corpus are written to a .npz file or to a folder. Give one with -o.")
     texts = texts_that_ship() if args.embedded else texts_at(args.files)
     from moeviz.capture.corpus import trace_corpus
 
     model = load(args)
     check_layer(args.layer, model.info)
-    result = trace_corpus(model, texts, progress=partial(progress, says="traced {} of {} texts"))
+    result = trace_corpus(model, texts, outputs=args.outputs, progress=partial(progress, says="traced {} of {} texts"))
     write(result, args.output, args.counts_only)
     if not args.json:
         print(report(result, args.layer))
@@ -170,6 +178,7 @@ def trace_to_dataset(args: Namespace) -> str:
         weights=args.weights or "float16",
         text=not args.no_text,
         lines=args.lines,
+        outputs=args.outputs,
         shard_bytes=args.shard_bytes,
         batch_tokens=args.batch_tokens,
         threads=args.threads,

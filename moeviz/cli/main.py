@@ -31,6 +31,7 @@ COMMANDS = (
     "trace",
     "what-if",
     "ablate",
+    "experts",
     "occlude",
     "contrast",
     "precision",
@@ -52,6 +53,7 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
   moeviz what-if "Il fait froid." --mute 3:1          the effect of leaving an expert out
   moeviz ablate "Il fait froid."                      which experts matter most
+  moeviz experts embedded                             what each expert takes, adds and writes
   moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided

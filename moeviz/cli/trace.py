@@ -22,6 +22,7 @@ EXAMPLES = """examples:
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
   moeviz trace "Il fait froid." --next-tokens -o trace.npz    the five likeliest next tokens too
+  moeviz trace "Il fait froid." --outputs -o trace.npz    what each expert adds too
   moeviz trace - --counts-only -o counts.json < prompt.txt    how often each expert was used, and no token
   moeviz trace "Il fait froid." --json | jq .busiest"""
 DTYPES = ("auto", "float32", "bfloat16", "float16")
@@ -81,6 +82,13 @@ def arguments(parser: ArgumentParser) -> None:
         "at a layer, and write them to -o FILE.npz. The model's head then runs once for every token, and once more for "
         "each of its MoE layers; the file has about 50 bytes more for each time",
     )
+    parser.add_argument(
+        "--outputs",
+        action="store_true",
+        help="record what each expert puts out for each token too, in figures, and write them to -o FILE.npz. The "
+        "experts then run a second time, which makes a CPU's run up to half as long again; the file has 20 bytes more "
+        "for each token, layer and expert of a token",
+    )
     add_counts_only(parser)
     parser.add_argument(
         "--kernels",
@@ -93,8 +101,10 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz trace`."""
     check_output(args.output, args.counts_only)
-    if args.next_tokens and args.output is not None and not args.output.lower().endswith(".npz"):
-        raise CaptureError("Only a .npz file holds next tokens. Give -o FILE.npz, or leave --next-tokens out.")
+    for option, what in (("next_tokens", "next tokens"), ("outputs", "experts' outputs")):
+        if getattr(args, option) and args.output is not None and not args.output.lower().endswith(".npz"):
+            words = f"--{option.replace('_', '-')}"
+            raise CaptureError(f"Only a .npz file holds {what}. Give -o FILE.npz, or leave {words} out.")
     prompt = read_prompt(args.prompt)
     from moeviz.capture.trace import capture
 
@@ -120,6 +130,7 @@ def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
         keep_logits=not (args.no_logits or args.counts_only),
         site=args.site,
         next_tokens=args.next_tokens,
+        outputs=args.outputs,
     )
 
 

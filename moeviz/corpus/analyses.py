@@ -54,6 +54,10 @@ class DatasetStatistics(Statistics):
             np.add.at(texts, label_codes(table, names), 1)
         return texts
 
+    def output_means(self) -> dict[str, np.ndarray]:
+        """The figures of experts' outputs by name, (L, E) each, as means; empty where they were not recorded."""
+        return {name: values[self.rows] for name, values in self.dataset.output_means().items()}
+
     def filled_slots(self) -> np.ndarray:
         """Count the recorded tokens of each layer by the slots that they fill, 0 to K."""
         found = np.zeros((len(self.dataset.model.layers), self.model.top_k + 1), np.int64)

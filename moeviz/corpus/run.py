@@ -47,6 +47,7 @@ class Wanted:
     weights: Weights = "float16"
     text: bool = True  # False: neither the tokens' texts nor their ids are written
     lines: bool = False  # each line of a text file is a text
+    outputs: bool = False  # sums of the figures of experts' outputs, by label and expert, beside the rows
     shard_bytes: int | None = None  # of text; None: 4,000,000, or as the begun run took
     batch_tokens: int | None = None  # padded; 0: a text at a time. None: as begun, or 16,384 on a GPU, else 1,024
     threads: int | None = None  # of torch, in each process; None: as many as torch takes, or as the begun run took
@@ -158,10 +159,12 @@ def _traced(
     The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
     """
     stretches = list(chain.from_iterable(stretches for _, _, stretches in window))
+    labels = [label for _, label, pieces in window for _ in pieces]
+    how = {"keep_logits": False, "kernels": False, "outputs": bool(folder.plan.get("outputs"))}
     lengths = np.array([model.count_tokens(stretch) for stretch in stretches])
     found: dict[int, Rows] = {}
     for batch in batches(lengths, batch_tokens) if batch_tokens else ([at] for at in range(len(stretches))):
-        made = _fitting(trace(model, [stretches[at] for at in batch], keep_logits=False, kernels=False), folder)
+        made = _fitting(trace(model, [stretches[at] for at in batch], **how), folder)
         writer.functions.add(made.model.score_function)
         if made.model.caution != folder.model.caution:
             writer.cautions.add(made.model.caution.removeprefix(folder.model.caution).strip())
@@ -169,6 +172,8 @@ def _traced(
         ends = np.searchsorted(made.tokens["sequence"], np.arange(len(batch)), side="right").tolist()
         for at, start, end in zip(batch, [0, *ends[:-1]], ends, strict=True):  # a trace of each would cost more
             found[at] = {name: values[start:end] for name, values in rows.items()}
+            if how["outputs"]:
+                writer.statistics.add_outputs(labels[at], made.select(tokens=slice(start, end)))
     yield from (found.pop(at) for at in range(len(stretches)))
 
 
@@ -204,7 +209,7 @@ def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
 
 def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
     """Trace one token: what cannot be recorded is said before any text is read."""
-    first = trace(model, "a", keep_logits=False, kernels=False)
+    first = trace(model, "a", keep_logits=False, kernels=False, outputs=wanted.outputs)
     caution = model.info.caution if isinstance(model, EngineModel) else first.model.caution  # not of this one answer
     identities = weights_identity(first.model.name, first.model.revision), weights_in_memory(model)
     facts = _lasting(first.model, caution), first.weights is not None, *identities
@@ -227,6 +232,8 @@ def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict
         "batch_tokens": batch_tokens,
         "threads": wanted.threads or _begun(begun, "threads", first.threads),
     }
+    if wanted.outputs:
+        how["outputs"] = True
     if begun is None or IN_MEMORY in begun:  # an older run is gone on with as it was begun
         how[IN_MEMORY] = first.in_memory
     return new_plan(first.model, kept, shards, **how)

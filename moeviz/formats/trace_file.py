@@ -7,7 +7,8 @@ is JSON in UTF-8. numpy alone reads it:
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
 The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
-arrays in base64. A version that does not know them opens the file without them.
+arrays in base64, and so are the figures of experts' outputs under "outputs". A version that does not know them opens
+the file without them.
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -24,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
+from moeviz.expert_outputs import FIGURES, ExpertOutputs
 from moeviz.file_limits import MAX_BYTES, is_text, shown
 from moeviz.formats.trace_facts import (
     check_facts_size,
@@ -50,7 +52,11 @@ def to_trace_file(trace: RoutingTrace, method: int = zipfile.ZIP_DEFLATED) -> by
     facts = {**facts_of(trace), "tokens": tokens_as_json(trace.tokens)}
     if trace.next_tokens is not None:
         facts["next_tokens"] = _next_as_json(trace.next_tokens)
+    if trace.outputs is not None:
+        facts["outputs"] = {name: _packed(part, "<f4") for name, part in trace.outputs.arrays().items()}
     header = json.dumps(facts).encode()
+    if trace.outputs is not None:
+        check_facts_size(len(header), "header", MAX_BYTES)
     arrays = {"header": np.frombuffer(header, np.uint8), **{name: getattr(trace, name) for name in ARRAYS}}
     buffer = BytesIO()
     with zipfile.ZipFile(buffer, "w", method) as archive:
@@ -79,11 +85,12 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
             arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
             following = _next_of(header.get("next_tokens"), len(model.layers), len(tokens))
+            outputs = _outputs_of(header.get("outputs"), slots)
     except UNREADABLE as error:
         raise InvalidTrace(
             f"This is not a .npz trace file, or it is damaged ({str(error)[:200]}). Save the trace again."
         ) from error
-    return RoutingTrace(model, tokens, **arrays, next_tokens=following)
+    return RoutingTrace(model, tokens, **arrays, next_tokens=following, outputs=outputs)
 
 
 def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
@@ -140,10 +147,7 @@ def _next_as_json(following: NextTokens) -> dict[str, Any]:
     if not all(map(is_text, following.texts)):
         raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
     arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
-    packed = {
-        name: None if part is None else b64encode(np.ascontiguousarray(part, dtype).tobytes()).decode()
-        for name, (part, dtype) in arrays.items()
-    }
+    packed = {name: None if part is None else _packed(part, dtype) for name, (part, dtype) in arrays.items()}
     return {"texts": list(following.texts), **packed}
 
 
@@ -161,12 +165,29 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
     shapes = {name: (layers, tokens, NEXT) if name.startswith("lens") else (tokens, NEXT) for name in NEXT_DTYPES}
     optional = {name: name.startswith("lens") and value[name] is None for name in NEXT_DTYPES}
     arrays: dict[str, Any] = {
-        name: None if optional[name] else _unpacked(value[name], name, shapes[name]) for name in NEXT_DTYPES
+        name: None if optional[name] else _unpacked(value[name], f"{name} of the next tokens", shapes[name], kind)
+        for name, kind in NEXT_DTYPES.items()
     }
     return NextTokens(tuple(texts), **arrays)
 
 
-def _unpacked(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _outputs_of(value: Any, shape: tuple[int, ...]) -> ExpertOutputs | None:
+    """The figures of experts' outputs, each (L, T, K). Raises `InvalidTrace`."""
+    if value is None:
+        return None
+    if not isinstance(value, dict) or not {*FIGURES[:-1]} <= value.keys() <= {*FIGURES}:
+        raise InvalidTrace(
+            f"The experts' outputs are {shown(value)}; they must have {', '.join(FIGURES)}. Save the trace again."
+        )
+    arrays = {name: _unpacked(part, f"{name} of the experts' outputs", shape, "<f4") for name, part in value.items()}
+    return ExpertOutputs(**arrays)
+
+
+def _packed(values: np.ndarray, dtype: str) -> str:
+    return b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
+
+
+def _unpacked(value: Any, what: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of that shape from base64; its length is looked at before it is decoded."""
     size = 4 * prod(shape)
     if isinstance(value, str) and len(value) == 4 * -(-size // 3):
@@ -175,7 +196,5 @@ def _unpacked(value: Any, name: str, shape: tuple[int, ...]) -> np.ndarray:
         except ValueError:
             data = b""
         if len(data) == size:
-            return np.frombuffer(bytearray(data), NEXT_DTYPES[name]).reshape(shape)
-    raise InvalidTrace(
-        f"The {name} of the next tokens are not the bytes of an array of the shape {shape}. Save the trace again."
-    )
+            return np.frombuffer(bytearray(data), dtype).reshape(shape)
+    raise InvalidTrace(f"The {what} are not the bytes of an array of the shape {shape}. Save the trace again.")

@@ -32,6 +32,10 @@ class Statistics(ABC):
     def texts_by_label(self, names: list[str]) -> Int64[np.ndarray, " D"]:
         """Count the texts of each of these labels."""
 
+    def output_means(self) -> dict[str, np.ndarray]:
+        """The figures of experts' outputs by name, (L, E) each, as means; empty where they were not recorded."""
+        return {}
+
     @abstractmethod
     def filled_slots(self) -> Int64[np.ndarray, "L S"]:
         """Count the recorded tokens of each layer by the slots that they fill: 0 to K, so S is K + 1."""

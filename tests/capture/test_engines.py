@@ -110,6 +110,7 @@ def test_what_the_engine_says_comes_out():
         ({"decoding": moeviz.Decoding(num_beams=2)}, "decoding"),
         ({"decoding": "checkpoint"}, "decoding"),
         ({"next_tokens": True}, "next_tokens"),
+        ({"outputs": True}, "outputs"),
     ],
     ids=lambda given: next(iter(given)) if isinstance(given, dict) else given,
 )

@@ -716,7 +716,7 @@ def test_compare_says_of_too_many_and_of_one_what_it_needs(three_paths, capsys):
         main(["compare", three_paths[0]])
 
 
-def test_trace_writes_next_tokens_where_they_are_asked_for_and_refuses_files_without_them(tmp_path, capsys):
+def test_trace_writes_next_tokens_and_outputs_where_they_are_asked_for_and_refuses_files_without_them(tmp_path, capsys):
     path = tmp_path / "trace.npz"
     assert main(["trace", "Il fait froid.", "--next-tokens", "-o", str(path), "--json"]) == 0
     told, kept = json.loads(capsys.readouterr().out)["next"], read_trace(path).next_tokens
@@ -725,4 +725,9 @@ def test_trace_writes_next_tokens_where_they_are_asked_for_and_refuses_files_wit
     assert f"next       “{visible(told[0]['text'])}” {told[0]['p']:.0%}, “" in capsys.readouterr().out
     assert main(["trace", "Il fait froid.", "--next-tokens", "-o", str(tmp_path / "trace.json")]) != 0
     assert "Only a .npz file holds next tokens" in capsys.readouterr().err
+    assert main(["trace", "Il fait froid.", "--outputs", "-o", str(path)]) == 0
+    outputs = read_trace(path).outputs
+    assert outputs.norm.shape == (6, *kept.ids.shape[:1], 2) and (outputs.norm > 0).all()
+    assert main(["trace", "Il fait froid.", "--outputs", "-o", str(tmp_path / "trace.json")]) != 0
+    assert "Only a .npz file holds experts' outputs" in capsys.readouterr().err
     assert not (tmp_path / "trace.json").exists()

@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import load_model
 from moeviz.cli.main import main
 from moeviz.corpus import run
+from moeviz.corpus.analyses import DatasetStatistics
 from moeviz.corpus.run import Wanted, batches, first_look, planned_run, write_corpus, write_shard
 from moeviz.corpus.texts import files_of, planned, texts_from, texts_of_shard
 from moeviz.errors import InvalidPrompt, MoevizError
@@ -29,6 +31,7 @@ from moeviz.formats.dataset.convert import trace_of
 from moeviz.formats.dataset.folder import writing
 from moeviz.formats.dataset.opening import check_dataset, read_dataset
 from moeviz.formats.dataset.shard import ShardWriter
+from moeviz.metrics.expert_table import expert_table
 
 TEXTS = [(f"label {n % 3}", f"Text number {n}: " + "il fait froid. " * (n % 7)) for n in range(40)]
 SMALL = Wanted(weights="exact", shard_bytes=600)
@@ -361,3 +364,20 @@ def test_an_option_of_datasets_does_nothing_for_a_trace_and_is_refused(option, t
     assert f"{option[0]} is for a corpus that is written to a folder" in capsys.readouterr().err
     assert main(["corpus", "--embedded", "-o", str(tmp_path / "mine")]) == 1
     assert "--embedded gives one trace" in capsys.readouterr().err
+
+
+def test_a_dataset_keeps_the_sums_of_experts_outputs_and_versions_before_read_the_rest(texts, tmp_path):
+    """Of several shards; its other tables and its rows are what they are without."""
+    model = load_model()
+    plain = write_corpus(model, [str(texts)], tmp_path / "plain", SMALL)
+    found = write_corpus(model, [str(texts)], tmp_path / "found", replace(SMALL, outputs=True))
+    assert len(found.shards) > 1 and not plain.output_means()
+    for one, other in zip(plain.shards, found.shards, strict=True):
+        same = {name for name in one.files if one.files[name] == other.files[name]}
+        assert set(one.files) - same == {"load.parquet"}
+    again = trace_corpus(model, TEXTS, outputs=True)
+    expected, got = expert_table(again), expert_table(DatasetStatistics(found))
+    for name in ("norm", "added", "greatest", "cosine", "residual"):
+        np.testing.assert_allclose(got[name], expected[name], rtol=1e-3, atol=1e-5, err_msg=name)
+    with pytest.raises(MoevizError):
+        write_corpus(model, [str(texts)], tmp_path / "found", SMALL, resume=True)

@@ -12,6 +12,8 @@ import pytest
 from npz_files import members_of, npy_header, npz
 
 from moeviz.errors import InvalidTrace
+from moeviz.expert_outputs import FIGURES, ExpertOutputs
+from moeviz.formats import trace_file
 from moeviz.formats.exports import EXPORTS
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.next_tokens import NEXT, NextTokens
@@ -351,7 +353,63 @@ def test_next_tokens_of_another_number_of_tokens_are_refused(predicted):
         replace(predicted, next_tokens=predicted.next_tokens.select(range(4), slice(1, None)))
 
 
-def test_formats_that_do_not_hold_next_tokens_give_the_trace_without_them(trace, predicted):
+@pytest.fixture
+def put_out(trace):
+    """A trace with made-up outputs of its experts."""
+    rng = np.random.default_rng(4)
+    arrays = {name: rng.random(trace.experts.shape, np.float32) for name in FIGURES}
+    return replace(trace, outputs=ExpertOutputs(**arrays))
+
+
+def test_experts_outputs_come_back_to_the_last_bit_with_or_without_the_residual_stream(trace, put_out):
+    without = replace(put_out, outputs=replace(put_out.outputs, residual=None))
+    for one in (put_out, without):
+        assert from_trace_file(to_trace_file(one)).equals(one) and not one.equals(trace)
+    assert not put_out.equals(without)
+
+
+def test_a_version_before_experts_outputs_finds_the_same_arrays_and_keys_in_the_file(trace, put_out):
+    before, now = members_of(to_trace_file(trace)), members_of(to_trace_file(put_out))
+    headers = [json.loads(bytes(np.load(io.BytesIO(each.pop("header.npy"))))) for each in (before, now)]
+    assert before == now and headers[1].pop("outputs") and headers[0] == headers[1]
+
+
+def other_figure(header, value, name="norm"):
+    values = np.frombuffer(b64decode(header["outputs"][name]), "<f4").copy()
+    values[0] = value
+    header["outputs"][name] = b64encode(values.tobytes()).decode()
+
+
+@pytest.mark.parametrize(
+    ("edit", "says"),
+    [
+        (lambda header: header.update(outputs=[]), "they must have norm, added"),
+        (lambda header: header["outputs"].pop("cosine"), "they must have norm, added"),
+        (lambda header: header["outputs"].update(colour="red"), "they must have norm, added"),
+        (lambda header: header["outputs"].update(norm="AAAA"), "not the bytes of an array"),
+        (lambda header: header["outputs"].update(norm=None), "not the bytes of an array"),
+        (lambda header: other_figure(header, np.nan), "is no number somewhere"),
+        (lambda header: other_figure(header, np.inf, "added"), "is no number somewhere"),
+        (lambda header: other_figure(header, -1), "which cannot be"),
+        (lambda header: other_figure(header, 1.5, "residual"), "which cannot be"),
+    ],
+)
+def test_damaged_outputs_of_experts_are_refused_in_a_sentence(put_out, edit, says):
+    members = members_of(to_trace_file(put_out))
+    header = json.loads(bytes(np.load(io.BytesIO(members["header.npy"]))))
+    edit(header)
+    content = npy(np.frombuffer(json.dumps(header).encode(), np.uint8))
+    with pytest.raises(InvalidTrace, match=says):
+        from_trace_file(npz(members | {"header.npy": content}))
+
+
+def test_more_outputs_than_any_reader_takes_are_not_written(put_out, monkeypatch):
+    monkeypatch.setattr(trace_file, "MAX_BYTES", 16 * 2**10)
+    with pytest.raises(InvalidTrace, match="bytes of JSON, and at most"):
+        to_trace_file(put_out)
+
+
+def test_formats_that_do_not_hold_what_was_recorded_by_choice_give_the_trace_without_it(trace, predicted, put_out):
     for export in EXPORTS:
         if export.read is not None and export.suffix != ".npz":
-            assert export.write(predicted) == export.write(trace)
+            assert export.write(predicted) == export.write(put_out) == export.write(trace)

@@ -111,6 +111,7 @@ _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("site", (None,), "a choice of routers"),
     ("decoding", (Decoding(),), "beams, drafts and caches"),
     ("next_tokens", (False, AUTO), "next tokens"),
+    ("outputs", (False,), "experts' outputs"),
     ("token_ids", (None,), "prompts by their token ids"),
 )
 
@@ -118,7 +119,7 @@ _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
 def check_only_read(model: EngineModel, request: CaptureRequest, tokenizer: object = None) -> None:
     """Raise `CaptureError` for what only a transformers model can do."""
     given = {"tokenizer": tokenizer, "decoding": request.decoding}
-    asked = ("intervention", "kernels", "site", "next_tokens", "token_ids")
+    asked = ("intervention", "kernels", "site", "next_tokens", "outputs", "token_ids")
     given |= {name: getattr(request, name) for name in asked}
     for argument, nothing, words in _TRANSFORMERS_ONLY:
         if given[argument] not in nothing:

@@ -39,7 +39,7 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     Raises `CaptureError` where that cannot be told, and where an intervention is not what was recorded.
     """
     recording.check()
-    recording = unrolled(recording)
+    order, recording = recording.order, unrolled(recording)
     met = _sequences(run, recording.site, written)
     where = _places(recording.read, met)[met.kept]
     experts, weights = sort_slots(*_decisions(recording, where))
@@ -49,7 +49,8 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     facts = _facts(recording, run.info, experts.shape[-1])
     facts = replace(facts, decoding=ended_words(facts.decoding, _ended(written), len(written.tokens), written.asked))
     following = recording.following and recording.following.at(where, recording.read, run.tokenizer)
-    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following)
+    outputs = recording.added and recording.added.at(where, order, experts, weights, recording.read)
+    trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following, outputs)
     if (expected := recording.expected) is not None:
         expected.check_held(trace, *_decisions(replace(recording, outputs=expected.own), where))
     return trace

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.expert_outputs import OutputRecord
 from moeviz.capture.record.forwards import ENDED, ForwardLog, forward_hook, forwards_logged, method_hook
 from moeviz.capture.record.next_tokens import NextTokenRecord
 from moeviz.capture.routers.discovery import Router, find_routers
@@ -80,6 +81,7 @@ class Recording:
     by: str = BY_HOOKS  # see `ModelInfo.recorded_by`
     expected: ExpectedRouting | None = None  # what routers were to decide otherwise
     following: NextTokenRecord | None = None  # the likeliest next tokens, where they were asked for
+    added: OutputRecord | None = None  # what experts put out, where that was asked for
 
     @property
     def read(self) -> list[torch.Tensor]:

@@ -190,7 +190,7 @@ def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[N
         return
     head, routers = Head(run.model), find_routers(run.model, request.site)
     of_lens = (
-        _lens_of(run.model, routers)
+        lens_of(run.model, routers)
         if request.intervention is None and _is_cheap(head, len(routers), run, request)
         else None
     )
@@ -243,7 +243,7 @@ def _is_cheap(head: Head, layers: int, run: ModelInput, request: CaptureRequest)
     return layers * tokens * head.vocabulary * hidden <= LENS_BY_ITSELF
 
 
-def _lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
+def lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
     """The final norm, each router's layer, and the last layer of their stack; None where they are not of this form."""
     found = [LAYER_INDEX.search(router.path) for router in routers]
     stacks = {router.path[: at.start(1) - 1] for router, at in zip(routers, found, strict=True) if at is not None}

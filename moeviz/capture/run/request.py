@@ -40,6 +40,7 @@ class CaptureRequest:
     chat: bool = False
     system: str | None = None
     next_tokens: bool | Literal["auto"] = False  # "auto": where the model has them, with a lens where that is cheap
+    outputs: bool = False  # of the experts, in figures
     token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, in place of their texts
 
     def __post_init__(self) -> None:

@@ -26,10 +26,13 @@ from moeviz.formats.dataset.layout import (
     schema,
 )
 from moeviz.formats.dataset.s3 import Place, unreachable
+from moeviz.formats.dataset.shard_statistics import SIGNED
 from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
 MAX_TABLE_BYTES = 2**28
+OUTPUT_COLUMNS = {name: name for name in ("norm", "added", "greatest")}
+OUTPUT_COLUMNS |= {column: name for name, column in SIGNED.items()}
 MAX_CELLS = 2**26  # of counts by label
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
 Made = TypeVar("Made")
@@ -187,6 +190,27 @@ class Dataset:
             np.add.at(recorded, (label_codes(table, names), table["layer"]), table["tokens"])
         return ExpertCounts(self.model, load, recorded, tuple(names), "label")
 
+    def output_means(self) -> dict[str, np.ndarray]:
+        """The figures of the experts' outputs, (L, E) each: means over an expert's tokens, and the greatest of all.
+
+        NaN for an expert without a token. Empty where they were not recorded in every shard.
+        """
+        L, E = len(self.model.layers), max(self.model.num_experts)
+        tokens, sums = np.zeros((L, E)), dict[str, np.ndarray]()
+        known = set(OUTPUT_COLUMNS)
+        for _, table in self.table("load"):
+            where = table["layer"], table["expert"]
+            known &= table.keys()
+            np.add.at(tokens, where, table["tokens"])
+            for column in known:
+                add = np.maximum.at if column == "greatest" else np.add.at
+                add(sums.setdefault(column, np.zeros((L, E))), where, table[column])
+        found = {}
+        for column in known if tokens.any() else ():
+            values = sums[column] if column == "greatest" else sums[column] / np.maximum(tokens, 1)
+            found[OUTPUT_COLUMNS[column]] = np.where(tokens > 0, values - column.startswith("one_plus"), np.nan)
+        return found
+
     def labels(self) -> list[str]:
         """The labels of the texts, in the order in which they first appear."""
         found: dict[str, None] = {}
@@ -247,6 +271,8 @@ def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
         return rows
     most = {"expert": max(model.num_experts) - 1, "filled": model.top_k}
     most |= dict.fromkeys(("partner", "from_expert", "to_expert"), most["expert"])
+    if values.dtype.kind == "f" and not np.isfinite(values).all():
+        raise ValueError(f"a number in the column {column} is none")
     if values.dtype != object and len(values) and (values.min() < 0 or values.max() > most.get(column, 2**62)):
         raise ValueError(f"a number in the column {column} is not possible")
     return values

@@ -12,6 +12,9 @@ Its small tables are exact counts that are added up over shards, made while its 
 | locality | label, layer, pairs, same_first, same_any | consecutive tokens with an expert; label of the later |
 | texts | text, label, tokens, first_row | |
 
+Where experts' outputs were recorded, `load` has their sums too: norm, added, one_plus_cosine and one_plus_residual (1
+more for each token, so that no sum is below 0), and greatest, the maximum. Versions before read the rest.
+
 Rows that would be 0 are left out, except in `locality`. Where the order of slots is not known, `first`, `flow` and
 `same_first` are of the order that the source had, and readers refuse them.
 
@@ -49,6 +52,7 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cautions_in_one
 
+SIGNED = {"cosine": "one_plus_cosine", "residual": "one_plus_residual"}
 Rows = dict[str, np.ndarray]  # columns of tokens; ids and weights are (T, L, K)
 
 
@@ -209,6 +213,21 @@ class ShardStatistics:
         self.slots, self.near = np.zeros((0, L, self.K + 1), np.int64), np.zeros((0, L, 3), np.int64)
         self.pairs, self.flow = np.zeros((L, W * W), np.int64), np.zeros((max(L - 1, 0), W * W), np.int64)
         self.groups: list[np.ndarray] = []
+        self.outputs: dict[str, dict[str, np.ndarray]] = {}  # (L, E) sums of each figure, by label
+
+    def add_outputs(self, label: str, trace: RoutingTrace) -> None:
+        """Add the figures of the experts' outputs of a text with this label."""
+        if trace.outputs is None:
+            return
+        layer, token, slot = np.nonzero(trace.filled)
+        cell, arrays = layer * self.E + trace.experts[layer, token, slot], trace.outputs.arrays()
+        sums = self.outputs.setdefault(label, {name: np.zeros(self.L * self.E) for name in arrays})
+        for name, part in arrays.items():
+            values = part[layer, token, slot].astype(np.float64)
+            if name == "greatest":
+                np.maximum.at(sums[name], cell, values)
+            else:
+                sums[name] += np.bincount(cell, values + (name in SIGNED), minlength=self.L * self.E)
 
     def add(self, ids: np.ndarray, label: np.ndarray, follows: np.ndarray) -> None:
         """A row group: ids (T, L, K) as stored, codes of labels (T,), whether the row before is the token before."""
@@ -252,7 +271,8 @@ class ShardStatistics:
         load, E = self.load[..., : self.E], self.E
         d, r, e = np.nonzero(load)
         first = self.first[..., :E][d, r, e]
-        yield "load", _table_of(label=names[d], layer=layer[r], expert=e, tokens=load[d, r, e], first=first)
+        counts = {"label": names[d], "layer": layer[r], "expert": e, "tokens": load[d, r, e], "first": first}
+        yield "load", _table_of(**counts, **self._sums_of_outputs(names, d, r * E + e))
         d, r, n = np.nonzero(self.slots)
         yield "slots", _table_of(label=names[d], layer=layer[r], filled=n, tokens=self.slots[d, r, n])
         groups = np.array(self.groups, np.int64).reshape(-1, self.L, self.W)[..., :E]
@@ -269,6 +289,15 @@ class ShardStatistics:
         near, D = self.near.reshape(-1, 3), len(names)
         counted = dict(zip(("pairs", "same_first", "same_any"), near.T, strict=True))
         yield "locality", _table_of(label=np.repeat(names, self.L), layer=np.tile(layer, D), **counted)
+
+    def _sums_of_outputs(self, names: np.ndarray, label: np.ndarray, cell: np.ndarray) -> dict[str, np.ndarray]:
+        """Columns of `load`: of these rows, by the place of the label and of layer and expert."""
+        if not self.outputs:
+            return {}
+        known = set.intersection(*({*sums} for sums in self.outputs.values()))
+        none = np.zeros(self.L * self.E)
+        every = {name: np.stack([self.outputs.get(label, {}).get(name, none) for label in names]) for name in known}
+        return {SIGNED.get(name, name): every[name][label, cell] for name in sorted(known)}
 
 
 def same_as_before(

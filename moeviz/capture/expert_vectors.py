@@ -1,0 +1,232 @@
+"""What experts write, and which put out the same: from the vectors that they add to the residual stream.
+
+An expert's mean output, less that of its layer, through the model's final norm and head, promotes some tokens. Any
+vector promotes some; and an expert of French texts promotes French as all experts do there, and French follows. So it
+is told only where the expert's own tokens are followed by what it promotes more often than other tokens of the same
+texts, on texts that had no part in the mean, and more clearly than where outputs are shuffled within each text.
+
+Letters: E experts, D numbers of an output, S shuffles, V vocabulary, T tokens that test.
+"""
+
+from collections import Counter
+from collections.abc import Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from moeviz.capture.corpus import fitting_stretches
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.patching import eval_mode
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.record.expert_outputs import SlotOutputs, is_latent, outputs_recorded
+from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.routers.expert_weights import nearest
+from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.run.token_texts import texts_of_tokens
+from moeviz.errors import InvalidPrompt
+
+SHUFFLES = 20
+PROMOTED, NAMED = 100, 5  # tokens that count as promoted, and those that are named
+FEWEST = 30  # tokens of the expert on either half
+GAIN = 0.02  # by which a larger share of the expert's tokens must be followed by a promoted one
+BEYOND = 4.0  # standard deviations of the shuffles, at least; and above all of them
+ROWS = 16  # of a text, that every expert of a layer is given
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertVectors:
+    """What the outputs of all experts say of them.
+
+    written  one row per layer and expert. Columns: layer int32 · expert int16 · tokens int64 (that it has on the half
+             of the texts that tests) · promoted object (a tuple of the five most promoted tokens' texts) · followed
+             float64 (share of its tokens that are followed by one of its 100 most promoted) · usual float64 (the same
+             of all tokens of the texts that its tokens are in) · everywhere float64 (of all tokens) · beyond float64
+             (followed less usual, in standard deviations above its mean where outputs are shuffled) · holds bool. Empty
+             where the model has no head to ask, or its outputs are of another space than the residual stream.
+    nearest  one row per layer and expert: columns as of `nearest_by_weights`; cosine is the mean over tokens of that of
+             both experts' outputs for the same token.
+    """
+
+    written: pd.DataFrame
+    nearest: pd.DataFrame
+
+
+@dataclass(slots=True)
+class _Layer:
+    """Sums over the outputs of one layer's experts."""
+
+    experts: int
+    sums: Tensor | None = None  # (S + 1, E, D) float64, the first not shuffled: of half of the texts
+    counts: Tensor | None = None  # (S + 1, E)
+    chosen: list[Tensor] = field(default_factory=list)  # (T, K) of the other half
+    gram: Tensor | None = None  # (E, E): sums of cosines of outputs for the same token
+    asked: int = 0  # tokens
+
+    def add(self, slots: SlotOutputs, rows: slice, outputs: Tensor, rng: np.random.Generator) -> None:
+        """Add what each expert adds: its output, with its weight."""
+        ids = slots.ids[rows].flatten().long()
+        filled = ids >= 0
+        added = (outputs * slots.weights[rows].float().unsqueeze(-1)).flatten(0, 1)[filled].double().cpu()
+        ids = ids[filled].cpu()
+        if self.sums is None or self.counts is None:
+            self.sums = torch.zeros(SHUFFLES + 1, self.experts, added.shape[-1], dtype=torch.float64)
+            self.counts = torch.zeros(SHUFFLES + 1, self.experts, dtype=torch.float64)
+        for shuffle in range(SHUFFLES + 1):
+            own = ids if shuffle == 0 else ids[torch.from_numpy(rng.permutation(len(ids)))]
+            self.sums[shuffle].index_add_(0, own, added)
+            self.counts[shuffle] += torch.bincount(own, minlength=self.experts)
+
+    def ask_all(self, slots: SlotOutputs) -> None:
+        """Let every expert have the same few rows."""
+        if slots.of_all is None:
+            return
+        outputs = torch.nn.functional.normalize(slots.of_all(slice(ROWS)).float(), dim=-1)
+        gram = torch.einsum("ned,nfd->ef", outputs, outputs).double().cpu()
+        self.gram = gram if self.gram is None else self.gram + gram
+        self.asked += len(outputs)
+
+
+@torch.no_grad()
+def expert_vectors(
+    model: LoadedModel, texts: Iterable[tuple[str, str]], *, progress: Progress | None = None
+) -> ExpertVectors:
+    """Read labelled texts, and say which tokens each expert promotes and which experts put out the same.
+
+    Of each label every other text makes the means, and the others test them. A sentence holds where the share of the
+    expert's tokens that are followed by a promoted one is at least 0.02 above that of all tokens of the same texts, and
+    this gain is 4 standard deviations above those of 20 shuffles (seed 0) of the outputs within each text, and above
+    each of them.
+
+    texts     (label, text) pairs, as `trace_corpus` takes them.
+    progress  called with (done, total) after each text. Raise in it to stop.
+
+    The expert's own part alone is looked at: later layers may undo it.
+
+    Raises `InvalidPrompt` without texts, and what `trace` raises where outputs are asked for.
+
+    Source: the logit lens of feed-forward updates, Geva et al. (arXiv 2203.14680), section 3; the test is moeviz's own.
+    """
+    texts = list(texts)
+    if not texts:
+        raise InvalidPrompt("There are no texts to read. Give at least one, with its label.")
+    runs = model.model
+    routers = find_routers(runs)
+    layers = [_Layer(router.num_experts) for router in routers]
+    rng, seen, following, ends = np.random.default_rng(0), Counter[str](), list[int](), list[int]()
+    testing = False
+
+    def also(index: int, slots: SlotOutputs, rows: slice, outputs: Tensor) -> None:
+        layer = layers[index]
+        if testing:
+            layer.chosen.append(slots.ids[rows].cpu())
+        else:
+            layer.add(slots, rows, outputs, rng)
+            if rows.start == 0:
+                layer.ask_all(slots)
+
+    for done, (label, text) in enumerate(texts, start=1):
+        testing = seen[label] % 2 == 1
+        seen[label] += 1
+        for stretch in fitting_stretches(model, text):
+            run = prepare(model, CaptureRequest((stretch,)))
+            with ExitStack() as stack:
+                for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
+                    stack.enter_context(block)
+                stack.enter_context(outputs_recorded(run.model, None, also=also))
+                run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
+            if testing:
+                following += [*run.batch.input_ids[0, 1:].tolist(), -1]
+                ends.append(len(following))
+        if progress is not None:
+            progress(done, len(texts))
+    alike = [
+        nearest(_cosines(layer), router.layer, router.num_experts)
+        for router, layer in zip(routers, layers, strict=True)
+    ]
+    return ExpertVectors(
+        _written(model, layers, np.array(following), np.array(ends)), pd.concat(alike, ignore_index=True)
+    )
+
+
+def _cosines(layer: _Layer) -> np.ndarray:
+    if layer.gram is None:
+        return np.full((1, 1), np.nan)
+    return (layer.gram / layer.asked).numpy()
+
+
+COLUMNS = {
+    "layer": "int32",
+    "expert": "int16",
+    "tokens": "int64",
+    "promoted": "object",
+    "followed": "float64",
+    "usual": "float64",
+    "everywhere": "float64",
+    "beyond": "float64",
+    "holds": "bool",
+}
+
+
+def _written(model: LoadedModel, layers: list[_Layer], following: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
+    runs, routers = model.model, find_routers(model.model)
+    parts = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})]
+    lens = None if why_no_next_tokens(runs) else lens_of(runs, routers)
+    if lens is not None and not any(map(is_latent, routers)) and len(following):
+        norm, head = lens[0], runs.get_output_embeddings()
+        for router, layer in zip(routers, layers, strict=True):
+            if layer.sums is None or layer.counts is None or not layer.chosen:
+                continue
+            means = layer.sums / layer.counts.clamp(min=1).unsqueeze(-1)
+            centred = means - (layer.sums.sum(1) / layer.counts.sum(1, keepdim=True)).unsqueeze(1)
+            weight = next(norm.parameters())
+            promoted = [
+                head(norm(one.to(weight))).float().topk(PROMOTED).indices.cpu().numpy() for one in centred.unbind()
+            ]
+            chosen = torch.cat(layer.chosen).numpy()
+            columns = _tested(promoted, chosen, following, ends)
+            has_means = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
+            texts = texts_of_tokens(model.tokenizer, promoted[0][:, :NAMED].flatten().tolist())
+            names = [tuple(texts[at : at + NAMED]) for at in range(0, len(texts), NAMED)]
+            where = {"layer": router.layer, "expert": np.arange(layer.experts), "promoted": names}
+            parts.append(pd.DataFrame(where | columns | {"holds": columns["holds"] & has_means})[[*COLUMNS]])
+    return pd.concat(parts, ignore_index=True).astype(COLUMNS)
+
+
+def _tested(
+    promoted: list[np.ndarray], chosen: np.ndarray, following: np.ndarray, ends: np.ndarray
+) -> dict[str, np.ndarray]:
+    """How far the tokens that follow bear out what one layer's experts promote: columns of `ExpertVectors.written`.
+
+    promoted   (E, 100) token ids: the true ones, then those of each shuffle.
+    chosen     (T, K) experts of the tokens that test, and following (T,) the token after each; -1 where none is.
+    ends       of the texts among the T tokens.
+    """
+    E, known = len(promoted[0]), following >= 0
+    has = np.stack([(chosen == expert).any(-1) & known for expert in range(E)])  # (E, T)
+    starts = np.append(0, ends[:-1])
+    tokens, in_text, of_text = has.sum(1), np.add.reduceat(has, starts, axis=1), np.add.reduceat(known, starts)
+    shares = []
+    for top in promoted:
+        marked = np.zeros((E, max(int(top.max()), int(following.max())) + 1), bool)
+        np.put_along_axis(marked, top, True, axis=1)
+        hit = marked[:, following] & known  # (E, T)
+        by_text = np.add.reduceat(hit, starts, axis=1) / np.maximum(of_text, 1)
+        sums = (hit & has).sum(1), (by_text * in_text).sum(1), hit.sum(1) * tokens / max(known.sum(), 1)
+        shares.append([part / np.maximum(tokens, 1) for part in sums])
+    gains = np.array([followed - usual for followed, usual, _ in shares])
+    own, null = gains[0], gains[1:]
+    beyond = (own - null.mean(0)) / np.maximum(null.std(0), 1e-3)
+    figures = dict(zip(("followed", "usual", "everywhere"), shares[0], strict=True)) | {"beyond": beyond}
+    holds = (own >= GAIN) & (beyond >= BEYOND) & (own > null.max(0))
+    return {name: np.where(tokens > 0, part, np.nan) for name, part in figures.items()} | {
+        "tokens": tokens,
+        "holds": holds,
+    }

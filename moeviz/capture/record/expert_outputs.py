@@ -1,0 +1,402 @@
+"""Record what each expert puts out for each token, in the forward whose routing is recorded.
+
+A model adds its experts' outputs up and forgets them. Where it sums weighted outputs slot by slot, they are heard
+there, and the first rows run again to see whose they are. Other experts run a second time, by the model's own code, on
+what they were given: each (token, slot) by itself, with weight 1. The weighted sum must be what they gave together, or
+nothing is told. Experts that give each output by itself are not run again.
+
+Letters: N rows of a forward, K slots, E experts, D numbers of an output.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from threading import get_ident
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from moeviz.capture.models.patching import patched
+from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers, unwrapped_module
+from moeviz.errors import CaptureError
+from moeviz.expert_outputs import FIGURES, ExpertOutputs
+from moeviz.routing_trace import NO_EXPERT
+
+MOST_NUMBERS = 2**24  # of outputs that are there at once: 64 MB in float32
+TINY = 1e-30
+GREATEST = FIGURES.index("greatest")
+PROJECTIONS = ("fc2_latent_proj", "post_expert_proj")  # of a block whose experts are in a space of their own
+SEEN_AGAIN = 2  # rows of each forward
+SMALLEST = {True: 1e-6, False: 2**-6}  # weight by which a product in float32, or in another dtype, is divided
+PAIRED = ("LongcatFlashExperts",)  # cannot be given one expert a row; so beside it the last one, with weight 0
+REFUSED = {
+    "NllbMoeExperts": "run experts 0 and 1 whatever the router decides (transformers 5.24)",
+    "DogeCDMoE": "are single rows of a table, which their block mixes without giving an output of each",
+}
+
+
+class SlotOutputs(NamedTuple):
+    """The experts of one layer in one forward, by the slots of the rows that they were given."""
+
+    ids: Tensor  # (N, K), NO_EXPERT where a row has none
+    weights: Tensor  # (N, K): the factors on the outputs, without the block's own
+    whole: Tensor | None  # (N, D): their weighted sum, as the experts gave it; None where their block sums
+    outputs: Callable[[slice], Tensor]  # (n, K, D) of some rows
+    size: int  # D
+    of_all: Callable[[slice], Tensor] | None = None  # (n, E, D): of every expert for some rows, where it can be asked
+    again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, where they were heard
+
+
+@dataclass(slots=True)
+class OutputRecord:
+    """The figures of one model's experts, forward after forward."""
+
+    routers: tuple[Router, ...]
+    also: Callable[[int, SlotOutputs, slice, Tensor], None] | None = None  # gets router, slots, rows, outputs (n, K, D)
+    streams: dict[int, Tensor] = field(default_factory=dict)  # what the layer of each router read last
+    answers: dict[int, Any] = field(default_factory=dict)  # what each router answered last, where that is needed
+    summed: dict[int, list[Tensor]] = field(default_factory=dict)  # what the experts of each summed last, (N, K, D)
+    otherwise: set[int] = field(default_factory=set)  # routers whose experts sum something else than they give
+    ids: list[list[Tensor]] = field(default_factory=list)  # a router's (N, K) of each call
+    figures: list[list[Tensor]] = field(default_factory=list)  # and (N, K, FIGURES)
+    beside: list[bool] = field(default_factory=list)  # whether the residual stream is of the outputs' space
+    errors: list[list[Tensor]] = field(default_factory=list)  # of each call: how far off a row's sum is, at most
+
+    def __post_init__(self) -> None:
+        count = len(self.routers)
+        self.ids, self.figures, self.errors = ([[] for _ in range(count)] for _ in range(3))
+        self.beside = [True] * count
+
+    @torch.no_grad()
+    def note(self, index: int, slots: SlotOutputs) -> None:
+        """Keep the figures of one layer's experts in one forward."""
+        N, K = slots.ids.shape
+        stream = self._stream(index, N, slots.size)
+        found, errors, eps = (
+            [],
+            [],
+            max(torch.finfo(part.dtype).eps for part in (slots.weights, slots.whole) if part is not None),
+        )
+        step = max(MOST_NUMBERS // max(K * slots.size, 1), 1)
+        for start in range(0, N, step):
+            rows = slice(start, min(start + step, N))
+            outputs, weights = slots.outputs(rows).float(), slots.weights[rows].float()
+            summed = torch.bmm(weights.unsqueeze(1), outputs).squeeze(1)
+            whole = summed if slots.whole is None else slots.whole[rows].float()
+            found.append(_figures(outputs, whole, None if stream is None else stream[rows]))
+            scale = (weights.abs() * found[-1][..., GREATEST]).sum(-1).clamp(min=TINY)
+            off = (summed - whole).abs().amax(-1) / scale  # NaN where an output is: of padding, or refused below
+            errors.append(off.nan_to_num(nan=0.0, posinf=torch.inf).amax())
+            if self.also is not None:
+                self.also(index, slots, rows, outputs)
+        self.ids[index].append(slots.ids.to(torch.int16))
+        self.figures[index].append(torch.cat(found))
+        self.errors[index].append(torch.stack(errors).amax() / (8 * eps + 1e-4))
+
+    def _stream(self, index: int, rows: int, size: int) -> Tensor | None:
+        """What the layer read, (N, D) float32; None where that is of another space than the outputs."""
+        stream = self.streams.get(index)
+        same = stream is not None and stream.shape[-1] == size and stream.numel() == rows * size
+        if stream is None or not same or is_latent(self.routers[index]):
+            self.beside[index] = False
+            return None
+        return stream.reshape(rows, size).float()
+
+    def at(
+        self, where: np.ndarray, order: Sequence[int], experts: np.ndarray, weights: np.ndarray, read: Sequence[Tensor]
+    ) -> ExpertOutputs:
+        """The figures of a trace's slots, from all rows that were read.
+
+        where    (T,) places of its tokens among the rows of all forwards.
+        order    indices of routers, in the order in which a forward calls them: the L layers of the trace.
+        experts  (L, T, K), and weights (L, T, K): the trace's own.
+
+        Raises `CaptureError` where the experts were not given what the routers decided, or do not add up.
+        """
+        sizes = [ids.numel() for ids in read]
+        layers = []
+        for place, index in enumerate(order):
+            calls = slice(order[:place].count(index), None, order.count(index))
+            self._check(index, calls, sizes)
+            ids, figures = (torch.cat(part[index][calls]).cpu().numpy()[where] for part in (self.ids, self.figures))
+            layers.append(self._of_slots(self.routers[index], experts[place], ids, figures))
+        every = np.stack(layers)
+        if not np.isfinite(every).all():
+            raise CaptureError(
+                "The outputs of the model's experts are not all numbers, so they have no norms. Load it in a wider "
+                "dtype, or leave outputs out."
+            )
+        parts = dict(zip(FIGURES, np.moveaxis(every, -1, 0), strict=True))
+        parts["added"] = parts["norm"] * self._factors(order, weights)
+        if not all(self.beside[index] for index in order):
+            del parts["residual"]
+        return ExpertOutputs(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
+
+    def _check(self, index: int, calls: slice, sizes: list[int]) -> None:
+        router = self.routers[index]
+        if [len(ids) for ids in self.ids[index][calls]] != sizes:
+            raise CaptureError(
+                f"{_name(router)} of {router.block_path} did not run once for every token, so moeviz cannot tell their "
+                "outputs. Leave outputs out."
+            )
+        if bool(torch.stack(self.errors[index][calls]).amax() > 1):
+            raise CaptureError(
+                f"The weighted outputs of {_name(router)} of {router.block_path} do not add up to what they give "
+                "together, so moeviz cannot tell them apart. Leave outputs out."
+            )
+
+    def _of_slots(self, router: Router, experts: np.ndarray, given: np.ndarray, figures: np.ndarray) -> np.ndarray:
+        """(T, K, FIGURES): the figures of each filled slot, found by its expert."""
+        same = (experts[:, :, None] == given[:, None, :]) & (experts >= 0)[:, :, None]
+        found, filled = same.any(-1), experts >= 0
+        idle = experts >= router.num_experts - router.zero_experts
+        if (filled & ~found & ~idle).any():
+            raise CaptureError(
+                f"{_name(router)} of {router.block_path} were given other experts than their router chose, so moeviz "
+                "cannot tell whose outputs they are. Leave outputs out."
+            )
+        own = np.take_along_axis(figures, same.argmax(-1)[:, :, None], axis=1)
+        return np.where(found[..., None], own, np.float32(0))
+
+    def _factors(self, order: Sequence[int], weights: np.ndarray) -> np.ndarray:
+        """(L, T, K): what each output is multiplied by: 1 where the weights scaled the input already."""
+        scaled = np.array([_kind(self.routers[index]) == "Llama4TextExperts" for index in order])
+        factors: np.ndarray = np.where(scaled[:, None, None], (weights != 0).astype(np.float32), np.abs(weights))
+        return factors
+
+
+def _figures(outputs: Tensor, whole: Tensor, stream: Tensor | None) -> Tensor:
+    """(n, K, FIGURES) of outputs (n, K, D), their sum (n, D) and the residual stream (n, D); added is left 0."""
+    norm = torch.linalg.vector_norm(outputs, dim=-1)
+    greatest = outputs.abs().amax(-1)
+    beside = torch.stack([whole, torch.zeros_like(whole) if stream is None else stream], dim=1)
+    lengths = torch.linalg.vector_norm(beside, dim=-1)[:, None] * norm[..., None]
+    cosines = torch.bmm(outputs, beside.transpose(1, 2)) / lengths.clamp(min=TINY)
+    return torch.cat([torch.stack([norm, torch.zeros_like(norm), greatest], -1), cosines], -1)
+
+
+@contextmanager
+def outputs_recorded(
+    model: nn.Module,
+    site: str | None,
+    wanted: bool = True,
+    also: Callable[[int, SlotOutputs, slice, Tensor], None] | None = None,
+) -> Iterator[OutputRecord | None]:
+    """Inside the block the outputs of the experts of what this thread reads are recorded, where they are wanted.
+
+    also   gets the vectors themselves: the index of a router, its slots, which rows, and their outputs (n, K, D).
+
+    Raises `CaptureError` where they are, and the model's experts do not allow it.
+    """
+    if not wanted:
+        yield None
+        return
+    routers = find_routers(model, site)
+    for router in routers:
+        if why_not := REFUSED.get(_kind(router)):
+            raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
+    record, thread = OutputRecord(routers, also), get_ident()
+    from moeviz.capture.record.private_names import own_forward, with_forward  # plain listening does without it
+
+    with ExitStack() as stack:
+        for index, router in enumerate(routers):
+            if (experts := _summing(router)) is not None:
+                heard = _hearing(own_forward(experts), record, index)
+                stack.enter_context(with_forward(experts, heard))
+            for put, hook in _hooks(model, record, index, router):
+                mine = _of_thread(hook, thread)
+                stack.enter_context(patched(lambda put=put, mine=mine: put(mine, with_kwargs=True).remove))
+        yield record
+
+
+class _SumsHeard(TorchFunctionMode):
+    """Inside the block, keep whatever is summed over its middle dimension of three."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
+        if func is Tensor.sum and args[0].dim() == 3 and (kwargs or {}).get("dim", args[-1]) == 1:
+            self.parts.append(args[0])
+        return func(*args, **(kwargs or {}))
+
+
+def _summing(router: Router) -> nn.Module | None:
+    """A router's experts, where they may sum weighted outputs slot by slot."""
+    experts = [*router.experts.values()]
+    return experts[0] if len(experts) == 1 and _kind(router) not in _READERS else None
+
+
+def _hearing(own: Callable[..., Tensor], record: OutputRecord, index: int) -> Callable[..., Tensor]:
+    """Experts' own forward, whose sums are kept."""
+
+    def forward(*given: Any, **named: Any) -> Tensor:
+        with _SumsHeard() as heard:
+            answer = own(*given, **named)
+        record.summed[index] = heard.parts
+        return answer
+
+    return forward
+
+
+def _of_thread(hook: Callable[..., None], thread: int) -> Callable[..., None]:
+    """Call the hook in this thread alone; a hook that answers nothing changes nothing."""
+
+    def mine(_module: nn.Module, *given: Any) -> None:
+        if get_ident() == thread:
+            hook(*given)
+
+    return mine
+
+
+def _hooks(
+    model: nn.Module, record: OutputRecord, index: int, router: Router
+) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
+    """What is hooked for one router, and how: its layer, which reads the residual stream, and its experts."""
+    found = LAYER_INDEX.search(router.path)
+    layer = model.get_submodule(router.path[: found.end(1)]) if found else router.block
+
+    def entered(given: tuple, named: dict) -> None:
+        stream = given[0] if given else named.get("hidden_states")
+        record.streams[index] = stream if isinstance(stream, Tensor) else torch.empty(0)
+
+    def answered(_given: tuple, _named: dict, answer: Any) -> None:
+        record.answers[index] = answer
+
+    last = [*router.experts.values()][-1]
+    read = _READERS.get(_kind(router), _plain)
+
+    def ran(given: tuple, named: dict, answer: Tensor) -> None:
+        summed = record.summed.pop(index, []) if index not in record.otherwise else []
+        beside = summed if read is _plain else record.answers.get(index)
+        slots = read(last, [*given, *named.values()], answer, beside, router)
+        first = slice(SEEN_AGAIN)
+        if (
+            slots.again is not None
+            and not record.ids[index]
+            and not _are_close(slots.outputs(first), slots.again(first))
+        ):
+            record.otherwise.add(index)
+        if slots.again is not None and index in record.otherwise:
+            slots = slots._replace(outputs=slots.again)
+        record.note(index, slots)
+        record.summed.pop(index, None)  # of what ran again
+
+    yield layer.register_forward_pre_hook, entered
+    if read is _sorted_rows:  # before the recorder's own hook, which must be the last
+        yield partial(router.module.register_forward_hook, prepend=True), answered
+    yield last.register_forward_hook, ran
+
+
+def is_latent(router: Router) -> bool:
+    """True where experts give vectors of another space than the residual stream, into which their block projects."""
+    parts = dict(router.block.named_children())
+    return any(not isinstance(parts.get(name, nn.Identity()), nn.Identity) for name in PROJECTIONS)
+
+
+def _kind(router: Router) -> str:
+    """The class of a router's experts; of what holds them where they are not one module."""
+    if len(router.experts) == 1:
+        return type(unwrapped_module(*router.experts.values())).__name__
+    holds_them = next(iter(router.experts)).startswith(f"{router.path}.")
+    return type(router.module if holds_them else router.block).__name__
+
+
+def _name(router: Router) -> str:
+    return f"the experts ({_kind(router)})"
+
+
+def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router: Router) -> SlotOutputs:
+    """Experts that are given hidden states, expert ids and weights, and give the weighted sum of their outputs."""
+    tensors = [part for part in given if isinstance(part, Tensor)]
+    ids = [part for part in tensors if not part.is_floating_point() and part.dim() == 2]
+    weights = [part for part in tensors if part.is_floating_point() and ids and part.shape == ids[0].shape]
+    hidden = next((part for part in tensors if part.is_floating_point()), None)
+    if len(given) != 3 or len(ids) != 1 or not weights or hidden is None or not isinstance(answer, Tensor):
+        raise CaptureError(
+            f"{_name(router)} of {router.block_path} are not given hidden states, expert ids and weights, so moeviz "
+            "cannot tell their outputs. Leave outputs out."
+        )
+    rows, size = hidden.reshape(-1, hidden.shape[-1]), answer.shape[-1]
+    outer = hidden.dim() - 2  # some are given sequences of rows
+
+    def alone(of: slice, chosen: Tensor) -> Tensor:
+        repeated = rows[of].repeat_interleave(chosen.shape[-1], dim=0)[(None,) * outer]
+        one, factor = chosen.reshape(-1, 1), weights[0].new_ones(chosen.numel(), 1)
+        if _kind(router) in PAIRED:
+            one = torch.cat([one, torch.full_like(one, router.num_experts - 1)], dim=1)
+            factor = torch.cat([factor, torch.zeros_like(factor)], dim=1)
+        found = experts.forward(repeated, one, factor)
+        return found.reshape(*chosen.shape, size)
+
+    def of_all(of: slice) -> Tensor:
+        every = torch.arange(router.num_experts - router.zero_experts, device=ids[0].device, dtype=ids[0].dtype)
+        return alone(of, every.expand(len(rows[of]), -1))
+
+    def outputs(of: slice) -> Tensor:
+        return alone(of, ids[0][of])
+
+    whole = answer.reshape(-1, size)
+    if (heard := _unweighted(summed, weights[0], size)) is not None:
+        return SlotOutputs(ids[0], weights[0], whole, heard.__getitem__, size, of_all, outputs)
+    return SlotOutputs(ids[0], weights[0], whole, outputs, size, of_all)
+
+
+def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | None:
+    """(N, K, D) outputs from the one weighted sum that was heard; None where weights are too small to divide by."""
+    if len(summed) != 1 or summed[0].shape != (*weights.shape, size):
+        return None
+    least = SMALLEST[summed[0].dtype == torch.float32]
+    return summed[0] / weights.unsqueeze(-1) if bool((weights.abs() > least).all()) else None
+
+
+def _are_close(one: Tensor, other: Tensor) -> bool:
+    """Equal, but for rounding."""
+    near = 8 * max(torch.finfo(part.dtype).eps for part in (one, other)) + 1e-4
+    return bool(((one.float() - other.float()).abs() <= near * other.float().abs().amax(-1, keepdim=True)).all())
+
+
+def _masked(experts: nn.Module, given: list, answer: Tensor, _answer: Any, _router: Router) -> SlotOutputs:
+    """A dictionary of experts that is given a mask (N, 1, E) of the one expert that took a row."""
+    hidden, mask, weights = given
+    ids = mask.argmax(-1).masked_fill(mask.sum(-1) == 0, NO_EXPERT)
+
+    def outputs(of: slice) -> Tensor:
+        return experts.forward(hidden[of], mask[of], torch.ones_like(weights[of])).unsqueeze(1)
+
+    return SlotOutputs(ids, weights, answer, outputs, answer.shape[-1])
+
+
+def _scaled_inputs(experts: nn.Module, given: list, answer: Tensor, _answer: Any, router: Router) -> SlotOutputs:
+    """Experts that are given every row E times, scaled by its weight: by 0 where it was not sent to them."""
+    E = router.num_experts
+    scaled, every = (part.view(E, -1, part.shape[-1]).transpose(0, 1) for part in (given[0], answer))
+    ids = (scaled != 0).any(-1).float().topk(router.top_k, dim=-1).indices  # (N, K)
+
+    def outputs(of: slice) -> Tensor:
+        return every[of].gather(1, ids[of].unsqueeze(-1).expand(-1, -1, every.shape[-1]))
+
+    return SlotOutputs(ids, torch.ones_like(ids, dtype=answer.dtype), every.sum(1), outputs, answer.shape[-1])
+
+
+def _sorted_rows(_experts: nn.Module, given: list, answer: Tensor, of_router: Any, router: Router) -> SlotOutputs:
+    """Experts that are given the rows of expert 0, then those of 1, and how many each has; and give each output."""
+    order, sizes = of_router[0], torch.tensor(given[1], device=answer.device)
+    back = order.argsort()
+    shape = (-1, router.top_k)
+    ids = torch.arange(len(sizes), device=answer.device).repeat_interleave(sizes)[back].view(shape)
+    every = answer[back].view(*shape, answer.shape[-1])
+    return SlotOutputs(ids, of_router[2][back].view(shape), None, lambda of: every[of], answer.shape[-1])
+
+
+_READERS: dict[str, Callable[[nn.Module, list, Tensor, Any, Router], SlotOutputs]] = {
+    "SwitchTransformersExperts": _masked,
+    "Llama4TextExperts": _scaled_inputs,
+    "JetMoeMoE": _sorted_rows,
+    "JetMoeMoA": _sorted_rows,
+}

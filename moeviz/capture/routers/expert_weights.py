@@ -1,0 +1,73 @@
+"""How the weights of a layer's experts lie to each other: copies of one expert are nearly parallel."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_module
+
+AT_ONCE = 2**22  # numbers of each expert
+
+
+@torch.no_grad()
+def nearest_by_weights(model: nn.Module, site: str | None = None) -> pd.DataFrame:
+    """For each expert, the other one of its layer whose weights are nearest, all of an expert's matrices as one vector.
+
+    Experts whose rows were put in another order compute the same and are not found here; by their outputs they are.
+
+    One row per layer and expert. Columns: layer int32 · expert int16 · twin int16 (-1 where weights cannot be compared:
+    they are packed, or not in this process) · cosine float64 (NaN there).
+
+    Raises what `find_routers` raises.
+
+    Source: cosine of concatenated weights as in MC-SMoE (arXiv 2310.01334), section 3.1.
+    """
+    parts = []
+    for router in find_routers(model, site):
+        E = router.num_experts - router.zero_experts
+        parts.append(nearest(_cosines(router, E), router.layer, router.num_experts))
+    return pd.concat(parts, ignore_index=True)
+
+
+def nearest(cosines: np.ndarray, layer: int, experts: int) -> pd.DataFrame:
+    """The rows of one layer from cosines (E, E), NaN where they are not known; more experts have no twin."""
+    E = len(cosines)
+    others = np.where(np.eye(E, dtype=bool) | np.isnan(cosines), -np.inf, cosines)
+    twin, cosine = np.full(experts, -1), np.full(experts, np.nan)
+    if E > 1:
+        best = others.argmax(1)
+        known = np.isfinite(others[np.arange(E), best])
+        twin[:E][known], cosine[:E][known] = best[known], others[np.arange(E), best][known]
+    columns = {"layer": layer, "expert": np.arange(experts), "twin": twin, "cosine": cosine}
+    return pd.DataFrame(columns).astype({"layer": "int32", "expert": "int16", "twin": "int16"})
+
+
+def _cosines(router: Router, experts: int) -> np.ndarray:
+    gram = torch.zeros(experts, experts, dtype=torch.float64)
+    found = 0
+    for part in _vectors(router, experts):
+        for piece in part.split(AT_ONCE, dim=1):
+            piece = piece.float()
+            gram += (piece @ piece.T).double().cpu()
+        found += 1
+    lengths = gram.diagonal().sqrt()
+    cosines: np.ndarray = (gram / (lengths[:, None] * lengths)).clamp(-1, 1).numpy()
+    return cosines if found else np.full_like(cosines, np.nan)
+
+
+def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
+    """(E, n) each: the experts' parameters, in one tensor or in modules of their own."""
+    for module in map(unwrapped_module, router.experts.values()):
+        if isinstance(module, nn.ModuleDict | nn.ModuleList):
+            every = [list(part.parameters()) for part in module.children()][:experts]
+            for same in zip(*every, strict=True):
+                yield torch.stack([part.detach().flatten() for part in same])
+            continue
+        for values in module.parameters():
+            whole = values.is_floating_point() and not values.is_meta and values.dim() > 1
+            if whole and len(values) >= experts and (len(values) % experts == 0 or router.zero_experts):
+                rows = len(values) if router.zero_experts and len(values) == router.num_experts else experts
+                yield values.detach().reshape(rows, -1)[:experts]

@@ -1,0 +1,166 @@
+"""Show all experts of a model in one table: `moeviz experts`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moeviz.cli.inputs import load, open_dataset, read_one_trace
+from moeviz.cli.options import add_backend, add_import_options, add_json, number
+from moeviz.cli.output import frame_texts, note, progress, records
+from moeviz.errors import MoevizError
+from moeviz.text import why_no_file
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from moeviz.capture.models.load import LoadedModel
+
+HELP = "Show all experts of a model in one table: what each takes, adds, keeps and writes, and which are alike."
+EXAMPLES = """examples:
+  moeviz experts embedded
+  moeviz experts embedded --layers 3 --mute --json
+  moeviz experts allenai/OLMoE-1B-7B-0924 texts.jsonl -o experts.csv
+  moeviz experts trace.npz                            from a trace, without a model"""
+SUFFIXES = (".csv", ".json")
+SHOWN = (
+    "layer",
+    "expert",
+    "share",
+    "mean_weight",
+    "added",
+    "greatest",
+    "kind",
+    "lift",
+    "role",
+    "keeps",
+    "writes",
+    "says",
+)
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz experts`."""
+    parser.add_argument(
+        "source", metavar="MODEL|TRACE|DATASET", help="a model as for --model elsewhere, a trace, or a dataset's folder"
+    )
+    says = (
+        "of a model: what it reads, as in moeviz corpus: text files, or .jsonl files with labels (default, for "
+        "moeviz's own models: the held-out texts that ship)"
+    )
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    parser.add_argument(
+        "--layers", type=number(int, 0), nargs="+", metavar="N", help="show only these layers (default: all)"
+    )
+    parser.add_argument(
+        "--mute",
+        action="store_true",
+        help="measure how much worse the model predicts the texts without each expert, by reading them again for each",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the table: .csv or .json")
+    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+    add_backend(parser)
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz experts`."""
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.metrics.expert_table import expert_table, expert_table_sentences, notes_on_experts
+
+    if args.output is not None and not args.output.lower().endswith(SUFFIXES):
+        raise MoevizError(f"The table is written as .csv or .json, and {args.output!r} is neither. Give such a name.")
+    recorded = is_dataset(args.source) or _is_trace(args.source)
+    if recorded and (args.texts or args.mute):
+        what = "texts" if args.texts else "losses without experts"
+        raise MoevizError(
+            f"{args.source!r} is recorded, and {what} need a model to read them. Give a model in its place."
+        )
+    if is_dataset(args.source):
+        from moeviz.corpus.analyses import DatasetStatistics
+
+        table = expert_table(DatasetStatistics(open_dataset(args.source, args)))
+    elif recorded:
+        table = expert_table(read_one_trace(args.source, args))
+    else:
+        table = _of_model(args)
+    if args.layers:
+        table = table[table["layer"].isin(args.layers)]
+        if table.empty:
+            raise MoevizError(f"{args.source!r} has no MoE layer among {args.layers}. Choose others.")
+    table = table.assign(says=notes_on_experts(table))
+    for sentence in expert_table_sentences(table):
+        note(sentence)
+    _write(table, args)
+    return 0
+
+
+def _is_trace(source: str) -> bool:
+    return not why_no_file(source) and Path(source).is_file() and not source.lower().endswith(".gguf")
+
+
+def _of_model(args: Namespace) -> "pd.DataFrame":
+    """The table of a model's experts, with what its weights and vectors add to it."""
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.expert_vectors import expert_vectors
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.routers.expert_weights import nearest_by_weights
+    from moeviz.cli.corpus import texts_at
+    from moeviz.embedded.own_models import is_own
+    from moeviz.labelled_texts import texts_that_ship
+    from moeviz.metrics.expert_table import expert_table, with_twins, with_writing
+
+    if not args.texts and not is_own(args.source):
+        raise MoevizError(f"{args.source!r} needs texts to read. Name text files, or .jsonl files with labels.")
+    texts = texts_at(args.texts) if args.texts else texts_that_ship()
+    args.model = args.source
+    model = load(args)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out. Load the "
+            "transformers checkpoint, or give a trace of it."
+        )
+    trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
+    vectors = expert_vectors(model, texts, progress=partial(progress, says="read {} of {} texts"))
+    table = with_writing(expert_table(trace), vectors.written)
+    table = with_twins(table, nearest_by_weights(model.model), vectors.nearest)
+    return _muted(model, table, texts, args) if args.mute else table
+
+
+def _muted(
+    model: "LoadedModel", table: "pd.DataFrame", texts: list[tuple[str, str]], args: Namespace
+) -> "pd.DataFrame":
+    """The table with the loss of all texts together without each expert, in nats a token."""
+    from moeviz.capture.muting import muted_by_label
+    from moeviz.metrics.expert import loss_of_all
+
+    rows = table if not args.layers else table[table["layer"].isin(args.layers)]
+    pairs = list(zip(rows["layer"].tolist(), rows["expert"].tolist(), strict=True))
+    note(f"muting {len(pairs):,} experts, one after the other, on {len(texts):,} texts")
+    muted = muted_by_label(model, texts, experts=pairs, progress=partial(progress, says="{} of {} texts"))
+    return rows.assign(loss_change=[loss_of_all(muted, *pair) for pair in pairs])
+
+
+def _write(table: "pd.DataFrame", args: Namespace) -> None:
+    from moeviz.spreadsheets import table_as_csv
+
+    if args.output is not None:
+        as_csv = args.output.lower().endswith(".csv")
+        data = table_as_csv(table) if as_csv else json.dumps(records(table)).encode()
+        Path(args.output).write_bytes(data)
+        note(f"wrote {args.output}")
+    if args.json:
+        print(json.dumps(records(table)))
+    elif args.output is None:
+        shown = [name for name in (*SHOWN, "loss_change") if name in table and not _is_empty(table[name])]
+        for text in frame_texts(table[shown].round(3)):
+            print(text)
+
+
+def _is_empty(column: "pd.Series") -> bool:
+    return bool((column.isna() | (column.astype("str") == "")).all())

@@ -1,0 +1,281 @@
+"""All experts of a model in one table: what each takes, how much it adds, and its role, as far as chance allows."""
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float64
+
+from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics.expert import LUCK, all_experts
+from moeviz.metrics.expert_names import expert_names, sample_of_texts, with_names
+from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes, which_keep
+from moeviz.metrics.significance import HANDFUL, STANDS_OUT
+from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.tokens import visible
+from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.routing_trace import RoutingTrace
+
+SHUFFLES = 999
+MEANS = ("norm", "added", "cosine", "residual")  # of `ExpertOutputs`, as means over an expert's tokens
+KEPT = 3  # tokens of an expert
+OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
+SPECIALIST, GENERALIST = "specialist", "generalist"
+ALIKE = 0.98  # cosine of two experts' weights, or outputs, from which on they are duplicates
+
+
+def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
+    """All experts in one table: share, weight, what each adds, its kinds of text and tokens, and its role.
+
+    What an expert adds needs a trace or a dataset with outputs; a dataset's sums give no weights, tests or tokens.
+    `added` is the mean over an expert's tokens of gate x norm, the saliency of REAP: it tells better than the share
+    which experts a model can do without, and is no proof that it can. An expert without a token has no means.
+
+    The kind of text is the label of whose tokens an expert has the largest share, compared with its share of all other
+    tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often luck brings such a lift of
+    some label: labels are shuffled among texts 999 times (seed 0), each text kept whole, and corrected for all experts
+    together (Benjamini and Hochberg). `keeps` are tokens that go to it more than twice as often as others, in two texts
+    at least, where luck brings such a one among all tokens and all experts of the layer at most once in twenty times.
+
+    `role`: a specialist has a kind with a lift of 2 or more and q of at most 5%; a generalist has at least 1.5 times a
+    uniform share of the tokens of every kind (arXiv 2601.03425 finds a standing committee of such, arXiv 2604.05267
+    doubts it: look at q and lift). `super`: its greatest activation is above the 99.5th percentile of all experts', a
+    tenth of the greatest at least, and ten times their median; the last rule is moeviz's own.
+
+    One row per layer and expert. Columns: layer int32 · expert int16 · tokens int64 (that it has) · share float64 (of
+    the layer's assignments) · times_uniform float64 · mean_weight, norm, added, greatest, cosine, residual float64
+    (NaN where they are not recorded; greatest is the maximum) · kind str · lift, q float64 (NaN without labels) · keeps
+    str · role str · super bool · name str (of `expert_names`, "" where none holds).
+
+    Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
+    (1995).
+    """
+    frame, counts = all_experts(trace), trace.counts()
+    there = np.arange(counts.assignments.shape[2]) < np.array(trace.model.num_experts)[:, None]
+    sums = counts.assignments[0].sum(axis=1, keepdims=True)
+    share = np.divide(counts.assignments[0], sums, out=np.full(there.shape, np.nan), where=sums > 0)
+    frame["tokens"], frame["share"] = counts.assignments[0][there], share[there]
+    frame["times_uniform"] = (share * np.array(trace.model.num_experts)[:, None])[there]
+    means = _means(trace) if isinstance(trace, RoutingTrace) else trace.output_means()
+    for name in ("mean_weight", "norm", "added", "greatest", "cosine", "residual"):
+        frame[name] = means[name][there] if name in means else np.nan
+    kinds = _kinds(trace)
+    for name, values in kinds.items():
+        frame[name] = values[there]
+    frame["kind"] = frame["kind"].where(frame["q"].fillna(0 if isinstance(trace, Statistics) else 1) <= LUCK, "")
+    frame["keeps"] = _keeps(trace) if isinstance(trace, RoutingTrace) else ""
+    special = (frame["kind"] != "") & (frame["lift"] >= TWICE) & (frame["q"] <= LUCK)
+    frame["role"] = np.where(special, SPECIALIST, np.where(frame.pop("everywhere"), GENERALIST, ""))
+    frame["super"] = super_experts(frame["greatest"].to_numpy())
+    return _named(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
+
+
+def super_experts(greatest: Float64[np.ndarray, " N"]) -> np.ndarray:
+    """Mark the experts whose greatest activation is an outlier among all of the model's: see `expert_table`."""
+    known = greatest[np.isfinite(greatest)]
+    if not len(known):
+        return np.zeros(len(greatest), bool)
+    least = max(np.quantile(known, OUTLIER), LARGE * known.max(), TIMES_MEDIAN * np.median(known))
+    return np.nan_to_num(greatest) >= max(least, np.finfo(np.float32).tiny)
+
+
+def adjusted(p: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
+    """Correct p for their number by Benjamini and Hochberg's rule; NaN stays and does not count.
+
+    >>> adjusted(np.array([0.01, 0.04, 0.03, np.nan])).tolist()
+    [0.03, 0.04, 0.04, nan]
+    """
+    known = np.flatnonzero(~np.isnan(p))
+    order = known[np.argsort(p[known], kind="stable")]
+    steps = p[order] * len(known) / np.arange(1, len(known) + 1)
+    found = np.full(len(p), np.nan)
+    found[order] = np.minimum(np.minimum.accumulate(steps[::-1])[::-1], 1.0)
+    return found
+
+
+def _means(trace: RoutingTrace) -> dict[str, np.ndarray]:
+    """(L, E) means over an expert's tokens, and the greatest activation; NaN where it has none."""
+    L, E = len(trace.model.layers), max(trace.model.num_experts)
+    layer, token, slot = np.nonzero(trace.filled)
+    cell = layer * E + trace.experts[layer, token, slot]
+    count = np.bincount(cell, minlength=L * E).astype(np.float64)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        sums = np.bincount(cell, values[layer, token, slot], minlength=L * E)
+        return np.divide(sums, count, out=np.full(L * E, np.nan), where=count > 0).reshape(L, E)
+
+    found = {} if trace.weights is None else {"mean_weight": mean(trace.weights)}
+    if trace.outputs is None:
+        return found
+    arrays = trace.outputs.arrays()
+    greatest = np.full(L * E, -np.inf)
+    np.maximum.at(greatest, cell, arrays["greatest"][layer, token, slot])
+    found |= {name: mean(arrays[name]) for name in MEANS if name in arrays}
+    return found | {"greatest": np.where(count > 0, greatest, np.nan).reshape(L, E)}
+
+
+def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
+    """(L, E) the label of the largest lift, that lift, its q, and whether every label is taken often."""
+    L, E = len(source.model.layers), max(source.model.num_experts)
+    none = {"kind": np.full((L, E), "", object), "everywhere": np.zeros((L, E), bool)}
+    none |= dict.fromkeys(("lift", "q"), np.full((L, E), np.nan))
+    try:
+        counted = source.counts_by_label("Kinds of text")
+    except MissingField:
+        return none
+    if len(counted.groups) < 2:
+        return none
+    names = np.array([str(name) for name in counted.groups], object)
+    has, tokens = counted.assignments.astype(np.float64), counted.tokens.astype(np.float64)  # (D, L, E), (D, L)
+    lift, share = _lift(has, tokens)
+    filled = has.sum((0, 2)) / np.maximum(tokens.sum(0), 1)  # slots of a token
+    uniform = filled[:, None] / np.array(source.model.num_experts)[:, None]
+    enough = (tokens >= HANDFUL).all(0)[:, None]
+    return {
+        "kind": np.where(has.sum(0) > 0, names[lift.argmax(0)], ""),
+        "lift": np.where(has.sum(0) > 0, lift.max(0), np.nan),
+        "q": _luck(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
+        "everywhere": (share.min(0) >= STANDS_OUT * uniform) & enough,
+    }
+
+
+def _lift(has: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each label (D, L, E): its share over that of all other tokens, and its share. A label of few has no lift."""
+    share = has / np.maximum(tokens, 1)[..., None]
+    others = (has.sum(0) - has + 0.5) / (tokens.sum(0) - tokens + 1)[..., None]
+    return np.where((tokens >= HANDFUL)[..., None], share / others, 0.0), share
+
+
+def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
+    """(L, E) q of the highest lift (L, E) of any label, by labels shuffled among whole texts."""
+    names, codes = trace.labels("Kinds of text")
+    texts, of_token = np.unique(np.stack([codes, trace.tokens["sequence"].to_numpy()]), axis=1, return_inverse=True)
+    N, (L, E) = texts.shape[1], highest.shape
+    if len(names) >= N:
+        return np.full((L, E), np.nan)
+    starts = np.searchsorted(texts[0], np.arange(len(names)))
+    rng = np.random.default_rng(0)
+    orders = [rng.permutation(N) for _ in range(SHUFFLES)]
+    p = np.full((L, E), np.nan)
+    for row in range(L):
+        token, slot = np.nonzero(trace.experts[row] >= 0)
+        cell = of_token[token] * E + trace.experts[row][token, slot]
+        has = np.bincount(cell, minlength=N * E).reshape(N, 1, E).astype(np.float64)
+        tokens = np.bincount(of_token[trace.recorded[row]], minlength=N).astype(np.float64)[:, None]
+        above = np.ones(E)
+        for order in orders:
+            lift, _ = _lift(np.add.reduceat(has[order], starts), np.add.reduceat(tokens[order], starts))
+            above += lift.max(0)[0] >= highest[row] - 1e-12
+        p[row] = np.where(has.sum((0, 1)) > 0, above / (SHUFFLES + 1), np.nan)
+    return adjusted(p.ravel()).reshape(L, E)
+
+
+def _keeps(trace: RoutingTrace) -> list[str]:
+    """Of each expert, the tokens that keep to it, most clearly first: “ und”, “ der”."""
+    codes, sequence = token_codes(trace), trace.tokens["sequence"].to_numpy()
+    size = int(codes.max(initial=-1)) + 1
+    first = np.flatnonzero(~pd.Series(codes).duplicated())
+    words = trace.tokens["text"].to_numpy(object)[first]
+    plain = np.array([kind_of(word) != SPECIAL for word in words], bool)
+    found = []
+    for experts, recorded, E in zip(trace.experts, trace.recorded, trace.model.num_experts, strict=True):
+        times, least = np.bincount(codes[recorded], minlength=size), enough_occurrences(int(recorded.sum()))
+        tested = int((times >= least).sum())
+        texts = pd.Series(sequence[recorded]).groupby(codes[recorded]).nunique().reindex(range(size), fill_value=0)
+        fewest = min(2, len(np.unique(sequence)))
+        for expert in range(E):
+            has = (experts == expert).any(axis=-1)
+            tokens, usual = np.bincount(codes[has], minlength=size), float(has.sum() / max(recorded.sum(), 1))
+            kept = which_keep(times, tokens, usual, least, size)
+            kept = kept[plain[kept] & (texts.to_numpy()[kept] >= fewest)]
+            usuals = np.full(len(kept), usual)
+            named = kept, kept, words[kept]
+            rows = keeping_rows(named, tokens[kept], times[kept], texts.to_numpy()[kept], usuals, tested * E)
+            clear = rows[(rows["luck"] <= LUCK) & (rows["lift"] >= TWICE)].sort_values("luck", kind="stable")
+            found.append(", ".join(f"“{visible(str(text))}”" for text in clear["text"].head(KEPT)))
+    return found
+
+
+def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
+    if isinstance(trace, RoutingTrace):
+        try:
+            return with_names(frame, expert_names(sample_of_texts(trace)))
+        except MoevizError:  # one text, or nothing recorded
+            pass
+    return frame.assign(name="")
+
+
+def least_needed(table: pd.DataFrame, by: str, count: int) -> dict[int, tuple[int, ...]]:
+    """Of each layer, the `count` experts with the least of a column of `expert_table`; without a token first."""
+    order = table.assign(of=table[by].fillna(-np.inf)).sort_values(["of", "expert"], kind="stable")
+    return {int(layer): tuple(rows["expert"].head(count).tolist()) for layer, rows in order.groupby("layer")}
+
+
+def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
+    """The table with what its experts write, where that is borne out.
+
+    written   of `moeviz.capture.expert_vectors.ExpertVectors`.
+
+    Columns: those of the table, and writes str (the most promoted tokens; "" where their following tokens do not bear
+    it out) · followed, usual, everywhere, beyond float64, as there.
+    """
+    where = ["layer", "expert"]
+    found = table[where].merge(written, how="left", on=where)
+    texts = [
+        ", ".join(f"“{visible(str(text))}”" for text in promoted) if holds is True else ""
+        for promoted, holds in zip(found["promoted"], found["holds"], strict=True)
+    ]
+    figures = {name: found[name].to_numpy(np.float64) for name in ("followed", "usual", "everywhere", "beyond")}
+    return table.assign(writes=pd.array(np.array(texts, object), "str"), **figures)
+
+
+def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame) -> pd.DataFrame:
+    """The table with each expert's nearest other one, by weights and by outputs.
+
+    weights, outputs   of `nearest_by_weights`, and of `ExpertVectors`.
+
+    Columns: those of the table, and twin_by_weights, twin_by_outputs int16 (-1: not known) · cosine_of_weights,
+    cosine_of_outputs float64.
+    """
+    where = ["layer", "expert"]
+    for name, frame in (("weights", weights), ("outputs", outputs)):
+        found = table[where].merge(frame, how="left", on=where)
+        twin = found["twin"].fillna(-1).astype(np.int16).to_numpy()
+        table = table.assign(**{f"twin_by_{name}": twin, f"cosine_of_{name}": found["cosine"].to_numpy()})
+    return table
+
+
+def notes_on_experts(table: pd.DataFrame) -> list[str]:
+    """Of each expert, what is odd about it, in few words: dead, adds nothing, a duplicate, a Super Expert; or ""."""
+    notes = []
+    for row in table.to_dict("records"):
+        said = ["no token is sent to it"] if not row["tokens"] else []
+        said += ["it adds nothing"] if row["tokens"] and row["added"] == 0 else []
+        said += [
+            f"as expert {row[f'twin_by_{by}']} by its {by}"
+            for by in ("weights", "outputs")
+            if row.get(f"cosine_of_{by}", np.nan) >= ALIKE
+        ]
+        said += [f"a Super Expert: {row['greatest']:.3g} at most"] if row["super"] else []
+        notes.append("; ".join(said))
+    return notes
+
+
+def expert_table_sentences(table: pd.DataFrame) -> list[str]:
+    """Say what of a table holds, in plain sentences: how many write, how many are special, and the odd ones by name."""
+    odd = pd.Series(notes_on_experts(table), index=table.index)
+    count, roles = len(table), table["role"].value_counts()
+    said = []
+    if table["q"].notna().any():
+        said.append(
+            f"{roles.get(SPECIALIST, 0):,} of {count:,} experts are specialists for a kind of text, and "
+            f"{roles.get(GENERALIST, 0):,} take every kind."
+        )
+    if "writes" in table:
+        writes = int((table["writes"] != "").sum())
+        said.append(
+            f"{writes:,} of {count:,} experts write tokens that then follow; of the others nothing is said, whatever "
+            "their outputs promote."
+        )
+    for row, words in zip(table.to_dict("records"), odd, strict=True):
+        if words:
+            said.append(f"Layer {row['layer']}, expert {row['expert']}: {words}.")
+    return said

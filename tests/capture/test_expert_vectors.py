@@ -1,0 +1,85 @@
+"""What experts write, and which are alike: planted ones are found, and shuffled outputs write nothing."""
+
+import copy
+from dataclasses import replace
+
+import pytest
+import torch
+
+import moeviz
+from benchmarks.experts_left_out import left_out
+from moeviz.capture import expert_vectors as module
+from moeviz.capture.corpus import trace_corpus
+from moeviz.capture.expert_vectors import SHUFFLES, expert_vectors
+from moeviz.capture.routers.expert_weights import nearest_by_weights
+from moeviz.errors import InvalidPrompt
+from moeviz.labelled_texts import texts_that_ship
+from moeviz.metrics.expert_table import expert_table, notes_on_experts, with_twins
+
+FEW = texts_that_ship()[::12]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return moeviz.load_model()
+
+
+def table_of(model):
+    table = expert_table(trace_corpus(model, FEW, outputs=True))
+    found = expert_vectors(model, FEW)
+    return with_twins(table, nearest_by_weights(model.model), found.nearest)
+
+
+def notes_by_place(table):
+    notes = zip(table["layer"], table["expert"], notes_on_experts(table), strict=True)
+    return {(layer, expert): note for layer, expert, note in notes if note}
+
+
+@torch.no_grad()
+def test_planted_experts_are_found_and_the_model_as_it_ships_has_one_outlier_alone(model):
+    as_it_ships = notes_by_place(table_of(model))
+    assert as_it_ships.keys() == {(5, 7)} and as_it_ships[5, 7].startswith("a Super Expert: ")
+    planted = replace(model, model=copy.deepcopy(model.model))
+    experts = [layer.mlp.experts for layer in planted.model.model.layers]
+    for weights in (experts[2].gate_up_proj, experts[2].down_proj):
+        weights[5] = weights[3]  # a copy
+    rows = torch.randperm(experts[3].down_proj.shape[-1], generator=torch.Generator().manual_seed(0))
+    gate, up = experts[3].gate_up_proj[0].chunk(2)
+    experts[3].gate_up_proj[2] = torch.cat([gate[rows], up[rows]])  # a copy with its neurons in another order
+    experts[3].down_proj[2] = experts[3].down_proj[0][:, rows]
+    experts[4].down_proj[1] = 0  # dead
+    experts[1].down_proj[6, 7] *= 300  # one number of its outputs is an outlier
+    found = notes_by_place(table_of(planted))
+    assert found.pop((1, 6)).startswith("a Super Expert: ")
+    assert found == {
+        (2, 3): "as expert 5 by its weights; as expert 5 by its outputs",
+        (2, 5): "as expert 3 by its weights; as expert 3 by its outputs",
+        (3, 0): "as expert 2 by its outputs",
+        (3, 2): "as expert 0 by its outputs",
+        (4, 1): "it adds nothing",
+    }
+
+
+def test_some_experts_of_the_model_that_ships_write_and_nothing_is_said_of_shuffled_outputs(model, monkeypatch):
+    """Each of the 20 shuffles takes the place of the outputs: the routing stays, and so do the texts."""
+    layers, tested = [], module._tested
+    monkeypatch.setattr(module, "_tested", lambda *given: layers.append(given) or tested(*given))
+    written = expert_vectors(model, texts_that_ship()[::2]).written
+    assert len(layers) == 6 and written["holds"].any()
+    assert (written["followed"] > written["usual"])[written["holds"]].all()
+    for promoted, *rest in layers:
+        for shuffle in range(1, SHUFFLES + 1):
+            others = [part for at, part in enumerate(promoted) if at not in (0, shuffle)]
+            assert not tested([promoted[shuffle], *others], *rest)["holds"].any()
+
+
+def test_texts_are_needed(model):
+    with pytest.raises(InvalidPrompt, match="There are no texts to read"):
+        expert_vectors(model, [])
+
+
+@pytest.mark.table("moeviz/capture", "moeviz/metrics")
+@pytest.mark.parametrize("count", [1, 2])
+def test_gate_times_norm_tells_better_than_share_and_chance_which_experts_can_go(model, count):
+    (row,) = left_out(model, texts_that_ship(), [count], draws=3).to_dict("records")
+    assert row["gate x norm"] < row["share"] and row["gate x norm"] < row["random"] - row["random_sd"]

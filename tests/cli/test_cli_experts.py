@@ -1,0 +1,67 @@
+"""`moeviz experts`: a row an expert, from a model, a trace or a dataset; what cannot be is one sentence."""
+
+import csv
+import json
+
+import pytest
+from moeviz.embedded.reference import reference_routing
+
+from moeviz.cli.main import main
+from moeviz.formats.dataset.convert import write_dataset
+from moeviz.formats.exports import write_trace
+
+TEXTS = [("sums", "12 + 7 = 19\n45 - 6 = 39"), ("prose", "It is cold, and the people of the land went out.")]
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"label": label, "text": text}) for label, text in TEXTS * 2))
+    return str(path)
+
+
+def test_a_model_has_a_row_an_expert_and_the_loss_where_it_is_asked_for(texts, tmp_path, capsys):
+    target = tmp_path / "experts.csv"
+    asked = ["experts", "embedded", texts, "--layers", "3", "--mute", "--json", "-o", str(target)]
+    assert main(asked) == 0
+    rows = json.loads(capsys.readouterr().out)
+    assert [(row["layer"], row["expert"]) for row in rows] == [(3, expert) for expert in range(8)]
+    had = [row for row in rows if row["tokens"]]
+    assert all(row["added"] > 0 and abs(row["cosine"]) <= 1 and row["loss_change"] is not None for row in had)
+    assert any(row["loss_change"] > 0 for row in had) and all(row["cosine_of_weights"] < 0.5 for row in rows)
+    with target.open(newline="", encoding="utf-8") as file:
+        assert [int(row["expert"]) for row in csv.DictReader(file)] == list(range(8))
+
+
+def test_a_trace_and_a_dataset_have_what_they_keep(tmp_path, capsys):
+    trace = reference_routing()
+    write_trace(trace, tmp_path / "trace.npz")
+    write_dataset(trace, tmp_path / "folder")
+    found = {}
+    for name in ("trace.npz", "folder"):
+        assert main(["experts", str(tmp_path / name), "--json"]) == 0
+        found[name] = json.loads(capsys.readouterr().out)
+    for one, other in zip(found["trace.npz"], found["folder"], strict=True):
+        assert one["share"] == pytest.approx(other["share"]) and one["added"] is other["added"] is None
+        assert one["lift"] == pytest.approx(other["lift"]) and other["q"] is None
+    assert main(["experts", str(tmp_path / "trace.npz"), "--layers", "5"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split()[:3] == ["layer", "expert", "share"] and len(out.splitlines()) == 9
+    assert "of 8 experts are specialists" in err
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["trace.npz", "--mute"], "is recorded, and losses without experts need"),
+        (["trace.npz", "text.txt"], "is recorded, and texts need a model to read them"),
+        (["trace.npz", "-o", "experts.xlsx"], "written as .csv or .json"),
+        (["trace.npz", "--layers", "99"], "has no MoE layer among"),
+        (["some/model"], "needs texts to read"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(asked, says, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_trace(reference_routing(), "trace.npz")
+    assert main(["experts", *asked]) == 1
+    assert says in capsys.readouterr().err

@@ -1,0 +1,152 @@
+"""All experts in one table: sums worked by hand, and what is said of them only beyond chance."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from moeviz.embedded.reference import reference_routing
+
+from moeviz.expert_outputs import ExpertOutputs
+from moeviz.metrics.expert_table import (
+    GENERALIST,
+    SPECIALIST,
+    adjusted,
+    expert_table,
+    expert_table_sentences,
+    least_needed,
+    notes_on_experts,
+    super_experts,
+    with_twins,
+    with_writing,
+)
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
+from moeviz.testing import sample_trace
+
+WHERE = ["layer", "expert"]
+
+
+def of(table, layer, expert):
+    return table[(table["layer"] == layer) & (table["expert"] == expert)].iloc[0]
+
+
+@pytest.fixture
+def small():
+    """One layer of three experts, top-2, three tokens: 01, 10, 0 alone; expert 2 has none.
+
+    norms 2 4 / 6 8 / 10 -: expert 0 has 2, 8 and 10, expert 1 has 4 and 6. Weights 3/4 and 1/4, then 1.
+    """
+    experts = np.array([[[0, 1], [1, 0], [0, NO_EXPERT]]], np.int16)
+    weights = np.array([[[0.75, 0.25], [0.75, 0.25], [1, 0]]], np.float32)
+    norm = np.array([[[2, 4], [6, 8], [10, 0]]], np.float32)
+    outputs = ExpertOutputs(norm, norm * weights, norm / 2, np.sign(norm), -np.sign(norm) / 2)
+    tokens = token_frame(np.array([0, 0, 1]), np.array([0, 1, 0]), list("aba"), np.array([1, 2, 1]))
+    return RoutingTrace(ModelInfo("small", "sample", (4,), (3,), 2), tokens, experts, weights, outputs=outputs)
+
+
+def test_sums_are_those_worked_by_hand(small):
+    table = expert_table(small)
+    first, second, none = (of(table, 4, expert) for expert in range(3))
+    assert (first.tokens, second.tokens, none.tokens) == (3, 2, 0)
+    assert first.share == pytest.approx(3 / 5) and first.times_uniform == pytest.approx(9 / 5)
+    assert first.mean_weight == pytest.approx((0.75 + 0.25 + 1) / 3) and second.mean_weight == pytest.approx(0.5)
+    assert first.norm == pytest.approx(20 / 3) and first.added == pytest.approx((1.5 + 2 + 10) / 3)
+    assert second.added == pytest.approx((1 + 4.5) / 2) and (first.greatest, second.greatest) == (5, 3)
+    assert (first.cosine, first.residual) == (1, -0.5)
+    assert np.isnan(none[["mean_weight", "norm", "added", "greatest"]].astype(float)).all()
+    assert notes_on_experts(table) == ["", "", "no token is sent to it"]
+    assert least_needed(table, "added", 2) == {4: (2, 1)} and least_needed(table, "share", 1) == {4: (2,)}
+
+
+def test_what_was_not_recorded_is_not_told(small):
+    table = expert_table(replace(small, outputs=None))
+    assert table[["norm", "added", "greatest", "cosine", "residual"]].isna().all(axis=None)
+    assert not table["super"].any() and (table["mean_weight"].notna() == [True, True, False]).all()
+    assert expert_table(replace(small, weights=None))["mean_weight"].isna().all()
+
+
+def test_one_outlier_is_a_super_expert_and_none_is_named_without_one():
+    greatest = np.random.default_rng(0).uniform(1, 3, 48)
+    assert not super_experts(greatest).any()
+    greatest[17] = 100
+    assert np.flatnonzero(super_experts(greatest)).tolist() == [17]
+    assert not super_experts(np.full(4, np.nan)).any() and not super_experts(np.zeros(4)).any()
+
+
+def labelled_trace(seed, bias, texts=40, tokens=50, experts=8):
+    """Texts of two labels; expert 1 has more of "b" by `bias` on its logit, and expert 2 more of both."""
+    rng = np.random.default_rng(seed)
+    label = np.repeat(np.arange(texts) % 2, tokens)
+    logits = rng.normal(size=(1, texts * tokens, experts)) + np.repeat(rng.normal(0, 0.3, (texts, experts)), tokens, 0)
+    logits[0, label == 1, 1] += bias
+    logits[0, :, 2] += bias
+    chosen = np.argsort(-logits, axis=-1)[..., :2].astype(np.int16)
+    sequence = np.repeat(np.arange(texts), tokens)
+    frame = token_frame(sequence, np.tile(np.arange(tokens), texts), ["x"] * len(label))
+    frame["label"] = pd.Series(np.array(["a", "b"], object)[label], dtype="str")
+    return RoutingTrace(ModelInfo("made", "sample", (0,), (experts,), 2, slot_order="unknown"), frame, chosen)
+
+
+def test_a_specialist_and_a_generalist_are_told_and_shuffled_labels_have_neither():
+    table = expert_table(labelled_trace(0, 2.5))
+    assert (of(table, 0, 1).kind, of(table, 0, 1).role) == ("b", SPECIALIST) and of(table, 0, 1).q <= 0.01
+    assert of(table, 0, 2).role == GENERALIST
+    assert (table.drop(index=[1, 2])["role"] == "").all()
+
+
+def test_where_labels_mean_nothing_a_kind_is_named_in_few_of_many_traces():
+    """Under shuffled labels at most one trace in twenty should name any; of twenty, five would be unlikely by 0.003."""
+    named = [(expert_table(labelled_trace(seed, 0.0))["kind"] != "").any() for seed in range(20)]
+    assert sum(named) < 5
+
+
+def test_with_one_text_a_label_nothing_is_judged():
+    trace = labelled_trace(0, 3.0, texts=2)
+    assert expert_table(trace)["q"].isna().all() and (expert_table(trace)["kind"] == "").all()
+
+
+def test_p_values_are_corrected_for_their_number():
+    rng = np.random.default_rng(1)
+    p = rng.random(30)
+    q = adjusted(p)
+    order = np.argsort(p)
+    by_hand = [min(p[order][j] * 30 / (j + 1) for j in range(i, 30)) for i in range(30)]
+    np.testing.assert_allclose(q[order], by_hand)
+    assert np.isnan(adjusted(np.array([np.nan]))).all()
+
+
+def test_tokens_that_keep_to_an_expert_are_named_and_dealt_anew_none_are():
+    trace = reference_routing()
+    found = expert_table(trace)
+    assert (found["keeps"] != "").sum() > 10 and (found["kind"] != "").sum() > 20 and (found["name"] != "").any()
+    rng = np.random.default_rng(0)
+    order = rng.permutation(len(trace.tokens))
+    dealt = replace(trace, experts=trace.experts[:, order], weights=trace.weights[:, order])
+    dealt = expert_table(dealt)
+    assert (dealt["keeps"] != "").sum() <= 3 and (dealt["role"] == "").all()
+
+
+def test_writing_is_told_where_it_holds_and_twins_by_name():
+    table = expert_table(sample_trace(layers=1, experts=3))
+    written = table[WHERE].assign(
+        promoted=[("<b>", "\n"), ("x",), ("y",)],
+        followed=0.5,
+        usual=0.1,
+        everywhere=0.1,
+        beyond=9.0,
+        holds=[True, False, False],
+    )
+    found = with_writing(table, written)
+    assert found["writes"].tolist()[1:] == ["", ""] and found["writes"].iat[0].startswith("“<b>”, “")
+    assert "\n" not in found["writes"].iat[0]
+    assert (with_writing(table, written.iloc[:0])["writes"] == "").all()
+    weights = table[WHERE].assign(twin=[1, 0, 0], cosine=[0.999, 0.999, 0.1])
+    outputs = table[WHERE].assign(twin=[-1, -1, -1], cosine=np.nan)
+    found = with_twins(found, weights, outputs)
+    assert notes_on_experts(found) == ["as expert 1 by its weights", "as expert 0 by its weights", ""]
+    said = expert_table_sentences(found)
+    assert (
+        said[0].startswith("1 of 3 experts write tokens")
+        and said[1] == "Layer 0, expert 0: as expert 1 by its weights."
+    )
