@@ -35,7 +35,8 @@ CROWDED, ELSEWHERE = "192.0.2.7", "198.51.100.9"
 MESSAGES, SOCKETS, COOKIES, UPLOADS = 4, 300, 101, 28
 ROUNDS, RUNS = 3, 6  # a run of each kind in each half of a round
 MOST = 1.5  # times as slow
-DEAF = {"ping_interval": None}  # a tab of a crowd does not listen, not to its own keepalive either
+# A tab of a crowd does not listen, not to its own keepalive either, nor to the server as it leaves.
+DEAF = {"ping_interval": None, "close_timeout": 0.1}
 
 
 @dataclass(slots=True)

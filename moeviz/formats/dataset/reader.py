@@ -26,7 +26,7 @@ from moeviz.formats.dataset.layout import (
     schema,
 )
 from moeviz.formats.dataset.s3 import Place, unreachable
-from moeviz.formats.dataset.shard_statistics import SIGNED
+from moeviz.formats.dataset.shard import SIGNED
 from moeviz.model_info import ModelInfo
 
 MAX_GROUP_BYTES, MAX_GROUP_ROWS = 2**31, 2**24  # of one column, unpacked; a long text is one row group
