@@ -22,7 +22,7 @@ if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does 
     from moeviz_app.server.identity import visitor
     from moeviz_app.views.layout import draw
 
-    with render_slot(visitor().id):
+    with render_slot((asker := visitor()).id, asker.is_browser):
         draw()
 else:  # Streamlit's server has imported it, once
     from moeviz_app.server.asgi import app_options

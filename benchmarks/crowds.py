@@ -138,8 +138,8 @@ CROWDS: dict[str, Callable] = {
 
 def beside(running: Server, crowd: Callable) -> tuple[dict[str, Seen], bool]:
     """Rounds without a crowd and with it: what runs took, by who ran; and whether the server was ready all the time."""
-    model = moeviz.load_model()
-    prompts = [prompt_of(model, "Il fait froid.", 0), prompt_of(model, "One day", 16)]
+    runs = 2 * 2 * (1 + ROUNDS) * RUNS  # in which no text comes twice: the same run is done once
+    prompts = _prompts(runs)
     seen, ready = {"elsewhere": Seen(), "same address": Seen()}, True
     for _ in range(ROUNDS):
         for who, address in (("elsewhere", ELSEWHERE), ("same address", CROWDED)):
@@ -151,12 +151,21 @@ def beside(running: Server, crowd: Callable) -> tuple[dict[str, Seen], bool]:
     return seen, ready
 
 
-def _run(url: str, address: str, prompts: list[Prompt], seconds: list[float], refused: list[str]) -> None:
-    """A visitor comes, and runs the prompts in turn."""
+def _prompts(count: int) -> Iterator[Prompt]:
+    """Texts to read, and texts to go on with, in turn; what comes of them is worked out before anybody is timed."""
+    model, kinds = moeviz.load_model(), itertools.cycle([("Il fait froid", 0), ("One day", 16)])
+    made = secrets.token_hex(3)  # another round's are other texts too
+    yield from [
+        prompt_of(model, f"{text} {made} {n}", new) for n, (text, new) in zip(range(count), kinds, strict=False)
+    ]
+
+
+def _run(url: str, address: str, prompts: Iterator[Prompt], seconds: list[float], refused: list[str]) -> None:
+    """A visitor comes, and runs the next prompts."""
     try:
         with Tab(url, at(address, **new_visitor())) as tab:
             tab.come()
-            for prompt in itertools.islice(itertools.cycle(prompts), RUNS):
+            for prompt in itertools.islice(prompts, RUNS):
                 begun = time.monotonic()
                 tab.run(prompt)
                 seconds.append(time.monotonic() - begun)
@@ -167,7 +176,7 @@ def _run(url: str, address: str, prompts: list[Prompt], seconds: list[float], re
 def report(running: Server) -> bool:
     """Print a row for each crowd; whether all is as it should be."""
     good = True
-    _run(running.url, ELSEWHERE, [prompt_of(moeviz.load_model(), "warm", 1)], [], [])  # the first waits for the model
+    _run(running.url, ELSEWHERE, _prompts(1), [], [])  # the first waits for the model
     for name, crowd in CROWDS.items():
         seen, ready = beside(running, crowd)
         cells = [f"{who}: {each}" for who, each in seen.items()]

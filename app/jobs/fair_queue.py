@@ -1,7 +1,8 @@
 """One thread a device does what visitors ask of it, in turns that are fair to each of them. No Streamlit here.
 
 A page asks for work, hears how many turns are before it, then what the work tells, then its result. Visitors take
-turns; a visitor's own runs take turns among themselves. Work that is a generator gives its turn away between its steps,
+turns; a visitor's own runs take turns among themselves. Those without a cookie of ours, who may be any number, have a
+turn a second while others wait. Work that is a generator gives its turn away between its steps,
 so who asks for a short prompt waits for some steps of a long text, and not for the text. Who stops listening (Stop, a
 rerun, a closed tab) has cancelled: the work ends when it next tells something, which is within one token. Texts that
 decode together grow in each other's turns too (`PassedOn`), so all of them take the time of one.
@@ -26,6 +27,7 @@ from moeviz.errors import MoevizError
 LISTEN_SECONDS = 0.1  # a page looks up this often, and hears of its end there
 SELDOM = 10  # times that, at most, for one that is far from its turn
 TURN_SECONDS = 0.1  # of a long text, while others wait
+SHARED_SECONDS = 1.0  # between turns of those who cannot be told apart, while others wait
 MOST_BEGUN = 16  # long texts that are begun and wait for their next turn: each keeps its attention cache
 Tell = Callable[[Any], None]
 Work = Callable[[Tell], Any]  # is given what to tell news with; returns the result, or yields news and returns it
@@ -160,6 +162,7 @@ class FairQueue:
         self.places = QueueLimits(places, places, places) if isinstance(places, int) else places
         self._line: dict[str, deque[_Job]] = {}  # by visitor, who has the next turn first; of each, its next job first
         self._at: _Job | None = None  # that has its turn now
+        self._shared_turn = float("-inf")  # when somebody who cannot be told apart had the last one
         self._at_rest, self._guard, self._running = at_rest, threading.Lock(), False
         self._stopping, self._resting = False, threading.Event()
         self._resting.set()
@@ -234,7 +237,10 @@ class FairQueue:
         """The first visitor's first job, out of the line; the visitor then stands last. None: there is no work."""
         with self._guard:
             begun = sum(job.steps is not None for line in self._line.values() for job in line)
-            for visitor, line in list(self._line.items()):
+            lines = list(self._line.items())
+            if time.monotonic() < self._shared_turn + SHARED_SECONDS:
+                lines.sort(key=lambda of: not of[1][0].asker.is_browser)  # the others in their order
+            for visitor, line in lines:
                 for job in line:
                     if job.cancelled.is_set() or not job.is_long or job.steps is not None or begun < MOST_BEGUN:
                         return self._take(visitor, job)
@@ -248,6 +254,8 @@ class FairQueue:
         if line:
             self._line[visitor] = line
         self._at = job
+        if not job.asker.is_browser:
+            self._shared_turn = time.monotonic()
         count("waiting", -1)
         count("running")
         return job

@@ -4,7 +4,8 @@ Scripts of Streamlit are threads of one Python, beside the thread that runs the 
 slow, and the model is slowest: after each of its thousand small steps it waits until another thread lets go. One after
 the other, each takes as long as it does alone, and the first is there at once. `benchmarks.load` has the figures.
 
-A visitor's own tabs wait for each other first, so that twenty of them have one place in the line. They wait longer
+A visitor's own tabs wait for each other first, so that twenty of them have one place in the line. Those without a
+cookie of ours, who may be any number behind one address, let all others go before. Tabs wait longer
 after a run that was refused because the visitor has too many: else twenty tabs that ask again and again would have
 twenty answers drawn in the time of each run of anybody else.
 """
@@ -23,39 +24,41 @@ PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for t
 
 
 class FairSemaphore:
-    """A semaphore that is first come, first served."""
+    """A semaphore that is first come, first served; behind all of those, who lets others go before."""
 
     def __init__(self, places: int) -> None:
-        self._free, self._line, self._guard = places, deque[threading.Event](), threading.Lock()
+        self._free, self._guard = places, threading.Lock()
+        self._line, self._behind = deque[threading.Event](), deque[threading.Event]()
 
-    def enter(self, seconds: float) -> bool:
+    def enter(self, seconds: float, behind: bool = False) -> bool:
         """Wait for a place; whether there was one in time."""
+        line = self._behind if behind else self._line
         with self._guard:
             if self._free:
                 self._free -= 1
                 return True
             called = threading.Event()
-            self._line.append(called)
+            line.append(called)
         if called.wait(seconds):
             return True
         with self._guard:
             if not called.is_set():
-                self._line.remove(called)
+                line.remove(called)
             return called.is_set()
 
     def leave(self) -> None:
         """Give the place to the next in line."""
         with self._guard:
-            if self._line:
-                self._line.popleft().set()
+            if line := self._line or self._behind:
+                line.popleft().set()
             else:
                 self._free += 1
 
 
 class _Mine(threading.local):
-    """Of each thread: the rooms that it goes through to draw, with how long it waits at each; those it is in."""
+    """Of each thread: the rooms that it goes through to draw, and how it waits at each; those it is in."""
 
-    through: tuple[tuple[FairSemaphore, float], ...] = ()
+    through: tuple[tuple[FairSemaphore, float, bool], ...] = ()
     inside: tuple[FairSemaphore, ...] = ()
     pauses: bool = False
 
@@ -67,11 +70,14 @@ _mine = _Mine()
 
 
 @contextmanager
-def render_slot(visitor: str = "") -> Iterator[None]:
-    """Wait for this visitor's turn to draw, and have it inside the block."""
+def render_slot(visitor: str = "", is_browser: bool = True) -> Iterator[None]:
+    """Wait for this visitor's turn to draw, and have it inside the block.
+
+    is_browser   whether it is one browser; else all of an address who cannot be told apart.
+    """
     with _guard:
         own = _own.get(visitor) or _own.setdefault(visitor, FairSemaphore(1))
-    _mine.through = (own, SECONDS_OF_OWN), (_room, SECONDS)
+    _mine.through = (own, SECONDS_OF_OWN, False), (_room, SECONDS, not is_browser)
     _enter()
     try:
         yield
@@ -106,7 +112,7 @@ def give_up_slot() -> None:
 
 
 def _enter() -> None:
-    _mine.inside = tuple(room for room, seconds in _mine.through if room.enter(seconds))
+    _mine.inside = tuple(room for room, seconds, behind in _mine.through if room.enter(seconds, behind))
 
 
 def _leave(but: FairSemaphore | None = None) -> None:

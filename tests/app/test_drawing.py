@@ -44,6 +44,24 @@ def test_two_pages_are_drawn_one_after_the_other():
     assert most == [1]
 
 
+def test_who_cannot_be_told_apart_lets_all_others_go_before():
+    drawn = []
+
+    def draw(visitor, is_browser=True):
+        with render_slot(visitor, is_browser):
+            drawn.append(visitor)
+
+    with render_slot():
+        threads = [in_a_thread(partial(draw, "crowd", is_browser=False))]
+        until(lambda: render_lock._room._behind)
+        for count, visitor in enumerate(("one", "two"), 1):
+            threads.append(in_a_thread(partial(draw, visitor)))
+            until(lambda count=count: len(render_lock._room._line) == count)
+    for thread in threads:
+        thread.join(SECONDS)
+    assert drawn == ["one", "two", "crowd"]
+
+
 def test_who_waits_for_something_lets_another_draw_and_draws_on_afterwards():
     drawn = threading.Event()
 

@@ -247,6 +247,21 @@ def test_beside_a_hundred_visitors_without_a_cookie_one_who_has_one_runs_next():
     assert done.index("honest") <= 1
 
 
+def test_those_without_a_cookie_have_a_turn_now_and_then_while_others_wait(monkeypatch):
+    turns = {1e6: ["one", "one", "one", "crowd", "crowd"], 0.0: ["crowd", "one", "crowd", "one", "one"]}
+    for seconds, order in turns.items():
+        monkeypatch.setattr(worker_module, "SHARED_SECONDS", seconds)
+        worker, done = FairQueue(QueueLimits(200, 8, 100)), []
+        crowd = Client("all of an address", "here", is_browser=False)
+        go, first = held_up(worker, crowd)
+        heard = [worker.ask(short("crowd", done), crowd) for _ in range(2)]
+        heard += [worker.ask(short("one", done), ONE) for _ in range(3)]
+        go.set()
+        for each in (first, *heard):
+            end_of(each)
+        assert done == order
+
+
 def test_what_another_visitor_has_in_line_leaves_ones_own_places():
     worker = FairQueue(QueueLimits(9, 1, 2))
     go, _first = held_up(worker, ONE)
