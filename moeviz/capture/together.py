@@ -177,7 +177,7 @@ class SharedDecoding:
                     row.has_news = False
                     if row.error is not None:
                         raise row.error
-                    grown = throttle.latest(row.trace)
+                    grown = throttle.latest(row.trace, len(row.group.rows))
                 self.is_passed_on = was_new and not row.has_ended
                 yield grown
             if throttle.stale:

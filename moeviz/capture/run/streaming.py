@@ -9,21 +9,30 @@ import torch
 
 from moeviz.routing_trace import RoutingTrace
 
+PAUSE = 5  # times as long as a trace took to be made: until the next, beside other streams
+
 
 @dataclass(slots=True)
 class Throttle:
-    """The trace so far, made at most once in so many seconds, and the same one again in between."""
+    """The trace so far, made at most once in so many seconds, and the same one again in between.
+
+    Beside other streams it is made less often, so that all of theirs together take a fifth of the time.
+    """
 
     seconds: float
     stale: bool = False  # whether the model has gone on since the last was made
     _last: RoutingTrace | None = None
     _made_at: float = 0.0
+    _took: float = 0.0
 
-    def latest(self, make: Callable[[], RoutingTrace]) -> RoutingTrace:
-        """The newest there is: a new one if it is time."""
-        self.stale = self._last is not None and time.monotonic() < self._made_at + self.seconds
+    def latest(self, make: Callable[[], RoutingTrace], streams: int = 1) -> RoutingTrace:
+        """The newest there is: a new one if it is time, beside so many streams in all."""
+        now = time.monotonic()
+        pause = max(self.seconds, PAUSE * self._took * streams if streams > 1 else 0.0)
+        self.stale = self._last is not None and now < self._made_at + pause
         if self._last is None or not self.stale:
             self._last, self._made_at = make(), time.monotonic()
+            self._took = self._made_at - now
         return self._last
 
 
