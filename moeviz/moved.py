@@ -130,6 +130,6 @@ class MovedModules(MetaPathFinder, Loader):
 
 
 def keep_old_names() -> None:
-    """Find moved modules from now on, after all others have been looked for."""
+    """Find moved modules from now on, before all others: a folder of data may have the name that one had."""
     if not any(isinstance(finder, MovedModules) for finder in sys.meta_path):
-        sys.meta_path.append(MovedModules())
+        sys.meta_path.insert(0, MovedModules())
