@@ -29,6 +29,7 @@ from moeviz.spreadsheets import table_as_csv
 
 _heights: dict[Hashable, int] = {}  # of pictures, by chart, layers and experts: what is kept free for the next
 MOST_HEIGHTS = 4_096
+SENTENCE = 90  # signs of what a chart's caption says, about
 MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
 
 
@@ -76,7 +77,8 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
     follow_click(trace)
     if told is None:
         heading(chart, trace.model)
-        when_near(chart.key, partial(_numbers_and_picture, chart, trace, say), **_place(chart, trace.model))
+        drawn = partial(_numbers_and_picture, chart, trace, say)
+        when_near(chart.key, drawn, said=SENTENCE if chart.say else 0, **_place(chart, trace.model))
     else:
         tell = partial(tell_once, chart, trace.model, told)
         _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))

@@ -36,12 +36,13 @@ def fill_first_screen() -> None:
     visit().seen.first = ""
 
 
-def when_near(name: str, draw: Callable[[], None], height: int, words: int = 0) -> None:
+def when_near(name: str, draw: Callable[[], None], height: int, words: int = 0, said: int = 0) -> None:
     """Draw a part of the page when it comes near the screen, and the first one at once.
 
     name    of this part alone, on its page; a part within it of the same name is drawn with it
     height  about how many pixels it takes
     words   the signs of what is said beside it, and on a phone below
+    said    and of what is said above it
     """
     seen = visit().seen
     if seen.within == name:
@@ -50,7 +51,7 @@ def when_near(name: str, draw: Callable[[], None], height: int, words: int = 0) 
     if seen.first is None:
         seen.first = name
     with st.container(key=f"place of {name}"):
-        _part(name, draw, {"height": height, "words": words})
+        _part(name, draw, {"height": height, "words": words, "said": said})
 
 
 def draw_whole_page() -> None:

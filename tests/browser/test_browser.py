@@ -5,7 +5,7 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
-from browser import drawn, go_to, settled
+from browser import all_drawn, drawn, go_to, settled
 from browser_pages import (
     DRAWN,
     PROMPT,
@@ -189,6 +189,7 @@ def test_on_this_machine_any_model_can_be_named_and_a_wrong_name_is_explained(sh
 
 def test_two_layers_are_compared_side_by_side(shown):
     page = shown("/layers")
+    all_drawn(page)
     expect(page.locator(DRAWN)).to_have_count(8)
     page.get_by_role("combobox", name="Second layer").click()
     page.get_by_role("option", name="3", exact=True).click()

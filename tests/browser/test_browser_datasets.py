@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import SIZES, click_at, go_to
+from browser import SIZES, all_drawn, click_at, go_to
 from browser_pages import check
 from playwright.sync_api import Page, expect
 from servers import served
@@ -44,10 +44,12 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
     page = visit("/corpus", at=serving, size=size)
     expect(page.get_by_text("400 tokens in 10 texts through sample")).to_be_visible()
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
+    all_drawn(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(5)
     answered(page)
     for topic, charts in (("Load", 7), ("Layers", 3), ("Locality", 2)):
         go_to(page, topic)
+        all_drawn(page)
         expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(charts)
         answered(page)
 

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import grave
-from browser import SIZES, fits, go_to, settled
+from browser import SIZES, all_drawn, fits, go_to, settled
 from browser_pages import HOSTILE, check
 from engine_traces import noisy
 from importer_files import FOLDER
@@ -57,6 +57,7 @@ def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened,
     expect(answer).to_contain_text("2 of 2 sequences part")
     expect(answer).to_be_in_viewport()
     check(page)
+    all_drawn(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
     go_to(page, "Balance")
     expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")

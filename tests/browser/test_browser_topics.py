@@ -17,6 +17,7 @@ def shows_a_chart(page: Page) -> None:
 
 def click_in(page: Page, question: str, across: float, down: float) -> None:
     heading = page.get_by_role("heading", name=question)
+    heading.scroll_into_view_if_needed()
     drawing = (
         heading.locator("xpath=following::*[@data-testid='stVegaLiteChart'][1]").locator("canvas, svg.marks").first
     )

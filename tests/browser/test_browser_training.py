@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import SIZES, eventually, is_below, settled
+from browser import SIZES, all_drawn, eventually, is_below, settled
 from browser_pages import check
 from made_runs import HOSTILE, layer, run_file
 from playwright.sync_api import expect
@@ -17,6 +17,7 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/training", size=size)
     expect(page.get_by_text("experts 0 and 3 of 8 do 92% of the work")).to_be_in_viewport()
     expect(page.get_by_text("Yes: no alarm is on at step 90.")).to_be_visible()
+    all_drawn(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(2)
     check(page)
     page.get_by_text("5 alarms, and what to do").click()
@@ -26,6 +27,8 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
         eventually(page, lambda: is_below(button, words) and words.bounding_box()["width"] > 250)
     for part, pictures in {"Experts": 5, "Balance": 4, "Losses": 6, "Probe set": 5}.items():
         page.get_by_role("radio", name=part).click()
+        settled(page)
+        all_drawn(page)
         expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(pictures)
         settled(page)
         check(page)

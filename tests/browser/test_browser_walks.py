@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 import pytest
-from browser import drawn, eventually, settled
+from browser import all_drawn, drawn, eventually, settled
 from browser_pages import (
     DRAWN,
     ask_for,
@@ -162,6 +162,7 @@ def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(wa
     expect(page.locator(".kwic .hit").first).to_be_visible()  # of held-out texts, where there are more tokens
 
     walker.go_to("Layers")
+    all_drawn(page)
     expect(page.locator(DRAWN)).to_have_count(8)
 
     walker.press(page.locator(".st-key-menu").get_by_role("link", name="Explore", exact=True))

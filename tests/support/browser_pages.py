@@ -66,7 +66,8 @@ def choose_layer(page: Page, of_model: int) -> None:
 
 
 def picture(page: Page, question: str) -> Locator:
-    """The chart that answers a question, once it is drawn."""
+    """The chart that answers a question, once it is drawn: it is scrolled to, since what is far down waits."""
+    page.get_by_text(question).first.scroll_into_view_if_needed()
     return page.locator(f'.stVegaLiteChart[aria-label^="{question}"]').locator("canvas, svg.marks")
 
 

@@ -2,7 +2,7 @@
 
 const NARROW = 640; // pixels: on a phone, words are below a picture
 const AHEAD = { wide: "20%", narrow: "100%" }; // of the screen's height, above and below it
-const LINE = 26, SIGN = 7.6, BESIDE = 70; // pixels of a line of words, of a sign, and of what stands beside them
+const LINE = 26, SIGN = 7.6, BESIDE = 70, GAP = 16; // pixels: a line of words, a sign, what is beside them, and below
 const APART = 120; // ms between two places, and after a press: what changes within one moment reaches one fragment alone
 const AGAIN = 4000; // ms after which a place asks once more, where no script runs
 const MOST_TO_PRINT = 20000; // ms that printing waits for
@@ -37,12 +37,16 @@ function askAll() {
 
 const moment = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
-// All of the page first.
+const isDrawn = () =>
+  !places.size &&
+  document.querySelector(RESTS) &&
+  [...document.querySelectorAll(".stVegaLiteChart")].every((chart) => chart.querySelector("canvas, svg.marks"));
+
+// All of the page first, once it has stood for a while.
 async function printAll() {
   askAll();
   const end = performance.now() + MOST_TO_PRINT;
-  while (places.size && performance.now() < end) await moment(APART);
-  await moment(8 * APART); // the last one is being drawn
+  for (let stood = 0; stood < 6 && performance.now() < end; stood = isDrawn() ? stood + 1 : 0) await moment(APART);
   window.moevizPrint();
 }
 
@@ -61,8 +65,10 @@ if (!window.moevizPrint) {
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector(".near");
   const isNarrow = innerWidth <= NARROW;
-  const lines = isNarrow ? 1 + Math.ceil((data.words * SIGN) / (root.clientWidth - BESIDE)) : 0;
-  const height = data.height + lines * LINE;
+  const linesOf = (signs, beside) => Math.ceil((signs * SIGN) / Math.max(root.clientWidth - beside, 1));
+  const above = data.said ? linesOf(data.said, 0) * LINE + GAP : 0;
+  const below = isNarrow ? (1 + linesOf(data.words, BESIDE)) * LINE : 0;
+  const height = above + data.height + below;
   root.style.height = `${height}px`;
   const host = root.getRootNode().host ?? root;
   const part = host.closest("[class*='st-key-place-of-']");
