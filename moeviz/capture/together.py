@@ -260,7 +260,7 @@ def share_decoding(model: LoadedModel, most_bytes: int = MOST_BYTES) -> str:
     of float32, by which rows of a batch may differ. Interventions, kernels, beams, several texts and the checkpoint's
     own settings keep their own turns.
     """
-    run = _run_of(model)
+    run = prepare(model, CaptureRequest((), token_ids=((0,),)))
     why_not = why_no_batch(run.model) or _why_not_alike(run)
     if not why_not:
         _shared[run.model] = SharedDecoding(most_bytes)
@@ -270,10 +270,6 @@ def share_decoding(model: LoadedModel, most_bytes: int = MOST_BYTES) -> str:
 def shared_decoding(model: nn.Module) -> SharedDecoding | None:
     """Return what the streams of a model share; None where each has its own turns."""
     return _shared.get(model)
-
-
-def _run_of(model: LoadedModel) -> ModelInput:
-    return prepare(model, CaptureRequest((), token_ids=((0,),)))
 
 
 def _why_not_alike(run: ModelInput) -> str:

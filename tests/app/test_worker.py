@@ -186,6 +186,15 @@ def test_visitors_texts_are_written_together_and_each_is_as_it_is_alone(rows):
         assert other.tokens.equals(one.tokens) and (other.experts == one.experts).all()
 
 
+def test_a_text_passes_its_turn_on_only_where_the_model_ran_in_anothers_and_it_goes_on():
+    one, other = (written(text, 4)(None) for text in ("To be", "Il fait froid"))
+    first = [next(one), next(other), next(one)]
+    assert not any(isinstance(news, PassedOn) for news in first)
+    assert isinstance(next(other), PassedOn) and not isinstance(next(other), PassedOn)
+    assert isinstance(next(one), PassedOn) and [isinstance(news, PassedOn) for news in other] == [False]
+    assert [isinstance(news, PassedOn) for news in one] == [False], "its end is told at once"
+
+
 def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts_pass_them(monkeypatch):
     monkeypatch.setattr(worker_module, "MOST_BEGUN", 2)
     worker, done = FairQueue(50), []

@@ -89,16 +89,19 @@ def test_a_stream_that_joins_late_is_read_alone_and_the_others_go_on(model, rows
     assert rows == [1, 1, 1, 2, 1, 1, 1] and len(list(late)) == 1
 
 
-def test_a_stream_ends_at_its_own_stop_token_as_it_does_alone(model):
-    drawn = trace(model, TEXTS[1], max_new_tokens=6).tokens["token_id"].tolist()
-    model.model.generation_config.eos_token_id = [drawn[-2]]
+def test_a_stream_ends_at_its_own_stop_token_as_it_does_alone(model, rows):
+    drawn = trace(model, TEXTS[1], max_new_tokens=6).tokens["token_id"].tolist()[-5:]
+    model.model.generation_config.eos_token_id = [drawn[3]]
     alone = [trace(model, text, max_new_tokens=6) for text in TEXTS]
+    assert ["ended after" in one.model.decoding for one in alone] == [False, True, False]
+    del rows[:]
     streams = [stream(model, text, max_new_tokens=6) for text in TEXTS]
     assert all(next(one) for one in streams)
     made = [[*one][-1] for one in streams]
-    assert "ended after" in made[1].model.decoding and "ended after" not in made[0].model.decoding
-    assert [one.model for one in made] == [one.model for one in alone]
+    ends = drawn.index(drawn[3])
+    assert rows == 3 * [1] + ends * [3] + (5 - ends) * [2]
     for one, other in zip(alone, made, strict=True):
+        assert one.model == other.model
         check_alike(model, one, other)
 
 
