@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec
 from types import ModuleType
-from typing import Any
+from typing import Any, no_type_check
 
 PACKAGE = "moeviz."
 # Below the package: the module as it was called, and where its names are now.
@@ -112,6 +112,7 @@ NAMES = {
 class MovedModules(MetaPathFinder, Loader):
     """Import a module by the name that it had: it warns, and has the names of the module that took them over."""
 
+    @no_type_check  # every import comes through it, those of a type checker too
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
         """Find a moved module; None for every other name."""
         moved = fullname.startswith(PACKAGE) and fullname.removeprefix(PACKAGE) in MODULES
