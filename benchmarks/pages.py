@@ -48,6 +48,7 @@ from tests.support.browser import go_to, settled
 from tests.support.servers import Server
 
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
+PLACE = "[class*=st-key-place-of-]"  # of a chart that may wait until it is scrolled to
 FIRST_CHART = f"() => document.querySelector('{CHART}')"
 IDLE = "() => !document.querySelector('[data-testid=stStatusWidget]')"
 LARGE = {
@@ -123,7 +124,7 @@ def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
     tab = Tab(browser, server, script=TOOLS)
     tab.open(f"corpus?dataset={name}")
     found |= tab.until(FIRST_CHART).of("corpus: first chart")
-    last = tab.until(f"() => document.querySelectorAll('{CHART}').length >= 4 && ({IDLE})()")
+    last = tab.until(IDLE)  # the charts on the screen: those below it wait
     found |= last.of("corpus: all") | {"corpus: MB sent": last.sent}
     tab.page.get_by_role("button", name="Go to an expert").click()
     go = tab.page.get_by_test_id("stPopoverBody").get_by_role("button", name="Go", exact=True)
@@ -143,7 +144,7 @@ def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figu
     tab, name = Tab(browser, server), address.partition("?")[0]
     tab.open(address)
     first = tab.until(FIRST_CHART)
-    last = tab.until(f"() => document.querySelectorAll('{CHART}').length >= {charts} && ({IDLE})()")
+    last = tab.until(f"() => document.querySelectorAll('{CHART}, {PLACE}').length >= {charts} && ({IDLE})()")
     tab.close()
     return first.of(f"{name}: first chart") | last.of(f"{name}: all") | {f"{name}: MB sent": last.sent}
 

@@ -8,7 +8,7 @@ from moeviz_app.session import durable, library
 from moeviz_app.session.visit import visit
 
 from moeviz.errors import CaptureError
-from moeviz.metrics.tokens import visible
+from moeviz.metrics.tokens import visible, whole_characters
 from moeviz.routing_trace import RoutingTrace
 
 RECENT_TRACES = 8
@@ -82,7 +82,8 @@ def _made_by(trace: RoutingTrace, run: Any) -> None:
 
 def title_of(trace: RoutingTrace) -> str:
     """A name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
-    words = "".join(text for text in trace.tokens["text"].head(TITLE) if not text.startswith("<"))
+    texts = trace.tokens["text"].head(4 * TITLE)  # a character may be split over as many tokens
+    words = "".join(whole_characters([text for text in texts if not text.startswith("<")]))
     return _short(trace.model.name if trace.model.backend == "mixture" else words)
 
 

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 from accessible import grave
-from browser import drawn, eventually, fits, in_colours, settled
+from browser import all_drawn, drawn, eventually, fits, in_colours, settled
 from playwright.sync_api import Locator, Page, expect
 from servers import Server
 
@@ -111,6 +111,7 @@ LOADED = "img[src='x'], img[src*='example.com'], a[href*='example.com']"
 def check(page: Page) -> None:
     """A page at rest is drawn and fits, loads nothing of strangers, and has no grave fault in light and dark."""
     settled(page)
+    all_drawn(page)
     expect(page.locator(DRAWN).first).to_be_visible()
     fits(page)
     expect(page.locator(LOADED)).to_have_count(0)
