@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -37,7 +38,8 @@ SHUFFLES = 20
 PROMOTED, NAMED = 100, 5  # tokens that count as promoted, and those that are named
 FEWEST = 30  # tokens of the expert on either half
 GAIN = 0.02  # by which a larger share of the expert's tokens must be followed by a promoted one
-BEYOND = 4.0  # standard deviations of the shuffles, at least; and above all of them
+BEYOND = 2.0  # times as far from what shuffles give on average as the furthest of them
+LEAST = 1e-3  # of a shuffle's gain, that others are measured by
 ROWS = 16  # of a text, that every expert of a layer is given
 
 
@@ -49,8 +51,9 @@ class ExpertVectors:
              of the texts that tests) · promoted object (a tuple of the five most promoted tokens' texts) · followed
              float64 (share of its tokens that are followed by one of its 100 most promoted) · usual float64 (the same
              of all tokens of the texts that its tokens are in) · everywhere float64 (of all tokens) · beyond float64
-             (followed less usual, in standard deviations above its mean where outputs are shuffled) · holds bool. Empty
-             where the model has no head to ask, or its outputs are of another space than the residual stream.
+             (the gain: how far followed less usual is above its mean where outputs are shuffled; in times of the
+             furthest of the shuffles of all experts) · holds bool. Empty where the model has no head to ask, or its
+             outputs are of another space than the residual stream.
     nearest  one row per layer and expert: columns as of `nearest_by_weights`; cosine is the mean over tokens of that of
              both experts' outputs for the same token.
     """
@@ -102,8 +105,8 @@ def expert_vectors(
 
     Of each label every other text makes the means, and the others test them. A sentence holds where the share of the
     expert's tokens that are followed by a promoted one is at least 0.02 above that of all tokens of the same texts, and
-    this gain is 4 standard deviations above those of 20 shuffles (seed 0) of the outputs within each text, and above
-    each of them.
+    above its mean over 20 shuffles (seed 0) of the outputs within each text; and twice as far above it as any
+    shuffle of any of the model's experts is above that expert's mean.
 
     texts     (label, text) pairs, as `trace_corpus` takes them.
     progress  called with (done, total) after each text. Raise in it to stop.
@@ -177,7 +180,7 @@ COLUMNS = {
 
 def _written(model: LoadedModel, layers: list[_Layer], following: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
     runs, routers = model.model, find_routers(model.model)
-    parts = [pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in COLUMNS.items()})]
+    parts, gains = list[dict[str, Any]](), list[np.ndarray]()
     lens = None if why_no_next_tokens(runs) else lens_of(runs, routers)
     if lens is not None and not any(map(is_latent, routers)) and len(following):
         norm, head = lens[0], runs.get_output_embeddings()
@@ -191,19 +194,23 @@ def _written(model: LoadedModel, layers: list[_Layer], following: np.ndarray, en
                 head(norm(one.to(weight))).float().topk(PROMOTED).indices.cpu().numpy() for one in centred.unbind()
             ]
             chosen = torch.cat(layer.chosen).numpy()
-            columns = _tested(promoted, chosen, following, ends)
-            has_means = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
+            own, columns = _tested(promoted, chosen, following, ends)
+            columns["enough"] = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
             texts = texts_of_tokens(model.tokenizer, promoted[0][:, :NAMED].flatten().tolist())
             names = [tuple(texts[at : at + NAMED]) for at in range(0, len(texts), NAMED)]
-            where = {"layer": router.layer, "expert": np.arange(layer.experts), "promoted": names}
-            parts.append(pd.DataFrame(where | columns | {"holds": columns["holds"] & has_means})[[*COLUMNS]])
-    return pd.concat(parts, ignore_index=True).astype(COLUMNS)
+            parts.append({"layer": router.layer, "expert": np.arange(layer.experts), "promoted": names} | columns)
+            gains.append(own)
+    if not gains:
+        return pd.DataFrame(columns=[*COLUMNS]).astype(COLUMNS)
+    frames = [pd.DataFrame(part | test) for part, test in zip(parts, _borne_out(gains), strict=True)]
+    whole = pd.concat(frames, ignore_index=True)
+    return whole.assign(holds=whole["holds"] & whole["enough"])[[*COLUMNS]].astype(COLUMNS)
 
 
 def _tested(
     promoted: list[np.ndarray], chosen: np.ndarray, following: np.ndarray, ends: np.ndarray
-) -> dict[str, np.ndarray]:
-    """How far the tokens that follow bear out what one layer's experts promote: columns of `ExpertVectors.written`.
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """How far the tokens that follow bear out what one layer's experts promote: followed less usual, and columns.
 
     promoted   (E, 100) token ids: the true ones, then those of each shuffle.
     chosen     (T, K) experts of the tokens that test, and following (T,) the token after each; -1 where none is.
@@ -222,11 +229,18 @@ def _tested(
         sums = (hit & has).sum(1), (by_text * in_text).sum(1), hit.sum(1) * tokens / max(known.sum(), 1)
         shares.append([part / np.maximum(tokens, 1) for part in sums])
     gains = np.array([followed - usual for followed, usual, _ in shares])
-    own, null = gains[0], gains[1:]
-    beyond = (own - null.mean(0)) / np.maximum(null.std(0), 1e-3)
-    figures = dict(zip(("followed", "usual", "everywhere"), shares[0], strict=True)) | {"beyond": beyond}
-    holds = (own >= GAIN) & (beyond >= BEYOND) & (own > null.max(0))
-    return {name: np.where(tokens > 0, part, np.nan) for name, part in figures.items()} | {
-        "tokens": tokens,
-        "holds": holds,
-    }
+    figures = zip(("followed", "usual", "everywhere"), shares[0], strict=True)
+    return gains, {name: np.where(tokens > 0, part, np.nan) for name, part in figures} | {"tokens": tokens}
+
+
+def _borne_out(gains: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Columns beyond and holds of each layer, from the gains (S + 1, E) of its experts, the true ones first."""
+    above = [part - part[1:].mean(0) for part in gains]
+    furthest = max(LEAST, *(part[1:].max() for part in above))
+    return [
+        {
+            "beyond": part[0] / furthest,
+            "holds": (own[0] >= GAIN) & (part[0] >= max(GAIN, BEYOND * furthest)),
+        }
+        for own, part in zip(gains, above, strict=True)
+    ]

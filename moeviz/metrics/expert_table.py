@@ -74,7 +74,8 @@ def super_experts(greatest: Float64[np.ndarray, " N"]) -> np.ndarray:
     if not len(known):
         return np.zeros(len(greatest), bool)
     least = max(np.quantile(known, OUTLIER), LARGE * known.max(), TIMES_MEDIAN * np.median(known))
-    return np.nan_to_num(greatest) >= max(least, np.finfo(np.float32).tiny)
+    outlying: np.ndarray = np.nan_to_num(greatest) >= max(float(least), float(np.finfo(np.float32).tiny))
+    return outlying
 
 
 def adjusted(p: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
@@ -100,7 +101,8 @@ def _means(trace: RoutingTrace) -> dict[str, np.ndarray]:
 
     def mean(values: np.ndarray) -> np.ndarray:
         sums = np.bincount(cell, values[layer, token, slot], minlength=L * E)
-        return np.divide(sums, count, out=np.full(L * E, np.nan), where=count > 0).reshape(L, E)
+        means: np.ndarray = np.divide(sums, count, out=np.full(L * E, np.nan), where=count > 0).reshape(L, E)
+        return means
 
     found = {} if trace.weights is None else {"mean_weight": mean(trace.weights)}
     if trace.outputs is None:
@@ -128,7 +130,7 @@ def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
     lift, share = _lift(has, tokens)
     filled = has.sum((0, 2)) / np.maximum(tokens.sum(0), 1)  # slots of a token
     uniform = filled[:, None] / np.array(source.model.num_experts)[:, None]
-    enough = (tokens >= HANDFUL).all(0)[:, None]
+    enough = np.asarray((tokens >= HANDFUL).all(0))[:, None]
     return {
         "kind": np.where(has.sum(0) > 0, names[lift.argmax(0)], ""),
         "lift": np.where(has.sum(0) > 0, lift.max(0), np.nan),
@@ -206,7 +208,8 @@ def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFram
 def least_needed(table: pd.DataFrame, by: str, count: int) -> dict[int, tuple[int, ...]]:
     """Of each layer, the `count` experts with the least of a column of `expert_table`; without a token first."""
     order = table.assign(of=table[by].fillna(-np.inf)).sort_values(["of", "expert"], kind="stable")
-    return {int(layer): tuple(rows["expert"].head(count).tolist()) for layer, rows in order.groupby("layer")}
+    layers = order["layer"].unique().tolist()
+    return {layer: tuple(order.loc[order["layer"] == layer, "expert"].head(count).tolist()) for layer in layers}
 
 
 def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:

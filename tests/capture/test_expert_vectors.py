@@ -3,6 +3,7 @@
 import copy
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,9 +37,8 @@ def notes_by_place(table):
 
 
 @torch.no_grad()
-def test_planted_experts_are_found_and_the_model_as_it_ships_has_one_outlier_alone(model):
-    as_it_ships = notes_by_place(table_of(model))
-    assert as_it_ships.keys() == {(5, 7)} and as_it_ships[5, 7].startswith("a Super Expert: ")
+def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_it_ships(model):
+    assert not notes_by_place(table_of(model))
     planted = replace(model, model=copy.deepcopy(model.model))
     experts = [layer.mlp.experts for layer in planted.model.model.layers]
     for weights in (experts[2].gate_up_proj, experts[2].down_proj):
@@ -62,15 +62,15 @@ def test_planted_experts_are_found_and_the_model_as_it_ships_has_one_outlier_alo
 
 def test_some_experts_of_the_model_that_ships_write_and_nothing_is_said_of_shuffled_outputs(model, monkeypatch):
     """Each of the 20 shuffles takes the place of the outputs: the routing stays, and so do the texts."""
-    layers, tested = [], module._tested
-    monkeypatch.setattr(module, "_tested", lambda *given: layers.append(given) or tested(*given))
-    written = expert_vectors(model, texts_that_ship()[::2]).written
-    assert len(layers) == 6 and written["holds"].any()
+    kept, borne_out = [], module._borne_out
+    monkeypatch.setattr(module, "_borne_out", lambda gains: kept.append(gains) or borne_out(gains))
+    written = expert_vectors(model, texts_that_ship()).written
+    (gains,) = kept
+    assert len(gains) == 6 and written["holds"].any()
     assert (written["followed"] > written["usual"])[written["holds"]].all()
-    for promoted, *rest in layers:
-        for shuffle in range(1, SHUFFLES + 1):
-            others = [part for at, part in enumerate(promoted) if at not in (0, shuffle)]
-            assert not tested([promoted[shuffle], *others], *rest)["holds"].any()
+    for shuffle in range(1, SHUFFLES + 1):
+        dealt_anew = [np.concatenate([part[[shuffle]], np.delete(part[1:], shuffle - 1, axis=0)]) for part in gains]
+        assert not any(layer["holds"].any() for layer in borne_out(dealt_anew))
 
 
 def test_texts_are_needed(model):

@@ -30,7 +30,7 @@ MOST_NUMBERS = 2**24  # of outputs that are there at once: 64 MB in float32
 TINY = 1e-30
 GREATEST = FIGURES.index("greatest")
 PROJECTIONS = ("fc2_latent_proj", "post_expert_proj")  # of a block whose experts are in a space of their own
-SEEN_AGAIN = 2  # rows of each forward
+SEEN_AGAIN = 2  # rows of the first forward
 SMALLEST = {True: 1e-6, False: 2**-6}  # weight by which a product in float32, or in another dtype, is divided
 PAIRED = ("LongcatFlashExperts",)  # cannot be given one expert a row; so beside it the last one, with weight 0
 REFUSED = {
@@ -76,11 +76,8 @@ class OutputRecord:
         """Keep the figures of one layer's experts in one forward."""
         N, K = slots.ids.shape
         stream = self._stream(index, N, slots.size)
-        found, errors, eps = (
-            [],
-            [],
-            max(torch.finfo(part.dtype).eps for part in (slots.weights, slots.whole) if part is not None),
-        )
+        kinds = [part.dtype for part in (slots.weights, slots.whole) if part is not None]
+        found, errors, eps = [], [], max(torch.finfo(kind).eps for kind in kinds)
         step = max(MOST_NUMBERS // max(K * slots.size, 1), 1)
         for start in range(0, N, step):
             rows = slice(start, min(start + step, N))
