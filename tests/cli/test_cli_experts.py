@@ -4,9 +4,9 @@ import csv
 import json
 
 import pytest
-from moeviz.embedded.reference import reference_routing
 
 from moeviz.cli.main import main
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
 

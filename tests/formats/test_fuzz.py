@@ -142,4 +142,4 @@ def test_lines_that_are_reached_are_counted_and_no_others(tmp_path):
     with reached, pytest.raises(InvalidTrace):
         numbers_of([[5, 5]], 3, "tokens")
     assert 0 < few < reached.lines()[0] <= there
-    assert Path(next(iter(reached.files))).name == "runs.py"
+    assert Path(next(iter(reached.files))).name == "table_facts.py"

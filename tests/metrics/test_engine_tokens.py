@@ -73,7 +73,7 @@ def test_margins_of_what_differs_are_smaller_where_noise_did_it():
 
 
 def test_margins_that_cannot_be_had_say_why(one, other):
-    with pytest.raises(MissingField, match="trace A has none"):
+    with pytest.raises(MissingField, match="the first trace has none"):
         margins_of_both((other, one))
     with pytest.raises(MissingField, match="every token has the same ones"):
         margins_of_both((one, one))

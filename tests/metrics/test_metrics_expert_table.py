@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from moeviz.embedded.reference import reference_routing
 
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.expert_table import (
     GENERALIST,
