@@ -137,7 +137,7 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
     handed: alt.Chart | alt.LayerChart = _with_hand(picture, fields[-1], picture.data)
     if isinstance(handed, alt.Chart):
         return handed.add_params(chosen)
-    first = handed
+    first: Any = handed
     while isinstance(first, alt.LayerChart):
         first = first.layer[0]
     first.name = "view_0"
