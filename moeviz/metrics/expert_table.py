@@ -26,8 +26,8 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     """All experts in one table: share, weight, what each adds, its kinds of text and tokens, and its role.
 
     What an expert adds needs a trace or a dataset with outputs; a dataset's sums give no weights, tests or tokens.
-    `added` is the mean over an expert's tokens of gate x norm, the saliency of REAP: it tells better than the share
-    which experts a model can do without, and is no proof that it can. An expert without a token has no means.
+    `added` is the mean over an expert's tokens of gate x norm, the saliency of REAP, by which experts are chosen that a
+    model may do without; it is no proof that it can. An expert without a token has no means.
 
     The kind of text is the label of whose tokens an expert has the largest share, compared with its share of all other
     tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often luck brings such a lift of

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 import moeviz
-from benchmarks.experts_left_out import left_out
 from moeviz.capture import expert_vectors as module
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.expert_vectors import SHUFFLES, expert_vectors
@@ -76,10 +75,3 @@ def test_some_experts_of_the_model_that_ships_write_and_nothing_is_said_of_shuff
 def test_texts_are_needed(model):
     with pytest.raises(InvalidPrompt, match="There are no texts to read"):
         expert_vectors(model, [])
-
-
-@pytest.mark.table("moeviz/capture", "moeviz/metrics")
-@pytest.mark.parametrize("count", [1, 2])
-def test_gate_times_norm_tells_better_than_share_and_chance_which_experts_can_go(model, count):
-    (row,) = left_out(model, texts_that_ship(), [count], draws=3).to_dict("records")
-    assert row["gate x norm"] < row["share"] and row["gate x norm"] < row["random"] - row["random_sd"]
