@@ -133,8 +133,8 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """
-    chosen = alt.selection_point(name=name, fields=fields, on="click", empty=False)
-    handed: alt.Chart | alt.LayerChart = _with_hand(picture, fields[-1], picture.data)
+    chosen: Any = alt.selection_point(name=name, fields=fields, on="click", empty=False)
+    handed: Any = _with_hand(picture, fields[-1], picture.data)
     if isinstance(handed, alt.Chart):
         return handed.add_params(chosen)
     first: Any = handed
