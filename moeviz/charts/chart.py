@@ -134,7 +134,7 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
     In a layered picture a click on any mark of it counts; one whose data has no such columns selects nothing.
     """
     chosen: Any = alt.selection_point(name=name, fields=fields, on="click", empty=False)
-    handed: Any = _with_hand(picture, fields[-1], picture.data)
+    handed: alt.LayerChart | alt.Chart = _with_hand(picture, fields[-1], picture.data)
     if isinstance(handed, alt.Chart):
         return handed.add_params(chosen)
     first: Any = handed
@@ -142,7 +142,8 @@ def clickable(picture: alt.Chart | alt.LayerChart, fields: list[str], name: str 
         first = first.layer[0]
     first.name = "view_0"
     of_first = alt.TopLevelSelectionParameter(name=name, select=chosen.param.select, views=[first.name])
-    handed.params = [*([] if handed.params is alt.Undefined else handed.params), of_first]
+    own: Any = handed.params
+    handed.params = [*([] if own is alt.Undefined else own), of_first]
     return handed
 
 
