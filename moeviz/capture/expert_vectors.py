@@ -32,7 +32,7 @@ from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import texts_of_tokens
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt
 
 SHUFFLES = 20
 PROMOTED, NAMED = 100, 5  # tokens that count as promoted, and those that are named
@@ -41,6 +41,7 @@ GAIN = 0.02  # by which a larger share of the expert's tokens must be followed b
 BEYOND = 2.0  # times as far from what shuffles give on average as the furthest of them
 LEAST = 1e-3  # of a shuffle's gain, that others are measured by
 ROWS = 16  # of a text, that every expert of a layer is given
+MOST_BYTES = 2 * 2**30  # of the sums of all experts, shuffled ones included
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,8 @@ def expert_vectors(
 
     The expert's own part alone is looked at: later layers may undo it.
 
-    Raises `InvalidPrompt` without texts, and what `trace` raises where outputs are asked for.
+    Raises `InvalidPrompt` without texts, `CaptureError` for a model whose sums take more than 2 GB of memory, and what
+    `trace` raises where outputs are asked for.
 
     Source: the logit lens of feed-forward updates, Geva et al. (arXiv 2203.14680), section 3; the test is moeviz's own.
     """
@@ -123,6 +125,7 @@ def expert_vectors(
     runs = model.model
     routers = find_routers(runs)
     layers = [_Layer(router.num_experts) for router in routers]
+    _check_memory(model, sum(layer.experts for layer in layers))
     rng, seen, following, ends = np.random.default_rng(0), Counter[str](), list[int](), list[int]()
     testing = False
 
@@ -157,6 +160,15 @@ def expert_vectors(
     return ExpertVectors(
         _written(model, layers, np.array(following), np.array(ends)), pd.concat(alike, ignore_index=True)
     )
+
+
+def _check_memory(model: LoadedModel, experts: int) -> None:
+    size = (SHUFFLES + 1) * experts * model.model.config.get_text_config().hidden_size * 8
+    if size > MOST_BYTES:
+        raise CaptureError(
+            f"What the {experts:,} experts of {model.name} write takes sums of {size / 2**30:.1f} GB, and at most "
+            f"{MOST_BYTES / 2**30:.0f} GB are kept. All else is known without it."
+        )
 
 
 def _cosines(layer: _Layer) -> np.ndarray:

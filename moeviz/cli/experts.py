@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from moeviz.cli.inputs import load, open_dataset, read_one_trace
 from moeviz.cli.options import add_backend, add_import_options, add_json, number
 from moeviz.cli.output import frame_texts, note, progress, records
-from moeviz.errors import MoevizError
+from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import why_no_file
 
 if TYPE_CHECKING:
@@ -126,9 +126,14 @@ def _of_model(args: Namespace) -> "pd.DataFrame":
             "transformers checkpoint, or give a trace of it."
         )
     trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
-    vectors = expert_vectors(model, texts, progress=partial(progress, says="read {} of {} texts"))
-    table = with_writing(expert_table(trace), vectors.written)
-    table = with_twins(table, nearest_by_weights(model.model), vectors.nearest)
+    table, by_weights = expert_table(trace), nearest_by_weights(model.model)
+    try:
+        vectors = expert_vectors(model, texts, progress=partial(progress, says="read {} of {} texts"))
+    except CaptureError as why:  # the rest is as good without
+        note(str(why))
+        table = with_twins(table, by_weights, None)
+    else:
+        table = with_twins(with_writing(table, vectors.written), by_weights, vectors.nearest)
     return _muted(model, table, texts, args) if args.mute else table
 
 

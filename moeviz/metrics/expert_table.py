@@ -230,16 +230,16 @@ def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     return table.assign(writes=pd.array(np.array(texts, object), "str"), **figures)
 
 
-def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame) -> pd.DataFrame:
+def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame | None) -> pd.DataFrame:
     """The table with each expert's nearest other one, by weights and by outputs.
 
-    weights, outputs   of `nearest_by_weights`, and of `ExpertVectors`.
+    weights, outputs   of `nearest_by_weights`, and of `ExpertVectors`, where these are known.
 
     Columns: those of the table, and twin_by_weights, twin_by_outputs int16 (-1: not known) · cosine_of_weights,
     cosine_of_outputs float64.
     """
     where = ["layer", "expert"]
-    for name, frame in (("weights", weights), ("outputs", outputs)):
+    for name, frame in (("weights", weights), ("outputs", weights.head(0) if outputs is None else outputs)):
         found = table[where].merge(frame, how="left", on=where)
         twin = found["twin"].fillna(-1).astype(np.int16).to_numpy()
         table = table.assign(**{f"twin_by_{name}": twin, f"cosine_of_{name}": found["cosine"].to_numpy()})

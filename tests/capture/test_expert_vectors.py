@@ -12,7 +12,7 @@ from moeviz.capture import expert_vectors as module
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.expert_vectors import SHUFFLES, expert_vectors
 from moeviz.capture.routers.expert_weights import nearest_by_weights
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.expert_table import expert_table, notes_on_experts, with_twins
 
@@ -70,6 +70,14 @@ def test_some_experts_of_the_model_that_ships_write_and_nothing_is_said_of_shuff
     for shuffle in range(1, SHUFFLES + 1):
         dealt_anew = [np.concatenate([part[[shuffle]], np.delete(part[1:], shuffle - 1, axis=0)]) for part in gains]
         assert not any(layer["holds"].any() for layer in borne_out(dealt_anew))
+
+
+def test_sums_that_would_fill_the_memory_are_not_begun(model, monkeypatch):
+    monkeypatch.setattr(module, "MOST_BYTES", 2**20)
+    with pytest.raises(
+        CaptureError, match=r"What the 48 experts of embedded write takes sums of 0\.\d GB, and at most"
+    ):
+        expert_vectors(model, texts_that_ship())
 
 
 def test_texts_are_needed(model):

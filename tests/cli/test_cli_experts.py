@@ -3,6 +3,7 @@
 import csv
 import json
 
+import pandas as pd
 import pytest
 
 from moeviz.cli.main import main
@@ -31,6 +32,16 @@ def test_a_model_has_a_row_an_expert_and_the_loss_where_it_is_asked_for(texts, t
     assert any(row["loss_change"] > 0 for row in had) and all(row["cosine_of_weights"] < 0.5 for row in rows)
     with target.open(newline="", encoding="utf-8") as file:
         assert [int(row["expert"]) for row in csv.DictReader(file)] == list(range(8))
+
+
+def test_where_sums_would_fill_the_memory_the_rest_is_told(texts, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("moeviz.capture.expert_vectors.MOST_BYTES", 2**20)
+    output = tmp_path / "experts.csv"
+    assert main(["experts", "embedded", str(texts), "-o", str(output)]) == 0
+    assert "are kept. All else is known without it." in capsys.readouterr().err
+    found = pd.read_csv(output)
+    assert len(found) == 48 and "writes" not in found and (found["twin_by_outputs"] == -1).all()
+    assert (found["twin_by_weights"] >= 0).all()
 
 
 def test_a_trace_and_a_dataset_have_what_they_keep(tmp_path, capsys):
