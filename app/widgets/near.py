@@ -13,6 +13,7 @@ from moeviz_app.session.visit import PartsSeen, visit
 from moeviz_app.widgets.messages import explained
 
 HERE = Path(__file__).parent / "components"
+ABOVE = 42  # pixels of a line above a picture, as in near.js
 WHOLE_PAGE = "asks for the whole page"  # a click in a part, which would be drawn anew alone
 
 _component = st.components.v2.component(
@@ -64,7 +65,8 @@ def _part(name: str, draw: Callable[[], None], size: dict[str, int]) -> None:
     if session.take(WHOLE_PAGE):
         st.rerun()
     if not is_near(name):
-        _component(key=f"near {name}", data=size, on_near_change=partial(_come_near, name))
+        tall = size["height"] + (ABOVE if size["said"] else 0)  # until the script that knows the screen is there
+        _component(key=f"near {name}", data=size, height=tall, on_near_change=partial(_come_near, name))
         return
     visit().seen.within = name
     try:

@@ -106,6 +106,9 @@ IS_AT_END = """() => {
   return main.scrollTop + main.clientHeight > main.scrollHeight - 2;
 }"""
 PLACES = "[class*='st-key-place-of-']"
+HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
+  (place) => parseFloat(getComputedStyle(place).minHeight) > 0 || place.querySelector("canvas, svg.marks")
+)"""
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -115,6 +118,9 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
     places = page.locator(PLACES)
     pictures = places.locator(DRAWN)
     expect(places).to_have_count(len(OVERVIEW) if path == "/" else len(TOPICS["Load"] + TOPICS["Coverage"]))
+    eventually(
+        page, lambda: page.evaluate(HAVE_THEIR_SIZE)
+    )  # a place is as high as its picture once its script is there
     assert pictures.count() < places.count(), "what is far down waits"
     page.evaluate(SHIFTS)
     while not page.evaluate(IS_AT_END):

@@ -6,6 +6,7 @@ const LINE = 26, SIGN = 7.6, BESIDE = 70, GAP = 16; // pixels: a line of words, 
 const APART = 120; // ms between two places, and after a press: what changes within one moment reaches one fragment alone
 const AGAIN = 4000; // ms after which a place asks once more, where no script runs
 const MOST_TO_PRINT = 20000; // ms that printing waits for
+const PLACE = "st-key-place-of-"; // how the class of a place begins
 const RESTS = "[data-test-script-state=notRunning]";
 
 const places = new Set();
@@ -62,6 +63,14 @@ if (!window.moevizPrint) {
   window.addEventListener("beforeprint", askAll);
 }
 
+// As a rule of the page and not of the element, which may be made anew while what comes is being drawn.
+function keepSize(name, height, picture) {
+  const id = `size-of-${name}`;
+  const rule = document.getElementById(id) ?? document.head.appendChild(Object.assign(document.createElement("style"), { id }));
+  // --picture is read in views/layout.py.
+  rule.textContent = `.${CSS.escape(name)} { min-height: ${height}px; --picture: ${picture}px; }`;
+}
+
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector(".near");
   const isNarrow = innerWidth <= NARROW;
@@ -72,10 +81,7 @@ export default function ({ data, parentElement, setStateValue }) {
   root.style.height = `${height}px`;
   const host = root.getRootNode().host ?? root;
   const part = host.closest("[class*='st-key-place-of-']");
-  if (part) {
-    part.style.minHeight = `${height}px`; // also while what comes is being drawn
-    part.style.setProperty("--picture", `${data.height}px`); // read in views/layout.py
-  }
+  if (part) keepSize([...part.classList].find((name) => name.startsWith(PLACE)), height, data.height);
   const place = { isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
