@@ -46,6 +46,7 @@ class Visit:
     # A run that goes on, that waits for somebody to press Run, or that was refused.
     unfinished: tuple[RoutingTrace, int] | None = None  # and the tokens that were asked for
     why_waiting: str | None = None
+    notice: Any = None  # the place where the page says so
     awaited: tuple[Hashable, int | None, int | None] | None = None  # the run that waits; layer and token of its link
     why_refused: str | None = None
 

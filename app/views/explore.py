@@ -63,6 +63,8 @@ def explore_page() -> None:
         answer.empty()
         note.empty()
         session.keep_refused(None)
+        if visit().notice is not None:  # Run is pressed
+            visit().notice.empty()
         with happening.container(), explained(session.keep_refused):
             record(_with_text(options, **asked.run))
         if session.refused() is None:

@@ -74,7 +74,7 @@ def draw() -> None:
     with explained():
         if (begins := open_startup_files()) and page.title == FIRST:
             st.switch_page(session.page(begins))
-    notice = st.empty()
+    notice = visit().notice = st.empty()
     follow(page.url_path)
     if session.waiting() is not None and not is_asked(session.BOX):
         with notice.container():
@@ -82,6 +82,7 @@ def draw() -> None:
     page.run()
     if session.waiting() is None:  # the page ran it
         notice.empty()
+    visit().notice = None
     if page.title == FIRST:
         draw_tabs(FIRST)
     else:

@@ -83,9 +83,10 @@ def _open() -> None:
     with form.container():
         told = import_options(upload.file_id, upload.name)
     if told is not None:
-        form.empty()  # it is answered
         with explained(), st.spinner("Reading the file …"):
             _read(upload, told)
+        if session.already_opened(upload.file_id):
+            form.empty()  # it is answered
 
 
 def _read(upload: UploadedFile, told: ImportOptions) -> None:

@@ -288,9 +288,12 @@ app/views/explore: _headline
 app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
+    "test_metrics_expert_table.py": """
+metrics/expert_table: expert_table_sentences notes_on_experts
+""",
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
-app/views/contrast: _show _better
+app/views/contrast: _show _dial
 """,
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
@@ -320,7 +323,7 @@ charts/serving: _size_title _spread placement_plane memory_bars
 charts/vocabulary: top_tokens_table
 """,
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
-serving/phases: served_tokens
+serving/requests: served_tokens
 serving/plans/plan: _judged
 serving/placement: _sides
 report/notebook: trace_html facts _not_recorded _parameters
@@ -343,9 +346,8 @@ app/views/balance: _facts
 }
 # Words about runs, files, links, buttons, commands, and how far something is: not about a trace.
 OTHER = """
-serving/plans/llama_cpp: llama_cpp_command
-serving/plans/load_tables: lmdeploy_command ktransformers_command
-serving/plans/slot_maps: tensorrt_llm_command vllm_ascend_command
+serving/plans/engines: llama_cpp_command lmdeploy_command ktransformers_command tensorrt_llm_command vllm_ascend_command
+app/widgets/near: when_near
 app/views/compare: _expert_by_expert _offer_own_models _in_model
 app/views/engine_difference: _say_where_traces_come_from
 app/views/corpus: _pasted _how_far

@@ -1545,11 +1545,13 @@ def check_engine_summary(sentence: str, one, other) -> None:
             chosen, different = chosen + len(mine), different + sum(e not in theirs for e in mine)
             if sorted(mine) != sorted(theirs):
                 parted.setdefault(a.sequence[t], (a.position[t], quoted(a.text[t]), layer))
-    if found := re.match(rf"All of A's {NUMBER} expert ids are the same in B\.", sentence):
+    if found := re.match(rf"All {NUMBER} expert ids of the first are the same in the second\.", sentence):
         whole(found[1], chosen)
         claim(not parted, f"they part at {parted}")
         return
-    found = re.match(rf"Of A's {NUMBER} expert ids, {NUMBER} (?:is|are) different in B \({PCT}\)\. ", sentence)
+    found = re.match(
+        rf"Of {NUMBER} expert ids of the first, {NUMBER} (?:is|are) different in the second \({PCT}\)\. ", sentence
+    )
     claim(found is not None, f"cannot be read: {sentence!r}")
     whole(found[1], chosen)
     whole(found[2], different)
@@ -2048,7 +2050,8 @@ def _(seen, experts, one_each, choices, takes, begin, devices, least, most, aske
         }
         changes.append(100 * (sum(loads["balanced"]) / sum(loads["in order"]) - 1))
     right = "Worth a trial" if max(changes) <= -5 else "Not now" if min(changes) > -5 else "Too little evidence"
-    claim(begin == right, f"it is {right}: {changes}")
+    on_the_edge = any(abs(change + 5) < 1e-9 for change in changes)
+    claim(begin == right or on_the_edge, f"it is {right}: {changes}")
     about(least.replace("−", "-").lstrip("+"), min(changes), "least")
     about(most.replace("−", "-").lstrip("+"), max(changes), "most")
 
