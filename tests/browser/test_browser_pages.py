@@ -106,6 +106,7 @@ IS_AT_END = """() => {
   return main.scrollTop + main.clientHeight > main.scrollHeight - 2;
 }"""
 PLACES = "[class*='st-key-place-of-']"
+FONTS = "async () => { await Promise.all([...document.fonts].map((font) => font.load())); }"
 HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
   (place) => parseFloat(getComputedStyle(place).minHeight) > 0 || place.querySelector("canvas, svg.marks")
 )"""
@@ -121,6 +122,8 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
     eventually(
         page, lambda: page.evaluate(HAVE_THEIR_SIZE)
     )  # a place is as high as its picture once its script is there
+    page.evaluate(FONTS)  # an icon is a wide word until its font is there
+    settled(page)
     assert pictures.count() < places.count(), "what is far down waits"
     page.evaluate(SHIFTS)
     while not page.evaluate(IS_AT_END):
