@@ -136,6 +136,7 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
 
 def test_whoever_prints_gets_all_pictures_first(visit):
     page = visit("/load")
+    eventually(page, lambda: page.evaluate(HAVE_THEIR_SIZE))  # their script is there, which prints
     page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
       document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")
     page.keyboard.press("Control+p")
