@@ -87,7 +87,7 @@ def moeviz(model, keep_logits: bool) -> Way:
 
 @contextmanager
 def outputs(model) -> Way:
-    """What moeviz does where experts' outputs are asked for."""
+    """Listen to routers, and record the outputs of experts too."""
     kept = []
     with listen(model), outputs_recorded(model, None) as record:
         yield {}, kept

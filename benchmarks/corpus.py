@@ -44,7 +44,7 @@ LEFT_FREE = 0.1  # of the memory, for activations
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """What its makers say of a model; `stored` is bytes of all weights."""
+    """Size of a model by its makers' word; `stored` is bytes of all weights."""
 
     name: str
     layers: int

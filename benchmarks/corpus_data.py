@@ -1,4 +1,4 @@
-"""What `benchmarks.corpus` measures on: made-up routing, as a dataset of any size, and its ids in other layouts.
+"""Made-up routing for `benchmarks.corpus`: a dataset of any size, and its ids in other layouts.
 
 The recipe: an expert's popularity follows Zipf's law (exponent 0.7, another order in each layer); a token takes the
 top_k experts of popularity and Gumbel noise together, so the chances are those of sampling without replacement; one
@@ -90,7 +90,7 @@ def binary(rows: np.ndarray) -> pa.Array:
 
 
 def column_a_layer(ids: np.ndarray) -> Columns:
-    """That of datasets."""
+    """Expert ids (T, L, K) as a dataset stores them: a column for each layer."""
     return {f"layer_{layer}": binary(ids[:, layer]) for layer in range(ids.shape[1])}
 
 

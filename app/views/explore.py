@@ -63,8 +63,8 @@ def explore_page() -> None:
         answer.empty()
         note.empty()
         session.keep_refused(None)
-        if visit().notice is not None:  # Run is pressed
-            visit().notice.empty()
+        if visit().notice is not None:
+            visit().notice.empty()  # it asks for Run, which was pressed
         with happening.container(), explained(session.keep_refused):
             record(_with_text(options, **asked.run))
         if session.refused() is None:

@@ -14,7 +14,6 @@ from moeviz_app.url.short_links import LINKS
 from moeviz_app.views.explore import run_on_screen
 from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
 from moeviz_app.widgets import trace_picker
-from moeviz_app.widgets.components.ask import is_asked
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.near import begin_page
 from moeviz_app.widgets.run_options import fill_in
@@ -76,7 +75,7 @@ def draw() -> None:
             st.switch_page(session.page(begins))
     notice = visit().notice = st.empty()
     follow(page.url_path)
-    if session.waiting() is not None and not is_asked(session.BOX):
+    if session.waiting() is not None:
         with notice.container():
             say(session.waiting())
     page.run()

@@ -1,4 +1,4 @@
-"""What is below the fold is drawn when it comes near the screen: who never scrolls there costs the server nothing.
+"""Parts of a page that are drawn when they come near the screen: a visitor who never scrolls there costs nothing.
 
 Its place is kept until then, so that nothing jumps when it comes. Whoever prints the page gets all of it.
 """

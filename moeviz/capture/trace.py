@@ -236,9 +236,14 @@ def read_again(model: LoadedModel, trace: RoutingTrace, request: CaptureRequest)
     """
     tokens = trace.tokens
     found = capture(model, again_request(trace, request))
-    if not found.tokens["text"].equals(tokens["text"]):
-        raise CaptureError(_ANOTHER_TEXT.format(model.name, trace.model.name))
+    check_same_texts(found, trace)
     return replace(found, tokens=tokens, model=replace(found.model, decoding=trace.model.decoding))
+
+
+def check_same_texts(found: RoutingTrace, trace: RoutingTrace) -> None:
+    """Raise `CaptureError` where a model has read the ids of a trace's tokens as another text than it holds."""
+    if not found.tokens["text"].equals(trace.tokens["text"]):
+        raise CaptureError(_ANOTHER_TEXT.format(found.model.name, trace.model.name))
 
 
 def again_request(trace: RoutingTrace, request: CaptureRequest) -> CaptureRequest:

@@ -24,7 +24,7 @@ from moeviz.capture.record.intervening import intervening, probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
-from moeviz.capture.trace import again_request
+from moeviz.capture.trace import again_request, check_same_texts
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -82,26 +82,43 @@ def loss_by_set(
 ) -> pd.DataFrame:
     """How well a model predicts several sets of texts, as it is and under an intervention.
 
-    sets   traces of whole texts that this model read, by name. Each set is read as one padded batch. Only the second
-           half of each text counts, so that an intervention may be chosen on the first (`moeviz.metrics.contrast`).
+    sets   traces of whole texts that this model read, by name. Each text is read alone, so that logits of one are there
+           at a time. Only the second half of each text counts, so that an intervention may be chosen on the first
+           (`moeviz.metrics.contrast`).
 
     One row per set. Columns: texts str (its name) · tokens int64 (that count) · loss, loss_changed float64 (nats a
-    token, mean). Raises what `what_if` raises, and `CaptureError` for traces that do not say which tokens they have.
+    token, mean; NaN where none counts). Raises what `what_if` raises, and `CaptureError` for traces that do not say
+    which tokens they have, or whose tokens are another text in this model.
     """
     rows = []
     for name, texts in sets.items():
-        run = prepare(model, again_request(texts, CaptureRequest(("-",), intervention=intervention)), tokenizer)
-        routers = probe_routers(run)
-        plain, logits = read_batch(run, routers, None)
-        changed = read_batch(run, routers, intervention)[1]
-        tokens = plain.tokens
-        lengths = tokens.groupby("sequence")["position"].transform("size")
-        counts = ((tokens["position"] > 0) & (2 * tokens["position"] >= lengths)).to_numpy()
-        ids = torch.tensor(tokens["token_id"].tolist(), device=logits.device)
-        first = (tokens["position"] == 0).to_numpy()
-        loss, loss_changed = (_losses(part, ids, first)[counts].mean() for part in (logits, changed))
-        rows.append((name, int(counts.sum()), loss, loss_changed))
+        sequence = texts.tokens["sequence"]
+        halves = [
+            _losses_of_second_half(model, texts.select(tokens=(sequence == one).to_numpy()), intervention, tokenizer)
+            for one in sequence.unique()
+        ]
+        losses = np.concatenate([np.empty((2, 0)), *halves], axis=1)
+        means = losses.mean(axis=1) if losses.size else (np.nan, np.nan)
+        rows.append((name, losses.shape[1], *means))
     return pd.DataFrame(rows, columns=["texts", "tokens", "loss", "loss_changed"])
+
+
+def _losses_of_second_half(
+    model: LoadedModel | nn.Module,
+    text: RoutingTrace,
+    intervention: Intervention,
+    tokenizer: PreTrainedTokenizerBase | None,
+) -> np.ndarray:
+    """The losses (2, T) of the tokens in the second half of one text, as the model is and under the intervention."""
+    run = prepare(model, again_request(text, CaptureRequest(("-",), intervention=intervention)), tokenizer)
+    routers = probe_routers(run)
+    plain, logits = read_batch(run, routers, None)
+    check_same_texts(plain, text)
+    changed = read_batch(run, routers, intervention)[1]
+    place = plain.tokens["position"].to_numpy()
+    counts = (place > 0) & (2 * place >= len(place))
+    ids = torch.tensor(plain.tokens["token_id"].tolist(), device=logits.device)
+    return np.stack([_losses(part, ids, place == 0)[counts] for part in (logits, changed)])
 
 
 def ablate(

@@ -5,7 +5,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.inputs import check_one_model, needs_tokens
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
@@ -14,6 +14,10 @@ FALSE = 0.05  # of the experts that are named, at most so many by luck, on avera
 FEWEST = 4  # texts in each set: of fewer, shuffles are too much alike
 SHUFFLED_AT_ONCE = 2**24  # numbers
 Pair = tuple[RoutingTrace, RoutingTrace]
+ONE_MODEL = (
+    "A contrast is of two sets of texts in one model, and {fact} is {here} in the first and {there} in the second. "
+    "Trace both with the same model."
+)
 
 
 @needs_tokens
@@ -36,7 +40,7 @@ def contrast(pair: Pair) -> pd.DataFrame:
     98(9), for the false discovery rate under shuffles.
     """
     one, other = pair
-    _check_one_model(one, other)
+    check_one_model(one, other, ONE_MODEL)
     shares = [_shares(trace) for trace in (one, other)]
     fewest = min(map(len, shares))
     if fewest < FEWEST:
@@ -88,16 +92,6 @@ def turned(found: pd.DataFrame, amount: float) -> dict[int, dict[int, float]]:
     for layer, expert, difference in held.to_numpy().tolist():
         amounts.setdefault(int(layer), {})[int(expert)] = amount if difference > 0 else -amount
     return amounts
-
-
-def _check_one_model(one: RoutingTrace, other: RoutingTrace) -> None:
-    for fact in ("layers", "num_experts"):
-        here, there = getattr(one.model, fact), getattr(other.model, fact)
-        if here != there:
-            raise InvalidTrace(
-                f"A contrast is of two sets of texts in one model, and {fact} is {here} in the first and {there} in "
-                "the second. Trace both with the same model."
-            )
 
 
 def _shares(trace: RoutingTrace) -> Float64[np.ndarray, "texts experts"]:

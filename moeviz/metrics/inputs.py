@@ -55,6 +55,17 @@ def per_layer(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
     return measured
 
 
+def check_one_model(one: Any, other: Any, says: str) -> None:
+    """Raise `InvalidTrace` unless both have the same layers and numbers of experts.
+
+    says   the sentence, with places for {fact}, {here} of the first and {there} of the other.
+    """
+    for fact in ("layers", "num_experts"):
+        here, there = getattr(one.model, fact), getattr(other.model, fact)
+        if here != there:
+            raise InvalidTrace(says.format(fact=fact, here=here, there=there))
+
+
 def check_recorded(trace: Any) -> None:
     """Raise `MissingField` for counts alone, and for a trace that has tokens and says of none where it went."""
     if isinstance(trace, ExpertCounts):

@@ -7,13 +7,16 @@ from weakref import WeakKeyDictionary
 import numpy as np
 import pandas as pd
 
-from moeviz.errors import InvalidTrace
 from moeviz.metrics.divergence import divergences
-from moeviz.metrics.inputs import layer_counts
+from moeviz.metrics.inputs import check_one_model, layer_counts
 from moeviz.metrics.specialization import load_by_label
 from moeviz.routing_trace import Counted, RoutingTrace
 
 PARTS = 3  # of a text
+ONE_MODEL = (
+    "Only traces of one model can be compared, and {fact} is {here} here and {there} in the labelled trace. Use a "
+    "labelled trace of the same model."
+)
 
 
 def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
@@ -29,13 +32,7 @@ def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
 
     Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
     """
-    for fact in ("layers", "num_experts"):
-        here, there = getattr(trace.model, fact), getattr(reference.model, fact)
-        if here != there:
-            raise InvalidTrace(
-                f"Only traces of one model can be compared, and {fact} is {here} here and {there} in the labelled "
-                "trace. Use a labelled trace of the same model."
-            )
+    check_one_model(trace, reference, ONE_MODEL)
     names, labelled = _loads_of(reference)
     apart = []
     for found in layer_counts(trace):

@@ -56,7 +56,7 @@ def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit)
     page = visit("/load")
     charts = page.get_by_test_id("stVegaLiteChart")
     all_drawn(page)
-    assert 1 < charts.count() == page.locator(DRAWN).count()
+    eventually(page, lambda: 1 < charts.count() == page.locator(DRAWN).count())
     seen = {}
     for scheme in ("light", "dark", "light"):
         in_colours(page, scheme)

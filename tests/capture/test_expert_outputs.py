@@ -9,12 +9,11 @@ from survey.compare import EQUAL, REFUSED
 from survey.oracle import block_factor
 from survey.outputs import HYPER_CONNECTED, LATENT, outputs_of
 from survey.tiny_models import architectures, random_model, read, some_tokens
-from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from tiny_models import CONFIGS, every_decoding, tiny_model, tiny_tokenizer
 
 from moeviz.capture.corpus import joined
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.record import expert_outputs as module
-from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import capture, stream, trace
 from moeviz.errors import CaptureError
@@ -82,11 +81,7 @@ def test_each_token_has_its_own_outputs_however_it_is_read_and_the_routing_stays
     check_read_alone(found, model, tokenizer)
 
 
-@pytest.mark.parametrize(
-    "decoding",
-    [Decoding(num_beams=3), Decoding(prompt_lookup_num_tokens=3), Decoding(prefill_chunk_size=4)],
-    ids=["beams", "drafts", "chunks"],
-)
+@every_decoding
 def test_each_row_is_that_of_its_token_however_it_was_generated(decoding, models, tokenizer):
     model = models["mixtral"]
     found = trace(model, PROMPTS[1], tokenizer=tokenizer, max_new_tokens=6, decoding=decoding, outputs=True)

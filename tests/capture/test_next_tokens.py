@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 from survey.tiny_models import architectures, random_model
-from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
+from tiny_models import CONFIGS, DENSE, every_decoding, tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.record import next_tokens as module
-from moeviz.capture.run.decoding import Decoding
 from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.capture.trace import stream, trace
@@ -87,11 +86,7 @@ def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stay
     assert len(set(got.texts)) > 20
 
 
-@pytest.mark.parametrize(
-    "decoding",
-    [Decoding(num_beams=3), Decoding(prompt_lookup_num_tokens=3), Decoding(prefill_chunk_size=4)],
-    ids=["beams", "drafts", "chunks"],
-)
+@every_decoding
 def test_each_row_is_that_of_its_token_however_it_was_generated(decoding, models, tokenizer):
     model = models["mixtral"]
     found = trace(model, PROMPTS[1], tokenizer=tokenizer, max_new_tokens=6, decoding=decoding, next_tokens=True)

@@ -1,6 +1,7 @@
 """What-if against models that were really changed: other weights, another top-k, experts that are not there."""
 
 import copy
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -221,6 +222,11 @@ def test_losses_of_sets_of_texts_are_those_of_their_second_halves(tokenizer):
         for column in ("loss", "loss_changed"):
             assert losses.loc[name, column] == pytest.approx(half[column].mean(), rel=1e-5)
     assert losses.loc["one", "loss"] != losses.loc["one", "loss_changed"]
+    short = loss_by_set(model, {"none": sets["one"].select(tokens=slice(0, 1))}, change, tokenizer=tokenizer).iloc[0]
+    assert short["tokens"] == 0 and np.isnan(short["loss"])
+    words = sets["one"].tokens.assign(text=sets["one"].tokens["text"].str.upper())
+    with pytest.raises(CaptureError, match=r"reads the tokens of the trace of .* as another text"):
+        loss_by_set(model, {"strange": replace(sets["one"], tokens=words)}, change, tokenizer=tokenizer)
 
 
 def test_ablation_ranks_experts_by_their_effect_and_leaves_unused_ones_at_nothing(tokenizer):

@@ -1,5 +1,6 @@
 """Tiny random models of several MoE families, with routers that decide: weights and biases are spread out, not 0.02."""
 
+import pytest
 import torch
 from transformers import (
     AutoModelForCausalLM,
@@ -13,6 +14,7 @@ from transformers import (
     Qwen3MoeConfig,
 )
 
+from moeviz.capture.run.decoding import Decoding
 from moeviz.embedded import embedded_path
 
 SHAPE = {
@@ -56,6 +58,12 @@ CONFIGS: dict[str, PreTrainedConfig] = {
     ),
 }
 DENSE = LlamaConfig(**SHAPE, num_hidden_layers=2)
+# Ways to generate in which rows of a forward are not simply the next tokens.
+every_decoding = pytest.mark.parametrize(
+    "decoding",
+    [Decoding(num_beams=3), Decoding(prompt_lookup_num_tokens=3), Decoding(prefill_chunk_size=4)],
+    ids=["beams", "drafts", "chunks"],
+)
 
 
 def tiny_model(config: PreTrainedConfig, dtype: torch.dtype = torch.float32):

@@ -125,11 +125,6 @@ def fill_in(key: str, chat: bool = False, system: str = "") -> None:
     _remember(key, replace(_remembered(key), text=None, chat=chat, system=system))
 
 
-def is_asked(key: str) -> bool:
-    """Return whether the box was asked to run, and the page that has it does so next."""
-    return _remembered(key).asked is not None
-
-
 @st.fragment
 def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
     """The box itself: returns what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
