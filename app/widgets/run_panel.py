@@ -36,7 +36,8 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     before its next token. What it had by then is still held, for `session.keep_held`. `key` is that of Stop: another
     one for each run of a script that has several.
     """
-    model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
+    with st.spinner("Loading the model …"):
+        model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
     from moeviz.capture.trace import capture, capture_growing
 
     def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:

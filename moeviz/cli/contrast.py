@@ -11,7 +11,9 @@ from moeviz.errors import InvalidTrace
 HELP = "Find the experts that take more of one set of texts than of another, beyond luck."
 EXAMPLES = """examples:
   moeviz contrast corpus.npz --kinds French German        two kinds of a labelled trace
-  moeviz contrast polite.npz rude.npz --json | jq .[0]"""
+  moeviz contrast polite.npz rude.npz --json | jq .[0]
+  moeviz contrast polite.npz rude.npz --steering polite.json
+                                                          a map of those to turn up and down, for --bias and for ds4"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -19,6 +21,9 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     parser.add_argument("other", metavar="OTHER", nargs="?", help="the second set of texts, traced with the same model")
     parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, in place of OTHER")
+    parser.add_argument(
+        "--steering", metavar="FILE.json", help="write +1 and -1 for the experts that tell them apart, to steer by"
+    )
     add_json(parser)
     add_import_options(parser)
 
@@ -29,7 +34,8 @@ def run(args: Namespace) -> int:
         raise InvalidTrace(
             "A contrast is of two sets of texts. Give a second file, or --kinds with two kinds of the first."
         )
-    from moeviz.metrics.contrast import contrast, contrast_sentence, texts_of_label
+    from moeviz.formats.steering_map import write_steering_map
+    from moeviz.metrics.contrast import contrast, contrast_sentence, texts_of_label, turned
 
     trace = read_one_trace(args.source, args)
     if args.kinds is None:
@@ -38,6 +44,9 @@ def run(args: Namespace) -> int:
         one, other = (texts_of_label(trace, kind) for kind in args.kinds)
         names = tuple(args.kinds)
     found = contrast((one, other))
+    if args.steering is not None:
+        write_steering_map(turned(found, 1.0), one.model, args.steering)
+        note(f"wrote {args.steering}, and its numbers beside it")
     if args.json:
         print(json.dumps(records(found)))
         return 0

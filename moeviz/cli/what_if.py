@@ -20,6 +20,7 @@ EXAMPLES = """examples:
   moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
   moeviz what-if "12 + 7 = 19" --experts-per-token 1
   moeviz what-if "12 + 7 = 19" --exchange 2 0 5       experts 0 and 5 of layer 2 get each other's tokens
+  moeviz what-if "12 + 7 = 19" --bias polite.json     as moeviz contrast --steering wrote it
   moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz"""
 
 
@@ -54,9 +55,13 @@ def run(args: Namespace) -> int:
 
 def intervention_of(args: Namespace) -> "Intervention | Precision":
     """Return the one intervention that the options ask for. Raises `CaptureError` for experts that are not named so."""
+    from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.table import INTERVENTIONS
     from moeviz.formats.exports import read_trace
+    from moeviz.formats.steering_map import read_steering_map
 
+    if args.bias is not None and len(args.bias) == 1 and args.bias[0].lower().endswith(".json"):
+        return Bias(read_steering_map(args.bias[0]))
     given = (option for option in INTERVENTIONS if getattr(args, option.name) is not None)
     return cast("Intervention | Precision", next(given).make(args, read_trace))
 

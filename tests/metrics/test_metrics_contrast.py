@@ -10,6 +10,7 @@ from moeviz.cli.main import main
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.formats.exports import write_trace
+from moeviz.formats.steering_map import read_steering_map
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.testing import sample_trace
 
@@ -136,3 +137,40 @@ def test_the_command_names_the_experts_of_two_kinds_and_of_two_files(texts, tmp_
     assert len(rows) == 48 and rows["holds"].any()
     assert main(["contrast", str(file)]) == 1
     assert "Give a second file, or --kinds" in capsys.readouterr().err
+
+
+def test_a_map_to_steer_by_comes_back_as_it_was_and_in_the_form_that_engines_read(texts, tmp_path, capsys):
+    file, facts = tmp_path / "texts.npz", tmp_path / "french.json"
+    write_trace(texts, file)
+    assert main(["contrast", str(file), "--kinds", "French", "German", "--steering", str(facts)]) == 0
+    found = contrast(tuple(texts_of_label(texts, kind) for kind in ("French", "German")))
+    amounts = turned(found, 1.0)
+    assert "wrote" in capsys.readouterr().err and read_steering_map(facts) == amounts
+    table = np.fromfile(facts.with_suffix(".f32"), "<f4").reshape(texts.model.num_layers, 8)  # as ds4 reads it
+    assert {(layer, expert) for layer, of in amounts.items() for expert in of} == set(map(tuple, np.argwhere(table)))
+    assert main(["what-if", "Il fait froid", "--bias", str(facts), "--json"]) == 0
+    effect = pd.DataFrame(json.loads(capsys.readouterr().out))
+    assert (effect["kl"] > 0).any()
+
+
+@pytest.mark.parametrize(
+    "facts, numbers, says",
+    [
+        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 23, "damaged: 2 layers of 3 experts are 24"),
+        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 25, "damaged"),
+        ({"format": "ds4-expert-steering-v1", "shape": [1, 1]}, b"\0\0\xc0\x7f", "finite numbers"),
+        ({"format": "ds4-expert-steering-v1", "shape": [2**20, 2**20]}, b"", "its shape"),
+        ({"format": "ds4-expert-steering-v1", "shape": [0, 8]}, b"", "its shape"),
+        ({"format": "ds4-expert-steering-v1", "shape": [True, 8]}, b"", "its shape"),
+        ({"shape": [1, 1]}, b"\0" * 4, "its format is None"),
+        ([], b"", "JSON"),
+    ],
+)
+def test_a_damaged_map_is_refused_in_one_sentence(tmp_path, facts, numbers, says):
+    file = tmp_path / "map.json"
+    file.write_text(json.dumps(facts))
+    file.with_suffix(".f32").write_bytes(numbers)
+    with pytest.raises(InvalidTrace, match=says):
+        read_steering_map(file)
+    with pytest.raises(InvalidTrace, match="another suffix"):
+        read_steering_map(file.with_suffix(".f32"))

@@ -107,5 +107,9 @@ def amounts_from_words(words: Sequence[str]) -> dict[int, dict[int, float]]:
 OPTION = Option(
     "--bias",
     lambda args, _read: Bias(amounts_from_words(args.bias)),
-    {"nargs": "+", "metavar": "LAYER:EXPERT=AMOUNT", "help": "added to an expert's score before the router chooses"},
+    {
+        "nargs": "+",
+        "metavar": "LAYER:EXPERT=AMOUNT",
+        "help": "added to an expert's score before the router chooses; or one FILE.json of moeviz contrast --steering",
+    },
 )
