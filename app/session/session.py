@@ -44,7 +44,7 @@ COUNTED_PART, SERVED, CARD, SERVE_PART = "counted_part", "served", "card", "serv
 DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts
-FIRST_KIND, SECOND_KIND = "first_kind", "second_kind"  # on Contrast
+FIRST_KIND, SECOND_KIND, CONTINUED = "first_kind", "second_kind", "continued"  # on Contrast
 OF_DATASET, OF_TRACE = "dataset", "trace"  # texts there that are on screen; others go by their own names
 DEPTH = "depth"  # of the layers that are compared in three traces
 

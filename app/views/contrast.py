@@ -1,23 +1,32 @@
 """The page Contrast: which experts tell two kinds of text apart, and what turning them up does to the model's loss."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
 from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
+from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import AMOUNTS
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.messages import example_note, explained, say
+from moeviz_app.widgets.components.written import written
+from moeviz_app.widgets.messages import escape_markdown, example_note, explained, say
 from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.charts.comparison import CONTRAST
 from moeviz.embedded import EMBEDDED
+from moeviz.formats.steering_map import FACTS, NUMBERS, to_steering_map
 from moeviz.metrics.contrast import FEWEST, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.tokens import written_text
 from moeviz.routing_trace import RoutingTrace
 
 if TYPE_CHECKING:
@@ -25,6 +34,7 @@ if TYPE_CHECKING:
 
 FIRST_KINDS = ("French", "German")  # of the texts that ship, at first
 OTHERS = "other kinds"
+LONGEST, FIRST_TOKENS, WRITTEN = 200, 12, 40  # characters of the text to continue; tokens of it at first, and written
 MOST_TEXTS, MOST_TOKENS = 8, 160  # of each set that the model reads
 READS = "The model reads three sets of texts, with the experts turned and without …"
 
@@ -90,8 +100,11 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
         say(why)
         return
     session.start_with(session.AMOUNT, 2.0)
+    session.start_with(session.CONTINUED, _beginning(trace, kinds))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         amount = st.select_slider("Added to the scores", AMOUNTS, key=session.AMOUNT, width=320)
+        most = min(LONGEST, settings.SETTINGS.max_prompt_chars)
+        text = st.text_input("A text to continue", key=session.CONTINUED, max_chars=most, width=320)
         asked = st.button("Measure", type="primary", shortcut="mod+enter")
     count = sum(map(len, amounts.values()))
     st.text(
@@ -101,27 +114,67 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
     if asked:
         model_catalog.check_on_offer(trace.model.name)
         model_service.begin_run()
-        visit().dialled = (trace, kinds, amount, _measured(trace, kinds, turned(found, amount)))
-    if (known := visit().dialled) is not None and known[0] is trace and known[1:3] == (kinds, amount):
-        _show(known[3], kinds)
+        visit().dialled = (trace, kinds, amount, text, _measured(trace, kinds, turned(found, amount), text))
+    if (known := visit().dialled) is not None and known[0] is trace and known[1:4] == (kinds, amount, text):
+        losses, texts = known[4]
+        _show(losses, kinds)
+        _show_texts(texts, f"{kinds[0]} turned {'up' if amount > 0 else 'down'} by {abs(amount):g}")
+    st.download_button(
+        "Map of these experts",
+        data=model_service.file_maker(partial(_map, amounts, trace)),
+        file_name="experts-to-steer-by.zip",
+        mime="application/zip",
+        on_click="ignore",
+        icon=":material/download:",
+        help="+1 for the experts that take more of the first kind and -1 for those that take more of the second, for "
+        "`moeviz what-if --bias` and for engines that steer by experts, such as ds4.",
+    )
 
 
-def _measured(trace: RoutingTrace, kinds: tuple[str, str], amounts: dict[int, dict[int, float]]) -> pd.DataFrame:
-    """The losses of both kinds, and of a third set that neither is in. Raises what runs raise."""
+def _beginning(trace: RoutingTrace, kinds: tuple[str, str]) -> str:
+    """The first words of a text of neither kind, if there is one."""
+    others = ~trace.tokens["label"].astype(str).isin(kinds)
+    sequences = trace.tokens.loc[others, "sequence"] if others.any() else trace.tokens["sequence"]
+    is_first = (trace.tokens["sequence"] == sequences.iloc[0]) & (trace.tokens["position"] < FIRST_TOKENS)
+    return written_text(trace.select(tokens=is_first.to_numpy())).strip()[:LONGEST]
+
+
+def _map(amounts: dict[int, dict[int, float]], trace: RoutingTrace) -> bytes:
+    file = BytesIO()
+    with ZipFile(file, "w") as archive:
+        for suffix, data in zip((FACTS, NUMBERS), to_steering_map(amounts, trace.model), strict=True):
+            archive.writestr(f"experts-to-steer-by{suffix}", data)
+    return file.getvalue()
+
+
+def _measured(
+    trace: RoutingTrace, kinds: tuple[str, str], amounts: dict[int, dict[int, float]], text: str
+) -> tuple[pd.DataFrame, list[RoutingTrace]]:
+    """The losses of both kinds and of a third set that neither is in, and a text continued without and with the change.
+
+    Raises what runs raise.
+    """
     from moeviz.capture.interventions.bias import Bias
 
     model_catalog.bring_torch()
+    from moeviz.capture.run.request import CaptureRequest
+    from moeviz.capture.run.sampling import Sampling
+    from moeviz.capture.trace import capture
     from moeviz.capture.what_if import loss_by_set
 
     labels = trace.tokens["label"].astype(str)
     rows = {kind: labels == kind for kind in kinds} | {OTHERS: ~labels.isin(kinds)}
     sets = {name: _texts(trace, mask.to_numpy()) for name, mask in rows.items() if mask.any()}
-    place = st.empty()
+    new, place = min(WRITTEN, settings.SETTINGS.max_new_tokens), st.empty()
     with place.container():
         bar = st.progress(0.0, READS)
 
-    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
-        return loss_by_set(loaded, sets, Bias(amounts))
+    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple[pd.DataFrame, list[RoutingTrace]]:
+        plain = CaptureRequest(
+            (text,), max_new_tokens=new, sampling=Sampling(temperature=usual_temperature(trace.model.name))
+        )
+        asked = [plain, replace(plain, intervention=Bias(amounts))] if text and new else []
+        return loss_by_set(loaded, sets, Bias(amounts)), [capture(loaded, request) for request in asked]
 
     def listen(told: InLine | Progress) -> None:
         bar.progress(0.0, waiting_words(told.ahead, READS))
@@ -154,7 +207,18 @@ def _show(losses: pd.DataFrame, kinds: tuple[str, str]) -> None:
     change = dict(zip(losses["texts"], losses["loss_changed"] - losses["loss"], strict=True))
     said = f"{kinds[0]} is predicted {_better(change[kinds[0]])}, {kinds[1]} {_better(change[kinds[1]])}"
     said += f", and {OTHERS} {_better(change[OTHERS])}." if OTHERS in change else "."
-    st.text(f"{said} One text that the model writes with the change would prove nothing.")
+    st.text(said)
+
+
+def _show_texts(texts: list[RoutingTrace], change: str) -> None:
+    """One text, side by side; what it shows stands in the losses above it."""
+    if not texts:
+        return
+    for place, trace, says in zip(st.columns(2), texts, ("As it is", change), strict=True):
+        with place:
+            st.caption(escape_markdown(says))
+            written(trace, key=f"continued {says}")
+    st.text("One text proves nothing: the losses above are the finding.")
 
 
 def _better(change: float) -> str:

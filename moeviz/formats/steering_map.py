@@ -14,6 +14,7 @@ expert is turned up, and below it down. DwarfStar 4 reads that file alone (antir
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeGuard
 
 import numpy as np
 
@@ -35,14 +36,20 @@ def write_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelI
     Raises `InvalidTrace` for another suffix, and `OSError` if the files cannot be written.
     """
     _check_suffix(path)
+    facts, numbers = to_steering_map(amounts, model)
+    Path(path).with_suffix(NUMBERS).write_bytes(numbers)
+    Path(path).write_bytes(facts)
+
+
+def to_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelInfo) -> tuple[bytes, bytes]:
+    """Write amounts by layer and expert as the bytes of the `.json` file and of the `.f32` file beside it."""
     layers = model.num_layers or max(model.layers) + 1
     table = np.zeros((layers, max(model.num_experts)), "<f4")
     for layer, of in amounts.items():
         for expert, amount in of.items():
             table[layer, expert] = amount
     facts = {"format": STEERING_FORMAT, "shape": list(table.shape), "model": model.name, "layers": sorted(amounts)}
-    Path(path).with_suffix(NUMBERS).write_bytes(table.tobytes())
-    Path(path).write_text(json.dumps(facts, ensure_ascii=False, indent=2) + "\n", "utf-8")
+    return (json.dumps(facts, ensure_ascii=False, indent=2) + "\n").encode(), table.tobytes()
 
 
 def read_steering_map(path: str | Path) -> Amounts:
@@ -84,7 +91,7 @@ def _check_suffix(path: str | Path) -> None:
         )
 
 
-def _is_shape(shape: object) -> bool:
+def _is_shape(shape: object) -> TypeGuard[list[int]]:
     return (
         isinstance(shape, list)
         and len(shape) == 2

@@ -32,7 +32,7 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
-from moeviz.metrics.tokens import visible
+from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
@@ -193,6 +193,15 @@ def test_contrast_names_experts_and_measures_three_losses_on_other_halves(monkey
     assert change.amounts == turned(found, 2.0)
     labels = [set(texts.tokens["label"].astype(str))] + [set(of.tokens["label"].astype(str)) for of in sets.values()]
     assert labels[1:3] == [{"French"}, {"German"}] and labels[3] <= labels[0] - {"French", "German"}
+    plain, changed = visit_of(app).dialled[-1][1]
+    prompt = app.text_input(key=session.CONTINUED).value
+    assert prompt and written_text(plain, "prompt") == written_text(changed, "prompt") == prompt
+    assert [len(trace.tokens) - len(moeviz.trace("embedded", prompt).tokens) for trace in (plain, changed)] == [39, 39]
+    biased = moeviz.trace(
+        "embedded", prompt, max_new_tokens=40, sampling=moeviz.Sampling(temperature=0.8), intervention=change
+    )
+    assert changed.tokens["token_id"].equals(biased.tokens["token_id"]) and not plain.tokens.equals(changed.tokens)
+    assert [caption.value for caption in app.caption][-2:] == ["As it is", "French turned up by 2"]
     app.selectbox(key=session.SECOND_KIND).set_value("French").run()
     assert "No expert tells French from French" in sentences(app) and not app.metric
     assert not any(button.label == "Measure" for button in app.button)
