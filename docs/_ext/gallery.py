@@ -11,7 +11,7 @@ from _ext.pictures import picture
 from moeviz.charts import TOPICS
 from moeviz.charts.balance import BALANCE as SHARED
 from moeviz.charts.chart import Chart
-from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.comparison import COMPARISONS, CONTRAST
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
@@ -41,6 +41,11 @@ CHANGED = """\
 result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
 """
+CONTRASTED = """\
+from moeviz.metrics.contrast import texts_of_label
+
+pair = tuple(texts_of_label(labelled, kind) for kind in ("French", "German"))
+"""
 SERVED = """\
 from moeviz.capture.models.kv_cache import served_model
 
@@ -65,6 +70,7 @@ BESIDE: Mapping[Chart, str] = {
     OVER_TIME: "labelled",
     SATURATION: "traces_over_training()",
     EFFECT: "result.effect",
+    CONTRAST: "pair",
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES, WORD_CHANGE), "(plain, changed)"),
     **dict.fromkeys(OF_SEVERAL, 'dict(zip("ABC", list(traces_over_training().values())[::4], strict=True))'),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
@@ -85,7 +91,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + SERVED + ROUTERS + TRAINED, names)
+    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + TRAINED, names)
     return names
 
 
@@ -113,7 +119,7 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{SERVED}\n{TRAINED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
         frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY) else chart.measure(given)
