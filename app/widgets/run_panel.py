@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 
 SECONDS_BETWEEN_PICTURES = 0.3
+PAUSE = 20  # times as long as a picture took, until the next: beside many visitors it takes longer
 _traces: Kept[RoutingTrace] = Kept(128 * 2**20)
 
 
@@ -114,7 +115,7 @@ class Picture:
 
     def __init__(self, max_new_tokens: int, key: str) -> None:
         self.bar = st.progress(0.0, "The model is reading the prompt …")
-        self.total, self.drawn, self.shown = max_new_tokens, 0.0, None
+        self.total, self.next, self.shown = max_new_tokens, 0.0, None
         going_on(session.keep_held, key)
         self.text, self.strip = st.empty(), st.empty()
 
@@ -129,12 +130,13 @@ class Picture:
         session.hold(trace, self.total)
         generated = int((trace.tokens["phase"] == "generated").sum()) // trace.tokens["sequence"].nunique() + 1
         self.bar.progress(generated / max(self.total, 1), f"{generated} of {self.total} tokens generated")
-        if self.total and trace is not self.shown and time.monotonic() > self.drawn + SECONDS_BETWEEN_PICTURES:
+        if self.total and trace is not self.shown and (begun := time.monotonic()) > self.next:
             with self.text.container():
                 written(trace)
             with self.strip.container():
                 _strip_so_far(trace)
-            self.shown, self.drawn = trace, time.monotonic()
+            self.shown, now = trace, time.monotonic()
+            self.next = now + max(SECONDS_BETWEEN_PICTURES, PAUSE * (now - begun))
 
 
 def _strip_so_far(trace: RoutingTrace) -> None:

@@ -214,3 +214,12 @@ def test_every_architecture_has_next_tokens_as_its_own_forward_or_says_why_not(a
 def test_a_dense_model_is_refused_as_before(tokenizer):
     with pytest.raises(CaptureError, match="declares no router"):
         trace(tiny_model(DENSE), "To be", tokenizer=tokenizer, next_tokens=True)
+
+
+@pytest.mark.parametrize("vocabulary", [8192, 64 * 5, 64 * 4, 1000, 7])
+def test_the_largest_found_in_parts_are_the_largest(vocabulary):
+    p = torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).softmax(-1)
+    p[0, :10] = p[1].max()  # several are equally large
+    found, ids = module._largest(p)
+    assert torch.equal(found, p.topk(5).values) and torch.equal(p.gather(1, ids), found)
+    assert all(len(set(row)) == 5 for row in ids.tolist())

@@ -28,7 +28,9 @@ from moeviz.capture.run.token_texts import texts_of_tokens
 from moeviz.errors import CaptureError
 from moeviz.next_tokens import NEXT, NextTokens
 
+PART = 64  # probabilities of which the largest is looked at first
 MOST_LOGITS = 2**24  # float32 numbers at once: 64 MB
+MOST_ROWS = 256  # at once: more take more memory, and no less time
 LENS_BY_ITSELF = (
     2**33
 )  # multiplications of a run, half a second of a CPU: beyond, there is a lens where it is asked for
@@ -55,13 +57,14 @@ class Head:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.base, self.busy = model, stack_of(model), False
         self.vocabulary: int = model.config.get_text_config().vocab_size
+        self.most_rows = min(max(MOST_LOGITS // self.vocabulary, 1), MOST_ROWS)
 
     def top(self, hidden: Tensor) -> tuple[Top, Tensor]:
         """The likeliest tokens of each row of (B, S, D), and the logits (V,) of the last row."""
         parts = []
-        for rows in hidden.reshape(-1, hidden.shape[-1]).split(max(MOST_LOGITS // self.vocabulary, 1)):
+        for rows in hidden.reshape(-1, hidden.shape[-1]).split(self.most_rows):
             logits = self._logits(rows)
-            p, ids = logits.float().softmax(-1).topk(NEXT)
+            p, ids = _largest(logits.float().softmax(-1))
             parts.append((ids.int(), p))
         ids, p = (torch.cat(part) for part in zip(*parts, strict=True))
         return (ids, p), logits[-1]
@@ -90,6 +93,7 @@ class NextTokenRecord:
     last_layer: nn.Module | None = None  # of their stack
     rows: list[Top] = field(default_factory=list)  # after the whole model, (B·S, N) of each forward
     lens: list[list[Top]] = field(init=False)  # the same after the layer of each router
+    waiting: list[tuple[list[Top], Tensor]] = field(default_factory=list)  # rows for the head, and where they belong
     normed: Tensor | None = None  # what the last layer answered, after the final norm
     last: Tensor | None = None  # logits of the last row
     why_not: str = ""
@@ -118,9 +122,9 @@ class NextTokenRecord:
         ]
 
     def layer_ended(self, index: int, hidden: Tensor) -> None:
-        """Keep what the head makes of one router's layer."""
+        """Keep what the head is to make of one router's layer."""
         if self.norm is not None:
-            self.lens[index].append(self.head.top(self.norm(hidden))[0])
+            self._add(self.lens[index], self.norm(hidden))
 
     def last_layer_ended(self, hidden: Tensor) -> None:
         """Keep what the final norm makes of the last layer."""
@@ -128,10 +132,25 @@ class NextTokenRecord:
 
     def stack_ended(self, hidden: Tensor) -> None:
         """Keep what the head makes of the whole stack, which must end in the final norm: else there is no lens."""
-        top, self.last = self.head.top(hidden)
-        self.rows.append(top)
         if self.norm is not None and (self.normed is None or not torch.equal(self.normed, hidden)):
-            self.norm, self.lens = None, []
+            self.norm, self.lens, self.waiting = None, [], []
+        self._add(self.rows, hidden)
+        self._ask_head()
+
+    def _add(self, place: list[Top], hidden: Tensor) -> None:
+        """Let rows wait for the head: those of all layers go there at once, and of a long text in parts."""
+        self.waiting.append((place, hidden.reshape(-1, hidden.shape[-1])))
+        if sum(len(rows) for _, rows in self.waiting) >= self.head.most_rows:
+            self._ask_head()
+
+    def _ask_head(self) -> None:
+        if not self.waiting:
+            return
+        (ids, p), self.last = self.head.top(torch.cat([rows for _, rows in self.waiting]))
+        lengths = [len(rows) for _, rows in self.waiting]
+        for (place, _), *top in zip(self.waiting, ids.split(lengths), p.split(lengths), strict=True):
+            place.append((top[0], top[1]))
+        self.waiting = []
 
     def model_ended(self, logits: Tensor | None) -> None:
         """Compare the last row with the model's own answer."""
@@ -271,6 +290,20 @@ def _ended(
 
     with patched(lambda: module.register_forward_hook(hook).remove):
         yield
+
+
+def _largest(p: Tensor) -> tuple[Tensor, Tensor]:
+    """The NEXT largest of each row (n, V), as `topk` gives them, which takes four times as long on a CPU.
+
+    They are in the NEXT parts whose own largest are the largest.
+    """
+    parts = p.shape[1] // PART
+    if parts < NEXT or p.shape[1] % PART:
+        return p.topk(NEXT)
+    of_parts = p.view(len(p), parts, PART)
+    which = of_parts.amax(-1).topk(NEXT).indices
+    largest, at = of_parts.gather(1, which[..., None].expand(-1, -1, PART)).flatten(1).topk(NEXT)
+    return largest, which.gather(1, at // PART) * PART + at % PART
 
 
 def _close(own: Tensor, ours: Tensor) -> bool:
