@@ -18,6 +18,7 @@ from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
     from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.direct_attribution import direct_attribution
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.exchange import Exchange
@@ -53,6 +54,7 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = {
     "moeviz.capture.trace": ("trace", "stream"),
     "moeviz.capture.corpus": ("trace_corpus",),
+    "moeviz.capture.direct_attribution": ("direct_attribution",),
     "moeviz.capture.engines.engine": ("EngineModel",),
     "moeviz.capture.models.load": ("LoadedModel",),
     "moeviz.capture.occlusion": ("Occlusion", "occlude"),
@@ -112,6 +114,7 @@ __all__ = [
     "WhatIf",
     "__version__",
     "ablate",
+    "direct_attribution",
     "load_model",
     "occlude",
     "open_in_app",

@@ -1,7 +1,7 @@
-"""The tokens of a trace read again: with experts muted, or with each earlier token replaced in turn.
+"""The tokens of a trace read again: with experts muted, with each earlier token replaced in turn, or in parts.
 
-What is read are the trace's own tokens, generated ones too, so that each row stands beside the one of the trace. Either
-waits in line and is bounded as a run is. What came of it is shared: it depends on tokens and model alone.
+What is read are the trace's own tokens, generated ones too, so that each row stands beside the one of the trace. All
+wait in line and are bounded as a run is. What came of it is shared: it depends on tokens and model alone.
 """
 
 from base64 import b64encode
@@ -10,6 +10,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pandas as pd
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
@@ -104,6 +105,39 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
 def occlusion_of(trace: RoutingTrace, run: RunRequest) -> "Occlusion | None":
     """Return which earlier tokens decide in a trace; None where that was not found out yet."""
     return _kept.get(_key(trace, replace(run, mute=())))
+
+
+def attributed(
+    trace: RoutingTrace,
+    run: RunRequest,
+    token: int,
+    listen: Callable[[InLine | Progress], None] = lambda _told: None,
+) -> pd.DataFrame:
+    """Return what each part of the model wrote of the choices for one token: `moeviz.direct_attribution`, chosen alone.
+
+    It takes one forward of the tokens, on the visitor's own place in line. Raises `CaptureError` for a model whose
+    logits are no sum of parts, `Busy` and `TooOften`, and what runs raise.
+    """
+    asked = replace(run, mute=())
+    key = ("direct", token, _key(trace, asked))
+    if (known := _kept.get(key)) is not None:
+        told: pd.DataFrame = known
+        return told
+    model_catalog.bring_torch()
+    from moeviz.capture.direct_attribution import attributed as split
+    from moeviz.capture.trace import again_request, check_same_texts
+
+    request = again_request(trace, asked.request())
+
+    def work(loaded: "LoadedModel", _tell: Tell) -> pd.DataFrame:
+        read, parts = split(loaded, request, token)
+        check_same_texts(read, trace)
+        return parts[parts["slot"] >= 0].reset_index(drop=True)
+
+    model_service.begin_run()
+    found = wait_for(model_service.run_on_model(run.model, run.how, work), listen)
+    _kept.put(key, found, int(found.memory_usage(deep=True).sum()))
+    return found
 
 
 def compact(found: "Occlusion") -> dict[str, Any]:

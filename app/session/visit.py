@@ -39,6 +39,7 @@ class Visit:
     is_placed: bool = False  # whether somebody has pointed at a place of this trace
     findings: tuple[RoutingTrace, list[Finding]] | None = None
     explorer: tuple[RoutingTrace, range, Place, Place] | None = None  # trace, rows, its place, the place it was given
+    direct: tuple[RoutingTrace, int] | None = None  # the trace and the token whose choices are shown in parts
     muted: tuple[RunRequest, int] | None = (
         None  # the run on screen without some experts; how often others were asked for
     )

@@ -15,7 +15,15 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
 from moeviz_app.views.examples import EXAMPLES, MIXED
-from moeviz_app.views.read_again import decided_here, muted_here, offer_occlusion, wanted_of
+from moeviz_app.views.read_again import (
+    ask_direct,
+    decided_here,
+    is_direct,
+    muted_here,
+    offer_occlusion,
+    show_direct,
+    wanted_of,
+)
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
@@ -199,6 +207,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         why_no_next=NO_NEXT if run is None else "",
         decided=decided,
         can_decide=can_decide,
+        direct=None if run is None else is_direct(trace),
         key=EXPLORER,
         link=lambda _, *where: for_the_address(expert_query(trace, *where)),
         on_choice=partial(_choose, trace, part, rows),
@@ -209,6 +218,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         refuse(why)
     if run is not None:
         offer_occlusion(trace, run, can_decide and chosen.decide)
+        show_direct(trace, run)
     if chosen.opened is not None:
         open_expert(expert_query(trace, *chosen.opened))
 
@@ -236,6 +246,8 @@ def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     heard = told(part, session.value(EXPLORER))
     if heard.mutes is not None and (run := run_on_screen()) is not None:
         visit().muted = (replace(run, mute=heard.mutes), heard.asked)
+    if heard.direct is not None:
+        ask_direct(trace, heard.direct[1] + rows.start)
     if (place := heard.at) is not None:
         session.choose(place[0], place[1] + rows.start)
         if (before := visit().explorer) is not None and before[0] is trace and before[1] == rows:

@@ -1,4 +1,4 @@
-"""The tokens on screen, read again: without the experts that the visitor has muted, and with other words in turn."""
+"""The tokens on screen, read again: without some experts, with other words in turn, or in parts."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,10 +11,12 @@ from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading
 from moeviz_app.widgets.components.explorer import Muted
-from moeviz_app.widgets.messages import explained, refuse
+from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.run_panel import waiting_words
 
+from moeviz.charts.direct_attribution import DIRECT
 from moeviz.routing_trace import RoutingTrace
 
 OCCLUSION = "which word decided"  # a visitor's own job
@@ -62,6 +64,43 @@ def offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> Non
     elif job is not None:
         with st.container(key="reading again"):  # views/layout.py lets it float, so that nothing moves
             st.fragment(_watch, run_every=BETWEEN_LOOKS)(trace, job)
+
+
+def ask_direct(trace: RoutingTrace, token: int) -> None:
+    """Take a press on Direct: it shows the parts of the choices for a token, or puts them away."""
+    visit().direct = None if visit().direct == (trace, token) else (trace, token)
+
+
+def is_direct(trace: RoutingTrace) -> bool:
+    """Return whether the parts of the choices for the selected token are on screen."""
+    return visit().direct == (trace, session.selected_token())
+
+
+def show_direct(trace: RoutingTrace, run: RunRequest) -> None:
+    """Draw what each part of the model wrote of the choice at the chosen layer, where that is asked for."""
+    if not is_direct(trace):
+        return
+    if wanted_of(run).mute:
+        say("Bring the muted experts back to see the direct parts: they are of the model as it is.")
+        return
+    found = None
+    with explained(_refuse_direct), st.spinner("The model reads the text again …"):
+        found = reread.attributed(trace, run, session.selected_token())
+    if found is None:
+        return
+    chart = DIRECT.of(trace.model)
+    with st.container(key="direct parts"), explained():
+        parts = chart.measure(found, *session.chosen_layers("one"))
+        heading(chart)
+        st.text(chart.caption(parts))
+        altair_chart(chart.picture(parts), key=chart.key, alt=alternative(chart))
+        menu_and_reading(chart, parts)
+
+
+def _refuse_direct(why: str) -> None:
+    """Say why there are no parts, once: whoever presses again asks again."""
+    visit().direct = None
+    refuse(why)
 
 
 def _job_of(trace: RoutingTrace) -> Background | str | None:

@@ -12,6 +12,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.balance import BALANCE as SHARED
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS, CONTRAST
+from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
@@ -40,6 +41,7 @@ trace = moeviz.trace(model, PROMPT, max_new_tokens=24)
 CHANGED = """\
 result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
+parts = moeviz.direct_attribution(model, PROMPT, 4)
 """
 CONTRASTED = """\
 from moeviz.metrics.contrast import texts_of_label
@@ -72,6 +74,7 @@ BESIDE: Mapping[Chart, str] = {
     EFFECT: "result.effect",
     CONTRAST: "pair",
     **dict.fromkeys((*COMPARISONS, *OF_ENGINES, WORD_CHANGE), "(plain, changed)"),
+    DIRECT: "parts, 3",
     **dict.fromkeys(OF_SEVERAL, 'dict(zip("ABC", list(traces_over_training().values())[::4], strict=True))'),
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     MEMORY: "mixtral, 'RTX 4090'",
@@ -122,7 +125,7 @@ def beside() -> str:
     parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
-        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY) else chart.measure(given)
+        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT) else chart.measure(given)
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
     return "\n\n".join(parts)
 

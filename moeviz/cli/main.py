@@ -33,6 +33,7 @@ COMMANDS = (
     "ablate",
     "experts",
     "occlude",
+    "attribute",
     "contrast",
     "precision",
     "corpus",
@@ -55,6 +56,7 @@ EXAMPLES = """examples:
   moeviz ablate "Il fait froid."                      which experts matter most
   moeviz experts embedded                             what each expert takes, adds and writes
   moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
+  moeviz attribute "Il fait froid." --layer 3         what each part of the model wrote of a choice
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters

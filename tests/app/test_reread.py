@@ -5,6 +5,7 @@ from base64 import b64decode
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from app_pages import address, sentences, visit, visit_of
 from moeviz_app import settings
@@ -234,3 +235,32 @@ def test_a_browser_gets_the_same_in_small_numbers(trace, model):
     sent = reread.compact(many)
     assert sent["wide"] and (np.frombuffer(b64decode(sent["falls"]), "<i2") == -(2**15)).all()
     assert np.frombuffer(b64decode(sent["to"]), "<u2").max() == 2**16 - 1
+
+
+def test_the_parts_of_a_choice_are_those_of_the_library_and_read_once(trace, model, monkeypatch):
+    expected = moeviz.direct_attribution(model, TEXT, 3)
+    found = reread.attributed(trace, RUN, 3)
+    pd.testing.assert_frame_equal(found, expected[expected["slot"] >= 0].reset_index(drop=True))
+    with monkeypatch.context() as closed:
+        closed.setattr(model_service, "run_on_model", pytest.fail)
+        assert reread.attributed(trace, replace(RUN, seed=7, mute=EXPERTS), 3) is found
+    other = replace(trace, tokens=trace.tokens.assign(text=trace.tokens["text"] + "x"))
+    with pytest.raises(CaptureError, match="as another text"):
+        reread.attributed(other, RUN, 4)
+    with pytest.raises(InvalidPrompt, match="of one text, and these are 2"):
+        reread.attributed(moeviz.trace("embedded", ["a b", "c d"]), RUN, 0)
+
+
+def test_a_refused_split_is_said_once_and_asked_again_by_a_press(monkeypatch):
+    asked = []
+
+    def refuse(*_given):
+        asked.append(1)
+        raise CaptureError("The router logits of X cannot be split into parts.")
+
+    monkeypatch.setattr(reread, "attributed", refuse)
+    app = visit("", prompt=TEXT, model="embedded", layer="2", token="3")
+    of = visit_of(app)
+    of.direct = (of.trace, 3)
+    assert "cannot be split" in sentences(app.run()) and asked == [1]
+    assert of.direct is None and "cannot be split" not in sentences(app.run()) and asked == [1]

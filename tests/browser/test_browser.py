@@ -265,6 +265,19 @@ def test_a_press_mutes_an_expert_a_link_repeats_it_and_words_that_decide_have_ar
     tokens(page).nth(24).click()  # the k of “komme”, after “Ich”
     expect(page.locator(".decided")).to_contain_text("Replace one word and it goes elsewhere: “␣Ich” → expert 3")
     expect(page.locator(".arc")).to_have_count(1)
+    direct = page.get_by_role("button", name="What did each part of the model write of this choice, directly?")
+    expect(direct).to_have_attribute("aria-pressed", "false")
+    direct.click()
+    parts = page.locator(".st-key-direct-parts")
+    expect(parts).to_contain_text("above the mean of all experts: ")
+    expect(parts.locator(".stVegaLiteChart")).to_be_visible()
+    expect(parts).to_contain_text("do not predict which change would move the choice")
+    expect(direct).to_have_attribute("aria-pressed", "true")
+    said = parts.locator(".stText").first.inner_text()
+    choose_layer(page, 5)
+    expect(parts.locator(".stText").first).not_to_have_text(said)
+    direct.click()
+    expect(parts).to_have_count(0)
 
 
 def test_a_layer_stays_chosen_from_page_to_page(shown):

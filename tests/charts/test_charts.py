@@ -35,6 +35,7 @@ from moeviz.charts import NAMED, TOPICS, marks, specialization, theme, vocabular
 from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS, TOKENS
@@ -81,6 +82,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "expert",  # of one expert, on its own page
         *("routing_over_training", "comparison", "effect", "engine_difference", "system_table", "multi_trace"),
         "word_change",  # of one text, read twice
+        "direct_attribution",  # of one token, read again
         "atlas",  # of many texts, on the page Experts
         "training",  # of runs
         "balance",  # of any routing, on the page Balance
@@ -176,6 +178,7 @@ def test_every_golden_file_is_of_a_chart():
             *OF_ENGINES,
             *OF_SEVERAL,
             WORD_CHANGE,
+            DIRECT,
         ]
     }
     known |= {chart.key for chart in [*HISTORY_CHARTS, *OF_TRAINING, *OF_SEVERAL]}
@@ -475,6 +478,25 @@ def test_the_effect_of_a_change_is_drawn_token_by_token(trace, request):
     chart = EFFECT.draw(EFFECT.measure(effect))
     assert "text" not in chart.data and len(chart.data) == len(ones)
     check_golden(EFFECT, chart.to_dict(), request)
+
+
+def test_the_parts_of_a_choice_are_bars_and_those_of_other_choices_dots(request):
+    parts = pd.DataFrame(
+        {
+            "layer": 2,
+            "part": ["embedding", "embedding", "experts", "experts"],
+            "part_layer": [-1, -1, 0, 0],
+            "expert": [1, 4] * 2,
+            "slot": [0, 1] * 2,
+            "logit": [1.0, 2.0, 3.0, -1.0],
+            "above_mean": [0.5, 1.5, 3.0, -1.0],
+        }
+    )
+    drawn = DIRECT.draw(DIRECT.measure(parts, 2)).to_dict()
+    check_golden(DIRECT, drawn, request)
+    assert drawn["layer"][0]["encoding"]["y"]["sort"] == ["embedding", "experts, layer 0"]
+    alone = DIRECT.draw(DIRECT.measure(parts[parts["slot"] == 0], 2)).to_dict()
+    assert len(alone["layer"]) == len(drawn["layer"]) - 1
 
 
 def test_where_the_size_of_an_expert_is_known_an_axis_is_in_bytes_and_the_chosen_size_is_marked(trace):

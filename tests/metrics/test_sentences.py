@@ -291,6 +291,9 @@ ELSEWHERE = {
     "test_metrics_expert_table.py": """
 metrics/expert_table: expert_table_sentences notes_on_experts
 """,
+    "test_metrics_direct_attribution.py": """
+metrics/direct_attribution: direct_parts direct_caption
+""",
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
 app/views/contrast: _show _dial

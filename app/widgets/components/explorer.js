@@ -4,6 +4,7 @@
 const STALE = "What you ask for has changed. Run draws it anew.";
 const REPORT_MS = 150; // keys that are held are one choice
 const MOST_TOLD = 16; // choices that the server may still answer
+const TRIGGERS = ["open", "decide", "direct"]; // what is asked once
 
 class Explorer {
   constructor(root, data, send, start) {
@@ -30,7 +31,7 @@ class Explorer {
     this.player = new Player(this);
     this.decided = new Decided(this);
     this.decided.learn(data.decided ?? null, data.canDecide ?? false);
-    this.bar = new Bar(this);
+    this.bar = new Bar(this, data.direct ?? null);
     this.legend = new Legend(this);
     this.findings = new Findings(this);
     this.map = new LayerMap(this, data); // with the mutes that it begins with
@@ -167,6 +168,7 @@ class Explorer {
     Object.assign(this, { canMute: data.canMute ?? false, mostMutes: data.mostMutes ?? 0, whyNoNext: data.whyNoNext ?? "" });
     this.trace.names = data.names ?? null;
     this.decided?.learn(data.decided ?? null, data.canDecide ?? false);
+    this.bar?.learn(data.direct ?? null);
     if ((data.answered ?? 0) !== this.asked) return;
     const wanted = (data.mutes ?? []).map(([layer, expert]) => [this.trace.layers.indexOf(layer), expert]);
     const key = JSON.stringify([wanted, Boolean(data.muted)]);
@@ -279,7 +281,7 @@ class Explorer {
 
 export default function ({ data, parentElement, setStateValue, setTriggerValue }) {
   const root = parentElement.querySelector(".explorer");
-  const send = (name, value) => (name === "open" || name === "decide" ? setTriggerValue : setStateValue)(name, value);
+  const send = (name, value) => (TRIGGERS.includes(name) ? setTriggerValue : setStateValue)(name, value);
   const before = root.view;
   if (before?.trace.data.id === data.id) before.renew(data, send);
   else {

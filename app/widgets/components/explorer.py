@@ -35,6 +35,7 @@ class Chosen(NamedTuple):
     mutes: tuple[Place, ...] | None = None  # layers and experts, since this trace is shown; None: nothing yet
     asked: int = 0  # so often for other mutes
     decide: bool = False  # whether it is asked which word decided, in one run
+    direct: Place | None = None  # layer and token whose direct parts are asked for, in one run
 
 
 class Muted(NamedTuple):
@@ -69,6 +70,7 @@ def explorer(
     why_no_next: str = "",
     decided: Mapping[str, Any] | None = None,
     can_decide: bool = False,
+    direct: bool | None = None,
     key: str | None = None,
     link: Link | None = None,
     on_choice: Callable[[], None] | None = None,
@@ -81,7 +83,8 @@ def explorer(
     `expert_links.of_expert`. `stale` dims all, since the text above is no longer that of the trace. `template` names
     the tokens that a chat template added. `names` are those of `moeviz.metrics.expert_names`, where any are known.
     Without `muted`, nothing can be muted; `why_no_next` stands where the trace has no next tokens. `decided` says which
-    words decided (`app/jobs`), and `can_decide` whether that can be asked for.
+    words decided (`app/jobs`), and `can_decide` whether that can be asked for; `direct` whether the direct parts of a
+    choice are on screen, None where they cannot be asked for.
 
     What was chosen last stays in `Chosen.at` when the server names another place. A page that does (the browser's back
     button) keeps the place itself: `on_choice` is called before the run in which there is news, and `told` reads it.
@@ -104,11 +107,12 @@ def explorer(
             "whyNoNext": why_no_next,
             "decided": decided,
             "canDecide": can_decide,
+            "direct": direct,
         }
         | _muting(trace, muted)
     )
     listen = on_choice or _nothing
-    events = {f"on_{name}_change": listen for name in ("at", "open", "mutes", "decide")}
+    events = {f"on_{name}_change": listen for name in ("at", "open", "mutes", "decide", "direct")}
     return told(trace, _component(data=data, key=key, **events))
 
 
@@ -126,6 +130,7 @@ def told(trace: RoutingTrace, state: Any) -> Chosen:
     at, opened, id_ = state.get("at"), state.get("open"), packed(trace)["id"]
     mutes, times = _told_mutes(trace, state.get("mutes"), id_)
     decide = isinstance(state.get("decide"), Mapping) and state["decide"].get("id") == id_
+    direct = _told_direct(trace, state.get("direct"), id_)
     match opened:
         case {"expert": [int(layer), int(expert)], "at": [int(), int()] as place, "id": about} if about == id_:
             at = [*place, id_]
@@ -133,8 +138,8 @@ def told(trace: RoutingTrace, state: Any) -> Chosen:
                 asked = (layer, expert)
     match at:
         case [int(layer), int(token), about] if about == id_ and layer in layers and 0 <= token < len(trace.tokens):
-            return Chosen((layer, token), asked, mutes, times, decide)
-    return Chosen(None, asked, mutes, times, decide)
+            return Chosen((layer, token), asked, mutes, times, decide, direct)
+    return Chosen(None, asked, mutes, times, decide, direct)
 
 
 def _told_mutes(trace: RoutingTrace, state: Any, id_: int) -> tuple[tuple[Place, ...] | None, int]:
@@ -144,6 +149,13 @@ def _told_mutes(trace: RoutingTrace, state: Any, id_: int) -> tuple[tuple[Place,
             if len(wanted) <= MOST_MUTES and None not in mutes:
                 return tuple(sorted(mutes)), asked
     return None, 0
+
+
+def _told_direct(trace: RoutingTrace, state: Any, id_: int) -> Place | None:
+    match state:
+        case {"at": [int(layer), int(token)], "id": about} if about == id_:
+            return (layer, token) if layer in trace.model.layers and 0 <= token < len(trace.tokens) else None
+    return None
 
 
 def _expert_of(trace: RoutingTrace, told: Any) -> Place | None:

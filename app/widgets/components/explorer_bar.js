@@ -1,10 +1,11 @@
-// Above the strip: the layers, Play, and Which word decided. Below it: the experts of the chosen layer, what can be counted,
-// and what is worth seeing.
+// Above the strip: the layers, Play, Which word decided, and Direct. Below it: the experts of the chosen layer, what can be
+// counted, and what is worth seeing.
 
 const FEW_LAYERS = 12; // of so many, each has a button
+const DIRECT = "What did each part of the model write of this choice, directly?";
 
 class Bar {
-  constructor(explorer) {
+  constructor(explorer, direct) {
     this.explorer = explorer;
     const { trace } = explorer;
     const last = trace.L - 1;
@@ -15,7 +16,21 @@ class Bar {
     const steps = make("div", "steps", null, { role: "group", "aria-label": trace.word });
     holding(steps, make("span", "name", trace.word), ...(this.layers.length ? this.layers : ways));
     if (trace.L > 1) steps.append(explorer.player.button);
-    this.box = holding(make("div", "bar"), steps, explorer.decided.button);
+    this.direct = button("step decide", "Direct", DIRECT, () => this.askDirect());
+    this.box = holding(make("div", "bar"), steps, explorer.decided.button, this.direct);
+    this.learn(direct);
+  }
+
+  // Whether the parts of the choice are on screen; null where they cannot be asked for.
+  learn(direct) {
+    this.direct.hidden = direct === null;
+    this.direct.setAttribute("aria-pressed", String(direct === true));
+  }
+
+  askDirect() {
+    const { explorer } = this;
+    explorer.reportNow();
+    explorer.send("direct", { at: explorer.here(), id: explorer.trace.data.id, press: Math.random() });
   }
 
   ofLayer(layer) {

@@ -264,17 +264,21 @@ def _is_cheap(head: Head, layers: int, run: ModelInput, request: CaptureRequest)
 
 def lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
     """The final norm, each router's layer, and the last layer of their stack; None where they are not of this form."""
+    layers = layers_of(model, routers)
+    if layers is None or len(order_of(model, routers)) != len(routers):
+        return None
+    (path,) = (path for path, part in model.named_modules() if part is layers)
+    parent = model.get_submodule(path.rpartition(".")[0])
+    norm = next((getattr(parent, name) for name in NORMS if isinstance(getattr(parent, name, None), nn.Module)), None)
+    return None if norm is None else (norm, [layers[router.layer] for router in routers], layers[-1])
+
+
+def layers_of(model: nn.Module, routers: Sequence[Router]) -> nn.ModuleList | None:
+    """The one stack of layers that all routers are in; None where they are not in one."""
     found = [LAYER_INDEX.search(router.path) for router in routers]
     stacks = {router.path[: at.start(1) - 1] for router, at in zip(routers, found, strict=True) if at is not None}
-    if len(stacks) != 1 or len(order_of(model, routers)) != len(routers):
-        return None
-    (stack,) = stacks
-    parent = model.get_submodule(stack.rpartition(".")[0])
-    norm = next((getattr(parent, name) for name in NORMS if isinstance(getattr(parent, name, None), nn.Module)), None)
-    layers = model.get_submodule(stack)
-    if norm is None or not isinstance(layers, nn.ModuleList):
-        return None
-    return norm, [layers[router.layer] for router in routers], layers[-1]
+    layers = model.get_submodule(*stacks) if len(stacks) == 1 else None
+    return layers if isinstance(layers, nn.ModuleList) else None
 
 
 @contextmanager

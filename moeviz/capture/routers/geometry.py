@@ -36,7 +36,7 @@ def router_geometry(model: nn.Module, layers: Collection[int] | None = None) -> 
 
 
 def _pairs(router: Router) -> pd.DataFrame:
-    rows = _rows(router).detach().to("cpu", torch.float64).numpy()
+    rows = router_rows(router)[0].detach().to("cpu", torch.float64).numpy()
     norms = np.linalg.norm(rows, axis=1)
     unit = rows / np.where(norms > 0, norms, np.nan)[:, None]
     expert, other = np.indices((len(rows), len(rows))).reshape(2, -1)
@@ -46,17 +46,22 @@ def _pairs(router: Router) -> pd.DataFrame:
     )
 
 
-def _rows(router: Router) -> Tensor:
-    """The one matrix of a router that has a row for each expert."""
+def router_rows(router: Router) -> tuple[Tensor, Tensor | None]:
+    """The one matrix of a router that has a row for each expert, and the bias beside it, where there is one.
+
+    Raises `CaptureError` where there is no such matrix, or not in this process.
+    """
     of_experts = {id(values) for part in router.experts.values() for values in part.parameters()}
-    matrices = [
-        values
-        for values in router.module.parameters()
+    matrices = {
+        name: values
+        for name, values in router.module.named_parameters()
         if values.ndim == 2 and len(values) == router.num_experts and id(values) not in of_experts
-    ]
-    if len(matrices) != 1 or not matrices[0].is_floating_point() or matrices[0].is_meta:
+    }
+    if len(matrices) != 1 or not all(values.is_floating_point() and not values.is_meta for values in matrices.values()):
         raise CaptureError(
             f"The router at {router.path} ({router.kind}) does not hold its weights as one matrix with a row for each "
-            f"of its {router.num_experts} experts, so there are no rows to compare."
+            f"of its {router.num_experts} experts, so there are no rows to read."
         )
-    return matrices[0]
+    ((name, rows),) = matrices.items()
+    bias = getattr(router.module.get_submodule(name.rpartition(".")[0]), "bias", None)
+    return rows, bias if isinstance(bias, Tensor) and bias.shape == rows.shape[:1] else None

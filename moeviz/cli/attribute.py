@@ -1,0 +1,52 @@
+"""Split routers' logits into what each part of the model wrote: `moeviz attribute`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+
+from moeviz.cli.inputs import load, read_prompt
+from moeviz.cli.options import PROMPT, add_json, add_model
+from moeviz.cli.output import frame_text, note, records
+
+HELP = "Split the logits of a token's routers into what embedding, attention and earlier experts wrote."
+EXAMPLES = """examples:
+  moeviz attribute "Ich komme mit." --token 3 --layer 2
+  moeviz attribute "Ich komme mit." --json | jq .[0]"""
+NOTE = "the parts add up to the logits; they do not say which change would move the choice (moeviz occlude does)"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz attribute`."""
+    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    parser.add_argument(
+        "--token", type=int, default=-1, metavar="N", help="which token, counted from 0 (default: the last)"
+    )
+    parser.add_argument(
+        "--layer", type=int, action="append", metavar="N", help="an MoE layer, again for more (default: all)"
+    )
+    add_model(parser)
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz attribute`."""
+    prompt = read_prompt(args.prompt)
+    import pandas as pd
+
+    from moeviz.capture.direct_attribution import direct_attribution
+    from moeviz.metrics.direct_attribution import direct_caption, direct_parts
+
+    found = direct_attribution(load(args), prompt, args.token, layers=args.layer)
+    if args.json:
+        print(json.dumps(records(found)))
+        return 0
+    note(NOTE)
+    tables = []
+    for layer in found["layer"].unique().tolist():
+        if (found["slot"][found["layer"] == layer] >= 0).any():
+            parts = direct_parts(found, layer)
+            note(f"layer {layer}: {direct_caption(parts)}")
+            tables.append(parts.drop(columns="place").assign(layer=layer))
+    if tables:
+        table = pd.concat(tables)
+        print(frame_text(table[["layer", *table.columns[:-1]]].round(3)))
+    return 0
