@@ -30,7 +30,7 @@ SAFETENSORS = {
     "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 # One of a layer's tensors, by what stands before the layer's number and behind it.
-IN_LAYER = re.compile(r"(.*?)(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.(\d{1,5})\.(.+)")
+IN_LAYER = re.compile(r"(.*?(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.)(\d{1,5})\.(.+)")
 # What a tensor's name ends in says how it is stored, or what it is to another tensor.
 SUFFIX = re.compile(
     r"(?:\.(weight|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|SCB|qweight|bias)"
@@ -130,6 +130,7 @@ class Matrix:
 
 
 Expert = dict[str, Matrix]  # by role: gate, up, down
+Shapes = tuple[tuple[str, tuple[int, int]], ...]
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,8 @@ class ExpertFiles:
     name: str
     layers: dict[int, dict[int, Expert]]
     hidden_size: int
-    left_out: tuple[str, ...] = ()  # other stacks of layers with experts
+    stack: str  # what stands before the number of each of these layers: "model.layers."
+    left_out: tuple[str, ...]  # other stacks of layers with experts
 
     @property
     def is_dense(self) -> bool:
@@ -157,10 +159,11 @@ class ExpertFiles:
         return sizes.most_common(1)[0][0]
 
 
-def open_experts(name: str) -> ExpertFiles:
+def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     """Find the experts in the weights of a checkpoint: one of our own models' name, a folder, or a file.
 
-    Of a dense model, each layer's MLP is one expert, number -1.
+    Of a dense model, each layer's MLP is one expert, number -1. Of several stacks of layers, the one of the name
+    `stack` is taken, or else that with most experts.
 
     Raises `ModelNotFound` where there is none, or it is damaged or pickled; `CaptureError` where it has neither
     experts nor MLPs by names that are known, or stores them in a way that is not read.
@@ -172,8 +175,15 @@ def open_experts(name: str) -> ExpertFiles:
             f"{quoted(name)} has neither experts nor MLPs by any name that moeviz knows, among {len(tensors):,} "
             "tensors. Give the checkpoint of a mixture of experts, as transformers saves it or llama.cpp converts it."
         )
-    stack = max(stacks, key=lambda one: sum(map(len, stacks[one].values())))
+    if stack not in stacks:
+        stack = max(sorted(stacks), key=lambda one: sum(map(len, stacks[one].values())))
     layers = {layer: dict(sorted(stacks[stack][layer].items())) for layer in sorted(stacks[stack])}
+    for layer, experts in layers.items():
+        if len({shapes_of(expert) for expert in experts.values()}) > 1:
+            raise CaptureError(
+                f"The experts of layer {layer} of {quoted(name)} have matrices of different shapes, and only experts "
+                "of one shape are compared."
+            )
     count = sum(map(len, layers.values()))
     if count > MAX_ALL_EXPERTS:
         raise CaptureError(f"{quoted(name)} has {count:,} experts, and at most {MAX_ALL_EXPERTS:,} are compared.")
@@ -182,7 +192,12 @@ def open_experts(name: str) -> ExpertFiles:
     hidden = {expert["down"].shape[0] for experts in layers.values() for expert in experts.values()}
     if len(hidden) > 1:
         raise CaptureError(f"The experts of {quoted(name)} write vectors of different sizes: {sorted(hidden)}.")
-    return ExpertFiles(name, layers, hidden.pop(), tuple(sorted(set(stacks) - {stack})))
+    return ExpertFiles(name, layers, hidden.pop(), stack, tuple(sorted(set(stacks) - {stack})))
+
+
+def shapes_of(expert: Expert) -> Shapes:
+    """The shapes of an expert's matrices, by what they do."""
+    return tuple(sorted((role, matrix.shape) for role, matrix in expert.items()))
 
 
 def _tensors(name: str) -> dict[str, StoredTensor]:

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moeviz.capture.expert_files import DENSE_MLP, Expert, ExpertFiles, open_experts
+from moeviz.capture.expert_files import DENSE_MLP, Expert, ExpertFiles, Shapes, open_experts, shapes_of
 from moeviz.capture.number_formats import FORMATS
 from moeviz.errors import CaptureError
-from moeviz.text import quoted, spans
+from moeviz.text import quoted, spans, with_and
 
 Progress = Callable[[int, int], None]
 
@@ -47,6 +47,7 @@ class Lineage:
     formats        number formats of most weights of the experts: of the base, and of the child.
     chance         the cosine that 99% of unrelated experts (of different layers) stay below.
     threshold      the cosine that a match needs.
+    left_out       other stacks of layers with experts, which were not compared: of the base, and of the child.
     """
 
     table: pd.DataFrame
@@ -56,6 +57,7 @@ class Lineage:
     formats: tuple[str, str]
     chance: float
     threshold: float
+    left_out: tuple[tuple[str, ...], tuple[str, ...]]
 
     @property
     def says(self) -> list[str]:
@@ -96,7 +98,8 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     Source: cosine of concatenated weights as in MC-SMoE (arXiv 2310.01334), section 3.1; sources are added one by one
     as in orthogonal matching pursuit (Pati et al. 1993).
     """
-    files = open_experts(base), open_experts(child)
+    base_files = open_experts(base)
+    files = base_files, open_experts(child, base_files.stack)
     if all(file.is_dense for file in files):
         raise CaptureError(
             f"Neither {quoted(base)} nor {quoted(child)} has experts. Give a mixture of experts as one of the two."
@@ -108,16 +111,12 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     rows += _lost(rows, search)
     table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
     formats = files[0].format, files[1].format
-    return Lineage(table, base, child, search.layers, formats, search.chance, search.threshold)
+    left_out = files[0].left_out, files[1].left_out
+    return Lineage(table, base, child, search.layers, formats, search.chance, search.threshold, left_out)
 
 
-def _shapes(expert: Expert) -> tuple[tuple[str, tuple[int, int]], ...]:
-    return tuple(sorted((role, matrix.shape) for role, matrix in expert.items()))
-
-
-def _shape_of(experts: dict[int, Expert]) -> tuple[tuple[str, tuple[int, int]], ...]:
-    """The shapes of a layer's experts, the first one's: experts of other shapes in it are compared with none."""
-    return _shapes(next(iter(experts.values())))
+def _shape_of(experts: dict[int, Expert]) -> Shapes:
+    return shapes_of(next(iter(experts.values())))
 
 
 def _check_shapes(base: ExpertFiles, child: ExpertFiles) -> None:
@@ -136,7 +135,7 @@ def _check_shapes(base: ExpertFiles, child: ExpertFiles) -> None:
         )
 
 
-def _said(shapes: tuple[tuple[str, tuple[int, int]], ...]) -> str:
+def _said(shapes: Shapes) -> str:
     return ", ".join(f"{role} {rows:,} x {columns:,}" for role, (rows, columns) in shapes)
 
 
@@ -436,6 +435,10 @@ def _notes(found: Lineage) -> list[str]:
             f"{found.base} is stored as {found.formats[0]} and {found.child} as {found.formats[1]}, so that “kept” "
             "allows for rounding: a change smaller than that cannot be seen."
         )
+    for name, stacks in zip((found.base, found.child), found.left_out, strict=True):
+        if stacks:
+            named = with_and([stack.rstrip(".") for stack in stacks])
+            notes.append(f"Not compared: the experts of {name} in {named}.")
     others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and _matched(table, mine)}
     if others:
         pairs = [f"{mine} is {theirs}" for mine, theirs in others.items()]

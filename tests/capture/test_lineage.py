@@ -298,6 +298,23 @@ def test_a_layer_that_was_dropped_or_repeated_is_found(layers, tmp_path):
     assert moeviz.lineage("embedded", one).layers == {0: 4}
 
 
+def test_of_two_stacks_of_layers_the_same_one_is_compared_and_the_other_is_named(layers, tmp_path):
+    """As an encoder and a decoder, or layers that predict further tokens, whose numbers begin anew."""
+    for name, stacks in (("base", ("encoder", "decoder")), ("child", ("decoder", "encoder"))):
+        tensors = {
+            f"{stack}.layers.{layer}.mlp.experts.{number}.{part}.weight": values + (stack == "decoder")
+            for stack in stacks
+            for layer, experts in enumerate(layers[:2])
+            for number, expert in enumerate(experts[:4])
+            for part, values in expert.items()
+        }
+        save_file(tensors, tmp_path / f"{name}.safetensors")
+    names = [str(tmp_path / f"{name}.safetensors") for name in ("base", "child")]
+    lineage = moeviz.lineage(*names)
+    assert lineage.table["what"].tolist() == ["kept"] * 8
+    assert lineage.says[2:] == [f"Not compared: the experts of {name} in encoder.layers." for name in names]
+
+
 def test_experts_of_zeros_are_said_to_be(layers, tmp_path):
     made = [[mixed((0.0, expert)) if at == 2 else expert for at, expert in enumerate(experts)] for experts in layers]
     table = moeviz.lineage("embedded", saved(tmp_path / "child", made)).table
@@ -396,6 +413,15 @@ REFUSED = {
         lambda path: expert_with(path, torch.ones(256, 256), **{SCALE: torch.ones(3, 5)}),
         r"The scales of the experts of .* do not fit their weights",
     ),
+    "experts of two widths": (
+        lambda path: expert_with(
+            path,
+            torch.ones(256, 256),
+            **{f"model.layers.0.mlp.experts.1.{part}_proj.weight": torch.ones(128, 256) for part in ("gate", "up")},
+            **{"model.layers.0.mlp.experts.1.down_proj.weight": torch.ones(256, 128)},
+        ),
+        r"The experts of layer 0 of .* have matrices of different shapes",
+    ),
     "not finite": (
         lambda path: expert_with(path, torch.full((256, 256), torch.nan)),
         r"Expert 0 of layer 0 of .* has weights that are no finite numbers",
@@ -453,20 +479,19 @@ def test_the_command_says_the_numbers_first_and_then_what_is_not_as_it_was(layer
 
 
 def test_what_the_lost_experts_did_is_looked_up_in_a_trace_or_a_dataset(layers, tmp_path, capsys):
-    child = saved(tmp_path / "child", [[*experts[:3], *experts[4:]] for experts in layers])
-    trace = reference_routing("embedded")
+    child = saved(tmp_path / "child", [[*layers[0][:3], *layers[0][4:]], *layers[1:]])
+    trace = reference_routing("embedded").select(layers=[0])
     write_trace(trace, tmp_path / "trace.npz")
     write_dataset(trace, tmp_path / "folder")
-    known = expert_table(trace).set_index(["layer", "expert"])
+    known = expert_table(trace).set_index(["layer", "expert"]).loc[0, 3]
     for name in ("trace.npz", "folder"):
         asked = ("embedded", child, "--dataset", str(tmp_path / name))
-        lost = json.loads(ran(capsys, *asked, "--json")[0])["lost"]
-        assert [(row["layer"], row["expert"]) for row in lost] == [(layer, 3) for layer in range(LAYERS)]
-        assert [row["share"] for row in lost] == pytest.approx(known["share"].xs(3, level="expert").tolist())
+        (lost,) = json.loads(ran(capsys, *asked, "--json")[0])["lost"]
+        assert (lost["layer"], lost["expert"], lost["share"]) == (0, 3, pytest.approx(known["share"]))
     assert "What the lost experts did:" in ran(capsys, *asked)[0]
-    write_trace(trace.select(layers=trace.model.layers[:2]), tmp_path / "trace.npz")
+    write_trace(reference_routing("embedded").select(layers=[1]), tmp_path / "trace.npz")
     assert main(["lineage", "embedded", child, "--dataset", str(tmp_path / "trace.npz")]) == 1
-    assert "The base lost expert 3 of layer 2, and embedded, which was recorded, has no" in capsys.readouterr().err
+    assert "The base lost expert 3 of layer 0, and embedded, which was recorded, has no" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_a_sentence_of_the_command(tmp_path, capsys):
