@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from moeviz.capture.interventions.precision import Precision
     from moeviz.capture.interventions.replay import Replay
     from moeviz.capture.interventions.top_k import TopK
+    from moeviz.capture.lineage import Lineage, lineage
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion, occlude
     from moeviz.capture.opening import load_model
@@ -56,6 +57,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.corpus": ("trace_corpus",),
     "moeviz.capture.direct_attribution": ("direct_attribution",),
     "moeviz.capture.engines.engine": ("EngineModel",),
+    "moeviz.capture.lineage": ("Lineage", "lineage"),
     "moeviz.capture.models.load": ("LoadedModel",),
     "moeviz.capture.occlusion": ("Occlusion", "occlude"),
     "moeviz.capture.opening": ("load_model",),
@@ -97,6 +99,7 @@ __all__ = [
     "ImportOptions",
     "InvalidPrompt",
     "InvalidTrace",
+    "Lineage",
     "LoadedModel",
     "MissingField",
     "ModelInfo",
@@ -115,6 +118,7 @@ __all__ = [
     "__version__",
     "ablate",
     "direct_attribution",
+    "lineage",
     "load_model",
     "occlude",
     "open_in_app",

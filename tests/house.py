@@ -103,6 +103,8 @@ MAY_IMPORT = {
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
     f"{INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
+    # Weights as anyone's files hold them.
+    "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
     "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.footprint {INERT} {TORCH}",
     # Traces become numbers, pictures and files.

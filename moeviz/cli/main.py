@@ -37,6 +37,7 @@ COMMANDS = (
     "contrast",
     "precision",
     "corpus",
+    "lineage",
     "params",
     "families",
     "history",
@@ -59,6 +60,7 @@ EXAMPLES = """examples:
   moeviz attribute "Il fait froid." --layer 3         what each part of the model wrote of a choice
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided
+  moeviz lineage embedded embedded-natural            which experts were cut, copied or merged
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
   moeviz serve cache trace.npz                        what the routing costs to serve: hits of a cache
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json

@@ -67,6 +67,7 @@ class GgufFiles:
     paths: tuple[Path, ...]
     facts: Mapping[str, Value]  # of the first part
     tensors: Tensors
+    places: Mapping[str, tuple[Path, int]]  # the file of each tensor, and its first byte
     size: int  # bytes of all parts
 
     @property
@@ -97,12 +98,14 @@ def open_files(name: str) -> GgufFiles:
     paths = _parts(name, first)
     files = [_header(name, path) for path in paths]
     tensors: Tensors = {}
+    places: dict[str, tuple[Path, int]] = {}
     for path, file in zip(paths, files, strict=True):
         _check_whole(name, path, file)
         tensors |= {tensor: (kind, shape) for tensor, (kind, shape, _) in file.tensors.items()}
+        places |= {tensor: (path, start) for tensor, (_, _, start) in file.tensors.items()}
     facts = files[0].facts
     _check_is_a_model(name, facts, len(paths))
-    return GgufFiles(name, paths, facts, tensors, sum(path.stat().st_size for path in paths))
+    return GgufFiles(name, paths, facts, tensors, places, sum(path.stat().st_size for path in paths))
 
 
 def _path(name: str) -> Path:

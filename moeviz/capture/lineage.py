@@ -1,0 +1,453 @@
+"""Where the experts of one checkpoint come from in another: matched by their weights, a few matrices at a time."""
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import product
+from math import sqrt
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from moeviz.capture.expert_files import DENSE_MLP, Expert, ExpertFiles, Shapes, open_experts, shapes_of
+from moeviz.capture.number_formats import FORMATS
+from moeviz.errors import CaptureError
+from moeviz.text import quoted, spans, with_and
+
+Progress = Callable[[int, int], None]
+
+NUMBERS, MOST_NUMBERS = 2**23, 2**13  # that are kept of a checkpoint, and of an expert, to find whom to look at
+AT_ONCE = 2**18  # numbers of each expert that are held against those of others
+LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, above so many times chance, or above the last
+KNOWN, QUANTILE = 256, 0.99  # cosines that are kept of two layers; of unrelated experts' cosines
+MOST_SOURCES = 8  # of a merged expert
+NEARER, MERGED = 0.9, 0.5  # distance of a match, as a share of that of the base's own experts to each other
+SAME = 1e-6  # relative difference that is no more than adding up in another order
+KEPT, MOVED, TUNED, COPIED, AVERAGED = "kept", "moved", "tuned", "copied", "averaged"
+RELATED, UNRELATED, ZEROED, CUT = "related", "unrelated", "zeroed", "cut"
+COLUMNS = {
+    "layer": "int32",
+    "expert": "int16",
+    "what": "str",
+    "base_layer": "int32",
+    "base_experts": "object",
+    "parts": "object",
+    "similarity": "float64",
+    "difference": "float64",
+    "runner_up": "float64",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Lineage:
+    """What became of a base's experts in another checkpoint: the table of `lineage`, and what it rests on.
+
+    layers         the layer of the base that each of the child's layers was compared with.
+    formats        number formats of most weights of the experts: of the base, and of the child.
+    chance         the cosine that 99% of unrelated experts (of different layers) stay below.
+    threshold      the cosine that a match needs.
+    left_out       other stacks of layers with experts, which were not compared: of the base, and of the child.
+    """
+
+    table: pd.DataFrame
+    base: str
+    child: str
+    layers: dict[int, int]
+    formats: tuple[str, str]
+    chance: float
+    threshold: float
+    left_out: tuple[tuple[str, ...], tuple[str, ...]]
+
+    @property
+    def says(self) -> list[str]:
+        """What became of the experts, in sentences: first the numbers, then what else there is to know."""
+        return [_numbers(self), *_notes(self)]
+
+
+def lineage(base: str, child: str, *, progress: Progress | None = None) -> Lineage:
+    """Find where each expert of a checkpoint comes from in another, by weights: kept, moved, copied, averaged or tuned.
+
+    base, child   each the name of one of moeviz's own models, a folder of safetensors, one such file, or a GGUF file.
+                  No model is loaded and no code of a checkpoint is run.
+    progress      called with (done, total) experts. Raise in it to stop.
+
+    Some rows of each matrix, the same of all experts, say which ones to look at; those are then compared number by
+    number, after dequantisation, a few matrices at a time. Each layer of the child is compared with the layer of the
+    base that it is most like. A source is named where its cosine is beyond three times what 99% of experts of
+    different layers have, and beyond 0.2, and where it is nearer than the base's experts are to each other.
+
+    One row per expert of the child, then one per lost expert of the base. Columns: layer int32 · expert int16 (-1 for
+    a lost one) · what str · base_layer int32 (-1: none) · base_experts object (tuple of the sources' numbers; -1 is the
+    MLP of a dense base) · parts object (tuple of floats: the least-squares coefficients of the sources) · similarity
+    float64 (cosine of the weights with their source, or with the best sum of several; of no match, with the nearest) ·
+    difference float64 (distance to the source as a share of the source's norm) · runner_up float64 (the largest cosine
+    with another expert of that layer, estimated from some rows; NaN where there is none).
+
+    `what` is one of: kept (the same numbers in the same place, but for rounding where the formats differ) · moved
+    (the same numbers in another place) · tuned (one source, changed) · copied (a source that several have, and not it
+    in its own place) · averaged (a sum of two to eight) · related (like the base's experts, and no nearer to one than
+    they are to each other) · zeroed · unrelated · cut (of the base, and in no expert of the child).
+
+    Experts whose neurons were put in another order, and experts moved among layers one by one, are not recognised: they
+    are unrelated here. Shared experts are left out.
+
+    Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
+    or the two have none of the same shape.
+
+    Source: cosine of concatenated weights as in MC-SMoE (arXiv 2310.01334), section 3.1; sources are added one by one
+    as in orthogonal matching pursuit (Pati et al. 1993).
+    """
+    base_files = open_experts(base)
+    files = base_files, open_experts(child, base_files.stack)
+    if all(file.is_dense for file in files):
+        raise CaptureError(
+            f"Neither {quoted(base)} nor {quoted(child)} has experts. Give a mixture of experts as one of the two."
+        )
+    _check_shapes(*files)
+    search = _Search(*files, progress)
+    rows = [row for layer in files[1].layers for row in search.layer(layer)]
+    _name_copies(rows)
+    rows += _lost(rows, search)
+    table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
+    formats = files[0].format, files[1].format
+    left_out = files[0].left_out, files[1].left_out
+    return Lineage(table, base, child, search.layers, formats, search.chance, search.threshold, left_out)
+
+
+def _shape_of(experts: dict[int, Expert]) -> Shapes:
+    return shapes_of(next(iter(experts.values())))
+
+
+def _check_shapes(base: ExpertFiles, child: ExpertFiles) -> None:
+    if base.hidden_size != child.hidden_size:
+        raise CaptureError(
+            f"The experts of {quoted(base.name)} write vectors of {base.hidden_size:,} numbers, and those of "
+            f"{quoted(child.name)} of {child.hidden_size:,}: neither can come from the other by cutting, copying or "
+            "merging experts. Give two models of one hidden size."
+        )
+    shapes = [{_shape_of(experts) for experts in file.layers.values()} for file in (base, child)]
+    if not shapes[0] & shapes[1]:
+        first, second = (min(shape) for shape in shapes)
+        raise CaptureError(
+            f"An expert of {quoted(base.name)} has the matrices {_said(first)}, and one of {quoted(child.name)} "
+            f"{_said(second)}. Experts of different shapes are not compared: give models with experts of one size."
+        )
+
+
+def _said(shapes: Shapes) -> str:
+    return ", ".join(f"{role} {rows:,} x {columns:,}" for role, (rows, columns) in shapes)
+
+
+class _Search:
+    """Samples of all experts, what chance gives, and which layer is whose."""
+
+    def __init__(self, base: ExpertFiles, child: ExpertFiles, progress: Progress | None) -> None:
+        self.base, self.child = base, child
+        counts = [sum(map(len, file.layers.values())) for file in (base, child)]
+        self.total, self.done, self.progress = counts[0] + 2 * counts[1], 0, progress
+        size = min(MOST_NUMBERS, NUMBERS // max(counts))
+        self.samples = {id(file): self._sampled(file, size) for file in (base, child)}
+        alike, known = dict[tuple[int, int], float](), dict[tuple[int, int], np.ndarray]()
+        for mine, theirs in product(child.layers, base.layers):
+            if _shape_of(child.layers[mine]) == _shape_of(base.layers[theirs]):
+                cosines = self._cosines(mine, theirs)
+                alike[mine, theirs] = float(cosines.max(1).mean())
+                known[mine, theirs] = np.abs(cosines.ravel()[:: -(-cosines.size // KNOWN)])
+        self.layers = _layers(alike)
+        apart = [found for (mine, theirs), found in known.items() if self.layers[mine] != theirs]
+        apart = apart or [np.abs(_between(self._sample(base, layer))) for layer in base.layers]
+        unrelated = np.concatenate(apart)
+        self.chance = float(np.quantile(unrelated, QUANTILE)) if len(unrelated) else 0.0
+        self.threshold = min(max(LEAST, BEYOND * self.chance), SURE)
+
+    def _sample(self, file: ExpertFiles, layer: int) -> np.ndarray:
+        return self.samples[id(file)][layer]
+
+    def _cosines(self, mine: int, theirs: int) -> np.ndarray:
+        found: np.ndarray = self._sample(self.child, mine) @ self._sample(self.base, theirs).T
+        return found
+
+    def _step(self) -> None:
+        self.done += 1
+        if self.progress is not None:
+            self.progress(self.done, self.total)
+
+    def _sampled(self, file: ExpertFiles, size: int) -> dict[int, np.ndarray]:
+        """(E, n) of each layer: some numbers of each expert, of length 1 together."""
+        found = {}
+        for layer, experts in file.layers.items():
+            rows = []
+            for number, expert in experts.items():
+                rows.append(_sample_of(expert, size))
+                if not np.isfinite(rows[-1]).all():
+                    raise _not_finite(file, layer, number)
+                self._step()
+            found[layer] = _unit(np.stack(rows))
+        return found
+
+    def layer(self, layer: int) -> list[dict[str, Any]]:
+        """The rows of one of the child's layers."""
+        if layer not in self.layers:
+            return [_row(layer, number, UNRELATED, -1) for number in self.child.layers[layer]]
+        theirs = self.layers[layer]
+        numbers, taken, rows = [*self.base.layers[theirs]], set[int](), list[dict[str, Any]]()
+        samples, of_layer = self._sample(self.base, theirs), self._cosines(layer, theirs)
+        between = _between(samples)
+        apart = float(np.median(np.sqrt(np.maximum(2 - 2 * between, 0)))) if len(between) else sqrt(2)
+        for (number, expert), cosines, sample in zip(
+            self.child.layers[layer].items(), of_layer, self._sample(self.child, layer), strict=True
+        ):
+            chosen = self._chosen(sample, samples, cosines)
+            chosen[0] = _tied(chosen[0], cosines, numbers, number, taken)
+            beside = self._as_near(cosines, chosen, len(sample))
+            sources = [self.base.layers[theirs][numbers[at]] for at in (*chosen, *beside)]
+            products = _products([expert, *sources])
+            if not np.isfinite(products).all():
+                raise _not_finite(self.child, layer, number)
+            rounding = [_rounding(expert, source) for source in sources]
+            what, found, parts, similarity, difference = self._judged(products, len(chosen), apart, rounding)
+            sources_at = [(*chosen, *beside)[at] for at in found]
+            if what == KEPT and (theirs, numbers[sources_at[0]]) != (layer, number):
+                what = MOVED
+            taken |= {*sources_at}
+            others = np.delete(cosines, sources_at or chosen[0])
+            pairs = sorted(zip((numbers[at] for at in sources_at), parts, strict=True))
+            row = _row(layer, number, what, theirs, tuple(source for source, _ in pairs))
+            row |= {"parts": tuple(part for _, part in pairs), "similarity": similarity, "difference": difference}
+            rows.append(row | {"runner_up": float(others.max()) if len(others) else np.nan})
+            self._step()
+        return rows
+
+    def _as_near(self, cosines: np.ndarray, chosen: list[int], size: int) -> list[int]:
+        """Others that may be nearer than the nearest by the sample is: two at most."""
+        best = float(cosines[chosen[0]])
+        if best < self.threshold / 2:
+            return []
+        least = best - 4 * sqrt(max(1 - best**2, 0) / size)
+        near = [at for at in np.argsort(-cosines).tolist() if cosines[at] >= least and at not in chosen]
+        return near[:2]
+
+    def _judged(
+        self, products: np.ndarray, chosen: int, apart: float, rounding: list[float]
+    ) -> tuple[str, list[int], tuple[float, ...], float, float]:
+        """What an expert is to others, by their inner products with it first: also which, parts, and how alike."""
+        lengths = np.sqrt(np.diagonal(products))
+        if not lengths[0]:
+            return ZEROED, [], (), np.nan, np.nan
+        safe = np.where(lengths > 0, lengths, np.inf)
+        cosines = np.minimum(products[0] / (lengths[0] * safe), 1.0)
+        nearest = 1 + int(cosines[1:].argmax())
+        rest = max(products[0, 0] - 2 * products[0, nearest] + products[nearest, nearest], 0.0)
+        alike, difference = float(cosines[nearest]), sqrt(rest) / lengths[nearest] if lengths[nearest] else np.inf
+        part = (float(products[0, nearest] / safe[nearest] ** 2),)
+        if difference <= rounding[nearest - 1]:
+            return KEPT, [nearest - 1], part, alike, difference
+        if (sums := self._summed(products[: 1 + chosen, : 1 + chosen], apart)) is not None:
+            return AVERAGED, *sums
+        if alike < self.threshold:
+            return UNRELATED, [], (), alike, np.nan
+        if sqrt(max(1 - alike**2, 0)) > NEARER * apart:
+            return RELATED, [], (), alike, np.nan
+        return TUNED, [nearest - 1], part, alike, difference
+
+    def _chosen(self, sample: np.ndarray, samples: np.ndarray, cosines: np.ndarray) -> list[int]:
+        """The base's experts that the sample is a sum of, the nearest first: at least one."""
+        chosen, rest = [int(cosines.argmax())], sample.astype(np.float64)
+        while len(chosen) < min(MOST_SOURCES, len(samples)):
+            axes, _ = np.linalg.qr(samples[chosen].T.astype(np.float64))
+            rest = sample - axes @ (axes.T @ sample)
+            further = samples - (samples @ axes) @ axes.T
+            lengths = np.linalg.norm(further, axis=1)
+            lengths[lengths < 1e-3] = np.inf  # it is one of them, or a sum of them
+            partial = further @ rest / lengths / max(float(np.linalg.norm(rest)), 1e-12)
+            best = int(np.abs(partial).argmax())
+            if np.linalg.norm(rest) < 1e-4 or abs(partial[best]) < self.threshold:
+                break
+            chosen.append(best)
+        return chosen
+
+    def _summed(self, products: np.ndarray, apart: float) -> tuple[list[int], tuple[float, ...], float, float] | None:
+        """The expert as a sum of others; None where it is no more of several than of one."""
+        others = [*range(1, len(products))]
+        while len(others) > 1:
+            parts, rest = _fitted(products, others)
+            without = {one: _fitted(products, [at for at in others if at != one])[1] for one in others}
+            least = min(without, key=lambda one: without[one])
+            if sqrt(max(1 - rest / without[least], 0)) >= self.threshold:  # each adds what no other does
+                break
+            others.remove(least)
+        else:
+            return None
+        if sqrt(rest / products[0, 0]) > MERGED * apart:
+            return None
+        length = float(parts @ products[np.ix_(others, others)] @ parts)
+        alike = min(float(parts @ products[others, 0]) / sqrt(length * products[0, 0]), 1.0)
+        return [at - 1 for at in others], tuple(map(float, parts)), alike, sqrt(rest / length)
+
+
+def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]:
+    """Least squares: the coefficients of these, and the squared length of what they leave."""
+    within, towards = products[np.ix_(others, others)], products[others, 0]
+    parts = np.linalg.lstsq(within, towards)[0]
+    rest = products[0, 0] - 2 * parts @ towards + parts @ within @ parts
+    return parts, max(float(rest), float(np.finfo(float).tiny))
+
+
+def _layers(alike: dict[tuple[int, int], float]) -> dict[int, int]:
+    """The base's layer that each of the child's is most like; the one of its own number unless another is more."""
+    found = {}
+    for mine in dict.fromkeys(one for one, _ in alike):
+        likes = {theirs: like for (one, theirs), like in alike.items() if one == mine}
+        best = max(likes, key=lambda theirs: likes[theirs])
+        own = mine if mine in likes else best
+        found[mine] = best if likes[best] > LEAST and likes[own] < SURE * likes[best] else own
+    return found
+
+
+def _not_finite(file: ExpertFiles, layer: int, number: int) -> CaptureError:
+    return CaptureError(
+        f"Expert {number} of layer {layer} of {quoted(file.name)}, or the one that it is like, has weights that are no "
+        "finite numbers, so nothing can be compared with it. Make the checkpoint again."
+    )
+
+
+def _sample_of(expert: Expert, size: int) -> np.ndarray:
+    """Some numbers of an expert: rows far apart of each of its matrices, or parts of one row."""
+    found = []
+    for _, matrix in sorted(expert.items()):
+        height, width = matrix.shape
+        most = size // len(expert)
+        rows = np.linspace(0, height - 1, min(height, max(most // width, 1)), dtype=int)
+        found.append(matrix.pick(rows).ravel()[:: -(-width // most)])
+    return np.concatenate(found)
+
+
+def _unit(rows: np.ndarray) -> np.ndarray:
+    lengths = np.linalg.norm(rows, axis=1, keepdims=True)
+    return np.asarray(rows / np.where(lengths > 0, lengths, 1))
+
+
+def _between(samples: np.ndarray) -> np.ndarray:
+    """Cosines of the experts of one layer with each other."""
+    found: np.ndarray = (samples @ samples.T)[np.triu_indices(len(samples), 1)]
+    return found
+
+
+def _tied(nearest: int, cosines: np.ndarray, numbers: list[int], own: int, taken: set[int]) -> int:
+    """The nearest; of several that are as near, the one of its own number, or one that no other came from."""
+    as_near = np.flatnonzero(cosines >= cosines[nearest] - SAME).tolist()
+    same = [at for at in as_near if numbers[at] == own]
+    return (same or [at for at in as_near if at not in taken] or [nearest])[0]
+
+
+def _products(experts: list[Expert]) -> np.ndarray:
+    """(n, n) inner products of experts, all matrices of one as one vector."""
+    found = np.zeros((len(experts), len(experts)))
+    for role, matrix in experts[0].items():
+        height, width = matrix.shape
+        whole = any(expert[role].turned for expert in experts)  # of one on its side, all is read at once
+        step = height if whole else max(AT_ONCE // width, 1)
+        for start in range(0, height, step):
+            stop = min(start + step, height)
+            numbers = np.stack([expert[role].read(start, stop).ravel() for expert in experts]).astype(np.float64)
+            found += numbers @ numbers.T
+    return found
+
+
+def _rounding(one: Expert, other: Expert) -> float:
+    """The difference that rounding makes between two experts of these number formats."""
+    formats = {role: (one[role].tensor.format, other[role].tensor.format) for role in one}
+    if all(mine == theirs for mine, theirs in formats.values()):
+        return SAME
+    return SAME + max(sum(FORMATS[name].rounding for name in pair) for pair in formats.values())
+
+
+def _row(layer: int, expert: int, what: str, base_layer: int, sources: tuple[int, ...] = ()) -> dict[str, Any]:
+    row = {"layer": layer, "expert": expert, "what": what, "base_layer": base_layer, "base_experts": sources}
+    return row | {"parts": ()} | dict.fromkeys(("similarity", "difference", "runner_up"), np.nan)
+
+
+def _name_copies(rows: list[dict[str, Any]]) -> None:
+    """Of several experts with one source, all are copies but the one in the source's place that is as it was."""
+    single = [row for row in rows if row["what"] in (KEPT, MOVED, TUNED)]
+    children = Counter((row["base_layer"], row["base_experts"]) for row in single)
+    for row in single:
+        if children[row["base_layer"], row["base_experts"]] > 1 and row["what"] != KEPT:
+            row["what"] = COPIED
+
+
+def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
+    """The base's experts that no row names; none where nothing of the base is in the child, or it cannot be told."""
+    if not any(row["base_experts"] for row in rows):
+        return []
+    named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}
+    untold = {row["base_layer"] for row in rows if row["what"] == RELATED}
+    now = {theirs: mine for mine, theirs in reversed(search.layers.items())}
+    return [
+        _row(now.get(layer, -1), -1, CUT, layer, (number,))
+        for layer, experts in search.base.layers.items()
+        if layer not in untold
+        for number in experts
+        if (layer, number) not in named
+    ]
+
+
+PHRASES = {
+    KEPT: "{} kept",
+    MOVED: "{} kept in another place",
+    TUNED: "{} changed",
+    COPIED: "{} copied",
+    AVERAGED: "{} averaged of several",
+    RELATED: "{} related, though from which expert cannot be told",
+    ZEROED: "{} set to zero",
+    UNRELATED: "{} unrelated",
+}
+
+
+def _numbers(found: Lineage) -> str:
+    counts = found.table["what"].value_counts()
+    experts = int((found.table["what"] != CUT).sum())
+    if counts.get(UNRELATED, 0) == experts:
+        return f"None of the {experts:,} experts of {found.child} comes from {found.base}, as far as weights say."
+    parts = [says.format(f"{counts[what]:,}") for what, says in PHRASES.items() if what in counts]
+    cut = int(counts.get(CUT, 0))
+    lost = f"; {cut:,} of {found.base}’s {'were' if cut > 1 else 'was'} cut" if cut else ""
+    whose = "the MLPs" if _of_dense(found.table) else "the experts"
+    return (
+        f"{experts:,} expert{'s' * (experts > 1)} of {found.child}, against {whose} of {found.base}: "
+        f"{', '.join(parts)}{lost}."
+    )
+
+
+def _of_dense(table: pd.DataFrame) -> bool:
+    return any(DENSE_MLP in sources for sources in table["base_experts"])
+
+
+def _notes(found: Lineage) -> list[str]:
+    table = found.table
+    notes = [
+        f"Of unrelated experts (of different layers) 99% have a cosine below {found.chance:.3f}; a match needs "
+        f"{found.threshold:.2f}."
+    ]
+    if found.formats[0] != found.formats[1]:
+        notes.append(
+            f"{found.base} is stored as {found.formats[0]} and {found.child} as {found.formats[1]}, so that “kept” "
+            "allows for rounding: a change smaller than that cannot be seen."
+        )
+    for name, stacks in zip((found.base, found.child), found.left_out, strict=True):
+        if stacks:
+            named = with_and([stack.rstrip(".") for stack in stacks])
+            notes.append(f"Not compared: the experts of {name} in {named}.")
+    others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and _matched(table, mine)}
+    if others:
+        pairs = [f"{mine} is {theirs}" for mine, theirs in others.items()]
+        said = ", ".join(pairs[:4]) + (f" … and {len(pairs) - 4:,} more" if len(pairs) > 4 else "")
+        notes.append(f"Layers have other numbers in {found.child} than in {found.base}: {said}.")
+    if gone := sorted(set(table.loc[(table["what"] == CUT) & (table["layer"] < 0), "base_layer"].tolist())):
+        notes.append(f"Of {found.base}, layer{'s' * (len(gone) > 1)} {spans(gone)} went whole.")
+    return notes
+
+
+def _matched(table: pd.DataFrame, layer: int) -> bool:
+    return bool(table.loc[table["layer"] == layer, "base_experts"].map(len).any())

@@ -1,0 +1,81 @@
+"""Find where a checkpoint's experts come from in another: `moeviz lineage`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from typing import TYPE_CHECKING
+
+from moeviz.cli.inputs import open_dataset, read_one_trace
+from moeviz.cli.options import add_import_options, add_json
+from moeviz.cli.output import frame_texts, note, progress, records, visible_line
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+HELP = "Find what was done to a checkpoint's experts: cut, moved, copied, averaged or tuned, by their weights."
+EXAMPLES = """examples:
+  moeviz lineage embedded embedded
+  moeviz lineage Qwen3-30B-A3B Qwen3-Coder-25B-REAP       two folders of safetensors
+  moeviz lineage OLMoE-1B-7B olmoe-Q8_0.gguf --json | jq .says
+  moeviz lineage base/ pruned/ --dataset traced/          what the lost experts did"""
+CHECKPOINT = "a folder with .safetensors files, one such file, a .gguf file, or 'embedded' or a sibling"
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz lineage`."""
+    parser.add_argument("source", metavar="BASE", help=CHECKPOINT)
+    parser.add_argument("child", metavar="CHILD", help="what was made of it: another such")
+    says = "a trace of BASE, or a dataset's folder: the share, kinds and names of the experts that CHILD lost"
+    parser.add_argument("--dataset", metavar="TRACE|DATASET", help=says)
+    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    add_json(parser)
+    add_import_options(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz lineage`."""
+    from moeviz.capture.lineage import lineage
+
+    found = lineage(args.source, args.child, progress=partial(progress, says="compared {} of {} experts"))
+    lost = None if args.dataset is None else _lost(found.table, args)
+    if args.json:
+        facts = {name: getattr(found, name) for name in ("base", "child", "says", "formats", "chance", "threshold")}
+        facts |= {"layers": found.layers, "experts": records(found.table)}
+        print(json.dumps(facts | {"lost": None if lost is None else records(lost)}))
+        return 0
+    for sentence in found.says:
+        print(visible_line(sentence))
+    table = found.table[found.table["what"] != "kept"]
+    if len(table):
+        if len(table) < len(found.table):
+            note("experts that were kept are not listed; --json has them")
+        for text in frame_texts(_readable(table)):
+            print(f"\n{text}")
+    if lost is not None:
+        print("\nWhat the lost experts did:")
+        for text in frame_texts(lost.round(3)):
+            print(text)
+    return 0
+
+
+def _lost(table: "pd.DataFrame", args: Namespace) -> "pd.DataFrame":
+    from moeviz.corpus.analyses import DatasetStatistics
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.metrics.lineage import lost_experts
+
+    if is_dataset(args.dataset):
+        return lost_experts(table, DatasetStatistics(open_dataset(args.dataset, args)))
+    return lost_experts(table, read_one_trace(args.dataset, args))
+
+
+def _readable(table: "pd.DataFrame") -> "pd.DataFrame":
+    """Return the table with its sources in words: "3", or "0.50 x 3 + 0.50 x 4"."""
+    sources = [
+        " + ".join(f"{part:.2f} x {expert}" for part, expert in zip(parts, experts, strict=True))
+        if len(parts) > 1
+        else ", ".join("MLP" if expert < 0 else str(expert) for expert in experts)
+        for parts, experts in zip(table["parts"], table["base_experts"], strict=True)
+    ]
+    columns = ["layer", "expert", "what", "base_layer", "base_experts", "similarity", "difference", "runner_up"]
+    shown = table.assign(base_experts=sources)[columns].round(4)
+    return shown.astype(object).where(shown.notna(), "·").replace({"layer": {-1: "·"}, "expert": {-1: "·"}})
