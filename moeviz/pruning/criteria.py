@@ -9,7 +9,6 @@ import pandas as pd
 from moeviz.errors import CaptureError, MissingField
 from moeviz.metrics.expert_table import means_of_experts
 from moeviz.routing_trace import RoutingTrace
-from moeviz.text import listed
 
 RANDOM = "random"
 CRITERIA = {  # by the name in tables: how a sentence says it
@@ -20,6 +19,8 @@ CRITERIA = {  # by the name in tables: how a sentence says it
     "greatest": "by their greatest output",
     RANDOM: "at random",
 }
+NAMES = {name: says.removeprefix("by ") for name, says in CRITERIA.items()}  # of lines and choices
+ALL = "all texts"  # in place of a kind of text
 FEWEST = 2  # experts of a group: some routers judge a group by its two best
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a layer's experts, cut unless others are asked for
 Order = Mapping[int, tuple[int, ...]]  # by layer: expert ids, the first to be cut first
@@ -111,12 +112,31 @@ def first_to_go(order: Order, cut: int) -> dict[int, tuple[int, ...]]:
     return {layer: tuple(sorted(experts[:cut])) for layer, experts in order.items()}
 
 
+def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
+    """How much worse texts are predicted without some experts, which other texts chose; without rows of single kinds.
+
+    Experts are ranked by each criterion on the texts that choose (REAP: mean gate x norm of output), and as many of
+    each layer go. The texts that judge are read without them, as if the model did not have them: routers take their
+    next best.
+
+    losses   of `moeviz.pruning.curve.PruningCurve`.
+
+    One row per criterion and number cut. Columns: criterion str · cut int64 (experts a layer) · share float64 · tokens
+    int64 · loss, loss_increase float64 (nats a token) · sd float64 (of draws at random; NaN elsewhere).
+
+    Source: REAP (arXiv 2510.13999), equation 9 for its criterion.
+    """
+    whole = losses[(losses["chosen_on"] == ALL) & (losses["judged_on"] == ALL)]
+    return whole.drop(columns=["chosen_on", "judged_on"]).reset_index(drop=True)
+
+
 def check_cuts(cuts: Sequence[int], limits: Mapping[int, LayerLimits]) -> None:
     """Raise `CaptureError` where a layer cannot lose so many experts."""
     for cut in cuts:
         for layer, limit in limits.items():
             if why := limit.why_not(cut):
-                raise CaptureError(f"{cut:,} experts a layer cannot be cut: layer {layer} {why}")
+                experts = f"{cut:,} expert{'s' * (cut != 1)}"
+                raise CaptureError(f"{experts} a layer cannot be cut: layer {layer} {why}")
 
 
 def usual_cuts(limits: Mapping[int, LayerLimits]) -> tuple[int, ...]:
@@ -134,9 +154,3 @@ def check_criteria(criteria: Sequence[str]) -> None:
     """Raise `CaptureError` for a criterion that there is not."""
     if wrong := [name for name in criteria if name not in CRITERIA]:
         raise CaptureError(f"There is no criterion {wrong[0]!r}. Choose among {', '.join(CRITERIA)}.")
-
-
-def check_layers(order: Order, layers: Sequence[int]) -> None:
-    """Raise `CaptureError` where an order is of other layers."""
-    if [*order] != [*layers]:
-        raise CaptureError(f"The ranking is of layers {listed([*order])}, and the model has {listed([*layers])}.")

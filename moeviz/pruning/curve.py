@@ -3,6 +3,7 @@
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,19 +18,20 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import read_batch
 from moeviz.errors import InvalidPrompt
 from moeviz.pruning.criteria import (
+    ALL,
     CRITERIA,
     RANDOM,
     LayerLimits,
     Order,
     check_criteria,
     check_cuts,
+    cost_of_cuts,
     cut_order,
     expert_scores,
     first_to_go,
     usual_cuts,
 )
 
-ALL = "all texts"
 DRAWS = 3
 Texts = tuple[tuple[str, str], ...]  # (label, text)
 Progress = Callable[[int, int], None]  # (done, total), in texts read
@@ -47,6 +49,7 @@ class PruningCurve:
     chose: Texts
     judged: Texts
     seed: int  # of the split
+    tokens: int | None  # read of each text; None: all
 
     def order(self, criterion: str) -> Order:
         """The experts of each layer in the order in which the criterion cuts them."""
@@ -121,7 +124,7 @@ def pruning_curve(
     share = np.mean([limit.experts for limit in limits.values()])
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"criterion": "str", "chosen_on": "str", "judged_on": "str"})
     frame.insert(2, "share", frame["cut"] / share)
-    return PruningCurve(frame, scores, limits, float(losses[0].sum() / counts.sum()), chose, judged, seed)
+    return PruningCurve(frame, scores, limits, float(losses[0].sum() / counts.sum()), chose, judged, seed, tokens)
 
 
 _COLUMNS = ["criterion", "cut", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]
@@ -175,7 +178,7 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
     Kinds of text are as their files have them: it is for a text node, never for Markdown or HTML.
     """
     rows = curve.losses
-    whole = rows[(rows["chosen_on"] == ALL) & (rows["judged_on"] == ALL)].set_index(["criterion", "cut"])
+    whole = cost_of_cuts(rows).set_index(["criterion", "cut"])
     experts = {limit.experts for limit in curve.limits.values()}
     of = f" of {experts.pop():,}" if len(experts) == 1 else ""
     said = [
@@ -186,13 +189,15 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
         criterion = whole.index[0][0]
     for cut in whole.loc[[criterion]].index.get_level_values("cut"):
         row = whole.loc[(criterion, cut)]
-        costs = f"Cutting {cut:,}{of} experts a layer {CRITERIA[criterion]} costs {row['loss_increase']:.3f} nats a token"
+        costs = (
+            f"Cutting {cut:,}{of} experts a layer {CRITERIA[criterion]} costs {row['loss_increase']:.3f} nats a token"
+        )
         chance = whole.loc[(RANDOM, cut)] if criterion != RANDOM and (RANDOM, cut) in whole.index else row
         sd = f" ± {chance['sd']:.3f}" if np.isfinite(chance["sd"]) else ""
         if chance is not row:
             costs += f"; at random {chance['loss_increase']:.3f}{sd}"
             if row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
-                costs += ", so it is no better than chance"
+                costs += ", which is less than a standard deviation worse"
         said.append(f"{costs}{sd if chance is row else ''}.")
     return said + _kinds_said(rows)
 
@@ -239,7 +244,7 @@ class _Cuts:
     """Cuts to measure, each once, and what asked for each."""
 
     def __init__(self) -> None:
-        self.places: dict[tuple, int] = {}
+        self.places: dict[tuple[tuple[int, tuple[int, ...]], ...], int] = {}
         self.asked: dict[tuple[str, int, str], list[int]] = defaultdict(list)  # criterion, cut, kind -> places
 
     def add(self, order: Order, cuts: Sequence[int], of: tuple[str, str]) -> None:
@@ -252,8 +257,10 @@ class _Cuts:
     def distinct(self) -> list[Cut]:
         return [dict(key) for key in self.places]
 
-    def rows(self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str], by_kind: bool) -> Iterator[tuple]:
-        """Rows of the table from losses (1 + cuts, texts), the whole model's first, and predicted tokens (texts,)."""
+    def rows(
+        self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str], by_kind: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
         masks = {ALL: np.ones(len(kinds), bool)}
         if by_kind:
             masks |= {kind: np.array(kinds) == kind for kind in dict.fromkeys(kinds)}
@@ -281,7 +288,9 @@ def _losses(
         for row, cut in enumerate(cuts):
             _, logits = read_batch(run, routers, None if cut is None else Mute(cut, removed=True))
             if len(ids) > 1:
-                nats = torch.nn.functional.cross_entropy(logits[:-1].float(), ids[1:].to(logits.device), reduction="sum")
+                nats = torch.nn.functional.cross_entropy(
+                    logits[:-1].float(), ids[1:].to(logits.device), reduction="sum"
+                )
                 losses[row, at] = float(nats)
             steps.done += 1
             steps.tell()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from cut_models import TEXTS, loaded, logits_of, without
+from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
@@ -52,7 +52,9 @@ def test_of_groups_each_loses_as_many_and_none_fewer_than_a_token_needs():
     assert limits.why_not(12).endswith("2 must be left of each group. Cut at most 8.")
     assert LayerLimits(8, 2).why_not(6) == "" and "Cut at most 6" in LayerLimits(8, 2).why_not(7)
     assert "Cut at most 0" in LayerLimits(4, 4).why_not(1)
-    with pytest.raises(CaptureError, match="1 experts a layer cannot be cut: layer 3 has 4 experts, and a token takes 4"):
+    with pytest.raises(
+        CaptureError, match=r"1 expert a layer cannot be cut: layer 3 has 4 experts, and a token takes 4"
+    ):
         usual_cuts({3: LayerLimits(4, 4)})
 
 
@@ -67,14 +69,14 @@ def test_whole_texts_are_divided_half_of_each_kind_and_one_that_comes_twice_once
     assert all(sum(label == kind for label, _ in chose) == 3 for kind in "abc")
     assert split(texts, seed=3)[0] == chose != split(texts, seed=4)[0]
     assert split([("a", "1"), ("b", "1"), ("b", "2")])[0] != ()
-    with pytest.raises(InvalidPrompt, match="there is 1. Give at least two"):
+    with pytest.raises(InvalidPrompt, match=r"there is 1\. Give at least two"):
         split([("a", "1"), ("b", "1")])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_loss_is_that_of_a_model_without_the_experts(family):
     """The model is really cut, by slicing its tensors, and asked itself."""
-    model = tiny_model(CONFIGS[family])
+    model = strong(CONFIGS[family])
     cut_count = 4
     found = pruning_curve(loaded(model), TEXTS, cuts=(cut_count,), criteria=("reap",))
     cut = found.cut("reap", cut_count)
@@ -91,7 +93,8 @@ def test_the_loss_is_that_of_a_model_without_the_experts(family):
     (row,) = found.losses.to_dict("records")
     assert found.loss == pytest.approx(sums["plain"], abs=1e-5) and row["tokens"] == tokens
     assert row["loss"] == pytest.approx(sums["cut"], abs=1e-5)
-    assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5) and row["loss_increase"] != 0
+    assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5)
+    assert abs(row["loss_increase"]) > 1e-3
 
 
 def test_a_softmax_over_all_experts_is_one_over_those_that_are_left():
@@ -133,7 +136,10 @@ def test_random_cuts_have_a_mean_and_a_deviation_and_equal_cuts_are_measured_onc
     assert whole.loc[whole["criterion"] != "random", "sd"].isna().all()
     assert whole["share"].tolist() == [1 / 8, 1 / 2] * 6
     again = pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), criteria=("reap", "reap"))
-    assert again.losses["loss"].tolist() == whole.loc[(whole["criterion"] == "reap") & (whole["cut"] == 1), "loss"].tolist()
+    assert (
+        again.losses["loss"].tolist()
+        == whole.loc[(whole["criterion"] == "reap") & (whole["cut"] == 1), "loss"].tolist()
+    )
 
 
 def test_each_kind_is_judged_under_each_kind_s_choice(curve):

@@ -3,12 +3,13 @@
 import copy
 
 import torch
+from tiny_models import tiny_model, tiny_tokenizer
 from torch import nn
+from transformers import PreTrainedConfig
 
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.routers.discovery import find_routers
-from tiny_models import tiny_tokenizer
 
 TEXTS = [
     ("French", "Il fait froid à Paris, et les gens restent à la maison."),
@@ -18,6 +19,17 @@ TEXTS = [
     ("prose", "The people of the land went out, and it was cold."),
     ("prose", "She looked at the sea and said nothing for a long time."),
 ]
+
+
+def strong(config: PreTrainedConfig) -> nn.Module:
+    """A tiny model whose experts add enough to be missed."""
+    model = tiny_model(config)
+    with torch.no_grad():
+        for router in find_routers(model):
+            for module in router.experts.values():
+                for values in module.parameters():
+                    values.normal_(0, 0.2)
+    return model
 
 
 def loaded(model: nn.Module, name: str = "tiny") -> LoadedModel:

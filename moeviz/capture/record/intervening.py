@@ -72,6 +72,7 @@ def intervening(
 
 
 def router_limits(probed: ProbedRouter) -> RouterLimits:
+    """Between what one router can choose. Raises `CaptureError` for one that cannot be made to decide otherwise."""
     router = probed.router
     if router.writer is None:
         raise CaptureError(
