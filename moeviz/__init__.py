@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from moeviz.formats.importers.importer import ImportOptions
     from moeviz.launch import RunningApp, open_in_app
     from moeviz.model_info import ModelInfo, ParameterCounts
+    from moeviz.pruning.curve import pruning_curve
     from moeviz.published import published_counts
     from moeviz.quick_view import view
     from moeviz.routing_trace import RoutingTrace
@@ -81,6 +82,7 @@ _ON_FIRST_USE = {
     "moeviz.formats.importers.importer": ("ImportOptions",),
     "moeviz.launch": ("RunningApp", "open_in_app"),
     "moeviz.model_info": ("ModelInfo", "ParameterCounts"),
+    "moeviz.pruning.curve": ("pruning_curve",),
     "moeviz.quick_view": ("view",),
     "moeviz.published": ("published_counts",),
     "moeviz.routing_trace": ("RoutingTrace",),
@@ -122,6 +124,7 @@ __all__ = [
     "load_model",
     "occlude",
     "open_in_app",
+    "pruning_curve",
     "published_counts",
     "read_counts",
     "read_dataset",

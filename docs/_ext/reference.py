@@ -89,6 +89,11 @@ def serving() -> str:
     return _room("moeviz.serving")
 
 
+def pruning() -> str:
+    """Experts are cut."""
+    return _room("moeviz.pruning")
+
+
 def training() -> str:
     """Routing while a model trains."""
     return _room("moeviz.training")

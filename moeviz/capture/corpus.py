@@ -65,9 +65,12 @@ def trace_corpus(
     return replace(whole, tokens=whole.tokens.assign(label=pd.Series(labels, dtype="str")))
 
 
-def fitting_stretches(model: LoadedModel | EngineModel, text: str) -> list[str]:
-    """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated."""
-    limit = model.max_tokens
+def fitting_stretches(model: LoadedModel | EngineModel, text: str, most: int | None = None) -> list[str]:
+    """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated.
+
+    most   tokens of a piece, where that is less than the context holds.
+    """
+    limit = min((limit for limit in (model.max_tokens, most) if limit is not None), default=None)
     if limit is None or model.count_tokens(text) <= limit:
         return [text]
     places, tokens = _cuts(model, text)

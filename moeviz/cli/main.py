@@ -32,6 +32,7 @@ COMMANDS = (
     "what-if",
     "ablate",
     "experts",
+    "prune",
     "occlude",
     "attribute",
     "contrast",
@@ -56,6 +57,7 @@ EXAMPLES = """examples:
   moeviz what-if "Il fait froid." --mute 3:1          the effect of leaving an expert out
   moeviz ablate "Il fait froid."                      which experts matter most
   moeviz experts embedded                             what each expert takes, adds and writes
+  moeviz prune embedded                               which experts can go, and what that costs
   moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
   moeviz attribute "Il fait froid." --layer 3         what each part of the model wrote of a choice
   moeviz corpus --embedded                            which experts each kind of text uses

@@ -54,7 +54,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     share = np.divide(counts.assignments[0], sums, out=np.full(there.shape, np.nan), where=sums > 0)
     frame["tokens"], frame["share"] = counts.assignments[0][there], share[there]
     frame["times_uniform"] = (share * np.array(trace.model.num_experts)[:, None])[there]
-    means = _means(trace) if isinstance(trace, RoutingTrace) else trace.output_means()
+    means = means_of_experts(trace) if isinstance(trace, RoutingTrace) else trace.output_means()
     for name in ("mean_weight", "norm", "added", "greatest", "cosine", "residual"):
         frame[name] = means[name][there] if name in means else np.nan
     kinds = _kinds(trace)
@@ -92,8 +92,8 @@ def adjusted(p: Float64[np.ndarray, " N"]) -> Float64[np.ndarray, " N"]:
     return found
 
 
-def _means(trace: RoutingTrace) -> dict[str, np.ndarray]:
-    """(L, E) means over an expert's tokens, and the greatest activation; NaN where it has none."""
+def means_of_experts(trace: RoutingTrace) -> dict[str, np.ndarray]:
+    """(L, E) means over each expert's tokens, by name, and its greatest activation; NaN where it has no token."""
     L, E = len(trace.model.layers), max(trace.model.num_experts)
     layer, token, slot = np.nonzero(trace.filled)
     cell = layer * E + trace.experts[layer, token, slot]
@@ -203,13 +203,6 @@ def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFram
         except MoevizError:  # one text, or nothing recorded
             pass
     return frame.assign(name="")
-
-
-def least_needed(table: pd.DataFrame, by: str, count: int) -> dict[int, tuple[int, ...]]:
-    """Of each layer, the `count` experts with the least of a column of `expert_table`; without a token first."""
-    order = table.assign(of=table[by].fillna(-np.inf)).sort_values(["of", "expert"], kind="stable")
-    layers = order["layer"].unique().tolist()
-    return {layer: tuple(order.loc[order["layer"] == layer, "expert"].head(count).tolist()) for layer in layers}
 
 
 def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:

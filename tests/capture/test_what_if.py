@@ -292,12 +292,12 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (Exchange(0, 1, 9), "experts 0 to 7, not 9"),
         (Exchange(0, 1, 1), "cannot be exchanged with itself"),
         (Mute({0: (-1,)}), "experts 0 to 7, not -1"),
-        (untyped(Mute, {0: (True,)}, True), "experts 0 to 7, not True"),
+        (untyped(Mute, {0: (True,)}, True, False), "experts 0 to 7, not True"),
         (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
-        (untyped(Mute, {0: (1.0,)}, True), r"experts 0 to 7, not 1\.0"),
-        (untyped(Mute, {True: (1,)}, True), "no MoE layer True"),
-        (untyped(Mute, {0: 3}, True), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
-        (untyped(Mute, (0, 1), True), r"takes experts by layer, such as .*, not \(0, 1\)"),
+        (untyped(Mute, {0: (1.0,)}, True, False), r"experts 0 to 7, not 1\.0"),
+        (untyped(Mute, {True: (1,)}, True, False), "no MoE layer True"),
+        (untyped(Mute, {0: 3}, True, False), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
+        (untyped(Mute, (0, 1), True, False), r"takes experts by layer, such as .*, not \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
         (Force({}), "Force names no expert"),
         (Mute({0: range(8)}), "at most 6 can be muted, not 8"),
@@ -332,7 +332,9 @@ def test_a_router_that_cannot_choose_again_says_what_can_be_done(tokenizer):
 def test_ids_may_be_numpy_s_and_named_twice_and_all_may_be_silenced(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     once = what_if(model, TEXT, Mute({0: (1, 4)}), tokenizer=tokenizer).changed
-    twice = what_if(model, TEXT, untyped(Mute, {np.int32(0): np.array([4, 1, 1])}, True), tokenizer=tokenizer).changed
+    twice = what_if(
+        model, TEXT, untyped(Mute, {np.int32(0): np.array([4, 1, 1])}, True, False), tokenizer=tokenizer
+    ).changed
     assert once.equals(twice)
     assert what_if(model, TEXT, untyped(TopK, np.int64(1), None), tokenizer=tokenizer).changed.model.top_k == 1
     silent = what_if(model, TEXT, Mute({0: range(8)}, reroute=False), tokenizer=tokenizer).changed

@@ -14,7 +14,6 @@ from moeviz.metrics.expert_table import (
     adjusted,
     expert_table,
     expert_table_sentences,
-    least_needed,
     notes_on_experts,
     super_experts,
     with_twins,
@@ -56,7 +55,6 @@ def test_sums_are_those_worked_by_hand(small):
     assert (first.cosine, first.residual) == (1, -0.5)
     assert np.isnan(none[["mean_weight", "norm", "added", "greatest"]].astype(float)).all()
     assert notes_on_experts(table) == ["", "", "no token is sent to it"]
-    assert least_needed(table, "added", 2) == {4: (2, 1)} and least_needed(table, "share", 1) == {4: (2,)}
 
 
 def test_what_was_not_recorded_is_not_told(small):

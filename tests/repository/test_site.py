@@ -46,6 +46,7 @@ ROOMS = (
     "moeviz.formats",
     "moeviz.metrics",
     "moeviz.serving",
+    "moeviz.pruning",
     "moeviz.training",
     "moeviz.report",
     "moe_kernels",

@@ -111,7 +111,9 @@ class Decision:
     experts: Tensor  # (T, K)
     kept: Tensor  # (T,) bool: no padding
     factor: float  # what the block multiplies its experts' sum by besides
-    again: Callable[[Tensor | None, int | None], Choice]  # choose again: pushed (E,), as `choose_torch` has it; top-k
+    # Choose again: pushed (E,), as `choose_torch` has it; top-k; and with removed=True, experts that are pushed to -inf
+    # have no part in the scores either.
+    again: Callable[..., Choice]
 
 
 @runtime_checkable

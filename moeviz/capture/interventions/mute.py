@@ -26,15 +26,20 @@ from moeviz.errors import CaptureError
 class Mute:
     """These experts may not be chosen: the router takes its next best, and weighs them as it would.
 
-    With `reroute=False` nothing takes their place: they add 0, and the weights of the others stay as they are.
+    With `reroute=False` nothing takes their place: they add 0, and the weights of the others stay as they are. With
+    `removed=True` they are as if the model did not have them, as in a checkpoint without them: a router that weighs by
+    a softmax over all experts takes it over those that are left.
     """
 
     experts: Experts
     reroute: bool = True
+    removed: bool = False
 
     def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
         """Raise `CaptureError` for experts that are not there, or where too few are left to choose from."""
         check_experts("Mute", self.experts, layers)
+        if self.removed and not self.reroute:
+            raise CaptureError("Mute with removed=True is with rerouting: leave reroute=False out, or removed=True.")
         for layer, ids in self.experts.items():
             limits, muted = layers[layer], {int(expert) for expert in ids}
             if not self.reroute or limits.left(muted) >= limits.top_k:
@@ -53,7 +58,8 @@ class Mute:
             return decision.weights, decision.experts
         if not self.reroute:
             return decision.weights.masked_fill(is_one_of(decision.experts, muted), 0), decision.experts
-        weights, experts = decision.again(push(decision, muted, float("-inf")), None)
+        pushed = push(decision, muted, float("-inf"))
+        weights, experts = decision.again(pushed, None, removed=True) if self.removed else decision.again(pushed, None)
         out_of_reach = is_one_of(experts, muted)[decision.kept].any(dim=-1)
         if out_of_reach.any():
             tokens = f"too few are left in them for {int(out_of_reach.sum())} of {len(out_of_reach)} tokens"

@@ -61,7 +61,7 @@ def intervening(
         yield None
         return
     kept = run.batch.attention_mask.flatten() == 1
-    limits = {probed.router.layer: _limits(probed) for probed in routers}
+    limits = {probed.router.layer: router_limits(probed) for probed in routers}
     intervention.check(limits, run.batch.input_ids.flatten()[kept].cpu().numpy())
     own = [RouterOutputs() for _ in routers]
     with ExitStack() as stack:
@@ -71,7 +71,8 @@ def intervening(
         yield ExpectedRouting(own, _check(intervention, limits, own))
 
 
-def _limits(probed: ProbedRouter) -> RouterLimits:
+def router_limits(probed: ProbedRouter) -> RouterLimits:
+    """Between what one router can choose. Raises `CaptureError` for one that cannot be made to decide otherwise."""
     router = probed.router
     if router.writer is None:
         raise CaptureError(
@@ -127,8 +128,9 @@ def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
         answer = own(*args, **kwargs)
         logits, *decided = (None if p is None else p.reshape(-1, p.shape[-1]) for p in router.decided(args, answer))
 
-        def again(pushed: Tensor | None, top_k: int | None) -> Choice:
-            weights, experts = _choose_again(probed, logits, args, kwargs, pushed, top_k)
+        def again(pushed: Tensor | None, top_k: int | None, *, removed: bool = False) -> Choice:
+            left = logits.masked_fill(pushed == -torch.inf, -torch.inf) if removed else logits
+            weights, experts = _choose_again(probed, left, args, kwargs, pushed, top_k)
             return weights.to(decided[0].dtype), experts.to(decided[1].dtype)
 
         weights, experts = change.of(router, *decided, again)

@@ -1,0 +1,159 @@
+"""Which experts can a model do without, and at what cost: `moeviz prune`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moeviz.cli.inputs import load
+from moeviz.cli.options import add_backend, add_json, number
+from moeviz.cli.output import frame_text, note, progress, records
+from moeviz.errors import MoevizError
+from moeviz.text import cut
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.pruning.checkpoint import Checkpoint
+
+HELP = "Measure which experts a model can do without: some texts choose them, and others judge, beside chance."
+EXAMPLES = """examples:
+  moeviz prune embedded
+  moeviz prune embedded --cut 1 --criteria reap frequency random --json
+  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --by-kind reap
+  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --ranking experts.jsonl --form vllm-ascend
+  moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
+CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
+FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
+OWN_TOKENS = 256  # of each of the texts that ship
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz prune`."""
+    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
+    says = (
+        "text files, or .jsonl files with labels; whole texts are divided into those that choose and those that judge "
+        f"(default, for moeviz's own models: the first {OWN_TOKENS} tokens of the held-out texts that ship)"
+    )
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    parser.add_argument(
+        "--cut",
+        type=number(int, 1),
+        nargs="+",
+        metavar="N",
+        help="experts cut from each layer (default: an eighth, a quarter and a half of them)",
+    )
+    parser.add_argument(
+        "--criteria",
+        nargs="+",
+        choices=CRITERIA,
+        default=list(CRITERIA),
+        metavar="NAME",
+        help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
+    )
+    parser.add_argument("--draws", type=number(int, 2), default=3, metavar="N", help="choices at random (default: 3)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the division (default: 0)")
+    parser.add_argument(
+        "--by-kind",
+        choices=[name for name in CRITERIA if name != "random"],
+        metavar="NAME",
+        help="by this criterion let each kind of text choose alone too, and judge on each kind",
+    )
+    parser.add_argument(
+        "--tokens", type=number(int, 16), metavar="N", help="read only the first N tokens of each text (default: all)"
+    )
+    parser.add_argument(
+        "--by",
+        choices=[name for name in CRITERIA if name != "random"],
+        default="reap",
+        metavar="NAME",
+        help="the criterion of --ranking and -o (default: reap)",
+    )
+    parser.add_argument("--ranking", metavar="FILE", help="write the experts of each layer, the most needed first")
+    parser.add_argument(
+        "--form", choices=FORMS, default=FORMS[0], help="of --ranking; llm-compressor's lists what stays (with --cut N)"
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="FOLDER",
+        help="write the model without the experts to a new folder (with --cut N)",
+    )
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+    add_backend(parser)
+    add_json(parser, "print the rows as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz prune`."""
+    from moeviz.cli.corpus import texts_at
+    from moeviz.embedded.own_models import is_own
+    from moeviz.labelled_texts import texts_that_ship
+
+    if not args.texts and not is_own(args.model):
+        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
+    one = args.cut[0] if args.cut and len(args.cut) == 1 else None
+    if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
+        raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
+    checkpoint = None if args.output is None else _checkpoint(args, one)
+    texts = texts_at(args.texts) if args.texts else texts_that_ship()
+    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
+    from moeviz.pruning.curve import pruning_curve, pruning_sentences
+    from moeviz.pruning.rankings import evidence, ranking
+
+    acts = args.ranking or checkpoint
+    criteria = dict.fromkeys([*args.criteria, *([args.by, "random"] if acts else [])])
+    model = _model(args)
+    curve = pruning_curve(
+        model,
+        texts,
+        cuts=args.cut,
+        criteria=tuple(criteria),
+        draws=args.draws,
+        seed=args.seed,
+        by_kind=args.by_kind,
+        tokens=tokens,
+        progress=partial(progress, says="read {:,} of {:,} texts"),
+    )
+    if tokens is not None:
+        note(f"of each text the first {tokens:,} tokens were read")
+    for sentence in pruning_sentences(curve, args.by if acts else args.criteria[0]):
+        note(sentence)
+    if args.ranking:
+        Path(args.ranking).write_text(ranking(model, curve, args.by, args.form, one), encoding="utf-8")
+        note(f"wrote {cut(args.ranking)}")
+    if checkpoint is not None:
+        says = partial(progress, says="wrote {:,} of {:,} bytes")
+        about = evidence(model, curve, args.by) | {"cut": one}
+        written = checkpoint.write(args.output, curve.cut(args.by, one), about, says)
+        (before, after), (was, now) = written.experts, written.size
+        note(
+            f"wrote {cut(args.output)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in "
+            f"place of {was / 1e6:,.1f} MB"
+        )
+    print(json.dumps(records(curve.losses)) if args.json else frame_text(curve.losses.round(3)))
+    return 0
+
+
+def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
+    """The files to cut from; what cannot be written is said before the model runs."""
+    from moeviz.pruning.checkpoint import Checkpoint, check_space, check_target
+
+    target = check_target(args.output)
+    checkpoint = Checkpoint.of(args.model)
+    check_space(target, checkpoint.size_without(count))
+    return checkpoint
+
+
+def _model(args: Namespace) -> "LoadedModel":
+    from moeviz.capture.models.load import LoadedModel
+
+    model = load(args)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out or leave some "
+            "out. Load the transformers checkpoint."
+        )
+    return model

@@ -1,0 +1,297 @@
+"""The cost of cutting experts: some texts choose them, and the loss of others judges, beside experts cut at random."""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from moeviz.capture.corpus import fitting_stretches, trace_corpus
+from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.record.intervening import probe_routers, router_limits
+from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.what_if import read_batch
+from moeviz.errors import InvalidPrompt
+from moeviz.pruning.criteria import (
+    ALL,
+    CRITERIA,
+    RANDOM,
+    LayerLimits,
+    Order,
+    check_criteria,
+    check_cuts,
+    cost_of_cuts,
+    cut_order,
+    expert_scores,
+    first_to_go,
+    usual_cuts,
+)
+
+DRAWS = 3
+Texts = tuple[tuple[str, str], ...]  # (label, text)
+Progress = Callable[[int, int], None]  # (done, total), in texts read
+Cut = Mapping[int, tuple[int, ...]]  # experts by layer
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class PruningCurve:
+    """What cutting experts costs, by criterion and number cut, and the texts that this rests on."""
+
+    losses: pd.DataFrame
+    scores: pd.DataFrame  # of `expert_scores`, on the texts that chose
+    limits: Mapping[int, LayerLimits]  # by layer
+    loss: float  # of the whole model on the texts that judged, nats a token
+    chose: Texts
+    judged: Texts
+    seed: int  # of the split
+    tokens: int | None  # read of each text; None: all
+
+    def order(self, criterion: str) -> Order:
+        """The experts of each layer in the order in which the criterion cuts them."""
+        return cut_order(self.scores, criterion, self.limits, self.seed)
+
+    def cut(self, criterion: str, count: int) -> dict[int, tuple[int, ...]]:
+        """The experts of each layer that go where so many are cut. Raises `CaptureError` where they cannot."""
+        check_cuts([count], self.limits)
+        return first_to_go(self.order(criterion), count)
+
+
+def pruning_curve(
+    model: LoadedModel,
+    texts: Iterable[tuple[str, str]],
+    *,
+    cuts: Sequence[int] | None = None,
+    criteria: Sequence[str] = tuple(CRITERIA),
+    draws: int = DRAWS,
+    seed: int = 0,
+    by_kind: str | None = None,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+) -> PruningCurve:
+    """Measure how much worse a model predicts texts without the experts that other texts say it needs least.
+
+    The texts are divided by `split`. Criteria are read off the first half (`expert_scores`). The other half is read
+    without the experts that each would cut, as if the model did not have them (`moeviz.Mute(…, removed=True)`).
+
+    cuts       numbers of experts cut from each layer; default: an eighth, a quarter and a half of them.
+    criteria   names of `CRITERIA`.
+    draws      random choices of experts, with which the others are compared.
+    seed       of the division of the texts, and of these.
+    by_kind    a criterion by which experts are also chosen by each kind of text alone, and judged on each kind: whose
+               calibration decides?
+    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    progress   called with (done, total), in texts read. Raise in it to stop.
+
+    `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged. Columns:
+    criterion str · cut int64 (experts a layer) · share float64 (of a layer's experts; of the mean layer where they
+    differ) · chosen_on, judged_on str (a kind of text, or "all texts") · tokens int64 (predicted in the texts that
+    judged) · loss, loss_increase float64 (nats a token: with the experts cut, and above the whole model) · sd float64
+    (of the increase over the draws at random; NaN elsewhere).
+
+    Raises `CaptureError` where a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
+    experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+    """
+    check_criteria([*criteria, *filter(None, [by_kind])])
+    limits = limits_of(model)
+    cuts = usual_cuts(limits) if cuts is None else tuple(dict.fromkeys(cuts))
+    check_cuts(cuts, limits)
+    chose, judged = split(texts, seed)
+    steps = _Steps(progress, len(chose))
+    trace = trace_corpus(model, [*_as_read(model, chose, tokens)], outputs=True, progress=steps.of_first)
+    scores = expert_scores(trace)
+    wanted = _Cuts()
+    for criterion in criteria:
+        for draw in range(draws if criterion == RANDOM else 1):
+            order = cut_order(scores, criterion, limits, seed + draw)
+            wanted.add(order, cuts, (criterion, ALL))
+    if by_kind is not None:
+        labels = trace.tokens["label"].astype(str)
+        for kind in dict.fromkeys(label for label, _ in chose):
+            of_kind = expert_scores(trace.select(tokens=(labels == kind).to_numpy()))
+            wanted.add(cut_order(of_kind, by_kind, limits), cuts, (by_kind, kind))
+    stretches = [*_as_read(model, judged, tokens)]
+    steps.total = len(chose) + len(stretches) * (1 + len(wanted.distinct))
+    losses, counts = _losses(model, stretches, [None, *wanted.distinct], steps)
+    if not counts.sum():
+        raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
+    kinds = [label for label, _ in stretches]
+    rows = wanted.rows(losses, counts, kinds, by_kind is not None)
+    share = np.mean([limit.experts for limit in limits.values()])
+    frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"criterion": "str", "chosen_on": "str", "judged_on": "str"})
+    frame.insert(2, "share", frame["cut"] / share)
+    return PruningCurve(frame, scores, limits, float(losses[0].sum() / counts.sum()), chose, judged, seed, tokens)
+
+
+_COLUMNS = ["criterion", "cut", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]
+
+
+def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts]:
+    """Divide (label, text) pairs into those that choose and those that judge: whole texts, half of each label's.
+
+    A text that comes twice counts once. Raises `InvalidPrompt` where fewer than two are left.
+
+    >>> [len(half) for half in split([("a", "1"), ("a", "2"), ("a", "2"), ("b", "3"), ("b", "4")])]
+    [2, 2]
+    """
+    label_of: dict[str, str] = {}
+    for label, text in texts:
+        label_of.setdefault(text, label)
+    pairs = [(label, text) for text, label in label_of.items()]
+    if len(pairs) < 2:
+        raise InvalidPrompt(
+            f"Experts are chosen on some texts and judged on others, and there is {len(pairs)}. Give at least two: "
+            "several files, or a .jsonl file with a text on each line."
+        )
+    rng, by_label = np.random.default_rng(seed), defaultdict(list)
+    for at in rng.permutation(len(pairs)).tolist():
+        by_label[pairs[at][0]].append(at)
+    dealt = [at for members in by_label.values() for at in members]
+    chose, judged = ({*dealt[start::2]} for start in (0, 1))
+    return tuple(pairs[at] for at in sorted(chose)), tuple(pairs[at] for at in sorted(judged))
+
+
+def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
+    """Between what experts of each layer can be cut. Raises `CaptureError` for routers that cannot choose again."""
+    found = {}
+    for probed in probe_routers(prepare(model, CaptureRequest(("a b c",)))):
+        limits, router = router_limits(probed), probed.router
+        experts = limits.num_experts - router.zero_experts
+        found[router.layer] = LayerLimits(experts, limits.top_k, limits.groups, limits.groups_kept)
+    return found
+
+
+def _as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, str]]:
+    """The stretches of each text, or the first one alone, of so many tokens."""
+    for label, text in texts:
+        stretches = fitting_stretches(model, text, tokens)
+        yield from ((label, stretch) for stretch in (stretches if tokens is None else stretches[:1]))
+
+
+def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]:
+    """Say which texts chose and which judged, and what each cut by a criterion costs beside cuts at random.
+
+    Kinds of text are as their files have them: it is for a text node, never for Markdown or HTML.
+    """
+    rows = curve.losses
+    whole = cost_of_cuts(rows).set_index(["criterion", "cut"])
+    experts = {limit.experts for limit in curve.limits.values()}
+    of = f" of {experts.pop():,}" if len(experts) == 1 else ""
+    said = [
+        f"{_texts(curve.chose)} chose and {_texts(curve.judged)} judged, by the split of seed {curve.seed}; the whole "
+        f"model's loss on these is {curve.loss:.3f} nats a token."
+    ]
+    if criterion not in whole.index:
+        criterion = whole.index[0][0]
+    for cut in whole.loc[[criterion]].index.get_level_values("cut"):
+        row = whole.loc[(criterion, cut)]
+        costs = (
+            f"Cutting {cut:,}{of} experts a layer {CRITERIA[criterion]} costs {row['loss_increase']:.3f} nats a token"
+        )
+        chance = whole.loc[(RANDOM, cut)] if criterion != RANDOM and (RANDOM, cut) in whole.index else row
+        sd = f" ± {chance['sd']:.3f}" if np.isfinite(chance["sd"]) else ""
+        if chance is not row:
+            costs += f"; at random {chance['loss_increase']:.3f}{sd}"
+            if row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
+                costs += ", which is less than a standard deviation worse"
+        said.append(f"{costs}{sd if chance is row else ''}.")
+    return said + _kinds_said(rows)
+
+
+def _kinds_said(rows: pd.DataFrame) -> list[str]:
+    """Whose calibration decides: each kind under its own choice, and under the others'."""
+    kinds = rows[(rows["chosen_on"] != ALL) & (rows["judged_on"] != ALL)]
+    if kinds.empty:
+        return []
+    said = []
+    for cut, of_cut in kinds.groupby("cut"):
+        own = of_cut["chosen_on"] == of_cut["judged_on"]
+        if not own.any() or own.all():
+            continue
+        means = [of_cut.loc[which, "loss_increase"].mean() for which in (own, ~own)]
+        said.append(
+            f"With {cut:,} cut, a kind of text loses {means[0]:.3f} nats a token where its own texts chose, and "
+            f"{means[1]:.3f} where those of another kind did, on average over kinds."
+        )
+    return said
+
+
+def _texts(texts: Texts) -> str:
+    return f"{len(texts):,} text{'s' * (len(texts) != 1)}"
+
+
+class _Steps:
+    """Texts read so far, of all."""
+
+    def __init__(self, progress: Progress | None, total: int) -> None:
+        self.progress, self.done, self.total = progress, 0, total
+
+    def of_first(self, done: int, _total: int) -> None:
+        """The first texts, whose number alone is known then."""
+        self.done = done
+        self.tell()
+
+    def tell(self) -> None:
+        if self.progress is not None:
+            self.progress(self.done, max(self.total, self.done))
+
+
+class _Cuts:
+    """Cuts to measure, each once, and what asked for each."""
+
+    def __init__(self) -> None:
+        self.places: dict[tuple[tuple[int, tuple[int, ...]], ...], int] = {}
+        self.asked: dict[tuple[str, int, str], list[int]] = defaultdict(list)  # criterion, cut, kind -> places
+
+    def add(self, order: Order, cuts: Sequence[int], of: tuple[str, str]) -> None:
+        """Ask for the first so many of an order."""
+        for count in cuts:
+            key = tuple(sorted(first_to_go(order, count).items()))
+            self.asked[of[0], count, of[1]].append(self.places.setdefault(key, len(self.places)))
+
+    @property
+    def distinct(self) -> list[Cut]:
+        return [dict(key) for key in self.places]
+
+    def rows(
+        self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str], by_kind: bool
+    ) -> Iterator[tuple[Any, ...]]:
+        """Rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
+        masks = {ALL: np.ones(len(kinds), bool)}
+        if by_kind:
+            masks |= {kind: np.array(kinds) == kind for kind in dict.fromkeys(kinds)}
+        for (criterion, count, chosen_on), places in self.asked.items():
+            for judged_on, mask in masks.items():
+                if not (tokens := int(counts[mask].sum())):
+                    continue
+                plain, *others = losses[[0, *(1 + place for place in places)]][:, mask].sum(axis=1) / tokens
+                more = np.array(others) - plain
+                sd = float(more.std(ddof=1)) if criterion == RANDOM and len(more) > 1 else np.nan
+                yield criterion, count, chosen_on, judged_on, tokens, float(np.mean(others)), float(more.mean()), sd
+
+
+@torch.no_grad()
+def _losses(
+    model: LoadedModel, texts: Sequence[tuple[str, str]], cuts: Sequence[Cut | None], steps: _Steps
+) -> tuple[np.ndarray, np.ndarray]:
+    """Summed losses (cuts, texts) in nats, and predicted tokens (texts,)."""
+    losses, counts = np.zeros((len(cuts), len(texts))), np.zeros(len(texts), np.int64)
+    routers = probe_routers(prepare(model, CaptureRequest(("a b c",))))
+    for at, (_, text) in enumerate(texts):
+        run = prepare(model, CaptureRequest((text,)))
+        ids = run.batch.input_ids[0]
+        counts[at] = len(ids) - 1
+        for row, cut in enumerate(cuts):
+            _, logits = read_batch(run, routers, None if cut is None else Mute(cut, removed=True))
+            if len(ids) > 1:
+                nats = torch.nn.functional.cross_entropy(
+                    logits[:-1].float(), ids[1:].to(logits.device), reduction="sum"
+                )
+                losses[row, at] = float(nats)
+            steps.done += 1
+            steps.tell()
+    return losses, counts

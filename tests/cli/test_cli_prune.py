@@ -1,0 +1,98 @@
+"""`moeviz prune`: rows for programs, sentences for people, files to act with; what cannot be is one sentence."""
+
+import json
+
+import pytest
+from cut_models import TEXTS
+
+import moeviz
+from moeviz.cli.main import main
+from moeviz.cli.prune import CRITERIA, FORMS
+from moeviz.pruning import criteria, rankings
+
+
+@pytest.fixture
+def texts(tmp_path):
+    path = tmp_path / "texts.jsonl"
+    path.write_text("\n".join(json.dumps({"label": label, "text": text}) for label, text in TEXTS))
+    return str(path)
+
+
+def test_criteria_and_forms_are_those_of_the_library():
+    assert (tuple(criteria.CRITERIA), tuple(rankings.FORMS)) == (CRITERIA, FORMS)
+
+
+def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys):
+    asked = ["prune", "embedded", texts, "--cut", "1", "3", "--criteria", "reap", "random", "--json"]
+    assert main([*asked, "--by-kind", "frequency"]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    whole = [row for row in rows if row["chosen_on"] == row["judged_on"] == "all texts"]
+    assert [(row["criterion"], row["cut"]) for row in whole] == [
+        ("reap", 1),
+        ("reap", 3),
+        ("random", 1),
+        ("random", 3),
+    ]
+    assert [row["sd"] is not None for row in whole] == [False, False, True, True]
+    assert all(isinstance(row["loss_increase"], float) for row in rows) and whole[1]["share"] == 3 / 8
+    assert {row["criterion"] for row in rows if row["chosen_on"] != "all texts"} == {"frequency"}
+    assert "3 texts chose and 3 texts judged, by the split of seed 0" in err
+    assert "Cutting 1 of 8 experts a layer by gate × norm (REAP) costs" in err and "tokens were read" not in err
+
+
+def test_texts_that_ship_are_read_in_part_and_a_table_is_printed(capsys, monkeypatch):
+    monkeypatch.setattr("moeviz.labelled_texts.texts_that_ship", lambda: TEXTS)
+    assert main(["prune", "embedded", "--cut", "1", "--criteria", "greatest", "--tokens", "16"]) == 0
+    out, err = capsys.readouterr()
+    assert out.splitlines()[0].split()[:3] == ["criterion", "cut", "share"] and len(out.splitlines()) == 2
+    assert "of each text the first 16 tokens were read" in err
+
+
+def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_they_can(texts, tmp_path, capsys):
+    found = {}
+    for form in FORMS:
+        target = tmp_path / form
+        asked = ["prune", "embedded", texts, "--cut", "2", "--criteria", "random", "--by", "frequency"]
+        assert main([*asked, "--ranking", str(target), "--form", form, "--draws", "2"]) == 0
+        found[form] = [json.loads(line) for line in target.read_text().splitlines()]
+    about, *layers = found["moeviz"]
+    assert about["criterion"] == "frequency" and about["chosen_on"]["texts"] == about["judged_on"]["texts"] == 3
+    assert about["chosen_on"]["sha256"] != about["judged_on"]["sha256"] and "Il fait" not in json.dumps(about)
+    assert [row["criterion"] for row in about["losses"]] == ["random", "frequency"] and about["losses"][0]["sd"] > 0
+    assert [row["layer"] for row in layers] == [*range(6)]
+    for row in layers:
+        assert sorted(row["experts"]) == [*range(8)] and row["scores"] == sorted(row["scores"], reverse=True)
+    assert found["vllm-ascend"] == [{str(row["layer"]): row["experts"]} for row in layers]
+    (kept,) = found["llm-compressor"]
+    assert kept == {f"model.layers.{row['layer']}.mlp": sorted(row["experts"][:6]) for row in layers}
+    assert "Cutting 2 of 8 experts a layer by how often they are chosen costs" in capsys.readouterr().err
+
+
+def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, capsys):
+    target = tmp_path / "smaller"
+    assert main(["prune", "embedded", texts, "--cut", "1", "--criteria", "reap", "-o", str(target), "--json"]) == 0
+    out, err = capsys.readouterr()
+    assert "7 of 8 experts a layer, " in err and " MB of weights in place of " in err
+    about = json.loads((target / "moeviz_pruning.json").read_text())
+    assert about["model"] == "embedded" and about["criterion"] == "reap" and about["cut"] == 1
+    assert {row["criterion"] for row in json.loads(out)} == {"reap", "random"}, "a file is judged beside chance"
+    assert moeviz.load_model(str(target)).info.num_experts == (7,) * 6
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"),
+    [
+        (["some/model"], "'some/model' needs texts to read"),
+        (["embedded", "--cut", "7"], "7 experts a layer cannot be cut: layer 0 has 8 experts, and a token takes 2"),
+        (["embedded", "--ranking", "r.json", "--form", "llm-compressor"], "one number a layer. Give it with --cut"),
+        (["embedded", "-o", "smaller", "--cut", "1", "2"], "one number a layer. Give it with --cut"),
+        (["embedded", "-o", ".", "--cut", "1"], "is there already, and nothing is written over"),
+        (["embedded", "-o", "no/such/folder", "--cut", "1"], "There is no folder"),
+        (["embedded", "-o", "smaller", "--cut", "7"], "7 experts a layer cannot be cut: each layer has 8 experts"),
+    ],
+)
+def test_what_cannot_be_is_one_sentence(asked, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prune", *asked]) == 1
+    assert says in capsys.readouterr().err

@@ -1,0 +1,191 @@
+"""What cutting experts costs: texts that choose and texts that judge, criteria by hand, and models really cut."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cut_models import TEXTS, loaded, logits_of, strong, without
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+
+import moeviz
+from moeviz.capture.what_if import what_if
+from moeviz.errors import CaptureError, InvalidPrompt, MissingField
+from moeviz.expert_outputs import ExpertOutputs
+from moeviz.model_info import ModelInfo
+from moeviz.pruning.criteria import LayerLimits, cut_order, expert_scores, first_to_go, usual_cuts
+from moeviz.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
+
+FAMILIES = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss")
+
+
+@pytest.fixture(scope="module")
+def curve():
+    model = loaded(tiny_model(CONFIGS["mixtral"]))
+    return pruning_curve(model, TEXTS, cuts=(1, 4), by_kind="reap", draws=2)
+
+
+def test_scores_are_those_worked_by_hand():
+    """Two slots, three tokens, three experts: expert 0 has 3 tokens, expert 1 has 2, expert 2 none."""
+    experts = np.array([[[0, 1], [1, 0], [0, NO_EXPERT]]], np.int16)
+    weights = np.array([[[0.75, 0.25], [0.75, 0.25], [1, 0]]], np.float32)
+    norm = np.array([[[2, 4], [6, 8], [10, 0]]], np.float32)
+    outputs = ExpertOutputs(norm, norm * weights, norm / 2, np.sign(norm), -np.sign(norm) / 2)
+    tokens = token_frame(np.array([0, 0, 1]), np.array([0, 1, 0]), list("aba"), np.array([1, 2, 1]))
+    trace = RoutingTrace(ModelInfo("small", "sample", (4,), (3,), 2), tokens, experts, weights, outputs=outputs)
+    found = expert_scores(trace).set_index("expert")
+    assert found.loc[0, ["reap", "reap_sum", "frequency", "gate_mass", "greatest"]].tolist() == [4.5, 13.5, 3, 2, 5]
+    assert found.loc[1, ["reap", "reap_sum", "frequency", "gate_mass", "greatest"]].tolist() == [2.75, 5.5, 2, 1, 3]
+    assert (found.loc[2].drop("layer") == 0).all()
+    assert cut_order(expert_scores(trace), "reap", {4: LayerLimits(3, 2)}) == {4: (2, 1, 0)}
+    with pytest.raises(MissingField, match="Trace the texts with outputs=True"):
+        expert_scores(RoutingTrace(trace.model, tokens, experts, weights))
+
+
+def test_of_groups_each_loses_as_many_and_none_fewer_than_a_token_needs():
+    limits = LayerLimits(experts=16, top_k=4, groups=4, groups_kept=2)
+    scores = expert_scores_of(np.arange(16))
+    order = cut_order(scores, "reap", {0: limits})
+    assert order[0][:4] == (0, 4, 8, 12) and first_to_go(order, 8) == {0: (0, 1, 4, 5, 8, 9, 12, 13)}
+    assert usual_cuts({0: limits}) == (4, 8)
+    assert "which must stay of one size. Cut a multiple of 4" in limits.why_not(3)
+    assert limits.why_not(12).endswith("2 must be left of each group. Cut at most 8.")
+    assert LayerLimits(8, 2).why_not(6) == "" and "Cut at most 6" in LayerLimits(8, 2).why_not(7)
+    assert "Cut at most 0" in LayerLimits(4, 4).why_not(1)
+    with pytest.raises(
+        CaptureError, match=r"1 expert a layer cannot be cut: layer 3 has 4 experts, and a token takes 4"
+    ):
+        usual_cuts({3: LayerLimits(4, 4)})
+
+
+def expert_scores_of(values):
+    return pd.DataFrame({"layer": 0, "expert": np.arange(len(values)), "reap": values.astype(float)})
+
+
+def test_whole_texts_are_divided_half_of_each_kind_and_one_that_comes_twice_once():
+    texts = [(label, f"{label} {number}") for label in "abc" for number in range(6)]
+    chose, judged = split([*texts, *texts[:5]], seed=3)
+    assert sorted(chose + judged) == texts and not {*chose} & {*judged}
+    assert all(sum(label == kind for label, _ in chose) == 3 for kind in "abc")
+    assert split(texts, seed=3)[0] == chose != split(texts, seed=4)[0]
+    assert split([("a", "1"), ("b", "1"), ("b", "2")])[0] != ()
+    with pytest.raises(InvalidPrompt, match=r"there is 1\. Give at least two"):
+        split([("a", "1"), ("b", "1")])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_that_of_a_model_without_the_experts(family):
+    """The model is really cut, by slicing its tensors, and asked itself."""
+    model = strong(CONFIGS[family])
+    cut_count = 4
+    found = pruning_curve(loaded(model), TEXTS, cuts=(cut_count,), criteria=("reap",))
+    cut = found.cut("reap", cut_count)
+    assert {len(experts) for experts in cut.values()} == {cut_count}
+    tokenizer, sums = tiny_tokenizer(), {}
+    for name, part in {"plain": model, "cut": without(model, cut)}.items():
+        nats, tokens = 0.0, 0
+        for _, text in found.judged:
+            ids = tokenizer(text, return_tensors="pt")["input_ids"]
+            logits = logits_of(part, ids)[0, :-1]
+            nats += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+            tokens += ids.shape[1] - 1
+        sums[name] = nats / tokens
+    (row,) = found.losses.to_dict("records")
+    assert found.loss == pytest.approx(sums["plain"], abs=1e-5) and row["tokens"] == tokens
+    assert row["loss"] == pytest.approx(sums["cut"], abs=1e-5)
+    assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5)
+    assert abs(row["loss_increase"]) > 1e-3
+
+
+def test_a_softmax_over_all_experts_is_one_over_those_that_are_left():
+    """OLMoE does not renormalise its weights: Mute alone leaves the muted one's part out, and removed=True does not."""
+    model = loaded(tiny_model(CONFIGS["olmoe"]))
+    text, muted = TEXTS[0][1], {0: (3, 7)}
+    effects = {removed: what_if(model, text, moeviz.Mute(muted, removed=removed)) for removed in (False, True)}
+    plain, kept = effects[True].plain, [one for one in range(16) if one not in muted[0]]
+    scores = np.exp(plain.logits[0].astype(np.float64))
+    of = {True: scores[:, kept].sum(-1), False: scores.sum(-1)}
+    for removed, effect in effects.items():
+        experts, weights = effect.changed.experts[0], effect.changed.weights[0]
+        expected = np.take_along_axis(scores, experts.astype(int), -1) / of[removed][:, None]
+        assert weights == pytest.approx(expected, rel=1e-4)
+    with pytest.raises(CaptureError, match="leave reroute=False out"):
+        what_if(model, text, moeviz.Mute(muted, reroute=False, removed=True))
+
+
+def test_a_dead_expert_goes_first_and_then_the_twins_among_which_one_is_divided():
+    """Tokens choose among experts nearly alike, of which one gives nothing, and two give half of what one gave."""
+    model = tiny_model(CONFIGS["mixtral"])
+    for layer in model.model.layers:
+        experts, router = layer.mlp.experts, layer.mlp.gate
+        with torch.no_grad():
+            router.weight *= 0.1
+            experts.down_proj[6] = 0
+            for part in (experts.gate_up_proj, experts.down_proj, router.weight):
+                part[5] = part[2]
+            experts.down_proj[[2, 5]] /= 2
+    found = pruning_curve(loaded(model), TEXTS, cuts=(1,), criteria=("reap", "frequency"))
+    for order in found.order("reap").values():
+        assert order[0] == 6 and {*order[1:3]} == {2, 5}
+    assert any(order[0] != 6 for order in found.order("frequency").values())
+
+
+def test_random_cuts_have_a_mean_and_a_deviation_and_equal_cuts_are_measured_once(curve):
+    whole = curve.losses[(curve.losses["chosen_on"] == ALL) & (curve.losses["judged_on"] == ALL)]
+    assert len(whole) == 6 * 2 and whole.loc[whole["criterion"] == "random", "sd"].gt(0).all()
+    assert whole.loc[whole["criterion"] != "random", "sd"].isna().all()
+    assert whole["share"].tolist() == [1 / 8, 1 / 2] * 6
+    again = pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), criteria=("reap", "reap"))
+    assert (
+        again.losses["loss"].tolist()
+        == whole.loc[(whole["criterion"] == "reap") & (whole["cut"] == 1), "loss"].tolist()
+    )
+
+
+def test_each_kind_is_judged_under_each_kind_s_choice(curve):
+    kinds = {"French", "sums", "prose"}
+    rows = curve.losses[(curve.losses["criterion"] == "reap") & (curve.losses["cut"] == 4)]
+    assert {*zip(rows["chosen_on"], rows["judged_on"], strict=True)} == {
+        (one, other) for one in kinds | {ALL} for other in kinds | {ALL}
+    }
+    for _, part in rows.groupby("chosen_on"):
+        of = part.set_index("judged_on")
+        mean = np.average(of.loc[sorted(kinds), "loss"], weights=of.loc[sorted(kinds), "tokens"])
+        assert of.loc[ALL, "loss"] == pytest.approx(mean)
+    assert rows.groupby("judged_on")["loss"].nunique().loc[sorted(kinds)].gt(1).all()
+
+
+def test_sentences_name_the_texts_and_the_chance_beside_each_cut(curve):
+    first, *cuts, kinds = pruning_sentences(curve)[:-1]
+    assert first.startswith("3 texts chose and 3 texts judged, by the split of seed 0; the whole model's loss on these")
+    assert [words[:44] for words in cuts] == [f"Cutting {cut} of 8 experts a layer by gate × nor" for cut in (1, 4)]
+    assert all("; at random " in words and " ± " in words for words in cuts)
+    assert kinds.startswith("With 1 cut, a kind of text loses ")
+
+
+def test_progress_counts_texts_and_what_it_raises_stops_the_run():
+    model, seen = loaded(tiny_model(CONFIGS["mixtral"])), []
+    pruning_curve(model, TEXTS, cuts=(1,), criteria=("reap", "random"), tokens=16, progress=lambda *at: seen.append(at))
+    assert [done for done, _ in seen] == [*range(1, len(seen) + 1)] and seen[-1][0] == seen[-1][1]
+
+    def stop(done, total):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        pruning_curve(model, TEXTS, cuts=(1,), progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({"cuts": (7,)}, "7 experts a layer cannot be cut: layer 0 has 8 experts, and a token takes 2"),
+        ({"criteria": ("luck",)}, "no criterion 'luck'. Choose among reap"),
+    ],
+)
+def test_what_cannot_be_cut_is_said_before_a_text_is_read(given, says):
+    with pytest.raises(CaptureError, match=says):
+        pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, progress=pytest.fail, **given)
+
+
+def test_groups_are_read_off_the_router():
+    assert set(limits_of(loaded(tiny_model(CONFIGS["deepseek_v3"]))).values()) == {LayerLimits(16, 4, 4, 2)}
