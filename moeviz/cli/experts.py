@@ -33,6 +33,7 @@ SHOWN = (
     "greatest",
     "kind",
     "lift",
+    "spec",
     "role",
     "keeps",
     "writes",
