@@ -270,6 +270,59 @@ def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     return table.assign(writes=pd.array(np.array(texts, object), "str"), **figures)
 
 
+def with_labels(table: pd.DataFrame, labels: pd.DataFrame, source: RoutingTrace | Statistics) -> pd.DataFrame:
+    """The table with what others call its experts, and how far our texts bear that out.
+
+    labels   of `moeviz.formats.expert_labels.read_labels`. Of several labels of an expert the first counts.
+    source   what the table is of.
+
+    Columns: those of the table, and label str ("" where an expert has none) · label_score float64 and label_measure str
+    (theirs) · label_rate float64 (the share of the tokens of the label that the expert has) · label_lift float64 (that
+    over its share of all other tokens, as `lift`). Both are ours, and NaN where no kind of our texts has the label's
+    name, but for case and signs between words.
+    """
+    where = ["layer", "expert"]
+    theirs = labels.drop_duplicates(where).rename(columns={"score": "label_score", "measure": "label_measure"})
+    found = table[where].merge(theirs, how="left", on=where)
+    rate = lift = np.full(len(table), np.nan)
+    try:
+        counted = source.counts_by_label("Labels of experts")
+    except MissingField:
+        pass
+    else:
+        names = {_plain(str(name)): at for at, name in enumerate(counted.groups)}
+        at = found["label"].fillna("").map(lambda label: names.get(_plain(label), -1)).to_numpy(np.int64)
+        has, tokens = counted.assignments.astype(np.float64), counted.tokens.astype(np.float64)
+        row = pd.Series({layer: row for row, layer in enumerate(source.model.layers)})[table["layer"]].to_numpy()
+        lifts, shares = (part[at, row, table["expert"].to_numpy()] for part in _lift(has, tokens))
+        known = (at >= 0) & (tokens[at, row] >= HANDFUL)
+        rate, lift = (np.where(known, part, np.nan) for part in (shares, lifts))
+    words = {name: pd.array(found[name].fillna("").to_numpy(object), "str") for name in ("label", "label_measure")}
+    score = found["label_score"].to_numpy(np.float64)
+    ours = {"label_rate": rate, "label_lift": lift}
+    return table.assign(label=words["label"], label_score=score, label_measure=words["label_measure"], **ours)
+
+
+def labels_sentence(table: pd.DataFrame, labels: pd.DataFrame) -> str:
+    """Say how many of others' labels are of experts of this table, and how many our texts can judge."""
+    here, judged = table["label"] != "", table["label_lift"].notna()
+    said = (
+        f"Of {len(labels):,} labels of others, those of experts here: {int(here.sum()):,}; with the name of a kind of "
+    )
+    if not judged.any():
+        return f"{said}our texts: 0, so their scores are theirs alone."
+    borne_out = int((table["label_lift"] >= TWICE).sum())
+    return (
+        f"{said}our texts: {int(judged.sum()):,}, and with a lift of {TWICE:g} or more there: {borne_out:,}. All other "
+        "scores are theirs alone."
+    )
+
+
+def _plain(label: str) -> str:
+    """A label but for case and what stands between its words."""
+    return "".join(letter for letter in label.casefold() if letter.isalnum())
+
+
 def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame | None) -> pd.DataFrame:
     """The table with each expert's nearest other one, by weights and by outputs.
 
@@ -310,8 +363,8 @@ def expert_table_sentences(table: pd.DataFrame) -> list[str]:
     if table["q"].notna().any():
         of = table["role"] == COMMITTEE
         said.append(
-            f"{roles.get(SPECIALIST, 0):,} of {count:,} experts are specialists for kinds of text, {int(of.sum()):,} "
-            f"are of a standing committee, and {roles.get(GENERALIST, 0):,} take all kinds alike."
+            f"Of {count:,} experts, specialists for kinds of text: {roles.get(SPECIALIST, 0):,}; of a standing "
+            f"committee: {int(of.sum()):,}; generalists, which take all kinds alike: {roles.get(GENERALIST, 0):,}."
         )
         if of.any():
             share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]

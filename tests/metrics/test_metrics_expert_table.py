@@ -98,7 +98,7 @@ def test_a_specialist_one_of_a_committee_and_generalists_are_told():
     others = table.drop(index=[1, 2])
     assert set(others["role"]) <= {GENERALIST, ""} and "b" not in set(others["kind"])
     first, second = expert_table_sentences(table)[:2]
-    assert first.startswith("1 of 8 experts are specialists for kinds of text, 1 are of a standing committee, and ")
+    assert first.startswith("Of 8 experts, specialists for kinds of text: 1; of a standing committee: 1; generalists, ")
     assert second.startswith("An expert of a committee takes 4") and second.endswith("; a uniform share is 12%.")
 
 
