@@ -16,7 +16,6 @@ from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
 from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.views.read_again import (
-    ask_direct,
     decided_here,
     is_direct,
     muted_here,
@@ -247,7 +246,8 @@ def _choose(trace: RoutingTrace, part: RoutingTrace, rows: range) -> None:
     if heard.mutes is not None and (run := run_on_screen()) is not None:
         visit().muted = (replace(run, mute=heard.mutes), heard.asked)
     if heard.direct is not None:
-        ask_direct(trace, heard.direct[1] + rows.start)
+        token, is_asked = heard.direct
+        visit().direct = (trace, token + rows.start) if is_asked else None
     if (place := heard.at) is not None:
         session.choose(place[0], place[1] + rows.start)
         if (before := visit().explorer) is not None and before[0] is trace and before[1] == rows:

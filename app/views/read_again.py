@@ -66,11 +66,6 @@ def offer_occlusion(trace: RoutingTrace, run: RunRequest, is_asked: bool) -> Non
             st.fragment(_watch, run_every=BETWEEN_LOOKS)(trace, job)
 
 
-def ask_direct(trace: RoutingTrace, token: int) -> None:
-    """Take a press on Direct: it shows the parts of the choices for a token, or puts them away."""
-    visit().direct = None if visit().direct == (trace, token) else (trace, token)
-
-
 def is_direct(trace: RoutingTrace) -> bool:
     """Return whether the parts of the choices for the selected token are on screen."""
     return visit().direct == (trace, session.selected_token())

@@ -7,7 +7,6 @@ from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
-ROW, AROUND = 18, 90  # pixels
 FIRST, ALSO = "first choice", "also chosen"
 
 
@@ -31,7 +30,7 @@ def direct_bars(frame: pd.DataFrame) -> alt.LayerChart:
     if not is_first.all():
         parts.append(marks.points(told[~is_first], {"filled": True, "size": 45, "opacity": 1}, **base))
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=theme.NOTE).encode(x="zero:Q")
-    return theme.framed(marks.layered(*parts, zero), ROW * len(rows) + AROUND)
+    return theme.framed(marks.layered(*parts, zero), theme.rows_height(len(rows)))
 
 
 DIRECT = Chart(

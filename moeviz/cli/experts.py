@@ -16,13 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.routing_trace import RoutingTrace
 
 HELP = "Show all experts of a model in one table: what each takes, adds, keeps and writes, and which are alike."
 EXAMPLES = """examples:
   moeviz experts embedded
   moeviz experts embedded --layers 3 --mute --json
   moeviz experts allenai/OLMoE-1B-7B-0924 texts.jsonl -o experts.csv
-  moeviz experts trace.npz                            from a trace, without a model"""
+  moeviz experts trace.npz --write-labels labels.json our names, in the form of colibri's atlas
+  moeviz experts trace.npz --labels labels.json       others' labels beside ours"""
 SUFFIXES = (".csv", ".json")
 SHOWN = (
     "layer",
@@ -33,9 +35,15 @@ SHOWN = (
     "greatest",
     "kind",
     "lift",
+    "spec",
     "role",
     "keeps",
     "writes",
+    "label",
+    "label_score",
+    "label_measure",
+    "label_rate",
+    "label_lift",
     "says",
 )
 
@@ -64,6 +72,15 @@ def arguments(parser: ArgumentParser) -> None:
         "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
     )
     add_backend(parser)
+    parser.add_argument(
+        "--labels",
+        nargs="+",
+        metavar="FILE",
+        help="show labels that others gave to the experts beside ours: JSON of colibri's atlas or MoE_analysis",
+    )
+    parser.add_argument(
+        "--write-labels", metavar="FILE", help="write our names and specialists as JSON, in the form of colibri's atlas"
+    )
     add_json(parser)
     add_import_options(parser)
 
@@ -71,10 +88,19 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz experts`."""
     from moeviz.formats.dataset.opening import is_dataset
-    from moeviz.metrics.expert_table import expert_table, expert_table_sentences, notes_on_experts
+    from moeviz.metrics.expert_table import (
+        expert_table,
+        expert_table_sentences,
+        labels_sentence,
+        notes_on_experts,
+        with_labels,
+    )
 
     if args.output is not None and not args.output.lower().endswith(SUFFIXES):
         raise MoevizError(f"The table is written as .csv or .json, and {args.output!r} is neither. Give such a name.")
+    if args.write_labels is not None and not args.write_labels.lower().endswith(".json"):
+        raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
+    labels = _labels_at(args.labels)
     recorded = is_dataset(args.source) or _is_trace(args.source)
     if recorded and (args.texts or args.mute):
         what = "texts" if args.texts else "losses without experts"
@@ -84,11 +110,16 @@ def run(args: Namespace) -> int:
     if is_dataset(args.source):
         from moeviz.corpus.analyses import DatasetStatistics
 
-        table = expert_table(DatasetStatistics(open_dataset(args.source, args)))
+        counted = DatasetStatistics(open_dataset(args.source, args))
+        table = expert_table(counted)
     elif recorded:
-        table = expert_table(read_one_trace(args.source, args))
+        counted = read_one_trace(args.source, args)
+        table = expert_table(counted)
     else:
-        table = _of_model(args)
+        table, counted = _of_model(args)
+    if labels is not None:
+        table = with_labels(table, labels, counted)
+        note(labels_sentence(table, labels))
     if args.layers:
         table = table[table["layer"].isin(args.layers)]
         if table.empty:
@@ -97,15 +128,31 @@ def run(args: Namespace) -> int:
     for sentence in expert_table_sentences(table):
         note(sentence)
     _write(table, args)
+    if args.write_labels is not None:
+        from moeviz.formats.expert_labels import to_labels
+
+        Path(args.write_labels).write_bytes(to_labels(table, counted.model.name))
+        note(f"wrote {args.write_labels}")
     return 0
+
+
+def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
+    """The labels in all files together; None where none is named."""
+    if paths is None:
+        return None
+    import pandas as pd
+
+    from moeviz.formats.expert_labels import read_labels
+
+    return pd.concat([read_labels(path) for path in paths], ignore_index=True)
 
 
 def _is_trace(source: str) -> bool:
     return not why_no_file(source) and Path(source).is_file() and not source.lower().endswith(".gguf")
 
 
-def _of_model(args: Namespace) -> "pd.DataFrame":
-    """The table of a model's experts, with what its weights and vectors add to it."""
+def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
+    """The table of a model's experts, with what its weights and vectors add to it; and the trace."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.expert_vectors import expert_vectors
     from moeviz.capture.models.load import LoadedModel
@@ -134,7 +181,7 @@ def _of_model(args: Namespace) -> "pd.DataFrame":
         table = with_twins(table, by_weights, None)
     else:
         table = with_twins(with_writing(table, vectors.written), by_weights, vectors.nearest)
-    return _muted(model, table, texts, args) if args.mute else table
+    return (_muted(model, table, texts, args) if args.mute else table), trace
 
 
 def _muted(

@@ -16,10 +16,10 @@ def direct_parts(attribution: pd.DataFrame, layer: int) -> pd.DataFrame:
     parts that tell the first choice most are rows of their own, in the order of the residual stream; all others are
     one.
 
-    One row per part and chosen expert. Columns: place int32 (of the part in the stream) · part str ("experts, layer 3")
-    · expert int16 · slot int8 · logit float64 (what the part adds to the expert's logit) · above_mean float64 (the same
-    less its mean over all experts). Raises `InvalidTrace` for a layer that the table does not have, or whose router
-    chose no expert.
+    One row per part and chosen expert. Columns: place int32 (of the part in the stream) · part str ("experts of layer
+    3") · expert int16 · slot int8 · logit float64 (what the part adds to the logit of the expert) · above_mean float64
+    (the same less its mean over all experts). Raises `InvalidTrace` for a layer that the table does not have, or whose
+    router chose no expert.
 
     Source: see `moeviz.direct_attribution`.
     """
@@ -29,7 +29,7 @@ def direct_parts(attribution: pd.DataFrame, layer: int) -> pd.DataFrame:
         layers = attribution["layer"].unique().tolist()
         why = "chose no expert for this token" if len(own) else f"is not among those that were split, {spans(layers)}"
         raise InvalidTrace(f"Layer {layer} {why}. Choose another layer.")
-    of = chosen["part_layer"].astype("str").radd(", layer ").where(chosen["part_layer"] >= 0, "")
+    of = chosen["part_layer"].astype("str").radd(" of layer ").where(chosen["part_layer"] >= 0, "")
     named = chosen.assign(part=chosen["part"] + of)
     first = named[named["slot"] == named["slot"].min()]
     told = first if len(first) <= MOST + 1 else first.loc[first["above_mean"].abs().nlargest(MOST).index]

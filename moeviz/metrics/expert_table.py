@@ -1,5 +1,7 @@
 """All experts of a model in one table: what each takes, how much it adds, and its role, as far as chance allows."""
 
+from math import ceil, comb
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64
@@ -12,13 +14,16 @@ from moeviz.metrics.significance import HANDFUL, STANDS_OUT
 from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import RoutingTrace
 
 SHUFFLES = 999
 MEANS = ("norm", "added", "cosine", "residual")  # of `ExpertOutputs`, as means over an expert's tokens
 KEPT = 3  # tokens of an expert
 OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
-SPECIALIST, GENERALIST = "specialist", "generalist"
+SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
+SPECIAL_FROM = 0.25  # `spec` of a specialist: of 15 kinds it has effectively half
+PRESENT = 0.8  # share of the kinds in which an expert of a standing committee leads
 ALIKE = 0.98  # cosine of two experts' weights, or outputs, from which on they are duplicates
 
 
@@ -32,21 +37,29 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     The kind of text is the label of whose tokens an expert has the largest share, compared with its share of all other
     tokens (`lift`; half a token is added there, so that none is infinite). `q` is how often luck brings such a lift of
     some label: labels are shuffled among texts 999 times (seed 0), each text kept whole, and corrected for all experts
-    together (Benjamini and Hochberg). `keeps` are tokens that go to it more than twice as often as others, in two texts
-    at least, where luck brings such a one among all tokens and all experts of the layer at most once in twenty times.
+    together (Benjamini and Hochberg). `spec` is 1 less the entropy of its shares of all labels over the logarithm of
+    their number: 0 where it has the same share of each, 1 where it has one label alone. `keeps` are tokens that go to
+    it more than twice as often as others, in two texts at least, where luck brings such a one among all tokens and all
+    experts of the layer at most once in twenty times.
 
-    `role`: a specialist has a kind with a lift of 2 or more and q of at most 5%; a generalist has at least 1.5 times a
-    uniform share of the tokens of every kind (arXiv 2601.03425 finds a standing committee of such, arXiv 2604.05267
-    doubts it: look at q and lift). `super`: its greatest activation is above the 99.5th percentile of all experts', a
-    tenth of the greatest at least, and ten times their median; the last rule is moeviz's own.
+    `role`: a specialist has a kind with a lift of 2 or more and q of at most 5%, and spec of 0.25 or more: it has
+    effectively at most half of 15 kinds. An expert of a standing committee has at least 1.5 times a uniform share, and
+    is among the k experts with the largest share of a kind (k: slots of a token) for 80% of the kinds; of such, those
+    that no other beats in the mean of its ranks and in their variance. It is told only where unrelated ranks would give
+    a layer such an expert at most once in twenty times. A generalist is neither, and has between 1 / 1.5 and 1.5 times
+    its mean share of every kind. arXiv 2601.03425 finds committees that take most of the routing, arXiv 2604.05267
+    experts of domains; a model may have both, or neither. `super`: its greatest activation is above the 99.5th
+    percentile of all experts', a tenth of the greatest at least, and ten times their median; the last rule is moeviz's
+    own.
 
     One row per layer and expert. Columns: layer int32 · expert int16 · tokens int64 (that it has) · share float64 (of
     the layer's assignments) · times_uniform float64 · mean_weight, norm, added, greatest, cosine, residual float64
-    (NaN where they are not recorded; greatest is the maximum) · kind str · lift, q float64 (NaN without labels) · keeps
-    str · role str · super bool · name str (of `expert_names`, "" where none holds).
+    (NaN where they are not recorded; greatest is the maximum) · kind str · lift, q, spec float64 (NaN without labels)
+    · keeps str · role str · super bool · name str (of `expert_names`, "" where none holds).
 
     Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
-    (1995).
+    (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens in place of mean weights,
+    with the effect and the luck beside it; spec as in the atlas of experts of colibri (analyze.py).
     """
     frame, counts = all_experts(trace), trace.counts()
     there = np.arange(counts.assignments.shape[2]) < np.array(trace.model.num_experts)[:, None]
@@ -62,8 +75,9 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
         frame[name] = values[there]
     frame["kind"] = frame["kind"].where(frame["q"].fillna(0 if isinstance(trace, Statistics) else 1) <= LUCK, "")
     frame["keeps"] = _keeps(trace) if isinstance(trace, RoutingTrace) else ""
-    special = (frame["kind"] != "") & (frame["lift"] >= TWICE) & (frame["q"] <= LUCK)
-    frame["role"] = np.where(special, SPECIALIST, np.where(frame.pop("everywhere"), GENERALIST, ""))
+    special = (frame["kind"] != "") & (frame["lift"] >= TWICE) & (frame["q"] <= LUCK) & (frame["spec"] >= SPECIAL_FROM)
+    leads, alike = frame.pop("leads") & (frame["times_uniform"] >= STANDS_OUT), frame.pop("alike")
+    frame["role"] = np.select([special, leads, alike], [SPECIALIST, COMMITTEE, GENERALIST], "")
     frame["super"] = super_experts(frame["greatest"].to_numpy())
     return _named(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
 
@@ -115,10 +129,10 @@ def means_of_experts(trace: RoutingTrace) -> dict[str, np.ndarray]:
 
 
 def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
-    """(L, E) the label of the largest lift, that lift, its q, and whether every label is taken often."""
+    """(L, E) the label of the largest lift, that lift, its q, spec, and whether it leads, or has all kinds alike."""
     L, E = len(source.model.layers), max(source.model.num_experts)
-    none = {"kind": np.full((L, E), "", object), "everywhere": np.zeros((L, E), bool)}
-    none |= dict.fromkeys(("lift", "q"), np.full((L, E), np.nan))
+    none = {"kind": np.full((L, E), "", object)} | dict.fromkeys(("leads", "alike"), np.zeros((L, E), bool))
+    none |= dict.fromkeys(("lift", "q", "spec"), np.full((L, E), np.nan))
     try:
         counted = source.counts_by_label("Kinds of text")
     except MissingField:
@@ -128,15 +142,41 @@ def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
     names = np.array([str(name) for name in counted.groups], object)
     has, tokens = counted.assignments.astype(np.float64), counted.tokens.astype(np.float64)  # (D, L, E), (D, L)
     lift, share = _lift(has, tokens)
-    filled = has.sum((0, 2)) / np.maximum(tokens.sum(0), 1)  # slots of a token
-    uniform = filled[:, None] / np.array(source.model.num_experts)[:, None]
-    enough = np.asarray((tokens >= HANDFUL).all(0))[:, None]
+    mean, enough = share.mean(0), np.asarray((tokens >= HANDFUL).all(0))[:, None]
+    alike = (share.max(0) <= STANDS_OUT * mean) & (share.min(0) * STANDS_OUT >= mean) & (mean > 0)
+    leads = [_leading(share[:, row, :E], source.model.top_k) for row, E in enumerate(source.model.num_experts)]
     return {
         "kind": np.where(has.sum(0) > 0, names[lift.argmax(0)], ""),
         "lift": np.where(has.sum(0) > 0, lift.max(0), np.nan),
         "q": _luck(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
-        "everywhere": (share.min(0) >= STANDS_OUT * uniform) & enough,
+        "spec": _spec(share),
+        "leads": np.array([np.pad(row, (0, E - len(row))) for row in leads]) & enough,
+        "alike": alike & enough,
     }
+
+
+def _spec(share: np.ndarray) -> np.ndarray:
+    """(…) how far each expert's shares (D, …) of D kinds are from the same of each; NaN where it has none."""
+    sums = share.sum(0)
+    p = np.divide(share, sums, out=np.full(share.shape, np.nan), where=sums > 0)
+    entropy: np.ndarray = -(p * np.log(np.where(p > 0, p, 1.0))).sum(0)
+    spec: np.ndarray = 1 - entropy / np.log(len(share))
+    return spec
+
+
+def _leading(share: np.ndarray, k: int) -> np.ndarray:
+    """(E,) whether an expert is of the standing committee of its layer, by shares (D, E) of the tokens of D kinds."""
+    D, E = share.shape
+    rank = 1 + (share[:, None, :] > share[:, :, None]).sum(-1)
+    least = ceil(PRESENT * D)
+    luck = sum(comb(D, n) * (k / E) ** n * (1 - k / E) ** (D - n) for n in range(least, D + 1))
+    leads: np.ndarray = ((rank <= k) & (share > 0)).sum(0) >= least
+    if k >= E or E * luck > LUCK:
+        return np.zeros(E, bool)
+    rank = np.minimum(rank, k + 1)
+    places = np.where(leads, np.stack([rank.mean(0), rank.var(0)]), np.inf)  # (2, E)
+    beaten = (places[:, None] <= places[..., None]).all(0) & (places[:, None] < places[..., None]).any(0)
+    return leads & ~beaten.any(-1)
 
 
 def _lift(has: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -223,6 +263,59 @@ def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     return table.assign(writes=pd.array(np.array(texts, object), "str"), **figures)
 
 
+def with_labels(table: pd.DataFrame, labels: pd.DataFrame, source: RoutingTrace | Statistics) -> pd.DataFrame:
+    """The table with what others call its experts, and how far our texts bear that out.
+
+    labels   of `moeviz.formats.expert_labels.read_labels`. Of several labels of an expert the first counts.
+    source   what the table is of.
+
+    Columns: those of the table, and label str ("" where an expert has none) · label_score float64 and label_measure str
+    (theirs) · label_rate float64 (the share of the tokens of the label that the expert has) · label_lift float64 (that
+    over its share of all other tokens, as `lift`). Both are ours, and NaN where no kind of our texts has the label's
+    name, but for case and signs between words.
+    """
+    where = ["layer", "expert"]
+    theirs = labels.drop_duplicates(where).rename(columns={"score": "label_score", "measure": "label_measure"})
+    found = table[where].merge(theirs, how="left", on=where)
+    rate = lift = np.full(len(table), np.nan)
+    try:
+        counted = source.counts_by_label("Labels of experts")
+    except MissingField:
+        pass
+    else:
+        names = {_plain(str(name)): at for at, name in enumerate(counted.groups)}
+        at = found["label"].fillna("").map(lambda label: names.get(_plain(label), -1)).to_numpy(np.int64)
+        has, tokens = counted.assignments.astype(np.float64), counted.tokens.astype(np.float64)
+        row = pd.Series({layer: row for row, layer in enumerate(source.model.layers)})[table["layer"]].to_numpy()
+        lifts, shares = (part[at, row, table["expert"].to_numpy()] for part in _lift(has, tokens))
+        known = (at >= 0) & (tokens[at, row] >= HANDFUL)
+        rate, lift = (np.where(known, part, np.nan) for part in (shares, lifts))
+    words = {name: pd.array(found[name].fillna("").to_numpy(object), "str") for name in ("label", "label_measure")}
+    score = found["label_score"].to_numpy(np.float64)
+    ours = {"label_rate": rate, "label_lift": lift}
+    return table.assign(label=words["label"], label_score=score, label_measure=words["label_measure"], **ours)
+
+
+def labels_sentence(table: pd.DataFrame, labels: pd.DataFrame) -> str:
+    """Say how many of others' labels are of experts of this table, and how many our texts can judge."""
+    here, judged = table["label"] != "", table["label_lift"].notna()
+    said = (
+        f"Of {len(labels):,} labels of others, those of experts here: {int(here.sum()):,}; with the name of a kind of "
+    )
+    if not judged.any():
+        return f"{said}our texts: 0, so their scores are theirs alone."
+    borne_out = int((table["label_lift"] >= TWICE).sum())
+    return (
+        f"{said}our texts: {int(judged.sum()):,}, and with a lift of {TWICE:g} or more there: {borne_out:,}. All other "
+        "scores are theirs alone."
+    )
+
+
+def _plain(label: str) -> str:
+    """A label but for case and what stands between its words."""
+    return "".join(letter for letter in label.casefold() if letter.isalnum())
+
+
 def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame | None) -> pd.DataFrame:
     """The table with each expert's nearest other one, by weights and by outputs.
 
@@ -261,10 +354,17 @@ def expert_table_sentences(table: pd.DataFrame) -> list[str]:
     count, roles = len(table), table["role"].value_counts()
     said = []
     if table["q"].notna().any():
+        of = table["role"] == COMMITTEE
         said.append(
-            f"{roles.get(SPECIALIST, 0):,} of {count:,} experts are specialists for a kind of text, and "
-            f"{roles.get(GENERALIST, 0):,} take every kind."
+            f"Of {count:,} experts, specialists for kinds of text: {roles.get(SPECIALIST, 0):,}; of a standing "
+            f"committee: {int(of.sum()):,}; generalists, which take all kinds alike: {roles.get(GENERALIST, 0):,}."
         )
+        if of.any():
+            share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
+            said.append(
+                f"An expert of a committee takes {percent(share.mean())} of its layer's assignments on average; a "
+                f"uniform share is {percent(uniform.mean())}."
+            )
     if "writes" in table:
         writes = int((table["writes"] != "").sum())
         said.append(

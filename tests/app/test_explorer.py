@@ -139,14 +139,16 @@ def test_what_a_browser_tells_is_checked(trace):
     asked = {"expert": [1, 3], "at": [1, 2], "id": id_}
     assert told(None, asked) == component.Chosen((1, 2), (1, 3))
 
-    def direct(at, about=id_):
-        return component.told(trace, {"direct": {"at": at, "id": about, "press": 0.1}}).direct
-
-    assert direct([1, 2]) == (1, 2)
-    assert {direct(wrong) for wrong in ([9, 2], [1, 99], [1, -1], ["1", 2], [1], None)} == {None}
-    assert direct([1, 2], id_ + 1) is None and component.told(trace, {"direct": "x"}).direct is None
     for wrong in ({"expert": [1, 8]}, {"expert": [9, 0]}, {"expert": "x"}, {"id": id_ + 1}):
         assert told(None, asked | wrong).opened is None
+
+    def direct(**other):
+        return component.told(trace, {"direct": {"token": 2, "on": True, "id": id_, "press": 0.1} | other}).direct
+
+    assert direct() == (2, True) and direct(on=False) == (2, False)
+    wrongs = ({"token": 99}, {"token": -1}, {"token": "2"}, {"token": None}, {"on": "x"}, {"id": id_ + 1})
+    assert {direct(**wrong) for wrong in wrongs} == {None}
+    assert component.told(trace, {"direct": "x"}).direct is None
 
 
 def test_mutes_that_a_browser_tells_are_checked(trace):

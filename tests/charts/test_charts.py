@@ -494,7 +494,7 @@ def test_the_parts_of_a_choice_are_bars_and_those_of_other_choices_dots(request)
     )
     drawn = DIRECT.draw(DIRECT.measure(parts, 2)).to_dict()
     check_golden(DIRECT, drawn, request)
-    assert drawn["layer"][0]["encoding"]["y"]["sort"] == ["embedding", "experts, layer 0"]
+    assert drawn["layer"][0]["encoding"]["y"]["sort"] == ["embedding", "experts of layer 0"]
     alone = DIRECT.draw(DIRECT.measure(parts[parts["slot"] == 0], 2)).to_dict()
     assert len(alone["layer"]) == len(drawn["layer"]) - 1
 

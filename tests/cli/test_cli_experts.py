@@ -58,7 +58,30 @@ def test_a_trace_and_a_dataset_have_what_they_keep(tmp_path, capsys):
     assert main(["experts", str(tmp_path / "trace.npz"), "--layers", "5"]) == 0
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split()[:3] == ["layer", "expert", "share"] and len(out.splitlines()) == 9
-    assert "of 8 experts are specialists" in err
+    assert "Of 8 experts, specialists" in err
+
+
+def test_labels_of_others_stand_beside_ours_and_ours_are_written(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trace = reference_routing()
+    write_trace(trace, "trace.npz")
+    write_dataset(trace, "folder")
+    assert main(["experts", "trace.npz", "--write-labels", "ours.json", "--json"]) == 0
+    ours = json.loads(capsys.readouterr().out)
+    (tmp_path / "X_L5_interp.json").write_text(json.dumps({"2": {"hypothesis": "<b>\x1b[2J", "metrics": {}}}))
+    for source in ("trace.npz", "folder"):
+        assert main(["experts", source, "--labels", "X_L5_interp.json", "ours.json", "--json"]) == 0
+        out, err = capsys.readouterr()
+        rows = json.loads(out)
+        special = [row for row, own in zip(rows, ours, strict=True) if own["role"] == "specialist"]
+        assert "with a lift of 2 or more there" in err and len(special) > 5
+        told = [row for row in special if (row["layer"], row["expert"]) != (5, 2)]
+        assert all(row["label_lift"] == pytest.approx(row["lift"]) for row in told)
+        (theirs,) = (row for row in rows if (row["layer"], row["expert"]) == (5, 2))
+        assert theirs["label"].startswith("<b>") and theirs["label_score"] is theirs["label_lift"] is None
+    assert main(["experts", "trace.npz", "--labels", "X_L5_interp.json"]) == 0
+    out, err = capsys.readouterr()
+    assert "their scores are theirs alone" in err and "\x1b" not in out and "<b>" in out
 
 
 @pytest.mark.parametrize(
@@ -69,6 +92,9 @@ def test_a_trace_and_a_dataset_have_what_they_keep(tmp_path, capsys):
         (["trace.npz", "-o", "experts.xlsx"], "written as .csv or .json"),
         (["trace.npz", "--layers", "99"], "has no MoE layer among"),
         (["some/model"], "needs texts to read"),
+        (["trace.npz", "--labels", "trace.npz"], "has no labels of experts"),
+        (["trace.npz", "--labels", "absent.json"], "absent.json"),
+        (["trace.npz", "--write-labels", "labels.csv"], "Labels are written as .json"),
     ],
 )
 def test_what_cannot_be_is_one_sentence(asked, says, tmp_path, capsys, monkeypatch):

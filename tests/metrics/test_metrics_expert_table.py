@@ -9,8 +9,11 @@ import pytest
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.expert_table import (
+    COMMITTEE,
     GENERALIST,
     SPECIALIST,
+    _leading,
+    _spec,
     adjusted,
     expert_table,
     expert_table_sentences,
@@ -72,26 +75,60 @@ def test_one_outlier_is_a_super_expert_and_none_is_named_without_one():
     assert not super_experts(np.full(4, np.nan)).any() and not super_experts(np.zeros(4)).any()
 
 
-def labelled_trace(seed, bias, texts=40, tokens=50, experts=8):
-    """Texts of two labels; expert 1 has more of "b" by `bias` on its logit, and expert 2 more of both."""
+def labelled_trace(seed, bias, texts=40, tokens=50, experts=8, kinds=2):
+    """Texts of labels a, b, …; expert 1 has more of "b", less of others, by `bias` on its logit; 2 more of all."""
     rng = np.random.default_rng(seed)
-    label = np.repeat(np.arange(texts) % 2, tokens)
+    label = np.repeat(np.arange(texts) % kinds, tokens)
     logits = rng.normal(size=(1, texts * tokens, experts)) + np.repeat(rng.normal(0, 0.3, (texts, experts)), tokens, 0)
-    logits[0, label == 1, 1] += bias
+    logits[0, :, 1] += np.where(label == 1, bias, -bias)
     logits[0, :, 2] += bias
     chosen = np.argsort(-logits, axis=-1)[..., :2].astype(np.int16)
     sequence = np.repeat(np.arange(texts), tokens)
     frame = token_frame(sequence, np.tile(np.arange(tokens), texts), ["x"] * len(label))
-    frame["label"] = pd.Series(np.array(["a", "b"], object)[label], dtype="str")
+    frame["label"] = pd.Series(np.array(list("abcdefgh"), object)[label], dtype="str")
     return RoutingTrace(ModelInfo("made", "sample", (0,), (experts,), 2, slot_order="unknown"), frame, chosen)
 
 
-def test_a_specialist_and_a_generalist_are_told():
-    table = expert_table(labelled_trace(0, 2.5))
+def test_a_specialist_one_of_a_committee_and_generalists_are_told():
+    table = expert_table(labelled_trace(0, 3.0, texts=48, kinds=6))
     assert (of(table, 0, 1).kind, of(table, 0, 1).role) == ("b", SPECIALIST) and of(table, 0, 1).q <= 0.01
-    assert of(table, 0, 2).role == GENERALIST
+    assert of(table, 0, 2).role == COMMITTEE and of(table, 0, 2).times_uniform > 3
     others = table.drop(index=[1, 2])
-    assert GENERALIST not in set(others["role"]) and "b" not in set(others["kind"])
+    assert set(others["role"]) <= {GENERALIST, ""} and "b" not in set(others["kind"])
+    first, second = expert_table_sentences(table)[:2]
+    assert first.startswith("Of 8 experts, specialists for kinds of text: 1; of a standing committee: 1; generalists, ")
+    assert second.startswith("An expert of a committee takes 4") and second.endswith("; a uniform share is 12%.")
+
+
+def test_a_kind_beyond_luck_is_no_specialist_where_the_expert_has_all_others_too():
+    """A lift of two, q under 5%, and yet the other five kinds are most of what it has."""
+    table = expert_table(labelled_trace(0, 0.5, texts=240, kinds=6))
+    one = of(table, 0, 1)
+    assert one.kind == "b" and one.q <= 0.05 and one.lift >= 2 and one.spec < 0.25 and one.role == ""
+
+
+def test_spec_is_that_worked_by_hand():
+    """Shares of two kinds: the same, one alone, three to one; and an expert without a token."""
+    share = np.array([[0.2, 0.4, 0.3, 0], [0.2, 0, 0.1, 0]])
+    expected = [0, 1, 1 + (0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / np.log(2), np.nan]
+    np.testing.assert_allclose(_spec(share), expected)
+
+
+def test_a_committee_leads_in_most_kinds_and_nobody_beats_it():
+    """Six kinds, top-2 of 8. Expert 0 is first everywhere, 1 second in five kinds, 2 in one."""
+    share = np.full((6, 8), 0.1)
+    share[:, 0], share[:5, 1], share[5, 2] = 0.9, 0.5, 0.5
+    assert np.flatnonzero(_leading(share, 2)).tolist() == [0], "the second has a larger mean rank and variance"
+    share[:, 0] = [0.9, 0.9, 0.9, 0.9, 0.9, 0.05]  # first in five kinds, last in one: the other is steadier
+    share[5, 1] = 0.45
+    assert np.flatnonzero(_leading(share, 2)).tolist() == [0, 1]
+    assert not _leading(share[:2], 2).any(), "of two kinds, luck would bring one to nearly half of all layers"
+    assert not _leading(share, 8).any(), "where all are chosen nobody leads"
+
+
+def test_where_shares_are_luck_there_is_no_committee():
+    rng = np.random.default_rng(0)
+    assert sum(_leading(rng.random((6, 8)), 2).any() for _ in range(400)) < 40, "once in twenty times, 5%"
 
 
 def test_where_labels_mean_nothing_a_kind_is_named_in_few_of_many_traces():
@@ -123,7 +160,7 @@ def test_tokens_that_keep_to_an_expert_are_named_and_dealt_anew_none_are():
     order = rng.permutation(len(trace.tokens))
     dealt = replace(trace, experts=trace.experts[:, order], weights=trace.weights[:, order])
     dealt = expert_table(dealt)
-    assert (dealt["keeps"] != "").sum() <= 3 and (dealt["role"] == "").all()
+    assert (dealt["keeps"] != "").sum() <= 3 and set(dealt["role"]) <= {GENERALIST, ""}
 
 
 def test_writing_is_told_where_it_holds_and_twins_by_name():

@@ -289,7 +289,7 @@ app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
     "test_metrics_expert_table.py": """
-metrics/expert_table: expert_table_sentences notes_on_experts
+metrics/expert_table: expert_table_sentences notes_on_experts labels_sentence
 """,
     "test_metrics_direct_attribution.py": """
 metrics/direct_attribution: direct_parts direct_caption

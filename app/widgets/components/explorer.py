@@ -35,7 +35,7 @@ class Chosen(NamedTuple):
     mutes: tuple[Place, ...] | None = None  # layers and experts, since this trace is shown; None: nothing yet
     asked: int = 0  # so often for other mutes
     decide: bool = False  # whether it is asked which word decided, in one run
-    direct: Place | None = None  # layer and token whose direct parts are asked for, in one run
+    direct: tuple[int, bool] | None = None  # a token, and whether its direct parts are asked for, in one run
 
 
 class Muted(NamedTuple):
@@ -151,10 +151,10 @@ def _told_mutes(trace: RoutingTrace, state: Any, id_: int) -> tuple[tuple[Place,
     return None, 0
 
 
-def _told_direct(trace: RoutingTrace, state: Any, id_: int) -> Place | None:
+def _told_direct(trace: RoutingTrace, state: Any, id_: int) -> tuple[int, bool] | None:
     match state:
-        case {"at": [int(layer), int(token)], "id": about} if about == id_:
-            return (layer, token) if layer in trace.model.layers and 0 <= token < len(trace.tokens) else None
+        case {"token": int(token), "on": bool(on), "id": about} if about == id_ and 0 <= token < len(trace.tokens):
+            return token, on
     return None
 
 

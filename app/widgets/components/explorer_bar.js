@@ -2,6 +2,8 @@
 // counted, and what is worth seeing.
 
 const FEW_LAYERS = 12; // of so many, each has a button
+const LOOK_MS = 100;
+const PATIENCE = 100; // looks
 const DIRECT = "What did each part of the model write of this choice, directly?";
 
 class Bar {
@@ -25,12 +27,22 @@ class Bar {
   learn(direct) {
     this.direct.hidden = direct === null;
     this.direct.setAttribute("aria-pressed", String(direct === true));
+    if (direct && this.leads) this.leadTo(".st-key-direct-parts", PATIENCE);
+    this.leads = false;
+  }
+
+  // They are under the map, and there once the model has run.
+  leadTo(place, left) {
+    const found = document.querySelector(place);
+    if (found) found.scrollIntoView({ block: "nearest" });
+    else if (left) setTimeout(() => this.leadTo(place, left - 1), LOOK_MS);
   }
 
   askDirect() {
     const { explorer } = this;
+    this.leads = this.direct.getAttribute("aria-pressed") === "false";
     explorer.reportNow();
-    explorer.send("direct", { at: explorer.here(), id: explorer.trace.data.id, press: Math.random() });
+    explorer.send("direct", { token: explorer.token, on: this.leads, id: explorer.trace.data.id, press: Math.random() });
   }
 
   ofLayer(layer) {
