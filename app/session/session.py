@@ -45,6 +45,7 @@ DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts
 FIRST_KIND, SECOND_KIND, CONTINUED = "first_kind", "second_kind", "continued"  # on Contrast
+BASE, CHILD, LINEAGE_LAYER = "base", "child", "lineage_layer"  # on Lineage
 OF_DATASET, OF_TRACE = "dataset", "trace"  # texts there that are on screen; others go by their own names
 DEPTH = "depth"  # of the layers that are compared in three traces
 

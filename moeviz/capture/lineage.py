@@ -395,10 +395,10 @@ def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
 
 PHRASES = {
     KEPT: "{} kept",
-    MOVED: "{} kept in another place",
-    TUNED: "{} changed",
+    MOVED: "{} moved",
+    TUNED: "{} tuned",
     COPIED: "{} copied",
-    AVERAGED: "{} averaged of several",
+    AVERAGED: "{} averaged",
     RELATED: "{} related, though from which expert cannot be told",
     ZEROED: "{} set to zero",
     UNRELATED: "{} unrelated",

@@ -20,6 +20,7 @@ from moeviz_app.widgets import trace_picker
 from moeviz_app.widgets.components.word_edit import Edit, told
 from moeviz_app.widgets.messages import escape_markdown
 from plain_box import RUN, TEXT
+from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 from survey.tiny_models import random_model
 from tiny_models import tiny_tokenizer
@@ -28,7 +29,7 @@ import moeviz
 from moeviz.capture import what_if as what_if_module
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
-from moeviz.embedded import EMBEDDED
+from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
@@ -707,3 +708,24 @@ def test_a_third_trace_is_taken_away_again():
     assert not app.exception
     assert "differs by no more than luck" in sentences(app)
     assert "trace 2" not in sentences(app)
+
+
+def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(monkeypatch, tmp_path):
+    tensors = load_file(embedded_path() / "model.safetensors")
+    kept = {name: values for name, values in tensors.items() if ".experts." in name and ".experts.7." not in name}
+    save_file(kept, tmp_path / "child.safetensors")
+    child = str(tmp_path / "child.safetensors")
+    monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, models=("embedded", child)))
+    asked = []
+    monkeypatch.setattr(model_catalog, "check_on_offer", asked.append)
+    app = page("moeviz_app.views.lineage.lineage_page")
+    assert not app.exception and not pictures(app)
+    next(button for button in app.button if button.label == "Compare").click().run()
+    assert not app.exception and pictures(app) == 2 and asked == ["embedded", child]
+    said = f"42 experts of {child}, against the experts of embedded: 42 kept; 6 of embedded’s were cut."
+    assert said in sentences(app)
+    monkeypatch.setattr("moeviz.capture.lineage.lineage", pytest.fail)
+    app.select_slider[0].set_value(5).run()
+    assert not app.exception and pictures(app) == 2, "it is known"
+    app.selectbox(key=session.CHILD).set_value("embedded").run()
+    assert said not in sentences(app) and not pictures(app)

@@ -96,8 +96,7 @@ def test_experts_that_were_cut_are_named_and_the_rest_is_kept(layers, tmp_path):
     assert result[6 * LAYERS :] == [(layer, -1, "cut", layer, (one,)) for layer in range(LAYERS) for one in (2, 5)]
     assert lineage.table["difference"][: 6 * LAYERS].max() < 1e-6
     assert lineage.says[0] == (
-        f"36 experts of {child}, against the experts of embedded: 12 kept, 24 kept in another place; 12 of embedded’s "
-        "were cut."
+        f"36 experts of {child}, against the experts of embedded: 12 kept, 24 moved; 12 of embedded’s were cut."
     )
 
 
@@ -467,8 +466,7 @@ def test_the_command_says_the_numbers_first_and_then_what_is_not_as_it_was(layer
     out, _ = ran(capsys, "embedded", child)
     lines = [line.split() for line in out.splitlines()]
     assert out.splitlines()[0] == (
-        f"36 experts of {child}, against the experts of embedded: 30 kept, 6 averaged of several; 6 of embedded’s were "
-        "cut."
+        f"36 experts of {child}, against the experts of embedded: 30 kept, 6 averaged; 6 of embedded’s were cut."
     )
     assert ["0", "5", "averaged", "0", "0.50", "x", "6", "+", "0.50", "x", "7"] in [line[:11] for line in lines]
     assert ["·", "·", "cut", "3", "5"] not in lines and ["3", "·", "cut", "3", "5", "·", "·", "·"] in lines

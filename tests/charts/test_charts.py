@@ -39,6 +39,7 @@ from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS, TOKENS
+from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.routing_over_training import SATURATION
@@ -173,7 +174,7 @@ def test_every_golden_file_is_of_a_chart():
             SATURATION,
             EFFECT,
             OVER_TIME,
-            *COMPARISONS,
+            *(*COMPARISONS, FATES, GRID),
             *OF_PAGES,
             *OF_ENGINES,
             *OF_SEVERAL,
@@ -452,6 +453,27 @@ def test_numbers_on_the_scale_can_be_read(page):
     ink, turns = strong[page]
     for times, colour in zip(theme.TIMES, theme.LESS_TO_MORE[page], strict=True):
         assert _contrast(ink if turns(times) else theme.INK[page], colour) >= 3.4, (times, colour)
+
+
+LINEAGE = pd.DataFrame(
+    [
+        (3, 0, "moved", 3, (2,), (1.0,), 1.0, 0.0, 0.02),
+        (3, 1, "averaged", 3, (0, 10), (0.5, 0.5), 1.0, 0.001, 0.01),
+        (3, 2, "unrelated", 3, (), (), 0.01, np.nan, 0.01),
+        (3, -1, "cut", 3, (1,), (), np.nan, np.nan, np.nan),
+    ],
+    columns=["layer", "expert", "what", "base_layer", "base_experts", "parts", "similarity", "difference", "runner_up"],
+)
+
+
+@pytest.mark.parametrize("chart", [FATES, GRID], ids=lambda chart: chart.key)
+def test_spec_of_charts_of_two_checkpoints_matches_golden(chart, request):
+    """Ids are in the order of numbers, and words come after them."""
+    spec = chart.draw(chart.measure(LINEAGE)).to_dict()
+    check_golden(chart, spec, request)
+    if chart is GRID:
+        assert spec["encoding"]["x"]["scale"]["domain"] == ["0", "1", "2", "cut"]
+        assert spec["encoding"]["y"]["scale"]["domain"] == ["0", "1", "2", "10", "no match"]
 
 
 @pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES, WORD_CHANGE], ids=lambda chart: chart.key)

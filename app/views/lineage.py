@@ -1,0 +1,110 @@
+"""The page Lineage: where the experts of one checkpoint come from in another, and which of its were cut."""
+
+from typing import Any
+
+import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.server import identity
+from moeviz_app.session import session
+from moeviz_app.session.visit import visit
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.messages import explained
+from moeviz_app.widgets.run_panel import waiting_words
+
+from moeviz.charts.lineage import FATES, GRID
+from moeviz.metrics.lineage import WHAT
+
+READS = "The weights of both are read, a few rows at a time …"
+EVERY = 16  # experts between two looks at the bar
+
+
+def lineage_page() -> None:
+    """Choose two checkpoints; see what was done to each expert, and which expert comes from which."""
+    st.title("Lineage", anchor=False)
+    st.markdown(
+        "Was a checkpoint pruned, merged or upcycled from another? Its experts are found again by their weights; "
+        "neither model is loaded."
+    )
+    base, child, asked = _choose()
+    with explained():
+        if asked:
+            for name in (base, child):
+                model_catalog.check_on_offer(name)
+            model_service.begin_run()
+            visit().lineage = (base, child, _compared(base, child))
+        if (known := visit().lineage) is not None and known[:2] == (base, child):
+            _show(known[2])
+
+
+def _choose() -> tuple[str, str, bool]:
+    free, models = identity.may_name_any_model(), settings.SETTINGS.models
+    session.start_with(session.BASE, models[0])
+    session.start_with(session.CHILD, models[-1])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        base, child = (
+            st.selectbox(
+                label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=_help(free)
+            )
+            for label, key in (("Base", session.BASE), ("Child: what was made of it", session.CHILD))
+        )
+        asked = st.button("Compare", type="primary", shortcut="mod+enter")
+    return base, child, asked
+
+
+def _help(free: bool) -> str | None:
+    return "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
+
+
+def _compared(base: str, child: str) -> Any:
+    """The lineage, found in the line of work on files. Raises what `moeviz.lineage` raises."""
+    from moeviz.capture.lineage import lineage
+
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, READS)
+
+    def work(tell: Tell) -> Any:
+        return lineage(base, child, progress=lambda done, total: None if done % EVERY else tell((done, total)))
+
+    def listen(told: InLine | Progress) -> None:
+        if isinstance(told, InLine):
+            bar.progress(0.0, waiting_words(told.ahead, READS))
+        else:
+            bar.progress(told.value[0] / told.value[1], READS)
+
+    try:
+        return wait_for(model_service.dataset_runner()(work), listen)
+    finally:
+        place.empty()
+
+
+def _show(found: Any) -> None:
+    """The sentences, what became of each expert of the base, and one layer pair by pair."""
+    with st.container(border=True, key="answer"):
+        for sentence in found.says:
+            st.text(sentence)
+    table = found.table
+    fates = FATES.measure(table)
+    if fates.empty:
+        return
+    heading(FATES)
+    picture_and_words(FATES, fates)
+    heading(GRID)
+    layers = [*found.layers]
+    layer = layers[0]
+    if len(layers) > 1:
+        if session.value(session.LINEAGE_LAYER) not in layers:
+            session.set_value(session.LINEAGE_LAYER, _most_changed(table, layers))
+        layer = st.select_slider(
+            "Layer of the child", layers, key=session.LINEAGE_LAYER, width=420, persist_state="session"
+        )
+    of_layer = table[(table["layer"] == layer) | ((table["layer"] < 0) & (table["base_layer"] == found.layers[layer]))]
+    picture_and_words(GRID, GRID.measure(of_layer))
+
+
+def _most_changed(table: Any, layers: list[int]) -> int:
+    """The layer where most is not as it was; the first where none is."""
+    changed = table[table["what"] != WHAT[0]]["layer"].value_counts()
+    return max(layers, key=lambda layer: (changed.get(layer, 0), -layer))
