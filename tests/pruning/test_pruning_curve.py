@@ -12,7 +12,7 @@ from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.criteria import LayerLimits, cut_order, expert_scores, first_to_go, usual_cuts
+from moeviz.pruning.criteria import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
 from moeviz.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
@@ -90,7 +90,7 @@ def test_the_loss_is_that_of_a_model_without_the_experts(family):
             nats += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             tokens += ids.shape[1] - 1
         sums[name] = nats / tokens
-    (row,) = found.losses.to_dict("records")
+    (row,) = cost_of_cuts(found.losses).to_dict("records")
     assert found.loss == pytest.approx(sums["plain"], abs=1e-5) and row["tokens"] == tokens
     assert row["loss"] == pytest.approx(sums["cut"], abs=1e-5)
     assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5)
@@ -137,7 +137,7 @@ def test_random_cuts_have_a_mean_and_a_deviation_and_equal_cuts_are_measured_onc
     assert whole["share"].tolist() == [1 / 8, 1 / 2] * 6
     again = pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), criteria=("reap", "reap"))
     assert (
-        again.losses["loss"].tolist()
+        cost_of_cuts(again.losses)["loss"].tolist()
         == whole.loc[(whole["criterion"] == "reap") & (whole["cut"] == 1), "loss"].tolist()
     )
 
@@ -160,6 +160,7 @@ def test_sentences_name_the_texts_and_the_chance_beside_each_cut(curve):
     assert first.startswith("3 texts chose and 3 texts judged, by the split of seed 0; the whole model's loss on these")
     assert [words[:44] for words in cuts] == [f"Cutting {cut} of 8 experts a layer by gate × nor" for cut in (1, 4)]
     assert all("; at random " in words and " ± " in words for words in cuts)
+    assert all("; of 3 kinds of text " in words and " loses most, " in words for words in cuts)
     assert kinds.startswith("With 1 cut, a kind of text loses ")
 
 
