@@ -197,7 +197,9 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
         sd = f" ± {chance['sd']:.3f}" if np.isfinite(chance["sd"]) else ""
         if chance is not row:
             costs += f"; at random {chance['loss_increase']:.3f}{sd}"
-            if row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
+            if row["loss_increase"] >= chance["loss_increase"]:
+                costs += ", which is no worse"
+            elif row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
                 costs += ", which is less than a standard deviation worse"
         said.append(f"{costs}{sd if chance is row else ''}{_worst(rows, criterion, cut)}.")
     return said + _kinds_said(rows)
@@ -206,11 +208,11 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
 def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> str:
     """The kind of text that pays most, where there are several."""
     of_cut = rows[(rows["criterion"] == criterion) & (rows["cut"] == cut) & (rows["chosen_on"] == ALL)]
-    kinds = of_cut[of_cut["judged_on"] != ALL].reset_index(drop=True)
-    if kinds.empty:
+    kinds = of_cut[of_cut["judged_on"] != ALL].to_dict("records")
+    if not kinds:
         return ""
-    row = kinds.loc[kinds["loss_increase"].idxmax()]
-    return f"; of {len(kinds):,} kinds of text {row['judged_on']} loses most, {row['loss_increase']:.3f}"
+    worst = max(kinds, key=lambda row: float(row["loss_increase"]))
+    return f"; of {len(kinds):,} kinds of text {worst['judged_on']} loses most, {worst['loss_increase']:.3f}"
 
 
 def _kinds_said(rows: pd.DataFrame) -> list[str]:

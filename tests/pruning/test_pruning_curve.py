@@ -1,5 +1,7 @@
 """What cutting experts costs: texts that choose and texts that judge, criteria by hand, and models really cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -190,3 +192,16 @@ def test_what_cannot_be_cut_is_said_before_a_text_is_read(given, says):
 
 def test_groups_are_read_off_the_router():
     assert set(limits_of(loaded(tiny_model(CONFIGS["deepseek_v3"]))).values()) == {LayerLimits(16, 4, 4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [(0.5, ", which is no worse"), (0.35, ", which is less than a standard deviation worse"), (0.2, "0.400 ± 0.100.")],
+)
+def test_a_criterion_that_is_no_better_than_chance_is_said_to_be_none(curve, loss, says):
+    rows = [("reap", 1, loss, np.nan), ("random", 1, 0.4, 0.1)]
+    losses = pd.DataFrame(rows, columns=["criterion", "cut", "loss_increase", "sd"]).assign(
+        chosen_on=ALL, judged_on=ALL
+    )
+    _, said = pruning_sentences(replace(curve, losses=losses))
+    assert f"costs {loss:.3f} nats a token; at random 0.400 ± 0.100" in said and said.endswith(f"{says.rstrip('.')}.")
