@@ -10,7 +10,7 @@ from moeviz.cli.inputs import load
 from moeviz.cli.options import add_backend, add_json, number
 from moeviz.cli.output import frame_text, note, progress, records
 from moeviz.errors import MoevizError
-from moeviz.text import cut
+from moeviz.text import cut, quoted, why_no_file
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
@@ -51,13 +51,13 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
     )
-    parser.add_argument("--draws", type=number(int, 2), default=3, metavar="N", help="choices at random (default: 3)")
+    parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N", help="choices at random (default: 5)")
     parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the division (default: 0)")
     parser.add_argument(
         "--by-kind",
         choices=[name for name in CRITERIA if name != "random"],
         metavar="NAME",
-        help="by this criterion let each kind of text choose alone too, and judge on each kind",
+        help="judge on each kind of text, and by this criterion let each choose alone too",
     )
     parser.add_argument(
         "--tokens", type=number(int, 16), metavar="N", help="read only the first N tokens of each text (default: all)"
@@ -97,9 +97,12 @@ def run(args: Namespace) -> int:
     one = args.cut[0] if args.cut and len(args.cut) == 1 else None
     if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
         raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
+    if args.ranking and (why_no_file(args.ranking) or not Path(args.ranking).absolute().parent.is_dir()):
+        raise MoevizError(f"There is no folder for the file {quoted(args.ranking)}. Make it, or name another file.")
     checkpoint = None if args.output is None else _checkpoint(args, one)
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     tokens = args.tokens or (None if args.texts else OWN_TOKENS)
+    from moeviz.pruning.criteria import ALL
     from moeviz.pruning.curve import pruning_curve, pruning_sentences
     from moeviz.pruning.rankings import evidence, ranking
 
@@ -133,7 +136,10 @@ def run(args: Namespace) -> int:
             f"wrote {cut(args.output)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in "
             f"place of {was / 1e6:,.1f} MB"
         )
-    print(json.dumps(records(curve.losses)) if args.json else frame_text(curve.losses.round(3)))
+    rows = curve.losses
+    if args.by_kind is None:
+        rows = rows[(rows["chosen_on"] == ALL) & (rows["judged_on"] == ALL)]
+    print(json.dumps(records(rows)) if args.json else frame_text(rows.round(3)))
     return 0
 
 

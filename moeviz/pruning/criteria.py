@@ -19,7 +19,6 @@ CRITERIA = {  # by the name in tables: how a sentence says it
     "greatest": "by their greatest output",
     RANDOM: "at random",
 }
-NAMES = {name: says.removeprefix("by ") for name, says in CRITERIA.items()}  # of lines and choices
 ALL = "all texts"  # in place of a kind of text
 FEWEST = 2  # experts of a group: some routers judge a group by its two best
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a layer's experts, cut unless others are asked for
@@ -87,15 +86,17 @@ def expert_scores(trace: RoutingTrace) -> pd.DataFrame:
     return frame.assign(**{name: values[there] for name, values in columns.items()})
 
 
-def cut_order(scores: pd.DataFrame, criterion: str, limits: Mapping[int, LayerLimits], seed: int = 0) -> Order:
+def cut_order(
+    scores: pd.DataFrame, criterion: str, limits: Mapping[int, LayerLimits], seed: int = 0, draw: int = 0
+) -> Order:
     """The experts of each layer in the order in which a criterion cuts them; of equal ones the lower id first.
 
     Where a router chooses groups first, one expert of each group goes after the other, so that groups stay of one size.
 
     scores   of `expert_scores`.
-    seed     of the order at random.
+    seed     with `draw`, of the order at random.
     """
-    rng, order = np.random.default_rng(seed), {}
+    rng, order = np.random.default_rng([seed, draw]), {}
     for layer, limit in limits.items():
         if criterion == RANDOM:
             values = rng.permutation(limit.experts).astype(np.float64)

@@ -32,7 +32,7 @@ from moeviz.pruning.criteria import (
     usual_cuts,
 )
 
-DRAWS = 3
+DRAWS = 5
 Texts = tuple[tuple[str, str], ...]  # (label, text)
 Progress = Callable[[int, int], None]  # (done, total), in texts read
 Cut = Mapping[int, tuple[int, ...]]  # experts by layer
@@ -87,7 +87,8 @@ def pruning_curve(
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
     progress   called with (done, total), in texts read. Raise in it to stop.
 
-    `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged. Columns:
+    `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged; those of all
+    texts alone are given by `cost_of_cuts`. Columns:
     criterion str · cut int64 (experts a layer) · share float64 (of a layer's experts; of the mean layer where they
     differ) · chosen_on, judged_on str (a kind of text, or "all texts") · tokens int64 (predicted in the texts that
     judged) · loss, loss_increase float64 (nats a token: with the experts cut, and above the whole model) · sd float64
@@ -107,7 +108,7 @@ def pruning_curve(
     wanted = _Cuts()
     for criterion in criteria:
         for draw in range(draws if criterion == RANDOM else 1):
-            order = cut_order(scores, criterion, limits, seed + draw)
+            order = cut_order(scores, criterion, limits, seed, draw)
             wanted.add(order, cuts, (criterion, ALL))
     if by_kind is not None:
         labels = trace.tokens["label"].astype(str)
@@ -120,7 +121,7 @@ def pruning_curve(
     if not counts.sum():
         raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
     kinds = [label for label, _ in stretches]
-    rows = wanted.rows(losses, counts, kinds, by_kind is not None)
+    rows = wanted.rows(losses, counts, kinds)
     share = np.mean([limit.experts for limit in limits.values()])
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"criterion": "str", "chosen_on": "str", "judged_on": "str"})
     frame.insert(2, "share", frame["cut"] / share)
@@ -196,10 +197,22 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
         sd = f" ± {chance['sd']:.3f}" if np.isfinite(chance["sd"]) else ""
         if chance is not row:
             costs += f"; at random {chance['loss_increase']:.3f}{sd}"
-            if row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
+            if row["loss_increase"] >= chance["loss_increase"]:
+                costs += ", which is no worse"
+            elif row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
                 costs += ", which is less than a standard deviation worse"
-        said.append(f"{costs}{sd if chance is row else ''}.")
+        said.append(f"{costs}{sd if chance is row else ''}{_worst(rows, criterion, cut)}.")
     return said + _kinds_said(rows)
+
+
+def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> str:
+    """The kind of text that pays most, where there are several."""
+    of_cut = rows[(rows["criterion"] == criterion) & (rows["cut"] == cut) & (rows["chosen_on"] == ALL)]
+    kinds = of_cut[of_cut["judged_on"] != ALL].to_dict("records")
+    if not kinds:
+        return ""
+    worst = max(kinds, key=lambda row: float(row["loss_increase"]))
+    return f"; of {len(kinds):,} kinds of text {worst['judged_on']} loses most, {worst['loss_increase']:.3f}"
 
 
 def _kinds_said(rows: pd.DataFrame) -> list[str]:
@@ -257,13 +270,11 @@ class _Cuts:
     def distinct(self) -> list[Cut]:
         return [dict(key) for key in self.places]
 
-    def rows(
-        self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str], by_kind: bool
-    ) -> Iterator[tuple[Any, ...]]:
+    def rows(self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str]) -> Iterator[tuple[Any, ...]]:
         """Rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
         masks = {ALL: np.ones(len(kinds), bool)}
-        if by_kind:
-            masks |= {kind: np.array(kinds) == kind for kind in dict.fromkeys(kinds)}
+        if len(names := dict.fromkeys(kinds)) > 1:
+            masks |= {kind: np.array(kinds) == kind for kind in names}
         for (criterion, count, chosen_on), places in self.asked.items():
             for judged_on, mask in masks.items():
                 if not (tokens := int(counts[mask].sum())):

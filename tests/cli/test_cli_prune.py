@@ -87,6 +87,7 @@ def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, c
         (["embedded", "--cut", "7"], "7 experts a layer cannot be cut: layer 0 has 8 experts, and a token takes 2"),
         (["embedded", "--ranking", "r.json", "--form", "llm-compressor"], "one number a layer. Give it with --cut"),
         (["embedded", "-o", "smaller", "--cut", "1", "2"], "one number a layer. Give it with --cut"),
+        (["embedded", "--ranking", "no/such/r.jsonl"], "There is no folder for the file 'no/such/r.jsonl'"),
         (["embedded", "-o", ".", "--cut", "1"], "is there already, and nothing is written over"),
         (["embedded", "-o", "no/such/folder", "--cut", "1"], "There is no folder"),
         (["embedded", "-o", "smaller", "--cut", "7"], "7 experts a layer cannot be cut: each layer has 8 experts"),

@@ -1,5 +1,7 @@
 """What cutting experts costs: texts that choose and texts that judge, criteria by hand, and models really cut."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.criteria import LayerLimits, cut_order, expert_scores, first_to_go, usual_cuts
+from moeviz.pruning.criteria import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
 from moeviz.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
@@ -90,7 +92,7 @@ def test_the_loss_is_that_of_a_model_without_the_experts(family):
             nats += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
             tokens += ids.shape[1] - 1
         sums[name] = nats / tokens
-    (row,) = found.losses.to_dict("records")
+    (row,) = cost_of_cuts(found.losses).to_dict("records")
     assert found.loss == pytest.approx(sums["plain"], abs=1e-5) and row["tokens"] == tokens
     assert row["loss"] == pytest.approx(sums["cut"], abs=1e-5)
     assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5)
@@ -137,7 +139,7 @@ def test_random_cuts_have_a_mean_and_a_deviation_and_equal_cuts_are_measured_onc
     assert whole["share"].tolist() == [1 / 8, 1 / 2] * 6
     again = pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), criteria=("reap", "reap"))
     assert (
-        again.losses["loss"].tolist()
+        cost_of_cuts(again.losses)["loss"].tolist()
         == whole.loc[(whole["criterion"] == "reap") & (whole["cut"] == 1), "loss"].tolist()
     )
 
@@ -160,6 +162,7 @@ def test_sentences_name_the_texts_and_the_chance_beside_each_cut(curve):
     assert first.startswith("3 texts chose and 3 texts judged, by the split of seed 0; the whole model's loss on these")
     assert [words[:44] for words in cuts] == [f"Cutting {cut} of 8 experts a layer by gate × nor" for cut in (1, 4)]
     assert all("; at random " in words and " ± " in words for words in cuts)
+    assert all("; of 3 kinds of text " in words and " loses most, " in words for words in cuts)
     assert kinds.startswith("With 1 cut, a kind of text loses ")
 
 
@@ -189,3 +192,16 @@ def test_what_cannot_be_cut_is_said_before_a_text_is_read(given, says):
 
 def test_groups_are_read_off_the_router():
     assert set(limits_of(loaded(tiny_model(CONFIGS["deepseek_v3"]))).values()) == {LayerLimits(16, 4, 4, 2)}
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [(0.5, ", which is no worse"), (0.35, ", which is less than a standard deviation worse"), (0.2, "0.400 ± 0.100.")],
+)
+def test_a_criterion_that_is_no_better_than_chance_is_said_to_be_none(curve, loss, says):
+    rows = [("reap", 1, loss, np.nan), ("random", 1, 0.4, 0.1)]
+    losses = pd.DataFrame(rows, columns=["criterion", "cut", "loss_increase", "sd"]).assign(
+        chosen_on=ALL, judged_on=ALL
+    )
+    _, said = pruning_sentences(replace(curve, losses=losses))
+    assert f"costs {loss:.3f} nats a token; at random 0.400 ± 0.100" in said and said.endswith(f"{says.rstrip('.')}.")

@@ -129,8 +129,7 @@ def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
         logits, *decided = (None if p is None else p.reshape(-1, p.shape[-1]) for p in router.decided(args, answer))
 
         def again(pushed: Tensor | None, top_k: int | None, *, removed: bool = False) -> Choice:
-            left = logits.masked_fill(pushed == -torch.inf, -torch.inf) if removed else logits
-            weights, experts = _choose_again(probed, left, args, kwargs, pushed, top_k)
+            weights, experts = _choose_again(probed, logits, args, kwargs, pushed, top_k, removed)
             return weights.to(decided[0].dtype), experts.to(decided[1].dtype)
 
         weights, experts = change.of(router, *decided, again)
@@ -206,7 +205,13 @@ def _hook(module: nn.Module, hook: Callable) -> Iterator[None]:
 
 
 def _choose_again(
-    probed: ProbedRouter, logits: Tensor, args: tuple, kwargs: dict, pushed: Tensor | None, top_k: int | None
+    probed: ProbedRouter,
+    logits: Tensor,
+    args: tuple,
+    kwargs: dict,
+    pushed: Tensor | None,
+    top_k: int | None,
+    removed: bool,
 ) -> Choice:
     if probed.trouble:
         raise CaptureError(
@@ -217,4 +222,6 @@ def _choose_again(
     gating = probed.family.gating(probed.router.module)
     if top_k is not None:
         gating = replace(gating, top_k=top_k)
+    if removed:
+        logits = logits.masked_fill(pushed == -torch.inf, -torch.inf)
     return choose_torch(logits, gating, own_bias, pushed)
