@@ -74,11 +74,11 @@ class StoredTensor:
         Raises `ModelNotFound` where the file is shorter than it was.
         """
         width = self.shape[-1] if self.shape else 1
-        size = width // self.kind.block * self.kind.bytes
+        size = width // self.kind.block * self.kind.block_bytes
         data = np.fromfile(self.path, np.uint8, count * size, offset=self.start + first * size)
         if len(data) != count * size:
             raise ModelNotFound(f"{quoted(self.path.name)} ended while it was read. Was it written anew? Try again.")
-        values = self.kind.decode(data.reshape(-1, self.kind.bytes)).reshape(count, width)
+        values = self.kind.decode(data.reshape(-1, self.kind.block_bytes)).reshape(count, width)
         if self.zero is not None:
             values = values - self._spread(self.zero, first, count)
         return values if self.scale is None else values * (self._spread(self.scale, first, count) * self.factor)

@@ -10,10 +10,10 @@ Decode = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True, slots=True)
 class NumberFormat:
-    """A number format: numbers and bytes of a block, and how (N, bytes) become (N, numbers) in float32."""
+    """A number format: numbers and bytes of a block, and how (N, block_bytes) become (N, numbers) in float32."""
 
     block: int
-    bytes: int
+    block_bytes: int
     decode: Decode
     rounding: float  # at most so large is the difference that it makes to normal weights, as a share of their norm
 
