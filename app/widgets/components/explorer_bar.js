@@ -3,7 +3,7 @@
 
 const FEW_LAYERS = 12; // of so many, each has a button
 const LOOK_MS = 100;
-const PATIENCE = 100; // looks
+const PATIENCE = 600; // looks: a model may have to be loaded
 const DIRECT = "What did each part of the model write of this choice, directly?";
 
 class Bar {
@@ -19,7 +19,8 @@ class Bar {
     holding(steps, make("span", "name", trace.word), ...(this.layers.length ? this.layers : ways));
     if (trace.L > 1) steps.append(explorer.player.button);
     this.direct = button("step decide", "Direct", DIRECT, () => this.askDirect());
-    this.box = holding(make("div", "bar"), steps, explorer.decided.button, this.direct);
+    const questions = holding(make("div", "steps"), explorer.decided.button, this.direct);
+    this.box = holding(make("div", "bar"), steps, questions);
     this.learn(direct);
   }
 
@@ -27,15 +28,16 @@ class Bar {
   learn(direct) {
     this.direct.hidden = direct === null;
     this.direct.setAttribute("aria-pressed", String(direct === true));
-    if (direct && this.leads) this.leadTo(".st-key-direct-parts", PATIENCE);
+    if (!direct || !this.leads) return;
     this.leads = false;
+    this.leadTo(".st-key-direct-parts .stVegaLiteChart", PATIENCE);
   }
 
   // They are under the map, and there once the model has run.
   leadTo(place, left) {
     const found = document.querySelector(place);
-    if (found) found.scrollIntoView({ block: "nearest" });
-    else if (left) setTimeout(() => this.leadTo(place, left - 1), LOOK_MS);
+    if (found) found.scrollIntoView({ block: "center" });
+    else if (left && this.box.isConnected) setTimeout(() => this.leadTo(place, left - 1), LOOK_MS);
   }
 
   askDirect() {
