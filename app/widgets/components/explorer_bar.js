@@ -19,7 +19,7 @@ class Bar {
     holding(steps, make("span", "name", trace.word), ...(this.layers.length ? this.layers : ways));
     if (trace.L > 1) steps.append(explorer.player.button);
     this.direct = button("step decide", "Direct", DIRECT, () => this.askDirect());
-    const questions = holding(make("div", "steps"), explorer.decided.button, this.direct);
+    const questions = holding(make("div", "questions"), explorer.decided.button, this.direct);
     this.box = holding(make("div", "bar"), steps, questions);
     this.learn(direct);
   }
