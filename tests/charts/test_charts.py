@@ -85,6 +85,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "word_change",  # of one text, read twice
         "direct_attribution",  # of one token, read again
         "atlas",  # of many texts, on the page Experts
+        "lineage",  # of two checkpoints
         "training",  # of runs
         "balance",  # of any routing, on the page Balance
         "serving",  # with sizes that are chosen, on the page Serve
