@@ -23,8 +23,8 @@ EXAMPLES = """examples:
   moeviz experts embedded
   moeviz experts embedded --layers 3 --mute --json
   moeviz experts allenai/OLMoE-1B-7B-0924 texts.jsonl -o experts.csv
-  moeviz experts trace.npz --write-labels own.json    our names, in the form of colibri's atlas
-  moeviz experts trace.npz --labels labels.json       others' labels beside ours"""
+  moeviz experts trace.npz --write-labels labels.json   our names, in the form of colibri's atlas
+  moeviz experts trace.npz --labels labels.json         others' labels beside ours"""
 SUFFIXES = (".csv", ".json")
 SHOWN = (
     "layer",

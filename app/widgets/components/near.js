@@ -12,6 +12,7 @@ const RESTS = "[data-test-script-state=notRunning]";
 const places = new Set();
 let pressed = -Infinity;
 let timer = null;
+const waiting = () => [...places].filter((place) => place.root.isConnected); // Streamlit does not end each that goes
 for (const name of ["pointerdown", "pointerup"]) window.addEventListener(name, () => (pressed = performance.now()), true);
 
 // The next place that wants to be drawn, one after the other.
@@ -19,7 +20,7 @@ function askNext() {
   if (timer) return;
   timer = setTimeout(() => {
     timer = null;
-    const waits = [...places].filter((place) => place.isNear && performance.now() > place.asked + AGAIN);
+    const waits = waiting().filter((place) => place.isNear && performance.now() > place.asked + AGAIN);
     if (!waits.length) return;
     const [next] = waits.filter((place) => place.asked === -Infinity || document.querySelector(RESTS));
     const isQuiet = !isLeaving() && performance.now() > pressed + APART;
@@ -32,14 +33,14 @@ function askNext() {
 }
 
 function askAll() {
-  for (const place of places) place.isNear = true;
+  for (const place of waiting()) place.isNear = true;
   askNext();
 }
 
 const moment = (milliseconds) => new Promise((done) => setTimeout(done, milliseconds));
 
 const isDrawn = () =>
-  !places.size &&
+  !waiting().length &&
   document.querySelector(RESTS) &&
   [...document.querySelectorAll(".stVegaLiteChart")].every((chart) => chart.querySelector("canvas, svg.marks"));
 
@@ -53,10 +54,10 @@ async function printAll() {
 
 if (!window.moevizPrint) {
   window.moevizPrint = window.print.bind(window);
-  window.print = () => (places.size ? printAll() : window.moevizPrint());
+  window.print = () => (waiting().length ? printAll() : window.moevizPrint());
   const isPrint = (event) => (event.ctrlKey || event.metaKey) && !event.shiftKey && !event.altKey && event.key === "p";
   window.addEventListener("keydown", (event) => {
-    if (!isPrint(event) || !places.size) return;
+    if (!isPrint(event) || !waiting().length) return;
     event.preventDefault();
     printAll();
   });
@@ -82,7 +83,7 @@ export default function ({ data, parentElement, setStateValue }) {
   const host = root.getRootNode().host ?? root;
   const part = host.closest("[class*='st-key-place-of-']");
   if (part) keepSize([...part.classList].find((name) => name.startsWith(PLACE)), height, data.height);
-  const place = { isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
+  const place = { root, isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
   const seen = new IntersectionObserver(
