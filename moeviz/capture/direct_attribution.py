@@ -137,7 +137,7 @@ def _cannot(run: ModelInput, why: str) -> CaptureError:
 
 @dataclass(slots=True)
 class _Layer:
-    """What one layer did to the residual stream at the token, in rows (D,) as they were."""
+    """One layer at the token: the residual stream before and after it, and the rows (D,) that it wrote."""
 
     before: list[Tensor] = field(default_factory=list)  # the stream that it read, of each call
     after: list[Tensor] = field(default_factory=list)
@@ -210,7 +210,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
 
 
 def _kind(name: str, routes: bool) -> str:
-    """What a child of a layer is, from the name of its class and whether it has routers."""
+    """Tell attention, experts and MLP apart, by the name of a module's class and whether it has routers."""
     if "attention" in name:  # some choose experts of their own
         return ATTENTION
     return EXPERTS if routes else MLP if "mlp" in name or "feedforward" in name else ATTENTION

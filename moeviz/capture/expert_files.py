@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
-from moeviz.capture.models.folder import LARGEST_INDEX, check_inside
+from moeviz.capture.models.folder import check_inside
+from moeviz.capture.models.safetensors_file import indexed_files, tensors_of
 from moeviz.capture.number_formats import FORMATS, NumberFormat
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
@@ -231,7 +231,7 @@ def _pickled(name: str) -> ModelNotFound:
 
 
 def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
-    names = _indexed(name, folder) or sorted(path.name for path in folder.glob("*.safetensors"))
+    names = indexed_files(name, folder) or sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
         if any(path.suffix.lower() in PICKLED for path in folder.iterdir()):
             raise _pickled(name)
@@ -247,19 +247,6 @@ def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
     return _resolved(found, _config(folder))
 
 
-def _indexed(name: str, folder: Path) -> list[str]:
-    """The files that an index names; none where there is no index."""
-    path = folder / "model.safetensors.index.json"
-    if not path.is_file():
-        return []
-    try:
-        if path.stat().st_size > LARGEST_INDEX:
-            raise ValueError
-        return sorted({str(file) for file in json.loads(path.read_bytes())["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelNotFound(f"The {path.name} of {quoted(name)} was damaged. Download it again.") from error
-
-
 def _config(folder: Path) -> dict[str, Any]:
     try:
         found = json.loads((folder / "config.json").read_bytes())
@@ -269,23 +256,9 @@ def _config(folder: Path) -> dict[str, Any]:
 
 
 def _of_file(path: Path) -> dict[str, StoredTensor]:
-    """The tensors of a safetensors file. The library checks the header; where tensors lie, only the header says."""
-    try:
-        with safe_open(path, "np"):
-            pass
-    except (SafetensorError, OSError) as error:
-        raise ModelNotFound(
-            f"{quoted(path.name)} cannot be read as safetensors: {str(error)[:200]}. Was it cut off? Download it again."
-        ) from error
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        header = json.loads(file.read(size))
     return {
-        tensor: StoredTensor(
-            path, 8 + size + seen["data_offsets"][0], SAFETENSORS.get(seen["dtype"], seen["dtype"]), (*seen["shape"],)
-        )
-        for tensor, seen in header.items()
-        if tensor != "__metadata__"
+        name: StoredTensor(path, tensor.start, SAFETENSORS.get(tensor.dtype, tensor.dtype), tensor.shape)
+        for name, tensor in tensors_of(path)[0].items()
     }
 
 

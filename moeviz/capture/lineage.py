@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lineage:
-    """What became of a base's experts in another checkpoint: the table of `lineage`, and what it rests on.
+    """The experts of a checkpoint matched with those of its base: the table of `lineage`, and what it rests on.
 
     layers         the layer of the base that each of the child's layers was compared with.
     formats        number formats of most weights of the experts: of the base, and of the child.
@@ -61,7 +61,7 @@ class Lineage:
 
     @property
     def says(self) -> list[str]:
-        """What became of the experts, in sentences: first the numbers, then what else there is to know."""
+        """Sentences on how many experts were kept, changed and cut, and then on all that limits the finding."""
         return [_numbers(self), *_notes(self)]
 
 
@@ -231,7 +231,7 @@ class _Search:
     def _judged(
         self, products: np.ndarray, chosen: int, apart: float, rounding: list[float]
     ) -> tuple[str, list[int], tuple[float, ...], float, float]:
-        """What an expert is to others, by their inner products with it first: also which, parts, and how alike."""
+        """Judge an expert beside others, by their inner products: its fate, sources, their parts, and how alike."""
         lengths = np.sqrt(np.diagonal(products))
         if not lengths[0]:
             return ZEROED, [], (), np.nan, np.nan

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 from huggingface_hub import try_to_load_from_cache
 
 from moeviz.capture.models.load import model_source
+from moeviz.capture.models.safetensors_file import INDEX, TensorPlace, indexed_files, tensors_of
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.pruning.criteria import LayerLimits
 from moeviz.text import cut as shortened
@@ -36,7 +37,7 @@ FAMILIES = (  # `model_type`s whose checkpoints are held against the muted model
 COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts a layer has
 FURTHER = "num_nextn_predict_layers"  # layers for multi-token prediction, numbered after the last
 ABOUT = "moeviz_pruning.json"
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+WEIGHTS = "model.safetensors"
 BESIDE = re.compile(  # what is copied as it is
     r"(tokenizer|special_tokens_map|added_tokens|vocab|merges|chat_template|generation_config|preprocessor_config"
     r"|LICEN[CS]E|NOTICE|USE_POLICY)[\w.-]*|[\w.-]+\.(model|tiktoken|jinja)",
@@ -46,29 +47,20 @@ IN_BLOCK = re.compile(r"(?:\w+\.)*layers\.(?P<layer>\d+)\.(?:mlp|block_sparse_mo
 LAYER = re.compile(r"(?:\w+\.)*layers\.(\d+)\.")
 ONE = re.compile(r"experts\.(\d+)\.(.+)")  # an expert in tensors of its own
 ROWS = re.compile(r"(?:experts|gate|router)\.(?!\d)(?:.+)|e_score_correction_bias")  # a row for each expert
-LONGEST_HEADER, AT_ONCE = 100 * 2**20, 2**24  # bytes
+AT_ONCE = 2**24  # bytes
 Progress = Callable[[int, int], None]  # (bytes written, of all)
 
 
-@dataclass(frozen=True, slots=True)
-class _Tensor:
-    """One tensor of a safetensors file, and where its bytes are."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    start: int  # in the file
-    size: int
-
-    def rows(self, kept: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Where the bytes of some rows are: (start, size), rows that follow each other together."""
-        row = self.size // self.shape[0]
-        first = last = kept[0]
-        for one in [*kept[1:], -1]:
-            if one == last + 1:
-                last = one
-                continue
-            yield self.start + first * row, (last + 1 - first) * row
-            first = last = one
+def _places_of_rows(tensor: TensorPlace, kept: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where the bytes of some rows are: (start, size), rows that follow each other together."""
+    row = tensor.size // tensor.shape[0]
+    first = last = kept[0]
+    for one in [*kept[1:], -1]:
+        if one == last + 1:
+            last = one
+            continue
+        yield tensor.start + first * row, (last + 1 - first) * row
+        first = last = one
 
 
 @dataclass(slots=True)
@@ -81,12 +73,12 @@ class _File:
     parts: list[tuple[int, int]] = field(default_factory=list)
     size: int = 0
 
-    def add(self, name: str, tensor: _Tensor, kept: Sequence[int] | None) -> None:
+    def add(self, name: str, tensor: TensorPlace, kept: Sequence[int] | None) -> None:
         """Add a tensor, whole or with some of its rows."""
         if kept is None:
             parts, shape = [(tensor.start, tensor.size)], tensor.shape
         else:
-            parts, shape = [*tensor.rows(kept)], (len(kept), *tensor.shape[1:])
+            parts, shape = [*_places_of_rows(tensor, kept)], (len(kept), *tensor.shape[1:])
         size = sum(size for _, size in parts)
         offsets = [self.size, self.size + size]
         self.tensors[name] = {"dtype": tensor.dtype, "shape": [*shape], "data_offsets": offsets}
@@ -119,7 +111,7 @@ class Checkpoint:
     folder: Path
     config: Mapping[str, Any]
     limits: LayerLimits
-    shards: Mapping[str, Mapping[str, _Tensor]]  # tensors by name, by file
+    shards: Mapping[str, Mapping[str, TensorPlace]]  # tensors by name, by file
     facts: Mapping[str, dict[str, str]]  # of each file
 
     @classmethod
@@ -141,7 +133,7 @@ class Checkpoint:
             raise CaptureError(f"The weights of {quoted(name)} are quantised. Cut experts from those that are not.")
         if (folder / "adapter_config.json").exists():
             raise CaptureError(f"{quoted(name)} is an adapter. Merge it into its model, and save that.")
-        read = {shard: _header(folder / shard) for shard in _shards(folder)}
+        read = {shard: tensors_of(folder / shard) for shard in _shards(name, folder)}
         shards = {shard: tensors for shard, (tensors, _) in read.items()}
         facts = {shard: facts for shard, (_, facts) in read.items()}
         found = cls(name, folder, config, _limits(config), shards, facts)
@@ -345,14 +337,12 @@ def _limits(config: Mapping[str, Any]) -> LayerLimits:
     return LayerLimits(counts.pop(), top_k, groups, groups_kept)
 
 
-def _shards(folder: Path) -> list[str]:
+def _shards(name: str, folder: Path) -> list[str]:
     """The files with weights. Raises `ModelNotFound` where there are none in safetensors."""
-    if (folder / INDEX).exists():
-        named = _json(folder / INDEX).get("weight_map")
-        shards = {*named.values()} if isinstance(named, dict) else set()
-        if not shards or not all(isinstance(one, str) and one == Path(one).name for one in shards):
+    if shards := indexed_files(name, folder):
+        if not all(shard == Path(shard).name for shard in shards):
             raise ModelNotFound(f"The {INDEX} in {quoted(folder)} names no files beside it. Download the model again.")
-        return sorted(shards)
+        return shards
     if not (folder / WEIGHTS).exists():
         raise ModelNotFound(f"There are no weights in safetensors in {quoted(folder)}. Save the model in that format.")
     return [WEIGHTS]
@@ -366,30 +356,6 @@ def _json(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ModelNotFound(f"{quoted(path.name)} holds no JSON object. Download the model again.")
     return found
-
-
-def _header(path: Path) -> tuple[dict[str, _Tensor], dict[str, str]]:
-    """The tensors of a safetensors file, and what its header says besides. Raises `ModelNotFound` for a damaged one."""
-    try:
-        with path.open("rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > LONGEST_HEADER:
-                raise ValueError
-            header = json.loads(file.read(size))
-            bytes_of_file = file.seek(0, os.SEEK_END)
-        facts = header.pop("__metadata__", {})
-        tensors, end = {}, 0
-        for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-            start, stop = map(int, told["data_offsets"])
-            if start != end or stop < start:
-                raise ValueError
-            end = stop
-            tensors[name] = _Tensor(str(told["dtype"]), tuple(map(int, told["shape"])), 8 + size + start, stop - start)
-        if 8 + size + end != bytes_of_file:
-            raise ValueError
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelNotFound(f"{quoted(path.name)} is damaged, or no safetensors file. Download it again.") from error
-    return tensors, facts
 
 
 def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 from cut_models import TEXTS, loaded, logits_of, strong
+from fused_models import FAMILIES as TINY
 from safetensors import safe_open
-from tiny_models import CONFIGS, SHAPE, tiny_tokenizer
-from transformers import AutoModelForCausalLM, DeepseekV2Config, Glm4MoeConfig, Qwen2MoeConfig
+from tiny_models import tiny_tokenizer
+from transformers import AutoModelForCausalLM
 
 import moeviz
 from moeviz.capture.record.intervening import probe_routers
@@ -22,46 +23,10 @@ from moeviz.pruning.checkpoint import ABOUT, FAMILIES, INDEX, Checkpoint
 from moeviz.pruning.criteria import cost_of_cuts
 from moeviz.pruning.curve import pruning_curve
 
-HEADS = SHAPE | {"num_key_value_heads": 4}
-LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
-MORE = {
-    "qwen2_moe": Qwen2MoeConfig(
-        **SHAPE,
-        num_hidden_layers=2,
-        moe_intermediate_size=16,
-        shared_expert_intermediate_size=16,
-        num_experts=8,
-        num_experts_per_tok=2,
-    ),
-    "deepseek_v2": DeepseekV2Config(
-        **HEADS | LATENT,
-        num_hidden_layers=3,
-        first_k_dense_replace=1,
-        moe_intermediate_size=16,
-        n_routed_experts=16,
-        num_experts_per_tok=4,
-        topk_method="group_limited_greedy",
-        n_group=4,
-        topk_group=2,
-        n_shared_experts=1,
-    ),
-    "glm4_moe": Glm4MoeConfig(
-        **SHAPE,
-        num_hidden_layers=2,
-        first_k_dense_replace=0,
-        moe_intermediate_size=16,
-        n_routed_experts=8,
-        num_experts_per_tok=2,
-        n_group=1,
-        topk_group=1,
-        head_dim=8,
-    ),
-}
-
 
 def saved(family, folder, **how):
     """A tiny model of the family in a folder, and in memory."""
-    model = strong((CONFIGS | MORE)[family])
+    model = strong(TINY[family])
     model.save_pretrained(folder, **how)
     tiny_tokenizer().save_pretrained(folder)
     return model
@@ -258,8 +223,8 @@ def broken(how, folder):
         ("quantised", CaptureError, "are quantised"),
         ("adapter", CaptureError, "is an adapter"),
         ("counts", ModelNotFound, "does not say plainly how many layers, experts and groups"),
-        ("truncated", ModelNotFound, "is damaged, or no safetensors file"),
-        ("header", ModelNotFound, "is damaged, or no safetensors file"),
+        ("truncated", ModelNotFound, "cannot be read as safetensors"),
+        ("header", ModelNotFound, "cannot be read as safetensors"),
         ("pickle", ModelNotFound, "no weights in safetensors"),
         ("index", ModelNotFound, "leads out of it|names no files beside it"),
         ("router", ModelNotFound, "lack experts, or the router, of layer 0"),
