@@ -41,7 +41,7 @@ def lineage_page() -> None:
 def _choose() -> tuple[str, str, bool]:
     free, models = identity.may_name_any_model(), settings.SETTINGS.models
     session.start_with(session.BASE, models[0])
-    session.start_with(session.CHILD, models[-1])
+    session.start_with(session.CHILD, models[:2][-1])  # experts of one shape, where it is ours
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base, child = (
             st.selectbox(
