@@ -158,6 +158,7 @@ def settled(page: Page) -> None:
 
 def all_drawn(page: Page) -> None:
     """Scroll through a page until all its pictures are drawn, and back to its top."""
+    settled(page)  # a page that is only beginning has no place for a picture yet, and would look drawn
     eventually(page, lambda: page.evaluate(TO_THE_NEXT))
     page.evaluate(TO_THE_TOP)
     settled(page)
