@@ -16,6 +16,7 @@ from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
+from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.overview import WHOLE_TRACE, described
@@ -58,6 +59,22 @@ from moeviz.capture.routers.geometry import router_geometry
 
 rows = router_geometry(model.model)
 """
+CUT = """\
+from pathlib import Path
+from tempfile import mkdtemp
+
+from safetensors.torch import load_file, save_file
+
+from moeviz.embedded import embedded_path
+
+child, path = {}, Path(mkdtemp(), "child.safetensors")  # the experts in reverse, without the first
+for name, values in load_file(embedded_path() / "model.safetensors").items():
+    before, expert, after = name.partition(".experts.")
+    if expert and after[0] != "0":
+        child[f"{before}.experts.{7 - int(after[0])}{after[1:]}"] = values
+save_file(child, path)
+lineage = moeviz.lineage("embedded", str(path)).table
+"""
 TRAINED = """\
 from moeviz.training.reading import example_runs
 
@@ -79,6 +96,8 @@ BESIDE: Mapping[Chart, str] = {
     **dict.fromkeys((CACHE, BATCH, PREFETCH, PLANE), "labelled"),
     MEMORY: "mixtral, 'RTX 4090'",
     FITS: "mixtral",
+    FATES: "lineage",
+    GRID: "lineage[lineage['layer'] == 3]",
     **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),
     **dict.fromkeys((HEALTH, GRADIENTS), "run"),
     **dict.fromkeys((BALANCE, EFFECTIVE, LOSS, AUX, LOGITS, CHANGE), "runs"),
@@ -94,7 +113,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + TRAINED, names)
+    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + TRAINED, names)
     return names
 
 
@@ -122,7 +141,7 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{TRAINED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
         frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT) else chart.measure(given)
