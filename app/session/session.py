@@ -45,6 +45,7 @@ DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts
 FIRST_KIND, SECOND_KIND, CONTINUED = "first_kind", "second_kind", "continued"  # on Contrast
+PRUNING_SOURCE, CRITERIA, CUT, CUT_BY, SMALLER = "pruning_source", "criteria", "cut", "cut_by", "smaller"  # on Prune
 BASE, CHILD, LINEAGE_LAYER = "base", "child", "lineage_layer"  # on Lineage
 OF_DATASET, OF_TRACE = "dataset", "trace"  # texts there that are on screen; others go by their own names
 DEPTH = "depth"  # of the layers that are compared in three traces
@@ -232,10 +233,12 @@ def done_with(file_id: str) -> None:
     visit().upload = file_id
 
 
-def link_to(title: str, label: str, icon: str = ":material/arrow_forward:") -> None:
+def link_to(
+    title: str, label: str, icon: str = ":material/arrow_forward:", query: dict[str, str] | None = None
+) -> None:
     """A link to the page of that title; nothing where a page stands alone, without the others."""
     if title in (pages := visit().pages):
-        st.page_link(pages[title], label=label, icon=icon, width="content")
+        st.page_link(pages[title], label=label, icon=icon, width="content", query_params=query)
 
 
 def windows(trace: RoutingTrace) -> int:

@@ -80,6 +80,7 @@ class Visit:
     has_begun: bool = False  # whether the files that the server was started with are open
     what_if: Any = None  # the last change and its effect
     lineage: Any = None  # the last one on the page of that name, with the names of base and child
+    pruning: Any = None  # the last curve on Prune, with what it was asked of
     dialled: Any = None  # the last losses and texts on Contrast, with what they are of
     word_change: tuple[RunRequest, Any, RoutingTrace, RoutingTrace] | None = None  # a run, the edit of its text, both
     word_asked: Any = None  # as a browser says it

@@ -57,7 +57,7 @@ def corpus_page() -> None:
     st.markdown("Give labelled texts, by language or topic for example, and see which experts each label uses.")
     name = session.value(session.MODEL) or settings.SETTINGS.models[0]
     with explained():
-        texts = _texts()
+        texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
             session.set_trace(_run(name, _checked(texts)))
     trace = session.current_trace()
@@ -65,8 +65,10 @@ def corpus_page() -> None:
         _show(trace)
 
 
-def _texts() -> Texts:
-    source = st.radio("Texts", SOURCES, horizontal=True, key=session.SOURCE)
+def choose_texts(key: str, usual: str) -> Texts:
+    """Draw where labelled texts come from, chosen under this key, and ask for them; texts given are on all pages."""
+    session.start_with(key, usual)
+    source = st.radio("Texts", SOURCES, horizontal=True, key=key, persist_state="session")
     if source == "Evaluation set":
         st.text("The sixty held-out texts, of fifteen kinds, that ship with the embedded model.")
         return texts_that_ship()

@@ -22,6 +22,7 @@ from moeviz_app.views.history.story import article_page, story_page
 from moeviz_app.views.lineage import lineage_page
 from moeviz_app.views.models import models_page
 from moeviz_app.views.one_word import one_word_page
+from moeviz_app.views.prune import prune_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
@@ -41,7 +42,7 @@ MORE, EXHIBIT = "More", "Exhibits"
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
     "Explore": (FIRST, "Tokens"),
-    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers", "Lineage"),
+    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers", "Prune", "Lineage"),
     "Compare": ("Compare", "One word", "Contrast", "Engine difference", "What if"),
     "Balance": ("Balance", "Load", "Losses"),
     "Serve": ("Serve", "Parameters", "Placement"),
@@ -159,6 +160,7 @@ PAGES = {
     **{topic: partial(topic_page, topic) for topic in TOPICS if topic not in ("Flow", "Coverage")},
     "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
     "Load": partial(topic_page, "Load", "Load", "Coverage"),
+    "Prune": prune_page,
     "Lineage": lineage_page,
     "Serve": serve_page,
     "Balance": balance_page,

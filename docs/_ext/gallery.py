@@ -20,6 +20,8 @@ from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.charts.overview import WHOLE_TRACE, described
+from moeviz.charts.pruning import COST
+from moeviz.charts.pruning import KINDS as PAYS
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEALTH, HEATMAP, IMPORTANCE, LOGITS, LOSS
@@ -75,6 +77,12 @@ for name, values in load_file(embedded_path() / "model.safetensors").items():
 save_file(child, path)
 lineage = moeviz.lineage("embedded", str(path)).table
 """
+PRUNED = """\
+from moeviz.labelled_texts import texts_that_ship
+
+pruned = moeviz.pruning_curve(model, texts_that_ship(), cuts=(1, 2), criteria=("reap", "random"), draws=3, tokens=24)
+losses = pruned.losses
+"""
 TRAINED = """\
 from moeviz.training.reading import example_runs
 
@@ -97,6 +105,8 @@ BESIDE: Mapping[Chart, str] = {
     MEMORY: "mixtral, 'RTX 4090'",
     FITS: "mixtral",
     FATES: "lineage",
+    COST: "losses",
+    PAYS: "losses[losses['cut'] == 1]",
     GRID: "lineage[lineage['layer'] == 3]",
     **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),
     **dict.fromkeys((HEALTH, GRADIENTS), "run"),
@@ -113,7 +123,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + TRAINED, names)
+    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + PRUNED + TRAINED, names)
     return names
 
 
@@ -141,7 +151,7 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{TRAINED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{PRUNED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
         frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT) else chart.measure(given)

@@ -102,7 +102,7 @@ def run(args: Namespace) -> int:
     checkpoint = None if args.output is None else _checkpoint(args, one)
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     tokens = args.tokens or (None if args.texts else OWN_TOKENS)
-    from moeviz.pruning.criteria import ALL
+    from moeviz.metrics.pruning import ALL
     from moeviz.pruning.curve import pruning_curve, pruning_sentences
     from moeviz.pruning.rankings import evidence, ranking
 
@@ -125,11 +125,11 @@ def run(args: Namespace) -> int:
     for sentence in pruning_sentences(curve, args.by if acts else args.criteria[0]):
         note(sentence)
     if args.ranking:
-        Path(args.ranking).write_text(ranking(model, curve, args.by, args.form, one), encoding="utf-8")
+        Path(args.ranking).write_text(ranking(curve, args.by, args.form, one), encoding="utf-8")
         note(f"wrote {cut(args.ranking)}")
     if checkpoint is not None:
         says = partial(progress, says="wrote {:,} of {:,} bytes")
-        about = evidence(model, curve, args.by) | {"cut": one}
+        about = evidence(curve, args.by) | {"cut": one}
         written = checkpoint.write(args.output, curve.cut(args.by, one), about, says)
         (before, after), (was, now) = written.experts, written.size
         note(

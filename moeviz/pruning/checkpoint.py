@@ -20,7 +20,7 @@ from huggingface_hub import try_to_load_from_cache
 from moeviz.capture.models.load import model_source
 from moeviz.capture.models.safetensors_file import INDEX, TensorPlace, indexed_files, tensors_of
 from moeviz.errors import CaptureError, ModelNotFound
-from moeviz.pruning.criteria import LayerLimits
+from moeviz.metrics.pruning import LayerLimits
 from moeviz.text import cut as shortened
 from moeviz.text import quoted, why_no_file
 

@@ -13,11 +13,12 @@ from moeviz.capture.corpus import fitting_stretches, trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.intervening import probe_routers, router_limits
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import read_batch
 from moeviz.errors import InvalidPrompt
-from moeviz.pruning.criteria import (
+from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
     RANDOM,
@@ -31,6 +32,7 @@ from moeviz.pruning.criteria import (
     first_to_go,
     usual_cuts,
 )
+from moeviz.model_info import ModelInfo
 
 DRAWS = 5
 Texts = tuple[tuple[str, str], ...]  # (label, text)
@@ -42,6 +44,8 @@ Cut = Mapping[int, tuple[int, ...]]  # experts by layer
 class PruningCurve:
     """What cutting experts costs, by criterion and number cut, and the texts that this rests on."""
 
+    model: ModelInfo
+    blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
     losses: pd.DataFrame
     scores: pd.DataFrame  # of `expert_scores`, on the texts that chose
     limits: Mapping[int, LayerLimits]  # by layer
@@ -125,7 +129,9 @@ def pruning_curve(
     share = np.mean([limit.experts for limit in limits.values()])
     frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"criterion": "str", "chosen_on": "str", "judged_on": "str"})
     frame.insert(2, "share", frame["cut"] / share)
-    return PruningCurve(frame, scores, limits, float(losses[0].sum() / counts.sum()), chose, judged, seed, tokens)
+    blocks = {router.layer: router.block_path for router in find_routers(model.model)}
+    loss = float(losses[0].sum() / counts.sum())
+    return PruningCurve(model.info, blocks, frame, scores, limits, loss, chose, judged, seed, tokens)
 
 
 _COLUMNS = ["criterion", "cut", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]

@@ -5,14 +5,12 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.routers.discovery import find_routers
 from moeviz.errors import CaptureError
-from moeviz.pruning.criteria import cost_of_cuts
+from moeviz.metrics.pruning import cost_of_cuts
 from moeviz.pruning.curve import PruningCurve, Texts
 
 
-def evidence(model: LoadedModel, curve: PruningCurve, criterion: str) -> dict[str, Any]:
+def evidence(curve: PruningCurve, criterion: str) -> dict[str, Any]:
     """What a choice of experts rests on, for JSON: the model, the texts that chose and judged, and the losses.
 
     Texts are given by their number, labels and a hash (SHA-256 of their JSON), and never themselves.
@@ -20,8 +18,8 @@ def evidence(model: LoadedModel, curve: PruningCurve, criterion: str) -> dict[st
     rows = cost_of_cuts(curve.losses)
     columns = ["criterion", "cut", "tokens", "loss", "loss_increase", "sd"]
     return {
-        "model": model.name,
-        "revision": model.info.revision,
+        "model": curve.model.name,
+        "revision": curve.model.revision,
         "criterion": criterion,
         "seed": curve.seed,
         "tokens_of_a_text": curve.tokens,
@@ -37,7 +35,7 @@ def _about(texts: Texts) -> dict[str, Any]:
     return {"texts": len(texts), "labels": sorted({label for label, _ in texts}), "sha256": digest}
 
 
-def ranking(model: LoadedModel, curve: PruningCurve, criterion: str, form: str, cut: int | None = None) -> str:
+def ranking(curve: PruningCurve, criterion: str, form: str, cut: int | None = None) -> str:
     """The experts of each layer as a file's text, in one of `FORMS`.
 
     moeviz          JSON lines: what the ranking rests on (`evidence`), then for each layer its experts, the most needed
@@ -51,11 +49,11 @@ def ranking(model: LoadedModel, curve: PruningCurve, criterion: str, form: str, 
     """
     if form not in FORMS:
         raise CaptureError(f"There is no form {form!r} of rankings. Choose among {', '.join(FORMS)}.")
-    return FORMS[form](model, curve, criterion, cut)
+    return FORMS[form](curve, criterion, cut)
 
 
-def _own(model: LoadedModel, curve: PruningCurve, criterion: str, cut: int | None) -> str:
-    lines: list[Mapping[str, Any]] = [evidence(model, curve, criterion) | ({} if cut is None else {"cut": cut})]
+def _own(curve: PruningCurve, criterion: str, cut: int | None) -> str:
+    lines: list[Mapping[str, Any]] = [evidence(curve, criterion) | ({} if cut is None else {"cut": cut})]
     score = {} if criterion not in curve.scores else curve.scores.set_index(["layer", "expert"])[criterion].to_dict()
     for layer, experts in _most_needed_first(curve, criterion):
         scores = [score.get((layer, expert)) for expert in experts]
@@ -63,22 +61,22 @@ def _own(model: LoadedModel, curve: PruningCurve, criterion: str, cut: int | Non
     return _lines(lines)
 
 
-def _vllm_ascend(model: LoadedModel, curve: PruningCurve, criterion: str, cut: int | None) -> str:
+def _vllm_ascend(curve: PruningCurve, criterion: str, cut: int | None) -> str:
     return _lines([{str(layer): experts} for layer, experts in _most_needed_first(curve, criterion)])
 
 
-def _llm_compressor(model: LoadedModel, curve: PruningCurve, criterion: str, cut: int | None) -> str:
+def _llm_compressor(curve: PruningCurve, criterion: str, cut: int | None) -> str:
     if cut is None:
         raise CaptureError("llm-compressor's form lists the experts that stay. Say how many are cut (--cut).")
     gone = curve.cut(criterion, cut)
+    experts = dict(zip(curve.model.layers, curve.model.num_experts, strict=True))
     kept = {
-        router.block_path: [one for one in range(router.num_experts) if one not in gone[router.layer]]
-        for router in find_routers(model.model)
+        path: [one for one in range(experts[layer]) if one not in gone[layer]] for layer, path in curve.blocks.items()
     }
     return json.dumps(kept) + "\n"
 
 
-FORMS: dict[str, Callable[[LoadedModel, PruningCurve, str, int | None], str]] = {
+FORMS: dict[str, Callable[[PruningCurve, str, int | None], str]] = {
     "moeviz": _own,
     "vllm-ascend": _vllm_ascend,
     "llm-compressor": _llm_compressor,

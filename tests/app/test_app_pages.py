@@ -10,8 +10,10 @@ from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
+from moeviz_app.views import prune
 from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
 from moeviz_app.views.corpus import MOST_PASTED
 from moeviz_app.views.examples import EXAMPLES
@@ -32,6 +34,7 @@ from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
+from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
@@ -708,6 +711,42 @@ def test_a_third_trace_is_taken_away_again():
     assert not app.exception
     assert "differs by no more than luck" in sentences(app)
     assert "trace 2" not in sentences(app)
+
+
+@pytest.mark.parametrize("private", [True, False])
+def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
+    monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
+    monkeypatch.setattr(prune, "DRAWS", 2)
+    monkeypatch.setattr(identity, "may_keep_on_disk", lambda: private)
+    monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::4])
+    app = page("moeviz_app.views.prune.prune_page")
+    assert not app.exception and not pictures(app)
+    press(app, "Measure")
+    assert not app.exception and pictures(app) == 2
+    assert "texts judged, by the split of seed 0" in sentences(app) and "at random" in sentences(app)
+    assert "Of each text the first 12 tokens are read." in app.caption[0].value
+    (said,) = [text.value for text in app.text if text.value.startswith("layer 0: ")]
+    assert said.count(";") == 5, "an expert of each layer"
+    assert [one.label for one in app.get("download_button")][-3:] == [
+        "For moeviz",
+        "For vllm-ascend",
+        "For llm-compressor",
+    ]
+    monkeypatch.setattr("moeviz.pruning.curve.pruning_curve", pytest.fail)
+    app.session_state[session.CUT] = 2
+    app.run()
+    assert not app.exception and pictures(app) == 2, "it is known"
+    assert next(text.value for text in app.text if text.value.startswith("layer 0: ")).count(",") == 6
+    writes = [one for one in app.button if one.label == "Write the model without them"]
+    assert bool(writes) == private
+    if private:
+        for folder, says in ((tmp_path / "none" / "a", "There is no folder"), (tmp_path / "smaller", "6 of 8 experts")):
+            app.text_input(key=session.SMALLER).set_value(str(folder)).run()
+            press(app, "Write the model without them")
+            assert not app.exception and says in sentences(app)
+        assert load_file(tmp_path / "smaller" / "model.safetensors")
+    app.multiselect(key=session.CRITERIA).set_value(["gate_mass"]).run()
+    assert not app.exception and not pictures(app), "of other criteria nothing is known"
 
 
 def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(monkeypatch, tmp_path):

@@ -42,6 +42,8 @@ from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS
 from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.charts.pruning import COST
+from moeviz.charts.pruning import KINDS as OF_KINDS
 from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, FITS, MEMORY, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
@@ -85,7 +87,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "word_change",  # of one text, read twice
         "direct_attribution",  # of one token, read again
         "atlas",  # of many texts, on the page Experts
-        "lineage",  # of two checkpoints
+        *("lineage", "pruning"),  # of two checkpoints, and of a model without some experts
         "training",  # of runs
         "balance",  # of any routing, on the page Balance
         "serving",  # with sizes that are chosen, on the page Serve
@@ -175,7 +177,7 @@ def test_every_golden_file_is_of_a_chart():
             SATURATION,
             EFFECT,
             OVER_TIME,
-            *(*COMPARISONS, FATES, GRID),
+            *(*COMPARISONS, FATES, GRID, COST, OF_KINDS),
             *OF_PAGES,
             *OF_ENGINES,
             *OF_SEVERAL,
@@ -475,6 +477,24 @@ def test_spec_of_charts_of_two_checkpoints_matches_golden(chart, request):
     if chart is GRID:
         assert spec["encoding"]["x"]["scale"]["domain"] == ["0", "1", "2", "cut"]
         assert spec["encoding"]["y"]["scale"]["domain"] == ["0", "1", "2", "10", "no match"]
+
+
+def test_the_cost_of_cuts_is_drawn_beside_chance_and_for_each_kind_of_text(request):
+    columns = ["criterion", "cut", "share", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]
+    rows = [
+        (criterion, cut, cut / 8, "all texts", judged, 40, 2 + more, more, sd)
+        for cut in (1, 2)
+        for judged, extra in (("all texts", 0), ("Python", 0.5), ("C", 0.25))
+        for criterion, more, sd in (("reap", 0.1 * cut + extra, np.nan), ("random", 0.3 * cut, 0.05))
+    ]
+    losses = pd.DataFrame(rows, columns=columns)
+    check_golden(COST, COST.draw(COST.measure(losses)).to_dict(), request)
+    kinds = OF_KINDS.measure(losses[losses["cut"] == 1])
+    assert kinds["kind"].tolist() == ["Python", "C"] and kinds["loss_increase"].round(2).tolist() == [0.6, 0.35]
+    assert (
+        kinds["at_random"].tolist() == [0.3, 0.3] and OF_KINDS.measure(losses[losses["judged_on"] == "all texts"]).empty
+    )
+    check_golden(OF_KINDS, OF_KINDS.draw(kinds).to_dict(), request)
 
 
 @pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES, WORD_CHANGE], ids=lambda chart: chart.key)

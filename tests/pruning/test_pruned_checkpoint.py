@@ -18,9 +18,9 @@ from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import read_batch
 from moeviz.errors import CaptureError, ModelNotFound
+from moeviz.metrics.pruning import cost_of_cuts
 from moeviz.pruning import checkpoint
 from moeviz.pruning.checkpoint import ABOUT, FAMILIES, INDEX, Checkpoint
-from moeviz.pruning.criteria import cost_of_cuts
 from moeviz.pruning.curve import pruning_curve
 
 

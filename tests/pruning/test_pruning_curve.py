@@ -13,8 +13,8 @@ import moeviz
 from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
+from moeviz.metrics.pruning import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.criteria import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
 from moeviz.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 

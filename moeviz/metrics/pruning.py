@@ -131,6 +131,22 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
     return whole.drop(columns=["chosen_on", "judged_on"]).reset_index(drop=True)
 
 
+def cost_by_kind(losses: pd.DataFrame) -> pd.DataFrame:
+    """How much worse each kind of text is predicted without some experts, beside as many cut at random.
+
+    losses   rows of `moeviz.pruning.curve.PruningCurve` for one number cut, of one criterion and those of `random`.
+
+    One row per kind of text, the one that loses most first; none where there is one kind. Columns: kind str · tokens
+    int64 (predicted) · loss, loss_increase float64 (nats a token) · at_random float64 (mean increase over the draws;
+    NaN where there are none).
+    """
+    kinds = losses[(losses["chosen_on"] == ALL) & (losses["judged_on"] != ALL)].rename(columns={"judged_on": "kind"})
+    chance = kinds[kinds["criterion"] == RANDOM].set_index("kind")["loss_increase"]
+    chosen = kinds[kinds["criterion"] != RANDOM].sort_values("loss_increase", ascending=False, kind="stable")
+    frame = chosen.assign(at_random=chosen["kind"].map(chance).astype("float64"))
+    return frame[["kind", "tokens", "loss", "loss_increase", "at_random"]].reset_index(drop=True)
+
+
 def check_cuts(cuts: Sequence[int], limits: Mapping[int, LayerLimits]) -> None:
     """Raise `CaptureError` where a layer cannot lose so many experts."""
     for cut in cuts:
