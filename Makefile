@@ -78,7 +78,7 @@ test-gpu: .venv/installed-test
 
 # The same and the kernels' benchmark, on one page: docs/gpu-report.md.
 gpu-report: .venv/installed-test
-	$(BIN)/python -m benchmarks.gpu_report
+	$(BIN)/python -m benchmarks.gpu_report $(if $(RESUME),--resume)
 
 # GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
 test-gguf: .venv/installed-test

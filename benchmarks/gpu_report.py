@@ -1,14 +1,14 @@
 """What moeviz does on the GPU of this machine, on one page: the GPU tests, and the kernels' benchmark.
 
-    python -m benchmarks.gpu_report [--output FILE] [--rounds N]        or: make gpu-report
+    python -m benchmarks.gpu_report [--output FILE] [--rounds N] [--resume]        or: make gpu-report
 
-Runs `pytest -m gpu`, the kernels' own tests (on a GPU they run compiled), and `benchmarks.kernels`; then writes a page
-in Markdown. Exit code: 0 where all of it went well, 1 where a test or the benchmark failed (the page says which), 2
-without a CUDA GPU (nothing is run, and no page is written).
+Runs the kernels' own tests (on a GPU they run compiled), `benchmarks.kernels` and `pytest -m gpu`, and writes a page in
+Markdown, anew after each: what was measured before an interruption is on it. `--resume` goes on from there. Exit code:
+0 where all of it went well, 1 where a test or the benchmark failed (the page says which), 2 without a CUDA GPU (nothing
+is run, and no page is written).
 """
 
 import argparse
-import json
 import platform
 import shutil
 import subprocess
@@ -16,15 +16,17 @@ import sys
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 
+from benchmarks.kernels import GOALS, read_lines
+
 PAGE = Path(__file__).parent.parent / "docs" / "gpu-report.md"
-TESTS = ("-m gpu", "tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py")
+KEPT = Path(__file__).parent.parent / "build" / "gpu-report"
+TESTS = ("tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py", "-m gpu")
 PACKAGES = ("moeviz", "torch", "triton", "transformers")
 FAILED, NO_GPU = 1, 2
 WITHOUT = (
@@ -56,22 +58,40 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=PAGE, metavar="FILE", help="where the page goes")
     parser.add_argument("--rounds", type=int, default=200, help="of the benchmark")
+    parser.add_argument("--kept", type=Path, default=KEPT, metavar="FOLDER", help="where results lie meanwhile")
+    parser.add_argument("--resume", action="store_true", help="go on where the last report was interrupted")
     asked = parser.parse_args(arguments)
     if not torch.cuda.is_available():
         print(WITHOUT, file=sys.stderr)
         return NO_GPU
-    with TemporaryDirectory() as folder:
-        tests = [tests_of(chosen, Path(folder) / "tests.xml") for chosen in TESTS]
-        measured = benchmark(asked.rounds, Path(folder) / "kernels.json")
-    asked.output.write_text(page(facts(), tests, measured))
+    if not asked.resume:
+        shutil.rmtree(asked.kept, ignore_errors=True)
+    asked.kept.mkdir(parents=True, exist_ok=True)
+    about, tests = facts(), []
+    lines = asked.kept / "kernels.jsonl"
+
+    def write(is_whole: bool = False) -> None:
+        asked.output.write_text(page(about, tests, measured(lines), is_whole))
+
+    try:
+        tests.append(tests_of(TESTS[0], asked.kept / "kernels.xml"))
+        write()
+        code = benchmark(asked.rounds, lines)
+        write()
+        tests.append(tests_of(TESTS[1], asked.kept / "gpu.xml"))
+    except BaseException:  # Ctrl-C too: what is there is worth its page
+        write()
+        raise
+    write(is_whole=True)
     print(f"Written to {asked.output}.")
-    return 0 if measured and all(run.good for run in tests) else FAILED
+    return 0 if code == 0 and all(run.good for run in tests) else FAILED
 
 
 def tests_of(chosen: str, report: Path) -> Outcome:
-    """Run these tests in a process of their own."""
+    """Run these tests in a process of their own; those whose report is there were run before the interruption."""
     command = f"python -m pytest {chosen}"
-    report.unlink(missing_ok=True)
+    if report.exists():
+        return read_report(command, report.read_text())
     subprocess.run([sys.executable, "-m", "pytest", *chosen.split(), f"--junitxml={report}"], check=False)
     if not report.exists():
         return Outcome(command, 0, ("pytest itself: it wrote no report",), 0, 0.0)
@@ -88,11 +108,16 @@ def read_report(command: str, report: str) -> Outcome:
     return Outcome(command, len(cases) - len(failed) - len(skipped), names, len(skipped), seconds)
 
 
-def benchmark(rounds: int, results: Path) -> dict[str, Any] | None:
-    """What `benchmarks.kernels` measures, in a process of its own; None where it failed."""
-    command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(rounds), "--json", str(results)]
-    done = subprocess.run(command, check=False)
-    return json.loads(results.read_text()) if done.returncode == 0 else None
+def benchmark(rounds: int, lines: Path) -> int:
+    """Run `benchmarks.kernels` in a process of its own, which appends its figures to `lines`; its exit code."""
+    command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(rounds), "--lines", str(lines)]
+    return subprocess.run(command, check=False).returncode
+
+
+def measured(lines: Path) -> dict[str, Any] | None:
+    """The figures that the benchmark has written so far; None where it has none."""
+    first, *results = read_lines(lines) or [{}]
+    return {"goals": GOALS} | first | {"results": results} if results else None
 
 
 def facts() -> dict[str, str]:
@@ -103,11 +128,18 @@ def facts() -> dict[str, str]:
         "GPU": f"{device.name}, {device.total_memory / 1e9:.0f} GB, compute capability {device.major}.{device.minor}",
         "driver": driver or "not known",
         "CUDA of torch": str(torch.version.cuda),
-        **{package: version(package) for package in PACKAGES},
+        **{package: _version(package) for package in PACKAGES},
         "Python": f"{platform.python_version()} on {platform.platform()}",
         "commit": _said("git", "describe", "--always", "--dirty") or "not known",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "not installed"
 
 
 def _said(program: str, *arguments: str) -> str:
@@ -118,10 +150,11 @@ def _said(program: str, *arguments: str) -> str:
     return done.stdout.strip() if done.returncode == 0 else ""
 
 
-def page(about: dict[str, str], tests: list[Outcome], measured: dict[str, Any] | None) -> str:
+def page(about: dict[str, str], tests: list[Outcome], measured: dict[str, Any] | None, is_whole: bool = True) -> str:
     """The whole page in Markdown."""
     parts = [
         "# GPU report",
+        *([] if is_whole else ["**Interrupted: some of it has not run.** `make gpu-report RESUME=1` goes on."]),
         "Written by `make gpu-report`, which runs the tests that need a GPU and the kernels' benchmark on one machine.",
         table(["", ""], [[name, value] for name, value in about.items()]),
         "## Tests",
@@ -150,7 +183,8 @@ def tests_part(tests: list[Outcome]) -> list[str]:
 
 def speed_part(measured: dict[str, Any]) -> list[str]:
     """Times in microseconds, and what each is of ours."""
-    results: list[Result] = measured["results"]
+    results: list[Result] = [result for result in measured["results"] if "error" not in result]
+    errors = [f"- {result['case']}: {result['error']}" for result in measured["results"] if "error" in result]
     routers = [result for result in results if result["case"].startswith("router")]
     others = [result for result in results if not result["case"].startswith("router")]
     return [
@@ -167,6 +201,7 @@ def speed_part(measured: dict[str, Any]) -> list[str]:
         times(routers, ["plain", "plain + copies", "transformers", "torch.compile", "public structure"]),
         "### Dispatch, experts and whole blocks",
         times(others, ["plain", "torch.sort", "grouped_mm", "stock"]),
+        *(["### Cases that failed", "\n".join(errors)] if errors else []),
         "### Goals",
         measured["goals"],
     ]

@@ -1,10 +1,13 @@
 """The kernels on a CUDA GPU: what recording costs, and how we stand beside the other ways.
 
-    python -m benchmarks.kernels [--json FILE] [--rounds N]
+    python -m benchmarks.kernels [--lines FILE] [--rounds N] [--only WORDS]
 
 Every arm of a case is captured as a CUDA graph that calls it once for each of several input sets; the graphs are
 replayed in turn, round after round, and medians are printed. "again" is the plain arm once more: below its distance
 from 1 a difference is noise. Goals stand beside what was measured. Without a GPU there is nothing to measure.
+
+With `--lines` each case is appended to a file as it is done, and a case that is there is not measured again: after an
+interruption the same command goes on. A case that fails is a line that says how, and the others are measured.
 """
 
 import argparse
@@ -29,7 +32,7 @@ from moe_kernels.dispatch import plan_dispatch
 from moe_kernels.experts import run_experts
 from moe_kernels.gating import Gating
 from moe_kernels.router import route
-from moe_kernels.tiles import experts_tile
+from moe_kernels.tiles import device_of, experts_tile
 
 Arm = Callable[[Tensor], tuple[Tensor, Tensor]]
 
@@ -53,11 +56,10 @@ def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[st
 
 
 def new_record(gating: Gating, rows: int, device: str) -> Record:
-    """What capture keeps: ids and weights."""
-    ids = torch.uint8 if gating.experts <= 256 else torch.int16
+    """What capture keeps: ids as `moeviz.RoutingTrace` has them, and weights as a router gives them."""
     return Record(
-        experts=torch.empty(rows, gating.top_k, dtype=ids, device=device),
-        weights=torch.empty(rows, gating.top_k, dtype=torch.float16, device=device),
+        experts=torch.empty(rows, gating.top_k, dtype=torch.int16, device=device),
+        weights=torch.empty(rows, gating.top_k, dtype=torch.bfloat16, device=device),
         cursor=torch.zeros(1, dtype=torch.int64, device=device),
     )
 
@@ -186,11 +188,12 @@ def router_case(name: str, tokens: int, rounds: int, bytes_per_second: float) ->
     sets = max(2, min(16, ROTATED // (tokens * gating.experts * 2)))
     inputs = [torch.randn(tokens, gating.experts, device="cuda").bfloat16() for _ in range(sets)]
     found = arms(gating, bias, tokens, "cuda")
+    torch._dynamo.reset()  # or it gives up after eight cases, and times what is not compiled
     found["torch.compile"] = torch.compile(found["transformers"], dynamic=False)
     ways = {way: [partial(arm, x) for x in inputs] for way, arm in found.items()}
     times = microseconds(ways | {"again": ways["plain"]}, rounds)
     moved = tokens * (2 * gating.experts + 8 * gating.top_k)
-    return {"case": f"router {name} T={tokens}", "us": times, "floor_us": moved / bytes_per_second * 1e6}
+    return {"us": times, "floor_us": moved / bytes_per_second * 1e6}
 
 
 def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
@@ -200,7 +203,7 @@ def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
         "plain": [partial(plan_dispatch, ids, experts, 64)],
         "torch.sort": [lambda: torch.sort(ids.flatten(), stable=True)],
     }
-    return {"case": f"dispatch ({experts}, {top_k}) T={tokens}", "us": microseconds(ways, rounds)}
+    return {"us": microseconds(ways, rounds)}
 
 
 def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -> Result:
@@ -209,7 +212,7 @@ def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -
     module = experts_module(name)
     x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
     weights, ids = route(torch.randn(tokens, experts, device="cuda"), Gating(experts, top_k))
-    tile = experts_tile(tokens * top_k, experts, 10 * torch.cuda.get_device_capability()[0])
+    tile = experts_tile(tokens * top_k, experts, device_of(0))
 
     def ours() -> torch.Tensor:
         plan = plan_dispatch(ids, experts, tile.rows)
@@ -219,7 +222,6 @@ def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -
     read = len(ids.unique()) * 3 * hidden * width * 2
     work = 6 * tokens * top_k * hidden * width
     return {
-        "case": f"experts {name} T={tokens}",
         "us": microseconds(ways, rounds),
         "floor_us": read / bytes_per_second * 1e6,
         "flop": work,
@@ -247,7 +249,7 @@ def block_case(tokens: int, rounds: int) -> Result:
     for weight in (weight for block in blocks for weight in block.parameters()):
         weight.data.normal_(0, 0.02)
     gating = Gating(config.num_local_experts, config.num_experts_per_tok)
-    tile = experts_tile(tokens * gating.top_k, gating.experts, 10 * torch.cuda.get_device_capability()[0])
+    tile = experts_tile(tokens * gating.top_k, gating.experts, device_of(0))
     x = torch.randn(1, tokens, config.hidden_size, device="cuda", dtype=torch.bfloat16)
 
     def stock() -> torch.Tensor:
@@ -262,41 +264,82 @@ def block_case(tokens: int, rounds: int) -> Result:
             hidden = run_experts(hidden, experts.gate_up_proj, experts.down_proj, weights, plan, tile)
         return hidden
 
-    return {"case": f"two Mixtral blocks T={tokens}", "us": microseconds({"plain": [ours], "stock": [stock]}, rounds)}
+    return {"us": microseconds({"plain": [ours], "stock": [stock]}, rounds)}
 
 
 def line(result: Result) -> str:
     """One row of the table: times in microseconds, and each as a ratio to ours."""
+    if "error" in result:
+        return f"{result['case']:34} failed: {result['error']}"
     times = result["us"]
     cells = [f"{name} {value:.2f} us (x{value / times['plain']:.2f})" for name, value in times.items()]
     floor = f" | floor {result['floor_us']:.2f} us" if "floor_us" in result else ""
     return f"{result['case']:34} {'  '.join(cells)}{floor}"
 
 
+def cases(rounds: int, copy: float) -> dict[str, Callable[[], Result]]:
+    """Every case by its name; those that the promise rests on come first."""
+    found: dict[str, Callable[[], Result]] = {}
+    for name in GATINGS:
+        found |= {f"router {name} T={tokens}": partial(router_case, name, tokens, rounds, copy) for tokens in TOKENS}
+    found |= {
+        f"dispatch (128, 8) T={tokens}": partial(dispatch_case, 128, 8, tokens, rounds) for tokens in (1, 128, 16_384)
+    }
+    for name in SHAPES:
+        for tokens in (1, 16, 512, 4_096):
+            found[f"experts {name} T={tokens}"] = partial(experts_case, name, tokens, rounds, copy)
+    return found | {f"two Mixtral blocks T={tokens}": partial(block_case, tokens, rounds) for tokens in (1, 512)}
+
+
+def measured(name: str, case: Callable[[], Result]) -> Result:
+    """A case's figures with its name; how it failed, where it did."""
+    try:
+        return {"case": name} | case()
+    except Exception as error:  # one case that a GPU cannot run says nothing of the others
+        return {"case": name, "error": f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"}
+
+
+def read_lines(file: Path) -> list[Result]:
+    """Whole lines of a file: the last may have been cut off."""
+    if not file.exists():
+        return []
+    return [json.loads(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("}\n")]
+
+
 @torch.no_grad()
-def main() -> None:
-    """Print the table."""
+def main(given: list[str] | None = None) -> int:
+    """Print the table; the exit code is 1 where a case failed."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there, too")
+    parser.add_argument("--lines", type=Path, metavar="FILE", help="append all figures there, a line a case")
     parser.add_argument("--rounds", type=int, default=200)
-    arguments = parser.parse_args()
+    parser.add_argument("--only", default="", metavar="WORDS", help="cases whose names have these words in them")
+    arguments = parser.parse_args(given)
     if not torch.cuda.is_available():
         sys.exit("benchmarks.kernels measures a CUDA GPU, and there is none here.")
-    rounds, copy = arguments.rounds, bandwidth(20)
     about = f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}"
+    before = read_lines(arguments.lines) if arguments.lines else []
+    copy = next((row["copy"] for row in before if "copy" in row), None) or bandwidth(20)
+    if arguments.lines is not None:
+        first = [] if before else [{"about": about, "copy": copy, "goals": GOALS}]
+        arguments.lines.write_text(
+            "".join(json.dumps(row) + "\n" for row in [*before, *first])
+        )  # what was cut off goes
     print(f"{about}, copy {copy / 1e12:.2f} TB/s\n{GOALS}\n")
-    cases = [partial(router_case, name, tokens, rounds, copy) for name in GATINGS for tokens in TOKENS]
-    cases += [partial(dispatch_case, 128, 8, tokens, rounds) for tokens in (1, 128, 16_384)]
-    cases += [partial(experts_case, name, tokens, rounds, copy) for name in SHAPES for tokens in (1, 16, 512, 4_096)]
-    cases += [partial(block_case, tokens, rounds) for tokens in (1, 512)]
-    results = []
-    for case in cases:
-        results.append(case())
-        print(line(results[-1]), flush=True)
-    if arguments.json:
-        figures = {"about": about, "copy": copy, "goals": GOALS, "results": results}
-        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
+    done = {row.get("case") for row in before}
+    results = [row for row in before if "case" in row]
+    for name, case in cases(arguments.rounds, copy).items():
+        if arguments.only in name and name not in done:
+            results.append(measured(name, case))
+            _append(arguments.lines, results[-1])
+            print(line(results[-1]), flush=True)
+    return int(any("error" in row for row in results))
+
+
+def _append(file: Path | None, row: Result) -> None:
+    if file is not None:
+        with file.open("a") as lines:
+            lines.write(json.dumps(row) + "\n")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

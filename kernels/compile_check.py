@@ -1,10 +1,10 @@
-"""Compile every kernel and tile for sm_80 and sm_90, without a GPU: `python kernels/compile_check.py`.
+"""Compile every kernel and tile for the GPUs that may meet them, without one: `python kernels/compile_check.py`.
 
-`--part 3/8` compiles the third eighth of them.
+`--part 3/8` compiles the third eighth of them, and `--for 80 90` for these compute capabilities alone.
 
-Fails where a kernel spills registers or uses a stack, where a large tile of the experts lost its tensor-core
-instructions, and where recording adds more than a fifth to the router's instructions. It compiles, so it runs in a
-process of its own, never in the interpreter's.
+Fails where a kernel spills registers or uses a stack, asks for more shared memory than its GPU gives a program, where a
+large tile of the experts lost its tensor-core instructions, and where recording adds too much to the router's
+instructions. It compiles, so it runs in a process of its own, never in the interpreter's.
 """
 
 import argparse
@@ -29,14 +29,19 @@ from triton.compiler import ASTSource
 from moe_kernels import dispatch, experts, router, tiles
 from moe_kernels.gating import Gating
 
-CAPABILITIES = (80, 90)
+# By compute capability: bytes of shared memory that a program may ask for.
+SHARED_MEMORY = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+TENSOR_CORES = {90: "HGMMA", 100: "UTCHMMA"}  # the instruction of their generation; HMMA elsewhere
 MOST_TRACED = 1.20  # instructions of the router with its record / without
+MOST_TRACED_OF_MANY = 1.06  # the same, from MANY experts up
+MANY = 64
 MOST_REGISTERS = 96  # of the router: more would leave too few warps to hide the loads
 INSTRUCTION = re.compile(r"^\s+(?:/\*\w+\*/\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]+)", re.M)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
-POINTER = {"expert_ptr": "*i32", "record_expert_ptr": "*u8", "record_weight_ptr": "*fp16", "cursor_ptr": "*i64"}
+POINTER = {"expert_ptr": "*i32", "record_expert_ptr": "*i16", "record_weight_ptr": "*fp32", "cursor_ptr": "*i64"}
 FLOAT32 = {"weight_ptr", "bias_ptr"}
 INTEGERS = ("count", "start", "end", "order", "place", "part")
+ROUTED = ("bf16", "fp16", "fp32")  # logits
 RECORDS = {"plain": {"RECORDS": False}, "traced": {"RECORDS": True}}
 ROUTERS = {
     "softmax (8, 2)": Gating(8, 2),
@@ -67,6 +72,7 @@ class Compiled(NamedTuple):
 
     registers: int
     stack: int
+    shared: int  # bytes
     instructions: Counter[str]
 
 
@@ -74,7 +80,7 @@ def router_cases() -> Iterator[Case]:
     """The router: every way of gating, without a record and with one."""
     for name, gating in ROUTERS.items():
         has_bias = gating.score != "softmax"
-        for dtype in ("bf16", "fp32"):
+        for dtype in ROUTED:
             tile = tiles.router_tile(gating)
             blocks = {
                 "BLOCK_M": tile.block_m,
@@ -105,8 +111,11 @@ def dispatch_cases() -> Iterator[Case]:
 
 def expert_cases(capability: int) -> Iterator[Case]:
     """The experts with every tile that this capability may be given, in Mixtral's and Qwen3's sizes."""
+    device = tiles.Device(capability, SHARED_MEMORY[capability])
+    if tiles.why_not_experts(torch.bfloat16, device):
+        return
     for num_experts, top_k, hidden, width in ((8, 2, 4_096, 14_336), (128, 8, 2_048, 768)):
-        for tile in {tiles.experts_tile(per * num_experts, num_experts, capability) for per in (1, 32, 1_000)}:
+        for tile in {tiles.experts_tile(per * num_experts, num_experts, device) for per in (1, 32, 1_000)}:
             shape = {"D": hidden, "W": width, "E": num_experts, "BLOCK_E": num_experts, "IN_FLOAT32": False}
             shape |= {"BM": tile.rows, "BN": tile.columns, "BK": tile.inner}
             options = {"num_warps": tile.warps, "num_stages": tile.stages}
@@ -140,14 +149,14 @@ def compiled(case: Case, capability: int) -> Compiled:
     aligned = [i for i, name in enumerate(types) if name.endswith("_ptr") or name == "stride_x"]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fn=case.kernel, signature=types, constexprs=case.constants, attrs=attributes)
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options)
+    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options | tiles.LAUNCH)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
         usage = tool("cuobjdump", "--dump-resource-usage", file.name)
         code = tool("nvdisasm", "-c", file.name)
     numbers = {name: int(value) for name, value in re.findall(r"(REG|STACK):(\d+)", usage)}
-    return Compiled(numbers["REG"], numbers["STACK"], Counter(INSTRUCTION.findall(code)))
+    return Compiled(numbers["REG"], numbers["STACK"], kernel.metadata.shared, Counter(INSTRUCTION.findall(code)))
 
 
 def tool(name: str, *arguments: str) -> str:
@@ -160,7 +169,9 @@ def faults(case: Case, result: Compiled, capability: int) -> list[str]:
     code, found = result.instructions, []
     if result.stack or code["LDL"] or code["STL"]:
         found.append(f"spills: a stack of {result.stack} bytes")
-    if case.tensor_cores and not code["HGMMA" if capability >= 90 else "HMMA"]:
+    if result.shared > SHARED_MEMORY[capability]:
+        found.append(f"{result.shared:,} bytes of shared memory, and there are {SHARED_MEMORY[capability]:,}")
+    if case.tensor_cores and not code[TENSOR_CORES.get(capability, "HMMA")]:
         found.append("no tensor-core instructions")
     if case.kernel is router._route_kernel and result.registers > MOST_REGISTERS:
         found.append(f"{result.registers} registers, at most {MOST_REGISTERS} are wanted")
@@ -169,13 +180,14 @@ def faults(case: Case, result: Compiled, capability: int) -> list[str]:
 
 def recording_faults(results: dict[str, Compiled], capability: int) -> Iterator[str]:
     """Routers whose record costs too much, of those that were compiled."""
-    for name in ROUTERS:
-        for dtype in ("bf16", "fp32"):
+    for name, gating in ROUTERS.items():
+        most = MOST_TRACED if gating.experts < MANY else MOST_TRACED_OF_MANY
+        for dtype in ROUTED:
             if f"{name} {dtype} plain" not in results:
                 continue
             plain, traced = (results[f"{name} {dtype} {which}"].instructions.total() for which in ("plain", "traced"))
             print(f"sm_{capability} {name} {dtype}: traced / plain instructions {traced / plain:.3f}", flush=True)
-            if traced / plain > MOST_TRACED:
+            if traced / plain > most:
                 yield f"sm_{capability} {name} {dtype}: recording takes {traced / plain:.2f} times the instructions"
 
 
@@ -184,7 +196,13 @@ def cases_of(capability: int, part: int, parts: int) -> list[Case]:
     routers = list(router_cases())
     pairs = list(zip(routers[::2], routers[1::2], strict=True))
     alone = [(case,) for case in (*dispatch_cases(), *expert_cases(capability))]
-    return [case for together in [*pairs, *alone][part::parts] for case in together]
+    some = [case for together in [*pairs, *alone][part::parts] for case in together]
+    return [case for case in some if case.dtype in dtypes_of(capability)]
+
+
+def dtypes_of(capability: int) -> set[str]:
+    """The dtypes that models have on these GPUs: before sm_80 there is no bfloat16."""
+    return {"bf16", "fp16", "fp32", "i32"} - ({"bf16"} if capability < 80 else set())
 
 
 def check(capability: int, part: int = 0, parts: int = 1) -> list[str]:
@@ -199,13 +217,17 @@ def check(capability: int, part: int = 0, parts: int = 1) -> list[str]:
 
 
 def main() -> None:
-    """A process a capability; exit with 1 where something is wrong."""
+    """Several processes, one capability each; exit with 1 where something is wrong."""
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
     parser.add_argument("--part", default="1/1", help="which part of how many, such as 3/8 (default: 1/1, all)")
-    part, parts = map(int, parser.parse_args().part.split("/"))
+    parser.add_argument(
+        "--for", dest="capabilities", type=int, nargs="+", choices=SHARED_MEMORY, default=[*SHARED_MEMORY], metavar="N"
+    )
+    asked = parser.parse_args()
+    part, parts = map(int, asked.part.split("/"))
     print(f"triton {triton.__version__}, torch {torch.__version__}", flush=True)
-    with ProcessPoolExecutor(len(CAPABILITIES)) as processes:
-        checks = [processes.submit(check, capability, part - 1, parts) for capability in CAPABILITIES]
+    with ProcessPoolExecutor(min(len(asked.capabilities), os.cpu_count() or 1)) as processes:
+        checks = [processes.submit(check, capability, part - 1, parts) for capability in asked.capabilities]
         wrong = [fault for done in checks for fault in done.result()]
     for fault in wrong:
         print(f"WRONG: {fault}")

@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_kernels.plan import Plan, max_tiles
-from moe_kernels.tiles import SORTED_AT_ONCE, dispatch_block, scan_rows
+from moe_kernels.tiles import LAUNCH, SORTED_AT_ONCE, dispatch_block, scan_rows
 
 NOBODY = tl.constexpr(0x7FFF)  # sorts after every expert
 
@@ -32,7 +32,7 @@ def _sorted_block(expert_ptr, base, N, BLOCK: tl.constexpr):
     return key >> 16, key & 0xFFFF, (key >> 16) != NOBODY
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def _count_kernel(expert_ptr, part_ptr, N, E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr):
     """Counts of one block, to part (B, E)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -42,7 +42,7 @@ def _count_kernel(expert_ptr, part_ptr, N, E: tl.constexpr, BLOCK: tl.constexpr,
     tl.store(part_ptr + tl.program_id(0) * E + lane, counts, mask=lane < E)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["B"])
 def _scan_kernel(
     part_ptr, start_ptr, count_ptr, end_ptr, B,
     E: tl.constexpr, TILE: tl.constexpr, ROWS: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -60,7 +60,7 @@ def _scan_kernel(
     _write_experts(start_ptr, count_ptr, end_ptr, so_far, lane, E, TILE)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def _scatter_kernel(
     expert_ptr, part_ptr, start_ptr, order_ptr, place_ptr, N,
     E: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -79,7 +79,7 @@ def _scatter_kernel(
     tl.store(order_ptr + row, base + place, mask=real)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["N"])
 def _sort_kernel(
     expert_ptr, start_ptr, count_ptr, end_ptr, order_ptr, place_ptr, N,
     E: tl.constexpr, TILE: tl.constexpr, BLOCK: tl.constexpr, BLOCK_E: tl.constexpr,
@@ -105,13 +105,16 @@ def plan_dispatch(experts: Tensor, num_experts: int, tile: int, block: int | Non
     start, count, tile_end = (flat.new_empty(num_experts, dtype=torch.int32) for _ in range(3))
     block = block or dispatch_block(total)
     shape = {"E": num_experts, "BLOCK": block, "BLOCK_E": max(2, triton.next_power_of_2(num_experts))}
-    if total <= min(block, SORTED_AT_ONCE):
-        _sort_kernel[(1,)](flat, start, count, tile_end, order, place, total, TILE=tile, **shape, num_warps=4)
-    else:
-        blocks = triton.cdiv(total, block)
-        part = flat.new_empty(blocks, num_experts, dtype=torch.int32)
-        _count_kernel[(blocks,)](flat, part, total, **shape, num_warps=4)
-        scan = {"E": num_experts, "TILE": tile, "ROWS": scan_rows(shape["BLOCK_E"]), "BLOCK_E": shape["BLOCK_E"]}
-        _scan_kernel[(1,)](part, start, count, tile_end, blocks, **scan, num_warps=8)
-        _scatter_kernel[(blocks,)](flat, part, start, order, place, total, **shape, num_warps=4)
+    with torch.cuda.device_of(flat):  # Triton launches on the current device
+        if total <= min(block, SORTED_AT_ONCE):
+            _sort_kernel[(1,)](
+                flat, start, count, tile_end, order, place, total, TILE=tile, **shape, num_warps=4, **LAUNCH
+            )
+        else:
+            blocks = triton.cdiv(total, block)
+            part = flat.new_empty(blocks, num_experts, dtype=torch.int32)
+            _count_kernel[(blocks,)](flat, part, total, **shape, num_warps=4, **LAUNCH)
+            scan = {"E": num_experts, "TILE": tile, "ROWS": scan_rows(shape["BLOCK_E"]), "BLOCK_E": shape["BLOCK_E"]}
+            _scan_kernel[(1,)](part, start, count, tile_end, blocks, **scan, num_warps=8, **LAUNCH)
+            _scatter_kernel[(blocks,)](flat, part, start, order, place, total, **shape, num_warps=4, **LAUNCH)
     return Plan(order, place, start, count, tile_end, tile, max_tiles(total, num_experts, tile))

@@ -12,7 +12,7 @@ import triton.language as tl
 from torch import Tensor
 
 from moe_kernels.plan import Plan
-from moe_kernels.tiles import ExpertsTile, combine_block
+from moe_kernels.tiles import LAUNCH, ExpertsTile, combine_block
 
 NO_TILE = tl.constexpr(0x7FFFFFFF)
 
@@ -117,12 +117,13 @@ def run_experts(
         return out
     shape = {"D": hidden, "W": width, "E": experts, "BLOCK_E": max(2, triton.next_power_of_2(experts))}
     shape |= {"IN_FLOAT32": in_float32, "BM": plan.tile, "BN": tile.columns, "BK": tile.inner}
-    options = {"num_warps": tile.warps, "num_stages": tile.stages}
+    options = {"num_warps": tile.warps, "num_stages": tile.stages} | LAUNCH
     sorted_rows = (plan.order, plan.tile_end, plan.start, plan.count)
-    programs = (plan.max_tiles * triton.cdiv(width, tile.columns),)
-    _up_kernel[programs](x, gate_up, h, *sorted_rows, K=top_k, **shape, **options)
-    programs = (plan.max_tiles * triton.cdiv(hidden, tile.columns),)
-    _down_kernel[programs](h, down, y, weights, *sorted_rows, **shape, **options)
-    block = combine_block(hidden)
-    _combine_kernel[(tokens, triton.cdiv(hidden, block))](y, out, hidden, K=top_k, BLOCK=block)
+    with torch.cuda.device_of(x):  # Triton launches on the current device
+        programs = (plan.max_tiles * triton.cdiv(width, tile.columns),)
+        _up_kernel[programs](x, gate_up, h, *sorted_rows, K=top_k, **shape, **options)
+        programs = (plan.max_tiles * triton.cdiv(hidden, tile.columns),)
+        _down_kernel[programs](h, down, y, weights, *sorted_rows, **shape, **options)
+        block = combine_block(hidden)
+        _combine_kernel[(tokens, triton.cdiv(hidden, block))](y, out, hidden, K=top_k, BLOCK=block, **LAUNCH)
     return out

@@ -4,6 +4,8 @@ One program handles BLOCK_M tokens with all their experts. The record costs stor
 no launch, no copy, no read. Shape letters: T tokens, E experts, K slots, R rows of the record.
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
@@ -20,7 +22,7 @@ from moe_kernels.selection import (
     pack_lane,
     select_top_k,
 )
-from moe_kernels.tiles import router_tile
+from moe_kernels.tiles import LAUNCH, router_tile
 
 SOFTMAX, SIGMOID = (tl.constexpr(SCORES.index(name)) for name in ("softmax", "sigmoid"))
 
@@ -85,7 +87,7 @@ def _write(ptr, at, value, mask):
     tl.store(ptr + at, value.to(ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["T", "R"])  # a text of one token, or of sixteen, is no reason to compile anew
 def _route_kernel(
     x_ptr, stride_x, T, bias_ptr, weight_ptr, expert_ptr, scale, added, floor,
     record_expert_ptr, record_weight_ptr, cursor_ptr, R,
@@ -140,17 +142,19 @@ def route(
     tile = router_tile(gating)
     block_m = block_m or tile.block_m
     nothing = weights, weights, weights, 0  # pointers that the kernel does not read
-    _route_kernel[(triton.cdiv(tokens, block_m),)](
-        logits, logits.stride(0), tokens, weights if bias is None else bias, weights, chosen,
-        gating.scale, gating.added, gating.floor, *(nothing if record is None else record.arguments()),
-        **gating_flags(gating, bias is not None), RECORDS=record is not None,
-        BLOCK_M=block_m, BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_K=tile.block_k, num_warps=tile.warps,
-    )  # fmt: skip
+    with torch.cuda.device_of(logits):  # Triton launches on the current device
+        _route_kernel[(triton.cdiv(tokens, block_m),)](
+            logits, logits.stride(0), tokens, weights if bias is None else bias, weights, chosen,
+            gating.scale, gating.added, gating.floor, *(nothing if record is None else record.arguments()),
+            **gating_flags(gating, bias is not None), RECORDS=record is not None, BLOCK_M=block_m,
+            BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_K=tile.block_k, num_warps=tile.warps, **LAUNCH,
+        )  # fmt: skip
     return weights, chosen
 
 
+@lru_cache
 def gating_flags(gating: Gating, has_bias: bool) -> dict[str, int]:
-    """The kernel's compile-time arguments for a way of gating."""
+    """The kernel's compile-time arguments for a way of gating: one object for all launches, to be read alone."""
     return {
         "E": gating.experts,
         "K": gating.top_k,

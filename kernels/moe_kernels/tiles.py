@@ -1,7 +1,10 @@
 """How big a piece of work one program takes: static tables, so that nothing is tuned at run time."""
 
+import re
+from functools import lru_cache
 from typing import NamedTuple
 
+import torch
 import triton
 
 from moe_kernels.gating import Gating
@@ -12,6 +15,7 @@ SORTED_AT_ONCE = 1_024  # assignments that one program sorts
 BLOCK = 256  # assignments a program, where one is not enough
 SCANNED = 4_096  # counts that the scan holds at once
 SCAN_ROWS = 64
+LAUNCH = {"enable_fp_fusion": True}  # for every launch: newer Tritons warn where it is left to a default
 
 
 class RouterTile(NamedTuple):
@@ -24,6 +28,7 @@ class RouterTile(NamedTuple):
     warps: int
 
 
+@lru_cache
 def router_tile(gating: Gating) -> RouterTile:
     """One warp up to 512 lanes: reductions over experts then never leave it."""
     block_g = triton.next_power_of_2(gating.groups)
@@ -59,14 +64,61 @@ DECODE_TILE = ExpertsTile(16, 64, 64, 4, 4)
 PREFILL_TILE = ExpertsTile(64, 64, 64, 4, 3)
 LARGE_TILE = ExpertsTile(128, 128, 64, 8, 3)  # sm_90; two accumulators of this size spill registers on sm_80
 FULL_TILE_ROWS = 64  # assignments an expert from which large tiles are mostly full
+EXPERT_DTYPES = (torch.bfloat16, torch.float16)  # in float32 tiles spill registers, or fit no consumer card's memory
+LEAST_CAPABILITY = 80  # tensor cores for bfloat16, and copies that run beside the products
+OLDEST_TRITON = (3, 4)  # which has histograms of a part of a block
+SHARED_MEMORY = 48 * 1024  # bytes that every GPU gives a program
 
 
-def experts_tile(assignments: int, num_experts: int, capability: int) -> ExpertsTile:
-    """The tile for so many assignments, on a GPU of this compute capability (80, 90)."""
+class Device(NamedTuple):
+    """What of a GPU decides how the experts run on it."""
+
+    capability: int  # of CUDA, such as 89; 0 for other makes, which number theirs otherwise
+    shared_memory: int  # bytes that one program may ask for
+
+
+@lru_cache
+def device_of(index: int) -> Device:
+    """Look the GPU of this index up."""
+    found = torch.cuda.get_device_properties(index)
+    capability = 0 if torch.version.hip else 10 * found.major + found.minor
+    return Device(capability, getattr(found, "shared_memory_per_block_optin", SHARED_MEMORY))
+
+
+def why_not_experts(dtype: torch.dtype, device: Device) -> str:
+    """Why the experts' kernels are not for this dtype on this GPU, as a clause; "" where they are."""
+    if dtype not in EXPERT_DTYPES:
+        return f"moeviz's kernels run experts in bfloat16 and float16, and these are in {str(dtype)[6:]}"
+    if device.capability < LEAST_CAPABILITY:
+        return "moeviz's kernels run experts on NVIDIA GPUs from compute capability 8.0 on, and this is another"
+    return ""
+
+
+def why_too_old(installed: str = triton.__version__) -> str:
+    """Why this version of Triton cannot compile the kernels, as a sentence; "" where it can.
+
+    >>> why_too_old("3.3.1")
+    "Triton 3.3.1 is installed, and moeviz's kernels need 3.4 or newer, which comes with torch 2.8."
+    """
+    if tuple(int(number) for number in re.findall(r"\d+", installed)[:2]) >= OLDEST_TRITON:
+        return ""
+    oldest = ".".join(map(str, OLDEST_TRITON))
+    return f"Triton {installed} is installed, and moeviz's kernels need {oldest} or newer, which comes with torch 2.8."
+
+
+def shared_memory_of(tile: ExpertsTile) -> int:
+    """Bytes of shared memory that the up projection takes in 16 bits: its tiles of x, gate and up, stage by stage."""
+    return (tile.stages - 1) * (tile.rows + 2 * tile.columns) * tile.inner * 2
+
+
+def experts_tile(assignments: int, num_experts: int, device: Device) -> ExpertsTile:
+    """The tile for so many assignments on a GPU, which has the shared memory for it."""
     per_expert = assignments / num_experts
     if per_expert < DECODE_TILE.rows:
         return DECODE_TILE
-    return LARGE_TILE if capability >= 90 and per_expert >= FULL_TILE_ROWS else PREFILL_TILE
+    is_large = device.capability >= 90 and per_expert >= FULL_TILE_ROWS
+    fits = shared_memory_of(LARGE_TILE) <= device.shared_memory
+    return LARGE_TILE if is_large and fits else PREFILL_TILE
 
 
 def combine_block(hidden: int) -> int:

@@ -4,6 +4,7 @@ Each is a context manager: inside the block the model may run, and what it yield
 listening imports nothing that replaces a part of the model.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
@@ -21,6 +22,8 @@ from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
     from moeviz.capture.record.kernel_parity import ProbedModel
+
+log = logging.getLogger("moeviz.capture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +45,11 @@ def wants_kernels(job: CaptureJob) -> bool:
         return job.request.kernels
     if job.run.model.device.type != "cuda" or find_spec("triton") is None:
         return False
-    from moeviz.capture.routers.kernel_families import FAMILIES
+    from moeviz.capture.routers.kernel_families import FAMILIES, why_triton_is_too_old
+
+    if why := why_triton_is_too_old():
+        log.info("%s The routers are listened to.", why)
+        return False
 
     return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.request.site))
 
@@ -100,7 +107,10 @@ def _probed(job: CaptureJob) -> "ProbedModel":
     """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
     from moeviz.capture.record.kernel_parity import probe_once
     from moeviz.capture.record.kernel_recording import log_troubles
+    from moeviz.capture.routers.kernel_families import why_triton_is_too_old
 
+    if job.run.model.device.type == "cuda" and (why := why_triton_is_too_old()):
+        raise KernelsUnavailable(why)
     try:
         found = probe_once(job.run.model, job.request.site)
     except CaptureError as error:

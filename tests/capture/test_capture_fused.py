@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 from functools import cache
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -15,16 +16,19 @@ from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
+from moe_kernels.tiles import why_too_old
 from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.top_k import TopK
-from moeviz.capture.record import kernel_parity, kernel_recording
+from moeviz.capture.record import experts_implementation, kernel_parity, kernel_recording, routing_ops
 from moeviz.capture.record.experts_implementation import NAME, is_usual
 from moeviz.capture.record.private_names import registered_experts
 from moeviz.capture.record.routing_ops import GATING
+from moeviz.capture.recorders import CaptureJob, wants_kernels
 from moeviz.capture.routers import kernel_families
 from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 
@@ -272,6 +276,84 @@ def test_a_trace_says_how_its_routers_ran(tokenizer, monkeypatch, caplog):
     monkeypatch.setattr(kernel_parity, "FAMILIES", {})
     assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "hooks"
     assert "run none of these routers: OlmoeTopKRouter is not known to moeviz" in caplog.text
+
+
+BROKEN = {
+    "router, at the probe": (routing_ops, "choose", 0, "OlmoeTopKRouter failed in moeviz's kernels"),
+    "router, at the run": (routing_ops, "decide", 0, "OlmoeTopKRouter failed in moeviz's kernels"),
+    "experts, at the run": (experts_implementation, "experts_forward", 4, "OlmoeExperts failed in moeviz's kernels"),
+}
+
+
+@pytest.mark.parametrize("where", BROKEN)
+def test_a_kernel_that_raises_is_listened_to_with_one_warning(where, tokenizer, monkeypatch, caplog):
+    """As on a card that has too little memory for a tile, or with a Triton that cannot compile it."""
+    model, options = tiny_model(FAMILIES["olmoe"]), {"tokenizer": tokenizer, "max_new_tokens": 2}
+    expected = trace(model, PROMPTS, kernels=False, **options)
+    module, name, after, says = BROKEN[where]
+    right, asked = getattr(module, name), []
+
+    def raising(*args):
+        asked.append(1)
+        if len(asked) > after:
+            raise RuntimeError("out of resource: shared memory\nand a long tale")
+        return right(*args)
+
+    monkeypatch.setattr(module, name, raising)
+    got = trace(model, PROMPTS, kernels=True, **options)
+    assert got.equals(expected) and got.model.recorded_by == "hooks"
+    (warned,) = [line.getMessage() for line in caplog.records if line.levelname == "WARNING"]
+    assert f"{says} with RuntimeError (out of resource: shared memory)" in warned and "tale" not in warned
+    assert list(stream(model, PROMPTS, kernels=True, **options))[-1].equals(expected)
+
+
+def test_experts_whose_kernel_raises_at_the_probe_keep_their_own_way(tokenizer, monkeypatch, caplog):
+    model, options = tiny_model(FAMILIES["olmoe"]), {"tokenizer": tokenizer}
+    expected = trace(model, PROMPTS, kernels=False, **options)
+    monkeypatch.setattr(experts_implementation, "experts_forward", lambda *_: 1 / 0)
+    caplog.set_level("INFO")
+    got = trace(model, PROMPTS, kernels=True, **options)
+    assert np.array_equal(got.experts, expected.experts) and got.model.recorded_by == "kernels (plain torch)"
+    assert "OlmoeExperts failed in moeviz's kernels with ZeroDivisionError (division by zero)" in caplog.text
+
+
+def test_a_process_that_lost_its_gpu_is_said_to_have(tokenizer, monkeypatch):
+    def raising(*_):
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(routing_ops, "choose", raising)
+    with pytest.raises(CaptureError, match="broke this process's connection to the GPU"):
+        trace(tiny_model(FAMILIES["olmoe"]), PROMPTS, kernels=True, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("fault", ["louder", "one expert less"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
+def test_experts_that_compute_otherwise_are_noticed_in_every_precision(dtype, fault, monkeypatch):
+    """Sums in another order pass; an output of 1.1 times the size does not, nor one without a token's last expert."""
+    model = tiny_model(FAMILIES["olmoe"]).to(dtype)
+    assert not kernel_parity.probe(model).experts_trouble
+    right = experts_implementation.experts_forward
+
+    def wrong(experts, hidden, ids, weights):
+        if fault == "louder":
+            return 1.1 * right(experts, hidden, ids, weights)
+        return right(experts, hidden, ids, torch.cat([weights[:, :-1], 0 * weights[:, -1:]], dim=1))
+
+    monkeypatch.setattr(experts_implementation, "experts_forward", wrong)
+    assert "computes otherwise" in kernel_parity.probe(model).experts_trouble[0]
+
+
+@pytest.mark.parametrize("installed", ["3.3.1", "3.4.0"])
+def test_an_old_triton_is_a_reason_to_listen(installed, monkeypatch, tokenizer, caplog):
+    """The model says that it is on a GPU, and is not."""
+    monkeypatch.setattr("moeviz.capture.routers.kernel_families.why_triton_is_too_old", lambda: why_too_old(installed))
+    model = tiny_model(FAMILIES["olmoe"])
+    monkeypatch.setattr(type(model), "device", torch.device("cuda", 0))
+    job = MagicMock(CaptureJob, request=CaptureRequest(tuple(PROMPTS)))
+    job.run.model = model
+    caplog.set_level("INFO")
+    assert wants_kernels(job) == (installed == "3.4.0")
+    assert ("Triton 3.3.1 is installed" in caplog.text) == (installed == "3.3.1")
 
 
 CHANGES = {

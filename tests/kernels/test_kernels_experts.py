@@ -1,13 +1,17 @@
 """Dispatch and experts against plain torch. Without a GPU in Triton's interpreter, hence small sorts and tiles."""
 
+import re
+
 import pytest
 import torch
 
+from moe_kernels import dispatch, router
+from moe_kernels import experts as experts_module
 from moe_kernels.dispatch import plan_dispatch
 from moe_kernels.experts import run_experts
 from moe_kernels.gating import Gating
 from moe_kernels.reference import plan_dispatch_torch, route_torch, run_experts_torch
-from moe_kernels.tiles import ExpertsTile, experts_tile
+from moe_kernels.tiles import LARGE_TILE, Device, ExpertsTile, experts_tile, shared_memory_of, why_not_experts
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILE = ExpertsTile(16, 32, 32, 4, 3)
@@ -54,8 +58,55 @@ def test_the_experts_are_those_of_the_formula(tokens, hidden, width, experts, to
     assert (out.cpu().double() - expected).norm() / expected.norm() < ERROR[dtype]
 
 
+H100, A100, RTX_4090 = Device(90, 232_448), Device(80, 166_912), Device(89, 101_376)
+
+
 def test_tiles_grow_with_the_work_of_an_expert():
-    assert experts_tile(8, 8, 90).rows == 16
-    assert experts_tile(8 * 40, 8, 90).rows == 64
-    assert experts_tile(8 * 400, 8, 90).rows == 128
-    assert experts_tile(8 * 400, 8, 80).columns == 64  # where two large accumulators would spill
+    assert experts_tile(8, 8, H100).rows == 16
+    assert experts_tile(8 * 40, 8, H100).rows == 64
+    assert experts_tile(8 * 400, 8, H100).rows == 128
+    assert experts_tile(8 * 400, 8, A100).columns == 64  # where two large accumulators would spill
+
+
+@pytest.mark.parametrize("device", [H100, A100, RTX_4090, Device(120, 101_376), Device(90, 65_536)], ids=str)
+def test_every_tile_fits_into_the_memory_of_its_device(device):
+    for work in (1, 32, 1_000):
+        assert shared_memory_of(experts_tile(8 * work, 8, device)) <= device.shared_memory
+    assert shared_memory_of(LARGE_TILE) == 98_304  # as ptxas counts it for sm_90
+
+
+def test_experts_run_in_kernels_in_16_bits_and_on_gpus_with_the_tensor_cores_for_it():
+    assert why_not_experts(torch.bfloat16, RTX_4090) == "" == why_not_experts(torch.float16, A100)
+    assert "are in float32" in why_not_experts(torch.float32, H100)
+    for device in (Device(75, 65_536), Device(0, 65_536)):  # a T4, and a GPU of AMD's
+        assert "compute capability 8.0" in why_not_experts(torch.bfloat16, device)
+
+
+def test_every_launch_is_on_the_device_of_its_tensors_and_leaves_no_default_to_triton(monkeypatch):
+    """Triton launches on the current device, whatever the tensors' is; newer ones warn of a default for fusion."""
+    inside, launched = [], []
+
+    class Guard:
+        def __init__(self, tensor):
+            self.tensor = tensor
+
+        def __enter__(self):
+            inside.append(self.tensor.device)
+
+        def __exit__(self, *_):
+            inside.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *args, **options: launched.append((bool(inside), options["enable_fp_fusion"]))
+
+    monkeypatch.setattr(torch.cuda, "device_of", Guard)
+    kernels = [(module, name) for module in (router, dispatch, experts_module) for name in vars(module)]
+    for module, name in [(module, name) for module, name in kernels if re.fullmatch(r"_\w+_kernel", name)]:
+        monkeypatch.setattr(module, name, Kernel())
+    router.route(torch.zeros(3, 8, device=DEVICE), Gating(8, 2))
+    for block in (None, 16):
+        plan = plan_dispatch(choices(40, 8, 2), 8, 16, block)
+    x, weights = torch.zeros(40, 32), torch.zeros(40, 2)
+    run_experts(x, torch.zeros(8, 96, 32), torch.zeros(8, 32, 48), weights, plan, TILE)
+    assert launched == [(True, True)] * (1 + 1 + 3 + 3) and not inside

@@ -1,13 +1,14 @@
 """The page that `make gpu-report` writes, from made-up results: today's machine has no GPU."""
 
 import json
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu_report
+from benchmarks import gpu_report, kernels
 from benchmarks.gpu_report import FAILED, NO_GPU, Outcome, main, page, read_report
 
 ABOUT = {"GPU": "Made-up GPU, 80 GB", "torch": "9.9", "date": "2026-01-02 03:04 UTC"}
@@ -118,17 +119,79 @@ def test_one_command_runs_tests_and_benchmark_and_writes_the_page(monkeypatch, t
             Path(last.removeprefix("--junitxml=")).write_text(junit)
         if "benchmarks.kernels" in command:
             assert command[command.index("--rounds") + 1] == "7"
-            Path(last).write_text(json.dumps(MEASURED))
+            write_lines(Path(last), MEASURED["results"][: None if benchmark_code == 0 else 0])
         return gpu_report.subprocess.CompletedProcess(command, benchmark_code if "pytest" not in command else 0)
 
     monkeypatch.setattr(gpu_report.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(gpu_report, "facts", lambda: ABOUT)
     monkeypatch.setattr(gpu_report.subprocess, "run", run)
-    assert main(["--output", str(tmp_path / "page.md"), "--rounds", "7"]) == code
+    assert main(["--output", str(tmp_path / "page.md"), "--rounds", "7", "--kept", str(tmp_path / "kept")]) == code
     assert asked == [
-        ["pytest", "-m"],
         ["pytest", "tests/kernels/test_kernels_router.py"],
         ["benchmarks.kernels", "--rounds"],
+        ["pytest", "-m"],
     ]
     text = (tmp_path / "page.md").read_text()
-    assert ("| router (8, 2) T=16 | 4.00 |" in text) == (benchmark_code == 0)
+    assert ("| router (8, 2) T=16 | 4.00 |" in text) == (benchmark_code == 0) and "Interrupted" not in text
+
+
+def write_lines(file: Path, results: list[dict]) -> None:
+    first = {name: MEASURED[name] for name in ("about", "copy", "goals")}
+    file.write_text("".join(json.dumps(row) + "\n" for row in (first, *results)))
+
+
+def test_an_interrupted_report_keeps_what_it_has_and_goes_on(monkeypatch, tmp_path):
+    asked = []
+
+    def run(command, **_):
+        asked.append(command[2:4])
+        *_, last = command
+        if "pytest" in command:
+            Path(last.removeprefix("--junitxml=")).write_text(ALL_GOOD)
+        elif len(asked) == 2:
+            write_lines(Path(last), MEASURED["results"][:1])
+            with Path(last).open("a") as lines:
+                lines.write('{"case": "router (8, 2) T')
+            raise KeyboardInterrupt
+        else:
+            assert [row.get("case") for row in kernels.read_lines(Path(last))] == [None, "router (8, 2) T=16"]
+            write_lines(Path(last), [*MEASURED["results"], {"case": "two blocks", "error": "OutOfMemoryError: no"}])
+        return gpu_report.subprocess.CompletedProcess(command, 1 if "benchmarks.kernels" in command else 0)
+
+    monkeypatch.setattr(gpu_report.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_report, "facts", lambda: ABOUT)
+    monkeypatch.setattr(gpu_report.subprocess, "run", run)
+    given = ["--output", str(tmp_path / "page.md"), "--kept", str(tmp_path / "kept")]
+    with pytest.raises(KeyboardInterrupt):
+        main(given)
+    text = (tmp_path / "page.md").read_text()
+    assert "| GPU | Made-up GPU, 80 GB |" in text and "| router (8, 2) T=16 | 4.00 |" in text and "Interrupted" in text
+    asked.clear()
+    asked.append("the kernels' tests, which are not asked for again")
+    asked.append("nor is anything else")
+    assert main([*given, "--resume"]) == FAILED, "a case failed"
+    assert asked[2:] == [["benchmarks.kernels", "--rounds"], ["pytest", "-m"]]
+    text = (tmp_path / "page.md").read_text()
+    assert "- two blocks: OutOfMemoryError: no" in text and "| dispatch (128, 8) T=1 |" in text
+
+
+def test_the_benchmark_goes_on_after_a_case_that_fails_and_does_none_twice(monkeypatch, tmp_path, capsys):
+    lines, done = tmp_path / "lines.jsonl", []
+
+    def case(name):
+        done.append(name)
+        return {"us": {"plain": 1.0}} if name != "bad" else 1 / 0
+
+    monkeypatch.setattr(kernels.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(kernels.torch.cuda, "get_device_name", lambda: "Made-up GPU")
+    monkeypatch.setattr(kernels, "bandwidth", lambda rounds: 1e12)
+    monkeypatch.setattr(kernels, "cases", lambda *_: {name: partial(case, name) for name in ("good", "bad", "last")})
+    assert kernels.main(["--lines", str(lines), "--only", "d"]) == 1 and done == ["good", "bad"]
+    assert kernels.main(["--lines", str(lines)]) == 1 and done == ["good", "bad", "last"]
+    assert [row.get("error") for row in kernels.read_lines(lines)] == [
+        None,
+        None,
+        "ZeroDivisionError: division by zero",
+        None,
+    ]
+    assert "failed: ZeroDivisionError" in capsys.readouterr().out

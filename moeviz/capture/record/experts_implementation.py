@@ -2,7 +2,8 @@
 
 On a CPU a decode step reads each chosen expert where it stands; more tokens are sorted by expert first. transformers'
 own are slower there: its loop looks for each expert's tokens anew, and batched_mm copies an expert's weights for every
-token. On CUDA experts of the usual layout run in our kernels, others in transformers' grouped_mm.
+token. On CUDA experts of the usual layout run in our kernels where these are for their dtype and GPU, and others in
+transformers' grouped_mm.
 """
 
 from collections.abc import Callable
@@ -13,8 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 from transformers.activations import SiLUActivation
 
-import moeviz.capture.record.routing_ops  # noqa: F401  registers the operators
-from moeviz.capture.record import private_names
+from moeviz.capture.record import private_names, routing_ops
 
 NAME = "moeviz"
 FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (thread time on the embedded model)
@@ -22,13 +22,24 @@ FEW_TOKENS = 2  # up to here the loop over assignments beats sorting them (threa
 
 def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """Sum over a token's experts of weight * expert(token), (T, D): what transformers' own experts return."""
-    if hidden_states.is_cuda and is_usual(self):
-        weights = self.gate_up_proj, self.down_proj
-        return torch.ops.moeviz.experts(hidden_states, *weights, top_k_index, top_k_weights)
+    if hidden_states.is_cuda and not why_not_in_kernels(self):
+        in_graph = torch.compiler.is_compiling()
+        run = torch.ops.moeviz.experts if in_graph else routing_ops.run_in_kernels
+        return run(hidden_states, self.gate_up_proj, self.down_proj, top_k_index, top_k_weights)
     if hidden_states.is_cuda or torch.compiler.is_compiling() or private_names.is_expert_parallel(self):
         return private_names.experts_implementation("grouped_mm")(self, hidden_states, top_k_index, top_k_weights)
     few = len(hidden_states) <= FEW_TOKENS
     return (_one_by_one if few else _sorted)(self, hidden_states, top_k_index, top_k_weights)
+
+
+def why_not_in_kernels(experts: nn.Module) -> str:
+    """Why these experts, on CUDA, do not run in our kernels, as a clause; "" where they do."""
+    if not is_usual(experts):
+        return f"{type(experts).__name__} has a layout that moeviz's kernels do not run"
+    from moe_kernels.tiles import device_of, why_not_experts  # Triton is not there on every system
+
+    weights = experts.gate_up_proj
+    return why_not_experts(weights.dtype, device_of(weights.device.index))
 
 
 def is_usual(experts: nn.Module) -> bool:

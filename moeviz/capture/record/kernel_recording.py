@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +25,7 @@ from moeviz.capture.record.kernel_parity import (
     ProbedModel,
     ProbedRouter,
     check_first_rows,
+    failure,
     probe,
     router_inputs,
 )
@@ -135,7 +137,8 @@ def _our_experts(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
     """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
     with ExitStack() as stack:
         for experts in [] if found.experts_trouble else registered_experts(model):
-            stack.enter_context(with_forward(experts, partial(experts_implementation.experts_forward, experts)))
+            ours = partial(_or_mismatch, type(experts).__name__, experts_implementation.experts_forward, experts)
+            stack.enter_context(with_forward(experts, ours))
         yield
 
 
@@ -170,11 +173,12 @@ def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable
         hidden, bias = router_inputs(family, router, args, kwargs)
         logits = family.logits(router, hidden)
         if rows is None:
-            weights, experts = routing_ops.choose(logits, bias, gating)
+            weights, experts = _or_mismatch(probed.router.kind, routing_ops.choose, logits, bias, gating)
         elif torch.compiler.is_compiling():
             weights, experts = torch.ops.moeviz.route(logits, bias, rows.experts, rows.weights, rows.cursor, *numbers)
         else:
-            weights, experts = routing_ops.decide(logits, bias, rows.experts, rows.weights, rows.cursor, gating)
+            places = rows.experts, rows.weights, rows.cursor
+            weights, experts = _or_mismatch(probed.router.kind, routing_ops.decide, logits, bias, *places, gating)
         if rows is not None:
             if rows.logits is not None:
                 routing_ops.keep(rows.logits, rows.logits_cursor, logits)
@@ -182,6 +186,14 @@ def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable
         return logits, weights.to(family.weight_dtype(hidden, logits)), experts
 
     return forward
+
+
+def _or_mismatch(what: str, run: Callable[..., Any], *args: Any) -> Any:
+    """What a kernel gives. Raises `KernelMismatch` where it fails, of whatever kind: the model can run without it."""
+    try:
+        return run(*args)
+    except Exception as error:
+        raise KernelMismatch(f"{what} {failure(error)}.") from error
 
 
 def _check_hooks(router: nn.Module) -> None:

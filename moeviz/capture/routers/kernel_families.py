@@ -246,3 +246,10 @@ OTHERS: dict[str, str] = {
     "SwitchTransformersTop1Router": "has a capacity, and drops tokens",
     "ZayaRouter": "is an MLP that reads the router of the layer before",
 }
+
+
+def why_triton_is_too_old() -> str:
+    """Why the installed Triton cannot compile the kernels, as a sentence; "" where it can."""
+    from moe_kernels.tiles import why_too_old  # Triton is not there on every system
+
+    return why_too_old()
