@@ -91,19 +91,3 @@ def select_top_k(
         lanes = tl.where(slot < K, LOW - (keys & LOW), 0)
         keys = unpack_value(keys)
     return lanes, keys
-
-
-@triton.jit
-def gather_lanes(
-    x, lanes, lane,
-    K: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
-):  # fmt: skip
-    """x (M, N) float32 at lanes (M, BLOCK_K): bits through an integer maximum, so that NaN comes as it is."""
-    slot = tl.arange(0, BLOCK_K)[None, :]
-    bits = x.to(tl.int32, bitcast=True)
-    picked = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.int32)
-    for j in tl.static_range(K):
-        at = tl.max(tl.where(slot == j, lanes, -1), axis=1)[:, None]
-        found = tl.max(tl.where(lane == at, bits, RETIRED), axis=1)[:, None]
-        picked = tl.where(slot == j, found, picked)
-    return picked.to(tl.float32, bitcast=True)
