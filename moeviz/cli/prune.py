@@ -25,6 +25,7 @@ EXAMPLES = """examples:
   moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
 CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
 FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
+REPLACED_BY = ("next best", "mean output")
 OWN_TOKENS = 256  # of each of the texts that ship
 
 
@@ -69,6 +70,13 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help="the criterion of --ranking and -o (default: reap)",
     )
+    parser.add_argument(
+        "--replaced-by",
+        choices=REPLACED_BY,
+        default=REPLACED_BY[0],
+        metavar="WHAT",
+        help="what takes a cut expert's place: 'next best' of the router's (default), or 'mean output' of the expert",
+    )
     parser.add_argument("--ranking", metavar="FILE", help="write the experts of each layer, the most needed first")
     parser.add_argument(
         "--form", choices=FORMS, default=FORMS[0], help="of --ranking; llm-compressor's lists what stays (with --cut N)"
@@ -99,6 +107,8 @@ def run(args: Namespace) -> int:
         raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
     if args.ranking and (why_no_file(args.ranking) or not Path(args.ranking).absolute().parent.is_dir()):
         raise MoevizError(f"There is no folder for the file {quoted(args.ranking)}. Make it, or name another file.")
+    if args.output is not None and args.replaced_by != REPLACED_BY[0]:
+        raise MoevizError("No model of transformers has mean outputs in place of experts. Leave --output out.")
     checkpoint = None if args.output is None else _checkpoint(args, one)
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     tokens = args.tokens or (None if args.texts else OWN_TOKENS)
@@ -118,6 +128,7 @@ def run(args: Namespace) -> int:
         seed=args.seed,
         by_kind=args.by_kind,
         tokens=tokens,
+        replaced_by=args.replaced_by,
         progress=partial(progress, says="read {:,} of {:,} texts"),
     )
     if tokens is not None:

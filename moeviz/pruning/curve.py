@@ -17,7 +17,7 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import read_batch
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
@@ -33,8 +33,11 @@ from moeviz.metrics.pruning import (
     usual_cuts,
 )
 from moeviz.model_info import ModelInfo
+from moeviz.pruning.novices import MeanOutputs, mean_outputs, novices_in_place
+from moeviz.text import quoted
 
 DRAWS = 5
+NEXT_BEST, MEAN_OUTPUT = REPLACED_BY = ("next best", "mean output")
 Texts = tuple[tuple[str, str], ...]  # (label, text)
 Progress = Callable[[int, int], None]  # (done, total), in texts read
 Cut = Mapping[int, tuple[int, ...]]  # experts by layer
@@ -54,6 +57,7 @@ class PruningCurve:
     judged: Texts
     seed: int  # of the split
     tokens: int | None  # read of each text; None: all
+    replaced_by: str = NEXT_BEST  # what takes a cut expert's place
 
     def order(self, criterion: str) -> Order:
         """The experts of each layer in the order in which the criterion cuts them."""
@@ -75,6 +79,7 @@ def pruning_curve(
     seed: int = 0,
     by_kind: str | None = None,
     tokens: int | None = None,
+    replaced_by: str = NEXT_BEST,
     progress: Progress | None = None,
 ) -> PruningCurve:
     """Measure how much worse a model predicts texts without the experts that other texts say it needs least.
@@ -89,6 +94,9 @@ def pruning_curve(
     by_kind    a criterion by which experts are also chosen by each kind of text alone, and judged on each kind: whose
                calibration decides?
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    replaced_by "next best": routers choose as if the model did not have the cut experts. "mean output": they choose as
+               ever, and a cut expert gives every token its mean output over the texts that chose (MoNE, arXiv
+               2507.00390); no checkpoint of transformers' holds that.
     progress   called with (done, total), in texts read. Raise in it to stop.
 
     `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged; those of all
@@ -102,6 +110,8 @@ def pruning_curve(
     experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
     """
     check_criteria([*criteria, *filter(None, [by_kind])])
+    if replaced_by not in REPLACED_BY:
+        raise CaptureError(f"Cut experts are replaced by {' or '.join(REPLACED_BY)}, not {quoted(replaced_by)}.")
     limits = limits_of(model)
     cuts = usual_cuts(limits) if cuts is None else tuple(dict.fromkeys(cuts))
     check_cuts(cuts, limits)
@@ -120,8 +130,13 @@ def pruning_curve(
             of_kind = expert_scores(trace.select(tokens=(labels == kind).to_numpy()))
             wanted.add(cut_order(of_kind, by_kind, limits), cuts, (by_kind, kind))
     stretches = [*_as_read(model, judged, tokens)]
-    steps.total = len(chose) + len(stretches) * (1 + len(wanted.distinct))
-    losses, counts = _losses(model, stretches, [None, *wanted.distinct], steps)
+    steps.total = steps.done + len(stretches) * (1 + len(wanted.distinct))
+    means = None
+    if replaced_by == MEAN_OUTPUT:
+        again = [text for _, text in _as_read(model, chose, tokens)]
+        steps.total += len(again)
+        means = mean_outputs(model, again, steps.one_more)
+    losses, counts = _losses(model, stretches, [None, *wanted.distinct], steps, means)
     if not counts.sum():
         raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
     kinds = [label for label, _ in stretches]
@@ -131,7 +146,7 @@ def pruning_curve(
     frame.insert(2, "share", frame["cut"] / share)
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
     loss = float(losses[0].sum() / counts.sum())
-    return PruningCurve(model.info, blocks, frame, scores, limits, loss, chose, judged, seed, tokens)
+    return PruningCurve(model.info, blocks, frame, scores, limits, loss, chose, judged, seed, tokens, replaced_by)
 
 
 _COLUMNS = ["criterion", "cut", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]
@@ -192,6 +207,8 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
         f"{_texts(curve.chose)} chose and {_texts(curve.judged)} judged, by the split of seed {curve.seed}; the whole "
         f"model's loss on these is {curve.loss:.3f} nats a token."
     ]
+    if curve.replaced_by == MEAN_OUTPUT:
+        said.append("A cut expert gives every token its mean output over the texts that chose.")
     if criterion not in whole.index:
         criterion = whole.index[0][0]
     for cut in whole.loc[[criterion]].index.get_level_values("cut"):
@@ -254,6 +271,11 @@ class _Steps:
         self.done = done
         self.tell()
 
+    def one_more(self) -> None:
+        """One more text."""
+        self.done += 1
+        self.tell()
+
     def tell(self) -> None:
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done))
@@ -293,7 +315,11 @@ class _Cuts:
 
 @torch.no_grad()
 def _losses(
-    model: LoadedModel, texts: Sequence[tuple[str, str]], cuts: Sequence[Cut | None], steps: _Steps
+    model: LoadedModel,
+    texts: Sequence[tuple[str, str]],
+    cuts: Sequence[Cut | None],
+    steps: _Steps,
+    means: MeanOutputs | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed losses (cuts, texts) in nats, and predicted tokens (texts,)."""
     losses, counts = np.zeros((len(cuts), len(texts))), np.zeros(len(texts), np.int64)
@@ -303,12 +329,15 @@ def _losses(
         ids = run.batch.input_ids[0]
         counts[at] = len(ids) - 1
         for row, cut in enumerate(cuts):
-            _, logits = read_batch(run, routers, None if cut is None else Mute(cut, removed=True))
+            if cut is None or means is None:
+                _, logits = read_batch(run, routers, None if cut is None else Mute(cut, removed=True))
+            else:
+                with novices_in_place(run.model, means, cut):
+                    _, logits = read_batch(run, routers, None)
             if len(ids) > 1:
                 nats = torch.nn.functional.cross_entropy(
                     logits[:-1].float(), ids[1:].to(logits.device), reduction="sum"
                 )
                 losses[row, at] = float(nats)
-            steps.done += 1
-            steps.tell()
+            steps.one_more()
     return losses, counts

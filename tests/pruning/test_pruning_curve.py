@@ -1,6 +1,7 @@
 """What cutting experts costs: texts that choose and texts that judge, criteria by hand, and models really cut."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -10,6 +11,8 @@ from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
+from moeviz.capture.record import expert_outputs
+from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
@@ -97,6 +100,57 @@ def test_the_loss_is_that_of_a_model_without_the_experts(family):
     assert row["loss"] == pytest.approx(sums["cut"], abs=1e-5)
     assert row["loss_increase"] == pytest.approx(sums["cut"] - sums["plain"], abs=1e-5)
     assert abs(row["loss_increase"]) > 1e-3
+
+
+@pytest.mark.parametrize("family", ["mixtral", "qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_a_mean_output_stands_in_a_cut_expert_s_place(family, monkeypatch):
+    """The loss of a model whose experts are run one by one, where a cut one gives the mean of what it gave before."""
+    model = strong(CONFIGS[family])
+    found = pruning_curve(loaded(model), TEXTS, cuts=(4,), criteria=("frequency",), replaced_by="mean output")
+    cut, given = found.cut("frequency", 4), {}
+
+    def run_one_by_one(router, experts, own, hidden, ids, weights):
+        def alone(expert, row):
+            one = torch.full((len(row), 1), expert, device=ids.device, dtype=ids.dtype)
+            return own(row, one, torch.ones(len(row), 1))
+
+        total = torch.zeros_like(hidden)
+        for expert in range(router.num_experts):
+            row, slot = (ids == expert).nonzero(as_tuple=True)
+            if not len(row):
+                continue
+            key = router.layer, expert
+            if chosen is given:
+                given.setdefault(key, []).append(alone(expert, hidden[row]))
+            is_cut = chosen is not given and expert in cut[router.layer]
+            # An expert that had no token gives nothing.
+            mean = torch.cat(given[key]).mean(0) if is_cut and key in given else torch.zeros(hidden.shape[-1])
+            outputs = mean.expand(len(row), -1) if is_cut else alone(expert, hidden[row])
+            total[row] += outputs * weights[row, slot, None]
+        return total
+
+    for router in find_routers(model):
+        (experts,) = router.experts.values()
+        monkeypatch.setattr(experts, "forward", partial(run_one_by_one, router, experts, experts.forward))
+    losses, tokens = 0.0, 0
+    for chosen, texts in ((given, found.chose), (None, found.judged)):
+        for _, text in texts:
+            ids = tiny_tokenizer()(text, return_tensors="pt")["input_ids"]
+            logits = logits_of(model, ids)[0, :-1]
+            if chosen is None:
+                losses += float(torch.nn.functional.cross_entropy(logits, ids[0, 1:], reduction="sum"))
+                tokens += ids.shape[1] - 1
+    (row,) = cost_of_cuts(found.losses).to_dict("records")
+    assert row["loss"] == pytest.approx(losses / tokens, abs=1e-5) and abs(row["loss_increase"]) > 1e-3
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+def test_means_are_refused_where_experts_are_not_given_their_weights(monkeypatch):
+    monkeypatch.setattr(expert_outputs, "PAIRED", ("MixtralExperts",))
+    with pytest.raises(CaptureError, match="are not given their weights, so no mean can stand in"):
+        pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="mean output")
+    with pytest.raises(CaptureError, match="replaced by next best or mean output, not 'nothing'"):
+        pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="nothing")
 
 
 def test_a_softmax_over_all_experts_is_one_over_those_that_are_left():

@@ -296,6 +296,11 @@ def is_latent(router: Router) -> bool:
     return any(not isinstance(parts.get(name, nn.Identity()), nn.Identity) for name in PROJECTIONS)
 
 
+def are_given_weights(router: Router) -> bool:
+    """True where a router's experts are one module that is given hidden states, expert ids and weights."""
+    return len(router.experts) == 1 and _kind(router) not in {*_READERS, *PAIRED, *REFUSED}
+
+
 def _kind(router: Router) -> str:
     """The class of a router's experts; of what holds them where they are not one module."""
     if len(router.experts) == 1:
