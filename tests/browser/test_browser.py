@@ -265,7 +265,7 @@ def test_a_press_mutes_an_expert_a_link_repeats_it_and_words_that_decide_have_ar
     tokens(page).nth(24).click()  # the k of “komme”, after “Ich”
     expect(page.locator(".decided")).to_contain_text("Replace one word and it goes elsewhere: “␣Ich” → expert 3")
     expect(page.locator(".arc")).to_have_count(1)
-    direct = page.get_by_role("button", name="What did each part of the model write of this choice, directly?")
+    direct = page.get_by_role("button", name="Which layer decided?")
     expect(direct).to_have_attribute("aria-pressed", "false")
     direct.click()
     parts = page.locator(".st-key-direct-parts")

@@ -1,10 +1,10 @@
-// Above the strip: the layers, Play, Which word decided, and Direct. Below it: the experts of the chosen layer, what can be
+// Above the strip: the layers, Play, Which word decided and Which layer decided. Below it: the experts of the chosen layer, what can be
 // counted, and what is worth seeing.
 
 const FEW_LAYERS = 12; // of so many, each has a button
 const LOOK_MS = 100;
 const PATIENCE = 600; // looks: a model may have to be loaded
-const DIRECT = "What did each part of the model write of this choice, directly?";
+const DIRECT = "Which layer decided? What each part of the model wrote of this choice, directly";
 
 class Bar {
   constructor(explorer, direct) {
@@ -18,7 +18,7 @@ class Bar {
     const steps = make("div", "steps", null, { role: "group", "aria-label": trace.word });
     holding(steps, make("span", "name", trace.word), ...(this.layers.length ? this.layers : ways));
     if (trace.L > 1) steps.append(explorer.player.button);
-    this.direct = button("step decide", "Direct", DIRECT, () => this.askDirect());
+    this.direct = button("step decide", "Which layer decided?", DIRECT, () => this.askDirect());
     const questions = holding(make("div", "questions"), explorer.decided.button, this.direct);
     this.box = holding(make("div", "bar"), steps, questions);
     this.learn(direct);
