@@ -215,7 +215,7 @@ def command_seeds() -> list[bytes]:
     texts = [EXAMPLES, *(file_of(name).EXAMPLES for name in COMMANDS)]
     lines = [line.partition("  #")[0] for text in texts for line in text.splitlines()[1:]]
     words = [
-        shlex.split(line.partition("     ")[0].partition("|")[0].partition("<")[0])[1:]
+        shlex.split(line.strip().partition("  ")[0].partition("|")[0].partition("<")[0])[1:]
         for line in lines
         if "moeviz " in line
     ]

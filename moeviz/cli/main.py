@@ -36,6 +36,7 @@ COMMANDS = (
     "occlude",
     "attribute",
     "contrast",
+    "tune-targets",
     "precision",
     "corpus",
     "lineage",
@@ -60,6 +61,7 @@ EXAMPLES = """examples:
   moeviz prune embedded                               which experts can go, and what that costs
   moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
   moeviz attribute "Il fait froid." --layer 3         what each part of the model wrote of a choice
+  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl    which experts to fine-tune for these texts
   moeviz corpus --embedded                            which experts each kind of text uses
   moeviz metrics trace.csv --topic load               how the work is divided
   moeviz lineage embedded embedded-natural            which experts were cut, copied or merged

@@ -2,11 +2,12 @@
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Float64
+from jaxtyping import Bool, Float32, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.inputs import check_one_model, needs_tokens
 from moeviz.metrics.words import one_row, percent
+from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 SHUFFLES, SEED = 500, 0
@@ -39,26 +40,33 @@ def contrast(pair: Pair) -> pd.DataFrame:
     Source: the difference of rates of SteerMoE (arXiv 2509.09660), per text; Tusher, Tibshirani and Chu (2001), PNAS
     98(9), for the false discovery rate under shuffles.
     """
-    one, other = pair
-    check_one_model(one, other, ONE_MODEL)
-    shares = [_shares(trace) for trace in (one, other)]
-    fewest = min(map(len, shares))
+    check_one_model(*pair, ONE_MODEL)
+    return told_apart(pair[0].model, *(shares_of_texts(trace) for trace in pair))
+
+
+def told_apart(
+    model: ModelInfo, one: Float64[np.ndarray, "texts experts"], other: Float64[np.ndarray, "others experts"]
+) -> pd.DataFrame:
+    """The table of `contrast` from a number of each text for each expert of each layer, in two sets of texts.
+
+    Raises `InvalidTrace` for fewer than 4 texts in a set.
+    """
+    fewest = min(len(one), len(other))
     if fewest < FEWEST:
         raise InvalidTrace(
             f"A contrast takes at least {FEWEST} texts in each set, and one has {fewest}: of fewer, nothing can be "
             "told from luck. Add texts, or cut long ones into several."
         )
-    texts = np.concatenate(shares)
-    is_first = np.arange(len(texts)) < len(shares[0])
+    texts = np.concatenate([one, other])
+    is_first = np.arange(len(texts)) < len(one)
     difference, t = _welch(texts, is_first[None])
     q = _false_discovery_rate(np.abs(t[0]), texts, is_first)
-    model = one.model
     return pd.DataFrame(
         {
             "layer": np.repeat(model.layers, model.num_experts).astype(np.int32),
             "expert": np.concatenate([np.arange(count) for count in model.num_experts]).astype(np.int16),
-            "share": shares[0].mean(axis=0),
-            "other_share": shares[1].mean(axis=0),
+            "share": one.mean(axis=0),
+            "other_share": other.mean(axis=0),
             "difference": difference[0],
             "t": t[0],
             "q": q,
@@ -94,14 +102,21 @@ def turned(found: pd.DataFrame, amount: float) -> dict[int, dict[int, float]]:
     return amounts
 
 
-def _shares(trace: RoutingTrace) -> Float64[np.ndarray, "texts experts"]:
-    """Of each text, the share of its recorded tokens that each expert of each layer has. 0 where none is recorded."""
+def shares_of_texts(
+    trace: RoutingTrace, weights: Float32[np.ndarray, "L T K"] | None = None
+) -> Float64[np.ndarray, "texts experts"]:
+    """Of each text, the share of its recorded tokens that each expert of each layer has. 0 where none is recorded.
+
+    weights   count a slot as so much in place of 1.
+    """
     codes, _ = pd.factorize(trace.tokens["sequence"])
     count, parts = int(codes.max(initial=-1)) + 1, []
-    for experts, recorded, of_layer in zip(trace.experts, trace.recorded, trace.model.num_experts, strict=True):
+    layers = zip(trace.experts, trace.recorded, trace.model.num_experts, strict=True)
+    for layer, (experts, recorded, of_layer) in enumerate(layers):
         tokens, slots = np.nonzero(experts >= 0)
         cells = codes[tokens].astype(np.int64) * of_layer + experts[tokens, slots]
-        had = np.bincount(cells, minlength=count * of_layer).reshape(count, of_layer)
+        of_slots = None if weights is None else weights[layer][tokens, slots]
+        had = np.bincount(cells, of_slots, minlength=count * of_layer).reshape(count, of_layer)
         parts.append(had / np.maximum(np.bincount(codes, recorded, count), 1)[:, None])
     return np.concatenate(parts, axis=1)
 

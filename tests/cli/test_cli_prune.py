@@ -1,4 +1,4 @@
-"""`moeviz prune`: rows for programs, sentences for people, files to act with; what cannot be is one sentence."""
+"""`moeviz prune` and `moeviz tune-targets`: rows for programs, sentences for people, files; and refusals."""
 
 import json
 
@@ -6,9 +6,14 @@ import pytest
 from cut_models import TEXTS
 
 import moeviz
+from moeviz import metrics
+from moeviz.cli import tune_targets
 from moeviz.cli.main import main
 from moeviz.cli.prune import CRITERIA, FORMS
-from moeviz.pruning import criteria, rankings
+from moeviz.metrics import pruning as criteria
+from moeviz.pruning import rankings
+
+FRENCH = [text for label, text in TEXTS if label == "French"] * 3
 
 
 @pytest.fixture
@@ -97,3 +102,25 @@ def test_what_cannot_be_is_one_sentence(asked, says, capsys, tmp_path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert main(["prune", *asked]) == 1
     assert says in capsys.readouterr().err
+
+
+def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(texts, tmp_path, capsys):
+    assert (tune_targets.SCORES, *tune_targets.FORMS) == (metrics.tune_targets.SCORES, "esft", "peft")
+    french, sums = (tmp_path / f"{name}.jsonl" for name in ("french", "sums"))
+    french.write_text(
+        "\n".join(json.dumps({"label": "French", "text": f"{text} {n}"}) for n, text in enumerate(FRENCH))
+    )
+    sums.write_text("\n".join(json.dumps({"label": "sums", "text": f"{n} + 1 = {n + 1}\n" * 4}) for n in range(10, 16)))
+    given = ["tune-targets", "embedded", str(french), "--base", str(sums)]
+    assert main([*given, "-o", str(tmp_path / "esft.json"), "--json"]) == 0
+    out, err = capsys.readouterr()
+    rows = json.loads(out)
+    assert len(rows) == 48 and "of them are used more here than by other texts, beyond luck." in err
+    written = json.loads((tmp_path / "esft.json").read_text())["experts"]
+    assert written == {
+        str(layer): [row["expert"] for row in rows if row["layer"] == layer and row["target"]] for layer in range(6)
+    }
+    assert main([*given, "--form", "peft", "-o", str(tmp_path / "lora.json")]) == 0
+    assert json.loads((tmp_path / "lora.json").read_text())["target_parameters"][0].endswith("mlp.experts.gate_up_proj")
+    assert main(["tune-targets", "embedded", texts, "--base", texts]) == 1
+    assert "6 of the texts are among those that they are compared with" in capsys.readouterr().err

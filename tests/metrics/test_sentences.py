@@ -298,6 +298,11 @@ metrics/direct_attribution: direct_parts direct_caption
 metrics/contrast: contrast_sentence
 app/views/contrast: _show _dial
 """,
+    "test_metrics_tune_targets.py, test_pruning_curve.py and test_app_pages.py": """
+metrics/tune_targets: tune_targets_sentence
+metrics/pruning: why_not
+app/views/prune: _show _write
+""",
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
 metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights

@@ -230,3 +230,16 @@ def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers:
 def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:
     found = (getattr(part, attribute, None) for part in parts)
     return next((number for number in found if isinstance(number, int)), None)
+
+
+def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
+    """By layer, the names of the parameters that hold all of its experts' weights; none where experts are modules."""
+    return {
+        router.layer: [
+            f"{path}.{name}"
+            for path, module in router.experts.items()
+            for name, values in module.named_parameters()
+            if values.dim() == 3 and len(values) == router.num_experts
+        ]
+        for router in find_routers(model)
+    }

@@ -1,0 +1,85 @@
+"""Which experts to fine-tune for a task: `moeviz tune-targets`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+
+from moeviz.cli.inputs import load
+from moeviz.cli.options import add_backend, add_json, number
+from moeviz.cli.output import check_output, frame_text, note, progress, records
+from moeviz.errors import MoevizError
+
+HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
+EXAMPLES = """examples:
+  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --score gate -o esft.json
+  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --form peft -o lora.json"""
+SCORES = ("token", "gate")  # known without loading numpy
+FORMS = ("esft", "peft")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz tune-targets`."""
+    says = "text files of the task, or .jsonl files with a text on each line: at least four texts"
+    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
+    parser.add_argument("texts", metavar="TEXTS", nargs="+", help=says)
+    parser.add_argument(
+        "--base",
+        metavar="TEXTS",
+        nargs="+",
+        default=[],
+        help="other texts, with which they are compared (default: the sixty of fifteen kinds that ship)",
+    )
+    parser.add_argument(
+        "--score", choices=SCORES, default=SCORES[0], help="an expert's share of slots (default), or of weights"
+    )
+    parser.add_argument(
+        "--share",
+        type=number(float, 0, 1),
+        default=0.2,
+        metavar="P",
+        help="of a layer's work, for which experts are taken (default: 0.2, as in ESFT)",
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write the targets there, as JSON")
+    parser.add_argument(
+        "--form",
+        choices=FORMS,
+        default=FORMS[0],
+        help="of the file: ESFT's config (default), or target_parameters for LoRA in PEFT, which adapts whole layers",
+    )
+    parser.add_argument(
+        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+    )
+    add_backend(parser)
+    add_json(parser, "print the rows as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz tune-targets`."""
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.routers.discovery import expert_tensors
+    from moeviz.cli.corpus import texts_at
+    from moeviz.formats.tune_targets import to_esft, to_peft
+    from moeviz.labelled_texts import texts_that_ship
+    from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
+
+    check_output(args.output)
+    texts = texts_at(args.texts)
+    base = texts_at(args.base) if args.base else texts_that_ship()
+    if both := {text for _, text in texts} & {text for _, text in base}:
+        raise MoevizError(f"{len(both):,} of the texts are among those that they are compared with. Give others.")
+    model = load(args)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(f"{model.name} runs in {model.info.backend}. Load the transformers checkpoint.")
+    says = partial(progress, says="read {:,} of {:,} texts")
+    pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
+    found = tune_targets(pair, args.score, args.share)
+    note(tune_targets_sentence(found, args.share))
+    if args.output is not None:
+        written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
+        Path(args.output).write_text(json.dumps(written) + "\n", encoding="utf-8")
+        note(f"wrote {args.output}")
+    rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
+    print(json.dumps(records(found)) if args.json else frame_text(rows.drop(columns="in_esft").round(4)))
+    return 0
