@@ -124,9 +124,8 @@ def test_inputs_are_named_as_the_trace_has_them_and_what_the_browser_is_told_is_
     if name != "one_network":
         texts = ((text.split() or [""])[0] for text in scene.trace.tokens["text"])
         assert all(text in said for text, said in zip(texts, given.names, strict=True))
-    half = next(
-        half for step in packed["steps"] for half in step["halves"] if half["new"].startswith(opening(name, seen))
-    )
+    new = HALVES[name].new.format_map(scene.quoted)
+    (half,) = (half for step in packed["steps"] for half in step["halves"] if half["new"] == new)
     experts = np.frombuffer(b64decode(half["experts"]), np.int8).reshape(scene.trace.experts.shape)
     weights = np.frombuffer(b64decode(half["weights"]), np.float32).reshape(scene.trace.weights.shape)
     assert np.array_equal(experts, scene.trace.experts) and np.array_equal(weights, scene.trace.weights)

@@ -127,7 +127,7 @@ def _twin(twin: Twin) -> dict[str, Any]:
     names = twin.names
     return {
         "title": twin.title,
-        "said": f"first choices repeat: {in_words(twin.repeats)}, at random {100 / twin.trace.model.num_experts[0]:g}%",
+        "said": f"first choices repeat: {in_words(twin.repeats)}",
         "layers": list(twin.trace.model.layers),
         "first": _base64(twin.trace.experts[..., 0], np.int8),
         "shares": _base64(twin.shares, np.float32),
