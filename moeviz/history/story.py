@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
 from moeviz.history.shared.datasets import digits, encode, stand_in
@@ -205,7 +204,7 @@ def dropped() -> Scene:
 def every_layer() -> Scene:
     """2023: two of eight in every layer of a small model of ours; the counts are those of the real Mixtral."""
     published = _published("Mixtral 8x7B")
-    shown = _read(reference_routing(EMBEDDED))
+    shown = _read(reference_routing())
     experts, top_k = int(published["experts"]), int(published["top_k"])
     quoted = {"layers": len(shown.model.layers), "k": top_k, "experts": experts, "pairs": comb(experts, top_k)}
     quoted |= {"total": _billions(float(published["total"])), "active": _billions(float(published["active"]))}
@@ -228,13 +227,13 @@ def fine() -> Scene:
 
 def twins() -> tuple[Twin, Twin]:
     """The model that was pushed to tell kinds of text apart, and the one that was not."""
-    pushed = _twin("Balanced over batches, and pushed", reference_routing(EMBEDDED))
+    pushed = _twin("Balanced over batches, and pushed", reference_routing())
     return pushed, _twin("Balanced within each text", reference_routing(NATURAL))
 
 
 def kinds_of_text() -> list[str]:
     """The kinds of text that the twins read, in the order of `Twin.shares`."""
-    return list(dict.fromkeys(reference_routing(EMBEDDED).tokens["label"]))
+    return list(dict.fromkeys(reference_routing().tokens["label"]))
 
 
 def repeats_of_mixtral() -> tuple[float, float]:
@@ -323,12 +322,12 @@ def _queue() -> Inputs:
 
 def _texts() -> Inputs:
     """The beginnings of five texts; of each, its longest word is shown first."""
-    tokens = _read(reference_routing(EMBEDDED)).tokens
+    tokens = _read(reference_routing()).tokens
     words = tokens["text"].str.strip()
     length = words.str.len().where(words.str.isalpha(), 0)
     starts = length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()
     drawn = {"words": tokens["text"].tolist(), "groups": tokens["label"].tolist(), "starts": starts}
-    return Inputs("texts", _names(_read(reference_routing(EMBEDDED))), starts[0], drawn)
+    return Inputs("texts", _names(_read(reference_routing())), starts[0], drawn)
 
 
 def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
