@@ -267,6 +267,10 @@ def test_the_twins_read_the_same_texts_and_their_names_are_those_of_the_metric()
     assert pushed.repeats[0] > 3 * natural.repeats[1] and story.repeats_of_mixtral() == pytest.approx((0.136, 0.284))
     packed = component.packed_twins((pushed, natural), story.kinds_of_text())["twins"]
     assert [sum(map(bool, twin["by"])) for twin in packed] == [47, 10]
+    for twin, model in zip(packed, (EMBEDDED, NATURAL), strict=True):
+        first, text = reference_routing(model).experts[..., 0], reference_routing(model).tokens["sequence"].to_numpy()
+        repeats = (first[:, 1:] == first[:, :-1])[:, text[1:] == text[:-1]].mean(axis=1)
+        assert twin["said"] == f"first choices repeat: {100 * repeats.min():.0f}% to {100 * repeats.max():.0f}%"
     assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {
         "no clear pattern"
     }

@@ -285,6 +285,9 @@ metrics/expert_table: expert_table_sentences notes_on_experts labels_sentence
     "test_metrics_direct_attribution.py": """
 metrics/direct_attribution: direct_parts direct_caption
 """,
+    "test_history_story.py": """
+app/widgets/components/story: _twin
+""",
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
 app/views/contrast: _show _dial

@@ -21,16 +21,17 @@ HERE = Path(__file__).parent
 COLOURS = theme.EXPERT_COLOURS[:8]  # of more experts, the ninth begins again; all are numbered
 
 
-def _component(name: str, *parts: str) -> Any:
+def _component(name: str, html: str, *parts: str) -> Any:
     return st.components.v2.component(
         f"moeviz_{name}",
-        html=f"<div class='{name}'></div>",
+        html=html,
         css=(HERE / "story.css").read_text("utf-8"),
         js="\n".join((HERE / f"{part}.js").read_text("utf-8") for part in ("explorer_parts", "story_parts", *parts)),
     )
 
 
-_story, _twins = _component("story", "story_picture", "story_inputs", "story"), _component("twins", "twins")
+_story = _component("story", "<div class='story'></div>", "story_picture", "story_inputs", "story")
+_twins = _component("twins", "<div class='twins'></div>", "twins")
 
 
 def story(data: dict[str, Any], key: str) -> str | None:
