@@ -352,7 +352,6 @@ app/views/balance: _asked
 app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
 app/views/history/gallery: _say_whose_result trace_to_other_pages
 app/views/history/mixtral: mixtral_page _what_does_it
-app/views/history/story: _step
 app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator
