@@ -23,8 +23,8 @@ INTRO = (
 def story_page(page_of: Callable[[str], st.Page]) -> None:
     """Four panels, each with its question; then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
-    # Why experts?
-    # How do they stay alive?
+    # First panel, why experts: the phone book.
+    # Second panel, how they stay alive: collapse.
     with explained():
         _systems(page_of)
     with explained():
