@@ -58,7 +58,7 @@ for title, folder in {STORY: "story", **GALLERY}.items():
     script = "from moeviz_app.views.menu import PAGES\\nPAGES[%r]()" % title
     app = AppTest.from_string(script, default_timeout=120).run()
     assert not app.exception, (folder, app.exception)
-    drawn[folder] = len(app.get("vega_lite_chart"))
+    drawn[folder] = len(app.get("vega_lite_chart")) + len(app.get("bidi_component"))
     if folder in ("hmm_experts_1996", "svm_experts_2002"):
         (train,) = (button for button in app.button if button.label == "Train")
         train.click().run()

@@ -4,10 +4,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from moeviz.charts.chart import Chart
-from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION
-from moeviz.history.story import STEPS
 from moeviz.history.systems import SYSTEMS, part, shipped_trace
 from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
 
@@ -16,8 +14,7 @@ def by_system() -> Iterator[tuple[str, list[tuple[Chart, Any]]]]:
     """A heading for each system, and its charts with their numbers."""
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
     over_time = [(chart, chart.measure()) for chart in (TIMELINE, EXPERTS_AT_WORK)]
-    (dropped,) = (step.show().frame for step in STEPS if step.page == "Switch")
-    yield "All systems", [*over_time, (SIDE_BY_SIDE, SIDE_BY_SIDE.measure(traces)), (ONE_INPUT, dropped)]
+    yield "All systems", [*over_time, (SIDE_BY_SIDE, SIDE_BY_SIDE.measure(traces))]
     for name, row in SYSTEMS.items():
         charts = [(chart, chart.measure(*given())) for chart, given in part(name, "exhibit").EXHIBIT.charts]
         yield f"{row.year}: {row.title}", charts

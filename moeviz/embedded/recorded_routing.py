@@ -1,7 +1,8 @@
 """How our own models route: recorded once, so that pages show it without a model.
 
 The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, beside what each
-kind loses without each expert; the routing over training is of the same texts at several points of the training.
+kind loses without each expert, and the bias on the choice of one model; the routing over training is of the same texts
+at several points of the training.
 `models.training.example`, `models.training.reference` and the training itself make the files.
 """
 
@@ -19,6 +20,7 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE / "example.npz"
 ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE: HERE / "fine.npz"}
 MUTED = HERE / "muted.csv"
+BIAS = HERE / "fine_bias.csv"
 DIGITS = 5  # of the nats in MUTED
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
 OVER_TRAINING = HERE / "routing_over_training"
@@ -41,6 +43,14 @@ def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
 def muted_experts() -> pd.DataFrame:
     """Losses of each kind of text with each expert muted; columns of `moeviz.capture.muting.muted_by_label`."""
     return pd.read_csv(MUTED, dtype=KINDS)
+
+
+def fine_bias() -> pd.DataFrame:
+    """What the router of the sibling with many small experts adds to their scores before it chooses.
+
+    One row per layer and expert, in their order. Columns: layer int32 · expert int16 · bias float64.
+    """
+    return pd.read_csv(BIAS, dtype=KINDS)
 
 
 def texts_over_training() -> list[tuple[str, str]]:

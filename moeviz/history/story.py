@@ -1,8 +1,8 @@
-"""The history as one story: about ten steps, each from what the one before it left over.
+"""The history as one story: one network, and seven systems, each from what the one before it left over.
 
-The words are in `story.toml`, with places for figures; a function for each step reads these from what ships: who is
-computed for one input, and for whom. An input is found by what is to be seen of it, not by its number, so that systems
-can be trained again.
+The words are in `story.toml`, with places for figures. A function for each picture takes what ships: the trace of its
+inputs, whose boxes are drawn, and the figures that its words quote. Two systems stand beside it, as branches. At its
+end is what experts mean, in two small models of ours.
 
 Beside it the article that moeviz grew from, *The History of Mixture of Experts*, 26 April 2024: its sentences, each
 with the page that shows it at work, and what it got wrong. Quotations and the words on them are in `article.toml`.
@@ -10,38 +10,44 @@ with the page that shows it at work, and what it got wrong. Quotations and the w
 
 import re
 import tomllib
-from collections.abc import Callable, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import comb
 from pathlib import Path
-from typing import NamedTuple
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from moeviz.embedded.recorded_routing import example_trace
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.embedded.recorded_routing import fine_bias, reference_routing
+from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
-from moeviz.metrics.one_input import experts_of_one
-from moeviz.metrics.specialization import load_by_label
+from moeviz.metrics.expert_names import expert_names
+from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL_TABLE_5, locality
 from moeviz.metrics.words import item_word, percent
-from moeviz.published import published_counts
 from moeviz.routing_trace import RoutingTrace
 
 UNDECIDED, LEANING = 0.6, 0.9  # weights of a first choice that leave something to the others
-SURE = 0.99
 WORD = r"[a-z]{5,}"  # that can be read in a sentence
-HEARD = (1, 3)  # frames after which a gate is looked at, before the last
-NUMBERS = ("None", "One", "Two", "Three", "Four", "Five", "Six", "Seven", "Eight")
-FINE = "OLMoE-1B-7B"
-FINE_KINDS = {"github": "code", "book": "books"}
+LINE_STEP, LINE_EPOCHS = 5.0, 300  # with which one line comes to rest
+PLACES = {"↖": 0, "↗": 8, "·": 40, "↙": 72, "↘": 80}  # to which digits are moved, of 81
+AROUND = 14, 22  # words before the one that is shown first, and from it on
+READ = ("French", "German", "Python", "SQL", "English prose")  # kinds of text, of each the third of four
+TOKENS = 34  # of each of these
+FINE_LAYER = 2  # of six
+NUMBERS = ("none", "one", "two", "three", "four", "five", "six", "seven", "eight")
 
 
 class Meters(NamedTuple):
-    """Figures that are read at every step."""
+    """Figures that stay from step to step."""
 
-    experts: int  # in a layer
-    computed: float  # share of them, for an input that is not dropped
+    experts: int  # in a layer, but for those that all inputs share
+    computed: float  # share of them and of the shared ones, for an input that is not dropped
+    shared: int = 0
 
     @property
     def parameters(self) -> float:
@@ -49,212 +55,191 @@ class Meters(NamedTuple):
         return 1 / self.computed
 
 
-class StepData(NamedTuple):
-    """Data that a step shows."""
+class Inputs(NamedTuple):
+    """Inputs that can be chosen from."""
 
-    frame: pd.DataFrame  # to draw: columns of `experts_of_one`, unless the step says otherwise
+    kind: str  # how they are drawn: as marks in a plane, pixels, words, a queue of words, or texts
+    names: list[str]  # in the middle of a sentence
+    first: int  # that is shown before one is chosen
+    drawn: dict[str, Any]  # what else that takes, for JSON
+
+
+class Scene(NamedTuple):
+    """A system and what each of its inputs meets in it."""
+
+    inputs: str  # a key of INPUTS
+    trace: RoutingTrace  # a token an input, and the layers that are drawn
     meters: Meters
     quoted: dict[str, object]  # what its words say of it
+    drawn: Mapping[str, Any] = MappingProxyType({})  # beside the trace, for JSON: what experts say, load, bias …
+
+
+@dataclass(frozen=True, slots=True)
+class Half:
+    """A picture of a step with its words, in which "{share}" is a place for a figure."""
+
+    show: Callable[[], Scene]
+    new: str
+    left: str  # over
+    caption: str  # of the inputs
+    page: str  # of the app, as its menu has it
+    name: str = ""  # on its button, where a step has several
+    added: tuple[str, ...] = ()  # what was not there before: router, routers, experts, layers, words in the router …
+    router: str = "router"  # as it stands in the picture
+    answer: str = ""  # what comes out, where that was not recorded
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """A step of the story. Its four parts quote what is shown: "{share}" is a place for a figure."""
+    """A step of the story."""
 
     year: str
     title: str
-    page: str  # of the app, as its menu has it
-    problem: str
-    idea: str
-    observation: str
-    remaining: str  # what it leaves over
-    key: str  # to what is drawn here for the first time
-    show: Callable[[], StepData]
-
-    def texts(self, data: StepData) -> tuple[str, ...]:
-        """The four parts in the order of PARTS, with the figures in their places."""
-        parts = (self.problem, self.idea, self.observation, self.remaining)
-        return tuple(part.format_map(data.quoted) for part in parts)
+    before: str  # what went wrong
+    halves: tuple[Half, ...]
 
 
-def compete() -> StepData:
+@dataclass(frozen=True, slots=True)
+class Branch:
+    """A system that does not lead to Mixtral."""
+
+    year: str
+    short: str
+    title: str
+    says: str
+    page: str
+
+
+class Twin(NamedTuple):
+    """One of two models that differ in how their load was balanced."""
+
+    title: str
+    trace: RoutingTrace  # of the texts that are shown
+    names: pd.DataFrame  # of `expert_names`
+    shares: np.ndarray  # (L, E, kinds): of the tokens of a kind, those that the expert takes
+    repeats: tuple[float, float]  # lowest and highest share of neighbours with one first choice, of the layers
+
+
+def one_network() -> Scene:
+    """One line, which all vowels share."""
+    model, vowels = part("local-experts", "model"), stand_in()
+    result = model.train(vowels, experts=1, step=LINE_STEP, max_epochs=LINE_EPOCHS)
+    said, trace = _said_of_vowels(result.state()), _last(model.trace_of(result)).select(tokens=vowels.training)
+    quoted = {"right": percent(result.train_accuracy)}
+    return Scene("vowels", trace, meters_of(trace), quoted, {"says": said, "lines": result.expert_lines[-1].T.tolist()})
+
+
+def compete() -> Scene:
     """1991: four experts answer for a vowel; two of them lead for none."""
-    trace = _last(shipped_trace("local-experts"))
-    token = _nearest(trace.weights[-1, :, 0], LEANING)
-    frame = _drawn(trace, token, ["the experts"])
-    leading = len(np.unique(trace.experts[-1, :, 0]))
-    quoted = _of_input(trace, token) | {
-        "best": int(trace.experts[-1, token, 0]),
-        "share": percent(float(trace.weights[-1, token, 0])),
-        "idle": spelled(len(frame) - leading),
-        "epochs": trace.model.layers[-1],
+    result, trace = shipped_result("local-experts"), _last(shipped_trace("local-experts"))
+    leading = np.unique(trace.experts[-1, :, 0])
+    quoted = {
+        "leading": spelled(len(leading)),
+        "epochs": result.epochs,
+        "right": percent(result.train_accuracy),
     }
-    return StepData(frame, meters_of(trace), quoted)
+    lines = result.expert_lines[-1].T[leading].tolist()
+    shown = trace.select(tokens=stand_in().training)
+    drawn = {"says": _said_of_vowels(result.state()), "lines": lines}
+    return Scene("vowels", shown, meters_of(trace), quoted, drawn)
 
 
-def tree() -> StepData:
-    """1994: a root divides an input between two branches, and gates below it among four experts."""
-    trace = shipped_trace("hierarchical")
-    token = _nearest(trace.weights[-1, :, 0], UNDECIDED)
-    frame = _drawn(trace, token, ["the root and its branches", "the gates below and their experts"])
-    return StepData(frame, meters_of(_last(trace)), _of_input(trace, token))
+def tree() -> Scene:
+    """1994: a root divides an input between two branches, and routers below it among four experts."""
+    result, trace = shipped_result("hierarchical"), shipped_trace("hierarchical")
+    passes = int((result.squared_error <= part("local-experts", "model").STOP_AT).argmax())
+    quoted = {"passes": passes, "epochs": shipped_result("local-experts").epochs}
+    quoted |= {"right": percent(result.train_accuracy)}
+    shown = trace.select(tokens=stand_in().training)
+    drawn = {"says": _said_of_vowels(result.tree(), "answers"), "tree": True}
+    return Scene("vowels", shown, meters_of(_last(trace)), quoted, drawn)
 
 
-def sequences() -> StepData:
-    """1996: a gate makes up its mind while an utterance goes on."""
-    trace = shipped_trace("hmm-experts")
-    length = (trace.experts[:, :, 0] >= 0).sum(axis=0)
-    everyone = np.arange(len(length))
-    first, last = trace.weights[0, :, 0], trace.weights[length - 1, everyone, 0]
-    token = int(np.where(_with_its_speaker(trace, length) & (last > SURE), first, 2).argmin())
-    heard = [*HEARD, int(length[token])]
-    names = [f"after {frames} frame{'s' * (frames > 1)}" for frames in heard]
-    quoted = _of_input(trace, token) | {
-        "first": percent(float(first[token])),
-        "last": percent(float(last[token])),
-        "frames": heard[-1],
-    }
-    return StepData(_drawn(trace.select(layers=heard), token, names), meters_of(trace.select(layers=[1])), quoted)
+def layers() -> Scene:
+    """2013: two layers, with the constraint that keeps them balanced."""
+    trace = shipped_trace("deep-mixture")
+    quoted = {"experts": trace.model.num_experts[-1], "paths": int(np.prod(trace.model.num_experts))}
+    return Scene("moved digits", _moved(trace), meters_of(trace), quoted, {"load": _work(trace)})
 
 
-def capacity() -> StepData:
-    """2002: all experts answer, and each learns from so many digits alone; a full one sends digits on."""
-    trace = _last(shipped_trace("svm-experts"))
-    result = shipped_result("svm-experts")
-    room = part("svm-experts", "exhibit").expert_room(result)
-    taken = room[room["part"] != part("svm-experts", "exhibit").TURNED_AWAY].groupby("expert")["examples"].sum()
-    weights = trace.logits[-1]
-    token = int((trace.experts[-1, :, 1] >= 0).argmax())
-    first, given = trace.experts[-1, token].tolist()
-    frame = _drawn(trace, token, ["all of them answer"]).assign(
-        computed=True,
-        weight=weights[token] / np.abs(weights[token]).max(),
-        refused=np.arange(len(weights[token])) == first,
-        load=taken.to_numpy(np.float64),
-        capacity=float(result.capacity),
-    )
-    quoted = _of_input(trace, token) | {"first": first, "given": given, "capacity": result.capacity}
-    return StepData(frame, Meters(len(frame), 1.0), quoted | {"experts": len(frame)})
+def unbalanced_layers() -> Scene:
+    """2013: the same without the constraint."""
+    trace = trace_beside("deep-mixture")
+    load = _work(trace)
+    layer = int(np.argmax([max(of) for of in load]))
+    quoted = {"greedy": int(np.argmax(load[layer])), "share": percent(max(load[layer]) / sum(load[layer]))}
+    quoted |= {"layer": trace.model.layers[layer]}
+    return Scene("moved digits", _moved(trace), meters_of(trace), quoted, {"load": load})
 
 
-def layers() -> StepData:
-    """2013: two layers, with the constraint that keeps them balanced, and without it."""
-    with_it, without = shipped_trace("deep-mixture"), trace_beside("deep-mixture")
-    token = _nearest(with_it.weights[:, :, 0].max(axis=0), UNDECIDED)
-    frames = [
-        _drawn(trace, token, [f"layer {layer}, {how}" for layer in trace.model.layers]).assign(load=_work(trace))
-        for trace, how in ((with_it, "with the constraint"), (without, "without it"))
-    ]
-    share = frames[1]["load"] / len(without.tokens)
-    most = frames[1].loc[share.idxmax()]
-    quoted = _of_input(with_it, token) | {
-        "paths": int(np.prod(with_it.model.num_experts)),
-        "greedy": int(most["expert"]),
-        "share": percent(float(share.max())),
-        "at": re.sub(r",.*", "", str(most["row"])),
-    }
-    return StepData(pd.concat(frames, ignore_index=True), meters_of(with_it), quoted)
-
-
-def switches() -> StepData:
+def switches() -> Scene:
     """2013 and 2015: blocks are on or off, each by itself."""
-    trace = shipped_trace("conditional")
-    on = (trace.experts[-1] >= 0).sum(axis=1)
-    token = int((on == np.median(on)).argmax())
-    quoted = _of_input(trace, token) | {"on": int(on[token]), "mean": f"{on.mean():.1f}"}
-    return StepData(_drawn(trace, token, ["blocks of the hidden layer"]), meters_of(trace), quoted)
+    trace, result = shipped_trace("conditional"), shipped_result("conditional")
+    rows = _digits_in_order()
+    quoted = {"experts": trace.model.num_experts[-1], "mean": f"{result.on.sum(axis=1).mean():.1f}"}
+    quoted |= {"error": percent(result.error), "test": f"{len(result.digit):,}"}
+    drawn = {"answers": list(map(str, result.answer[rows])), "right": list(map(str, range(10)))}
+    return Scene("digits", trace.select(tokens=rows), meters_of(trace), quoted, drawn)
 
 
-def top_two() -> StepData:
-    """2017: two of sixteen, with the losses that keep all busy, and without them."""
-    with_them, without = shipped_trace("sparsely-gated"), trace_beside("sparsely-gated")
-    words = with_them.tokens["text"].str.fullmatch(WORD)
-    token = _nearest(np.where(words, with_them.weights[-1, :, 0], 2), UNDECIDED)
-    frames = [
-        _drawn(trace, token, [how]).assign(load=_visits(trace))
-        for trace, how in ((with_them, "with the two losses"), (without, "without them"))
-    ]
-    least, least_without = (int(frame["load"].min()) for frame in frames)
-    quoted = _of_input(with_them, token) | {"least": least, "least_without": least_without}
-    quoted |= {"words": f"{len(with_them.tokens):,}", "k": with_them.model.top_k}
-    return StepData(pd.concat(frames, ignore_index=True), meters_of(with_them), quoted)
+def top_two() -> Scene:
+    """2017: two of sixteen, with the losses that keep all busy."""
+    return _sparse(shipped_trace("sparsely-gated"))
 
 
-def dropped() -> StepData:
-    """2021: an expert takes a word early; later it is full, and drops the same word."""
+def unbalanced_two() -> Scene:
+    """2017: the same without the losses."""
+    return _sparse(trace_beside("sparsely-gated"))
+
+
+def dropped() -> Scene:
+    """2021: a word goes to one expert; where that is full, the word is dropped."""
     trace = shipped_trace("switch")
     lost = trace.experts[0, :, 0] < 0
-    wanted = trace.logits[0].argmax(axis=-1)
-    texts = trace.tokens["text"].to_numpy()
-    early, late = next(
-        (served, int(token))
-        for token in np.flatnonzero(lost & trace.tokens["text"].str.fullmatch(WORD).to_numpy())
-        for served in np.flatnonzero(~lost & (texts == texts[token]) & (wanted == wanted[token]))[:1].tolist()
-    )
-    full = int(_visits(trace).max())  # whoever drops a word is full
-    frames = [
-        _drawn(trace, token, [f"word {token + 1:,} of {len(texts):,}"]).assign(
-            load=_visits(trace.select(tokens=slice(0, token))),
-            capacity=float(full),
-            refused=(np.arange(trace.model.num_experts[0]) == wanted[token]) & lost[token],
-        )
-        for token in (early, late)
-    ]
-    quoted = _of_input(trace, late) | {"expert": int(wanted[late]), "capacity": full}
-    quoted |= {"dropped": int(lost.sum()), "words": f"{len(texts):,}"}
-    return StepData(pd.concat(frames, ignore_index=True), meters_of(trace.select(tokens=~lost)), quoted)
+    quoted = {"dropped": int(lost.sum()), "words": f"{len(lost):,}"}
+    drawn = {"wanted": trace.logits[0].argmax(axis=-1).tolist(), "capacity": _room(trace)}
+    return Scene("queue", trace, meters_of(trace.select(tokens=~lost)), quoted, drawn)
 
 
-def every_layer() -> StepData:
+def every_layer() -> Scene:
     """2023: two of eight in every layer of a small model of ours; the counts are those of the real Mixtral."""
-    trace, published = example_trace(), _published("Mixtral 8x7B")
-    words = trace.tokens["text"].str.strip()
-    token = int(words.str.len().where(words.str.isalpha(), 0).idxmax())
+    published = _published("Mixtral 8x7B")
+    shown = _read(reference_routing())
     experts, top_k = int(published["experts"]), int(published["top_k"])
-    quoted = _of_input(trace, token) | {"layers": len(trace.model.layers), "pairs": comb(experts, top_k)}
-    quoted |= {"experts": experts, "k": top_k, "total": _billions(float(published["total"]))}
-    quoted |= {"active": _billions(float(published["active"]))}
-    return StepData(_drawn(trace, token, [f"layer {layer}" for layer in trace.model.layers]), meters_of(trace), quoted)
+    quoted = {"layers": len(shown.model.layers), "k": top_k, "experts": experts, "pairs": comb(experts, top_k)}
+    quoted |= {"total": _billions(float(published["total"])), "active": _billions(float(published["active"]))}
+    return Scene("texts", shown, meters_of(shown), quoted)
 
 
-def fine() -> StepData:
-    """Since 2024: how often each of many small experts was chosen, as was published; no input of these is here."""
-    counts = published_counts(FINE)
-    layer = counts.model.layers[len(counts.model.layers) // 2]
-    load = load_by_label(counts.select(layers=[layer]))
-    experts = counts.model.num_experts[0]
-    frames = [
-        _nobody(f"{name}, layer {layer}", experts).assign(
-            load=load[load["label"] == kind].sort_values("expert")["share"].to_numpy() * counts.model.top_k
-        )
-        for kind, name in FINE_KINDS.items()
-    ]
-    v3 = _published("DeepSeek-V3")
-    quoted = {"experts": experts, "k": counts.model.top_k, "layer": layer}
+def fine() -> Scene:
+    """Since 2024: many small experts and a shared one, chosen with a bias, in a small model of ours."""
+    routed = _read(reference_routing(FINE))
+    trace = routed.select(layers=[FINE_LAYER])
+    v3, experts, top_k = _published("DeepSeek-V3"), trace.model.num_experts[0], trace.model.top_k
+    quoted = {"experts": experts, "k": top_k, "layer": FINE_LAYER, "layers": len(routed.model.layers)}
     quoted |= {"v3_experts": int(v3["experts"]), "v3_k": int(v3["top_k"])}
-    return StepData(pd.concat(frames, ignore_index=True), Meters(experts, counts.model.top_k / experts), quoted)
+    quoted |= {"v3_total": f"{v3['total'] / 1e9:.0f}", "v3_active": f"{v3['active'] / 1e9:.0f}"}
+    bias = fine_bias()
+    bias = bias[bias["layer"] == FINE_LAYER]["bias"]
+    meters = Meters(experts, (top_k + 1) / (experts + 1), shared=1)
+    return Scene("texts", trace, meters, quoted, {"shared": True, "bias": bias.tolist()})
 
 
-def payoff() -> StepData:
-    """Today: the loss of small models that compute the same for a token, by how many parameters they hold.
+def twins() -> tuple[Twin, Twin]:
+    """The model that was pushed to tell kinds of text apart, and the one that was not."""
+    pushed = _twin("Balanced over batches, and pushed", reference_routing())
+    return pushed, _twin("Balanced within each text", reference_routing(NATURAL))
 
-    The frame has the columns of `loss_by_parameters`, of the page on dense networks.
-    """
-    exhibit = part("dense", "exhibit")
-    frame = exhibit.loss_by_parameters(exhibit.payoff_runs())
-    means = frame.groupby("experts")["mean"].first()
-    costs = exhibit.memory_against_compute(shipped_result("dense"))
-    real = costs[costs["network"] == exhibit.REAL].set_index("kind").loc["sparse"]
-    quoted = {
-        "experts": int(means.index[-1]),
-        "sparse": f"{means.iloc[-1]:.2f}",
-        "dense": f"{means.loc[1]:.2f}",
-        "two": f"{means.loc[2]:.2f}",
-        "seeds": f"{frame['spread'].max():.2f}",
-        "compute": percent(float(real["compute"])),
-        "total": _billions(float(real["total"])),
-    }
-    return StepData(frame, Meters(int(means.index[-1]), 2 / int(means.index[-1])), quoted)
+
+def kinds_of_text() -> list[str]:
+    """The kinds of text that the twins read, in the order of `Twin.shares`."""
+    return list(dict.fromkeys(reference_routing().tokens["label"]))
+
+
+def repeats_of_mixtral() -> tuple[float, float]:
+    """Lowest and highest share of neighbours with one first choice in Mixtral 8x7B, as its authors printed it."""
+    printed = [share / 100 for row in MIXTRAL_TABLE_5.values() for share in row[:3]]
+    return min(printed), max(printed)
 
 
 def meters_of(trace: RoutingTrace) -> Meters:
@@ -278,31 +263,137 @@ def named(trace: RoutingTrace, token: int) -> str:
 
 
 def spelled(number: int) -> str:
-    """A small number as a sentence begins with it.
+    """A small number as it stands in a sentence.
 
     >>> spelled(2), spelled(24)
-    ('Two', '24')
+    ('two', '24')
     """
     return NUMBERS[number] if number < len(NUMBERS) else str(number)
 
 
-def _of_input(trace: RoutingTrace, token: int) -> dict[str, object]:
-    name = named(trace, token)
-    return {"token": token, "input": name, "Input": name[0].upper() + name[1:], "experts": trace.model.num_experts[-1]}
+def _vowels() -> Inputs:
+    """Those that the systems learn from."""
+    data, trace = stand_in(), _last(shipped_trace("local-experts")).select(tokens=stand_in().training)
+    mine = data.training
+    drawn = {
+        "at": data.formants[mine].astype(int).tolist(),
+        "wanted": encode(data)[1][mine].astype(int).tolist(),
+        "groups": trace.tokens["label"].tolist(),
+    }
+    return Inputs("plane", _names(trace), _nearest(trace.weights[-1, :, 0], LEANING), drawn)
 
 
-def _drawn(trace: RoutingTrace, token: int, names: Sequence[str]) -> pd.DataFrame:
-    """The input's frame, with our names of the rows."""
-    frame = experts_of_one(trace, token)
-    return frame.assign(row=frame["row"].map(dict(zip(frame["row"].unique(), names, strict=True))).astype("str"))
+def _moved_digits() -> Inputs:
+    """A digit of each kind at each of five places; every one of them is another image."""
+    rows, trace = _moved_rows(), shipped_trace("deep-mixture")
+    places, kind = np.divmod(rows, 10)
+    right, down = part("deep-mixture", "model").moves(places)
+    images = digits()[1].images[moved_images()[kind, places]]
+    first = _nearest(_moved(trace).weights[:, :, 0].max(axis=0), UNDECIDED)
+    moves = np.column_stack([right, down]).tolist()
+    return Inputs("pixels", _names(_moved(trace)), first, _of_digits(images) | {"rows": list(PLACES), "moves": moves})
 
 
-def _nobody(name: str, experts: int) -> pd.DataFrame:
-    """A row of experts, of which none is computed: there is no input."""
-    columns = {"row": pd.Series([name] * experts, dtype="str"), "expert": np.arange(experts, dtype=np.int16)}
-    return pd.DataFrame(columns).assign(
-        experts=np.int16(experts), computed=False, weight=0.0, refused=False, load=np.nan, capacity=np.nan
-    )
+def moved_images() -> np.ndarray:
+    """Which test image stands for each kind of digit at each place, (10, 81): as the deep mixture was measured."""
+    test, chance = digits()[1], np.random.default_rng(0)
+    return np.stack([chance.choice(np.flatnonzero(test.digit == kind), 81) for kind in range(10)])
+
+
+def _digits() -> Inputs:
+    rows = _digits_in_order()
+    on = (shipped_trace("conditional").experts[-1, rows] >= 0).sum(axis=1)
+    drawn = _of_digits(digits()[1].images[rows])
+    return Inputs("pixels", [f"the digit {kind}" for kind in drawn["columns"]], int((on == 2).argmax()), drawn)
+
+
+def _words() -> Inputs:
+    trace = shipped_trace("sparsely-gated")
+    shown, first = _window(trace)
+    return Inputs("words", _names(trace.select(tokens=shown)), first, {"words": trace.tokens["text"][shown].tolist()})
+
+
+def _queue() -> Inputs:
+    """All words in their order; the first to be dropped that can be read in a sentence is shown first."""
+    trace = shipped_trace("switch")
+    lost = (trace.experts[0, :, 0] < 0) & trace.tokens["text"].str.fullmatch(WORD).to_numpy()
+    return Inputs("queue", _names(trace), int(lost.argmax()), {"words": trace.tokens["text"].tolist()})
+
+
+def _texts() -> Inputs:
+    """The beginnings of five texts; of each, its longest word is shown first."""
+    tokens = _read(reference_routing()).tokens
+    words = tokens["text"].str.strip()
+    length = words.str.len().where(words.str.isalpha(), 0)
+    starts = length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()
+    drawn = {"words": tokens["text"].tolist(), "groups": tokens["label"].tolist(), "starts": starts}
+    return Inputs("texts", _names(_read(reference_routing())), starts[0], drawn)
+
+
+def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
+    """What each expert answers for each vowel."""
+    data = stand_in()
+    said: np.ndarray = getattr(state, answers)(encode(data)[0])[data.training]
+    return said.round(4).tolist()
+
+
+def _moved_rows() -> np.ndarray:
+    """Rows of the trace of the deep mixture: ten kinds at each of 81 places."""
+    return np.concatenate([10 * place + np.arange(10) for place in PLACES.values()])
+
+
+def _moved(trace: RoutingTrace) -> RoutingTrace:
+    return trace.select(tokens=_moved_rows())
+
+
+def _digits_in_order() -> np.ndarray:
+    """Of each kind of digit the first test image."""
+    test = digits()[1].digit
+    return np.array([(test == kind).argmax() for kind in range(10)])
+
+
+def _sparse(trace: RoutingTrace) -> Scene:
+    load = [_visits(shipped_trace("sparsely-gated")), _visits(trace_beside("sparsely-gated"))]
+    quoted = {"k": trace.model.top_k, "experts": trace.model.num_experts[-1], "words": f"{len(trace.tokens):,}"}
+    quoted |= {"least": int(min(load[0])), "least_without": int(min(load[1]))}
+    return Scene("words", trace.select(tokens=_window(trace)[0]), meters_of(trace), quoted, {"load": [_visits(trace)]})
+
+
+def _window(trace: RoutingTrace) -> tuple[slice, int]:
+    """Words around one that two experts share, and its place among them: of the run with the losses."""
+    usual = shipped_trace("sparsely-gated")
+    words = usual.tokens["text"].str.fullmatch(WORD)
+    token = _nearest(np.where(words, usual.weights[-1, :, 0], 2), UNDECIDED)
+    start = max(0, token - AROUND[0])
+    return slice(start, min(len(trace.tokens), token + AROUND[1])), token - start
+
+
+def _read(trace: RoutingTrace) -> RoutingTrace:
+    """The beginning of one text of each kind of READ."""
+    tokens = trace.tokens
+    number = tokens.groupby("label")["sequence"].rank("dense")
+    place = tokens.groupby("sequence").cumcount()
+    kept = tokens[(number == 3) & (place < TOKENS)]
+    return trace.select(tokens=np.concatenate([kept.index[kept["label"] == kind] for kind in READ]))
+
+
+def _twin(title: str, trace: RoutingTrace) -> Twin:
+    kinds = pd.Categorical(trace.tokens["label"], kinds_of_text())
+    takes = (trace.experts[..., None] == np.arange(trace.model.num_experts[0])).any(axis=2)  # (L, T, E)
+    shares = np.stack([takes[:, kinds == kind].mean(axis=1) for kind in kinds.categories], axis=-1)
+    rows = locality(trace)
+    repeats = rows.loc[rows["choice"] == FIRST_CHOICE, "share"]
+    return Twin(title, _read(trace), expert_names(trace), shares, (float(repeats.min()), float(repeats.max())))
+
+
+def _names(trace: RoutingTrace) -> list[str]:
+    return [named(trace, token) for token in range(len(trace.tokens))]
+
+
+def _of_digits(images: np.ndarray) -> dict[str, Any]:
+    """Ten kinds of digit, 28 × 28 pixels each, in base64."""
+    pixels = [b64encode(np.ascontiguousarray(image, np.uint8).tobytes()).decode() for image in images]
+    return {"pixels": pixels, "columns": list(map(str, range(10))), "rows": [], "moves": []}
 
 
 def _last(trace: RoutingTrace) -> RoutingTrace:
@@ -313,23 +404,21 @@ def _nearest(weights: np.ndarray, wanted: float) -> int:
     return int(np.abs(weights - wanted).argmin())
 
 
-def _visits(trace: RoutingTrace) -> np.ndarray:
+def _visits(trace: RoutingTrace) -> list[int]:
     """Inputs of the last layer that each expert is computed for."""
     chosen = trace.experts[-1]
-    return np.bincount(chosen[chosen >= 0], minlength=trace.model.num_experts[-1]).astype(np.float64)
+    return np.bincount(chosen[chosen >= 0], minlength=trace.model.num_experts[-1]).tolist()
 
 
-def _work(trace: RoutingTrace) -> np.ndarray:
-    """How many inputs each expert is worth: the sum of its weights, layer by layer in one row."""
+def _work(trace: RoutingTrace) -> list[list[float]]:
+    """How many inputs each expert of each layer is worth: the sum of its weights."""
     of_layers = zip(trace.experts, trace.weights, trace.model.num_experts, strict=True)
-    return np.concatenate([np.bincount(e.ravel(), w.ravel(), experts) for e, w, experts in of_layers])
+    return [np.bincount(e.ravel(), w.ravel(), experts).round(1).tolist() for e, w, experts in of_layers]
 
 
-def _with_its_speaker(trace: RoutingTrace, length: np.ndarray) -> np.ndarray:
-    """True for an utterance that ends with the expert that most utterances of its speaker end with."""
-    ends = pd.Series(trace.experts[length - 1, np.arange(len(length)), 0])
-    usual = ends.groupby(trace.tokens["label"].to_numpy()).transform(lambda of_one: of_one.mode().iat[0])
-    return (ends == usual).to_numpy()
+def _room(trace: RoutingTrace) -> int:
+    """How many words an expert takes: whoever drops a word is full."""
+    return max(_visits(trace))
 
 
 def _published(name: str) -> pd.Series:
@@ -341,18 +430,36 @@ def _billions(parameters: float) -> str:
     return f"{parameters / 1e9:.1f}"
 
 
-def _step(show: Callable[[], StepData]) -> Step:
-    """A step with its words of `story.toml`; a system's page goes by the title of its exhibit."""
-    words = {name: " ".join(text.split()) for name, text in WORDS[show.__name__].items()}
+def _words_of(row: dict[str, Any]) -> dict[str, Any]:
+    """A table of the TOML: without its line breaks, and a system's page goes by the title of its exhibit."""
+    words = {name: " ".join(told.split()) if isinstance(told, str) else told for name, told in row.items()}
     if (system := words.pop("system", None)) is not None:
         words["page"] = EXHIBITS[FOLDERS[system]].title
-    return Step(**words, show=show)
+    return words
 
 
-WORDS = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding="utf-8"))
-PARTS = ("What went wrong", "What was tried", "See it happen", "What was left over")
-STEPS = tuple(map(_step, (compete, tree, sequences, capacity, layers, switches, top_two, dropped, every_layer, fine)))
-PAYOFF = _step(payoff)
+def _step(row: dict[str, Any]) -> Step:
+    words = _words_of(row)
+    halves = [_words_of(half) for half in words.pop("halves")]
+    return Step(**words, halves=tuple(Half(**half | _looked_up(half)) for half in halves))
+
+
+def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
+    return {"show": globals()[half["show"]], "added": tuple(half.get("added", ()))}
+
+
+INPUTS = {
+    "vowels": _vowels,
+    "moved digits": _moved_digits,
+    "digits": _digits,
+    "words": _words,
+    "queue": _queue,
+    "texts": _texts,
+}
+_STORY = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding="utf-8"))
+STEPS = tuple(map(_step, _STORY["steps"]))
+BRANCHES = tuple(Branch(**_words_of(row)) for row in _STORY["branches"])
+MEANING = _words_of(_STORY["meaning"])
 
 
 class Point(NamedTuple):

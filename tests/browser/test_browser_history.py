@@ -3,45 +3,122 @@
 import re
 
 import pytest
+from accessible import grave
 from browser import eventually, fits, go_to, is_below, stands
 from browser_pages import DRAWN
 from moeviz_app.views.menu import STORY
 from playwright.sync_api import Locator, Page, expect
 
-from moeviz.history.story import PARTS
+from moeviz.history.story import INPUTS, STEPS, Scene
 
 pytestmark = pytest.mark.browser
 
 
-def first_step(page: Page) -> tuple[Locator, Locator]:
-    """The first drawing of the story, once it is there, and the first words beside it."""
-    expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
-    drawing, words = page.locator(DRAWN).first, page.get_by_text(PARTS[0], exact=True).first
-    expect(drawing).to_be_visible()
-    expect(words).to_be_visible()
-    return drawing, words
+def boxes(page: Page, marked: str = "") -> Locator:
+    return page.locator(f".story .box{marked}")
 
 
-def test_the_story_begins_on_the_first_screen_with_words_beside_the_drawing_and_leads_on(visit, server):
+def step(page: Page, name: str) -> Locator:
+    return page.get_by_role("navigation", name="Steps of the story").get_by_role("button", name=name)
+
+
+def shows(page: Page, title: str, total: int, computed: int, fresh: int) -> None:
+    """The picture of a step has that many boxes, tinted and framed ones, and the step is marked on the rail."""
+    expect(page.get_by_role("heading", name=title, exact=True)).to_be_visible()
+    expect(boxes(page)).to_have_count(total)
+    expect(boxes(page, ".on")).to_have_count(computed)
+    expect(boxes(page, ".fresh")).to_have_count(fresh)
+    expect(page.locator(".stop[aria-current=step]")).to_contain_text(title.rpartition(": ")[2][:12])
+
+
+@pytest.fixture(scope="module")
+def scenes() -> dict[str, Scene]:
+    return {half.show.__name__: half.show() for step in STEPS for half in step.halves}
+
+
+def met(scene: Scene, inputs: str) -> int:
+    """Experts that the first input meets, in all layers that are drawn."""
+    return int((scene.trace.experts[:, INPUTS[inputs]().first] >= 0).sum())
+
+
+def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server, scenes):
     page = visit("/from-1991-to-mixtral")
-    places = first_step(page)
-
-    def are_side_by_side() -> bool:
-        drawing, words = map(stands, places)
-        bottom = drawing["y"] + drawing["height"]
-        return bottom < 700 and words["x"] >= drawing["x"] + drawing["width"] and words["y"] < bottom
-
-    eventually(page, are_side_by_side)
-    page.get_by_role("link", name="More on the page Switch", exact=True).click()
-    expect(page.get_by_role("heading", name="Switch", exact=True)).to_be_visible()
+    shows(page, "One network", 1, 1, 0)
+    page.get_by_role("button", name="1991: what was added").click()
+    shows(page, "1991: Experts that compete", 4, 4, 4)
+    expect(page.locator(".story .router.fresh")).to_have_count(1)
+    step(page, "2017").click()
+    shows(page, "2017: Sparse and noisy", 16, met(scenes["top_two"], "words"), 16)
+    expect(page.get_by_role("status")).to_have_text(re.compile("“sequence”: 2 of 16 are computed"))
+    page.get_by_role("radio", name="without them").click()
+    shows(page, "2017: Sparse and noisy", 16, 2, 0)
+    least = scenes["unbalanced_two"].quoted["least_without"]
+    expect(page.locator(".story")).to_contain_text(f"One expert gets {least} of 1,024 words")
+    page.keyboard.press("ArrowLeft")  # among the halves
+    shows(page, "2017: Sparse and noisy", 16, 2, 16)
+    step(page, "2017").focus()
+    page.keyboard.press("ArrowRight")
+    shows(page, "2020–21: Limited room: GShard, Switch", 8, 0, 8)
+    expect(page.get_by_role("status")).to_have_text(re.compile("which is full: it is dropped"))
+    page.get_by_role("slider", name="Words that have come").press("Home")
+    expect(page.get_by_role("status")).to_have_text(re.compile("^Word 1 of 1,024, .* goes to expert"))
+    expect(boxes(page, ".on")).to_have_count(1)
+    step(page, "2023").click()
+    shows(page, "2023: Mixtral", 48, met(scenes["every_layer"], "texts"), 40)
+    step(page, "2024").click()
+    shows(page, "2024: Many small experts: DeepSeek", 32, met(scenes["fine"], "texts") + 1, 24)
+    expect(page.get_by_role("button", name="the last step")).to_be_disabled()
+    page.get_by_role("button", name="1996, beside the way").click()
+    expect(page.locator(".story dd").first).to_contain_text("Bayes’ rule stands in for the router")
+    page.get_by_role("button", name="More: HMM experts").click()
+    expect(page.get_by_role("heading", name="HMM experts", exact=True)).to_be_visible()
     page.goto(f"{server.url}/gallery")
     expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
 
 
-def test_on_a_phone_the_first_drawing_is_on_the_first_screen_and_above_its_words(visit):
+def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place(visit):
+    page = visit("/from-1991-to-mixtral")
+    moved = "box => getComputedStyle(box.querySelector('rect')).transitionDuration"
+    expect(boxes(page)).to_have_count(1)
+    assert boxes(page).first.evaluate(moved) == "0.7s"
+    page.emulate_media(reduced_motion="reduce")
+    assert boxes(page).first.evaluate(moved) in ("0s", "1ms", "0.001s")
+    step(page, "2013–15").click()
+    shows(page, "2013–15: Inside a deep network", 8, 8, 4)
+    page.get_by_role("radio", name="digit 8").press("ArrowRight")
+    expect(page.get_by_role("radio", name="digit 9")).to_be_focused()
+    expect(page.get_by_role("status")).to_have_text(re.compile("^The digit 9"))
+    page.keyboard.press("ArrowRight")  # there is no more digit, and no other step
+    shows(page, "2013–15: Inside a deep network", 8, 8, 4)
+    step(page, "2017").click()
+    page.get_by_role("radio", name="sequence").nth(0).focus()
+    page.get_by_role("button", name="2020–21: what was added").press("Enter")
+    shows(page, "2020–21: Limited room: GShard, Switch", 8, 0, 8)
+    for at in range(2):
+        page.keyboard.press("ArrowRight")
+        expect(page.locator(".stop[aria-current=step]")).to_contain_text(("2023", "2024")[at])
+    expect(step(page, "2024")).to_be_focused()
+    assert not grave(page)
+
+
+def test_twins_of_one_size_differ_in_what_their_experts_mean(visit):
+    page = visit("/from-1991-to-mixtral", scheme="dark")
+    expect(page.locator(".twins .head")).to_have_text([re.compile("47 of 48"), re.compile("10 of 48")])
+    expect(page.locator(".twins .square:not(.none)")).to_have_count(57)
+    page.get_by_role("radiogroup", name="Text", exact=True).last.get_by_role("radio", name="Python").click()
+    expect(page.locator(".twins .strip").first).to_contain_text("__all__")
+    page.get_by_role("radio", name=re.compile("^layer 2, expert 4: German")).press("ArrowDown")
+    expect(page.get_by_role("heading", name=re.compile("^Layer 3, expert 4"))).to_have_count(2)
+    assert not grave(page)
+
+
+def test_on_a_phone_the_picture_of_a_step_and_its_input_fit_on_a_screen(visit):
     phone = visit("/from-1991-to-mixtral", size="phone")
-    drawing, words = first_step(phone)
-    eventually(phone, lambda: is_below(words, drawing) and sum(stands(drawing)[of] for of in ("y", "height")) < 844)
+    expect(boxes(phone)).to_have_count(1)
+    places = [phone.locator(f".story {part}") for part in (".place", ".panel svg")]
+    eventually(phone, lambda: is_below(places[1], places[0]))
+    top, bottom = map(stands, places)
+    assert bottom["y"] + bottom["height"] - top["y"] < 844 - 60, "the menu's bar is below"
     fits(phone)
 
 

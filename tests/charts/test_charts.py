@@ -79,7 +79,6 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "theme",
         "marks",  # what many charts are made of
         "overview",  # of long traces, above the strip
-        "one_input",  # in the story of the history
         *("token_layer_map", "token_layer_marks"),  # a part of tokens
         "vocabulary",  # a part of specialization
         "expert",  # of one expert, on its own page

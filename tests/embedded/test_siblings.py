@@ -17,7 +17,7 @@ from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, installed, model_folder
-from moeviz.embedded.recorded_routing import reference_routing, texts_over_training
+from moeviz.embedded.recorded_routing import fine_bias, reference_routing, texts_over_training
 from moeviz.metrics.load import balance
 from moeviz.metrics.multi_trace import figures_of_several, repetition_of_several
 from moeviz.parameters import active_parameters
@@ -118,6 +118,10 @@ def test_fine_s_bias_on_the_choice_is_exact():
     with safe_open(MODELS / "fine" / "model.safetensors", framework="pt") as file:
         biases = [name for name in file.keys() if name.endswith("e_score_correction_bias")]  # noqa: SIM118 (no dict)
         assert len(biases) == 6 and all(file.get_tensor(name).dtype == torch.float32 for name in biases)
+        shipped = fine_bias().groupby("layer")["bias"].apply(list)
+        for name in biases:
+            bias = file.get_tensor(name).tolist()
+            assert shipped[int(name.split(".")[2])] == pytest.approx(bias, abs=1e-5), "the story draws these"
         others = {file.get_tensor(name).dtype for name in set(file.keys()) - set(biases)}
     assert others == {torch.bfloat16}
 

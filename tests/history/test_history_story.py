@@ -1,89 +1,111 @@
-"""From 1991 to Mixtral: what its words, its meters and its drawings say is what the traces that ship say."""
+"""From 1991 to Mixtral: what its words, its numbers and its pictures say is what the traces that ship say."""
 
-import re
+import json
+from base64 import b64decode
 from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
 import pytest
+import torch
 from app_pages import SECONDS, pictures
 from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
+from moeviz_app.widgets.components import story as component
 from streamlit.testing.v1 import AppTest
 
 from moeviz.capture.models.load import model_facts
-from moeviz.charts.one_input import ONE_INPUT, described, expert_boxes
-from moeviz.embedded.recorded_routing import example_trace
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.embedded.recorded_routing import fine_bias, reference_routing
 from moeviz.errors import MoevizError
 from moeviz.history import story
+from moeviz.history.deep_mixture_2013 import model as deep_mixture
+from moeviz.history.local_experts_1991.model import STOP_AT
+from moeviz.history.shared import datasets
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
-from moeviz.history.story import PARTS, PAYOFF, STEPS, Step, StepData, meters_of
+from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Inputs, Scene, meters_of
 from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
+from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
-from moeviz.published import published_counts
 
-ALL = (*STEPS, PAYOFF)
-MOST_WORDS = 60  # of a step
-every_step = pytest.mark.parametrize("step", ALL, ids=lambda step: step.title)
-every_drawing = pytest.mark.parametrize("step", STEPS, ids=lambda step: step.title)
-BY_YEAR = {step.year: step for step in ALL}
+MOST_WORDS = 100  # of a step
+HALVES = {half.show.__name__: half for step in STEPS for half in step.halves}
+every_half = pytest.mark.parametrize("name", HALVES)
 
 
 @pytest.fixture(scope="module")
-def seen() -> dict[str, StepData]:
-    """What each step shows, by its year."""
-    return {step.year: step.show() for step in ALL}
+def seen() -> dict[str, Scene]:
+    """What is shown, by the name of its function."""
+    return {name: half.show() for name, half in HALVES.items()}
 
 
-def words(step: Step, seen: StepData) -> list[str]:
-    return " ".join(step.texts(seen)).split()
+@pytest.fixture(scope="module")
+def inputs() -> dict[str, Inputs]:
+    return {name: made() for name, made in INPUTS.items()}
 
 
-@every_step
-def test_a_step_has_four_parts_in_under_sixty_words_and_leads_to_a_page(step, seen):
-    told = step.texts(seen[step.year])
-    assert len(told) == len(PARTS) == 4
-    assert all(part.endswith(".") and "{" not in part for part in told)
-    assert len(words(step, seen[step.year])) < MOST_WORDS
-    assert step.page in [name for names in MENU.values() for name in names]
+@pytest.fixture(scope="module")
+def packed() -> dict:
+    """What a browser is told."""
+    return json.loads(json.dumps(component.packed_story()))
 
 
-def test_the_words_are_counted(seen):
-    """The control: a longer step is too long."""
-    longer = replace(STEPS[0], remaining=STEPS[0].remaining + " And this went on for years.")
-    assert len(words(longer, seen["1991"])) >= MOST_WORDS
+def told(half: Half, scene: Scene) -> str:
+    (step,) = (step for step in STEPS if half in step.halves)
+    return " ".join(words.format_map(scene.quoted) for words in (step.before, half.new, half.left))
 
 
-def test_every_system_of_the_gallery_has_its_step_in_the_order_of_years():
-    assert {row.title for row in EXHIBITS.values()} <= {step.page for step in ALL}
-    years = [int(step.year[:4]) for step in STEPS]
-    assert years == sorted(years)
+@every_half
+def test_a_step_says_what_is_new_and_what_is_left_in_few_words_and_leads_to_a_page(name, seen):
+    half = HALVES[name]
+    words = told(half, seen[name])
+    assert words.endswith(".") and "{" not in words and len(words.split()) < MOST_WORDS
+    longer = replace(half, left=half.left + " And so on" * 40)
+    assert sum(len(part.split()) for part in (longer.new, longer.left)) > MOST_WORDS
+    assert half.caption.format_map(seen[name].quoted).endswith(".")
+    assert half.page in [page for pages in MENU.values() for page in pages]
+
+
+def test_what_went_wrong_follows_from_what_was_left_over(seen):
+    """Every step but the first says it, and the years go up."""
+    assert [step.before == "" for step in STEPS] == [True] + [False] * 7
+    years = [int(step.year[:4]) for step in STEPS[1:]]
+    assert all(earlier < later for earlier, later in pairwise(years))
+
+
+def test_a_router_is_said_once_to_be_a_gate(seen):
+    everything = " ".join(told(half, seen[name]) for name, half in HALVES.items())
+    assert everything.count("router = gate") == 1 and "**router = gate**" in HALVES["compete"].new
+
+
+def test_every_system_of_the_gallery_has_its_step_or_stands_beside_the_way():
+    there = {half.page for half in HALVES.values()} | {branch.page for branch in BRANCHES}
+    assert {row.title for row in EXHIBITS.values()} - there == {"Dense contrast"}
+    assert all("Mixtral does not descend from it." in branch.says for branch in BRANCHES)
 
 
 def test_the_meters_are_those_of_the_traces(seen):
     """Experts of a layer, and the share that one input has in its slots; all of them behind a soft gate."""
-    top_k = {name: shipped_trace(name).model for name in ("sparsely-gated", "switch")}
-    counted = published_counts("OLMoE-1B-7B").model
     on = shipped(kind_of("conditional")).on
     wanted = {
-        **{year: (trace.model.num_experts[-1], 1) for year, trace in _soft().items()},
-        "2002": (shipped(kind_of("svm-experts")).weights.shape[-1], 1),
-        "2013 and 2015": (on.shape[1], on.mean()),
-        "2017": (16, top_k["sparsely-gated"].top_k / 16),
-        "2021": (8, top_k["switch"].top_k / 8),
-        "2023": (8, example_trace().model.top_k / 8),
-        "2024 and later": (counted.num_experts[0], counted.top_k / counted.num_experts[0]),
-        "Today": (16, 2 / 16),  # the mixture of most experts
+        "one_network": (1, 1, 0),
+        **dict.fromkeys(("compete", "tree", "layers", "unbalanced_layers"), (4, 1, 0)),
+        "switches": (on.shape[1], on.mean(), 0),
+        **dict.fromkeys(("top_two", "unbalanced_two"), (16, shipped_trace("sparsely-gated").model.top_k / 16, 0)),
+        "dropped": (8, shipped_trace("switch").model.top_k / 8, 0),
+        "every_layer": (8, 2 / 8, 0),
+        "fine": (31, (7 + 1) / (31 + 1), 1),
     }
-    assert {year: tuple(of.meters) for year, of in seen.items()} == {
-        year: (experts, pytest.approx(share)) for year, (experts, share) in wanted.items()
+    assert {name: tuple(scene.meters) for name, scene in seen.items()} == {
+        name: (experts, pytest.approx(share), shared) for name, (experts, share, shared) in wanted.items()
     }
-    assert [round(seen[year].meters.parameters, 3) for year in ("1991", "2017", "2021", "2023")] == [1, 8, 8, 4]
-
-
-def _soft() -> dict:
-    names = {"1991": "local-experts", "1994": "hierarchical", "1996": "hmm-experts", "2013": "deep-mixture"}
-    return {year: shipped_trace(name) for year, name in names.items()}
+    assert [round(seen[name].meters.parameters, 3) for name in ("compete", "top_two", "dropped", "fine")] == [
+        1,
+        8,
+        8,
+        4,
+    ]
 
 
 def test_the_meters_count_slots_and_not_top_k():
@@ -95,144 +117,163 @@ def test_the_meters_count_slots_and_not_top_k():
     assert meters_of(replace(trace, experts=experts, weights=weights)).computed == pytest.approx(0.25)
 
 
-@pytest.mark.parametrize(
-    ("year", "trace", "layers"),
-    [
-        ("1991", lambda: shipped_trace("local-experts"), [-1]),
-        ("1994", lambda: shipped_trace("hierarchical"), [0, 1]),
-        ("2013", lambda: shipped_trace("deep-mixture"), [0, 1]),
-        ("2013 and 2015", lambda: shipped_trace("conditional"), [0]),
-        ("2017", lambda: shipped_trace("sparsely-gated"), [0]),
-        ("2023", example_trace, range(6)),
-    ],
-)
-def test_the_boxes_are_those_of_the_input_that_is_named(seen, year, trace, layers):
-    trace, drawn = trace(), seen[year]
-    token = drawn.quoted["token"]
-    text = trace.tokens["text"].iat[token].strip()
-    assert all(part in drawn.quoted["input"] for part in re.findall(r"\w+", text))
-    for row, layer in zip(drawn.frame["row"].unique(), layers, strict=False):
-        boxes = drawn.frame[drawn.frame["row"] == row].set_index("expert")
-        slots = trace.experts[layer, token]
-        assert set(boxes.index[boxes["computed"]]) == set(slots[slots >= 0].tolist())
-        weights = trace.weights[layer, token][slots >= 0]
-        assert boxes.loc[slots[slots >= 0], "weight"].to_numpy() == pytest.approx(weights)
-        assert (boxes.loc[~boxes["computed"], "weight"] == 0).all()
+@every_half
+def test_inputs_are_named_as_the_trace_has_them_and_what_the_browser_is_told_is_the_trace(name, seen, inputs, packed):
+    scene, given = seen[name], inputs[seen[name].inputs]
+    assert len(given.names) == len(scene.trace.tokens) and 0 <= given.first < len(given.names)
+    if name != "one_network":
+        texts = ((text.split() or [""])[0] for text in scene.trace.tokens["text"])
+        assert all(text in said for text, said in zip(texts, given.names, strict=True))
+    new = HALVES[name].new.format_map(scene.quoted)
+    (half,) = (half for step in packed["steps"] for half in step["halves"] if half["new"] == new)
+    experts = np.frombuffer(b64decode(half["experts"]), np.int8).reshape(scene.trace.experts.shape)
+    weights = np.frombuffer(b64decode(half["weights"]), np.float32).reshape(scene.trace.weights.shape)
+    assert np.array_equal(experts, scene.trace.experts) and np.array_equal(weights, scene.trace.weights)
+    assert half["counts"] == list(scene.trace.model.num_experts)
 
 
-def test_1991_two_experts_are_computed_and_never_lead(seen):
-    trace = shipped_trace("local-experts")
-    led = set(trace.experts[-1, :, 0].tolist())
-    assert len(led) == 2 and seen["1991"].quoted["idle"] == "Two"
-    assert (
-        seen["1991"].quoted["best"] in led and seen["1991"].quoted["epochs"] == shipped(kind_of("local-experts")).epochs
-    )
+def test_the_story_is_small_enough_to_be_sent(packed):
+    assert len(json.dumps(packed)) < 350_000
 
 
-def test_1996_the_gate_settles_on_the_right_speaker(seen):
-    trace, frame = shipped_trace("hmm-experts"), seen["1996"].frame
-    rows = [part for _, part in frame.groupby("row", sort=False)]
-    tops = [part["weight"].max() for part in rows]
-    assert all(earlier < later for earlier, later in pairwise(tops)) and tops[-1] > 0.99
-    assert [part["weight"].sum() for part in rows] == pytest.approx([1, 1, 1])
-    same = (trace.tokens["label"] == trace.tokens["label"].iat[seen["1996"].quoted["token"]]).to_numpy()
-    length = (trace.experts[:, :, 0] >= 0).sum(axis=0)
-    ends = trace.experts[length - 1, np.arange(len(length)), 0][same]
-    assert np.bincount(ends).argmax() == rows[-1]["weight"].argmax()
+def test_one_line_is_right_as_often_as_a_coin(seen):
+    scene = seen["one_network"]
+    right = (np.array(scene.drawn["says"])[:, 0] > 0.5) == np.array(INPUTS["vowels"]().drawn["wanted"])
+    assert right.mean() == 0.5 and scene.quoted["right"] == "50%"
 
 
-def test_2002_a_full_expert_sends_the_digit_on_and_all_answer(seen):
-    result, frame, quoted = shipped(kind_of("svm-experts")), seen["2002"].frame, seen["2002"].quoted
-    token = quoted["token"]
-    assert frame["load"].tolist() == np.bincount(result.assigned[-1], minlength=8).tolist()
-    assert (frame["capacity"] == result.capacity).all() and (frame["load"] <= frame["capacity"]).all()
-    assert frame["computed"].all() and (np.sign(frame["weight"]) == np.sign(result.weights[-1, token])).all()
-    first = result.first_choice[-1, token]
-    assert frame.index[frame["refused"]].tolist() == [first] == [quoted["first"]]
-    assert frame.loc[first, "load"] == result.capacity and result.assigned[-1, token] == quoted["given"] != first
+@pytest.mark.parametrize("name", ["compete", "tree"])
+def test_the_answers_of_the_vowels_are_right_as_often_as_the_caption_says(name, seen, inputs):
+    """What the picture adds up: weight times what an expert says, over the experts."""
+    scene, said = seen[name], np.array(seen[name].drawn["says"])
+    experts, weights = scene.trace.experts[-1].astype(int), scene.trace.weights[-1]
+    answer = (np.take_along_axis(said, experts, axis=1) * weights).sum(axis=1)
+    right = ((answer > 0.5) == np.array(inputs["vowels"].drawn["wanted"])).mean()
+    assert f"{100 * right:.0f}%" == scene.quoted["right"] == "90%"
+
+
+def test_1991_two_of_four_experts_lead_and_learning_is_slow(seen):
+    led = np.unique(seen["compete"].trace.experts[-1, :, 0])
+    assert len(led) == 2 and seen["compete"].quoted["leading"] == "two"
+    assert len(seen["compete"].drawn["lines"]) == 2
+    assert seen["compete"].quoted["epochs"] == shipped(kind_of("local-experts")).epochs
+
+
+def test_1994_the_same_error_takes_a_few_passes(seen):
+    errors = shipped(kind_of("hierarchical")).squared_error
+    passes = seen["tree"].quoted["passes"]
+    assert errors[passes] <= STOP_AT < errors[passes - 1]
+    root, leaves = seen["tree"].trace.weights
+    assert root[:, :2].sum(axis=1) == pytest.approx(1) and leaves.sum(axis=1) == pytest.approx(1)
 
 
 def test_2013_without_the_constraint_one_expert_takes_a_layer(seen):
-    loads = seen["2013"].frame.groupby("row", sort=False)["load"]
-    assert loads.sum().to_numpy() == pytest.approx(len(shipped_trace("deep-mixture").tokens), rel=1e-4)
-    most = (loads.max() / loads.sum()).tolist()
-    assert max(most[:2]) < 0.45 and most[3] > 0.95
-    assert seen["2013"].quoted["at"] == "layer 2" and seen["2013"].quoted["paths"] == 16
-    assert seen["2013"].quoted["greedy"] == trace_beside("deep-mixture").experts[1, 0, 0]
+    count = len(shipped_trace("deep-mixture").tokens)
+    loads = [np.array(seen[name].drawn["load"]) for name in ("layers", "unbalanced_layers")]
+    assert all(load.sum(axis=1) == pytest.approx(count, rel=1e-3) for load in loads)
+    assert (loads[0] / count).max() < 0.45 and (loads[1] / count).max() > 0.95
+    quoted = seen["unbalanced_layers"].quoted
+    assert quoted["greedy"] == trace_beside("deep-mixture").experts[1, 0, 0] and quoted["layer"] == 2
+    assert seen["layers"].quoted == {"experts": 4, "paths": 16}
+
+
+def test_2013_the_images_are_those_whose_gates_were_measured(monkeypatch):
+    """A network that answers each image with its number tells which images the measurement keeps."""
+
+    def numbered(network, inputs, totals):
+        rows = torch.arange(len(inputs), dtype=torch.float32)[None, :, None].expand(2, -1, 4)
+        return torch.zeros(len(inputs), 10), rows, rows
+
+    monkeypatch.setattr(deep_mixture.DeepMixtureNetwork, "run", numbered)
+    network = deep_mixture.start(4, torch.Generator())
+    found = deep_mixture._measured(network, datasets.digits()[1], lambda *_: None)
+    assert np.array_equal(found["logits"][0, :, 0].reshape(81, 10).T, story.moved_images())
+    digit, place = found["digit"][story._moved_rows()], found["place"][story._moved_rows()]
+    assert digit.tolist() == 5 * list(range(10)) and place[::10].tolist() == list(story.PLACES.values())
+
+
+def test_2013_and_2015_a_picture_is_of_the_digit_that_is_named(inputs):
+    test = datasets.digits()[1]
+    for name, rows in (("digits", story._digits_in_order()), ("moved digits", story.moved_images()[:, 0])):
+        pixels = [np.frombuffer(b64decode(image), np.uint8).reshape(28, 28) for image in inputs[name].drawn["pixels"]]
+        assert all(np.array_equal(shown, image) for shown, image in zip(pixels, test.images[rows], strict=False))
+        assert [said.split("digit ")[1][0] for said in inputs[name].names[:10]] == list(map(str, range(10)))
+    assert inputs["moved digits"].drawn["moves"][0] == [-4, -4] and "4 left, 4 up" in inputs["moved digits"].names[0]
+
+
+def test_2015_blocks_that_are_on_are_those_of_the_digit_and_most_boxes_stay_empty(seen):
+    result, trace = shipped(kind_of("conditional")), seen["switches"].trace
+    rows = story._digits_in_order()
+    for token, row in enumerate(rows):
+        slots = trace.experts[0, token]
+        assert slots[slots >= 0].tolist() == np.flatnonzero(result.on[row]).tolist()
+    assert seen["switches"].drawn["answers"] == [str(answer) for answer in result.answer[rows]]
+    assert (
+        seen["switches"].quoted["mean"] == f"{result.on.sum() / 1000:.1f}" and seen["switches"].quoted["error"] == "6%"
+    )
 
 
 def test_2017_the_losses_leave_no_expert_without_words(seen):
-    loads = {row: part["load"].tolist() for row, part in seen["2017"].frame.groupby("row", sort=False)}
     traces = (shipped_trace("sparsely-gated"), trace_beside("sparsely-gated"))
-    assert list(loads.values()) == [np.bincount(trace.experts.ravel(), minlength=16).tolist() for trace in traces]
-    quoted = seen["2017"].quoted
-    assert (quoted["least"], quoted["least_without"]) == tuple(int(min(load)) for load in loads.values())
+    loads = [seen[name].drawn["load"][0] for name in ("top_two", "unbalanced_two")]
+    assert loads == [np.bincount(trace.experts.ravel(), minlength=16).tolist() for trace in traces]
+    quoted = seen["unbalanced_two"].quoted
+    assert (quoted["least"], quoted["least_without"]) == tuple(map(min, loads))
     assert quoted["least"] > 10 * quoted["least_without"]
 
 
-def test_2021_the_same_word_is_taken_early_and_dropped_late(seen):
-    trace, result, quoted = shipped_trace("switch"), shipped(kind_of("switch")), seen["2021"].quoted
-    early, late = (part.set_index("expert") for _, part in seen["2021"].frame.groupby("row", sort=False))
-    room = capacity(len(trace.tokens), 8, result.settings["capacity_factor"])
-    assert (early["capacity"] == room).all() and (late["capacity"] == room).all() and quoted["capacity"] == room
-    expert = quoted["expert"]
-    assert early.index[early["computed"]].tolist() == [expert] and not early["refused"].any()
-    assert late.index[late["refused"]].tolist() == [expert] and not late["computed"].any()
-    assert early.loc[expert, "load"] < room == late.loc[expert, "load"]
-    assert trace.experts[0, quoted["token"], 0] < 0 and result.dropped[quoted["token"]]
-    assert quoted["dropped"] == result.dropped.sum()
+def test_2021_whoever_is_dropped_wanted_an_expert_that_was_full(seen, inputs):
+    trace, result, drawn = seen["dropped"].trace, shipped(kind_of("switch")), seen["dropped"].drawn
+    assert drawn["capacity"] == capacity(len(trace.tokens), 8, result.settings["capacity_factor"])
+    before = np.zeros(8, int)
+    for wanted, served in zip(drawn["wanted"], trace.experts[0, :, 0], strict=True):
+        assert served == (wanted if before[wanted] < drawn["capacity"] else -1)
+        before[wanted] += served >= 0
+    assert seen["dropped"].quoted["dropped"] == result.dropped.sum() == (trace.experts < 0).sum()
+    assert trace.experts[0, inputs["queue"].first, 0] < 0
 
 
 def test_2023_the_numbers_are_of_the_real_mixtral_and_the_drawing_of_a_model_of_ours_that_says_so(seen):
-    step, quoted = BY_YEAR["2023"], seen["2023"].quoted
+    half, quoted = HALVES["every_layer"], seen["every_layer"].quoted
     real = model_facts("mistralai/Mixtral-8x7B-v0.1")
-    assert f"each of {len(real.layers)} layers" in step.idea
+    assert f"Mixtral has {len(real.layers)}" in half.caption and "a small model of ours" in half.caption
     assert (quoted["experts"], quoted["k"]) == (real.num_experts[0], real.top_k)
     assert quoted["total"] == f"{real.parameters.total / 1e9:.1f}"
     assert quoted["active"] == f"{active_parameters(real.parameters, real.top_k) / 1e9:.1f}"
-    assert "a small model of ours" in step.observation and "not Mixtral" in step.observation
-    assert quoted["layers"] == len(example_trace().model.layers)
+    assert quoted["layers"] == len(reference_routing(EMBEDDED).model.layers)
 
 
-def test_2024_fills_no_box_since_there_is_no_input(seen):
-    frame = seen["2024 and later"].frame
-    assert not frame["computed"].any() and (frame["weight"] == 0).all()
-    assert frame.groupby("row")["load"].sum().to_numpy() == pytest.approx(published_counts("OLMoE-1B-7B").model.top_k)
+def test_2024_a_layer_of_many_small_experts_is_drawn_with_its_bias(seen, inputs):
+    trace, whole = seen["fine"].trace, reference_routing(FINE)
+    assert trace.model.layers == (2,) and trace.model.num_experts == (31,)
+    kept = (whole.tokens["label"] == "French").to_numpy() & (whole.tokens["sequence"] == 38).to_numpy()
+    assert np.array_equal(trace.experts[0, :34], whole.experts[2, kept][:34])
+    bias = fine_bias()
+    assert seen["fine"].drawn["bias"] == bias[bias["layer"] == 2]["bias"].tolist()
+    assert inputs["texts"].drawn["groups"][::34] == list(story.READ)
+    assert [inputs["texts"].drawn["groups"][at] for at in inputs["texts"].drawn["starts"]] == list(story.READ)
 
 
-def test_what_for_says_what_the_page_on_dense_networks_says(seen):
-    quoted, frame = seen["Today"].quoted, seen["Today"].frame
-    means = story.part("dense", "exhibit").payoff_runs().groupby("experts")["nats"].mean()
-    assert (quoted["sparse"], quoted["dense"], quoted["two"]) == tuple(f"{means[count]:.2f}" for count in (16, 1, 2))
-    seeds = frame["spread"].max()
-    assert quoted["seeds"] == f"{seeds:.2f}" and abs(means[2] - means[16]) < seeds, (
-        "the words say that it does not show"
-    )
-    assert quoted["compute"] == "28%" and quoted["total"] == "46.7"
-
-
-@every_drawing
-def test_a_drawing_has_what_its_frame_has(step, seen):
-    frame = seen[step.year].frame
-    spec = expert_boxes(frame).to_dict()
-    fields = [layer["encoding"].get("y2", {}).get("field") for layer in spec["layer"]]
-    crosses = [layer for layer in spec["layer"] if layer["mark"].get("shape")]
-    assert ("bar" in fields or "bottom" in fields) and bool(crosses) == frame["refused"].any()
-    assert ("load_end" in fields) == frame["load"].notna().any()
-    assert ("capacity_end" in fields) == frame["capacity"].notna().any()
-    assert spec["height"] < 700
-    assert ("refused" in described(frame)) == frame["refused"].any()
-
-
-def test_a_row_of_fewer_experts_has_wider_boxes_above_those_of_the_next(seen):
-    spec = expert_boxes(seen["1994"].frame).to_dict()
-    data = next(of for of in spec["datasets"].values() if len(of) == 6)
-    wide = {(row["experts"], row["expert"]): (row["left"], row["right"]) for row in data}
-    assert wide[2, 0][1] < wide[2, 1][0] and wide[2, 0][0] <= 2 * wide[4, 0][0] and wide[4, 1][1] < wide[2, 1][0]
-
-
-def test_the_chart_says_how_it_is_read():
-    assert ONE_INPUT.question.endswith("?") and ONE_INPUT.picture(ONE_INPUT.measure(example_trace(), 36)).to_dict()
+def test_the_twins_read_the_same_texts_and_their_names_are_those_of_the_metric():
+    pushed, natural = story.twins()
+    assert pushed.trace.tokens["text"].equals(natural.trace.tokens["text"])
+    for twin, model, names in ((pushed, EMBEDDED, 47), (natural, NATURAL, 10)):
+        trace = reference_routing(model)
+        assert twin.names["holds"].sum() == expert_names(trace)["holds"].sum() == names
+        assert twin.shares.sum(axis=1) == pytest.approx(2), "of two choices a token"
+        german = (trace.tokens["label"] == "German").to_numpy()
+        by_hand = (trace.experts[2, german] == 4).any(axis=1).mean()
+        assert twin.shares[2, 4, story.kinds_of_text().index("German")] == pytest.approx(by_hand)
+    assert pushed.repeats[0] > 3 * natural.repeats[1] and story.repeats_of_mixtral() == pytest.approx((0.136, 0.284))
+    packed = component.packed_twins((pushed, natural), story.kinds_of_text())["twins"]
+    assert [sum(map(bool, twin["by"])) for twin in packed] == [47, 10]
+    for twin, model in zip(packed, (EMBEDDED, NATURAL), strict=True):
+        first, text = reference_routing(model).experts[..., 0], reference_routing(model).tokens["sequence"].to_numpy()
+        repeats = (first[:, 1:] == first[:, :-1])[:, text[1:] == text[:-1]].mean(axis=1)
+        assert twin["said"] == f"first choices repeat: {100 * repeats.min():.0f}% to {100 * repeats.max():.0f}%"
+    assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {
+        "no clear pattern"
+    }
 
 
 def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone():
@@ -248,12 +289,21 @@ def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     monkeypatch.setattr("torch.Tensor.backward", _never)
     script = "from moeviz_app.views.menu import PAGES, STORY\nPAGES[STORY]()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
-    assert not app.exception
-    assert pictures(app) == len(ALL) + 1
-    assert [heading.value for heading in app.subheader][: len(ALL)] == [f"{step.year}: {step.title}" for step in ALL]
-    told = "\n".join(text.value for text in app.markdown)
-    assert all(told.count(part) == len(ALL) for part in PARTS)
-    assert [metric.label for metric in app.metric] == ["Experts", "Computed", "Parameters"] * len(ALL)
+    assert not app.exception and pictures(app) == 1
+    said = [json.loads(node.proto.json) for node in app.get("bidi_component") if node.proto.json]
+    (steps,) = (of["steps"] for of in said if "steps" in of)
+    (twins,) = (of["twins"] for of in said if "twins" in of)
+    assert [(step["year"], step["title"]) for step in steps] == [(step.year, step.title) for step in STEPS]
+    assert [len(step["halves"]) for step in steps] == [1, 1, 1, 3, 2, 1, 1, 1] and len(twins) == 2
+    words = "\n".join(text.value for text in app.markdown)
+    assert "Sometimes: it depends on what the load is balanced over" in words and "14% to 28%" in words
+    assert "{" not in words
+
+
+def test_a_page_that_was_asked_for_is_one_that_was_offered(monkeypatch, packed):
+    for asked, page in (("Switch", "Switch"), ("SVM experts", "SVM experts"), ("Open", None), (["Switch"], None)):
+        monkeypatch.setattr(component, "_story", lambda asked=asked, **_: {"page": asked})
+        assert component.story(packed, "story") == page
 
 
 def _never(*_: object, **__: object) -> None:

@@ -19,7 +19,6 @@ from random_traces import of_the_same_tokens, random_trace
 from recount import HANDFUL, Refuted
 
 from moeviz.charts import NAMED
-from moeviz.charts.one_input import described
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.errors import MoevizError
 from moeviz.metrics import engine_difference as engines
@@ -37,7 +36,6 @@ from moeviz.metrics.multi_trace import (
     of_one_text,
     repetition_of_several,
 )
-from moeviz.metrics.one_input import experts_of_one
 from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.word_change import word_change, word_change_summary
@@ -79,12 +77,6 @@ def said_of(seed):
     if sentence := quietly(lambda: counts_summary(expert_load(trace))):
         name = name_of(counts_summary)
         yield name, sentence, lambda said: recount.check(name, said, trace)
-    token = seed % len(trace.tokens)
-    yield (
-        name_of(described),
-        described(experts_of_one(trace, token)),
-        lambda said: recount.check_described(said, trace, token),
-    )
     if not seed % 8:
         yield from of_several(trace, seed)
 
@@ -282,7 +274,6 @@ metrics/who_takes: who_takes_sentence tokens_of_word
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
 serving/placement: placement_sentence serving_placement_caption placement_verdict
-charts/one_input: _row_in_words
 app/views/expert_context: numbers_line
 app/views/explore: _headline
 app/widgets/facts: trace_name _counted _parameters _touched
@@ -293,6 +284,9 @@ metrics/expert_table: expert_table_sentences notes_on_experts labels_sentence
 """,
     "test_metrics_direct_attribution.py": """
 metrics/direct_attribution: direct_parts direct_caption
+""",
+    "test_history_story.py": """
+app/widgets/components/story: _twin
 """,
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
@@ -363,7 +357,6 @@ app/views/balance: _asked
 app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
 app/views/history/gallery: _say_whose_result trace_to_other_pages
 app/views/history/mixtral: mixtral_page _what_does_it
-app/views/history/story: _step
 app/views/layout: _show
 app/views/serve: _file
 app/views/timeline: _calculator

@@ -11,9 +11,7 @@ import pandas as pd
 from moeviz import ParameterCounts, RoutingTrace
 from moeviz.charts import TOPICS, theme
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
-from moeviz.charts.one_input import ONE_INPUT
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.embedded.recorded_routing import example_trace
 from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION
 from moeviz.history.systems import SYSTEMS, part, shipped_trace
 from moeviz.history.timeline.chart import EXPERTS_AT_WORK, TIMELINE
@@ -87,7 +85,6 @@ PICTURES = (
     (EXPERTS_AT_WORK, lambda: ()),
     (MIXTRAL_LOAD, lambda: (15,)),
     (MIXTRAL_REPETITION, lambda: ()),
-    (ONE_INPUT, lambda: (example_trace(), 36)),
     (SIDE_BY_SIDE, lambda: ({name: shipped_trace(name) for name in SYSTEMS},)),
     *(shown for name in SYSTEMS for shown in part(name, "exhibit").EXHIBIT.charts),
 )

@@ -1379,27 +1379,6 @@ def about_bytes(said: str, value: float) -> None:
 # ---- one token ------------------------------------------------------------------------------------------------------
 
 
-def check_described(sentence: str, trace, token: int) -> None:
-    """The drawing of boxes in words."""
-    seen = Seen(trace)
-    found = re.findall(
-        r"([a-z ]+) (\d+): (\d+) of (\d+) experts computed(?:, with their weights (.*?))?\.(?: |$)", sentence
-    )
-    claim([int(layer) for _, layer, *_ in found] == seen.layers, f"cannot be read: {sentence!r}")
-    for _, layer, computed, of, weights in found:
-        layer = int(layer)
-        own = seen.has(layer, token)
-        whole(computed, len(own))
-        whole(of, seen.E[layer])
-        said = re.findall(r"(\d+) \((-?[\d.]+)\)", weights)
-        claim(sorted(int(e) for e, _ in said) == sorted(own), f"layer {layer} has {own}")
-        for e, weight in said:
-            slot = seen.slots[layer][token].index(int(e))
-            known = seen.trace.weights
-            value = 1 / len(own) if known is None else float(known[seen.layers.index(layer), token, slot])
-            claim(abs(float(weight) - value) <= 0.00501, f"the weight of {e} is {value}")
-
-
 POINTS = r"less than 0\.1|[\d.]+"
 CARD = re.compile(
     r"(?:Where (?P<missing>.+) sent this [a-z ]+ is not recorded\."

@@ -1,85 +1,70 @@
-"""From 1991 to Mixtral: the history in about ten steps, with one drawing that grows; and the article behind it."""
+"""From 1991 to Mixtral: why experts, how they stay alive, the systems in their order, and what an expert means."""
 
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import streamlit as st
 from moeviz_app.jobs import recorded
-from moeviz_app.widgets.chart_panel import altair_chart, heading, picture_and_words
-from moeviz_app.widgets.facts import figures
-from moeviz_app.widgets.messages import explained, note
-from moeviz_app.widgets.near import when_near
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.components.story import in_words, packed_story, packed_twins, story, twins
+from moeviz_app.widgets.messages import explained
 
-from moeviz.charts.one_input import ONE_INPUT, described
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.history.story import PARTS, PAYOFF, POINTS, STEPS, Meters, Step, StepData, corrections
-from moeviz.history.systems import part
+from moeviz.embedded.balance_study import said_of_study
+from moeviz.history.story import MEANING, POINTS, corrections, kinds_of_text, repeats_of_mixtral
+from moeviz.history.story import twins as found_twins
 
 INTRO = (
-    "Each step starts from what the one before left over. Up to 2023, each picture shows what a small system of ours "
-    "did with **one input**: a vowel (made up after published averages), speech, a digit, a word. Three numbers stay: "
-    "the experts of a layer, the share of them that an input needs, and how many times as many parameters that gives "
-    "for the same compute."
+    "Press a year, or ← →. A box is an expert: **tinted**, it is computed for this input; **filled**, by how much its "
+    "answer counts; **framed**, it is new in this step."
 )
 
 
 def story_page(page_of: Callable[[str], st.Page]) -> None:
-    """The steps one below the other, then all systems in one chart. `page_of` is the menu's."""
+    """Four panels, each with its question; then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
-    st.markdown(INTRO)
-    for step in (*STEPS, PAYOFF):
-        with explained():
-            _step(step, page_of)
+    # First panel, why experts: the phone book.
+    # Second panel, how they stay alive: collapse.
+    with explained():
+        _systems(page_of)
+    with explained():
+        _meaning()
     with explained():
         heading(SIDE_BY_SIDE)
         picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
-    st.text("“Ours” is a small model with Mixtral's architecture; of Mixtral itself, its page has what was published.")
+    st.text(
+        "All pictures are of small systems of ours; “Ours” has Mixtral's architecture. What was published of Mixtral "
+        "itself is on its page."
+    )
 
 
-def _step(step: Step, page_of: Callable[[str], st.Page]) -> None:
-    """Draw the step's picture and, beside it, its words; on a phone, the picture above the words."""
-    st.subheader(f"{step.year}: {step.title}", anchor=False)
-    picture, words = st.columns([3, 2], gap="medium")
-    seen, drawn, alternative = _drawn(step.title)
-    with picture:
-        if "Input" in seen.quoted:
-            note(f"Input: {seen.quoted['input']}")
-        key = f"story {step.title}"
-        when_near(key, partial(altair_chart, drawn, key=key, alt=alternative), drawn.height)
-        if step.key:
-            note(step.key)
-        _meters(seen.meters)
-    with words:
-        for name, told in zip(PARTS, step.texts(seen), strict=True):
-            st.markdown(f":small[**{name}**]  \n{told}")
-        st.page_link(page_of(step.page), label=f"More on the page {step.page}", icon=":material/arrow_forward:")
+def _systems(page_of: Callable[[str], st.Page]) -> None:
+    st.subheader("From one network to Mixtral and its heirs", anchor=False)
+    st.markdown(INTRO)
+    asked = story(_packed_story(), key="story")
+    if asked is not None:
+        st.switch_page(page_of(asked))
+
+
+def _meaning() -> None:
+    st.subheader(MEANING["title"], anchor=False)
+    st.markdown(MEANING["lead"])
+    data, said = _packed_twins()
+    twins(data, key="twins")
+    st.markdown(said)
 
 
 @st.cache_resource(show_spinner=False)
-def _drawn(title: str) -> tuple[StepData, Any, str]:
-    """Return a step's data, its picture, and the picture in words; these are shared by all visitors."""
-    (step,) = (step for step in (*STEPS, PAYOFF) if step.title == title)
-    seen = step.show()
-    if step is PAYOFF:
-        chart = part("dense", "exhibit").PAYOFF
-        return seen, chart.draw(seen.frame), f"{chart.question} {chart.reading}"
-    return seen, ONE_INPUT.draw(seen.frame), described(seen.frame)
+def _packed_story() -> dict[str, Any]:
+    return packed_story()
 
 
-def _meters(meters: Meters) -> None:
-    """Three numbers that stay from step to step."""
-    figures(
-        {
-            "Experts": (f"{meters.experts}", "In a layer."),
-            "Computed": (f"{100 * meters.computed:.3g}%", "Share of them that an input needs, on average."),
-            "Parameters": (
-                f"× {meters.parameters:.2g}",
-                "For the same compute: how many times as many parameters all experts have as those that an input is "
-                "computed with. What experts share is not counted.",
-            ),
-        }
-    )
+@st.cache_resource(show_spinner=False)
+def _packed_twins() -> tuple[dict[str, Any], str]:
+    """The data of the twins, and what they show in words: these are shared by all visitors."""
+    found = found_twins()
+    said = MEANING["say"].format(study=said_of_study(), mixtral=in_words(repeats_of_mixtral()))
+    return packed_twins(found, kinds_of_text()), said
 
 
 def article_page(page_of: Callable[[str], st.Page]) -> None:
