@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.jobs import recorded
+from moeviz_app.views.history.collapse import collapse_panel
 from moeviz_app.widgets.chart_panel import altair_chart, heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, note
@@ -31,6 +32,7 @@ def story_page(page_of: Callable[[str], st.Page]) -> None:
     for step in (*STEPS, PAYOFF):
         with explained():
             _step(step, page_of)
+    collapse_panel()
     with explained():
         heading(SIDE_BY_SIDE)
         picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
