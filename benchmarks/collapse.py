@@ -2,9 +2,9 @@
 
     python -m benchmarks.collapse [--torch] [--seeds N]
 
-Prints for each cure how many experts no fact goes to after training, the busiest's share, what was dropped and what was
-remembered, a figure a seed. The page's script runs in Chromium; with --torch, its twin runs instead, which draws numbers of
-its own. tests/browser/test_browser_history.py holds the two together, number by number. A minute or two.
+Prints for each cure how many experts no fact goes to after training, the busiest's share, what was dropped and what
+was remembered, a figure a seed. The page's script runs in Chromium; with --torch its twin runs instead, which draws
+numbers of its own. tests/browser/test_browser_history.py holds the two together, number by number. A minute or two.
 """
 
 import argparse
@@ -166,14 +166,14 @@ def in_torch(settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
     return twin.evaluate()
 
 
-def in_page(page: Page, settings: Numbers, seed: int) -> Found:
+def in_page(page: Page, settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
     """Train with the page's script, which the page has."""
     train = """([sizes, settings, seed]) => {
       const training = new Training(sizes, settings, seed);
       while (training.step < sizes.steps) training.learn();
       return training.evaluate();
     }"""
-    told: dict[str, Any] = page.evaluate(train, [dict(SIZES), dict(settings), seed])
+    told: dict[str, Any] = page.evaluate(train, [dict(sizes), dict(settings), seed])
     return found(told["load"], told["dropped"], told["remembered"])
 
 

@@ -47,7 +47,7 @@ class Panel {
   }
 
   slider({ key, title, hint, levels }) {
-    const output = make("output");
+    const output = make("b", "", null, { "aria-hidden": "true" }); // the slider says it
     const input = make("input", "", null, { type: "range", min: 0, max: levels.length - 1, step: 1, "aria-label": `${title}: ${hint}`, title: hint });
     input.oninput = () => {
       this.settings[key] = levels[input.value];

@@ -36,7 +36,13 @@ class Knob(NamedTuple):
 
 
 KNOBS = (
-    Knob("balance", "Balance loss", "loss", "is added to the loss, and falls as the load evens out", (0, 0.01, 0.03, 0.1, 0.3)),
+    Knob(
+        "balance",
+        "Balance loss",
+        "loss",
+        "is added to the loss, and falls as the load evens out",
+        (0, 0.01, 0.03, 0.1, 0.3),
+    ),
     Knob("noise", "Noise on the logits", "noise", "lets another expert win now and then", (0, 0.5, 1, 2, 3)),
     Knob(
         "capacity",
@@ -47,8 +53,21 @@ KNOBS = (
         "no limit",
         " × fair share",
     ),
-    Knob("bias", "Selection bias, step", "bias", "up for the idle, down for the busy; only the choice sees it", (0, 0.03, 0.1, 0.3)),
-    Knob("lean", "Lean that we put in", "lean", "turns all facts the same way in front of the router", (0, 1, 2, LEAN), "none"),
+    Knob(
+        "bias",
+        "Selection bias, step",
+        "bias",
+        "up for the idle, down for the busy; only the choice sees it",
+        (0, 0.03, 0.1, 0.3),
+    ),
+    Knob(
+        "lean",
+        "Lean that we put in",
+        "lean",
+        "turns all facts the same way in front of the router",
+        (0, 1, 2, LEAN),
+        "none",
+    ),
 )
 PRESETS = {  # what differs from no cure at all
     "Nothing": {},
@@ -65,7 +84,8 @@ _component = st.components.v2.component(
     html="<div class='frame'><div class='collapse'></div></div>",  # two, since a container query asks what is around
     css=(HERE / "collapse.css").read_text("utf-8"),
     js="\n".join(
-        (HERE / f"{name}.js").read_text("utf-8") for name in ("explorer_parts", "collapse_training", "collapse_garden", "collapse")
+        (HERE / f"{name}.js").read_text("utf-8")
+        for name in ("explorer_parts", "collapse_training", "collapse_garden", "collapse")
     ),
 )
 
