@@ -177,7 +177,7 @@ def test_a_visitor_trains_experts_by_keyboard_and_stops_and_sees_who_lives(visit
     panel = page.locator(".collapse")
     status, rows, train = panel.get_by_role("status"), panel.locator("tbody tr"), panel.locator(".train")
     expect(status).to_contain_text("Not trained yet")
-    expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"expert 7 \d+%$"))
+    expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"expert 7 [<>]?\d+%$"))
 
     noise = panel.get_by_label("Noise on the logits")
     noise.focus()
