@@ -171,43 +171,43 @@ def test_without_the_lean_no_expert_dies_and_more_is_remembered_than_with_any_cu
     assert all(max(run["busiest"] for run in cure) < min(run["busiest"] for run in nothing) for cure in spread)
 
 
-def test_a_visitor_trains_experts_by_keyboard_and_stops_and_sees_who_lives(visit):
+def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit):
     page = visit("/from-1991-to-mixtral")
-    page.emulate_media(reduced_motion="reduce")
     panel = page.locator(".collapse")
     status, rows, train = panel.get_by_role("status"), panel.locator("tbody tr"), panel.locator(".train")
     expect(status).to_contain_text("Not trained yet")
     expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"expert 7 [<>]?\d+%$"))
 
+    # Begun anew while it trains, and stopped. What was not stopped is no row.
+    said = panel.get_by_role("button", name="Nothing", exact=True).evaluate("""async (preset) => {
+      const train = preset.getRootNode().querySelector(".train");
+      for (let i = 0; i < 8; i++) {
+        preset.click();
+        for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+      }
+      const said = train.textContent;
+      train.click();
+      return said;
+    }""")
+    assert said == "■ Stop"
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text(re.compile(r"nothing, stopped at step \d+"))
+
+    page.emulate_media(reduced_motion="reduce")
     noise = panel.get_by_label("Noise on the logits")
     noise.focus()
     page.keyboard.press("End")
     expect(noise).to_have_attribute("aria-valuetext", "3")
     expect(panel.get_by_role("button", name="Nothing")).to_have_attribute("aria-pressed", "false")
-
-    stop = """async (button) => {
-      const frame = () => new Promise(requestAnimationFrame);
-      button.click();
-      await frame();
-      await frame();
-      const says = button.textContent;
-      button.click();
-      return says;
-    }"""
-    assert train.evaluate(stop) == "■ Stop"
-    expect(rows).to_have_count(1)
-    expect(rows.first).to_contain_text(re.compile(r"noise 3, stopped at step \d+"))
-
-    preset = panel.get_by_role("button", name="Nothing", exact=True)
-    preset.focus()
     panel.get_by_role("img").evaluate("""(plants) => {
       window.states = 0;
       new MutationObserver((changes) => (window.states += changes.length)).observe(plants, { attributes: true });
     }""")
+    train.focus()
     page.keyboard.press("Enter")
     expect(rows).to_have_count(2)
-    expect(rows.first).to_contain_text("nothing")
-    expect(preset).to_be_focused()
+    expect(rows.first).to_contain_text("noise 3")
+    expect(train).to_be_focused()
     assert 2 <= page.evaluate("window.states") <= 12, "two attributes, each 60 steps, where motion is reduced"
     expect(status).to_contain_text(re.compile(r"^300 steps in .* Dead experts: \d of 8"))
     expect(panel.get_by_text("Without that lean none of the eight died in our tries")).to_be_visible()

@@ -27,7 +27,7 @@ The sizes of all settings are ours, for so few steps.
   [arXiv 1701.06538](https://arxiv.org/abs/1701.06538), equation 4; in section 4, why imbalance feeds itself).
 * **Capacity**: an expert takes so many facts of a batch, first come, first served; the rest are dropped (Lepikhin and
   others, 2020, [arXiv 2006.16668](https://arxiv.org/abs/2006.16668), section 2.2). It limits work and memory. Alone it
-  does not keep experts alive here; that is no rule for other networks.
+  saves few experts here; that is no rule for other networks.
 * **Selection bias**, without a loss: a number for each expert, which goes up by a step after each batch where the
   expert had less than its share, and down where it had more. It counts in the choice, not in the weight (Wang and
   others, 2024, [arXiv 2408.15664](https://arxiv.org/abs/2408.15664); DeepSeek-V3,

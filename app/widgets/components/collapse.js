@@ -8,7 +8,7 @@ const RECENT = 4; // records that a plant is the mean of: one batch alone flicke
 const MOST_RUNS = 6;
 const FIGURES = ["dead", "busiest", "dropped", "remembered"];
 const reduced = matchMedia("(prefers-reduced-motion: reduce)");
-const anew = () => Math.floor(Math.random() * 2 ** 31);
+const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 const runs = []; // of this visitor, the last first; they stay while the tab is open
 
 class Panel {
@@ -73,7 +73,7 @@ class Panel {
   // ---- training ----
 
   begin() {
-    this.training = new Training(this.sizes, { ...this.settings }, anew());
+    this.training = new Training(this.sizes, { ...this.settings }, newSeed());
     this.records = [];
     this.result = null;
     this.garden.clear();
@@ -88,6 +88,7 @@ class Panel {
   }
 
   start() {
+    this.end();
     this.begin();
     this.run = {}; // slices of the run before are none of this one
     this.began = performance.now();
@@ -122,6 +123,7 @@ class Panel {
     this.frame = requestAnimationFrame(() => this.draw());
   }
 
+  // Nothing of this run is drawn any more.
   end() {
     this.run = null;
     cancelAnimationFrame(this.frame);
