@@ -5,7 +5,7 @@ import re
 GLOSSARY = {
     "expert": "one of several feed-forward blocks side by side in a layer; a token runs through only a few of them.",
     "token": "a piece of text that the model reads as one unit: a word, part of a word, a punctuation mark.",
-    "layer": "one of the steps that a token runs through, each with its own router and experts.",
+    "layer": "one of the steps that a token runs through; unless it is dense, it has a router and experts of its own.",
     "embedding": "the table that turns a token into numbers, or numbers into the next token.",
     "router": "the small block in front of the experts that scores them for a token and chooses some.",
     "first choice": "the chosen expert with the highest weight.",
@@ -24,6 +24,13 @@ GLOSSARY = {
     "bits": "the unit of information: one bit halves the possibilities.",
     "nats": "information measured with natural logarithms: 1 nat is 1.44 bits.",
     "auxiliary loss": "a term in the training loss that pushes routers to spread their tokens evenly.",
+    "balance loss": "the auxiliary loss that is least where all experts of a layer get the same.",
+    "collapse": "that a router sends nearly everything to a few experts, and the others learn nothing.",
+    "dead expert": "an expert that no token is sent to.",
+    "capacity": "how many tokens an expert takes from a batch at most; the capacity factor is its multiple of the "
+    "uniform load.",
+    "selection bias": "a number for each expert that is added to its score for choosing, and not to its weight; "
+    "training moves it to balance the load without an auxiliary loss.",
     "z-loss": "a term in the training loss that keeps the routers' logits small.",
     "device": "a GPU that holds some of a layer's experts when a model is served.",
     "copies": "experts that are kept on several devices, so that these share the work.",

@@ -7,8 +7,6 @@ MORE = {
     "routing": "which experts the routers chose for which tokens, and with which weights.",
     "trace": "the routing of a text, recorded: ids, weights, logits and tokens in one value, `RoutingTrace`.",
     "score function": "what turns a router's logits into scores: softmax over the experts, or a sigmoid for each.",
-    "selection bias": "a number for each expert that is added to its score for choosing, and not to its weight; "
-    "training moves it to balance the load without an auxiliary loss.",
     "group": "a set of a layer's experts; some routers choose groups first, and experts only within them.",
     "renormalised": "said of weights that are divided by their sum, so that those of a token add up to 1.",
     "shared expert": "an expert that every token of a layer runs through, beside those that the router chooses.",
@@ -18,9 +16,6 @@ MORE = {
     "uniform": "the same for all experts: each has 1 / number of experts.",
     "at random": "what choosing experts by chance would show, as a yardstick for what is seen.",
     "MaxVio": "maximal violation: how far the busiest expert's load lies above the mean load, as a share of the mean.",
-    "dead expert": "an expert that no token was sent to.",
-    "capacity": "how many tokens an expert takes from a batch at most; the capacity factor is its multiple of the "
-    "uniform load.",
     "dropped": "said of a token that found its expert full and went on without it: an empty slot of the trace.",
     "not recorded": "said of a token that was routed if the source does not say to which experts; unlike a "
     "dropped one, it is left out of every number.",

@@ -1,5 +1,6 @@
 """The pages that ask: two traces compared, the routing changed, a corpus; and links, in Streamlit's own harness."""
 
+import re
 from dataclasses import replace
 
 import pandas as pd
@@ -485,6 +486,20 @@ def test_the_timeline_shows_all_families_or_those_chosen():
     assert not app.exception and pictures(app) == 2
     app.multiselect(key=session.FAMILIES).set_value(["Google"]).run()
     assert not app.exception and pictures(app) == 2
+
+
+def test_what_keeps_experts_alive_can_be_set_and_its_words_are_explained():
+    app = page("moeviz_app.views.history.collapse.collapse_panel")
+    assert not app.exception
+    (heading,) = app.subheader
+    assert {"**collapse**", "**dead expert**", "**capacity**"} <= {*re.findall(r"\*\*[^*]+\*\*", heading.help)}
+    data = drawn(app, "collapse")
+    levels = {knob["key"]: knob["levels"] for knob in data["knobs"]}
+    assert all(preset.keys() == levels.keys() for preset in data["presets"].values())
+    assert all(value in levels[key] for preset in data["presets"].values() for key, value in preset.items())
+    nothing, *_, without_lean = data["presets"].values()
+    assert [key for key, value in nothing.items() if value] == ["lean"] and not any(without_lean.values())
+    assert len(data["colours"]) == data["sizes"]["experts"] == 8
 
 
 MIXTRAL = "moeviz_app.views.history.mixtral.mixtral_page"

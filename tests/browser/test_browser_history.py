@@ -1,14 +1,21 @@
-"""The history gallery in a real Chromium: its story is read, a system is trained to its end, another is stopped."""
+"""The history gallery in a real Chromium: its story is read, a system is trained to its end, another is stopped.
+
+Its experts that live or die train in the page; here that is held against torch.
+"""
 
 import re
 
 import pytest
+import torch
 from accessible import grave
 from browser import eventually, fits, go_to, is_below, stands
 from browser_pages import DRAWN
 from moeviz_app.views.menu import STORY
+from moeviz_app.widgets.components.collapse import NO_CURE, SIZES
 from playwright.sync_api import Locator, Page, expect
+from torch.testing import assert_close
 
+from benchmarks.collapse import SCRIPT, Twin, found, in_page
 from moeviz.history.story import INPUTS, STEPS, Scene
 
 pytestmark = pytest.mark.browser
@@ -154,3 +161,130 @@ def test_training_is_stopped_and_what_was_there_stays(visit, server):
             expect(page.get_by_role("progressbar")).to_have_count(0)
             expect(page.get_by_text("This is the result that ships")).to_be_visible()
     expect(page.locator(DRAWN).first).to_be_visible()
+
+
+TINY = {"experts": 4, "width": 8, "hidden": 12, "names": 6, "numbers": 4, "facts": 30, "batch": 16}
+TINY |= {"steps": 8, "rate": 0.02, "warmUp": 3}
+SMALL = SIZES | {"width": 16, "hidden": 16, "names": 64, "numbers": 16, "facts": 500, "batch": 128}
+SMALL |= {"steps": 200, "rate": 0.02, "warmUp": 20}
+ALL_CURES = {"balance": 0.3, "noise": 0.5, "capacity": 1.25, "bias": 0.1, "lean": 2}
+# What the page's script does, step by step.
+WATCHED = """([sizes, settings, seed]) => {
+  const training = new Training(sizes, settings, seed);
+  const plain = (arrays) => Object.fromEntries(Object.entries(arrays).map(([name, array]) => [name, [...array]]));
+  const start = { ...plain(training.weights), lean: [...training.lean] };
+  const steps = [];
+  while (training.step < sizes.steps) {
+    training.learn();
+    const { loss, right, dropped, gradients } = training;
+    const arrays = Object.fromEntries(
+      ["facts", "noise", "chosen", "isKept", "load", "served", "bias"].map((name) => [name, [...training[name]]]),
+    );
+    steps.push({ loss, right, dropped, gradients: plain(gradients), ...arrays });
+  }
+  return { start, book: plain(training.book), steps, end: plain(training.weights), evaluated: training.evaluate() };
+}"""
+
+
+@pytest.fixture
+def trainer(visit) -> Page:
+    """A page that has the script of the training, and nothing else."""
+    page = visit.blank().page
+    page.add_script_tag(content=SCRIPT)
+    return page
+
+
+@pytest.mark.parametrize("settings", [ALL_CURES, NO_CURE], ids=["all cures", "no cure"])
+def test_experts_are_trained_in_the_page_as_torch_trains_them(trainer, settings):
+    """From the same numbers and batches: the choices, the losses, all gradients, and the weights at the end."""
+    told = trainer.evaluate(WATCHED, [TINY, settings, 1])
+    experts, width, hidden = TINY["experts"], TINY["width"], TINY["hidden"]
+    shapes = {"up": (experts, width, hidden), "down": (experts, hidden, width), "router": (width, experts)}
+    shapes |= {"output": (width, TINY["numbers"]), "lean": (width,), "noise": (TINY["batch"], experts)}
+
+    def shaped(parts):
+        return {
+            name: torch.tensor(part, dtype=torch.float64).reshape(shapes.get(name, (-1, width)))
+            for name, part in parts.items()
+        }
+
+    start = shaped(told["start"])
+    lean = start.pop("lean")
+    twin = Twin(TINY, settings, start, lean, {name: torch.tensor(part) for name, part in told["book"].items()})
+    full = 0
+    for step in told["steps"]:
+        seen = twin.learn(torch.tensor(step["facts"]), shaped({"noise": step["noise"]})["noise"])
+        assert seen.chosen.tolist() == step["chosen"] and seen.kept.int().tolist() == step["isKept"]
+        assert step["loss"] == pytest.approx(seen.cross_entropy.item())
+        assert step["right"] == seen.right.double().mean().item()
+        assert step["dropped"] == pytest.approx(1 - seen.kept.double().mean().item())
+        assert step["load"] == seen.load(experts).tolist() and sum(step["served"]) == pytest.approx(1 - step["dropped"])
+        assert step["bias"] == pytest.approx(twin.bias.tolist())
+        for name, gradient in shaped(step["gradients"]).items():
+            assert_close(twin.weights[name].grad, gradient, rtol=1e-8, atol=1e-12)
+        full += step["dropped"] > 0
+    assert full == 0 if not settings["capacity"] else full > 3, "some batches have to be too much for an expert"
+    for name, end in shaped(told["end"]).items():
+        assert_close(twin.weights[name].detach(), end, rtol=1e-8, atol=1e-10)
+    evaluated = told["evaluated"]
+    assert twin.evaluate() == pytest.approx(found(evaluated["load"], evaluated["dropped"], evaluated["remembered"]))
+
+
+def test_without_the_lean_no_expert_dies_and_more_is_remembered_than_with_any_cure(trainer):
+    """As the panel says; of three seeds, at a smaller size."""
+
+    def runs(**changed: float):
+        return [in_page(trainer, NO_CURE | changed, seed, SMALL) for seed in range(3)]
+
+    def dead(runs):
+        return sum(run["dead"] for run in runs)
+
+    cures = [runs(balance=0.1), runs(bias=0.1), runs(balance=0.1, capacity=1.25), runs(noise=1), runs(capacity=1.25)]
+    spread, nothing, without = cures[:3], runs(), runs(lean=0)
+    assert dead(nothing) > 15 and dead(without) == 0
+    assert all(dead(cure) <= 1 for cure in spread) and all(dead(cure) > 12 for cure in cures[3:])
+    for cure in [nothing, *cures]:
+        assert max(run["remembered"] for run in cure) < min(run["remembered"] for run in without)
+    assert all(max(run["busiest"] for run in cure) < min(run["busiest"] for run in nothing) for cure in spread)
+
+
+def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit):
+    page = visit("/from-1991-to-mixtral")
+    panel = page.locator(".collapse")
+    status, rows, train = panel.get_by_role("status"), panel.locator("tbody tr"), panel.locator(".train")
+    expect(status).to_contain_text("Not trained yet")
+    expect(panel.get_by_role("img")).to_have_attribute("aria-label", re.compile(r"expert 7 [<>]?\d+%$"))
+
+    # Begun anew while it trains, and stopped. What was not stopped is no row.
+    said = panel.get_by_role("button", name="Nothing", exact=True).evaluate("""async (preset) => {
+      const train = preset.getRootNode().querySelector(".train");
+      for (let i = 0; i < 8; i++) {
+        preset.click();
+        for (let frame = 0; frame < 3; frame++) await new Promise(requestAnimationFrame);
+      }
+      const said = train.textContent;
+      train.click();
+      return said;
+    }""")
+    assert said == "■ Stop"
+    expect(rows).to_have_count(1)
+    expect(rows.first).to_contain_text(re.compile(r"nothing, stopped at step \d+"))
+
+    page.emulate_media(reduced_motion="reduce")
+    noise = panel.get_by_label("Noise on the logits")
+    noise.focus()
+    page.keyboard.press("End")
+    expect(noise).to_have_attribute("aria-valuetext", "3")
+    expect(panel.get_by_role("button", name="Nothing")).to_have_attribute("aria-pressed", "false")
+    panel.get_by_role("img").evaluate("""(plants) => {
+      window.states = 0;
+      new MutationObserver((changes) => (window.states += changes.length)).observe(plants, { attributes: true });
+    }""")
+    train.focus()
+    page.keyboard.press("Enter")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text("noise 3")
+    expect(train).to_be_focused()
+    assert 2 <= page.evaluate("window.states") <= 12, "two attributes, each 60 steps, where motion is reduced"
+    expect(status).to_contain_text(re.compile(r"^300 steps in .* Dead experts: \d of 8"))
+    expect(panel.get_by_text("Without that lean none of the eight died in our tries")).to_be_visible()

@@ -1,0 +1,215 @@
+"""Which cure keeps eight experts alive? The training of the story's panel, by the page's own script and in torch.
+
+    python -m benchmarks.collapse [--torch] [--seeds N]
+
+Prints for each cure how many experts no fact goes to after training, the busiest's share, what was dropped and what
+was remembered, a figure a seed. The page's script runs in Chromium; with --torch its twin runs instead, which draws
+numbers of its own. tests/browser/test_browser_history.py holds the two together, number by number. A minute or two.
+"""
+
+import argparse
+import math
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from moeviz_app.widgets.components import collapse
+from moeviz_app.widgets.components.collapse import NO_CURE, SIZES
+from playwright.sync_api import Page, sync_playwright
+from torch import Tensor
+
+from benchmarks.harness import table
+from tests.support.browser import chromium
+
+SCRIPT = (Path(collapse.__file__).parent / "collapse_training.js").read_text("utf-8")
+TINY = 2**-23  # under the root of a norm
+ARMS: dict[str, dict[str, float]] = {
+    "nothing": {},
+    "balance loss 0.01": {"balance": 0.01},
+    "balance loss 0.1": {"balance": 0.1},
+    "balance loss 0.1, capacity 1.25": {"balance": 0.1, "capacity": 1.25},
+    "capacity 1.25": {"capacity": 1.25},
+    "noise 1": {"noise": 1},
+    "noise 3": {"noise": 3},
+    "selection bias 0.03": {"bias": 0.03},
+    "selection bias 0.1": {"bias": 0.1},
+    "nothing, lean 1": {"lean": 1},
+    "nothing, no lean": {"lean": 0},
+}
+Numbers = Mapping[str, float]
+Found = dict[str, float]  # dead, busiest, dropped, remembered
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A batch on its way through: its loss, whom the router chose, and who found room."""
+
+    loss: Tensor  # cross-entropy and, times what is set, the balance loss
+    cross_entropy: Tensor
+    chosen: Tensor  # expert of each fact
+    kept: Tensor
+    right: Tensor
+
+    def load(self, experts: int) -> Tensor:
+        """Share of the facts that chose each expert."""
+        return F.one_hot(self.chosen, experts).double().mean(0)
+
+
+class Twin:
+    """What the page trains, in double precision. `book` has the facts: first and second names, and numbers."""
+
+    def __init__(
+        self,
+        sizes: Numbers,
+        settings: Numbers,
+        weights: Mapping[str, Tensor],
+        lean: Tensor,
+        book: Mapping[str, Tensor],
+    ) -> None:
+        self.sizes, self.settings, self.lean, self.book = sizes, settings, lean, book
+        self.weights = {name: part.clone().requires_grad_() for name, part in weights.items()}
+        self.bias = torch.zeros(int(sizes["experts"]), dtype=torch.float64)
+        self.adam = torch.optim.Adam(self.weights.values(), betas=(0.9, 0.98))
+        self.step = 0
+
+    def forward(self, facts: Tensor, noise: Tensor | None = None) -> Seen:
+        """Guess the numbers of these facts, places in the book; noise is (facts, experts), added to the logits."""
+        experts, width = int(self.sizes["experts"]), int(self.sizes["width"])
+        weights, book = self.weights, self.book
+        total = weights["first"][book["first"][facts]] + weights["second"][book["second"][facts]]
+        logits = norm(total + self.lean) @ weights["router"]
+        if noise is not None:
+            logits = logits + noise
+        probability = logits.softmax(-1)
+        chosen = (logits + self.bias).argmax(-1)
+        wanted = F.one_hot(chosen, experts)
+        before = (wanted.cumsum(0) - wanted).gather(1, chosen[:, None])[:, 0]
+        capacity = self.settings["capacity"]
+        kept = before < (math.ceil(capacity * len(facts) / experts) if capacity else len(facts))
+        answer = total.new_zeros(len(facts), width)
+        for expert in range(experts):
+            rows = ((chosen == expert) & kept).nonzero()[:, 0]
+            said = (norm(total[rows]) @ weights["up"][expert]).relu() @ weights["down"][expert]
+            answer = answer.index_add(0, rows, said * probability[rows, expert, None])
+        guess = norm(total + answer) @ weights["output"]
+        cross_entropy = F.cross_entropy(guess, book["number"][facts])
+        balance = experts * (wanted.double().mean(0) * probability.mean(0)).sum()
+        right = guess.argmax(-1) == book["number"][facts]
+        return Seen(cross_entropy + self.settings["balance"] * balance, cross_entropy, chosen, kept, right)
+
+    def learn(self, facts: Tensor, noise: Tensor | None = None) -> Seen:
+        """One batch, and all weights a step on; their gradients stay until the next."""
+        seen = self.forward(facts, noise)
+        self.adam.zero_grad()
+        seen.loss.backward()
+        warm = min(1.0, (self.step + 1) / self.sizes["warmUp"])
+        self.adam.param_groups[0]["lr"] = self.sizes["rate"] * warm * (1 - self.step / self.sizes["steps"])
+        self.adam.step()
+        experts = len(self.bias)
+        self.bias += self.settings["bias"] * torch.sign(1 / experts - seen.load(experts))
+        self.step += 1
+        return seen
+
+    @torch.no_grad()
+    def evaluate(self) -> Found:
+        """Ask all facts once, without noise, in pieces as large as a batch."""
+        batches = torch.arange(int(self.sizes["facts"])).split(int(self.sizes["batch"]))
+        seen = [self.forward(facts) for facts in batches]
+        chosen, kept, right = (torch.cat([getattr(one, name) for one in seen]) for name in ("chosen", "kept", "right"))
+        load = chosen.bincount(minlength=len(self.bias)) / len(chosen)
+        return found(load.tolist(), 1 - kept.double().mean().item(), right.double().mean().item())
+
+
+def norm(rows: Tensor) -> Tensor:
+    """Each row divided by the root of its mean square."""
+    return F.rms_norm(rows, rows.shape[-1:], eps=TINY)
+
+
+def found(load: list[float], dropped: float, remembered: float) -> Found:
+    """The figures of a trained network."""
+    dead = sum(share == 0 for share in load)
+    return {"dead": dead, "busiest": max(load), "dropped": dropped, "remembered": remembered}
+
+
+def in_torch(settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
+    """Train the twin from numbers that it draws itself."""
+    drawing = torch.Generator().manual_seed(seed)
+    experts, width, hidden, names, numbers, facts, batch = (
+        int(sizes[name]) for name in ("experts", "width", "hidden", "names", "numbers", "facts", "batch")
+    )
+
+    def drawn(*shape: int, scale: float = 1.0) -> Tensor:
+        return scale * torch.randn(*shape, generator=drawing, dtype=torch.float64)
+
+    weights = {
+        "first": drawn(names, width),
+        "second": drawn(names, width),
+        "up": drawn(experts, width, hidden, scale=width**-0.5),
+        "down": drawn(experts, hidden, width, scale=hidden**-0.5),
+        "output": drawn(width, numbers, scale=width**-0.5),
+        "router": drawn(width, experts, scale=width**-0.5),
+    }
+    pairs = torch.randperm(names * names, generator=drawing)[:facts]
+    number = torch.randint(numbers, (facts,), generator=drawing)
+    book = {"first": pairs // names, "second": pairs % names, "number": number}
+    twin = Twin(sizes, settings, weights, drawn(width, scale=settings["lean"]), book)
+    while twin.step < sizes["steps"]:
+        noise = drawn(batch, experts, scale=settings["noise"]) if settings["noise"] else None
+        twin.learn(torch.randint(facts, (batch,), generator=drawing), noise)
+    return twin.evaluate()
+
+
+def in_page(page: Page, settings: Numbers, seed: int, sizes: Numbers = SIZES) -> Found:
+    """Train with the page's script, which the page has."""
+    train = """([sizes, settings, seed]) => {
+      const training = new Training(sizes, settings, seed);
+      while (training.step < sizes.steps) training.learn();
+      return training.evaluate();
+    }"""
+    told: dict[str, Any] = page.evaluate(train, [dict(sizes), dict(settings), seed])
+    return found(told["load"], told["dropped"], told["remembered"])
+
+
+@contextmanager
+def trainer(torch_alone: bool) -> Iterator[Callable[[Numbers, int], Found]]:
+    """What trains: the twin, or the page's script in a Chromium that is open for the block."""
+    if torch_alone:
+        yield in_torch
+        return
+    with sync_playwright() as playwright:
+        page = chromium(playwright).new_page()
+        page.add_script_tag(content=SCRIPT)
+        yield partial(in_page, page)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.collapse", description=__doc__.partition("\n")[0])
+    parser.add_argument("--torch", action="store_true", help="the twin in torch, and not the page's script")
+    parser.add_argument("--seeds", type=int, default=3)
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    rows, seconds = [], []
+    with trainer(asked.torch) as train:
+        for name, changed in ARMS.items():
+            settings, runs = NO_CURE | changed, []
+            for seed in range(asked.seeds):
+                began = time.perf_counter()
+                runs.append(train(settings, seed))
+                seconds.append(time.perf_counter() - began)
+            shares = [", ".join(f"{100 * run[of]:.0f}" for run in runs) for of in ("busiest", "dropped", "remembered")]
+            shares[1] = shares[1] if settings["capacity"] else "–"
+            rows.append([name, ", ".join(str(run["dead"]) for run in runs), *shares])
+    print(table(["kept alive by", "dead of 8", "busiest, %", "dropped, %", "remembered, %"], rows))
+    print(f"\n{'torch' if asked.torch else 'Chromium'}: {statistics.median(seconds):.1f} s a run (median)")
+
+
+if __name__ == "__main__":
+    main()
