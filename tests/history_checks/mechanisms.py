@@ -16,7 +16,7 @@ import numpy as np
 from history_checks.claims import MECHANISM, NOT_PRINTED, Claim
 from history_checks.negative_controls import Control, swapped
 
-EXACT = 1e-4  # of the largest value; rounding and differences leave about a hundredth of that
+EXACT = 1e-5  # of the largest value; rounding and differences leave about a hundredth of that
 Difference = Callable[[int], float]  # of a seed: how far the system is from what it is compared with
 
 

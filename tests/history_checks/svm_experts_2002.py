@@ -224,7 +224,7 @@ def _loop_off(seed: int) -> float:
     trace = model.trace_of(run)
     pairs += [
         (trace.experts[..., 0], run.first_choice),
-        (trace.experts[..., 1], np.where(run.assigned == run.first_choice, -1, run.assigned)),
+        (trace.experts[..., 1], np.where(run.assigned == run.first_choice, -1, run.assigned.astype(int))),
         (trace.weights[..., 0], run.weights.max(axis=2)),
         (run.overflow, (run.assigned != run.first_choice).mean(axis=1)),
     ]
