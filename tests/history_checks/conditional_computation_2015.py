@@ -7,7 +7,7 @@ on the clock, is not claimed.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
@@ -201,6 +201,7 @@ def _estimators_off(seed: int) -> float:
     )
 
 
+@cache
 def _few(first: int, many: int) -> Digits:
     training, _ = digits()
     return Digits(training.images[first : first + many], training.digit[first : first + many])

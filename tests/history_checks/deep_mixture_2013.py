@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
@@ -174,6 +175,7 @@ def _network_off(seed: int) -> float:
     )
 
 
+@cache
 def _few(first: int, of_each: int) -> Digits:
     """So many digits of each kind."""
     training, _ = digits()

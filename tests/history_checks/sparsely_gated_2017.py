@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from statistics import NormalDist
 
 import numpy as np
@@ -305,7 +305,7 @@ def _layers_off(seed: int) -> float:
     for groups in (0, 2):
         network = model.SparseLanguageModel(20, 6, K, groups, draws)
         for each in (network.mixture.gate, network.mixture.spread):
-            pairs.append((each, torch.zeros(each.shape)))
+            pairs.append((each.detach().clone(), torch.zeros(each.shape)))
             each.data = torch.randn(each.shape, generator=draws) / 8
         words = torch.randint(20, (2, 3), generator=draws)
         scores, routing = network(words, torch.Generator().manual_seed(7))
@@ -328,10 +328,14 @@ def _layers_off(seed: int) -> float:
 
 def _steps_off(seed: int) -> float:
     """Three steps of training on a short text, and what they come to on held-out words, with and without groups."""
+    with swapped(model, "english", _short):
+        return max(_trained_off(_short(), seed, groups) for groups in (0, 2))
+
+
+@cache
+def _short() -> Words:
     whole = english()
-    text = Words(whole.training[:400], whole.held_out[:2100], whole.vocabulary)
-    with swapped(model, "english", lambda: text):
-        return max(_trained_off(text, seed, groups) for groups in (0, 2))
+    return Words(whole.training[:400], whole.held_out[:2100], whole.vocabulary)
 
 
 def _trained_off(text: Words, seed: int, groups: int) -> float:

@@ -1,6 +1,7 @@
 """Does a tiny Switch Transformer drop tokens, and learn not to, as its paper of 2021 says?"""
 
 import math
+from functools import cache
 from itertools import pairwise
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch.nn.utils import clip_grad_norm_
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
+from moeviz.history.shared.datasets import english
 from moeviz.history.switch_2021 import model
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
@@ -179,12 +181,12 @@ def _balance_off(seed: int) -> float:
     loss = model.balancing_loss(probabilities, chosen)
     loss.backward()
     share = torch.tensor([5, 2, 1]) / 8
-    means = [sum(float(row[e]) for row in probabilities) / 8 for e in range(3)]
+    means = [sum(row[e] for row in probabilities.tolist()) / 8 for e in range(3)]
     return apart(
         (loss, 3 * sum(f * p for f, p in zip(share.tolist(), means, strict=True))),
         (probabilities.grad, (3 * share / 8).expand(8, 3)),
         (model.balancing_loss(torch.full((6, 3), 1 / 3), torch.arange(6) % 3), 1),
-        ([model.capacity(*sizes) for sizes in ((1024, 8, 1.25), (100, 10, 1.1), (7, 3, 1.0))], [160, 11, 3]),
+        ([model.capacity(*sizes) for sizes in ((1024, 8, 1.25), (100, 7, 1.05), (7, 3, 1.0))], [160, 15, 3]),
     )
 
 
@@ -225,10 +227,17 @@ def _model_off(seed: int) -> float:
 
 def _steps_off(seed: int) -> float:
     """Three steps of training on a short text, a Switch and its twin, and what they come to on held-out words."""
-    training, held_out, vocabulary = model.corpus()
-    text = training[:500], held_out[:2100], vocabulary
-    with swapped(model, "corpus", lambda: text):
-        return max(_trained_off(text, dense, seed) for dense in (False, True))
+    with swapped(model, "corpus", _short), swapped(model, "english", _english):
+        return max(_trained_off(_short(), dense, seed) for dense in (False, True))
+
+
+@cache
+def _short() -> tuple:
+    training, held_out, vocabulary = CORPUS()
+    return training[:500], held_out[:2100], vocabulary
+
+
+CORPUS, _english = model.corpus, cache(english)
 
 
 def _trained_off(text: tuple, dense: bool, seed: int) -> float:
