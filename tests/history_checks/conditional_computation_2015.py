@@ -174,7 +174,10 @@ def _network_off(seed: int) -> float:
             active = torch.tanh(image @ network.into[:, unit] + network.into_bias[unit])
             said += blocks[unit // 16] * active.detach() * network.out[unit].detach()
         wanted.append(said)
-    return apart((network.classes(images, on), torch.stack(wanted)), (network.logits(images)[0, 3], images[0] @ network.policy[:, 3] + network.policy_bias[3]))
+    return apart(
+        (network.classes(images, on), torch.stack(wanted)),
+        (network.logits(images)[0, 3], images[0] @ network.policy[:, 3] + network.policy_bias[3]),
+    )
 
 
 def _estimators_off(seed: int) -> float:
@@ -187,7 +190,10 @@ def _estimators_off(seed: int) -> float:
     passed = model.straight_through(on, logits)
     (passed * slope).sum().backward()
     s = torch.sigmoid(logits.detach()).tolist()
-    gradient = [[(u - p) * (c - 1.5) / 3 for u, p in zip(us, ps, strict=True)] for us, ps, c in zip(on.tolist(), s, (1, 2, 4), strict=True)]
+    gradient = [
+        [(u - p) * (c - 1.5) / 3 for u, p in zip(us, ps, strict=True)]
+        for us, ps, c in zip(on.tolist(), s, (1, 2, 4), strict=True)
+    ]
     means = [sum(each[block] for each in s) / 3 for block in range(2)]
     sparse = sum(abs(mean - 0.2) for mean in means) + sum(abs(sum(each) / 2 - 0.2) for each in s) / 3
     spread = -sum((each[block] - means[block]) ** 2 for each in s for block in range(2)) / 3
@@ -270,25 +276,31 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
     ]
 
 
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "two digits, unit by unit",
         _network_off,
         ("a block that is off says nothing", model.GatedNetwork.classes, "units * on[:, :, None]", "units"),
-        ("units are tanh", model.GatedNetwork.classes, "torch.tanh(images @ self.into + self.into_bias)", "(images @ self.into + self.into_bias)"),
-        ("the policy sees the digit", model.GatedNetwork.logits, "images @ self.policy + ", "0 * images @ self.policy + "),
+        ("units are tanh", model.GatedNetwork.classes, "torch.tanh(images @ self.into + self.into_bias)",
+         "(images @ self.into + self.into_bias)"),
+        ("the policy sees the digit", model.GatedNetwork.logits, "images @ self.policy + ",
+         "0 * images @ self.policy + "),
     ),
     *noticed_by(
         "slopes and losses of three digits by hand",
         _estimators_off,
-        ("a block that is off makes 1 − σ likely", model.reinforce, "(1 - on) * F.logsigmoid(-logits)", "(1 - on) * F.logsigmoid(logits)"),
+        ("a block that is off makes 1 − σ likely", model.reinforce, "(1 - on) * F.logsigmoid(-logits)",
+         "(1 - on) * F.logsigmoid(logits)"),
         ("cost is compared with the baseline", model.reinforce, "cost.detach() - baseline", "cost.detach()"),
         ("cost has no slope there", model.reinforce, "cost.detach()", "cost"),
         ("straight-through passes the slope on", model.straight_through, "logits - logits.detach()", "0 * logits"),
         ("and says 0 or 1", model.straight_through, "(logits - logits.detach())", "logits"),
         ("L_b: a block is on for a share of digits", model.sparsity_loss, "by_block + ", ""),
-        ("L_e: a digit has a share of blocks", model.sparsity_loss, "by_block + (probability.mean(dim=1) - target).abs().mean()", "by_block"),
-        ("L_v: a block goes with the digit", model.variance_loss, "-probability.var(dim=0, correction=0)", "-probability.var(dim=1, correction=0)"),
+        ("L_e: a digit has a share of blocks", model.sparsity_loss,
+         "by_block + (probability.mean(dim=1) - target).abs().mean()", "by_block"),
+        ("L_v: a block goes with the digit", model.variance_loss, "-probability.var(dim=0, correction=0)",
+         "-probability.var(dim=1, correction=0)"),
     ),
     *noticed_by(
         "four steps by each estimator, by hand",
@@ -297,8 +309,10 @@ MECHANISMS = (
         ("L_b and L_e have their weight", model._loss, 'settings["sparsity"] * ', ""),
         ("L_v has its weight", model._loss, 'settings["variance"] * ', ""),
         ("the policy gradient is added", model._loss, "loss + reinforce(logits, on, cost, baseline)", "loss"),
-        ("straight-through in its own arm alone", model._loss, 'if estimator == "straight-through" else on', 'if estimator != "uniform" else on'),
-        ("uniform dropout has no policy", model._loss, 'torch.full_like(logits, target) if estimator == "uniform" else torch.sigmoid(logits)', "torch.sigmoid(logits)"),
+        ("straight-through in its own arm alone", model._loss, 'if estimator == "straight-through" else on',
+         'if estimator != "uniform" else on'),
+        ("uniform dropout has no policy", model._loss,
+         'if estimator == "uniform" else torch', 'if estimator == "none" else torch'),
         ("the baseline is a running mean", train, "baseline = REMEMBERED * baseline + (1 - REMEMBERED) * cost", "pass"),
         ("the policy takes smaller steps", model._optimiser, '"lr": POLICY_STEP', '"lr": STEP'),
         ("other weights decay", model._optimiser, ', "weight_decay": DECAY', ""),
@@ -307,4 +321,5 @@ MECHANISMS = (
         ("a threshold is one half", model._result, "probability > 0.5", "probability > 0.25"),
         ("the trace has the blocks that are on", model.trace_of, "else result.on", "else ~result.on"),
     ),
-)  # fmt: skip
+)
+# fmt: on

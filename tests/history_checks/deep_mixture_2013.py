@@ -166,7 +166,9 @@ def _network_off(seed: int) -> float:
     inputs, totals = torch.rand(3, 1296, generator=draws), torch.tensor([[25.0, 5, 0], [20, 20, 50]])
     free, bound = network.run(inputs, totals), network.run(inputs, totals, 12.0)
     wanted = _plainly(network, inputs), _plainly(network, inputs, totals - totals.mean(dim=1, keepdim=True) > 12)
-    everything = [each for layer in network.layers for line in (layer.experts, layer.below, layer.above) for each in line]
+    everything = [
+        each for layer in network.layers for line in (layer.experts, layer.below, layer.above) for each in line
+    ]
     learnt = {id(each) for each in network.learnt()}
     return apart(
         *zip(free, wanted[0], strict=True),
@@ -239,34 +241,44 @@ def _training_off(seed: int) -> float:
     )
 
 
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over experts",
         _network_off,
-        ("an expert is a rectified layer", model.GatedLayer.mix, "relu(along(self.experts, inputs))", "along(self.experts, inputs)"),
+        ("an expert is a rectified layer", model.GatedLayer.mix, "relu(along(self.experts, inputs))",
+         "along(self.experts, inputs)"),
         ("its answer is scaled by the gate", model.GatedLayer.mix, "gate[:, :, None] * said", "said"),
         ("each expert has its own weight", model.GatedLayer.mix, "gate[:, :, None]", "gate.flip(1)[:, :, None]"),
-        ("a gate has a hidden layer", model.GatedLayer.logits, "relu(along(self.below, inputs))", "along(self.below, inputs)"),
-        ("the second gate sees what the first layer says", model.DeepMixtureNetwork.run, "gates.append(balanced(logits[-1]", "gates.append(balanced(logits[0]"),
+        ("a gate has a hidden layer", model.GatedLayer.logits, "relu(along(self.below, inputs))",
+         "along(self.below, inputs)"),
+        ("the second gate sees what the first layer says", model.DeepMixtureNetwork.run,
+         "gates.append(balanced(logits[-1]", "gates.append(balanced(logits[0]"),
         ("a gate's shares sum to 1", model.balanced, ".softmax(dim=1)", ".sigmoid()"),
         ("who is ahead is left out", model.balanced, "logits.masked_fill(ahead, -torch.inf)", "logits"),
         ("ahead of the mean", model.balanced, "totals - totals.mean() > margin", "totals > margin"),
-        ("layers count their own totals", model.DeepMixtureNetwork.run, "totals, strict=True", "totals.flip(0), strict=True"),
-        ("gates are learnt", model.DeepMixtureNetwork.learnt, "(layer.experts, layer.below, layer.above)", "(layer.experts,)"),
+        ("layers count their own totals", model.DeepMixtureNetwork.run, "totals, strict=True",
+         "totals.flip(0), strict=True"),
+        ("gates are learnt", model.DeepMixtureNetwork.learnt, "(layer.experts, layer.below, layer.above)",
+         "(layer.experts,)"),
     ),
     *noticed_by(
         "two epochs of 100 digits, by hand",
         _training_off,
         ("a digit is where its place says", model.moved, "SHIFT - right", "SHIFT + right"),
-        ("right is not down", model.moves, "place % MOVES - SHIFT, place // MOVES - SHIFT", "place // MOVES - SHIFT, place % MOVES - SHIFT"),
+        ("right is not down", model.moves, "place % MOVES - SHIFT, place // MOVES - SHIFT",
+         "place // MOVES - SHIFT, place % MOVES - SHIFT"),
         ("a digit is moved anew in each epoch", model._batches, "rows, places[rows]", "rows, rows * 0"),
-        ("training lowers the cross-entropy", train, "cross_entropy(scores, digit[rows])", "cross_entropy(scores, digit[rows]).neg()"),
+        ("training lowers the cross-entropy", train, "cross_entropy(scores, digit[rows])",
+         "cross_entropy(scores, digit[rows]).neg()"),
         ("steps have momentum", train, "STEP, MOMENTUM", "STEP"),
         ("totals grow over epochs", train, "totals += gates", "totals = gates"),
         ("the constraint holds first", train, "MARGIN if epoch < bound", "MARGIN if epoch > bound"),
         ("and is lifted at the end", train, "epochs - round(FREE * epochs) if", "epochs if"),
         ("gates are measured by kind and place", model._measured, "sums / of_kind[:, None]", "sums / sums.sum()"),
         ("errors are counted over all places", model._measured, "wrong / (PLACES * len(digit))", "wrong / len(digit)"),
-        ("the trace has the gates", model.trace_of, "soft_slots(result.logits, slots)", "soft_slots(-result.logits, slots)"),
+        ("the trace has the gates", model.trace_of, "soft_slots(result.logits, slots)",
+         "soft_slots(-result.logits, slots)"),
     ),
-)  # fmt: skip
+)
+# fmt: on

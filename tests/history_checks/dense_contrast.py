@@ -209,7 +209,9 @@ def _mixed(mixture: MixtureBlock, words: torch.Tensor) -> torch.Tensor:
         logits = mixture.router @ word
         best = sorted(range(len(logits)), key=logits.tolist().__getitem__, reverse=True)[: mixture.top_k]
         powers = [logits[e].exp() for e in best]
-        rows.append(sum(power / sum(powers) * _swiglu(mixture.experts, e, word) for power, e in zip(powers, best, strict=True)))
+        rows.append(
+            sum(power / sum(powers) * _swiglu(mixture.experts, e, word) for power, e in zip(powers, best, strict=True))
+        )
     return torch.stack(rows)
 
 
@@ -269,18 +271,19 @@ def _normed(norm: torch.nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
 
 
 def _decoder_off(seed: int) -> float:
-    """The whole decoder on a sequence, word by word: sparse, with all experts on, and without any."""
+    """The whole decoder on a sequence, word by word, sparse and dense; and what it counts, with all experts on too."""
     pairs = []
-    for sizes in (SMALL, SMALL.as_large(), SMALL.as_fast()):
+    for sizes in (SMALL, SMALL.as_fast()):
         network, draws = _small(seed, sizes)
-        words = torch.randint(30, (1, 5), generator=draws)
+        words = torch.randint(30, (1, 4), generator=draws)
         with torch.no_grad():
             x = network.embedding[words[0]]
             for layer in network.layers:
                 x = x + _attended(layer.attention, _normed(layer.attention_norm, x))
                 x = x + _mixed(layer.mixture, _normed(layer.mixture_norm, x))
             pairs.append((network(words)[0][0], _normed(network.norm, x) @ network.head.T))
-        parameters = sum(number.numel() for number in network.parameters())
+    for sizes in (SMALL, SMALL.as_large(), SMALL.as_fast()):
+        parameters = sum(number.numel() for number in decoder.unfilled(sizes).parameters())
         resting = 0 if sizes.experts == 1 else 2 * (sizes.experts - sizes.top_k) * 3 * sizes.hidden * sizes.width
         counted = cost(sizes)
         pairs += [(counted.total, parameters), (counted.active, parameters - resting)]
@@ -344,6 +347,7 @@ def _perplexity(network: Decoder, text: torch.Tensor) -> float:
 
 
 CHOOSE, RUN = MixtureBlock.choose, MixtureBlock.forward
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over words, and slopes by differences",
@@ -356,15 +360,18 @@ MECHANISMS = (
         ("by that of its own slot", RUN, "choice.weights[word, slot, None]", "choice.weights[word, 0, None]"),
         ("a word gets its own answer", RUN, "self.experts(expert, x[word])", "self.experts(expert, x[word.flip(0)])"),
         ("a word goes to its own experts", RUN, "choice.experts == expert", "choice.experts.flip(0) == expert"),
-        ("an expert has a silu", SwiGLUExperts.forward, "F.silu(F.linear(x, self.gate[expert]))", "F.linear(x, self.gate[expert])"),
+        ("an expert has a silu", SwiGLUExperts.forward, "F.silu(F.linear(x, self.gate[expert]))",
+         "F.linear(x, self.gate[expert])"),
         ("and is gated", SwiGLUExperts.forward, " * F.linear(x, self.up[expert])", ""),
-        ("one block has its experts' weights", as_one_block, "hidden * weight.repeat_interleave(experts.gate.shape[1], dim=1)", "hidden"),
+        ("one block has its experts' weights", as_one_block,
+         "hidden * weight.repeat_interleave(experts.gate.shape[1], dim=1)", "hidden"),
     ),
     *noticed_by(
         "the decoder, word by word",
         _decoder_off,
         ("attention looks back alone", Attention.forward, "is_causal=True", "is_causal=False"),
-        ("heads share keys in groups", Attention.forward, "part.repeat_interleave(group, dim=1)", "part.repeat(1, group, 1, 1)"),
+        ("heads share keys in groups", Attention.forward, "part.repeat_interleave(group, dim=1)",
+         "part.repeat(1, group, 1, 1)"),
         ("queries are turned by their place", Attention.forward, "_rotated(query)", "query"),
         ("and keys", Attention.forward, "(_rotated(key), value)", "(key, value)"),
         ("slower from pair to pair", decoder._rotated, "-(torch.arange(half) / half)", "(torch.arange(half) * 0)"),
@@ -377,7 +384,8 @@ MECHANISMS = (
     *noticed_by(
         "three steps by hand",
         _steps_off,
-        ("the balancing loss is trained on", model._learn, "loss + BALANCE * sum(balancing_loss(choice) for choice in choices)", "loss"),
+        ("the balancing loss is trained on", model._learn,
+         "loss + BALANCE * sum(balancing_loss(choice) for choice in choices)", "loss"),
         ("fᵢ are shares of assignments", model.balancing_loss, "shares * choice", "choice"),
         ("Pᵢ are mean probabilities", model.balancing_loss, ".softmax(dim=-1).mean(dim=0)", ".softmax(dim=-1)[0]"),
         ("Pᵢ have a slope", model.balancing_loss, "choice.logits.softmax", "choice.logits.detach().softmax"),
@@ -386,4 +394,5 @@ MECHANISMS = (
         ("perplexity is of the next word", model._sequences, "text[1 : whole + 1]", "text[:whole]"),
         ("the trace has the choices", model._run, "experts.astype(np.int16)", "experts.astype(np.int16)[:, ::-1]"),
     ),
-)  # fmt: skip
+)
+# fmt: on

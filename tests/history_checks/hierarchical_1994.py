@@ -8,7 +8,18 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
-from moeviz.history.hierarchical_1994.model import EM, GRADIENT, ONE_CUT, RIDGE, STEP, Flat, Hierarchy, Tree, train, two_cuts
+from moeviz.history.hierarchical_1994.model import (
+    EM,
+    GRADIENT,
+    ONE_CUT,
+    RIDGE,
+    STEP,
+    Flat,
+    Hierarchy,
+    Tree,
+    train,
+    two_cuts,
+)
 from moeviz.history.local_experts_1991 import model as gradient_descent
 from moeviz.history.shared.datasets import encode, stand_in
 
@@ -232,6 +243,7 @@ def _run_off(seed: int) -> float:
     return apart(*pairs)
 
 
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over cases",
@@ -254,7 +266,8 @@ MECHANISMS = (
         ("experts are fitted by responsibility", model.one_pass, "desired, leaves[:, e]", "desired, everyone"),
         ("a case counts by its weight", model.fitted, "(weight * (wanted - said))", "(wanted - said)"),
         ("a line has its penalty", model.fitted, " - RIDGE * line", ""),
-        ("a flat gate is fitted by responsibility", model.flat_pass, "inputs, share), np", "inputs, share[:, ::-1]), np"),
+        ("a flat gate is fitted by responsibility", model.flat_pass, "inputs, share), np",
+         "inputs, share[:, ::-1]), np"),
         ("a flat gate has its penalty", model.fitted_gate, "inputs - RIDGE * gate", "inputs"),
     ),
     *noticed_by(
@@ -268,9 +281,12 @@ MECHANISMS = (
     *noticed_by(
         "passes and trace, case by case",
         _run_off,
-        ("test speakers are not learnt from", train, "mine, wanted = inputs[data.training], desired[data.training]", "mine, wanted = inputs, desired"),
-        ("test speakers are told from others", train, "trees[-1], inputs[~data.training], desired[~", "trees[-1], inputs[data.training], desired["),
+        ("test speakers are not learnt from", train, "mine, wanted = inputs[data.training], desired[data.training]",
+         "mine, wanted = inputs, desired"),
+        ("test speakers are told from others", train, "trees[-1], inputs[~data.training], desired[~",
+         "trees[-1], inputs[data.training], desired["),
         ("a uniform root stays so", model._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
         ("the trace has the leaves' chances", model.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
     ),
-)  # fmt: skip
+)
+# fmt: on

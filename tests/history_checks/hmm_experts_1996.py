@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 
@@ -168,7 +168,7 @@ def _paths(models: HiddenMarkovModels, frames: np.ndarray, expert: int) -> dict[
     found = {}
     for path in product(range(S), repeat=len(frames)):
         likely = models.start[expert, path[0]]
-        for before, after in zip(path, path[1:], strict=False):
+        for before, after in pairwise(path):
             likely *= models.transitions[expert, before, after]
         for state, frame in zip(path, frames, strict=True):
             spread = models.variances[expert, state]
@@ -207,7 +207,7 @@ def _stepped(models: HiddenMarkovModels, frames: list[np.ndarray], hard: bool) -
             for path, likely in found.items():
                 weight = share[expert] * likely / sum(found.values())
                 start[expert, path[0]] += weight
-                for before, after in zip(path, path[1:], strict=False):
+                for before, after in pairwise(path):
                     goes[expert, before, after] += weight
                 for state, frame in zip(path, each, strict=True):
                     seen[expert][state].append((weight, frame))
@@ -219,9 +219,10 @@ def _stepped(models: HiddenMarkovModels, frames: list[np.ndarray], hard: bool) -
             far = weight @ (frame - means[expert, state]) ** 2 / weight.sum()
             variances[expert, state] = np.maximum(far, hidden_markov.LOWEST_VARIANCE)
     counts = {"prior": prior, "start": start, "transitions": goes}
-    return {
-        name: count / count.sum(axis=-1, keepdims=True) for name, count in counts.items()
-    } | {"means": means, "variances": variances}, float(objective)
+    return {name: count / count.sum(axis=-1, keepdims=True) for name, count in counts.items()} | {
+        "means": means,
+        "variances": variances,
+    }, float(objective)
 
 
 def _gate_off(seed: int) -> float:
@@ -287,6 +288,7 @@ def _runs_off(seed: int) -> float:
 
 
 REFITTED = hidden_markov._refitted
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a step from all paths of states",
@@ -296,10 +298,13 @@ MECHANISMS = (
         ("and behind", hidden_markov.backward, " + comes", ""),
         ("frames past the end count for nothing", hidden_markov._inside, "< data.lengths", "<= data.lengths"),
         ("a Gaussian is normalised", hidden_markov.log_densities, " - np.log(precisions)", ""),
-        ("the prior takes part in who is responsible", hidden_markov.step, "_log(experts.prior) + likelihood", "likelihood"),
-        ("soft EM shares out", hidden_markov.responsibilities, "np.exp(joint - log_sum(joint.T)[:, None])", "np.eye(joint.shape[1])[joint.argmax(axis=1)]"),
+        ("the prior takes part in who is responsible", hidden_markov.step, "_log(experts.prior) + likelihood",
+         "likelihood"),
+        ("soft EM shares out", hidden_markov.responsibilities, "np.exp(joint - log_sum(joint.T)[:, None])",
+         "np.eye(joint.shape[1])[joint.argmax(axis=1)]"),
         ("hard EM gives all to the best", hidden_markov.responsibilities, "argmax", "argmin"),
-        ("a state's frames count by responsibility", hidden_markov.step, "likelihood) * weights", "likelihood) * _inside(data)[:, None, :, None]"),
+        ("a state's frames count by responsibility", hidden_markov.step, "likelihood) * weights",
+         "likelihood) * _inside(data)[:, None, :, None]"),
         ("the objective has the log prior", hidden_markov.step, " + _log_prior(experts)", ""),
         ("the prior is refitted", REFITTED, "shares.sum(axis=0) + SEEN_SEQUENCES", "experts.prior"),
         ("starts are refitted", REFITTED, 'np.einsum("snk->ks", occupied[0]) + SEEN_STARTS', "experts.start"),
@@ -319,7 +324,8 @@ MECHANISMS = (
         _by_hand_off,
         ("a centre is the mean of its points", hidden_markov.k_means, "mine.mean(axis=0)", "mine[0]"),
         ("a point goes to the nearest centre", hidden_markov._distances, "** 2", "* 1"),
-        ("groups of unequal size have unequal shares", model._started, "np.bincount(groups, minlength=experts) + 1", "np.ones(experts)"),
+        ("groups of unequal size have unequal shares", model._started, "np.bincount(groups, minlength=experts) + 1",
+         "np.ones(experts)"),
         ("an expert starts from its own group", model._started, "if group == expert", "if group >= expert"),
         ("utterances are grouped by scaled features", model._features, " / np.maximum(rows.std(axis=0), 1e-9)", ""),
         ("the most utterances are matched", model.matched, "maximize=True", "maximize=False"),
@@ -332,4 +338,5 @@ MECHANISMS = (
         ("an utterance's expert is that at its end", train, "winner[-1]] == part", "winner[0]] == part"),
         ("the trace has the gate", model.trace_of, "result.logits(data)[-1:]", "result.logits(data)[:1]"),
     ),
-)  # fmt: skip
+)
+# fmt: on

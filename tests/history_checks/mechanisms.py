@@ -1,4 +1,4 @@
-"""Mechanisms of a system: each term, gate, normaliser, mask, gradient and update, the claim that notices, and its breakage.
+"""Mechanisms of a system: each term, gate, normaliser, mask, slope and update, the claim that notices, its breakage.
 
 A claim compares the system with something plainer: a loop, a case worked by hand, slopes taken by differences. It takes
 milliseconds. Its control is the mechanism broken: a piece of the source of the function that has it is exchanged.
@@ -32,9 +32,7 @@ class Mechanism:
     wrong: str  # what stands there while it is broken
 
 
-def noticed_by(
-    claim: str, off: Difference, *rows: tuple[str, Callable[..., Any], str, str]
-) -> tuple[Mechanism, ...]:
+def noticed_by(claim: str, off: Difference, *rows: tuple[str, Callable[..., Any], str, str]) -> tuple[Mechanism, ...]:
     """Mechanisms that one claim notices. A row: what, function, right, wrong."""
     return tuple(Mechanism(what, claim, off, *rest) for what, *rest in rows)
 
@@ -65,7 +63,7 @@ def broken_code(mechanism: Mechanism) -> Any:
     if mechanism.right not in source:
         raise ValueError(f"{function.__qualname__} has no {mechanism.right!r} to break.")
     made: dict[str, Any] = {}
-    exec(source.replace(mechanism.right, mechanism.wrong), function.__globals__, made)  # noqa: S102 - our own source
+    exec(source.replace(mechanism.right, mechanism.wrong), function.__globals__, made)
     return inspect.unwrap(made[function.__name__]).__code__
 
 

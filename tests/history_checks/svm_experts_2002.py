@@ -319,7 +319,10 @@ def _rounds_off(seed: int) -> float:
             slope = np.array([em.slope(x @ lines[:, k] * side, shares[:, k]) for k in range(2)])
             gate = em.fitted_gate(gate, x, shares)
             responsible, _ = em.expectation(model_softmax(x @ gate), slope * (x @ lines) * side[:, None])
-            share, right = model_softmax(inputs @ to_learn @ gate), 1 / (1 + np.exp(-slope * (inputs @ to_learn @ lines)))
+            share, right = (
+                model_softmax(inputs @ to_learn @ gate),
+                1 / (1 + np.exp(-slope * (inputs @ to_learn @ lines))),
+            )
             wrong = ((share * right).sum(axis=1) > 0.5) != (desired > 0)
             pairs.append(((found.train_error[at], found.test_error[at]), (wrong[:400].mean(), wrong[400:].mean())))
             pairs.append((found.expert_lines[at], to_learn @ lines))
@@ -327,6 +330,7 @@ def _rounds_off(seed: int) -> float:
     return apart(*pairs)
 
 
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop, and training by torch",
@@ -344,22 +348,26 @@ MECHANISMS = (
         _loop_off,
         ("odd digits are 1", model._task, "% 2", "% 3"),
         ("an expert has room for its share and c more", model.capacity_of, " + room", ""),
-        ("the first parts are dealt out at random", model.train, "part = rng.permutation(np.arange(len(task.odd)) % experts)", "part = np.arange(len(task.odd)) % experts"),
+        ("the first parts are dealt out at random", model.train,
+         "part = rng.permutation(np.arange(len(task.odd)) % experts)", "part = np.arange(len(task.odd)) % experts"),
         ("an expert learns from its own part", model._experts_say, "part == expert", "part >= 0"),
-        ("experts are squashed by a tanh", model.machine, "np.tanh(model.decision_function(inputs))", "model.decision_function(inputs)"),
+        ("experts are squashed by a tanh", model.machine, "np.tanh(model.decision_function(inputs))",
+         "model.decision_function(inputs)"),
         ("the gater goes on from where it was", model.train, "gater = trained(gater,", "_ = trained(gater,"),
         ("an example goes where its weight is highest", model.assign, "np.argsort(-weights", "np.argsort(weights"),
         ("a full expert takes no more", model.assign, " if left[expert]", ""),
         ("examples come in random order", model.assign, "rng.permutation(len(weights))", "range(len(weights))"),
         ("parts are dealt again", model.train, "part = assign(weights, capacity, rng)", "part = part"),
         ("the uniform mixture weighs all alike", model.train, "on_test.sum(axis=1)", "on_test[:, 0]"),
-        ("test digits are weighed by their own weights", model.train, "gater.weights(test.inputs)", "gater.weights(test.inputs)[::-1]"),
+        ("test digits are weighed by their own weights", model.train, "gater.weights(test.inputs)",
+         "gater.weights(test.inputs)[::-1]"),
         ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
     ),
     *noticed_by(
         "classes that were dealt out anew",
         _shuffled_off,
-        ("experts that know nothing learn from shuffled classes", model.train, "rng.permutation(task.odd) if shuffled else task.odd", "task.odd"),
+        ("experts that know nothing learn from shuffled classes", model.train,
+         "rng.permutation(task.odd) if shuffled else task.odd", "task.odd"),
     ),
     *noticed_by(
         "single cases, and slopes that are gone",
@@ -379,10 +387,13 @@ MECHANISMS = (
         "three rounds of soft and of hard EM",
         _rounds_off,
         ("hard EM gives a case whole", em._one_hot, "argmax", "argmin"),
-        ("the gate is fitted in each round", em.train_soft, "gate = fitted_gate(gate, mine, shares)", "_ = fitted_gate(gate, mine, shares)"),
+        ("the gate is fitted in each round", em.train_soft, "gate = fitted_gate(gate, mine, shares)",
+         "_ = fitted_gate(gate, mine, shares)"),
         ("responsibilities are renewed in each round", em.train_soft, "responsible, likelihood = ", "_, likelihood = "),
-        ("test speakers are not learnt from", em.train_soft, "2 * desired[data.training] - 1", "1 - 2 * desired[data.training]"),
+        ("test speakers are not learnt from", em.train_soft, "2 * desired[data.training] - 1",
+         "1 - 2 * desired[data.training]"),
         ("test speakers are told from others", em._result, "wrong[:, ~data.training]", "wrong[:, data.training]"),
         ("the trace has the gate's shares", em.soft_trace_of, "result.logits(inputs, at)", "result.logits(inputs, 0)"),
     ),
-)  # fmt: skip
+)
+# fmt: on

@@ -168,7 +168,8 @@ def _layer_off(seed: int) -> float:
         ]
         if routed.output.requires_grad:
             ours, wanted = (
-                torch.autograd.grad((each * slope).sum(), numbers, allow_unused=True) for each in (routed.output, output)
+                torch.autograd.grad((each * slope).sum(), numbers, allow_unused=True)
+                for each in (routed.output, output)
             )
             pairs += [(torch.zeros(1) if a is None else a, b) for a, b in zip(ours, wanted, strict=True)]
     return apart(*pairs)
@@ -265,13 +266,11 @@ def _trained_off(text: tuple, dense: bool, seed: int) -> float:
         clip_grad_norm_(network.parameters(), 1.0)
         adam.step()
     pairs += zip(trained.parameters(), network.parameters(), strict=True)
-    costs, lost = [], []
-    for at in (0, 1025):
-        with torch.no_grad():
-            said, routed = trained(text[1][at : at + 1024].view(32, 32))
-        costs.append(cross_entropy(said.flatten(0, 1), text[1][at + 1 : at + 1025]).item())
-        lost.append(np.zeros(1024) if routed is None else routed.dropped.numpy())
-        first = routed if at == 0 else first
+    with torch.no_grad():
+        tried = {at: trained(text[1][at : at + 1024].view(32, 32)) for at in (0, 1025)}
+    costs = [cross_entropy(s.flatten(0, 1), text[1][at + 1 : at + 1025]).item() for at, (s, _) in tried.items()]
+    lost = [np.zeros(1024) if routed is None else routed.dropped.numpy() for _, routed in tried.values()]
+    first = tried[0][1]
     pairs += [(run.perplexity, math.exp(np.mean(costs))), (run.held_out_dropped, np.mean(lost))]
     if first is not None:
         trace, gate = model.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
@@ -284,6 +283,7 @@ def _trained_off(text: tuple, dense: bool, seed: int) -> float:
 
 
 FORWARD = SwitchLayer.forward
+# fmt: off
 MECHANISMS = (
     *noticed_by(
         "a plain loop over words",
@@ -295,7 +295,8 @@ MECHANISMS = (
         ("probabilities are a softmax", FORWARD, "logits.softmax(dim=-1)", "logits.sigmoid()"),
         ("the likeliest expert is chosen", FORWARD, "probabilities.max(dim=-1)", "probabilities.min(dim=-1)"),
         ("past its capacity an expert takes none", FORWARD, "place < room\n", "place < room - 1\n"),
-        ("first come, first served", model.places, "hot(chosen, experts).cumsum(dim=0)", "hot(chosen, experts).flip(0).cumsum(dim=0).flip(0)"),
+        ("first come, first served", model.places, "hot(chosen, experts).cumsum(dim=0)",
+         "hot(chosen, experts).flip(0).cumsum(dim=0).flip(0)"),
         ("capacity goes with its factor", model.capacity, " * factor", ""),
         ("and is rounded up", model.capacity, "math.ceil", "math.floor"),
         ("an expert is rectified", FORWARD, ".relu()", ""),
@@ -305,10 +306,13 @@ MECHANISMS = (
     *noticed_by(
         "eight words by hand",
         _balance_off,
-        ("fᵢ are shares of words", model.balancing_loss, "share * probabilities.mean(dim=0)", "probabilities.mean(dim=0)"),
-        ("Pᵢ are mean probabilities", model.balancing_loss, "probabilities.mean(dim=0)", "probabilities.max(dim=0).values"),
+        ("fᵢ are shares of words", model.balancing_loss, "share * probabilities.mean(dim=0)",
+         "probabilities.mean(dim=0)"),
+        ("Pᵢ are mean probabilities", model.balancing_loss, "probabilities.mean(dim=0)",
+         "probabilities.max(dim=0).values"),
         ("the loss is 1 where all are alike", model.balancing_loss, "experts * (", "("),
-        ("Pᵢ have a slope", model.balancing_loss, "(share * probabilities.mean", "(0 * probabilities + share * probabilities.detach().mean"),
+        ("Pᵢ have a slope", model.balancing_loss, "(share * probabilities.mean",
+         "(0 * probabilities + share * probabilities.detach().mean"),
         ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
     ),
     *noticed_by(
@@ -329,9 +333,13 @@ MECHANISMS = (
         ("training has jitter", model.train, "_loss(model, text, jitter)", "_loss(model, text)"),
         ("gradients are cut", model.train, ", LONGEST_GRADIENT)", ", 9 * LONGEST_GRADIENT)"),
         ("a word is to be followed by the next", model._loss, "text[:, 1:]", "text[:, :-1]"),
-        ("drops are counted by sequence", model.train, "view(SEQUENCES, WORDS).sum(1)", "view(WORDS, SEQUENCES).sum(0)"),
-        ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)", "+ torch.arange(WORDS + 1)"),
+        ("drops are counted by sequence", model.train, "view(SEQUENCES, WORDS).sum(1)",
+         "view(WORDS, SEQUENCES).sum(0)"),
+        ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)",
+         "+ torch.arange(WORDS + 1)"),
         ("a gate is the chosen expert's", model._result, "max(dim=-1).values", "min(dim=-1).values"),
-        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)", "result.chosen"),
+        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
+         "result.chosen"),
     ),
-)  # fmt: skip
+)
+# fmt: on
