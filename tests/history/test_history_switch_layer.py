@@ -67,7 +67,7 @@ def test_the_router_learns_through_the_probability_and_a_dropped_token_teaches_n
 
 
 @pytest.mark.parametrize(
-    ("tokens", "experts", "factor", "room"), [(1024, 8, 1.25, 160), (10, 4, 1.0, 3), (100, 10, 1.1, 11), (8, 8, 0.5, 1)]
+    ("tokens", "experts", "factor", "room"), [(1024, 8, 1.25, 160), (10, 4, 1.0, 3), (100, 7, 1.05, 15), (8, 8, 0.5, 1)]
 )
 def test_capacity_is_rounded_up_and_no_rounding_error_adds_a_place(tokens, experts, factor, room):
     assert capacity(tokens, experts, factor) == room

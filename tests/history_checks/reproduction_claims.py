@@ -30,9 +30,9 @@ def check_claims(
     measured again with its mechanism broken, where it must miss.
 
     One row per claim. Columns: system str · what str · ours, paper float64 (NaN if the paper gives no number that holds
-    for our data) · tolerance str · passed bool · remark str · kind str (measured, mechanism, identity, of what ships, misprint
-    found: only the first two are checks). With `controls` also: control str (what was broken) · broken float64 (the
-    figure then) · caught bool (whether the claim missed then; True of what is no check).
+    for our data) · tolerance str · passed bool · remark str · kind str (measured, mechanism, identity, of what ships,
+    misprint found: only the first two are checks). With `controls` also: control str (what was broken) · broken float64
+    (the figure then) · caught bool (whether the claim missed then; True of what is no check).
 
     Raises `MoevizError` for an unknown system, or if its process ends without an answer.
     """
