@@ -32,7 +32,6 @@ from moeviz.history.switch_2021.model import (
     STEPS,
     WORDS,
     Switch,
-    balancing_loss,
     capacity,
     corpus,
     trace_of,

@@ -229,6 +229,11 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
     images, others = (torch.from_numpy(each.images).flatten(1) / 255 for each in (training, test))
     wanted, network = torch.from_numpy(training.digit), model._at_random(16, draws)
     own = {name: getattr(network, name) for name in network.__slots__}
+    again, pairs = torch.Generator().manual_seed(run.settings["seed"]), []
+    for name, shape in (("into", (784, 256)), ("out", (256, 10)), ("policy", (784, 16))):
+        reach = math.sqrt(6 / sum(shape))
+        pairs.append((own[name].detach().clone(), (2 * torch.rand(shape, generator=again) - 1) * reach))
+    pairs.append((own["policy_bias"].detach().clone(), torch.full((16,), math.log(0.3 / 0.7))))
     moving = {name: torch.zeros_like(values) for name, values in own.items()}
     baseline = math.log(10)
     for _ in range(2):
@@ -262,8 +267,11 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
         drawn = [(torch.rand(sigma.shape, generator=draws) < sigma).float() for _ in range(5)]
         answers = [network.classes(others, on).argmax(dim=1).numpy() for on in drawn]
         sure = network.classes(others, (sigma > 0.5).float()).argmax(dim=1).numpy()
-    trace = model.trace_of(run)
+    trace, kinds = model.trace_of(run), np.unique(test.digit)
+    means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
     return [
+        *pairs,
+        (1 + run.class_spread(), 1 + means.std(axis=0).mean()),
         *((getattr(trained, name), values) for name, values in own.items()),
         (run.probability, sigma),
         (run.on, drawn[0] > 0),
@@ -305,6 +313,10 @@ MECHANISMS = (
     *noticed_by(
         "four steps by each estimator, by hand",
         _steps_off,
+        ("layers start as wide as Glorot's", model._uniform, "math.sqrt(6 /", "math.sqrt(3 /"),
+        ("a block starts off more often than on", model._at_random, "FIRST_ON / (1 - FIRST_ON)",
+         "(1 - FIRST_ON) / FIRST_ON"),
+        ("a block's spread is over kinds", Conditional.class_spread, "np.std(means, axis=0)", "np.std(means, axis=1)"),
         ("blocks are drawn by σ", model._drawn, "< probability", "> probability"),
         ("L_b and L_e have their weight", model._loss, 'settings["sparsity"] * ', ""),
         ("L_v has its weight", model._loss, 'settings["variance"] * ', ""),

@@ -166,11 +166,17 @@ def _network_off(seed: int) -> float:
     inputs, totals = torch.rand(3, 1296, generator=draws), torch.tensor([[25.0, 5, 0], [20, 20, 50]])
     free, bound = network.run(inputs, totals), network.run(inputs, totals, 12.0)
     wanted = _plainly(network, inputs), _plainly(network, inputs, totals - totals.mean(dim=1, keepdim=True) > 12)
+    again, sizes = torch.Generator().manual_seed(seed), []
+    for width, units, gate_units in ((1296, 100, 50), (100, 20, 50)):
+        sizes += [(width, 3 * units), (width, gate_units), (gate_units, 3)]
+    shapes = [(size, shape) for size in (*sizes, (20, 10)) for shape in (size, size[1:])]
+    start = [(2 * torch.rand(shape, generator=again) - 1) / size[0] ** 0.5 for size, shape in shapes]
     everything = [
         each for layer in network.layers for line in (layer.experts, layer.below, layer.above) for each in line
     ]
     learnt = {id(each) for each in network.learnt()}
     return apart(
+        *zip([*everything, *network.top], start, strict=True),
         *zip(free, wanted[0], strict=True),
         *zip(bound, wanted[1], strict=True),
         (len(learnt & {id(each) for each in [*everything, *network.top]}), 14),
@@ -246,6 +252,7 @@ MECHANISMS = (
     *noticed_by(
         "a plain loop over experts",
         _network_off,
+        ("lines start within one over the root of their inputs", model._line, "inputs**-0.5", "outputs**-0.5"),
         ("an expert is a rectified layer", model.GatedLayer.mix, "relu(along(self.experts, inputs))",
          "along(self.experts, inputs)"),
         ("its answer is scaled by the gate", model.GatedLayer.mix, "gate[:, :, None] * said", "said"),

@@ -311,7 +311,12 @@ def _trained_off(text: tuple[torch.Tensor, ...], kind: str, seed: int) -> float:
         run = train(4, 2, kind, 3, seed)
     trained, sizes, pairs = started[0][1], sizes_of(4, 2, kind), []
     weights, batches = (torch.Generator().manual_seed(2 * seed + number) for number in range(2))
-    network = decoder.at_random(sizes, weights)
+    network, again = decoder.at_random(sizes, weights), torch.Generator().manual_seed(2 * seed)
+    for number in network.parameters():
+        drawn = 1 if number.ndim == 1 else torch.empty(number.shape).normal_(0, 0.02, generator=again)
+        pairs.append((number.detach().clone(), drawn * torch.ones(number.shape)))
+    pairs += [(part, getattr(_short(), name)) for part, name in zip(text, ("training", "held_out"), strict=True)]
+    pairs.append((sizes.hidden, 256 if kind == "as fast" else 128))
     adam, curve = torch.optim.AdamW(network.parameters(), 3e-3), [_perplexity(network, text[1])]
     for step in range(3):
         starts = torch.randint(500 - 48, (16, 1), generator=batches)[:, 0].tolist()
@@ -386,6 +391,9 @@ MECHANISMS = (
         _steps_off,
         ("the balancing loss is trained on", model._learn,
          "loss + BALANCE * sum(balancing_loss(choice) for choice in choices)", "loss"),
+        ("matrices start small", decoder.at_random, "INITIAL_SPREAD", "2 * INITIAL_SPREAD"),
+        ("held-out words are not trained on", model.corpus, "text.training", "text.held_out"),
+        ("the block as fast is as wide as a word's experts", Sizes.as_fast, "self.top_k * self.hidden", "self.hidden"),
         ("fᵢ are shares of assignments", model.balancing_loss, "shares * choice", "choice"),
         ("Pᵢ are mean probabilities", model.balancing_loss, ".softmax(dim=-1).mean(dim=0)", ".softmax(dim=-1)[0]"),
         ("Pᵢ have a slope", model.balancing_loss, "choice.logits.softmax", "choice.logits.detach().softmax"),

@@ -159,9 +159,13 @@ def _as_tree(lines: np.ndarray) -> Tree:
 def _cases_off(seed: int) -> float:
     """Leaves, answers, responsibilities, likelihood and error of a tree that is drawn at random."""
     tree, inputs, desired = _some(seed)
+    draws, weight = np.random.default_rng(seed), np.linspace(0, 1, 60)
     likely, said, fit = _plainly(tree, inputs, desired)
+    gained = (weight * np.log(fit[:, 0])).sum() - RIDGE / 2 * (tree.experts[0] ** 2).sum()
     penalty = RIDGE / 2 * (_lines(tree) ** 2).sum()
     return apart(
+        (_lines(tree), np.concatenate([draws.uniform(-1, 1, (many, 3)) for many in (1, 2, 4)])),
+        (model._fit(tree.experts[0], inputs, desired, weight), gained),
         (tree.leaves(inputs), likely),
         (tree.answer(inputs), (likely * said).sum(axis=1)),
         (model.responsibilities(tree, inputs, desired), _posterior(tree, inputs, desired)),
@@ -254,6 +258,8 @@ MECHANISMS = (
         ("a gate's chance is the prior", model.shared_out, "leaves * ", ""),
         ("responsibilities sum to 1", model.shared_out, "joint / joint.sum(axis=1, keepdims=True)", "joint"),
         ("an expert that says no makes a no likely", model._chance, "said, 1 - said", "said, said"),
+        ("lines start at random on both sides", model.at_random, "uniform(-START", "uniform(0"),
+        ("a step's gain has its penalty", model._fit, " - RIDGE / 2 * line @ line", ""),
         ("the objective has its penalty", model.log_likelihood, " - RIDGE / 2 * (lines**2).sum()", ""),
     ),
     *noticed_by(

@@ -243,6 +243,8 @@ def _by_hand_off(seed: int) -> float:
     points = np.array([[0.0], [1], [10], [11], [12]])
     draws = np.random.default_rng(seed)
     centres, nearest = hidden_markov.k_means(points, 2, draws)
+    with swapped(hidden_markov, "ROUNDS", 0):
+        first, _ = hidden_markov.k_means(np.append(np.zeros(50), 10)[:, None], 2, draws)
     frames = [points[:2], points[1:3], points[2:4], points[3:]]
     started = model._started(frames, np.array([0, 0, 0, 1]), 2, 1, draws)
     features = model._features(frames)
@@ -251,6 +253,7 @@ def _by_hand_off(seed: int) -> float:
     expert, label = (np.repeat([pair[i] for pair in votes], list(votes.values())) for i in (0, 1))
     return apart(
         (np.sort(centres[:, 0]), [0.5, 11]),
+        (np.sort(first[:, 0]), [0, 10]),
         (centres[nearest, 0], [0.5, 0.5, 11, 11, 11]),
         (started.prior, np.array([4, 2]) / 6),
         (started.means[:, 0, 0], [np.concatenate(frames[:3]).mean(), 11.5]),
@@ -323,6 +326,7 @@ MECHANISMS = (
         "cases by hand",
         _by_hand_off,
         ("a centre is the mean of its points", hidden_markov.k_means, "mine.mean(axis=0)", "mine[0]"),
+        ("centres start far from each other", hidden_markov.k_means, "p=odds", "p=None"),
         ("a point goes to the nearest centre", hidden_markov._distances, "** 2", "* 1"),
         ("groups of unequal size have unequal shares", model._started, "np.bincount(groups, minlength=experts) + 1",
          "np.ones(experts)"),

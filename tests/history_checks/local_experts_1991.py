@@ -240,7 +240,7 @@ def _updates_off(seed: int) -> float:
     x = np.column_stack([data.formants / 1000, np.ones(len(data.vowel))])[:400]  # 50 speakers, 4 vowels, twice each
     wanted = np.array([vowel in (0, 2) for vowel in data.vowel[:400]], np.float64)
     run = train(data, 3, seed=seed, max_epochs=2)
-    lines, gate, squared = run.expert_lines[0], np.zeros((3, 3)), []
+    lines, gate, squared = np.random.default_rng(seed).uniform(-0.1, 0.1, (3, 3)), np.zeros((3, 3)), []
 
     def cost(lines: np.ndarray, gate: np.ndarray) -> float:
         share, said = _said(x, lines, gate)
@@ -308,6 +308,7 @@ MECHANISMS = (
         _updates_off,
         ("the gate is a softmax", gates.softmax, " / powers.sum(axis=1, keepdims=True)", ""),
         ("experts are sigmoids", gates.sigmoid, "(1 + np.tanh(values / 2)) / 2", "values"),
+        ("experts start at random on both sides", train, "uniform(-START", "uniform(0"),
         ("the gate starts without a preference", train, "np.zeros_like(lines), []", "lines, []"),
         ("experts go down their slope", train, "lines = lines - step", "lines = lines + step"),
         ("slopes pass the sigmoid", train, "by_output * outputs * (1 - outputs)", "by_output"),

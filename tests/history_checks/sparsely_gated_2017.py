@@ -300,8 +300,8 @@ def _levels_off(seed: int) -> float:
 
 def _layers_off(seed: int) -> float:
     """What each word gets from its own experts; and what layers add to each other in the language model."""
-    draws = torch.Generator().manual_seed(seed)
-    pairs = []
+    draws, again = (torch.Generator().manual_seed(seed) for _ in range(2))
+    pairs = [(model._matrix((64, 5), draws), (2 * torch.rand(64, 5, generator=again) - 1) / 8)]
     for groups in (0, 2):
         network = model.SparseLanguageModel(20, 6, K, groups, draws)
         for each in (network.mixture.gate, network.mixture.spread):
@@ -372,6 +372,11 @@ def _trained_off(text: Words, seed: int, groups: int) -> float:
     np.put_along_axis(weights, routing.chosen.numpy(), routing.weights.numpy(), axis=1)
     shown = np.zeros((1024, 4))
     np.put_along_axis(shown, trace.experts[-1].astype(int), trace.weights[-1], axis=1)
+    scored = routing.levels[-1].clean.log_softmax(dim=-1)
+    if groups:
+        of_groups = routing.levels[0].clean.log_softmax(dim=-1)
+        scored = torch.cat([of_groups[:, [g]] + scored[g] for g in range(groups)], dim=1)
+    pairs.append((torch.from_numpy(trace.logits[-1]).log_softmax(dim=-1), scored))
     pairs += [(run.perplexity, torch.stack(costs).mean().exp()), (shown, weights)]
     return apart(*pairs, *zip(trained.parameters(), numbers, strict=True))
 
@@ -429,6 +434,7 @@ MECHANISMS = (
         "layers, word by word",
         _layers_off,
         ("all gates start at 0", model._gate, "torch.zeros(shape)), nn", "torch.ones(shape)), nn"),
+        ("layers start within one over the root of D", model._matrix, "math.sqrt(UNITS)", "UNITS"),
         ("answers are scaled by the gate", model.SparseMixture.forward, "own * routing.weights[:, :, None]", "own"),
         ("a word gets its own answer", model.SparseMixture.forward, "index_select(0, place)",
          "index_select(0, place.flip(0))"),
@@ -454,6 +460,7 @@ MECHANISMS = (
         ("balance is measured", model._balance, "each.max() / each.mean()", "each.mean() / each.max()"),
         ("held-out words have no noise", model._without_noise, "model(given)", "model(given, torch.Generator())"),
         ("perplexity is of each word", model._without_noise, "total / ends", "total / ends / 2"),
+        ("the trace has both gates' logits", model._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
         ("the trace has the weights", model._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
     ),
 )

@@ -221,8 +221,9 @@ def _loop_off(seed: int) -> float:
         ]
         part = _given_out(weights, 69, draws)
         pairs.append((run.assigned[turn], part))
-    trace = model.trace_of(run)
+    trace, alone = model.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
     pairs += [
+        (run.single_error, (alone.predict(test.inputs) != test.odd).mean()),
         (trace.experts[..., 0], run.first_choice),
         (trace.experts[..., 1], np.where(run.assigned == run.first_choice, -1, run.assigned.astype(int))),
         (trace.weights[..., 0], run.weights.max(axis=2)),
@@ -361,6 +362,8 @@ MECHANISMS = (
         ("the uniform mixture weighs all alike", model.train, "on_test.sum(axis=1)", "on_test[:, 0]"),
         ("test digits are weighed by their own weights", model.train, "gater.weights(test.inputs)",
          "gater.weights(test.inputs)[::-1]"),
+        ("one machine learns from all", model.train, "machine(task.inputs, task.odd, kernel)",
+         "machine(task.inputs[:50], task.odd[:50], kernel)"),
         ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
     ),
     *noticed_by(

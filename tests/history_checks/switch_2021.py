@@ -176,14 +176,23 @@ def _layer_off(seed: int) -> float:
 
 
 def _balance_off(seed: int) -> float:
-    """The auxiliary loss of eight words and its slopes: N fᵢ / T each."""
+    """The auxiliary loss of eight words and its slopes, N fᵢ / T each; capacities, the start, and what is held out."""
     probabilities = torch.rand(8, 3, generator=torch.Generator().manual_seed(seed)).requires_grad_()
     chosen = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0])
     loss = model.balancing_loss(probabilities, chosen)
     loss.backward()
     share = torch.tensor([5, 2, 1]) / 8
     means = [sum(row[e] for row in probabilities.tolist()) / 8 for e in range(3)]
+    again = torch.Generator().manual_seed(seed)
+    drawn = torch.nn.init.trunc_normal_(torch.empty(40, 9), 0, 0.05, -0.1, 0.1, generator=again)  # √(0.1 / 40) is 0.05
+    with swapped(model, "english", _english):
+        training, held_out, _ = CORPUS()
+    words = np.concatenate([_english().training, _english().held_out])
+    stretches = np.split(words, range(1025, len(words), 1025))
     return apart(
+        (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
+        (held_out, np.concatenate(stretches[6::12])),
+        (training, np.concatenate([part for number, part in enumerate(stretches) if number % 12 != 6])),
         (loss, 3 * sum(f * p for f, p in zip(share.tolist(), means, strict=True))),
         (probabilities.grad, (3 * share / 8).expand(8, 3)),
         (model.balancing_loss(torch.full((6, 3), 1 / 3), torch.arange(6) % 3), 1),
@@ -313,6 +322,8 @@ MECHANISMS = (
         ("the loss is 1 where all are alike", model.balancing_loss, "experts * (", "("),
         ("Pᵢ have a slope", model.balancing_loss, "(share * probabilities.mean",
          "(0 * probabilities + share * probabilities.detach().mean"),
+        ("weights start by their inputs", model.matrix, "shape[-2]", "shape[-1]"),
+        ("held-out stretches are not trained on", model.corpus, "words[~kept_back]", "words"),
         ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
     ),
     *noticed_by(
