@@ -271,6 +271,7 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
     means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
     return [
         *pairs,
+        (trace.model.score_function == "sigmoid", estimator != "uniform"),
         (1 + run.class_spread(), 1 + means.std(axis=0).mean()),
         *((getattr(trained, name), values) for name, values in own.items()),
         (run.probability, sigma),
@@ -331,6 +332,7 @@ MECHANISMS = (
         ("steps have momentum", model._optimiser, ", momentum=MOMENTUM", ""),
         ("errors are means over draws", model._result, "for answer in answers", "for answer in answers[:1]"),
         ("a threshold is one half", model._result, "probability > 0.5", "probability > 0.25"),
+        ("the trace says what scores them", model.trace_of, 'else "sigmoid"', 'else "softmax"'),
         ("the trace has the blocks that are on", model.trace_of, "else result.on", "else ~result.on"),
     ),
 )

@@ -10,6 +10,7 @@ from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
 from moeviz.history.hierarchical_1994.model import (
     EM,
+    FLAT,
     GRADIENT,
     ONE_CUT,
     RIDGE,
@@ -244,6 +245,17 @@ def _run_off(seed: int) -> float:
             likely, said, _ = _plainly(tree, points, wanted)
             errors.append(((wanted - (likely * said).sum(axis=1)) ** 2).mean())
         pairs.append((model.errors(way, ONE_CUT, seed, 2), errors))
+    for way, step in ((EM, model.flat_pass), (GRADIENT, model.flat_climbs)):
+        flat, errors = Flat(*np.random.default_rng(seed).uniform(-1, 1, (2, 4, 3))), []
+        for _ in range(2):
+            flat = step(flat, points, wanted)
+            errors.append(((wanted - (flat.leaves(points) * flat.answers(points)).sum(axis=1)) ** 2).mean())
+        pairs.append((model.errors(way, FLAT, seed, 2), errors))
+    faces = {(1, 1): (0, -1), (1, -1): (1, -1), (-1, 1): (1, 1), (-1, -1): (0, 1)}  # along x or y, and which way
+    for point, answer in zip(points[:60, :2], wanted[:60], strict=True):
+        where = np.sign(point).astype(int)
+        axis, way = faces[tuple(where.tolist())]
+        pairs.append((answer, way * (point[axis] - where[axis] / 2) > 0))
     return apart(*pairs)
 
 
@@ -291,6 +303,9 @@ MECHANISMS = (
          "mine, wanted = inputs, desired"),
         ("test speakers are told from others", train, "trees[-1], inputs[~data.training], desired[~",
          "trees[-1], inputs[data.training], desired["),
+        ("a flat gate learns in the way that was asked", model._passes,
+         "flat_pass if way == EM", "flat_pass if way != EM"),
+        ("each quarter has a line of its own", two_cuts, "(points > 0)", "(points > 0.1)"),
         ("a uniform root stays so", model._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
         ("the trace has the leaves' chances", model.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
     ),

@@ -207,7 +207,7 @@ def _loop_off(seed: int) -> float:
         ]
         (start, x, _, y, *_), gater = gaters[turn]
         weights = gater.weights(task.inputs)
-        answer = (gater.weights(test.inputs) * on_test).sum(axis=1)
+        answer, learnt = (gater.weights(test.inputs) * on_test).sum(axis=1), (weights * outputs).sum(axis=1)
         pairs += [
             (given, part),
             (outputs, np.tanh([each.decision_function(task.inputs) for each in machines]).T),
@@ -216,6 +216,7 @@ def _loop_off(seed: int) -> float:
             (y, task.odd),
             (start.hidden, gaters[turn - 1][1].hidden if turn else start.hidden),  # it goes on from where it was
             (run.first_choice[turn], weights.argmax(axis=1)),
+            (run.train_error[turn], ((learnt > 0) != (task.odd > 0)).mean()),
             (run.test_error[turn], ((answer > 0) != (test.odd > 0)).mean()),
             (run.even_error[turn], ((on_test.sum(axis=1) > 0) != (test.odd > 0)).mean()),
         ]
@@ -285,7 +286,7 @@ def _soft_off(seed: int) -> float:
     fitted = em.fitted_gate(gate, x, shares)
     twice = np.where(np.arange(80) < 30, 2.0, 1.0)
     doubled = np.concatenate([np.arange(30), np.arange(80)])
-    start = em._start(x, 2, "k-means", seed)
+    start, drawn = (em._start(x, 2, kind, seed) for kind in ("k-means", "random"))
     return apart(
         (x.mean(axis=0), [0, 0, 1]),
         (x.std(axis=0), [1, 1, 0]),
@@ -296,6 +297,7 @@ def _soft_off(seed: int) -> float:
         (1 + np.abs(slopes(of_gate, fitted)).max() / 10, 1),  # L-BFGS ends with a slope of 1e-4 or so
         (em.line(x, side, twice), em.line(x[doubled], side[doubled], np.ones(110))),
         (em.line(x, np.ones(80), np.ones(80)), [0, 0, em.ALWAYS]),
+        (drawn.argmax(axis=1), np.random.default_rng(seed).integers(0, 2, 80)),
         (np.sort(start, axis=1), np.tile([0.05, 0.95], (80, 1))),
     )
 
@@ -362,6 +364,8 @@ MECHANISMS = (
         ("the uniform mixture weighs all alike", model.train, "on_test.sum(axis=1)", "on_test[:, 0]"),
         ("test digits are weighed by their own weights", model.train, "gater.weights(test.inputs)",
          "gater.weights(test.inputs)[::-1]"),
+        ("training errors are of weighted answers", model.train,
+         "mixed(weights, outputs), task", "outputs.sum(axis=1), task"),
         ("one machine learns from all", model.train, "machine(task.inputs, task.odd, kernel)",
          "machine(task.inputs[:50], task.odd[:50], kernel)"),
         ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
@@ -384,6 +388,7 @@ MECHANISMS = (
         ("a slope has its decay", em.slope, " - SLOPE_DECAY * found", ""),
         ("the gate is fitted to responsibilities", em.fitted_gate, "proportions - shares", "proportions"),
         ("inputs are standardised", em.standardised, "-mean / spread", "0"),
+        ("a random start is drawn", em._start, 'if start == "k-means"', 'if start != "k-means"'),
         ("a case begins with its cluster's expert", em._start, "SURE * np.eye", "SURE / 2 * np.eye"),
     ),
     *noticed_by(

@@ -189,7 +189,9 @@ def _balance_off(seed: int) -> float:
         training, held_out, _ = CORPUS()
     words = np.concatenate([_english().training, _english().held_out])
     stretches = np.split(words, range(1025, len(words), 1025))
+    kinds = [model._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
     return apart(
+        (kinds == ["word", "word", "number", "sign", "rare"], True),
         (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
         (held_out, np.concatenate(stretches[6::12])),
         (training, np.concatenate([part for number, part in enumerate(stretches) if number % 12 != 6])),
@@ -324,6 +326,7 @@ MECHANISMS = (
          "(0 * probabilities + share * probabilities.detach().mean"),
         ("weights start by their inputs", model.matrix, "shape[-2]", "shape[-1]"),
         ("held-out stretches are not trained on", model.corpus, "words[~kept_back]", "words"),
+        ("words have kinds", model._kind, "text.isdigit()", "text.isalpha()"),
         ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
     ),
     *noticed_by(
