@@ -271,6 +271,7 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
     means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
     return [
         *pairs,
+        (trace.weights, trace.experts >= 0),
         (trace.model.score_function == "sigmoid", estimator != "uniform"),
         (1 + run.class_spread(), 1 + means.std(axis=0).mean()),
         *((getattr(trained, name), values) for name, values in own.items()),
@@ -332,6 +333,8 @@ MECHANISMS = (
         ("steps have momentum", model._optimiser, ", momentum=MOMENTUM", ""),
         ("errors are means over draws", model._result, "for answer in answers", "for answer in answers[:1]"),
         ("a threshold is one half", model._result, "probability > 0.5", "probability > 0.25"),
+        ("a block that is on counts whole", model.trace_of, "np.ones((1, *on.shape), np.float32)",
+         "np.full((1, *on.shape), 0.5, np.float32)"),
         ("the trace says what scores them", model.trace_of, 'else "sigmoid"', 'else "softmax"'),
         ("the trace has the blocks that are on", model.trace_of, "else result.on", "else ~result.on"),
     ),

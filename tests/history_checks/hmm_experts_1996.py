@@ -249,10 +249,17 @@ def _by_hand_off(seed: int) -> float:
     started = model._started(frames, np.array([0, 0, 0, 1]), 2, 1, draws)
     features = model._features(frames)
     spread = np.array([[each.mean(), each.std()] for each in frames])
+    again = np.random.default_rng(seed)
+    ours = model._started(frames, hidden_markov.k_means(features, 2, again)[1], 2, 1, again)
+    for _ in range(2):
+        ours, _ = hidden_markov.step(ours, side_by_side(frames), "soft")
+    with swapped(model, "MAX_ITERATIONS", 2):
+        fitted, _ = model.fit(frames, 2, 1, seed=seed)
     votes = {(0, 0): 5, (0, 1): 4, (1, 0): 4}  # the most are right if expert 1 has label 0
     expert, label = (np.repeat([pair[i] for pair in votes], list(votes.values())) for i in (0, 1))
     return apart(
         (np.sort(centres[:, 0]), [0.5, 11]),
+        *((getattr(fitted, name), getattr(ours, name)) for name in ("prior", "means", "variances")),
         (np.sort(first[:, 0]), [0, 10]),
         (centres[nearest, 0], [0.5, 0.5, 11, 11, 11]),
         (started.prior, np.array([4, 2]) / 6),
@@ -327,7 +334,9 @@ MECHANISMS = (
         _by_hand_off,
         ("a centre is the mean of its points", hidden_markov.k_means, "mine.mean(axis=0)", "mine[0]"),
         ("centres start far from each other", hidden_markov.k_means, "p=odds", "p=None"),
-        ("a point goes to the nearest centre", hidden_markov._distances, "** 2", "* 1"),
+        ("a point goes to the nearest centre", hidden_markov.k_means, "argmin", "argmax"),
+        ("draws go with the seed", model.fit, "default_rng(seed)", "default_rng(seed + 1)"),
+        ("EM is repeated", model.fit, "found, value = step(", "_, value = step("),
         ("groups of unequal size have unequal shares", model._started, "np.bincount(groups, minlength=experts) + 1",
          "np.ones(experts)"),
         ("an expert starts from its own group", model._started, "if group == expert", "if group >= expert"),

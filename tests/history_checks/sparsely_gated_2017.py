@@ -393,7 +393,7 @@ MECHANISMS = (
          "scores.softmax(dim=-1).gather(-1, chosen)"),
         ("without noise a choice is sure", ONE, "noise is None or k == scores.shape[-1]", "k == scores.shape[-1]"),
         ("importance is the sum of weights", noisy_top_k.one_level, "gate_values(choice).sum(dim=-2)",
-         "(gate_values(choice) > 0).sum(dim=-2)"),
+         "gate_values(choice).ceil().sum(dim=-2)"),
         ("load is the sum of chances", noisy_top_k.one_level, "choice.probability.sum(dim=-2)",
          "gate_values(choice).sum(dim=-2)"),
         ("variation is relative to the mean", noisy_top_k.squared_variation, " / (values.mean() ** 2 + 1e-10)", ""),

@@ -198,7 +198,8 @@ def _loop_off(seed: int) -> float:
         run = model.train(experts=3, room=2, iterations=3, seed=seed)
     draws = np.random.default_rng(seed)
     part = draws.permutation(np.arange(200) % 3)
-    model.new_gater(30, model.HIDDEN, 3, draws)  # draws as many numbers
+    begins = [draws.normal(0, size, shape) for size, shape in ((30**-0.5, (30, 4)), (0.5, 4), (0.1, (4, 3)))]
+    pairs += zip(gaters[0][0][0].numbers, [*begins, np.full(3, 1 / 3)], strict=True)
     images = datasets.Digits(np.zeros((200, 28, 28), np.uint8), task.digit)
     pairs += [(run.capacity, 69), (model._task(task.inputs, images).odd, np.where(task.digit % 2, 1, -1))]
     for turn, ((given, *_), (outputs, on_test)) in enumerate(said):
@@ -293,6 +294,7 @@ def _soft_off(seed: int) -> float:
         (responsible, rows),
         (likelihood, np.mean(logs)),
         (em.mixture(x, lines, slope, gate), mixture),
+        ([em.slope(np.full(1000, m), np.ones(1000)) for m in (0.1, -0.1)], [30, 0.05]),
         (slopes(of_slope, np.array(em.slope(margins, shares[:, 0]))), 0),
         (1 + np.abs(slopes(of_gate, fitted)).max() / 10, 1),  # L-BFGS ends with a slope of 1e-4 or so
         (em.line(x, side, twice), em.line(x[doubled], side[doubled], np.ones(110))),
@@ -356,6 +358,7 @@ MECHANISMS = (
         ("an expert learns from its own part", model._experts_say, "part == expert", "part >= 0"),
         ("experts are squashed by a tanh", model.machine, "np.tanh(model.decision_function(inputs))",
          "model.decision_function(inputs)"),
+        ("the gater begins even", model.new_gater, "np.full(experts, 1 / experts)", "np.arange(experts) / experts"),
         ("the gater goes on from where it was", model.train, "gater = trained(gater,", "_ = trained(gater,"),
         ("an example goes where its weight is highest", model.assign, "np.argsort(-weights", "np.argsort(weights"),
         ("a full expert takes no more", model.assign, " if left[expert]", ""),
@@ -385,6 +388,7 @@ MECHANISMS = (
         ("an expert learns a case by its share", em.line, ", sample_weight=share[seen]", ""),
         ("of one class it says that class", em.line, "ALWAYS * classes.sum()", "0"),
         ("a slope counts cases by their shares", em.slope, "rise = (share * ", "rise = ("),
+        ("a slope has limits", em.slope, "np.clip(found + rise / bend, *SLOPES)", "found + rise / bend"),
         ("a slope has its decay", em.slope, " - SLOPE_DECAY * found", ""),
         ("the gate is fitted to responsibilities", em.fitted_gate, "proportions - shares", "proportions"),
         ("inputs are standardised", em.standardised, "-mean / spread", "0"),
