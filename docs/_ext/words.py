@@ -12,7 +12,8 @@ MORE = {
     "shared expert": "an expert that every token of a layer runs through, beside those that the router chooses.",
     "dense layer": "a layer with one feed-forward block and no router.",
     "expert load": "f_i: the share of a layer's assignments that expert i serves.",
-    "importance": "P_i: the mean probability that a router gives expert i, over tokens.",
+    "importance": "P_i: the mean probability that a router gives expert i, over tokens; for the system of 2017, "
+    "the sum of expert i's weights where it is kept.",
     "uniform": "the same for all experts: each has 1 / number of experts.",
     "at random": "what choosing experts by chance would show, as a yardstick for what is seen.",
     "MaxVio": "maximal violation: how far the busiest expert's load lies above the mean load, as a share of the mean.",

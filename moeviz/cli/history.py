@@ -21,14 +21,16 @@ EXAMPLES = """examples:
   moeviz history run local-experts --seed 3 -o 1991.npz
   moeviz history check                                in a checkout: ours next to the papers'; exit code 1 if any fails
   moeviz history check switch --quick                 one system, with less training
-  moeviz history check switch --quick --controls      and with each mechanism broken: every claim must miss then
+  moeviz history check all --quick --controls         and with each mechanism broken: a claim must notice it
   moeviz history check --seed 11                      the same claims of other runs"""
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz history`."""
     parser.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
-    parser.add_argument("name", nargs="?", help="which system to run or check (default: local-experts; all)")
+    parser.add_argument(
+        "name", nargs="?", help="which system to run or check (to run: local-experts, unless named; to check: all)"
+    )
     parser.add_argument(
         "--seed",
         type=number(int, 0),
@@ -87,7 +89,7 @@ def check(args: Namespace) -> int:
     Raises `MoevizError` outside a checkout: the checks are not installed with moeviz.
     """
     text = from_tests("history_checks.claims_text", "The checks of the history are", "history check")
-    names, show = [args.name] if args.name else [], note if args.json else print
+    names, show = [args.name] if args.name not in (None, "all") else [], note if args.json else print
     table = text.check(names, args.quick, args.seed, args.controls, show)
     if args.json:
         print(json.dumps(records(table)))

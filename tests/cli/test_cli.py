@@ -671,6 +671,20 @@ def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history", "check", "no-such"]) == 1
 
 
+def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
+    asked, table = (
+        [],
+        pd.DataFrame({"system": "counts", "what": "sum", "ours": [1.0], "paper": 1.0, "kind": "measured"}),
+    )
+    table = table.assign(tolerance="exactly", passed=True, remark="")
+    monkeypatch.setattr(
+        "history_checks.claims_text.check_claims",
+        lambda names, *rest: asked.append(names) or iter([table]),
+    )
+    assert main(["history", "check", "all"]) == main(["history", "check"]) == 0
+    assert asked == [[], []] and capsys.readouterr().out.count("CPU time: ") == 2
+
+
 def test_history_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
     assert main(["history", "check", "counts", "--controls"]) == 1

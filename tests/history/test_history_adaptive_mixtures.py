@@ -52,33 +52,6 @@ def proportions_of(mixture, data):
     return np.stack([mixture.state(at).proportions(inputs) for at in range(len(mixture.recorded))])
 
 
-@pytest.mark.parametrize("name", ERRORS)
-def test_the_gradients_of_each_error_are_its_numerical_differences(name):
-    rng = np.random.default_rng(1)
-    outputs, logits, desired = rng.uniform(size=(5, 3)), rng.normal(size=(5, 3)), np.array([0, 1, 1, 0, 1.0])
-    error = ERRORS[name]
-    _, by_output, by_logit = error(outputs, softmax(logits), desired)
-    for expert in range(3):
-        nudge = 1e-6 * (np.arange(3) == expert)
-        rise = error(outputs + nudge, softmax(logits), desired)[0] - error(outputs - nudge, softmax(logits), desired)[0]
-        assert rise / 2e-6 == pytest.approx(by_output[:, expert], abs=1e-8)
-        rise = error(outputs, softmax(logits + nudge), desired)[0] - error(outputs, softmax(logits - nudge), desired)[0]
-        assert rise / 2e-6 == pytest.approx(by_logit[:, expert], abs=1e-8)
-
-
-def test_the_errors_of_one_sample_are_those_worked_by_hand():
-    """d = 1, experts say 1 and 0, the gate 1/4 and 3/4: the mixture says 1/4."""
-    outputs, gate, desired = np.array([[1.0, 0.0]]), np.array([[0.25, 0.75]]), np.array([1.0])
-    values = {name: float(error(outputs, gate, desired)[0][0]) for name, error in ERRORS.items()}
-    assert values == pytest.approx(
-        {
-            "cooperative": 0.75**2,
-            "competitive": 0.75,
-            "mixture likelihood": -np.log(0.25 + 0.75 * np.exp(-0.5)),
-        }
-    )
-
-
 def test_sigmoid_and_softmax_stand_large_numbers():
     assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
     assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1, 0], [0.5, 0.5]]

@@ -30,7 +30,6 @@ from moeviz.history.conditional_computation_2015.model import (
     GatedNetwork,
     reinforce,
     sparsity_loss,
-    straight_through,
     trace_of,
     train,
     variance_loss,
@@ -70,28 +69,9 @@ def result_of(on, probability, answer=(3, 3), digit=(3, 8)) -> Conditional:
     )
 
 
-def test_the_losses_of_a_batch_of_two_are_those_worked_by_hand():
-    """σ = (.9, .1) and (.5, .1), τ = .25. L_b = |.7 − .25| + |.1 − .25| = .6.
-
-    L_e = (|.5 − .25| + |.3 − .25|) / 2 = .15. The variances of the blocks are .2² and 0, so L_v = −.04.
-    """
-    probability = torch.tensor([[0.9, 0.1], [0.5, 0.1]])
-    assert float(sparsity_loss(probability, 0.25)) == pytest.approx(0.6 + 0.15)
-    assert float(variance_loss(probability)) == pytest.approx(-0.04)
-
-
 def test_a_policy_that_gives_every_block_the_target_has_no_sparsity_loss():
     even = torch.full((5, 4), 0.25)
     assert float(sparsity_loss(even, 0.25)) == 0 and float(variance_loss(even)) == 0
-
-
-def test_the_slope_of_the_policy_gradient_is_that_of_both_papers():
-    """(u − σ)(C − b) / N by each logit, as 2013 has it for a single unit."""
-    logits = torch.tensor([[0.0, 2.0], [-1.0, 0.5]], requires_grad=True)
-    on, cost = torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([3.0, 0.5])
-    reinforce(logits, on, cost, baseline=1.0).backward()
-    expected = (on - torch.sigmoid(logits)) * (cost - 1.0)[:, None] / 2
-    assert logits.grad.numpy() == pytest.approx(expected.detach().numpy(), abs=1e-6)
 
 
 def test_the_policy_gradient_is_right_on_average_whatever_the_baseline():
@@ -103,15 +83,6 @@ def test_the_policy_gradient_is_right_on_average_whatever_the_baseline():
             reinforce(logits, torch.tensor([[on]]), torch.tensor([on]), baseline).backward()
             slopes.append(float(logits.grad))
         assert 0.75 * slopes[0] + 0.25 * slopes[1] == pytest.approx(0.25 * 0.75)
-
-
-def test_straight_through_changes_no_value_and_no_slope():
-    logits = torch.tensor([[-40.0, 0.3]], requires_grad=True)
-    on = torch.tensor([[1.0, 0.0]])
-    gates = straight_through(on, logits)
-    assert torch.equal(gates.detach(), on)
-    (gates * torch.tensor([[2.0, -3.0]])).sum().backward()
-    assert logits.grad.tolist() == [[2.0, -3.0]]
 
 
 def test_a_block_that_is_off_adds_nothing_and_all_on_is_the_dense_network():
@@ -209,13 +180,6 @@ def test_what_each_digit_switches_on_is_worked_by_hand():
     assert frame.groupby("digit")["probability"].apply(list).tolist() == [[0.625, 0.5]] * 10
     assert frame.groupby("digit")["on"].apply(list).tolist() == [[0.5, 1.0]] * 10
     assert (frame["target"] == 0.25).all() and result.class_spread() == 0
-
-
-def test_the_spread_over_kinds_is_that_of_their_means():
-    """Block 0: σ is 1 for the digits 5 to 9 and 0 for the others, so 1/2; block 1: always 1/2, so 0. Mean 1/4."""
-    kinds = np.arange(10)
-    probability = np.stack([kinds >= 5, np.full(10, 0.5)], axis=1).clip(1e-6, 1 - 1e-6)
-    assert result_of(probability > 0.5, probability, kinds, kinds).class_spread() == pytest.approx(0.25, abs=1e-5)
 
 
 def test_how_many_blocks_are_on_beside_the_lot_by_hand():

@@ -27,16 +27,11 @@ from moeviz.history.deep_mixture_2013.model import (
     MARGIN,
     PLACES,
     DeepMixture,
-    GatedLayer,
     balanced,
-    moved,
-    moves,
     start,
     trace_of,
     train,
-    windows,
 )
-from moeviz.history.shared.datasets import Digits
 from moeviz.history.shared.results import shipped
 
 pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
@@ -76,21 +71,6 @@ def made_up(gate_of_place, gate_of_digit):
     )
 
 
-def test_a_layer_mixes_its_experts_as_worked_by_hand():
-    """x = 2. Experts relu(x) = 2 and relu(3 - x) = 1, gates 1/4 and 3/4: 2/4 + 3/4 = 1.25.
-
-    The gate's hidden unit is relu(x - 1) = 1, and its logits 1 · 1 + 0 and -1 · 1 + 0.5.
-    """
-    layer = GatedLayer(
-        experts=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 3.0])),
-        below=(torch.tensor([[1.0]]), torch.tensor([-1.0])),
-        above=(torch.tensor([[1.0, -1.0]]), torch.tensor([0.0, 0.5])),
-    )
-    inputs = torch.tensor([[2.0]])
-    assert layer.mix(inputs, torch.tensor([[0.25, 0.75]])).tolist() == [[1.25]]
-    assert layer.logits(inputs).tolist() == [[1.0, -0.5]]
-
-
 def test_an_expert_ahead_by_more_than_the_margin_is_left_out_and_the_rest_scaled_to_1():
     """Gates 1/2, 1/3 and 1/6; totals 30, 10 and 5, mean 15. With margin 10 the first is out: 2/3 and 1/3 are left."""
     logits, totals = torch.tensor([[3.0, 2.0, 1.0]]).log(), torch.tensor([30.0, 10.0, 5.0])
@@ -106,19 +86,6 @@ def test_the_gate_stays_a_number_and_learns_where_next_to_nothing_is_left():
     assert gate.tolist() == [[0, 0.5, 0.5]]
     gate[0, 1].backward()
     assert logits.grad.tolist() == [[0, 0.25, -0.25]]
-
-
-def test_a_digit_is_moved_as_far_as_its_place_says_and_none_of_it_is_lost():
-    """One dot in the middle of 28 × 28 pixels, at row 14, column 14, is at row 18, column 18 of 36 × 36."""
-    images = np.zeros((1, 28, 28), np.uint8)
-    images[0, 14, 14] = 255
-    views, places = windows(Digits(images, np.array([3]))), torch.arange(PLACES)
-    pictures = moved(views, torch.zeros_like(places), places).unflatten(1, (36, 36))
-    right, down = moves(places)
-    assert (pictures.sum(dim=(1, 2)) == 1).all()
-    assert torch.equal(pictures.argmax(dim=1).amax(dim=1), 18 + down)
-    assert torch.equal(pictures.argmax(dim=2).amax(dim=1), 18 + right)
-    assert (right[0], down[0]) == (-4, -4) and (right[80], down[80]) == (4, 4) and (right[8], down[8]) == (4, -4)
 
 
 def test_the_gradient_of_the_network_is_its_numerical_difference():

@@ -67,22 +67,6 @@ def words(sizes: Sizes, number: int = 20) -> torch.Tensor:
     return torch.randn(number, sizes.width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
 
 
-def test_a_layer_of_three_experts_is_the_one_worked_by_hand():
-    """One input, one hidden unit: expert i says dᵢ · silu(gᵢ x) · uᵢ x.
-
-    x = 2; logits 2·(0, ln 3 / 2, −1) = 0, ln 3, −2: of these the first two, with weights 1/4 and 3/4. silu(2) = a.
-    Expert 0: g = u = d = 1 gives 2a. Expert 1: g = 1, u = 2, d = −1 gives −4a. y = 2a / 4 − 3 · 4a / 4 = −2.5 a.
-    """
-    mixture = MixtureBlock(Sizes(1, 1, 1, 1, 1, 1, experts=3, top_k=2)).double().requires_grad_(False)
-    mixture.router[:] = torch.tensor([[0.0], [np.log(3) / 2], [-1.0]])
-    for name, values in {"gate": (1, 1, 9), "up": (1, 2, 9), "down": (1, -1, 9)}.items():
-        getattr(mixture.experts, name)[:, 0, 0] = torch.tensor(values)
-    y, choice = mixture(torch.tensor([[2.0]], dtype=torch.float64))
-    assert choice.experts.tolist() == [[1, 0]]
-    assert choice.weights[0].tolist() == pytest.approx([0.75, 0.25])
-    assert y.item() == pytest.approx(-2.5 * 2 / (1 + np.exp(-2)))
-
-
 def test_with_all_experts_on_a_mixture_is_one_dense_block_and_with_fewer_the_same_with_the_others_at_0():
     for sizes in (TINY, TINY.as_large()):
         mixture, x = drawn(sizes), words(sizes)

@@ -1,6 +1,6 @@
 """The tree of experts of 1994: its equations, its fits, its trace, and what its paper claims."""
 
-from dataclasses import fields, replace
+from dataclasses import fields
 from functools import partial
 
 import numpy as np
@@ -14,24 +14,16 @@ from moeviz.history.hierarchical_1994.model import (
     FLAT,
     GRADIENT,
     ONE_CUT,
-    RIDGE,
-    STEP,
     TREE,
-    Flat,
     Hierarchy,
     Tree,
     errors,
-    fitted,
-    fitted_gate,
-    flat_climbs,
     responsibilities,
     trace_of,
     train,
-    tree_climbs,
     two_cuts,
 )
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
-from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import load_by_label
 
@@ -57,15 +49,6 @@ def test_a_tree_by_hand():
     assert tree.leaves(one)[0] == pytest.approx([0.5, 0, 0.25, 0.25])
     assert tree.answer(one)[0] == pytest.approx(0.625)
     assert responsibilities(tree, one, np.ones(1))[0] == pytest.approx([0.8, 0, 0, 0.2])
-
-
-def test_a_fit_is_where_the_gradient_of_the_weighted_likelihood_is_nothing():
-    rng = np.random.default_rng(0)
-    inputs = np.column_stack([rng.normal(size=(200, 2)), np.ones(200)])
-    wanted, weight = rng.uniform(size=200), rng.uniform(size=200)
-    line = fitted(fitted(np.zeros(3), inputs, wanted, weight), inputs, wanted, weight)
-    slope = inputs.T @ (weight * (wanted - sigmoid(inputs @ line))) - RIDGE * line
-    assert np.abs(slope).max() < 1e-8
 
 
 def test_no_pass_makes_the_tree_worse(result):
@@ -135,41 +118,6 @@ def test_the_plane_has_every_sample_and_gates_that_are_even_on_their_lines(resul
     assert tree.branches(np.column_stack([root, np.ones(2)])) == pytest.approx(0.5)
     used = set(samples["expert"])
     assert set(gates["line"]) == {"root"} | {f"branch {i}" for i in (0, 1) if {2 * i, 2 * i + 1} <= used}
-
-
-def test_a_step_of_gradient_descent_goes_along_the_numerical_gradient_of_the_likelihood():
-    """Of each number in the lines of a tree and of a flat mixture, less the ridge that a step leaves out."""
-    data = two_cuts()
-    inputs, desired = (part[:50] for part in encode(data))
-    rng = np.random.default_rng(3)
-    tree = Tree(*(rng.uniform(-1, 1, size) for size in (3, (2, 3), (4, 3))))
-    flat = Flat(*rng.uniform(-1, 1, (2, 4, 3)))
-    for shape, climbs in ((tree, tree_climbs), (flat, flat_climbs)):
-        after = climbs(shape, inputs, desired)
-        for each in fields(shape):
-            moved = (getattr(after, each.name) - getattr(shape, each.name)) / STEP
-            for at in np.ndindex(moved.shape):
-                assert moved[at] == pytest.approx(_slope(shape, each.name, at, inputs, desired), abs=1e-6), each.name
-
-
-def _slope(shape, name, at, inputs, desired):
-    def likelihood(by):
-        lines = getattr(shape, name).copy()
-        lines[at] += by
-        there = replace(shape, **{name: lines})
-        said = np.where(desired[:, None] > 0.5, there.answers(inputs), 1 - there.answers(inputs))
-        return np.log((there.leaves(inputs) * said).sum(axis=1)).mean()
-
-    return (likelihood(1e-5) - likelihood(-1e-5)) / 2e-5
-
-
-def test_a_flat_gate_is_fitted_to_where_the_gradient_is_nothing():
-    rng = np.random.default_rng(0)
-    inputs = np.column_stack([rng.normal(size=(200, 2)), np.ones(200)])
-    share = rng.dirichlet(np.ones(4), 200)
-    gate = fitted_gate(fitted_gate(np.zeros((4, 3)), inputs, share), inputs, share)
-    slope = (share - softmax(inputs @ gate.T)).T @ inputs - RIDGE * gate
-    assert np.abs(slope).max() < 1e-8
 
 
 def test_the_curve_of_the_tree_is_that_of_its_training():

@@ -1,7 +1,6 @@
 """Mixtures of hidden Markov models: their sums, EM, whom they find, the gate over time, its trace, and their claims."""
 
 import inspect
-import itertools
 import sys
 from dataclasses import fields, replace
 from functools import partial
@@ -35,7 +34,7 @@ from moeviz.history.hmm_experts_1996.hidden_markov import (
     side_by_side,
     step,
 )
-from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, matched, settled_after, trace_of, train
+from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, trace_of, train
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
@@ -70,62 +69,6 @@ def some_experts(seed: int = 0, experts: int = 2, states: int = 3, features: int
 def density(experts: HiddenMarkovModels, expert: int, state: int, frame: np.ndarray) -> float:
     mean, variance = experts.means[expert, state], experts.variances[expert, state]
     return float(np.prod(np.exp(-((frame - mean) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)))
-
-
-def by_hand(experts: HiddenMarkovModels, expert: int, frames: np.ndarray) -> dict[tuple[int, ...], float]:
-    """The probability of the frames along every path of states."""
-    found = {}
-    for path in itertools.product(range(experts.start.shape[1]), repeat=len(frames)):
-        value = experts.start[expert, path[0]]
-        for before, after in itertools.pairwise(path):
-            value *= experts.transitions[expert, before, after]
-        found[path] = value * np.prod([density(experts, expert, *pair) for pair in zip(path, frames, strict=True)])
-    return found
-
-
-def test_every_prefix_likelihood_is_the_sum_over_all_paths_of_states():
-    experts, rng = some_experts(), np.random.default_rng(1)
-    frames = [rng.normal(size=(length, 2)) for length in (4, 1, 3)]
-    ours = prefix_log_likelihoods(experts, side_by_side(frames))
-    for number, expert in itertools.product(range(3), range(2)):
-        for heard in range(1, 5):
-            wanted = sum(by_hand(experts, expert, frames[number][:heard]).values())
-            assert ours[heard - 1, number, expert] == pytest.approx(np.log(wanted), abs=1e-12)
-
-
-def test_one_step_of_em_is_the_one_counted_along_all_paths(monkeypatch):
-    """Two sequences, two experts: expected counts from every path's share, times the expert's responsibility."""
-    for name in ("SEEN_TRANSITIONS", "SEEN_STARTS", "SEEN_SEQUENCES"):
-        monkeypatch.setattr(f"moeviz.history.hmm_experts_1996.hidden_markov.{name}", 0.0)
-    experts, rng = some_experts(states=2), np.random.default_rng(1)
-    frames = [rng.normal(size=(length, 2)) for length in (4, 2)]
-    new, objective = step(experts, side_by_side(frames), "soft")
-    paths = [[by_hand(experts, expert, each) for expert in range(2)] for each in frames]
-    joint = np.array([[experts.prior[k] * sum(of[k].values()) for k in range(2)] for of in paths])
-    shares = joint / joint.sum(axis=1, keepdims=True)
-    assert objective == pytest.approx(np.log(joint.sum(axis=1)).sum())
-    assert new.prior == pytest.approx(shares.mean(axis=0))
-    moved, begun, weight, total = np.zeros((2, 2, 2)), np.zeros((2, 2)), np.zeros((2, 2, 1)), np.zeros((2, 2, 2))
-    for number, expert in itertools.product(range(2), range(2)):
-        of = paths[number][expert]
-        for path, value in of.items():
-            count = shares[number, expert] * value / sum(of.values())
-            begun[expert, path[0]] += count
-            for before, after in itertools.pairwise(path):
-                moved[expert, before, after] += count
-            for state, frame in zip(path, frames[number], strict=True):
-                weight[expert, state] += count
-                total[expert, state] += count * frame
-    assert new.start == pytest.approx(begun / begun.sum(axis=1, keepdims=True))
-    assert new.transitions == pytest.approx(moved / moved.sum(axis=2, keepdims=True))
-    assert new.means == pytest.approx(total / weight)
-
-
-def test_responsibilities_are_bayes_rule_and_all_or_nothing_where_assignment_is_hard():
-    """Odds of 1 to 3 are shares of 1/4 and 3/4; a thousand nats lower, they are the same."""
-    joint = np.log([[1.0, 3.0]]) - 1000
-    assert responsibilities(joint, "soft") == pytest.approx(np.array([[0.25, 0.75]]))
-    assert responsibilities(joint, "hard").tolist() == [[0, 1]]
 
 
 def test_a_path_that_cannot_be_taken_does_not_break_the_sums():
@@ -169,18 +112,6 @@ def test_k_means_finds_three_heaps_and_stands_points_that_are_all_the_same():
     assert [len(set(heap)) for heap in nearest.reshape(3, 20)] == [1, 1, 1] and len(set(nearest)) == 3
     assert centres[nearest[0]] == pytest.approx(points[:20].mean(axis=0))
     assert k_means(np.ones((4, 2)), 3, rng)[0].tolist() == [[1, 1]] * 3
-
-
-def test_experts_are_matched_to_labels_one_to_one():
-    """Expert 0 has 2 of label 1 and 1 of label 0, expert 1 has 3 of label 1, expert 2 nothing: 1 + 3 is the most."""
-    expert, label = np.array([0, 0, 0, 1, 1, 1]), np.array([1, 1, 0, 1, 1, 1])
-    assert matched(expert, label, 3).tolist() == [0, 1, NO_SPEAKER]
-
-
-def test_settled_is_after_the_last_change():
-    """Winners 0 0 1, then 1 0 1, then 1 1 1 by sequence: the last change of each is to frame 3, none, and to 3."""
-    winner = np.array([[0, 1, 1], [0, 1, 0], [1, 1, 1]])
-    assert settled_after(winner).tolist() == [3, 1, 3]
 
 
 def test_the_shipped_mixture_is_what_its_settings_make_and_the_same_each_time(mixture, tmp_path):

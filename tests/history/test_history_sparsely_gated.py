@@ -35,15 +35,11 @@ from moeviz.history.sparsely_gated_2017.model import (
     train,
 )
 from moeviz.history.sparsely_gated_2017.noisy_top_k import (
-    GateChoice,
     balancing_loss,
-    chance_of_choice,
-    gate_values,
     kth_excluding,
     noisy_top_k,
     one_level,
     squared_variation,
-    two_levels,
 )
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -83,20 +79,6 @@ def mixture(groups: int = 0, top_k: int = 2, experts: int = 8) -> SparseMixture:
     return made
 
 
-def without_noise(scores: list[list[float]], k: int) -> GateChoice:
-    """What a gate chooses that gives these scores."""
-    return noisy_top_k(
-        torch.eye(len(scores)), torch.tensor(scores).float(), torch.zeros(len(scores), len(scores[0])), k
-    )
-
-
-def test_what_an_expert_has_to_beat_is_worked_by_hand():
-    """Scores 3, 1, 2. The best of the others is 2, 3, 3; the second of the others 1, 2, 1."""
-    scores = torch.tensor([[3.0, 1.0, 2.0]])
-    assert kth_excluding(scores, 1).tolist() == [[2, 3, 3]]
-    assert kth_excluding(scores, 2).tolist() == [[1, 2, 1]]
-
-
 @pytest.mark.parametrize("k", [1, 2, 4])
 def test_what_an_expert_has_to_beat_is_the_k_th_of_the_others_sorted(k):
     scores = torch.randn(20, 5, generator=draws())
@@ -105,52 +87,9 @@ def test_what_an_expert_has_to_beat_is_the_k_th_of_the_others_sorted(k):
         assert torch.equal(kth_excluding(scores, k)[:, expert], others.sort(descending=True).values[:, k - 1])
 
 
-def test_the_softmax_is_over_the_k_highest_alone():
-    """Scores ln 3, −5 and 0, k = 2: the first and the last are kept, with weights 3/4 and 1/4."""
-    choice = without_noise([[np.log(3), -5.0, 0.0]], 2)
-    assert choice.chosen.tolist() == [[0, 2]]
-    assert gate_values(choice).tolist()[0] == pytest.approx([3 / 4, 0, 1 / 4])
-    assert choice.probability.tolist() == [[1, 0, 1]]
-
-
-def test_the_chance_of_choice_is_how_often_an_expert_wins_when_its_noise_is_drawn_anew():
-    clean, deviation = torch.tensor([[0.3, 0.0, -0.4, 0.1]]), torch.tensor([[0.5, 1.0, 2.0, 0.2]])
-    scores = clean + deviation * torch.randn(1, 4, generator=draws())
-    chance = chance_of_choice(clean, scores, deviation, 2)[0]
-    for expert in range(4):
-        again = scores.repeat(20_000, 1)
-        again[:, expert] = clean[0, expert] + deviation[0, expert] * torch.randn(20_000, generator=draws(expert))
-        won = (again.topk(2).indices == expert).any(dim=-1).float().mean().item()
-        assert won == pytest.approx(chance[expert].item(), abs=0.015)
-
-
-def test_importance_load_and_their_variations_are_worked_by_hand():
-    """Two words, both keep expert 0 at weight 3/4: of experts 1 and 2 each gets one word at 1/4.
-
-    Importance 3/2, 1/4, 1/4: mean 2/3, variance (25/36 + 2 · 25/144) / 3 = 25/72, CV² = 25/32. Load 2, 1, 1: mean 4/3,
-    variance 2/9, CV² = 1/8.
-    """
-    routing = one_level(without_noise([[np.log(3), 0.0, -9.0], [np.log(3), -9.0, 0.0]], 2))
-    assert routing.importance.tolist() == pytest.approx([3 / 2, 1 / 4, 1 / 4])
-    assert routing.load.tolist() == [2, 1, 1]
-    assert balancing_loss(routing, 1.0, 0.0).item() == pytest.approx(25 / 32)
-    assert balancing_loss(routing, 0.0, 1.0).item() == pytest.approx(1 / 8)
-    assert balancing_loss(routing, 0.1, 0.2).item() == pytest.approx(0.1 * 25 / 32 + 0.2 / 8)
-
-
 def test_equal_experts_have_no_variation_and_all_for_one_has_the_most():
     assert squared_variation(torch.full((4,), 7.0)).item() == 0
     assert squared_variation(torch.tensor([8.0, 0, 0, 0])).item() == pytest.approx(3)
-
-
-@pytest.mark.parametrize("weights", [(1.0, 0.0), (0.0, 1.0)])
-def test_both_losses_have_the_gradient_of_their_numerical_differences(weights):
-    own = draws()
-    x, noise = (torch.randn(shape, generator=own, dtype=torch.float64) for shape in ((6, 3), (6, 4)))
-    gates = [torch.randn(3, 4, generator=own, dtype=torch.float64, requires_grad=True) for _ in range(2)]
-    assert torch.autograd.gradcheck(
-        lambda *gates: balancing_loss(one_level(noisy_top_k(x, *gates, 2, noise)), *weights), gates
-    )
 
 
 def test_a_gate_of_zeros_shares_the_words_out_by_lot():
@@ -169,49 +108,10 @@ def test_the_noise_decides_and_without_it_the_same_words_always_go_the_same_way(
     assert not torch.equal(made.route(x, draws(1)).chosen, made.route(x, draws(2)).chosen)
 
 
-def test_a_hierarchy_is_worked_by_hand():
-    """One word, two groups of two: the groups have 3/4 and 1/4; the first keeps its expert 1, the other its expert 0.
-
-    Ids are group · 2 + expert, so 1 and 2. Without noise the load is a count.
-    """
-    primary = without_noise([[np.log(3), 0.0]], 2)
-    gates = torch.tensor([[[0.0, 1.0]], [[1.0, 0.0]]])  # group, input, expert
-    routing = two_levels(primary, noisy_top_k(torch.eye(1), gates, torch.zeros(2, 1, 2), 1))
-    assert routing.chosen.tolist() == [[1, 2]]
-    assert routing.weights.tolist()[0] == pytest.approx([3 / 4, 1 / 4])
-    assert routing.importance.tolist() == pytest.approx([0, 3 / 4, 1 / 4, 0])
-    assert routing.load.tolist() == [0, 1, 1, 0]
-
-
-def test_the_load_of_a_hierarchy_is_equation_14_word_by_word():
-    made, x = mixture(groups=4, top_k=1), torch.randn(WORDS, UNITS, generator=draws())
-    routing = made.route(x, draws(1))
-    primary, secondary = routing.levels
-    for group in range(4):
-        theirs = (primary.chosen == group).any(dim=1)
-        within = secondary.probability[group, theirs].sum(dim=0)
-        load = primary.probability[:, group].sum() * within / theirs.sum()
-        assert routing.load.view(4, 2)[group].tolist() == pytest.approx(load.tolist(), rel=1e-4)
-    assert routing.importance.sum().item() == pytest.approx(WORDS, rel=1e-5)
-
-
 def test_the_load_loss_of_a_hierarchy_reaches_the_primary_gate():
     made = mixture(groups=4, top_k=1)
     balancing_loss(made.route(torch.randn(WORDS, UNITS, generator=draws()), draws(1)), 0.0, 1.0).backward()
     assert made.primary_gate.grad.abs().max() > 0 and made.gate.grad.abs().max() > 0
-
-
-@pytest.mark.parametrize(("groups", "top_k"), [(0, 1), (0, 2), (0, 8), (2, 2)])
-def test_the_mixture_is_the_weighted_sum_of_its_experts_run_one_by_one(groups, top_k):
-    made, x = mixture(groups, top_k), torch.randn(WORDS, UNITS, generator=draws())
-    routing = made.route(x, draws(1))
-    expected = torch.zeros_like(x)
-    for word, slot in np.ndindex(*routing.chosen.shape):
-        expert = routing.chosen[word, slot]
-        answer = torch.relu(x[word] @ made.first[expert]) @ made.second[expert]
-        expected[word] += routing.weights[word, slot] * answer
-    assert torch.allclose(made(x, routing), expected, atol=1e-5)
-    assert routing.weights.sum(dim=1).tolist() == pytest.approx([1] * WORDS, abs=1e-5)
 
 
 def test_an_expert_that_gets_no_word_has_no_gradient():

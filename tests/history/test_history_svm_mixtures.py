@@ -17,10 +17,9 @@ from moeviz.history.svm_experts_2002 import exhibit as pictures
 from moeviz.history.svm_experts_2002 import frames as expert_room
 from moeviz.history.svm_experts_2002 import model as svm_gater
 from moeviz.history.svm_experts_2002 import model as svm_mixtures
-from moeviz.history.svm_experts_2002.em import expectation, fitted_gate, line, slope, standardised
+from moeviz.history.svm_experts_2002.em import fitted_gate, line
 from moeviz.history.svm_experts_2002.frames import ends, soft_errors, svm_lines
 from moeviz.history.svm_experts_2002.model import (
-    Gater,
     SVMMixture,
     assign,
     capacity_of,
@@ -78,21 +77,6 @@ def test_no_expert_gets_more_than_its_capacity_and_nobody_is_left_out():
 
 def test_equal_weights_go_to_the_lower_id():
     assert assign(np.zeros((3, 4)), 3, np.random.default_rng(0)).tolist() == [0, 0, 0]
-
-
-def test_the_gradient_of_the_gater_is_its_numerical_difference():
-    rng = np.random.default_rng(1)
-    inputs, outputs, desired = rng.normal(size=(7, 3)), rng.uniform(-1, 1, (7, 4)), np.sign(rng.normal(size=7))
-    gater = new_gater(3, 2, 4, rng)
-    gradient = squared_error(gater, inputs, outputs, desired)[1]
-    for which, numbers in enumerate(gater.numbers):
-        for place in np.ndindex(numbers.shape):
-            sides = []
-            for nudge in (1e-6, -1e-6):
-                moved = [each.copy() for each in gater.numbers]
-                moved[which][place] += nudge
-                sides.append(squared_error(Gater(*moved), inputs, outputs, desired)[0])
-            assert (sides[0] - sides[1]) / 2e-6 == pytest.approx(gradient.numbers[which][place], abs=1e-8)
 
 
 def test_a_mixture_by_hand():
@@ -188,22 +172,6 @@ def test_what_cannot_be_trained_is_refused_with_a_sentence(wrong):
         svm_em.train_soft(start="elsewhere")
 
 
-def test_responsibilities_by_hand():
-    """Gate ½ and ½, one expert sure and right (margin ln 3: σ = ¾), one sure and wrong (−ln 3: ¼): ¾ and ¼.
-
-    The likelihood is ½·¾ + ½·¼ = ½.
-    """
-    responsible, likelihood = expectation(np.array([[0.5, 0.5]]), np.log(3) * np.array([[1.0, -1.0]]))
-    assert responsible[0] == pytest.approx([0.75, 0.25]) and likelihood == pytest.approx(np.log(0.5))
-
-
-def test_a_slope_is_where_its_likelihood_is_highest():
-    """Three samples right and one wrong, all at margin 1: σ(b) = ¾, so b = ln 3; the decay pulls it down a little."""
-    assert slope(np.array([1.0, 1, 1, -1]), np.ones(4)) == pytest.approx(np.log(3), abs=0.05)
-    twice = slope(np.array([1.0, -1]), np.array([3.0, 1.0]))
-    assert twice == pytest.approx(np.log(3), abs=0.05), "a sample of share 3 counts as three"
-
-
 def test_a_line_of_one_class_is_a_constant_and_of_whole_shares_the_library_s():
     inputs = np.column_stack([np.arange(6.0), np.zeros(6), np.ones(6)])
     side = np.array([-1.0, -1, -1, 1, 1, 1])
@@ -217,13 +185,6 @@ def test_the_gate_learns_the_shares_of_inputs_that_say_nothing():
     """With 1 as its only input its proportions are the mean shares, but for the decay: ¾ and ¼."""
     gate = fitted_gate(np.zeros((1, 2)), np.ones((4, 1)), np.eye(2)[[0, 0, 0, 1]])
     assert gate[0, 0] - gate[0, 1] == pytest.approx(np.log(3), abs=0.05)
-
-
-def test_standardised_inputs_have_mean_0_and_deviation_1():
-    inputs = np.column_stack([np.random.default_rng(0).normal(5, 3, (50, 2)), np.ones(50)])
-    learnt = inputs @ standardised(inputs)
-    assert learnt[:, :2].mean(axis=0) == pytest.approx(0) and learnt[:, :2].std(axis=0) == pytest.approx(1)
-    assert (learnt[:, 2] == 1).all()
 
 
 def test_soft_em_ends_higher_than_it_began_and_two_lines_do_what_one_cannot(soft):

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from history_checks.switch_2021 import dropping, uniform
+from history_checks.switch_2021 import dropping
 from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
@@ -32,7 +32,6 @@ from moeviz.history.switch_2021.model import (
     STEPS,
     WORDS,
     Switch,
-    balancing_loss,
     capacity,
     corpus,
     trace_of,
@@ -207,12 +206,6 @@ def test_the_claims_can_fail():
     assert not any(claim.passed for claim in dropping(without) if "minus that with it" in claim.what)
     worsening = runs.assign(step=-runs["step"])
     assert not any(claim.passed for claim in dropping(worsening) if "first 20" in claim.what)
-
-
-def test_the_uniform_claim_fails_with_another_loss(monkeypatch):
-    wrong = "history_checks.switch_2021.balancing_loss"
-    monkeypatch.setattr(wrong, lambda probabilities, chosen: 8 * balancing_loss(probabilities, chosen))
-    assert not uniform().passed
 
 
 def test_a_sweep_tells_how_far_it_is():

@@ -7,8 +7,11 @@ import pandas as pd
 
 NOT_PRINTED = float("nan")
 
-# What a row of the table is worth. Only what is measured is a check: the others cannot fail while the code is the same.
+# What a row of the table is worth. Only what is measured, or about a mechanism, is a check: the others cannot fail
+# while the code is the same.
 MEASURED = "measured"
+MECHANISM = "mechanism"  # a part of the system against something plainer: see `mechanisms`
+CHECKS = (MEASURED, MECHANISM)
 IDENTITY = "identity"  # true by construction
 SHIPS = "of what ships"  # read from files that were trained before
 MISPRINT = "misprint found"  # the paper's own figures contradict each other

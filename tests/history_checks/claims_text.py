@@ -1,11 +1,12 @@
 """What `moeviz history check` prints: each claim, and how many of them pass."""
 
+import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pandas as pd
 
-from history_checks.claims import MEASURED, MISPRINT
+from history_checks.claims import CHECKS, MEASURED, MECHANISM, MISPRINT
 from history_checks.reproduction_claims import check_claims
 
 MANY = 1e6  # numbers that large are counts, of which every digit is shown
@@ -16,13 +17,19 @@ def check(names: Sequence[str], quick: bool, seed: int, controls: bool, show: Ca
 
     Returns one row a claim.
     """
-    frames = []
+    frames, before = [], _cpu_time()
     for frame in check_claims(names, quick, seed, controls):
         frames.append(frame)
         show(_text(frame))
     found = pd.concat(frames, ignore_index=True)
-    show(summary(found))
+    show(f"{summary(found)} CPU time: {_cpu_time() - before:.0f} s.")
     return found
+
+
+def _cpu_time() -> float:
+    """Seconds of all processes that have ended here; 0 on Windows, which does not say."""
+    spent = os.times()
+    return spent.children_user + spent.children_system
 
 
 def holds(found: pd.DataFrame) -> bool:
@@ -36,7 +43,10 @@ def summary(found: pd.DataFrame) -> str:
     said = [f"{measured['passed'].sum()} of {len(measured)} checks pass"]
     if "caught" in found:
         said.append(f"{measured['caught'].sum()} miss, as they must, where their mechanism is broken")
-    others = found.loc[found["kind"] != MEASURED, "kind"].value_counts()
+    if len(parts := found[found["kind"] == MECHANISM]):
+        said.append(f"{parts['passed'].sum()} of {len(parts)} mechanisms are right")
+        said += [f"{parts['caught'].sum()} are noticed where they are broken"] if "caught" in found else []
+    others = found.loc[~found["kind"].isin(CHECKS), "kind"].value_counts()
     said += [f"no checks: {', '.join(f'{many} {kind}' for kind, many in others.items())}"] if len(others) else []
     return "; ".join(said) + "."
 
@@ -44,11 +54,15 @@ def summary(found: pd.DataFrame) -> str:
 def _text(frame: pd.DataFrame) -> str:
     """Two lines a claim: pass or fail and what; ours, the paper's and the tolerance. A remark after its last.
 
-    With controls a third: the figure with the mechanism broken, and whether the claim missed then.
+    With controls a third: the figure with the mechanism broken, and whether the claim missed then. Of a mechanism it is
+    one line: what it is, the claim, how far off that is, and with controls whether a breakage is noticed.
     """
     lines = [frame["system"].iloc[0]]
     remarks = [*frame["remark"], ""]
     for place, claim in enumerate(frame.itertuples()):
+        if claim.kind == MECHANISM:
+            lines.append(_mechanism(claim))
+            continue
         printed = "" if pd.isna(claim.paper) else f", printed {_number(claim.paper)}"
         kind = "" if claim.kind in (MEASURED, MISPRINT) else f", {claim.kind}"
         lines.append(f"  {_verdict(claim)}  {claim.what}")
@@ -61,6 +75,14 @@ def _text(frame: pd.DataFrame) -> str:
         if claim.remark and claim.remark != remarks[place + 1]:
             lines.append(f"        {claim.remark}")
     return "\n".join(lines) + "\n"
+
+
+def _mechanism(claim: Any) -> str:
+    said, verdict = f"{claim.what}: off by {claim.ours:.2g}", "right" if claim.passed else "FAIL"
+    if hasattr(claim, "caught"):
+        said += f", broken by {claim.broken:.2g}"
+        verdict = verdict if not claim.passed else "noticed" if claim.caught else "NOT NOTICED"
+    return f"  {verdict}  {said}"
 
 
 def _verdict(claim: Any) -> str:

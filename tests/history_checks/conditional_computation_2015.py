@@ -7,16 +7,18 @@ on the clock, is not claimed.
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 
 import numpy as np
 import torch
 from torch.nn.functional import cross_entropy
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, kept, noticed_by
+from history_checks.negative_controls import Control, swapped
 from moeviz.history.conditional_computation_2015 import model
 from moeviz.history.conditional_computation_2015.model import Conditional, train
+from moeviz.history.shared.datasets import Digits, digits
 
 SEEDS, QUICK_SEEDS, QUICK_EPOCHS = 3, 1, 8
 TARGETS = (1 / 8, 1 / 16)  # what ships, and the paper's
@@ -155,3 +157,186 @@ CONTROLS = (
     Control("no baseline", (model, "reinforce", _no_baseline), ("over draws",), of_baseline),
     Control("the policy does not learn", (model, "reinforce", _off), ("without the losses",), without_losses),
 )
+
+
+# The mechanisms, each against something plainer.
+
+
+def _network_off(seed: int) -> float:
+    """What the network says of two digits, unit by unit."""
+    draws = torch.Generator().manual_seed(seed)
+    network, images, _ = model.untrained(2, draws)
+    on = (torch.rand(2, 16, generator=draws) < 0.5).float()
+    wanted = []
+    for image, blocks in zip(images, on, strict=True):
+        said = network.out_bias.detach().clone()
+        for unit in range(256):
+            active = torch.tanh(image @ network.into[:, unit] + network.into_bias[unit])
+            said += blocks[unit // 16] * active.detach() * network.out[unit].detach()
+        wanted.append(said)
+    return apart(
+        (network.classes(images, on), torch.stack(wanted)),
+        (network.logits(images)[0, 3], images[0] @ network.policy[:, 3] + network.policy_bias[3]),
+    )
+
+
+def _estimators_off(seed: int) -> float:
+    """Slopes of the two estimators, and the three losses, on three digits with two blocks."""
+    draws = torch.Generator().manual_seed(seed)
+    logits, cost = torch.randn(3, 2, generator=draws).requires_grad_(), torch.tensor([1.0, 2, 4], requires_grad=True)
+    on, slope = torch.tensor([[0.0, 1], [1, 1], [0, 0]]), torch.randn(3, 2, generator=draws)
+    model.reinforce(logits, on, cost, 1.5).backward()
+    by_policy, logits.grad = logits.grad, None
+    passed = model.straight_through(on, logits)
+    (passed * slope).sum().backward()
+    s = torch.sigmoid(logits.detach()).tolist()
+    gradient = [
+        [(u - p) * (c - 1.5) / 3 for u, p in zip(us, ps, strict=True)]
+        for us, ps, c in zip(on.tolist(), s, (1, 2, 4), strict=True)
+    ]
+    means = [sum(each[block] for each in s) / 3 for block in range(2)]
+    sparse = sum(abs(mean - 0.2) for mean in means) + sum(abs(sum(each) / 2 - 0.2) for each in s) / 3
+    spread = -sum((each[block] - means[block]) ** 2 for each in s for block in range(2)) / 3
+    return apart(
+        (by_policy, gradient),
+        (0 if cost.grad is None else cost.grad, 0),
+        (passed, on),
+        (logits.grad, slope),
+        (model.sparsity_loss(torch.tensor(s), 0.2), sparse),
+        (model.variance_loss(torch.tensor(s)), spread),
+    )
+
+
+@cache
+def _few(first: int, many: int) -> Digits:
+    training, _ = digits()
+    return Digits(training.images[first : first + many], training.digit[first : first + many])
+
+
+def _steps_off(seed: int) -> float:
+    """Two epochs of two steps by each estimator; what they come to on 50 other digits, and the trace."""
+    pairs = []
+    for estimator in model.ESTIMATORS:
+        with swapped(model, "digits", lambda: (_few(0, 200), _few(200, 50))), kept(model, "_at_random") as started:
+            run = train(estimator, 0.3, sparsity=0.7, variance=0.2, epochs=2, seed=seed)
+        pairs += _trained_plainly(run, started[0][1])
+    return apart(*pairs)
+
+
+def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tuple]:
+    estimator, draws = run.settings["estimator"], torch.Generator().manual_seed(run.settings["seed"])
+    training, test = _few(0, 200), _few(200, 50)
+    images, others = (torch.from_numpy(each.images).flatten(1) / 255 for each in (training, test))
+    wanted, network = torch.from_numpy(training.digit), model._at_random(16, draws)
+    own = {name: getattr(network, name) for name in network.__slots__}
+    again, pairs = torch.Generator().manual_seed(run.settings["seed"]), []
+    for name, shape in (("into", (784, 256)), ("out", (256, 10)), ("policy", (784, 16))):
+        reach = math.sqrt(6 / sum(shape))
+        pairs.append((own[name].detach().clone(), (2 * torch.rand(shape, generator=again) - 1) * reach))
+    pairs.append((own["policy_bias"].detach().clone(), torch.full((16,), math.log(0.3 / 0.7))))
+    moving = {name: torch.zeros_like(values) for name, values in own.items()}
+    baseline = math.log(10)
+    for _ in range(2):
+        for rows in torch.randperm(200, generator=draws).split(100):
+            logits = network.logits(images[rows])
+            sigma = torch.full_like(logits, 0.3) if estimator == "uniform" else 1 / (1 + torch.exp(-logits))
+            on = (torch.rand(sigma.shape, generator=draws) < sigma).float()
+            gates = on + (logits - logits.detach()) if estimator == "straight-through" else on
+            said = network.classes(images[rows], gates).log_softmax(dim=1)
+            cost = -said[torch.arange(100), wanted[rows]]
+            loss = cost.mean()
+            if estimator != "uniform":
+                by_block, by_digit = (sigma.mean(dim=0) - 0.3).abs().sum(), (sigma.mean(dim=1) - 0.3).abs().mean()
+                spread = ((sigma - sigma.mean(dim=0)) ** 2).mean(dim=0).sum()
+                loss = loss + 0.7 * (by_block + by_digit) - 0.2 * spread
+            if estimator == "policy":
+                log_chance = torch.where(on > 0, sigma, 1 - sigma).log().sum(dim=1)
+                loss = loss + ((cost.detach() - baseline) * log_chance).mean()
+            loss.backward()
+            baseline = 0.95 * baseline + 0.05 * cost.mean().item()
+            with torch.no_grad():
+                for name, values in own.items():
+                    if values.grad is not None:
+                        of_policy = name.startswith("policy")
+                        moving[name] = 0.9 * moving[name] + values.grad + (0 if of_policy else 1e-4) * values
+                        values -= (0.02 if of_policy else 0.1) * moving[name]
+                    values.grad = None
+    with torch.no_grad():
+        logits = network.logits(others)
+        sigma = torch.full_like(logits, 0.3) if estimator == "uniform" else torch.sigmoid(logits)
+        drawn = [(torch.rand(sigma.shape, generator=draws) < sigma).float() for _ in range(5)]
+        answers = [network.classes(others, on).argmax(dim=1).numpy() for on in drawn]
+        sure = network.classes(others, (sigma > 0.5).float()).argmax(dim=1).numpy()
+    trace, kinds = model.trace_of(run), np.unique(test.digit)
+    means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
+    return [
+        *pairs,
+        (trace.weights, trace.experts >= 0),
+        (trace.model.score_function == "sigmoid", estimator != "uniform"),
+        (1 + run.class_spread(), 1 + means.std(axis=0).mean()),
+        *((getattr(trained, name), values) for name, values in own.items()),
+        (run.probability, sigma),
+        (run.on, drawn[0] > 0),
+        (run.answer, answers[0]),
+        (run.error, np.mean([(answer != test.digit).mean() for answer in answers])),
+        (run.on_share, float(torch.stack(drawn).mean())),
+        (run.threshold_error, (sure != test.digit).mean()),
+        (run.threshold_on_share, (sigma > 0.5).float().mean()),
+        ((trace.experts[0] >= 0).sum(axis=1), drawn[0].sum(dim=1)),
+    ]
+
+
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "two digits, unit by unit",
+        _network_off,
+        ("a block that is off says nothing", model.GatedNetwork.classes, "units * on[:, :, None]", "units"),
+        ("units are tanh", model.GatedNetwork.classes, "torch.tanh(images @ self.into + self.into_bias)",
+         "(images @ self.into + self.into_bias)"),
+        ("the policy sees the digit", model.GatedNetwork.logits, "images @ self.policy + ",
+         "0 * images @ self.policy + "),
+    ),
+    *noticed_by(
+        "slopes and losses of three digits by hand",
+        _estimators_off,
+        ("a block that is off makes 1 − σ likely", model.reinforce, "(1 - on) * F.logsigmoid(-logits)",
+         "(1 - on) * F.logsigmoid(logits)"),
+        ("cost is compared with the baseline", model.reinforce, "cost.detach() - baseline", "cost.detach()"),
+        ("cost has no slope there", model.reinforce, "cost.detach()", "cost"),
+        ("straight-through passes the slope on", model.straight_through, "logits - logits.detach()", "0 * logits"),
+        ("and says 0 or 1", model.straight_through, "(logits - logits.detach())", "logits"),
+        ("L_b: a block is on for a share of digits", model.sparsity_loss, "by_block + ", ""),
+        ("L_e: a digit has a share of blocks", model.sparsity_loss,
+         "by_block + (probability.mean(dim=1) - target).abs().mean()", "by_block"),
+        ("L_v: a block goes with the digit", model.variance_loss, "-probability.var(dim=0, correction=0)",
+         "-probability.var(dim=1, correction=0)"),
+    ),
+    *noticed_by(
+        "four steps by each estimator, by hand",
+        _steps_off,
+        ("layers start as wide as Glorot's", model._uniform, "math.sqrt(6 /", "math.sqrt(3 /"),
+        ("a block starts off more often than on", model._at_random, "FIRST_ON / (1 - FIRST_ON)",
+         "(1 - FIRST_ON) / FIRST_ON"),
+        ("a block's spread is over kinds", Conditional.class_spread, "np.std(means, axis=0)", "np.std(means, axis=1)"),
+        ("blocks are drawn by σ", model._drawn, "< probability", "> probability"),
+        ("L_b and L_e have their weight", model._loss, 'settings["sparsity"] * ', ""),
+        ("L_v has its weight", model._loss, 'settings["variance"] * ', ""),
+        ("the policy gradient is added", model._loss, "loss + reinforce(logits, on, cost, baseline)", "loss"),
+        ("straight-through in its own arm alone", model._loss, 'if estimator == "straight-through" else on',
+         'if estimator != "uniform" else on'),
+        ("uniform dropout has no policy", model._loss,
+         'if estimator == "uniform" else torch', 'if estimator == "none" else torch'),
+        ("the baseline is a running mean", train, "baseline = REMEMBERED * baseline + (1 - REMEMBERED) * cost", "pass"),
+        ("the policy takes smaller steps", model._optimiser, '"lr": POLICY_STEP', '"lr": STEP'),
+        ("other weights decay", model._optimiser, ', "weight_decay": DECAY', ""),
+        ("steps have momentum", model._optimiser, ", momentum=MOMENTUM", ""),
+        ("errors are means over draws", model._result, "for answer in answers", "for answer in answers[:1]"),
+        ("a threshold is one half", model._result, "probability > 0.5", "probability > 0.25"),
+        ("a block that is on counts whole", model.trace_of, "np.ones((1, *on.shape), np.float32)",
+         "np.full((1, *on.shape), 0.5, np.float32)"),
+        ("the trace says what scores them", model.trace_of, 'else "sigmoid"', 'else "softmax"'),
+        ("the trace has the blocks that are on", model.trace_of, "else result.on", "else ~result.on"),
+    ),
+)
+# fmt: on

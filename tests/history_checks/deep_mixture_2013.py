@@ -2,16 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import torch
 
 from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, kept, noticed_by
+from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
 from moeviz.history.deep_mixture_2013 import model
 from moeviz.history.deep_mixture_2013.exhibit import factor_information, share_by_epoch, shares
 from moeviz.history.deep_mixture_2013.model import BATCH, MARGIN, DeepMixture, train
+from moeviz.history.shared.datasets import Digits, digits
 from moeviz.history.shared.results import shipped
 
 SEEDS = 4
@@ -136,3 +139,153 @@ CONTROLS = (
     ),
     Control("the constraint is never lifted", (model, "balanced", _always), ("constraint off",), unbound),
 )
+
+
+# The mechanisms, each against something plainer.
+
+Said = tuple[torch.Tensor, torch.Tensor, torch.Tensor]  # scores of the digits, the gates' logits, and the gates
+
+
+def _plainly(network: model.DeepMixtureNetwork, x: torch.Tensor, left_out: torch.Tensor | None = None) -> Said:
+    """One expert after another; `left_out` are those of each layer that the constraint leaves out."""
+    logits, gates = [], []
+    for number, layer in enumerate(network.layers):
+        (below, a), (above, b), (experts, c) = layer.below, layer.above, layer.experts
+        logits.append((x @ below + a).clamp(min=0) @ above + b)
+        powers, units = logits[-1].exp() * (1 if left_out is None else ~left_out[number]), experts.shape[1] // len(b)
+        gates.append(powers / powers.sum(dim=1, keepdim=True))
+        parts = [slice(e * units, (e + 1) * units) for e in range(len(b))]
+        x = sum(gates[-1][:, e, None] * (x @ experts[:, part] + c[part]).clamp(min=0) for e, part in enumerate(parts))
+    return x @ network.top[0] + network.top[1], torch.stack(logits), torch.stack(gates)
+
+
+def _network_off(seed: int) -> float:
+    """A network on three pictures, free and where some experts are ahead; and what it calls learnt."""
+    draws = torch.Generator().manual_seed(seed)
+    network = model.start(3, draws)
+    inputs, totals = torch.rand(3, 1296, generator=draws), torch.tensor([[25.0, 5, 0], [20, 20, 50]])
+    free, bound = network.run(inputs, totals), network.run(inputs, totals, 12.0)
+    wanted = _plainly(network, inputs), _plainly(network, inputs, totals - totals.mean(dim=1, keepdim=True) > 12)
+    again, sizes = torch.Generator().manual_seed(seed), []
+    for width, units, gate_units in ((1296, 100, 50), (100, 20, 50)):
+        sizes += [(width, 3 * units), (width, gate_units), (gate_units, 3)]
+    shapes = [(size, shape) for size in (*sizes, (20, 10)) for shape in (size, size[1:])]
+    start = [(2 * torch.rand(shape, generator=again) - 1) / size[0] ** 0.5 for size, shape in shapes]
+    everything = [
+        each for layer in network.layers for line in (layer.experts, layer.below, layer.above) for each in line
+    ]
+    learnt = {id(each) for each in network.learnt()}
+    return apart(
+        *zip([*everything, *network.top], start, strict=True),
+        *zip(free, wanted[0], strict=True),
+        *zip(bound, wanted[1], strict=True),
+        (len(learnt & {id(each) for each in [*everything, *network.top]}), 14),
+    )
+
+
+@cache
+def _few(first: int, of_each: int) -> Digits:
+    """So many digits of each kind."""
+    training, _ = digits()
+    rows = np.concatenate([np.flatnonzero(training.digit == kind)[first : first + of_each] for kind in range(10)])
+    return Digits(training.images[rows], training.digit[rows])
+
+
+def _shown(image: np.ndarray, place: int) -> torch.Tensor:
+    """A digit on a larger picture, from which its place moves it to the right and down."""
+    picture = torch.zeros(36, 36)
+    right, down = place % 9 - 4, place // 9 - 4
+    picture[4 + down : 32 + down, 4 + right : 32 + right] = torch.from_numpy(image / 255.0)
+    return picture.flatten()
+
+
+def _training_off(seed: int) -> float:
+    """Two epochs of 100 digits, the second without the constraint, and what is measured then."""
+    training, test = _few(0, 10), _few(10, 2)
+    with (
+        swapped(model, "digits", lambda: (training, test)),
+        swapped(model, "MARGIN", 1.0),
+        kept(model, "start") as started,
+    ):
+        run = train(epochs=2, seed=seed)
+        free = train(epochs=1, constraint=False, seed=seed)
+    draws = torch.Generator().manual_seed(seed)
+    network, trained = model.start(4, draws), started[0][1]
+    momentum = [torch.zeros_like(each) for each in network.learnt()]
+    totals, shares = torch.zeros(2, 4), []
+    for epoch in range(2):
+        order, places = torch.randperm(100, generator=draws), torch.randint(81, (100,), generator=draws)
+        before = totals.clone()
+        for rows in order.split(50):
+            pictures = torch.stack([_shown(training.images[row], int(places[row])) for row in rows])
+            ahead = totals - totals.mean(dim=1, keepdim=True) > 1
+            scores, _, gates = _plainly(network, pictures, None if epoch else ahead)
+            scores.log_softmax(dim=1)[torch.arange(50), torch.from_numpy(training.digit)[rows]].mean().neg().backward()
+            with torch.no_grad():
+                for each, moving in zip(network.learnt(), momentum, strict=True):
+                    moving.mul_(0.9).add_(each.grad)
+                    each.sub_(0.05 * moving)
+                    each.grad = None
+            totals = totals + gates.detach().sum(dim=1)
+        shares.append((totals - before) / 100)
+    measured, trace = (4, 40, 72), model.trace_of(run)
+    gates, wrong = np.zeros((2, 10, 3, 4)), 0
+    for at in range(81):
+        pictures = torch.stack([_shown(image, at) for image in test.images])
+        scores, _, gate = trained.run(pictures, torch.zeros(2, 4))
+        wrong += int((scores.argmax(dim=1).numpy() != test.digit).sum())
+        if at in measured:
+            gates[:, :, measured.index(at)] = gate.detach().unflatten(1, (10, 2)).mean(dim=2)
+    powers = np.exp(run.logits)
+    return apart(
+        *zip(trained.learnt(), network.learnt(), strict=True),
+        (run.shares, torch.stack(shares)),
+        ((run.bound, free.bound), (1, 0)),
+        (run.mean_gate[:, :, list(measured)], gates),
+        (run.error, wrong / (81 * 20)),
+        (trace.weights, -np.sort(-powers / powers.sum(axis=2, keepdims=True), axis=2)),
+    )
+
+
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop over experts",
+        _network_off,
+        ("lines start within one over the root of their inputs", model._line, "inputs**-0.5", "outputs**-0.5"),
+        ("an expert is a rectified layer", model.GatedLayer.mix, "relu(along(self.experts, inputs))",
+         "along(self.experts, inputs)"),
+        ("its answer is scaled by the gate", model.GatedLayer.mix, "gate[:, :, None] * said", "said"),
+        ("each expert has its own weight", model.GatedLayer.mix, "gate[:, :, None]", "gate.flip(1)[:, :, None]"),
+        ("a gate has a hidden layer", model.GatedLayer.logits, "relu(along(self.below, inputs))",
+         "along(self.below, inputs)"),
+        ("the second gate sees what the first layer says", model.DeepMixtureNetwork.run,
+         "gates.append(balanced(logits[-1]", "gates.append(balanced(logits[0]"),
+        ("a gate's shares sum to 1", model.balanced, ".softmax(dim=1)", ".sigmoid()"),
+        ("who is ahead is left out", model.balanced, "logits.masked_fill(ahead, -torch.inf)", "logits"),
+        ("ahead of the mean", model.balanced, "totals - totals.mean() > margin", "totals > margin"),
+        ("layers count their own totals", model.DeepMixtureNetwork.run, "totals, strict=True",
+         "totals.flip(0), strict=True"),
+        ("gates are learnt", model.DeepMixtureNetwork.learnt, "(layer.experts, layer.below, layer.above)",
+         "(layer.experts,)"),
+    ),
+    *noticed_by(
+        "two epochs of 100 digits, by hand",
+        _training_off,
+        ("a digit is where its place says", model.moved, "SHIFT - right", "SHIFT + right"),
+        ("right is not down", model.moves, "place % MOVES - SHIFT, place // MOVES - SHIFT",
+         "place // MOVES - SHIFT, place % MOVES - SHIFT"),
+        ("a digit is moved anew in each epoch", model._batches, "rows, places[rows]", "rows, rows * 0"),
+        ("training lowers the cross-entropy", train, "cross_entropy(scores, digit[rows])",
+         "cross_entropy(scores, digit[rows]).neg()"),
+        ("steps have momentum", train, "STEP, MOMENTUM", "STEP"),
+        ("totals grow over epochs", train, "totals += gates", "totals = gates"),
+        ("the constraint holds first", train, "MARGIN if epoch < bound", "MARGIN if epoch > bound"),
+        ("and is lifted at the end", train, "epochs - round(FREE * epochs) if", "epochs if"),
+        ("gates are measured by kind and place", model._measured, "sums / of_kind[:, None]", "sums / sums.sum()"),
+        ("errors are counted over all places", model._measured, "wrong / (PLACES * len(digit))", "wrong / len(digit)"),
+        ("the trace has the gates", model.trace_of, "soft_slots(result.logits, slots)",
+         "soft_slots(-result.logits, slots)"),
+    ),
+)
+# fmt: on

@@ -1,18 +1,36 @@
 """Does a mixture need less compute and the same memory as a dense network of its size?"""
 
+import cmath
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 
+import numpy as np
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 from torch.utils.flop_counter import FlopCounterMode
 
 from history_checks.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, kept, noticed_by, slopes
+from history_checks.negative_controls import Control, swapped
 from moeviz.capture.models.load import model_facts
-from moeviz.history.dense_contrast import model
-from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, MixtureBlock, TopKChoice, as_one_block, cost
+from moeviz.history.dense_contrast import decoder, model
+from moeviz.history.dense_contrast.decoder import (
+    MIXTRAL_8X7B,
+    Attention,
+    Decoder,
+    DecoderLayer,
+    MixtureBlock,
+    Sizes,
+    SwiGLUExperts,
+    TopKChoice,
+    as_one_block,
+    cost,
+)
 from moeviz.history.dense_contrast.model import KINDS, sizes_of, trace_of, train
+from moeviz.history.shared.datasets import Words, english
 from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters
@@ -161,3 +179,228 @@ CONTROLS = (
     Control("the router says the same for every word", (MixtureBlock, "choose", _same_for_all), ("words use",), used),
     Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("three kinds",), learnt),
 )
+
+
+# The mechanisms, each against something plainer.
+
+SMALL = Sizes(vocabulary=30, width=16, hidden=6, layers=2, heads=4, key_heads=2, experts=5, top_k=2)
+
+
+def _small(seed: int, sizes: Sizes = SMALL) -> tuple[Decoder, torch.Generator]:
+    """A decoder in 64 bits whose answers are of about the size of 1."""
+    draws = torch.Generator().manual_seed(seed)
+    network = decoder.at_random(sizes, draws).double()
+    for number in network.parameters():
+        number.data.normal_(number.ndim == 1, number.shape[-1] ** -0.5 if number.ndim > 1 else 0.2, generator=draws)
+    return network, draws
+
+
+def _swiglu(experts: SwiGLUExperts, expert: int, word: torch.Tensor) -> torch.Tensor:
+    gate = experts.gate[expert] @ word
+    return experts.down[expert] @ (gate / (1 + torch.exp(-gate)) * (experts.up[expert] @ word))
+
+
+def _mixed(mixture: MixtureBlock, words: torch.Tensor) -> torch.Tensor:
+    """One word after the other: the experts with the highest logits, weighed by a softmax over these alone."""
+    if mixture.router is None:
+        return torch.stack([_swiglu(mixture.experts, 0, word) for word in words])
+    rows = []
+    for word in words:
+        logits = mixture.router @ word
+        best = sorted(range(len(logits)), key=logits.tolist().__getitem__, reverse=True)[: mixture.top_k]
+        powers = [logits[e].exp() for e in best]
+        rows.append(
+            sum(power / sum(powers) * _swiglu(mixture.experts, e, word) for power, e in zip(powers, best, strict=True))
+        )
+    return torch.stack(rows)
+
+
+def _layer_off(seed: int) -> float:
+    """The experts of a layer, what their router says, and its slope by differences."""
+    network, draws = _small(seed)
+    mixture, words = network.layers[0].mixture, torch.randn(7, 16, generator=draws, dtype=torch.float64)
+    y, choice = mixture(words)
+    slope = torch.randn(7, 16, generator=draws, dtype=torch.float64)
+    mixture.router.grad = None
+    if y.requires_grad:
+        (y * slope).sum().backward()
+
+    def said(router: np.ndarray) -> float:
+        with torch.no_grad(), swapped(mixture, "router", torch.nn.Parameter(torch.from_numpy(router))):
+            return float((_mixed(mixture, words) * slope).sum())
+
+    router = mixture.router.detach().numpy()
+    grad = torch.zeros(router.shape) if mixture.router.grad is None else mixture.router.grad
+    top = np.sort(words.detach().numpy() @ router.T, axis=1)[:, ::-1][:, :2]
+    powers = np.exp(top)
+    return apart(
+        (y, _mixed(mixture, words)),
+        (choice.logits.gather(1, choice.experts), top.copy()),
+        (choice.weights, powers / powers.sum(axis=1, keepdims=True)),
+        (choice.weights.sum(dim=1), np.ones(7)),
+        (grad, slopes(said, router)),
+        (as_one_block(mixture, words), _mixed(mixture, words)),
+    )
+
+
+def _turned(vector: torch.Tensor, place: int) -> torch.Tensor:
+    """Rotary positions, with complex numbers."""
+    half = len(vector) // 2
+    pairs = [complex(float(vector[i]), float(vector[i + half])) for i in range(half)]
+    pairs = [pair * cmath.exp(1j * place * 10_000 ** (-i / half)) for i, pair in enumerate(pairs)]
+    return torch.tensor([pair.real for pair in pairs] + [pair.imag for pair in pairs], dtype=torch.float64)
+
+
+def _attended(attention: Attention, words: torch.Tensor) -> torch.Tensor:
+    rows = []
+    for place in range(len(words)):
+        heads = []
+        for head in range(4):
+            own, shared = slice(4 * head, 4 * head + 4), slice(4 * (head // 2), 4 * (head // 2) + 4)
+            query = _turned(attention.query[own] @ words[place], place)
+            keys = [_turned(attention.key[shared] @ word, at) for at, word in enumerate(words[: place + 1])]
+            weights = torch.stack([query @ key / 2 for key in keys]).softmax(dim=0)
+            values = [attention.value[shared] @ word for word in words[: place + 1]]
+            heads.append(sum(weight * value for weight, value in zip(weights, values, strict=True)))
+        rows.append(attention.out @ torch.cat(heads))
+    return torch.stack(rows)
+
+
+def _normed(norm: torch.nn.RMSNorm, x: torch.Tensor) -> torch.Tensor:
+    return x / ((x**2).mean(dim=-1, keepdim=True) + 1e-5).sqrt() * norm.weight
+
+
+def _decoder_off(seed: int) -> float:
+    """The whole decoder on a sequence, word by word, sparse and dense; and what it counts, with all experts on too."""
+    pairs = []
+    for sizes in (SMALL, SMALL.as_fast()):
+        network, draws = _small(seed, sizes)
+        words = torch.randint(30, (1, 4), generator=draws)
+        with torch.no_grad():
+            x = network.embedding[words[0]]
+            for layer in network.layers:
+                x = x + _attended(layer.attention, _normed(layer.attention_norm, x))
+                x = x + _mixed(layer.mixture, _normed(layer.mixture_norm, x))
+            pairs.append((network(words)[0][0], _normed(network.norm, x) @ network.head.T))
+    for sizes in (SMALL, SMALL.as_large(), SMALL.as_fast()):
+        parameters = sum(number.numel() for number in decoder.unfilled(sizes).parameters())
+        resting = 0 if sizes.experts == 1 else 2 * (sizes.experts - sizes.top_k) * 3 * sizes.hidden * sizes.width
+        counted = cost(sizes)
+        pairs += [(counted.total, parameters), (counted.active, parameters - resting)]
+    return apart(*pairs)
+
+
+def _steps_off(seed: int) -> float:
+    """Three steps of training on a short text, of each kind, and what they come to on held-out words."""
+    with (
+        swapped(model, "english", _short),
+        swapped(model, "BALANCE", 5.0),
+        swapped(model, "RECORD_EVERY", 2),
+    ):
+        return max(_trained_off(model.corpus(), kind, seed) for kind in KINDS)
+
+
+@cache
+def _short() -> Words:
+    whole = english()
+    return Words(whole.training[:500], whole.held_out[:900], whole.vocabulary)
+
+
+def _trained_off(text: tuple[torch.Tensor, ...], kind: str, seed: int) -> float:
+    with kept(model, "at_random") as started:
+        run = train(4, 2, kind, 3, seed)
+    trained, sizes, pairs = started[0][1], sizes_of(4, 2, kind), []
+    weights, batches = (torch.Generator().manual_seed(2 * seed + number) for number in range(2))
+    network, again = decoder.at_random(sizes, weights), torch.Generator().manual_seed(2 * seed)
+    for number in network.parameters():
+        drawn = 1 if number.ndim == 1 else torch.empty(number.shape).normal_(0, 0.02, generator=again)
+        pairs.append((number.detach().clone(), drawn * torch.ones(number.shape)))
+    pairs += [(part, getattr(_short(), name)) for part, name in zip(text, ("training", "held_out"), strict=True)]
+    pairs.append((sizes.hidden, 256 if kind == "as fast" else 128))
+    adam, curve = torch.optim.AdamW(network.parameters(), 3e-3), [_perplexity(network, text[1])]
+    for step in range(3):
+        starts = torch.randint(500 - 48, (16, 1), generator=batches)[:, 0].tolist()
+        given, following = (torch.stack([text[0][at + by : at + by + 48] for at in starts]) for by in (0, 1))
+        said, choices = network(given)
+        loss = cross_entropy(said.flatten(0, 1), following.flatten())
+        balances = []
+        for choice in choices:
+            share = torch.stack([(choice.experts == expert).float().mean() for expert in range(4)])
+            balances.append(4 * (share * choice.logits.softmax(dim=1).mean(dim=0)).sum())
+        loss = loss + 5 * sum(balances)
+        adam.zero_grad()
+        loss.backward()
+        clip_grad_norm_(network.parameters(), 1.0)
+        adam.step()
+        if step:
+            curve.append(_perplexity(network, text[1]))
+        pairs += [(model.balancing_loss(c), b) for c, b in zip(choices, balances, strict=True)]
+    with torch.no_grad():
+        choices = trained(text[1][:768].view(-1, 48))[1]
+    if choices:
+        trace = trace_of(run)
+        pairs += [(trace.experts, torch.stack([choice.experts for choice in choices]))]
+        pairs += [(trace.weights, torch.stack([choice.weights for choice in choices]))]
+    return apart(*pairs, *zip(trained.parameters(), network.parameters(), strict=True), (run.perplexity, curve))
+
+
+def _perplexity(network: Decoder, text: torch.Tensor) -> float:
+    """Of each word of the sequences of 48, given those before it."""
+    with torch.no_grad():
+        said = network(text[:864].view(-1, 48))[0].flatten(0, 1).log_softmax(dim=1)
+    return float((-said[torch.arange(864), text[1:865]].mean()).exp())
+
+
+CHOOSE, RUN = MixtureBlock.choose, MixtureBlock.forward
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop over words, and slopes by differences",
+        _layer_off,
+        ("weights sum to 1", CHOOSE, "highest.softmax(dim=-1)", "highest.sigmoid()"),
+        ("over the chosen alone", CHOOSE, "highest.softmax(dim=-1)", "logits.softmax(dim=-1).gather(1, experts)"),
+        ("the highest are chosen", CHOOSE, "dim=-1)\n", "dim=-1, largest=False)\n"),
+        ("a slope reaches the router", CHOOSE, "highest.softmax(dim=-1)", "highest.softmax(dim=-1).detach()"),
+        ("an answer is scaled by its weight", RUN, "choice.weights[word, slot, None] * ", ""),
+        ("by that of its own slot", RUN, "choice.weights[word, slot, None]", "choice.weights[word, 0, None]"),
+        ("a word gets its own answer", RUN, "self.experts(expert, x[word])", "self.experts(expert, x[word.flip(0)])"),
+        ("a word goes to its own experts", RUN, "choice.experts == expert", "choice.experts.flip(0) == expert"),
+        ("an expert has a silu", SwiGLUExperts.forward, "F.silu(F.linear(x, self.gate[expert]))",
+         "F.linear(x, self.gate[expert])"),
+        ("and is gated", SwiGLUExperts.forward, " * F.linear(x, self.up[expert])", ""),
+        ("one block has its experts' weights", as_one_block,
+         "hidden * weight.repeat_interleave(experts.gate.shape[1], dim=1)", "hidden"),
+    ),
+    *noticed_by(
+        "the decoder, word by word",
+        _decoder_off,
+        ("attention looks back alone", Attention.forward, "is_causal=True", "is_causal=False"),
+        ("heads share keys in groups", Attention.forward, "part.repeat_interleave(group, dim=1)",
+         "part.repeat(1, group, 1, 1)"),
+        ("queries are turned by their place", Attention.forward, "_rotated(query)", "query"),
+        ("and keys", Attention.forward, "(_rotated(key), value)", "(key, value)"),
+        ("slower from pair to pair", decoder._rotated, "-(torch.arange(half) / half)", "(torch.arange(half) * 0)"),
+        ("attention is added to", DecoderLayer.forward, "x = x + self.attention", "x = self.attention"),
+        ("so are experts", DecoderLayer.forward, "x + y.view_as(x)", "y.view_as(x)"),
+        ("experts see words normalised", DecoderLayer.forward, "self.mixture_norm(x).flatten", "x.flatten"),
+        ("so does the head", Decoder.forward, "self.norm(x)", "x"),
+        ("experts at rest are not active", cost, "(sizes.experts - sizes.top_k)", "sizes.experts"),
+    ),
+    *noticed_by(
+        "three steps by hand",
+        _steps_off,
+        ("the balancing loss is trained on", model._learn,
+         "loss + BALANCE * sum(balancing_loss(choice) for choice in choices)", "loss"),
+        ("matrices start small", decoder.at_random, "INITIAL_SPREAD", "2 * INITIAL_SPREAD"),
+        ("held-out words are not trained on", model.corpus, "text.training", "text.held_out"),
+        ("the block as fast is as wide as a word's experts", Sizes.as_fast, "self.top_k * self.hidden", "self.hidden"),
+        ("fᵢ are shares of assignments", model.balancing_loss, "shares * choice", "choice"),
+        ("Pᵢ are mean probabilities", model.balancing_loss, ".softmax(dim=-1).mean(dim=0)", ".softmax(dim=-1)[0]"),
+        ("Pᵢ have a slope", model.balancing_loss, "choice.logits.softmax", "choice.logits.detach().softmax"),
+        ("gradients are cut", model._learn, ", LONGEST_GRADIENT)", ", 9 * LONGEST_GRADIENT)"),
+        ("a word is to be followed by the next", model._batch, "words[:, 1:]", "words[:, :-1]"),
+        ("perplexity is of the next word", model._sequences, "text[1 : whole + 1]", "text[:whole]"),
+        ("the trace has the choices", model._run, "experts.astype(np.int16)", "experts.astype(np.int16)[:, ::-1]"),
+    ),
+)
+# fmt: on

@@ -1,12 +1,28 @@
 """Does a tree of experts learn by expectation maximisation as its paper of 1994 says?"""
 
+import math
+
 import numpy as np
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, noticed_by, slopes
+from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
-from moeviz.history.hierarchical_1994.model import Hierarchy, Tree, train, two_cuts
+from moeviz.history.hierarchical_1994.model import (
+    EM,
+    FLAT,
+    GRADIENT,
+    ONE_CUT,
+    RIDGE,
+    STEP,
+    Flat,
+    Hierarchy,
+    Tree,
+    train,
+    two_cuts,
+)
 from moeviz.history.local_experts_1991 import model as gradient_descent
+from moeviz.history.shared.datasets import encode, stand_in
 
 NEVER = 10**6
 ROUNDING = 1e-9
@@ -97,3 +113,201 @@ CONTROLS = (
         "the gates below the root stay uniform", (model, "one_pass", _without_lower_gates), ("two cuts",), of_two_cuts
     ),
 )
+
+
+# The mechanisms, each against something plainer.
+
+
+def _some(seed: int, many: int = 60) -> tuple[Tree, np.ndarray, np.ndarray]:
+    inputs, desired = encode(two_cuts())
+    return model.at_random(3, seed), inputs[:many], desired[:many]
+
+
+def _right(line: np.ndarray, case: np.ndarray) -> float:
+    return 1 / (1 + math.exp(-float(line @ case)))
+
+
+def _plainly(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> tuple[np.ndarray, ...]:
+    """For each case how likely each expert is, what it says, and how likely that makes what is desired: (3, N, E)."""
+    rows = []
+    for case, wanted in zip(inputs, desired, strict=True):
+        at_root, within = _right(tree.root, case), [_right(line, case) for line in tree.gates]
+        ways = [(1 - at_root) * (1 - within[0]), (1 - at_root) * within[0], at_root * (1 - within[1])]
+        said = [_right(line, case) for line in tree.experts]
+        rows.append(([*ways, at_root * within[1]], said, [one if wanted else 1 - one for one in said]))
+    return tuple(np.array(part) for part in zip(*rows, strict=True))
+
+
+def _posterior(tree: Tree, inputs: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    likely, _, fit = _plainly(tree, inputs, desired)
+    return likely * fit / (likely * fit).sum(axis=1, keepdims=True)
+
+
+def _flat(lines: np.ndarray, inputs: np.ndarray, desired: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How likely each expert of one gate over all is, and how likely it makes what is desired."""
+    powers, said = np.exp(inputs @ lines[:4].T), 1 / (1 + np.exp(-inputs @ lines[4:].T))
+    return powers / powers.sum(axis=1, keepdims=True), np.where(desired[:, None] > 0, said, 1 - said)
+
+
+def _lines(tree: Tree) -> np.ndarray:
+    return np.concatenate([tree.root[None], tree.gates, tree.experts])
+
+
+def _as_tree(lines: np.ndarray) -> Tree:
+    return Tree(lines[0], lines[1:3], lines[3:])
+
+
+def _cases_off(seed: int) -> float:
+    """Leaves, answers, responsibilities, likelihood and error of a tree that is drawn at random."""
+    tree, inputs, desired = _some(seed)
+    draws, weight = np.random.default_rng(seed), np.linspace(0, 1, 60)
+    likely, said, fit = _plainly(tree, inputs, desired)
+    gained = (weight * np.log(fit[:, 0])).sum() - RIDGE / 2 * (tree.experts[0] ** 2).sum()
+    penalty = RIDGE / 2 * (_lines(tree) ** 2).sum()
+    return apart(
+        (_lines(tree), np.concatenate([draws.uniform(-1, 1, (many, 3)) for many in (1, 2, 4)])),
+        (model._fit(tree.experts[0], inputs, desired, weight), gained),
+        (tree.leaves(inputs), likely),
+        (tree.answer(inputs), (likely * said).sum(axis=1)),
+        (model.responsibilities(tree, inputs, desired), _posterior(tree, inputs, desired)),
+        (model.log_likelihood(tree, inputs, desired), (np.log((likely * fit).sum(axis=1)).sum() - penalty) / 60),
+        (model.squared_error(tree, inputs, desired), ((desired - (likely * said).sum(axis=1)) ** 2).mean()),
+    )
+
+
+def _pass_off(seed: int) -> float:
+    """What a pass fits, a tree's and a flat gate's, has no slope left: as a share of that before the pass."""
+    tree, inputs, desired = _some(seed)
+    share = _posterior(tree, inputs, desired)
+    flat = np.random.default_rng(seed).uniform(-1, 1, (8, 3))
+    likely, fit = _flat(flat, inputs, desired)
+    of_flat = likely * fit / (likely * fit).sum(axis=1, keepdims=True)
+
+    def gained(lines: np.ndarray) -> float:
+        likely, _, fit = _plainly(_as_tree(lines), inputs, desired)
+        return float((share * np.log(likely * fit)).sum() - RIDGE / 2 * (lines**2).sum())
+
+    def gained_flat(lines: np.ndarray) -> float:
+        likely, fit = _flat(lines, inputs, desired)
+        return float((of_flat * np.log(likely * fit)).sum() - RIDGE / 2 * (lines**2).sum())
+
+    with swapped(model, "NEWTON_STEPS", 12):
+        found = _lines(model.one_pass(tree, inputs, desired))
+        found_flat = model.flat_pass(Flat(flat[:4], flat[4:]), inputs, desired)
+    left = np.abs(slopes(gained, found)).max() / np.abs(slopes(gained, _lines(tree))).max()
+    after = slopes(gained_flat, np.concatenate([found_flat.gate, found_flat.experts]))
+    return float(max(left, np.abs(after).max() / np.abs(slopes(gained_flat, flat)).max()))
+
+
+def _climb_off(seed: int) -> float:
+    """One step of gradient descent, a tree's and a flat gate's, by differences."""
+    tree, inputs, desired = _some(seed)
+    flat = np.random.default_rng(seed).uniform(-1, 1, (8, 3))
+
+    def likelihood(lines: np.ndarray) -> float:
+        likely, _, fit = _plainly(_as_tree(lines), inputs, desired)
+        return float(np.log((likely * fit).sum(axis=1)).mean())
+
+    def of_flat(lines: np.ndarray) -> float:
+        likely, fit = _flat(lines, inputs, desired)
+        return float(np.log((likely * fit).sum(axis=1)).mean())
+
+    climbed = model.flat_climbs(Flat(flat[:4], flat[4:]), inputs, desired)
+    return apart(
+        (_lines(model.tree_climbs(tree, inputs, desired)), _lines(tree) + STEP * slopes(likelihood, _lines(tree))),
+        (np.concatenate([climbed.gate, climbed.experts]), flat + STEP * slopes(of_flat, flat)),
+    )
+
+
+def _run_off(seed: int) -> float:
+    """Four passes over the vowels and their trace, and the errors of a tree whose root stays uniform."""
+    data, pairs = stand_in(), []
+    inputs, desired = encode(data)
+    run = train(data, passes=4, seed=seed)
+    tree = model.at_random(3, seed)
+    for at in range(5):
+        pairs.append((_lines(run.tree(at)), _lines(tree)))
+        tree = model.one_pass(tree, inputs[:400], desired[:400])
+    likely, said, _ = _plainly(run.tree(), inputs, desired)
+    right = ((likely * said).sum(axis=1) > 0.5) == (desired > 0)
+    trace = model.trace_of(run, data)
+    pairs += [
+        ((run.train_accuracy, run.test_accuracy), (right[:400].mean(), right[400:].mean())),
+        (trace.weights[1], -np.sort(-likely, axis=1)),
+        (trace.weights[0, :, :2], -np.sort(-likely.reshape(-1, 2, 2).sum(axis=2), axis=1)),
+    ]
+    points, wanted = (part[:400] for part in encode(two_cuts()))
+    for way, step in ((EM, model.one_pass), (GRADIENT, model.tree_climbs)):
+        tree, errors = model.at_random(3, seed), []
+        for _ in range(2):
+            tree = step(Tree(0 * tree.root, tree.gates, tree.experts), points, wanted)
+            tree = Tree(0 * tree.root, tree.gates, tree.experts)
+            likely, said, _ = _plainly(tree, points, wanted)
+            errors.append(((wanted - (likely * said).sum(axis=1)) ** 2).mean())
+        pairs.append((model.errors(way, ONE_CUT, seed, 2), errors))
+    for way, step in ((EM, model.flat_pass), (GRADIENT, model.flat_climbs)):
+        flat, errors = Flat(*np.random.default_rng(seed).uniform(-1, 1, (2, 4, 3))), []
+        for _ in range(2):
+            flat = step(flat, points, wanted)
+            errors.append(((wanted - (flat.leaves(points) * flat.answers(points)).sum(axis=1)) ** 2).mean())
+        pairs.append((model.errors(way, FLAT, seed, 2), errors))
+    faces = {(1, 1): (0, -1), (1, -1): (1, -1), (-1, 1): (1, 1), (-1, -1): (0, 1)}  # along x or y, and which way
+    for point, answer in zip(points[:60, :2], wanted[:60], strict=True):
+        where = np.sign(point).astype(int)
+        axis, way = faces[tuple(where.tolist())]
+        pairs.append((answer, way * (point[axis] - where[axis] / 2) > 0))
+    return apart(*pairs)
+
+
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop over cases",
+        _cases_off,
+        ("a leaf is reached through its branch", Tree.leaves, "[:, :, None] * within", "[:, ::-1, None] * within"),
+        ("right is right at both levels", Tree.leaves, "[1 - right, right]", "[right, 1 - right]"),
+        ("the answer is a weighted sum", Tree.answer, "self.leaves(inputs) * ", "0.25 * "),
+        ("a gate's chance is the prior", model.shared_out, "leaves * ", ""),
+        ("responsibilities sum to 1", model.shared_out, "joint / joint.sum(axis=1, keepdims=True)", "joint"),
+        ("an expert that says no makes a no likely", model._chance, "said, 1 - said", "said, said"),
+        ("lines start at random on both sides", model.at_random, "uniform(-START", "uniform(0"),
+        ("a step's gain has its penalty", model._fit, " - RIDGE / 2 * line @ line", ""),
+        ("the objective has its penalty", model.log_likelihood, " - RIDGE / 2 * (lines**2).sum()", ""),
+    ),
+    *noticed_by(
+        "what a pass fits has no slope left",
+        _pass_off,
+        ("the root is fitted", model.one_pass, "fitted(tree.root, inputs, branch[:, 1], everyone)", "tree.root"),
+        ("the root is fitted to the right branch", model.one_pass, "inputs, branch[:, 1], ", "inputs, branch[:, 0], "),
+        ("lower gates are fitted to their right leaves", model.one_pass, "share[:, i, 1]", "share[:, i, 0]"),
+        ("each to the cases of its branch", model.one_pass, "1e-300), branch[:, i])", "1e-300), everyone)"),
+        ("experts are fitted by responsibility", model.one_pass, "desired, leaves[:, e]", "desired, everyone"),
+        ("a case counts by its weight", model.fitted, "(weight * (wanted - said))", "(wanted - said)"),
+        ("a line has its penalty", model.fitted, " - RIDGE * line", ""),
+        ("a flat gate is fitted by responsibility", model.flat_pass, "inputs, share), np",
+         "inputs, share[:, ::-1]), np"),
+        ("a flat gate has its penalty", model.fitted_gate, "inputs - RIDGE * gate", "inputs"),
+    ),
+    *noticed_by(
+        "a step along the gradient by differences",
+        _climb_off,
+        ("the root learns by branch less prior", model.tree_climbs, "branch - tree.branches(inputs)", "branch"),
+        ("lower gates learn by their branch alone", model.tree_climbs, "branch * right", "right"),
+        ("experts learn by responsibility", model.tree_climbs, "share * (desired", "(desired"),
+        ("a flat gate learns by posterior less prior", model.flat_climbs, "share - flat.leaves(inputs)", "share"),
+    ),
+    *noticed_by(
+        "passes and trace, case by case",
+        _run_off,
+        ("test speakers are not learnt from", train, "mine, wanted = inputs[data.training], desired[data.training]",
+         "mine, wanted = inputs, desired"),
+        ("test speakers are told from others", train, "trees[-1], inputs[~data.training], desired[~",
+         "trees[-1], inputs[data.training], desired["),
+        ("a flat gate learns in the way that was asked", model._passes,
+         "flat_pass if way == EM", "flat_pass if way != EM"),
+        ("each quarter has a line of its own", two_cuts, "(points > 0)", "(points > 0.1)"),
+        ("a uniform root stays so", model._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
+        ("the trace has the leaves' chances", model.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
+    ),
+)
+# fmt: on

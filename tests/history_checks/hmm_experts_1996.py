@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise, product
 
 import numpy as np
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, noticed_by
+from history_checks.negative_controls import Control, swapped
 from moeviz.history.hmm_experts_1996 import hidden_markov, model
 from moeviz.history.hmm_experts_1996.exhibit import DATA_SETS, STARTS, accuracies
 from moeviz.history.hmm_experts_1996.hidden_markov import HiddenMarkovModels, prefix_log_likelihoods, side_by_side
@@ -140,3 +142,214 @@ CONTROLS = (
     Control("hard EM is soft", (hidden_markov, "responsibilities", _soft), (", hard EM, ",), of_pairs),
     Control("soft EM is hard", (hidden_markov, "responsibilities", _hard), (", soft EM, ",), of_pairs),
 )
+
+
+# The mechanisms, each against something plainer.
+
+K, S, D = 2, 2, 2  # experts, states, numbers a frame
+LENGTHS = (3, 1, 2, 4, 3)
+
+
+def _drawn(seed: int) -> tuple[HiddenMarkovModels, list[np.ndarray]]:
+    """Two small models with unequal shares, and five sequences of unequal lengths."""
+    draws = np.random.default_rng(seed)
+
+    def shares(*shape: int) -> np.ndarray:
+        values = draws.uniform(0.2, 1, shape)
+        return values / values.sum(axis=-1, keepdims=True)
+
+    means, variances = draws.normal(size=(K, S, D)), draws.uniform(0.5, 2, (K, S, D))
+    models = HiddenMarkovModels(np.array([0.9, 0.1]), shares(K, S), shares(K, S, S), means, variances)
+    return models, [draws.normal(size=(length, D)) for length in LENGTHS]
+
+
+def _paths(models: HiddenMarkovModels, frames: np.ndarray, expert: int) -> dict[tuple[int, ...], float]:
+    """How likely an expert goes along each path of states and gives these frames."""
+    found = {}
+    for path in product(range(S), repeat=len(frames)):
+        likely = models.start[expert, path[0]]
+        for before, after in pairwise(path):
+            likely *= models.transitions[expert, before, after]
+        for state, frame in zip(path, frames, strict=True):
+            spread = models.variances[expert, state]
+            far = (frame - models.means[expert, state]) ** 2 / spread
+            likely *= np.prod(np.exp(-far / 2) / np.sqrt(2 * np.pi * spread))
+        found[path] = float(likely)
+    return found
+
+
+def _step_off(seed: int) -> float:
+    """One step of soft and of hard EM, from all paths of states."""
+    models, frames = _drawn(seed)
+    pairs = []
+    for assignment in ("soft", "hard"):
+        with swapped(hidden_markov, "LOWEST_VARIANCE", 1.0):  # so high that some variance meets it
+            found, objective = hidden_markov.step(models, side_by_side(frames), assignment)
+            wanted, likelihood = _stepped(models, frames, assignment == "hard")
+        pairs += [(getattr(found, name), values) for name, values in wanted.items()] + [(objective, likelihood)]
+    return apart(*pairs)
+
+
+def _stepped(models: HiddenMarkovModels, frames: list[np.ndarray], hard: bool) -> tuple[dict, float]:
+    prior, start, goes = np.full(K, 1e-3), np.full((K, S), 0.1), np.full((K, S, S), 0.1)  # what is taken as seen
+    seen: list[list[list]] = [[[] for _ in range(S)] for _ in range(K)]  # weights and frames
+    objective = sum(
+        (count * np.log(part)).sum()
+        for count, part in ((1e-3, models.prior), (0.1, models.start), (0.1, models.transitions))
+    )
+    for each in frames:
+        paths = [_paths(models, each, expert) for expert in range(K)]
+        joint = models.prior * [sum(found.values()) for found in paths]
+        objective += np.log(joint.sum())
+        share = np.eye(K)[joint.argmax()] if hard else joint / joint.sum()
+        prior += share
+        for expert, found in enumerate(paths):
+            for path, likely in found.items():
+                weight = share[expert] * likely / sum(found.values())
+                start[expert, path[0]] += weight
+                for before, after in pairwise(path):
+                    goes[expert, before, after] += weight
+                for state, frame in zip(path, each, strict=True):
+                    seen[expert][state].append((weight, frame))
+    means, variances = models.means.copy(), models.variances.copy()
+    for expert, state in product(range(K), range(S)):
+        weight, frame = (np.array(part) for part in zip(*seen[expert][state], strict=True))
+        if weight.sum() > 1e-8:
+            means[expert, state] = weight @ frame / weight.sum()
+            far = weight @ (frame - means[expert, state]) ** 2 / weight.sum()
+            variances[expert, state] = np.maximum(far, hidden_markov.LOWEST_VARIANCE)
+    counts = {"prior": prior, "start": start, "transitions": goes}
+    return {name: count / count.sum(axis=-1, keepdims=True) for name, count in counts.items()} | {
+        "means": means,
+        "variances": variances,
+    }, float(objective)
+
+
+def _gate_off(seed: int) -> float:
+    """The gate after each frame, from all paths of states."""
+    models, frames = _drawn(seed)
+    wanted = [
+        [
+            [np.log(models.prior[k] * sum(_paths(models, each[: t + 1], k).values())) for k in range(K)]
+            for each in frames
+        ]
+        for t in range(max(LENGTHS))
+    ]
+    return apart((hidden_markov.log_gate(models, side_by_side(frames)), wanted))
+
+
+def _by_hand_off(seed: int) -> float:
+    """What goes before and after EM, on cases that can be seen through."""
+    points = np.array([[0.0], [1], [10], [11], [12]])
+    draws = np.random.default_rng(seed)
+    centres, nearest = hidden_markov.k_means(points, 2, draws)
+    with swapped(hidden_markov, "ROUNDS", 0):
+        first, _ = hidden_markov.k_means(np.append(np.zeros(50), 10)[:, None], 2, draws)
+    frames = [points[:2], points[1:3], points[2:4], points[3:]]
+    started = model._started(frames, np.array([0, 0, 0, 1]), 2, 1, draws)
+    features = model._features(frames)
+    spread = np.array([[each.mean(), each.std()] for each in frames])
+    again = np.random.default_rng(seed)
+    ours = model._started(frames, hidden_markov.k_means(features, 2, again)[1], 2, 1, again)
+    for _ in range(2):
+        ours, _ = hidden_markov.step(ours, side_by_side(frames), "soft")
+    with swapped(model, "MAX_ITERATIONS", 2):
+        fitted, _ = model.fit(frames, 2, 1, seed=seed)
+    votes = {(0, 0): 5, (0, 1): 4, (1, 0): 4}  # the most are right if expert 1 has label 0
+    expert, label = (np.repeat([pair[i] for pair in votes], list(votes.values())) for i in (0, 1))
+    return apart(
+        (np.sort(centres[:, 0]), [0.5, 11]),
+        *((getattr(fitted, name), getattr(ours, name)) for name in ("prior", "means", "variances")),
+        (np.sort(first[:, 0]), [0, 10]),
+        (centres[nearest, 0], [0.5, 0.5, 11, 11, 11]),
+        (started.prior, np.array([4, 2]) / 6),
+        (started.means[:, 0, 0], [np.concatenate(frames[:3]).mean(), 11.5]),
+        (features, (spread - spread.mean(axis=0)) / spread.std(axis=0)),
+        (model.matched(expert, label, 3), [1, 0, -1]),
+        (model.settled_after(np.array([[0, 1, 1], [1, 1, 0], [1, 1, 1]])), [2, 1, 3]),
+    )
+
+
+def _runs_off(seed: int) -> float:
+    """Shares of a short run and its trace, utterance by utterance; and experts of one state that know their man."""
+    known = train(states=1, supervised=True, seed=seed)
+    training, test = japanese_vowels()
+    own = [
+        np.concatenate([each for each, who in zip(training.frames, training.speaker, strict=True) if who == man])
+        for man in range(9)
+    ]
+    log_gate = np.array(
+        [
+            [
+                (-((each - means) ** 2 / spread + np.log(2 * np.pi * spread)) / 2).sum()
+                for means, spread in zip(known.means[:, 0], known.variances[:, 0], strict=True)
+            ]
+            for each in test.frames
+        ]
+    )
+    trace = model.trace_of(known, ends=True)
+    share = np.exp(log_gate - log_gate.max(axis=1, keepdims=True))
+    return apart(
+        (known.means[:, 0], [frames.mean(axis=0) for frames in own]),
+        (known.test_share, (log_gate.argmax(axis=1) == test.speaker).mean()),
+        (trace.weights[0], -np.sort(-share / share.sum(axis=1, keepdims=True), axis=1)),
+        (trace.experts[0, :, 0], log_gate.argmax(axis=1)),
+    )
+
+
+REFITTED = hidden_markov._refitted
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a step from all paths of states",
+        _step_off,
+        ("a path has its start", hidden_markov.forward, "_log(experts.start).T[:, None] + ", ""),
+        ("states follow by chance, ahead", hidden_markov.forward, " + goes", ""),
+        ("and behind", hidden_markov.backward, " + comes", ""),
+        ("frames past the end count for nothing", hidden_markov._inside, "< data.lengths", "<= data.lengths"),
+        ("a Gaussian is normalised", hidden_markov.log_densities, " - np.log(precisions)", ""),
+        ("the prior takes part in who is responsible", hidden_markov.step, "_log(experts.prior) + likelihood",
+         "likelihood"),
+        ("soft EM shares out", hidden_markov.responsibilities, "np.exp(joint - log_sum(joint.T)[:, None])",
+         "np.eye(joint.shape[1])[joint.argmax(axis=1)]"),
+        ("hard EM gives all to the best", hidden_markov.responsibilities, "argmax", "argmin"),
+        ("a state's frames count by responsibility", hidden_markov.step, "likelihood) * weights",
+         "likelihood) * _inside(data)[:, None, :, None]"),
+        ("the objective has the log prior", hidden_markov.step, " + _log_prior(experts)", ""),
+        ("the prior is refitted", REFITTED, "shares.sum(axis=0) + SEEN_SEQUENCES", "experts.prior"),
+        ("starts are refitted", REFITTED, 'np.einsum("snk->ks", occupied[0]) + SEEN_STARTS', "experts.start"),
+        ("transitions are refitted", REFITTED, "moved + SEEN_TRANSITIONS", "experts.transitions"),
+        ("means are refitted", REFITTED, "np.where(used, means, experts.means)", "experts.means"),
+        ("variances are about the mean", REFITTED, "squares - means**2", "squares"),
+        ("a variance has its floor", REFITTED, "LOWEST_VARIANCE", "0"),
+        ("starts are smoothed", REFITTED, " + SEEN_STARTS", " + 2 * SEEN_STARTS"),
+    ),
+    *noticed_by(
+        "the gate after each frame from all paths",
+        _gate_off,
+        ("the gate has the prior", hidden_markov.log_gate, "_log(experts.prior) + ", ""),
+    ),
+    *noticed_by(
+        "cases by hand",
+        _by_hand_off,
+        ("a centre is the mean of its points", hidden_markov.k_means, "mine.mean(axis=0)", "mine[0]"),
+        ("centres start far from each other", hidden_markov.k_means, "p=odds", "p=None"),
+        ("a point goes to the nearest centre", hidden_markov.k_means, "argmin", "argmax"),
+        ("draws go with the seed", model.fit, "default_rng(seed)", "default_rng(seed + 1)"),
+        ("EM is repeated", model.fit, "found, value = step(", "_, value = step("),
+        ("groups of unequal size have unequal shares", model._started, "np.bincount(groups, minlength=experts) + 1",
+         "np.ones(experts)"),
+        ("an expert starts from its own group", model._started, "if group == expert", "if group >= expert"),
+        ("utterances are grouped by scaled features", model._features, " / np.maximum(rows.std(axis=0), 1e-9)", ""),
+        ("the most utterances are matched", model.matched, "maximize=True", "maximize=False"),
+        ("the gate has settled once it turns no more", model.settled_after, "elsewhere[::-1]", "elsewhere"),
+    ),
+    *noticed_by(
+        "speakers and their trace, utterance by utterance",
+        _runs_off,
+        ("a named expert learns its own man", model.one_each, "if who == speaker", "if who >= speaker"),
+        ("an utterance's expert is that at its end", train, "winner[-1]] == part", "winner[0]] == part"),
+        ("the trace has the gate", model.trace_of, "result.logits(data)[-1:]", "result.logits(data)[:1]"),
+    ),
+)
+# fmt: on

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from history_checks.claims import MEASURED, Claim
+from history_checks.claims import CHECKS, Claim
 
 Claims = Callable[[bool, int], list[Claim]]  # quick and seed, as `claims` of a system's checks
 
@@ -29,7 +29,7 @@ class Control:
 
     def owns(self, claim: Claim) -> bool:
         """True if this is the control of a claim. What is no check needs none."""
-        return claim.kind == MEASURED and any(part in claim.what for part in self.misses)
+        return claim.kind in CHECKS and any(part in claim.what for part in self.misses)
 
 
 @contextmanager
@@ -65,7 +65,7 @@ def _row(claim: Claim, broken: str = "", found: Claim | None = None) -> dict[str
     return {
         "control": broken,
         "broken": math.nan if found is None else float(found.ours),
-        "caught": claim.kind != MEASURED if found is None else not found.passed,
+        "caught": claim.kind not in CHECKS if found is None else not found.passed,
     }
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 import pandas as pd
 
 from history_checks.claims import NOT_PRINTED, Claim, frame_of
-from history_checks.negative_controls import controlled
+from history_checks.mechanisms import Mechanism, claims_about, controls_for
+from history_checks.negative_controls import Control, controlled
 from moeviz.errors import MoevizError
 from moeviz.history.systems import FOLDERS
 from moeviz.text import quoted
@@ -29,9 +30,9 @@ def check_claims(
     measured again with its mechanism broken, where it must miss.
 
     One row per claim. Columns: system str · what str · ours, paper float64 (NaN if the paper gives no number that holds
-    for our data) · tolerance str · passed bool · remark str · kind str (measured, identity, of what ships, misprint
-    found: only what is measured is a check). With `controls` also: control str (what was broken) · broken float64 (the
-    figure then) · caught bool (whether the claim missed then; True of what is no check).
+    for our data) · tolerance str · passed bool · remark str · kind str (measured, mechanism, identity, of what ships,
+    misprint found: only the first two are checks). With `controls` also: control str (what was broken) · broken float64
+    (the figure then) · caught bool (whether the claim missed then; True of what is no check).
 
     Raises `MoevizError` for an unknown system, or if its process ends without an answer.
     """
@@ -52,7 +53,7 @@ def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = Fa
     """Check the claims of one system in this process. Columns as in `check_claims`."""
     module = import_module(f"history_checks.{WITH_CHECKS[name]}")
     try:
-        claims = module.claims(quick, seed)
+        claims = [*module.claims(quick, seed), *claims_about(mechanisms_of(name), seed)]
         again = (
             controlled(claims, controls_of(name), quick, seed) if controls else pd.DataFrame(index=range(len(claims)))
         )
@@ -64,9 +65,14 @@ def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = Fa
     return frame
 
 
-def controls_of(name: str) -> tuple:
-    """The negative controls of one system's claims, of type `Control`."""
-    return import_module(f"history_checks.{WITH_CHECKS[name]}").CONTROLS
+def controls_of(name: str) -> tuple[Control, ...]:
+    """The negative controls of one system's claims, those of its mechanisms last."""
+    return (*import_module(f"history_checks.{WITH_CHECKS[name]}").CONTROLS, *controls_for(mechanisms_of(name)))
+
+
+def mechanisms_of(name: str) -> tuple[Mechanism, ...]:
+    """The mechanisms of one system; none where nothing is trained."""
+    return getattr(import_module(f"history_checks.{WITH_CHECKS[name]}"), "MECHANISMS", ())
 
 
 def _in_a_process(name: str, options: list[str]) -> pd.DataFrame:

@@ -1,17 +1,24 @@
 """Do the two losses of the sparsely-gated mixture keep its experts busy as the paper of 2017 says?"""
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
+from statistics import NormalDist
 
+import numpy as np
 import pandas as pd
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
 from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
+from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
-from moeviz.history.sparsely_gated_2017 import model
+from moeviz.history.shared.datasets import Words, english
+from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
@@ -48,6 +55,8 @@ def whole(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 def alone(quick: bool = False, seed: int = 0) -> list[Claim]:
     """Claims about one seed, trained again: the seeds that ship would hide it if something were broken."""
+    if quick:
+        return []
     again = balance_table(seeds(seed, 1))
     return [*ordered(again), *([] if seed else repeated(again, shipped_table()))]
 
@@ -186,3 +195,273 @@ CONTROLS = (
     Control("the losses are exchanged", (model, "balancing_loss", _exchanged), ("CV(importance) / CV(load)",), alone),
     Control("no loss at all", (model, "balancing_loss", _no_loss), ("max / mean load, ", "largest difference"), alone),
 )
+
+
+# The mechanisms, each against something plainer.
+
+WORDS_OF, INPUTS, K = 4, 3, 2  # how many words and inputs, and experts of a word
+FINE = 20_001  # draws of one expert's noise, at even steps of probability
+
+
+def _drawn(seed: int, experts: int = 5, *gates: int) -> tuple[np.ndarray, ...]:
+    """Words, W_g, W_noise and the noise of one gate, or of a row of gates."""
+    draws = np.random.default_rng(seed)
+    shapes = ((WORDS_OF, INPUTS), (*gates, INPUTS, experts), (*gates, INPUTS, experts), (*gates, WORDS_OF, experts))
+    return tuple(draws.normal(size=shape) for shape in shapes)
+
+
+def _gated(x: np.ndarray, gate: np.ndarray, spread: np.ndarray, noise: np.ndarray) -> tuple[np.ndarray, ...]:
+    """G(x) and P(x, i) of each word, by equations 3 to 5 and 8."""
+    weights, chances = [], []
+    for word, own in zip(x, noise, strict=True):
+        clean, deviation = word @ gate, np.log1p(np.exp(word @ spread)) + 0.01
+        scores = clean + own * deviation
+        best = sorted(range(len(scores)), key=lambda e, scores=scores: -scores[e])[:K]
+        powers = [math.exp(scores[e]) if e in best else 0.0 for e in range(len(scores))]
+        weights.append([power / sum(powers) for power in powers])
+        others = [sorted(np.delete(scores, e))[-K] for e in range(len(scores))]
+        chances.append([NormalDist().cdf((c - o) / d) for c, o, d in zip(clean, others, deviation, strict=True)])
+    return np.array(weights), np.array(chances)
+
+
+def _choice(x: np.ndarray, gate: np.ndarray, spread: np.ndarray, noise: np.ndarray | None) -> GateChoice:
+    parts = (torch.from_numpy(part) for part in (x, gate, spread))
+    return noisy_top_k.noisy_top_k(*parts, K, None if noise is None else torch.from_numpy(noise))
+
+
+def _gate_off(seed: int) -> float:
+    """Weights, load and importance, word by word; and without noise."""
+    x, gate, spread, noise = _drawn(seed)
+    choice, plain = _choice(x, gate, spread, noise), _choice(x, gate, spread, None)
+    weights, chances = _gated(x, gate, spread, noise)
+    without, _ = _gated(x, gate, spread, 0 * noise)
+    routing = noisy_top_k.one_level(choice)
+    return apart(
+        (noisy_top_k.gate_values(choice), weights),
+        (choice.probability, chances),
+        (choice.weights, -np.sort(-weights, axis=1)[:, :K]),
+        (routing.importance, weights.sum(axis=0)),
+        (routing.load, chances.sum(axis=0)),
+        (noisy_top_k.gate_values(plain), without),
+        (plain.probability, without > 0),
+        (noisy_top_k.squared_variation(torch.tensor([1.0, 2, 6])), np.var([1, 2, 6]) / 9),
+    )
+
+
+def _redrawn_off(seed: int) -> float:
+    """P(x, i): how often an expert is among the k highest, its own noise drawn anew and all others' kept."""
+    x, gate, spread, noise = _drawn(seed)
+    draws, found = torch.special.ndtri((torch.arange(FINE) + 0.5).double() / FINE).numpy(), np.zeros((WORDS_OF, 5))
+    scores = x @ gate + noise * (np.log1p(np.exp(x @ spread)) + 0.01)
+    for word in range(WORDS_OF):
+        for expert in range(5):
+            again = np.tile(scores[word], (FINE, 1))
+            again[:, expert] = (x @ gate)[word, expert] + draws * (np.log1p(np.exp(x @ spread)) + 0.01)[word, expert]
+            found[word, expert] = ((again > again[:, [expert]]).sum(axis=1) < K).mean()
+    off = np.abs(_choice(x, gate, spread, noise).probability.numpy() - found).max()
+    return max(0.0, float(off) - 1 / FINE)  # what so many draws leave open
+
+
+def _loss_off(seed: int) -> float:
+    """The two losses, and their slopes by W_g and W_noise, by differences."""
+    x, gate, spread, noise = _drawn(seed)
+    parts = [torch.from_numpy(part).requires_grad_() for part in (gate, spread)]
+    choice = noisy_top_k.noisy_top_k(torch.from_numpy(x), *parts, K, torch.from_numpy(noise))
+    loss = noisy_top_k.balancing_loss(noisy_top_k.one_level(choice), 0.3, 0.7)
+    loss.backward()
+
+    def plainly(gate: np.ndarray, spread: np.ndarray) -> float:
+        importance, load = (part.sum(axis=0) for part in _gated(x, gate, spread, noise))
+        return 0.3 * importance.var() / importance.mean() ** 2 + 0.7 * load.var() / load.mean() ** 2
+
+    return apart(
+        (loss, plainly(gate, spread)),
+        (parts[0].grad, slopes(lambda at: plainly(at, spread), gate)),
+        (parts[1].grad, slopes(lambda at: plainly(gate, at), spread)),
+    )
+
+
+def _levels_off(seed: int) -> float:
+    """Two of three groups, and in each two of four experts, word by word: equations 12 to 14."""
+    x, gate, spread, noise = _drawn(seed, 3)
+    rows = _drawn(seed + 1, 4, 3)[1:]
+    routing = noisy_top_k.two_levels(_choice(x, gate, spread, noise), _choice(x, *rows))
+    groups, of_group = _gated(x, gate, spread, noise)
+    within = [_gated(x, *(part[g] for part in rows)) for g in range(3)]
+    importance, load, weights = np.zeros((3, 4)), np.zeros((3, 4)), np.zeros((WORDS_OF, 12))
+    for g, (inside, chances) in enumerate(within):
+        theirs = groups[:, g] > 0
+        importance[g] = (groups[:, g, None] * inside).sum(axis=0)
+        load[g] = of_group[:, g].sum() * chances[theirs].sum(axis=0) / max(theirs.sum(), 1)
+        weights[:, 4 * g : 4 * g + 4] = groups[:, g, None] * inside
+    found = torch.zeros(WORDS_OF, 12, dtype=torch.float64).scatter(1, routing.chosen, routing.weights)
+    return apart((routing.importance, importance.ravel()), (routing.load, load.ravel()), (found, weights))
+
+
+def _layers_off(seed: int) -> float:
+    """What each word gets from its own experts; and what layers add to each other in the language model."""
+    draws, again = (torch.Generator().manual_seed(seed) for _ in range(2))
+    pairs = [(model._matrix((64, 5), draws), (2 * torch.rand(64, 5, generator=again) - 1) / 8)]
+    for groups in (0, 2):
+        network = model.SparseLanguageModel(20, 6, K, groups, draws)
+        for each in (network.mixture.gate, network.mixture.spread):
+            pairs.append((each.detach().clone(), torch.zeros(each.shape)))
+            each.data = torch.randn(each.shape, generator=draws) / 8
+        words = torch.randint(20, (2, 3), generator=draws)
+        scores, routing = network(words, torch.Generator().manual_seed(7))
+        below = network.below(network.embedding[words])[0] + network.embedding[words]
+        flat = below.flatten(0, 1)
+        again = network.mixture.route(flat, torch.Generator().manual_seed(7))
+        pairs.append((again.weights, routing.weights))
+        rows = []
+        for x, chosen, weights in zip(flat, routing.chosen.tolist(), routing.weights, strict=True):
+            said = [(x @ network.mixture.first[e]).clamp(min=0) @ network.mixture.second[e] for e in chosen]
+            rows.append(sum(w * each for w, each in zip(weights, said, strict=True)))
+        mixed = 1 / (1 + torch.exp(-torch.stack(rows))) + flat
+        above = network.above(mixed.view_as(below))[0] + mixed.view_as(below)
+        pairs.append((scores, above.flatten(0, 1) @ network.output + network.bias))
+        pairs.append((network.mixture(flat, routing), torch.stack(rows)))
+        quiet = [network.mixture.route(flat).weights for _ in range(2)]
+        pairs += [(quiet[0], quiet[1]), (torch.equal(quiet[0], again.weights), False)]
+    return apart(*pairs)
+
+
+def _steps_off(seed: int) -> float:
+    """Three steps of training on a short text, and what they come to on held-out words, with and without groups."""
+    with swapped(model, "english", _short):
+        return max(_trained_off(_short(), seed, groups) for groups in (0, 2))
+
+
+@cache
+def _short() -> Words:
+    whole = english()
+    return Words(whole.training[:400], whole.held_out[:2100], whole.vocabulary)
+
+
+def _trained_off(text: Words, seed: int, groups: int) -> float:
+    with kept(model, "_without_noise") as ended:
+        run = train(4, K, 30.0, 20.0, groups, steps=3, seed=seed)
+        trace = model.trace_of(run)
+    trained, draws = ended[0][0][0], torch.Generator().manual_seed(seed)
+    network = model.SparseLanguageModel(len(text.vocabulary), 4, K, groups, draws)
+    numbers, pairs = list(network.parameters()), []
+    adam = torch.optim.Adam(numbers, 4e-3, fused=True)
+    for step in range(3):
+        starts = torch.randint(400 - 32, (32, 1), generator=draws)[:, 0].tolist()
+        given = torch.stack([torch.from_numpy(text.training[at : at + 32]) for at in starts])
+        following = torch.stack([torch.from_numpy(text.training[at + 1 : at + 33]) for at in starts]).flatten()
+        scores, routing = network(given, draws)
+        cost = cross_entropy(scores, following)
+        spreads = [each.var(correction=0) / each.mean() ** 2 for each in (routing.importance, routing.load)]
+        adam.zero_grad()
+        (cost + 30 * spreads[0] + 20 * spreads[1]).backward()
+        clip_grad_norm_(numbers, 1.0)
+        adam.step()
+        counts = torch.bincount(routing.chosen.flatten(), minlength=4)
+        most = [routing.load.max() / routing.load.mean(), counts.max() * 4 / counts.sum()]
+        measures = [*(spread.sqrt() for spread in spreads), *most]
+        pairs.append((run.balance[step], torch.stack(measures)))
+        pairs.append((run.perplexity_by_step[step], cost.exp()))
+    held = torch.from_numpy(text.held_out)
+    with torch.no_grad():
+        both = [trained(held[at : at + 1024].view(32, 32)) for at in (0, 1024)]
+        wanted = [held[at + 1 : at + 1025] for at in (0, 1024)]
+        costs = [-s.log_softmax(dim=1)[torch.arange(1024), w].mean() for (s, _), w in zip(both, wanted, strict=True)]
+    routing = both[0][1]
+    weights = np.zeros((1024, 4))
+    np.put_along_axis(weights, routing.chosen.numpy(), routing.weights.numpy(), axis=1)
+    shown = np.zeros((1024, 4))
+    np.put_along_axis(shown, trace.experts[-1].astype(int), trace.weights[-1], axis=1)
+    scored = routing.levels[-1].clean.log_softmax(dim=-1)
+    if groups:
+        of_groups = routing.levels[0].clean.log_softmax(dim=-1)
+        scored = torch.cat([of_groups[:, [g]] + scored[g] for g in range(groups)], dim=1)
+    pairs.append((torch.from_numpy(trace.logits[-1]).log_softmax(dim=-1), scored))
+    pairs += [(run.perplexity, torch.stack(costs).mean().exp()), (shown, weights)]
+    return apart(*pairs, *zip(trained.parameters(), numbers, strict=True))
+
+
+ONE, TWO, TRAIN = noisy_top_k.noisy_top_k, noisy_top_k.two_levels, model.train
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop over words",
+        _gate_off,
+        ("scores have noise", ONE, "clean + noise * deviation", "clean"),
+        ("noise is scaled by Softplus", ONE, "clean + noise * deviation", "clean + noise"),
+        ("the softmax is over the k highest alone", ONE, "highest.softmax(dim=-1)",
+         "scores.softmax(dim=-1).gather(-1, chosen)"),
+        ("without noise a choice is sure", ONE, "noise is None or k == scores.shape[-1]", "k == scores.shape[-1]"),
+        ("importance is the sum of weights", noisy_top_k.one_level, "gate_values(choice).sum(dim=-2)",
+         "gate_values(choice).ceil().sum(dim=-2)"),
+        ("load is the sum of chances", noisy_top_k.one_level, "choice.probability.sum(dim=-2)",
+         "gate_values(choice).sum(dim=-2)"),
+        ("variation is relative to the mean", noisy_top_k.squared_variation, " / (values.mean() ** 2 + 1e-10)", ""),
+        ("a variance of all experts", noisy_top_k.squared_variation, "correction=0", "correction=1"),
+    ),
+    *noticed_by(
+        "noise drawn anew",
+        _redrawn_off,
+        ("P(x, i): an expert's own noise is drawn anew", noisy_top_k.chance_of_choice, "clean - kth_excluding",
+         "scores - kth_excluding"),
+        ("by its own deviation", noisy_top_k.chance_of_choice, ") / deviation", ")"),
+        ("it has to beat the k-th of the others", noisy_top_k.kth_excluding, "first_out, last_in)",
+         "last_in, last_in)"),
+    ),
+    *noticed_by(
+        "losses and slopes by differences",
+        _loss_off,
+        ("the importance loss has its weight", noisy_top_k.balancing_loss, "importance * squared", "load * squared"),
+        ("the load loss is added", noisy_top_k.balancing_loss, " + load * squared_variation(routing.load)", ""),
+        ("load has a slope", noisy_top_k.one_level, "choice.probability.sum", "choice.probability.detach().sum"),
+        ("importance has a slope", noisy_top_k.one_level, "gate_values(choice).sum",
+         "gate_values(choice).detach().sum"),
+        ("W_noise has a slope", ONE, "softplus(x @ spread)", "softplus(x @ spread.detach())"),
+        ("W_g has a slope", ONE, "clean = x @ gate", "clean = x @ gate.detach() + 0 * x @ gate"),
+    ),
+    *noticed_by(
+        "two levels, word by word",
+        _levels_off,
+        ("weights of both gates are multiplied", TWO, "take_along_dim(group, dim=1) * primary.weights[:, :, None]",
+         "take_along_dim(group, dim=1) / 2"),
+        ("an expert is counted in its group", TWO, "group * secondary.clean.shape[-1] + expert", "expert"),
+        ("importance has the group's weight", TWO, 'einsum("ng,gnm->gm", groups, experts)',
+         'einsum("ng,gnm->gm", groups.ceil(), experts)'),
+        ("load has the group's load", TWO, "primary.probability.sum(dim=0)[:, None] * within", "within"),
+        ("load is a mean over the group's words", TWO, " / theirs.sum(dim=0).clamp(min=1)[:, None]", ""),
+    ),
+    *noticed_by(
+        "layers, word by word",
+        _layers_off,
+        ("all gates start at 0", model._gate, "torch.zeros(shape)), nn", "torch.ones(shape)), nn"),
+        ("layers start within one over the root of D", model._matrix, "math.sqrt(UNITS)", "UNITS"),
+        ("answers are scaled by the gate", model.SparseMixture.forward, "own * routing.weights[:, :, None]", "own"),
+        ("a word gets its own answer", model.SparseMixture.forward, "index_select(0, place)",
+         "index_select(0, place.flip(0))"),
+        ("an expert is rectified", model.SparseMixture.forward, ".relu()", ""),
+        ("each expert has its rows", model._places, "expert * room + nth", "expert * room + nth.clamp(max=0)"),
+        ("noise is drawn where there is a generator", model.SparseMixture._choice,
+         "None if draws is None else torch.randn(shape, generator=draws)", "None"),
+        ("and nowhere else", model.SparseMixture._choice, "None if draws is None else ", ""),
+        ("the first LSTM is added to", model.SparseLanguageModel.forward, "[0] + embedded", "[0]"),
+        ("the mixture is squashed", model.SparseLanguageModel.forward, ".sigmoid() + flat", " + flat"),
+        ("and added to", model.SparseLanguageModel.forward, ".sigmoid() + flat", ".sigmoid()"),
+        ("the second LSTM is added to", model.SparseLanguageModel.forward, "[0] + mixed", "[0]"),
+    ),
+    *noticed_by(
+        "three steps by hand",
+        _steps_off,
+        ("the losses are trained on", TRAIN, "loss + balancing_loss(routing, importance, load)", "loss"),
+        ("with their own weights", TRAIN, "balancing_loss(routing, importance, load)",
+         "balancing_loss(routing, load, importance)"),
+        ("training has noise", TRAIN, "model(words, draws)", "model(words)"),
+        ("gradients are cut", TRAIN, "LARGEST_GRADIENT)", "9 * LARGEST_GRADIENT)"),
+        ("a word is to be followed by the next", model._excerpts, "excerpt[:, 1:]", "excerpt[:, :-1]"),
+        ("balance is measured", model._balance, "each.max() / each.mean()", "each.mean() / each.max()"),
+        ("held-out words have no noise", model._without_noise, "model(given)", "model(given, torch.Generator())"),
+        ("perplexity is of each word", model._without_noise, "total / ends", "total / ends / 2"),
+        ("the trace has both gates' logits", model._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
+        ("the trace has the weights", model._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
+    ),
+)
+# fmt: on

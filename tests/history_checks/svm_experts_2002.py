@@ -1,13 +1,16 @@
 """Do mixtures of support vector machines behave as they should? The paper's own data are not available here."""
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
+import torch
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, kept, noticed_by, slopes
+from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import datasets
-from moeviz.history.shared.datasets import Vowels, at_hand
+from moeviz.history.shared.datasets import Vowels, at_hand, encode, stand_in
 from moeviz.history.svm_experts_2002 import em, model
 
 EXPERTS = (4, 8, 16)
@@ -139,3 +142,270 @@ CONTROLS = (
     Control("parts are never dealt again", (model, "assign", _dealt_once), ("uniform mixture",), _better),
     Control("room for all", (model, "capacity_of", lambda examples, *_: examples), ("first choice",), _overflow),
 )
+
+
+# The mechanisms, each against something plainer.
+
+
+def _gater_off(seed: int) -> float:
+    """What a small mixture answers, the slopes of its error, and four steps of training by torch."""
+    draws = np.random.default_rng(seed)
+    gater = model.Gater(*(draws.normal(size=shape) for shape in ((2, 3), 3, (3, 4), 4)))
+    inputs, outputs, desired = draws.normal(size=(5, 2)), draws.normal(size=(5, 4)), np.array([1.0, -1, 1, 1, -1])
+
+    def answers(*numbers: torch.Tensor) -> torch.Tensor:
+        hidden, hidden_bias, output, output_bias = numbers
+        rows = []
+        for case, said in zip(torch.from_numpy(inputs), torch.from_numpy(outputs), strict=True):
+            weights = torch.tanh(case @ hidden + hidden_bias) @ output + output_bias
+            rows.append(torch.tanh(sum(w * s for w, s in zip(weights, said, strict=True))))
+        return torch.stack(rows)
+
+    numbers = [torch.from_numpy(number.copy()).requires_grad_() for number in gater.numbers]
+    adam = torch.optim.Adam(numbers, model.STEP, model.MEMORY)
+    error, gradient = model.squared_error(gater, inputs, outputs, desired)
+    pairs = [(model.mixed(gater.weights(inputs), outputs), answers(*numbers))]
+    for step in range(4):
+        adam.zero_grad()
+        missed = ((answers(*numbers) - torch.from_numpy(desired)) ** 2).mean()
+        missed.backward()
+        if not step:
+            pairs.append((error, missed))
+            pairs += [(ours, number.grad.clone()) for ours, number in zip(gradient.numbers, numbers, strict=True)]
+        adam.step()
+    with swapped(model, "STEPS", 4):
+        trained = model.trained(gater, inputs, outputs, desired)
+    return apart(*pairs, *zip(trained.numbers, numbers, strict=True))
+
+
+def _task(first: int, many: int) -> model.Task:
+    task, _ = model.odd_or_even()
+    part = slice(first, first + many)
+    return model.Task(task.inputs[part], task.odd[part], task.digit[part])
+
+
+def _loop_off(seed: int) -> float:
+    """Three iterations on 200 digits: who learns from what, by whom it is weighed, and who is full."""
+    from sklearn.svm import LinearSVC
+
+    task, test, pairs = _task(0, 200), _task(200, 100), []
+    with (
+        swapped(model, "odd_or_even", lambda: (task, test)),
+        swapped(model, "STEPS", 30),
+        kept(model, "_experts_say") as said,
+        kept(model, "trained") as gaters,
+    ):
+        run = model.train(experts=3, room=2, iterations=3, seed=seed)
+    draws = np.random.default_rng(seed)
+    part = draws.permutation(np.arange(200) % 3)
+    begins = [draws.normal(0, size, shape) for size, shape in ((30**-0.5, (30, 4)), (0.5, 4), (0.1, (4, 3)))]
+    pairs += zip(gaters[0][0][0].numbers, [*begins, np.full(3, 1 / 3)], strict=True)
+    images = datasets.Digits(np.zeros((200, 28, 28), np.uint8), task.digit)
+    pairs += [(run.capacity, 69), (model._task(task.inputs, images).odd, np.where(task.digit % 2, 1, -1))]
+    for turn, ((given, *_), (outputs, on_test)) in enumerate(said):
+        machines = [
+            LinearSVC(dual=False, random_state=0).fit(task.inputs[part == m], task.odd[part == m]) for m in range(3)
+        ]
+        (start, x, _, y, *_), gater = gaters[turn]
+        weights = gater.weights(task.inputs)
+        answer, learnt = (gater.weights(test.inputs) * on_test).sum(axis=1), (weights * outputs).sum(axis=1)
+        pairs += [
+            (given, part),
+            (outputs, np.tanh([each.decision_function(task.inputs) for each in machines]).T),
+            (on_test, np.tanh([each.decision_function(test.inputs) for each in machines]).T),
+            (x, task.inputs),
+            (y, task.odd),
+            (start.hidden, gaters[turn - 1][1].hidden if turn else start.hidden),  # it goes on from where it was
+            (run.first_choice[turn], weights.argmax(axis=1)),
+            (run.train_error[turn], ((learnt > 0) != (task.odd > 0)).mean()),
+            (run.test_error[turn], ((answer > 0) != (test.odd > 0)).mean()),
+            (run.even_error[turn], ((on_test.sum(axis=1) > 0) != (test.odd > 0)).mean()),
+        ]
+        part = _given_out(weights, 69, draws)
+        pairs.append((run.assigned[turn], part))
+    trace, alone = model.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
+    pairs += [
+        (run.single_error, (alone.predict(test.inputs) != test.odd).mean()),
+        (trace.experts[..., 0], run.first_choice),
+        (trace.experts[..., 1], np.where(run.assigned == run.first_choice, -1, run.assigned.astype(int))),
+        (trace.weights[..., 0], run.weights.max(axis=2)),
+        (run.overflow, (run.assigned != run.first_choice).mean(axis=1)),
+    ]
+    return apart(*pairs)
+
+
+def _given_out(weights: np.ndarray, capacity: int, draws: np.random.Generator) -> np.ndarray:
+    """To each example, in random order, the expert with the highest weight that is not full."""
+    part = np.full(len(weights), -1)
+    for example in draws.permutation(len(weights)):
+        best = weights[example].copy()
+        best[np.bincount(part[part >= 0], minlength=weights.shape[1]) >= capacity] = -np.inf
+        part[example] = best.argmax()
+    return part
+
+
+def _shuffled_off(seed: int) -> float:
+    """Experts that know nothing learn from classes dealt out anew: as many of each, and not those of the images."""
+    task, test = _task(0, 200), _task(200, 100)
+    with (
+        swapped(model, "odd_or_even", lambda: (task, test)),
+        swapped(model, "STEPS", 1),
+        kept(model, "_experts_say") as said,
+    ):
+        for shuffled in (True, False):
+            model.train(experts=2, iterations=1, shuffled=shuffled, seed=seed)
+    dealt, real = (arguments[3].odd for arguments, _ in said)
+    return apart((dealt.sum(), task.odd.sum()), (real, task.odd), ((dealt == task.odd).all(), False))
+
+
+def _soft_off(seed: int) -> float:
+    """The E step case by case; what the M steps fit has no slope left; a weight of 2 is a case that stands twice."""
+    data, draws = stand_in(), np.random.default_rng(seed)
+    inputs, desired = (part[:80] for part in encode(data))
+    to_learn = em.standardised(inputs)
+    x, side = inputs @ to_learn, 2 * desired - 1
+    lines, gate, slope = draws.normal(size=(3, 2)), draws.normal(size=(3, 2)), np.array([0.5, 2.0])
+    responsible, likelihood = em.expectation(model_softmax(x @ gate), slope * (x @ lines) * side[:, None])
+    rows, logs, mixture = [], [], []
+    for case, y in zip(x, side, strict=True):
+        share = [math.exp(case @ gate[:, k]) for k in range(2)]
+        share = [each / sum(share) for each in share]
+        right = [1 / (1 + math.exp(-slope[k] * y * float(case @ lines[:, k]))) for k in range(2)]
+        joint = [p * r for p, r in zip(share, right, strict=True)]
+        rows.append([each / sum(joint) for each in joint])
+        logs.append(math.log(sum(joint)))
+        mixture.append(sum(joint) if y > 0 else 1 - sum(joint))
+    margins, shares = x @ lines[:, 0] * side, np.array(rows)
+
+    def of_slope(b: np.ndarray) -> float:
+        return float((shares[:, 0] * -np.log1p(np.exp(-b * margins))).sum() - em.SLOPE_DECAY / 2 * (b**2).sum())
+
+    def of_gate(lines: np.ndarray) -> float:
+        said = np.log(model_softmax(x @ lines))
+        return float((shares * said).sum(axis=1).mean() - em.GATE_DECAY * (lines**2).sum())
+
+    fitted = em.fitted_gate(gate, x, shares)
+    twice = np.where(np.arange(80) < 30, 2.0, 1.0)
+    doubled = np.concatenate([np.arange(30), np.arange(80)])
+    start, drawn = (em._start(x, 2, kind, seed) for kind in ("k-means", "random"))
+    return apart(
+        (x.mean(axis=0), [0, 0, 1]),
+        (x.std(axis=0), [1, 1, 0]),
+        (responsible, rows),
+        (likelihood, np.mean(logs)),
+        (em.mixture(x, lines, slope, gate), mixture),
+        ([em.slope(np.full(1000, m), np.ones(1000)) for m in (0.1, -0.1)], [30, 0.05]),
+        (slopes(of_slope, np.array(em.slope(margins, shares[:, 0]))), 0),
+        (1 + np.abs(slopes(of_gate, fitted)).max() / 10, 1),  # L-BFGS ends with a slope of 1e-4 or so
+        (em.line(x, side, twice), em.line(x[doubled], side[doubled], np.ones(110))),
+        (em.line(x, np.ones(80), np.ones(80)), [0, 0, em.ALWAYS]),
+        (drawn.argmax(axis=1), np.random.default_rng(seed).integers(0, 2, 80)),
+        (np.sort(start, axis=1), np.tile([0.05, 0.95], (80, 1))),
+    )
+
+
+def model_softmax(logits: np.ndarray) -> np.ndarray:
+    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+
+
+def _rounds_off(seed: int) -> float:
+    """Three rounds of soft EM, from the steps that `_soft_off` has looked at; their answers, errors and trace."""
+    data, pairs = stand_in(), []
+    inputs, desired = encode(data)
+    with swapped(em, "ITERATIONS", 3):
+        run, hard = (em.train_soft(data, 2, hard=hard, seed=seed) for hard in (False, True))
+    to_learn = em.standardised(inputs[:400])
+    x, side = inputs[:400] @ to_learn, 2 * desired[:400] - 1
+    for found, whole in ((run, False), (hard, True)):
+        responsible, gate = em._start(x, 2, "k-means", seed), np.zeros((3, 2))
+        for at in range(3):
+            shares = np.eye(2)[responsible.argmax(axis=1)] if whole else responsible
+            lines = np.stack([em.line(x, side, share) for share in shares.T], axis=1)
+            slope = np.array([em.slope(x @ lines[:, k] * side, shares[:, k]) for k in range(2)])
+            gate = em.fitted_gate(gate, x, shares)
+            responsible, _ = em.expectation(model_softmax(x @ gate), slope * (x @ lines) * side[:, None])
+            share, right = (
+                model_softmax(inputs @ to_learn @ gate),
+                1 / (1 + np.exp(-slope * (inputs @ to_learn @ lines))),
+            )
+            wrong = ((share * right).sum(axis=1) > 0.5) != (desired > 0)
+            pairs.append(((found.train_error[at], found.test_error[at]), (wrong[:400].mean(), wrong[400:].mean())))
+            pairs.append((found.expert_lines[at], to_learn @ lines))
+            pairs.append((em.soft_trace_of(found).weights[at], -np.sort(-share, axis=1)))
+    return apart(*pairs)
+
+
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop, and training by torch",
+        _gater_off,
+        ("the answer is the tanh of a weighted sum", model.mixed, "weights * outputs", "outputs"),
+        ("and is squashed", model.mixed, "np.tanh((weights * outputs).sum(axis=1))", "(weights * outputs).sum(axis=1)"),
+        ("slopes pass the answer's tanh", model.squared_error, "2 * miss * (1 - answer**2)", "2 * miss"),
+        ("and the hidden units", model.squared_error, " * (1 - units**2)", ""),
+        ("the gater goes down the slope", model.trained, "number - STEP", "number + STEP"),
+        ("Adam's averages begin at nothing", model.trained, "(m / fresh[0])", "m"),
+        ("steps are scaled by their squares", model.trained, "(np.sqrt(s / fresh[1]) + 1e-8)", "1"),
+    ),
+    *noticed_by(
+        "three iterations on 200 digits",
+        _loop_off,
+        ("odd digits are 1", model._task, "% 2", "% 3"),
+        ("an expert has room for its share and c more", model.capacity_of, " + room", ""),
+        ("the first parts are dealt out at random", model.train,
+         "part = rng.permutation(np.arange(len(task.odd)) % experts)", "part = np.arange(len(task.odd)) % experts"),
+        ("an expert learns from its own part", model._experts_say, "part == expert", "part >= 0"),
+        ("experts are squashed by a tanh", model.machine, "np.tanh(model.decision_function(inputs))",
+         "model.decision_function(inputs)"),
+        ("the gater begins even", model.new_gater, "np.full(experts, 1 / experts)", "np.arange(experts) / experts"),
+        ("the gater goes on from where it was", model.train, "gater = trained(gater,", "_ = trained(gater,"),
+        ("an example goes where its weight is highest", model.assign, "np.argsort(-weights", "np.argsort(weights"),
+        ("a full expert takes no more", model.assign, " if left[expert]", ""),
+        ("examples come in random order", model.assign, "rng.permutation(len(weights))", "range(len(weights))"),
+        ("parts are dealt again", model.train, "part = assign(weights, capacity, rng)", "part = part"),
+        ("the uniform mixture weighs all alike", model.train, "on_test.sum(axis=1)", "on_test[:, 0]"),
+        ("test digits are weighed by their own weights", model.train, "gater.weights(test.inputs)",
+         "gater.weights(test.inputs)[::-1]"),
+        ("training errors are of weighted answers", model.train,
+         "mixed(weights, outputs), task", "outputs.sum(axis=1), task"),
+        ("one machine learns from all", model.train, "machine(task.inputs, task.odd, kernel)",
+         "machine(task.inputs[:50], task.odd[:50], kernel)"),
+        ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
+    ),
+    *noticed_by(
+        "classes that were dealt out anew",
+        _shuffled_off,
+        ("experts that know nothing learn from shuffled classes", model.train,
+         "rng.permutation(task.odd) if shuffled else task.odd", "task.odd"),
+    ),
+    *noticed_by(
+        "single cases, and slopes that are gone",
+        _soft_off,
+        ("a responsibility has the gate", em.expectation, "gate * sigmoid", "sigmoid"),
+        ("responsibilities sum to 1", em.expectation, "joint / likelihood[:, None]", "joint"),
+        ("the mixture is a weighted sum", em.mixture, "softmax(inputs @ gate) * ", ""),
+        ("an expert learns a case by its share", em.line, ", sample_weight=share[seen]", ""),
+        ("of one class it says that class", em.line, "ALWAYS * classes.sum()", "0"),
+        ("a slope counts cases by their shares", em.slope, "rise = (share * ", "rise = ("),
+        ("a slope has limits", em.slope, "np.clip(found + rise / bend, *SLOPES)", "found + rise / bend"),
+        ("a slope has its decay", em.slope, " - SLOPE_DECAY * found", ""),
+        ("the gate is fitted to responsibilities", em.fitted_gate, "proportions - shares", "proportions"),
+        ("inputs are standardised", em.standardised, "-mean / spread", "0"),
+        ("a random start is drawn", em._start, 'if start == "k-means"', 'if start != "k-means"'),
+        ("a case begins with its cluster's expert", em._start, "SURE * np.eye", "SURE / 2 * np.eye"),
+    ),
+    *noticed_by(
+        "three rounds of soft and of hard EM",
+        _rounds_off,
+        ("hard EM gives a case whole", em._one_hot, "argmax", "argmin"),
+        ("the gate is fitted in each round", em.train_soft, "gate = fitted_gate(gate, mine, shares)",
+         "_ = fitted_gate(gate, mine, shares)"),
+        ("responsibilities are renewed in each round", em.train_soft, "responsible, likelihood = ", "_, likelihood = "),
+        ("test speakers are not learnt from", em.train_soft, "2 * desired[data.training] - 1",
+         "1 - 2 * desired[data.training]"),
+        ("test speakers are told from others", em._result, "wrong[:, ~data.training]", "wrong[:, data.training]"),
+        ("the trace has the gate's shares", em.soft_trace_of, "result.logits(inputs, at)", "result.logits(inputs, 0)"),
+    ),
+)
+# fmt: on

@@ -1,16 +1,22 @@
 """Does a tiny Switch Transformer drop tokens, and learn not to, as its paper of 2021 says?"""
 
-from copy import copy
+import math
+from functools import cache
 from itertools import pairwise
 
+import numpy as np
 import pandas as pd
 import torch
+from torch.nn.functional import cross_entropy
+from torch.nn.utils import clip_grad_norm_
 
-from history_checks.claims import IDENTITY, NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.mechanisms import apart, kept, noticed_by
+from history_checks.negative_controls import Control, swapped
+from moeviz.history.shared.datasets import english
 from moeviz.history.switch_2021 import model
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
-from moeviz.history.switch_2021.model import Routed, SwitchLayer, balancing_loss
+from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))
 LESS = 0.9  # of what was dropped at first: where nothing is learnt, 0.96 to 0.99
@@ -24,26 +30,13 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
     nothing (65.1 with seed 0, and the twin has 66.4); and whether it is below that with a router that does not learn
     is luck: so it is from some seeds, and from others not.
     """
-    return [uniform(), *of_gradient(quick, seed), *dropping(short(quick, seed), brief=quick)]
+    return dropping(short(quick, seed), brief=quick)
 
 
 def short(quick: bool = False, seed: int = 0) -> pd.DataFrame:
     """Runs long enough to see what is dropped, in the columns of `sweep`."""
     kinds, steps = (QUICK, QUICK_STEPS) if quick else ([kind for kind in KINDS if kind != TWIN], SHORT_STEPS)
     return sweep(kinds, seeds=seeds(seed, 1), steps=steps)
-
-
-def of_gradient(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """The router learns from the words alone, since the answer of an expert is scaled by its probability.
-
-    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), equation 2.
-    """
-    draws = torch.Generator().manual_seed(seeds(seed, 1)[0])
-    layer = SwitchLayer(model.WIDTH, model.HIDDEN, model.EXPERTS, 2.0, draws)
-    layer(torch.randn(256, model.WIDTH, generator=draws)).output.square().sum().backward()
-    slopes = [0.0 if part.grad is None else float(part.grad.norm()) for part in (layer.router, layer.out_of)]
-    what = "gradient of what the layer answers, by the router's weights / by the experts'"
-    return [Claim(what, slopes[0] / slopes[1], NOT_PRINTED, "above 0.01", slopes[0] / slopes[1] > 0.01)]
 
 
 def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
@@ -58,12 +51,6 @@ def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
     late = _dropped(switch, LATE)
     learning = late.loc[list(AUX_WEIGHTS[:1])] if brief else late
     return [*_by_capacity(late), *_over_training(_dropped(switch, EARLY), learning), *_without_loss(late)]
-
-
-def uniform() -> Claim:
-    """Eight experts, each as probable as the others and chosen as often."""
-    loss = float(balancing_loss(torch.full((64, 8), 1 / 8), torch.arange(64) % 8))
-    return Claim("auxiliary loss / α if routing is uniform", loss, 1.0, "exactly", loss == 1, kind=IDENTITY)
 
 
 def _by_capacity(late: pd.Series) -> list[Claim]:
@@ -121,23 +108,8 @@ def _dropped(runs: pd.DataFrame, steps: slice) -> pd.Series:
     return each.agg(lambda dropped: dropped.iloc[windows].mean())
 
 
-NOT_SCALED = "answers are not scaled by the router"
-
-
 def _of_dropping(quick: bool, seed: int) -> list[Claim]:
     return dropping(short(quick, seed), brief=quick)
-
-
-def _not_scaled(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
-    routed = right(self, tokens, jitter)
-    return routed._replace(output=routed.output / routed.probabilities.max(dim=-1).values[:, None])
-
-
-def _deaf(self: SwitchLayer, tokens: torch.Tensor, jitter=None, right=SwitchLayer.forward) -> Routed:
-    """Route without a gradient for the router's weights; the experts' have theirs."""
-    deaf = copy(self)
-    deaf._parameters = self._parameters | {"router": self.router.detach()}
-    return right(deaf, tokens, jitter)
 
 
 def _no_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
@@ -145,9 +117,243 @@ def _no_loss(probabilities: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
 
 
 CONTROLS = (
-    Control(NOT_SCALED, (SwitchLayer, "forward", _not_scaled), ("router's weights",), of_gradient),
-    Control("the router does not learn", (SwitchLayer, "forward", _deaf), ("router's weights",), of_gradient),
     Control("room for all", (model, "capacity", lambda tokens, *_: tokens), ("dropped at capacity",), _of_dropping),
     Control("nothing is learnt", (model, "LEARNING_RATE", 0.0), ("words dropped, last",), _of_dropping),
     Control("no auxiliary loss", (model, "balancing_loss", _no_loss), ("without the auxiliary loss",), _of_dropping),
 )
+
+
+# The mechanisms, each against something plainer.
+
+
+def _jittered(tokens: torch.Tensor, seed: int | None) -> torch.Tensor:
+    if seed is None:
+        return tokens
+    draws = torch.Generator().manual_seed(seed)
+    return tokens * torch.empty_like(tokens).uniform_(0.99, 1.01, generator=draws)
+
+
+def _plainly(layer: SwitchLayer, tokens: torch.Tensor, factor: float, jitter: int | None = None) -> tuple:
+    """One token after the other: what it gets, whom it chose, and whether it came too late; and all probabilities."""
+    experts = layer.router.shape[1]
+    powers = (_jittered(tokens, jitter) @ layer.router).exp()
+    probabilities = powers / powers.sum(dim=1, keepdim=True)
+    room = -(-len(tokens) * factor // experts)
+    output, chosen, dropped = [], [], []
+    for token, shares in zip(tokens, probabilities, strict=True):
+        best = int(shares.argmax())
+        full = chosen.count(best) >= room
+        answer = (token @ layer.into[best]).clamp(min=0) @ layer.out_of[best]
+        output.append(0 * answer if full else shares[best] * answer)
+        chosen.append(best)
+        dropped.append(full)
+    return torch.stack(output), chosen, dropped, probabilities
+
+
+def _layer_off(seed: int) -> float:
+    """The layer, with and without jitter, and the slopes of what it answers."""
+    draws, pairs = torch.Generator().manual_seed(seed), []
+    for factor, jitter in ((1.0, None), (1.5, 3), (0.5, None)):
+        layer = SwitchLayer(6, 8, 3, factor, draws)
+        tokens = torch.randn(14, 6, generator=draws).requires_grad_()
+        numbers, slope = (layer.router, layer.into, layer.out_of, tokens), torch.randn(14, 6, generator=draws)
+        routed = layer(tokens, None if jitter is None else torch.Generator().manual_seed(jitter))
+        output, chosen, dropped, probabilities = _plainly(layer, tokens, factor, jitter)
+        pairs += [
+            (routed.output, output),
+            (routed.chosen, chosen),
+            (routed.dropped, dropped),
+            (routed.probabilities, probabilities),
+            (routed.logits, _jittered(tokens, jitter) @ layer.router),
+        ]
+        if routed.output.requires_grad:
+            ours, wanted = (
+                torch.autograd.grad((each * slope).sum(), numbers, allow_unused=True)
+                for each in (routed.output, output)
+            )
+            pairs += [(torch.zeros(1) if a is None else a, b) for a, b in zip(ours, wanted, strict=True)]
+    return apart(*pairs)
+
+
+def _balance_off(seed: int) -> float:
+    """The auxiliary loss of eight words and its slopes, N fᵢ / T each; capacities, the start, and what is held out."""
+    probabilities = torch.rand(8, 3, generator=torch.Generator().manual_seed(seed)).requires_grad_()
+    chosen = torch.tensor([0, 0, 0, 0, 1, 1, 2, 0])
+    loss = model.balancing_loss(probabilities, chosen)
+    loss.backward()
+    share = torch.tensor([5, 2, 1]) / 8
+    means = [sum(row[e] for row in probabilities.tolist()) / 8 for e in range(3)]
+    again = torch.Generator().manual_seed(seed)
+    drawn = torch.nn.init.trunc_normal_(torch.empty(40, 9), 0, 0.05, -0.1, 0.1, generator=again)  # √(0.1 / 40) is 0.05
+    with swapped(model, "english", _english):
+        training, held_out, _ = CORPUS()
+    words = np.concatenate([_english().training, _english().held_out])
+    stretches = np.split(words, range(1025, len(words), 1025))
+    kinds = [model._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
+    return apart(
+        (kinds == ["word", "word", "number", "sign", "rare"], True),
+        (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
+        (held_out, np.concatenate(stretches[6::12])),
+        (training, np.concatenate([part for number, part in enumerate(stretches) if number % 12 != 6])),
+        (loss, 3 * sum(f * p for f, p in zip(share.tolist(), means, strict=True))),
+        (probabilities.grad, (3 * share / 8).expand(8, 3)),
+        (model.balancing_loss(torch.full((6, 3), 1 / 3), torch.arange(6) % 3), 1),
+        ([model.capacity(*sizes) for sizes in ((1024, 8, 1.25), (100, 7, 1.05), (7, 3, 1.0))], [160, 15, 3]),
+    )
+
+
+def _attended(block: SwitchBlock, x: torch.Tensor) -> torch.Tensor:
+    """What a block's attention adds to each word: head by head, word by word, of those before it."""
+    rows = torch.zeros_like(x)
+    mixed = (block.before(x) @ block.mix).unflatten(-1, (3, 4, 16))
+    for sentence in range(len(x)):
+        for word in range(x.shape[1]):
+            heads = []
+            for head in range(4):
+                query, keys, values = (mixed[sentence, :, part, head] for part in range(3))
+                weights = (keys[: word + 1] @ query[word] / 4).softmax(dim=0)
+                heads.append(weights @ values[: word + 1])
+            rows[sentence, word] = torch.cat(heads) @ block.mixed
+    return rows
+
+
+def _model_off(seed: int) -> float:
+    """The whole model on two short sequences, and its dense twin."""
+    draws, pairs = torch.Generator().manual_seed(seed), []
+    words = torch.randint(50, (2, 32), generator=draws)
+    for last in (SwitchLayer(64, 16, 4, 1.0, draws), DenseLayer(64, 16, draws)):
+        network = SwitchLanguageModel(50, last, draws)
+        for norm in (network.last, *(norm for block in network.blocks for norm in (block.before, block.between))):
+            norm.weight.data.uniform_(0.5, 1.5, generator=draws)
+        said, _ = network(words)
+        x = network.embedding[words] + network.position
+        for block in network.blocks:
+            x = x + _attended(block, x)
+            flat, layer = block.between(x).flatten(0, 1), block.feed_forward
+            dense = isinstance(layer, DenseLayer)
+            y = (flat @ layer.into).clamp(min=0) @ layer.out_of if dense else _plainly(layer, flat, 1.0)[0]
+            x = x + y.view_as(x)
+        pairs.append((said, network.last(x) @ network.head))
+    return apart(*pairs)
+
+
+def _steps_off(seed: int) -> float:
+    """Three steps of training on a short text, a Switch and its twin, and what they come to on held-out words."""
+    with swapped(model, "corpus", _short), swapped(model, "english", _english):
+        return max(_trained_off(_short(), dense, seed) for dense in (False, True))
+
+
+@cache
+def _short() -> tuple:
+    training, held_out, vocabulary = CORPUS()
+    return training[:500], held_out[:2100], vocabulary
+
+
+CORPUS, _english = model.corpus, cache(english)
+
+
+def _trained_off(text: tuple, dense: bool, seed: int) -> float:
+    with kept(model, "_result") as ended:
+        run = model.train(4, 1.0, 5.0, 3, seed, dense)
+    trained, pairs = ended[0][0][0], []
+    draws, of_layer, batches, jitter = (torch.Generator().manual_seed(4 * seed + number) for number in range(4))
+    last = DenseLayer(64, 128, of_layer) if dense else SwitchLayer(64, 128, 4, 1.0, of_layer)
+    network = SwitchLanguageModel(len(text[2]), last, draws)
+    adam = torch.optim.Adam(network.parameters(), 2e-3)
+    for step in range(3):
+        starts = torch.randint(500 - 32, (32, 1), generator=batches)[:, 0].tolist()
+        given, following = (torch.stack([text[0][at + by : at + by + 32] for at in starts]) for by in (0, 1))
+        said, routed = network(given, jitter)
+        loss = cross_entropy(said.flatten(0, 1), following.flatten())
+        if routed is not None:
+            share = torch.bincount(routed.chosen, minlength=4) / 1024
+            uneven = 4 * (share * routed.probabilities.mean(dim=0)).sum()
+            loss = loss + 5 * uneven
+            lost = [int(part.sum()) for part in routed.dropped.split(32)]
+            pairs += [(run.balance_by_step[step], uneven), (run.dropped_by_step[step], lost)]
+            pairs.append((run.drop_rate(slice(step, step + 1)), sum(lost) / 1024))
+        adam.zero_grad()
+        loss.backward()
+        clip_grad_norm_(network.parameters(), 1.0)
+        adam.step()
+    pairs += zip(trained.parameters(), network.parameters(), strict=True)
+    with torch.no_grad():
+        tried = {at: trained(text[1][at : at + 1024].view(32, 32)) for at in (0, 1025)}
+    costs = [cross_entropy(s.flatten(0, 1), text[1][at + 1 : at + 1025]).item() for at, (s, _) in tried.items()]
+    lost = [np.zeros(1024) if routed is None else routed.dropped.numpy() for _, routed in tried.values()]
+    first = tried[0][1]
+    pairs += [(run.perplexity, math.exp(np.mean(costs))), (run.held_out_dropped, np.mean(lost))]
+    if first is not None:
+        trace, gate = model.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
+        pairs += [
+            (run.gate, gate),
+            (trace.experts[0, :, 0], np.where(lost[0], -1, first.chosen)),
+            (trace.weights[0, :, 0], np.where(lost[0], 0, gate)),
+        ]
+    return apart(*pairs)
+
+
+FORWARD = SwitchLayer.forward
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "a plain loop over words",
+        _layer_off,
+        ("an answer is scaled by its probability", FORWARD, " * gate[rows, None]", ""),
+        ("and the router learns from that", FORWARD, "gate[rows, None]", "gate[rows, None].detach()"),
+        ("a word gets its own answer", FORWARD, "answers.flatten(0, 1)[slots]", "answers.flatten(0, 1)[slots.flip(0)]"),
+        ("an expert has its own words", FORWARD, "tokens[rows]", "tokens[rows.flip(0)]"),
+        ("probabilities are a softmax", FORWARD, "logits.softmax(dim=-1)", "logits.sigmoid()"),
+        ("the likeliest expert is chosen", FORWARD, "probabilities.max(dim=-1)", "probabilities.min(dim=-1)"),
+        ("past its capacity an expert takes none", FORWARD, "place < room\n", "place < room - 1\n"),
+        ("first come, first served", model.places, "hot(chosen, experts).cumsum(dim=0)",
+         "hot(chosen, experts).flip(0).cumsum(dim=0).flip(0)"),
+        ("capacity goes with its factor", model.capacity, " * factor", ""),
+        ("and is rounded up", model.capacity, "math.ceil", "math.floor"),
+        ("an expert is rectified", FORWARD, ".relu()", ""),
+        ("what the router reads is jittered", FORWARD, "read * torch", "read + 0 * torch"),
+        ("and nothing else is", FORWARD, "tokens[rows]", "read[rows]"),
+    ),
+    *noticed_by(
+        "eight words by hand",
+        _balance_off,
+        ("fᵢ are shares of words", model.balancing_loss, "share * probabilities.mean(dim=0)",
+         "probabilities.mean(dim=0)"),
+        ("Pᵢ are mean probabilities", model.balancing_loss, "probabilities.mean(dim=0)",
+         "probabilities.max(dim=0).values"),
+        ("the loss is 1 where all are alike", model.balancing_loss, "experts * (", "("),
+        ("Pᵢ have a slope", model.balancing_loss, "(share * probabilities.mean",
+         "(0 * probabilities + share * probabilities.detach().mean"),
+        ("weights start by their inputs", model.matrix, "shape[-2]", "shape[-1]"),
+        ("held-out stretches are not trained on", model.corpus, "words[~kept_back]", "words"),
+        ("words have kinds", model._kind, "text.isdigit()", "text.isalpha()"),
+        ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
+    ),
+    *noticed_by(
+        "the model, word by word",
+        _model_off,
+        ("attention looks back alone", SwitchBlock.forward, "is_causal=True", "is_causal=False"),
+        ("attention is added to", SwitchBlock.forward, "x = x + attended", "x = attended"),
+        ("the Switch layer is added to", SwitchBlock.forward, "x + routed.output", "routed.output"),
+        ("so is the dense one", SwitchBlock.forward, "x + self.feed_forward", "self.feed_forward"),
+        ("layers see words normalised", SwitchBlock.forward, "self.between(x).flatten(0, 1)", "x.flatten(0, 1)"),
+        ("words have places", SwitchLanguageModel.forward, " + self.position", ""),
+        ("the twin's expert is rectified", DenseLayer.forward, ".relu()", ""),
+    ),
+    *noticed_by(
+        "three steps by hand",
+        _steps_off,
+        ("the auxiliary loss is trained on", model.train, "loss + aux_weight * uneven", "loss"),
+        ("training has jitter", model.train, "_loss(model, text, jitter)", "_loss(model, text)"),
+        ("gradients are cut", model.train, ", LONGEST_GRADIENT)", ", 9 * LONGEST_GRADIENT)"),
+        ("a word is to be followed by the next", model._loss, "text[:, 1:]", "text[:, :-1]"),
+        ("drops are counted by sequence", model.train, "view(SEQUENCES, WORDS).sum(1)",
+         "view(WORDS, SEQUENCES).sum(0)"),
+        ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)",
+         "+ torch.arange(WORDS + 1)"),
+        ("a gate is the chosen expert's", model._result, "max(dim=-1).values", "min(dim=-1).values"),
+        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
+         "result.chosen"),
+    ),
+)
+# fmt: on

@@ -45,7 +45,7 @@ def straight_through(
 ) -> Float32[torch.Tensor, "N B"]:
     """Return the sampled 0s and 1s with a gradient that passes to the logits as if nothing were between.
 
-    Biased: the fourth of the four estimators of 2013, which gave it its name.
+    Biased: the fourth of the four estimators of 2013, which gave it its name; Hinton had shown it in a lecture in 2012.
     """
     return on + (logits - logits.detach())
 

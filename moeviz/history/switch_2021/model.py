@@ -85,7 +85,7 @@ def capacity(tokens: int, experts: int, factor: float) -> int:
     >>> capacity(tokens=6, experts=3, factor=1.5)
     3
     """
-    return math.ceil(tokens / experts * factor - 1e-9)  # 100 / 10 · 1.1 is a little above 11 in floating point
+    return math.ceil(tokens / experts * factor - 1e-9)  # 100 / 7 · 1.05 is a little above 15 in floating point
 
 
 def places(chosen: Int[torch.Tensor, " T"], experts: int) -> Int[torch.Tensor, " T"]:
