@@ -6,6 +6,7 @@ from typing import Any
 
 import streamlit as st
 from moeviz_app.jobs import recorded
+from moeviz_app.views.history.phone_book import phone_book_panel
 from moeviz_app.widgets.chart_panel import altair_chart, heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, note
@@ -27,6 +28,7 @@ INTRO = (
 def story_page(page_of: Callable[[str], st.Page]) -> None:
     """The steps one below the other, then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
+    phone_book_panel()
     st.markdown(INTRO)
     for step in (*STEPS, PAYOFF):
         with explained():
