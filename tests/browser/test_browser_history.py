@@ -68,7 +68,7 @@ def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit,
     expect(shares).to_have_text(ship("rule"))
     expect(say).to_contain_text("Experts buy memory, not understanding")
     press(page, "Controls")
-    expect(book.get_by_text("drawn anew at every visit").first).to_be_visible()
+    expect(book.get_by_text("drawn anew each visit").first).to_be_visible()
     expect(wall).not_to_be_visible()
     press(page, "A phone book")
     with server.holding():

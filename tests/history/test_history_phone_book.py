@@ -269,7 +269,7 @@ def test_the_panel_shows_what_ships_with_its_figures_and_says_how_many_examples(
 
 def test_a_network_is_trained_live_from_weights_of_its_own_is_stopped_and_what_ships_comes_back(panel, monkeypatch):
     """It tells of its first step, and goes on where the test lets it: on the same facts as what ships."""
-    seeds, goes_on = [], threading.Event()
+    seeds, whole, goes_on = [], [], threading.Event()
 
     def short(task, experts, *, seed, book, watch):
         run = train(task, experts, facts=500, steps=10, seed=seed, book=book)
@@ -277,6 +277,7 @@ def test_a_network_is_trained_live_from_weights_of_its_own_is_stopped_and_what_s
         watch(replace(run, recorded=(0,)))
         goes_on.wait(SECONDS)
         watch(run)
+        whole.append(seed)
         return run
 
     monkeypatch.setattr(model, "train", short)
@@ -295,6 +296,7 @@ def test_a_network_is_trained_live_from_weights_of_its_own_is_stopped_and_what_s
     told = until(lambda: not (told := now(panel))["going"] and told)
     assert (told["name"], told["says"]) == ("rule-8", "") and told["run"]["seed"] == seeds[-1] != seeds[0]
     assert now(panel)["run"] == told["run"], "it stays"
+    assert whole == seeds[1:], "what was stopped has ended"
     assert ask(panel, BACK)["name"] is None
 
 

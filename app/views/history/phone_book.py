@@ -132,7 +132,7 @@ def _words(means: pd.DataFrame) -> dict[str, dict[str, str]]:
         "rule": "Now the numbers follow a rule, **8 p + q**: every first name has a p, every second name a q. The "
         f"networks learn {few:,} names and are asked for names that they **never saw**.",
         "controls": "Is it the experts? The same book in other networks, and what else we tried. Shares of names with "
-        "the right number.",
+        "the right number; of one seed, where no more are named.",
     }
     says = {
         "book": f"Squares: the {wall} of these {len(shipped_run('book-2').seen)} names that are in the book; filled: "
@@ -165,7 +165,7 @@ def _bar(row: Any) -> dict[str, Any]:
     if row.part == "rule":
         name += f", {row.facts:,} examples"
     elif row.part == "decoder":
-        name += f", in a small decoder as Mixtral’s, {row.facts:,} names"
+        name += f", decoder as Mixtral’s, {row.facts:,} names"
     seeds = "" if row.seeds == 1 else f"{row.seeds} seeds: {_said(row.lowest)} to {_said(row.highest)}"
     return {"name": name, "share": row.share, "range": seeds, "sparse": bool(row.sparse)}
 

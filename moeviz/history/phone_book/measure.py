@@ -13,9 +13,9 @@ from moeviz.history.shared.results import save
 SEEDS = (0, 1, 2)
 ONE_SEED = (0,)
 ROUTES = {
-    "fixed": "a router that never learns",
-    "kept": "drawn once for each name",
-    "redrawn": "drawn anew at every visit",
+    "fixed": "router never learns",
+    "kept": "drawn once a name",
+    "redrawn": "drawn anew each visit",
 }
 
 # In the order of the table: a part of it, a name, the arguments of `train`, and the seeds.
