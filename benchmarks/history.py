@@ -22,11 +22,9 @@ import pandas as pd
 import torch
 
 from moeviz.history.phone_book.measure import measure
-from moeviz.history.phone_book.runs import TABLE, book_table
+from moeviz.history.phone_book.runs import COUNTS, TABLE, book_table
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, save
 from moeviz.history.systems import BESIDE, SYSTEMS, part, train
-
-COUNTS = ("parameters", "expert_parameters", "at_work")  # of the phone book; a decoder has none
 
 
 def folder(name: str) -> Path:

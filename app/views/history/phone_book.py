@@ -138,8 +138,8 @@ def _words(means: pd.DataFrame) -> dict[str, dict[str, str]]:
         "book": f"Squares: the {wall} of these {len(shipped_run('book-2').seen)} names that are in the book; filled: "
         "remembered. Choose one. **Experts are a way to hold more for the same work.**",
         "rule": f"**From {few:,} examples the dense network finds the rule better: {_said(of_few['dense'])} against "
-        f"{_said(of_few['32 experts'])} for 32 experts** (means of three seeds). From {many:,} nobody differs: "
-        f"{_said(of_many['dense'])} and {_said(of_many['32 experts'])}. Experts buy memory, not understanding "
+        f"{_said(of_few['32 experts'])} for 32 experts** (means of three seeds). With {many:,} it makes no difference: "
+        f"{_said(of_many['dense'])} and {_said(of_many['32 experts'])}. **Experts buy memory, not understanding** "
         f"({PARROTS}). Squares: names never seen; filled: right.",
         "controls": "**It is the memory:** a dense network as large remembers as much, but then each name costs all of "
         "its weights. A name must meet the same experts at every visit; whether anybody learned which matters less "

@@ -14,6 +14,7 @@ from moeviz.history.shared.results import load
 
 HERE = Path(__file__).parent
 TABLE = HERE / "runs.csv"
+COUNTS = ("parameters", "expert_parameters", "at_work")  # columns of the table
 NAMES, NUMBERS = 256, 64  # first names, and as many second names; numbers from 0 on
 WIDTH, HIDDEN = 48, 48  # of the network, and of an expert
 HELD_OUT = 4000  # pairs of names that no network learns
@@ -63,9 +64,9 @@ def book_table() -> pd.DataFrame:
     str · facts int64 (learned) · experts, top_k int64 (equal in a dense network) · router str · steps int64 ·
     learning_rate float64 · seed int64 · remembered float64 (share of what was learned that is answered correctly) ·
     unseen float64 (the same of 4,000 pairs never seen; NaN in a decoder) · parameters, expert_parameters, at_work
-    float64 (in all, of all experts, and of those that work on one fact; NaN in a decoder).
+    Int64 (in all, of all experts, and of those that work on one fact; missing in a decoder).
     """
-    return pd.read_csv(TABLE)
+    return pd.read_csv(TABLE, dtype=dict.fromkeys(COUNTS, "Int64"))
 
 
 def book_means(table: pd.DataFrame) -> pd.DataFrame:
