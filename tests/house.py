@@ -65,6 +65,8 @@ MAY_IMPORT = {
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
     "moeviz/history/hierarchical_1994/*": ". moeviz.history.shared moeviz.history.local_experts_1991 moeviz.charts "
     f"{INERT} altair",  # its rival is the gradient descent of 1991
+    # It is learned once more by a decoder as Mixtral's.
+    "moeviz/history/phone_book/*": f". moeviz.history.shared moeviz.history.dense_contrast {INERT} torch",
     # What others published of it is no data set of the history's own.
     "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",

@@ -108,6 +108,12 @@ def run_training(work: Work) -> Heard:
     return _line("cpu").ask(in_steps(work), client(tab=True))
 
 
+def training_runner() -> Callable[[Work], Heard]:
+    """Return a function that has the processor's thread train, as `run_training` does, from any thread."""
+    asker = client()
+    return lambda work: _line("cpu").ask(in_steps(work), asker)
+
+
 def file_maker(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
     """Wrap the making of a download: files are made one at a time, in their own thread, when a browser asks for one."""
     asker = client()

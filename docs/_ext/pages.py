@@ -45,6 +45,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "menu": tables.menu,
     "metrics": reference.metrics,
     "middle": reference.middle,
+    "phone-book": tables.phone_book,
     "pruning": reference.pruning,
     "report": reference.report,
     "screenshot": tables.screenshot,

@@ -166,6 +166,25 @@ def systems() -> str:
     return table(("year", "page of the app", "name", "what it is"), rows)
 
 
+def phone_book() -> str:
+    """The runs of the phone book that ship: means, and what the seeds differ by."""
+    from moeviz.history.phone_book.runs import book_means, book_table
+
+    task = {"book": "book", "controls": "book", "rule": "rule", "decoder": "book, in a small decoder as Mixtral's"}
+    rows = (
+        (
+            row.name,
+            task[row.part],
+            f"{row.facts:,}",
+            f"{100 * row.share:.1f}%",
+            f"{100 * row.lowest:.1f} to {100 * row.highest:.1f}%" if row.seeds > 1 else "",
+            row.seeds,
+        )
+        for row in book_means(book_table()).itertuples()
+    )
+    return table(("network", "task", "learned", "right", "seeds from, to", "seeds"), rows)
+
+
 def suffixes() -> str:
     """The file formats: how each is called, and whether it is read back."""
     from moeviz.formats.exports import EXPORTS

@@ -10,12 +10,12 @@ import torch
 from accessible import grave
 from browser import eventually, fits, go_to, is_below, stands
 from browser_pages import DRAWN
-from moeviz_app.views.menu import STORY
 from moeviz_app.widgets.components.collapse import NO_CURE, SIZES
 from playwright.sync_api import Locator, Page, expect
 from torch.testing import assert_close
 
 from benchmarks.collapse import SCRIPT, Twin, found, in_page
+from moeviz.history.phone_book.runs import shipped_run
 from moeviz.history.story import INPUTS, STEPS, Scene
 
 pytestmark = pytest.mark.browser
@@ -50,6 +50,8 @@ def met(scene: Scene, inputs: str) -> int:
 
 def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server, scenes):
     page = visit("/from-1991-to-mixtral")
+    expect(page.locator(".book .wall").first).to_be_visible()
+    eventually(page, lambda: sum(stands(page.locator(".book"))[of] for of in ("y", "height")) < 700)
     shows(page, "One network", 1, 1, 0)
     page.get_by_role("button", name="1991: what was added").click()
     shows(page, "1991: Experts that compete", 4, 4, 4)
@@ -79,8 +81,6 @@ def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server,
     expect(page.locator(".story dd").first).to_contain_text("Bayes’ rule stands in for the router")
     page.get_by_role("button", name="More: HMM experts").click()
     expect(page.get_by_role("heading", name="HMM experts", exact=True)).to_be_visible()
-    page.goto(f"{server.url}/gallery")
-    expect(page.get_by_role("heading", name=STORY, exact=True)).to_be_visible()
 
 
 def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place(visit):
@@ -126,6 +126,55 @@ def test_on_a_phone_the_picture_of_a_step_and_its_input_fit_on_a_screen(visit):
     eventually(phone, lambda: is_below(places[1], places[0]))
     top, bottom = map(stands, places)
     assert bottom["y"] + bottom["height"] - top["y"] < 844 - 60, "the menu's bar is below"
+
+
+def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit, server):
+    page = visit("/from-1991-to-mixtral")
+    page.emulate_media(reduced_motion="reduce")
+    book = page.locator(".book")
+    shares, say = book.locator(".arm .big"), book.locator(".say")
+
+    def ship(task: str, at: int = -1) -> list[str]:
+        found = [shipped_run(f"{task}-{experts}").shares[at] for experts in (2, 8, 32)]
+        return ["100%" if share == 1 else f"{100 * share:.1f}%" for share in found]
+
+    expect(shares).to_have_text(ship("book"))
+    wall = book.locator(".wall").first
+    wall.focus()
+    before = say.inner_text()
+    wall.press("ArrowRight")
+    expect(say).not_to_have_text(before)
+    assert book.locator(".wall .chosen").count() == 3, "it is the same name in all three"
+    book.get_by_role("slider").fill("1")
+    expect(shares).to_have_text(ship("book", 1))
+    expect(book.get_by_role("slider")).to_have_attribute("aria-valuetext", "step 100")
+    press(page, "▸ Watch them learn")
+    expect(shares).to_have_text(ship("book"))
+    expect(book.get_by_role("button", name="▸ Watch them learn")).to_be_visible()
+    press(page, "A rule instead")
+    expect(shares).to_have_text(ship("rule"))
+    expect(say).to_contain_text("Experts buy memory, not understanding")
+    press(page, "Controls")
+    expect(book.get_by_text("drawn anew each visit").first).to_be_visible()
+    expect(wall).not_to_be_visible()
+    press(page, "A phone book")
+    with server.holding():
+        press(page, "Train now: Dense network")
+        expect(book.locator(".own .sub")).to_have_text("step 0 of 3,000")
+        press(page, "Stop training: Dense network")
+        expect(book.locator(".own")).to_have_count(0)
+    expect(shares).to_have_text(ship("book"))
+
+
+def test_on_a_phone_the_phone_book_comes_first_and_drawings_are_above_their_words(visit):
+    phone = visit("/from-1991-to-mixtral", size="phone")
+    networks = phone.locator(".book .arm")
+    expect(networks.locator(".wall").last).to_be_visible()
+    networks.first.get_by_role("button", name="Dense network", exact=True).click()
+    expect(networks.locator(".wall").last).not_to_be_visible()
+    eventually(phone, lambda: stands(phone.locator(".book"))["height"] < 1000)
+    drawing, words = first_step(phone)
+    eventually(phone, lambda: is_below(words, drawing))
     fits(phone)
 
 

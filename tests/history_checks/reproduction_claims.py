@@ -17,7 +17,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.systems import FOLDERS
 from moeviz.text import quoted
 
-WITH_CHECKS = FOLDERS | {"counts": "timeline"}  # by name, the file beside this one
+WITH_CHECKS = FOLDERS | {"counts": "timeline", "phone-book": "phone_book"}  # by name, the file beside this one
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import streamlit as st
 from moeviz_app.jobs import recorded
 from moeviz_app.views.history.collapse import collapse_panel
+from moeviz_app.views.history.phone_book import phone_book_panel
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.story import in_words, packed_story, packed_twins, story, twins
 from moeviz_app.widgets.messages import explained
@@ -24,7 +25,8 @@ INTRO = (
 def story_page(page_of: Callable[[str], st.Page]) -> None:
     """Four panels, each with its question; then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
-    # First panel, why experts: the phone book.
+    with explained():
+        phone_book_panel()
     with explained():
         collapse_panel()
     with explained():
