@@ -297,6 +297,9 @@ metrics/tune_targets: tune_targets_sentence
 metrics/pruning: why_not
 app/views/prune: _show _write
 """,
+    "test_history_phone_book.py and test_browser_history.py": """
+app/views/history/phone_book: _bar _bars _words
+""",
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
 metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
