@@ -62,7 +62,8 @@ class ExpertsTile(NamedTuple):
 
 DECODE_TILE = ExpertsTile(16, 64, 64, 4, 4)
 PREFILL_TILE = ExpertsTile(64, 64, 64, 4, 3)
-LARGE_TILE = ExpertsTile(128, 128, 64, 8, 3)  # sm_90; two accumulators of this size spill registers on sm_80
+LARGE_TILE = ExpertsTile(128, 128, 64, 8, 3)  # two accumulators of this size spill registers on sm_80 and sm_120
+FOR_LARGE = range(90, 120)  # compute capabilities
 FULL_TILE_ROWS = 64  # assignments an expert from which large tiles are mostly full
 EXPERT_DTYPES = (torch.bfloat16, torch.float16)  # in float32 tiles spill registers, or fit no consumer card's memory
 LEAST_CAPABILITY = 80  # tensor cores for bfloat16, and copies that run beside the products
@@ -116,7 +117,7 @@ def experts_tile(assignments: int, num_experts: int, device: Device) -> ExpertsT
     per_expert = assignments / num_experts
     if per_expert < DECODE_TILE.rows:
         return DECODE_TILE
-    is_large = device.capability >= 90 and per_expert >= FULL_TILE_ROWS
+    is_large = device.capability in FOR_LARGE and per_expert >= FULL_TILE_ROWS
     fits = shared_memory_of(LARGE_TILE) <= device.shared_memory
     return LARGE_TILE if is_large and fits else PREFILL_TILE
 
