@@ -55,8 +55,9 @@ def _counts() -> None:
     )
     st.markdown(
         "It is not 8 × 7 billion: only the feed-forward blocks are there eight times; attention and embeddings are "
-        "there once. A batch of many texts soon uses all eight experts of a layer (32 tokens chosen at random nearly "
-        "always do), so it needs the memory of the whole model; only compute is saved."
+        "there once. All of it has to be in memory, since any token may need any expert: a batch of many texts soon "
+        "uses all eight of a layer (32 tokens chosen at random nearly always do). What is saved is compute: a token "
+        "runs through two."
     )
 
 
