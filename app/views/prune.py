@@ -22,7 +22,6 @@ from moeviz_app.widgets.run_panel import waiting_words
 from moeviz.charts.pruning import COST, KINDS, NAMES
 from moeviz.errors import CaptureError
 from moeviz.metrics.pruning import RANDOM
-from moeviz.pruning.rankings import FORMS, evidence, ranking
 from moeviz.text import quoted
 
 if TYPE_CHECKING:
@@ -155,11 +154,13 @@ def _act(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
     gone = curve.cut(by, cut)
     st.text("; ".join(f"layer {layer}: {', '.join(map(str, experts))}" for layer, experts in gone.items()))
     muted = tuple((layer, expert) for layer, experts in gone.items() for expert in experts)
+    from moeviz.pruning.rankings import ranking
+
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(muted) <= MOST_MUTED:
             run = RunRequest(EXAMPLES[MIXED], name, mute=muted)
             session.link_to("Explore", "See a text without them", query=run.parameters())
-        for form in FORMS:
+        for form in FORM_HELP:
             st.download_button(
                 f"For {form}",
                 data=model_service.file_maker(partial(ranking, curve, by, form, cut)),
@@ -188,6 +189,7 @@ def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
         return
     with explained():
         from moeviz.pruning.checkpoint import Checkpoint
+        from moeviz.pruning.rankings import evidence
 
         checkpoint, about = Checkpoint.of(name, curve.model.revision), evidence(curve, by) | {"cut": cut}
 

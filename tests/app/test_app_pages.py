@@ -38,6 +38,7 @@ from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.metrics.tokens import visible, written_text
+from moeviz.pruning.rankings import FORMS
 from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
