@@ -743,11 +743,7 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     assert "Of each text the first 12 tokens are read." in app.caption[0].value
     (said,) = [text.value for text in app.text if text.value.startswith("layer 0: ")]
     assert said.count(";") == 5, "an expert of each layer"
-    assert [one.label for one in app.get("download_button")][-3:] == [
-        "For moeviz",
-        "For vllm-ascend",
-        "For llm-compressor",
-    ]
+    assert [one.label for one in app.get("download_button")][-3:] == [f"For {form}" for form in FORMS]
     monkeypatch.setattr("moeviz.pruning.curve.pruning_curve", pytest.fail)
     app.session_state[session.CUT] = 2
     app.run()
