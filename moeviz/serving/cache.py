@@ -348,13 +348,12 @@ def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequ
 def _capacities(asked: Sequence[int] | None, most: int, where: str) -> Int64[np.ndarray, " C"]:
     if asked is None:
         return np.arange(1, most + 1)
-    sizes = np.asarray(asked, np.int64)
-    if not len(sizes) or sizes.min() < 1 or sizes.max() > most:
+    if not len(asked) or min(asked) < 1 or max(asked) > most:  # before they are made numbers of 64 bits
         raise MoevizError(
-            f"{where} has {most} experts, so a cache holds from 1 to {most} of them; got {listed(sizes.tolist())}. "
+            f"{where} has {most} experts, so a cache holds from 1 to {most} of them; got {listed(asked)}. "
             "Choose other sizes."
         )
-    return sizes
+    return np.asarray(asked, np.int64)
 
 
 def _check_policies(policies: Sequence[str]) -> None:
