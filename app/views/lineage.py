@@ -5,13 +5,13 @@ from typing import Any
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.jobs.fair_queue import Tell
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import waited_for
 
 from moeviz.charts.lineage import FATES, GRID
 from moeviz.metrics.lineage import WHAT
@@ -61,23 +61,10 @@ def _compared(base: str, child: str) -> Any:
     """The lineage, found in the line of work on files. Raises what `moeviz.lineage` raises."""
     from moeviz.capture.lineage import lineage
 
-    place = st.empty()
-    with place.container():
-        bar = st.progress(0.0, READS)
-
     def work(tell: Tell) -> Any:
         return lineage(base, child, progress=lambda done, total: None if done % EVERY else tell((done, total)))
 
-    def listen(told: InLine | Progress) -> None:
-        if isinstance(told, InLine):
-            bar.progress(0.0, waiting_words(told.ahead, READS))
-        else:
-            bar.progress(told.value[0] / told.value[1], READS)
-
-    try:
-        return wait_for(model_service.dataset_runner()(work), listen)
-    finally:
-        place.empty()
+    return waited_for(model_service.dataset_runner()(work), READS, "experts compared")
 
 
 def _show(found: Any) -> None:

@@ -8,7 +8,7 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.cooperative import in_steps
-from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
+from moeviz_app.jobs.fair_queue import Tell
 from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -17,7 +17,7 @@ from moeviz_app.views.corpus import Texts, choose_texts
 from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained, say
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import waited_for
 
 from moeviz.charts.pruning import COST, KINDS, NAMES
 from moeviz.errors import CaptureError
@@ -83,7 +83,7 @@ def _choose_criteria() -> tuple[str, ...]:
 
 
 def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCurve":
-    """Raises what runs raise."""
+    """Measure the curve as the model's turn comes. Raises what runs raise."""
     model_catalog.bring_torch()
     from moeviz.pruning.curve import pruning_curve
 
@@ -94,31 +94,11 @@ def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCur
 
         return (yield from in_steps(measure)(tell))
 
-    return _waited_for(model_service.run_on_model(name, session.how(), work), READS, "texts read")
-
-
-def _waited_for(heard: model_service.Heard, begins: str, unit: str) -> Any:
-    """What the work comes to; meanwhile a bar says how far it is, and a press on Stop ends it."""
-    place = st.empty()
-    with place.container():
-        bar = st.progress(0.0, begins)
-        st.button("Stop", help="Nothing is kept if you stop.")
-
-    def listen(told: InLine | Progress) -> None:
-        if isinstance(told, InLine):
-            bar.progress(0.0, waiting_words(told.ahead, begins))
-        else:
-            done, total = told.value
-            bar.progress(done / max(total, 1), f"{done:,} of {total:,} {unit}")
-
-    try:
-        return wait_for(heard, listen)
-    finally:
-        place.empty()
+    return waited_for(model_service.run_on_model(name, session.how(), work), READS, "texts read")
 
 
 def _show(name: str, curve: "PruningCurve") -> None:
-    """What cuts cost, in words and drawn; then one cut: who pays for it, and what can be done with it."""
+    """Draw what cuts cost, in words and as a curve; then one cut: who pays for it, and what can be done with it."""
     from moeviz.pruning.curve import pruning_sentences
 
     cuts = sorted(curve.losses["cut"].unique().tolist())
@@ -197,7 +177,7 @@ def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
             return checkpoint.write(target, curve.cut(by, cut), about, lambda done, total: tell((done, total)))
 
         try:
-            written = _waited_for(model_service.dataset_runner()(work), WRITES, "bytes written")
+            written = waited_for(model_service.dataset_runner()(work), WRITES, "bytes written")
         except OSError as error:
             raise CaptureError(
                 f"{quoted(target)} could not be written: {error.strerror}. Name another folder."

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import closing
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service
@@ -154,6 +154,29 @@ def waiting_words(ahead: int, otherwise: str) -> str:
     if not ahead:
         return otherwise
     return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"
+
+
+def waited_for(heard: model_service.Heard, begins: str, unit: str) -> Any:
+    """Return what the work comes to; meanwhile a bar says how many units of all are done, and Stop ends it.
+
+    Its progress is told as (done, total). Raises what the work raises.
+    """
+    place = st.empty()
+    with place.container():
+        bar = st.progress(0.0, begins)
+        st.button("Stop", help="Nothing is kept if you stop.")
+
+    def listen(told: InLine | Progress) -> None:
+        if isinstance(told, InLine):
+            bar.progress(0.0, waiting_words(told.ahead, begins))
+        else:
+            done, total = told.value
+            bar.progress(done / max(total, 1), f"{done:,} of {total:,} {unit}")
+
+    try:
+        return wait_for(heard, listen)
+    finally:
+        place.empty()
 
 
 def record(run: RunRequest, key: str = "going on") -> RoutingTrace:

@@ -23,13 +23,13 @@ from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eval_mode
 from moeviz.capture.models.wrappers import eager_mode
-from moeviz.capture.record.expert_outputs import SlotOutputs, is_latent, outputs_recorded
+from moeviz.capture.record.expert_outputs import Heard, SlotOutputs, is_latent, outputs_recorded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.expert_weights import nearest
 from moeviz.capture.run.generation import Progress
-from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import texts_of_tokens
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -143,11 +143,7 @@ def expert_vectors(
         seen[label] += 1
         for stretch in fitting_stretches(model, text):
             run = prepare(model, CaptureRequest((stretch,)))
-            with ExitStack() as stack:
-                for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
-                    stack.enter_context(block)
-                stack.enter_context(outputs_recorded(run.model, None, also=also))
-                run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
+            read_telling_outputs(run, also)
             if testing:
                 following += [*run.batch.input_ids[0, 1:].tolist(), -1]
                 ends.append(len(following))
@@ -160,6 +156,16 @@ def expert_vectors(
     return ExpertVectors(
         _written(model, layers, np.array(following), np.array(ends)), pd.concat(alike, ignore_index=True)
     )
+
+
+@torch.no_grad()
+def read_telling_outputs(run: ModelInput, also: Heard) -> None:
+    """Read a prepared text once, in eval mode and by nobody else meanwhile, and tell the outputs of its experts."""
+    with ExitStack() as stack:
+        for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
+            stack.enter_context(block)
+        stack.enter_context(outputs_recorded(run.model, None, also=also))
+        run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
 
 
 def _check_memory(model: LoadedModel, experts: int) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import load, open_dataset, read_one_trace
-from moeviz.cli.options import add_backend, add_import_options, add_json, number
+from moeviz.cli.options import add_import_options, add_json, add_loading, number
 from moeviz.cli.output import frame_texts, note, progress, records
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import why_no_file
@@ -68,10 +68,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the table: .csv or .json")
     parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
-    )
-    add_backend(parser)
+    add_loading(parser)
     parser.add_argument(
         "--labels",
         nargs="+",

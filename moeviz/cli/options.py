@@ -48,6 +48,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         ".gguf file, or a server: vllm+http://localhost:8000"
     )
     parser.add_argument("--model", default="embedded", help=says)
+    add_loading(parser)
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Add the options that say how a model is loaded."""
     add_backend(parser)
     parser.add_argument(
         "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"

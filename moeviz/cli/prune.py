@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import load
-from moeviz.cli.options import add_backend, add_json, number
+from moeviz.cli.options import add_json, add_loading, number
 from moeviz.cli.output import frame_text, note, progress, records
 from moeviz.errors import MoevizError
 from moeviz.text import cut, quoted, why_no_file
@@ -87,10 +87,7 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="FOLDER",
         help="write the model without the experts to a new folder (with --cut N)",
     )
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
-    )
-    add_backend(parser)
+    add_loading(parser)
     add_json(parser, "print the rows as JSON")
 
 

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from moeviz.cli.inputs import load
-from moeviz.cli.options import add_backend, add_json, number
+from moeviz.cli.options import add_json, add_loading, number
 from moeviz.cli.output import check_output, frame_text, note, progress, records
 from moeviz.errors import MoevizError
 
@@ -47,10 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
         default=FORMS[0],
         help="of the file: ESFT's config (default), or target_parameters for LoRA in PEFT, which adapts whole layers",
     )
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
-    )
-    add_backend(parser)
+    add_loading(parser)
     add_json(parser, "print the rows as JSON")
 
 

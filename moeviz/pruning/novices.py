@@ -10,11 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from moeviz.capture.expert_vectors import read_telling_outputs
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eval_mode
-from moeviz.capture.models.wrappers import eager_mode
-from moeviz.capture.record.expert_outputs import SlotOutputs, are_given_weights, outputs_recorded
-from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.record.expert_outputs import SlotOutputs, are_given_weights
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
@@ -23,7 +21,6 @@ from moeviz.errors import CaptureError
 MeanOutputs = Mapping[int, Tensor]  # by layer: (E, D) float32
 
 
-@torch.no_grad()
 def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], None]) -> MeanOutputs:
     """The mean output (E, D) of each expert over the tokens that chose it, before its weight; 0 without a token.
 
@@ -47,12 +44,7 @@ def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], No
         counts[router.layer] += torch.bincount(ids[filled].cpu(), minlength=router.num_experts)
 
     for text in texts:
-        run = prepare(model, CaptureRequest((text,)))
-        with ExitStack() as stack:
-            for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
-                stack.enter_context(block)
-            stack.enter_context(outputs_recorded(run.model, None, also=add))
-            run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
+        read_telling_outputs(prepare(model, CaptureRequest((text,))), add)
         told()
     return {layer: total / counts[layer].clamp(min=1)[:, None] for layer, total in sums.items()}
 

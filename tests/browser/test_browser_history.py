@@ -144,7 +144,7 @@ def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit,
     before = say.inner_text()
     wall.press("ArrowRight")
     expect(say).not_to_have_text(before)
-    assert book.locator(".wall .chosen").count() == 3, "it is the same name in all three"
+    expect(book.locator(".wall .chosen")).to_have_count(3)  # it is the same name in all three
     book.get_by_role("slider").fill("1")
     expect(shares).to_have_text(ship("book", 1))
     expect(book.get_by_role("slider")).to_have_attribute("aria-valuetext", "step 100")

@@ -6,11 +6,11 @@ import pytest
 from cut_models import TEXTS
 
 import moeviz
-from moeviz import metrics
 from moeviz.cli import tune_targets
 from moeviz.cli.main import main
 from moeviz.cli.prune import CRITERIA, FORMS
 from moeviz.metrics import pruning as criteria
+from moeviz.metrics.tune_targets import SCORES
 from moeviz.pruning import rankings
 
 FRENCH = [text for label, text in TEXTS if label == "French"] * 3
@@ -105,7 +105,7 @@ def test_what_cannot_be_is_one_sentence(asked, says, capsys, tmp_path, monkeypat
 
 
 def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(texts, tmp_path, capsys):
-    assert (tune_targets.SCORES, *tune_targets.FORMS) == (metrics.tune_targets.SCORES, "esft", "peft")
+    assert (tune_targets.SCORES, *tune_targets.FORMS) == (SCORES, "esft", "peft")
     french, sums = (tmp_path / f"{name}.jsonl" for name in ("french", "sums"))
     french.write_text(
         "\n".join(json.dumps({"label": "French", "text": f"{text} {n}"}) for n, text in enumerate(FRENCH))

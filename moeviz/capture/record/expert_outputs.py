@@ -51,12 +51,15 @@ class SlotOutputs(NamedTuple):
     again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, where they were heard
 
 
+Heard = Callable[[int, SlotOutputs, slice, Tensor], None]  # gets a router's index, slots, rows, their outputs (n, K, D)
+
+
 @dataclass(slots=True)
 class OutputRecord:
     """The figures of one model's experts, forward after forward."""
 
     routers: tuple[Router, ...]
-    also: Callable[[int, SlotOutputs, slice, Tensor], None] | None = None  # gets router, slots, rows, outputs (n, K, D)
+    also: Heard | None = None
     streams: dict[int, Tensor] = field(default_factory=dict)  # what the layer of each router read last
     answers: dict[int, Any] = field(default_factory=dict)  # what each router answered last, where that is needed
     summed: dict[int, list[Tensor]] = field(default_factory=dict)  # what the experts of each summed last, (N, K, D)
@@ -181,11 +184,11 @@ def outputs_recorded(
     model: nn.Module,
     site: str | None,
     wanted: bool = True,
-    also: Callable[[int, SlotOutputs, slice, Tensor], None] | None = None,
+    also: Heard | None = None,
 ) -> Iterator[OutputRecord | None]:
     """Inside the block the outputs of the experts of what this thread reads are recorded, where they are wanted.
 
-    also   gets the vectors themselves: the index of a router, its slots, which rows, and their outputs (n, K, D).
+    also   gets the vectors themselves.
 
     Raises `CaptureError` where they are, and the model's experts do not allow it.
     """
