@@ -152,6 +152,10 @@ class RoutingTrace:
         labels, codes = self.labels(why)
         return self._counts(codes.astype(np.int64), tuple(labels), "label")
 
+    def counts_of_groups(self, group: np.ndarray, count: int) -> ExpertCounts:
+        """Count tokens by expert and by group, which `group` (T,) gives for each token: 0 to `count` - 1."""
+        return self._counts(group.astype(np.int64), tuple(map(str, range(count))), "label")
+
     def labels(self, why: str) -> tuple[list[str], np.ndarray]:
         """The labels in the order in which they first appear, and for each token (T,) which of them it has.
 

@@ -12,6 +12,7 @@ from moeviz.cli.app import MOST_FILES
 from moeviz.embedded.recorded_routing import (
     ROUTING,
     example_trace,
+    expert_table_of,
     muted_experts,
     reference_routing,
     traces_over_training,
@@ -82,6 +83,12 @@ def _held_out(model: str) -> RoutingTrace:
 def reference_muted() -> pd.DataFrame:
     """Return what each kind of held-out text loses without each expert of the embedded model."""
     return muted_experts()
+
+
+@st.cache_resource(show_spinner=False)
+def expert_table(model: str) -> pd.DataFrame:
+    """Return the table of all experts of one of our own models, on the held-out texts."""
+    return expert_table_of(model)
 
 
 @st.cache_resource(show_spinner=False)

@@ -270,6 +270,10 @@ _OF_DATASET = (
     Field(DATASET, session.DATASET, lambda _: datasets.chosen(), _dataset_on_offer),
     _number("layer", session.CORPUS_LAYER),
 )
+_OF_TEXTS = (
+    Field("seen", session.SEEN_IN, _texts_on_offer, _texts_on_offer),
+    Field(DATASET, session.DATASET, _dataset_of_experts, _dataset_on_offer),
+)
 _OF_COUNTS = (
     _choice(
         "counts",
@@ -288,10 +292,10 @@ PAGE_FIELDS: dict[str, tuple[Field, ...]] = {  # of pages whose address says wha
         _choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
     ),
     "experts": (
-        Field("seen", session.SEEN_IN, _texts_on_offer, _texts_on_offer),
+        *_OF_TEXTS,
         Field("find", session.WORD, lambda word: word or None, lambda text: text[:MOST_SEARCHED], cleared=True),
-        Field(DATASET, session.DATASET, _dataset_of_experts, _dataset_on_offer),
     ),
+    "all-experts": _OF_TEXTS,
     "contrast": (_kind("first", session.FIRST_KIND), _kind("second", session.SECOND_KIND)),
     **dict.fromkeys(DATASET_PAGES, _OF_DATASET),
 }

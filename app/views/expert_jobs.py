@@ -63,17 +63,36 @@ def offer_muting(seen: ExpertInTrace) -> None:
 def offer_weights(seen: ExpertInTrace) -> None:
     """Offer to trace the texts again, with weights; the trace then takes the place of the one on screen."""
 
-    def show(parts: list[RoutingTrace]) -> RoutingTrace:
+    if offer_reading(seen.trace, "Read the texts again, with weights", "The new trace joins your recent ones."):
+        go_to_expert(expert_query(session.current_trace(), seen.layer, seen.expert))
+
+
+def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = False) -> bool:
+    """Offer to trace the texts of a trace again; return whether that was done just now, and is the trace on screen.
+
+    words, why   of the button, and on hover.
+    outputs      whether figures of what experts put out are recorded too.
+    """
+
+    def piece(pair: tuple[str, str]) -> Piece:
+        from moeviz.capture.corpus import trace_corpus
+
+        return lambda loaded, _tell: trace_corpus(loaded, [pair], outputs=outputs)
+
+    def joined(parts: list[RoutingTrace]) -> RoutingTrace:
         from moeviz.capture.corpus import joined
 
-        trace = joined(parts)
-        return trace if "label" in seen.trace.tokens else replace(trace, tokens=trace.tokens.drop(columns="label"))
+        again = joined(parts)
+        return again if "label" in trace.tokens else replace(again, tokens=again.tokens.drop(columns="label"))
 
-    name, words = _name("weights", seen), "Read the texts again, with weights"
-    _offer(name, words, "The new trace joins your recent ones.", lambda: _reading(seen), show)
-    if (trace := results.load(name)) is not None and trace is not session.current_trace():
-        session.set_trace(trace)
-        go_to_expert(expert_query(trace, seen.layer, seen.expert))
+    name = f"{'outputs' if outputs else 'weights'} of {id(trace)}"
+    _offer(name, words, why, lambda: _on_model(trace, [piece(pair) for pair in _pairs(trace)]), joined)
+    again = results.load(name)
+    if again is None:
+        return False
+    session.forget_result(name)
+    session.set_trace(again)
+    return True
 
 
 def offer_rows(seen: ExpertInTrace) -> None:
@@ -89,7 +108,7 @@ def offer_rows(seen: ExpertInTrace) -> None:
         def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> pd.DataFrame:
             return router_geometry(loaded.model, [seen.layer])
 
-        found = wait_for(model_service.run_on_model(seen.model.name, _how(seen), work), lambda _told: None)
+        found = wait_for(model_service.run_on_model(seen.model.name, _how(seen.trace), work), lambda _told: None)
         results.store(_rows_name(seen), found)
         st.rerun()
 
@@ -140,15 +159,15 @@ def _muting(seen: ExpertInTrace) -> Background:
 
         return work
 
-    pairs = _pairs(seen)
+    pairs = _pairs(seen.trace)
     kinds = dict.fromkeys(label for label, _ in pairs)
     pieces = [piece(kind, [pair for pair in pairs if pair[0] == kind]) for kind in kinds]
-    return _on_model(seen, pieces)
+    return _on_model(seen.trace, pieces)
 
 
 def _muting_depends(seen: ExpertInTrace) -> str | None:
     """Return all that the loss without an expert depends on: the weights, how they are opened, and the texts."""
-    model, tokens, how = seen.model, seen.trace.tokens, _how(seen)
+    model, tokens, how = seen.model, seen.trace.tokens, _how(seen.trace)
     weights = model_service.weights(model.name, how, model.revision)
     if weights is None:
         return None
@@ -157,33 +176,24 @@ def _muting_depends(seen: ExpertInTrace) -> str | None:
     return repr((HOW_MUTED, model.name, weights, how, seen.layer, seen.expert, texts))
 
 
-def _reading(seen: ExpertInTrace) -> Background:
-    from moeviz.capture.corpus import trace_corpus
-
-    def piece(pair: tuple[str, str]) -> Piece:
-        return lambda loaded, _tell: trace_corpus(loaded, [pair])
-
-    return _on_model(seen, [piece(pair) for pair in _pairs(seen)])
+def _on_model(trace: RoutingTrace, pieces: list[Piece]) -> Background:
+    return Background(model_service.runner_on_model(trace.model.name, _how(trace)), pieces)
 
 
-def _on_model(seen: ExpertInTrace, pieces: list[Piece]) -> Background:
-    return Background(model_service.runner_on_model(seen.model.name, _how(seen)), pieces)
-
-
-def _pairs(seen: ExpertInTrace) -> Pairs:
+def _pairs(trace: RoutingTrace) -> Pairs:
     """Return the trace's texts. Raises `CaptureError` if the model reads them otherwise, `InvalidPrompt` if long."""
     from moeviz.capture.muting import texts_of_trace
 
-    pairs = texts_of_trace(model_service.model(seen.model.name, _how(seen)), seen.trace)
+    pairs = texts_of_trace(model_service.model(trace.model.name, _how(trace)), trace)
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in pairs)
     if given > most:
         raise InvalidPrompt(f"The texts of this trace have {given:,} characters, and {most:,} are allowed here.")
     return pairs
 
 
-def _how(seen: ExpertInTrace) -> LoadOptions:
+def _how(trace: RoutingTrace) -> LoadOptions:
     """Say how the model is opened: as for the run that made the trace, where one did."""
-    run = recent.run_of(seen.trace)
+    run = recent.run_of(trace)
     return DEFAULT_LOAD if run is None else run.how
 
 
@@ -192,4 +202,4 @@ def _name(what: str, seen: ExpertInTrace) -> str:
 
 
 def _rows_name(seen: ExpertInTrace) -> str:
-    return f"router rows of {seen.model.name} {_how(seen)} {seen.layer}"
+    return f"router rows of {seen.model.name} {_how(seen.trace)} {seen.layer}"

@@ -58,10 +58,10 @@ def experts_page() -> None:
 def _draw() -> bool:
     """Draw all of it; else the page has said why there is nothing."""
     heading = st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading")
-    offered = _offered()
+    offered = offered_texts()
     with heading:
         title, facts = st.empty(), st.empty()
-        name = _choose(offered)
+        name = choose_texts(offered)
     title.title("Experts", anchor=False, width="content")
     if name == session.OF_DATASET and not whole(datasets.shown()):
         return False
@@ -85,8 +85,8 @@ def _draw() -> bool:
     return True
 
 
-def _offered() -> dict[str, Texts]:
-    """Texts by what an address calls them: the dataset on screen, the trace on screen, others, those that ship."""
+def offered_texts() -> dict[str, Texts]:
+    """Return texts by what an address calls them: the dataset and the trace on screen, others, those that ship."""
     found = {}
     if (shown := datasets.chosen()) is not None:
         dataset = partial(_of_dataset, shown)
@@ -116,7 +116,7 @@ def _begun(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def _choose(offered: dict[str, Texts]) -> str:
+def choose_texts(offered: dict[str, Texts]) -> str:
     """Draw the choice of texts: at first, and whenever something else comes on screen, that, if it is several texts."""
     current, before = session.current_trace(), session.result(ON_SCREEN)
     on_screen = current, datasets.chosen()

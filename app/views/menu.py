@@ -14,6 +14,8 @@ from moeviz_app.views.contrast import contrast_page
 from moeviz_app.views.corpus import corpus_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
+from moeviz_app.views.expert_table import PAGE as TABLE
+from moeviz_app.views.expert_table import expert_table_page
 from moeviz_app.views.experts import experts_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.gallery import exhibit_page
@@ -42,7 +44,17 @@ MORE, EXHIBIT = "More", "Exhibits"
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
     "Explore": (FIRST, "Tokens"),
-    "Experts": ("Experts", "Specialization", "Locality", "Co-activation", "Confidence", "Layers", "Prune", "Lineage"),
+    "Experts": (
+        "Experts",
+        TABLE,
+        "Specialization",
+        "Locality",
+        "Co-activation",
+        "Confidence",
+        "Layers",
+        "Prune",
+        "Lineage",
+    ),
     "Compare": ("Compare", "One word", "Contrast", "Engine difference", "What if"),
     "Balance": ("Balance", "Load", "Losses"),
     "Serve": ("Serve", "Parameters", "Placement"),
@@ -53,6 +65,7 @@ MENU = {  # a place, and its tabs by the names of their pages; the first is wher
 TABS = {  # what a tab is called where its page's name says less, or is the place's
     FIRST: "Text",
     "Experts": "Atlas",
+    TABLE: "Table",
     "Compare": "Side by side",
     "Balance": "Overview",
     "Serve": "Overview",
@@ -157,6 +170,7 @@ _mark = st.components.v2.component("moeviz_menu", html="<span hidden></span>", j
 PAGES = {
     FIRST: explore_page,
     "Experts": experts_page,
+    TABLE: expert_table_page,
     **{topic: partial(topic_page, topic) for topic in TOPICS if topic not in ("Flow", "Coverage")},
     "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
     "Load": partial(topic_page, "Load", "Load", "Coverage"),

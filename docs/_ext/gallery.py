@@ -12,6 +12,7 @@ from moeviz.charts import TOPICS
 from moeviz.charts.balance import BALANCE as SHARED
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS, CONTRAST
+from moeviz.charts.contribution import CONTRIBUTION
 from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
@@ -83,6 +84,11 @@ from moeviz.labelled_texts import texts_that_ship
 pruned = moeviz.pruning_curve(model, texts_that_ship(), cuts=(1, 2), criteria=("reap", "random"), draws=3, tokens=24)
 losses = pruned.losses
 """
+TABLE = """\
+from moeviz.embedded.recorded_routing import expert_table_of
+
+experts = expert_table_of("embedded")  # of the texts that ship; `expert_table(trace)` makes it of a trace with outputs
+"""
 TRAINED = """\
 from moeviz.training.reading import example_runs
 
@@ -105,6 +111,7 @@ BESIDE: Mapping[Chart, str] = {
     MEMORY: "mixtral, 'RTX 4090'",
     FITS: "mixtral",
     FATES: "lineage",
+    CONTRIBUTION: "experts",
     COST: "losses",
     PAYS: "losses[losses['cut'] == 1]",
     GRID: "lineage[lineage['layer'] == 3]",
@@ -123,7 +130,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + PRUNED + TRAINED, names)
+    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + TABLE + PRUNED + TRAINED, names)
     return names
 
 
@@ -151,7 +158,7 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{PRUNED}\n{TRAINED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{TABLE}\n{PRUNED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
         frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT) else chart.measure(given)

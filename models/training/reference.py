@@ -1,13 +1,17 @@
 """Make what ships for the app's page of an expert: `python -m models.training.reference`.
 
-The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; and once without each
-of its 48 experts, for what that costs each kind of text. About 20 minutes on one core. A sibling that is named reads
-them instead, as it is: half a minute; the bias on the choice of the one with many small experts is written too.
+The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; once without each of
+its 48 experts, for what that costs each kind of text; and as `moeviz experts` does, for the table of all experts. About
+20 minutes on one core. A sibling that is named reads them instead, but not without experts: two minutes; the bias on
+the choice of the one with many small experts is written too. `--table` makes the table alone.
 """
 
 import argparse
+import json
 import logging
 import sys
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pandas as pd
 
@@ -15,10 +19,20 @@ import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.muting import muted_by_label
+from moeviz.cli.main import main as moeviz_command
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE
-from moeviz.embedded.recorded_routing import BIAS, DIGITS, MUTED, ROUTING, texts_over_training
+from moeviz.embedded.recorded_routing import (
+    BIAS,
+    DIGITS,
+    MUTED,
+    ROUTING,
+    TABLES,
+    muted_experts,
+    texts_over_training,
+)
 from moeviz.formats.trace_file import to_trace_file
+from moeviz.metrics.expert import loss_of_all
 
 log = logging.getLogger("moeviz.training")
 
@@ -28,16 +42,36 @@ def main() -> None:
     logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stderr)
     parser = argparse.ArgumentParser(prog="python -m models.training.reference", description=__doc__)
     parser.add_argument("model", nargs="?", default=EMBEDDED, choices=ROUTING, help="embedded, if none is named")
-    name, texts = parser.parse_args().model, texts_over_training()
+    parser.add_argument("--table", action="store_true", help="make the table of all experts alone, with known losses")
+    args = parser.parse_args()
+    name, texts = args.model, texts_over_training()
+    if args.table:
+        write_table(name, texts)
+        return
     model, file = moeviz.load_model(name), ROUTING[name]
     file.write_bytes(to_trace_file(trace_corpus(model, texts)))
     log.info("%s: %d bytes", file.name, file.stat().st_size)
     if name == FINE:
         bias_of(model).round(DIGITS).to_csv(BIAS, index=False, lineterminator="\n")
-    if name != EMBEDDED:
-        return
-    told = muted_by_label(model, texts, progress=lambda done, total: log.info("%d of %d texts", done, total))
-    told.round(DIGITS).to_csv(MUTED, index=False, lineterminator="\n")
+    if name == EMBEDDED:
+        told = muted_by_label(model, texts, progress=lambda done, total: log.info("%d of %d texts", done, total))
+        told.round(DIGITS).to_csv(MUTED, index=False, lineterminator="\n")
+    write_table(name, texts)
+
+
+def write_table(name: str, texts: list[tuple[str, str]]) -> None:
+    """Write what `moeviz experts` makes of these texts; for the embedded model, with the losses that are known."""
+    with TemporaryDirectory() as folder:
+        file, made = Path(folder, "texts.jsonl"), Path(folder, "experts.json")
+        file.write_text("".join(json.dumps({"label": label, "text": text}) + "\n" for label, text in texts))
+        if moeviz_command(["experts", name, str(file), "-o", str(made)]):
+            raise SystemExit(1)
+        table = pd.DataFrame(json.loads(made.read_text())).drop(columns="says")
+    if name == EMBEDDED:
+        muted = muted_experts()
+        pairs = zip(table["layer"], table["expert"], strict=True)
+        table["loss_change"] = [loss_of_all(muted, layer, expert) for layer, expert in pairs]
+    table.round(DIGITS).to_csv(TABLES[name], index=False, lineterminator="\n")
 
 
 def bias_of(model: LoadedModel) -> pd.DataFrame:

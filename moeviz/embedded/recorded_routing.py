@@ -1,8 +1,8 @@
 """How our own models route: recorded once, so that pages show it without a model.
 
-The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, beside what each
-kind loses without each expert, and the bias on the choice of one model; the routing over training is of the same texts
-at several points of the training.
+The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, beside the table
+of all experts, what each kind loses without each, and the bias on the choice of one model; the routing over training is
+of the same texts at several points of the training.
 `models.training.example`, `models.training.reference` and the training itself make the files.
 """
 
@@ -20,9 +20,14 @@ HERE = Path(__file__).parent
 EXAMPLE = HERE / "example.npz"
 ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE: HERE / "fine.npz"}
 MUTED = HERE / "muted.csv"
+TABLES = {EMBEDDED: HERE / "experts.csv", NATURAL: HERE / "natural_experts.csv", FINE: HERE / "fine_experts.csv"}
 BIAS = HERE / "fine_bias.csv"
-DIGITS = 5  # of the nats in MUTED
+DIGITS = 5  # of the figures in tables
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
+NUMBERS = (  # of TABLES that are empty where nothing is known
+    *("share", "times_uniform", "mean_weight", "norm", "added", "greatest", "cosine", "residual", "lift", "q", "spec"),
+    *("followed", "usual", "everywhere", "beyond", "cosine_of_weights", "cosine_of_outputs", "loss_change"),
+)
 OVER_TRAINING = HERE / "routing_over_training"
 CHARACTERS = 400  # of each text of the evaluation set: enough to see routing, and small to ship
 
@@ -43,6 +48,17 @@ def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
 def muted_experts() -> pd.DataFrame:
     """Losses of each kind of text with each expert muted; columns of `moeviz.capture.muting.muted_by_label`."""
     return pd.read_csv(MUTED, dtype=KINDS)
+
+
+def expert_table_of(name: str = EMBEDDED) -> pd.DataFrame:
+    """The table of all experts of one of our own models on the held-out texts: what `moeviz experts` makes of them.
+
+    Columns: those of `moeviz.metrics.expert_table.expert_table`, `with_writing` and `with_twins`; and for the embedded
+    model loss_change float64, in nats a token, with the expert muted.
+    """
+    words = dict.fromkeys(("kind", "keeps", "role", "name", "writes"), "str")
+    ids = {"layer": "int32", "expert": "int16", "twin_by_weights": "int16", "twin_by_outputs": "int16"}
+    return pd.read_csv(TABLES[name], dtype=words | ids, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
 
 
 def fine_bias() -> pd.DataFrame:

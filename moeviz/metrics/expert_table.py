@@ -343,9 +343,13 @@ def notes_on_experts(table: pd.DataFrame) -> list[str]:
             for by in ("weights", "outputs")
             if row.get(f"cosine_of_{by}", np.nan) >= ALIKE
         ]
-        said += [f"a Super Expert: {row['greatest']:.3g} at most"] if row["super"] else []
+        said += [f"a Super Expert, whose outputs reach {_figure(row['greatest'])}"] if row["super"] else []
         notes.append("; ".join(said))
     return notes
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def expert_table_sentences(table: pd.DataFrame) -> list[str]:
@@ -370,6 +374,9 @@ def expert_table_sentences(table: pd.DataFrame) -> list[str]:
         said.append(
             f"{writes:,} of {count:,} experts write tokens that then follow; of the others nothing is said, whatever "
             "their outputs promote."
+            if writes
+            else f"None of the {count:,} experts is shown to write: tokens that their outputs promote follow no more "
+            "often than luck allows."
         )
     for row, words in zip(table.to_dict("records"), odd, strict=True):
         if words:

@@ -1,14 +1,15 @@
 """Similarity of a trace's routing to that of each kind of text in a labelled trace of the same model."""
 
 from collections.abc import Hashable
-from itertools import pairwise
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Float64
 
+from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.divergence import divergences
-from moeviz.metrics.inputs import check_one_model, layer_counts
+from moeviz.metrics.inputs import check_one_model, check_recorded
 from moeviz.metrics.specialization import load_by_label
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -32,15 +33,28 @@ def label_similarity(trace: Counted, reference: Counted) -> pd.DataFrame:
 
     Source: Lin (1991), section IV, with the logarithm to base 2; loads as in OLMoE (arXiv 2409.02060), section 5.
     """
-    check_one_model(trace, reference, ONE_MODEL)
+    if isinstance(trace, RoutingTrace):
+        check_recorded(trace)
+    names, mean = _divergences(trace.counts(), reference)
+    found = pd.DataFrame({"label": names, "divergence": mean[0]})
+    return found.sort_values("divergence", kind="stable", ignore_index=True)
+
+
+def _divergences(counts: ExpertCounts, reference: Counted) -> tuple[list[str], Float64[np.ndarray, "G D"]]:
+    """The D labels of the reference, and how far the loads of each of G groups are from theirs; NaN of none."""
+    check_one_model(counts, reference, ONE_MODEL)
     names, labelled = _loads_of(reference)
-    apart = []
-    for found in layer_counts(trace):
-        if found.layer in labelled:
-            rows = np.vstack([labelled[found.layer], found.counts[0] / max(found.counts[0].sum(), 1)])
-            apart.append(divergences(rows, np.arange(len(names)), np.full(len(names), len(names))))
-    mean = pd.DataFrame({"label": names, "divergence": pd.DataFrame(apart).mean().to_numpy()})
-    return mean.sort_values("divergence", kind="stable", ignore_index=True)
+    groups, labels = counts.assignments.shape[0], len(names)
+    pairs = np.indices((groups, labels)).reshape(2, -1)
+    apart = [
+        divergences(np.vstack([labelled[layer], counts.assignments[:, row, :E]]), pairs[1], labels + pairs[0])
+        for row, (layer, E) in enumerate(zip(counts.model.layers, counts.model.num_experts, strict=True))
+        if layer in labelled
+    ]
+    known = ~np.isnan(stacked := np.array(apart).reshape(-1, groups, labels))
+    layers = known.sum(axis=0)
+    sums = np.where(known, stacked, 0).sum(axis=0)
+    return names, np.divide(sums, layers, out=np.full(sums.shape, np.nan), where=layers > 0)
 
 
 def _loads_of(reference: Counted) -> tuple[list[str], dict[Hashable, np.ndarray]]:
@@ -69,9 +83,9 @@ def clearly_like(trace: RoutingTrace, reference: Counted) -> str | None:
     none gets any. Raises what `label_similarity` raises.
     """
     nearest, tokens = label_similarity(trace, reference)["label"].iloc[0], len(trace.tokens)
-    ends = [tokens * part // PARTS for part in range(PARTS + 1)]
-    for start, end in pairwise(ends):
-        part = trace.select(tokens=slice(start, end))
-        if not part.recorded.any() or label_similarity(part, reference)["label"].iloc[0] != nearest:
-            return None
-    return str(nearest)
+    ends = np.arange(1, PARTS) * tokens // PARTS
+    thirds = np.searchsorted(ends, np.arange(tokens), side="right")
+    names, apart = _divergences(trace.counts_of_groups(thirds, PARTS), reference)
+    if np.isnan(apart).all(axis=1).any():  # a third of which nothing is recorded
+        return None
+    return str(nearest) if all(names[np.nanargmin(part)] == nearest for part in apart) else None

@@ -14,7 +14,7 @@ from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
-from moeviz_app.views import prune
+from moeviz_app.views import expert_jobs, expert_table, prune
 from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
 from moeviz_app.views.corpus import MOST_PASTED
 from moeviz_app.views.examples import EXAMPLES
@@ -33,6 +33,7 @@ from moeviz.capture import what_if as what_if_module
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.embedded.own_models import FINE
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
@@ -780,3 +781,43 @@ def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(m
     assert not app.exception and pictures(app) == 2, "it is known"
     app.selectbox(key=session.CHILD).set_value("embedded").run()
     assert said not in sentences(app) and not pictures(app)
+
+
+TABLE = "moeviz_app.views.expert_table.expert_table_page"
+
+
+def test_the_table_of_all_experts_is_there_at_once_for_our_own_models(monkeypatch):
+    monkeypatch.setattr(expert_table, "_table", pytest.fail)
+    app = page(TABLE)
+    for name, experts in ((EMBEDDED, 48), (FINE, 186)):
+        app.selectbox(key=session.SEEN_IN).set_value(name).run()
+        assert not app.exception and pictures(app) == 1
+        shown = app.dataframe[-1].value
+        assert len(shown) == experts and {"share", "added", "role"} <= {*shown}
+        assert ("loss_change" in shown) == (name == EMBEDDED)
+        assert f"Of {experts} experts, specialists for kinds of text" in sentences(app)
+
+
+def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():
+    trace = moeviz.trace_corpus(moeviz.load_model(), [("sums", "12 + 7 = 19"), ("prose", "It is cold.")])
+    app = page(TABLE, trace)
+    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not pictures(app)
+    assert {"share", "mean_weight"} <= {*app.dataframe[-1].value} and "added" not in app.dataframe[-1].value
+    press(app, expert_table.READ)
+    while expert_jobs.JOB in visit_of(app).results:
+        app.run()
+    assert not app.exception and pictures(app) == 1 and expert_table.NOT_RECORDED not in sentences(app)
+    again = visit_of(app).trace
+    assert again.outputs is not None and (again.experts == trace.experts).all()
+    assert again.tokens["label"].tolist() == trace.tokens["label"].tolist()
+    assert app.dataframe[-1].value["added"].notna().any()
+
+
+def test_a_trace_that_cannot_be_read_here_says_why_nothing_is_known_of_outputs(trace):
+    app = page(TABLE, replace(trace, model=replace(trace.model, name="a/file.gguf")))
+    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not app.button
+    empty = page(TABLE, trace.select(tokens=slice(0, 0)))
+    empty.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    assert not empty.exception and "contains no tokens" in sentences(empty)

@@ -49,7 +49,7 @@ def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_
     experts[4].down_proj[1] = 0  # dead
     experts[1].down_proj[6, 7] *= 300  # one number of its outputs is an outlier
     found = notes_by_place(table_of(planted))
-    assert found.pop((1, 6)).startswith("a Super Expert: ")
+    assert found.pop((1, 6)).startswith("a Super Expert, whose outputs reach ")
     assert found == {
         (2, 3): "as expert 5 by its weights; as expert 5 by its outputs",
         (2, 5): "as expert 3 by its weights; as expert 3 by its outputs",

@@ -35,6 +35,7 @@ from moeviz.charts import NAMED, TOPICS, marks, specialization, theme, vocabular
 from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
+from moeviz.charts.contribution import CONTRIBUTION
 from moeviz.charts.direct_attribution import DIRECT
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
@@ -50,6 +51,7 @@ from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
 from moeviz.charts.word_change import WORD_CHANGE
+from moeviz.embedded.recorded_routing import expert_table_of
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
@@ -86,6 +88,7 @@ def test_every_topic_is_a_file_of_charts_and_one_of_metrics():
         "word_change",  # of one text, read twice
         "direct_attribution",  # of one token, read again
         "atlas",  # of many texts, on the page Experts
+        "contribution",  # of all experts in one table
         *("lineage", "pruning"),  # of two checkpoints, and of a model without some experts
         "training",  # of runs
         "balance",  # of any routing, on the page Balance
@@ -494,6 +497,19 @@ def test_the_cost_of_cuts_is_drawn_beside_chance_and_for_each_kind_of_text(reque
         kinds["at_random"].tolist() == [0.3, 0.3] and OF_KINDS.measure(losses[losses["judged_on"] == "all texts"]).empty
     )
     check_golden(OF_KINDS, OF_KINDS.draw(kinds).to_dict(), request)
+
+
+def test_experts_stand_where_they_are_chosen_and_add_with_super_experts_marked(request):
+    table = expert_table_of()
+    frame = CONTRIBUTION.measure(table[table["layer"].isin([0, 3])])
+    check_golden(CONTRIBUTION, CONTRIBUTION.draw(frame).to_dict(), request)
+    odd = frame.assign(super=frame.index == 3, role="\u202e", name="=<b>")
+    spec = CONTRIBUTION.draw(odd).to_dict()
+    (points,) = (layer for layer in spec["layer"] if layer["mark"]["type"] == "point")
+    assert points["encoding"]["shape"]["scale"]["range"] == ["circle", "diamond"]
+    assert points["encoding"]["color"]["scale"]["domain"] == ["no clear role"]
+    many = CONTRIBUTION.draw(pd.concat([frame] * 40, ignore_index=True)).to_dict()
+    assert many["usermeta"]["embedOptions"]["renderer"] == "canvas" and "usermeta" not in spec
 
 
 @pytest.mark.parametrize("chart", [*COMPARISONS, *OF_ENGINES, WORD_CHANGE], ids=lambda chart: chart.key)

@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.embedded.recorded_routing import DIGITS, ROUTING, expert_table_of, reference_routing
 from moeviz.expert_outputs import ExpertOutputs
+from moeviz.metrics.contribution import contribution, contribution_caption, missed_sentence
 from moeviz.metrics.expert_table import (
     COMMITTEE,
     GENERALIST,
@@ -186,3 +187,55 @@ def test_writing_is_told_where_it_holds_and_twins_by_name():
         said[0].startswith("1 of 3 experts write tokens")
         and said[1] == "Layer 0, expert 0: as expert 1 by its weights."
     )
+
+
+def test_what_an_expert_adds_is_beside_its_layer(small):
+    """The choices add (1.5 + 2 + 10) and (1 + 4.5): 19 in 5, so 3.8 on average."""
+    found = contribution(expert_table(small))
+    assert found["expert"].tolist() == [0, 1], "one without a token adds nothing that is known"
+    assert found["added_times"].tolist() == pytest.approx([4.5 / 3.8, 2.75 / 3.8], abs=1e-6)
+    assert found["times_uniform"].tolist() == pytest.approx([9 / 5, 6 / 5])
+    nothing = contribution(expert_table(replace(small, outputs=None)))
+    assert nothing.empty and contribution_caption(nothing) is None
+    still = contribution(expert_table(small).assign(added=0.0))
+    assert still["added_times"].isna().all() and contribution_caption(still) is None
+
+
+def layers_of(rows: np.random.Generator, lean: float) -> pd.DataFrame:
+    """Six layers of 16 experts, whose contribution goes with their share as far as they lean."""
+    share, own = rows.random((2, 6, 16))
+    layer, expert = np.divmod(np.arange(96), 16)
+    added = (lean * share + (1 - abs(lean)) * own).ravel()
+    return pd.DataFrame({"layer": layer, "expert": expert, "times_uniform": share.ravel(), "added": added})
+
+
+def test_often_and_much_are_said_to_go_together_only_where_luck_rarely_brings_it():
+    rows = np.random.default_rng(0)
+    together = contribution_caption(layers_of(rows, 0.8))
+    assert together is not None and "add more each time: rank correlation +0.9" in together
+    assert "add less each time: rank correlation -0.9" in (contribution_caption(layers_of(rows, -0.8)) or "")
+    said = sum(contribution_caption(layers_of(rows, 0)) is not None for _ in range(500))
+    assert said <= 3, "once in a thousand times"
+
+
+def test_experts_that_add_more_are_said_to_be_missed_more_only_where_losses_bear_it_out():
+    rows = np.random.default_rng(0)
+    table = layers_of(rows, 0)
+    assert missed_sentence(table) is None, "no losses are known"
+    own = rows.random(len(table))
+    said = missed_sentence(table.assign(loss_change=0.8 * table["added"] + 0.2 * own)) or ""
+    assert "are missed more: rank correlation +0.9" in said and "of how often they are chosen it is " in said
+    assert missed_sentence(table.assign(loss_change=own)) is None
+    assert missed_sentence(table.assign(loss_change=-table["added"])) is None
+
+
+@pytest.mark.parametrize("name", ROUTING)
+def test_the_tables_that_ship_are_of_the_routing_that_ships(name):
+    shipped, made = expert_table_of(name), expert_table(reference_routing(name))
+    for column in ("tokens", "kind", "keeps", "role", "name"):
+        assert shipped[column].tolist() == made[column].tolist(), column
+    for column in ("share", "times_uniform", "mean_weight", "lift", "q", "spec"):
+        assert shipped[column].to_numpy() == pytest.approx(made[column].to_numpy(), abs=10**-DIGITS, nan_ok=True), (
+            column
+        )
+    assert (shipped["added"] > 0).all() and shipped["cosine"].between(-1, 1).all()

@@ -292,6 +292,10 @@ app/widgets/components/story: _twin
 metrics/contrast: contrast_sentence
 app/views/contrast: _show _dial
 """,
+    "test_metrics_expert_table.py and test_app_pages.py": """
+metrics/contribution: contribution_caption missed_sentence
+app/views/expert_table: _draw _of_texts _show
+""",
     "test_metrics_tune_targets.py, test_pruning_curve.py and test_app_pages.py": """
 metrics/tune_targets: tune_targets_sentence
 metrics/pruning: why_not

@@ -1,0 +1,60 @@
+"""What each expert adds, beside how often it is chosen. Not a topic: few traces have the outputs of experts."""
+
+import altair as alt
+import pandas as pd
+
+from moeviz.charts import marks, theme
+from moeviz.charts.chart import Chart
+from moeviz.metrics.contribution import contribution, contribution_caption
+from moeviz.metrics.expert_table import COMMITTEE, GENERALIST, SPECIALIST
+from moeviz.metrics.tokens import visible
+
+ROLES = {SPECIALIST: "#cc6699", COMMITTEE: "#cc7722", GENERALIST: "#4a8fd0", "no clear role": theme.OTHER}
+SUPER = "Super Expert"
+CHOSEN, ADDS = "how often it is chosen, × a uniform share", "adds each time, × its layer’s mean"
+PLAIN = alt.Axis(grid=False, format="~g")
+FEW = 400  # experts: of more, dots are smaller and drawn as pixels
+HIGH = 520  # pixels
+LETTERS = 60  # of a name in a tooltip
+
+
+def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
+    """A point for each expert: how often it is chosen, and how much it adds. Columns: those of `contribution`."""
+    role, shape = frame["role"].where(frame["role"].isin([*ROLES]), "no clear role"), frame["super"].map({True: SUPER})
+    rows = frame.drop(columns=["super"]).assign(
+        role=role, kind=shape.fillna("expert"), name=[visible(name)[:LETTERS] for name in frame["name"]]
+    )
+    tips = [
+        *theme.tooltip(layer="d", expert="d"),
+        *theme.tooltip(name=("name", ""), role=("role", "")),
+        *theme.tooltip(tokens=("tokens", ","), times_uniform=("chosen, × uniform", ".2f")),
+        *theme.tooltip(added_times=("adds, × its layer’s mean", ".2f"), added=("gate × norm", ".3g")),
+    ]
+    present = [name for name in ROLES if name in set(role)]
+    few = len(rows) <= FEW
+    points = marks.points(
+        rows,
+        {"filled": True, "size": 70 if few else 18, "opacity": 0.85 if few else 0.6, "cursor": "pointer"},
+        x=alt.X("times_uniform:Q", title=CHOSEN, axis=PLAIN, scale=alt.Scale(zero=False)),
+        y=alt.Y("added_times:Q", title=ADDS, axis=PLAIN),
+        color=theme.colour("role", present, [ROLES[name] for name in present], title=None, columns=4),
+        tooltip=tips,
+    )
+    if (rows["kind"] == SUPER).any():
+        legend = alt.Legend(title=None, orient="top", values=[SUPER], symbolFillColor=theme.NOTE, symbolStrokeWidth=0)
+        scale = alt.Scale(domain=["expert", SUPER], range=["circle", "diamond"])
+        points = points.encode(shape=alt.Shape("kind:N", scale=scale, legend=legend))
+    one = pd.DataFrame({"one": [1.0]})
+    lines = marks.reference(one, "one"), marks.reference(one, "one", axis="x")
+    return theme.framed(marks.layered(*lines, points), theme.MEDIUM if few else HIGH, canvas=not few)
+
+
+CONTRIBUTION = Chart(
+    "Does an expert that is chosen often also add much?",
+    "Each point is an expert: to the right it is chosen more often, upwards its output moves the model further each "
+    "time. The dashed lines are a uniform share, and the mean of its layer. Click an expert to see it.",
+    measure=contribution,
+    draw=contribution_points,
+    expert="expert",
+    say=contribution_caption,
+)

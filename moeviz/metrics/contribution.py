@@ -1,0 +1,76 @@
+"""How much each expert adds when it is chosen, beside how often that is. Reads what `expert_table` gives."""
+
+import numpy as np
+import pandas as pd
+
+RARE = 3.29  # standard deviations, which luck passes once in a thousand times
+
+
+def contribution(table: pd.DataFrame) -> pd.DataFrame:
+    """How often each expert is chosen, and how much it adds each time, both beside its layer.
+
+    table   of `moeviz.metrics.expert_table.expert_table`, of a trace or a dataset with the experts' outputs.
+
+    What an expert adds is the norm of its output times its weight, and the mean over its tokens is the saliency of
+    REAP. The residual stream grows from layer to layer and outputs with it, so `added_times` is beside the mean over
+    all choices of the layer. It says how far the output moves the stream, and not that the model needs it.
+
+    One row per expert that has a token and whose outputs are recorded. Columns: layer int32 · expert int16 · tokens
+    int64 (that it has) · times_uniform float64 (its share of the layer's choices, times a uniform share) · added
+    float64 · added_times float64 (1: as much as a choice of this layer adds on average) · role str · name str · super
+    bool (a Super Expert).
+
+    Source: REAP (arXiv 2510.13999), equation 9.
+    """
+    known = table[(table["tokens"] > 0) & table["added"].notna()]
+    sums = (known["added"] * known["tokens"]).groupby(known["layer"]).transform("sum")
+    mean = sums / known["tokens"].groupby(known["layer"]).transform("sum")
+    times = np.divide(known["added"], mean, out=np.full(len(known), np.nan), where=mean.to_numpy() > 0)
+    columns = ["layer", "expert", "tokens", "times_uniform", "added", "added_times", "role", "name", "super"]
+    return known.assign(added_times=times)[columns].reset_index(drop=True)
+
+
+def contribution_caption(frame: pd.DataFrame) -> str | None:
+    """Say whether experts that are chosen more often add more or less each time, where luck would rarely bring it.
+
+    The mean over layers of Spearman's rank correlation is held against its standard deviation for unrelated ranks,
+    sqrt(sum of 1 / (E - 1)) / L for L layers of E experts.
+    """
+    if (found := _rank_correlation(frame, "times_uniform", "added")) is None or abs(found[0]) <= found[1]:
+        return None
+    more = "more" if found[0] > 0 else "less"
+    return (
+        f"Within a layer, experts that are chosen more often add {more} each time: rank correlation {found[0]:+.2f}, "
+        f"where luck rarely passes ±{found[1]:.2f}."
+    )
+
+
+def missed_sentence(table: pd.DataFrame) -> str | None:
+    """Say whether experts that add more are missed more, where losses without them are known and luck is rarely so.
+
+    table   as for `contribution`, with loss_change. Luck is that of `contribution_caption`.
+    """
+    if "loss_change" not in table or (found := _rank_correlation(table, "added", "loss_change")) is None:
+        return None
+    correlation, luck = found
+    if correlation <= luck:
+        return None
+    chosen = _rank_correlation(table, "times_uniform", "loss_change")
+    beside = "" if chosen is None else f"; of how often they are chosen it is {chosen[0]:+.2f}"
+    return (
+        f"Within a layer, experts that add more are missed more: rank correlation {correlation:+.2f} with the loss "
+        f"without them, where luck rarely passes ±{luck:.2f}{beside}."
+    )
+
+
+def _rank_correlation(frame: pd.DataFrame, one: str, other: str) -> tuple[float, float] | None:
+    """Compute the mean over layers, and what luck rarely passes; None where no layer has three experts that differ."""
+    found = []
+    for _, layer in frame.dropna(subset=[one, other]).groupby("layer", sort=False):
+        ranks = layer[[one, other]].rank().to_numpy()
+        if len(ranks) > 2 and (ranks.std(axis=0) > 0).all():
+            found.append((float(np.corrcoef(ranks.T)[0, 1]), 1 / (len(ranks) - 1)))
+    if not found:
+        return None
+    of_layers, variances = zip(*found, strict=True)
+    return float(np.mean(of_layers)), RARE * float(np.sqrt(sum(variances))) / len(found)
