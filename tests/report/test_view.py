@@ -16,7 +16,7 @@ import pytest
 from accessible import faults
 from nbclient import NotebookClient
 from playwright.sync_api import Frame, Page, expect
-from static_host import hosted
+from site_of_docs import served as hosted
 
 import moeviz
 from moeviz import RoutingTrace

@@ -16,8 +16,7 @@ from browser import SIZES, eventually
 from moeviz_app.views.menu import MENU
 from moeviz_app.widgets.glossary import GLOSSARY
 from playwright.sync_api import expect
-from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
-from static_host import hosted
+from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, served, text_of
 from survey.modes import FAMILIES
 from survey.ways import WAYS
 
@@ -364,7 +363,7 @@ def test_docstrings_become_markdown():
 @pytest.fixture(scope="module")
 def address(site):
     """The site on a port of this machine."""
-    with hosted(site.folder) as url:
+    with served(site.folder) as url:
         yield url
 
 
