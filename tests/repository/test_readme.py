@@ -13,8 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from PIL import Image
 from moeviz_app.views.menu import MENU
+from PIL import Image
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
