@@ -49,8 +49,8 @@ FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 2, "token": 20}
 SCREENSHOTS = (
     Screenshot("first-page-light", "", FIRST_PAGE, 900),
     Screenshot("first-page-dark", "", FIRST_PAGE, 900, scheme="dark"),
-    Screenshot("play-light", "", FIRST_PAGE, 840, plays=True),
-    Screenshot("play-dark", "", FIRST_PAGE, 840, scheme="dark", plays=True),
+    Screenshot("play-light", "", FIRST_PAGE, 900, plays=True),
+    Screenshot("play-dark", "", FIRST_PAGE, 900, scheme="dark", plays=True),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),

@@ -99,7 +99,7 @@ def _moving(alternative: str) -> str:
     words = " ".join(alternative.split())
     shown = (
         f'<picture class="only-{theme}"><source media="(prefers-reduced-motion: reduce)" '
-        f'srcset="pictures/first-page-{theme}.png"><img src="pictures/play-{theme}.webp" width="1200" height="840" '
+        f'srcset="pictures/first-page-{theme}.png"><img src="pictures/play-{theme}.webp" width="1200" height="900" '
         f'alt="{words}" loading="lazy"></picture>'
         for theme in ("light", "dark")
     )

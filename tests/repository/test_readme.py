@@ -9,6 +9,7 @@ import io
 import re
 import shlex
 import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -118,6 +119,17 @@ def test_the_readme_s_picture_moves_and_stands_still_where_motion_is_reduced():
     sources = re.findall(r'<source media="([^"]*)" srcset="[^"]*\.(\w+)">', text)
     assert [kind for media, kind in sources if "reduce" in media] == ["png", "png"]
     assert [kind for media, kind in sources if "reduce" not in media] == ["webp"]
+
+
+def test_the_readme_s_install_lines_name_the_wheel_and_the_extras_that_there_are():
+    text = README.read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras = set(project["project"]["optional-dependencies"])
+    assert re.findall(r"pip install \"(\S+?)\[(\w+)\]\"", text) == [
+        (f"moeviz-{moeviz.__version__}-py3-none-any.whl", "app")
+    ]
+    named = set(re.findall(r"`\[(\w+)\]`", text))
+    assert named | {"models", "test", "test-store", "docs"} == extras  # these are for who works on moeviz
 
 
 def test_what_the_readme_shows_as_printed_fits_a_terminal():
