@@ -136,9 +136,9 @@ def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[Row]:
         said = env.run("moeviz", *command)
         sentence = said.stderr.strip().splitlines()[-1]
         yield f"plain: moeviz {' '.join(command)}", sentence, said.returncode == 1 and "pip install" in sentence
-    yield from of_readme(env)
     extra = env.run("python", "-m", "pip", "install", "--dry-run", "moeviz[report]")
     yield "plain: pip install moeviz[report], as the sentence says", extra.stdout.splitlines()[-1], not extra.returncode
+    yield from of_readme(env)
     env.install("--force-reinstall", "--no-deps", str(sdist))
     yield "sdist in its place: moeviz trace", *traced(env)
 
