@@ -154,7 +154,7 @@ def test_the_readme_leads_to_every_tutorial_and_how_to():
     assert {*TUTORIALS, *HOW_TO} <= {(ROOT / link).resolve() for link in links(README)}
 
 
-@pytest.mark.parametrize(("page", "least"), [(README, 8), (QUESTIONS, 25)], ids=["readme", "questions"])
+@pytest.mark.parametrize(("page", "least"), [(README, 8), (QUESTIONS, 20)], ids=["readme", "questions"])
 def test_a_table_of_questions_names_pages_topics_and_functions_that_there_are(page, least):
     rows = re.findall(r"^\| [^*|]+\? \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", page.read_text("utf-8"), re.MULTILINE)
     assert len(rows) >= least
