@@ -10,6 +10,7 @@ should be.
 """
 
 import re
+import shlex
 import shutil
 import socket
 import statistics
@@ -27,6 +28,7 @@ from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 from streamlit.proto.NewSession_pb2 import NewSession
 
 from tests.support.browser import chromium, is_foreign
+from tests.support.reading import blocks, commands
 
 ROOT = Path(__file__).parent.parent
 PLACE = ROOT / "build" / "package"
@@ -136,8 +138,23 @@ def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[Row]:
         yield f"plain: moeviz {' '.join(command)}", sentence, said.returncode == 1 and "pip install" in sentence
     extra = env.run("python", "-m", "pip", "install", "--dry-run", "moeviz[report]")
     yield "plain: pip install moeviz[report], as the sentence says", extra.stdout.splitlines()[-1], not extra.returncode
+    yield from of_readme(env)
     env.install("--force-reinstall", "--no-deps", str(sdist))
     yield "sdist in its place: moeviz trace", *traced(env)
+
+
+def of_readme(env: Environment) -> Iterator[Row]:
+    """What the README tells a newcomer to type, to the letter, by a shell in an empty folder."""
+    home = env.folder / "readme"
+    home.mkdir()
+    activated = f"PATH={shlex.quote(str(env.home / 'bin'))}:$PATH"
+    for block in blocks(ROOT / "README.md"):
+        typed = [command for command, _ in commands(block)] if block.language == "console" else []
+        typed += [f"python -c {shlex.quote(block.code)}"] if block.language == "python" else []
+        for line in typed:
+            done = subprocess.run(["bash", "-c", f"{activated}; {line}"], cwd=home, capture_output=True, text=True)
+            said = (done.stdout if not done.returncode else done.stderr).strip().splitlines()
+            yield f"README: {line.splitlines()[0][:50]}", (said or ["nothing printed"])[-1][:80], not done.returncode
 
 
 def sizes(name: str, env: Environment) -> Iterator[Row]:

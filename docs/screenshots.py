@@ -3,7 +3,8 @@
     python -m docs.screenshots [NAME …]        all of them, or those named; into docs/pictures/
 
 Each is an address of the app, which repeats a view, opened in Chromium in a window of a given size. Their colours are
-reduced to 256, which nobody sees and which makes a third of the bytes. Look at them before you commit them.
+reduced to 256, which nobody sees and which makes a third of the bytes. One that moves is what Play draws, by a clock
+that goes on when a frame has been taken: a slow machine takes the same frames. Look at them before you commit them.
 """
 
 import sys
@@ -22,6 +23,7 @@ from tests.support.servers import Server, served
 
 FOLDER = Path(__file__).parent / "pictures"
 DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
+STEP, BEFORE, AFTER = 125, 1_000, 4_000  # ms of a frame of what moves, of its first and of its last
 WIDTH = 1200  # of a window in CSS pixels: strip and card stand side by side, and a README is not much wider
 
 
@@ -35,12 +37,20 @@ class Screenshot:
     height: int
     press: bool = False  # whether the page's main button is pressed first
     scheme: Literal["light", "dark"] = "light"
+    plays: bool = False  # whether it moves: the first page, from Play to its end
+
+    @property
+    def file(self) -> str:
+        """The name of its file."""
+        return f"{self.name}.{'webp' if self.plays else 'png'}"
 
 
 FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 2, "token": 20}
 SCREENSHOTS = (
     Screenshot("first-page-light", "", FIRST_PAGE, 900),
     Screenshot("first-page-dark", "", FIRST_PAGE, 900, scheme="dark"),
+    Screenshot("play-light", "", FIRST_PAGE, 900, plays=True),
+    Screenshot("play-dark", "", FIRST_PAGE, 900, scheme="dark", plays=True),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),
@@ -57,14 +67,15 @@ def main(names: list[str]) -> None:
         browser = chromium(playwright)
         for shot in SCREENSHOTS:
             if not names or shot.name in names:
-                FOLDER.joinpath(f"{shot.name}.png").write_bytes(small(taken(shot, server, browser)))
+                FOLDER.joinpath(shot.file).write_bytes(taken(shot, server, browser))
         browser.close()
 
 
 def taken(shot: Screenshot, server: Server, browser: Browser) -> bytes:
-    """The PNG of one page, once all of it is drawn."""
+    """The picture of one page, once all of it is drawn."""
     size = {"width": WIDTH, "height": shot.height}
-    page = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=1.25)
+    scale = 1 if shot.plays else 1.25
+    page = browser.new_page(viewport=size, color_scheme=shot.scheme, device_scale_factor=scale)
     page.set_default_timeout(60_000)  # the first page also loads the model
     page.goto(f"{server.url}/{shot.page}?{urlencode(shot.asked)}")
     if shot.press:
@@ -75,9 +86,23 @@ def taken(shot: Screenshot, server: Server, browser: Browser) -> bytes:
         drawn(page)
     wait(page)
     page.mouse.move(0, 0)
-    png = page.screenshot(animations="disabled", caret="hide")
+    made = moving(played(page)) if shot.plays else small(page.screenshot(animations="disabled", caret="hide"))
     page.close()
-    return png
+    return made
+
+
+def played(page: Page) -> list[bytes]:
+    """The PNGs of the first page: before Play, and until it has ended."""
+    button = page.get_by_role("button", name="Play the path")
+    frames = [page.screenshot(caret="hide")]
+    page.clock.install()
+    page.clock.pause_at(page.evaluate("Date.now()") + STEP)
+    button.click()
+    page.mouse.move(0, 0)
+    while "Stop" in button.inner_text():
+        page.clock.run_for(STEP)
+        frames.append(page.screenshot(caret="hide"))
+    return frames
 
 
 def wait(page: Page) -> None:
@@ -92,6 +117,15 @@ def small(png: bytes) -> bytes:
     """The same picture with 256 colours of its own."""
     made = BytesIO()
     Image.open(BytesIO(png)).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(made, "PNG", optimize=True)
+    return made.getvalue()
+
+
+def moving(pngs: list[bytes]) -> bytes:
+    """One WebP of all of them, over and over; without losses, since little changes from one to the next."""
+    made, frames = BytesIO(), [Image.open(BytesIO(png)).convert("RGB") for png in pngs]
+    times = [BEFORE, *([STEP] * (len(frames) - 2)), AFTER]
+    how = {"lossless": True, "quality": 70, "method": 4, "kmax": 0}  # how hard it tries; and no frame is kept whole
+    frames[0].save(made, "WEBP", save_all=True, append_images=frames[1:], duration=times, loop=0, **how)
     return made.getvalue()
 
 

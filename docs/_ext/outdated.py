@@ -13,7 +13,7 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-MARK = re.compile(r"^<!-- (generated|file|part): ([\w./-]+) -->$", re.MULTILINE)
+MARK = re.compile(r"^<!-- (generated|file|part|opening): ([\w./-]+) -->$", re.MULTILINE)
 CODE = ("moeviz", "app", "kernels", "models/training", "tests/house.py")  # what generated parts are made from
 NAMES = ("docs/how-to", "docs/tutorials", "docs/pictures")  # of which tables of contents and the first page go by names
 READERS = ("docs/_ext", "docs/conf.py")

@@ -3,6 +3,7 @@
     <!-- generated: commands -->      what the function of that name in GENERATED gives
     <!-- file: kernels/README.md -->  a file of the repository, so that it is written once
     <!-- part: CONTRIBUTING.md -->    the same without its title, and with its headings one level down
+    <!-- opening: README.md -->       the same up to its first heading, with pictures for a light and a dark page
 
 So a table is never copied by hand, and nothing of it can be out of date.
 """
@@ -19,6 +20,7 @@ from _ext.outdated import MARK
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#\s]+)(#[^)\s]*)?\)")
 HEADING = re.compile(r"^(#+ )", re.MULTILINE)
+PICTURE = re.compile(r"<picture>.*?alt=\"([^\"]*)\".*?</picture>", re.DOTALL)
 TITLE = re.compile(r"\A# .*\n+")
 
 GENERATED: dict[str, Callable[[], str]] = {
@@ -48,7 +50,6 @@ GENERATED: dict[str, Callable[[], str]] = {
     "phone-book": tables.phone_book,
     "pruning": reference.pruning,
     "report": reference.report,
-    "screenshot": tables.screenshot,
     "serving": reference.serving,
     "settings": tables.settings,
     "streamlit": tables.streamlit,
@@ -88,7 +89,21 @@ def _filling(mark: re.Match) -> str:
     kind, name = mark.groups()
     if kind == "generated":
         return GENERATED[name]()
+    if kind == "opening":
+        return PICTURE.sub(lambda found: _moving(found[1]), TITLE.sub("", file(name)).partition("\n## ")[0])
     return file(name) if kind == "file" else _lowered(TITLE.sub("", file(name)))
+
+
+def _moving(alternative: str) -> str:
+    """Play as a picture; one that stands still for whom motion is to be reduced. Which one, the page's theme says."""
+    words = " ".join(alternative.split())
+    shown = (
+        f'<picture class="only-{theme}"><source media="(prefers-reduced-motion: reduce)" '
+        f'srcset="pictures/first-page-{theme}.png"><img src="pictures/play-{theme}.webp" width="1200" height="900" '
+        f'alt="{words}" loading="lazy"></picture>'
+        for theme in ("light", "dark")
+    )
+    return f'<div class="chart">{"".join(shown)}</div>'
 
 
 def _lowered(text: str) -> str:

@@ -90,6 +90,8 @@ def finish(app, error: Exception | None) -> None:
     """Put the pictures beside the pages. Called by Sphinx (`build-finished`)."""
     if error is None and FOLDER.exists():
         shutil.copytree(FOLDER, Path(app.outdir) / "pictures", dirs_exist_ok=True)
+    if error is None and (own := Path(app.srcdir) / "pictures").exists():
+        shutil.copytree(own, Path(app.outdir) / "pictures", dirs_exist_ok=True)
     drawings.forget()
 
 

@@ -30,16 +30,6 @@ def contents(folder: str, caption: str) -> str:
     return f"```{{toctree}}\n:caption: {caption}\n:hidden:\n\n{lines}\n```" if names else ""
 
 
-def screenshot() -> str:
-    """The app's first page in light and dark, where the pictures of the README are there."""
-    shown = []
-    for theme in ("light", "dark"):
-        if (ROOT / f"docs/pictures/first-page-{theme}.png").exists():
-            words = "The app: a prompt, its tokens in the colours of their experts, and a picture of all layers"
-            shown.append(f"```{{image}} /pictures/first-page-{theme}.png\n:class: only-{theme}\n:alt: {words}\n```")
-    return "\n\n".join(shown)
-
-
 def importers() -> str:
     """The formats of other programs: what recognises a file, what it becomes, and what must be told."""
     from moeviz.formats.importers.importer import flag

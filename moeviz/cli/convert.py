@@ -1,13 +1,15 @@
 """Convert a file to another format: `moeviz convert`."""
 
+import shlex
 from argparse import ArgumentParser, Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import open_dataset, read, read_one_trace
 from moeviz.cli.options import ANY_FILE, NO_TEXT, add_counts_only, add_import_options
 from moeviz.cli.output import check_output, is_dataset_target, note, write
 from moeviz.errors import MoevizError
-from moeviz.text import quoted
+from moeviz.text import quoted, why_no_file
 
 if TYPE_CHECKING:
     from moeviz.routing_trace import Counted
@@ -18,6 +20,7 @@ EXAMPLES = """examples:
   moeviz convert routes-by-hand.csv routes.parquet
   moeviz convert trace.npz folder                     as a dataset; and back: moeviz convert folder trace.npz
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
+  moeviz convert trace.npz page/                      the trace to click through, for any web host
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
   moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
   moeviz convert imatrix.gguf -o counts.json --top-k 8
@@ -30,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
     target = parser.add_mutually_exclusive_group(required=True)
     says = (
         "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix: "
-        "the folder of a dataset"
+        "the folder of a dataset. One that ends in / or is a folder: a page for a web host, unless it is a dataset's"
     )
     target.add_argument("target", metavar="TO", nargs="?", help=says)
     target.add_argument("-o", "--output", metavar="TO", help="the same")
@@ -53,6 +56,9 @@ def run(args: Namespace) -> int:
     if args.counts_only:
         check_output(target, counts_only=True)
         write(counts_in(args), target, counts_only=True)
+        return 0
+    if is_page_target(args, target):
+        note(f"wrote {target}: {convert_to_page(args, target)}")
         return 0
     if is_dataset(args.source) or is_dataset_target(target):
         note(f"wrote {target}: {convert_dataset(args, target)}")
@@ -77,6 +83,28 @@ def counts_in(args: Namespace) -> "Counted":
         return read(args.source, args)
     dataset = open_dataset(args.source, args)
     return dataset.counts_by_label() if any(dataset.labels()) else dataset.counts()
+
+
+def is_page_target(args: Namespace, target: str) -> bool:
+    """Return whether a target is a page's folder: it ends in "/" or is there, and is not a dataset's."""
+    from moeviz.formats.dataset.opening import is_dataset
+
+    if is_dataset(target) or args.weights or args.no_text:
+        return False
+    return target.endswith("/") or (not why_no_file(target) and Path(target).is_dir())
+
+
+def convert_to_page(args: Namespace, target: str) -> str:
+    """Write a trace or a dataset as a page, and return what was written and how to look at it."""
+    from moeviz.formats.dataset.convert import trace_of
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.report.page_folder import check_page_folder, write_page
+
+    check_page_folder(target)
+    of_dataset = is_dataset(args.source)
+    trace = trace_of(open_dataset(args.source, args)) if of_dataset else read_one_trace(args.source, args)
+    look = f"python -m http.server -d {shlex.quote(target)}"
+    return f"{write_page(trace, target)}. Put it on any web host, or look at it: {look}"
 
 
 def convert_dataset(args: Namespace, target: str) -> str:

@@ -4,7 +4,7 @@
 const FEW_LAYERS = 12; // up to which each has its button
 const STEPS = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1], Home: [-Infinity, 0], End: [Infinity, 0] };
 
-const data = JSON.parse(await unpacked("data"));
+const data = JSON.parse(await given("data"));
 const [T, L] = [data.tokens.length, data.layers.length];
 const at = { token: 0, layer: Math.floor(L / 2) };
 const bar = make("div", "bar");
@@ -33,9 +33,11 @@ async function start() {
   main.removeAttribute("aria-busy");
 }
 
-// ---- what is in the page ----
-async function unpacked(id) {
-  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+// ---- what is in the page, or beside it ----
+async function given(id) {
+  const part = document.getElementById(id);
+  if (part.content) return (await fetch(part.content)).text(); // a file beside the page
+  const bytes = Uint8Array.from(atob(part.textContent), (letter) => letter.charCodeAt(0));
   return new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
 }
 
@@ -142,6 +144,7 @@ function show() {
   });
   keepInSight(pieces[token]);
   said.replaceChildren(...sentence(at));
+  said.tabIndex = said.scrollHeight > said.clientHeight ? 0 : -1; // what scrolls has to be reached by the keyboard
   view?.signal("token", token).signal("layer", layer).runAsync();
 }
 
@@ -189,7 +192,7 @@ function keepInSight(made) { // within the strip: the page around must not move
 }
 
 async function drawMap() {
-  document.head.append(make("script", "", await unpacked("vega")));
+  if (!globalThis.vegaEmbed) document.head.append(make("script", "", await given("vega")));
   const looks = { background: "transparent", font: getComputedStyle(map).fontFamily };
   const how = { mode: "vega-lite", renderer: "canvas", actions: false, tooltip: false, defaultStyle: false, ast: true, config: looks };
   ({ view } = await vegaEmbed(map, { ...data.chart, width: inside(data.chart.padding) }, how));

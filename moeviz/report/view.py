@@ -81,17 +81,26 @@ class View:
 
 
 def _check(trace: RoutingTrace) -> None:
-    layers, tokens = len(trace.model.layers), len(trace.tokens)
-    most = max(1, min(theme.MAX_TOKENS, MAX_CELLS // layers))
-    if not tokens:
-        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
-    check_recorded(trace)
-    trace.first_choices("A view")
+    layers, tokens, most = len(trace.model.layers), len(trace.tokens), most_tokens(trace)
+    check_drawable(trace)
     if tokens > most:
         raise MoevizError(
             f"A view shows {most} tokens at most where a model has {layers} MoE layers, and this trace has {tokens:,}. "
             f"Choose a stretch of it: moeviz.view(trace.select(tokens=slice(0, {most})))."
         )
+
+
+def most_tokens(trace: RoutingTrace) -> int:
+    """Return how many tokens of such a trace one view draws."""
+    return max(1, min(theme.MAX_TOKENS, MAX_CELLS // len(trace.model.layers)))
+
+
+def check_drawable(trace: RoutingTrace) -> None:
+    """Raise `MoevizError` for a trace that no view can be drawn of, however short a stretch, or without Vega."""
+    if not len(trace.tokens):
+        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
+    check_recorded(trace)
+    trace.first_choices("A view")
     if find_spec("vl_convert") is None:
         raise MoevizError('A view needs vl-convert-python, which brings Vega: `pip install "moeviz[notebook]"`.')
 
@@ -105,18 +114,29 @@ def _height(trace: RoutingTrace) -> int:
 
 
 def _page(trace: RoutingTrace) -> str:
+    scripts = (
+        f'<script type="text/plain" id="vega">{_packed_vega()}</script>\n'
+        f'<script type="text/plain" id="data">{_packed(data_of(trace))}</script>\n'
+        f'<script type="module">{file("view.js")}</script>'
+    )
+    return document(trace, POLICY, f"<style>{file('view.css')}</style>", scripts)
+
+
+def document(trace: RoutingTrace, policy: str, head: str, scripts: str, instead: str = TOO_OLD, more: str = "") -> str:
+    """Return the HTML around a view: `head` and `scripts` bring its style, its data and what draws it.
+
+    `instead` stands where no script has run, and `more` under the map, after what it says on its own.
+    """
     name = safe(trace.model.name)
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
-        f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">',
+        f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
         '<meta name="viewport" content="width=device-width, initial-scale=1">',
-        f"<title>Routing of {name}</title><style>{_file('view.css')}</style></head><body>",
+        f"{head}<title>Routing of {name}</title></head><body>",
         f"<header><h1>{name}</h1> <span>{safe(_facts(trace))}</span>{caution(trace)}</header>",
-        f'<main aria-busy="true"><p class="waiting">{TOO_OLD}</p></main>',
-        f"<footer>{NAMED['token_layer_map'].reading}{_missing(trace)}</footer>",
-        f'<script type="text/plain" id="vega">{_vega()}</script>',
-        f'<script type="text/plain" id="data">{_packed(json.dumps(_data(trace)))}</script>',
-        f'<script type="module">{_file("view.js")}</script></body></html>\n',
+        f'<main aria-busy="true"><p class="waiting">{instead}</p></main>',
+        f"<footer>{NAMED['token_layer_map'].reading}{_missing(trace)}{more}</footer>",
+        f"{scripts}</body></html>\n",
     ]
     return "\n".join(parts)
 
@@ -138,12 +158,12 @@ def _number(count: int, what: str) -> str:
     return f"{count} {what}{'' if count == 1 else 's'}"
 
 
-def _data(trace: RoutingTrace) -> dict[str, Any]:
-    """Return the trace as `view.js` reads it. Layers and tokens go by place; -1 is no expert, -2 not recorded."""
+def data_of(trace: RoutingTrace) -> str:
+    """Return the trace as JSON for `view.js`. Layers and tokens go by place; -1 is no expert, -2 not recorded."""
     model, weights = trace.model, trace.weights
     first = trace.first_choices("A view")
     focus = [theme.focus(experts) for experts in first]
-    return {
+    data = {
         "chart": _chart(trace),
         "tokens": _tokens(trace),
         "layers": list(model.layers),
@@ -154,6 +174,7 @@ def _data(trace: RoutingTrace) -> dict[str, Any]:
         "focus": focus,
         "other": theme.OTHER,
     }
+    return json.dumps(data)
 
 
 def _chart(trace: RoutingTrace) -> dict[str, Any]:
@@ -191,13 +212,18 @@ def _marks(trace: RoutingTrace) -> list[str]:
 
 
 @cache
-def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed, packed."""
+def vega() -> str:
+    """Return Vega, Vega-Lite and Vega-Embed as one script."""
     import vl_convert
 
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    bundle = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
-    return _packed(bundle)
+    bundle: str = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+    return bundle
+
+
+@cache
+def _packed_vega() -> str:
+    return _packed(vega())
 
 
 def _packed(text: str) -> str:
@@ -205,5 +231,6 @@ def _packed(text: str) -> str:
     return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 
-def _file(name: str) -> str:
+def file(name: str) -> str:
+    """Return a file of this folder."""
     return (HERE / name).read_text("utf-8")

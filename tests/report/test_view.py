@@ -16,6 +16,7 @@ import pytest
 from accessible import faults
 from nbclient import NotebookClient
 from playwright.sync_api import Frame, Page, expect
+from site_of_docs import served as hosted
 
 import moeviz
 from moeviz import RoutingTrace
@@ -24,6 +25,7 @@ from moeviz.charts.token_layer_marks import ABOVE, GUTTER, row_height
 from moeviz.errors import MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.report import view as report_view
+from moeviz.report.page_folder import write_page
 from moeviz.report.view import View
 from moeviz.testing import sample_trace
 
@@ -366,6 +368,61 @@ def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(
     page = drawn(opened(View(trace).html, size, scheme))
     page.locator(".map").click(position=place(page, trace, 200, 20))
     assert said(page).startswith(sentence(trace, chosen(page), 20)) and abs(chosen(page) - 200) <= 1
+    assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
+    assert not faults(page)
+
+
+# ---- the page on a web host ----
+
+
+# Later, since what Playwright evaluates may do what the page's own scripts may not.
+MAKES_A_FUNCTION = """() => new Promise((told) => setTimeout(() => {
+  try { told(new Function("return 'made'")()); } catch (error) { told(error.name); }
+}))"""
+
+
+@pytest.fixture
+def on_a_host(visit, tmp_path):
+    """Writes a trace's page into a folder below a host's root, opens it, and tells what it asks for."""
+    with hosted(tmp_path) as address:
+
+        def open_(trace: RoutingTrace, size: str = "desktop", scheme: str = "light") -> tuple[Page, list[str]]:
+            write_page(trace, tmp_path / "some" / "page")
+            tab, asked = visit.blank(size, scheme), []
+            tab.page.on("request", lambda request: asked.append(request.url.removeprefix(f"{address}/some/page/")))
+            tab.page.goto(f"{address}/some/page/")
+            return drawn(tab.page), asked
+
+        yield open_
+
+
+@pytest.mark.browser
+def test_a_page_on_a_web_host_shows_one_choice_and_asks_for_its_own_files_alone(on_a_host, visit):
+    trace = with_empty_slots(sample_trace(tokens=16))
+    page, asked = on_a_host(trace)
+    shows(page, trace, 0, 2)
+    page.locator(".token").nth(5).click()
+    shows(page, trace, 5, 2)
+    page.locator(".map").click(position=place(page, trace, 9, 1))
+    shows(page, trace, 9, 1)
+    assert {url for url in asked if not url.startswith("data:")} == {"", "view.css", "view.js", "vega.js", "data.json"}
+    (tab,) = visit.mine
+    tab.may_say = "violates the following Content Security Policy"
+    assert page.evaluate(MAKES_A_FUNCTION) == "EvalError"
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
+def test_of_a_long_trace_of_a_stranger_the_host_s_page_shows_a_stretch_as_text(on_a_host, size, scheme):
+    trace = with_texts(sample_trace(tokens=300), HOSTILE)
+    trace = replace(trace, model=replace(trace.model, name=HOSTILE[1], caution=HOSTILE[3]))
+    page, _ = on_a_host(trace, size, scheme)
+    assert page.locator(".token").count() == theme.MAX_TOKENS
+    expect(page.locator("footer")).to_contain_text("This page shows the first 256 of 300 tokens.")
+    page.locator(".token").nth(len(HOSTILE) - 1).click()  # the longest: the line about it scrolls
+    assert page.locator(".said .word").inner_text() == "x" * 300 + "…"
+    assert page.locator("h1").inner_text() == HOSTILE[1]
+    assert page.locator("main :is(script, img, iframe), header :is(script, img, iframe)").count() == 0
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert not faults(page)
 

@@ -11,6 +11,7 @@ from http.client import HTTPSConnection
 from urllib.parse import urlencode
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.version import Version
 from servers import ROOT, free_port, started
@@ -143,6 +144,38 @@ def test_the_versions_of_the_image_are_among_those_that_the_package_admits():
     ]
     for each in wanted:
         assert each.specifier.contains(Version(pinned[each.name.lower()])), each
+
+
+def front_matter(space: str) -> dict:
+    _, head, page = (DEPLOY / space / "README.md").read_text("utf-8").split("---\n", 2)
+    assert page.strip()
+    return yaml.safe_load(head)
+
+
+@pytest.mark.parametrize(("space", "sdk"), [("huggingface", "docker"), ("huggingface-static", "static")])
+def test_a_space_s_front_matter_is_what_hugging_face_reads(space, sdk):
+    facts = front_matter(space)
+    colours = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
+    assert facts["sdk"] == sdk and {facts["colorFrom"], facts["colorTo"]} <= colours
+    assert len(facts["short_description"]) <= 60 and facts["license"] == "apache-2.0"  # longer ones are refused
+    assert ("app_port" in facts) == (sdk == "docker") and ("app_file" in facts) == (sdk == "static")
+
+
+def test_the_docker_space_serves_on_its_port_as_the_user_who_owns_all_that_is_written():
+    text = DOCKERFILES[1].read_text("utf-8")
+    port = str(front_matter("huggingface")["app_port"])
+    assert {*re.findall(r"EXPOSE (\d+)", text), *re.findall(r'--port", "(\d+)"', text)} == {port}
+    assert re.findall(r"127\.0\.0\.1:(\d+)/healthz", text) == [port] and '"--server.address", "0.0.0.0"' in text
+    assert "useradd --create-home --uid 1000 user" in text
+    written = dict(re.findall(r"(HOME|HF_HOME|MOEVIZ_HOME)=(\S+)", text))
+    assert written.keys() == {"HOME", "HF_HOME", "MOEVIZ_HOME"}
+    assert all(place.startswith("/home/user") for place in written.values())
+    assert text.index("USER user") < text.index("WORKDIR /home/user")  # else it would be root's
+
+
+def test_what_is_copied_into_a_space_is_there():
+    copies = re.findall(r"^cp (.*) \S+$", (DEPLOY / "README.md").read_text("utf-8"), re.MULTILINE)
+    assert len(copies) == 2 and all((ROOT / file).is_file() for files in copies for file in files.split())
 
 
 def test_a_space_may_be_framed_by_its_own_site_and_by_no_other():

@@ -8,11 +8,14 @@ import contextlib
 import io
 import re
 import shlex
+import sys
+import tomllib
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from moeviz_app.views.menu import MENU
+from PIL import Image
 from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
@@ -22,13 +25,16 @@ from moeviz.cli.metrics import TOPICS
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
+QUESTIONS = ROOT / "docs" / "questions.md"
+DEVELOPING = ROOT / "docs" / "developing.md"
 CONTRIBUTING = ROOT / "CONTRIBUTING.md"
 TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.md"))
 HOW_TO = sorted((ROOT / "docs" / "how-to").glob("*.md"))
-PAGES = [README, CONTRIBUTING, *TUTORIALS, *HOW_TO]
+PAGES = [README, CONTRIBUTING, QUESTIONS, *TUTORIALS, *HOW_TO]
 PICTURES = ROOT / "docs" / "pictures"
 IN_A_TABLE = re.compile(r"`moeviz ([^`]+)`")
-README_LINES, PICTURE_BYTES = 200, 400_000
+README_LINES, STILL_BYTES, MOVING_BYTES = 150, 400_000, 2_000_000
+PICTURE = (".png", ".webp")
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
@@ -98,18 +104,60 @@ def test_what_a_page_links_to_is_there(page):
 
 def test_a_stranger_reads_the_readme_to_its_end():
     assert len(README.read_text(encoding="utf-8").splitlines()) <= README_LINES
-    shown = {(ROOT / link).resolve() for link in links(README) if link.endswith(".png")}
-    assert len(shown) == 2, "light and dark"
-    assert sum(file.stat().st_size for file in shown) < PICTURE_BYTES
+    shown = [ROOT / link for link in links(README) if link.endswith(PICTURE)]
+    still, moving = ([file for file in shown if file.suffix == suffix] for suffix in PICTURE)
+    assert [file.stem.rpartition("-")[2] for file in (*still, *moving)] == ["dark", "light", "dark", "light"]
+    assert sum(file.stat().st_size for file in still) < STILL_BYTES
+    assert sum(file.stat().st_size for file in moving) < MOVING_BYTES
+
+
+def test_the_readme_s_picture_moves_and_stands_still_where_motion_is_reduced():
+    text = README.read_text("utf-8")
+    for file in (ROOT / link for link in links(README) if link.endswith(PICTURE)):
+        with Image.open(file) as picture:
+            assert (picture.n_frames > 30) == (file.suffix == ".webp"), file.name
+    sources = re.findall(r'<source media="([^"]*)" srcset="[^"]*\.(\w+)">', text)
+    assert [kind for media, kind in sources if "reduce" in media] == ["png", "png"]
+    assert [kind for media, kind in sources if "reduce" not in media] == ["webp"]
+
+
+def test_the_readme_s_install_lines_name_the_wheel_and_the_extras_that_there_are():
+    text = README.read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
+    extras = set(project["project"]["optional-dependencies"])
+    assert re.findall(r"pip install \"(\S+?)\[(\w+)\]\"", text) == [
+        (f"moeviz-{moeviz.__version__}-py3-none-any.whl", "app")
+    ]
+    named = set(re.findall(r"`\[(\w+)\]`", text))
+    assert named | {"models", "test", "test-store", "docs"} == extras  # these are for who works on moeviz
+
+
+def test_what_the_readme_shows_as_printed_fits_a_terminal():
+    shown = [line for block in blocks(README) if block.language == "output" for line in block.code.splitlines()]
+    assert shown and max(map(len, shown)) <= 80
+    assert not [line for line in shown if " ... " in line]  # where pandas leaves columns out
+
+
+def test_the_documentation_opens_with_the_words_of_the_readme():
+    sys.path.append(str(ROOT / "docs"))
+    from _ext import pages
+
+    opening = pages.filled("<!-- opening: README.md -->")
+    words = README.read_text("utf-8").partition("\n## ")[0]
+    assert all(paragraph in opening for paragraph in words.split("\n\n")[3:] if paragraph.strip())
+    assert words.split("\n\n")[1] in opening and "# moeviz" not in opening
+    shown = re.findall(r'(?:src|srcset)="([^"]+)"', opening)
+    assert len(shown) == 4 and all((ROOT / "docs" / picture).is_file() for picture in shown)
 
 
 def test_the_readme_leads_to_every_tutorial_and_how_to():
     assert {*TUTORIALS, *HOW_TO} <= {(ROOT / link).resolve() for link in links(README)}
 
 
-def test_the_readme_s_table_names_pages_topics_and_functions_that_there_are():
-    rows = re.findall(r"^\| [^*|]+\? \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", README.read_text("utf-8"), re.MULTILINE)
-    assert len(rows) > 10
+@pytest.mark.parametrize(("page", "least"), [(README, 8), (QUESTIONS, 20)], ids=["readme", "questions"])
+def test_a_table_of_questions_names_pages_topics_and_functions_that_there_are(page, least):
+    rows = re.findall(r"^\| [^*|]+\? \| ([^|]*) \| ([^|]*) \| ([^|]*) \|$", page.read_text("utf-8"), re.MULTILINE)
+    assert len(rows) >= least
     pages = {*MENU, *(name for names in MENU.values() for name in names)}
     assert {page for cell, _, _ in rows for page in cell.split(", ")} <= pages
     assert {topic for _, cell, _ in rows for topic in re.findall(r"--topic ([\w-]+)", cell)} <= set(TOPICS)
@@ -120,23 +168,23 @@ def test_the_readme_s_table_names_pages_topics_and_functions_that_there_are():
             assert find_spec(f"moeviz.metrics.{name}"), name
 
 
-def test_the_readme_s_tree_is_that_of_the_folders():
-    tree = next(block for block in blocks(README) if block.language == "text").code
+def test_the_tree_of_the_documentation_is_that_of_the_folders():
+    tree = next(block for block in blocks(DEVELOPING) if block.language == "text").code
     paths, top = set(), ""
-    for indent, name in re.findall(r"^( *)([\w-]+/)  ", tree, re.MULTILINE):
+    for indent, name in re.findall(r"^((?:  )?)([\w-]+/)(?= )", tree, re.MULTILINE):
         top = top if indent else name
         paths.add(top + name if indent else name)
     assert not [path for path in paths if not (ROOT / path).is_dir()]
     ours = {f"moeviz/{folder.parent.name}/" for folder in (ROOT / "moeviz").glob("*/__init__.py")}
-    assert ours | {"app/", "moeviz/", "models/", "kernels/", "docs/", "deploy/", "tests/", "benchmarks/"} == paths
+    assert ours | {"app/", "moeviz/", "models/", "kernels/", "docs/", "deploy/", "tests/"} <= paths
 
 
 def test_every_picture_is_shown_and_is_made_by_the_command():
     from docs.screenshots import SCREENSHOTS
 
-    made = {f"{shot.name}.png" for shot in SCREENSHOTS}
+    made = {shot.file for shot in SCREENSHOTS}
     assert made == {file.name for file in PICTURES.glob("*")}
-    assert made == {Path(link).name for page in PAGES for link in links(page) if link.endswith(".png")}
+    assert made == {Path(link).name for page in PAGES for link in links(page) if link.endswith(PICTURE)}
 
 
 def test_files_that_contributors_are_told_to_touch_are_there():
