@@ -60,10 +60,20 @@ def describe(model: PreTrainedModel, name: str, revision: str | None = None, sit
         num_layers=getattr(config, "num_hidden_layers", None),
         dtype=str(model.dtype).removeprefix("torch."),
         revision=revision,
-        parameters=None if routers[0].site else count_parameters(model, routers),  # half of the experts are elsewhere
+        parameters=None if routers[0].site else _counted(model, routers),  # half of the experts are elsewhere
         site=routers[0].site,
         zero_experts=max(router.zero_experts for router in routers),
     )
+
+
+def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCounts:
+    """The parameters of a model; of a quantised one those of its config, since packed weights have other shapes.
+
+    Adapters on a quantised model are not counted.
+    """
+    if getattr(model, "hf_quantizer", None) is None:
+        return count_parameters(model, routers)
+    return count_parameters(empty_model(model.config))
 
 
 def auto_class(config: PreTrainedConfig) -> type[Any]:
