@@ -76,6 +76,23 @@ def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCoun
     return count_parameters(empty_model(model.config))
 
 
+def packed_in_few_bits(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """How many parameters transformers packs with bitsandbytes, and how many of these are of routed experts.
+
+    It replaces `nn.Linear` alone, and leaves the head: experts that are fused into one tensor stay as they are. None for
+    models whose experts are thousands of modules, which are not built to be counted.
+    """
+    if config.model_type in ONE_MODULE_AN_EXPERT:
+        return None
+    model = empty_model(config)
+    head = model.get_output_embeddings()
+    routers = [router for site in router_sites(model) for router in find_routers(model, site)]
+    linear = {path: part for path, part in model.named_modules() if type(part) is nn.Linear and part is not head}
+    sizes = {path: part.weight.numel() for path, part in linear.items()}
+    experts = sum(size for path, size in sizes.items() if _part(f"{path}.weight", routers) == "routed_experts")
+    return sum(sizes.values()), experts
+
+
 def auto_class(config: PreTrainedConfig) -> type[Any]:
     """transformers' opener of models that generate text."""
     return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
