@@ -83,7 +83,7 @@ gpu-report: $(if $(WHEELS),build/gpu-site/installed,.venv/installed-test)
 	$(if $(WHEELS),PYTHONPATH=build/gpu-site:kernels:. $(PYTHON),$(BIN)/python) $(REPORT)
 
 build/gpu-site/installed:
-	$(PYTHON) -m pip install --quiet --no-index --no-deps --upgrade --target build/gpu-site $(WHEELS)/*.whl
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/gpu-site $(WHEELS)/*.whl
 	@touch $@
 
 # The folder of wheels for that, into build/gpu-wheels: PYTHON_THERE=3.12 is the Python of that machine, THERE=FILE what

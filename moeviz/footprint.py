@@ -61,7 +61,7 @@ def weight_bytes(parameters: int, bits: int) -> int:
     return parameters * bits // 8
 
 
-def cards_needed(taken: int, card: str | float) -> int:
+def cards_needed(taken: int, card: str | int | float) -> int:
     """Return how many cards of one kind hold that many bytes, with a tenth of each left free, and nothing stored twice.
 
     card   one of `CARDS`, or the memory of another in GB.
@@ -72,7 +72,7 @@ def cards_needed(taken: int, card: str | float) -> int:
     return math.ceil(taken / usable_bytes(card))
 
 
-def usable_bytes(card: str | float) -> float:
+def usable_bytes(card: str | int | float) -> float:
     """Bytes of a card for weights, keys and values: all but a tenth.
 
     >>> usable_bytes("H100")

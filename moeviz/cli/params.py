@@ -43,7 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
         help="tokens in the key-value cache (default: 8192)",
     )
     parser.add_argument(
-        "--gpu-memory", type=number(float, 0.001), metavar="GB", help="say what fits into a card of so many GB"
+        "--gpu-memory", type=number(float, 1), metavar="GB", help="say what fits into a card of so many GB"
     )
     parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N", help="so many of these (default: 1)")
     add_backend(parser)
@@ -229,16 +229,12 @@ def _fits_lines(facts: dict[str, Any]) -> list[str]:
 
 def _bitsandbytes_sentence(packed: dict[str, Any]) -> str:
     """Say what transformers packs with bitsandbytes in 4 bits, whether experts are of it, and what is then needed."""
-    experts = (
-        f"{packed['packed_of_experts']:,} of them in experts"
-        if packed["packed_of_experts"]
-        else "none of them in experts, which are fused and stay in 16 bits"
-    )
-    then = f"With that it needs {_size(int(packed['together'] * 1e9))}, which {'fits' if packed['fits'] else 'does not fit'}."
-    return (
-        f"4 bits by bitsandbytes, in transformers, pack {packed['packed']:,} of {packed['of']:,} parameters, {experts}. "
-        f"{then}"
-    )
+    number, of_experts = packed["packed"], packed["packed_of_experts"]
+    fused = "none of them in experts, which are fused and stay in 16 bits"
+    experts = f"{of_experts:,} of them in experts" if of_experts else fused
+    needs = f"it needs {_size(int(packed['together'] * 1e9))}, which {'fits' if packed['fits'] else 'does not fit'}."
+    says = f"4 bits by bitsandbytes, in transformers, pack {number:,} of {packed['of']:,} parameters, {experts}."
+    return f"{says} With that {needs}"
 
 
 def _size(taken: int) -> str:

@@ -104,7 +104,7 @@ SCALES = 0.15  # of the weights, at most: what formats of 4 bits keep besides
 
 def memory_on_cards(
     model: ServedModel,
-    card: str | float,
+    card: str | int | float,
     cards: int = 1,
     bits: Sequence[int] = PRECISIONS,
     context: int = USUAL_CONTEXT,

@@ -79,12 +79,16 @@ def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCoun
 def packed_in_few_bits(config: PreTrainedConfig) -> tuple[int, int] | None:
     """How many parameters transformers packs with bitsandbytes, and how many of these are of routed experts.
 
-    It replaces `nn.Linear` alone, and leaves the head: experts that are fused into one tensor stay as they are. None for
-    models whose experts are thousands of modules, which are not built to be counted.
+    It replaces `nn.Linear` alone, and leaves the head: experts that are fused into one tensor stay as they are. None
+    for models whose experts are thousands of modules, which are not built to be counted.
     """
     if config.model_type in ONE_MODULE_AN_EXPERT:
         return None
-    model = empty_model(config)
+    return packed_of(empty_model(config))
+
+
+def packed_of(model: PreTrainedModel) -> tuple[int, int]:
+    """The parameters of a model that bitsandbytes would pack, and those of them in routed experts."""
     head = model.get_output_embeddings()
     routers = [router for site in router_sites(model) for router in find_routers(model, site)]
     linear = {path: part for path, part in model.named_modules() if type(part) is nn.Linear and part is not head}
