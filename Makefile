@@ -11,7 +11,7 @@ WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray)"
 
-.PHONY: audit app test test-fast test-all test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report test-gguf test-mlx test-vllm test-ray test-store test-package
+.PHONY: audit app test test-fast test-all test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -76,9 +76,20 @@ test-gpu: .venv/installed-test
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/python -m pytest tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py
 
-# The same and the kernels' benchmark, on one page: docs/gpu-report.md.
-gpu-report: .venv/installed-test
-	$(BIN)/python -m benchmarks.gpu_report $(if $(RESUME),--resume)
+# The same and the kernels' benchmark, on one page: docs/gpu-report.md. WHEELS=FOLDER: over the torch and Triton of PYTHON,
+# without a network. MINUTES=9 stops after so many, and RESUME=1 goes on.
+REPORT = -m benchmarks.gpu_report $(if $(RESUME),--resume) $(if $(MINUTES),--minutes $(MINUTES))
+gpu-report: $(if $(WHEELS),build/gpu-site/installed,.venv/installed-test)
+	$(if $(WHEELS),PYTHONPATH=build/gpu-site:kernels:. $(PYTHON),$(BIN)/python) $(REPORT)
+
+build/gpu-site/installed:
+	$(PYTHON) -m pip install --quiet --no-index --no-deps --no-compile --upgrade --target build/gpu-site $(WHEELS)/*.whl
+	@touch $@
+
+# The folder of wheels for that, into build/gpu-wheels: PYTHON_THERE=3.12 is the Python of that machine, THERE=FILE what
+# `pip freeze` prints on it. What travels with them: git archive HEAD -- . ':!models', which is less than 45 MB.
+gpu-wheels: .venv/installed-test
+	$(BIN)/python -m benchmarks.gpu_wheels $(if $(PYTHON_THERE),--python $(PYTHON_THERE)) $(if $(THERE),--there $(THERE))
 
 # GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
 test-gguf: .venv/installed-test

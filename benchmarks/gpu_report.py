@@ -1,11 +1,12 @@
 """What moeviz does on the GPU of this machine, on one page: the GPU tests, and the kernels' benchmark.
 
-    python -m benchmarks.gpu_report [--output FILE] [--rounds N] [--resume]        or: make gpu-report
+    python -m benchmarks.gpu_report [--output FILE] [--rounds N] [--resume] [--minutes M]        or: make gpu-report
 
 Runs the kernels' own tests (on a GPU they run compiled), `benchmarks.kernels` and `pytest -m gpu`, and writes a page in
-Markdown, anew after each: what was measured before an interruption is on it. `--resume` goes on from there. Exit code:
-0 where all of it went well, 1 where a test or the benchmark failed (the page says which), 2 without a CUDA GPU (nothing
-is run, and no page is written).
+Markdown, anew after each: what was measured before an interruption is on it. `--resume` goes on from there. `--minutes`
+stops by itself, for machines that give a command so long. Exit code: 0 where all of it went well, 1 where a test or the
+benchmark failed (the page says which), 2 without a CUDA GPU (nothing is run, and no page is written), 3 where the
+minutes were over.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import torch
@@ -26,9 +28,18 @@ from benchmarks.kernels import GOALS, read_lines
 
 PAGE = Path(__file__).parent.parent / "docs" / "gpu-report.md"
 KEPT = Path(__file__).parent.parent / "build" / "gpu-report"
-TESTS = ("tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py", "-m gpu")
+# Without the conftest, which wants a browser and what the app needs; each fits into a call of ten minutes.
+MARKED = (
+    "tests/capture/test_capture_fused.py",
+    "tests/capture/test_capture_hf.py",
+    "tests/training/test_training_trainers.py",
+)
+TESTS = (
+    "--noconftest tests/kernels/test_kernels_router.py tests/kernels/test_kernels_experts.py",
+    f"--noconftest -m gpu {' '.join(MARKED)}",
+)
 PACKAGES = ("moeviz", "torch", "triton", "transformers")
-FAILED, NO_GPU = 1, 2
+FAILED, NO_GPU, OVER = 1, 2, 3
 WITHOUT = (
     "There is no CUDA GPU here, so nothing was run and no report was written. "
     "Run `make gpu-report` on a machine that has one."
@@ -60,7 +71,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=200, help="of the benchmark")
     parser.add_argument("--kept", type=Path, default=KEPT, metavar="FOLDER", help="where results lie meanwhile")
     parser.add_argument("--resume", action="store_true", help="go on where the last report was interrupted")
+    parser.add_argument("--minutes", type=float, metavar="M", help="stop after so many; --resume goes on")
     asked = parser.parse_args(arguments)
+    over = None if asked.minutes is None else monotonic() + 60 * asked.minutes
     if not torch.cuda.is_available():
         print(WITHOUT, file=sys.stderr)
         return NO_GPU
@@ -74,11 +87,15 @@ def main(arguments: list[str] | None = None) -> int:
         asked.output.write_text(page(about, tests, measured(lines), is_whole))
 
     try:
-        tests.append(tests_of(TESTS[0], asked.kept / "kernels.xml"))
+        tests.append(tests_of(TESTS[0], asked.kept / "kernels.xml", over))
         write()
-        code = benchmark(asked.rounds, lines)
+        code = benchmark(asked.rounds, lines, over)
         write()
-        tests.append(tests_of(TESTS[1], asked.kept / "gpu.xml"))
+        tests.append(tests_of(TESTS[1], asked.kept / "gpu.xml", over))
+    except subprocess.TimeoutExpired:
+        write()
+        print(f"The minutes are over. {asked.output} has what was measured; --resume goes on.")
+        return OVER
     except BaseException:  # Ctrl-C too: what is there is worth its page
         write()
         raise
@@ -87,12 +104,12 @@ def main(arguments: list[str] | None = None) -> int:
     return 0 if code == 0 and all(run.good for run in tests) else FAILED
 
 
-def tests_of(chosen: str, report: Path) -> Outcome:
+def tests_of(chosen: str, report: Path, over: float | None = None) -> Outcome:
     """Run these tests in a process of their own; those whose report is there were run before the interruption."""
     command = f"python -m pytest {chosen}"
     if report.exists():
         return read_report(command, report.read_text())
-    subprocess.run([sys.executable, "-m", "pytest", *chosen.split(), f"--junitxml={report}"], check=False)
+    _run([sys.executable, "-m", "pytest", *chosen.split(), f"--junitxml={report}"], over)
     if not report.exists():
         return Outcome(command, 0, ("pytest itself: it wrote no report",), 0, 0.0)
     return read_report(command, report.read_text())
@@ -108,10 +125,16 @@ def read_report(command: str, report: str) -> Outcome:
     return Outcome(command, len(cases) - len(failed) - len(skipped), names, len(skipped), seconds)
 
 
-def benchmark(rounds: int, lines: Path) -> int:
+def _run(command: list[str], over: float | None) -> int:
+    """Run a command to its end, or until a point of `monotonic`: then `TimeoutExpired`. Gives its exit code."""
+    left = None if over is None else max(over - monotonic(), 0)
+    return subprocess.run(command, check=False, timeout=left).returncode
+
+
+def benchmark(rounds: int, lines: Path, over: float | None = None) -> int:
     """Run `benchmarks.kernels` in a process of its own, which appends its figures to `lines`; its exit code."""
     command = [sys.executable, "-m", "benchmarks.kernels", "--rounds", str(rounds), "--lines", str(lines)]
-    return subprocess.run(command, check=False).returncode
+    return _run(command, over)
 
 
 def measured(lines: Path) -> dict[str, Any] | None:

@@ -61,10 +61,21 @@ def weight_bytes(parameters: int, bits: int) -> int:
     return parameters * bits // 8
 
 
-def cards_needed(taken: int, card: str) -> int:
+def cards_needed(taken: int, card: str | int | float) -> int:
     """Return how many cards of one kind hold that many bytes, with a tenth of each left free, and nothing stored twice.
 
-    >>> cards_needed(93_405_585_408, "H100"), cards_needed(93_405_585_408, "H200")
-    (2, 1)
+    card   one of `CARDS`, or the memory of another in GB.
+
+    >>> cards_needed(93_405_585_408, "H100"), cards_needed(93_405_585_408, "H200"), cards_needed(93_405_585_408, 24)
+    (2, 1, 5)
     """
-    return math.ceil(taken / (CARDS[card] * 1e9 * (1 - FREE)))
+    return math.ceil(taken / usable_bytes(card))
+
+
+def usable_bytes(card: str | int | float) -> float:
+    """Bytes of a card for weights, keys and values: all but a tenth.
+
+    >>> usable_bytes("H100")
+    72000000000.0
+    """
+    return (CARDS[card] if isinstance(card, str) else card) * 1e9 * (1 - FREE)

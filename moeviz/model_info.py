@@ -64,7 +64,8 @@ class ModelInfo:
     site: str = ""  # which routers, in a model with several kinds: "encoder", "decoder", "attention" …
     caution: str = ""  # what a person must know before trusting the trace
     # How the routers ran: "hooks" (their own code, listened to), "kernels (Triton)" or "kernels (plain torch)" (ours),
-    # or "kernels (Triton, 4 of 6 routers)" where those ran only some. "" where the source does not say.
+    # or "kernels (Triton, 4 of 6 routers)" where those ran only some; "hooks (…)" gives the reason where kernels were
+    # wanted and could not. "" where the source does not say.
     recorded_by: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.

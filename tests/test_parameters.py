@@ -18,7 +18,7 @@ from transformers import (
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import _tensors, kv_cache
 from moeviz.capture.models.load import load_model, model_config, model_facts
-from moeviz.capture.models.parameters import count_parameters, empty_model, parameters_of_config
+from moeviz.capture.models.parameters import count_parameters, empty_model, packed_of, parameters_of_config
 from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
@@ -194,3 +194,11 @@ def test_cards_are_counted_with_room_left():
         assert cards_needed(int(size * 0.9e9), card) == 1
         assert cards_needed(int(size * 0.9e9) + 1_000, card) == 2
     assert [weight_bytes(80, bits) for bits in BITS] == [320, 160, 80, 40]
+
+
+def test_experts_that_are_linear_layers_are_packed_by_bitsandbytes():
+    """Most are fused. Here a part of Mixtral's is a module of its own; its head is left out."""
+    model = empty_model(MixtralConfig(num_hidden_layers=1, hidden_size=64, intermediate_size=96, num_local_experts=4))
+    before = packed_of(model)
+    model.model.layers[0].mlp.experts.extra = torch.nn.Linear(64, 96, bias=False)
+    assert packed_of(model) == (before[0] + 64 * 96, 64 * 96) and before[1] == 0

@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
+from transformers import PreTrainedModel
+
 from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
 from moeviz.capture.routers.discovery import find_routers
@@ -33,6 +35,7 @@ class CaptureJob:
     run: ModelInput
     plan: GenerationPlan
     request: CaptureRequest
+    why_hooks: str = ""  # why kernels do not run it that were wanted, as a sentence
 
 
 class KernelsUnavailable(Exception):
@@ -41,17 +44,32 @@ class KernelsUnavailable(Exception):
 
 def wants_kernels(job: CaptureJob) -> bool:
     """True if kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
+    return why_hooks(job) is None
+
+
+def why_hooks(job: CaptureJob) -> str | None:
+    """Why the routers are listened to, as a sentence; "" if that is simply the way; None if kernels are wanted."""
     if isinstance(job.request.kernels, bool):
-        return job.request.kernels
-    if job.run.model.device.type != "cuda" or find_spec("triton") is None:
-        return False
-    from moeviz.capture.routers.kernel_families import FAMILIES, why_triton_is_too_old
+        return None if job.request.kernels else job.why_hooks
+    if not _on_cuda(job.run.model):
+        return ""
+    if find_spec("triton") is None:
+        return "Triton is not installed."
+    from moeviz.capture.routers.kernel_families import FAMILIES, OTHERS, why_triton_is_too_old
 
     if why := why_triton_is_too_old():
         log.info("%s The routers are listened to.", why)
-        return False
+        return why
+    kinds = {router.kind for router in find_routers(job.run.model, job.request.site)} - set(FAMILIES)
+    return None if not kinds else f"{min(kinds)} {OTHERS.get(min(kinds), 'is not known to moeviz')}."
 
-    return all(router.kind in FAMILIES for router in find_routers(job.run.model, job.request.site))
+
+def _on_cuda(model: PreTrainedModel) -> bool:
+    if model.device.type != "meta":
+        return model.device.type == "cuda"
+    from moeviz.capture.record.private_names import running_device
+
+    return running_device(model).type == "cuda"
 
 
 @contextmanager
@@ -60,7 +78,8 @@ def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     model = job.run.model
     hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
     with eager_mode(model), _changed(job) as expected, hooks as recording:
-        yield lambda: replace(recording, expected=expected)
+        by = f"{recording.by} ({job.why_hooks.removesuffix('.')})" if job.why_hooks else recording.by
+        yield lambda: replace(recording, expected=expected, by=by)
 
 
 @contextmanager
@@ -109,7 +128,7 @@ def _probed(job: CaptureJob) -> "ProbedModel":
     from moeviz.capture.record.kernel_recording import log_troubles
     from moeviz.capture.routers.kernel_families import why_triton_is_too_old
 
-    if job.run.model.device.type == "cuda" and (why := why_triton_is_too_old()):
+    if _on_cuda(job.run.model) and (why := why_triton_is_too_old()):
         raise KernelsUnavailable(why)
     try:
         found = probe_once(job.run.model, job.request.site)

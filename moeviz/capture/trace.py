@@ -28,7 +28,7 @@ from moeviz.capture.recorders import (
     KernelsUnavailable,
     record_with_hooks,
     record_with_kernels,
-    wants_kernels,
+    why_hooks,
 )
 from moeviz.capture.run.decoding import Decoding, HowToDecode
 from moeviz.capture.run.generation import Progress, Watch, decode, generated_tokens, progress_watch
@@ -286,12 +286,14 @@ def _planned(
 
 def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
-    if wants_kernels(job):
+    why = why_hooks(job)
+    if why is None:
         try:
             return _run(job, watching)
         except KernelsUnavailable as reason:
             log.warning("%s The routers are listened to instead.", reason)
-    return _run(replace(job, request=replace(job.request, kernels=False)), watching)
+            why = str(reason)
+    return _run(replace(job, request=replace(job.request, kernels=False), why_hooks=why), watching)
 
 
 def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:

@@ -11,6 +11,8 @@ from moeviz.errors import CaptureError
 from moeviz.text import quoted
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from moeviz.footprint import LayerCache
     from moeviz.model_info import ModelInfo
     from moeviz.routing_trace import RoutingTrace
@@ -20,6 +22,7 @@ EXAMPLES = """examples:
   moeviz params embedded
   moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
   moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
+  moeviz params Qwen/Qwen3-30B-A3B --gpu-memory 24 --gpus 2   what fits into two cards of 24 GB, and what stays outside
   moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
   moeviz params --known                               all well-known models, next to the published figures
   moeviz params ./my-checkpoint --json | jq .total"""
@@ -39,6 +42,10 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help="tokens in the key-value cache (default: 8192)",
     )
+    parser.add_argument(
+        "--gpu-memory", type=number(float, 1), metavar="GB", help="say what fits into a card of so many GB"
+    )
+    parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N", help="so many of these (default: 1)")
     add_backend(parser)
     parser.add_argument("--trace", metavar="FILE", help="also say how many parameters the tokens of this trace touched")
     add_json(parser)
@@ -55,6 +62,8 @@ def run(args: Namespace) -> int:
         return 0
     trace = None if args.trace is None else read_trace(args.trace)
     facts = params_of(args.model, args.context, trace, args.backend)
+    if args.gpu_memory is not None:
+        facts["fits"] = fits_of(args.model, args.context, args.gpu_memory, args.gpus)
     print(json.dumps(facts) if args.json else params_text(facts))
     return 0
 
@@ -112,6 +121,39 @@ def _memory(total: int, layers: "list[LayerCache] | None", tokens: int) -> dict[
     return {"weight_bytes": weights, "cache": {"tokens": tokens, "bytes": cache}, "cards": cards}
 
 
+def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, Any]:
+    """Say what of a model fits into so many cards of so many GB: by bits of a weight, and with 4 bits of bitsandbytes.
+
+    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
+    """
+    from moeviz.capture.opening import served_model
+    from moeviz.serving.memory import fit_sentence, memory_on_cards
+
+    served = served_model(name)
+    frame = memory_on_cards(served, gigabytes, cards, context=tokens)
+    facts = {"sentence": fit_sentence(frame), "by_precision": records(frame)}
+    return facts | {"bitsandbytes": _in_bitsandbytes(name, served.parameters.total, frame)}
+
+
+def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, Any] | None:
+    """What bitsandbytes' 4 bits leave of a transformers model; None where transformers does not open it."""
+    from moeviz.capture.engine_table import engine_of
+    from moeviz.capture.models.load import model_config
+    from moeviz.capture.models.parameters import packed_in_few_bits
+
+    if engine_of(name) is not None or (packed := packed_in_few_bits(model_config(name))) is None:
+        return None
+    whole = frame[frame["weight_bits"] == 16].iloc[0]
+    together = whole["together"] - 1.5 * packed[0] / 1e9  # two bytes of each become half a byte
+    return {
+        "packed": packed[0],
+        "packed_of_experts": packed[1],
+        "of": total,
+        "together": together,
+        "fits": bool(together <= whole["usable"]),
+    }
+
+
 def _published(name: str) -> dict[str, Any]:
     from moeviz.capture.models.known_models import KNOWN_MODELS
 
@@ -163,7 +205,36 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
         f"keys and values of {tokens:,} tokens, in 16 bits: {kept}",
         "Number of cards that hold weights, keys and values with a tenth of each card left free, by bits per weight:",
         frame.to_string(),
+        *_fits_lines(facts),
     ]
+
+
+def _fits_lines(facts: dict[str, Any]) -> list[str]:
+    """By bits of a weight, what is on the cards and what accelerate leaves outside; and what bitsandbytes would do."""
+    import pandas as pd
+
+    if (fits := facts.get("fits")) is None:
+        return []
+    parts = ("experts", "other_weights", "keys_and_values", "step", "together")
+    rows = {
+        f"{row['weight_bits']} bits": {part.replace("_", " "): _size(int(row[part] * 1e9)) for part in parts}
+        | {"outside": _size(max(int((row["together"] - row["usable"]) * 1e9), 0))}
+        for row in fits["by_precision"]
+    }
+    lines = ["", pd.DataFrame(rows).T.to_string(), fits["sentence"]]
+    if (packed := fits["bitsandbytes"]) is not None:
+        lines.append(_bitsandbytes_sentence(packed))
+    return lines
+
+
+def _bitsandbytes_sentence(packed: dict[str, Any]) -> str:
+    """Say what transformers packs with bitsandbytes in 4 bits, whether experts are of it, and what is then needed."""
+    number, of_experts = packed["packed"], packed["packed_of_experts"]
+    fused = "none of them in experts, which are fused and stay in 16 bits"
+    experts = f"{of_experts:,} of them in experts" if of_experts else fused
+    needs = f"it needs {_size(int(packed['together'] * 1e9))}, which {'fits' if packed['fits'] else 'does not fit'}."
+    says = f"4 bits by bitsandbytes, in transformers, pack {number:,} of {packed['of']:,} parameters, {experts}."
+    return f"{says} With that {needs}"
 
 
 def _size(taken: int) -> str:

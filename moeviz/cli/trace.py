@@ -73,6 +73,9 @@ def arguments(parser: ArgumentParser) -> None:
         "--site", metavar="SITE", help="which routers to record, if the model has several kinds: encoder …"
     )
     parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
+    parser.add_argument(
+        "--offload-folder", metavar="DIR", help="where weights go that the map leaves on the disk; as large as they are"
+    )
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
     parser.add_argument(
@@ -109,7 +112,8 @@ def run(args: Namespace) -> int:
     from moeviz.capture.trace import capture
 
     request = request_of(args, prompt)
-    result = capture(load(args, device_map=args.device_map, dtype=args.dtype), request, progress=progress)
+    options = {name: getattr(args, name) for name in ("device_map", "dtype", "offload_folder")}
+    result = capture(load(args, **options), request, progress=progress)
     write(result, args.output, args.counts_only)
     summary = summary_of(result)
     print(json.dumps(summary) if args.json else summary_text(summary))

@@ -5,6 +5,7 @@ network; `pytest --update-golden tests/serving/test_serving.py` writes that tabl
 """
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
@@ -14,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from moeviz.errors import MoevizError
-from moeviz.footprint import CARDS, FREE, LayerCache, ServedModel, cards_needed, weight_bytes
+from moeviz.footprint import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
 from moeviz.metrics.words import bytes_said, one_row
 from moeviz.model_info import ParameterCounts
 
@@ -101,10 +102,19 @@ USUAL_CONTEXT = 8192
 SCALES = 0.15  # of the weights, at most: what formats of 4 bits keep besides
 
 
-def memory_on_cards(model: ServedModel, card: str, cards: int = 1, bits: Sequence[int] = PRECISIONS) -> pd.DataFrame:
+def memory_on_cards(
+    model: ServedModel,
+    card: str | int | float,
+    cards: int = 1,
+    bits: Sequence[int] = PRECISIONS,
+    context: int = USUAL_CONTEXT,
+) -> pd.DataFrame:
     """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
 
-    As `serving_memory`, with one sequence of 8,192 tokens. Cards hold nothing twice, and a tenth of each is left free.
+    card      one of `moeviz.footprint.CARDS`, or the memory of another in GB.
+    context   tokens of the one sequence whose keys and values are kept.
+
+    As `serving_memory`. Cards hold nothing twice, and a tenth of each is left free.
 
     One row per precision. Columns: card str · cards int64 · usable float64 (gigabytes) · weight_bits int64 · experts,
     other_weights, keys_and_values, step, together float64 (gigabytes) · num_experts, top_k int64 · fit int64 (experts
@@ -113,10 +123,12 @@ def memory_on_cards(model: ServedModel, card: str, cards: int = 1, bits: Sequenc
 
     **Source**: as for `serving_memory`; the cards' sizes are those of their makers' data sheets.
     """
-    if card not in CARDS or cards < 1:
+    known = card in CARDS if isinstance(card, str) else 0 < card < math.inf
+    if not known or cards < 1:
         raise MoevizError(f"There is no card {card!r}, or {cards} of it. Choose one or more of {', '.join(CARDS)}.")
-    usable, rows = cards * CARDS[card] * (1 - FREE), []
-    for taken in serving_memory(model, [USUAL_CONTEXT], [1], bits).to_dict("records"):
+    usable, rows = cards * usable_bytes(card) / 1e9, []
+    name = card if isinstance(card, str) else f"{card:g} GB card{'s' * (cards > 1)}"
+    for taken in serving_memory(model, [context], [1], bits).to_dict("records"):
         routed, one_a_layer = taken["routed_bytes"], sum(model.parameters.per_expert) * taken["weight_bits"] // 8
         free = int(usable * 1e9) - (taken["bytes"] - routed)
         parts = {
@@ -127,10 +139,13 @@ def memory_on_cards(model: ServedModel, card: str, cards: int = 1, bits: Sequenc
             "together": taken["bytes"],
         }
         rows.append(
-            {"card": card, "cards": cards, "usable": usable, "weight_bits": taken["weight_bits"]}
+            {"card": name, "cards": cards, "usable": usable, "weight_bits": taken["weight_bits"]}
             | {name: size / 1e9 for name, size in parts.items()}
             | {"num_experts": model.num_experts, "top_k": model.top_k}
-            | {"fit": min(free // one_a_layer, model.num_experts) if free >= 0 else -1, "needed": taken[card]}
+            | {
+                "fit": min(free // one_a_layer, model.num_experts) if free >= 0 else -1,
+                "needed": cards_needed(taken["bytes"], card),
+            }
         )
     return pd.DataFrame(rows).astype({"card": "str"})
 

@@ -177,8 +177,10 @@ def test_a_hook_of_ones_own_on_a_router_is_recorded_with_what_it_makes_of_the_an
 
     gate.register_forward_hook(swap)
     got = traced(model, kernels=kernels)
-    assert set(got.experts[1].flatten().tolist()) == {3, 6} and got.model.recorded_by == "hooks"
-    assert ("after moeviz has recorded its answer" in caplog.text) == kernels
+    assert set(got.experts[1].flatten().tolist()) == {3, 6} and got.model.recorded_by.startswith("hooks")
+    assert all(
+        ("after moeviz has recorded its answer" in said) == kernels for said in (caplog.text, got.model.recorded_by)
+    )
 
 
 def test_a_hook_that_is_registered_on_a_router_meanwhile_is_refused_unless_it_is_transformers_own():

@@ -418,6 +418,27 @@ def test_params_of_a_well_known_model_stand_beside_its_maker_s_without_a_network
     assert len(rows) >= 15 and rows[0]["total"] == pytest.approx(46.70, abs=0.01)
 
 
+def test_params_says_what_fits_into_cards_and_what_bitsandbytes_packs(capsys):
+    """Mixtral's 46.7 billion parameters in 16 bits, on two cards of 48 GB: 93.4 GB, and 86.4 GB to use."""
+    asked = ["params", "mistralai/Mixtral-8x7B-v0.1", "--gpu-memory", "48", "--gpus", "2", "--context", "4096"]
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    assert "Yes, at 8 bits: it takes" in text and "of the 86.4 GB to use on 2 × 48 GB cards." in text
+    assert main([*asked, "--json"]) == 0
+    fits = json.loads(capsys.readouterr().out)["fits"]
+    whole, packed = fits["by_precision"][0], fits["bitsandbytes"]
+    parts = ("experts", "other_weights", "keys_and_values", "step")
+    assert whole["weight_bits"] == 16 and sum(whole[part] for part in parts) == pytest.approx(whole["together"])
+    assert whole["experts"] == pytest.approx(32 * 8 * 3 * 4096 * 14336 * 2 / 1e9)
+    # Queries and outputs of 4096 x 4096, keys and values of 1024 x 4096, in each of 32 layers.
+    assert packed["packed"] == 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024) and packed["packed_of_experts"] == 0
+    assert packed["together"] == pytest.approx(whole["together"] - 1.5 * packed["packed"] / 1e9)
+    assert (
+        not packed["fits"]
+        and f"pack {packed['packed']:,} of 46,702,792,704 parameters, none of them in experts" in text
+    )
+
+
 def test_params_in_json_adds_up(capsys):
     assert main(["params", "embedded", "--json"]) == 0
     facts = json.loads(capsys.readouterr().out)

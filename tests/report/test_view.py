@@ -31,6 +31,7 @@ from moeviz.testing import sample_trace
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "docs" / "notebooks" / "view.ipynb"
+COLAB = NOTEBOOK.with_name("colab.ipynb")
 KILOBYTE = 1_000
 ACCENT = [232, 89, 12]  # theme.ACCENT
 HOSTILE = (
@@ -452,6 +453,24 @@ def test_the_notebook_runs_and_its_file_holds_no_outputs(notebook):
     assert shown[0]["text/plain"].startswith("<View of ")
     assert (notebook[1] / "view.html").read_text("utf-8").startswith("<!doctype html>")
     assert not outputs(nbformat.read(NOTEBOOK, as_version=4))
+
+
+@pytest.mark.table("docs/notebooks", "moeviz/report")
+@pytest.mark.docs
+def test_the_notebook_for_colab_runs_as_far_as_no_gpu_is_needed(tmp_path):
+    """On the embedded model. The cell that installs is for where moeviz is not there."""
+    notebook = nbformat.read(COLAB, as_version=4)
+    assert not outputs(notebook)
+    NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}}).execute()
+    printed = "".join(
+        output.text for cell in notebook.cells for output in cell.get("outputs", ()) if output.output_type == "stream"
+    )
+    assert "embedded: 2 of 8 experts per token" in printed and "none of them in experts, which are fused" in printed
+    name, by, view, files = outputs(notebook)
+    assert (name["text/plain"], by["text/plain"]) == ("('embedded', 'float32')", "'hooks'")
+    assert view["text/plain"].startswith("<View of ")
+    assert files["text/plain"] == "['report.html', 'trace.npz']"
+    assert moeviz.read_trace(tmp_path / "trace.npz").experts.shape[0] == 6
 
 
 @pytest.mark.browser

@@ -1,6 +1,8 @@
 """The page that `make gpu-report` writes, from made-up results: today's machine has no GPU."""
 
 import json
+import re
+import subprocess
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -8,8 +10,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu_report, kernels
-from benchmarks.gpu_report import FAILED, NO_GPU, Outcome, main, page, read_report
+from benchmarks import gpu_report, gpu_wheels, kernels
+from benchmarks.gpu_report import FAILED, NO_GPU, OVER, Outcome, main, page, read_report
 
 ABOUT = {"GPU": "Made-up GPU, 80 GB", "torch": "9.9", "date": "2026-01-02 03:04 UTC"}
 GOOD = Outcome("python -m pytest -m gpu", 13, (), 1, 61.4)
@@ -113,7 +115,7 @@ def test_one_command_runs_tests_and_benchmark_and_writes_the_page(monkeypatch, t
     asked = []
 
     def run(command, **_):
-        asked.append(command[2:4])
+        asked.append((command[2], *(word for word in command if word in ("--rounds", "gpu"))))
         *_, last = command
         if "pytest" in command and junit:
             Path(last.removeprefix("--junitxml=")).write_text(junit)
@@ -126,11 +128,7 @@ def test_one_command_runs_tests_and_benchmark_and_writes_the_page(monkeypatch, t
     monkeypatch.setattr(gpu_report, "facts", lambda: ABOUT)
     monkeypatch.setattr(gpu_report.subprocess, "run", run)
     assert main(["--output", str(tmp_path / "page.md"), "--rounds", "7", "--kept", str(tmp_path / "kept")]) == code
-    assert asked == [
-        ["pytest", "tests/kernels/test_kernels_router.py"],
-        ["benchmarks.kernels", "--rounds"],
-        ["pytest", "-m"],
-    ]
+    assert asked == [("pytest",), ("benchmarks.kernels", "--rounds"), ("pytest", "gpu")]
     text = (tmp_path / "page.md").read_text()
     assert ("| router (8, 2) T=16 | 4.00 |" in text) == (benchmark_code == 0) and "Interrupted" not in text
 
@@ -170,7 +168,7 @@ def test_an_interrupted_report_keeps_what_it_has_and_goes_on(monkeypatch, tmp_pa
     asked.append("the kernels' tests, which are not asked for again")
     asked.append("nor is anything else")
     assert main([*given, "--resume"]) == FAILED, "a case failed"
-    assert asked[2:] == [["benchmarks.kernels", "--rounds"], ["pytest", "-m"]]
+    assert asked[2:] == [["benchmarks.kernels", "--rounds"], ["pytest", "--noconftest"]]
     text = (tmp_path / "page.md").read_text()
     assert "- two blocks: OutOfMemoryError: no" in text and "| dispatch (128, 8) T=1 |" in text
 
@@ -195,3 +193,65 @@ def test_the_benchmark_goes_on_after_a_case_that_fails_and_does_none_twice(monke
         None,
     ]
     assert "failed: ZeroDivisionError" in capsys.readouterr().out
+
+
+def test_the_minutes_end_a_report_that_goes_on_later(monkeypatch, tmp_path):
+    """The first run of pytest takes all of them; what it was to write is then asked for again."""
+    limits = []
+
+    def run(command, timeout, **_):
+        limits.append(timeout)
+        if len(limits) == 2:
+            raise gpu_report.subprocess.TimeoutExpired(command, timeout)
+        if "pytest" in command:
+            Path(command[-1].removeprefix("--junitxml=")).write_text(ALL_GOOD)
+        return gpu_report.subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(gpu_report.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(gpu_report, "facts", lambda: ABOUT)
+    monkeypatch.setattr(gpu_report.subprocess, "run", run)
+    given = ["--output", str(tmp_path / "page.md"), "--kept", str(tmp_path / "kept")]
+    assert main([*given, "--minutes", "9"]) == OVER
+    assert all(0 < limit <= 540 for limit in limits) and "Interrupted" in (tmp_path / "page.md").read_text()
+    limits.clear()
+    limits.append("the kernels' tests are not run again")
+    limits.append("nor is the limit there")
+    assert main([*given, "--resume"]) == 0 and limits[2:] == [None, None]
+
+
+def test_the_report_runs_every_test_that_needs_a_gpu():
+    """It names their files, since the others want a browser and the app's packages to be collected."""
+    tests = Path(gpu_report.__file__).parents[1] / "tests"
+    marked = {
+        str(file.relative_to(tests.parent))
+        for file in tests.rglob("test_*.py")
+        if f"mark.{'gpu'}\n" in file.read_text()
+    }
+    assert marked <= set(" ".join(gpu_report.TESTS).split()) and len(marked) >= 4
+
+
+def test_the_wheels_are_all_that_the_report_needs_but_torch_triton_and_cuda():
+    names = {pinned.partition("==")[0] for pinned in gpu_wheels.needed("3.12")}
+    assert {"transformers", "accelerate", "altair", "pytest", "beartype", "jaxtyping", "httpx2", "tokenizers"} <= names
+    assert not {name for name in names if re.match("torch|triton|nvidia|cuda|streamlit|playwright|moeviz", name)}
+
+
+def test_wheels_that_the_machine_has_in_a_good_version_are_left_out():
+    every = gpu_wheels.needed("3.12")
+    left = every - gpu_wheels.needed(
+        "3.12", "numpy==2.5.2\ntransformers==5.17.0\nSafeTensors==0.8.0\nfile @ file:///x\n"
+    )
+    assert {pinned.partition("==")[0] for pinned in left} == {"numpy", "safetensors"}, "transformers 5.17 is too old"
+
+
+def test_the_tree_without_the_models_is_small_enough_to_be_carried():
+    """In `git archive HEAD -- . ':!models'`, which CONTRIBUTING names."""
+    root = Path(gpu_report.__file__).parents[1]
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--", ".", ":!models"], cwd=root, capture_output=True, check=False
+    )
+    if listed.returncode:
+        pytest.skip("this is not a checkout")
+    files = [root / name for name in listed.stdout.decode().split("\0")[:-1]]
+    assert sum(file.stat().st_size for file in files if file.exists()) < 45e6
+    assert "git archive HEAD -- . ':!models'" in (root / "CONTRIBUTING.md").read_text()

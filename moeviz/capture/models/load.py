@@ -62,6 +62,7 @@ def load_model(
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
     check_memory: bool = True,
+    offload_folder: str | Path | None = None,
 ) -> LoadedModel:
     """Open a transformers MoE by the name of one of ours, by the path of a folder, or by its id on the hub.
 
@@ -69,6 +70,9 @@ def load_model(
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
     dtype        default: float32 for the embedded models, else what the checkpoint says.
     check_memory compare the size of the weights with the memory that is free, before any of them is read.
+    offload_folder
+                 where weights go that `device_map` leaves on the disk; most MoEs are saved in another form than they
+                 run in, and need it. It is as large as those weights, and is yours to remove.
 
     Raises
     ------
@@ -93,9 +97,12 @@ def load_model(
         device_map = "auto"
     if check_memory:
         _check_memory(name, empty, dtype, device_map)
-    model, caution = _weights(name, source, config, revision, dtype=dtype, device_map=device_map)
+    how: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
+    if offload_folder is not None:
+        how["offload_folder"] = str(offload_folder)
+    model, caution = _weights(name, source, config, revision, **how)
     tokenizer = open_tokenizer(name, source, revision)
-    if _shapes(model) != _shapes(empty):  # adapters came with it, or its weights are packed
+    if _shapes(model) != _shapes(empty):  # adapters came with it
         info = describe(model, name, info.revision)
     info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
     return LoadedModel(model, tokenizer, info)

@@ -60,10 +60,41 @@ def describe(model: PreTrainedModel, name: str, revision: str | None = None, sit
         num_layers=getattr(config, "num_hidden_layers", None),
         dtype=str(model.dtype).removeprefix("torch."),
         revision=revision,
-        parameters=None if routers[0].site else count_parameters(model, routers),  # half of the experts are elsewhere
+        parameters=None if routers[0].site else _counted(model, routers),  # half of the experts are elsewhere
         site=routers[0].site,
         zero_experts=max(router.zero_experts for router in routers),
     )
+
+
+def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCounts:
+    """The parameters of a model; of a quantised one those of its config, since packed weights have other shapes.
+
+    Adapters on a quantised model are not counted.
+    """
+    if getattr(model, "hf_quantizer", None) is None:
+        return count_parameters(model, routers)
+    return count_parameters(empty_model(model.config))
+
+
+def packed_in_few_bits(config: PreTrainedConfig) -> tuple[int, int] | None:
+    """How many parameters transformers packs with bitsandbytes, and how many of these are of routed experts.
+
+    It replaces `nn.Linear` alone, and leaves the head: experts that are fused into one tensor stay as they are. None
+    for models whose experts are thousands of modules, which are not built to be counted.
+    """
+    if config.model_type in ONE_MODULE_AN_EXPERT:
+        return None
+    return packed_of(empty_model(config))
+
+
+def packed_of(model: PreTrainedModel) -> tuple[int, int]:
+    """The parameters of a model that bitsandbytes would pack, and those of them in routed experts."""
+    head = model.get_output_embeddings()
+    routers = [router for site in router_sites(model) for router in find_routers(model, site)]
+    linear = {path: part for path, part in model.named_modules() if type(part) is nn.Linear and part is not head}
+    sizes = {path: part.weight.numel() for path, part in linear.items()}
+    experts = sum(size for path, size in sizes.items() if _part(f"{path}.weight", routers) == "routed_experts")
+    return sum(sizes.values()), experts
 
 
 def auto_class(config: PreTrainedConfig) -> type[Any]:

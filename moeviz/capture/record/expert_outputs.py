@@ -78,7 +78,7 @@ class OutputRecord:
     def note(self, index: int, slots: SlotOutputs) -> None:
         """Keep the figures of one layer's experts in one forward."""
         N, K = slots.ids.shape
-        stream = self._stream(index, N, slots.size)
+        stream = self._stream(index, N, slots)
         kinds = [part.dtype for part in (slots.weights, slots.whole) if part is not None]
         found, errors, eps = [], [], max(torch.finfo(kind).eps for kind in kinds)
         step = max(MOST_NUMBERS // max(K * slots.size, 1), 1)
@@ -97,14 +97,16 @@ class OutputRecord:
         self.figures[index].append(torch.cat(found))
         self.errors[index].append(torch.stack(errors).amax() / (8 * eps + 1e-4))
 
-    def _stream(self, index: int, rows: int, size: int) -> Tensor | None:
-        """What the layer read, (N, D) float32; None where that is of another space than the outputs."""
-        stream = self.streams.get(index)
+    def _stream(self, index: int, rows: int, slots: SlotOutputs) -> Tensor | None:
+        """What the layer read, (N, D) float32, on the experts' device; None if its space is not that of the outputs."""
+        stream, size = self.streams.get(index), slots.size
         same = stream is not None and stream.shape[-1] == size and stream.numel() == rows * size
         if stream is None or not same or is_latent(self.routers[index]):
             self.beside[index] = False
             return None
-        return stream.reshape(rows, size).float()
+        return stream.reshape(rows, size).to(
+            slots.weights.device, torch.float32
+        )  # a layer's first GPU is given it later
 
     def at(
         self, where: np.ndarray, order: Sequence[int], experts: np.ndarray, weights: np.ndarray, read: Sequence[Tensor]

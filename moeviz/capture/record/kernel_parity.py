@@ -13,7 +13,7 @@ from moe_kernels.reference import route_torch
 from moeviz.capture.models.patching import eval_mode
 from moeviz.capture.record import experts_implementation, routing_ops
 from moeviz.capture.record.hooks import answer_hook, check_layout, sample_rows
-from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.record.private_names import offloading_hooks, own_forward, registered_experts, with_forward
 from moeviz.capture.routers.discovery import Router, find_routers
 from moeviz.capture.routers.kernel_families import FAMILIES, OTHERS, Family
 from moeviz.capture.routers.router_adapters import Answer
@@ -74,8 +74,10 @@ def probe_once(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
     tensors = [tensor for part in parts for tensor in (*part.parameters(), *part.buffers())]
     if any(tensor.is_inference() for tensor in tensors):  # nobody counts how often these change
         return probe(model, site)
+    tensors = [tensor for tensor in tensors if not tensor.is_meta]  # in their place others stand after every forward
     settings = (
         model.config.to_json_string(),
+        tuple(map(offloading_hooks, parts)),
         tuple(FAMILIES.get(router.kind) for router in routers),
         tuple(map(_settings, parts)),
         tuple((tensor._version, tensor.dtype, tensor.device) for tensor in tensors),

@@ -29,7 +29,7 @@ from moeviz.capture.record.kernel_parity import (
     probe,
     router_inputs,
 )
-from moeviz.capture.record.private_names import own_forward, registered_experts, with_forward
+from moeviz.capture.record.private_names import own_forward, registered_experts, running_device, with_forward
 from moeviz.capture.routers.router_adapters import Answer
 from moeviz.errors import CaptureError
 
@@ -113,7 +113,7 @@ def kernels_deciding(model: PreTrainedModel, found: ProbedModel) -> Iterator[Non
 
 def recorded_by(model: PreTrainedModel, found: ProbedModel) -> str:
     """How the routers run inside `kernels_recording_probed`, in the words of `ModelInfo.recorded_by`."""
-    kind = "Triton" if model.device.type == "cuda" else "plain torch"
+    kind = "Triton" if running_device(model).type == "cuda" else "plain torch"
     ours, routers = sum(probed.trouble is None for probed in found.routers), len(found.routers)
     return f"kernels ({kind})" if ours == routers else f"kernels ({kind}, {ours} of {routers} routers)"
 

@@ -47,6 +47,22 @@ def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractConte
     return patched_attribute(holder, name, method)
 
 
+def running_device(model: PreTrainedModel) -> torch.device:
+    """Where a model runs: where its weights are brought when they are needed, or where they are.
+
+    Weights that are brought are on the device "meta" until then.
+    """
+    if model.device.type != "meta":
+        return model.device
+    places = (getattr(getattr(part, "_hf_hook", None), "execution_device", None) for part in model.modules())
+    return next((torch.device(place) for place in places if place not in (None, "meta")), torch.device("cpu"))
+
+
+def offloading_hooks(module: nn.Module) -> tuple[int, ...]:
+    """The identities of what brings the weights of a module's parts, where something does."""
+    return tuple(id(part._hf_hook) for part in module.modules() if hasattr(part, "_hf_hook"))
+
+
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
     """The experts that look their implementation up in transformers' registry."""
     return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
