@@ -123,7 +123,9 @@ def _maps(trace: RoutingTrace) -> list[dict[str, Any]]:
 
 
 def _code(model: str, size: int) -> dict[str, bytes]:
-    own = {f"static/js/{file.name}": file.read_bytes() for file in sorted(OWN.iterdir()) if file.suffix in (".js", ".wasm")}
+    own = {
+        f"static/js/{file.name}": file.read_bytes() for file in sorted(OWN.iterdir()) if file.suffix in (".js", ".wasm")
+    }
     trace = reference_routing()
     drawn = packed_atlas(trace, names_of(trace.model))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
     frames = {

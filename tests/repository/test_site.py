@@ -8,10 +8,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterable
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
 from types import SimpleNamespace
 
 import pytest
@@ -19,7 +16,7 @@ from browser import SIZES, eventually
 from moeviz_app.views.menu import MENU
 from moeviz_app.widgets.glossary import GLOSSARY
 from playwright.sync_api import expect
-from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, text_of
+from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, served, text_of
 from survey.modes import FAMILIES
 from survey.ways import WAYS
 
@@ -366,18 +363,8 @@ def test_docstrings_become_markdown():
 @pytest.fixture(scope="module")
 def address(site):
     """The site on a port of this machine."""
-    handler = partial(Quiet, directory=str(site.folder))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        Thread(target=server.serve_forever).start()
-        yield f"http://127.0.0.1:{server.server_port}"
-        server.shutdown()
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    """A server that says nothing."""
-
-    def log_message(self, *_args):
-        pass
+    with served(site.folder) as url:
+        yield url
 
 
 WIDER = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
