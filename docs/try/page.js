@@ -67,7 +67,7 @@ const TOLD = {
   failed: (why) => (say(why, true), offer("Try again")),
   run(trace) {
     show(trace.ids, { ...packer.packed(trace, number), at: [made.model.layers[trace.L >> 1], trace.prompt - 1] });
-    say(`${trace.ids.length} tokens in ${Math.round(performance.now() - ran.at)} ms.`);
+    say(`${trace.ids.length} tokens in ${Math.round(performance.now() - ran.at)} ms.${trace.ended ? " Here the model ended the text." : ""}`);
   },
   mute: (trace) => draw({ answered: shown.asked, mutes: trace.mutes, muted: { ...packer.routing(trace), mutes: trace.mutes } }),
   deciding: ({ done, of }) => say(`The text is read with other words in it: ${done} of ${of} times.`),
@@ -130,7 +130,7 @@ function open(layer, expert) {
   const words = document.createElement("p");
   words.append(mine.length ? `In the text above it took ${mine.length} of ${T} tokens: ` : `In the text above it took none of ${T} tokens.`);
   for (const text of mine) words.append(Object.assign(document.createElement("bdi"), { textContent: text }), " ");
-  const lines = facts.map((fact) => Object.assign(document.createElement("p"), { textContent: fact[0].toUpperCase() + fact.slice(1) }));
+  const lines = facts.map((fact) => Object.assign(document.createElement("p"), { textContent: fact.replace(/^[a-z]/, (letter) => letter.toUpperCase()) }));
   part("told").replaceChildren(...lines, words);
   part("expert").showModal();
 }

@@ -108,7 +108,7 @@ async function run({ run: text, more = 0, temperature = 0, seed = 0, most, numbe
   }
   const { L, E, K } = model;
   const byLayer = Array.from({ length: L }, (_, layer) => (layer < L - 1 ? lens.flatMap((part) => part[layer]) : next));
-  return { ids: all, texts: tokenizer.texts(all), prompt: ids.length, next: named(next), lens: named(byLayer.flat()), ...joined(parts, all.length), L, E, K };
+  return { ids: all, texts: tokenizer.texts(all), prompt: ids.length, ended: more > 0 && coming === model.config.eos_token_id, next: named(next), lens: named(byLayer.flat()), ...joined(parts, all.length), L, E, K };
 }
 
 // The same tokens where some experts may not be chosen.

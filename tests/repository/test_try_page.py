@@ -17,7 +17,7 @@ from site_of_docs import DOCS, served
 from try_page import NEAR, ask, begin, difference, run
 
 import moeviz
-from moeviz.capture.run.token_texts import texts_of_tokens
+from moeviz.capture.run.token_texts import token_texts
 from moeviz.embedded.evaluation import evaluation_set
 
 sys.path.append(str(DOCS))
@@ -206,7 +206,7 @@ def test_the_tokenizer_is_that_of_python(page, folder, embedded):
     found = page.evaluate(script, [model_folder(folder), texts])
     ids = [embedded.tokenizer(text)["input_ids"] for text in texts]
     assert [one for one, _ in found] == ids
-    assert [words for _, words in found] == [list(texts_of_tokens(embedded.tokenizer, one)) for one in ids]
+    assert [words for _, words in found] == [list(token_texts(embedded.tokenizer, one)) for one in ids]
 
 
 @pytest.fixture
@@ -233,7 +233,7 @@ def test_a_text_is_run_muted_and_asked_which_word_decided(visitor, size, scheme)
     page.get_by_label("write").select_option("8")
     page.get_by_role("button", name="Run").click()
     expect(said).to_contain_text("tokens in")
-    expect(page.locator("#explorer .token")).to_have_count(16)
+    expect(page.locator("#explorer .token")).to_have_count(15)
     expect(page.locator("#explorer .bar-row:visible")).to_have_count(5)
     glass = page.locator("#explorer .lit-glass").first
     name = glass.get_attribute("data-spot")
