@@ -87,6 +87,8 @@ function hold(who, ids) {
 
 // `more` tokens are written: the likeliest, or with a temperature one drawn by a generator that begins at `seed`.
 async function run({ run: text, more = 0, temperature = 0, seed = 0, most, number }) {
+  const letters = text.length; // pairs of a long word are looked for again and again: not of a book
+  if (letters > most * tokenizer.longest) throw new RangeError(`This text has ${letters.toLocaleString("en")} characters, more than ${most} tokens can hold. Shorten it.`);
   const me = {}, ids = tokenizer.encode(text);
   if (ids.length + more > most) throw new RangeError(`This text has ${ids.length} tokens; with ${more} to come, and ${most} can be drawn here. Shorten it.`);
   const chance = chances(seed), states = [];
