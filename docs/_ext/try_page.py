@@ -13,9 +13,8 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from moeviz_app.jobs.expert_names import names_of
-from moeviz_app.views.examples import EXAMPLES, MIXED
-from moeviz_app.views.explore import TELLING
+from moeviz_app.jobs.expert_names import names_in
+from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
 from moeviz_app.widgets.components import atlas, explorer, explorer_data, strip
 from moeviz_app.widgets.components.atlas_data import packed_atlas
 
@@ -59,7 +58,7 @@ def write(folder: Path) -> None:
 def made() -> dict[str, Any]:
     """What a trace of the page needs of Python: the palette, the charts, and how tokens are made visible."""
     trace = example_trace()
-    names = explorer_data.packed_names(trace, names_of(trace.model))
+    names = explorer_data.packed_names(trace, names_in(reference_routing()))
     alike = explorer_data.packed_strip(trace)
     of_model = ("layers", "word", "item", "counts", "zero", "slots", "ordered", "palette", "grey")
     return {
@@ -127,7 +126,7 @@ def _code(model: str, size: int) -> dict[str, bytes]:
         f"static/js/{file.name}": file.read_bytes() for file in sorted(OWN.iterdir()) if file.suffix in (".js", ".wasm")
     }
     trace = reference_routing()
-    drawn = packed_atlas(trace, names_of(trace.model))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
+    drawn = packed_atlas(trace, names_in(trace))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
     frames = {
         name: {"html": component.HTML, "css": component.CSS}
         for name, component in (("explorer", explorer), ("atlas", atlas))

@@ -144,6 +144,7 @@ function openAddress() {
 part("text").value = example.prompt;
 ran = { what: now() };
 show(example.ids, example.data);
+await explorer.querySelector(".explorer").view.map.ready; // the picture first: the model would take its share of the line
 if (isDear) offer("Load the model");
 else load();
 const data = await json("atlas.json");
