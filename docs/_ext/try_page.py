@@ -132,7 +132,7 @@ def _code(model: str, size: int) -> dict[str, bytes]:
         for name, component in (("explorer", explorer), ("atlas", atlas))
     }
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    bundle = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+    bundle = vl_convert.javascript_bundle(vl_version=version)
     texts = {
         "favicon.svg": (OWN.parent / "_static" / "favicon.svg").read_text("utf-8"),
         "page.css": (OWN / "page.css").read_text("utf-8"),
