@@ -7,7 +7,7 @@ equal    the sixty held-out texts in Chromium against `moeviz.trace` in float32:
          must be noticed: rotary positions of theta 10010, and a tokenizer with JavaScript's own blanks
 bytes    of each file, as it is and by gzip -6
 opening  on a phone's screen, with an empty cache, at 20 and 100 Mbit/s: until the recorded example is drawn, and until
-         an own text is
+         an own text is; and the memory of the page's process then
 cost     CPU time of all the browser's processes a token, for 52 and 256 tokens, in WebAssembly and in JavaScript; and
          the memory of the page's process, beside that of an empty page
 
@@ -146,9 +146,9 @@ def opening(browser: Browser, address: str) -> None:
         page.locator("#run").click()
         expect(page.locator("#state")).to_contain_text("tokens in", timeout=300_000)
         times.append(time.perf_counter() - begun)
-        rows.append([f"{rate} Mbit/s", *(f"{taken:.1f}" for taken in times)])
+        rows.append([f"{rate} Mbit/s", *(f"{taken:.1f}" for taken in times), f"{_resident():,.0f}"])
         context.close()
-    print(table(["s until …", "first picture", "model is there", "first own answer"], rows))
+    print(table(["s until …", "first picture", "model is there", "first own answer", "then the renderer, MB"], rows))
 
 
 def cost(browser: Browser, address: str, folder: Path) -> None:
