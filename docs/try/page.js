@@ -77,6 +77,7 @@ const TOLD = {
 
 function load() {
   part("load").hidden = true;
+  worker?.terminate();
   worker = new Worker(here("worker.js"), { type: "module" });
   worker.onmessage = ({ data }) => {
     if (data.number !== undefined && data.number !== number) return; // of a text before
@@ -96,7 +97,7 @@ function offer(words) {
 const now = () => JSON.stringify(["text", "more", "temperature", "seed"].map((id) => part(id).value));
 
 function tellStale() {
-  part("of-seed").hidden = part("temperature").value === "0";
+  part("of-seed").hidden = part("seed").disabled = part("temperature").value === "0"; // unseen, it must not refuse to be sent
   window.dispatchEvent(new CustomEvent("moeviz:stale", { detail: now() !== ran.what }));
 }
 
