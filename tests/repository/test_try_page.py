@@ -26,6 +26,7 @@ sys.path.append(str(DOCS))
 from _ext import try_page
 
 pytestmark = pytest.mark.docs
+MADE_OF = pytest.mark.table("docs/try", "docs/_ext", "app/widgets/components", "moeviz/charts", "moeviz/embedded")
 SHORT = "Il fait froid à Paris. « Oui. »\n12 + 30 = 42"
 # JavaScript's \s has U+FEFF and lacks U+0085; the rest is what a split by bytes gets wrong.
 ODD = (
@@ -91,7 +92,7 @@ def within(found: dict) -> bool:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("plain", [False, True], ids=["WebAssembly", "JavaScript"])
+@pytest.mark.parametrize("plain", [False, pytest.param(True, marks=MADE_OF)], ids=["WebAssembly", "JavaScript"])
 def test_routers_decide_as_in_python(page, folder, embedded, plain):
     begin(page, model_folder(folder), plain=plain)
     for text in (SHORT, ODD[2], evaluation_set()[17].text[:300]):
@@ -121,6 +122,7 @@ def test_what_is_written_is_what_python_writes_and_a_seed_repeats_what_is_drawn(
     assert cold == written["ids"]
 
 
+@MADE_OF
 @pytest.mark.browser
 def test_muted_experts_and_deciding_words_are_those_of_python(model, embedded):
     ids = run(model, SHORT)["ids"]
@@ -175,6 +177,7 @@ def alike_next(mine, python):
             assert (both[0] != both[1]).mean() < 0.001
 
 
+@MADE_OF
 @pytest.mark.browser
 @pytest.mark.parametrize(
     ("text", "more"),
@@ -235,12 +238,15 @@ def visitor(visit, address):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), pytest.param("phone", "dark", marks=MADE_OF)])
 def test_a_text_is_run_muted_and_asked_which_word_decided(visitor, size, scheme):
     page = visitor(size=size, scheme=scheme)
     said = page.locator("#state")
     page.get_by_label("Prompt").fill("Ich komme mit.")
     page.get_by_label("write").select_option("8")
+    page.get_by_label("each the").select_option("1")
+    page.get_by_label("seed").fill("")  # and it is not asked for any more
+    page.get_by_label("each the").select_option("0")
     page.get_by_role("button", name="Run").click()
     expect(said).to_contain_text("tokens in")
     expect(page.locator("#explorer .token")).to_have_count(15)
@@ -260,6 +266,7 @@ def test_a_text_is_run_muted_and_asked_which_word_decided(visitor, size, scheme)
     assert wide <= 0
 
 
+@MADE_OF
 @pytest.mark.browser
 def test_an_expert_opens_beside_the_text_and_by_its_address(visitor):
     page = visitor("#expert?layer=3&expert=2")
@@ -277,6 +284,7 @@ def test_an_expert_opens_beside_the_text_and_by_its_address(visitor):
 SAVES = "Object.defineProperty(navigator, 'connection', { value: { saveData: true } })"
 
 
+@MADE_OF
 @pytest.mark.browser
 def test_where_data_are_dear_the_model_is_loaded_when_it_is_asked_for(visitor, folder):
     asked = []
@@ -296,6 +304,7 @@ def test_where_data_are_dear_the_model_is_loaded_when_it_is_asked_for(visitor, f
     assert [url for url in asked if url.endswith("model.safetensors")]
 
 
+@MADE_OF
 @pytest.mark.browser
 def test_a_text_that_is_too_long_and_a_file_that_is_damaged_are_told(visitor, folder):
     page = visitor()
