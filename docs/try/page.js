@@ -126,12 +126,13 @@ function open(layer, expert) {
   const from = layers.indexOf(layer) * T;
   const mine = texts.filter((_, token) => ids.subarray((from + token) * slots, (from + token + 1) * slots).includes(expert));
   const card = [...(atlas?.querySelectorAll("a.card") ?? [])].find((one) => one.hash === `${LINK}?layer=${layer}&expert=${expert}`);
-  const [where, ...facts] = (card?.getAttribute("aria-label") ?? `layer ${layer} · expert ${expert}`).split(/ · (?!expert)/);
+  const [where, called, ...facts] = (card?.getAttribute("aria-label") ?? `layer ${layer} · expert ${expert}`).split(/ · (?!expert)/);
   part("who").textContent = where;
   const words = document.createElement("p");
   words.append(mine.length ? `In the text above it took ${mine.length} of ${T} tokens: ` : `In the text above it took none of ${T} tokens.`);
   for (const text of mine) words.append(Object.assign(document.createElement("bdi"), { textContent: text }), " ");
-  const lines = facts.map((fact) => Object.assign(document.createElement("p"), { textContent: fact.replace(/^[a-z]/, (letter) => letter.toUpperCase()) }));
+  const said = facts.length ? [called, `Over the held-out texts it ${facts.join(" · ")}.`] : [];
+  const lines = said.map((line) => Object.assign(document.createElement("p"), { textContent: line }));
   part("told").replaceChildren(...lines, words);
   part("expert").showModal();
 }
