@@ -56,7 +56,6 @@ export class Mixtral {
     this.matmul = (y, x, name, T, O, I) => matmul(y.byteOffset, x.byteOffset, this.place(name), T, O, I);
     this.attend = (out, q, k, v, n) => attend(out, q, k, v, this.s.byteOffset, n, this.KV, this.D, this.D ** -0.5);
     this.prepare = (array, at) => array.byteOffset + 4 * at;
-    this.memory = memory.buffer.byteLength;
   }
 
   useJavaScript(bytes) {
@@ -68,9 +67,7 @@ export class Mixtral {
       if (!kept.has(name)) kept.set(name, widened(bytes.subarray(from, to)));
       return kept.get(name);
     };
-    this.memory = 0;
-    for (const name in this.header) this.memory += this.weights(name).byteLength;
-    for (const name in size) this.memory += this[name].byteLength;
+    for (const name in this.header) this.weights(name); // widened now, not while somebody waits for an answer
     this.matmul = (y, x, name, T, O, I) => matmul(y, x, this.weights(name), T, O, I);
     this.prepare = (array, at) => array.subarray(at);
     this.attend = (out, q, k, v, n) => attend(out, q, k, v, this.s, n, this.KV, this.D, this.D ** -0.5);

@@ -13,7 +13,7 @@ async function open({ folder, plain }) {
   const [config, file, code, bytes] = await Promise.all([at("config.json").then((answer) => answer.json()), at("tokenizer.json").then((answer) => answer.json()), simd(plain), weights(await at("model.safetensors"))]);
   tokenizer = new Tokenizer(file);
   model = await Mixtral.open(config, bytes, code);
-  postMessage({ ready: { how: code ? "WebAssembly" : "JavaScript", memory: model.memory, context: model.context } });
+  postMessage({ ready: { how: code ? "WebAssembly" : "JavaScript" } });
 }
 
 async function fetched(url) {
