@@ -7,7 +7,7 @@ ROOT = Path(__file__).parent.parent
 sys.path += [str(ROOT / folder) for folder in ("docs", ".", "kernels", "tests", "tests/support")]
 
 import transformers  # noqa: E402
-from _ext import docstrings, outdated, pages, pictures  # noqa: E402
+from _ext import docstrings, outdated, pages, pictures, try_page  # noqa: E402
 
 import moeviz  # noqa: E402
 
@@ -19,7 +19,7 @@ release = moeviz.__version__
 language = "en"
 
 extensions = ["myst_parser", "sphinx.ext.autodoc"]
-exclude_patterns = ["_ext"]
+exclude_patterns = ["_ext", "try"]
 default_role = "code"
 
 myst_enable_extensions = ["deflist"]
@@ -49,6 +49,7 @@ def setup(app):
     app.connect("env-get-outdated", pictures.start)
     app.connect("env-get-outdated", outdated.pages)
     app.connect("build-finished", pictures.finish)
+    app.connect("build-finished", try_page.finish)
     app.connect("source-read", pages.fill)
     app.connect("env-purge-doc", pictures.purge)
     app.connect("autodoc-process-docstring", docstrings.as_markdown)

@@ -1,6 +1,7 @@
 """Texts to begin with. The first is the one whose trace ships (`moeviz.embedded.recorded_routing`)."""
 
 MIXED = "Mixed"
+TELLING = (2, 20)  # layer and token of it: without that layer's expert for German, another token is likeliest
 EXAMPLES = {
     MIXED: "The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.\n"
     "def total(prices):\n    return sum(prices)\n12 + 30 = 42",

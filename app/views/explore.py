@@ -14,7 +14,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.expert import expert_query, for_the_address
-from moeviz_app.views.examples import EXAMPLES, MIXED
+from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
 from moeviz_app.views.read_again import (
     decided_here,
     is_direct,
@@ -49,7 +49,6 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
-TELLING = (2, 20)  # layer and token of the example: without that layer's expert for German, another token is likeliest
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 

@@ -12,9 +12,9 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics.inputs import check_cells, needs_tokens
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
-_SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
-_UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
-_COMBINING = {"Mn", "Me"}
+SHOWN_AS = {"\n": "⏎", "\r": "␍", "\t": "⇥", " ": "␣"}
+UNSEEN = {"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"}  # controls, bidi marks, zero widths, unassigned, surrogates
+COMBINING = {"Mn", "Me"}
 SPECIAL_TOKEN = re.compile(r"<[|｜].*[|｜]>|</?s>|<(pad|unk|bos|eos|mask)>|\[(CLS|SEP|PAD|UNK|MASK|/?INST)\]")
 PART_OF_CHARACTER = re.compile(r"⟨(.+) (\d)/(\d)⟩")  # as `RoutingTrace` writes a token that is one
 
@@ -27,16 +27,16 @@ def visible(text: str) -> str:
     """
     inside = text.strip(" ")
     shown = "".join(_visible_character(c) if c != " " else c for c in inside)
-    if inside and unicodedata.category(inside[0]) in _COMBINING:
+    if inside and unicodedata.category(inside[0]) in COMBINING:
         shown = "◌" + shown  # a mark that would sit on whatever is drawn before it
     before, _, after = (text, "", "") if not inside else text.partition(inside)
-    return (_SHOWN_AS[" "] * len(before) + shown + _SHOWN_AS[" "] * len(after)) or "∅"
+    return (SHOWN_AS[" "] * len(before) + shown + SHOWN_AS[" "] * len(after)) or "∅"
 
 
 def _visible_character(character: str) -> str:
-    if character in _SHOWN_AS:
-        return _SHOWN_AS[character]
-    return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in _UNSEEN else character
+    if character in SHOWN_AS:
+        return SHOWN_AS[character]
+    return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in UNSEEN else character
 
 
 def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | None = None) -> str:

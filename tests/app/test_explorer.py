@@ -212,7 +212,7 @@ def test_addresses_of_experts_have_in_common_what_the_page_says(trace):
 
 def test_findings_are_sent_in_python_s_numbers():
     found = replace(STAND_IN[0], layer=np.int32(2), token=np.int64(7), expert=np.int16(3))
-    assert json.dumps(component._finding(found))
+    assert json.dumps(component.packed_finding(found))
 
 
 def test_a_trace_without_tokens_is_refused(trace):

@@ -74,7 +74,7 @@ class View {
   // Turn an <a> into the way to an expert's page: a real link, which the browser may open in a tab.
   linkTo(layer, expert, made) {
     const query = new URLSearchParams({ ...this.query, layer: this.atlas.layers[layer], expert });
-    made.setAttribute("href", `expert?${query}`);
+    made.setAttribute("href", `${this.atlas.data.expertPage ?? "expert"}?${query}`);
     made.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button) return; // the browser's own
       event.preventDefault();

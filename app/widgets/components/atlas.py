@@ -13,15 +13,12 @@ import streamlit as st
 HERE = Path(__file__).parent
 LONGEST = 200  # characters of what is typed that are looked at
 
-_atlas = st.components.v2.component(
-    "moeviz_atlas",
-    html="<div class='atlas'></div>",
-    css=(HERE / "atlas.css").read_text("utf-8"),
-    js="\n".join(
-        (HERE / f"{name}.js").read_text("utf-8")
-        for name in ("explorer_parts", "explorer_map", "atlas_data", "atlas_map", "atlas_cards", "atlas")
-    ),
+HTML, CSS = "<div class='atlas'></div>", (HERE / "atlas.css").read_text("utf-8")
+JS = "\n".join(
+    (HERE / f"{name}.js").read_text("utf-8")
+    for name in ("explorer_parts", "explorer_map", "atlas_data", "atlas_map", "atlas_cards", "atlas")
 )
+_atlas = st.components.v2.component("moeviz_atlas", html=HTML, css=CSS, js=JS)
 _search = st.components.v2.component(
     "moeviz_atlas_search",
     html="""<div class='search'><div class='row'><input type='search' autocomplete='off' maxlength='200'

@@ -249,7 +249,7 @@ class Explorer {
   // Turn an <a> into the way to an expert's page: a real link, which the browser may open in a tab.
   linkTo(layer, expert, made) {
     const own = this.trace.layers[layer];
-    made.setAttribute("href", `expert?${new URLSearchParams({ ...this.query, layer: own, expert })}`);
+    made.setAttribute("href", `${this.trace.data.expertPage ?? "expert"}?${new URLSearchParams({ ...this.query, layer: own, expert })}`);
     made.onclick = (event) => {
       if (event.ctrlKey || event.metaKey || event.shiftKey || event.altKey || event.button) return; // the browser's own
       event.preventDefault();

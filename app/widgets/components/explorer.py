@@ -50,12 +50,9 @@ def _read(*names: str) -> str:
     return "\n".join((HERE / name).read_text("utf-8") for name in names)
 
 
-_component = st.components.v2.component(
-    "moeviz_explorer",
-    html=HTML,
-    css=_read(*SHEETS),
-    js=_read("leaving.js", *(f"explorer_{name}.js" for name in SCRIPTS), "explorer.js"),
-)
+CSS = _read(*SHEETS)
+JS = _read("leaving.js", *(f"explorer_{name}.js" for name in SCRIPTS), "explorer.js")
+_component = st.components.v2.component("moeviz_explorer", html=HTML, css=CSS, js=JS)
 
 
 def explorer(
@@ -98,7 +95,7 @@ def explorer(
         packed(trace)
         | {
             "at": None if at is None else [int(part) for part in at],
-            "findings": [_finding(finding) for finding in findings],
+            "findings": [packed_finding(finding) for finding in findings],
             "query": {} if link is None else _constant(link, trace),
             "template": [int(token) for token in template],
             "stale": stale,
@@ -173,7 +170,8 @@ def _live(trace: RoutingTrace, at: Place | None) -> dict[str, Any]:
     return packed_strip(part) | {"at": [int(layer), len(part.tokens) - 1], "stale": False, "live": True}
 
 
-def _finding(finding: Finding) -> dict[str, Any]:
+def packed_finding(finding: Finding) -> dict[str, Any]:
+    """A finding as the explorer reads it."""
     expert = None if finding.expert is None else int(finding.expert)
     return {"sentence": finding.sentence, "layer": int(finding.layer), "token": int(finding.token), "expert": expert}
 

@@ -1,0 +1,157 @@
+"""`try/` in the site: a page that runs the embedded model in the browser, with the app's own explorer and atlas.
+
+Its own code is in docs/try. Made here: what it takes from the app and from the charts, written once. Files lie in a
+folder that a digest of them names, so that the cache of a browser never mixes two releases.
+"""
+
+import json
+import shutil
+import sys
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import altair as alt
+import vl_convert
+from moeviz_app.jobs.expert_names import names_in
+from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
+from moeviz_app.widgets.components import atlas, explorer, explorer_data, strip
+from moeviz_app.widgets.components.atlas_data import packed_atlas
+
+from moeviz import embedded
+from moeviz.capture.occlusion import FILLERS, NUMBER
+from moeviz.charts import theme, token_layer_map
+from moeviz.charts import token_layer_marks as marks
+from moeviz.embedded.recorded_routing import example_trace, reference_routing
+from moeviz.metrics import tokens
+from moeviz.metrics.findings import findings
+from moeviz.routing_trace import RoutingTrace
+
+OWN = Path(__file__).parents[1] / "try"
+MODEL = Path(embedded.__file__).parent
+PARTS = ("config.json", "tokenizer.json", "model.safetensors")
+MOST_DECIDED = 128  # tokens, each of which is replaced four times: some seconds
+LOADER = "vega_loader.js"
+EXPERT = "#expert"  # where links to an expert lead: the page itself
+
+
+def finish(app, error: Exception | None) -> None:
+    """Put the page beside the others. Called by Sphinx (`build-finished`)."""
+    if error is None and app.builder.format == "html":
+        write(Path(app.outdir) / "try")
+
+
+def write(folder: Path) -> None:
+    """Write the page, all that it loads, and nothing else into a folder."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model = {name: (MODEL / name).read_bytes() for name in PARTS}
+    parts = f"model-{_digest(model)}"
+    code = _code(parts, sum(map(len, model.values())))
+    own = f"code-{_digest(code)}"
+    page = {"index.html": (OWN / "index.html").read_text("utf-8").replace("CODE", own).encode()}
+    for place, files in ((folder / parts, model), (folder / own, code), (folder, page)):
+        for name, content in files.items():
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).write_bytes(content)
+
+
+def made() -> dict[str, Any]:
+    """What a trace of the page needs of Python: the palette, the charts, and how tokens are made visible."""
+    trace = example_trace()
+    names = explorer_data.packed_names(trace, names_in(reference_routing()))
+    alike = explorer_data.packed_strip(trace)
+    of_model = ("layers", "word", "item", "counts", "zero", "slots", "ordered", "palette", "grey")
+    return {
+        "model": {name: alike[name] for name in of_model},
+        "around": {
+            "at": None,
+            "findings": [],
+            "query": {},
+            "template": [],
+            "stale": False,
+            "live": False,
+            "names": names,
+            "direct": None,
+            "mostMutes": explorer.MOST_MUTES,
+            "expertPage": EXPERT,
+            "loader": LOADER,
+        },
+        "maps": _maps(trace),
+        "lined": marks.LINED,
+        "letters": token_layer_map.LETTERS,
+        "lineLetters": token_layer_map.LINE_LETTERS,
+        "most": theme.MAX_TOKENS,
+        "steps": explorer_data.STEPS,
+        "mostBreaks": strip.MOST_LINE_BREAKS,
+        "shownAs": tokens.SHOWN_AS,
+        "unseen": sorted(tokens.UNSEEN),
+        "combining": sorted(tokens.COMBINING),
+        "special": tokens.SPECIAL_TOKEN.pattern,
+        "part": tokens.PART_OF_CHARACTER.pattern,
+        "blanks": [code for code in range(sys.maxunicode + 1) if chr(code).isspace()],
+        "decide": {"fillers": FILLERS, "most": NUMBER},
+        "mostDecided": MOST_DECIDED,
+    }
+
+
+def example() -> dict[str, Any]:
+    """The recorded example, as the app shows it."""
+    trace = example_trace()
+    found = [explorer.packed_finding(finding) for finding in findings(trace, reference_routing())]
+    data = explorer_data.packed(trace) | {"at": TELLING, "findings": found, "loader": LOADER}
+    return {"prompt": EXAMPLES[MIXED], "ids": trace.tokens["token_id"].tolist(), "data": data}
+
+
+def _maps(trace: RoutingTrace) -> list[dict[str, Any]]:
+    """The chart of each kind, and the most tokens that it is of; what a trace brings is to be set."""
+    kinds = []
+    for most in (marks.WIDEST // marks.ID, marks.LINED, None):
+        tokens = most or theme.MAX_TOKENS
+        facts = token_layer_map.MapFacts(
+            layers=list(trace.model.layers),
+            names=[""] * tokens,
+            positions=[],
+            colours=[theme.expert_colours(count) for count in trace.model.num_experts],
+            lines=[],
+            beginnings=[],
+            slots=trace.model.top_k,
+            ordered=trace.ordered,
+        )
+        kinds.append({"upTo": most, "chart": token_layer_map.map_spec(facts)})
+    return kinds
+
+
+def _code(model: str, size: int) -> dict[str, bytes]:
+    own = {
+        f"static/js/{file.name}": file.read_bytes() for file in sorted(OWN.iterdir()) if file.suffix in (".js", ".wasm")
+    }
+    trace = reference_routing()
+    drawn = packed_atlas(trace, names_in(trace))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
+    frames = {
+        name: {"html": component.HTML, "css": component.CSS}
+        for name, component in (("explorer", explorer), ("atlas", atlas))
+    }
+    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
+    bundle = vl_convert.javascript_bundle(vl_version=version)
+    texts = {
+        "favicon.svg": (OWN.parent / "_static" / "favicon.svg").read_text("utf-8"),
+        "page.css": (OWN / "page.css").read_text("utf-8"),
+        "static/js/explorer.js": explorer.JS,
+        "static/js/atlas.js": atlas.JS,
+        "static/js/vega.js": bundle,
+        "made.json": _json(made() | frames | {"folder": model, "bytes": size}),
+        "example.json": _json(example()),
+        "atlas.json": _json(drawn),
+    }
+    return own | {name: text.encode() for name, text in texts.items()}
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+def _digest(files: dict[str, bytes]) -> str:
+    whole = sha256()
+    for name, content in sorted(files.items()):
+        whole.update(name.encode() + b"\0" + sha256(content).digest())
+    return whole.hexdigest()[:12]
