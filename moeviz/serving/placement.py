@@ -1,8 +1,6 @@
 """Experts over devices: how uneven the work falls, and to how many devices a token has to go."""
 
-from collections.abc import Iterator
 from math import comb
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -10,18 +8,15 @@ from jaxtyping import Float64, Int, Int64
 
 from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.words import percent
-from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
-from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
+from moeviz.metrics.words import one_row, percent
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others, with_tokens
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
 Row = dict[str, object]
 TAKEN = -np.inf
+FEWEST = 250  # tokens that are judged, for a sentence on pairs of devices
 STEP = 64  # tokens of a step whose imbalance is measured
-ENOUGH = 1_000  # choices of a device, for a verdict
-TEXTS = 8  # of so many, a verdict takes how they differ into account
-WORTH = 0.05  # of the load of the busiest device
-Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 
 
 def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
@@ -72,97 +67,6 @@ def placement_sentence(table: pd.DataFrame) -> str | None:
         f"balanced, {load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
         f"{means['reached'][BALANCED]:.1f} devices at a layer."
     )
-
-
-def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
-    """Judge how even devices' work is, with experts in order and balanced, on tokens that no plan was made from.
-
-    Of a trace, the plan of the first half of the tokens is judged on the second half, and that of the second on the
-    first; of eight texts or more also those of half of the texts on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
-    and the other way round. Of counts by label, a plan of all other labels is judged on each. The plan is `balanced` of
-    `serving_placement`: the same number of experts on each device, without copies. Counts of everything together have
-    no rows.
-
-    One row per judgement and layer. Columns: judged_on str · layer int32 · devices int16 · num_experts int16 ·
-    in_order, planned float64 (busiest device / mean, of assignments) · choices float64 (assignments of a device, the
-    mean, on the smaller side of the two). Raises `MoevizError` if the experts cannot be divided equally.
-
-    **Source**: EPLB (github.com/deepseek-ai/EPLB).
-    """
-    rows: list[Row] = []
-    for number, experts, judged in _judged_twice(trace):
-        placement_sizes(trace, number, devices, 0)
-        for judged_on, (fit, own) in judged.items():
-            plan = rebalance_experts(fit[None], experts, 1, 1, devices)[0]
-            facts = {"judged_on": judged_on, "layer": trace.model.layers[number], "devices": devices}
-            loads = {
-                name: float(_imbalance(of, own, devices))
-                for name, of in (("in_order", np.arange(experts)), ("planned", plan))
-            }
-            rows.append(facts | {"num_experts": experts} | loads | {"choices": min(fit.sum(), own.sum()) / devices})
-    columns = ["judged_on", "layer", "devices", "num_experts", "in_order", "planned", "choices"]
-    kinds: dict[str, Any] = {"judged_on": "str", "layer": np.int32, "devices": np.int16, "num_experts": np.int16}
-    return pd.DataFrame(rows, columns=columns).astype(kinds | dict.fromkeys(columns[-3:], np.float64))
-
-
-def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, dict[str, Pair]]]:
-    """Layer by layer: its place, its experts, and counts to plan from with counts to judge on, by what these are of."""
-    if isinstance(trace, RoutingTrace):
-        for found in layer_sets(trace):
-            judged: dict[str, Pair] = {}
-            for of, (plan_from, judge_on) in _sides(trace, found).items():
-                fit, own = (_counts(found.sets[rows], found.num_experts) for rows in (plan_from, judge_on))
-                if fit.any() and own.any():
-                    judged[of] = fit, own
-            yield found.row, found.num_experts, judged
-        return
-    for counts in counts_of_labels(trace):
-        groups = counts.counts[:, : counts.num_experts - trace.model.zero_experts]
-        names = [str(name) for name, own in zip(trace.groups, groups, strict=False) if own.any()]
-        yield counts.row, groups.shape[1], dict(zip(names, of_others(groups), strict=False))
-
-
-def _sides(trace: RoutingTrace, found: LayerSets) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of tokens that a plan is made from and tokens that judge it, by the way they are split."""
-    first = np.arange(len(found.run)) < len(found.run) // 2
-    sides = {"the second half": (first, ~first), "the first half": (~first, first)}
-    text = pd.factorize(trace.tokens["sequence"])[0][trace.experts[found.row, :, 0] != NOT_RECORDED] % 4
-    if trace.tokens["sequence"].nunique() >= TEXTS:
-        for other in (1, 2, 3):
-            some = np.isin(text, (0, other))
-            texts = f"texts 1 and {other + 1} of each four"
-            sides |= {f"all but {texts}": (some, ~some), texts: (~some, some)}
-    return sides
-
-
-def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
-    """Say whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
-
-    It is where every judgement takes a twentieth or more off the busiest device, and it is not where none does. Where
-    they differ, and where a device has under `enough` choices, there is too little evidence. None where nothing was
-    judged.
-    """
-    if frame.empty:
-        return None
-    devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
-    if experts == devices:
-        return f"{experts} experts on {devices} devices are one each, so there is nothing to place."
-    if (choices := frame["choices"].min()) < enough:
-        has = f"a device has {choices:,.0f} choices in a part of them"
-        return f"Too few tokens: {has}, where luck alone makes it uneven. It takes {enough:,}."
-    means = frame.groupby("judged_on")[["in_order", "planned"]].mean()
-    change = means["planned"] / means["in_order"] - 1
-    least, most = change.min(), change.max()
-    begin = "Worth a trial" if most <= -WORTH else "Not now" if least > -WORTH else "Too little evidence"
-    span = _signed(least) if len(change) == 1 else f"{_signed(least)} to {_signed(most)}"
-    on = f"on {devices} devices a balanced plan changes the load of the busiest by {span}"
-    return (
-        f"{begin}: {on}, judged on tokens it was not made from. {percent(WORTH)} less is asked for, in every judgement."
-    )
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}%".replace("-", "−")
 
 
 def devices_said(table: pd.DataFrame) -> str:
@@ -217,6 +121,74 @@ def devices_reached(
     np.add.at(held, (np.repeat(np.arange(devices), len(plan) // devices), plan), 1)
     elsewhere = 1 - held / np.maximum(held.sum(axis=0), 1)
     return float(sum((1 - absent[sets].prod(axis=1)).mean() for absent in elsewhere)) if len(sets) else np.nan
+
+
+def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
+    """Count how often tokens need experts on both of two devices: what the link between these carries for a token.
+
+    With experts in order, and with a `balanced` plan from the first half of the tokens; counted in the second half.
+
+    One row per placement and pair, each device also with itself. Columns: placement str · tokens int64 (that are
+    judged, in the layer with fewest) · device, other int16 · share float64 (of these, the mean over layers, that have
+    an expert on both) · by_lot float64 (the same for experts chosen at random). Raises `MissingField` for counts alone,
+    and `MoevizError` if the experts cannot be divided equally.
+    """
+    rows, lots, tokens = [], [], []
+    trace = with_tokens(trace, "The traffic between devices")
+    for found in layer_sets(trace):
+        placement_sizes(trace, found.row, devices, 0)
+        E, half = found.num_experts, len(found.run) // 2
+        plan = rebalance_experts(_counts(found.sets[:half], E)[None], E, 1, 1, devices)[0]
+        rows.append([_together(order, found.sets[half:], devices) for order in (np.arange(E), plan)])
+        tokens.append(len(found.sets) - half)
+        lots.append(_pair_by_lot(E, min(trace.model.top_k, E), devices))
+    one, other = np.triu_indices(devices)
+    share, lot = np.mean(rows, axis=0)[:, one, other], np.mean(lots, axis=0)[one, other]
+    facts = {"device": one.astype(np.int16), "other": other.astype(np.int16)}
+    frames = [
+        pd.DataFrame({"placement": name, "tokens": min(tokens), **facts, "share": of, "by_lot": lot})
+        for name, of in zip((CONTIGUOUS, BALANCED), share, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True).astype({"placement": "str"})
+
+
+def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devices: int) -> Float64[np.ndarray, "N N"]:
+    """Of tokens, the share that needs both devices; NaN without tokens."""
+    device = np.append(np.argsort(plan) // (len(plan) // devices), devices)  # the last one is found by -1
+    needs = np.zeros((len(sets), devices + 1))
+    np.put_along_axis(needs, device[sets], 1, axis=1)
+    shares: Float64[np.ndarray, "N N"] = needs[:, :-1].T @ needs[:, :-1] / (len(sets) or np.nan)
+    return shares
+
+
+def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:
+    """The chance that k experts at random lie on both devices."""
+    missed = [comb(experts - number * (experts // devices), k) / comb(experts, k) for number in (1, 2)]
+    both = 1 - 2 * missed[0] + missed[1]
+    return np.where(np.eye(devices, dtype=bool), 1 - missed[0], both)
+
+
+def device_pairs_sentence(frame: pd.DataFrame) -> str | None:
+    """Say which two devices tokens need together most and least. Columns: those of `device_pairs`; None of one device.
+
+    Devices are named as with experts in order.
+    """
+    in_order = frame[frame["placement"] == CONTIGUOUS]
+    pairs = in_order[in_order["device"] != in_order["other"]]
+    if pairs.empty or pairs["share"].isna().any():
+        return None
+    if (tokens := int(frame["tokens"].iloc[0])) < FEWEST:
+        return f"Too little evidence: {tokens:,} tokens are judged, and it takes {FEWEST:,}."
+    most, least = (one_row(pairs, at) for at in (pairs["share"].idxmax(), pairs["share"].idxmin()))
+    reached = {
+        name: rows["share"].sum() for name, rows in frame[frame["device"] == frame["other"]].groupby("placement")
+    }
+    ends = f", devices {least.device} and {least.other} least, by {percent(least.share)}" if len(pairs) > 1 else ""
+    return (
+        f"With experts in order, a token needs {reached[CONTIGUOUS]:.1f} devices at a layer (balanced: "
+        f"{reached[BALANCED]:.1f}). Devices {most.device} and {most.other} are needed together most, by "
+        f"{percent(most.share)} of tokens{ends} (at random each pair is by {percent(most.by_lot)})."
+    )
 
 
 def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies: int | None) -> list[Row]:

@@ -40,7 +40,8 @@ from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.word_change import word_change, word_change_summary
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.placement import placement_judgements, placement_sentence, placement_verdict, serving_placement
+from moeviz.serving.decision import placement_judgements, placement_verdict
+from moeviz.serving.placement import placement_sentence, serving_placement
 
 ROOT = Path(__file__).parents[2]
 ALL = {chart.key: chart for chart in (*NAMED.values(), *OF_SERVING) if chart.say}
@@ -273,7 +274,8 @@ metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_cap
 metrics/who_takes: who_takes_sentence tokens_of_word
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
-serving/placement: placement_sentence serving_placement_caption placement_verdict
+serving/decision: placement_verdict
+serving/placement: placement_sentence serving_placement_caption
 app/views/expert_context: numbers_line
 app/views/explore: _headline
 app/widgets/facts: trace_name _counted _parameters _touched
