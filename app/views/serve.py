@@ -22,8 +22,8 @@ from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
 from moeviz.serving.decision import ENOUGH, placement_judgements, placement_verdict
+from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
 from moeviz.serving.placement import placement_sentence, serving_placement
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan

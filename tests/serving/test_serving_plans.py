@@ -127,6 +127,18 @@ def test_vllm_ascend_makes_one_tensor_of_layers_devices_and_slots(trace):
 
 
 @every
+def test_tables_of_eplb_are_the_inverse_of_each_other(trace):
+    """`rebalance_experts` returns (layers, replicas), (layers, experts, most copies) filled up with -1, and counts."""
+    plan = make_plan(trace(), 4, 4)
+    tables = json.loads(export_plan(plan, "eplb"))
+    phy2log, log2phy, logcnt = (np.array(tables[name]) for name in ("phy2log", "log2phy", "logcnt"))
+    assert tables["layers"] == [*plan.slots] and log2phy.shape == (*logcnt.shape, logcnt.max())
+    assert ((log2phy >= 0).sum(axis=2) == logcnt).all() and (logcnt.sum(axis=1) == phy2log.shape[1]).all()
+    for row, places in zip(phy2log, log2phy, strict=True):
+        assert all((row[own[own >= 0]] == expert).all() for expert, own in enumerate(places))
+
+
+@every
 def test_ktransformers_loads_a_tensor_of_counts(trace):
     """`_load_activation_frequency`: three dimensions are summed over steps; every MoE layer must have counts."""
     plan = make_plan(trace(), 4, 4)

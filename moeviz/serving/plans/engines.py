@@ -202,6 +202,42 @@ def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
     )
 
 
+def write_eplb(plan: ExpertPlan) -> bytes:
+    """Three tables as EPLB's `rebalance_experts` returns them, a row a layer, and the model's own index of each row.
+
+    `phy2log` has the expert of each slot, `log2phy` the slots of each expert, with -1 behind them where another has
+    more copies, and `logcnt` how many those are. For programs that call EPLB: no engine reads these tables from a file.
+
+    **Source**: github.com/deepseek-ai/EPLB, eplb.py at d52c72d5.
+    """
+    check_even(plan, "A table of EPLB")
+    held = [
+        [[p for p, e in enumerate(slots) if e == expert] for expert in range(len(plan.loads[layer]))]
+        for layer, slots in plan.slots.items()
+    ]
+    most = max(len(places) for row in held for places in row)
+    tables = {"layers": [*plan.slots], "phy2log": [[*slots] for slots in plan.slots.values()]}
+    tables["log2phy"] = [[places + [-1] * (most - len(places)) for places in row] for row in held]
+    return json.dumps(tables | {"logcnt": [[len(places) for places in row] for row in held]}).encode()
+
+
+def read_eplb(data: bytes, model: ModelInfo) -> Layers:
+    """The slots of each layer, from the two tables that have those of each expert."""
+    tables = json.loads(data)
+    rows = zip(tables["layers"], tables["log2phy"], tables["logcnt"], strict=True)
+    found = {}
+    for layer, places, copies in rows:
+        expert_in = {p: e for e, (own, n) in enumerate(zip(places, copies, strict=True)) for p in own[:n]}
+        found[layer] = tuple(expert_in[slot] for slot in range(len(expert_in)))
+    return found
+
+
+def eplb_command(plan: ExpertPlan, file: str) -> str:
+    """Write how a program reads the tables."""
+    code = f"import json; tables = json.load(open({file!r})); print(tables['phy2log'])"
+    return f"python -c {quote(code)}   # each of {plan.devices} devices holds the next slots in turn"
+
+
 class Engine(NamedTuple):
     """How an engine is told where experts go."""
 
@@ -263,6 +299,16 @@ ENGINES = {
         vllm_ascend_command,
         "no rows",
     ),
+    "eplb": Engine(
+        "EPLB",
+        ".json",
+        "which expert is in each slot, and the slots of each expert: phy2log, log2phy, logcnt",
+        write_eplb,
+        read_eplb,
+        _slots,
+        eplb_command,
+        "no rows",
+    ),
     "ktransformers": Engine(
         "KTransformers",
         ".pt",
@@ -299,7 +345,7 @@ ENGINES = {
 # Engines that one would look for here, and that read no plan.
 READ_NONE = {
     "vllm": "vLLM (through 0.32) reads no plan: it begins with experts in order, and its EPLB moves them as it runs. "
-    "Pull requests that add a file are open, each with a format of its own.",
+    "Pull requests that add a file are open, each with a format of its own (34811, 41141, 49572, 53022).",
 }
 
 
