@@ -22,6 +22,7 @@ ENGINES = (
     "vllm-ascend",
     "eplb",
     "ktransformers",
+    "ktransformers-together",
     "lmdeploy",
     "llama.cpp",
 )  # moeviz.serving.plans

@@ -1,15 +1,16 @@
 """Experts over devices: how uneven the work falls, and to how many devices a token has to go."""
 
+from itertools import combinations_with_replacement
 from math import comb
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
 from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.metrics.words import one_row, percent
-from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others, with_tokens
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
@@ -89,11 +90,7 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
 
     Ties go to the lower id. `sets` has -1 where a token has no expert.
     """
-    check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
-    members = np.zeros((len(sets), num_experts))
-    token, slot = np.nonzero(sets >= 0)
-    members[token, sets[token, slot]] = 1
-    together = members.T @ members
+    together = _shared_tokens(sets, num_experts)
     load, order = together.diagonal().copy(), []
     for _ in range(devices):
         shared = load.copy()
@@ -104,6 +101,69 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
             shared = np.where(load == TAKEN, TAKEN, together[chosen]) if place == 0 else shared + together[chosen]
             shared[chosen] = TAKEN
     return np.array(order)
+
+
+def kept_together(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, " E"]:
+    """Rank experts so that the first C have all that many tokens need: E is the first, 1 the last.
+
+    The busiest is first. The next is always the one that adds most, where a token counts by the square of how many of
+    its experts are there: so those that share tokens with the first ones come before others as busy. Ties go to the
+    lower id. `sets` has -1 where a token has no expert.
+
+    **Source**: placement by co-activation, as kvcache-ai/ktransformers' pull request 2093 proposes; this rule is ours.
+    """
+    together = _shared_tokens(sets, num_experts)
+    gain, rank = together.diagonal().copy(), np.zeros(num_experts, np.int64)
+    for place in range(num_experts, 0, -1):
+        chosen = int(gain.argmax())
+        rank[chosen] = place
+        gain = gain + 2 * together[chosen]
+        gain[rank > 0] = TAKEN
+    return rank
+
+
+def kept_whole(trace: RoutingTrace, first: Bool[np.ndarray, " T"]) -> tuple[float, float, float]:
+    """Judge sets of half of each layer's experts by the other tokens: those that find all of theirs.
+
+    `first` marks the tokens that the sets are made from. Returns the share of tokens, the mean over layers, for the
+    busiest experts, for those of `kept_together`, and for a set chosen at random.
+    """
+    shares = []
+    for found in layer_sets(trace):
+        E, made = found.num_experts, first[trace.experts[found.row, :, 0] != NOT_RECORDED]
+        fit, own = found.sets[made], found.sets[~made]
+        half, k = (E + 1) // 2, min(trace.model.top_k, E)
+        by_load = np.argsort(-_counts(fit, E), kind="stable")[:half]
+        kept = [by_load, np.argsort(-kept_together(fit, E))[:half]]
+        shares.append(
+            [(np.isin(own, each) | (own < 0)).all(axis=1).sum() / (len(own) or np.nan) for each in kept]
+            + [comb(half, k) / comb(E, k)]
+        )
+    return tuple(np.mean(shares, axis=0).tolist())
+
+
+def together_sentence(trace: RoutingTrace) -> str:
+    """Say how many tokens need no expert but those kept, if these are the busiest and if they share tokens."""
+    half = len(trace.tokens) // 2
+    shares = kept_whole(trace, np.arange(len(trace.tokens)) < half)
+    if half < FEWEST or np.isnan(shares).any():
+        return f"How many tokens find all of theirs on the GPU is not judged: it takes {2 * FEWEST:,} tokens."
+    busy, together, chance = map(percent, shares)
+    return (
+        f"With half of each layer's experts, chosen from the first half of the tokens, {together} of the tokens of the "
+        f"second find all of theirs; with the busiest {busy} (chance: {chance})."
+    )
+
+
+def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "E E"]:
+    """Tokens that two experts share; on the diagonal, those that each has."""
+    check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
+    pairs = np.zeros((num_experts, num_experts))
+    for one, other in combinations_with_replacement(sets.T.astype(np.int64), 2):
+        both = (one >= 0) & (other >= 0)
+        pairs += np.bincount(one[both] * num_experts + other[both], minlength=pairs.size).reshape(pairs.shape)
+    shared: Float64[np.ndarray, "E E"] = pairs + pairs.T - np.diag(pairs.diagonal())
+    return shared
 
 
 def device_loads(plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:

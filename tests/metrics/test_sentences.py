@@ -308,6 +308,13 @@ metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alik
 metrics/doctor_rows: draft repeats neighbours even again duplicates padding token_shift
 metrics/engine_difference: tokens_caption shift_caption _of_ties
 """,
+    "test_decision.py and test_serving_plans.py": """
+serving/decision: persistence_sentence
+serving/split: split_sentence
+serving/batches: draft_sentence
+serving/placement: device_pairs_sentence together_sentence
+app/views/serve_cards: _of_file _say
+""",
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence
 serving/plans/engines: plan_remarks _missing_layers

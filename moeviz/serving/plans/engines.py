@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from moeviz.errors import MissingField, MoevizError
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import Counted
+from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.budget import most_used_sentence
+from moeviz.serving.placement import together_sentence
 from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, check_plan, layers_in_all
 from moeviz.text import spans
 
@@ -53,7 +54,7 @@ def write_lmdeploy(plan: ExpertPlan) -> bytes:
 
     **Source**: InternLM/lmdeploy, lmdeploy/pytorch/nn/eplb.py at b56ddfb6 and lmdeploy/pytorch/envs.py.
     """
-    return json.dumps(_all_loads(plan, "LMDeploy")).encode()
+    return json.dumps(_all_numbers(plan, plan.loads, "LMDeploy")).encode()
 
 
 def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
@@ -77,12 +78,26 @@ def write_ktransformers(plan: ExpertPlan) -> bytes:
     **Source**: kvcache-ai/ktransformers, doc/en/kt-kernel/experts-sched-Tutorial.md at 15c624dc, and the reader of
     sglang-kt, which refuses a profile with an MoE layer that has no counts.
     """
+    return _recorded(plan, plan.loads)
+
+
+def write_ktransformers_together(plan: ExpertPlan) -> bytes:
+    """A rank in place of each count, so that the experts that share tokens are put on the GPU, as many of each layer.
+
+    **Source**: as for `write_ktransformers`: the highest numbers go to the GPU. Raises `MissingField` for counts.
+    """
+    if not plan.together:
+        raise MissingField("Which experts share tokens needs the experts of each token, and counts do not have them.")
+    return _recorded(plan, plan.together)
+
+
+def _recorded(plan: ExpertPlan, numbers: Layers) -> bytes:
     import torch
 
     if empty := [layer for layer, loads in plan.loads.items() if not sum(loads)]:
         raise MissingField(f"KTransformers needs counts of every MoE layer, and layer {empty[0]} has none. Record it.")
     file = io.BytesIO()
-    torch.save({COUNT: torch.tensor([_all_loads(plan, "KTransformers")])}, file)
+    torch.save({COUNT: torch.tensor([_all_numbers(plan, numbers, "KTransformers")])}, file)
     return file.getvalue()
 
 
@@ -102,10 +117,10 @@ def ktransformers_command(plan: ExpertPlan, file: str) -> str:
     )
 
 
-def _all_loads(plan: ExpertPlan, engine: str) -> list[list[int]]:
+def _all_numbers(plan: ExpertPlan, numbers: Layers, engine: str) -> list[list[int]]:
     check_even(plan, engine)
     (experts,) = {len(loads) for loads in plan.loads.values()}
-    return all_rows(plan.loads, [0] * experts, plan, engine)
+    return all_rows(numbers, [0] * experts, plan, engine)
 
 
 # Engines that read which expert is in which slot: SGLang, TensorRT-LLM, vLLM-Ascend.
@@ -233,9 +248,8 @@ def read_eplb(data: bytes, model: ModelInfo) -> Layers:
 
 
 def eplb_command(plan: ExpertPlan, file: str) -> str:
-    """Write how a program reads the tables."""
-    code = f"import json; tables = json.load(open({file!r})); print(tables['phy2log'])"
-    return f"python -c {quote(code)}   # each of {plan.devices} devices holds the next slots in turn"
+    """Write the command that shows the tables."""
+    return f"python -m json.tool {quote(file)}   # each of {plan.devices} devices holds the next slots of phy2log"
 
 
 class Engine(NamedTuple):
@@ -262,6 +276,10 @@ def _slots(plan: ExpertPlan) -> Layers:
 
 def _loads(plan: ExpertPlan) -> Layers:
     return plan.loads
+
+
+def _together(plan: ExpertPlan) -> Layers:
+    return plan.together
 
 
 def _on_cpu(plan: ExpertPlan) -> Layers:
@@ -316,6 +334,17 @@ ENGINES = {
         write_ktransformers,
         read_ktransformers,
         _loads,
+        ktransformers_command,
+        "rows of zeros",
+        (),
+    ),
+    "ktransformers-together": Engine(
+        "KTransformers (by co-activation)",
+        ".pt",
+        "a rank of each expert; it puts those on the GPU that share tokens",
+        write_ktransformers_together,
+        read_ktransformers,
+        _together,
         ktransformers_command,
         "rows of zeros",
         (),
@@ -380,6 +409,8 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
         remarks.append(f"{made}, and was not judged on others. {whole}")
     elif not engine.takes:
         remarks.append(f"{made}. {most_used_sentence(trace)}")
+        if engine.holds is _together and isinstance(trace, RoutingTrace):
+            remarks.append(together_sentence(trace))
     else:
         remarks.append(plan.judged)
     return [remark for remark in remarks if remark]
