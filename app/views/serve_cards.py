@@ -64,4 +64,4 @@ def _of_file(counted: Counted, all_layers: int, others: list[tuple[str, Answer]]
         return Answer(FILE, "No plan", lacks, figures)
     verdict = dict(others)[DEVICES].verdict
     but = "" if verdict in ("", TRIAL) else f" But on balancing the evidence says “{verdict.lower()}”."
-    return Answer(FILE, "Ready", f"It can be written for {len(ENGINES)} engines.{but}", figures)
+    return Answer(FILE, "Ready", f"It can be written as {len(ENGINES)} kinds of file.{but}", figures)

@@ -309,7 +309,7 @@ metrics/doctor_rows: draft repeats neighbours even again duplicates padding toke
 metrics/engine_difference: tokens_caption shift_caption _of_ties
 """,
     "test_decision.py and test_serving_plans.py": """
-serving/decision: persistence_sentence
+serving/decision: persistence_sentence _sides
 serving/split: split_sentence
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
@@ -361,6 +361,7 @@ app/views/balance: _facts
 # Words about runs, files, links, buttons, commands, and how far something is: not about a trace.
 OTHER = """
 serving/plans/engines: llama_cpp_command lmdeploy_command ktransformers_command tensorrt_llm_command vllm_ascend_command
+serving/plans/engines: eplb_command
 app/widgets/near: when_near
 app/views/compare: _expert_by_expert _offer_own_models _in_model
 app/views/engine_difference: _say_where_traces_come_from
