@@ -313,7 +313,7 @@ serving/decision: persistence_sentence _sides
 serving/split: split_sentence
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
-app/views/serve_cards: _of_file _say
+app/views/serve_cards: _of_file
 """,
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence
@@ -339,7 +339,6 @@ charts/vocabulary: top_tokens_table
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
 serving/requests: served_tokens
 serving/plans/plan: _judged
-serving/placement: _sides
 report/notebook: trace_html facts _not_recorded _parameters
 report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
