@@ -8,6 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Int64
 
 from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.inputs import check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -15,6 +16,7 @@ from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_
 
 ENOUGH = 1_000  # choices of a device, for a verdict
 TEXTS, STRETCHES = 8, 16  # of so many texts each is a window; fewer are cut into so many stretches
+MOST = 240  # windows; of more texts, neighbours share one
 WORTH = 0.05  # of the load of the busiest device
 DRAWS, RANK = 20, 1  # placements at random, and the place of the one to be beaten: 19 of 20 are worse
 Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
@@ -33,8 +35,9 @@ class Windows(NamedTuple):
 def windows(trace: Counted) -> Iterator[Windows]:
     """Cut what was recorded into windows of time, layer by layer.
 
-    Of a trace, a window is a text, or, where it has fewer than eight, a sixteenth of its tokens; of counts by step, a
-    step. Counts by label and counts of everything together are in no order, and have no windows.
+    Of a trace, a window is a text, or, where it has fewer than eight, a sixteenth of its tokens; of more than 240
+    texts, neighbours share a window. Of counts by step, it is a step. Counts by label and counts of everything together
+    are in no order, and have no windows. Raises `InvalidTrace` if the counts are a larger table than we make.
     """
     if isinstance(trace, RoutingTrace):
         texts = trace.tokens["sequence"].nunique()
@@ -47,11 +50,15 @@ def windows(trace: Counted) -> Iterator[Windows]:
 
 def _by_window(found: LayerSets, by_text: bool) -> Int64[np.ndarray, "W E"]:
     tokens = len(found.run)
-    stretches = min(STRETCHES, tokens)
-    window = found.sequence if by_text else np.arange(tokens) * stretches // tokens
-    used = found.sets >= 0
-    cells = (window[:, None] * found.num_experts + found.sets)[used]
-    number = int(window.max()) + 1
+    if by_text:
+        texts = int(found.sequence.max()) + 1
+        number = min(texts, MOST)
+        window = found.sequence * number // texts
+    else:
+        number = min(STRETCHES, tokens)
+        window = np.arange(tokens) * number // tokens
+    check_cells("Choices in windows of time", found.sets.size, windows=number, experts=found.num_experts)
+    cells = (window[:, None] * found.num_experts + found.sets)[found.sets >= 0]
     return np.bincount(cells, minlength=number * found.num_experts).reshape(number, found.num_experts)
 
 
@@ -88,15 +95,8 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
     for judged_on, of_layers in rows.items():
         table = np.array(of_layers)
         (in_order, planned, *drawn), (*kept, _, _) = np.split(table.mean(axis=0), [DRAWS + 2])
-        figures = (
-            in_order,
-            planned,
-            np.mean(drawn),
-            np.sort(drawn)[RANK],
-            *kept,
-            table[:, -2].min(),
-            table[:, -1].max(),
-        )
+        choices, most = table[:, -2].min(), table[:, -1].max()
+        figures = (in_order, planned, np.mean(drawn), np.sort(drawn)[RANK], *kept, choices, most)
         found.append({"judged_on": judged_on, "devices": devices} | dict(zip(names, figures, strict=True)))
     kinds: dict[str, Any] = {"judged_on": "str", "devices": np.int16} | dict.fromkeys(names, np.float64)
     return pd.DataFrame(found, columns=[*kinds]).astype(kinds | {"num_experts": np.int16})

@@ -17,6 +17,7 @@ CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced",
 Row = dict[str, object]
 TAKEN = -np.inf
 FEWEST = 250  # tokens that are judged, for a sentence on pairs of devices
+BLOCK = 2**16  # tokens whose devices are looked up at a time
 STEP = 64  # tokens of a step whose imbalance is measured
 
 
@@ -215,10 +216,13 @@ def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
 def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devices: int) -> Float64[np.ndarray, "N N"]:
     """Of tokens, the share that needs both devices; NaN without tokens."""
     device = np.append(np.argsort(plan) // (len(plan) // devices), devices)  # the last one is found by -1
-    needs = np.zeros((len(sets), devices + 1))
-    np.put_along_axis(needs, device[sets], 1, axis=1)
-    shares: Float64[np.ndarray, "N N"] = needs[:, :-1].T @ needs[:, :-1] / (len(sets) or np.nan)
-    return shares
+    shares: Float64[np.ndarray, "N N"] = np.zeros((devices, devices))
+    for start in range(0, len(sets), BLOCK):
+        part = sets[start : start + BLOCK]
+        needs = np.zeros((len(part), devices + 1))
+        np.put_along_axis(needs, device[part], 1, axis=1)
+        shares += needs[:, :-1].T @ needs[:, :-1]
+    return shares / (len(sets) or np.nan)
 
 
 def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:

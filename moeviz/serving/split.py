@@ -105,11 +105,13 @@ def best_split(
     found, came = np.full(budget + 1, -np.inf), []
     found[0] = 0.0
     for each, low in zip(hits, least.tolist(), strict=True):
-        choices = np.full((min(len(each), budget + 1), budget + 1), -np.inf)
-        for size in range(low, len(choices)):
-            choices[size, size:] = found[: budget + 1 - size] + each[size]
-        came.append(choices.argmax(axis=0))
-        found = choices.max(axis=0)
+        best, came_by = np.full(budget + 1, -np.inf), np.zeros(budget + 1, np.int64)
+        for size in range(low, min(len(each), budget + 1)):
+            more = found[: budget + 1 - size] + each[size]
+            better = more > best[size:]
+            best[size:][better], came_by[size:][better] = more[better], size
+        came.append(came_by)
+        found = best
     places, left = [], budget
     for sizes in reversed(came):
         places.append(int(sizes[left]))

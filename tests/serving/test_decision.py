@@ -8,12 +8,12 @@ import pytest
 
 from benchmarks.decide import KINDS, drifts, made_routing, split_gains, verdict
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace
-from moeviz.errors import MissingField, MoevizError
+from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.routing_trace import token_frame
 from moeviz.serving.answers import BALANCE, DRAFT, LABELS, MEMORY, PAIRS, decide
 from moeviz.serving.batches import draft_sentence
 from moeviz.serving.budget import most_used_by_label
-from moeviz.serving.decision import persistence, placement_judgements, placement_verdict
+from moeviz.serving.decision import persistence, placement_judgements, placement_verdict, windows
 from moeviz.serving.placement import COPIES, device_pairs, device_pairs_sentence, serving_placement
 from moeviz.serving.split import best_split, split_memory, split_sentence
 from moeviz.testing import sample_trace
@@ -67,6 +67,16 @@ def test_experts_that_stay_busy_and_loads_that_move_by_hand():
     assert row.moved == pytest.approx(400 / 1600) and row.beyond and row.dealt < row.moved
     alike = ExpertCounts(model, counts[[0, 4] * 4], np.full((8, 1), 1600), (*range(8),), "step")
     assert persistence(alike)["moved"].tolist() == [0.0] and not persistence(alike)["beyond"].any()
+
+
+def test_of_many_texts_neighbours_share_a_window_and_a_table_too_large_is_refused():
+    number = np.arange(1_000)
+    trace = routed((number % 4)[:, None], sequence=number // 2)
+    assert [len(each.counts) for each in windows(trace)] == [240]
+    assert [int(each.counts.sum()) for each in windows(trace)] == [1_000]
+    huge = replace(trace, model=replace(trace.model, num_experts=(32_000,)))
+    with pytest.raises(InvalidTrace, match="a table of 240 windows x 32,000 experts"):
+        [*windows(huge)]
 
 
 def test_a_layer_that_needs_more_room_gets_it_and_then_a_split_is_worth_it():
