@@ -5,6 +5,7 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog
 from moeviz_app.session import opened_counts, session
 from moeviz_app.url import serve_address
+from moeviz_app.views.serve_cards import draw_cards
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.downloads import file_stem
@@ -22,14 +23,9 @@ from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.decision import ENOUGH, placement_judgements
 from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
-from moeviz.serving.placement import (
-    ENOUGH,
-    placement_judgements,
-    placement_sentence,
-    placement_verdict,
-    serving_placement,
-)
+from moeviz.serving.placement import placement_sentence, serving_placement
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 from moeviz.serving.prefetch import prefetch_recall
@@ -48,7 +44,7 @@ BY_CONFIG = (
 
 
 def serve_page() -> None:
-    """Two controls, the answer in a sentence, one picture; and the rest in parts."""
+    """Two controls, the answer in a sentence, one picture; four more questions with answers; and the rest in parts."""
     question("Serve", MEMORY)
     wanted = serve_address.asked()
     with st.container(horizontal=True, vertical_alignment="bottom"):
@@ -140,6 +136,7 @@ def serving(
     """The part that is open: of counts, what needs no order; of a model without routing, its cards."""
     wanted = serve_address.asked() if wanted is None else wanted
     parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
+    cards = st.container()  # filled when the controls below hold what they are to hold
     serve_address.fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
     if session.value(session.SERVE_PART) not in (None, *parts):
         session.set_value(session.SERVE_PART, None)
@@ -160,6 +157,9 @@ def serving(
             st.text(f"Caution: {visible(counted.model.caution)}")
         with explained():
             _draw_part(opened, ask(counted, served, bits, fit, wanted))
+    if counted is not None:
+        with cards:
+            draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fit)
 
 
 def _draw_part(opened: str, asked: ServingQuery) -> None:
@@ -197,14 +197,8 @@ def _placement(asked: ServingQuery) -> None:
         return
     table = serving_placement(asked.counted, asked.devices, asked.copies)
     judged = placement_judgements(asked.counted, asked.devices)
-    few = not judged.empty and judged["choices"].min() < ENOUGH
-    with st.container(border=True):
-        st.text(
-            placement_verdict(judged)
-            or "Counts of everything together judge no plan but on the tokens that it is made from."
-        )
-        if not few and (sentence := placement_sentence(table)) is not None:
-            st.text(sentence)
+    if not judged.empty and judged["choices"].min() >= ENOUGH and (sentence := placement_sentence(table)) is not None:
+        st.text(sentence)
     _draw(PLANE, table, asked.counted)
 
 

@@ -96,6 +96,21 @@ def ask(
     return ServingQuery(part, tokens, gigabytes, size, number, all_layers)
 
 
+def chosen_tokens(counted: Counted) -> Counted:
+    """The tokens that the page's controls choose, or the counts. Raises `MissingField` where there are none of them."""
+    if not isinstance(counted, RoutingTrace):
+        return counted
+    phase, repeats = session.value(session.PHASE) or "auto", session.value(session.REPEATS) is not False
+    return _not_too_many(*served_tokens(counted, phase, keep_repeats=repeats))[0]
+
+
+def chosen_devices(model: ModelInfo) -> int:
+    """The number of devices that the page's control holds, or that it holds at first."""
+    key, numbers, usual = _numbers(model)
+    chosen = session.value(key)
+    return chosen if chosen in numbers else usual
+
+
 def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
     """Which tokens are judged, and what is said of them."""
     if not isinstance(counted, RoutingTrace):
@@ -186,10 +201,8 @@ def _gigabytes(counted: Counted, expert_bytes: float | None, fit: int, wanted: M
 
 def _devices(model: ModelInfo, wanted: Mapping[str, str]) -> int:
     """A number that divides the experts of every layer."""
-    common = reduce(gcd, (number - model.zero_experts for number in model.num_experts))
-    numbers = [number for number in range(1, min(common, MOST_DEVICES) + 1) if common % number == 0]
-    usual = max((number for number in numbers if number <= 8 and common >= 2 * number), default=1)
-    key, asked = f"{session.DEVICES} {common}", number_in(wanted.get(serve_address.DEVICES))
+    key, numbers, usual = _numbers(model)
+    asked = number_in(wanted.get(serve_address.DEVICES))
     session.start_with(key, usual)
     if asked in numbers:
         session.set_value(key, asked)
@@ -202,3 +215,11 @@ def _devices(model: ModelInfo, wanted: Mapping[str, str]) -> int:
     )
     serve_address.show(serve_address.DEVICES, number, usual)
     return number
+
+
+def _numbers(model: ModelInfo) -> tuple[str, list[int], int]:
+    """The key of the choice of devices, numbers that divide the experts of every layer, and the one to begin with."""
+    common = reduce(gcd, (number - model.zero_experts for number in model.num_experts))
+    numbers = [number for number in range(1, min(common, MOST_DEVICES) + 1) if common % number == 0]
+    usual = max((number for number in numbers if number <= 8 and common >= 2 * number), default=1)
+    return f"{session.DEVICES} {common}", numbers, usual

@@ -45,6 +45,7 @@ COMMANDS = (
     "history",
     "metrics",
     "serve",
+    "decide",
     "plan",
     "convert",
     "doctor",
@@ -67,6 +68,7 @@ EXAMPLES = """examples:
   moeviz lineage embedded embedded-natural            which experts were cut, copied or merged
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
   moeviz serve cache trace.npz                        what the routing costs to serve: hits of a cache
+  moeviz decide trace.npz --devices 8                 is balancing worth a trial, and what else is
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet

@@ -16,7 +16,16 @@ EXAMPLES = """examples:
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
   moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt"""
-ENGINES = ("sglang", "tensorrt-llm", "vllm-ascend", "ktransformers", "lmdeploy", "llama.cpp")  # moeviz.serving.plans
+ENGINES = (
+    "sglang",
+    "tensorrt-llm",
+    "vllm-ascend",
+    "eplb",
+    "ktransformers",
+    "ktransformers-together",
+    "lmdeploy",
+    "llama.cpp",
+)  # moeviz.serving.plans
 
 
 def arguments(parser: ArgumentParser) -> None:

@@ -16,6 +16,7 @@ from moeviz.serving.requests import NONE, LayerSets, layer_sets
 from moeviz.text import listed
 
 Columns = dict[str, Num[np.ndarray, " B"]]
+FEWEST_DRAFTED = 500  # tokens of a trace, for what a draft needs
 USUAL_BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 
 
@@ -160,3 +161,28 @@ def batch_coverage_caption(frame: pd.DataFrame) -> str | None:
     row = one_row(fewer, fewer.index[-1])
     needs = f"{row.batch:.0f} tokens in a row need {row.consecutive:.1f} experts a layer"
     return f"{needs}; if they chose at random, it would be {row.even:.1f}."
+
+
+def draft_sentence(trace: Counted, draft: int) -> str:
+    """Say how many more experts a draft of tokens in a row needs than one token: the cost of speculative decoding.
+
+    A step that checks a draft reads the experts of all its tokens, and keeps some of them. Raises `MoevizError` for a
+    draft of fewer than two tokens.
+    """
+    if draft < 2:
+        raise MoevizError(f"A draft has two tokens or more; got {draft}. Choose another length.")
+    means = batch_coverage(trace, [1, draft]).groupby("batch")[["random", "consecutive", "even"]].mean()
+    one, row, most = means["random"].iloc[0], means.iloc[-1], max(trace.model.num_experts) - trace.model.zero_experts
+    if not isinstance(trace, RoutingTrace):
+        return (
+            f"Not known: counts do not say which token followed which. {draft} tokens that have nothing to do with "
+            f"each other need {row['random']:.1f} of {most} experts of a layer."
+        )
+    if len(trace.tokens) < FEWEST_DRAFTED or np.isnan(row["consecutive"]):
+        return f"Too little evidence: there are {len(trace.tokens):,} tokens, and it takes {FEWEST_DRAFTED:,} in texts."
+    times, at_random = row["consecutive"] / one, row["even"] / one
+    return (
+        f"{times:.1f} times the experts: {draft} tokens in a row need {row['consecutive']:.1f} of {most} experts of a "
+        f"layer, and one needs {one:.1f} (at random {at_random:.1f} times). In reads of experts, such a draft pays if "
+        f"more than {times:.1f} of its tokens are kept on average, with the one that the model adds."
+    )

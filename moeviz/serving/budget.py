@@ -1,6 +1,6 @@
 """Hit rates by the memory that experts get, in gigabytes where the size of an expert is known."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ from moeviz.errors import MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.words import bytes_said, label_word, percent
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.serving.cache import expert_cache
+from moeviz.serving.cache import expert_cache, hits_of_most
 
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
 SECOND_HALF, SAME_TOKENS, OTHER_LABELS = "second half", "same tokens", "other labels"
@@ -127,6 +127,30 @@ def most_used_sentence(trace: Counted) -> str:
         kind = label_word(trace.model)
         said = f" has {percent(same)} of the assignments, and of a {kind} that it was not chosen from {percent(other)}"
     return f"The most used half of each layer's experts{said} (chance: {percent(chance)})."
+
+
+def most_used_by_label(counts: ExpertCounts) -> pd.DataFrame:
+    """Measure what the half of the experts that other labels use most has of each label's assignments.
+
+    One row per label. Columns: label str · tokens int64 · share float64 (of its assignments, over all layers) · chance
+    float64 (experts of those halves / all experts). Labels without assignments have no rows, and neither has one alone.
+    Raises `MissingField` for counts that are not by label.
+    """
+    counts = counts.counts_by_label("What other labels use most")
+    every, computing = counts.assignments.sum(axis=0), np.array(counts.model.num_experts) - counts.model.zero_experts
+    halves, rows = (computing + 1) // 2, []
+    for name, own, tokens in zip(counts.groups, counts.assignments, counts.tokens, strict=True):
+        others = every - own
+        hits = sum(
+            int(hits_of_most(others[row, :E], own[row, :E])[half])
+            for row, (E, half) in enumerate(zip(computing, halves, strict=True))
+        )
+        total = sum(int(own[row, :E].sum()) for row, E in enumerate(computing))
+        if total and others.any():
+            facts = {"label": str(name), "tokens": int(tokens.max()), "share": hits / total}
+            rows.append(facts | {"chance": halves.sum() / computing.sum()})
+    kinds: dict[str, Any] = {"label": "str", "tokens": np.int64, "share": np.float64, "chance": np.float64}
+    return pd.DataFrame(rows, columns=[*kinds]).astype(kinds)
 
 
 def _of_fixed_sets(trace: Counted) -> pd.DataFrame:

@@ -314,10 +314,10 @@ def _hits(depths: np.ndarray, late: np.ndarray, num_experts: int) -> tuple[np.nd
 def _static_hits(asked: Requests, late: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     every = np.bincount(asked.expert, minlength=asked.num_experts)
     first, second = (np.bincount(asked.expert[which], minlength=asked.num_experts) for which in (~late, late))
-    return _of_most(every, every - (every > 0)), _of_most(first, second)
+    return hits_of_most(every, every - (every > 0)), hits_of_most(first, second)
 
 
-def _of_most(requested: np.ndarray, hits: np.ndarray) -> np.ndarray:
+def hits_of_most(requested: np.ndarray, hits: np.ndarray) -> np.ndarray:
     """Hits of the C experts with the most requests, for C from 0 on; of equals, the lower ids."""
     order = np.argsort(-requested, kind="stable")
     return np.concatenate([[0], hits[order].cumsum()])
@@ -337,9 +337,9 @@ def _of_counts(counts: Counted, capacities: Sequence[int] | None, policies: Sequ
         facts |= {"chance": sizes / width}
         facts |= {column: np.nan for policy in policies for column in (policy, f"{policy}_warm")}
         if "static" in policies and total:
-            facts["static"] = _of_most(every, every - (every > 0))[sizes] / total
+            facts["static"] = hits_of_most(every, every - (every > 0))[sizes] / total
             if pairs := of_others(groups):
-                hits = np.sum([_of_most(others, own) for others, own in pairs], axis=0)
+                hits = np.sum([hits_of_most(others, own) for others, own in pairs], axis=0)
                 facts["static_warm"] = hits[sizes] / sum(int(own.sum()) for _, own in pairs)
         frames.append(pd.DataFrame(facts))
     return pd.concat(frames, ignore_index=True)

@@ -1,27 +1,24 @@
 """Experts over devices: how uneven the work falls, and to how many devices a token has to go."""
 
-from collections.abc import Iterator
+from itertools import combinations_with_replacement
 from math import comb
-from typing import Any
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Bool, Float64, Int, Int64
 
 from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.words import percent
+from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
-from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
+from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others, with_tokens
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
 Row = dict[str, object]
 TAKEN = -np.inf
+FEWEST = 250  # tokens that are judged, for a sentence on pairs of devices
+BLOCK = 2**16  # tokens whose devices are looked up at a time
 STEP = 64  # tokens of a step whose imbalance is measured
-ENOUGH = 1_000  # choices of a device, for a verdict
-TEXTS = 8  # of so many, a verdict takes how they differ into account
-WORTH = 0.05  # of the load of the busiest device
-Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 
 
 def serving_placement(trace: Counted, devices: int | None = None, copies: int | None = None) -> pd.DataFrame:
@@ -74,97 +71,6 @@ def placement_sentence(table: pd.DataFrame) -> str | None:
     )
 
 
-def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
-    """Judge how even devices' work is, with experts in order and balanced, on tokens that no plan was made from.
-
-    Of a trace, the plan of the first half of the tokens is judged on the second half, and that of the second on the
-    first; of eight texts or more also those of half of the texts on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
-    and the other way round. Of counts by label, a plan of all other labels is judged on each. The plan is `balanced` of
-    `serving_placement`: the same number of experts on each device, without copies. Counts of everything together have
-    no rows.
-
-    One row per judgement and layer. Columns: judged_on str · layer int32 · devices int16 · num_experts int16 ·
-    in_order, planned float64 (busiest device / mean, of assignments) · choices float64 (assignments of a device, the
-    mean, on the smaller side of the two). Raises `MoevizError` if the experts cannot be divided equally.
-
-    **Source**: EPLB (github.com/deepseek-ai/EPLB).
-    """
-    rows: list[Row] = []
-    for number, experts, judged in _judged_twice(trace):
-        placement_sizes(trace, number, devices, 0)
-        for judged_on, (fit, own) in judged.items():
-            plan = rebalance_experts(fit[None], experts, 1, 1, devices)[0]
-            facts = {"judged_on": judged_on, "layer": trace.model.layers[number], "devices": devices}
-            loads = {
-                name: float(_imbalance(of, own, devices))
-                for name, of in (("in_order", np.arange(experts)), ("planned", plan))
-            }
-            rows.append(facts | {"num_experts": experts} | loads | {"choices": min(fit.sum(), own.sum()) / devices})
-    columns = ["judged_on", "layer", "devices", "num_experts", "in_order", "planned", "choices"]
-    kinds: dict[str, Any] = {"judged_on": "str", "layer": np.int32, "devices": np.int16, "num_experts": np.int16}
-    return pd.DataFrame(rows, columns=columns).astype(kinds | dict.fromkeys(columns[-3:], np.float64))
-
-
-def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, dict[str, Pair]]]:
-    """Layer by layer: its place, its experts, and counts to plan from with counts to judge on, by what these are of."""
-    if isinstance(trace, RoutingTrace):
-        for found in layer_sets(trace):
-            judged: dict[str, Pair] = {}
-            for of, (plan_from, judge_on) in _sides(trace, found).items():
-                fit, own = (_counts(found.sets[rows], found.num_experts) for rows in (plan_from, judge_on))
-                if fit.any() and own.any():
-                    judged[of] = fit, own
-            yield found.row, found.num_experts, judged
-        return
-    for counts in counts_of_labels(trace):
-        groups = counts.counts[:, : counts.num_experts - trace.model.zero_experts]
-        names = [str(name) for name, own in zip(trace.groups, groups, strict=False) if own.any()]
-        yield counts.row, groups.shape[1], dict(zip(names, of_others(groups), strict=False))
-
-
-def _sides(trace: RoutingTrace, found: LayerSets) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Return pairs of tokens that a plan is made from and tokens that judge it, by the way they are split."""
-    first = np.arange(len(found.run)) < len(found.run) // 2
-    sides = {"the second half": (first, ~first), "the first half": (~first, first)}
-    text = pd.factorize(trace.tokens["sequence"])[0][trace.experts[found.row, :, 0] != NOT_RECORDED] % 4
-    if trace.tokens["sequence"].nunique() >= TEXTS:
-        for other in (1, 2, 3):
-            some = np.isin(text, (0, other))
-            texts = f"texts 1 and {other + 1} of each four"
-            sides |= {f"all but {texts}": (some, ~some), texts: (~some, some)}
-    return sides
-
-
-def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
-    """Say whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
-
-    It is where every judgement takes a twentieth or more off the busiest device, and it is not where none does. Where
-    they differ, and where a device has under `enough` choices, there is too little evidence. None where nothing was
-    judged.
-    """
-    if frame.empty:
-        return None
-    devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
-    if experts == devices:
-        return f"{experts} experts on {devices} devices are one each, so there is nothing to place."
-    if (choices := frame["choices"].min()) < enough:
-        has = f"a device has {choices:,.0f} choices in a part of them"
-        return f"Too few tokens: {has}, where luck alone makes it uneven. It takes {enough:,}."
-    means = frame.groupby("judged_on")[["in_order", "planned"]].mean()
-    change = means["planned"] / means["in_order"] - 1
-    least, most = change.min(), change.max()
-    begin = "Worth a trial" if most <= -WORTH else "Not now" if least > -WORTH else "Too little evidence"
-    span = _signed(least) if len(change) == 1 else f"{_signed(least)} to {_signed(most)}"
-    on = f"on {devices} devices a balanced plan changes the load of the busiest by {span}"
-    return (
-        f"{begin}: {on}, judged on tokens it was not made from. {percent(WORTH)} less is asked for, in every judgement."
-    )
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}%".replace("-", "−")
-
-
 def devices_said(table: pd.DataFrame) -> str:
     """The number of devices, which may differ where layers have different numbers of experts."""
     least, most = table["devices"].min(), table["devices"].max()
@@ -185,11 +91,7 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
 
     Ties go to the lower id. `sets` has -1 where a token has no expert.
     """
-    check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
-    members = np.zeros((len(sets), num_experts))
-    token, slot = np.nonzero(sets >= 0)
-    members[token, sets[token, slot]] = 1
-    together = members.T @ members
+    together = _shared_tokens(sets, num_experts)
     load, order = together.diagonal().copy(), []
     for _ in range(devices):
         shared = load.copy()
@@ -200,6 +102,69 @@ def coactive(sets: Int[np.ndarray, "T K"], num_experts: int, devices: int) -> In
             shared = np.where(load == TAKEN, TAKEN, together[chosen]) if place == 0 else shared + together[chosen]
             shared[chosen] = TAKEN
     return np.array(order)
+
+
+def kept_together(sets: Int[np.ndarray, "T K"], num_experts: int) -> Int64[np.ndarray, " E"]:
+    """Rank experts so that the first C have all that many tokens need: E is the first, 1 the last.
+
+    The busiest is first. The next is always the one that adds most, where a token counts by the square of how many of
+    its experts are there: so those that share tokens with the first ones come before others as busy. Ties go to the
+    lower id. `sets` has -1 where a token has no expert.
+
+    **Source**: placement by co-activation, as kvcache-ai/ktransformers' pull request 2093 proposes; this rule is ours.
+    """
+    together = _shared_tokens(sets, num_experts)
+    gain, rank = together.diagonal().copy(), np.zeros(num_experts, np.int64)
+    for place in range(num_experts, 0, -1):
+        chosen = int(gain.argmax())
+        rank[chosen] = place
+        gain = gain + 2 * together[chosen]
+        gain[rank > 0] = TAKEN
+    return rank
+
+
+def kept_whole(trace: RoutingTrace, first: Bool[np.ndarray, " T"]) -> tuple[float, float, float]:
+    """Judge sets of half of each layer's experts by the other tokens: those that find all of theirs.
+
+    `first` marks the tokens that the sets are made from. Returns the share of tokens, the mean over layers, for the
+    busiest experts, for those of `kept_together`, and for a set chosen at random.
+    """
+    shares = []
+    for found in layer_sets(trace):
+        E, made = found.num_experts, first[trace.experts[found.row, :, 0] != NOT_RECORDED]
+        fit, own = found.sets[made], found.sets[~made]
+        half, k = (E + 1) // 2, min(trace.model.top_k, E)
+        by_load = np.argsort(-_counts(fit, E), kind="stable")[:half]
+        kept = [by_load, np.argsort(-kept_together(fit, E))[:half]]
+        shares.append(
+            [(np.isin(own, each) | (own < 0)).all(axis=1).sum() / (len(own) or np.nan) for each in kept]
+            + [comb(half, k) / comb(E, k)]
+        )
+    return tuple(np.mean(shares, axis=0).tolist())
+
+
+def together_sentence(trace: RoutingTrace) -> str:
+    """Say how many tokens need no expert but those kept, if these are the busiest and if they share tokens."""
+    half = len(trace.tokens) // 2
+    shares = kept_whole(trace, np.arange(len(trace.tokens)) < half)
+    if half < FEWEST or np.isnan(shares).any():
+        return f"How many tokens find all of theirs on the GPU is not judged: it takes {2 * FEWEST:,} tokens."
+    busy, together, chance = map(percent, shares)
+    return (
+        f"With half of each layer's experts, chosen from the first half of the tokens, {together} of the tokens of the "
+        f"second find all of theirs; with the busiest {busy} (chance: {chance})."
+    )
+
+
+def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "E E"]:
+    """Tokens that two experts share; on the diagonal, those that each has."""
+    check_cells("Experts that share tokens", sets.size, experts=num_experts, experts_with_them=num_experts)
+    pairs = np.zeros((num_experts, num_experts))
+    for one, other in combinations_with_replacement(sets.T.astype(np.int64), 2):
+        both = (one >= 0) & (other >= 0)
+        pairs += np.bincount(one[both] * num_experts + other[both], minlength=pairs.size).reshape(pairs.shape)
+    shared: Float64[np.ndarray, "E E"] = pairs + pairs.T - np.diag(pairs.diagonal())
+    return shared
 
 
 def device_loads(plan: Int64[np.ndarray, " S"], counts: Int64[np.ndarray, "*steps E"], devices: int) -> np.ndarray:
@@ -217,6 +182,77 @@ def devices_reached(
     np.add.at(held, (np.repeat(np.arange(devices), len(plan) // devices), plan), 1)
     elsewhere = 1 - held / np.maximum(held.sum(axis=0), 1)
     return float(sum((1 - absent[sets].prod(axis=1)).mean() for absent in elsewhere)) if len(sets) else np.nan
+
+
+def device_pairs(trace: Counted, devices: int) -> pd.DataFrame:
+    """Count how often tokens need experts on both of two devices: what the link between these carries for a token.
+
+    With experts in order, and with a `balanced` plan from the first half of the tokens; counted in the second half.
+
+    One row per placement and pair, each device also with itself. Columns: placement str · tokens int64 (that are
+    judged, in the layer with fewest) · device, other int16 · share float64 (of these, the mean over layers, that have
+    an expert on both) · by_lot float64 (the same for experts chosen at random). Raises `MissingField` for counts alone,
+    and `MoevizError` if the experts cannot be divided equally.
+    """
+    rows, lots, tokens = [], [], []
+    trace = with_tokens(trace, "The traffic between devices")
+    for found in layer_sets(trace):
+        placement_sizes(trace, found.row, devices, 0)
+        E, half = found.num_experts, len(found.run) // 2
+        plan = rebalance_experts(_counts(found.sets[:half], E)[None], E, 1, 1, devices)[0]
+        rows.append([_together(order, found.sets[half:], devices) for order in (np.arange(E), plan)])
+        tokens.append(len(found.sets) - half)
+        lots.append(_pair_by_lot(E, min(trace.model.top_k, E), devices))
+    one, other = np.triu_indices(devices)
+    share, lot = np.mean(rows, axis=0)[:, one, other], np.mean(lots, axis=0)[one, other]
+    facts = {"device": one.astype(np.int16), "other": other.astype(np.int16)}
+    frames = [
+        pd.DataFrame({"placement": name, "tokens": min(tokens), **facts, "share": of, "by_lot": lot})
+        for name, of in zip((CONTIGUOUS, BALANCED), share, strict=True)
+    ]
+    return pd.concat(frames, ignore_index=True).astype({"placement": "str"})
+
+
+def _together(plan: Int64[np.ndarray, " E"], sets: Int[np.ndarray, "T K"], devices: int) -> Float64[np.ndarray, "N N"]:
+    """Of tokens, the share that needs both devices; NaN without tokens."""
+    device = np.append(np.argsort(plan) // (len(plan) // devices), devices)  # the last one is found by -1
+    shares: Float64[np.ndarray, "N N"] = np.zeros((devices, devices))
+    for start in range(0, len(sets), BLOCK):
+        part = sets[start : start + BLOCK]
+        needs = np.zeros((len(part), devices + 1))
+        np.put_along_axis(needs, device[part], 1, axis=1)
+        shares += needs[:, :-1].T @ needs[:, :-1]
+    return shares / (len(sets) or np.nan)
+
+
+def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N"]:
+    """The chance that k experts at random lie on both devices."""
+    missed = [comb(experts - number * (experts // devices), k) / comb(experts, k) for number in (1, 2)]
+    both = 1 - 2 * missed[0] + missed[1]
+    return np.where(np.eye(devices, dtype=bool), 1 - missed[0], both)
+
+
+def device_pairs_sentence(frame: pd.DataFrame) -> str | None:
+    """Say which two devices tokens need together most and least. Columns: those of `device_pairs`; None of one device.
+
+    Devices are named as with experts in order.
+    """
+    in_order = frame[frame["placement"] == CONTIGUOUS]
+    pairs = in_order[in_order["device"] != in_order["other"]]
+    if pairs.empty or pairs["share"].isna().any():
+        return None
+    if (tokens := int(frame["tokens"].iloc[0])) < FEWEST:
+        return f"Too little evidence: {tokens:,} tokens are judged, and it takes {FEWEST:,}."
+    most, least = (one_row(pairs, at) for at in (pairs["share"].idxmax(), pairs["share"].idxmin()))
+    reached = {
+        name: rows["share"].sum() for name, rows in frame[frame["device"] == frame["other"]].groupby("placement")
+    }
+    ends = f", devices {least.device} and {least.other} least, by {percent(least.share)}" if len(pairs) > 1 else ""
+    return (
+        f"With experts in order, a token needs {reached[CONTIGUOUS]:.1f} devices at a layer (balanced: "
+        f"{reached[BALANCED]:.1f}). Devices {most.device} and {most.other} are needed together most, by "
+        f"{percent(most.share)} of tokens{ends} (at random each pair is by {percent(most.by_lot)})."
+    )
 
 
 def _of_layer(trace: RoutingTrace, found: LayerSets, devices: int | None, copies: int | None) -> list[Row]:

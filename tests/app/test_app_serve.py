@@ -64,6 +64,12 @@ def test_the_first_visitor_sees_whether_a_published_model_fits_in_one_sentence_a
     assert found == {CACHED: 1, DEVICES: 0, BATCHES: 1, AHEAD: 0, EVERY_CARD: 1, PLAN: 0}
 
 
+def verdicts(app) -> list[str]:
+    """The verdicts of the cards, in their order."""
+    found = (re.fullmatch(r":\w+-badge\[(.*)\]", node.value) for node in app.markdown)
+    return [badge[1] for badge in found if badge]
+
+
 def test_what_counts_cannot_say_is_said_part_by_part():
     app = serve()
     said = sentences(turned_to(app, CACHED))
@@ -72,7 +78,8 @@ def test_what_counts_cannot_say_is_said_part_by_part():
     assert "of a kind of text that they were not chosen from 76%, where chance is 75%" in said
     assert "17 GB hold 6 of the 8 experts of each layer" in said, "in all 32 layers, though 3 were counted"
     said = sentences(turned_to(app, DEVICES))
-    assert "Not now: on 4 devices a balanced plan changes the load of the busiest by +0.1% to +4.4%" in said
+    assert verdicts(app) == ["Not worth it", "Not now", "Not known", "No plan"]
+    assert "On 4 devices a balanced plan changes the load of the busiest by +0.1% to +4.4%" in said
     assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
     assert "No plan: an engine asks for all 32 layers, and 3 of them were counted." in sentences(turned_to(app, PLAN))
 
@@ -102,14 +109,17 @@ def test_the_answer_changes_with_the_budget_and_the_devices():
     app.run()
     assert "150 MB hold 6 of the 8 experts" in sentences(app) and "hold 4 of" not in sentences(app)
     app = turned_to(app, DEVICES)
-    few = re.search(r"Too few tokens: a device has (\d+) choices in a part of them", sentences(app))
+    few = re.search(r"A device has (\d+) choices in a part of them", sentences(app))
+    assert verdicts(app) == ["Too little evidence"] * 3 + ["Ready"]
     assert few and "the busiest has" not in sentences(app), "no figure of what is luck"
     choice(app, "Devices").set_value(2)
     app.run()
-    assert f"a device has {2 * int(few[1])} choices" in sentences(app)
+    assert f"A device has {2 * int(few[1])} choices" in sentences(app)
     app = turned_to(serve(), DEVICES)
     choice(app, "Model").set_value(opened_counts.HELD_OUT).run()
-    assert "Worth a trial: on 4 devices" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
+    assert verdicts(app)[:2] == ["Not worth it", "Too little evidence"]
+    assert "On 4 devices a balanced plan" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
+    assert "on balancing the evidence says “too little evidence”" in " ".join(note.value for note in app.caption)
 
 
 def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
@@ -300,7 +310,7 @@ def test_counts_show_what_needs_no_order_and_what_does():
         "the most used 4 have" in said and "Judged on the same 64 tokens, which are counted and not in order." in said
     )
     assert "LRU and what else remembers the last tokens needs their order" in said and pictures(app) == 1
-    assert "judge no plan but on the tokens that it is made from" in sentences(turned_to(app, DEVICES))
+    assert "Counts of everything together judge no plan but on the tokens that it is made from." in said
     assert pictures(turned_to(app, BATCHES)) == 1, "of any tokens"
     assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
     said = sentences(turned_to(app, PLAN))

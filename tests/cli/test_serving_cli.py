@@ -1,4 +1,4 @@
-"""`moeviz serve` and `moeviz plan`: rows named as in the reference figures, and what was judged is always said."""
+"""`moeviz serve`, `decide` and `plan`: rows named as in the reference figures, and what was judged is always said."""
 
 import json
 import shutil
@@ -15,13 +15,14 @@ from moeviz import ModelInfo, RoutingTrace, published_counts
 from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.cli.main import main
 from moeviz.cli.plan import ENGINES as ENGINE_NAMES
-from moeviz.cli.serve import HEADINGS
+from moeviz.cli.serve import HEADINGS, in_lines
 from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import token_frame
+from moeviz.serving.answers import BALANCE, DRIFT, MEMORY
 from moeviz.serving.memory import serving_memory
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.serving.requests import PHASES, repeats, served_tokens
@@ -310,3 +311,31 @@ def test_what_cannot_be_chosen_is_refused(written):
     unknown = replace(written, tokens=written.tokens.assign(token_id=np.int32(-1)))
     with pytest.raises(MissingField, match="the ids of all tokens are needed"):
         served_tokens(unknown, keep_repeats=False)
+
+
+def answered(capsys, *words: str) -> dict[str, dict]:
+    """The answers of `moeviz decide` by question, and what was said on which tokens."""
+    assert main(["decide", *words, "--json"]) == 0
+    return {row["question"]: row for row in json.loads(capsys.readouterr().out)}
+
+
+def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, capsys):
+    found = answered(capsys, file, "--devices", "4")
+    assert found[BALANCE]["verdict"] == "Too little evidence" and len(found[BALANCE]["figures"]) == 8
+    assert found[MEMORY]["verdict"] == "Not worth it" and len(found[MEMORY]["figures"]) == 2
+    assert all(row["sentence"] for row in found.values()) and len(found) == 6
+    assert main(["decide", file, "--devices", "4"]) == 0
+    out, err = capsys.readouterr()
+    assert f"{BALANCE}\n{in_lines(found[BALANCE]['sentence'])}\n" in out and "8,502 tokens: those of prompts" in err
+    assert main(["decide", file, "--draft", "8", "--capacity", "2"]) == 0
+    assert "8 tokens in a row need" in capsys.readouterr().out
+
+
+def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(dataset, counts_file, capsys):
+    found = answered(capsys, str(dataset))
+    assert found[DRIFT]["verdict"] == "Loads drift" and len(found[BALANCE]["figures"]) == 8
+    assert {row["windows"] for row in found[DRIFT]["figures"]} == {len(read_dataset(dataset).shards)}
+    assert main(["decide", str(dataset), "--phase", "prompt"]) == 1
+    assert "needs the experts of each token" in capsys.readouterr().err
+    found = answered(capsys, counts_file)
+    assert found[BALANCE]["verdict"] == "Not known" and not found[BALANCE]["figures"]

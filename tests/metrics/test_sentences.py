@@ -40,7 +40,8 @@ from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.word_change import word_change, word_change_summary
 from moeviz.serving.budget import budget_sentence, hit_rates
-from moeviz.serving.placement import placement_judgements, placement_sentence, placement_verdict, serving_placement
+from moeviz.serving.decision import placement_judgements, placement_verdict
+from moeviz.serving.placement import placement_sentence, serving_placement
 
 ROOT = Path(__file__).parents[2]
 ALL = {chart.key: chart for chart in (*NAMED.values(), *OF_SERVING) if chart.say}
@@ -273,7 +274,8 @@ metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_cap
 metrics/who_takes: who_takes_sentence tokens_of_word
 serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
-serving/placement: placement_sentence serving_placement_caption placement_verdict
+serving/decision: placement_verdict
+serving/placement: placement_sentence serving_placement_caption
 app/views/expert_context: numbers_line
 app/views/explore: _headline
 app/widgets/facts: trace_name _counted _parameters _touched
@@ -310,6 +312,13 @@ metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alik
 metrics/doctor_rows: draft repeats neighbours even again duplicates padding token_shift
 metrics/engine_difference: tokens_caption shift_caption _of_ties
 """,
+    "test_decision.py and test_serving_plans.py": """
+serving/decision: persistence_sentence _sides
+serving/split: split_sentence
+serving/batches: draft_sentence
+serving/placement: device_pairs_sentence together_sentence
+app/views/serve_cards: _of_file
+""",
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence
 serving/plans/engines: plan_remarks _missing_layers
@@ -334,7 +343,6 @@ charts/vocabulary: top_tokens_table
     "which part is shown, and what marks mean: the tests of the report, the view and the pages": """
 serving/requests: served_tokens
 serving/plans/plan: _judged
-serving/placement: _sides
 report/notebook: trace_html facts _not_recorded _parameters
 report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
@@ -356,6 +364,7 @@ app/views/balance: _facts
 # Words about runs, files, links, buttons, commands, and how far something is: not about a trace.
 OTHER = """
 serving/plans/engines: llama_cpp_command lmdeploy_command ktransformers_command tensorrt_llm_command vllm_ascend_command
+serving/plans/engines: eplb_command
 app/widgets/near: when_near
 app/views/compare: _expert_by_expert _offer_own_models _in_model
 app/views/engine_difference: _say_where_traces_come_from

@@ -16,8 +16,10 @@ import yaml
 from serving_data import reference_trace
 
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
+from moeviz.embedded.recorded_routing import ROUTING, reference_routing
 from moeviz.errors import MissingField, MoevizError
 from moeviz.routing_trace import token_frame
+from moeviz.serving.placement import kept_whole
 from moeviz.serving.plans import engines
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, engine_named, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import check_plan, make_plan, without_duplicates
@@ -127,6 +129,18 @@ def test_vllm_ascend_makes_one_tensor_of_layers_devices_and_slots(trace):
 
 
 @every
+def test_tables_of_eplb_are_the_inverse_of_each_other(trace):
+    """`rebalance_experts` returns (layers, replicas), (layers, experts, most copies) filled up with -1, and counts."""
+    plan = make_plan(trace(), 4, 4)
+    tables = json.loads(export_plan(plan, "eplb"))
+    phy2log, log2phy, logcnt = (np.array(tables[name]) for name in ("phy2log", "log2phy", "logcnt"))
+    assert tables["layers"] == [*plan.slots] and log2phy.shape == (*logcnt.shape, logcnt.max())
+    assert ((log2phy >= 0).sum(axis=2) == logcnt).all() and (logcnt.sum(axis=1) == phy2log.shape[1]).all()
+    for row, places in zip(phy2log, log2phy, strict=True):
+        assert all((row[own[own >= 0]] == expert).all() for expert, own in enumerate(places))
+
+
+@every
 def test_ktransformers_loads_a_tensor_of_counts(trace):
     """`_load_activation_frequency`: three dimensions are summed over steps; every MoE layer must have counts."""
     plan = make_plan(trace(), 4, 4)
@@ -135,6 +149,31 @@ def test_ktransformers_loads_a_tensor_of_counts(trace):
     assert counts.shape == (plan.num_layers, len(plan.loads[plan.model.layers[0]]))
     assert all(counts[layer].sum() > 0 for layer in plan.model.layers)
     assert all(counts[layer].sum() == 0 for layer in set(range(plan.num_layers)) - set(plan.model.layers))
+
+
+def test_ktransformers_takes_experts_that_share_tokens_where_the_file_is_by_co_activation():
+    """0 has 60 tokens, 30 of them with 1, which has no other; 2 has 50, each with another one."""
+    others = (4 + at % 12 for at in range(80))
+    rows = [[0, 1]] * 30 + [[0, next(others)] for _ in range(30)] + [[2, next(others)] for _ in range(50)]
+    model = ModelInfo("pairs", "test", (0,), (16,), 2, num_layers=1)
+    trace = RoutingTrace(model, token_frame(np.zeros(110), np.arange(110), ["x"] * 110), np.array([rows], np.int16))
+    plan, gpu = make_plan(trace, 1, 0), {}
+    for engine in ("ktransformers", "ktransformers-together"):
+        counts = torch.load(io.BytesIO(export_plan(plan, engine)), weights_only=True)["logical_count"].sum(dim=0)
+        gpu[engine] = {*torch.topk(counts.flatten(), 2).indices.tolist()}
+    assert gpu == {"ktransformers": {0, 2}, "ktransformers-together": {0, 1}}
+    with pytest.raises(MissingField, match="needs the experts of each token"):
+        export_plan(make_plan(trace.counts(), 1, 0), "ktransformers-together")
+
+
+def test_experts_kept_together_serve_more_texts_whole_than_the_busiest_on_texts_they_were_not_chosen_from():
+    for name in ROUTING:
+        trace = reference_routing(name)
+        even = trace.tokens["sequence"].to_numpy() % 2 == 0
+        for first in (even, ~even):
+            busy, together, chance = kept_whole(trace, first)
+            assert together > busy > chance
+    assert "find all of theirs; with the busiest" in remarks(trace, "ktransformers-together")
 
 
 @every

@@ -1998,41 +1998,90 @@ def _(seen, fewest, tokens, low, high, beyond, every, grouped):
 
 
 @reads(
-    "moeviz.serving.placement.placement_verdict",
+    "moeviz.serving.decision.placement_verdict",
     rf"(?:(\d+) experts on (\d+) devices are one each, so there is nothing to place\."
-    rf"|Too few tokens: a device has {NUMBER} choices in a part of them, where luck alone makes it uneven\. It takes {NUMBER}\."
+    rf"|Too little evidence: a device has {NUMBER} choices in a part of them, where luck alone makes it uneven\. It takes {NUMBER}\."
     rf"|(Worth a trial|Not now|Too little evidence): on (\d+) devices a balanced plan changes the load of the busiest by "
-    rf"([+−][\d.]+)%(?: to ([+−][\d.]+)%)?, judged on tokens it was not made from\. 5% less is asked for, in every judgement\.)",
+    rf"([+−][\d.]+)%(?: to ([+−][\d.]+)%)?, judged on tokens it was not made from; placements at random change it by "
+    rf"([+−][\d.]+)%\. Of the busiest quarter of experts, {PCT} or more are the busiest again \(chance: {PCT}\)\. "
+    rf"In every judgement 5% less is asked for, less than 19 of 20 placements at random leave, and more experts again than by chance\.)",
 )
-def _(seen, experts, one_each, choices, takes, begin, devices, least, most, asked, enough):
+def _(seen, experts, one_each, choices, takes, begin, devices, least, most, lot, kept, chance, asked, enough):
     if experts:
         whole(experts, max(seen.E.values()) - seen.model.zero_experts, "experts")
         return whole(one_each, asked, "devices")
-    ways = [{layer: halves(seen, layer) for layer in seen.some()}]
-    texts = list(dict.fromkeys(seen.sequence))
-    for other in (1, 2, 3) if len(texts) >= 8 else ():
-        some = {t for t in range(seen.T) if texts.index(seen.sequence[t]) % 4 in (0, other)}
-        ways.append({layer: halves(seen, layer, some) for layer in seen.some()})
-    ways = [{layer: both for layer, both in of.items() if any(both[0]) and any(both[1])} for of in ways]
-    ways = [of for of in ways if of]
+    ways = [of for of in halves_of_windows(seen) if of]
     fewest = min(sum(side) / asked for of in ways for both in of.values() for side in both)
     claim((choices is not None) == (fewest < enough), f"a device has {fewest}")
     if choices:
         about(choices, fewest, "choices", slack=0.5)
         return whole(takes, enough, "enough")
     whole(devices, asked, "devices")
-    changes = []
+    changes, drawn, again, beaten = [], [], [], []
     for of, way in ((of, way) for of in ways for way in (1, -1)):
+        pairs = {layer: both[::way] for layer, both in of.items()}
         loads = {
-            plan: [busiest_device(*both[::way], asked, plan) for both in of.values()]
+            plan: sum(busiest_device(*both, asked, plan) for both in pairs.values())
             for plan in ("in order", "balanced")
         }
-        changes.append(100 * (sum(loads["balanced"]) / sum(loads["in order"]) - 1))
-    right = "Worth a trial" if max(changes) <= -5 else "Not now" if min(changes) > -5 else "Too little evidence"
-    on_the_edge = any(abs(change + 5) < 1e-9 for change in changes)
-    claim(begin == right or on_the_edge, f"it is {right}: {changes}")
+        luck = sorted(
+            sum(
+                busiest_device(*[[both[1][e] for e in at_random(seen, layer, draw)]] * 2, asked, "in order")
+                for layer, both in pairs.items()
+            )
+            for draw in range(20)
+        )
+        changes.append(100 * (loads["balanced"] / loads["in order"] - 1))
+        drawn.append(100 * (sum(luck) / 20 / loads["in order"] - 1))
+        again.append(sum(busy_again(*both) for both in pairs.values()) / len(pairs))
+        beaten.append(loads["balanced"] < luck[1])
+    lot_of = [max(len(both[0]) // 4, 1) / len(both[0]) for both in ways[0].values()]
+    by_lot = sum(lot_of) / len(lot_of)
+    good = all(beaten) and min(again) > by_lot
+    right = (
+        "Worth a trial" if max(changes) <= -5 and good else "Not now" if min(changes) > -5 else "Too little evidence"
+    )
+    on_the_edge = any(abs(change + 5) < 1e-9 for change in changes) or abs(min(again) - by_lot) < 1e-9
+    claim(begin == right or on_the_edge, f"it is {right}: {changes} {again}")
     about(least.replace("−", "-").lstrip("+"), min(changes), "least")
-    about(most.replace("−", "-").lstrip("+"), max(changes), "most")
+    about((most or least).replace("−", "-").lstrip("+"), max(changes), "most")
+    about(lot.replace("−", "-").lstrip("+"), sum(drawn) / len(drawn), "at random")
+    share(kept, min(again), "again")
+    share(chance, by_lot, "by lot")
+
+
+def halves_of_windows(seen):
+    """The counts of each layer in two sets of windows: halves of time, and half of each four windows."""
+    texts = list(dict.fromkeys(seen.sequence))
+    ways = [{} for _ in range(4)]
+    for layer in seen.some():
+        rows = seen.recorded(layer)
+        if len(texts) >= 8:
+            own = sorted({seen.sequence[t] for t in rows})
+            window = {t: own.index(seen.sequence[t]) for t in rows}
+        else:
+            window = {t: at * min(16, len(rows)) // len(rows) for at, t in enumerate(rows)}
+        number = max(window.values()) + 1
+        sets = [{w for w in range(number) if w < number // 2}]
+        sets += [{w for w in range(number) if w % 4 in (0, other)} for other in (1, 2, 3) if number >= 8]
+        for of, some in zip(ways, sets, strict=False):
+            both = halves(seen, layer, {t for t in rows if window[t] in some})
+            if any(both[0]) and any(both[1]):
+                of[layer] = both
+    return ways
+
+
+def at_random(seen, layer, draw):
+    """Twenty placements are drawn with these seeds."""
+    row = seen.model.layers.index(layer)
+    return np.random.default_rng((draw, row)).permutation(seen.E[layer] - seen.model.zero_experts).tolist()
+
+
+def busy_again(one: list[int], other: list[int]) -> float:
+    """Of the busiest quarter of experts, lower ids first among equals, the share that is so again."""
+    most = max(len(one) // 4, 1)
+    first, second = (set(sorted(range(len(of)), key=lambda e: (-of[e], e))[:most]) for of in (one, other))
+    return len(first & second) / most
 
 
 @reads(

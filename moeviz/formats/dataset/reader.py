@@ -174,6 +174,21 @@ class Dataset:
             np.add.at(recorded[0], table["layer"], table["tokens"])
         return ExpertCounts(self.model, load, recorded)
 
+    def counts_by_shard(self) -> ExpertCounts:
+        """Return counts with a group for each shard, in the order in which they were written: windows of time.
+
+        Raises `InvalidTrace` for so many shards that their table is too large.
+        """
+        L, E, number = len(self.model.layers), max(self.model.num_experts), len(self.shards)
+        if number * L * E > MAX_CELLS:
+            raise InvalidTrace(f"A table of {number:,} shards, {L} layers and {E} experts is too large.")
+        load, recorded = np.zeros((number, L, E), np.int64), np.zeros((number, L), np.int64)
+        for at, (_, table) in enumerate(self.table("load")):
+            np.add.at(load[at], (table["layer"], table["expert"]), table["tokens"])
+        for at, (_, table) in enumerate(self.table("slots")):
+            np.add.at(recorded[at], table["layer"], table["tokens"])
+        return ExpertCounts(self.model, load, recorded, tuple(range(number)), "step")
+
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
         """Return counts by label, in the order in which labels first appear. Without labels there is an empty one.
 

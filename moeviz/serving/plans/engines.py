@@ -9,8 +9,9 @@ from typing import NamedTuple
 
 from moeviz.errors import MissingField, MoevizError
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import Counted
+from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.budget import most_used_sentence
+from moeviz.serving.placement import together_sentence
 from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, check_plan, layers_in_all
 from moeviz.text import spans
 
@@ -53,7 +54,7 @@ def write_lmdeploy(plan: ExpertPlan) -> bytes:
 
     **Source**: InternLM/lmdeploy, lmdeploy/pytorch/nn/eplb.py at b56ddfb6 and lmdeploy/pytorch/envs.py.
     """
-    return json.dumps(_all_loads(plan, "LMDeploy")).encode()
+    return json.dumps(_all_numbers(plan, plan.loads, "LMDeploy")).encode()
 
 
 def read_lmdeploy(data: bytes, model: ModelInfo) -> Layers:
@@ -77,12 +78,26 @@ def write_ktransformers(plan: ExpertPlan) -> bytes:
     **Source**: kvcache-ai/ktransformers, doc/en/kt-kernel/experts-sched-Tutorial.md at 15c624dc, and the reader of
     sglang-kt, which refuses a profile with an MoE layer that has no counts.
     """
+    return _recorded(plan, plan.loads)
+
+
+def write_ktransformers_together(plan: ExpertPlan) -> bytes:
+    """A rank in place of each count, so that the experts that share tokens are put on the GPU, as many of each layer.
+
+    **Source**: as for `write_ktransformers`: the highest numbers go to the GPU. Raises `MissingField` for counts.
+    """
+    if not plan.together:
+        raise MissingField("Which experts share tokens needs the experts of each token, and counts do not have them.")
+    return _recorded(plan, plan.together)
+
+
+def _recorded(plan: ExpertPlan, numbers: Layers) -> bytes:
     import torch
 
     if empty := [layer for layer, loads in plan.loads.items() if not sum(loads)]:
         raise MissingField(f"KTransformers needs counts of every MoE layer, and layer {empty[0]} has none. Record it.")
     file = io.BytesIO()
-    torch.save({COUNT: torch.tensor([_all_loads(plan, "KTransformers")])}, file)
+    torch.save({COUNT: torch.tensor([_all_numbers(plan, numbers, "KTransformers")])}, file)
     return file.getvalue()
 
 
@@ -102,10 +117,10 @@ def ktransformers_command(plan: ExpertPlan, file: str) -> str:
     )
 
 
-def _all_loads(plan: ExpertPlan, engine: str) -> list[list[int]]:
+def _all_numbers(plan: ExpertPlan, numbers: Layers, engine: str) -> list[list[int]]:
     check_even(plan, engine)
     (experts,) = {len(loads) for loads in plan.loads.values()}
-    return all_rows(plan.loads, [0] * experts, plan, engine)
+    return all_rows(numbers, [0] * experts, plan, engine)
 
 
 # Engines that read which expert is in which slot: SGLang, TensorRT-LLM, vLLM-Ascend.
@@ -202,6 +217,41 @@ def vllm_ascend_command(plan: ExpertPlan, file: str) -> str:
     )
 
 
+def write_eplb(plan: ExpertPlan) -> bytes:
+    """Three tables as EPLB's `rebalance_experts` returns them, a row a layer, and the model's own index of each row.
+
+    `phy2log` has the expert of each slot, `log2phy` the slots of each expert, with -1 behind them where another has
+    more copies, and `logcnt` how many those are. For programs that call EPLB: no engine reads these tables from a file.
+
+    **Source**: github.com/deepseek-ai/EPLB, eplb.py at d52c72d5.
+    """
+    check_even(plan, "A table of EPLB")
+    held = [
+        [[p for p, e in enumerate(slots) if e == expert] for expert in range(len(plan.loads[layer]))]
+        for layer, slots in plan.slots.items()
+    ]
+    most = max(len(places) for row in held for places in row)
+    tables = {"layers": [*plan.slots], "phy2log": [[*slots] for slots in plan.slots.values()]}
+    tables["log2phy"] = [[places + [-1] * (most - len(places)) for places in row] for row in held]
+    return json.dumps(tables | {"logcnt": [[len(places) for places in row] for row in held]}).encode()
+
+
+def read_eplb(data: bytes, model: ModelInfo) -> Layers:
+    """The slots of each layer, from the two tables that have those of each expert."""
+    tables = json.loads(data)
+    rows = zip(tables["layers"], tables["log2phy"], tables["logcnt"], strict=True)
+    found = {}
+    for layer, places, copies in rows:
+        expert_in = {p: e for e, (own, n) in enumerate(zip(places, copies, strict=True)) for p in own[:n]}
+        found[layer] = tuple(expert_in[slot] for slot in range(len(expert_in)))
+    return found
+
+
+def eplb_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command that shows the tables."""
+    return f"python -m json.tool {quote(file)}   # each of {plan.devices} devices holds the next slots of phy2log"
+
+
 class Engine(NamedTuple):
     """How an engine is told where experts go."""
 
@@ -226,6 +276,10 @@ def _slots(plan: ExpertPlan) -> Layers:
 
 def _loads(plan: ExpertPlan) -> Layers:
     return plan.loads
+
+
+def _together(plan: ExpertPlan) -> Layers:
+    return plan.together
 
 
 def _on_cpu(plan: ExpertPlan) -> Layers:
@@ -263,6 +317,16 @@ ENGINES = {
         vllm_ascend_command,
         "no rows",
     ),
+    "eplb": Engine(
+        "EPLB",
+        ".json",
+        "which expert is in each slot, and the slots of each expert: phy2log, log2phy, logcnt",
+        write_eplb,
+        read_eplb,
+        _slots,
+        eplb_command,
+        "no rows",
+    ),
     "ktransformers": Engine(
         "KTransformers",
         ".pt",
@@ -270,6 +334,17 @@ ENGINES = {
         write_ktransformers,
         read_ktransformers,
         _loads,
+        ktransformers_command,
+        "rows of zeros",
+        (),
+    ),
+    "ktransformers-together": Engine(
+        "KTransformers (by co-activation)",
+        ".pt",
+        "a rank of each expert; it puts those on the GPU that share tokens",
+        write_ktransformers_together,
+        read_ktransformers,
+        _together,
         ktransformers_command,
         "rows of zeros",
         (),
@@ -299,7 +374,7 @@ ENGINES = {
 # Engines that one would look for here, and that read no plan.
 READ_NONE = {
     "vllm": "vLLM (through 0.32) reads no plan: it begins with experts in order, and its EPLB moves them as it runs. "
-    "Pull requests that add a file are open, each with a format of its own.",
+    "Pull requests that add a file are open, each with a format of its own (34811, 41141, 49572, 53022).",
 }
 
 
@@ -334,6 +409,8 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
         remarks.append(f"{made}, and was not judged on others. {whole}")
     elif not engine.takes:
         remarks.append(f"{made}. {most_used_sentence(trace)}")
+        if engine.holds is _together and isinstance(trace, RoutingTrace):
+            remarks.append(together_sentence(trace))
     else:
         remarks.append(plan.judged)
     return [remark for remark in remarks if remark]

@@ -13,9 +13,10 @@ from moeviz.metrics.inputs import layer_counts
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.metrics.words import label_word
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import Counted
+from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
-from moeviz.serving.placement import BALANCED, COPIES, device_loads, serving_placement
+from moeviz.serving.placement import BALANCED, COPIES, device_loads, kept_together, serving_placement
+from moeviz.serving.requests import layer_sets
 from moeviz.text import listed
 
 Layers = dict[int, tuple[int, ...]]  # by the model's own index of a layer
@@ -33,6 +34,7 @@ class ExpertPlan:
     devices: int
     slots: Layers  # the expert in each slot; the first slots / devices are on device 0, and so on
     loads: Layers  # assignments of each expert
+    together: Layers  # places of experts where those that share tokens stand together, E for the first; none of counts
     by_need: tuple[int, ...]  # layers, those first of which a step reads the largest share of the experts
     layers_on_gpu: int  # of these, whose experts are on the GPU where an engine places whole layers
     repaired: int  # slots that EPLB filled otherwise, changed so that no device has an expert twice
@@ -81,7 +83,9 @@ def make_plan(
     in_all, tokens = num_layers or trace.model.num_layers, max(int(each.tokens.sum()) for each in found)
     _check_number(max(in_all or 0, max(slots) + 1))
     needs, judged = _by_need(trace), _judged(trace, tokens, n, copies, placed)
-    plan = ExpertPlan(trace.model, in_all, tokens, n, slots, loads, needs, on_gpu, moved, judged)
+    sets = layer_sets(trace) if isinstance(trace, RoutingTrace) else ()
+    together = {each.layer: tuple(kept_together(each.sets, each.num_experts).tolist()) for each in sets}
+    plan = ExpertPlan(trace.model, in_all, tokens, n, slots, loads, together, needs, on_gpu, moved, judged)
     check_plan(plan)
     return plan
 

@@ -1,0 +1,69 @@
+"""Whether to act on a routing when it is served: `moeviz decide`."""
+
+import json
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from moeviz.cli.inputs import open_dataset
+from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.serve import in_lines, judged_tokens
+
+if TYPE_CHECKING:
+    from moeviz.serving.answers import Answer
+
+HELP = "Say whether balancing experts over devices is worth a trial, and what else a routing gives reason to do."
+EXAMPLES = """examples:
+  moeviz decide trace.npz --devices 8                 trial, not now, or too little evidence
+  moeviz decide trace.npz --capacity 4 --draft 2      memory for four experts a layer; drafts of two tokens
+  moeviz decide trace.npz --json | jq .[0].verdict"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz decide`."""
+    says = "a file of a trace, or of counts by step or label, or a dataset's folder, whose shards are windows of time"
+    parser.add_argument("file", metavar="FILE", help=says)
+    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
+    parser.add_argument(
+        "--capacity", type=number(int, 1), metavar="C", help="experts of each layer in fast memory (default: half)"
+    )
+    parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N", help="tokens of a draft (default: 4)")
+    add_phase(parser)
+    add_json(parser, "print questions, verdicts, sentences and figures as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz decide`."""
+    answers, said = answers_at(args)
+    note(said)
+    if args.json:
+        facts = ("question", "verdict", "sentence")
+        rows = [{name: getattr(each, name) for name in facts} | {"figures": records(each.figures)} for each in answers]
+        print(json.dumps(rows))
+    else:
+        print("\n\n".join(answer_text(each) for each in answers))
+    return 0
+
+
+def answers_at(args: Namespace) -> tuple[list["Answer"], str]:
+    """Return the answers to what a file or a dataset gives, and a sentence on which tokens were judged."""
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.serving.answers import decide
+    from moeviz.serving.requests import with_tokens
+
+    sizes = (args.devices, args.capacity, args.draft)
+    if not is_dataset(args.file):
+        counted, said = judged_tokens(args)
+        return decide(counted, *sizes), said
+    dataset = open_dataset(args.file, args)
+    counts, by_label = dataset.counts_by_shard(), dataset.counts_by_label()
+    if args.phase != "auto" or args.no_repeats:
+        with_tokens(counts, "Choosing tokens by their phase, or leaving out repeats,")
+    said = f"Counts of {dataset.tokens:,} tokens, of all phases, in {len(counts.groups):,} shards."
+    return decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label), said
+
+
+def answer_text(answer: "Answer") -> str:
+    """Return a question, the sentence that answers it, and its figures as text for a terminal."""
+    lines = [answer.question, in_lines(answer.sentence)]
+    return "\n".join(lines if answer.figures.empty else [*lines, frame_text(answer.figures.round(3))])
