@@ -183,23 +183,29 @@ def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
-    batch, model = run.batch, run.model
-    kept = batch.attention_mask.flatten() == 1
+    model = run.model
     site = routers[0].router.site if routers else site
-    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
     with ExitStack() as stack:
         for block in (exclusive(model), eval_mode(model), eager_mode(model)):
             stack.enter_context(block)
         expected = stack.enter_context(intervening(run, routers, intervention))
         recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
-        output = model(**given, use_cache=False)
-    logits = _next_token_logits(model, output, batch.input_ids)
-    trace = assemble(replace(recording, expected=expected), run, no_generated_tokens(batch))
-    return trace, logits.flatten(0, 1)[kept.to(logits.device)]
+        logits = next_token_logits(run)
+    return assemble(replace(recording, expected=expected), run, no_generated_tokens(run.batch)), logits
 
 
-def _next_token_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
+@torch.no_grad()
+def next_token_logits(run: ModelInput) -> Tensor:
+    """The logits (T, V) after each token of a batch, for a caller who makes sure that nobody else has the model."""
+    batch = run.batch
+    kept = batch.attention_mask.flatten() == 1
+    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
+    logits = _checked_logits(run.model, run.model(**given, use_cache=False), batch.input_ids)
+    return logits.flatten(0, 1)[kept.to(logits.device)]
+
+
+def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
     """What the model says of each next token, (B, S, V). Raises `CaptureError` where it says something else."""
     logits: Tensor | None = getattr(output, "logits", None)
     vocabulary = model.config.get_text_config().vocab_size
