@@ -107,6 +107,7 @@ MAY_IMPORT = {
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     # Weights as anyone's files hold them.
     "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
+    "moeviz/capture/ahead.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.footprint {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
