@@ -52,7 +52,7 @@ def plan_of_bits(
                 f"{int(is_super.sum()):,} Super Experts of {len(units):,} experts get {PROTECTED} bits, which takes "
                 f"{least:.3f} bits a weight with {few} for all others. Raise the budget of {budget:g}."
             )
-    need = np.where(is_super, np.inf, _needs(units, rule, seed, draw) / weights)
+    need = np.where(is_super, np.inf, _needs(units, rule, seed, draw))
     for at in np.argsort(-need, kind="stable"):
         cost = (many - few) * weights[at]
         if given[at] == few and cost <= room:
@@ -62,13 +62,14 @@ def plan_of_bits(
 
 
 def _needs(units: pd.DataFrame, rule: str, seed: int, draw: int) -> np.ndarray:
+    """What many bits save each unit, for each of its weights; in any measure of the rule's own."""
     if rule == RANDOM:
-        return np.random.default_rng([seed, draw]).random(len(units)) * units["weights"].to_numpy(np.float64)
+        return np.random.default_rng([seed, draw]).random(len(units))
     if rule == FREQUENCY:
-        return units["tokens"].to_numpy(np.float64) * units["weights"].to_numpy(np.float64)
+        return np.array(units["tokens"], np.float64)
     if rule not in RULES:
         raise CaptureError(f"There is no rule {rule!r}. Choose among {', '.join(RULES)}.")
-    return (units[f"{rule}_few"] - units[f"{rule}_many"]).to_numpy(np.float64)
+    return np.array((units[f"{rule}_few"] - units[f"{rule}_many"]) / units["weights"], np.float64)
 
 
 def mean_bits(units: pd.DataFrame, plan: Mapping[tuple[int, int], int]) -> float:

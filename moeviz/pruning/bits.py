@@ -88,9 +88,10 @@ def bits_study(
     model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
     alone rounded to few and to many bits) · bits int64 (by the plan "kl").
 
-    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; "uniform": each weight gets the
-    whole number of codes below 2 ** budget; "few", "many") · bits float64 (mean, of a weight) · tokens int64 (predicted)
-    · loss, loss_increase float64 (nats a token) · sd float64 (of the increase over the draws at random; NaN elsewhere).
+    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; "uniform": each weight has as
+    many codes as 2 ** budget, rounded down; "few", "many") · bits float64 (mean, of a weight) · tokens int64
+    (predicted) · loss, loss_increase float64 (nats a token) · sd float64 (of the increase over the draws at random; NaN
+    elsewhere).
 
     Raises `CaptureError` for bits and budgets that cannot be, and weights that cannot be rounded in memory;
     `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
@@ -119,8 +120,12 @@ def bits_study(
         plans.append((rule, mean_bits(frame, plan), _codes(plan, matrices)))
     codes = int(2**budget)
     for name, size, count in ((UNIFORM, np.log2(codes), codes), ("few", few, 2**few), ("many", many, 2**many)):
-        plans.append((name, float(size), _codes(dict.fromkeys(((layer, -1) for layer in matrices), 0), matrices, count)))
-    losses, count = _losses(model, [text for _, text in judging], [{}, *(codes for *_, codes in plans)], matrices, steps)
+        plans.append(
+            (name, float(size), _codes(dict.fromkeys(((layer, -1) for layer in matrices), 0), matrices, count))
+        )
+    losses, count = _losses(
+        model, [text for _, text in judging], [{}, *(codes for *_, codes in plans)], matrices, steps
+    )
     plan = plan_of_bits(frame, KL, bits, budget)
     frame = frame.assign(bits=[plan[place] for place in zip(frame["layer"], frame["expert"], strict=True)])
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
@@ -261,17 +266,20 @@ def bits_sentences(study: BitsStudy, rule: str = KL) -> list[str]:
     ]
     if study.tokens["super"].any():
         names = study.tokens[study.tokens["super"]]
-        of = ", ".join(f"{expert} of layer {layer}" for layer, expert in zip(names["layer"], names["expert"], strict=True))
+        of = ", ".join(
+            f"{expert} of layer {layer}" for layer, expert in zip(names["layer"], names["expert"], strict=True)
+        )
         said.append(f"Super Experts, which are given bits before all others: {of}.")
     spread = f" ± {sd:.4f}" if np.isfinite(sd) else ""
     costs = (
         f"At {study.budget:g} bits a weight of an expert, chosen {SAYS[rule]}, rounding costs {rows[rule]:.4f} nats a "
-        f"token; uniform {rows[UNIFORM]:.4f}, at random {rows[RANDOM]:.4f}{spread}"
+        f"token; uniform {rows[UNIFORM]:.4f}, by frequency {rows[FREQUENCY]:.4f}, at random {rows[RANDOM]:.4f}{spread}"
     )
-    if rule != FREQUENCY:
-        costs += f", by frequency {rows[FREQUENCY]:.4f}"
-    if rows[rule] >= rows[[UNIFORM, RANDOM]].min():
-        costs += "; so this plan is no better than one without it"
+    if rows[rule] >= rows[RANDOM]:
+        costs += ", which is no worse"
     elif rows[rule] > rows[RANDOM] - np.nan_to_num(sd):
-        costs += "; which is less than a standard deviation better than chance"
-    return [*said, f"{costs}."]
+        costs += ", which is less than a standard deviation worse"
+    said.append(f"{costs}.")
+    if rows[UNIFORM] <= rows[rule]:
+        said.append("As many bits spread evenly cost no more: take them where a format has them.")
+    return said

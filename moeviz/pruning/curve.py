@@ -204,8 +204,8 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
     experts = {limit.experts for limit in curve.limits.values()}
     of = f" of {experts.pop():,}" if len(experts) == 1 else ""
     said = [
-        f"{texts_said(curve.chose)} chose and {texts_said(curve.judged)} judged, by the split of seed {curve.seed}; the whole "
-        f"model's loss on these is {curve.loss:.3f} nats a token."
+        f"{texts_said(curve.chose)} chose and {texts_said(curve.judged)} judged, by the split of seed {curve.seed}; "
+        f"the whole model's loss on these is {curve.loss:.3f} nats a token."
     ]
     if curve.replaced_by == MEAN_OUTPUT:
         said.append("A cut expert gives every token its mean output over the texts that chose.")
@@ -257,6 +257,7 @@ def _kinds_said(rows: pd.DataFrame) -> list[str]:
 
 
 def texts_said(texts: Texts) -> str:
+    """How many texts, in words."""
     return f"{len(texts):,} text{'s' * (len(texts) != 1)}"
 
 
@@ -277,6 +278,7 @@ class Steps:
         self.tell()
 
     def tell(self) -> None:
+        """Tell whoever watches."""
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done))
 

@@ -29,14 +29,16 @@ def prefetch_recall(
     - `chance`: any m experts
     - `next_router`, where `ahead` is given: the layer's own router, run one MoE layer early; it needs no learning
 
-    `previous_token` and `layer_before` add up n(a, b) / n(a) over the experts a that they go by: of the tokens with a, the share that then
-    had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits, in experts.
+    `previous_token` and `layer_before` add up n(a, b) / n(a) over the experts a that they go by: of the tokens with a,
+    the share that then had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits,
+    in experts.
 
     ahead   of `moeviz.capture.ahead.trace_ahead`, of the same trace.
 
     One row per layer and m (all, or up to `most`). Columns: layer int32 · m int32 · chance float64 · popular float64 ·
     previous_token float64 · layer_before float64 (NaN for the first layer) · recency float64 · next_router float64
-    (with `ahead`; NaN for the first layer). NaN where a half has no experts to judge. A layer is compared with the one before it on the tokens recorded at both.
+    (with `ahead`; NaN for the first layer). NaN where a half has no experts to judge. A layer is compared with the one
+    before it on the tokens recorded at both.
 
     **Source**: ExFlow (arXiv 2401.08383), affinity between layers; MoE-Infinity (arXiv 2401.14361); the next router
     early: Eliseev and Mazur (arXiv 2312.17238).

@@ -69,10 +69,18 @@ def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
                 yield torch.stack([part.detach().flatten() for part in same])
             continue
         for values in module.parameters():
-            whole = values.is_floating_point() and not values.is_meta and values.dim() > 1
-            if whole and len(values) >= experts and (len(values) % experts == 0 or router.zero_experts):
-                rows = len(values) if router.zero_experts and len(values) == router.num_experts else experts
+            if rows := 0 if values.is_meta or not values.is_floating_point() else _rows(router, values):
                 yield values.detach().reshape(rows, -1)[:experts]
+
+
+def _rows(router: Router, values: Tensor) -> int:
+    """How many experts a tensor has, those that compute nothing too where it has them; 0 if it is not of experts."""
+    experts = router.num_experts - router.zero_experts
+    if values.dim() < 2 or len(values) < experts:
+        return 0
+    if router.zero_experts and len(values) == router.num_experts:
+        return router.num_experts
+    return 0 if len(values) % experts else experts
 
 
 def expert_matrices(router: Router) -> list[list[Tensor]]:
@@ -97,8 +105,8 @@ def expert_matrices(router: Router) -> list[list[Tensor]]:
                     )
                 if single:
                     found[expert].append(values.detach())
-                elif values.dim() > 1 and len(values) and len(values) % E == 0:
-                    of_all = values.detach().view(E, -1, values.shape[-1])
+                elif rows := _rows(router, values):
+                    of_all = values.detach().view(rows, -1, values.shape[-1])[:E]
                     turned = getattr(module, "is_transposed", False) or type(module).__name__ in TRANSPOSED
                     for own, matrix in zip(found, of_all.mT if turned else of_all, strict=True):
                         own.append(matrix)
