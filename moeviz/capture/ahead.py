@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from moe_kernels.reference import scores_torch
 from moeviz.capture.corpus import fitting_stretches, joined
@@ -92,7 +93,7 @@ class _Heard:
 class _Listener:
     """Hears the norms and routers of a model, and runs each router early."""
 
-    def __init__(self, model: nn.Module, routers: Sequence[Router]) -> None:
+    def __init__(self, model: PreTrainedModel, routers: Sequence[Router]) -> None:
         self.model, self.routers = model, routers
         layers = layers_of(model, routers)
         if model.config.is_encoder_decoder or layers is None or len(order_of(model, routers)) != len(routers):
@@ -123,10 +124,12 @@ class _Listener:
                 listen(router.module, partial(self._routed, heard, row))
             yield heard
 
-    def _routed(self, heard: list[_Heard], row: int, given: tuple, named: dict, answer: Any) -> None:
+    def _routed(
+        self, heard: list[_Heard], row: int, given: tuple[Any, ...], named: dict[str, Any], answer: Any
+    ) -> None:
         """Find the norm that the router read, and run the router on the stream of the layer before."""
         router, here = self.routers[row], heard[row]
-        hidden = given[0] if given else next(iter(named.values()), None)
+        hidden: Any = given[0] if given else next(iter(named.values()), None)
         found = next((norm for norm in reversed(here.norms) if _same(norm[2], hidden)), None)
         if found is None:
             raise self._cannot(f"that of layer {router.layer} does not read a norm of the residual stream")
@@ -141,7 +144,7 @@ class _Listener:
         here.ranked.append(_ranked(router, args, kwargs, own_forward(router.module)(*args, **kwargs)))
 
 
-def _note_norm(here: _Heard, norm: nn.Module, given: tuple, named: dict, answer: Any) -> None:
+def _note_norm(here: _Heard, norm: nn.Module, given: tuple[Any, ...], named: dict[str, Any], answer: Any) -> None:
     read = given[0] if given else next(iter(named.values()), None)
     if isinstance(read, Tensor) and isinstance(answer, Tensor):
         here.norms.append((norm, read.detach(), answer.detach()))
@@ -151,12 +154,11 @@ def _same(answer: Tensor, given: Any) -> bool:
     return isinstance(given, Tensor) and answer.numel() == given.numel() and torch.equal(answer.view_as(given), given)
 
 
-def _ranked(router: Router, args: tuple, kwargs: dict, answer: Any) -> np.ndarray:
+def _ranked(router: Router, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> np.ndarray:
     """(T, E) the experts that compute: those of the answer first, then the others by the router's ranks."""
-    logits, _, chosen = (
-        None if part is None else part.detach().reshape(-1, part.shape[-1])
-        for part in router.decided((*args, *kwargs.values()), answer)
-    )
+    decided: tuple[Any, ...] = router.decided((*args, *kwargs.values()), answer)
+    logits, _, chosen = (None if part is None else part.detach().reshape(-1, part.shape[-1]) for part in decided)
+    assert chosen is not None, "a router says which experts it chooses"
     E, family = router.num_experts, FAMILIES.get(router.kind)
     ranks = torch.zeros(len(chosen), E, device=chosen.device) if logits is None else logits.float()
     bias = None if family is None else router_inputs(family, router.module, args, kwargs)[1]

@@ -131,7 +131,8 @@ def rounded_in_groups(weights: Tensor, codes: int) -> Tensor:
     largest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))
     step = largest / -half
     code = (groups * torch.where(step == 0, 0, 1 / step) + half + 0.5).trunc().clamp(0, codes - 1) - half
-    return (code * step.half().float()).flatten(-2)[..., :size].to(weights.dtype)
+    rounded: Tensor = (code * step.half().float()).flatten(-2)[..., :size].to(weights.dtype)
+    return rounded
 
 
 @contextmanager

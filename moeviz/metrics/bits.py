@@ -1,4 +1,4 @@
-"""A plan of bits: which experts, or layers, get many bits under a budget, and which few; figures alone, and no model."""
+"""A plan of bits: which experts, or layers, get many under a budget, and which few. Figures alone, and no model."""
 
 from collections.abc import Mapping
 
@@ -8,6 +8,7 @@ import pandas as pd
 from moeviz.errors import CaptureError
 from moeviz.metrics.expert_table import super_experts as super_experts
 from moeviz.metrics.significance import HANDFUL
+from moeviz.text import quoted
 
 KL, LOSS, FREQUENCY, RANDOM = RULES = ("kl", "loss", "frequency", "random")
 SAYS = {  # by rule: what gets the many bits
@@ -16,6 +17,7 @@ SAYS = {  # by rule: what gets the many bits
     FREQUENCY: "by how often they are chosen",
     RANDOM: "at random",
 }
+NAMED = 32  # experts, of those that no token reached
 PROTECTED = 8  # bits of a Super Expert
 Bits = dict[tuple[int, int], int]  # by layer and expert
 
@@ -63,13 +65,13 @@ def plan_of_bits(
 
 def _needs(units: pd.DataFrame, rule: str, seed: int, draw: int) -> np.ndarray:
     """What many bits save each unit, for each of its weights; in any measure of the rule's own."""
+    if rule not in RULES:
+        raise CaptureError(f"There is no rule {quoted(rule)}. Choose among {', '.join(RULES)}.")
     if rule == RANDOM:
         return np.random.default_rng([seed, draw]).random(len(units))
-    if rule == FREQUENCY:
-        return np.array(units["tokens"], np.float64)
-    if rule not in RULES:
-        raise CaptureError(f"There is no rule {rule!r}. Choose among {', '.join(RULES)}.")
-    return np.array((units[f"{rule}_few"] - units[f"{rule}_many"]) / units["weights"], np.float64)
+    saved = units["tokens"] if rule == FREQUENCY else (units[f"{rule}_few"] - units[f"{rule}_many"]) / units["weights"]
+    needs: np.ndarray = saved.to_numpy(np.float64)
+    return needs
 
 
 def mean_bits(units: pd.DataFrame, plan: Mapping[tuple[int, int], int]) -> float:
@@ -85,9 +87,10 @@ def unreached_sentence(tokens: pd.DataFrame) -> str:
     if none.empty:
         return f"Each of {len(tokens):,} experts got a token of the texts that calibrate{few}."
     names = "; ".join(
-        f"layer {layer}: {', '.join(map(str, of_layer['expert']))}" for layer, of_layer in none.groupby("layer")
+        f"layer {layer}: {', '.join(map(str, of_layer['expert']))}" for layer, of_layer in none[:NAMED].groupby("layer")
     )
+    more = f"; and {len(none) - NAMED:,} more" if len(none) > NAMED else ""
     return (
-        f"No token of the texts that calibrate reached {len(none):,} of {len(tokens):,} experts ({names}){few}: nothing "
-        "is known of what rounding them costs, and they get the few bits."
+        f"No token of the texts that calibrate reached {len(none):,} of {len(tokens):,} experts ({names}{more}){few}: "
+        "nothing is known of what rounding them costs, and they get the few bits."
     )
