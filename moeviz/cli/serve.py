@@ -164,6 +164,7 @@ def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
     from moeviz.capture.opening import load_model
     from moeviz.cli.corpus import texts_at
     from moeviz.labelled_texts import texts_that_ship
+    from moeviz.pruning.curve import split
     from moeviz.serving.prefetch import prefetch_recall
 
     texts = texts_that_ship() if args.texts == ["ship"] else texts_at(args.texts)
