@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
-from moeviz.capture.interventions.precision import Precision
+from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eval_mode
 from moeviz.capture.models.wrappers import eager_mode
@@ -101,6 +101,45 @@ def loss_by_set(
         means = losses.mean(axis=1) if losses.size else (np.nan, np.nan)
         rows.append((name, losses.shape[1], *means))
     return pd.DataFrame(rows, columns=["texts", "tokens", "loss", "loss_changed"])
+
+
+def loss_by_precision(
+    model: LoadedModel, texts: Sequence[str], names: Sequence[str] = NAMES, *, progress: Progress | None = None
+) -> pd.DataFrame:
+    """How well a model predicts texts in other precisions, and how much of its routing changes.
+
+    texts      each read alone; one that is too long for the model's context is refused.
+    names      of `moeviz.capture.precisions.in_precisions`, beside float32. Needs memory for a second model.
+    progress   called with (done, total), in texts read. Raise in it to stop.
+
+    One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase
+    float64 (nats a token; above float32) · moved float64 (share of tokens, over all layers, that go to another set of
+    experts than in float32).
+
+    Raises what `what_if` raises, and `CaptureError` where weights lie on disk.
+    """
+    runs = [prepare(model, CaptureRequest((text,))) for text in texts]
+    names = ["float32", *(name for name in names if name != "float32")]
+    rows: list[tuple[str, int, float, float]] = []
+    exact: list[np.ndarray] = []
+    for name in names:
+        other, losses, moved = in_precision(runs[0].model, name), [], []
+        for at, run in enumerate(runs):
+            trace, logits = read_batch(replace(run, model=other), (), None)
+            sets = np.sort(trace.experts, axis=-1)
+            exact += [sets] if name == "float32" else []
+            ids = run.batch.input_ids[0].to(logits.device)
+            losses.append(_losses(logits, ids, np.arange(len(ids)) == 0)[1:])
+            moved.append((sets != exact[at]).any(axis=-1).ravel())
+            if progress is not None:
+                progress(len(rows) * len(runs) + at + 1, len(names) * len(runs))
+        every = np.concatenate(losses)
+        rows.append(
+            (name, len(every), float(every.mean()) if len(every) else np.nan, float(np.concatenate(moved).mean()))
+        )
+    frame = pd.DataFrame(rows, columns=["precision", "tokens", "loss", "moved"]).astype({"precision": "str"})
+    frame.insert(3, "loss_increase", frame["loss"] - frame["loss"].iloc[0])
+    return frame
 
 
 def _losses_of_second_half(

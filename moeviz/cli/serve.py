@@ -174,12 +174,14 @@ def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
             f"{visible_line(args.file)} runs in {model.info.backend}, where no router can be run early. Load the "
             "transformers checkpoint, or leave --texts out and give a trace."
         )
+    if len(texts) > 1:
+        texts = [pair for half in split(texts) for pair in half]  # so that each half of the tokens has every label
     says = partial(progress, says="read {:,} of {:,} texts")
     trace, ahead = trace_ahead(model, [text for _, text in texts], tokens=args.tokens, progress=says)
-    said = (
-        f"{len(trace.tokens):,} tokens of {len(texts):,} texts, those of prompts. Learnt on the first half of these, "
+    return prefetch_recall(trace, ahead=ahead), (
+        f"{len(trace.tokens):,} tokens of {len(texts):,} texts, half of each label's first. Learnt on the first half "
+        "of the tokens, judged on the second; next_router learns nothing."
     )
-    return prefetch_recall(trace, ahead=ahead), f"{said}judged on the second; next_router learns nothing."
 
 
 def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:
