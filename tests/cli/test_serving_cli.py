@@ -310,3 +310,18 @@ def test_what_cannot_be_chosen_is_refused(written):
     unknown = replace(written, tokens=written.tokens.assign(token_id=np.int32(-1)))
     with pytest.raises(MissingField, match="the ids of all tokens are needed"):
         served_tokens(unknown, keep_repeats=False)
+
+
+def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, capsys):
+    texts = tmp_path / "texts.jsonl"
+    texts.write_text("\n".join(json.dumps({"label": label, "text": f"{label} 12 + 7 = 19"}) for label in "abab"))
+    found = rows(capsys, "serve", "prefetch", "embedded", "--texts", str(texts), "--tokens", "6")
+    assert set(found) == {
+        "layer",
+        "m",
+        "chance",
+        *("popular", "previous_token", "layer_before", "recency", "next_router"),
+    }
+    assert found.loc[found["layer"] == 0, "next_router"].isna().all() and found["next_router"].max() == 1
+    assert main(["serve", "prefetch", "embedded", "--texts", str(texts)]) == 0
+    assert "half of each label's first. Learnt on the first half of the tokens" in capsys.readouterr().out

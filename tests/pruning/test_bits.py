@@ -123,9 +123,9 @@ def test_an_error_half_way_gives_the_weights_back():
     before = copy.deepcopy(model.state_dict())
     matrices = {router.layer: expert_matrices(router) for router in find_routers(model)}
 
-    def stop(done, total):
-        if done > total * 0.8:
-            raise KeyboardInterrupt
+    def stop(_done, _total):
+        if not all(torch.equal(values, before[name]) for name, values in model.state_dict().items()):
+            raise KeyboardInterrupt  # while experts are rounded
 
     with pytest.raises(KeyboardInterrupt):
         bits_study(loaded(model), TEXTS, draws=1, tokens=8, progress=stop)
