@@ -117,14 +117,10 @@ def bits_study(
     for at, rule in enumerate(names):
         plan = plan_of_bits(frame, rule, bits, budget, seed, max(at - len(names) + draws, 0))
         plans.append((rule, mean_bits(frame, plan), _codes(plan, matrices)))
-    codes = int(2**budget)
-    for name, size, count in ((UNIFORM, np.log2(codes), codes), ("few", few, 2**few), ("many", many, 2**many)):
-        plans.append(
-            (name, float(size), _codes(dict.fromkeys(((layer, -1) for layer in matrices), 0), matrices, count))
-        )
-    losses, count = _losses(
-        model, [text for _, text in judging], [{}, *(codes for *_, codes in plans)], matrices, steps
-    )
+    for name, each in ((UNIFORM, int(2**budget)), ("few", 2**few), ("many", 2**many)):
+        plans.append((name, float(np.log2(each)), _codes({}, matrices, each)))
+    of_plans = [{}, *(codes for *_, codes in plans)]
+    losses, count = _losses(model, [text for _, text in judging], of_plans, matrices, steps)
     plan = plan_of_bits(frame, KL, bits, budget)
     frame = frame.assign(bits=[plan[place] for place in zip(frame["layer"], frame["expert"], strict=True)])
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
