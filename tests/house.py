@@ -107,6 +107,7 @@ MAY_IMPORT = {
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     # Weights as anyone's files hold them.
     "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
+    "moeviz/capture/ahead.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.footprint {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
@@ -130,7 +131,7 @@ MAY_IMPORT = {
     "moeviz/training/recorded/*": f". moeviz.metrics {INERT}",
     "moeviz/training/*": f". moeviz.training.recorded moeviz.formats moeviz.metrics {FILES}",
     # Experts are cut: what that costs is measured on a model, and the files are written without one.
-    "moeviz/pruning/*": f". moeviz.capture moeviz.metrics.pruning {INERT} torch",
+    "moeviz/pruning/*": f". moeviz.capture moeviz.metrics.pruning moeviz.metrics.bits {INERT} torch",
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
     "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
     "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",

@@ -5,8 +5,8 @@ expert chosen and the best one left out cannot be told apart. Any other change c
 """
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -30,6 +30,8 @@ from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
+GROUP = 32  # weights that share a step
+Place = tuple[int, int]  # layer, expert
 DTYPES: dict[str, torch.dtype] = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -114,6 +116,44 @@ def _rounded(weights: Tensor) -> Tensor:
     """To 255 steps between minus and plus the largest value of each row of the last dimension."""
     step = (weights.abs().amax(dim=-1, keepdim=True) / 127).clamp(min=torch.finfo(weights.dtype).tiny)
     return (weights / step).round() * step
+
+
+def rounded_in_groups(weights: Tensor, codes: int) -> Tensor:
+    """Round weights to so many codes, each 32 in a row of the last axis (the last ones may be fewer) by their largest.
+
+    The step is kept in float16, and the largest weight gets the outermost code, so that 16 codes are llama.cpp's Q4_0.
+
+    >>> rounded_in_groups(torch.tensor([[-8.0, 3.4, 3.6]]), 16).tolist()
+    [[-8.0, 3.0, 4.0]]
+    """
+    size, half = weights.shape[-1], codes // 2
+    groups = nn.functional.pad(weights.float(), (0, -size % GROUP)).unflatten(-1, (-1, GROUP))
+    largest = groups.gather(-1, groups.abs().argmax(dim=-1, keepdim=True))
+    step = largest / -half
+    code = (groups * torch.where(step == 0, 0, 1 / step) + half + 0.5).trunc().clamp(0, codes - 1) - half
+    rounded: Tensor = (code * step.half().float()).flatten(-2)[..., :size].to(weights.dtype)
+    return rounded
+
+
+@contextmanager
+def experts_rounded(matrices: Mapping[int, Sequence[Sequence[Tensor]]], codes: Mapping[Place, int]) -> Iterator[None]:
+    """Inside the block the weights of some experts are rounded where they are; after it every bit is as it was.
+
+    matrices   of `expert_matrices`, by layer.
+    codes      by layer and expert: how many values a weight of it can have in its group.
+    """
+    kept: list[tuple[Tensor, Tensor]] = []
+    try:
+        with torch.no_grad():
+            for (layer, expert), count in codes.items():
+                for matrix in matrices[layer][expert]:
+                    kept.append((matrix, matrix.clone()))
+                    matrix.copy_(rounded_in_groups(matrix, count))
+        yield
+    finally:
+        with torch.no_grad():
+            for matrix, own in reversed(kept):  # where layers share experts, the first one is the model's
+                matrix.copy_(own)
 
 
 def _trace(run: ModelInput, name: str) -> RoutingTrace:

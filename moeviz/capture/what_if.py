@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
-from moeviz.capture.interventions.precision import Precision
+from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eval_mode
 from moeviz.capture.models.wrappers import eager_mode
@@ -103,6 +103,45 @@ def loss_by_set(
     return pd.DataFrame(rows, columns=["texts", "tokens", "loss", "loss_changed"])
 
 
+def loss_by_precision(
+    model: LoadedModel, texts: Sequence[str], names: Sequence[str] = NAMES, *, progress: Progress | None = None
+) -> pd.DataFrame:
+    """How well a model predicts texts in other precisions, and how much of its routing changes.
+
+    texts      each read alone; one that is too long for the model's context is refused.
+    names      of `moeviz.capture.precisions.in_precisions`, beside float32. Needs memory for a second model.
+    progress   called with (done, total), in texts read. Raise in it to stop.
+
+    One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase
+    float64 (nats a token; above float32) · moved float64 (share of tokens, over all layers, that go to another set of
+    experts than in float32).
+
+    Raises what `what_if` raises, and `CaptureError` where weights lie on disk.
+    """
+    runs = [prepare(model, CaptureRequest((text,))) for text in texts]
+    names = ["float32", *(name for name in names if name != "float32")]
+    rows: list[tuple[str, int, float, float]] = []
+    exact: list[np.ndarray] = []
+    for name in names:
+        other, losses, moved = in_precision(runs[0].model, name), [], []
+        for at, run in enumerate(runs):
+            trace, logits = read_batch(replace(run, model=other), (), None)
+            sets = np.sort(trace.experts, axis=-1)
+            exact += [sets] if name == "float32" else []
+            ids = run.batch.input_ids[0].to(logits.device)
+            losses.append(_losses(logits, ids, np.arange(len(ids)) == 0)[1:])
+            moved.append((sets != exact[at]).any(axis=-1).ravel())
+            if progress is not None:
+                progress(len(rows) * len(runs) + at + 1, len(names) * len(runs))
+        every = np.concatenate(losses)
+        rows.append(
+            (name, len(every), float(every.mean()) if len(every) else np.nan, float(np.concatenate(moved).mean()))
+        )
+    frame = pd.DataFrame(rows, columns=["precision", "tokens", "loss", "moved"]).astype({"precision": "str"})
+    frame.insert(3, "loss_increase", frame["loss"] - frame["loss"].iloc[0])
+    return frame
+
+
 def _losses_of_second_half(
     model: LoadedModel | nn.Module,
     text: RoutingTrace,
@@ -183,23 +222,29 @@ def read_batch(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None, site: str | None = None
 ) -> tuple[RoutingTrace, Tensor]:
     """The trace, and the logits (T, V) after each of its tokens. Nothing is drawn: it is read in eval mode."""
-    batch, model = run.batch, run.model
-    kept = batch.attention_mask.flatten() == 1
+    model = run.model
     site = routers[0].router.site if routers else site
-    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
-    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
     with ExitStack() as stack:
         for block in (exclusive(model), eval_mode(model), eager_mode(model)):
             stack.enter_context(block)
         expected = stack.enter_context(intervening(run, routers, intervention))
         recording = stack.enter_context(recording_hooks(model, keep_logits=True, site=site))
-        output = model(**given, use_cache=False)
-    logits = _next_token_logits(model, output, batch.input_ids)
-    trace = assemble(replace(recording, expected=expected), run, no_generated_tokens(batch))
-    return trace, logits.flatten(0, 1)[kept.to(logits.device)]
+        logits = next_token_logits(run)
+    return assemble(replace(recording, expected=expected), run, no_generated_tokens(run.batch)), logits
 
 
-def _next_token_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
+@torch.no_grad()
+def next_token_logits(run: ModelInput) -> Tensor:
+    """The logits (T, V) after each token of a batch, for a caller who makes sure that nobody else has the model."""
+    batch = run.batch
+    kept = batch.attention_mask.flatten() == 1
+    positions = (batch.attention_mask.cumsum(-1) - 1).clamp(min=0)
+    given = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "position_ids": positions}
+    logits = _checked_logits(run.model, run.model(**given, use_cache=False), batch.input_ids)
+    return logits.flatten(0, 1)[kept.to(logits.device)]
+
+
+def _checked_logits(model: PreTrainedModel, output: Any, ids: Tensor) -> Tensor:
     """What the model says of each next token, (B, S, V). Raises `CaptureError` where it says something else."""
     logits: Tensor | None = getattr(output, "logits", None)
     vocabulary = model.config.get_text_config().vocab_size

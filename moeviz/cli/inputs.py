@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import import_options
 from moeviz.cli.output import note
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import InvalidPrompt, MoevizError
 from moeviz.text import cut
 
 if TYPE_CHECKING:
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.importers.importer import Opened
     from moeviz.routing_trace import Counted, RoutingTrace
+
+OWN_TOKENS = 256  # of each of the texts that ship
 
 
 def read_prompt(given: str) -> str:
@@ -37,6 +39,31 @@ def load(args: Namespace, name: str | None = None, **options: Any) -> "LoadedMod
     if args.ignore_memory:
         given["check_memory"] = False
     return load_model(name, backend=args.backend if name == args.model else None, **given)
+
+
+def load_inside(args: Namespace) -> "LoadedModel":
+    """Open the model of a command that looks into it. Raises `MoevizError` for one that another engine runs."""
+    from moeviz.capture.models.load import LoadedModel
+
+    model = load(args)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out or change them. "
+            "Load the transformers checkpoint."
+        )
+    return model
+
+
+def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
+    """Return the labelled texts of a command, or those that ship, and how many tokens of each are read."""
+    from moeviz.cli.corpus import texts_at
+    from moeviz.embedded.own_models import is_own
+    from moeviz.labelled_texts import texts_that_ship
+
+    if not args.texts and not is_own(args.model):
+        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
+    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
+    return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
 
 
 def read(path: str, args: Namespace) -> "Counted":

@@ -33,6 +33,7 @@ COMMANDS = (
     "ablate",
     "experts",
     "prune",
+    "bits",
     "occlude",
     "attribute",
     "contrast",

@@ -59,6 +59,21 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_divided_texts(parser: argparse.ArgumentParser, own: int) -> None:
+    """Add a model, and texts of which some make a choice and others judge it."""
+    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
+    says = (
+        "text files, or .jsonl files with labels; whole texts are divided into those that choose and those that judge "
+        f"(default, for moeviz's own models: the first {own} tokens of the held-out texts that ship)"
+    )
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N", help="choices at random (default: 5)")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the division (default: 0)")
+    parser.add_argument(
+        "--tokens", type=number(int, 16), metavar="N", help="read only the first N tokens of each text (default: all)"
+    )
+
+
 def add_backend(parser: argparse.ArgumentParser) -> None:
     """Add the option that names an engine."""
     says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"

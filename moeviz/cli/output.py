@@ -6,11 +6,11 @@ No text from anywhere can move the cursor of a terminal, or break its lines.
 import json
 import sys
 from collections.abc import Iterator
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import MoevizError
-from moeviz.text import why_no_file
+from moeviz.text import quoted, why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +42,12 @@ def check_output(path: str | None, counts_only: bool = False) -> None:
         check_counts_target(path)
     if path is not None:
         check_target(path)
+
+
+def check_parent(path: str | None) -> None:
+    """Raise `MoevizError` for a file of any kind that has no folder to lie in, or a name that no file can have."""
+    if path is not None and (why_no_file(path) or not Path(path).absolute().parent.is_dir()):
+        raise MoevizError(f"There is no folder for the file {quoted(path)}. Make it, or name another file.")
 
 
 def is_dataset_target(target: str | None) -> bool:

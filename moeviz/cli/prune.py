@@ -6,14 +6,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import load
-from moeviz.cli.options import add_json, add_loading, number
-from moeviz.cli.output import frame_text, note, progress, records
+from moeviz.cli.inputs import OWN_TOKENS, load_inside, texts_to_divide
+from moeviz.cli.options import add_divided_texts, add_json, add_loading, number
+from moeviz.cli.output import check_parent, frame_text, note, progress, records
 from moeviz.errors import MoevizError
-from moeviz.text import cut, quoted, why_no_file
+from moeviz.text import cut
 
 if TYPE_CHECKING:
-    from moeviz.capture.models.load import LoadedModel
     from moeviz.pruning.checkpoint import Checkpoint
 
 HELP = "Measure which experts a model can do without: some texts choose them, and others judge, beside chance."
@@ -26,17 +25,11 @@ EXAMPLES = """examples:
 CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
 FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
 REPLACED_BY = ("next best", "mean output")
-OWN_TOKENS = 256  # of each of the texts that ship
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz prune`."""
-    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
-    says = (
-        "text files, or .jsonl files with labels; whole texts are divided into those that choose and those that judge "
-        f"(default, for moeviz's own models: the first {OWN_TOKENS} tokens of the held-out texts that ship)"
-    )
-    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    add_divided_texts(parser, OWN_TOKENS)
     parser.add_argument(
         "--cut",
         type=number(int, 1),
@@ -52,16 +45,11 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
     )
-    parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N", help="choices at random (default: 5)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the division (default: 0)")
     parser.add_argument(
         "--by-kind",
         choices=[name for name in CRITERIA if name != "random"],
         metavar="NAME",
         help="judge on each kind of text, and by this criterion let each choose alone too",
-    )
-    parser.add_argument(
-        "--tokens", type=number(int, 16), metavar="N", help="read only the first N tokens of each text (default: all)"
     )
     parser.add_argument(
         "--by",
@@ -93,29 +81,21 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz prune`."""
-    from moeviz.cli.corpus import texts_at
-    from moeviz.embedded.own_models import is_own
-    from moeviz.labelled_texts import texts_that_ship
-
-    if not args.texts and not is_own(args.model):
-        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
+    texts, tokens = texts_to_divide(args)
     one = args.cut[0] if args.cut and len(args.cut) == 1 else None
     if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
         raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
-    if args.ranking and (why_no_file(args.ranking) or not Path(args.ranking).absolute().parent.is_dir()):
-        raise MoevizError(f"There is no folder for the file {quoted(args.ranking)}. Make it, or name another file.")
+    check_parent(args.ranking)
     if args.output is not None and args.replaced_by != REPLACED_BY[0]:
         raise MoevizError("No model of transformers has mean outputs in place of experts. Leave --output out.")
     checkpoint = None if args.output is None else _checkpoint(args, one)
-    texts = texts_at(args.texts) if args.texts else texts_that_ship()
-    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
     from moeviz.metrics.pruning import ALL
     from moeviz.pruning.curve import pruning_curve, pruning_sentences
     from moeviz.pruning.rankings import evidence, ranking
 
     acts = args.ranking or checkpoint
     criteria = dict.fromkeys([*args.criteria, *([args.by, "random"] if acts else [])])
-    model = _model(args)
+    model = load_inside(args)
     curve = pruning_curve(
         model,
         texts,
@@ -159,15 +139,3 @@ def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
     checkpoint = Checkpoint.of(args.model)
     check_space(target, checkpoint.size_without(count))
     return checkpoint
-
-
-def _model(args: Namespace) -> "LoadedModel":
-    from moeviz.capture.models.load import LoadedModel
-
-    model = load(args)
-    if not isinstance(model, LoadedModel):
-        raise MoevizError(
-            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out or leave some "
-            "out. Load the transformers checkpoint."
-        )
-    return model

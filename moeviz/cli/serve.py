@@ -3,12 +3,14 @@
 import json
 import re
 from argparse import ArgumentParser, Namespace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import counted_at
 from moeviz.cli.options import add_json, add_phase, number
-from moeviz.cli.output import frame_text, note, records, visible_line
+from moeviz.cli.output import frame_text, note, progress, records, visible_line
+from moeviz.errors import MoevizError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -21,6 +23,7 @@ EXAMPLES = """examples:
   moeviz serve cache trace.npz --chunk 16             the same where a prompt is read in chunks
   moeviz serve coverage trace.npz --batch 1 8 32      experts that a batch of tokens needs
   moeviz serve prefetch trace.npz --json | jq .[0]
+  moeviz serve prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
   moeviz serve placement trace.npz --devices 4 --copies 4
   moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
   moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768"""
@@ -47,6 +50,15 @@ def arguments(parser: ArgumentParser) -> None:
         "file",
         metavar="FILE",
         help="a file of a trace or of counts, or a dataset's folder; for memory, a model too, also a .gguf file",
+    )
+    parser.add_argument(
+        "--texts",
+        nargs="+",
+        metavar="TEXTS",
+        help="prefetch: FILE is a model that reads these, each next router one layer early; 'ship': those that ship",
+    )
+    parser.add_argument(
+        "--tokens", type=number(int, 2), metavar="N", help="prefetch: read only the first N tokens of each text"
     )
     parser.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
     parser.add_argument("--chunk", type=one, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
@@ -89,6 +101,8 @@ def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
 
     if args.what == "memory":
         return _memory(args)
+    if args.what == "prefetch" and args.texts:
+        return _ahead(args)
     counted, said = judged_tokens(args)
     table = _table(args, counted)
     if not isinstance(counted, RoutingTrace):
@@ -141,6 +155,33 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
     if counted.group_kind == "label":
         judged = f", by {label_word(counted.model)}: {len(counted.groups)}"
     return counted, f"Counts of {most:,} tokens, of all phases{judged}."
+
+
+def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
+    """Predictors of a model's experts, the next router among them, all on the same tokens of some texts."""
+    from moeviz.capture.ahead import trace_ahead
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.opening import load_model
+    from moeviz.cli.corpus import texts_at
+    from moeviz.labelled_texts import texts_that_ship
+    from moeviz.pruning.curve import split
+    from moeviz.serving.prefetch import prefetch_recall
+
+    texts = texts_that_ship() if args.texts == ["ship"] else texts_at(args.texts)
+    model = load_model(args.file)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(
+            f"{visible_line(args.file)} runs in {model.info.backend}, where no router can be run early. Load the "
+            "transformers checkpoint, or leave --texts out and give a trace."
+        )
+    if len(texts) > 1:
+        texts = [pair for half in split(texts) for pair in half]  # so that each half of the tokens has every label
+    says = partial(progress, says="read {:,} of {:,} texts")
+    trace, ahead = trace_ahead(model, [text for _, text in texts], tokens=args.tokens, progress=says)
+    return prefetch_recall(trace, ahead=ahead), (
+        f"{len(trace.tokens):,} tokens of {len(texts):,} texts, half of each label's first. Learnt on the first half "
+        "of the tokens, judged on the second; next_router learns nothing."
+    )
 
 
 def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:

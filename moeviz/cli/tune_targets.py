@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
-from moeviz.cli.inputs import load
+from moeviz.cli.inputs import load_inside
 from moeviz.cli.options import add_json, add_loading, number
 from moeviz.cli.output import check_output, frame_text, note, progress, records
 from moeviz.errors import MoevizError
@@ -54,7 +54,6 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz tune-targets`."""
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.routers.discovery import expert_tensors
     from moeviz.cli.corpus import texts_at
     from moeviz.formats.tune_targets import to_esft, to_peft
@@ -66,9 +65,7 @@ def run(args: Namespace) -> int:
     base = texts_at(args.base) if args.base else texts_that_ship()
     if both := {text for _, text in texts} & {text for _, text in base}:
         raise MoevizError(f"{len(both):,} of the texts are among those that they are compared with. Give others.")
-    model = load(args)
-    if not isinstance(model, LoadedModel):
-        raise MoevizError(f"{model.name} runs in {model.info.backend}. Load the transformers checkpoint.")
+    model = load_inside(args)
     says = partial(progress, says="read {:,} of {:,} texts")
     pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
     found = tune_targets(pair, args.score, args.share)

@@ -116,8 +116,8 @@ def pruning_curve(
     cuts = usual_cuts(limits) if cuts is None else tuple(dict.fromkeys(cuts))
     check_cuts(cuts, limits)
     chose, judged = split(texts, seed)
-    steps = _Steps(progress, len(chose))
-    trace = trace_corpus(model, [*_as_read(model, chose, tokens)], outputs=True, progress=steps.of_first)
+    steps = Steps(progress, len(chose))
+    trace = trace_corpus(model, [*as_read(model, chose, tokens)], outputs=True, progress=steps.of_first)
     scores = expert_scores(trace)
     wanted = _Cuts()
     for criterion in criteria:
@@ -129,11 +129,11 @@ def pruning_curve(
         for kind in dict.fromkeys(label for label, _ in chose):
             of_kind = expert_scores(trace.select(tokens=(labels == kind).to_numpy()))
             wanted.add(cut_order(of_kind, by_kind, limits), cuts, (by_kind, kind))
-    stretches = [*_as_read(model, judged, tokens)]
+    stretches = [*as_read(model, judged, tokens)]
     steps.total = steps.done + len(stretches) * (1 + len(wanted.distinct))
     means = None
     if replaced_by == MEAN_OUTPUT:
-        again = [text for _, text in _as_read(model, chose, tokens)]
+        again = [text for _, text in as_read(model, chose, tokens)]
         steps.total += len(again)
         means = mean_outputs(model, again, steps.one_more)
     losses, counts = _losses(model, stretches, [None, *wanted.distinct], steps, means)
@@ -187,7 +187,7 @@ def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
     return found
 
 
-def _as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, str]]:
+def as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tuple[str, str]]:
     """The stretches of each text, or the first one alone, of so many tokens."""
     for label, text in texts:
         stretches = fitting_stretches(model, text, tokens)
@@ -204,8 +204,8 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]
     experts = {limit.experts for limit in curve.limits.values()}
     of = f" of {experts.pop():,}" if len(experts) == 1 else ""
     said = [
-        f"{_texts(curve.chose)} chose and {_texts(curve.judged)} judged, by the split of seed {curve.seed}; the whole "
-        f"model's loss on these is {curve.loss:.3f} nats a token."
+        f"{texts_said(curve.chose)} chose and {texts_said(curve.judged)} judged, by the split of seed {curve.seed}; "
+        f"the whole model's loss on these is {curve.loss:.3f} nats a token."
     ]
     if curve.replaced_by == MEAN_OUTPUT:
         said.append("A cut expert gives every token its mean output over the texts that chose.")
@@ -256,11 +256,12 @@ def _kinds_said(rows: pd.DataFrame) -> list[str]:
     return said
 
 
-def _texts(texts: Texts) -> str:
+def texts_said(texts: Texts) -> str:
+    """How many texts, in words."""
     return f"{len(texts):,} text{'s' * (len(texts) != 1)}"
 
 
-class _Steps:
+class Steps:
     """Texts read so far, of all."""
 
     def __init__(self, progress: Progress | None, total: int) -> None:
@@ -277,6 +278,7 @@ class _Steps:
         self.tell()
 
     def tell(self) -> None:
+        """Tell whoever watches."""
         if self.progress is not None:
             self.progress(self.done, max(self.total, self.done))
 
@@ -318,7 +320,7 @@ def _losses(
     model: LoadedModel,
     texts: Sequence[tuple[str, str]],
     cuts: Sequence[Cut | None],
-    steps: _Steps,
+    steps: Steps,
     means: MeanOutputs | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Summed losses (cuts, texts) in nats, and predicted tokens (texts,)."""

@@ -15,7 +15,9 @@ CELLS = 2**20  # of the tables of so many tokens as are looked at together
 DIGITS = 12  # scores that are equal on paper stay equal, in whatever order they were added up
 
 
-def prefetch_recall(trace: Counted, most: int | None = None) -> pd.DataFrame:
+def prefetch_recall(
+    trace: Counted, most: int | None = None, ahead: Int[np.ndarray, "L T E"] | None = None
+) -> pd.DataFrame:
     """The share of a token's experts that are among the first m that a predictor names.
 
     Predictors learn from the first half of the tokens and are judged on the second:
@@ -25,16 +27,21 @@ def prefetch_recall(trace: Counted, most: int | None = None) -> pd.DataFrame:
     - `previous_token` goes by the experts of the token before: how often each was followed by each
     - `layer_before` goes by the same token's experts in the layer before
     - `chance`: any m experts
+    - `next_router`, where `ahead` is given: the layer's own router, run one MoE layer early; it needs no learning
 
-    The last two add up n(a, b) / n(a) over the experts a that they go by: of the tokens with a, the share that then
-    had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits, in experts.
+    `previous_token` and `layer_before` add up n(a, b) / n(a) over the experts a that they go by: of the tokens with a,
+    the share that then had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits,
+    in experts.
+
+    ahead   of `moeviz.capture.ahead.trace_ahead`, of the same trace.
 
     One row per layer and m (all, or up to `most`). Columns: layer int32 · m int32 · chance float64 · popular float64 ·
-    previous_token float64 · layer_before float64 (NaN for the first layer) · recency float64. NaN where a half has no
-    experts to judge. A layer is compared with the one before it on the tokens recorded at both.
+    previous_token float64 · layer_before float64 (NaN for the first layer) · recency float64 · next_router float64
+    (with `ahead`; NaN for the first layer). NaN where a half has no experts to judge. A layer is compared with the one
+    before it on the tokens recorded at both.
 
-    **Source**: ExFlow (arXiv 2401.08383), affinity between layers; MoE-Infinity (arXiv 2401.14361). Predictors that see
-    hidden states do much better: Eliseev and Mazur (arXiv 2312.17238).
+    **Source**: ExFlow (arXiv 2401.08383), affinity between layers; MoE-Infinity (arXiv 2401.14361); the next router
+    early: Eliseev and Mazur (arXiv 2312.17238).
     """
     trace = with_tokens(trace, "Prefetching")
     frames, before = [], None
@@ -51,6 +58,8 @@ def prefetch_recall(trace: Counted, most: int | None = None) -> pd.DataFrame:
         columns["previous_token"] = _of_previous(found, half)
         columns["layer_before"] = _of_layer_before(trace, before, found, recorded)
         columns["recency"] = _of_recency(found, half)
+        if ahead is not None:
+            columns["next_router"] = _of_next_router(found, ahead[found.row, recorded[found.row]], half)
         frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).iloc[:most])
         before = found
     return pd.concat(frames, ignore_index=True)
@@ -92,6 +101,15 @@ def _of_recency(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
         own, ranked = _ranks(order, sets)
         ranks.append(np.where(own < E, E, ranked))
     return _recall(ranks, E)
+
+
+def _of_next_router(found: LayerSets, named: Int[np.ndarray, "T E"], half: int) -> Float64[np.ndarray, " E"]:
+    """Recall of the first m experts of an order of each token's own; none is named in the first layer."""
+    E, sets, named = found.num_experts, found.sets[half:], named[half:, : found.num_experts]
+    if not len(named) or (named < 0).any():
+        return np.full(E, np.nan)
+    places = np.argsort(named, axis=1)  # the place of each expert in its token's order
+    return _recall([np.take_along_axis(places, np.maximum(sets, 0), axis=1)[sets >= 0]], E)
 
 
 def _table(

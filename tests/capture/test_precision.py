@@ -1,12 +1,14 @@
 """The same prompt in other precisions: what is rounded, what is a tie, and what is left as it was."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from accelerate import disk_offload
+from cut_models import loaded
 from fused_models import FAMILIES
 from survey.tiny_models import random_model
-from tiny_models import tiny_model, tiny_tokenizer
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.capture.interventions.mute import Mute
@@ -15,6 +17,8 @@ from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.precisions import in_precision, in_precisions
 from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.what_if import loss_by_precision, what_if
+from moeviz.cli.main import main
 from moeviz.cli.precision import precision_table
 from moeviz.errors import CaptureError
 from moeviz.metrics.comparison import set_changes
@@ -89,6 +93,26 @@ def test_a_model_that_lies_on_disk_and_a_precision_that_is_none_are_refused(toke
     disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
     with pytest.raises(CaptureError, match="lie on disk"):
         in_precisions(model, PROMPTS, tokenizer=tokenizer)
+
+
+def test_loss_over_texts_is_that_of_each_text_read_in_that_precision(tokenizer, capsys, tmp_path):
+    model, texts = loaded(tiny_model(CONFIGS["mixtral"])), ["Il fait froid à Paris.", "12 + 30 = 42"]
+    found = loss_by_precision(model, texts, ("int8",)).set_index("precision")
+    each = [what_if(model, text, Precision("int8")) for text in texts]
+    effect = pd.concat([one.effect for one in each])
+    assert found.index.tolist() == ["float32", "int8"] and found["tokens"].tolist() == [effect["loss"].count()] * 2
+    assert found.loc["float32", "loss"] == pytest.approx(effect["loss"].mean())
+    assert found.loc["int8", "loss"] == pytest.approx(effect["loss_changed"].mean())
+    assert found.loc["int8", "loss_increase"] == pytest.approx(found["loss"].diff().iloc[1])
+    moved = [(np.sort(one.plain.experts) != np.sort(one.changed.experts)).any(-1) for one in each]
+    assert found["moved"].tolist() == [0, pytest.approx(np.concatenate([one.ravel() for one in moved]).mean())]
+    file = tmp_path / "one.txt"
+    file.write_text("12 + 30 = 42")
+    assert main(["precision", "--texts", str(file)]) == 0
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(NAMES)
+    for wrong in ([], ["a", "--texts", str(file)], ["--texts", str(file), "--beside", "b.gguf"]):
+        assert main(["precision", *wrong]) == 1
+        assert "Give a prompt, or texts in files with --texts" in capsys.readouterr().err
 
 
 def test_another_precision_is_a_what_if(tokenizer):

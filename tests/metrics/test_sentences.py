@@ -303,6 +303,9 @@ metrics/tune_targets: tune_targets_sentence
 metrics/pruning: why_not
 app/views/prune: _show _write
 """,
+    "test_bits.py": """
+metrics/bits: unreached_sentence
+""",
     "test_history_phone_book.py and test_browser_history.py": """
 app/views/history/phone_book: _bar _bars _words
 """,

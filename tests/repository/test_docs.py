@@ -100,7 +100,7 @@ def why_not(words: list[str]) -> str:
     """Why a command of the pages is not run here; nothing where it is."""
     args, _ = parser().parse_known_args(words)
     given = {name: value for name, value in vars(args).items() if value not in (None, False)}
-    if args.command in ("app", "corpus", "history", "prune"):
+    if args.command in ("app", "corpus", "history", "prune", "bits") or given.get("texts"):
         return "serves, or trains, or reads many texts"
     if given.get("check") or given.get("known"):
         return "takes minutes"

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_module
+from moeviz.errors import CaptureError
 
+TRANSPOSED = ("Llama4TextExperts",)  # (E, in, out), and they do not say so themselves
 AT_ONCE = 2**22  # numbers of each expert
 
 
@@ -67,7 +69,50 @@ def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
                 yield torch.stack([part.detach().flatten() for part in same])
             continue
         for values in module.parameters():
-            whole = values.is_floating_point() and not values.is_meta and values.dim() > 1
-            if whole and len(values) >= experts and (len(values) % experts == 0 or router.zero_experts):
-                rows = len(values) if router.zero_experts and len(values) == router.num_experts else experts
+            if rows := 0 if values.is_meta or not values.is_floating_point() else _rows(router, values):
                 yield values.detach().reshape(rows, -1)[:experts]
+
+
+def _rows(router: Router, values: Tensor) -> int:
+    """How many experts a tensor has, those that compute nothing too where it has them; 0 if it is not of experts."""
+    experts = router.num_experts - router.zero_experts
+    if values.dim() < 2 or len(values) < experts:
+        return 0
+    if router.zero_experts and len(values) == router.num_experts:
+        return router.num_experts
+    return 0 if len(values) % experts else experts
+
+
+def expert_matrices(router: Router) -> list[list[Tensor]]:
+    """Of each expert that computes, its weights as matrices (out, in): parts of the model's own tensors, to be written.
+
+    Raises `CaptureError` where weights are packed or on disk, or an adapter changes them.
+    """
+    E = router.num_experts - router.zero_experts
+    found: list[list[Tensor]] = [[] for _ in range(E)]
+    for path, module in router.experts.items():
+        if unwrapped_module(module) is not module or any("base_layer" in name for name, _ in module.named_modules()):
+            raise CaptureError(f"An adapter changes the experts at {path}. Merge it into the model, and save that.")
+        single = [*module.children()][:E] if isinstance(module, nn.ModuleDict | nn.ModuleList) else None
+        for expert, part in enumerate(single or [module]):
+            for name, values in part.named_parameters():
+                if name.endswith("bias") or (single and values.dim() < 2):
+                    continue
+                if not values.is_floating_point() or values.is_meta or values.dtype.itemsize < 2:
+                    raise CaptureError(
+                        f"The experts' weights at {path} are packed, or on disk, so they cannot be rounded in memory. "
+                        "Load the model in 16 or 32 bits on a machine that holds it."
+                    )
+                if single:
+                    found[expert].append(values.detach())
+                elif rows := _rows(router, values):
+                    of_all = values.detach().view(rows, -1, values.shape[-1])[:E]
+                    turned = getattr(module, "is_transposed", False) or type(module).__name__ in TRANSPOSED
+                    for own, matrix in zip(found, of_all.mT if turned else of_all, strict=True):
+                        own.append(matrix)
+    if not all(found):
+        raise CaptureError(
+            f"moeviz does not know how the experts of {router.block_path} lie in their tensors, so it cannot round one "
+            "of them. Please report this model."
+        )
+    return found

@@ -1,0 +1,90 @@
+"""Which experts need many bits, and which can do with few: `moeviz bits`."""
+
+from argparse import ArgumentParser, Namespace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moeviz.cli.inputs import OWN_TOKENS, load_inside, texts_to_divide
+from moeviz.cli.options import add_divided_texts, add_json, add_loading, number
+from moeviz.cli.output import check_parent, frame_text, note, print_tables, progress
+from moeviz.errors import MoevizError
+from moeviz.text import cut
+
+if TYPE_CHECKING:
+    from moeviz.pruning.bits import BitsStudy
+
+HELP = "Plan how many bits each expert gets: some texts say what rounding it costs, and others judge, beside chance."
+EXAMPLES = """examples:
+  moeviz bits embedded --units layers --tokens 32
+  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --units layers -o types.txt --form llama.cpp
+  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --bits 4 8 --budget 4.5 -o recipe.yaml --form llm-compressor"""
+UNITS = ("experts", "layers")  # known without loading numpy
+RULES = ("kl", "loss", "frequency")
+FORMS = ("csv", "llama.cpp", "llm-compressor")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz bits`."""
+    add_divided_texts(parser, OWN_TOKENS)
+    parser.add_argument(
+        "--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"), help="default: 3 4"
+    )
+    parser.add_argument(
+        "--budget", type=number(float, 2, 8), metavar="B", help="mean bits of a weight (default: half way)"
+    )
+    parser.add_argument(
+        "--units", choices=UNITS, default=UNITS[0], help="what gets its own bits (default: experts); layers are faster"
+    )
+    parser.add_argument(
+        "--rule", choices=RULES, default=RULES[0], help="of the plan: by divergence (default), by loss, or by frequency"
+    )
+    parser.add_argument("-o", "--output", metavar="FILE", help="write what was measured, or the plan, there")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="of the file (default: csv, a row per unit)")
+    add_loading(parser)
+    add_json(parser, "print units and plans as JSON")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz bits`."""
+    if args.form == FORMS[1] and args.units != UNITS[1]:
+        raise MoevizError("A tensor of a .gguf file holds all experts of a layer. Add --units layers.")
+    check_parent(args.output)
+    texts, tokens = texts_to_divide(args)
+    from moeviz.pruning.bits import bits_sentences, bits_study
+
+    study = bits_study(
+        load_inside(args),
+        texts,
+        bits=tuple(args.bits),
+        budget=args.budget,
+        units=args.units,
+        draws=args.draws,
+        seed=args.seed,
+        tokens=tokens,
+        progress=partial(progress, says="read {:,} of {:,} texts"),
+    )
+    if tokens is not None:
+        note(f"of each text the first {tokens:,} tokens were read")
+    for sentence in bits_sentences(study, args.rule):
+        note(sentence)
+    if args.output is not None:
+        Path(args.output).write_bytes(_file(study, args))
+        note(f"wrote {cut(args.output)}")
+    if args.json:
+        print_tables({"units": study.units, "plans": study.plans})
+    else:
+        print(f"{frame_text(study.units.round(5))}\n\n{frame_text(study.plans.round(5))}")
+    return 0
+
+
+def _file(study: "BitsStudy", args: Namespace) -> bytes:
+    from moeviz.formats.bits import to_llama_cpp, to_llm_compressor
+    from moeviz.spreadsheets import table_as_csv
+
+    plan = study.plan(args.rule)
+    if args.form == FORMS[1]:
+        return to_llama_cpp(plan).encode()
+    if args.form == FORMS[2]:
+        return to_llm_compressor(plan, study.blocks).encode()
+    return table_as_csv(study.units)

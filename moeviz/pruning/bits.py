@@ -1,0 +1,280 @@
+"""Bits for experts, judged: what rounding each alone costs on some texts, and a plan under a budget on others."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from torch import Tensor, nn
+
+from moeviz.capture.corpus import trace_corpus
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.patching import eval_mode
+from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.precisions import experts_rounded
+from moeviz.capture.record.hooks import exclusive
+from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.routers.expert_weights import expert_matrices
+from moeviz.capture.run.prompts import ModelInput, prepare
+from moeviz.capture.run.request import CaptureRequest
+from moeviz.capture.what_if import next_token_logits
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.metrics.bits import FREQUENCY, KL, LOSS, RANDOM, SAYS, Bits, mean_bits, plan_of_bits, super_experts
+from moeviz.metrics.bits import unreached_sentence as unreached_sentence
+from moeviz.model_info import ModelInfo
+from moeviz.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, texts_said
+from moeviz.routing_trace import RoutingTrace
+
+UNIFORM = "uniform"
+EXPERTS, LAYERS = UNITS = ("experts", "layers")
+Matrices = Mapping[int, Sequence[Sequence[Tensor]]]  # of each expert, by layer
+Codes = Mapping[tuple[int, int], int]  # by layer and expert
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class BitsStudy:
+    """What rounding experts costs, a plan for a budget, and how it does beside others of its size."""
+
+    model: ModelInfo
+    blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
+    units: pd.DataFrame
+    tokens: pd.DataFrame  # of each expert, of the texts that calibrate: layer, expert, tokens, super
+    plans: pd.DataFrame
+    bits: tuple[int, int]  # few, many
+    budget: float  # mean bits of a weight of an expert
+    loss: float  # of the whole model on the texts that judge, nats a token
+    calibrated: Texts
+    judged: Texts
+    seed: int
+
+    def plan(self, rule: str = KL) -> Bits:
+        """The bits of each unit by a rule: by layer and expert, or by layer and -1."""
+        return plan_of_bits(self.units, rule, self.bits, self.budget, self.seed)
+
+
+def bits_study(
+    model: LoadedModel,
+    texts: Iterable[tuple[str, str]],
+    *,
+    bits: tuple[int, int] = (3, 4),
+    budget: float | None = None,
+    units: str = EXPERTS,
+    draws: int = DRAWS,
+    seed: int = 0,
+    tokens: int | None = None,
+    progress: Progress | None = None,
+) -> BitsStudy:
+    """Measure what fewer bits cost each expert, plan bits for a budget, and judge the plan on texts it was not made on.
+
+    The texts are divided by `split`. On the first half each expert alone, or all experts of a layer, is rounded in
+    memory (`rounded_in_groups`: 32 weights in a row share a step, as in llama.cpp's Q4_0) to few and to many bits. On
+    the other half whole plans are judged: experts' weights alone are rounded, and nothing else. Meanwhile no other
+    thread may run the model. Afterwards every weight is as it was, to the bit.
+
+    bits       few, many: each from 2 to 8.
+    budget     mean bits of a weight; default: half way.
+    units      "experts", or "layers", where all experts of a layer have as many bits: a file whose tensors hold all of
+               them can have no other plan.
+    draws      plans at random, with which the others are compared.
+    seed       of the division of the texts, and of these.
+    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    progress   called with (done, total), in texts read. Raise in it to stop.
+
+    `units` of the result has one row per expert, or per layer with expert -1. Columns: layer int32 · expert int16 ·
+    tokens int64 (that came to it) · weights int64 (how many it has) · super bool (a Super Expert, or has one) ·
+    loss_few, loss_many, kl_few, kl_many float64 (nats a token, of the texts that calibrate: the loss above the whole
+    model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
+    alone rounded to few and to many bits) · bits int64 (by the plan "kl").
+
+    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; "uniform": each weight has as
+    many codes as 2 ** budget, rounded down; "few", "many") · bits float64 (mean, of a weight) · tokens int64
+    (predicted) · loss, loss_increase float64 (nats a token) · sd float64 (of the increase over the draws at random; NaN
+    elsewhere).
+
+    Raises `CaptureError` for bits and budgets that cannot be, and weights that cannot be rounded in memory;
+    `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+    """
+    few, many = bits
+    budget = (few + many) / 2 if budget is None else budget
+    if units not in UNITS or not 2 <= few < many <= 8:
+        raise CaptureError(f"Bits are few and many, from 2 to 8, for experts or for layers, not {bits} for {units!r}.")
+    matrices = {router.layer: expert_matrices(router) for router in find_routers(model.model)}
+    calibrated, judged = split(texts, seed)
+    stretches = [*as_read(model, calibrated, tokens)]
+    steps = Steps(progress, len(calibrated))
+    trace = trace_corpus(model, stretches, outputs=True, progress=steps.of_first)
+    of_experts = _of_experts(trace, matrices)
+    frame = _units(of_experts, matrices, units)
+    plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)  # refused before hours of measuring
+    judging = [*as_read(model, judged, tokens)]
+    reached = _reached(trace, frame)
+    names = [KL, LOSS, FREQUENCY, *[RANDOM] * draws]
+    steps.total = steps.done + len(stretches) + 2 * int(reached.sum()) + len(judging) * (len(names) + 4)
+    found = _each_alone(model, [text for _, text in stretches], matrices, frame, reached, bits, steps)
+    frame = frame.assign(**found)
+    plans: list[tuple[str, float, Codes]] = []
+    for at, rule in enumerate(names):
+        plan = plan_of_bits(frame, rule, bits, budget, seed, max(at - len(names) + draws, 0))
+        plans.append((rule, mean_bits(frame, plan), _codes(plan, matrices)))
+    for name, each in ((UNIFORM, int(2**budget)), ("few", 2**few), ("many", 2**many)):
+        plans.append((name, float(np.log2(each)), _codes({}, matrices, each)))
+    of_plans = [{}, *(codes for *_, codes in plans)]
+    losses, count = _losses(model, [text for _, text in judging], of_plans, matrices, steps)
+    plan = plan_of_bits(frame, KL, bits, budget)
+    frame = frame.assign(bits=[plan[place] for place in zip(frame["layer"], frame["expert"], strict=True)])
+    blocks = {router.layer: router.block_path for router in find_routers(model.model)}
+    table = _table([(name, size) for name, size, _ in plans], losses, count)
+    return BitsStudy(
+        model.info, blocks, frame, of_experts, table, bits, budget, float(losses[0] / count), calibrated, judged, seed
+    )
+
+
+def _of_experts(trace: RoutingTrace, matrices: Matrices) -> pd.DataFrame:
+    """Tokens of each expert that computes, and whether it is a Super Expert."""
+    counts = trace.counts().assignments[0]
+    assert trace.outputs is not None, "asked for"
+    greatest = trace.outputs.arrays()["greatest"]
+    rows = [
+        (layer, expert, int(counts[row, expert]), float(greatest[row][trace.experts[row] == expert].max(initial=0)))
+        for row, layer in enumerate(trace.model.layers)
+        for expert in range(len(matrices[layer]))
+    ]
+    frame = pd.DataFrame(rows, columns=["layer", "expert", "tokens", "greatest"])
+    frame["super"] = super_experts(frame.pop("greatest").where(frame["tokens"] > 0, np.nan).to_numpy())
+    return frame.astype({"layer": "int32", "expert": "int16"})
+
+
+def _units(of_experts: pd.DataFrame, matrices: Matrices, units: str) -> pd.DataFrame:
+    places = zip(of_experts["layer"], of_experts["expert"], strict=True)
+    frame = of_experts.assign(weights=[sum(m.numel() for m in matrices[layer][expert]) for layer, expert in places])
+    if units == EXPERTS:
+        return frame
+    of_layer = frame.groupby("layer", as_index=False).agg({"tokens": "sum", "super": "any", "weights": "sum"})
+    of_layer.insert(1, "expert", np.int16(-1))
+    return of_layer
+
+
+def _reached(trace: RoutingTrace, frame: pd.DataFrame) -> np.ndarray:
+    """(texts, units) whether a text has a token of a unit; elsewhere rounding it changes nothing."""
+    sequence = trace.tokens["sequence"].to_numpy()
+    row_of = {layer: row for row, layer in enumerate(trace.model.layers)}
+    found = np.zeros((int(sequence.max()) + 1, len(frame)), bool)
+    for at, (layer, expert) in enumerate(zip(frame["layer"], frame["expert"], strict=True)):
+        experts = trace.experts[row_of[layer]]
+        found[np.unique(sequence[((experts == expert) if expert >= 0 else (experts >= 0)).any(axis=-1)]), at] = True
+    return found
+
+
+def _codes(plan: Bits, matrices: Matrices, codes: int | None = None) -> Codes:
+    """How many codes each expert's weights have: by its bits, or those of its layer; or as many for all."""
+    return {
+        (layer, expert): codes or 2 ** plan[(layer, expert) if (layer, expert) in plan else (layer, -1)]
+        for layer, experts in matrices.items()
+        for expert in range(len(experts))
+    }
+
+
+@contextmanager
+def _held(model: nn.Module) -> Iterator[None]:
+    with ExitStack() as stack:
+        for block in (exclusive(model), eval_mode(model), eager_mode(model)):
+            stack.enter_context(block)
+        yield
+
+
+def _each_alone(
+    model: LoadedModel,
+    texts: Sequence[str],
+    matrices: Matrices,
+    frame: pd.DataFrame,
+    reached: np.ndarray,
+    bits: tuple[int, int],
+    steps: Steps,
+) -> dict[str, np.ndarray]:
+    """Columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
+    sums, count = np.zeros((2, 2, len(frame))), 0
+    for text, has in zip(texts, reached, strict=True):
+        run = prepare(model, CaptureRequest((text,)))
+        count += len(run.batch.input_ids[0]) - 1
+        with _held(run.model):
+            whole = _log_probabilities(run)
+            steps.one_more()
+            for at in np.flatnonzero(has):
+                layer, expert = int(frame["layer"].iloc[at]), int(frame["expert"].iloc[at])
+                experts = [expert] if expert >= 0 else range(len(matrices[layer]))
+                for column, size in enumerate(bits):
+                    with experts_rounded(matrices, {(layer, one): 2**size for one in experts}):
+                        changed = _log_probabilities(run)
+                    sums[0, column, at] += _nats(changed, run) - _nats(whole, run)
+                    sums[1, column, at] += float((whole.exp() * (whole - changed))[:-1].sum())
+                    steps.one_more()
+    names = ("loss_few", "loss_many", "kl_few", "kl_many")
+    return dict(zip(names, sums.reshape(4, -1) / max(count, 1), strict=True))
+
+
+def _log_probabilities(run: ModelInput) -> Tensor:
+    return next_token_logits(run).float().log_softmax(dim=-1)
+
+
+def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
+    """The summed loss of a text's tokens but the first."""
+    following = run.batch.input_ids[0, 1:].to(log_probabilities.device)
+    return -float(log_probabilities[:-1].gather(1, following[:, None]).double().sum())
+
+
+def _losses(
+    model: LoadedModel, texts: Sequence[str], plans: Sequence[Codes], matrices: Matrices, steps: Steps
+) -> tuple[np.ndarray, int]:
+    """Summed losses (plans,) in nats, and predicted tokens."""
+    runs = [prepare(model, CaptureRequest((text,))) for text in texts]
+    count = sum(len(run.batch.input_ids[0]) - 1 for run in runs)
+    if not count:
+        raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
+    losses = np.zeros(len(plans))
+    for row, codes in enumerate(plans):
+        with _held(runs[0].model), experts_rounded(matrices, codes):
+            for run in runs:
+                losses[row] += _nats(_log_probabilities(run), run)
+                steps.one_more()
+    return losses, count
+
+
+def _table(plans: Sequence[tuple[str, float]], losses: np.ndarray, count: int) -> pd.DataFrame:
+    """One row per plan from summed losses (1 + plans,), the whole model's first."""
+    whole, *others = losses / count
+    frame = pd.DataFrame(plans, columns=["plan", "bits"]).assign(tokens=count, loss=others)
+    frame["loss_increase"] = frame["loss"] - whole
+    groups = frame.groupby("plan", sort=False)
+    mean = groups.mean().assign(sd=groups["loss_increase"].std(ddof=1)).reset_index()
+    return mean.astype({"plan": "str", "tokens": "int64"})
+
+
+def bits_sentences(study: BitsStudy, rule: str = KL) -> list[str]:
+    """Say what the texts reached, what is protected, and what the plan costs beside others of its size."""
+    rows = study.plans.set_index("plan")["loss_increase"]
+    sd = study.plans.set_index("plan")["sd"].get(RANDOM, np.nan)
+    said = [
+        f"{texts_said(study.calibrated)} calibrated and {texts_said(study.judged)} judged, by the split of seed "
+        f"{study.seed}; the whole model's loss on these is {study.loss:.3f} nats a token.",
+        unreached_sentence(study.tokens),
+    ]
+    if study.tokens["super"].any():
+        names = study.tokens[study.tokens["super"]]
+        of = ", ".join(
+            f"{expert} of layer {layer}" for layer, expert in zip(names["layer"], names["expert"], strict=True)
+        )
+        said.append(f"Super Experts, which are given bits before all others: {of}.")
+    spread = f" ± {sd:.4f}" if np.isfinite(sd) else ""
+    costs = (
+        f"At {study.budget:g} bits a weight of an expert, chosen {SAYS[rule]}, rounding costs {rows[rule]:.4f} nats a "
+        f"token; uniform {rows[UNIFORM]:.4f}, by frequency {rows[FREQUENCY]:.4f}, at random {rows[RANDOM]:.4f}{spread}"
+    )
+    if rows[rule] >= rows[RANDOM]:
+        costs += ", which is no worse"
+    elif rows[rule] > rows[RANDOM] - np.nan_to_num(sd):
+        costs += ", which is less than a standard deviation worse"
+    said.append(f"{costs}.")
+    if rows[UNIFORM] <= rows[rule]:
+        said.append("As many bits spread evenly cost no more: take them where a format has them.")
+    return said
