@@ -313,7 +313,6 @@ def test_what_cannot_be_chosen_is_refused(written):
         served_tokens(unknown, keep_repeats=False)
 
 
-<<<<<<< HEAD
 def answered(capsys, *words: str) -> dict[str, dict]:
     """The answers of `moeviz decide` by question, and what was said on which tokens."""
     assert main(["decide", *words, "--json"]) == 0
@@ -340,7 +339,8 @@ def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(da
     assert "needs the experts of each token" in capsys.readouterr().err
     found = answered(capsys, counts_file)
     assert found[BALANCE]["verdict"] == "Not known" and not found[BALANCE]["figures"]
-=======
+
+
 def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, capsys):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"label": label, "text": f"{label} 12 + 7 = 19"}) for label in "abab"))
@@ -354,4 +354,3 @@ def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, cap
     assert found.loc[found["layer"] == 0, "next_router"].isna().all() and found["next_router"].max() == 1
     assert main(["serve", "prefetch", "embedded", "--texts", str(texts)]) == 0
     assert "half of each label's first. Learnt on the first half of the tokens" in capsys.readouterr().out
->>>>>>> bits
