@@ -47,6 +47,7 @@ DATASET_OPTIONS = (
 )
 FEW_EXPERTS = 16  # all of them fit into a line of a terminal
 BUSIEST = 5  # of more
+OWN_TOKENS = 256  # of each of the texts that ship
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -269,6 +270,17 @@ def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
     from moeviz.labelled_texts import texts_of_files
 
     return texts_of_files((path, _contents(path)) for path in paths)
+
+
+def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
+    """Return the labelled texts of a command, or those that ship, and how many tokens of each are read."""
+    from moeviz.embedded.own_models import is_own
+    from moeviz.labelled_texts import texts_that_ship
+
+    if not args.texts and not is_own(args.model):
+        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
+    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
+    return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
 
 
 def _contents(path: str) -> bytes:

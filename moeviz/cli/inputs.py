@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened
     from moeviz.routing_trace import Counted, RoutingTrace
 
-OWN_TOKENS = 256  # of each of the texts that ship
-
 
 def read_prompt(given: str) -> str:
     """Return the prompt as it was given, or from standard input. Raises `InvalidPrompt` for what is not text."""
@@ -52,18 +50,6 @@ def load_inside(args: Namespace) -> "LoadedModel":
             "Load the transformers checkpoint."
         )
     return model
-
-
-def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
-    """Return the labelled texts of a command, or those that ship, and how many tokens of each are read."""
-    from moeviz.cli.corpus import texts_at
-    from moeviz.embedded.own_models import is_own
-    from moeviz.labelled_texts import texts_that_ship
-
-    if not args.texts and not is_own(args.model):
-        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
-    tokens = args.tokens or (None if args.texts else OWN_TOKENS)
-    return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
 
 
 def read(path: str, args: Namespace) -> "Counted":

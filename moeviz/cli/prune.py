@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import OWN_TOKENS, load_inside, texts_to_divide
+from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
+from moeviz.cli.inputs import load_inside
 from moeviz.cli.options import add_divided_texts, add_json, add_loading, number
 from moeviz.cli.output import check_parent, frame_text, note, progress, records
 from moeviz.errors import MoevizError

@@ -353,4 +353,4 @@ def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, cap
     }
     assert found.loc[found["layer"] == 0, "next_router"].isna().all() and found["next_router"].max() == 1
     assert main(["serve", "prefetch", "embedded", "--texts", str(texts)]) == 0
-    assert "half of each label's first. Learnt on the first half of the tokens" in capsys.readouterr().out
+    assert "half of each label's first.\nLearnt on the first half of the tokens" in capsys.readouterr().out
