@@ -1,6 +1,7 @@
 """Compile every kernel and tile for the GPUs that may meet them, without one: `python kernels/compile_check.py`.
 
-`--part 3/8` compiles the third eighth of them, and `--for 80 90` for these compute capabilities alone.
+`--part 3/8` compiles the third eighth of them, and `--for 80 gfx942` for these GPUs alone: compute capabilities of
+NVIDIA's, and AMD's by their names, for which the experts have no kernels.
 
 Fails where a kernel spills registers or uses a stack, asks for more shared memory than its GPU gives a program, where a
 large tile of the experts lost its tensor-core instructions, and where recording adds too much to the router's
@@ -29,13 +30,23 @@ from triton.compiler import ASTSource
 from moe_kernels import dispatch, experts, router, tiles
 from moe_kernels.gating import Gating
 
-# By compute capability: bytes of shared memory that a program may ask for.
-SHARED_MEMORY = {75: 65_536, 80: 166_912, 86: 101_376, 89: 101_376, 90: 232_448, 100: 232_448, 120: 101_376}
+# By compute capability, or by name: bytes of shared memory that a program may ask for.
+SHARED_MEMORY: dict[int | str, int] = {
+    75: 65_536,
+    80: 166_912,
+    86: 101_376,
+    89: 101_376,
+    90: 232_448,
+    100: 232_448,
+    120: 101_376,
+}
+SHARED_MEMORY |= {"gfx90a": 65_536, "gfx942": 65_536}
 TENSOR_CORES = {90: "HGMMA", 100: "UTCHMMA"}  # the instruction of their generation; HMMA elsewhere
 MOST_TRACED = 1.20  # instructions of the router with its record / without
 MOST_TRACED_OF_MANY = 1.07  # the same, from MANY experts up
 MANY = 64
 MOST_REGISTERS = 96  # of the router: more would leave too few warps to hide the loads
+AMD_INSTRUCTION = re.compile(r"^\s+((?:v|s|ds|buffer|global|flat|scratch)_\w+)", re.M)
 INSTRUCTION = re.compile(r"^\s+(?:/\*\w+\*/\s+)?(?:@!?U?P\w+ )?([A-Z][A-Z0-9_]+)", re.M)
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 POINTER = {"expert_ptr": "*i32", "record_expert_ptr": "*i16", "record_weight_ptr": "*fp32", "cursor_ptr": "*i64"}
@@ -54,6 +65,9 @@ ROUTERS = {
         256, 8, "sigmoid", scale=2.5, added=1e-20, groups=8, groups_kept=4, group_score="top2_sum"
     ),
 }
+
+
+Gpu = int | str  # NVIDIA's compute capability, or AMD's name
 
 
 class Case(NamedTuple):
@@ -109,9 +123,9 @@ def dispatch_cases() -> Iterator[Case]:
             yield Case(f"sort {block} ({num_experts})", dispatch._sort_kernel, "i32", constants, {"num_warps": 4})
 
 
-def expert_cases(capability: int) -> Iterator[Case]:
+def expert_cases(capability: Gpu) -> Iterator[Case]:
     """The experts with every tile that this capability may be given, in Mixtral's and Qwen3's sizes."""
-    device = tiles.Device(capability, SHARED_MEMORY[capability])
+    device = tiles.Device(0 if isinstance(capability, str) else capability, SHARED_MEMORY[capability])
     if tiles.why_not_experts(torch.bfloat16, device):
         return
     for num_experts, top_k, hidden, width in ((8, 2, 4_096, 14_336), (128, 8, 2_048, 768)):
@@ -143,13 +157,17 @@ def signature(case: Case) -> dict[str, str]:
     return types
 
 
-def compiled(case: Case, capability: int) -> Compiled:
+def compiled(case: Case, capability: Gpu) -> Compiled:
     """Compile, and read the machine code back. Pointers and strides are multiples of 16, as torch's are."""
     types = signature(case)
     aligned = [i for i, name in enumerate(types) if name.endswith("_ptr") or name == "stride_x"]
     attributes = {(i,): [["tt.divisibility", 16]] for i in aligned}
     source = ASTSource(fn=case.kernel, signature=types, constexprs=case.constants, attrs=attributes)
-    kernel = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=case.options | tiles.LAUNCH)
+    is_amd = isinstance(capability, str)
+    target = GPUTarget("hip", capability, 64) if is_amd else GPUTarget("cuda", capability, 32)
+    kernel = triton.compile(source, target=target, options=case.options | tiles.LAUNCH)
+    if is_amd:
+        return _of_amd(kernel.asm["amdgcn"], kernel.metadata.shared)
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(kernel.asm["cubin"])
         file.flush()
@@ -159,12 +177,20 @@ def compiled(case: Case, capability: int) -> Compiled:
     return Compiled(numbers["REG"], numbers["STACK"], kernel.metadata.shared, Counter(INSTRUCTION.findall(code)))
 
 
+def _of_amd(code: str, shared: int) -> Compiled:
+    """The figures in AMD's assembly: vector registers, and as the stack what a lane keeps in memory."""
+    registers, stack = (
+        int(re.search(rf"\.{what}:\s+(\d+)", code)[1]) for what in ("vgpr_count", "private_segment_fixed_size")
+    )
+    return Compiled(registers, stack, shared, Counter(AMD_INSTRUCTION.findall(code)))
+
+
 def tool(name: str, *arguments: str) -> str:
     """Run a program that comes with Triton."""
     return subprocess.run([TOOLS / name, *arguments], capture_output=True, text=True, check=True).stdout
 
 
-def faults(case: Case, result: Compiled, capability: int) -> list[str]:
+def faults(case: Case, result: Compiled, capability: Gpu) -> list[str]:
     """List what is wrong with one kernel."""
     code, found = result.instructions, []
     if result.stack or code["LDL"] or code["STL"]:
@@ -178,7 +204,7 @@ def faults(case: Case, result: Compiled, capability: int) -> list[str]:
     return found
 
 
-def recording_faults(results: dict[str, Compiled], capability: int) -> Iterator[str]:
+def recording_faults(results: dict[str, Compiled], capability: Gpu) -> Iterator[str]:
     """Routers whose record costs too much, of those that were compiled."""
     for name, gating in ROUTERS.items():
         most = MOST_TRACED if gating.experts < MANY else MOST_TRACED_OF_MANY
@@ -186,12 +212,18 @@ def recording_faults(results: dict[str, Compiled], capability: int) -> Iterator[
             if f"{name} {dtype} plain" not in results:
                 continue
             plain, traced = (results[f"{name} {dtype} {which}"].instructions.total() for which in ("plain", "traced"))
-            print(f"sm_{capability} {name} {dtype}: traced / plain instructions {traced / plain:.3f}", flush=True)
-            if round(traced / plain, 2) > most:
-                yield f"sm_{capability} {name} {dtype}: recording takes {traced / plain:.2f} times the instructions"
+            ratio, which = traced / plain, f"{name_of(capability)} {name} {dtype}"
+            print(f"{which}: traced / plain instructions {ratio:.3f}", flush=True)
+            if round(ratio, 2) > most:
+                yield f"{which}: recording takes {ratio:.2f} times the instructions"
 
 
-def cases_of(capability: int, part: int, parts: int) -> list[Case]:
+def name_of(capability: Gpu) -> str:
+    """A GPU's architecture, as compilers name it."""
+    return capability if isinstance(capability, str) else f"sm_{capability}"
+
+
+def cases_of(capability: Gpu, part: int, parts: int) -> list[Case]:
     """Every `parts`-th case from number `part` on, from 0; a router without its record and with it are one."""
     routers = list(router_cases())
     pairs = list(zip(routers[::2], routers[1::2], strict=True))
@@ -200,20 +232,24 @@ def cases_of(capability: int, part: int, parts: int) -> list[Case]:
     return [case for case in some if case.dtype in dtypes_of(capability)]
 
 
-def dtypes_of(capability: int) -> set[str]:
+def dtypes_of(capability: Gpu) -> set[str]:
     """The dtypes that models have on these GPUs: before sm_80 there is no bfloat16."""
-    return {"bf16", "fp16", "fp32", "i32"} - ({"bf16"} if capability < 80 else set())
+    return {"bf16", "fp16", "fp32", "i32"} - ({"bf16"} if isinstance(capability, int) and capability < 80 else set())
 
 
-def check(capability: int, part: int = 0, parts: int = 1) -> list[str]:
+def check(capability: Gpu, part: int = 0, parts: int = 1) -> list[str]:
     """Compile the cases of one capability, with a line a kernel; what is wrong."""
     results, wrong = {}, []
     for case in cases_of(capability, part, parts):
         result = results[case.name] = compiled(case, capability)
         total = result.instructions.total()
-        print(f"sm_{capability} {case.name:44} {total:6} instructions {result.registers:4} registers", flush=True)
-        wrong += [f"sm_{capability} {case.name}: {fault}" for fault in faults(case, result, capability)]
+        print(f"{name_of(capability)} {case.name:44} {total:6} instructions {result.registers:4} registers", flush=True)
+        wrong += [f"{name_of(capability)} {case.name}: {fault}" for fault in faults(case, result, capability)]
     return wrong + list(recording_faults(results, capability))
+
+
+def _gpu(text: str) -> Gpu:
+    return int(text) if text.isdecimal() else text
 
 
 def main() -> None:
@@ -221,7 +257,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Compile the kernels for GPUs that are not here.")
     parser.add_argument("--part", default="1/1", help="which part of how many, such as 3/8 (default: 1/1, all)")
     parser.add_argument(
-        "--for", dest="capabilities", type=int, nargs="+", choices=SHARED_MEMORY, default=[*SHARED_MEMORY], metavar="N"
+        "--for", dest="capabilities", type=_gpu, nargs="+", choices=SHARED_MEMORY, default=[*SHARED_MEMORY], metavar="N"
     )
     asked = parser.parse_args()
     part, parts = map(int, asked.part.split("/"))
