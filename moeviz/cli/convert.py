@@ -19,8 +19,8 @@ EXAMPLES = """examples:
   moeviz convert trace.npz folder                     as a dataset; and back: moeviz convert folder trace.npz
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
-  moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
-  moeviz convert imatrix.gguf -o counts.json --top-k 8
+  moeviz convert response.json -o trace.npz --num-layers 27 --experts-per-token 6
+  moeviz convert imatrix.gguf -o counts.json --experts-per-token 8
   moeviz convert folder -o counts.json --counts-only  how often each expert was used, and nothing of any token"""
 
 

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.checkout import from_tests
 from moeviz.cli.options import add_json
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import DONE, FOUND, frame_text, note, records
 
 HELP = "List the MoE families of transformers that moeviz can record, and how."
 EXAMPLES = """examples:
@@ -32,7 +32,7 @@ def run(args: Namespace) -> int:
     note("surveying the installed transformers")
     found = differences()
     print(found or "The installed version of transformers is read as the table says.")
-    return 1 if found else 0
+    return FOUND if found else DONE
 
 
 def table_text() -> str:

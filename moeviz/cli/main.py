@@ -7,21 +7,22 @@
 
 To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
 
-Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
-usage; 3: `training` found an alarm that is on. A command is imported when it is named, and what is heavy by its
-`arguments` or its `run`.
+Results go to stdout and everything else to stderr. Exit code 0: done; 1: a check found something (`doctor`, `training`,
+`families --check`, `history check`); 2: wrong usage; 3: an error, which a sentence on stderr explains. A command is
+imported when it is named, and what is heavy by its `arguments` or its `run`.
 """
 
 import logging
 import os
 import re
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from importlib import import_module
 from types import ModuleType
 
-from moeviz.cli.output import note
+from moeviz.cli.output import DONE, ERROR, note
+from moeviz.cli.words import called, in_order, like, options_of
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 
@@ -87,11 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
-    words = with_values(sys.argv[1:] if argv is None else argv)
-    arguments = parser(words)
-    args, args.extra = arguments.parse_known_args(words)
-    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
-        arguments.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args = read_arguments(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(format="moeviz: %(message)s")
     logging.getLogger("moeviz").setLevel(logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
@@ -103,12 +100,29 @@ def _run(argv: Sequence[str] | None) -> int:
         return code
     except BrokenPipeError:  # `moeviz … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return DONE
     except MoevizError as error:
         note(str(error))
     except OSError as error:
         note(f"{error.strerror or error}" + (f": {cut(str(error.filename))}" if error.filename else ""))
-    return 1
+    return ERROR
+
+
+def read_arguments(given: Sequence[str]) -> Namespace:
+    """Read the words of a command line, options anywhere among them. Exits with 2, and says why, where they are wrong.
+
+    Those that are Streamlit's are in `extra`.
+    """
+    words = with_values(given)
+    top = parser(words)
+    typed = next((word for word in words if not word.startswith("-")), None)
+    if typed is not None and typed not in COMMANDS:
+        top.error(f"there is no command {cut(typed)!r}.{like(typed, COMMANDS)} moeviz --help lists all.")
+    args, args.extra = top.parse_known_args(words if typed == "app" else in_order(top, words))
+    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
+        one = called(top, words)
+        one.error(f"unrecognized arguments: {' '.join(unknown)}.{like(unknown[0], [*options_of(one)])}")
+    return args
 
 
 def command(name: str) -> ModuleType:

@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import open_dataset, read
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
-from moeviz.cli.output import frame_texts, note, print_tables
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, numbers
+from moeviz.cli.output import DONE, ERROR, frame_texts, note, print_tables
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.text import listed
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 HELP = "Print the numbers behind the app's charts, for a trace in any format."
 EXAMPLES = """examples:
   moeviz metrics trace.npz
-  moeviz metrics trace.csv --topic layers --layers 0 5
+  moeviz metrics trace.csv --topic layers --layers 0,5
   moeviz metrics trace.json --topic confidence --json | jq .
   moeviz metrics folder --topic co-activation         of a dataset, where it lies"""
 # moeviz.charts.TOPICS, known without loading it
@@ -46,9 +46,7 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz metrics`."""
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     parser.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
-    parser.add_argument(
-        "--layers", type=int, nargs="+", metavar="N", help="only these layers, by the model's own index"
-    )
+    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 0,5, by the model's own index")
     parser.add_argument(
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
     )
@@ -74,7 +72,7 @@ def run(args: Namespace) -> int:
         for text in frame_texts(frame):
             print(text)
         print()
-    return 0 if tables else 1
+    return DONE if tables else ERROR
 
 
 def _topic(word: str) -> str:

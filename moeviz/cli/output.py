@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
+# Exit codes: done, something was found that was asked for, wrong usage, an error. argparse has the third.
+DONE, FOUND, USAGE, ERROR = 0, 1, 2, 3
 ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
 
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.diff import difference, difference_text
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model
+from moeviz.cli.options import add_json, add_model, add_prompt
 from moeviz.cli.output import frame_text, records
 from moeviz.errors import CaptureError
 from moeviz.text import quoted
@@ -25,7 +25,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz precision`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_prompt(parser)
     add_model(parser)
     parser.add_argument(
         "--beside",
@@ -37,7 +37,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz precision`."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     if args.beside is not None:
         return _beside(args, prompt)
     from moeviz.capture.engine_table import engine_of
@@ -48,7 +48,7 @@ def run(args: Namespace) -> int:
             f"{quoted(args.model)} runs in {engine.name}, in the precision that it is stored in. Give the same "
             "model in another one beside it: --beside MODEL."
         )
-    table = precision_table(in_precisions(load(args), prompt))
+    table = precision_table(in_precisions(load(args), prompt, chat=args.chat))
     print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
     return 0
 
@@ -60,7 +60,7 @@ def _beside(args: Namespace, prompt: str) -> int:
     traces = []
     for name in (args.model, args.beside):
         model = load(args, name)
-        traces.append(trace(model, prompt))
+        traces.append(trace(model, prompt, chat=args.chat))
         del model  # the memory of the first is needed for the second
     found = difference(*traces)
     print(json.dumps(found) if args.json else difference_text(found))

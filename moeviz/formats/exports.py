@@ -37,6 +37,8 @@ from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted, why_no_file
 
+OF_MODELS = (".gguf", ".safetensors", ".bin", ".pth")  # suffixes; a .pt file may hold what a router chose
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -195,8 +197,20 @@ def _source(path: str | Path, max_bytes: int) -> Source:
     if why := why_no_file(path):
         raise InvalidTrace(f"No file can be called {quoted(path)}: the name {why}.")
     if not path.exists():
-        _reader(path)  # says which suffixes a trace has
+        _check_name(path)
     return source_of(path, max_bytes)
+
+
+def _check_name(path: Path) -> None:
+    """Raise `InvalidTrace` for a name that no trace has: what to give in its place."""
+    if path.suffix.lower() in {export.suffix for export in EXPORTS}:
+        _reader(path)  # says which can be read
+        return
+    model = f" --model {path.name[:200]}" if path.suffix.lower() in OF_MODELS else ""
+    raise InvalidTrace(
+        f"There is no file {quoted(path)}. Give a file with a trace; one is recorded by “moeviz trace PROMPT{model} -o "
+        "trace.npz”."
+    )
 
 
 def _trace_of(found: Counted, filename: str | Path) -> RoutingTrace:
@@ -226,6 +240,7 @@ def _own(source: Source) -> RoutingTrace:
     """A trace in one of our own formats, by the suffix."""
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
+        _check_no_model(source.name)
         raise InvalidTrace(
             f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
             f"that is recognised by its content. Looked for: {looked_for()}."
@@ -240,6 +255,13 @@ def _own(source: Source) -> RoutingTrace:
         return trace
     name = source.name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
+
+
+def _check_no_model(name: str) -> None:
+    if PurePath(name).suffix.lower() in OF_MODELS:
+        raise InvalidTrace(
+            f"{quoted(name)} holds a model, and no trace. “moeviz trace PROMPT --model MODEL -o trace.npz” records one."
+        )
 
 
 def check_target(path: str | Path) -> None:

@@ -127,7 +127,7 @@ def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dat
     folder = shutil.copytree(dataset, tmp_path / "damaged")
     (folder / "shard-000001" / "load.parquet").unlink()
     plan = ["plan", str(folder), "--engine", "sglang", "-o", str(tmp_path / "plan.json"), "--devices", "4"]
-    assert main(plan) == 1
+    assert main(plan) == 3
     assert "shard-000001 is damaged: load.parquet is missing" in capsys.readouterr().err
     assert main([*plan, "--partial"]) == 0
     assert "left out: shard-000001 is damaged" in capsys.readouterr().err
@@ -218,7 +218,7 @@ def test_a_plan_in_json(file, tmp_path, capsys):
 )
 def test_a_plan_that_cannot_be_written_is_a_sentence(words, said, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["plan", file, *words]) == 1
+    assert main(["plan", file, *words]) == 3
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -251,7 +251,7 @@ def test_counts_alone_have_rows_for_what_needs_no_order(counts_file, capsys):
     "words", [["prefetch"], ["cache", "--chunk", "16"], ["cache", "--shared"], ["cache", "--phase", "prompt"]]
 )
 def test_what_counts_cannot_tell_is_a_sentence(words, counts_file, capsys):
-    assert main(["serve", words[0], counts_file, *words[1:]]) == 1
+    assert main(["serve", words[0], counts_file, *words[1:]]) == 3
     assert "needs the experts of each token, in order" in capsys.readouterr().err
 
 

@@ -18,7 +18,7 @@ from site_of_docs import DOCS, ROOT, blocks
 import models.training
 import moeviz
 from moeviz.charts import TOPICS
-from moeviz.cli.main import main, parser
+from moeviz.cli.main import main, read_arguments
 from moeviz.embedded import embedded_path
 
 sys.path.append(str(DOCS))
@@ -84,21 +84,21 @@ def test_python_in_the_gallery_runs():
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_are_read(name):
     for words in commands_of(TEXTS[name]):
-        args, unknown = parser().parse_known_args(words)
-        assert not unknown or args.command == "app", f"moeviz {shlex.join(words)}"
+        args = read_arguments(words)
+        assert not args.extra or args.command == "app", f"moeviz {shlex.join(words)}"
 
 
 def test_a_command_with_an_option_that_there_is_not_would_be_noticed():
     (words,) = commands_of("```console\n$ moeviz trace Once \\\n    --no-such-option x | head  # why\n```")
     assert words == ["trace", "Once", "--no-such-option", "x"]
-    assert parser().parse_known_args(words)[1]
-    with pytest.raises(SystemExit):
-        parser().parse_args(["no-such-command"])
+    for wrong in (words, ["no-such-command"]):
+        with pytest.raises(SystemExit):
+            read_arguments(wrong)
 
 
 def why_not(words: list[str]) -> str:
     """Why a command of the pages is not run here; nothing where it is."""
-    args, _ = parser().parse_known_args(words)
+    args = read_arguments(words)
     given = {name: value for name, value in vars(args).items() if value not in (None, False)}
     if args.command in ("app", "corpus", "history", "prune"):
         return "serves, or trains, or reads many texts"

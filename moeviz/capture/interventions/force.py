@@ -6,6 +6,7 @@ import numpy as np
 
 from moeviz.capture.interventions import verification
 from moeviz.capture.interventions.intervention import (
+    EXPERT_WORDS,
     Choice,
     Decision,
     Experts,
@@ -61,5 +62,6 @@ class Force:
 OPTION = Option(
     "--force",
     lambda args, _read: Force(experts_from_words(args.force)),
-    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts"},
+    {"metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts; 3:1,4;5:0 for several"},
+    several=EXPERT_WORDS,
 )

@@ -6,6 +6,7 @@ import numpy as np
 
 from moeviz.capture.interventions import verification
 from moeviz.capture.interventions.intervention import (
+    EXPERT_WORDS,
     Choice,
     Decision,
     Experts,
@@ -95,6 +96,7 @@ def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> Ca
 OPTION = Option(
     "--mute",
     lambda args, _read: Mute(experts_from_words(args.mute), reroute=not args.no_reroute),
-    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead"},
+    {"metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead; 3:1,4;5:0 for several"},
+    several=EXPERT_WORDS,
     beside={"--no-reroute": {"action": "store_true", "help": "with --mute: nothing takes a muted expert's place"}},
 )
