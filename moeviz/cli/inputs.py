@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import import_options
-from moeviz.cli.output import note
+from moeviz.cli.output import note, watched
 from moeviz.errors import InvalidPrompt
 from moeviz.text import cut, quoted, why_no_file
 
@@ -55,8 +55,12 @@ def loading(args: Namespace) -> dict[str, Any]:
 
 def load(args: Namespace, name: str | None = None) -> "LoadedModel | EngineModel":
     """Open the model of a command, or the one of that name, in the engine that runs it, and note it."""
+    from transformers.utils.logging import disable_progress_bar
+
     from moeviz.capture.opening import load_model
 
+    if not watched():
+        disable_progress_bar()
     name = args.model if name is None else name
     note(f"loading {cut(name)}")
     return load_model(name, backend=args.backend if name == args.model else None, **loading(args))

@@ -90,6 +90,12 @@ def add_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:
     parser.add_argument("--json", action="store_true", help=says)
 
 
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add -q."""
+    says = "say nothing beside the result but what is wrong"
+    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=says)
+
+
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model and the engine that runs it."""
     says = (

@@ -26,7 +26,8 @@ from moeviz.cli.main import COMMANDS, command, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_counts, read_trace, write_trace
-from moeviz.metrics.load import expert_load
+from moeviz.metrics.findings import findings
+from moeviz.metrics.load import balance, expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.metrics.tokens import visible
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -88,6 +89,7 @@ def test_every_file_of_a_command_is_in_the_table():
         "main",
         "options",
         "output",
+        "words",
     }
 
 
@@ -97,19 +99,19 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = ("_viewers", "errors", "moved", "text")
-    files = ("cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output")
+    files = ("cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output", "cli.words")
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["dance"],
-        ["params"],
+        ["cost"],
         ["convert", "a.csv"],
         ["params", "embedded", "--colour"],
         ["metrics", "x.csv", "--topic", "weather"],
+        ["metrics", "x.csv", "--layers", "9" * 30],
         ["trace", "x", "--temperature", "-1"],
         ["trace", "x", "--top-p", "2"],
         ["trace", "x", "--max-new-tokens", "many"],
@@ -449,23 +451,58 @@ def test_metrics_prints_every_number_as_json(trace, trace_path, capsys):
 
 @pytest.mark.parametrize("topic", ["tokens", "load", "confidence"])
 def test_metrics_prints_a_table_for_each_metric_of_a_topic(topic, trace_path, capsys):
-    assert main(["metrics", trace_path, "--topic", topic, "--token", "3"]) == 0
+    assert main(["metrics", trace_path, "--topic", topic, "--token", "3", "--all"]) == 0
     out = capsys.readouterr().out.splitlines()
     for chart in TOPICS[topic.title()]:
         assert chart.measure.__name__ in out
 
 
-def test_metrics_of_two_layers_need_two(trace_path, capsys):
-    assert main(["metrics", trace_path, "--topic", "layers"]) == 3
+def test_metrics_of_two_layers_take_the_first_and_the_last_unless_others_are_named(trace, trace_path, capsys):
+    said = {}
+    for layers in ("", "0,3", "1,2", "0"):
+        code = main(["metrics", trace_path, "--topic", "layers", "--json", *([f"--layers={layers}"] if layers else [])])
+        said[layers], err = capsys.readouterr()
+        assert code == (3 if layers == "0" else 0) and ("Give --layers A,B" in err) == (layers == "0")
+    assert said[""] == said["0,3"] != said["1,2"] and "ranked_load" in said[""]
+
+
+def test_metrics_speak_first_and_print_one_table(trace, trace_path, capsys):
+    """What stands out is what the charts say of the same numbers; the table is of all layers; --all has every table."""
+    found = TOPICS["Load"][2].caption(balance(trace))
+    assert main(["metrics", trace_path]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(found) if found else "layer" in out.splitlines()[0]
+    rows = [line for line in out.splitlines() if re.match(r" +\d", line)]
+    assert len(rows) == len(trace.model.layers) and "3 more tables of load. More: --all" in out
+    assert main(["metrics", trace_path, "--topic", "tokens"]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and "Give --layers A B" in err
-    assert main(["metrics", trace_path, "--topic", "layers", "--layers", "0", "3"]) == 0
-    assert "ranked_load" in capsys.readouterr().out
+    assert all(finding.sentence in out for finding in findings(trace)) and err == ""
+    assert [int(word) for word in re.findall(r"^ +0 .*", out, re.MULTILINE)[0].split()[-4:]] == [
+        int(first) for first in trace.experts[:, 0, 0]
+    ]
+
+
+def test_a_table_is_no_wider_than_the_terminal_and_names_what_is_left_out(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert main(["families"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: lines.index("")]
+    assert max(map(len, table)) <= 70 and "more columns with --wide:" in " ".join(table) and "exact" in table[-1]
+    assert main(["families", "--wide"]) == 0
+    assert "exact" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_one_family_is_a_card_and_an_unknown_one_names_what_is_near(capsys):
+    assert main(["families", "qwen3moe"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^architecture +qwen3_moe$", out, re.MULTILINE) and "mixtral" not in out
+    assert main(["families", "mixtrl"]) == 3
+    assert "Did you mean mixtral" in capsys.readouterr().err
 
 
 def test_metrics_of_one_token_need_one(trace_path, capsys):
     for token in ([], ["--token", "32"]):
-        assert main(["metrics", trace_path, "--topic", "tokens", *token]) == 0
+        assert main(["metrics", trace_path, "--topic", "tokens", "--all", *token]) == 0
         out, err = capsys.readouterr()
         assert "Give --token N, from 0 to 31" in err and "token_choices" in out and "token_routes" not in out
 
@@ -698,7 +735,7 @@ def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
 
 def test_history_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
-    assert main(["history", "check", "counts", "--controls"]) == 1
+    assert main(["history", "check", "counts", "--controls"]) == 3
     told = capsys.readouterr()
     assert "python -m moeviz history check" in told.err and "in a checkout of the repository" in told.err
     assert not told.out and len(told.err.splitlines()) == 1

@@ -78,7 +78,6 @@ def test_a_disk_that_fills_while_the_result_is_written_is_one_sentence(here, mon
     "words",
     [
         ["metrics", "folder.npz"],
-        ["metrics", "t.npz", "--layers", "9" * 30],
         ["metrics", "t.npz", "--topic", "tokens", "--token", str(2**62)],
         ["convert", "folder.npz", "x.csv"],
         ["params", "embedded", "--trace", "nope.npz"],
@@ -90,7 +89,7 @@ def test_a_disk_that_fills_while_the_result_is_written_is_one_sentence(here, mon
     ],
 )
 def test_a_hostile_command_line_is_one_sentence(words, here, capsys):
-    assert main(words) in (0, 1)
+    assert main(words) in (0, 3)
     said = capsys.readouterr().err.splitlines()
     assert [line for line in said if line.startswith("moeviz: ")] and "Traceback" not in "\n".join(said)
 
