@@ -44,6 +44,11 @@ class Occlusion:
     next     [t, j]: by how much the probability of the likeliest next token after t falls, on average. NaN where traces
              of another engine were compared.
     to       [l, t, j]: the expert that most of the fillers that flip a first choice send it to; -1 where none flips it.
+
+    >>> import moeviz
+    >>> found = moeviz.occlude("embedded", "Ich komme mit.")
+    >>> list(found.deciding().columns)[:3]
+    ['layer', 'token', 'text']
     """
 
     trace: RoutingTrace

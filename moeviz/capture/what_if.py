@@ -33,7 +33,13 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WhatIf:
-    """A prompt read twice: by the model as it is, and with an intervention."""
+    """A prompt read twice: by the model as it is, and with an intervention.
+
+    >>> import moeviz
+    >>> result = moeviz.what_if("embedded", "12 + 7 = 19", moeviz.Mute({3: (1,)}))
+    >>> bool((result.plain.experts == result.changed.experts).all())
+    False
+    """
 
     plain: RoutingTrace
     changed: RoutingTrace
@@ -61,6 +67,11 @@ def what_if(
 
     Raises `CaptureError` for a change that this model cannot be given or that did not come through, and what `trace`
     raises.
+
+    >>> import moeviz
+    >>> effect = moeviz.what_if("embedded", "12 + 7 = 19", moeviz.Mute({3: (1,)})).effect
+    >>> len(effect), bool(effect["kl"].mean() > 0)
+    (10, True)
     """
     change = None if isinstance(intervention, Precision) else intervention
     run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change, chat=chat), tokenizer)
@@ -146,6 +157,11 @@ def ablate(
     progress   called with (done, total) after each expert. Raise in it to stop.
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
+
+    >>> import moeviz
+    >>> ranking = moeviz.ablate("embedded", "12 + 7 = 19", experts=[(3, 0), (3, 1)])
+    >>> len(ranking), list(ranking.columns)
+    (2, ['layer', 'expert', 'load', 'kl', 'loss_change'])
     """
     run = prepare(model, CaptureRequest(prompts_of(prompts), chat=chat), tokenizer)
     rows = []

@@ -246,7 +246,7 @@ def _said(dataset: "Dataset") -> str:
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
     what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
     return (
-        f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shards\n"
+        f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shard{'s' * (facts['shards'] != 1)}\n"
         f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{told}"
         f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
         "locality) reads it where it lies."

@@ -12,9 +12,7 @@ from moeviz.errors import CaptureError
 from moeviz.text import quoted
 
 if TYPE_CHECKING:
-    import pandas as pd
-
-    from moeviz.capture.precisions import PrecisionTrace
+    pass
 
 HELP = "Run a prompt in other precisions: which tokens go to other experts?"
 EXAMPLES = """examples:
@@ -41,14 +39,14 @@ def run(args: Namespace) -> int:
     if args.beside is not None:
         return _beside(args, prompt)
     from moeviz.capture.engine_table import engine_of
-    from moeviz.capture.precisions import in_precisions
+    from moeviz.checks import precision
 
     if (engine := engine_of(args.model, args.backend)) is not None:
         raise CaptureError(
             f"{quoted(args.model)} runs in {engine.name}, in the precision that it is stored in. Give the same "
             "model in another one beside it: --beside MODEL."
         )
-    table = precision_table(in_precisions(load(args), prompt, chat=args.chat))
+    table = precision(load(args), prompt, chat=args.chat)
     print(json.dumps(records(table)) if args.json else frame_text(table.round(4)))
     return 0
 
@@ -65,21 +63,3 @@ def _beside(args: Namespace, prompt: str) -> int:
     found = difference(*traces)
     print(json.dumps(found) if args.json else difference_text(found))
     return 0
-
-
-def precision_table(found: dict[str, "PrecisionTrace"]) -> "pd.DataFrame":
-    """Count the tokens sent to another set of experts than in float32, by precision and layer, by tie or not."""
-    import pandas as pd
-
-    from moeviz.metrics.comparison import set_changes
-
-    exact = found["float32"].trace
-    tables = []
-    for name, other in found.items():
-        if name != "float32":
-            table = set_changes(exact, other.trace, other.tied)
-            unknown = [not known for known in other.known]
-            table.loc[unknown, ["tied", "flipped"]] = float("nan")
-            tables.append(table.assign(precision=name))
-    table = pd.concat(tables, ignore_index=True)
-    return table[["precision", *table.columns.drop("precision")]]

@@ -152,8 +152,15 @@ def read_trace(
     Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
     named (`moeviz.formats.importers.table.importers` lists them). What such a file does not say is asked for, and given
     as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
-    does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
+    holds no trace, or one that is larger than `max_bytes` or than memory, or has a name that no file can have, and
     `OSError` if it cannot be read.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_trace(sample_trace(), f"{folder}/trace.csv")
+    ...     moeviz.read_trace(f"{folder}/trace.csv").experts.shape  # layers, tokens, slots
+    (4, 32, 2)
     """
     return _trace_of(read_counted(path, max_bytes, format, options), path)
 
@@ -167,6 +174,13 @@ def read_counts(
     """Read how many tokens each expert got: from a file of counts, or from any that holds a trace.
 
     Files and errors as with `read_trace`.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_counts(sample_trace().counts(), f"{folder}/counts.json")
+    ...     int(moeviz.read_counts(f"{folder}/counts.json").assignments.sum())  # 4 layers of 32 tokens of 2 slots
+    256
     """
     found = read_counted(path, max_bytes, format, options)
     return found.counts() if isinstance(found, RoutingTrace) else found
@@ -289,6 +303,13 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
 
     An existing file is replaced in one step, or left as it was. Raises `InvalidTrace` for an unknown suffix,
     `MoevizError` if the extra that writes reports is not installed, and `OSError` if the file cannot be written.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_trace(sample_trace(), f"{folder}/trace.csv")
+    ...     moeviz.read_trace(f"{folder}/trace.csv").experts.shape  # layers, tokens, slots
+    (4, 32, 2)
     """
     path = Path(path)
     data = export_for(path).write(trace)

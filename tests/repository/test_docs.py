@@ -3,6 +3,7 @@
 import doctest
 import hashlib
 import importlib.util
+import inspect
 import json
 import pkgutil
 import re
@@ -47,6 +48,13 @@ WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") an
 @pytest.mark.parametrize("name", [*MODULES, *EXTENSIONS, "history_checks.claims"])
 def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in moeviz.__all__ if not name.startswith("_")])
+def test_every_name_of_the_front_door_has_an_example_and_one_line_that_stands_alone(name):
+    said = inspect.getdoc(getattr(moeviz, name)) or ""
+    assert ">>> " in said, f"help(moeviz.{name}) shows no example."
+    assert said.splitlines()[0].endswith((".", ":")) and not said.startswith(("What", "The same", "That"))
 
 
 def commands_of(text: str) -> Iterator[list[str]]:

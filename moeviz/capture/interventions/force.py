@@ -24,7 +24,13 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """These experts are chosen for every token; what slots are left go to the router's best. Weighed as it would."""
+    """These experts are chosen for every token, as {layer: experts}; the router's best fill the slots that are left.
+
+    Weights are those that the router gives to the experts it is left with.
+
+    >>> Force({3: (0,)})  # in layer 3, every token goes to expert 0
+    Force(experts={3: (0,)})
+    """
 
     experts: Experts
 

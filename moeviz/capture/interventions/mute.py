@@ -25,11 +25,14 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """These experts may not be chosen: the router takes its next best, and weighs them as it would.
+    """These experts may not be chosen, as {layer: experts}: the router takes and weighs its next best.
 
     With `reroute=False` nothing takes their place: they add 0, and the weights of the others stay as they are. With
     `removed=True` they are as if the model did not have them, as in a checkpoint without them: a router that weighs by
     a softmax over all experts takes it over those that are left.
+
+    >>> Mute({3: (1, 4), 5: (0,)})  # experts 1 and 4 of layer 3, and expert 0 of layer 5
+    Mute(experts={3: (1, 4), 5: (0,)}, reroute=True, removed=False)
     """
 
     experts: Experts
