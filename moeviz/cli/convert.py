@@ -39,6 +39,8 @@ def arguments(parser: ArgumentParser) -> None:
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
     )
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
+    says = "of a .csv file, leave out the column with the model's facts: for spreadsheets, and no longer whole here"
+    parser.add_argument("--plain", action="store_true", help=says)
     add_counts_only(parser)
     add_import_options(parser)
 
@@ -62,7 +64,7 @@ def run(args: Namespace) -> int:
     if isinstance(found, ExpertCounts):
         write(found, target)
         return 0
-    write_trace(found, target)
+    write_trace(found, target, plain=args.plain)
     note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
     if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
         note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")

@@ -298,9 +298,10 @@ def check_target(path: str | Path) -> None:
         ) from error
 
 
-def write_trace(trace: RoutingTrace, path: str | Path) -> None:
+def write_trace(trace: RoutingTrace, path: str | Path, plain: bool = False) -> None:
     """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
+    `plain` writes a .csv file for spreadsheets and other programs alone: its rows, without the model's facts.
     An existing file is replaced in one step, or left as it was. Raises `InvalidTrace` for an unknown suffix,
     `MoevizError` if the extra that writes reports is not installed, and `OSError` if the file cannot be written.
 
@@ -312,7 +313,9 @@ def write_trace(trace: RoutingTrace, path: str | Path) -> None:
     (4, 32, 2)
     """
     path = Path(path)
-    data = export_for(path).write(trace)
+    if plain and path.suffix.lower() != ".csv":
+        raise MoevizError(f"Only a .csv file can be plain, not {quoted(path.name)}. Give one, or leave plain out.")
+    data = to_csv(trace, plain) if plain else export_for(path).write(trace)
     unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(data)

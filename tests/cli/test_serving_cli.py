@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 from gguf_models import write_model
-from moeviz.cli.serve import HEADINGS
 from serving_data import figures, reference_trace
 from tiny_models import CONFIGS, tiny_model
 
 from moeviz import ModelInfo, RoutingTrace, published_counts
 from moeviz.capture.models.kv_cache import served_by_config
+from moeviz.cli.cost import HEADINGS
 from moeviz.cli.main import main
 from moeviz.cli.plan import ENGINES as ENGINE_NAMES
 from moeviz.errors import MissingField, MoevizError

@@ -40,7 +40,11 @@ EXTENSIONS = [f"_ext.{module.name}" for module in pkgutil.iter_modules([str(DOCS
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
-ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/repository/test_readme.py, where what they print is looked at too
+ELSEWHERE = (
+    "install",
+    "tutorials/",
+    "how-to/",
+)  # run in test_readme.py, where what they print is looked at too
 WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") and not name.startswith(ELSEWHERE)]
 
 
