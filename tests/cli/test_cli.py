@@ -321,7 +321,7 @@ def test_corpus_writes_a_labelled_trace_that_metrics_read(suffix, corpus, tmp_pa
     trace = read_trace(path)
     assert trace.tokens.groupby("sequence")["label"].first().tolist() == ["French", "Python", "French"]
     assert f"wrote {path}" in err and "embedded: " in out and "3 sequences, 2 labels" in out
-    assert main(["metrics", path, "--topic", "specialization"]) == 0
+    assert main(["metrics", path, "--topic", "specialization", "--all"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("load_by_label", "label_information", "label_divergence"))
 

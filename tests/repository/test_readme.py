@@ -97,7 +97,7 @@ WHY_NOT = {
     r"vllm|sglang|http": "needs a server that runs a model",
     r"\.gguf": "needs llama.cpp, and a model for it",
     r"mlx": "needs MLX, and a model for it",
-    r"Qwen/|allenai/|OLMoE|base/|REAP|mistralai/|google/|my-checkpoint": "needs a model from the hub",
+    r"Qwen/|allenai/|OLMoE|base/|REAP|mistralai/|google/": "needs a model from the hub",
     r"python -m |python tests/|python kernels/": "takes minutes, or needs a GPU",
     r"moeviz (prune|corpus|history|experts|lineage)": "reads many texts, or trains, for minutes",
     r"texts\.|trace\.|smaller|run/": "reads what a command above that is not run would write",
