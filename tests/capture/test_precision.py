@@ -15,7 +15,7 @@ from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.precisions import in_precision, in_precisions
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.cli.precision import precision_table
+from moeviz.checks import precision_table
 from moeviz.errors import CaptureError
 from moeviz.metrics.comparison import set_changes
 
