@@ -93,7 +93,9 @@ def is_page_target(args: Namespace, target: str) -> bool:
 
     if is_dataset(target) or args.weights or args.no_text:
         return False
-    return target.endswith("/") or (not why_no_file(target) and Path(target).is_dir())
+    if target.endswith("/"):
+        return True
+    return bool(target) and not why_no_file(target) and not Path(target).suffix and Path(target).is_dir()
 
 
 def convert_to_page(args: Namespace, target: str) -> str:
