@@ -9,7 +9,7 @@ import pandas as pd
 
 from moeviz.capture.models.load import load_model
 from moeviz.capture.precisions import in_precisions
-from moeviz.cli.precision import precision_table
+from moeviz.checks import precision_table
 from moeviz.embedded.evaluation import evaluation_set
 
 CHARACTERS = 1500

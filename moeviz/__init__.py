@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.capture.what_if import WhatIf, ablate, what_if
+    from moeviz.checks import compare, diff, doctor, precision
     from moeviz.corpus.run import write_corpus
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
@@ -72,6 +73,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.interventions.replay": ("Replay",),
     "moeviz.capture.interventions.top_k": ("TopK",),
     "moeviz.capture.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.checks": ("compare", "diff", "doctor", "precision"),
     "moeviz.corpus.run": ("write_corpus",),
     "moeviz.expert_counts": ("ExpertCounts",),
     "moeviz.formats.counts_file": ("write_counts",),
@@ -87,6 +89,7 @@ _ON_FIRST_USE = {
     "moeviz.published": ("published_counts",),
     "moeviz.routing_trace": ("RoutingTrace",),
 }
+_MODULES = ("expert_counts", "metrics", "model_info", "routing_trace", "serving", "training")
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
@@ -119,11 +122,15 @@ __all__ = [
     "WhatIf",
     "__version__",
     "ablate",
+    "compare",
+    "diff",
     "direct_attribution",
+    "doctor",
     "lineage",
     "load_model",
     "occlude",
     "open_in_app",
+    "precision",
     "pruning_curve",
     "published_counts",
     "read_counts",
@@ -144,7 +151,7 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker knows the names above, and that there are no others
 
     def __getattr__(name: str) -> Any:
-        if name in ("expert_counts", "model_info", "routing_trace"):  # the modules, after `import moeviz` alone
+        if name in _MODULES:  # after `import moeviz` alone
             return import_module("moeviz." + name)
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz' has no attribute {name!r}")

@@ -12,23 +12,63 @@
 
 
 class MoevizError(Exception):
-    """Base class. The message is for a person: what we got, what we need, what to do."""
+    """Base class. The message is for a person: what we got, what we need, what to do.
+
+    >>> import moeviz
+    >>> try:
+    ...     moeviz.trace("embedded", "")
+    ... except moeviz.MoevizError as error:
+    ...     print(type(error).__name__)
+    InvalidPrompt
+    """
 
 
 class CaptureError(MoevizError):
-    """The model or server gave no routing that moeviz can read."""
+    """The model or server gave no routing that moeviz can read.
+
+    >>> import moeviz
+    >>> try:
+    ...     moeviz.trace("embedded", "Il fait froid.", next_tokens="no")
+    ... except moeviz.CaptureError as error:
+    ...     print(type(error).__name__)
+    CaptureError
+    """
 
 
 class InvalidPrompt(CaptureError):
-    """The prompt cannot be run on this model: it is empty, or longer than the model's context."""
+    """The prompt cannot be run on this model: it is empty, or longer than the model's context.
+
+    >>> import moeviz
+    >>> try:
+    ...     moeviz.trace("embedded", "")
+    ... except moeviz.InvalidPrompt as error:
+    ...     print(type(error).__name__)
+    InvalidPrompt
+    """
 
 
 class ModelNotFound(CaptureError):
-    """There is no model at that path or id, or it is not in a form that moeviz can load."""
+    """There is no model at that path or id, or it is not in a form that moeviz can load.
+
+    >>> import moeviz
+    >>> try:
+    ...     moeviz.load_model("./no/such/folder")
+    ... except moeviz.ModelNotFound as error:
+    ...     print(type(error).__name__)
+    ModelNotFound
+    """
 
 
 class InvalidTrace(MoevizError):
-    """A trace, or a file that should hold one, breaks the contract of `RoutingTrace`."""
+    """A trace, or a file that should hold one, breaks the contract of `RoutingTrace`.
+
+    >>> import moeviz
+    >>> try:
+    ...     moeviz.read_trace("notes.txt")
+    ... except moeviz.InvalidTrace as error:
+    ...     print(type(error).__name__)
+    InvalidTrace
+    """
 
 
 class NotSaid(InvalidTrace):
@@ -48,4 +88,15 @@ class DamagedShard(InvalidTrace):
 
 
 class MissingField(MoevizError):
-    """This trace lacks a field that a metric needs."""
+    """This trace lacks a field that a metric needs.
+
+    >>> import moeviz
+    >>> from dataclasses import replace
+    >>> from moeviz.metrics.confidence import router_entropy
+    >>> from moeviz.testing import sample_trace
+    >>> try:
+    ...     router_entropy(replace(sample_trace(), logits=None))
+    ... except moeviz.MissingField as error:
+    ...     print(str(error).partition(",")[0])
+    Router entropy needs router logits
+    """

@@ -25,6 +25,11 @@ class RunningApp:
     """The app in a process of its own: its `url`, and `stop()`. It ends with the Python that started it.
 
     `url` holds the token that lets this user's browsers in, and nobody else.
+
+    >>> import moeviz
+    >>> app = moeviz.open_in_app()  # doctest: +SKIP
+    >>> app.address  # doctest: +SKIP
+    'http://localhost:8501/?access=…'
     """
 
     def __init__(self, url: str, process: "subprocess.Popen[bytes]", folder: Path) -> None:
@@ -85,6 +90,10 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
 
     Raises `MoevizError` where the extra `app` is not installed, where the port is not free, and where the app does not
     start, with what it said.
+
+    >>> import moeviz
+    >>> app = moeviz.open_in_app(moeviz.read_trace("paris.npz"))  # doctest: +SKIP
+    >>> app.stop()  # doctest: +SKIP
     """
     check_streamlit()
     port = _free_port(port or 0)

@@ -16,6 +16,11 @@ class ParameterCounts:
     """The number of parameters of a model, by what they do. The parts sum to `total`; tied weights count once.
 
     Counted by `moeviz.parameters`, which also works out active and touched parameters.
+
+    >>> import moeviz
+    >>> counts = moeviz.load_model().info.parameters
+    >>> counts.total, counts.routed_experts
+    (12729600, 9437184)
     """
 
     input_embedding: int
@@ -44,7 +49,13 @@ PARTS = tuple(name for name, kind in ParameterCounts.__annotations__.items() if 
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """Facts about the model that the arrays cannot hold."""
+    """Facts about the model that the arrays cannot hold.
+
+    >>> import moeviz
+    >>> info = moeviz.load_model().info
+    >>> info.layers, info.num_experts[0], info.top_k, info.num_layers
+    ((0, 1, 2, 3, 4, 5), 8, 2, 6)
+    """
 
     name: str  # "allenai/OLMoE-1B-7B-0924"
     backend: str  # who recorded: "transformers", "vllm", "mixture", "sample"; "file" where a file does not say

@@ -26,6 +26,10 @@ def view(model_or_trace: Any, text: str | Sequence[str] | None = None, **options
 
     Raises `MoevizError` for a model without a text, for a trace with one, for what is too large to draw or empty, and
     where the extra `notebook` is not installed; and what `moeviz.trace` raises.
+
+    >>> import moeviz
+    >>> page = moeviz.view("embedded", "Il fait froid.")  # in a notebook, it is drawn
+    >>> page.save("froid.html")  # doctest: +SKIP
     """
     if isinstance(model_or_trace, RoutingTrace):
         if text is not None or options:

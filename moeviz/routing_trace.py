@@ -57,6 +57,11 @@ class RoutingTrace:
     outputs   what each expert put out for each token, in figures: see `ExpertOutputs`. Recorded by choice.
 
     Raises `InvalidTrace` if the arrays and the facts about the model do not fit together.
+
+    >>> import moeviz
+    >>> trace = moeviz.trace("embedded", "Il fait froid.")
+    >>> trace.experts.shape == trace.weights.shape, trace.tokens.columns[:3].tolist()
+    (True, ['sequence', 'position', 'token_id'])
     """
 
     model: ModelInfo

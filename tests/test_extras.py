@@ -108,7 +108,7 @@ def test_every_page_of_the_gallery_draws_without_what_trains_it_and_training_say
 
 def test_the_app_without_streamlit_is_one_sentence():
     run = without(EXTRAS, "from moeviz.cli.main import main\nsys.exit(main(['app']))")
-    assert run.returncode == 1 and not run.stdout
+    assert run.returncode == 3 and not run.stdout
     assert run.stderr == 'moeviz: The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.\n'
 
 

@@ -133,8 +133,9 @@ async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterato
 
 def announce(ours: Settings) -> None:
     """Say on the terminal who is let in, and how. The token is told there alone, and never logged."""
-    log.info(WAYS_SAID[ours.serve])
-    said = [WAYS_SAID[ours.serve]]
+    said = [WAYS_SAID[ours.serve]] if ours.log != "json" else []
+    if ours.log == "json":
+        log.info(WAYS_SAID[ours.serve])
     if ours.hosts and ours.serve != PRIVATE:
         said.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
     if ours.serve == TEAM and ours.login_header is None:

@@ -138,7 +138,7 @@ def _not_too_many(trace: RoutingTrace, tokens: str) -> tuple[RoutingTrace, str]:
     most = max(MOST_JUDGED // len(trace.model.layers), 1)
     if len(trace.tokens) <= most:
         return trace, tokens
-    return trace.select(tokens=slice(0, most)), f"the first {most:,} of {tokens} “moeviz serve” judges all of them."
+    return trace.select(tokens=slice(0, most)), f"the first {most:,} of {tokens} “moeviz cost” judges all of them."
 
 
 def _known_bytes(model: ModelInfo, served: ServedModel | None, bits: int | None) -> float | None:

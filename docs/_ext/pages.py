@@ -31,6 +31,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "commands": reference.commands,
     "alarms": tables.alarms,
     "engines": tables.engines,
+    "extras": tables.extras,
     "families": tables.families,
     "formats": reference.formats,
     "front-door": reference.front_door,

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -229,3 +230,26 @@ def glossary() -> str:
     words = MORE | GLOSSARY
     lines = [f"{word}\n  {words[word][0].upper()}{words[word][1:]}" for word in sorted(words, key=str.lower)]
     return "```{glossary}\n" + "\n\n".join(lines) + "\n```"
+
+
+EXTRAS = {
+    "app": "the app in a browser",
+    "notebook": "`moeviz.view` and the kernel of a notebook",
+    "report": "HTML reports, and charts as SVG",
+    "gguf": "GGUF models, in llama.cpp",
+    "mlx": "models of mlx-lm",
+    "ray": "`moeviz corpus --ray`",
+    "training": "event files of TensorBoard",
+    "history": "the training of two historical systems",
+    "completion": "`moeviz completion`",
+}
+
+
+def extras() -> str:
+    """Return the extras that one installs to use moeviz, and what each brings, as pyproject.toml has them."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    brings = {
+        name: ", ".join(re.match(r"[\w-]+", need)[0] for need in project["optional-dependencies"][name])
+        for name in EXTRAS
+    }
+    return table(["extra", "what for", "brings"], [(f"`{name}`", says, brings[name]) for name, says in EXTRAS.items()])

@@ -42,6 +42,11 @@ def trace_corpus(
 
     Raises `InvalidPrompt`, with the number of the text, if a text is empty, or too long while the tokenizer cannot say
     where to cut; and what `trace` raises.
+
+    >>> import moeviz
+    >>> trace = moeviz.trace_corpus(moeviz.load_model(), [("French", "Il fait froid."), ("sum", "12 + 7 = 19")])
+    >>> trace.tokens.groupby("sequence")["label"].first().tolist()
+    ['French', 'sum']
     """
     model = load_model(model) if isinstance(model, str) else model
     labels: list[str] = []

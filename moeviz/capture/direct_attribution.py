@@ -57,6 +57,7 @@ def direct_attribution(
     *,
     layers: Collection[int] | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: bool = False,
 ) -> pd.DataFrame:
     """Split routers' logits at one token into what each part of the model wrote into the residual stream before them.
 
@@ -66,6 +67,7 @@ def direct_attribution(
 
     token   a row of the prompt's trace; below 0 it is counted from the end.
     layers  the model's own indices of MoE layers; default: all.
+    chat    True reads the prompt as a user's turn of a chat, as in `trace`.
 
     One row per MoE layer, part and expert. Columns: layer int32 (of the router) · part str (embedding, attention,
     experts, MLP, bias or rounding) · part_layer int32 (the layer that wrote it; -1 where none did) · expert int16 ·
@@ -88,7 +90,7 @@ def direct_attribution(
     Source: direct logit attribution, Elhage et al. (A Mathematical Framework for Transformer Circuits, 2021), here of
     a router's logits.
     """
-    return attributed(model, CaptureRequest((prompt,)), token, layers, tokenizer=tokenizer)[1]
+    return attributed(model, CaptureRequest((prompt,), chat=chat), token, layers, tokenizer=tokenizer)[1]
 
 
 @torch.no_grad()

@@ -48,6 +48,11 @@ class Lineage:
     chance         the cosine that 99% of unrelated experts (of different layers) stay below.
     threshold      the cosine that a match needs.
     left_out       other stacks of layers with experts, which were not compared: of the base, and of the child.
+
+    >>> import moeviz
+    >>> found = moeviz.lineage("embedded", "embedded")
+    >>> len(found.table) == sum(moeviz.load_model().info.num_experts)
+    True
     """
 
     table: pd.DataFrame
@@ -94,6 +99,10 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
 
     Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
     or the two have none of the same shape.
+
+    >>> import moeviz
+    >>> moeviz.lineage("embedded", "embedded").table["what"].unique().tolist()
+    ['kept']
 
     Source: cosine of concatenated weights as in MC-SMoE (arXiv 2310.01334), section 3.1; sources are added one by one
     as in orthogonal matching pursuit (Pati et al. 1993).

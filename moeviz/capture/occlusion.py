@@ -44,6 +44,11 @@ class Occlusion:
     next     [t, j]: by how much the probability of the likeliest next token after t falls, on average. NaN where traces
              of another engine were compared.
     to       [l, t, j]: the expert that most of the fillers that flip a first choice send it to; -1 where none flips it.
+
+    >>> import moeviz
+    >>> found = moeviz.occlude("embedded", "Ich komme mit.")
+    >>> list(found.deciding().columns)[:3]
+    ['layer', 'token', 'text']
     """
 
     trace: RoutingTrace
@@ -103,6 +108,7 @@ def occlude(
     prompt: str,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: bool = False,
     progress: Progress | None = None,
 ) -> Occlusion:
     """Replace each token of a prompt by four fillers in turn, and compare what the routers decide for later tokens.
@@ -111,6 +117,7 @@ def occlude(
     replaced. The cost is 4 (T - 1) forwards of T tokens, in batches, so a prompt has at most 512 tokens.
 
     prompt    one text.
+    chat      True reads it as a user's turn of a chat, as in `trace`.
     progress  called with (forwards done, forwards in all) after each batch. Raise in it to stop.
 
     Raises `InvalidPrompt` for a prompt of more than 512 tokens, `CaptureError` for a model that reads later tokens
@@ -123,7 +130,7 @@ def occlude(
 
     Source: occlusion of Zeiler & Fergus (arXiv 1311.2901), section 4.2, of tokens in place of squares of a picture.
     """
-    steps = occluding(model, CaptureRequest((prompt,)), tokenizer=tokenizer)
+    steps = occluding(model, CaptureRequest((prompt,), chat=chat), tokenizer=tokenizer)
     while True:
         try:
             done = next(steps)

@@ -29,7 +29,7 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
     name     "embedded"; one of its siblings, "embedded-natural" and "embedded-fine", where they are installed; the path
              of a folder, or an id on the hub, of a transformers model; or what an engine of
              `moeviz.capture.engine_table` knows.
-    backend  which engine; default: the one that the name is of. "transformers" has folders and hub ids.
+    backend  which engine; default: the one that the name belongs to. "transformers" runs folders and hub ids.
     how      options of that engine. For transformers: device_map, dtype, revision, check_memory, as
              `moeviz.capture.models.load.load_model` takes them.
 
@@ -37,6 +37,11 @@ def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) 
     ------
     ModelNotFound: there is no model there, its files are damaged, or there is no such backend. CaptureError: a dense
     model, or one that moeviz cannot record, or that does not fit into memory.
+
+    >>> import moeviz
+    >>> model = moeviz.load_model("embedded", dtype="float32")
+    >>> model.name, model.info.num_experts[0], model.info.top_k
+    ('embedded', 8, 2)
     """
     engine = engine_of(name, backend)
     return load.load_model(name, **how) if engine is None else open_model(engine, name, **how)

@@ -50,6 +50,7 @@ def in_precisions(
     names: Sequence[str] = NAMES,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: bool = False,
 ) -> dict[str, PrecisionTrace]:
     """Read prompts in float32, and in each of `names`; by name, float32 first. Needs memory for a second model.
 
@@ -57,9 +58,10 @@ def in_precisions(
     of experts rounded to 8 bits, each row of the last dimension by its largest value; arithmetic, embeddings, norms and
     routers stay in float32, as weight-only quantisation has it.
 
-    Raises what `trace` raises, and `CaptureError` where weights lie on disk.
+    `chat` reads each prompt as a user's turn of a chat. Raises what `trace` raises, and `CaptureError` where weights
+    lie on disk.
     """
-    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
+    run = prepare(model, CaptureRequest(prompts_of(prompts), chat=chat), tokenizer)
     names = [name for name in names if name != "float32"]
     exact = replace(run, model=in_precision(run.model, "float32"))
     routers = probe_routers(exact)

@@ -161,13 +161,18 @@ def stream(
             ...
 
     seconds_between  assemble the trace at most this often. In between the loop is given the one before, the very same
-                     object, after each token: for who only looks now and then.
+                     object, after each token: for a caller that looks only now and then.
 
     The last one is what `trace` returns. Generation waits while the loop works on a trace; the model is free meanwhile,
     unchanged, so other recordings of it may take their turn, and each of several streams gives what it gives alone. To
     cancel, leave the loop, or `close()` the generator: the model stops before its next token.
 
     Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
+
+    >>> import moeviz
+    >>> seen = [len(trace.tokens) for trace in moeviz.stream("embedded", "Il fait", max_new_tokens=3)]
+    >>> seen == sorted(seen)
+    True
     """
     request = _request(
         prompts,

@@ -33,7 +33,13 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WhatIf:
-    """A prompt read twice: by the model as it is, and with an intervention."""
+    """A prompt read twice: by the model as it is, and with an intervention.
+
+    >>> import moeviz
+    >>> result = moeviz.what_if("embedded", "12 + 7 = 19", moeviz.Mute({3: (1,)}))
+    >>> bool((result.plain.experts == result.changed.experts).all())
+    False
+    """
 
     plain: RoutingTrace
     changed: RoutingTrace
@@ -46,6 +52,7 @@ def what_if(
     intervention: Intervention | Precision,
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: bool = False,
 ) -> WhatIf:
     """Read prompts with and without an intervention (`moeviz.capture.interventions`) and compare.
 
@@ -55,13 +62,19 @@ def what_if(
     likeliest as it is) · next_token_changed int32 · probability float64 (of `next_token`) · probability_changed float64
     (of the same token).
 
-    Both are read in eval mode, whatever mode the model is in: dropout and jitter would be drawn anew each time.
+    `chat` reads each prompt as a user's turn of a chat, as in `trace`. Both are read in eval mode, whatever mode the
+    model is in: dropout and jitter would be drawn anew each time.
 
     Raises `CaptureError` for a change that this model cannot be given or that did not come through, and what `trace`
     raises.
+
+    >>> import moeviz
+    >>> effect = moeviz.what_if("embedded", "12 + 7 = 19", moeviz.Mute({3: (1,)})).effect
+    >>> len(effect), bool(effect["kl"].mean() > 0)
+    (10, True)
     """
     change = None if isinstance(intervention, Precision) else intervention
-    run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change), tokenizer)
+    run = prepare(model, CaptureRequest(prompts_of(prompts), intervention=change, chat=chat), tokenizer)
     routers = probe_routers(run)
     plain, logits = read_batch(run, routers, None)
     if isinstance(intervention, Precision):
@@ -165,6 +178,7 @@ def ablate(
     prompts: str | Sequence[str],
     *,
     tokenizer: PreTrainedTokenizerBase | None = None,
+    chat: bool = False,
     layers: Sequence[int] | None = None,
     experts: Collection[tuple[int, int]] | None = None,
     progress: Progress | None = None,
@@ -176,13 +190,19 @@ def ablate(
     tokens: how far the distribution of the next token moves) · loss_change float64 (nats a token, mean: above 0 where
     the model predicts worse without it). Experts that no token uses change nothing: 0.
 
+    chat       True reads each prompt as a user's turn of a chat, as in `trace`.
     layers     the model's own indices; default: all that have experts.
     experts    only these, as (layer, expert) pairs; default: all of those layers.
     progress   called with (done, total) after each expert. Raise in it to stop.
 
     Raises `CaptureError` for a router that moeviz cannot let choose again, and what `trace` raises.
+
+    >>> import moeviz
+    >>> ranking = moeviz.ablate("embedded", "12 + 7 = 19", experts=[(3, 0), (3, 1)])
+    >>> len(ranking), list(ranking.columns)
+    (2, ['layer', 'expert', 'load', 'kl', 'loss_change'])
     """
-    run = prepare(model, CaptureRequest(prompts_of(prompts)), tokenizer)
+    run = prepare(model, CaptureRequest(prompts_of(prompts), chat=chat), tokenizer)
     rows = []
     routers = probe_routers(run)
     plain, logits = read_batch(run, routers, None)

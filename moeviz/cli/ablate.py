@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model, number
+from moeviz.cli.options import add_json, add_model, add_prompt, numbers
 from moeviz.cli.output import frame_text, progress, records
 
 if TYPE_CHECKING:
@@ -17,28 +17,26 @@ if TYPE_CHECKING:
 HELP = "Mute each expert that a prompt uses, one at a time, and rank them by the effect."
 EXAMPLES = """examples:
   moeviz ablate "12 + 7 = 19"
-  moeviz ablate - --layers 2 3 --json < prompt.txt | jq .[0]"""
+  moeviz ablate - --layers 2,3 --json < prompt.txt | jq .[0]"""
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz ablate`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
-    parser.add_argument(
-        "--layers", type=number(int, 0), nargs="+", metavar="N", help="only these layers (default: all)"
-    )
+    add_prompt(parser)
+    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
     add_model(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Run `moeviz ablate`."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     from moeviz.capture.what_if import ablate
     from moeviz.metrics.expert_names import with_names
 
     shown = partial(progress, says="muted {} of {} experts")
     model = load(args)
-    ranking = with_names(ablate(model, prompt, layers=args.layers, progress=shown), _names(model.info))
+    ranking = with_names(ablate(model, prompt, chat=args.chat, layers=args.layers, progress=shown), _names(model.info))
     print(json.dumps(records(ranking)) if args.json else frame_text(ranking.round(4)))
     return 0
 

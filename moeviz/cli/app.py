@@ -32,7 +32,7 @@ EXAMPLES = """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
   moeviz app vllm.json transformers.npz               with two to compare: page Engine difference
-  moeviz app imatrix.gguf --top-k 8                   with counts, and what the file does not say
+  moeviz app imatrix.gguf --experts-per-token 8                   with counts, and what the file does not say
   moeviz app many                                     with the corpus in this folder: page Corpus
   moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
   moeviz app --port 8080 --no-browser

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model
+from moeviz.cli.options import add_json, add_model, add_prompt
 from moeviz.cli.output import frame_text, note, records
 
 HELP = "Split the logits of a token's routers into what embedding, attention and earlier experts wrote."
@@ -16,7 +16,7 @@ NOTE = "the parts add up to the logits; they do not say which change would move 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz attribute`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_prompt(parser)
     parser.add_argument(
         "--token", type=int, default=-1, metavar="N", help="which token, counted from 0 (default: the last)"
     )
@@ -29,13 +29,13 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz attribute`."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     import pandas as pd
 
     from moeviz.capture.direct_attribution import direct_attribution
     from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
-    found = direct_attribution(load(args), prompt, args.token, layers=args.layer)
+    found = direct_attribution(load(args), prompt, args.token, layers=args.layer, chat=args.chat)
     if args.json:
         print(json.dumps(records(found)))
         return 0

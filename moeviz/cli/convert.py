@@ -22,8 +22,8 @@ EXAMPLES = """examples:
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
   moeviz convert trace.npz page/                      the trace to click through, for any web host
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
-  moeviz convert response.json -o trace.npz --hidden-layers 27 --top-k 6
-  moeviz convert imatrix.gguf -o counts.json --top-k 8
+  moeviz convert response.json -o trace.npz --num-layers 27 --experts-per-token 6
+  moeviz convert imatrix.gguf -o counts.json --experts-per-token 8
   moeviz convert folder -o counts.json --counts-only  how often each expert was used, and nothing of any token"""
 
 
@@ -42,6 +42,8 @@ def arguments(parser: ArgumentParser) -> None:
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
     )
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
+    says = "of a .csv file, leave out the column with the model's facts: for spreadsheets, and no longer whole here"
+    parser.add_argument("--plain", action="store_true", help=says)
     add_counts_only(parser)
     add_import_options(parser)
 
@@ -68,7 +70,7 @@ def run(args: Namespace) -> int:
     if isinstance(found, ExpertCounts):
         write(found, target)
         return 0
-    write_trace(found, target)
+    write_trace(found, target, plain=args.plain)
     note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
     if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
         note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")

@@ -1,13 +1,14 @@
 """Trace labelled texts: `moeviz corpus`."""
 
 import json
-from argparse import ArgumentParser, Namespace
+import re
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import load
+from moeviz.cli.inputs import load, loading
 from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
@@ -111,6 +112,7 @@ def _add_dataset(parser: ArgumentParser) -> None:
         "--ray",
         nargs="?",
         const="",
+        type=_address,
         metavar="ADDRESS",
         help="run on Ray: on this machine, or with auto or HOST:PORT on a cluster that is up",
     )
@@ -120,6 +122,13 @@ def _add_dataset(parser: ArgumentParser) -> None:
     group.add_argument(
         "--gpus", type=number(float, 0), metavar="F", help="with --ray: GPUs of an actor, such as 0.5 (default: 0)"
     )
+
+
+def _address(word: str) -> str:
+    """Read the address of a cluster: any other word after --ray is a file."""
+    if word not in ("", "auto") and not re.fullmatch(r"(\w+://)?[^/]+:\d+", word):
+        raise ArgumentTypeError(f"{word!r} is no address of Ray. Give auto, or HOST:PORT")
+    return word
 
 
 def run(args: Namespace) -> int:
@@ -174,7 +183,10 @@ def trace_to_dataset(args: Namespace) -> str:
     if isinstance(folder, Path):
         folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
     from moeviz.corpus.run import Wanted, write_corpus
+    from moeviz.corpus.texts import files_of
 
+    for file in files_of(args.files):
+        file.stat()  # one that is not there is said before the model is loaded
     wanted = Wanted(
         weights=args.weights or "float16",
         text=not args.no_text,
@@ -209,7 +221,7 @@ def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wante
     from moeviz.corpus.on_ray import write_corpus_on_ray
 
     note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
-    how = {"backend": args.backend} | ({"check_memory": False} if args.ignore_memory else {})
+    how = {"backend": args.backend} | loading(args)
     told = {"resume": args.resume, "progress": _progress, "cluster": cluster}
     return write_corpus_on_ray(args.model, args.files, folder, wanted, **told, **how)
 
@@ -235,7 +247,7 @@ def _said(dataset: "Dataset") -> str:
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
     what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
     return (
-        f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shards\n"
+        f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shard{'s' * (facts['shards'] != 1)}\n"
         f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{told}"
         f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
         "locality) reads it where it lies."

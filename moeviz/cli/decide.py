@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from moeviz.cli.inputs import open_dataset
 from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.output import frame_text, note, records
-from moeviz.cli.serve import in_lines, judged_tokens
+from moeviz.cli.cost import in_lines, judged_tokens
 
 if TYPE_CHECKING:
     from moeviz.serving.answers import Answer

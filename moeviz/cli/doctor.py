@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import read_one_trace
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, import_options, number
-from moeviz.cli.output import records, visible_line
+from moeviz.cli.output import DONE, FOUND, records, visible_line
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -40,12 +40,12 @@ def run(args: Namespace) -> int:
         dataset = read_dataset(args.source, partial=True)
         wrong = [*dataset.left_out, *check_dataset(dataset)]  # every byte of it is read
         print(json.dumps(wrong) if args.json else "\n".join(wrong) or "Every file of the dataset is as it was written.")
-        return int(bool(wrong))
+        return FOUND if wrong else DONE
     beside = None if args.beside is None else read_one_trace(args.beside, args)
     opened = open_path(args.source, format=args.format, options=import_options(args))
     found = examine(opened.counted, beside, args.tokens, opened.left_out)
     print(json.dumps(records(found)) if args.json else doctor_text(found))
-    return int(len(found) > 0)
+    return FOUND if len(found) else DONE
 
 
 def doctor_text(found: "pd.DataFrame") -> str:

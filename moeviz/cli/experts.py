@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import load, open_dataset, read_one_trace
-from moeviz.cli.options import add_import_options, add_json, add_loading, number
+from moeviz.cli.options import add_import_options, add_json, add_loading, numbers
 from moeviz.cli.output import frame_texts, note, progress, records
+from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import why_no_file
 
@@ -58,9 +59,7 @@ def arguments(parser: ArgumentParser) -> None:
         "moeviz's own models: the held-out texts that ship)"
     )
     parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
-    parser.add_argument(
-        "--layers", type=number(int, 0), nargs="+", metavar="N", help="show only these layers (default: all)"
-    )
+    parser.add_argument("--layers", **numbers(int, 0), help="show only these layers, as 2,3 (default: all)")
     parser.add_argument(
         "--mute",
         action="store_true",
@@ -71,9 +70,10 @@ def arguments(parser: ArgumentParser) -> None:
     add_loading(parser)
     parser.add_argument(
         "--labels",
-        nargs="+",
+        action=Several,
         metavar="FILE",
-        help="show labels that others gave to the experts beside ours: JSON of colibri's atlas or MoE_analysis",
+        help="show labels that others gave to the experts beside ours: JSON of colibri's atlas or MoE_analysis; again "
+        "for more files",
     )
     parser.add_argument(
         "--write-labels", metavar="FILE", help="write our names and specialists as JSON, in the form of colibri's atlas"

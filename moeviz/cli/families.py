@@ -2,14 +2,22 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.checkout import from_tests
 from moeviz.cli.options import add_json
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import DONE, FOUND, fitting_text, frame_text, note, records
+from moeviz.cli.words import like
+from moeviz.errors import MoevizError
+from moeviz.text import quoted
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 HELP = "List the MoE families of transformers that moeviz can record, and how."
 EXAMPLES = """examples:
   moeviz families
+  moeviz families Qwen3Moe                            all of one architecture
   moeviz families --json | jq '.[] | select(.kernels != "yes")'
   moeviz families --check                             survey the installed transformers (a minute)"""
 
@@ -19,6 +27,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--check", action="store_true", help="survey the installed transformers; exit code 1 if it differs"
     )
+    parser.add_argument("name", metavar="NAME", nargs="?", help="all of one architecture, or of what its name begins")
+    parser.add_argument("--wide", action="store_true", help="print all columns, however wide the terminal is")
     add_json(parser)
 
 
@@ -26,24 +36,48 @@ def run(args: Namespace) -> int:
     """Run `moeviz families`."""
     from moeviz.capture.routers.families import families
 
-    print(json.dumps(records(families())) if args.json else table_text())
+    table = families() if args.name is None else of_name(args.name)
+    if args.json:
+        print(json.dumps(records(table)))
+    else:
+        print(table_text(args.wide) if args.name is None else "\n\n".join(map(card, records(table))))
     if not args.check:
         return 0
     note("surveying the installed transformers")
     found = differences()
     print(found or "The installed version of transformers is read as the table says.")
-    return 1 if found else 0
+    return FOUND if found else DONE
 
 
-def table_text() -> str:
-    """Return the table of families, and how many are exact."""
+def of_name(name: str) -> "pd.DataFrame":
+    """Return the rows of an architecture, or of those whose names have the word in them. Raises `MoevizError`."""
+    from moeviz.capture.routers.families import families
+
+    table = families()
+    names, word = table["architecture"].str.replace("_", ""), name.lower().replace("_", "")
+    found = table[names == word]
+    found = found if len(found) else table[names.str.contains(word, regex=False)]
+    if not len(found):
+        known = [*dict.fromkeys(table["architecture"])]
+        raise MoevizError(f"No architecture is called {quoted(name)}.{like(name, known)} moeviz families lists all.")
+    return found
+
+
+def card(row: dict[str, Any]) -> str:
+    """Return a row of the table as lines: a column each, without those that are empty."""
+    wide = max(map(len, row))
+    return "\n".join(f"{name:<{wide}}  {value}" for name, value in row.items() if value not in (None, ""))
+
+
+def table_text(wide: bool = False) -> str:
+    """Return the table of families, all columns or as many as fit, and how many are exact."""
     from moeviz.capture.routers.families import families, surveyed_version
 
     table = families()
     shown = table.drop(columns="remark").replace("", "·")
     exact, kernels = (table[name].eq("yes").groupby(table["architecture"]).all() for name in ("exact", "kernels"))
     return (
-        f"{frame_text(shown)}\n\n"
+        f"{frame_text(shown) if wide else fitting_text(shown)}\n\n"
         f"{len(table)} rows of {len(exact)} architectures: one with routers of several kinds has a row for each.\n"
         f"In transformers {surveyed_version()}, {exact.sum()} of {len(exact)} architectures are recorded exactly as "
         f"their experts receive it; moeviz's kernels run {kernels.sum()} of them."

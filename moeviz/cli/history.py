@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.checkout import from_tests
 from moeviz.cli.options import add_json, number
-from moeviz.cli.output import check_output, frame_text, note, records, write
+from moeviz.cli.output import DONE, FOUND, check_output, frame_text, note, records, write
 from moeviz.cli.trace import summary_of, summary_text
 
 if TYPE_CHECKING:
@@ -93,4 +93,4 @@ def check(args: Namespace) -> int:
     table = text.check(names, args.quick, args.seed, args.controls, show)
     if args.json:
         print(json.dumps(records(table)))
-    return int(not text.holds(table))
+    return DONE if text.holds(table) else FOUND

@@ -2,12 +2,13 @@
 
 import sys
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import import_options
-from moeviz.cli.output import note
+from moeviz.cli.output import note, watched
 from moeviz.errors import InvalidPrompt, MoevizError
-from moeviz.text import cut
+from moeviz.text import cut, quoted, why_no_file
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
@@ -17,26 +18,52 @@ if TYPE_CHECKING:
     from moeviz.routing_trace import Counted, RoutingTrace
 
 
-def read_prompt(given: str) -> str:
-    """Return the prompt as it was given, or from standard input. Raises `InvalidPrompt` for what is not text."""
+def read_prompt(args: Namespace) -> str:
+    """Return the prompt as it was given, from the file of -f, or from standard input.
+
+    Raises `InvalidPrompt` for what is not text, and for a file that there is not.
+    """
+    given, path = args.prompt, args.prompt_file
     try:
+        if path is not None:
+            return prompt_in(path)
         text = sys.stdin.read() if given == "-" else given
         text.encode()
     except UnicodeError as error:
         raise InvalidPrompt("The prompt is not text in UTF-8. Save the file in that encoding.") from error
+    if not why_no_file(given) and Path(given).is_file():
+        note(f"{quoted(given)} is taken as the text itself, though a file is called so. To read that: -f {cut(given)}")
     return text
 
 
-def load(args: Namespace, name: str | None = None, **options: Any) -> "LoadedModel | EngineModel":
+def prompt_in(path: str) -> str:
+    """Return the text of a file. Raises `InvalidPrompt` where there is none, `UnicodeError` for what is not UTF-8."""
+    if why := why_no_file(path):
+        raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidPrompt(f"The prompt's file {quoted(path)} cannot be read: {error.strerror}.") from error
+
+
+def loading(args: Namespace) -> dict[str, Any]:
+    """Return the options by which a model is loaded, as `moeviz.load_model` takes them: those that were given."""
+    given = {name: getattr(args, name) for name in ("device_map", "dtype", "offload_folder")}
+    given["check_memory"] = False if args.ignore_memory else None
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load(args: Namespace, name: str | None = None) -> "LoadedModel | EngineModel":
     """Open the model of a command, or the one of that name, in the engine that runs it, and note it."""
+    from transformers.utils.logging import disable_progress_bar
+
     from moeviz.capture.opening import load_model
 
+    if not watched():
+        disable_progress_bar()
     name = args.model if name is None else name
     note(f"loading {cut(name)}")
-    given = {option: value for option, value in options.items() if value is not None}
-    if args.ignore_memory:
-        given["check_memory"] = False
-    return load_model(name, backend=args.backend if name == args.model else None, **given)
+    return load_model(name, backend=args.backend if name == args.model else None, **loading(args))
 
 
 def load_inside(args: Namespace) -> "LoadedModel":

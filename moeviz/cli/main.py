@@ -7,21 +7,25 @@
 
 To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
 
-Results go to stdout and everything else to stderr. Exit code 0: done; 1: a sentence on stderr says why not; 2: wrong
-usage; 3: `training` found an alarm that is on. A command is imported when it is named, and what is heavy by its
-`arguments` or its `run`.
+Results go to stdout and everything else to stderr. Exit code 0: done; 1: a check found something (`doctor`, `training`,
+`families --check`, `history check`); 2: wrong usage; 3: an error, which a sentence on stderr explains. A command is
+imported when it is named, and what is heavy by its `arguments` or its `run`.
 """
 
 import logging
 import os
 import re
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from moeviz.cli.output import note
+from moeviz.cli.options import add_quiet
+from moeviz.cli.output import DONE, ERROR, QUIET, complain, note
+from moeviz.cli.words import called, in_order, like, options_of
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 
@@ -45,7 +49,7 @@ COMMANDS = (
     "families",
     "history",
     "metrics",
-    "serve",
+    "cost",
     "decide",
     "plan",
     "convert",
@@ -53,7 +57,9 @@ COMMANDS = (
     "diff",
     "compare",
     "training",
+    "completion",
 )
+OLD_COMMANDS = {"serve": "cost"}  # it starts no server
 EXAMPLES = """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
@@ -68,7 +74,7 @@ EXAMPLES = """examples:
   moeviz metrics trace.csv --topic load               how the work is divided
   moeviz lineage embedded embedded-natural            which experts were cut, copied or merged
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
-  moeviz serve cache trace.npz                        what the routing costs to serve: hits of a cache
+  moeviz cost cache trace.npz                         what the routing costs to serve: hits of a cache
   moeviz decide trace.npz --devices 8                 is balancing worth a trial, and what else is
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz families                                     which families of models moeviz reads, and how
@@ -90,13 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str] | None) -> int:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
-    words = with_values(sys.argv[1:] if argv is None else argv)
-    arguments = parser(words)
-    args, args.extra = arguments.parse_known_args(words)
-    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
-        arguments.error(f"unrecognized arguments: {' '.join(unknown)}")
+    args = read_arguments(sys.argv[1:] if argv is None else argv)
+    if args.command is None:
+        parser().print_help()
+        return DONE
+    (QUIET.set if getattr(args, "quiet", False) else QUIET.clear)()
     logging.basicConfig(format="moeviz: %(message)s")
-    logging.getLogger("moeviz").setLevel(logging.INFO)
+    logging.getLogger("moeviz").setLevel(logging.WARNING if QUIET.is_set() else logging.INFO)
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -106,12 +112,34 @@ def _run(argv: Sequence[str] | None) -> int:
         return code
     except BrokenPipeError:  # `moeviz … | head` has read enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        return DONE
     except MoevizError as error:
-        note(str(error))
+        complain(str(error))
     except OSError as error:
-        note(f"{error.strerror or error}" + (f": {cut(str(error.filename))}" if error.filename else ""))
-    return 1
+        complain(f"{error.strerror or error}" + (f": {cut(str(error.filename))}" if error.filename else ""))
+    return ERROR
+
+
+def read_arguments(given: Sequence[str]) -> Namespace:
+    """Read the words of a command line, options anywhere among them. Exits with 2, and says why, where they are wrong.
+
+    Those that are Streamlit's are in `extra`.
+    """
+    words = [*with_values(given)]
+    for old, now in OLD_COMMANDS.items():
+        if words[:1] == [old]:
+            note(f"moeviz {old} is called moeviz {now} now; the old word works for this version")
+            words[0] = now
+    top = parser(words)
+    typed = next((word for word in words if not word.startswith("-")), None)
+    if typed is not None and typed not in COMMANDS:
+        top.error(f"there is no command {cut(typed)!r}.{like(typed, COMMANDS)} moeviz --help lists all.")
+    args, args.extra = top.parse_known_args(words if typed == "app" else in_order(top, words))
+    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
+        one = called(top, words)
+        meant = next((word for word in unknown if word.startswith("-")), "")
+        one.error(f"unrecognized arguments: {' '.join(unknown)}.{like(meant, [*options_of(one)])}")
+    return args
 
 
 def command(name: str) -> ModuleType:
@@ -128,7 +156,9 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
     shape = RawDescriptionHelpFormatter
     says = "See which experts of a Mixture-of-Experts language model fire."
     top = ArgumentParser("moeviz", description=says, epilog=EXAMPLES, formatter_class=shape)
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    top.add_argument("--version", action=Version)
+    add_quiet(top)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
     typed = None if words is None else next((word for word in words if not word.startswith("-")), "")
     alone = bool(words) and words[0] == typed and typed in COMMANDS
     for name in COMMANDS:
@@ -139,7 +169,29 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
         one = commands.add_parser(name, help=of.HELP, description=of.HELP, epilog=of.EXAMPLES, formatter_class=shape)
         if typed is None or name == typed:
             of.arguments(one)
+            add_quiet(one)
     return top
+
+
+class Version(Action):
+    """Print the version, and with which versions of what runs models."""
+
+    def __init__(self, *given: Any, **how: Any) -> None:
+        super().__init__(
+            *given, nargs=0, default=SUPPRESS, help="print the versions of moeviz and what it runs on", **how
+        )
+
+    def __call__(self, parser: ArgumentParser, *_given: Any) -> None:
+        """Print it, and end."""
+        from importlib.metadata import PackageNotFoundError, version
+
+        from moeviz import __version__
+
+        print(f"moeviz {__version__}")
+        for name in ("torch", "transformers"):
+            with suppress(PackageNotFoundError):
+                print(f"{name} {version(name)}")
+        parser.exit()
 
 
 def with_values(words: Sequence[str]) -> list[str]:

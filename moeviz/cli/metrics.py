@@ -6,8 +6,8 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import open_dataset, read
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number
-from moeviz.cli.output import frame_texts, note, print_tables
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, numbers
+from moeviz.cli.output import DONE, ERROR, fitting_text, frame_texts, note, print_tables, visible_line
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.text import listed
 
@@ -18,10 +18,11 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.routing_trace import Counted
 
-HELP = "Print the numbers behind the app's charts, for a trace in any format."
+HELP = "Say what stands out in a trace or counts, with a table of its layers; all numbers behind the app's charts."
 EXAMPLES = """examples:
   moeviz metrics trace.npz
-  moeviz metrics trace.csv --topic layers --layers 0 5
+  moeviz metrics trace.npz --topic confidence --all   every table of the topic, whole
+  moeviz metrics trace.csv --topic layers --layers 0,5
   moeviz metrics trace.json --topic confidence --json | jq .
   moeviz metrics folder --topic co-activation         of a dataset, where it lies"""
 # moeviz.charts.TOPICS, known without loading it
@@ -39,6 +40,7 @@ TOPICS = (
     "coverage",
     "placement",
 )
+SHORT = 20  # rows that are printed without --all
 OLD_TOPICS = {"cooperation": "co-activation", "repetition": "locality"}  # as they were once called
 
 
@@ -46,60 +48,112 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz metrics`."""
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     parser.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
-    parser.add_argument(
-        "--layers", type=int, nargs="+", metavar="N", help="only these layers, by the model's own index"
-    )
+    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 0,5, by the model's own index")
     parser.add_argument(
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
     )
     parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument("--all", action="store_true", help="print every table of the topic, whole")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
     """Run `moeviz metrics`."""
-    tables, lacking = {}, []
-    for name, measure in metrics_of(args):
+    tables, said, lacking = {}, [], []
+    for name, say, measure in metrics_of(args):
         try:
             tables[name] = measure()
+            said += say(tables[name])
         except MoevizError as error:
             lacking.append(str(error))
     for sentence in dict.fromkeys(lacking):
         note(sentence)
     if args.json:
         print_tables(tables)
-    for name, frame in {} if args.json else tables.items():
+    elif tables and not args.all:
+        print(in_short(args.topic, tables, [visible_line(sentence) for sentence in dict.fromkeys(said)]))
+    for name, frame in tables.items() if args.all and not args.json else ():
         print(name)
         for text in frame_texts(frame):
             print(text)
         print()
-    return 0 if tables else 1
+    return DONE if tables else ERROR
+
+
+def in_short(topic: str, tables: dict[str, "pd.DataFrame"], sentences: list[str]) -> str:
+    """Return what stands out in a topic, its table of layers or the first rows of its shortest, and where more is."""
+    by_layer = [name for name, frame in tables.items() if "layer" in frame and frame["layer"].is_unique]
+    name = (by_layer or sorted(tables, key=lambda one: len(tables[one])))[0]
+    frame = _by_token(tables[name]) if name == "token_choices" else tables[name]
+    rows = [] if len(frame) <= SHORT else [f"the first {SHORT} of {len(frame):,} rows"]
+    others = [f"{len(tables) - 1} more tables of {topic}"] if len(tables) > 1 else []
+    more = f"{name}: {'; '.join([*rows, *others])}. " if rows or others else ""
+    table = fitting_text(frame.head(SHORT).round(3), "--all")
+    return "\n".join([*sentences, *[""] * bool(sentences), table, "", f"{more}More: --all, or --json for programs."])
+
+
+def _by_token(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row a token: its text, and its first choice at each layer, or any of its experts where none is first."""
+    first = frame[frame["slot"] == 0].pivot(index="token", columns="layer", values="expert").add_prefix("layer ")
+    texts = frame.drop_duplicates("token").set_index("token")[["text", "phase"]]
+    return texts.join(first).reset_index().rename_axis(columns=None)
 
 
 def _topic(word: str) -> str:
     return OLD_TOPICS.get(word, word)
 
 
-def metrics_of(args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"]]]:
-    """Yield the metrics of a topic: each one's name, and a function that measures the trace or the dataset named."""
+Measured = tuple[str, Callable[["pd.DataFrame"], list[str]], Callable[[], "pd.DataFrame"]]
+
+
+def metrics_of(args: Namespace) -> Iterator[Measured]:
+    """Yield the metrics of a topic: the name of each, what stands out in its table, and a function that makes that."""
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.formats.dataset.opening import is_dataset
 
     charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
-    names = {chart.measure: chart for chart in charts}.values()
+    charts = [*{chart.measure: chart for chart in charts}.values()]
     if is_dataset(args.trace):
-        yield from _of_dataset([chart.measure.__name__ for chart in names], args)
+        yield from _of_dataset(charts, args)
         return
     trace = read(args.trace, args)
-    for chart in names:
-        yield chart.measure.__name__, partial(measure_chart, chart, trace, args)
+    brief = not (args.all or args.json)
+    for chart in charts:
+        if brief and chart.tokens == "one" and args.token is None:
+            continue
+        say = partial(_stands_out, chart, trace, args)
+        yield chart.measure.__name__, say, partial(measure_chart, chart, trace, args)
 
 
-def _of_dataset(names: list[str], args: Namespace) -> Iterator[tuple[str, Callable[[], "pd.DataFrame"]]]:
+def _stands_out(chart: "Chart", trace: "Counted", args: Namespace, frame: "pd.DataFrame") -> list[str]:
+    """What stands out in the numbers of a chart; of a chart of one layer, where one is named."""
+    from moeviz.metrics.findings import findings
+    from moeviz.metrics.words import in_words_of, layer_word
+    from moeviz.routing_trace import RoutingTrace
+
+    if chart.measure.__name__ == "token_choices" and isinstance(trace, RoutingTrace):
+        found = findings(trace.select(layers=args.layers) if args.layers else trace)
+        return [one.sentence for one in found]
+    if layer_word(trace.model) != "layer" or (chart.layers == "one" and len(args.layers or trace.model.layers) > 1):
+        return []  # captions speak of layers
+    tokens = len(trace.tokens) if isinstance(trace, RoutingTrace) else None
+    sentence = chart.caption(frame, tokens)
+    return [] if sentence is None else [in_words_of(trace.model, sentence)]
+
+
+def _caption(chart: "Chart | None", frame: "pd.DataFrame") -> list[str]:
+    return [sentence for sentence in [chart and chart.caption(frame)] if sentence]
+
+
+def _of_dataset(charts: "list[Chart]", args: Namespace) -> Iterator[Measured]:
     dataset = open_dataset(args.trace, args)
-    for name in [*names, *(["balance_over_time"] if args.topic == "load" else [])]:
-        yield name, partial(_analysed, name, dataset, args.layers)
+    for chart in charts:
+        name, several = chart.measure.__name__, chart.layers == "one" and len(args.layers or dataset.model.layers) > 1
+        yield name, partial(_caption, None if several else chart), partial(_analysed, name, dataset, args.layers)
+    if args.topic == "load":
+        name = "balance_over_time"
+        yield name, partial(_caption, None), partial(_analysed, name, dataset, args.layers)
 
 
 def _analysed(name: str, dataset: "Dataset", layers: list[int] | None) -> "pd.DataFrame":
@@ -125,8 +179,10 @@ def measure_chart(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.Data
     name = chart.measure.__name__
     if args.layers:
         trace = trace.select(layers=args.layers)
+    if chart.layers == "two" and not args.layers and len(trace.model.layers) > 2:
+        trace = trace.select(layers=[trace.model.layers[0], trace.model.layers[-1]])
     if chart.layers == "two" and len(trace.model.layers) != 2:
-        raise MissingField(f"{name} compares two layers. Give --layers A B, two of {listed(trace.model.layers)}.")
+        raise MissingField(f"{name} compares two layers. Give --layers A,B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
         if not isinstance(trace, RoutingTrace):
             raise MissingField(f"{name} is about one token, and {trace!r} does not say where a token went.")

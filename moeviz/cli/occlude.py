@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model
+from moeviz.cli.options import add_json, add_model, add_prompt
 from moeviz.cli.output import frame_text, note, progress, records
 
 HELP = "Replace each word of a prompt in turn, and list the words that decide which expert a later one gets."
@@ -16,17 +16,17 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz occlude`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_prompt(parser)
     add_model(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
     """Run `moeviz occlude`."""
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     from moeviz.capture.occlusion import occlude
 
-    found = occlude(load(args), prompt, progress=partial(progress, says="{} of {} forwards"))
+    found = occlude(load(args), prompt, chat=args.chat, progress=partial(progress, says="{} of {} forwards"))
     deciding = found.deciding()
     if args.json:
         print(json.dumps(records(deciding)))

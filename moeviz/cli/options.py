@@ -4,14 +4,18 @@ Nothing heavy is imported here or at the top of a command's file, so `moeviz --h
 """
 
 import argparse
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moeviz.cli.output import note
+from moeviz.cli.words import Several
 
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import ImportOptions
 
 ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 PROMPT = "the text, or - to read it from standard input"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 NO_TEXT = "neither the tokens' texts nor their ids; their experts, which stay, give a part of the text away"
 # moeviz.formats.importers.importer.SAYS, known without loading numpy
 IMPORT_OPTIONS = {
@@ -21,6 +25,10 @@ IMPORT_OPTIONS = {
     "start": ("N", "position of the first token of a response"),
     "expert_parallel": ("N", "devices that each layer's experts were divided among"),
 }
+
+
+# moeviz.formats.importers.importer.CALLED, as other commands call the same
+CALLED = {"top_k": "experts_per_token", "hidden_layers": "num_layers"}
 
 
 def number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:
@@ -36,9 +44,57 @@ def number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | flo
     return read
 
 
+def numbers(kind: type, low: int, high: int = 2**63) -> dict[str, Any]:
+    """Return how argparse reads an option of several such numbers: 2,3 at once, or the option again."""
+    return {"action": Several, "split": ",", "pattern": r"-?[\d.,]+", "read": number(kind, low, high), "metavar": "N"}
+
+
+def one_of(names: Sequence[str]) -> Callable[[str], str]:
+    """Return a reader of one of these names."""
+
+    def read(text: str) -> str:
+        if text not in names:
+            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+        return text
+
+    return read
+
+
+class Renamed(argparse.Action):
+    """Store the value of an option by its old name, which the help leaves out and a line says is another now."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
+    ) -> None:
+        """Store it, and name the option as it is called now."""
+        note(f"{option_string} is called {self.metavar} now; the old word works for this version")
+        setattr(namespace, self.dest, values)
+
+
+def add_renamed(parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any]) -> None:
+    """Add the old name of an option, to be taken for a version."""
+    how = {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    parser.add_argument(old, action=Renamed, dest=dest, **how)
+
+
+def add_prompt(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+    """Add the prompt: a word, or the text of a file. Returns the group of what may be given in its place."""
+    given = parser.add_mutually_exclusive_group(required=True)
+    given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
+    given.add_argument("-f", "--prompt-file", metavar="FILE", help="read the prompt from this file")
+    parser.add_argument("--chat", action="store_true", help="send it as a user's turn, by the model's chat template")
+    return given
+
+
 def add_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help=says)
+
+
+def add_quiet(parser: argparse.ArgumentParser) -> None:
+    """Add -q."""
+    says = "say nothing beside the result but what is wrong"
+    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=says)
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +110,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 def add_loading(parser: argparse.ArgumentParser) -> None:
     """Add the options that say how a model is loaded."""
     add_backend(parser)
+    parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
+    parser.add_argument(
+        "--offload-folder", metavar="DIR", help="where weights go that the map leaves on the disk; as large as they are"
+    )
+    parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument(
         "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
     )
@@ -108,7 +169,10 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     )
     group.add_argument("--format", metavar="NAME", help="read it as this format, as vllm or sglang-recorder")
     for name, (metavar, says) in IMPORT_OPTIONS.items():
-        group.add_argument("--" + name.replace("_", "-"), dest=name, type=int, metavar=metavar, help=says)
+        option = "--" + CALLED.get(name, name).replace("_", "-")
+        group.add_argument(option, dest=name, type=int, metavar=metavar, help=says)
+    add_renamed(group, "--top-k", "--experts-per-token", "top_k", int)
+    add_renamed(group, "--hidden-layers", "--num-layers", "hidden_layers", int)
     group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
     says = "whether an array with three axes begins with layers, as a RoutingTrace, or with tokens, as vLLM saves it"
     group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)

@@ -4,9 +4,12 @@ No text from anywhere can move the cursor of a terminal, or break its lines.
 """
 
 import json
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path, PurePath
+from textwrap import wrap
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from moeviz.errors import MoevizError
@@ -17,17 +20,32 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
+# Exit codes: done, something was found that was asked for, wrong usage, an error. argparse has the third.
+DONE, FOUND, USAGE, ERROR = 0, 1, 2, 3
+WIDTH = 120  # columns, where no terminal says how many it has
+QUIET = Event()  # set with -q
 ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
 
 
 def note(sentence: str) -> None:
-    """Tell a person something that is not a result."""
+    """Tell a person something that is not a result; nothing with -q."""
+    if not QUIET.is_set():
+        complain(sentence)
+
+
+def complain(sentence: str) -> None:
+    """Say what is wrong, with -q too."""
     print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
+
+
+def watched() -> bool:
+    """Return whether a person watches how far a run has come."""
+    return sys.stderr.isatty() and not QUIET.is_set()
 
 
 def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
     """Show how far a run has come, where a person watches."""
-    if sys.stderr.isatty():
+    if watched():
         print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
 
@@ -100,6 +118,19 @@ def frame_text(frame: "pd.DataFrame") -> str:
     """Return all rows of a table as text for a terminal."""
     texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
     return frame.assign(**{name: frame[name].astype("str").map(visible_line) for name in texts}).to_string(index=False)
+
+
+def fitting_text(frame: "pd.DataFrame", more: str = "--wide") -> str:
+    """Return a table as text that fits the terminal, and a line with the columns that did not; `more` shows those."""
+    width = shutil.get_terminal_size((WIDTH, 24)).columns
+    shown = len(frame.columns)
+    while shown > 1 and max(map(len, (text := frame_text(frame.iloc[:, :shown])).splitlines())) > width:
+        shown -= 1
+    left_out = [*frame.columns[shown:]]
+    if not left_out:
+        return frame_text(frame)
+    said = f"{len(left_out)} more columns with {more}: {', '.join(map(str, left_out))}"
+    return "\n".join([text, *wrap(said, width)])
 
 
 def frame_texts(frame: "pd.DataFrame") -> Iterator[str]:

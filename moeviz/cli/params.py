@@ -30,10 +30,9 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz params`."""
-    model = parser.add_mutually_exclusive_group(required=True)
-    model.add_argument(
-        "model", metavar="MODEL", nargs="?", help="'embedded', a folder, a Hugging Face id, or a .gguf file"
-    )
+    model = parser.add_mutually_exclusive_group()
+    says = "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file"
+    model.add_argument("model", metavar="MODEL", nargs="?", default="embedded", help=says)
     model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
     parser.add_argument(
         "--context",

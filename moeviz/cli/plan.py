@@ -5,9 +5,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
+from moeviz.cli.cost import in_lines, judged_tokens
 from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.output import note
-from moeviz.cli.serve import in_lines, judged_tokens
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
 

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
 from moeviz.cli.inputs import load_inside
-from moeviz.cli.options import add_divided_texts, add_json, add_loading, number
+from moeviz.cli.options import add_divided_texts, add_json, add_loading, number, numbers, one_of
 from moeviz.cli.output import check_parent, frame_text, note, progress, records
+from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 HELP = "Measure which experts a model can do without: some texts choose them, and others judge, beside chance."
 EXAMPLES = """examples:
   moeviz prune embedded
-  moeviz prune embedded --cut 1 --criteria reap frequency random --json
+  moeviz prune embedded --cut 1 --criteria reap,frequency,random --json
   moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --by-kind reap
   moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --ranking experts.jsonl --form vllm-ascend
   moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
@@ -33,15 +34,15 @@ def arguments(parser: ArgumentParser) -> None:
     add_divided_texts(parser, OWN_TOKENS)
     parser.add_argument(
         "--cut",
-        type=number(int, 1),
-        nargs="+",
-        metavar="N",
-        help="experts cut from each layer (default: an eighth, a quarter and a half of them)",
+        **numbers(int, 1),
+        help="experts cut from each layer, as 1,2 (default: an eighth, a quarter and a half of them)",
     )
     parser.add_argument(
         "--criteria",
-        nargs="+",
-        choices=CRITERIA,
+        action=Several,
+        split=",",
+        read=one_of(CRITERIA),
+        pattern=f"({'|'.join(CRITERIA)}|,)+",
         default=list(CRITERIA),
         metavar="NAME",
         help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_counts_only, add_json, add_model, number
+from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, add_renamed, number
 from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
 
@@ -25,12 +25,11 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." --outputs -o trace.npz    what each expert adds too
   moeviz trace - --counts-only -o counts.json < prompt.txt    how often each expert was used, and no token
   moeviz trace "Il fait froid." --json | jq .busiest"""
-DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz trace`."""
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_prompt(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
     )
@@ -41,7 +40,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
     )
-    parser.add_argument("--top-k", type=number(int, 1), metavar="K", help="sample from the K most likely tokens")
+    parser.add_argument("--sample-top-k", type=number(int, 1), metavar="K", help="sample from the K most likely tokens")
+    add_renamed(parser, "--top-k", "--sample-top-k", "sample_top_k", number(int, 1))
     parser.add_argument(
         "--top-p",
         type=number(float, 0, 1),
@@ -69,14 +69,10 @@ def arguments(parser: ArgumentParser) -> None:
         "--prefill-chunk-size", type=number(int, 1), metavar="N", help="read the prompt in chunks of N tokens"
     )
     parser.add_argument("--prompt-lookup", type=number(int, 1), metavar="N", help="draft N tokens from the prompt")
+    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system prompt")
     parser.add_argument(
         "--site", metavar="SITE", help="which routers to record, if the model has several kinds: encoder …"
     )
-    parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
-    parser.add_argument(
-        "--offload-folder", metavar="DIR", help="where weights go that the map leaves on the disk; as large as they are"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
     parser.add_argument(
         "--next-tokens",
@@ -108,12 +104,11 @@ def run(args: Namespace) -> int:
         if getattr(args, option) and args.output is not None and not args.output.lower().endswith(".npz"):
             words = f"--{option.replace('_', '-')}"
             raise CaptureError(f"Only a .npz file holds {what}. Give -o FILE.npz, or leave {words} out.")
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     from moeviz.capture.trace import capture
 
     request = request_of(args, prompt)
-    options = {name: getattr(args, name) for name in ("device_map", "dtype", "offload_folder")}
-    result = capture(load(args, **options), request, progress=progress)
+    result = capture(load(args), request, progress=progress)
     write(result, args.output, args.counts_only)
     summary = summary_of(result)
     print(json.dumps(summary) if args.json else summary_text(summary))
@@ -128,11 +123,13 @@ def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
     return CaptureRequest(
         (prompt,),
         args.max_new_tokens,
-        Sampling(args.temperature, args.top_k, args.top_p, args.seed),
+        Sampling(args.temperature, args.sample_top_k, args.top_p, args.seed),
         decoding_of(args),
         kernels="auto" if args.kernels is None else args.kernels,
         keep_logits=not (args.no_logits or args.counts_only),
         site=args.site,
+        chat=args.chat,
+        system=args.system,
         next_tokens=args.next_tokens,
         outputs=args.outputs,
     )

@@ -5,7 +5,8 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import add_import_options, add_json, import_options, number
-from moeviz.cli.output import frame_text, records, visible_line
+from moeviz.cli.output import FOUND, frame_text, records, visible_line
+from moeviz.cli.words import Several
 from moeviz.errors import InvalidTrace
 
 if TYPE_CHECKING:
@@ -13,13 +14,12 @@ if TYPE_CHECKING:
 
     from moeviz.training.recorded.run import TrainingRun
 
-HELP = "Say how the routers of a training run are: its alarms, and its last logs. Exit code 3 if an alarm is on."
+HELP = "Say how the routers of a training run are: its alarms, and its last logs. Exit code 1 if an alarm is on."
 EXAMPLES = """examples:
   moeviz training run/routing                         alarms, and the last logs
-  moeviz training run/routing --ignore aux_off        exit code 3 if any other alarm is on
+  moeviz training run/routing --ignore aux_off        exit code 1 if any other alarm is on
   moeviz training run/routing --json | jq .alarms.on
-  moeviz training tokens_per_expert --top-k 2 --expert-parallel 1"""
-ALARM = 3  # exit status where an alarm is on
+  moeviz training tokens_per_expert --experts-per-token 2 --expert-parallel 1"""
 COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_loss", "mass"]
 
 
@@ -28,7 +28,8 @@ def arguments(parser: ArgumentParser) -> None:
     says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
     parser.add_argument("run", metavar="RUN", help=says)
     parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
-    parser.add_argument("--ignore", nargs="+", default=[], metavar="KIND", help="alarms that do not count: aux_off")
+    says = "alarms that do not count, as aux_off; a,b for several"
+    parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND", help=says)
     add_json(parser)
     add_import_options(parser)
 
@@ -40,7 +41,7 @@ def run(args: Namespace) -> int:
     said = made(found, args.ignore, args.rows)
     print(json.dumps(said) if args.json else said)
     unnamed = found.facts.source != "moeviz" and found.alarms_on  # so that none can be ignored
-    return ALARM if len(alarms_on(found, args.ignore)) or unnamed else 0
+    return FOUND if len(alarms_on(found, args.ignore)) or unnamed else 0
 
 
 def run_of(args: Namespace) -> "TrainingRun":

@@ -8,6 +8,7 @@ from pathlib import Path
 from moeviz.cli.inputs import load_inside
 from moeviz.cli.options import add_json, add_loading, number
 from moeviz.cli.output import check_output, frame_text, note, progress, records
+from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 
 HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
@@ -26,9 +27,10 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--base",
         metavar="TEXTS",
-        nargs="+",
+        action=Several,
         default=[],
-        help="other texts, with which they are compared (default: the sixty of fifteen kinds that ship)",
+        help="other texts, with which they are compared; again for more files (default: the sixty that ship, of "
+        "fifteen kinds)",
     )
     parser.add_argument(
         "--score", choices=SCORES, default=SCORES[0], help="an expert's share of slots (default), or of weights"

@@ -5,8 +5,9 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, cast
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import PROMPT, add_json, add_model, number
+from moeviz.cli.options import add_json, add_model, add_prompt, number
 from moeviz.cli.output import check_output, frame_text, records, write
+from moeviz.cli.words import Several
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -28,11 +29,12 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz what-if`."""
     from moeviz.capture.interventions.table import INTERVENTIONS
 
-    parser.add_argument("prompt", metavar="PROMPT", help=PROMPT)
+    add_prompt(parser)
     change = parser.add_mutually_exclusive_group(required=True)
     for option in INTERVENTIONS:
         whole = {} if option.least is None else {"type": number(int, option.least)}
-        change.add_argument(option.flag, **whole, **option.keywords)
+        many = {} if option.several is None else {"action": Several, "split": ";", "pattern": option.several}
+        change.add_argument(option.flag, **whole, **many, **option.keywords)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
@@ -43,11 +45,11 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz what-if`."""
     check_output(args.output)
-    prompt = read_prompt(args.prompt)
+    prompt = read_prompt(args)
     from moeviz.capture.what_if import what_if
 
     change, model = intervention_of(args), load(args)
-    result = what_if(model, prompt, change)
+    result = what_if(model, prompt, change, chat=args.chat)
     write(result.changed, args.output)
     print(json.dumps(records(result.effect)) if args.json else effect_text(result, model.tokenizer))
     return 0

@@ -18,6 +18,7 @@ from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.wrappers import eager_model, unwrap_peft
+from moeviz.capture.opening import load_model
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.trace import trace
 from moeviz.corpus.texts import Text, files_of, planned, texts_of_shard
@@ -66,7 +67,7 @@ class FirstLook:
 
 
 def write_corpus(
-    model: LoadedModel | EngineModel,
+    model: LoadedModel | EngineModel | str,
     paths: Sequence[str],
     folder: str | Place,
     wanted: Wanted | None = None,
@@ -75,18 +76,29 @@ def write_corpus(
 ) -> Dataset:
     """Trace the texts of files and write their routing as a dataset, a shard at a time.
 
+    model     as `moeviz.load_model` returns it, or a name that it takes.
     paths     .jsonl (a text a line, with a label or labelled by the file), .parquet (columns text and label), any other
               file (one text), or folders of them.
     folder    where to: a folder, or s3://BUCKET/PREFIX of an object store.
+    wanted    how weights are written, whether texts are, and sizes: a `moeviz.corpus.run.Wanted`.
     resume    go on with what is there: every text is in the dataset once, however often the run was killed.
     progress  called with (texts done, texts in all, seconds left) after each batch. Raise in it to stop.
 
     Raises `InvalidPrompt` for texts that cannot be read or that changed, `MoevizError` where the folder holds something
     else or another run is writing to it, `OSError` where nothing can be written; and what `trace` raises.
+
+    >>> import moeviz
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = Path(folder, "French.txt").write_text("Il fait froid.")
+    ...     moeviz.write_corpus("embedded", [f"{folder}/French.txt"], f"{folder}/out").texts
+    1
     """
     wanted, folder = Wanted() if wanted is None else wanted, place_of(folder)
     check_begun(folder, resume)
     files = files_of(paths)
+    model = load_model(model) if isinstance(model, str) else model
     plan = planned_run(first_look(model, wanted), files, wanted, plan_in(folder))
     if not isinstance(model, EngineModel):
         torch.set_num_threads(plan["threads"])  # another number of threads gives other last bits

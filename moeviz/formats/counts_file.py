@@ -95,6 +95,13 @@ def write_counts(counts: ExpertCounts, path: str | Path) -> None:
     """Write counts to a `.json` file, which keeps everything, or to a `.csv`, which keeps the numbers alone.
 
     Raises `InvalidTrace` for another suffix, and `OSError` if the file cannot be written.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_counts(sample_trace().counts(), f"{folder}/counts.json")
+    ...     int(moeviz.read_counts(f"{folder}/counts.json").assignments.sum())  # 4 layers of 32 tokens of 2 slots
+    256
     """
     check_counts_target(path)
     is_json = Path(path).suffix.lower() == ".json"

@@ -1,8 +1,10 @@
 """CSV: the long table of a trace as text that pandas, R, a database and a spreadsheet read.
 
 The columns are those of `moeviz.formats.assignments_table`, and a last one, `about`: the model's facts as JSON in the
-first row, empty in every other. With it, the file opens here as the same trace. Texts are quoted, numbers are not;
-weights have as many digits as float32 needs, and no more.
+last row, out of a spreadsheet's sight, and a word on that in the first, so that a file that was cut is noticed. With
+them the file opens here as the same trace, also where its rows were sorted, or where the first has the facts, as in
+files of before. `plain` leaves the column out. Texts are quoted, numbers are not; weights have as many digits as
+float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
 like that, in any of their forms and behind any blanks and invisible characters, or with a tab, a line break or an
@@ -28,19 +30,21 @@ from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import escape_formula
 
-ABOUT = "about"
+ABOUT, IN_LAST_ROW = "about", "facts in the last row"
 ESCAPED = tuple(name for name in TEXTS if name != "phase")
 MAX_COLUMNS = 100
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # Excel begins a UTF-8 file with one
 
 
-def to_csv(trace: RoutingTrace) -> bytes:
-    """Write the long table of a trace as CSV in UTF-8."""
+def to_csv(trace: RoutingTrace, plain: bool = False) -> bytes:
+    """Write the long table of a trace as CSV in UTF-8; `plain`: without the facts that open it as the same trace."""
     table = table_of(trace)
     columns = {name: _cells(name, table[name]) for name in map(str, table)}
-    about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
-    columns[ABOUT] = [about, *[""] * (len(table) - 1)]
-    rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
+    rows = zip(*columns.values(), strict=True)
+    if not plain:
+        about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
+        columns[ABOUT] = [IN_LAST_ROW, *[""] * (len(table) - 2), about][-max(len(table), 1) :]
+        rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
     return "".join(f"{','.join(row)}\n" for row in [list(columns), *rows]).encode()
 
 
@@ -54,7 +58,14 @@ def from_csv(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     table = _parsed(data, max_bytes)
     if ABOUT not in table or table[ABOUT].isna().all():
         return trace_of_table(table.drop(columns=ABOUT, errors="ignore"), max_bytes=max_bytes)
-    about = table[ABOUT].dropna().iloc[0].encode()
+    cells = table[ABOUT].dropna()
+    facts_cells = cells[cells != IN_LAST_ROW]
+    if not len(facts_cells):
+        raise InvalidTrace(
+            "The file ends before the row with the facts about the model, so it was cut. Save it again, or remove the "
+            "column 'about' to read the rows that are there."
+        )
+    about = facts_cells.iloc[0].encode()
     check_facts_size(len(about), "column 'about'", max_bytes)
     facts = parse_json(about, "column 'about'")
     if "expert" in table and facts.get("rows") == 0:

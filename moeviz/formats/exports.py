@@ -37,6 +37,8 @@ from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted, why_no_file
 
+OF_MODELS = (".gguf", ".safetensors", ".bin", ".pth")  # suffixes; a .pt file may hold what a router chose
+
 
 @dataclass(frozen=True, slots=True)
 class Export:
@@ -150,8 +152,15 @@ def read_trace(
     Files of other programs, and folders of them, are recognised by what is in them, or read as the `format` that is
     named (`moeviz.formats.importers.table.importers` lists them). What such a file does not say is asked for, and given
     as `options`. `max_bytes` is the most that the file may have, and that it may unpack to. Raises `InvalidTrace` if it
-    does not hold a trace, or a larger one than that or than fits into memory, or has a name that no file can have, and
+    holds no trace, or one that is larger than `max_bytes` or than memory, or has a name that no file can have, and
     `OSError` if it cannot be read.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_trace(sample_trace(), f"{folder}/trace.csv")
+    ...     moeviz.read_trace(f"{folder}/trace.csv").experts.shape  # layers, tokens, slots
+    (4, 32, 2)
     """
     return _trace_of(read_counted(path, max_bytes, format, options), path)
 
@@ -165,6 +174,13 @@ def read_counts(
     """Read how many tokens each expert got: from a file of counts, or from any that holds a trace.
 
     Files and errors as with `read_trace`.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_counts(sample_trace().counts(), f"{folder}/counts.json")
+    ...     int(moeviz.read_counts(f"{folder}/counts.json").assignments.sum())  # 4 layers of 32 tokens of 2 slots
+    256
     """
     found = read_counted(path, max_bytes, format, options)
     return found.counts() if isinstance(found, RoutingTrace) else found
@@ -195,8 +211,20 @@ def _source(path: str | Path, max_bytes: int) -> Source:
     if why := why_no_file(path):
         raise InvalidTrace(f"No file can be called {quoted(path)}: the name {why}.")
     if not path.exists():
-        _reader(path)  # says which suffixes a trace has
+        _check_name(path)
     return source_of(path, max_bytes)
+
+
+def _check_name(path: Path) -> None:
+    """Raise `InvalidTrace` for a name that no trace has: what to give in its place."""
+    if path.suffix.lower() in {export.suffix for export in EXPORTS}:
+        _reader(path)  # says which can be read
+        return
+    model = f" --model {path.name[:200]}" if path.suffix.lower() in OF_MODELS else ""
+    raise InvalidTrace(
+        f"There is no file {quoted(path)}. Give a file with a trace; one is recorded by “moeviz trace PROMPT{model} -o "
+        "trace.npz”."
+    )
 
 
 def _trace_of(found: Counted, filename: str | Path) -> RoutingTrace:
@@ -226,6 +254,7 @@ def _own(source: Source) -> RoutingTrace:
     """A trace in one of our own formats, by the suffix."""
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
+        _check_no_model(source.name)
         raise InvalidTrace(
             f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
             f"that is recognised by its content. Looked for: {looked_for()}."
@@ -240,6 +269,13 @@ def _own(source: Source) -> RoutingTrace:
         return trace
     name = source.name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
+
+
+def _check_no_model(name: str) -> None:
+    if PurePath(name).suffix.lower() in OF_MODELS:
+        raise InvalidTrace(
+            f"{quoted(name)} holds a model, and no trace. “moeviz trace PROMPT --model MODEL -o trace.npz” records one."
+        )
 
 
 def check_target(path: str | Path) -> None:
@@ -262,14 +298,24 @@ def check_target(path: str | Path) -> None:
         ) from error
 
 
-def write_trace(trace: RoutingTrace, path: str | Path) -> None:
+def write_trace(trace: RoutingTrace, path: str | Path, plain: bool = False) -> None:
     """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
+    `plain` writes a .csv file for spreadsheets and other programs alone: its rows, without the model's facts.
     An existing file is replaced in one step, or left as it was. Raises `InvalidTrace` for an unknown suffix,
     `MoevizError` if the extra that writes reports is not installed, and `OSError` if the file cannot be written.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_trace(sample_trace(), f"{folder}/trace.csv")
+    ...     moeviz.read_trace(f"{folder}/trace.csv").experts.shape  # layers, tokens, slots
+    (4, 32, 2)
     """
     path = Path(path)
-    data = export_for(path).write(trace)
+    if plain and path.suffix.lower() != ".csv":
+        raise MoevizError(f"Only a .csv file can be plain, not {quoted(path.name)}. Give one, or leave plain out.")
+    data = to_csv(trace, plain) if plain else export_for(path).write(trace)
     unfinished = _unfinished(path)
     try:
         unfinished.write_bytes(data)

@@ -108,6 +108,12 @@ def pruning_curve(
 
     Raises `CaptureError` where a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
     experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+
+    >>> import moeviz
+    >>> from moeviz.labelled_texts import texts_that_ship
+    >>> texts = texts_that_ship()[:12]
+    >>> curve = moeviz.pruning_curve("embedded", texts, cuts=[1, 2])  # doctest: +SKIP
+    >>> curve.losses[["criterion", "cut", "loss"]]  # doctest: +SKIP
     """
     check_criteria([*criteria, *filter(None, [by_kind])])
     if replaced_by not in REPLACED_BY:

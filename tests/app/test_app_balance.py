@@ -229,7 +229,7 @@ def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_sai
     app = filled(app, hidden_layers=3)
     assert {box.key.split()[1] for box in app.number_input} == {"hidden_layers", "top_k", "start"}
     app = filled(app, hidden_layers=3)
-    assert "Are --hidden-layers and --top-k right?" in sentences(app) and not app.success
+    assert "Are --num-layers and --experts-per-token right?" in sentences(app) and not app.success
     app = filled(app, hidden_layers=5)
     assert "Opened." in app.success[0].value and visit_of(app).trace.experts.shape == (4, 13, 2)
 

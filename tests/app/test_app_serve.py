@@ -241,7 +241,7 @@ def test_of_a_long_trace_the_first_tokens_are_judged_and_the_page_says_so(monkey
     app = serve(sized(sample_trace(tokens=64)), CACHED)
     (judged,) = (text.value for text in app.text if text.value.startswith("Judged on"))
     assert judged.startswith("Judged on the second half of the first 10 of ")
-    assert judged.endswith("“moeviz serve” judges all of them.")
+    assert judged.endswith("“moeviz cost” judges all of them.")
     assert "made from all 10 tokens" in sentences(turned_to(app, PLAN))
 
 

@@ -347,7 +347,7 @@ def test_the_command_line_compares_two_quantisations(folder, capsys):
     assert [row["layer"] for row in found["layers"]] == list(range(6))
     shares = [row["equal_sets"] for row in found["layers"]]
     assert min(shares) < 1 and np.mean(shares) > 0.8 and found["shift"] == 0
-    assert main(["precision", PROMPT, "--model", files[0]]) == 1
+    assert main(["precision", PROMPT, "--model", files[0]]) == 3
     assert "Give the same model in another one beside it: --beside MODEL." in capsys.readouterr().err
 
 

@@ -488,12 +488,12 @@ def test_what_the_lost_experts_did_is_looked_up_in_a_trace_or_a_dataset(layers, 
         assert (lost["layer"], lost["expert"], lost["share"]) == (0, 3, pytest.approx(known["share"]))
     assert "What the lost experts did:" in ran(capsys, *asked)[0]
     write_trace(reference_routing("embedded").select(layers=[1]), tmp_path / "trace.npz")
-    assert main(["lineage", "embedded", child, "--dataset", str(tmp_path / "trace.npz")]) == 1
+    assert main(["lineage", "embedded", child, "--dataset", str(tmp_path / "trace.npz")]) == 3
     assert "The base lost expert 3 of layer 0, and embedded, which was recorded, has no" in capsys.readouterr().err
 
 
 def test_what_cannot_be_compared_is_a_sentence_of_the_command(tmp_path, capsys):
-    assert main(["lineage", "embedded", str(tmp_path)]) == 1
+    assert main(["lineage", "embedded", str(tmp_path)]) == 3
     assert capsys.readouterr().err.startswith("moeviz: The folder ")
 
 

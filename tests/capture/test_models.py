@@ -267,7 +267,7 @@ def test_a_damaged_checkpoint_is_refused_in_one_short_sentence(copy, damage, cap
         model_facts(str(copy))
     except MoevizError as error:
         assert str(error) == said  # facts need the config alone, and most is wrong elsewhere
-    assert main(["trace", "To be", "--model", str(copy)]) == 1
+    assert main(["trace", "To be", "--model", str(copy)]) == 3
     out, err = capsys.readouterr()
     assert out == "" and err.endswith(f"moeviz: {said}\n")
 

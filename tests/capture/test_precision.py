@@ -18,8 +18,8 @@ from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.precisions import in_precision, in_precisions
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.what_if import loss_by_precision, what_if
+from moeviz.checks import precision_table
 from moeviz.cli.main import main
-from moeviz.cli.precision import precision_table
 from moeviz.errors import CaptureError
 from moeviz.metrics.comparison import set_changes
 
@@ -110,9 +110,12 @@ def test_loss_over_texts_is_that_of_each_text_read_in_that_precision(tokenizer, 
     file.write_text("12 + 30 = 42")
     assert main(["precision", "--texts", str(file)]) == 0
     assert [line.split()[0] for line in capsys.readouterr().out.splitlines()[1:]] == list(NAMES)
-    for wrong in ([], ["a", "--texts", str(file)], ["--texts", str(file), "--beside", "b.gguf"]):
-        assert main(["precision", *wrong]) == 1
-        assert "Give a prompt, or texts in files with --texts" in capsys.readouterr().err
+    for wrong, said in (([], "is required"), (["a", "--texts", str(file)], "not allowed with")):
+        with pytest.raises(SystemExit, match="2"):
+            main(["precision", *wrong])
+        assert said in capsys.readouterr().err
+    assert main(["precision", "--texts", str(file), "--beside", "b.gguf"]) == 3
+    assert "A model beside it reads a prompt." in capsys.readouterr().err
 
 
 def test_another_precision_is_a_what_if(tokenizer):

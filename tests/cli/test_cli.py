@@ -26,7 +26,8 @@ from moeviz.cli.main import COMMANDS, command, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import read_counts, read_trace, write_trace
-from moeviz.metrics.load import expert_load
+from moeviz.metrics.findings import findings
+from moeviz.metrics.load import balance, expert_load
 from moeviz.metrics.specialization import load_by_label
 from moeviz.metrics.tokens import visible
 from moeviz.parameters import CONVENTIONS, active_parameters
@@ -67,8 +68,8 @@ def test_torch_s_threads_sleep_while_they_wait_unless_the_environment_says_other
 
 def test_python_m_moeviz_is_the_command():
     done = python("-m", "moeviz", "convert", "a.txt", "b.csv")
-    assert done.returncode == 1 and done.stdout == ""
-    assert done.stderr.startswith("moeviz: 'a.txt' does not have the suffix of") and done.stderr.count("\n") == 1
+    assert done.returncode == 3 and done.stdout == ""
+    assert done.stderr.startswith("moeviz: There is no file 'a.txt'.") and done.stderr.count("\n") == 1
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -88,6 +89,7 @@ def test_every_file_of_a_command_is_in_the_table():
         "main",
         "options",
         "output",
+        "words",
     }
 
 
@@ -97,19 +99,19 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     ours = ("_viewers", "errors", "moved", "text")
-    files = ("cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output")
+    files = ("cli", "cli.main", "cli.diff", "cli.inputs", "cli.options", "cli.output", "cli.words")
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
 
 @pytest.mark.parametrize(
     "argv",
     [
-        [],
         ["dance"],
-        ["params"],
+        ["cost"],
         ["convert", "a.csv"],
         ["params", "embedded", "--colour"],
         ["metrics", "x.csv", "--topic", "weather"],
+        ["metrics", "x.csv", "--layers", "9" * 30],
         ["trace", "x", "--temperature", "-1"],
         ["trace", "x", "--top-p", "2"],
         ["trace", "x", "--max-new-tokens", "many"],
@@ -178,12 +180,12 @@ def test_the_checkpoint_s_own_settings_are_an_option(tmp_path, capsys):
     assert main(["trace", "Il fait froid.", *options, "-o", path]) == 0
     own = "the checkpoint's own settings: sampled at temperature 0.7, top-k 40, seed 4"
     assert f"decoding   {own}" in capsys.readouterr().out and read_trace(path).model.decoding == own
-    assert main(["trace", "Il fait froid.", *options, "--num-beams", "2"]) == 1
+    assert main(["trace", "Il fait froid.", *options, "--num-beams", "2"]) == 3
     assert "Leave out the options for beams" in capsys.readouterr().err
 
 
 def test_settings_that_are_none_are_refused_before_the_model_is_opened(capsys):
-    assert main(["trace", "Il fait", "--model", "/no/such/folder", "--temperature", "1", "--top-p", "0"]) == 1
+    assert main(["trace", "Il fait", "--model", "/no/such/folder", "--temperature", "1", "--top-p", "0"]) == 3
     assert "Sampling's top_p is 0.0; it must be a number above 0" in capsys.readouterr().err
 
 
@@ -223,7 +225,7 @@ def test_counts_alone_are_written_where_they_are_asked_for(corpus, tmp_path, cap
 )
 def test_counts_alone_need_a_file_of_counts_before_anything_runs(words, sentence, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
-    assert main([*words, "--counts-only"]) == 1
+    assert main([*words, "--counts-only"]) == 3
     assert sentence in capsys.readouterr().err
 
 
@@ -245,33 +247,44 @@ def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
 
 def test_the_same_seed_gives_the_same_file(tmp_path):
     for name in ("a.npz", "b.npz"):
-        options = ["--max-new-tokens", "4", "--temperature", "1", "--top-k", "50", "--top-p", "0.9", "--seed", "3"]
+        options = [
+            "--max-new-tokens",
+            "4",
+            "--temperature",
+            "1",
+            "--sample-top-k",
+            "50",
+            "--top-p",
+            "0.9",
+            "--seed",
+            "3",
+        ]
         assert main(["trace", "Il", *options, "-o", str(tmp_path / name)]) == 0
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
 
 
 def test_a_wrong_suffix_is_said_before_the_model_is_loaded(monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
-    assert main(["trace", "x", "-o", "trace.xls"]) == 1
+    assert main(["trace", "x", "-o", "trace.xls"]) == 3
     assert "'trace.xls' does not have the suffix of a trace" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("prompt", "sentence"), [("", "prompt"), ("\udcff", "not text in UTF-8")])
 def test_a_prompt_that_cannot_run_gets_one_sentence(prompt, sentence, capsys):
-    assert main(["trace", prompt]) == 1
+    assert main(["trace", prompt]) == 3
     out, err = capsys.readouterr()
     assert out == "" and sentence in err
 
 
 def test_a_model_that_is_not_there_gets_one_sentence(capsys, tmp_path):
-    assert main(["trace", "x", "--model", str(tmp_path / "none")]) == 1
+    assert main(["trace", "x", "--model", str(tmp_path / "none")]) == 3
     assert "There is no model at" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     path = tmp_path / "none" / "out.csv"
-    assert main(["trace", "Il", "-o", str(path)]) == 1
+    assert main(["trace", "Il", "-o", str(path)]) == 3
     out, err = capsys.readouterr()
     assert (
         out == ""
@@ -308,7 +321,7 @@ def test_corpus_writes_a_labelled_trace_that_metrics_read(suffix, corpus, tmp_pa
     trace = read_trace(path)
     assert trace.tokens.groupby("sequence")["label"].first().tolist() == ["French", "Python", "French"]
     assert f"wrote {path}" in err and "embedded: " in out and "3 sequences, 2 labels" in out
-    assert main(["metrics", path, "--topic", "specialization"]) == 0
+    assert main(["metrics", path, "--topic", "specialization", "--all"]) == 0
     out = capsys.readouterr().out
     assert all(name in out for name in ("load_by_label", "label_information", "label_divergence"))
 
@@ -370,14 +383,14 @@ def test_the_texts_that_ship_are_several_a_label():
 def test_a_corpus_file_that_holds_no_texts_gets_one_sentence(name, content, sentence, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
     (tmp_path / name).write_bytes(content)
-    assert main(["corpus", str(tmp_path / name)]) == 1
+    assert main(["corpus", str(tmp_path / name)]) == 3
     out, err = capsys.readouterr()
     assert out == "" and sentence in err and err.count("\n") == 1
 
 
 def test_a_layer_that_the_corpus_model_lacks_is_said_before_it_runs(corpus, monkeypatch, capsys):
     monkeypatch.setattr("moeviz.capture.corpus.trace", pytest.fail)
-    assert main(["corpus", *corpus, "--layer", "99"]) == 1
+    assert main(["corpus", *corpus, "--layer", "99"]) == 3
     assert "embedded has no MoE layer 99. Choose one of 0, 1" in capsys.readouterr().err
 
 
@@ -459,23 +472,58 @@ def test_metrics_prints_every_number_as_json(trace, trace_path, capsys):
 
 @pytest.mark.parametrize("topic", ["tokens", "load", "confidence"])
 def test_metrics_prints_a_table_for_each_metric_of_a_topic(topic, trace_path, capsys):
-    assert main(["metrics", trace_path, "--topic", topic, "--token", "3"]) == 0
+    assert main(["metrics", trace_path, "--topic", topic, "--token", "3", "--all"]) == 0
     out = capsys.readouterr().out.splitlines()
     for chart in TOPICS[topic.title()]:
         assert chart.measure.__name__ in out
 
 
-def test_metrics_of_two_layers_need_two(trace_path, capsys):
-    assert main(["metrics", trace_path, "--topic", "layers"]) == 1
+def test_metrics_of_two_layers_take_the_first_and_the_last_unless_others_are_named(trace, trace_path, capsys):
+    said = {}
+    for layers in ("", "0,3", "1,2", "0"):
+        code = main(["metrics", trace_path, "--topic", "layers", "--json", *([f"--layers={layers}"] if layers else [])])
+        said[layers], err = capsys.readouterr()
+        assert code == (3 if layers == "0" else 0) and ("Give --layers A,B" in err) == (layers == "0")
+    assert said[""] == said["0,3"] != said["1,2"] and "ranked_load" in said[""]
+
+
+def test_metrics_speak_first_and_print_one_table(trace, trace_path, capsys):
+    """What stands out is what the charts say of the same numbers; the table is of all layers; --all has every table."""
+    found = TOPICS["Load"][2].caption(balance(trace))
+    assert main(["metrics", trace_path]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith(found) if found else "layer" in out.splitlines()[0]
+    rows = [line for line in out.splitlines() if re.match(r" +\d", line)]
+    assert len(rows) == len(trace.model.layers) and "3 more tables of load. More: --all" in out
+    assert main(["metrics", trace_path, "--topic", "tokens"]) == 0
     out, err = capsys.readouterr()
-    assert out == "" and "Give --layers A B" in err
-    assert main(["metrics", trace_path, "--topic", "layers", "--layers", "0", "3"]) == 0
-    assert "ranked_load" in capsys.readouterr().out
+    assert all(finding.sentence in out for finding in findings(trace)) and err == ""
+    assert [int(word) for word in re.findall(r"^ +0 .*", out, re.MULTILINE)[0].split()[-4:]] == [
+        int(first) for first in trace.experts[:, 0, 0]
+    ]
+
+
+def test_a_table_is_no_wider_than_the_terminal_and_names_what_is_left_out(monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "70")
+    assert main(["families"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    table = lines[: lines.index("")]
+    assert max(map(len, table)) <= 70 and "more columns with --wide:" in " ".join(table) and "exact" in table[-1]
+    assert main(["families", "--wide"]) == 0
+    assert "exact" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_one_family_is_a_card_and_an_unknown_one_names_what_is_near(capsys):
+    assert main(["families", "qwen3moe"]) == 0
+    out = capsys.readouterr().out
+    assert re.search(r"^architecture +qwen3_moe$", out, re.MULTILINE) and "mixtral" not in out
+    assert main(["families", "mixtrl"]) == 3
+    assert "Did you mean mixtral" in capsys.readouterr().err
 
 
 def test_metrics_of_one_token_need_one(trace_path, capsys):
     for token in ([], ["--token", "32"]):
-        assert main(["metrics", trace_path, "--topic", "tokens", *token]) == 0
+        assert main(["metrics", trace_path, "--topic", "tokens", "--all", *token]) == 0
         out, err = capsys.readouterr()
         assert "Give --token N, from 0 to 31" in err and "token_choices" in out and "token_routes" not in out
 
@@ -485,12 +533,12 @@ def test_what_a_trace_does_not_hold_is_said_beside_what_it_does(ids_only_trace, 
     assert main(["metrics", str(tmp_path / "ids.csv")]) == 0
     out, err = capsys.readouterr()
     assert "expert_load" in out and "needs router logits" in err
-    assert main(["metrics", str(tmp_path / "ids.csv"), "--topic", "confidence"]) == 1
+    assert main(["metrics", str(tmp_path / "ids.csv"), "--topic", "confidence"]) == 3
     assert capsys.readouterr().out == ""
 
 
 def test_a_layer_that_is_not_there_is_named(trace_path, capsys):
-    assert main(["metrics", trace_path, "--layers", "9"]) == 1
+    assert main(["metrics", trace_path, "--layers", "9"]) == 3
     assert "has no MoE layer 9" in capsys.readouterr().err
 
 
@@ -516,13 +564,13 @@ def test_convert_keeps_everything_and_says_what_stays_behind(trace, trace_path, 
 
 def test_a_damaged_file_gets_one_sentence(tmp_path, capsys):
     (tmp_path / "a.npz").write_bytes(b"PK\x03\x04")
-    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.csv")]) == 1
+    assert main(["convert", str(tmp_path / "a.npz"), str(tmp_path / "b.csv")]) == 3
     assert capsys.readouterr().err.startswith("moeviz: This is not a .npz trace file")
     assert not (tmp_path / "b.csv").exists()
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "none.csv"), str(tmp_path / "b.csv")]) == 1
+    assert main(["convert", str(tmp_path / "none.csv"), str(tmp_path / "b.csv")]) == 3
     assert "No such file or directory" in capsys.readouterr().err
 
 
@@ -534,7 +582,7 @@ def test_a_reader_that_has_read_enough_is_no_error(trace_path, tmp_path):
     os.close(reading)
     done = python("-m", "moeviz", "metrics", trace_path, "--json", stdout=writing)
     os.close(writing)
-    assert done.returncode == 1 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
+    assert done.returncode == 0 and "Traceback" not in done.stderr and "BrokenPipe" not in done.stderr
 
 
 def test_ctrl_c_ends_without_a_traceback(monkeypatch, trace_path, capsys):
@@ -603,7 +651,7 @@ def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys)
     ],
 )
 def test_what_if_says_what_cannot_be_changed(change, says, capsys):
-    assert main(["what-if", "12 + 7 = 19", *change]) == 1
+    assert main(["what-if", "12 + 7 = 19", *change]) == 3
     assert says in capsys.readouterr().err
 
 
@@ -638,7 +686,7 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
 
 def test_families_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
-    assert main(["families", "--check"]) == 1
+    assert main(["families", "--check"]) == 3
     assert "in a checkout of the repository" in capsys.readouterr().err
 
 
@@ -662,14 +710,14 @@ def test_params_says_what_a_trace_touched_and_which_cards_hold_the_model(capsys,
     assert facts["cache"] == {"tokens": 100, "bytes": 100 * 6 * 2 * 2 * 64 * 2}
     assert facts["weight_bytes"]["16"] == 2 * facts["total"]
     assert set(facts["cards"]["H100"].values()) == {1}
-    assert main(["params", "mistralai/Mixtral-8x7B-v0.1", "--trace", str(path)]) == 1
+    assert main(["params", "mistralai/Mixtral-8x7B-v0.1", "--trace", str(path)]) == 3
     assert "Give a trace of this model" in capsys.readouterr().err
 
 
 def test_trace_takes_other_ways_to_generate(capsys):
     assert main(["trace", "Il", "--max-new-tokens", "3", "--num-beams", "2", "--num-return-sequences", "2"]) == 0
     assert "4 generated" in capsys.readouterr().out
-    assert main(["trace", "Il", "--max-new-tokens", "3", "--num-return-sequences", "2"]) == 1
+    assert main(["trace", "Il", "--max-new-tokens", "3", "--num-return-sequences", "2"]) == 3
     assert "The most likely tokens are the same every time" in capsys.readouterr().err
 
 
@@ -683,13 +731,13 @@ def test_history_lists_trains_and_checks(tmp_path, capsys):
     path = tmp_path / "1991.npz"
     assert main(["history", "run", "local-experts", "--seed", "3", "-o", str(path)]) == 0
     assert read_trace(path).model.layer_kind == "epoch"
-    assert main(["history", "run", "no-such"]) == 1
+    assert main(["history", "run", "no-such"]) == 3
     capsys.readouterr()
     assert main(["history", "check", "counts", "--json"]) == 0
     rows = pd.DataFrame(json.loads(capsys.readouterr().out))
     assert len(rows) == 13 and rows["passed"].all()
     assert rows.set_index("what")["remark"].str.contains("64 experts, as Table 9 says: half").sum() == 1
-    assert main(["history", "check", "no-such"]) == 1
+    assert main(["history", "check", "no-such"]) == 3
 
 
 def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
@@ -708,7 +756,7 @@ def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
 
 def test_history_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
     monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
-    assert main(["history", "check", "counts", "--controls"]) == 1
+    assert main(["history", "check", "counts", "--controls"]) == 3
     told = capsys.readouterr()
     assert "python -m moeviz history check" in told.err and "in a checkout of the repository" in told.err
     assert not told.out and len(told.err.splitlines()) == 1
@@ -745,7 +793,7 @@ def test_compare_in_json_has_the_layers_of_each_trace(three_paths, capsys):
 
 
 def test_compare_says_of_too_many_and_of_one_what_it_needs(three_paths, capsys):
-    assert main(["compare", *three_paths * 3]) == 1
+    assert main(["compare", *three_paths * 3]) == 3
     assert "Up to 8 traces are compared, and 9 are named" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(["compare", three_paths[0]])

@@ -104,7 +104,7 @@ def test_a_proxy_s_log_in_is_named_by_an_option(started):
 
 @pytest.mark.parametrize("address", ["0.0.0.0", "::", "192.168.1.7", "lab.example", ""])
 def test_an_address_that_lets_others_in_is_refused_with_what_to_do(started, capsys, address):
-    assert main(["app", "--no-browser", f"--server.address={address}"]) == 1
+    assert main(["app", "--no-browser", f"--server.address={address}"]) == 3
     said = capsys.readouterr().err
     assert "moeviz app --team --behind HOST" in said and "moeviz app --public" in said and not started
 
@@ -146,14 +146,14 @@ def test_app_without_a_file_opens_none(started):
     ("name", "sentence"),
     [
         ("none.npz", "No such file or directory: none.npz"),
-        ("notes.txt", "'notes.txt' does not have the suffix of a trace."),
+        ("notes.txt", "There is no file 'notes.txt'."),
         ("report.html", "'report.html' is for people"),
         ("broken.json", "JSON"),
     ],
 )
 def test_a_file_that_is_no_trace_is_refused_before_anything_is_served(started, capsys, name, sentence):
     Path("broken.json").write_text("{")
-    assert main(["app", "--no-browser", name]) == 1
+    assert main(["app", "--no-browser", name]) == 3
     assert not started and "MOEVIZ_OPEN" not in os.environ
     first, line = capsys.readouterr().err.splitlines()
     assert first == f"moeviz: reading {name}" and line.startswith("moeviz: ") and sentence in line
@@ -162,12 +162,12 @@ def test_a_file_that_is_no_trace_is_refused_before_anything_is_served(started, c
 def test_app_opens_several_files_and_what_they_need_to_be_told(started, trace, capsys):
     write_trace(trace, "mine.npz")
     matrix = FOLDER / "imatrix.gguf"
-    assert main(["app", "--no-browser", "mine.npz", str(matrix)]) == 1
-    assert "--top-k on the command line" in capsys.readouterr().err and not started
-    assert main(["app", "--no-browser", "mine.npz", str(matrix), "--top-k", "2"]) == 0
+    assert main(["app", "--no-browser", "mine.npz", str(matrix)]) == 3
+    assert "--experts-per-token on the command line" in capsys.readouterr().err and not started
+    assert main(["app", "--no-browser", "mine.npz", str(matrix), "--experts-per-token", "2"]) == 0
     assert os.environ["MOEVIZ_OPEN"].split("\n") == [str(Path("mine.npz").resolve()), str(matrix.resolve())]
     assert open_cached(matrix).counted.model.top_k == 2, "what was read is handed over, and not read again"
-    assert main(["app", "--no-browser", *["mine.npz"] * 9]) == 1
+    assert main(["app", "--no-browser", *["mine.npz"] * 9]) == 3
     assert "up to 8 files, and 9 are named" in capsys.readouterr().err
 
 
@@ -203,7 +203,7 @@ def test_one_s_own_browser_is_opened_with_the_token_unless_none_is_asked_for(sta
 
 def test_without_streamlit_a_sentence_says_how_to_get_it(started, monkeypatch, capsys):
     monkeypatch.setattr(serve, "find_spec", lambda name: None)
-    assert main(["app", "--no-browser"]) == 1
+    assert main(["app", "--no-browser"]) == 3
     assert not started
     assert capsys.readouterr().err.splitlines() == [
         'moeviz: The app needs Streamlit, which is not installed here: `pip install "moeviz[app]"`.'

@@ -23,7 +23,7 @@ def traced(tmp_path) -> str:
 
 def test_convert_reads_what_another_program_wrote_and_says_what_it_took_it_for(tmp_path, caplog):
     target = str(tmp_path / "out.npz")
-    told = ["--hidden-layers", "5", "--top-k", "2", "--experts", "8"]
+    told = ["--num-layers", "5", "--experts-per-token", "2", "--experts", "8"]
     assert main(["convert", str(FOLDER / "sglang_generate.json"), "-o", target, *told]) == 0
     assert read_trace(target).experts.shape == (4, 13, 2)
     said = caplog.text
@@ -32,8 +32,8 @@ def test_convert_reads_what_another_program_wrote_and_says_what_it_took_it_for(t
 
 
 def test_convert_asks_for_what_a_file_does_not_say(tmp_path, capsys):
-    assert main(["convert", str(FOLDER / "imatrix.gguf"), str(tmp_path / "out.json")]) == 1
-    assert "--top-k on the command line" in capsys.readouterr().err
+    assert main(["convert", str(FOLDER / "imatrix.gguf"), str(tmp_path / "out.json")]) == 3
+    assert "--experts-per-token on the command line" in capsys.readouterr().err
 
 
 def test_convert_writes_counts_as_counts(tmp_path, capsys):
@@ -42,7 +42,7 @@ def test_convert_writes_counts_as_counts(tmp_path, capsys):
     assert read_counts(target).equals(read_counts(FOLDER / "tensorrt"))
     assert main(["metrics", target, "--topic", "load", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["expert_load"]) == 32
-    assert main(["convert", target, str(tmp_path / "out.npz")]) == 1
+    assert main(["convert", target, str(tmp_path / "out.npz")]) == 3
     assert "Counts are written to .json or .csv" in capsys.readouterr().err
 
 
@@ -104,7 +104,7 @@ def test_doctor_says_what_is_lost_of_a_file_that_was_cut(tmp_path, capsys):
 
 
 def test_doctor_says_why_a_file_cannot_be_opened(capsys):
-    assert main(["doctor", str(FOLDER / "olmoe_counts.pkl")]) == 1
+    assert main(["doctor", str(FOLDER / "olmoe_counts.pkl")]) == 3
     said = capsys.readouterr()
     assert said.out == "" and "pickle" in said.err
 
@@ -124,7 +124,7 @@ def test_diff_compares_texts_where_ids_are_not_known(traced, tmp_path, capsys):
     trace = read_trace(traced)
     other = trace.tokens.assign(token_id=np.int32(-1), text="SELECT")
     write_trace(replace(trace, tokens=other), tmp_path / "other.npz")
-    assert main(["diff", traced, str(tmp_path / "other.npz")]) == 1
+    assert main(["diff", traced, str(tmp_path / "other.npz")]) == 3
     assert "different texts: 100% of their tokens differ" in capsys.readouterr().err
     write_trace(replace(trace, tokens=other.assign(text="")), tmp_path / "none.npz")
     assert main(["diff", traced, str(tmp_path / "none.npz")]) == 0

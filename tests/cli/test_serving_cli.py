@@ -1,4 +1,4 @@
-"""`moeviz serve`, `decide` and `plan`: rows named as in the reference figures, and what was judged is always said."""
+"""`moeviz cost`, `decide` and `plan`: rows named as in the reference figures, and what was judged is always said."""
 
 import json
 import shutil
@@ -13,9 +13,9 @@ from tiny_models import CONFIGS, tiny_model
 
 from moeviz import ModelInfo, RoutingTrace, published_counts
 from moeviz.capture.models.kv_cache import served_by_config
+from moeviz.cli.cost import HEADINGS, in_lines
 from moeviz.cli.main import main
 from moeviz.cli.plan import ENGINES as ENGINE_NAMES
-from moeviz.cli.serve import HEADINGS, in_lines
 from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
@@ -51,7 +51,7 @@ def rows(capsys, *words: str) -> pd.DataFrame:
     ],
 )
 def test_rows_have_the_columns_of_the_reference(words, name, file, capsys):
-    found, wanted = rows(capsys, "serve", words[0], file, *words[1:]), figures(name)
+    found, wanted = rows(capsys, "cost", words[0], file, *words[1:]), figures(name)
     assert set(wanted) <= set(found)
     if "layer" in wanted:
         assert sorted(set(found["layer"])) == sorted(set(wanted["layer"]))
@@ -66,15 +66,13 @@ def test_layers_are_the_model_s_own(tmp_path, capsys):
     trace = reference_trace()
     moved = replace(trace, model=replace(trace.model, layers=(1, 2, 3, 4, 5, 6), num_layers=7))
     write_trace(moved, tmp_path / "moved.npz")
-    found = rows(capsys, "serve", "cache", str(tmp_path / "moved.npz"), "--capacities", "2")
+    found = rows(capsys, "cost", "cache", str(tmp_path / "moved.npz"), "--capacities", "2")
     assert found["layer"].tolist() == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("words", [["embedded"], ["mistralai/Mixtral-8x7B-v0.1"]])
 def test_memory_takes_a_model(words, capsys):
-    found = rows(
-        capsys, "serve", "memory", *words, "--context", "4096", "32768", "--batch", "1", "32", "--bits", "16", "8"
-    )
+    found = rows(capsys, "cost", "memory", *words, "--context", "4096,32768", "--batch", "1,32", "--bits", "16,8")
     assert set(figures("memory")) <= set(found) and len(found) == 8
 
 
@@ -82,17 +80,17 @@ def test_memory_takes_a_gguf_file_and_says_what_it_takes_as_it_is_stored(tmp_pat
     """Of the tiny Mixtral that transformers describes too: the same rows, but for the name."""
     model = tiny_model(CONFIGS["mixtral"])
     path = str(write_model(model, tmp_path / "tiny.gguf", "F16"))
-    found = rows(capsys, "serve", "memory", path, "--context", "64", "--bits", "16", "4")
+    found = rows(capsys, "cost", "memory", path, "--context", "64", "--bits=16,4")
     wanted = serving_memory(served_by_config(model.config, path), [64], [1], [16, 4])
     assert found.to_dict("list") == pd.DataFrame(wanted).to_dict("list")
-    assert main(["serve", "memory", path]) == 0
+    assert main(["cost", "memory", path]) == 0
     assert "In llama.cpp, as it is stored (float16), it needs " in capsys.readouterr().out
     assert main(["params", path]) == 0
     assert "keys and values of 8,192 tokens, in 16 bits: not known" not in capsys.readouterr().out
 
 
 def test_memory_takes_a_trace_of_a_model(file, capsys):
-    assert rows(capsys, "serve", "memory", file)["model"].tolist() == ["embedded"]
+    assert rows(capsys, "cost", "memory", file)["model"].tolist() == ["embedded"]
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +106,7 @@ def dataset(tmp_path_factory):
 def test_a_dataset_is_served_and_planned_by_its_counts(words, dataset, tmp_path, capsys):
     write_counts(reference_trace().counts(), tmp_path / "counts.json")
     of_counts, of_folder = (
-        rows(capsys, "serve", words[0], str(file), *words[1:]) for file in (tmp_path / "counts.json", dataset)
+        rows(capsys, "cost", words[0], str(file), *words[1:]) for file in (tmp_path / "counts.json", dataset)
     )
     assert len(read_dataset(dataset).shards) > 1 and len(of_folder)
     pd.testing.assert_frame_equal(of_folder, of_counts)
@@ -121,14 +119,14 @@ def test_a_dataset_is_served_and_planned_by_its_counts(words, dataset, tmp_path,
 
 
 def test_memory_takes_a_dataset_of_a_model(dataset, capsys):
-    assert rows(capsys, "serve", "memory", str(dataset))["model"].tolist() == ["embedded"]
+    assert rows(capsys, "cost", "memory", str(dataset))["model"].tolist() == ["embedded"]
 
 
 def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dataset, tmp_path, capsys):
     folder = shutil.copytree(dataset, tmp_path / "damaged")
     (folder / "shard-000001" / "load.parquet").unlink()
     plan = ["plan", str(folder), "--engine", "sglang", "-o", str(tmp_path / "plan.json"), "--devices", "4"]
-    assert main(plan) == 1
+    assert main(plan) == 3
     assert "shard-000001 is damaged: load.parquet is missing" in capsys.readouterr().err
     assert main([*plan, "--partial"]) == 0
     assert "left out: shard-000001 is damaged" in capsys.readouterr().err
@@ -136,7 +134,7 @@ def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dat
 
 @pytest.mark.parametrize("what", HEADINGS)
 def test_a_person_reads_on_which_tokens_it_was_judged(what, file, capsys):
-    assert main(["serve", what, file]) == 0
+    assert main(["cost", what, file]) == 0
     said = capsys.readouterr().out
     assert said.startswith(HEADINGS[what])
     assert "config" in said if what == "memory" else "8,502 tokens: those of prompts, as none are generated" in said
@@ -145,7 +143,7 @@ def test_a_person_reads_on_which_tokens_it_was_judged(what, file, capsys):
 
 
 def test_help_says_that_nothing_is_served(capsys):
-    for words in (["serve", "--help"], ["--help"]):
+    for words in (["cost", "--help"], ["--help"]):
         with pytest.raises(SystemExit):
             main(words)
         assert "starts no server" in " ".join(capsys.readouterr().out.split())
@@ -191,12 +189,12 @@ def test_a_plan_from_published_counts_of_three_layers_says_what_it_lacks(tmp_pat
 
 def test_counts_by_label_are_said_to_be_judged_by_each_other(tmp_path, capsys):
     write_counts(published_counts("OLMoE-1B-7B"), tmp_path / "counts.json")
-    assert main(["serve", "cache", str(tmp_path / "counts.json"), "--capacities", "32"]) == 0
+    assert main(["cost", "cache", str(tmp_path / "counts.json"), "--capacities", "32"]) == 0
     said = capsys.readouterr().out
     assert "static_warm judges each kind of text by the experts that the others use most." in said
     assert "Not known without the order of tokens: lru, lru_warm" in said
     assert "static_warm" not in said.partition("Not known")[2].partition("\n")[0]
-    assert main(["serve", "placement", str(tmp_path / "counts.json"), "--devices", "4"]) == 0
+    assert main(["cost", "placement", str(tmp_path / "counts.json"), "--devices", "4"]) == 0
     assert "\nThe column imbalance judges each kind of text by a plan" in capsys.readouterr().out
 
 
@@ -219,7 +217,7 @@ def test_a_plan_in_json(file, tmp_path, capsys):
 )
 def test_a_plan_that_cannot_be_written_is_a_sentence(words, said, file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["plan", file, *words]) == 1
+    assert main(["plan", file, *words]) == 3
     assert said in capsys.readouterr().err and not list(tmp_path.iterdir())
 
 
@@ -235,15 +233,15 @@ def counts_file(tmp_path_factory) -> str:
 
 
 def test_counts_alone_have_rows_for_what_needs_no_order(counts_file, capsys):
-    found, wanted = rows(capsys, "serve", "cache", counts_file), figures("embedded_cache")
+    found, wanted = rows(capsys, "cost", "cache", counts_file), figures("embedded_cache")
     assert set(found) == {"layer", "capacity", "chunk", "steps", "requests", "compulsory", "chance", "static"}
     both = found.merge(wanted, on=["layer", "capacity"], suffixes=("", "_wanted"))
     assert len(both) == len(wanted) and np.allclose(both["static"], both["static_wanted"], atol=1e-9)
-    covered = rows(capsys, "serve", "coverage", counts_file)
+    covered = rows(capsys, "cost", "coverage", counts_file)
     assert "even" in covered and "sequences" not in covered
-    placed = rows(capsys, "serve", "placement", counts_file, "--devices", "4", "--copies", "4")
+    placed = rows(capsys, "cost", "placement", counts_file, "--devices", "4", "--copies", "4")
     assert "imbalance_fit" in placed and "reached" not in placed
-    assert main(["serve", "cache", counts_file]) == 0
+    assert main(["cost", "cache", counts_file]) == 0
     said = capsys.readouterr().out
     assert "Counts of 8,502 tokens" in said and "Not known without the order of tokens: lru, lru_warm" in said
 
@@ -252,7 +250,7 @@ def test_counts_alone_have_rows_for_what_needs_no_order(counts_file, capsys):
     "words", [["prefetch"], ["cache", "--chunk", "16"], ["cache", "--shared"], ["cache", "--phase", "prompt"]]
 )
 def test_what_counts_cannot_tell_is_a_sentence(words, counts_file, capsys):
-    assert main(["serve", words[0], counts_file, *words[1:]]) == 1
+    assert main(["cost", words[0], counts_file, *words[1:]]) == 3
     assert "needs the experts of each token, in order" in capsys.readouterr().err
 
 
@@ -335,7 +333,7 @@ def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(da
     found = answered(capsys, str(dataset))
     assert found[DRIFT]["verdict"] == "Loads drift" and len(found[BALANCE]["figures"]) == 8
     assert {row["windows"] for row in found[DRIFT]["figures"]} == {len(read_dataset(dataset).shards)}
-    assert main(["decide", str(dataset), "--phase", "prompt"]) == 1
+    assert main(["decide", str(dataset), "--phase", "prompt"]) == 3
     assert "needs the experts of each token" in capsys.readouterr().err
     found = answered(capsys, counts_file)
     assert found[BALANCE]["verdict"] == "Not known" and not found[BALANCE]["figures"]
@@ -344,7 +342,7 @@ def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(da
 def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, capsys):
     texts = tmp_path / "texts.jsonl"
     texts.write_text("\n".join(json.dumps({"label": label, "text": f"{label} 12 + 7 = 19"}) for label in "abab"))
-    found = rows(capsys, "serve", "prefetch", "embedded", "--texts", str(texts), "--tokens", "6")
+    found = rows(capsys, "cost", "prefetch", "embedded", "--texts", str(texts), "--tokens", "6")
     assert set(found) == {
         "layer",
         "m",
@@ -352,5 +350,5 @@ def test_prefetch_of_a_model_has_the_next_router_beside_the_others(tmp_path, cap
         *("popular", "previous_token", "layer_before", "recency", "next_router"),
     }
     assert found.loc[found["layer"] == 0, "next_router"].isna().all() and found["next_router"].max() == 1
-    assert main(["serve", "prefetch", "embedded", "--texts", str(texts)]) == 0
+    assert main(["cost", "prefetch", "embedded", "--texts", str(texts)]) == 0
     assert "half of each label's first.\nLearnt on the first half of the tokens" in capsys.readouterr().out

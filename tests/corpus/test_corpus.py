@@ -151,7 +151,7 @@ def test_what_cannot_be_written_is_said_without_a_file_s_name_too(texts, tmp_pat
         raise OSError(errno.ENOSPC, "Error writing bytes to file")
 
     monkeypatch.setattr(ShardWriter, "_flush", full)
-    assert main(["corpus", str(texts), "-o", str(tmp_path / "out")]) == 1
+    assert main(["corpus", str(texts), "-o", str(tmp_path / "out")]) == 3
     says = f"moeviz: Error writing bytes to file: '{tmp_path / 'out'}'. Make room there, and go on with --resume"
     assert says in capsys.readouterr().err
 
@@ -350,9 +350,9 @@ def test_the_command_writes_a_folder_and_says_what_is_in_it(engine, texts, tmp_p
     assert facts["texts"] == 40 and facts["labels"] == ["label 0", "label 1", "label 2"]
     dataset = read_dataset(out)
     assert not dataset.kept.text and dataset.kept.weights == "none" and facts["tokens"] == dataset.tokens
-    assert main(["corpus", str(texts), "-o", out]) == 1
+    assert main(["corpus", str(texts), "-o", out]) == 3
     assert "holds a whole dataset. Go on with it by --resume" in capsys.readouterr().err
-    assert main(["corpus", str(texts), "-o", out, "--resume"]) == 1
+    assert main(["corpus", str(texts), "-o", out, "--resume"]) == 3
     assert "its plan differs in kept" in capsys.readouterr().err
     assert main(["corpus", str(texts), "-o", str(tmp_path / "more"), "--lines"]) == 0
     assert "40 texts, 3 MoE layers, 3 labels, in 1 shards" in capsys.readouterr().out
@@ -360,9 +360,9 @@ def test_the_command_writes_a_folder_and_says_what_is_in_it(engine, texts, tmp_p
 
 @pytest.mark.parametrize("option", [["--resume"], ["--no-text"], ["--weights", "none"], ["--lines"]])
 def test_an_option_of_datasets_does_nothing_for_a_trace_and_is_refused(option, texts, tmp_path, capsys):
-    assert main(["corpus", str(texts), "-o", str(tmp_path / "mine.npz"), *option]) == 1
+    assert main(["corpus", str(texts), "-o", str(tmp_path / "mine.npz"), *option]) == 3
     assert f"{option[0]} is for a corpus that is written to a folder" in capsys.readouterr().err
-    assert main(["corpus", "--embedded", "-o", str(tmp_path / "mine")]) == 1
+    assert main(["corpus", "--embedded", "-o", str(tmp_path / "mine")]) == 3
     assert "--embedded gives one trace" in capsys.readouterr().err
 
 

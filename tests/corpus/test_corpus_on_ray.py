@@ -30,7 +30,7 @@ def job(texts, tmp_path) -> Job:
 
 
 def said_by(capsys, *words: str) -> str:
-    assert main(["corpus", *words]) == 1
+    assert main(["corpus", *words]) == 3
     return capsys.readouterr().err
 
 

@@ -308,14 +308,14 @@ def test_metrics_and_convert_read_a_dataset(tmp_path, capsys):
     ):
         assert main(["metrics", str(tmp_path / "corpus"), "--topic", topic, "--json"]) == 0
         assert json.loads(capsys.readouterr().out)[name]
-    assert main(["metrics", str(tmp_path / "corpus"), "--topic", "confidence"]) == 1
+    assert main(["metrics", str(tmp_path / "corpus"), "--topic", "confidence"]) == 3
     assert "needs all tokens at once" in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "corpus"), str(tmp_path / "back.npz")]) == 0
     assert read_trace(tmp_path / "back.npz").equals(trace)
-    assert main(["convert", str(tmp_path / "corpus"), str(tmp_path / "more")]) == 1
+    assert main(["convert", str(tmp_path / "corpus"), str(tmp_path / "more")]) == 3
     assert "is a dataset already" in capsys.readouterr().err
     (tmp_path / "corpus" / "shard-000000" / "flow.parquet").unlink()
-    assert main(["metrics", str(tmp_path / "corpus")]) == 1
+    assert main(["metrics", str(tmp_path / "corpus")]) == 3
     assert "flow.parquet is missing" in capsys.readouterr().err
     assert main(["metrics", str(tmp_path / "corpus"), "--partial"]) == 0
     assert "left out: shard-000000" in capsys.readouterr().err

@@ -67,7 +67,7 @@ def test_two_actors_on_two_nodes_write_the_bytes_of_the_plain_loop(home, cluster
     assert code == 0, said
     assert contents(home / "two") == plain and not check_dataset(read_dataset(home / "two"))
     code, said = ended(driver(home, str(texts), "-o", "more", *SMALL, "--ray", cluster, "--actors", "3"))
-    assert code == 1 and "The cluster of 2 machines has room for 2 actors of 1 CPU each, and 3 were asked for" in said
+    assert code == 3 and "The cluster of 2 machines has room for 2 actors of 1 CPU each, and 3 were asked for" in said
 
 
 def test_an_actor_that_is_killed_is_started_again_and_no_text_comes_twice(home, cluster, texts, plain):
@@ -131,15 +131,15 @@ def test_an_actor_that_is_lost_again_and_again_stops_the_run_with_a_sentence(hom
 
     wait_for(over)
     code, said = ended(run)
-    assert code == 1 and "moeviz: An actor was lost 6 times, so the run was stopped; what is done is kept" in said, said
+    assert code == 3 and "moeviz: An actor was lost 6 times, so the run was stopped; what is done is kept" in said, said
     assert "Traceback" not in said and shards(folder) < SHARDS
 
 
 def test_what_fails_in_an_actor_is_one_sentence_with_its_machine(home, cluster, texts):
     code, said = ended(driver(home, str(texts), "-o", "none", "--model", "./nowhere", "--ray", cluster))
-    assert code == 1 and "The model could not be opened on " in said and "Traceback" not in said, said
+    assert code == 3 and "The model could not be opened on " in said and "Traceback" not in said, said
     code, said = ended(driver(home, str(texts), "-o", "none", "--ray", "127.0.0.1:1"))
-    assert code == 1 and "No Ray cluster answers at '127.0.0.1:1'" in said and "Traceback" not in said, said
+    assert code == 3 and "No Ray cluster answers at '127.0.0.1:1'" in said and "Traceback" not in said, said
 
 
 def test_without_a_cluster_ray_is_started_on_this_machine_and_gone_afterwards(home, texts, plain):

@@ -76,9 +76,9 @@ def test_the_command_writes_to_a_store_and_reads_it(texts, store, tmp_path, monk
     monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: MadeUpEngine())
     assert main(["corpus", str(texts), "-o", str(store)]) == 0
     assert f"moeviz metrics '{store}' --topic load" in capsys.readouterr().out
-    assert main(["corpus", str(texts), "-o", f"{store}/"]) == 1
+    assert main(["corpus", str(texts), "-o", f"{store}/"]) == 3
     assert "holds a whole dataset. Go on with it by --resume" in capsys.readouterr().err
-    assert main(["corpus", str(texts), "-o", f"s3://{BUCKET}/{store.key.split('/')[1]}"]) == 1
+    assert main(["corpus", str(texts), "-o", f"s3://{BUCKET}/{store.key.split('/')[1]}"]) == 3
     assert "holds other files, and no dataset" in capsys.readouterr().err
     assert main(["doctor", str(store)]) == 0
     assert main(["convert", str(store), str(tmp_path / "back.npz")]) == 0
@@ -215,9 +215,9 @@ def test_a_store_that_falls_silent_while_rows_are_read_has_damaged_nothing(texts
 )
 def test_an_address_that_is_none_is_refused_and_makes_no_folder(address, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    assert main(["corpus", str(texts), "-o", address]) == 1
+    assert main(["corpus", str(texts), "-o", address]) == 3
     assert "is no place in an object store. Give s3://BUCKET/PREFIX" in capsys.readouterr().err
-    assert main(["metrics", address]) == 1
+    assert main(["metrics", address]) == 3
     assert "is no place in an object store" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
 

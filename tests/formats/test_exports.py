@@ -12,8 +12,9 @@ import pytest
 from pyarrow import parquet
 from rich_trace import EVERY, again, rich_trace
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.assignments_table import BYTES_A_ROW, table_of, trace_of_table
+from moeviz.formats.csv_file import IN_LAST_ROW, to_csv
 from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
 from moeviz.formats.table_cells import short_floats
 from moeviz.model_info import ModelInfo
@@ -214,7 +215,8 @@ def test_a_csv_opens_in_plain_pandas(trace):
         *("logit", "probability", "about"),
     ]
     assert table["expert"].dtype == "int64" and table["weight"].dtype == "float64"
-    assert json.loads(table["about"][0])["model"]["name"] == "sample" and table["about"][1:].isna().all()
+    assert json.loads(table["about"].iloc[-1])["model"]["name"] == "sample" and table["about"][1:-1].isna().all()
+    assert table["about"][0] == IN_LAST_ROW  # which is all of it that a spreadsheet shows
 
 
 def test_pandas_leaves_every_token_as_it_is_when_told_to():
@@ -254,8 +256,26 @@ def test_a_harmless_text_stays_as_it_is(text):
 
 def test_a_csv_that_lost_rows_is_refused(trace):
     lines = EXPORTS[0].write(sample_trace()).split(b"\n")
-    with pytest.raises(InvalidTrace, match="cut or edited"):
-        EXPORTS[0].read(b"\n".join(lines[:40]) + b"\n")
+    for kept, sentence in ((lines[:40], "so it was cut"), (lines[:40] + lines[60:], "cut or edited")):
+        with pytest.raises(InvalidTrace, match=sentence):
+            EXPORTS[0].read(b"\n".join(kept) + b"\n")
+
+
+def test_the_facts_of_a_csv_are_found_in_any_row(trace):
+    exact = replace(trace, logits=None)
+    table = pd.read_csv(io.BytesIO(EXPORTS[0].write(trace)), dtype=str, keep_default_na=False)
+    assert EXPORTS[0].read(table[::-1].to_csv(index=False).encode()).equals(exact)  # sorted the other way
+    table["about"] = [table["about"].iloc[-1], *[""] * (len(table) - 1)]  # as files of before have them
+    assert EXPORTS[0].read(table.to_csv(index=False).encode()).equals(exact)
+
+
+def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
+    write_trace(trace, tmp_path / "plain.csv", plain=True)
+    plain, whole = (pd.read_csv(io.BytesIO(data)) for data in ((tmp_path / "plain.csv").read_bytes(), to_csv(trace)))
+    assert plain.equals(whole.drop(columns="about"))
+    assert (read_trace(tmp_path / "plain.csv").experts == trace.experts).all()
+    with pytest.raises(MoevizError, match=r"Only a \.csv file can be plain, not 'plain\.npz'"):
+        write_trace(trace, tmp_path / "plain.npz", plain=True)
 
 
 def test_a_csv_opens_again_when_excel_has_marked_it_as_utf8(trace):
@@ -354,9 +374,9 @@ def test_a_table_with_too_many_rows_is_refused(trace):
 def edited_csv(edit) -> bytes:
     """The CSV of the rich trace with its facts changed by a function."""
     rows = list(csv.reader(io.StringIO(EXPORTS[0].write(rich_trace()).decode(), newline="")))
-    about = json.loads(rows[1][-1])
+    about = json.loads(rows[-1][-1])
     edit(about)
-    rows[1][-1] = json.dumps(about)
+    rows[-1][-1] = json.dumps(about)
     out = io.StringIO()
     csv.writer(out).writerows(rows)
     return out.getvalue().encode()
@@ -415,7 +435,7 @@ def test_facts_that_do_not_fit_their_rows_are_refused(edit, sentence):
 
 def test_two_rows_for_one_slot_are_refused():
     rows = EXPORTS[0].write(rich_trace()).split(b"\n")
-    rows[2] = rows[1].rpartition(b',"{')[0] + b","
+    rows[2] = rows[1].rpartition(b",")[0] + b","
     with pytest.raises(InvalidTrace, match="fill the same slot"):
         EXPORTS[0].read(b"\n".join(rows))
 

@@ -80,7 +80,7 @@ def test_what_a_file_does_not_say_is_asked_for(name):
 
 @pytest.mark.parametrize("name", ["sglang_stat.pt", "sglang_per_pass.pt", "llama_moe_trace.csv"])
 def test_counts_in_a_format_that_may_hold_either_ask_for_top_k(name):
-    with pytest.raises(InvalidTrace, match="--top-k"):
+    with pytest.raises(InvalidTrace, match="--experts-per-token"):
         read_counted(FOLDER / name)
 
 

@@ -135,7 +135,7 @@ def test_the_command_names_the_experts_of_two_kinds_and_of_two_files(texts, tmp_
     assert main(["contrast", str(file), str(other), "--json"]) == 0
     rows = pd.DataFrame(json.loads(capsys.readouterr().out))
     assert len(rows) == 48 and rows["holds"].any()
-    assert main(["contrast", str(file)]) == 1
+    assert main(["contrast", str(file)]) == 3
     assert "Give a second file, or --kinds" in capsys.readouterr().err
 
 

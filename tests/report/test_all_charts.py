@@ -121,5 +121,5 @@ def test_the_command_line_writes_it_and_refuses_to_read_it(no_pictures, trace, t
     moeviz.write_trace(trace, tmp_path / "t.npz")
     assert main(["convert", str(tmp_path / "t.npz"), str(tmp_path / "t.zip")]) == 0
     assert (tmp_path / "t.zip").read_bytes() == charts_zip(trace)
-    assert main(["convert", str(tmp_path / "t.zip"), str(tmp_path / "u.npz")]) == 1
+    assert main(["convert", str(tmp_path / "t.zip"), str(tmp_path / "u.npz")]) == 3
     assert "'t.zip' is for people to look at and cannot be read back." in capsys.readouterr().err

@@ -123,7 +123,7 @@ def test_convert_writes_a_page_and_says_its_size_and_how_to_look_at_it(here, cap
 
 def test_a_dataset_s_folder_and_its_options_mean_a_dataset(here, trace, capsys):
     write_dataset(trace, "kept")
-    assert main(["convert", "trace.npz", "kept/"]) == 1  # as before: go on, or give another
+    assert main(["convert", "trace.npz", "kept/"]) == 3  # as before: go on, or give another
     assert "holds a whole dataset" in capsys.readouterr().err
     assert main(["convert", "trace.npz", "plain/", "--no-text"]) == 0
     assert not read_dataset(here / "plain").kept.text
@@ -144,7 +144,7 @@ def test_what_no_page_can_be_made_of_is_said_in_a_sentence(here, trace, capsys):
         ("trace.npz", "a\0b/", "has a NUL character in it"),
     ):
         capsys.readouterr()
-        assert main(["convert", source, target]) == 1
+        assert main(["convert", source, target]) == 3
         said = capsys.readouterr().err
         assert sentence in said and said.count("\n") == 1, said
     assert not (here / "page").exists()

@@ -317,7 +317,7 @@ def test_convert_writes_a_report_and_refuses_to_read_one(trace, no_topics, tmp_p
     write_trace(trace, source)
     assert main(["convert", str(source), str(target)]) == 0
     assert target.read_bytes().startswith(b"<!doctype html>")
-    assert main(["convert", str(target), str(source)]) == 1
+    assert main(["convert", str(target), str(source)]) == 3
     assert "is for people to look at" in capsys.readouterr().err
 
 
@@ -327,7 +327,7 @@ def test_without_the_extra_a_sentence_says_how_to_install_it(trace, tmp_path, mo
     with pytest.raises(MoevizError, match=r'pip install "moeviz\[report\]"'):
         html_report(trace)
     assert [export.suffix for export in EXPORTS if not export.ready] == [".html"]
-    assert main(["trace", "Il fait froid.", "-o", str(tmp_path / "t.html")]) == 1
+    assert main(["trace", "Il fait froid.", "-o", str(tmp_path / "t.html")]) == 3
     said = capsys.readouterr()
     assert 'pip install "moeviz[report]"' in said.err and "loading" not in said.err
     with pytest.raises(InvalidTrace, match="is for people to look at"):

@@ -3,6 +3,7 @@
 import doctest
 import hashlib
 import importlib.util
+import inspect
 import json
 import pkgutil
 import re
@@ -18,7 +19,7 @@ from site_of_docs import DOCS, ROOT, blocks
 import models.training
 import moeviz
 from moeviz.charts import TOPICS
-from moeviz.cli.main import main, parser
+from moeviz.cli.main import main, read_arguments
 from moeviz.embedded import embedded_path
 
 sys.path.append(str(DOCS))
@@ -39,7 +40,11 @@ EXTENSIONS = [f"_ext.{module.name}" for module in pkgutil.iter_modules([str(DOCS
 TEXTS = {path.relative_to(DOCS).as_posix(): path.read_text(encoding="utf-8") for path in sorted(DOCS.rglob("*.md"))}
 TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
-ELSEWHERE = ("tutorials/", "how-to/")  # run in tests/repository/test_readme.py, where what they print is looked at too
+ELSEWHERE = (
+    "install",
+    "tutorials/",
+    "how-to/",
+)  # run in test_readme.py, where what they print is looked at too
 WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") and not name.startswith(ELSEWHERE)]
 
 
@@ -47,6 +52,13 @@ WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") an
 @pytest.mark.parametrize("name", [*MODULES, *EXTENSIONS, "history_checks.claims"])
 def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+@pytest.mark.parametrize("name", [name for name in moeviz.__all__ if not name.startswith("_")])
+def test_every_name_of_the_front_door_has_an_example_and_one_line_that_stands_alone(name):
+    said = inspect.getdoc(getattr(moeviz, name)) or ""
+    assert ">>> " in said, f"help(moeviz.{name}) shows no example."
+    assert said.splitlines()[0].endswith((".", ":")) and not said.startswith(("What", "The same", "That"))
 
 
 def commands_of(text: str) -> Iterator[list[str]]:
@@ -84,21 +96,21 @@ def test_python_in_the_gallery_runs():
 @pytest.mark.parametrize("name", WITH_COMMANDS)
 def test_commands_in_the_pages_are_read(name):
     for words in commands_of(TEXTS[name]):
-        args, unknown = parser().parse_known_args(words)
-        assert not unknown or args.command == "app", f"moeviz {shlex.join(words)}"
+        args = read_arguments(words)
+        assert not args.extra or args.command == "app", f"moeviz {shlex.join(words)}"
 
 
 def test_a_command_with_an_option_that_there_is_not_would_be_noticed():
     (words,) = commands_of("```console\n$ moeviz trace Once \\\n    --no-such-option x | head  # why\n```")
     assert words == ["trace", "Once", "--no-such-option", "x"]
-    assert parser().parse_known_args(words)[1]
-    with pytest.raises(SystemExit):
-        parser().parse_args(["no-such-command"])
+    for wrong in (words, ["no-such-command"]):
+        with pytest.raises(SystemExit):
+            read_arguments(wrong)
 
 
 def why_not(words: list[str]) -> str:
     """Why a command of the pages is not run here; nothing where it is."""
-    args, _ = parser().parse_known_args(words)
+    args = read_arguments(words)
     given = {name: value for name, value in vars(args).items() if value not in (None, False)}
     if args.command in ("app", "corpus", "history", "prune", "bits") or given.get("texts"):
         return "serves, or trains, or reads many texts"

@@ -490,17 +490,17 @@ def test_the_pair_that_ships_shows_a_collapse_that_was_said_and_a_run_that_is_qu
 def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
     assert main(["training", str(EXAMPLE_FOLDER / "aux-on")]) == 0
     assert "No alarm is on at step 90." in capsys.readouterr().out
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--rows", "2"]) == 3
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--rows", "2"]) == 1
     text = capsys.readouterr().out
     assert "ALARM" in text and "of the work; no aux loss is computed" in text and "Stop. Go back" in text
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--json"]) == 3
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert {alarm["kind"] for alarm in found["alarms"]["on"]} >= {"collapse", "aux_off"}
     kinds = ["aux_off", "collapse", "load", "dead", "logits", "confidence"]
     assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", *kinds]) == 0
     capsys.readouterr()
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", "noise"]) == 1
-    assert main(["training", "nowhere"]) == 1
+    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", "noise"]) == 3
+    assert main(["training", "nowhere"]) == 3
 
 
 def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(capsys, monkeypatch):

@@ -30,7 +30,12 @@ class BeforeOpening:
 
 
 class EngineModel(ABC):
-    """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed."""
+    """A model in another engine's hands, used wherever a `LoadedModel` is. It is read; nothing in it can be changed.
+
+    >>> import moeviz
+    >>> isinstance(moeviz.load_model(), moeviz.EngineModel)  # transformers runs this one
+    False
+    """
 
     info: ModelInfo
     identity: str | None = None  # as `BeforeOpening.identity`, of the files that were opened

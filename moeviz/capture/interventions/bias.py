@@ -108,8 +108,9 @@ OPTION = Option(
     "--bias",
     lambda args, _read: Bias(amounts_from_words(args.bias)),
     {
-        "nargs": "+",
         "metavar": "LAYER:EXPERT=AMOUNT",
-        "help": "added to an expert's score before the router chooses; or one FILE.json of moeviz contrast --steering",
+        "help": "added to an expert's score before the router chooses, as 3:0=+2;4:1=-1; or one FILE.json of moeviz "
+        "contrast --steering",
     },
+    several=r"[\d:;=.,+\-e]+",
 )

@@ -19,7 +19,11 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """Two experts of a layer get each other's tokens, with the weights that the router gave them."""
+    """Two experts of a layer get each other's tokens, with the weights that the router gave them.
+
+    >>> Exchange(2, 0, 5)  # in layer 2, experts 0 and 5
+    Exchange(layer=2, one=0, other=5)
+    """
 
     layer: int
     one: int

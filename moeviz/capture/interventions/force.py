@@ -6,6 +6,7 @@ import numpy as np
 
 from moeviz.capture.interventions import verification
 from moeviz.capture.interventions.intervention import (
+    EXPERT_WORDS,
     Choice,
     Decision,
     Experts,
@@ -23,7 +24,13 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class Force:
-    """These experts are chosen for every token; what slots are left go to the router's best. Weighed as it would."""
+    """These experts are chosen for every token, as {layer: experts}; the router's best fill the slots that are left.
+
+    Weights are those that the router gives to the experts it is left with.
+
+    >>> Force({3: (0,)})  # in layer 3, every token goes to expert 0
+    Force(experts={3: (0,)})
+    """
 
     experts: Experts
 
@@ -61,5 +68,6 @@ class Force:
 OPTION = Option(
     "--force",
     lambda args, _read: Force(experts_from_words(args.force)),
-    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts"},
+    {"metavar": "LAYER:EXPERTS", "help": "every token is sent to these experts; 3:1,4;5:0 for several"},
+    several=EXPERT_WORDS,
 )

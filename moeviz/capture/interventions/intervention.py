@@ -142,12 +142,16 @@ class Option:
     make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace
     keywords: Mapping[str, Any]  # as argparse takes them
     least: int | None = None  # of whole numbers, where the option takes those
+    several: str | None = None  # what a value looks like, where there may be several, as in 3:1;4:2
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further flags that go with it
 
     @property
     def name(self) -> str:
         """Name of the parsed argument."""
         return self.flag.lstrip("-").replace("-", "_")
+
+
+EXPERT_WORDS = r"[\d:,;]+"
 
 
 def experts_from_words(words: Sequence[str]) -> Experts:

@@ -6,6 +6,7 @@ import numpy as np
 
 from moeviz.capture.interventions import verification
 from moeviz.capture.interventions.intervention import (
+    EXPERT_WORDS,
     Choice,
     Decision,
     Experts,
@@ -24,11 +25,14 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class Mute:
-    """These experts may not be chosen: the router takes its next best, and weighs them as it would.
+    """These experts may not be chosen, as {layer: experts}: the router takes and weighs its next best.
 
     With `reroute=False` nothing takes their place: they add 0, and the weights of the others stay as they are. With
     `removed=True` they are as if the model did not have them, as in a checkpoint without them: a router that weighs by
     a softmax over all experts takes it over those that are left.
+
+    >>> Mute({3: (1, 4), 5: (0,)})  # experts 1 and 4 of layer 3, and expert 0 of layer 5
+    Mute(experts={3: (1, 4), 5: (0,)}, reroute=True, removed=False)
     """
 
     experts: Experts
@@ -95,6 +99,7 @@ def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> Ca
 OPTION = Option(
     "--mute",
     lambda args, _read: Mute(experts_from_words(args.mute), reroute=not args.no_reroute),
-    {"nargs": "+", "metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead"},
+    {"metavar": "LAYER:EXPERTS", "help": "each router takes its next best expert instead; 3:1,4;5:0 for several"},
+    several=EXPERT_WORDS,
     beside={"--no-reroute": {"action": "store_true", "help": "with --mute: nothing takes a muted expert's place"}},
 )

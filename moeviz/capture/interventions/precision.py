@@ -9,7 +9,14 @@ NAMES = ("float32", "bfloat16", "float16", "int8")
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """An intervention of `what_if`: the model in another precision. Routers decide as they like in it."""
+    """The whole model in another precision, for `what_if`: "float32", "bfloat16", "float16" or "int8".
+
+    Its routers decide freely, on what the less precise layers below them give. int8 rounds the weights of linear layers
+    and of experts, and nothing else.
+
+    >>> Precision("bfloat16")
+    Precision(name='bfloat16')
+    """
 
     name: str  # one of NAMES
 

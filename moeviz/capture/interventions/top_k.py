@@ -20,7 +20,11 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Another number of experts a token, in all layers or in some; weighed as the router would."""
+    """Another number of experts a token, in all layers or in some; weighed as the router would.
+
+    >>> TopK(1)  # one expert a token, in all layers
+    TopK(top_k=1, layers=None)
+    """
 
     top_k: int
     layers: tuple[int, ...] | None = None
@@ -39,7 +43,7 @@ class TopK:
             raise CaptureError(f"Each token can take 1 to {limits.most} experts, not {shown(self.top_k)}.{why}")
 
     def change(self, decision: Decision) -> Choice:
-        """The router's best so many."""
+        """Let the router choose that many of its best."""
         if not self._is_at(decision.layer):
             return decision.weights, decision.experts
         return decision.again(None, int(self.top_k))

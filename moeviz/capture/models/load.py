@@ -34,7 +34,13 @@ WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memor
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class LoadedModel:
-    """A model ready to be traced, with its tokenizer and the facts that are known before it runs."""
+    """A model ready to be traced, with its tokenizer and the facts that are known before it runs.
+
+    >>> import moeviz
+    >>> model = moeviz.load_model()
+    >>> type(model).__name__, model.info.layers
+    ('LoadedModel', (0, 1, 2, 3, 4, 5))
+    """
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase

@@ -94,6 +94,11 @@ class Decoding:
 
     Whatever is chosen, a trace has the tokens of the sequences that are returned, each once, with the routing they had
     when they were read: dropped beams and rejected drafts are left out.
+
+    >>> import moeviz
+    >>> beams = moeviz.Decoding(num_beams=4, num_return_sequences=2)
+    >>> moeviz.trace("embedded", "Il fait", max_new_tokens=3, decoding=beams).tokens["sequence"].nunique()
+    2
     """
 
     num_beams: int = 1  # beam search over so many; the rows that the winners were read in make the trace

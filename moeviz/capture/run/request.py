@@ -23,7 +23,7 @@ class CaptureRequest:
     Whether a certain model can do it is another question: `prepare` and the engines answer that.
 
     Raises `InvalidPrompt` for an empty prompt, a number of tokens that nobody can generate, or a system prompt without
-    a chat, and `CaptureError` for settings that cannot be.
+    a chat, and `CaptureError` for settings that make no sense.
 
     >>> CaptureRequest(("Il fait froid.",), max_new_tokens=2).sampling
     Sampling(temperature=0.0, top_k=None, top_p=None, seed=0)

@@ -18,11 +18,20 @@ from transformers import (
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is sampled. The same seed, prompts and model give the same tokens."""
+    """How the next token is sampled. The same seed, prompts and model give the same tokens.
 
-    temperature: float = 0.0  # 0 takes the likeliest token
-    top_k: int | None = None  # draw among this many likeliest tokens only (of the vocabulary: not the router's top_k)
-    top_p: float | None = None  # draw among the likeliest tokens that hold this much probability together
+    temperature  0 takes the likeliest token; from 1 on, unlikely ones come often.
+    top_k        draw among this many likeliest tokens of the vocabulary only; it is not the router's top_k.
+    top_p        draw among the likeliest tokens that hold this much probability together.
+    seed         of the generator, which is the model's own: what others draw changes nothing.
+
+    >>> Sampling(temperature=0.8, top_p=0.95, seed=1)
+    Sampling(temperature=0.8, top_k=None, top_p=0.95, seed=1)
+    """
+
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
     seed: int = 0
 
 

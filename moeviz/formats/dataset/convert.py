@@ -35,6 +35,13 @@ def write_dataset(
 
     Logits are left out. Raises `MoevizError` where the folder holds something, and `OSError` where it
     cannot be written.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_dataset(sample_trace(), f"{folder}/out")
+    ...     moeviz.read_dataset(f"{folder}/out").model.top_k
+    2
     """
     kept = Kept("none" if trace.weights is None else weights, text, "label" in trace.tokens)
     order = np.lexsort((trace.tokens["position"], trace.tokens["sequence"]))

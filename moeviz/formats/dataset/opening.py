@@ -31,8 +31,15 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
     partial  read the shards that are whole, and say in `left_out` which are not.
 
     Raises `InvalidTrace`, with the shard's name, where a shard is missing, damaged, or not of this dataset, and for a
-    dataset that is not finished; `MoevizError` for an address that is none, or a store that does not answer; and
+    dataset that is not finished; `MoevizError` for an address that makes no sense, or a store that does not answer; and
     `OSError` if it cannot be read.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_dataset(sample_trace(), f"{folder}/out")
+    ...     moeviz.read_dataset(f"{folder}/out").tokens
+    32
     """
     path = place_of(path)
     if not (path / MANIFEST).exists():

@@ -56,7 +56,15 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A corpus of routing on disk or in a store. `left_out` says of each shard that is not read why, in a sentence."""
+    """A corpus of routing on disk or in a store. `left_out` says of each shard that is not read why, in a sentence.
+
+    >>> import moeviz, tempfile
+    >>> from moeviz.testing import sample_trace
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     moeviz.write_dataset(sample_trace(), f"{folder}/out")
+    ...     moeviz.read_dataset(f"{folder}/out").counts().assignments.shape  # groups, layers, experts
+    (1, 4, 8)
+    """
 
     path: Place
     model: ModelInfo

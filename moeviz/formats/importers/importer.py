@@ -111,13 +111,17 @@ def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
     return tuple(layers)
 
 
+# Options that other commands have too are called as there.
+CALLED = {"top_k": "experts_per_token", "hidden_layers": "num_layers"}
+
+
 def flag(name: str) -> str:
     """Return the name of an option on the command line.
 
     >>> flag("top_k")
-    '--top-k'
+    '--experts-per-token'
     """
-    return "--" + name.replace("_", "-")
+    return "--" + CALLED.get(name, name).replace("_", "-")
 
 
 Recognise = Callable[[Source], bool]

@@ -401,7 +401,9 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
     engine = engine_named(name)
     remarks = [_missing_layers(plan, engine)]
     if changed := engine.repaired(plan):
-        remarks.append(f"{changed} slots were changed, so that no device has an expert twice.")
+        remarks.append(
+            f"{changed} slot{'s were' if changed > 1 else ' was'} changed, so that no device has an expert twice."
+        )
     made = f"It is made from all {plan.tokens:,} tokens"
     if "layers_on_gpu" in engine.takes:
         where = f"the experts of {plan.layers_on_gpu} of {len(plan.slots)} stay on the GPU"

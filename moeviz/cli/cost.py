@@ -1,4 +1,4 @@
-"""Say what routing costs to serve: `moeviz serve`."""
+"""Say what routing costs to serve: `moeviz cost`."""
 
 import json
 import re
@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import counted_at
-from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.options import add_json, add_phase, add_quiet, number, numbers
 from moeviz.cli.output import frame_text, note, progress, records, visible_line
+from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 
 if TYPE_CHECKING:
@@ -17,16 +18,23 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
-HELP = "Say what routing costs to serve. This starts no server; the command app does."
+HELP = "Say what routing costs to serve: caches, batches, prefetching, placement, memory. It starts no server."
 EXAMPLES = """examples:
-  moeviz serve cache trace.npz --capacities 2 4       hit rates of caches of two and four experts a layer
-  moeviz serve cache trace.npz --chunk 16             the same where a prompt is read in chunks
-  moeviz serve coverage trace.npz --batch 1 8 32      experts that a batch of tokens needs
-  moeviz serve prefetch trace.npz --json | jq .[0]
-  moeviz serve prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
-  moeviz serve placement trace.npz --devices 4 --copies 4
-  moeviz serve memory trace.npz --context 8192 --batch 1 32 --bits 16 8
-  moeviz serve memory Qwen/Qwen3-30B-A3B --context 32768"""
+  moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts a layer
+  moeviz cost cache trace.npz --chunk 16             the same where a prompt is read in chunks
+  moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
+  moeviz cost prefetch trace.npz --json | jq .[0]
+  moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
+  moeviz cost placement trace.npz --devices 4 --copies 4
+  moeviz cost memory trace.npz --context 8192 --batch 1,32 --bits 16,8
+  moeviz cost memory Qwen/Qwen3-30B-A3B --context 32768"""
+COSTS = {
+    "cache": "hit rates of a cache of experts",
+    "coverage": "experts that a batch of tokens needs",
+    "prefetch": "how well the next experts are guessed",
+    "placement": "how evenly devices are loaded",
+    "memory": "bytes of a model, and the cards that hold them",
+}
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
     "coverage": "Distinct experts that a batch of tokens needs; even: if tokens chose at random.",
@@ -43,39 +51,43 @@ BY_LABEL = {
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz serve`."""
-    one, several = number(int, 1), {"type": number(int, 1), "nargs": "+", "metavar": "N"}
-    parser.add_argument("what", choices=tuple(HEADINGS), help="which cost")
-    parser.add_argument(
-        "file",
-        metavar="FILE",
-        help="a file of a trace or of counts, or a dataset's folder; for memory, a model too, also a .gguf file",
+    """Add the arguments of `moeviz cost`: a command for each cost, with options of its own."""
+    costs = parser.add_subparsers(dest="what", required=True, metavar="COST")
+    one, several = number(int, 1), numbers(int, 1)
+    cache, coverage, prefetch, placement, memory = (
+        costs.add_parser(name, help=says, description=HEADINGS[name]) for name, says in COSTS.items()
     )
-    parser.add_argument(
+    for of in (cache, coverage, prefetch, placement):
+        of.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
+    memory.add_argument("file", metavar="MODEL", help="a model as for --model elsewhere, or a trace or dataset of one")
+    cache.add_argument("--capacities", **several, help="experts a layer that it holds, as 2,4 (default: 1 to all)")
+    cache.add_argument("--chunk", type=one, default=1, metavar="N", help="tokens of a step (default: 1)")
+    cache.add_argument("--shared", action="store_true", help="one for all layers; --capacities count its places")
+    coverage.add_argument("--batch", **several, help="tokens of a batch, as 1,8,32")
+    prefetch.add_argument(
         "--texts",
-        nargs="+",
+        action=Several,
         metavar="TEXTS",
-        help="prefetch: FILE is a model that reads these, each next router one layer early; 'ship': those that ship",
+        help="FILE is a model that reads these, each next router one layer early; 'ship': those that ship",
     )
-    parser.add_argument(
-        "--tokens", type=number(int, 2), metavar="N", help="prefetch: read only the first N tokens of each text"
+    prefetch.add_argument(
+        "--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text"
     )
-    parser.add_argument("--capacities", **several, help="cache: experts a layer that it holds (default: 1 to all)")
-    parser.add_argument("--chunk", type=one, default=1, metavar="N", help="cache: tokens of a step (default: 1)")
-    parser.add_argument(
-        "--shared", action="store_true", help="cache: one for all layers; --capacities count its places"
-    )
-    parser.add_argument("--batch", **several, help="coverage: tokens of a batch; memory: sequences at a time")
-    parser.add_argument("--devices", type=one, metavar="N", help="placement: how many devices (default: 8, 4 or 2)")
-    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="placement: copies of experts, in all")
-    parser.add_argument("--context", default=[8192], **several, help="memory: tokens of a sequence (default: 8192)")
-    parser.add_argument("--bits", default=[16], **several, help="memory: of a weight (default: 16)")
-    add_phase(parser)
-    add_json(parser, "print the rows as JSON")
+    placement.add_argument("--devices", type=one, metavar="N", help="how many devices (default: 8, 4 or 2)")
+    placement.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts, in all")
+    memory.add_argument("--context", default=[8192], **several, help="tokens of a sequence (default: 8192)")
+    memory.add_argument("--batch", **several, help="sequences at a time (default: 1)")
+    memory.add_argument("--bits", default=[16], **several, help="of a weight, as 16,8 (default: 16)")
+    memory.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
+    for of in (cache, coverage, prefetch, placement):
+        add_phase(of)
+    for of in (cache, coverage, prefetch, placement, memory):
+        add_json(of, "print the rows as JSON")
+        add_quiet(of)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz serve`."""
+    """Run `moeviz cost`."""
     table, said = measure_cost(args)
     if args.json:
         note(said)

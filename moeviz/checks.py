@@ -1,0 +1,109 @@
+"""One call for what the commands doctor, diff, compare and precision look for; each gives a table."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from moeviz.errors import InvalidTrace
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from transformers import PreTrainedTokenizerBase
+
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.capture.precisions import PrecisionTrace
+    from moeviz.routing_trace import Counted, RoutingTrace
+
+MOST = 8  # traces that are compared, as many as a visit of the app keeps
+
+
+def doctor(counted: "Counted", beside: "RoutingTrace | None" = None, tokens: int | None = None) -> "pd.DataFrame":
+    """Look for what is not plausible in a trace, or in counts; a row a finding, and none where all is well.
+
+    beside  a trace of the same tokens, to see whether rows are off by one.
+    tokens  how many tokens met a router, where that is known.
+
+    Columns, checks and their sources as in `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command line
+    it is `moeviz doctor`.
+
+    >>> import moeviz
+    >>> len(moeviz.doctor(moeviz.trace("embedded", "Il fait froid.")))
+    0
+    """
+    from moeviz.metrics.doctor import examine
+
+    return examine(counted, beside, tokens)
+
+
+def diff(one: "RoutingTrace", other: "RoutingTrace") -> "pd.DataFrame":
+    """Compare two recordings of the same tokens, as by two engines or in two precisions; a row a layer.
+
+    Columns, definitions and source as in `moeviz.metrics.engine_difference.engine_difference`. On the command line it
+    is `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
+
+    >>> import moeviz
+    >>> trace = moeviz.trace("embedded", "Il fait froid.")
+    >>> moeviz.diff(trace, trace)["equal_sets"].min().item()
+    1.0
+    """
+    from moeviz.metrics.engine_difference import engine_difference
+
+    return engine_difference((one, other))
+
+
+def compare(*traces: "RoutingTrace") -> "pd.DataFrame":
+    """Show two traces or more side by side, of models that may have nothing in common; a row a trace.
+
+    Columns, definitions and source as in `moeviz.metrics.multi_trace.figures_of_several`; `trace` is a letter, in the
+    order given. On the command line it is `moeviz compare`. Raises `InvalidTrace` for less than two traces, or more
+    than eight.
+
+    >>> import moeviz
+    >>> one, other = (moeviz.trace("embedded", text) for text in ("Il fait froid.", "12 + 7 = 19"))
+    >>> moeviz.compare(one, other)["trace"].tolist()
+    ['A', 'B']
+    """
+    from moeviz.metrics.multi_trace import figures_of_several
+
+    if not 2 <= len(traces) <= MOST:
+        raise InvalidTrace(f"Two to {MOST} traces are compared, and {len(traces)} were given. Give others.")
+    return figures_of_several(dict(zip("ABCDEFGH", traces, strict=False)))
+
+
+def precision(
+    model: "LoadedModel | str",
+    prompts: str | Sequence[str],
+    *,
+    tokenizer: "PreTrainedTokenizerBase | None" = None,
+    chat: bool = False,
+) -> "pd.DataFrame":
+    """Count the tokens that go to another set of experts than in float32; a row a precision and layer.
+
+    The precisions are bfloat16, float16 and int8, as `moeviz.capture.precisions.in_precisions` has them, and arguments
+    are as in `trace`. Columns: precision str, and those of `moeviz.metrics.comparison.set_changes`; `tied` and
+    `flipped` are NaN at layers whose router moeviz cannot rank. On the command line it is `moeviz precision`.
+
+    >>> import moeviz
+    >>> moeviz.precision("embedded", "Il fait froid.")["precision"].unique().tolist()  # doctest: +SKIP
+    ['bfloat16', 'float16', 'int8']
+    """
+    from moeviz.capture.precisions import in_precisions
+
+    return precision_table(in_precisions(model, prompts, tokenizer=tokenizer, chat=chat))
+
+
+def precision_table(found: "dict[str, PrecisionTrace]") -> "pd.DataFrame":
+    """Count the tokens sent to another set of experts than in float32, by precision and layer, by tie or not."""
+    import pandas as pd
+
+    from moeviz.metrics.comparison import set_changes
+
+    exact = found["float32"].trace
+    tables = []
+    for name, other in found.items():
+        if name != "float32":
+            table = set_changes(exact, other.trace, other.tied)
+            unknown = [not known for known in other.known]
+            table.loc[unknown, ["tied", "flipped"]] = float("nan")
+            tables.append(table.assign(precision=name))
+    table = pd.concat(tables, ignore_index=True)
+    return table[["precision", *table.columns.drop("precision")]]

@@ -1,0 +1,46 @@
+"""Print what completes commands in a shell: `moeviz completion`."""
+
+from argparse import Action, ArgumentParser, Namespace, _SubParsersAction
+from collections.abc import Iterator
+from importlib.util import find_spec
+
+from moeviz.errors import MoevizError
+
+HELP = "Print a script by which a shell completes commands, options and files."
+EXAMPLES = """examples:
+  eval "$(moeviz completion bash)"                    in ~/.bashrc
+  moeviz completion zsh > ~/.zfunc/_moeviz            with fpath+=~/.zfunc before compinit, in ~/.zshrc
+  moeviz completion fish > ~/.config/fish/completions/moeviz.fish"""
+SHELLS = ("bash", "zsh", "fish")
+FILES = ("FILE", "TRACE", "TEXTS", "PLACE", "FROM", "TO", "A", "B", "RUN", "FOLDER", "DATASET")  # as help calls them
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz completion`."""
+    parser.add_argument("shell", choices=SHELLS, help="which shell")
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz completion`."""
+    if find_spec("shtab") is None:
+        raise MoevizError("Completion is written by shtab, which is not installed here: `pip install shtab`.")
+    import shtab
+
+    from moeviz.cli.main import parser
+
+    top = parser()
+    for action in _actions(top):
+        words = str(action.metavar or "").split("|")
+        if action.choices is None and set(words) & set(FILES):
+            action.complete = shtab.FILE  # type: ignore[attr-defined]  # as shtab asks for it
+    print(shtab.complete(top, args.shell))
+    return 0
+
+
+def _actions(parser: ArgumentParser) -> Iterator[Action]:
+    """Yield the arguments of a parser and of its commands."""
+    for action in parser._actions:
+        yield action
+        if isinstance(action, _SubParsersAction):
+            for one in action.choices.values():
+                yield from _actions(one)

@@ -1,0 +1,208 @@
+"""The words of a command line: options anywhere, old spellings, help, versions, exit codes, and what completes them."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from forked import python
+
+from moeviz.cli.main import COMMANDS, main, read_arguments
+from moeviz.cli.options import CALLED
+from moeviz.cli.options import IMPORT_OPTIONS as TOLD
+from moeviz.formats.exports import write_trace
+from moeviz.formats.importers.importer import CALLED as CALLED_THERE
+from moeviz.formats.importers.importer import flag
+
+PROMPT = "12 + 30 = 42"
+LOADED = ("trace", "what-if", "ablate", "occlude", "attribute", "precision", "corpus")
+IMPORTED = Path(__file__).parents[1] / "data" / "importers"
+OF_A_MODEL = ("experts", "prune", "tune-targets")
+
+
+@pytest.mark.parametrize(
+    ("words", "others", "name", "value"),
+    [
+        (["what-if", "--mute", "3:1", PROMPT], {"prompt": PROMPT}, "mute", ["3:1"]),
+        (["what-if", PROMPT, "--mute", "3:1", "4:2"], {"prompt": PROMPT}, "mute", ["3:1", "4:2"]),
+        (["what-if", "--mute", "3:1,4;4:2", "--json", PROMPT], {"prompt": PROMPT}, "mute", ["3:1,4", "4:2"]),
+        (["what-if", "--force", "3:1", "--force=4:2", PROMPT], {"prompt": PROMPT}, "force", ["3:1", "4:2"]),
+        (["what-if", "--bias", "3:0=+2;3:5=-1", PROMPT], {"prompt": PROMPT}, "bias", ["3:0=+2", "3:5=-1"]),
+        (["what-if", "--exchange", "2", "0", "5", PROMPT], {"prompt": PROMPT}, "exchange", [2, 0, 5]),
+        (["ablate", "--layers", "3", PROMPT], {"prompt": PROMPT}, "layers", [3]),
+        (["ablate", "--layers", "3", "4"], {"prompt": "4"}, "layers", [3]),
+        (["ablate", "--layers", "2", "3", PROMPT], {"prompt": PROMPT}, "layers", [2, 3]),
+        (["ablate", "-", "--layers", "2", "3"], {"prompt": "-"}, "layers", [2, 3]),
+        (["ablate", "--layers", "2,3", "-f", "a.txt"], {"prompt": None}, "layers", [2, 3]),
+        (["ablate", "--layers", "2", "--", "-x"], {"prompt": "-x"}, "layers", [2]),
+        (["attribute", "--token", "-1", "--layer", "3", PROMPT], {"prompt": PROMPT}, "token", -1),
+        (["trace", "--max-new-tokens", "3", "- a list"], {"prompt": "- a list"}, "max_new_tokens", 3),
+        (["metrics", "--layers", "0", "5", "t.npz"], {"trace": "t.npz"}, "layers", [0, 5]),
+        (["experts", "--layers", "3", "embedded", "t.jsonl"], {"source": "embedded"}, "texts", ["t.jsonl"]),
+        (["experts", "--labels", "a.json", "embedded"], {"source": "embedded"}, "labels", ["a.json"]),
+        (["prune", "embedded", "--cut", "1", "2", "t.jsonl"], {"texts": ["t.jsonl"]}, "cut", [1, 2]),
+        (["prune", "--criteria", "reap,random", "embedded"], {"model": "embedded"}, "criteria", ["reap", "random"]),
+        (["tune-targets", "--base", "b.jsonl", "m", "t.jsonl"], {"texts": ["t.jsonl"]}, "base", ["b.jsonl"]),
+        (["corpus", "--ray", "t.jsonl", "-o", "f"], {"files": ["t.jsonl"]}, "ray", ""),
+        (["corpus", "--ray", "host:6379", "t.jsonl", "-o", "f"], {"files": ["t.jsonl"]}, "ray", "host:6379"),
+        (["training", "--ignore", "aux_off", "run"], {"run": "run"}, "ignore", ["aux_off"]),
+        (["cost", "cache", "--capacities", "2", "4", "t.npz"], {"file": "t.npz"}, "capacities", [2, 4]),
+        (["cost", "memory", "--bits", "16,8", "m"], {"file": "m"}, "bits", [16, 8]),
+        (["cost", "memory", "m"], {"file": "m"}, "bits", [16]),
+        (["params"], {"known": False}, "model", "embedded"),
+        (["contrast", "--kinds", "a", "b", "t.npz"], {"source": "t.npz", "other": None}, "kinds", ["a", "b"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and isinstance(value[0], str) else "",
+)
+def test_options_stand_anywhere_and_may_be_given_again(words, others, name, value):
+    args = read_arguments(words)
+    assert getattr(args, name) == value and {other: getattr(args, other) for other in others} == others
+
+
+@pytest.mark.parametrize("name", LOADED + OF_A_MODEL)
+def test_every_command_that_runs_a_model_says_how_it_is_loaded(name):
+    words = {"what-if": ["a", "--mute=3:1"], "tune-targets": ["m", "t"], "corpus": ["--embedded"]}.get(name, ["a"])
+    args = read_arguments(
+        [name, "--dtype", "bfloat16", "--device-map", "cpu", "--backend", "transformers", "--ignore-memory", *words]
+    )
+    assert (args.dtype, args.device_map, args.backend, args.ignore_memory) == ("bfloat16", "cpu", "transformers", True)
+    assert name in OF_A_MODEL or read_arguments([name, "--model", "m", *words]).model == "m"
+
+
+def test_how_a_model_is_loaded_reaches_it(monkeypatch):
+    asked = {}
+
+    def load(name, **how):
+        asked.update(how, name=name)
+        raise OSError("so far")
+
+    monkeypatch.setattr("moeviz.capture.opening.load_model", load)
+    for name in ("ablate", "occlude", "attribute", "precision"):
+        asked.clear()
+        assert main([name, "--dtype", "bfloat16", "--device-map", "cpu", PROMPT]) == 3
+        assert asked == {"name": "embedded", "backend": None, "dtype": "bfloat16", "device_map": "cpu"}
+
+
+def test_options_of_files_are_called_as_those_of_other_commands():
+    assert CALLED == CALLED_THERE
+    for name in TOLD:
+        assert getattr(read_arguments(["convert", "a.json", flag(name), "2", "b.npz"]), name) == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "name", "value", "now"),
+    [
+        (["trace", "x", "--top-k", "3"], "sample_top_k", 3, "--sample-top-k"),
+        (["metrics", "t.npz", "--top-k", "2"], "top_k", 2, "--experts-per-token"),
+        (["metrics", "t.npz", "--hidden-layers", "5"], "hidden_layers", 5, "--num-layers"),
+        (["serve", "cache", "t.npz"], "what", "cache", "moeviz cost"),
+    ],
+)
+def test_old_words_work_and_name_the_new_one(words, name, value, now, capsys):
+    assert getattr(read_arguments(words), name) == value
+    assert f"is called {now} now" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "usage", "sentence"),
+    [
+        (["metrc", "t.npz"], "usage: moeviz [-h]", "Did you mean metrics"),
+        (["metrics", "t.npz", "--topc", "load"], "usage: moeviz metrics", "Did you mean --topic"),
+        (["cost", "cache", "t.npz", "--capacites", "3"], "usage: moeviz cost cache", "Did you mean --capacities"),
+        (["trace"], "usage: moeviz trace", "one of the arguments PROMPT -f/--prompt-file is required"),
+        (["trace", "x", "-f", "y"], "usage: moeviz trace", "not allowed with"),
+        (["prune", "m", "--criteria", "luck"], "usage: moeviz prune", "'luck' is none of reap"),
+        (["ablate", "x", "--layers", "a"], "usage: moeviz ablate", "invalid whole number value: 'a'"),
+    ],
+)
+def test_wrong_words_name_the_command_s_usage_and_what_was_meant(words, usage, sentence, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    err = capsys.readouterr().err
+    assert stopped.value.code == 2 and err.startswith(usage) and sentence in err
+
+
+def test_without_a_command_there_is_help_and_the_version_is_told(capsys):
+    assert main([]) == 0
+    assert "moeviz trace" in capsys.readouterr().out
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0 and capsys.readouterr().out.startswith("moeviz 0.")
+
+
+def test_a_prompt_comes_from_a_file_and_a_file_s_name_is_warned_of(monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "prompt.txt").write_bytes("\ufeffIl neige.".encode())
+    read = []
+    monkeypatch.setattr("moeviz.capture.occlusion.occlude", lambda model, prompt, **_: read.append(prompt) or 1 / 0)
+    for words in (["-f", "prompt.txt"], ["prompt.txt"]):
+        with pytest.raises(ZeroDivisionError):
+            main(["occlude", *words])
+    warned = [line for line in capsys.readouterr().err.splitlines() if "a file is called so" in line]
+    assert read == ["Il neige.", "prompt.txt"] and len(warned) == 1 and warned[0].endswith("-f prompt.txt")
+    assert main(["occlude", "-f", "nowhere.txt"]) == 3
+    (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
+    assert main(["occlude", "-f", "latin.txt"]) == 3
+    said = capsys.readouterr().err
+    assert "'nowhere.txt' cannot be read: No such file" in said and "not text in UTF-8" in said
+
+
+@pytest.mark.parametrize("name", ["nope.gguf", "nope.pt", "nope.safetensors", "Il fait froid."])
+def test_what_is_no_trace_s_name_and_is_not_there_is_said_so(name, capsys):
+    assert main(["metrics", name]) == 3
+    err = capsys.readouterr().err
+    assert f"There is no file {name!r}." in err and "moeviz trace PROMPT" in err
+    assert ("--model nope" in err) == name.endswith(("gguf", "safetensors"))
+
+
+def test_a_corpus_s_file_that_is_not_there_is_said_before_the_model_is_loaded(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr("moeviz.capture.opening.load_model", pytest.fail)
+    for out in ("out", "out.npz"):
+        assert main(["corpus", str(tmp_path / "typo.jsonl"), "-o", str(tmp_path / out)]) == 3
+        assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_exit_codes_tell_a_finding_from_an_error(trace, tmp_path, capsys):
+    """0 done, 1 found, 2 usage, 3 error."""
+    good, odd, path = (str(tmp_path / name) for name in ("good.npz", "odd.bin", "none.npz"))
+    write_trace(trace, good)
+    (tmp_path / "odd.bin").write_bytes((IMPORTED / "mbolt.bin").read_bytes()[:-8])
+    assert [main(["doctor", file]) for file in (good, odd, path)] == [0, 1, 3]
+    with pytest.raises(SystemExit) as stopped:
+        main(["doctor"])
+    assert stopped.value.code == 2
+
+
+def test_quiet_says_what_is_wrong_and_nothing_else(tmp_path, capsys, trace):
+    write_trace(trace, tmp_path / "t.npz")
+    for words in (["convert", str(tmp_path / "t.npz"), str(tmp_path / "u.csv")], ["doctor", "none.npz"]):
+        for before, after in (([], []), (["-q"], []), ([], ["--quiet"])):
+            main([*before, *words, *after])
+            err = capsys.readouterr().err
+            assert bool(err) == (words[0] == "doctor" or not (before or after)), (before, words, after)
+
+
+def test_no_bar_of_transformers_is_drawn_where_nobody_watches():
+    done = python("-m", "moeviz", "occlude", "a b")
+    assert done.stderr.startswith("moeviz: loading embedded\n") and "Loading weights" not in done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_every_command(shell, capsys):
+    pytest.importorskip("shtab")
+    assert main(["completion", shell]) == 0
+    out = capsys.readouterr().out
+    assert all(name in out for name in COMMANDS) and "co-activation" in out and "--sample-top-k" in out
+
+
+def test_completion_in_bash_offers_topics(tmp_path, capsys):
+    pytest.importorskip("shtab")
+    main(["completion", "bash"])
+    script = capsys.readouterr().out + "\nCOMP_WORDS=(moeviz metrics --topic co); COMP_CWORD=3; _shtab_moeviz\n"
+    said = subprocess.run(["bash", "-c", script + 'echo "${COMPREPLY[@]}"'], capture_output=True, text=True, check=True)
+    assert said.stdout.split() == ["co-activation", "confidence", "coverage"]
+
+
+def test_completion_without_what_writes_it_is_one_sentence(monkeypatch, capsys):
+    monkeypatch.setattr("moeviz.cli.completion.find_spec", lambda name: None)
+    assert main(["completion", "bash"]) == 3
+    assert "pip install shtab" in capsys.readouterr().err
