@@ -17,7 +17,7 @@ from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
 import moeviz.training
-from moeviz import testing
+from moeviz import examples
 from moeviz.cli.main import COMMANDS, OLD_COMMANDS, main, parser, read_arguments
 from moeviz.cli.metrics import TOPICS
 from moeviz.cli.words import called
@@ -67,7 +67,7 @@ def run_console(page: Path, block: Block) -> None:
     assert commands(block), f"{page.name}:{block.line} has no line that begins with `$ `."
     for command, promised in commands(block):
         program, *arguments = shlex.split(command)
-        run = testing.main if [program, *arguments[:2]] == ["python", "-m", "moeviz.testing"] else main
+        run = examples.main if [program, *arguments[:2]] == ["python", "-m", "moeviz.examples"] else main
         assert run is not main or program == "moeviz", f"{page.name}: {command!r} is not run; put it into `sh`."
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert run(arguments if run is main else arguments[2:]) == 0, command
