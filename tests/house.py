@@ -141,6 +141,7 @@ MAY_IMPORT = {
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
     "moeviz/testing.py": INERT,
+    "moeviz/examples.py": f"moeviz.embedded moeviz.formats moeviz.labelled_texts moeviz.testing {INERT}",
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "

@@ -26,9 +26,7 @@ def run(args: Namespace) -> int:
         raise MoevizError("Completion is written by shtab, which is not installed here: `pip install shtab`.")
     import shtab
 
-    from moeviz.cli.main import parser
-
-    top = parser()
+    top = args.parser()
     for action in _actions(top):
         words = str(action.metavar or "").split("|")
         if action.choices is None and set(words) & set(FILES):

@@ -106,6 +106,7 @@ def _run(argv: Sequence[str] | None) -> int:
     for stream in (sys.stdout, sys.stderr):  # a terminal may not know every character that a token has
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
+    args.parser = parser  # of all commands, for the one that completes them
     try:
         code: int = command(args.command).run(args)
         sys.stdout.flush()
@@ -185,9 +186,7 @@ class Version(Action):
         """Print it, and end."""
         from importlib.metadata import PackageNotFoundError, version
 
-        from moeviz import __version__
-
-        print(f"moeviz {__version__}")
+        print(f"moeviz {import_module('moeviz').__version__}")
         for name in ("torch", "transformers"):
             with suppress(PackageNotFoundError):
                 print(f"{name} {version(name)}")

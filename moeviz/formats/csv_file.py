@@ -15,6 +15,7 @@ apostrophe, gets an apostrophe in front, which is removed when it is read.
 """
 
 import json
+from collections.abc import Iterable, Sequence
 from io import BytesIO
 
 import pandas as pd
@@ -40,7 +41,7 @@ def to_csv(trace: RoutingTrace, plain: bool = False) -> bytes:
     """Write the long table of a trace as CSV in UTF-8; `plain`: without the facts that open it as the same trace."""
     table = table_of(trace)
     columns = {name: _cells(name, table[name]) for name in map(str, table)}
-    rows = zip(*columns.values(), strict=True)
+    rows: Iterable[Sequence[str]] = zip(*columns.values(), strict=True)
     if not plain:
         about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
         columns[ABOUT] = [IN_LAST_ROW, *[""] * (len(table) - 2), about][-max(len(table), 1) :]

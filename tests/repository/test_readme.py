@@ -20,7 +20,7 @@ from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
 import moeviz.training
-from moeviz import testing
+from moeviz import examples
 from moeviz.cli.main import COMMANDS, OLD_COMMANDS, main, parser, read_arguments
 from moeviz.cli.metrics import TOPICS
 from moeviz.cli.words import called
@@ -73,7 +73,7 @@ def run_console(page: Path, block: Block) -> None:
     assert commands(block), f"{page.name}:{block.line} has no line that begins with `$ `."
     for command, promised in commands(block):
         program, *arguments = shlex.split(command)
-        run = testing.main if [program, *arguments[:2]] == ["python", "-m", "moeviz.testing"] else main
+        run = examples.main if [program, *arguments[:2]] == ["python", "-m", "moeviz.examples"] else main
         assert run is not main or program == "moeviz", f"{page.name}: {command!r} is not run; put it into `sh`."
         with contextlib.redirect_stdout(io.StringIO()) as out:
             assert run(arguments if run is main else arguments[2:]) == 0, command
@@ -104,7 +104,6 @@ WHY_NOT = {
     r"\.gguf": "needs llama.cpp, and a model for it",
     r"mlx": "needs MLX, and a model for it",
     r"Qwen/|allenai/|OLMoE|base/|REAP|mistralai/|google/": "needs a model from the hub",
-    r"python -m |python tests/|python kernels/": "takes minutes, or needs a GPU",
     r"moeviz (prune|corpus|history|experts|lineage)": "reads many texts, or trains, for minutes",
     r"texts\.|trace\.|smaller|run/": "reads what a command above that is not run would write",
 }
@@ -128,7 +127,7 @@ def test_every_command_of_every_page_is_run_or_has_a_reason_why_not():
 def test_commands_in_sentences_exist(page):
     for command in IN_A_TABLE.findall(page.read_text(encoding="utf-8")):
         words = [word for word in shlex.split(command) if word != "…"]
-        if words[0] in (*OLD_COMMANDS, "COMMAND"):
+        if words[0] in (*OLD_COMMANDS, "COMMAND", "--version"):
             continue
         assert words[0] in COMMANDS, command
         one = called(parser(), words)
