@@ -4,10 +4,10 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
+from moeviz.cli.cost import in_lines, judged_tokens
 from moeviz.cli.inputs import open_dataset
 from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.output import frame_text, note, records
-from moeviz.cli.cost import in_lines, judged_tokens
 
 if TYPE_CHECKING:
     from moeviz.serving.answers import Answer
