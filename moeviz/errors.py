@@ -28,7 +28,7 @@ class CaptureError(MoevizError):
 
     >>> import moeviz
     >>> try:
-    ...     moeviz.trace("embedded", "Il fait froid.", next_tokens="no")
+    ...     moeviz.what_if("embedded", "Il fait froid.", moeviz.Mute({9: (0,)}))
     ... except moeviz.CaptureError as error:
     ...     print(type(error).__name__)
     CaptureError

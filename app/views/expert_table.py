@@ -12,7 +12,7 @@ from moeviz_app.views.experts import Texts, choose_texts, offered_texts
 from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words
 from moeviz_app.widgets.expert_links import follow_click_to
-from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.messages import explained, note, say
 
 from moeviz.charts.contribution import CONTRIBUTION
 from moeviz.corpus.analyses import DatasetStatistics
@@ -117,9 +117,7 @@ def _of_texts(name: str, trace: RoutingTrace) -> pd.DataFrame | None:
         return recorded.expert_table(name)
     sample = sample_of_texts(trace)
     if len(sample.tokens) < len(trace.tokens):
-        st.caption(
-            f"Of a sample of {len(sample.tokens):,} of its {len(trace.tokens):,} tokens, whole texts of each kind."
-        )
+        note(f"Of a sample of {len(sample.tokens):,} of its {len(trace.tokens):,} tokens, whole texts of each kind.")
     return _table(sample)
 
 
@@ -149,7 +147,7 @@ def _show(table: pd.DataFrame, name: str) -> None:
         column_config={column: st.column_config.Column(title, help=says) for column, (title, says) in known.items()},
     )
     if len(table) > MOST_ROWS:
-        st.caption(f"The first {MOST_ROWS:,} of {len(table):,} rows. The CSV has all of them.")
+        note(f"The first {MOST_ROWS:,} of {len(table):,} rows. The CSV has all of them.")
     st.download_button(
         "CSV",
         model_service.file_maker(lambda: table_as_csv(table)),

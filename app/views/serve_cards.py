@@ -7,7 +7,7 @@ from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.session import session
 from moeviz_app.url import serve_address
 from moeviz_app.views.serve_controls import chosen_devices, chosen_tokens
-from moeviz_app.widgets.messages import escape_markdown
+from moeviz_app.widgets.messages import note
 
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted
@@ -23,12 +23,12 @@ COLORS = {TRIAL: "green", "Worth it": "green", LITTLE: "orange"}
 def draw_cards(counted: Counted, all_layers: int, fit: int) -> None:
     """Two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
     found = cached_for_example(counted, ("serve cards", *_chosen(counted, fit)), lambda: [*_cards(counted, fit)])
-    found.append((PLAN, _of_file(counted, all_layers, found)))
-    for row in (found[:2], found[2:]):
+    cards = [*found, (PLAN, _of_file(counted, all_layers, found))]
+    for row in (cards[:2], cards[2:]):
         for place, (part, said) in zip(st.columns(2), row, strict=True):
             with place.container(border=True, key=f"serve-card-{serve_address.PARTS[part]}", height="stretch"):
                 with st.container(horizontal=True):
-                    st.caption(f"{part} · {said.question}", width="stretch")
+                    st.markdown(f":small[{part} · {said.question}]", width="stretch")
                     if said.verdict:
                         st.badge(said.verdict, color=COLORS.get(said.verdict, "gray"), width="content")
                 _say(in_words_of(counted.model, said.sentence), said.verdict)
@@ -39,7 +39,7 @@ def _say(sentence: str, verdict: str) -> None:
     answers, _, rest = sentence.removeprefix(f"{verdict}: ").partition(". ")
     st.text(answers[:1].upper() + answers[1:] + "." * (rest != ""))
     if rest:
-        st.caption(escape_markdown(rest))
+        note(rest)
 
 
 def _chosen(counted: Counted, fit: int) -> tuple[object, ...]:

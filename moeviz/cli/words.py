@@ -85,7 +85,7 @@ def _divided(
         seen.add(action)
         if "=" in word or (not word.startswith("--") and len(word) > 2):
             continue  # it has its value
-        values = _values(parser, action, words)
+        values = _values(parser, action, words, bool(others))
         del words[: len(values)]
         if len(values) == 1 and word.startswith("--"):
             options[-1] += f"={values[0]}"  # which may begin with a dash
@@ -95,13 +95,16 @@ def _divided(
     return options, seen, others, []
 
 
-def _values(parser: ArgumentParser, action: Action, words: list[str]) -> list[str]:
-    """Return the words that are an option's values: as many as it takes, or one that it can read, where it may."""
+def _values(parser: ArgumentParser, action: Action, words: list[str], has_others: bool) -> list[str]:
+    """Return the words that are an option's values: as many as it takes.
+
+    Where it may have one, that is a word that it can read; or any, where words that are no option's came before.
+    """
     many = {None: 1, "?": 1}.get(action.nargs, action.nargs)
     taken = list(words[: many if isinstance(many, int) else 0])
     if any(word == "--" or is_option(parser, word) for word in taken):
         return []  # argparse says what is missing
-    if action.nargs == "?" and taken and callable(action.type):
+    if action.nargs == "?" and taken and callable(action.type) and not has_others:
         try:
             action.type(taken[0])
         except (ArgumentTypeError, ValueError):

@@ -179,7 +179,7 @@ def test_every_golden_file_is_of_a_chart():
             SATURATION,
             EFFECT,
             OVER_TIME,
-            *(*COMPARISONS, FATES, GRID, COST, OF_KINDS),
+            *(*COMPARISONS, FATES, GRID, COST, OF_KINDS, CONTRIBUTION),
             *OF_PAGES,
             *OF_ENGINES,
             *OF_SEVERAL,

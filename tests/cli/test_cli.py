@@ -530,7 +530,7 @@ def test_metrics_of_one_token_need_one(trace_path, capsys):
 
 def test_what_a_trace_does_not_hold_is_said_beside_what_it_does(ids_only_trace, tmp_path, capsys):
     write_trace(ids_only_trace, tmp_path / "ids.csv")
-    assert main(["metrics", str(tmp_path / "ids.csv")]) == 0
+    assert main(["metrics", str(tmp_path / "ids.csv"), "--all"]) == 0
     out, err = capsys.readouterr()
     assert "expert_load" in out and "needs router logits" in err
     assert main(["metrics", str(tmp_path / "ids.csv"), "--topic", "confidence"]) == 3

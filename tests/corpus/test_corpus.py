@@ -355,7 +355,7 @@ def test_the_command_writes_a_folder_and_says_what_is_in_it(engine, texts, tmp_p
     assert main(["corpus", str(texts), "-o", out, "--resume"]) == 3
     assert "its plan differs in kept" in capsys.readouterr().err
     assert main(["corpus", str(texts), "-o", str(tmp_path / "more"), "--lines"]) == 0
-    assert "40 texts, 3 MoE layers, 3 labels, in 1 shards" in capsys.readouterr().out
+    assert "40 texts, 3 MoE layers, 3 labels, in 1 shard\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("option", [["--resume"], ["--no-text"], ["--weights", "none"], ["--lines"]])

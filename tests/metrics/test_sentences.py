@@ -347,6 +347,8 @@ charts/vocabulary: top_tokens_table
 serving/requests: served_tokens
 serving/plans/plan: _judged
 report/notebook: trace_html facts _not_recorded _parameters
+report/view: document
+report/page_folder: _shown _cannot _files
 report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
 report/plots: about

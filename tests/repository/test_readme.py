@@ -104,8 +104,8 @@ WHY_NOT = {
     r"\.gguf": "needs llama.cpp, and a model for it",
     r"mlx": "needs MLX, and a model for it",
     r"Qwen/|allenai/|OLMoE|base/|REAP|mistralai/|google/": "needs a model from the hub",
-    r"moeviz (prune|corpus|history|experts|lineage)": "reads many texts, or trains, for minutes",
-    r"texts\.|trace\.|smaller|run/": "reads what a command above that is not run would write",
+    r"moeviz (prune|bits|corpus|history|experts|lineage)": "reads many texts, or trains, for minutes",
+    r"texts\.|trace\.|traffic\.|smaller|run/": "reads what a command above that is not run would write",
 }
 
 

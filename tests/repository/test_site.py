@@ -191,7 +191,7 @@ def test_what_is_kept_is_read_again_where_it_is_made_from_something_else_wheneve
 def test_a_picture_that_nobody_draws_any_more_is_not_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(pictures, "FOLDER", tmp_path)
     env = SimpleNamespace()
-    app = SimpleNamespace(env=env, outdir=tmp_path / "site")
+    app = SimpleNamespace(env=env, outdir=tmp_path / "site", srcdir=tmp_path / "docs")
     pictures.write("left.svg", "of an older build")
     assert pictures.start(app, env) == [] and not tmp_path.exists()
     for names in (("a.svg", "b.svg"), ("a.svg",)):

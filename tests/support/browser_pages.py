@@ -117,7 +117,8 @@ def check(page: Page) -> None:
     expect(page.locator(LOADED)).to_have_count(0)
     for scheme in ("dark", "light"):
         in_colours(page, scheme)
-        assert not grave(page), scheme
+        found = grave(page)
+        assert not found, (scheme, found)
 
 
 def title(page: Page):

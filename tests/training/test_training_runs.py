@@ -505,8 +505,8 @@ def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
 
 def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(capsys, monkeypatch):
     for number, shown, code in (
-        (3, "3 alarms on", 3),
-        (1, "1 alarm on", 3),
+        (3, "3 alarms on", 1),
+        (1, "1 alarm on", 1),
         (0, "0 alarms on", 0),
         (None, "alarms unknown", 0),
     ):

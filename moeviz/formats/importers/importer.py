@@ -121,6 +121,7 @@ def flag(name: str) -> str:
     >>> flag("top_k")
     '--experts-per-token'
     """
+    name = name.replace("-", "_")
     return "--" + CALLED.get(name, name).replace("_", "-")
 
 
