@@ -12,7 +12,8 @@ from moeviz.metrics.tokens import visible
 ROLES = {SPECIALIST: "#cc6699", COMMITTEE: "#cc7722", GENERALIST: "#4a8fd0", "no clear role": theme.OTHER}
 SUPER = "Super Expert"
 CHOSEN, ADDS = "how often it is chosen, × a uniform share", "adds each time, × its layer’s mean"
-PLAIN = alt.Axis(grid=False, format="~g")
+PLAIN = alt.Axis(grid=False, format=",.2~f")
+WIDE = 30.0  # times the least: of more, an axis shows ratios
 FEW = 400  # experts: of more, dots are smaller and drawn as pixels
 HIGH = 520  # pixels
 LETTERS = 60  # of a name in a tooltip
@@ -35,8 +36,8 @@ def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
     points = marks.points(
         rows,
         {"filled": True, "size": 70 if few else 18, "opacity": 0.85 if few else 0.6, "cursor": "pointer"},
-        x=alt.X("times_uniform:Q", title=CHOSEN, axis=PLAIN, scale=alt.Scale(zero=False)),
-        y=alt.Y("added_times:Q", title=ADDS, axis=PLAIN),
+        x=alt.X("times_uniform:Q", title=CHOSEN, axis=PLAIN, scale=_scale(rows["times_uniform"])),
+        y=alt.Y("added_times:Q", title=ADDS, axis=PLAIN, scale=_scale(rows["added_times"])),
         color=theme.colour("role", present, [ROLES[name] for name in present], title=None, columns=4),
         tooltip=tips,
     )
@@ -47,6 +48,11 @@ def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
     one = pd.DataFrame({"one": [1.0]})
     lines = marks.reference(one, "one"), marks.reference(one, "one", axis="x")
     return theme.framed(marks.layered(*lines, points), theme.MEDIUM if few else HIGH, canvas=not few)
+
+
+def _scale(values: pd.Series) -> alt.Scale:
+    least, most = values.min(), values.max()
+    return alt.Scale(type="log" if most > WIDE * least > 0 else "linear", zero=False)
 
 
 CONTRIBUTION = Chart(
