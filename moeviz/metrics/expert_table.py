@@ -9,7 +9,7 @@ from jaxtyping import Float64
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.expert import LUCK, all_experts
 from moeviz.metrics.expert_names import expert_names, sample_of_texts, with_names
-from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes, which_keep
+from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
 from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.tokens import visible
@@ -24,6 +24,7 @@ OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
 SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
 SPECIAL_FROM = 0.25  # `spec` of a specialist: of 15 kinds it has effectively half
 PRESENT = 0.8  # share of the kinds in which an expert of a standing committee leads
+FEW_DEAD = 3  # experts, which are named
 ALIKE = 0.98  # cosine of two experts' weights, or outputs, from which on they are duplicates
 
 
@@ -212,27 +213,33 @@ def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
 
 def _keeps(trace: RoutingTrace) -> list[str]:
     """Of each expert, the tokens that keep to it, most clearly first: “ und”, “ der”."""
-    codes, sequence = token_codes(trace), trace.tokens["sequence"].to_numpy()
+    codes, sequence, T = token_codes(trace), trace.tokens["sequence"].to_numpy(), len(trace.tokens)
     size = int(codes.max(initial=-1)) + 1
     first = np.flatnonzero(~pd.Series(codes).duplicated())
     words = trace.tokens["text"].to_numpy(object)[first]
     plain = np.array([kind_of(word) != SPECIAL for word in words], bool)
-    found = []
+    fewest, found = min(2, len(np.unique(sequence))), list[str]()
     for experts, recorded, E in zip(trace.experts, trace.recorded, trace.model.num_experts, strict=True):
         times, least = np.bincount(codes[recorded], minlength=size), enough_occurrences(int(recorded.sum()))
-        tested = int((times >= least).sum())
-        texts = pd.Series(sequence[recorded]).groupby(codes[recorded]).nunique().reindex(range(size), fill_value=0)
-        fewest = min(2, len(np.unique(sequence)))
-        for expert in range(E):
-            has = (experts == expert).any(axis=-1)
-            tokens, usual = np.bincount(codes[has], minlength=size), float(has.sum() / max(recorded.sum(), 1))
-            kept = which_keep(times, tokens, usual, least, size)
-            kept = kept[plain[kept] & (texts.to_numpy()[kept] >= fewest)]
-            usuals = np.full(len(kept), usual)
-            named = kept, kept, words[kept]
-            rows = keeping_rows(named, tokens[kept], times[kept], texts.to_numpy()[kept], usuals, tested * E)
-            clear = rows[(rows["luck"] <= LUCK) & (rows["lift"] >= TWICE)].sort_values("luck", kind="stable")
-            found.append(", ".join(f"“{visible(str(text))}”" for text in clear["text"].head(KEPT)))
+        in_texts = pd.Series(sequence[recorded]).groupby(codes[recorded]).nunique().reindex(range(size), fill_value=0)
+        texts = in_texts.to_numpy()
+        token, slot = np.nonzero(experts >= 0)
+        owner, token = np.divmod(np.unique(experts[token, slot].astype(np.int64) * T + token), max(T, 1))
+        usual = np.bincount(owner, minlength=E) / max(recorded.sum(), 1)
+        cells, tokens = np.unique(owner * size + codes[token], return_counts=True)
+        owner, code = np.divmod(cells, max(size, 1))
+        share = tokens / np.maximum(times[code], 1)
+        able = (times[code] >= least) & plain[code] & (texts[code] >= fewest)
+        kept = np.flatnonzero(able & (share / np.maximum(usual[owner], 1e-12) >= TWICE))
+        kept = kept[np.lexsort((-times[code[kept]], -share[kept]))]
+        code, tokens, owner = code[kept], tokens[kept], owner[kept]
+        named, tested = (code, code, words[code]), int((times >= least).sum())
+        rows = keeping_rows(named, tokens, times[code], texts[code], usual[owner], tested * E).assign(owner=owner)
+        clear = rows[rows["luck"] <= LUCK].sort_values("luck", kind="stable").groupby("owner").head(KEPT)
+        of_expert: dict[int, list[str]] = {}
+        for expert, text in zip(clear["owner"], clear["text"], strict=True):
+            of_expert.setdefault(int(expert), []).append(f"“{visible(str(text))}”")
+        found += [", ".join(of_expert.get(expert, ())) for expert in range(E)]
     return found
 
 
@@ -378,6 +385,10 @@ def expert_table_sentences(table: pd.DataFrame) -> list[str]:
             else f"None of the {count:,} experts is shown to write: tokens that their outputs promote follow no more "
             "often than luck allows."
         )
+    dead = int((table["tokens"] == 0).sum())
+    if dead > FEW_DEAD:
+        said.append(f"No token is sent to {dead:,} of {count:,} experts.")
+        odd[table["tokens"] == 0] = ""
     for row, words in zip(table.to_dict("records"), odd, strict=True):
         if words:
             said.append(f"Layer {row['layer']}, expert {row['expert']}: {words}.")

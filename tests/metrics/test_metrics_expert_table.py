@@ -239,3 +239,12 @@ def test_the_tables_that_ship_are_of_the_routing_that_ships(name):
             column
         )
     assert (shipped["added"] > 0).all() and shipped["cosine"].between(-1, 1).all()
+
+
+def test_many_experts_without_a_token_are_one_sentence():
+    trace = sample_trace(layers=2, tokens=4, experts=64)
+    table = expert_table(trace)
+    dead = int((table["tokens"] == 0).sum())
+    said = expert_table_sentences(table)
+    assert dead > 100 and said.count(f"No token is sent to {dead} of 128 experts.") == 1
+    assert not any("no token is sent" in sentence for sentence in said)
