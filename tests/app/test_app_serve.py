@@ -119,7 +119,7 @@ def test_the_answer_changes_with_the_budget_and_the_devices():
     choice(app, "Model").set_value(opened_counts.HELD_OUT).run()
     assert verdicts(app)[:2] == ["Not worth it", "Too little evidence"]
     assert "On 4 devices a balanced plan" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
-    assert "on balancing the evidence says “too little evidence”" in " ".join(note.value for note in app.caption)
+    assert "on balancing the evidence says “too little evidence”" in " ".join(note.value for note in app.markdown)
 
 
 def test_a_budget_below_what_a_token_needs_and_one_for_all_experts_say_so():
