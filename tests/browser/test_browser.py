@@ -274,6 +274,7 @@ def test_a_press_mutes_an_expert_a_link_repeats_it_and_words_that_decide_have_ar
     expect(parts).to_contain_text("do not predict which change would move the choice")
     expect(direct).to_have_attribute("aria-pressed", "true")
     said = parts.locator(".stText").first.inner_text()
+    settled(page)  # the page is still being led to the picture
     choose_layer(page, 5)
     expect(parts.locator(".stText").first).not_to_have_text(said)
     direct.click()
