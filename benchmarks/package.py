@@ -144,7 +144,7 @@ def plain(env: Environment, wheel: Path, sdist: Path) -> Iterator[Row]:
 
 
 def of_readme(env: Environment) -> Iterator[Row]:
-    """What the README tells a newcomer to type, to the letter, by a shell in an empty folder."""
+    """Run the README's commands and Python to the letter, by a shell in an empty folder."""
     home = env.folder / "readme"
     home.mkdir()
     activated = f"PATH={shlex.quote(str(env.home / 'bin'))}:$PATH"

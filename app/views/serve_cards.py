@@ -43,7 +43,7 @@ def _say(sentence: str, verdict: str) -> None:
 
 
 def _chosen(counted: Counted, fit: int) -> tuple[object, ...]:
-    """What the answers depend on, beside the routing."""
+    """Collect the choices on which the answers depend, beside the routing."""
     return fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
 
 

@@ -56,7 +56,7 @@ def write(folder: Path) -> None:
 
 
 def made() -> dict[str, Any]:
-    """What a trace of the page needs of Python: the palette, the charts, and how tokens are made visible."""
+    """Collect the facts that the page takes from Python: palette, charts, and how tokens are made visible."""
     trace = example_trace()
     names = explorer_data.packed_names(trace, names_in(reference_routing()))
     alike = explorer_data.packed_strip(trace)

@@ -83,7 +83,7 @@ def _padded(heard: Sequence["_Heard"], routers: Sequence[Router], tokens: int) -
 
 @dataclass(slots=True)
 class _Heard:
-    """What one layer with a router did in a forward."""
+    """One layer with a router in one forward: its norms, the stream before its router, and the experts in order."""
 
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)  # module, what it read and answered
     stream: Tensor | None = None  # what the norm before the router read

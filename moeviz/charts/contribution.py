@@ -1,4 +1,4 @@
-"""What each expert adds, beside how often it is chosen. Not a topic: few traces have the outputs of experts."""
+"""The chart of each expert's contribution beside how often it is chosen. No topic: few traces have outputs."""
 
 import altair as alt
 import pandas as pd

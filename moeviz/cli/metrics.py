@@ -127,7 +127,7 @@ def metrics_of(args: Namespace) -> Iterator[Measured]:
 
 
 def _stands_out(chart: "Chart", trace: "Counted", args: Namespace, frame: "pd.DataFrame") -> list[str]:
-    """What stands out in the numbers of a chart; of a chart of one layer, where one is named."""
+    """Say what stands out in the numbers of a chart; of a chart of one layer, where one is named."""
     from moeviz.metrics.findings import findings
     from moeviz.metrics.words import in_words_of, layer_word
     from moeviz.routing_trace import RoutingTrace

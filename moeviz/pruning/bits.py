@@ -34,7 +34,7 @@ Codes = Mapping[tuple[int, int], int]  # by layer and expert
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsStudy:
-    """What rounding experts costs, a plan for a budget, and how it does beside others of its size."""
+    """The cost of rounding experts, a plan for a budget, and how it does beside others of its size."""
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model

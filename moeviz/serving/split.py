@@ -63,7 +63,7 @@ def split_memory(trace: Counted, capacity: int | None = None) -> pd.DataFrame:
 
 
 def _judged(trace: Counted) -> Iterator[tuple[str, int, Curves, Curves]]:
-    """What a split is judged on, how many tokens, and hits to make it from and to judge it by."""
+    """Yield the tokens by which a split is judged: their name, their number, and hits to make and to judge it by."""
     if isinstance(trace, RoutingTrace):
         half = len(trace.tokens) // 2
         parts = [trace.select(tokens=part) for part in (slice(0, half), slice(half, None))]

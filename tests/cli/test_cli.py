@@ -488,7 +488,7 @@ def test_metrics_of_two_layers_take_the_first_and_the_last_unless_others_are_nam
 
 
 def test_metrics_speak_first_and_print_one_table(trace, trace_path, capsys):
-    """What stands out is what the charts say of the same numbers; the table is of all layers; --all has every table."""
+    """Check that the sentence is the charts' own, the table is of all layers, and --all has every table."""
     found = TOPICS["Load"][2].caption(balance(trace))
     assert main(["metrics", trace_path]) == 0
     out = capsys.readouterr().out

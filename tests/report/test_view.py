@@ -336,7 +336,7 @@ def test_what_strangers_wrote_stays_text(opened):
         shown = page.locator(".said .word").inner_text()
         assert shown == visible(text[:300]) + "…" * (len(text) > 300)
     assert page.locator("h1").inner_text() == HOSTILE[1]
-    assert page.locator("main :is(script, img, iframe), header :is(script, img, iframe)").count() == 0
+    expect(page.locator("main :is(script, img, iframe), header :is(script, img, iframe)")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
 
 
@@ -418,12 +418,12 @@ def test_of_a_long_trace_of_a_stranger_the_host_s_page_shows_a_stretch_as_text(o
     trace = with_texts(sample_trace(tokens=300), HOSTILE)
     trace = replace(trace, model=replace(trace.model, name=HOSTILE[1], caution=HOSTILE[3]))
     page, _ = on_a_host(trace, size, scheme)
-    assert page.locator(".token").count() == theme.MAX_TOKENS
+    expect(page.locator(".token")).to_have_count(theme.MAX_TOKENS)
     expect(page.locator("footer")).to_contain_text("This page shows the first 256 of 300 tokens.")
     page.locator(".token").nth(len(HOSTILE) - 1).click()  # the longest: the line about it scrolls
     assert page.locator(".said .word").inner_text() == "x" * 300 + "…"
     assert page.locator("h1").inner_text() == HOSTILE[1]
-    assert page.locator("main :is(script, img, iframe), header :is(script, img, iframe)").count() == 0
+    expect(page.locator("main :is(script, img, iframe), header :is(script, img, iframe)")).to_have_count(0)
     assert page.evaluate("document.documentElement.scrollWidth - innerWidth") <= 0
     assert not faults(page)
 

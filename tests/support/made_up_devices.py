@@ -81,7 +81,7 @@ class _Module(_DummyBackendModule):
 
 
 class _FromPython(TorchFunctionMode):
-    """What torch makes of Python's numbers goes past a tensor's own code: here it is made on the CPU first."""
+    """Make tensors of Python's numbers on the CPU first, since torch makes them past a tensor's own code."""
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}

@@ -98,7 +98,7 @@ class OutputRecord:
         self.errors[index].append(torch.stack(errors).amax() / (8 * eps + 1e-4))
 
     def _stream(self, index: int, rows: int, slots: SlotOutputs) -> Tensor | None:
-        """What the layer read, (N, D) float32, on the experts' device; None if its space is not that of the outputs."""
+        """The layer's input, (N, D) float32, on the experts' device; None if its space is not that of the outputs."""
         stream, size = self.streams.get(index), slots.size
         same = stream is not None and stream.shape[-1] == size and stream.numel() == rows * size
         if stream is None or not same or is_latent(self.routers[index]):
