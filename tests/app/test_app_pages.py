@@ -131,6 +131,7 @@ def what_if(**changes) -> AppTest:
     return app
 
 
+@pytest.mark.table("app/", "moeviz/capture")
 @pytest.mark.parametrize(
     "change", ["Mute experts", "Force experts", "Change top-k", "Swap two experts", "Change precision"]
 )
@@ -513,6 +514,7 @@ def press(app: AppTest, label: str) -> AppTest:
     return button.click().run()
 
 
+@pytest.mark.table("app/", "moeviz/history")
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     app = page(MIXTRAL) if file == "mixtral" else page(EXHIBIT, None, file)
@@ -730,6 +732,7 @@ def test_a_third_trace_is_taken_away_again():
     assert "trace 2" not in sentences(app)
 
 
+@pytest.mark.table("app/", "moeviz/pruning")
 @pytest.mark.parametrize("private", [True, False])
 def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)

@@ -54,6 +54,7 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
         answered(page)
 
 
+@pytest.mark.table("app/")
 def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
     page = visit("/corpus", at=serving)
     answered(page)
@@ -67,6 +68,7 @@ def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
     expect(title).to_have_text("Corpus")
 
 
+@pytest.mark.table("app/")
 def test_other_contexts_and_another_expert_are_one_step_back_each(serving, visit):
     page = visit(f"/expert?dataset={quote(NAME)}&layer=1&expert=3", at=serving)
     expect(page.get_by_text("(sample 0)")).to_be_visible()

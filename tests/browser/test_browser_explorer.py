@@ -387,6 +387,7 @@ def test_many_layers_are_lines_with_a_lens_on_the_chosen_one(opened):
     expect(page.get_by_text("Muted ((31,")).to_be_visible()
 
 
+@pytest.mark.table("app/widgets/components")
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
@@ -464,6 +465,7 @@ def test_tokens_of_a_run_that_goes_on_are_only_to_look_at(opened):
     expect(chosen(page)).to_have_attribute("data-token", "255")
 
 
+@pytest.mark.table("app/widgets/components")
 @pytest.mark.parametrize("query", ["", "layers=96&experts=512&top_k=8", "trace=hostile"])
 def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_screen(opened, query):
     page = opened(query, "phone")
@@ -473,6 +475,7 @@ def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_sc
     assert stands(page.locator(".strip"))["height"] <= 300
 
 
+@pytest.mark.table("app/widgets/components")
 @pytest.mark.parametrize("query", ["", "trace=unordered", "experts=64&top_k=8&layers=20", "stale=1"])
 def test_it_has_no_grave_fault(opened, query):
     page = opened(query)

@@ -89,6 +89,7 @@ def shown(page: Page, trace: RoutingTrace, rows: range) -> list[str]:
     return strip_of(trace.select(tokens=slice(rows.start, rows.stop)), at)
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_explored_at_once(page, large_trace):
     open_trace(page, large_trace, "Explore")
     drag(page, 0.5, 0.53)
@@ -143,6 +144,7 @@ def test_a_click_in_the_overview_goes_back_to_the_page_and_the_pages_work_from_t
     expect(tokens(page)).to_have_text(shown(page, long_trace, range(3840, 4096)))
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.97, 1.2)
@@ -150,6 +152,7 @@ def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_tra
     assert window(page).stop == TOKENS
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.5, 0.53)

@@ -51,6 +51,7 @@ COLOURS = f"""() => [...document.querySelectorAll("{DRAWN}")].map((drawing) => d
   : [...new Set(drawing.innerHTML.match(/(fill|stroke)="[^"]*"/g))].sort().join())"""
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit):
     """Else the test below would look at the same colours twice."""
     page = visit("/load")
@@ -112,6 +113,7 @@ HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
 )"""
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", ["/", "/load"])
 def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size, path):

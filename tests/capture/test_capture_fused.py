@@ -376,6 +376,7 @@ CHANGES = {
 }
 
 
+@pytest.mark.table("moeviz/capture", "kernels/")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
 def test_interventions_work_with_kernels_as_without(family, change, tokenizer):

@@ -57,6 +57,7 @@ def check_changes(architecture):
     assert list(intervention_rows(architecture)) == told, f"It is otherwise now: {CHANGED}."
 
 
+@pytest.mark.table("moeviz/capture", "tests/survey")
 @pytest.mark.parametrize("architecture", SOME)
 def test_a_sample_of_architectures_obeys_changes_as_the_table_says(architecture):
     check_changes(architecture)

@@ -72,6 +72,7 @@ def token_texts_alone(tokenizer, ids):
     return [known[one] for one in ids]
 
 
+@pytest.mark.table("moeviz/capture")
 @every_family
 @pytest.mark.parametrize("how", [{}, {"max_new_tokens": 5}, {"kernels": True}], ids=["read", "write", "kernels"])
 def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stays(family, how, models, tokenizer):

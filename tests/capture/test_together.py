@@ -50,6 +50,7 @@ def rows(model):
         yield seen
 
 
+@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(2))
 def test_streams_that_come_and_go_give_what_they_give_alone(models, family, seed):
@@ -64,6 +65,7 @@ def check_alike(model, alone, made):
     assert compared(model, {"sampling": Sampling()}, alone, made).holds
 
 
+@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stream_without_company_gives_bit_for_bit_what_trace_gives(models, family):
     model = models[family]

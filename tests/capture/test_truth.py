@@ -497,6 +497,7 @@ def test_every_field_of_a_generation_config_has_a_hostile_value():
     assert set(vars(GenerationConfig())) == set(HOSTILE) | ITS_TOKENS
 
 
+@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("field", HOSTILE)
 def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(field, writer, clean):
     written = {int(token) for trace in clean.values() for token in trace.tokens["token_id"]}

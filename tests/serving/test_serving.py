@@ -420,6 +420,7 @@ KNOWN = {
 }
 
 
+@pytest.mark.table("moeviz/serving", "moeviz/footprint.py")
 @pytest.mark.parametrize("model", KNOWN)
 def test_memory_and_cards_are_those_of_the_reference(model):
     wanted = figures("memory")
