@@ -81,7 +81,8 @@ lineage = moeviz.lineage("embedded", str(path)).table
 PRUNED = """\
 from moeviz.labelled_texts import texts_that_ship
 
-pruned = moeviz.pruning_curve(model, texts_that_ship(), cuts=(1, 2), criteria=("reap", "random"), draws=3, tokens=24)
+texts = texts_that_ship()[::2]
+pruned = moeviz.pruning_curve(model, texts, cuts=(1, 2), criteria=("reap", "random"), draws=2, tokens=16)
 losses = pruned.losses
 """
 TABLE = """\

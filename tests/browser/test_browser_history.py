@@ -195,6 +195,7 @@ def test_a_system_is_trained_and_what_ships_comes_back(visit):
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
 
 
+@pytest.mark.table("app/views", "moeviz/history")
 def test_training_is_stopped_and_what_was_there_stays(visit, server):
     """While it goes on; the next one does not wait for it."""
     page = visit("/deep-mixture")

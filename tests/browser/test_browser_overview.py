@@ -163,6 +163,7 @@ def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace):
     open_trace(page, long_trace)
     stands(overview(page))
@@ -177,6 +178,7 @@ def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace)
     eventually(page, tokens_told, 7)  # of 4,096 tokens, 512 columns
 
 
+@pytest.mark.table("app/", "moeviz/charts")
 def test_a_phone_shows_the_overview_without_scrolling_sideways(phone, long_trace):
     open_trace(phone, long_trace)
     assert stands(overview(phone))["width"] <= 390

@@ -98,6 +98,7 @@ def walk_to_the_fourth_token(page: Page) -> None:
     expect(tokens(page).nth(3)).to_be_focused()
 
 
+@pytest.mark.table("app/")
 def test_who_walks_on_with_the_keys_is_not_moved_back_by_a_late_answer(line):
     page = line.page
     walk_to_the_fourth_token(page)

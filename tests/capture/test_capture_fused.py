@@ -158,6 +158,7 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         caplog.clear()
 
 
+@pytest.mark.table("moeviz/capture", "kernels")
 def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(monkeypatch):
     model = tiny_model(FAMILIES["olmoe"])
     monkeypatch.setattr(kernel_parity, "FAMILIES", {})
