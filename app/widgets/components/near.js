@@ -72,6 +72,16 @@ function keepSize(name, height, picture) {
   rule.textContent = `.${CSS.escape(name)} { min-height: ${height}px; --picture: ${picture}px; }`;
 }
 
+// A picture may be lower than the place that was kept for it. The gap goes while its end is out of sight, so nothing jumps.
+function closeGap(name, part, root) {
+  if (root.isConnected || !part.isConnected) return;
+  const chart = part.querySelector(".stVegaLiteChart");
+  if (chart?.querySelector("canvas, svg.marks") && part.getBoundingClientRect().bottom > innerHeight) {
+    keepSize(name, 0, 0);
+    keepSize(name, part.offsetHeight, chart.offsetHeight);
+  } else setTimeout(closeGap, APART, name, part, root);
+}
+
 export default function ({ data, parentElement, setStateValue }) {
   const root = parentElement.querySelector(".near");
   const isNarrow = innerWidth <= NARROW;
@@ -82,7 +92,8 @@ export default function ({ data, parentElement, setStateValue }) {
   root.style.height = `${height}px`;
   const host = root.getRootNode().host ?? root;
   const part = host.closest("[class*='st-key-place-of-']");
-  if (part) keepSize([...part.classList].find((name) => name.startsWith(PLACE)), height, data.height);
+  const name = part && [...part.classList].find((one) => one.startsWith(PLACE));
+  if (part) keepSize(name, height, data.height);
   const place = { root, isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
@@ -97,5 +108,6 @@ export default function ({ data, parentElement, setStateValue }) {
   return () => {
     seen.disconnect();
     places.delete(place);
+    if (part) setTimeout(closeGap, APART, name, part, root);
   };
 }
