@@ -71,9 +71,11 @@ class Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_renamed(parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any]) -> None:
+def add_renamed(
+    parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any
+) -> None:
     """Add the old name of an option, to be taken for a version."""
-    how = {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    how |= {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     parser.add_argument(old, action=Renamed, dest=dest, **how)
 
 

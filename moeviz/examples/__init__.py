@@ -24,7 +24,7 @@ BRIEF = 200  # characters that the few texts keep
 
 
 def write_examples(folder: str | Path) -> dict[str, str]:
-    """Write files to try moeviz on into a new folder, 85 MB, and return what each is, by its name.
+    """Write files to try moeviz on into a new folder, 68 MB, and return what each is, by its name.
 
     Texts are held-out ones that ship with the embedded model, models are copies of it, and servers' answers are of its
     recorded example; trace, counts and dataset are made up, by `sample_trace`. Where MLX is missing, so is its folder.
@@ -65,7 +65,7 @@ def _write_traces(target: Path) -> dict[str, str]:
         (target / name).write_text(json.dumps(answer), encoding="utf-8")
     return {
         "trace.npz, counts.json, dataset/": "a made-up routing in three forms",
-        "example.npz, texts.npz": "the embedded model's routing of the app's example, and of the beginnings of the texts",
+        "example.npz, texts.npz": "how the embedded model routes the app's example, and the beginnings of the texts",
         "vllm.json, sglang.json": "the example as these servers answer it",
     }
 
