@@ -159,6 +159,7 @@ MAY_IMPORT = {
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
     "moeviz/_viewers.py": "",
+    "moeviz/_plain_help.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

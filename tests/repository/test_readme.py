@@ -190,7 +190,7 @@ def test_the_readme_s_install_lines_name_the_wheel_and_the_extras_that_there_are
         (f"moeviz-{moeviz.__version__}-py3-none-any.whl", "app")
     ]
     named = set(re.findall(r"`\[(\w+)\]`", text))
-    assert named | {"models", "test", "test-store", "docs"} == extras  # these are for who works on moeviz
+    assert named | {"test", "test-store", "docs"} == extras  # these are for who works on moeviz
 
 
 def test_what_the_readme_shows_as_printed_fits_a_terminal():
