@@ -106,6 +106,11 @@ def run_command(page: Path, words: list[str], examples: Path) -> int:
     return code
 
 
+def test_the_examples_are_written_into_a_new_folder(tmp_path, capsys):
+    assert [write_examples([]), write_examples(["--help"]), write_examples([str(tmp_path)])] == [2, 2, 3]
+    assert capsys.readouterr().err.endswith("Name a new folder.\n")
+
+
 @each_page
 def test_commands_that_are_not_run_exist(page):
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
