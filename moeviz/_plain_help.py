@@ -5,7 +5,12 @@ from typing import Any
 
 
 def with_plain_help(found: Any) -> Any:
-    """Give a class the same pickling as `dataclasses` gave it, with docstrings; return whatever was given."""
+    """Give a class the same pickling as `dataclasses` gave it, with docstrings; return whatever was given.
+
+    >>> import copy, pickle, moeviz
+    >>> copy.deepcopy(pickle.loads(pickle.dumps(moeviz.Swap(2, 0, 5))))
+    Swap(layer=2, one=0, other=5)
+    """
     given = vars(found).get("__getstate__") if isinstance(found, type) else None
     if getattr(given, "__module__", "") == "dataclasses":
         found.__getstate__, found.__setstate__ = _values, _set_values

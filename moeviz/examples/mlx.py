@@ -1,6 +1,7 @@
 """The embedded model as a folder of mlx-lm, packed by mlx-lm itself in four bits."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -20,10 +21,10 @@ def write_packed_copy(source: Path, folder: Path, bits: int = 4) -> None:
         read = Path(place)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
         (read / "config.json").write_text(json.dumps({**config, **read_by_mlx(config)}), encoding="utf-8")
-        (read / "model.safetensors").symlink_to((source / "model.safetensors").resolve())
+        shutil.copyfile(source / "model.safetensors", read / "model.safetensors")
         write_packed(read, folder, bits)
     for name in OF_A_TOKENIZER:
-        (folder / name).write_bytes((source / name).read_bytes())
+        shutil.copyfile(source / name, folder / name)
 
 
 def write_packed(source: Path, folder: Path, bits: int, group_size: int = 64) -> Path:
