@@ -58,7 +58,7 @@ SCREENSHOTS = (
     Screenshot("who-takes", "experts", {"seen": "embedded", "find": "la"}, 640),
     Screenshot("all-experts", "all-experts", {}, 760),
     Screenshot("compare", "compare", {side: urlencode({"prompt": text}) for side, text in PAIR.items()}, 660),
-    Screenshot("serve", "serve", {}, 830),
+    Screenshot("serve", "serve", {}, 730),
 )
 
 

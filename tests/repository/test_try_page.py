@@ -319,8 +319,8 @@ def who_takes_a_word(page):
         found = tokens_of_word(reference_routing(), word)
         takers = who_takes(reference_routing(), found.tokens)
         expect(said).to_have_text(who_takes_sentence(found, takers, weighed=True))
-    best = takers.iloc[0]
-    expect(page.locator("#atlas a.card").first).to_contain_text(f"{best['tokens']} of {best['of']}")
+    took = f"{takers['tokens'].iloc[0]} of {takers['of'].iloc[0]}"
+    expect(page.locator("#atlas a.card").first).to_contain_text(took)
     for word, answer in (
         ("constructor", "“constructor” is not among the"),
         ("<b>x</b>", "“<b>x</b>” is not"),
