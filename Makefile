@@ -48,9 +48,11 @@ audit: .venv/bin/python
 	build/audit/bin/python -m pip install --quiet pip-audit
 	build/audit/bin/pip-audit --requirement deploy/constraints.txt --no-deps --disable-pip
 
-# The documentation site, into build/docs: without a network, and a warning is an error.
+# The documentation site, into build/docs: without a network, and a warning is an error. `SITE=` is where its page try/
+# leads: for a host that has try/ alone, an address, or nothing.
+SITE ?= ../index.html
 docs: .venv/installed-test
-	$(BIN)/python -m sphinx -E -W --keep-going -q -d build/docs-doctrees docs build/docs
+	$(BIN)/python -m sphinx -E -W --keep-going -q -D site_of_try=$(SITE) -d build/docs-doctrees docs build/docs
 
 # The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
 screenshots: .venv/installed-test browser

@@ -23,11 +23,11 @@ from itertools import count
 
 import torch
 
-from moeviz import Exchange, Force, LoadedModel, MoevizError, Mute, RoutingTrace, load_model, trace
+from moeviz import Force, LoadedModel, MoevizError, Mute, RoutingTrace, Swap, load_model, trace
 
 LAYER = re.compile(r"\d+")  # sentences are counted whatever layer they name
 WORDS = ("to be", "or not", "heute ist es kalt", "il fait froid", "12 + 7 = 19", "def f(x):", "return x", "a b a b")
-CHANGES = (None, None, None, Mute({1: (0, 1)}), Force({2: (3,)}), Exchange(0, 1, 2))
+CHANGES = (None, None, None, Mute({1: (0, 1)}), Force({2: (3,)}), Swap(0, 1, 2))
 CALLS = 64  # different calls of the other threads
 
 

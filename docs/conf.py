@@ -45,6 +45,7 @@ html_theme_options = {
 
 def setup(app):
     """Fill in what is generated, read docstrings as Markdown, and read again what is made from something else now."""
+    app.add_config_value("site_of_try", "../index.html", "")  # what try/ links to, as `make docs` says
     pictures.begin(app)
     app.connect("env-get-outdated", pictures.start)
     app.connect("env-get-outdated", outdated.pages)

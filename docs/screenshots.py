@@ -1,4 +1,4 @@
-"""The pictures of the README and of the tutorials: real screenshots of the app, made anew by one command.
+"""The pictures of the README, the tutorials and the how-tos: real screenshots of the app, made anew by one command.
 
     python -m docs.screenshots [NAME …]        all of them, or those named; into docs/pictures/
 
@@ -22,7 +22,7 @@ from tests.support.browser import chromium, drawn
 from tests.support.servers import Server, served
 
 FOLDER = Path(__file__).parent / "pictures"
-DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks"
+DRAWN = ".stVegaLiteChart canvas, .stVegaLiteChart svg.marks, .atlas canvas"
 STEP, BEFORE, AFTER = 125, 1_000, 4_000  # ms of a frame of what moves, of its first and of its last
 WIDTH = 1200  # of a window in CSS pixels: strip and card stand side by side, and a README is not much wider
 
@@ -46,6 +46,7 @@ class Screenshot:
 
 
 FIRST_PAGE = {"prompt": EXAMPLES["Mixed"], "layer": 2, "token": 20}
+PAIR = {"first": "Il fait froid à Paris, et la mer est calme.", "second": "It is cold in Paris, and the sea is calm."}
 SCREENSHOTS = (
     Screenshot("first-page-light", "", FIRST_PAGE, 900),
     Screenshot("first-page-dark", "", FIRST_PAGE, 900, scheme="dark"),
@@ -54,6 +55,10 @@ SCREENSHOTS = (
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
     Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),
+    Screenshot("who-takes", "experts", {"seen": "embedded", "find": "la"}, 640),
+    Screenshot("all-experts", "all-experts", {}, 760),
+    Screenshot("compare", "compare", {side: urlencode({"prompt": text}) for side, text in PAIR.items()}, 660),
+    Screenshot("serve", "serve", {}, 730),
 )
 
 

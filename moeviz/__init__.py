@@ -9,9 +9,11 @@ The front door: everything that a user needs is a name here, and imported on fir
 torch nor streamlit, and not even pandas, so that the command line answers at once.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from moeviz._plain_help import with_plain_help
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 from moeviz.moved import keep_old_names
@@ -21,11 +23,11 @@ if TYPE_CHECKING:
     from moeviz.capture.direct_attribution import direct_attribution
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.interventions.bias import Bias
-    from moeviz.capture.interventions.exchange import Exchange
     from moeviz.capture.interventions.force import Force
     from moeviz.capture.interventions.mute import Mute
     from moeviz.capture.interventions.precision import Precision
     from moeviz.capture.interventions.replay import Replay
+    from moeviz.capture.interventions.swap import Swap
     from moeviz.capture.interventions.top_k import TopK
     from moeviz.capture.lineage import Lineage, lineage
     from moeviz.capture.models.load import LoadedModel
@@ -35,7 +37,7 @@ if TYPE_CHECKING:
     from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.capture.what_if import WhatIf, ablate, what_if
-    from moeviz.checks import compare, diff, doctor, precision
+    from moeviz.checks import check, compare, diff, precision
     from moeviz.corpus.run import write_corpus
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import write_counts
@@ -66,14 +68,14 @@ _ON_FIRST_USE = {
     "moeviz.capture.run.decoding": ("Decoding",),
     "moeviz.capture.run.sampling": ("Sampling",),
     "moeviz.capture.interventions.bias": ("Bias",),
-    "moeviz.capture.interventions.exchange": ("Exchange",),
     "moeviz.capture.interventions.force": ("Force",),
     "moeviz.capture.interventions.mute": ("Mute",),
     "moeviz.capture.interventions.precision": ("Precision",),
     "moeviz.capture.interventions.replay": ("Replay",),
+    "moeviz.capture.interventions.swap": ("Swap",),
     "moeviz.capture.interventions.top_k": ("TopK",),
     "moeviz.capture.what_if": ("WhatIf", "ablate", "what_if"),
-    "moeviz.checks": ("compare", "diff", "doctor", "precision"),
+    "moeviz.checks": ("check", "compare", "diff", "precision"),
     "moeviz.corpus.run": ("write_corpus",),
     "moeviz.expert_counts": ("ExpertCounts",),
     "moeviz.formats.counts_file": ("write_counts",),
@@ -90,6 +92,7 @@ _ON_FIRST_USE = {
     "moeviz.routing_trace": ("RoutingTrace",),
 }
 _MODULES = ("expert_counts", "metrics", "model_info", "routing_trace", "serving", "training")
+_NOW = {"Exchange": "Swap", "doctor": "check"}  # names of before, which work for one version
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
@@ -98,7 +101,6 @@ __all__ = [
     "Dataset",
     "Decoding",
     "EngineModel",
-    "Exchange",
     "ExpertCounts",
     "Force",
     "ImportOptions",
@@ -118,14 +120,15 @@ __all__ = [
     "RoutingTrace",
     "RunningApp",
     "Sampling",
+    "Swap",
     "TopK",
     "WhatIf",
     "__version__",
     "ablate",
+    "check",
     "compare",
     "diff",
     "direct_attribution",
-    "doctor",
     "lineage",
     "load_model",
     "occlude",
@@ -153,9 +156,12 @@ if not TYPE_CHECKING:  # a type checker knows the names above, and that there ar
     def __getattr__(name: str) -> Any:
         if name in _MODULES:  # after `import moeviz` alone
             return import_module("moeviz." + name)
+        if name in _NOW:
+            warnings.warn(f"moeviz.{name} is moeviz.{_NOW[name]} now.", DeprecationWarning, stacklevel=2)
+            name = _NOW[name]
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
-        return getattr(import_module(_HOMES[name]), name)
+        return with_plain_help(getattr(import_module(_HOMES[name]), name))
 
 
 def __dir__() -> list[str]:

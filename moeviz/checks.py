@@ -1,4 +1,4 @@
-"""One call for what the commands doctor, diff, compare and precision look for; each gives a table."""
+"""One call for what the commands check, diff, compare and precision look for; each gives a table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -16,17 +16,17 @@ if TYPE_CHECKING:
 MOST = 8  # traces that are compared, as many as a visit of the app keeps
 
 
-def doctor(counted: "Counted", beside: "RoutingTrace | None" = None, tokens: int | None = None) -> "pd.DataFrame":
+def check(counted: "Counted", beside: "RoutingTrace | None" = None, tokens: int | None = None) -> "pd.DataFrame":
     """Look for what is not plausible in a trace, or in counts; a row a finding, and none where all is well.
 
     beside  a trace of the same tokens, to see whether rows are off by one.
     tokens  how many tokens met a router, where that is known.
 
     Columns, checks and their sources as in `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command line
-    it is `moeviz doctor`.
+    it is `moeviz check`.
 
     >>> import moeviz
-    >>> len(moeviz.doctor(moeviz.trace("embedded", "Il fait froid.")))
+    >>> len(moeviz.check(moeviz.trace("embedded", "Il fait froid.")))
     0
     """
     from moeviz.metrics.doctor import examine

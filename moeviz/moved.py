@@ -11,6 +11,7 @@ from typing import Any, no_type_check
 PACKAGE = "moeviz."
 # Below the package: the module as it was called, and where its names are now.
 MODULES = {
+    "capture.interventions.exchange": "capture.interventions.swap",
     "charts.corpus": "charts.load",
     "charts.expert_company": "charts.expert",
     "charts.serving_curves": "charts.serving",
@@ -88,6 +89,7 @@ MODULES = {
 }
 # Of a moved module, what is also called by another name now.
 NAMES = {
+    "capture.interventions.exchange": {"Exchange": "Swap"},
     "corpus.keeping": {"keeping_tokens": "expert_specific_tokens"},
     "embedded.routing_over_training": {"FOLDER": "OVER_TRAINING"},
     "history.shared.vowels": {"SHA256": "VOWELS_SHA256"},

@@ -141,7 +141,8 @@ MAY_IMPORT = {
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
     "moeviz/testing.py": INERT,
-    "moeviz/examples.py": f"moeviz.embedded moeviz.formats moeviz.labelled_texts moeviz.testing {INERT}",
+    "moeviz/examples/*": ". moeviz.capture.engines.mlx.installed moeviz.embedded moeviz.formats moeviz.labelled_texts "
+    f"moeviz.testing {INERT}",
     "moeviz/parameters.py": "moeviz.model_info",
     "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
@@ -158,6 +159,7 @@ MAY_IMPORT = {
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "",
     "moeviz/_viewers.py": "",
+    "moeviz/_plain_help.py": "",
     "kernels/*": "moe_kernels torch triton",
 }
 

@@ -6,6 +6,7 @@ Of the held-out texts of our own models, of any trace that is open here, or of a
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import streamlit as st
@@ -80,7 +81,7 @@ def _draw() -> bool:
         f"What the {total:,} experts do" if total > 1 else "What the expert does", anchor=False, width="content"
     )
     facts.markdown(f":small[{escape_markdown(_facts(found, trace, name))}]", width="content")
-    _search(found, data["id"], _said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
+    _search(found, data["id"], said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
     _atlas(data, offered[name], trace)
     return True
 
@@ -162,7 +163,7 @@ def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
     return in_words_of(model, sentence)
 
 
-def _said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
+def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
     """Say how many experts have a name that holds, and how a name is chosen; or why there are none."""
     total = sum(found.trace.model.num_experts)
     if names is None:
@@ -196,8 +197,7 @@ def _search(found: Atlas, id_: int, otherwise: tuple[str, str], tries: list[str]
     word, said, answer = session.value(session.WORD) or "", otherwise, None
     if word:
         try:
-            hits, takers = _answer(found, word)
-            said, answer = _said(found, hits, takers), packed_found(hits, takers, found, id_)
+            said, answer = answer_to(found, word, id_)
         except MoevizError as why:
             said = "", str(why)
     search(word, said, answer, tries, key=SEARCH, on_word=_keep_word)
@@ -209,13 +209,17 @@ def _keep_word() -> None:
     session.set_value(session.WORD, typed(session.value(SEARCH)))
 
 
-def _answer(found: Atlas, word: str) -> tuple[Found, pd.DataFrame]:
+def answer_to(found: Atlas, word: str, id_: int) -> tuple[tuple[str, str], dict[str, Any]]:
+    """Return the sentence on a search, its claim apart from what it is to be compared with; and what the atlas lights.
+
+    Raises `MoevizError` for a word that cannot be searched for.
+    """
     hits = tokens_of_word(found.trace, word)
-    return hits, who_takes(found.trace, hits.tokens)
+    takers = who_takes(found.trace, hits.tokens)
+    return _said(found, hits, takers), packed_found(hits, takers, found, id_)
 
 
 def _said(found: Atlas, hits: Found, takers: pd.DataFrame) -> tuple[str, str]:
-    """The sentence on a search, its claim apart from what it is to be compared with."""
     sentence = in_words_of(found.trace.model, who_takes_sentence(hits, takers, found.trace.weights is not None))
     claim, beside, rest = sentence.partition("; ")
     return (claim + beside.strip(), rest) if beside and hits.count >= FEW else ("", sentence)

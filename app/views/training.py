@@ -233,4 +233,4 @@ def _folded(label: str, alarms: pd.DataFrame) -> None:
         end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."
         st.text(_sentence(alarm.says) + end)
     if len(alarms) > 200:
-        st.text(f"And {len(alarms) - 200:,} more: “moeviz training” prints all of them.")
+        st.text(f"And {len(alarms) - 200:,} more: “moeviz watch” prints all of them.")

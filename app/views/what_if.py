@@ -94,10 +94,10 @@ def _prompt_and_model() -> tuple[str, str]:
 def _change(info: ModelInfo) -> Any:
     """The intervention that the visitor asks for."""
     from moeviz.capture.interventions.bias import Bias
-    from moeviz.capture.interventions.exchange import Exchange
     from moeviz.capture.interventions.force import Force
     from moeviz.capture.interventions.mute import Mute
     from moeviz.capture.interventions.precision import Precision
+    from moeviz.capture.interventions.swap import Swap
     from moeviz.capture.interventions.top_k import TopK
 
     fields.fill_in_change(info)
@@ -113,7 +113,7 @@ def _change(info: ModelInfo) -> Any:
         layer = st.selectbox("Layer", info.layers, key=session.CHANGED_LAYER)
         ids = range(info.num_experts[info.layers.index(layer)])
         if kind == "Swap two experts":
-            return Exchange(layer, *_two_experts(layer, ids))
+            return Swap(layer, *_two_experts(layer, ids))
         session.start_with(fields.experts_key(layer), [_most_used(info, layer)[1]])
         experts = st.multiselect("Experts", ids, key=fields.experts_key(layer))
         if kind == "Turn experts up or down":

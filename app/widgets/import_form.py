@@ -81,9 +81,9 @@ def doctor_says(counted: Counted) -> None:
         return
     label, findings = said
     if not findings:
-        st.text(f"Read as {label}. The doctor found nothing implausible.")
+        st.text(f"Read as {label}. Nothing implausible was found.")
         return
-    st.text(f"Read as {label}. The doctor found what is not plausible:")
+    st.text(f"Read as {label}. Not everything in it is plausible:")
     say(findings[0])
     if len(findings) > 1:
         with st.expander(f"{len(findings) - 1} more"):

@@ -29,19 +29,29 @@ from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, H
 from moeviz.charts.word_change import WORD_CHANGE
 from moeviz.report.plots import about, choices, part_of
 
-TRACES = '''\
-import moeviz
-from moeviz.embedded.recorded_routing import traces_over_training
-
+PROMPT = '''\
 PROMPT = """The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.
 def total(prices):
     return sum(prices)
 12 + 30 = 42
 """
+'''
+VIEW = f"""\
+import moeviz
+
+{PROMPT}
+view = moeviz.view("embedded", PROMPT, max_new_tokens=24)
+view.save("view.html")  # a notebook shows `view` by itself
+"""
+TRACES = f"""\
+import moeviz
+from moeviz.embedded.recorded_routing import traces_over_training
+
+{PROMPT}\
 model = moeviz.load_model()
 trace = moeviz.trace(model, PROMPT, max_new_tokens=24)
 *_, labelled = traces_over_training().values()  # 60 texts of 15 kinds: a trace that ships
-'''
+"""
 CHANGED = """\
 result = moeviz.what_if(model, PROMPT, moeviz.Mute({3: (1, 4)}))
 plain, changed = result.plain, result.changed
@@ -176,9 +186,10 @@ def one_expert() -> str:
 
 
 def view() -> str:
-    """`moeviz.view` of the example trace, in a frame: its page lies beside the pictures."""
+    """The code that draws the example trace, and what it draws, in a frame: its page lies beside the pictures."""
     pictures.write("view.html", made()["moeviz"].view(made()["trace"]).html)
-    return '<iframe class="view" src="../pictures/view.html" title="Routing of the example trace"></iframe>'
+    shown = '<iframe class="view" src="../pictures/view.html" title="Routing of the example trace"></iframe>'
+    return f"{_code(VIEW)}\n\n{shown}"
 
 
 def history() -> str:

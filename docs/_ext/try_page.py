@@ -5,9 +5,12 @@ folder that a digest of them names, so that the cache of a browser never mixes t
 """
 
 import json
+import re
 import shutil
 import sys
+from collections import Counter
 from hashlib import sha256
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ import altair as alt
 import vl_convert
 from moeviz_app.jobs.expert_names import names_in
 from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
+from moeviz_app.views.experts import TRIES, answer_to, said_of_names
 from moeviz_app.widgets.components import atlas, explorer, explorer_data, strip
 from moeviz_app.widgets.components.atlas_data import packed_atlas
 
@@ -24,7 +28,9 @@ from moeviz.charts import theme, token_layer_map
 from moeviz.charts import token_layer_marks as marks
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.metrics import tokens
+from moeviz.metrics.atlas import Atlas
 from moeviz.metrics.findings import findings
+from moeviz.metrics.who_takes import CLASSES, FEW
 from moeviz.routing_trace import RoutingTrace
 
 OWN = Path(__file__).parents[1] / "try"
@@ -38,17 +44,19 @@ EXPERT = "#expert"  # where links to an expert lead: the page itself
 def finish(app, error: Exception | None) -> None:
     """Put the page beside the others. Called by Sphinx (`build-finished`)."""
     if error is None and app.builder.format == "html":
-        write(Path(app.outdir) / "try")
+        write(Path(app.outdir) / "try", app.config.site_of_try)
 
 
-def write(folder: Path) -> None:
-    """Write the page, all that it loads, and nothing else into a folder."""
+def write(folder: Path, site: str = "") -> None:
+    """Write the page, all that it loads, and nothing else into a folder. It links to that site, if any."""
     shutil.rmtree(folder, ignore_errors=True)
     model = {name: (MODEL / name).read_bytes() for name in PARTS}
     parts = f"model-{_digest(model)}"
     code = _code(parts, sum(map(len, model.values())))
     own = f"code-{_digest(code)}"
-    page = {"index.html": (OWN / "index.html").read_text("utf-8").replace("CODE", own).encode()}
+    link = f'<a href="{escape(site)}">moeviz</a>' if site else ""
+    text = (OWN / "index.html").read_text("utf-8").replace("CODE", own).replace("SITE", link)
+    page = {"index.html": text.encode()}
     for place, files in ((folder / parts, model), (folder / own, code), (folder, page)):
         for name, content in files.items():
             (place / name).parent.mkdir(parents=True, exist_ok=True)
@@ -126,11 +134,18 @@ def _code(model: str, size: int) -> dict[str, bytes]:
         f"static/js/{file.name}": file.read_bytes() for file in sorted(OWN.iterdir()) if file.suffix in (".js", ".wasm")
     }
     trace = reference_routing()
-    drawn = packed_atlas(trace, names_in(trace))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
+    names = names_in(trace)
+    drawn, found = packed_atlas(trace, names)
+    drawn |= {"query": {}, "loader": LOADER, "expertPage": EXPERT}
     frames = {
-        name: {"html": component.HTML, "css": component.CSS}
-        for name, component in (("explorer", explorer), ("atlas", atlas))
+        name: {"html": html, "css": css}
+        for name, html, css in (
+            ("explorer", explorer.HTML, explorer.CSS),
+            ("atlas", atlas.HTML, atlas.CSS),
+            ("search", atlas.SEARCH_HTML, atlas.SEARCH_CSS),
+        )
     }
+    frames["search"] |= {"tries": TRIES, "otherwise": said_of_names(names, found)}
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
     bundle = vl_convert.javascript_bundle(vl_version=version)
     texts = {
@@ -138,12 +153,23 @@ def _code(model: str, size: int) -> dict[str, bytes]:
         "page.css": (OWN / "page.css").read_text("utf-8"),
         "static/js/explorer.js": explorer.JS,
         "static/js/atlas.js": atlas.JS,
+        "static/js/search.js": atlas.SEARCH_JS,
         "static/js/vega.js": bundle,
         "made.json": _json(made() | frames | {"folder": model, "bytes": size}),
         "example.json": _json(example()),
         "atlas.json": _json(drawn),
+        "words.json": _json(_answers(found, drawn["id"])),
     }
     return own | {name: text.encode() for name, text in texts.items()}
+
+
+def _answers(found: Atlas, id_: int) -> dict[str, Any]:
+    """Return who takes each word and sign of the texts that is frequent enough to tell, and each class of tokens."""
+    texts = found.trace.tokens.groupby("sequence")["text"].agg("".join)
+    times = Counter(word for text in texts for word in re.findall(r"\w+|[^\w\s]", text))
+    words = {*TRIES, *CLASSES, *(word for word, count in times.items() if count >= FEW)}
+    answers = {word: answer_to(found, word, id_) for word in sorted(words)}
+    return {word: answer for word, answer in answers.items() if word in TRIES or answer[1]["count"] >= FEW}
 
 
 def _json(value: Any) -> str:

@@ -33,7 +33,7 @@ MORE = {
     "prefill": "reading the prompt, all of its tokens at once.",
     "decoding": "generating, one token after the other.",
     "speculative decoding": "generating with drafts of several tokens that the model accepts or rejects.",
-    "intervention": "a change of what routers decide: experts muted, forced or exchanged, another top-k, a replay.",
+    "intervention": "a change of what routers decide: experts muted, forced or swapped, another top-k, a replay.",
     "ablation": "muting one expert after the other to see which matter.",
     "corpus": "many texts, each with a label.",
 }

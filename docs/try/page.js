@@ -1,6 +1,7 @@
 // The page: a prompt, the model in a worker, and moeviz's own explorer and atlas, which take it for Streamlit.
 import drawExplorer from "./explorer.js";
 import drawAtlas from "./atlas.js";
+import drawSearch from "./search.js";
 import { Packer } from "./packed.js";
 
 const DEAR = ["slow-2g", "2g", "3g"]; // connections on which megabytes are not taken unasked
@@ -118,7 +119,15 @@ part("text").onkeydown = (event) => {
 
 // ---- experts ----
 
-let atlas = null;
+let atlas = null, words = null;
+
+// Who takes a word: answered when the page was made, for every word that is frequent enough to tell.
+async function look(word) {
+  if (word) words ??= await json("words.json");
+  const rare = ["", `“${word}” is not among the ${Object.keys(words ?? {}).length} words and signs that are frequent enough here to tell who takes them.`];
+  const [said, found] = !word ? [made.search.otherwise, null] : Object.hasOwn(words, word) ? words[word] : [rare, null];
+  drawSearch({ data: { word, said, found, tries: made.search.tries }, parentElement: search, setStateValue: (_, typed) => look(typed) });
+}
 
 function open(layer, expert) {
   const { slots, layers, texts } = shown.data, T = texts.length;
@@ -150,6 +159,8 @@ await explorer.querySelector(".explorer").view.map.ready; // the picture first: 
 if (isDear) offer("Load the model");
 else load();
 const data = await json("atlas.json");
+const search = mounted("search", made.search.html, made.search.css);
+look("");
 atlas = mounted("atlas", made.atlas.html, made.atlas.css);
 drawAtlas({ data, parentElement: atlas, setTriggerValue: heard });
 openAddress();

@@ -86,7 +86,7 @@ def trace(
                     where they know every router of the model, listening elsewhere. `trace.model.recorded_by` says
                     which it was. In every run by kernels the first rows of each router are compared with its own
                     answer; where they differ, the run is made again by listening, with a warning.
-    intervention    what routers are to decide otherwise (`Mute`, `Force`, `Bias`, `TopK`, `Exchange`, `Replay`),
+    intervention    what routers are to decide otherwise (`Mute`, `Force`, `Bias`, `TopK`, `Swap`, `Replay`),
                     while generating too.
     keep_logits     False records ids and weights alone: 4·E bytes less per token and layer.
     site            which routers, in a model that has several kinds: "encoder" (the default) or "decoder",

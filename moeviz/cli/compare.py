@@ -1,13 +1,14 @@
 """Show traces side by side: `moeviz compare`."""
 
 import json
+import shlex
 from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.inputs import read_one_trace
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json
-from moeviz.cli.output import frame_text, records, visible_line
+from moeviz.cli.output import frame_text, note, records, visible_line
 from moeviz.errors import MissingField, MoevizError
 
 if TYPE_CHECKING:
@@ -33,8 +34,13 @@ def run(args: Namespace) -> int:
     files = [args.source, *args.others]
     if len(files) > len(LETTERS):
         raise MoevizError(f"Up to {len(LETTERS)} traces are compared, and {len(files)} are named. Leave some out.")
-    found = compare_traces([read_one_trace(file, args) for file in files])
+    from moeviz.metrics.multi_trace import of_one_text
+
+    traces = [read_one_trace(file, args) for file in files]
+    found = compare_traces(traces)
     print(json.dumps(found) if args.json else compare_text(found))
+    if len(traces) == 2 and of_one_text(dict(zip(files, traces, strict=True))):
+        note(f"both are of one text; where they part, token by token: {shlex.join(['moeviz', 'diff', *files])}")
     return 0
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import open_dataset, read, read_one_trace
-from moeviz.cli.options import ANY_FILE, NO_TEXT, add_counts_only, add_import_options
+from moeviz.cli.options import ANY_FILE, NO_TEXT, add_counts_only, add_import_options, add_renamed
 from moeviz.cli.output import check_output, is_dataset_target, note, write
 from moeviz.errors import MoevizError
 from moeviz.text import quoted, why_no_file
@@ -22,9 +22,9 @@ EXAMPLES = """examples:
   moeviz convert trace.npz report.html                every chart in one file, for a colleague
   moeviz convert trace.npz page/                      the trace to click through, for any web host
   moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
-  moeviz convert response.json -o trace.npz --num-layers 27 --experts-per-token 6
-  moeviz convert imatrix.gguf -o counts.json --experts-per-token 8
-  moeviz convert folder -o counts.json --counts-only  how often each expert was used, and nothing of any token"""
+  moeviz convert response.json trace.npz --num-layers 27 --experts-per-token 6
+  moeviz convert imatrix.gguf counts.json --experts-per-token 8
+  moeviz convert folder counts.json --counts-only     how often each expert was used, and nothing of any token"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -36,7 +36,9 @@ def arguments(parser: ArgumentParser) -> None:
         "the folder of a dataset. One that ends in / or is a folder: a page for a web host, unless it is a dataset's"
     )
     target.add_argument("target", metavar="TO", nargs="?", help=says)
-    target.add_argument("-o", "--output", metavar="TO", help="the same")
+    for old in ("-o", "--output"):
+        add_renamed(target, old, "TO", "output", str)
+    parser.set_defaults(output=None)
     parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
     parser.add_argument(
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"

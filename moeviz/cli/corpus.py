@@ -241,7 +241,7 @@ def _said(dataset: "Dataset") -> str:
         if dataset.kept.text
         else (
             "The experts of a token give a part of its text away. "
-            f"“moeviz convert {quoted(dataset.path)} -o counts.json --counts-only” writes counts alone.\n"
+            f"“moeviz convert {quoted(dataset.path)} counts.json --counts-only” writes counts alone.\n"
         )
     )
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")

@@ -4,7 +4,6 @@ import json
 import re
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.inputs import counted_at
@@ -18,29 +17,25 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
-HELP = "Say what routing costs to serve: caches, batches, prefetching, placement, memory. It starts no server."
+HELP = "Say what routing costs to serve: caches, batches, prefetching, placement. It starts no server."
 EXAMPLES = """examples:
   moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts a layer
   moeviz cost cache trace.npz --chunk 16             the same where a prompt is read in chunks
   moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
   moeviz cost prefetch trace.npz --json | jq .[0]
   moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
-  moeviz cost placement trace.npz --devices 4 --copies 4
-  moeviz cost memory trace.npz --context 8192 --batch 1,32 --bits 16,8
-  moeviz cost memory Qwen/Qwen3-30B-A3B --context 32768"""
+  moeviz cost placement trace.npz --devices 4 --copies 4"""
 COSTS = {
     "cache": "hit rates of a cache of experts",
     "coverage": "experts that a batch of tokens needs",
     "prefetch": "how well the next experts are guessed",
     "placement": "how evenly devices are loaded",
-    "memory": "bytes of a model, and the cards that hold them",
 }
 HEADINGS = {
     "cache": "Hit rates of a cache of experts. bound: no policy has more; chance: a random set; _warm: second half.",
     "coverage": "Distinct experts that a batch of tokens needs; even: if tokens chose at random.",
     "prefetch": "Share of a token's experts that are among the first m that a predictor names.",
     "placement": "Load of the busiest device / the mean (imbalance), and the devices that a token reaches.",
-    "memory": "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free.",
 }
 
 
@@ -54,12 +49,14 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz cost`: a command for each cost, with options of its own."""
     costs = parser.add_subparsers(dest="what", required=True, metavar="COST")
     one, several = number(int, 1), numbers(int, 1)
-    cache, coverage, prefetch, placement, memory = (
+    cache, coverage, prefetch, placement = (
         costs.add_parser(name, help=says, description=HEADINGS[name]) for name, says in COSTS.items()
     )
     for of in (cache, coverage, prefetch, placement):
         of.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
-    memory.add_argument("file", metavar="MODEL", help="a model as for --model elsewhere, or a trace or dataset of one")
+        add_phase(of)
+        add_json(of, "print the rows as JSON")
+        add_quiet(of)
     cache.add_argument("--capacities", **several, help="experts a layer that it holds, as 2,4 (default: 1 to all)")
     cache.add_argument("--chunk", type=one, default=1, metavar="N", help="tokens of a step (default: 1)")
     cache.add_argument("--shared", action="store_true", help="one for all layers; --capacities count its places")
@@ -75,15 +72,6 @@ def arguments(parser: ArgumentParser) -> None:
     )
     placement.add_argument("--devices", type=one, metavar="N", help="how many devices (default: 8, 4 or 2)")
     placement.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts, in all")
-    memory.add_argument("--context", default=[8192], **several, help="tokens of a sequence (default: 8192)")
-    memory.add_argument("--batch", **several, help="sequences at a time (default: 1)")
-    memory.add_argument("--bits", default=[16], **several, help="of a weight, as 16,8 (default: 16)")
-    memory.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
-    for of in (cache, coverage, prefetch, placement):
-        add_phase(of)
-    for of in (cache, coverage, prefetch, placement, memory):
-        add_json(of, "print the rows as JSON")
-        add_quiet(of)
 
 
 def run(args: Namespace) -> int:
@@ -111,8 +99,6 @@ def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
     from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
 
-    if args.what == "memory":
-        return _memory(args)
     if args.what == "prefetch" and args.texts:
         return _ahead(args)
     counted, said = judged_tokens(args)
@@ -157,7 +143,7 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
     from moeviz.routing_trace import RoutingTrace
     from moeviz.serving.requests import served_tokens, with_tokens
 
-    counted, chunk = counted_at(args), getattr(args, "chunk", 1)
+    counted, chunk = counted_at(args.file, args), getattr(args, "chunk", 1)
     if isinstance(counted, RoutingTrace):
         return served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
     if args.phase != "auto" or args.no_repeats:
@@ -194,20 +180,3 @@ def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
         f"{len(trace.tokens):,} tokens of {len(texts):,} texts, half of each label's first. Learnt on the first half "
         "of the tokens, judged on the second; next_router learns nothing."
     )
-
-
-def _memory(args: Namespace) -> tuple["pd.DataFrame", str]:
-    """Memory of a model, by its name, or of the model of a trace or a dataset."""
-    from moeviz.capture.opening import known_before, served_model
-    from moeviz.formats.dataset.opening import is_dataset
-    from moeviz.formats.exports import EXPORTS
-    from moeviz.metrics.words import bytes_said
-    from moeviz.serving.memory import serving_memory
-
-    is_trace = is_dataset(args.file) or Path(args.file).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
-    name = counted_at(args).model.name if is_trace else args.file
-    table = serving_memory(served_model(name), args.context, args.batch or [1], args.bits)
-    said = f"{visible_line(name)}: an estimate from its config; keys, values and buffers are in 16 bits."
-    if name.lower().endswith(".gguf") and (known := known_before(name)):
-        said += f" In llama.cpp, as it is stored ({known.info.dtype}), it needs {bytes_said(float(known.memory))}."
-    return table, said

@@ -27,10 +27,12 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz history`."""
-    parser.add_argument("action", nargs="?", choices=("list", "run", "check"), default="list")
+    says = "list (the default) says which systems there are, run trains one, check holds its claims against its paper"
     parser.add_argument(
-        "name", nargs="?", help="which system to run or check (to run: local-experts, unless named; to check: all)"
+        "action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list", help=says
     )
+    says = "which system to run or check (to run: local-experts, unless named; to check: all)"
+    parser.add_argument("name", metavar="SYSTEM", nargs="?", help=says)
     parser.add_argument(
         "--seed",
         type=number(int, 0),

@@ -111,9 +111,9 @@ def open_dataset(path: str, args: Namespace) -> "Dataset":
     return dataset
 
 
-def counted_at(args: Namespace) -> "Counted":
+def counted_at(file: str, args: Namespace) -> "Counted":
     """Read the trace or the counts in a file; of a dataset its counts, from its small tables."""
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import read_counted
 
-    return open_dataset(args.file, args).counts() if is_dataset(args.file) else read_counted(args.file)
+    return open_dataset(file, args).counts() if is_dataset(file) else read_counted(file)

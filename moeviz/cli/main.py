@@ -7,7 +7,7 @@
 
 To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
 
-Results go to stdout and everything else to stderr. Exit code 0: done; 1: a check found something (`doctor`, `training`,
+Results go to stdout and everything else to stderr. Exit code 0: done; 1: a check found something (`check`, `watch`,
 `families --check`, `history check`); 2: wrong usage; 3: an error, which a sentence on stderr explains. A command is
 imported when it is named, and what is heavy by its `arguments` or its `run`.
 """
@@ -53,13 +53,18 @@ COMMANDS = (
     "decide",
     "plan",
     "convert",
-    "doctor",
+    "check",
     "diff",
     "compare",
-    "training",
+    "watch",
     "completion",
 )
-OLD_COMMANDS = {"serve": "cost"}  # it starts no server
+OLD_COMMANDS = {
+    ("serve",): ("cost",),  # it starts no server
+    ("cost", "memory"): ("params", "--memory"),
+    ("doctor",): ("check",),
+    ("training",): ("watch",),
+}
 EXAMPLES = """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
@@ -79,10 +84,10 @@ EXAMPLES = """examples:
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz families                                     which families of models moeviz reads, and how
   moeviz convert trace.csv trace.parquet
-  moeviz doctor trace.csv                             what is not plausible in a trace
+  moeviz check trace.csv                              what is not plausible in a trace
   moeviz diff vllm.json transformers.npz              where two engines send the same tokens
   moeviz compare mixtral.npz olmoe.npz                two models on one text, each by its own chance
-  moeviz training run/routing                         alarms of a run, while it trains or afterwards"""
+  moeviz watch run/routing                            alarms of a run, while it trains or afterwards"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -128,9 +133,9 @@ def read_arguments(given: Sequence[str]) -> Namespace:
     """
     words = [*with_values(given)]
     for old, now in OLD_COMMANDS.items():
-        if words[:1] == [old]:
-            note(f"moeviz {old} is called moeviz {now} now; the old word works for this version")
-            words[0] = now
+        if tuple(words[: len(old)]) == old:
+            note(f"moeviz {' '.join(old)} is called moeviz {' '.join(now)} now; the old word works for this version")
+            words[: len(old)] = now
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:

@@ -71,9 +71,11 @@ class Renamed(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_renamed(parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any]) -> None:
+def add_renamed(
+    parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any
+) -> None:
     """Add the old name of an option, to be taken for a version."""
-    how = {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    how |= {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
     parser.add_argument(old, action=Renamed, dest=dest, **how)
 
 
@@ -99,10 +101,10 @@ def add_quiet(parser: argparse.ArgumentParser) -> None:
 
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose a model and the engine that runs it."""
-    says = (
-        "'embedded' (the default), its siblings 'embedded-natural' and 'embedded-fine', a folder, a Hugging Face id, a "
-        ".gguf file, or a server: vllm+http://localhost:8000"
-    )
+    from moeviz.embedded.own_models import installed
+
+    own = "".join(f"'{name}', " for name in installed() if name != "embedded")
+    says = f"'embedded' (the default), {own}a folder, a Hugging Face id, a .gguf file, or a server: vllm+http://localhost:8000"
     parser.add_argument("--model", default="embedded", help=says)
     add_loading(parser)
 

@@ -3,11 +3,14 @@
 import json
 from argparse import ArgumentParser, Namespace
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import add_backend, add_json, number
-from moeviz.cli.output import frame_text, records
-from moeviz.errors import CaptureError
+from moeviz.cli.cost import in_lines
+from moeviz.cli.inputs import counted_at
+from moeviz.cli.options import add_backend, add_json, number, numbers
+from moeviz.cli.output import frame_text, note, records, visible_line
+from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import quoted
 
 if TYPE_CHECKING:
@@ -17,30 +20,35 @@ if TYPE_CHECKING:
     from moeviz.model_info import ModelInfo
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Count a model's parameters, total and active, from its config alone."
+HELP = "Count a model's parameters, total and active, and the memory that it takes, from its config alone."
 EXAMPLES = """examples:
   moeviz params embedded
   moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
   moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
+  moeviz params Qwen/Qwen3-30B-A3B --memory --context 8192,32768 --batch 1,32 --bits 16,8   a table of it
   moeviz params Qwen/Qwen3-30B-A3B --gpu-memory 24 --gpus 2   what fits into two cards of 24 GB, and what stays outside
   moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
   moeviz params --known                               all well-known models, next to the published figures
   moeviz params ./my-checkpoint --json | jq .total"""
 
+MEMORY = "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free."
+
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz params`."""
     model = parser.add_mutually_exclusive_group()
-    says = "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file"
+    says = (
+        "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file; with --memory also a trace or dataset "
+        "of a model"
+    )
     model.add_argument("model", metavar="MODEL", nargs="?", default="embedded", help=says)
     model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
-    parser.add_argument(
-        "--context",
-        type=number(int, 1),
-        default=8192,
-        metavar="N",
-        help="tokens in the key-value cache (default: 8192)",
-    )
+    several = numbers(int, 1)
+    parser.add_argument("--context", default=[8192], **several, help="tokens in the key-value cache (default: 8192)")
+    parser.add_argument("--memory", action="store_true", help="print a table of the memory that serving it takes")
+    parser.add_argument("--batch", **several, help="for --memory: sequences at a time, as 1,32 (default: 1)")
+    parser.add_argument("--bits", **several, help="for --memory: bits of a weight, as 16,8 (default: 16)")
+    parser.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
     parser.add_argument(
         "--gpu-memory", type=number(float, 1), metavar="GB", help="say what fits into a card of so many GB"
     )
@@ -59,11 +67,37 @@ def run(args: Namespace) -> int:
         table = known_counts()
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))
         return 0
-    trace = None if args.trace is None else read_trace(args.trace)
-    facts = params_of(args.model, args.context, trace, args.backend)
+    if args.memory:
+        return print_memory(args)
+    if len(args.context) > 1 or args.batch or args.bits:
+        raise MoevizError("Several lengths, --batch and --bits are for the table of memory. Add --memory.")
+    trace, (context,) = None if args.trace is None else read_trace(args.trace), args.context
+    facts = params_of(args.model, context, trace, args.backend)
     if args.gpu_memory is not None:
-        facts["fits"] = fits_of(args.model, args.context, args.gpu_memory, args.gpus)
+        facts["fits"] = fits_of(args.model, context, args.gpu_memory, args.gpus)
     print(json.dumps(facts) if args.json else params_text(facts))
+    return 0
+
+
+def print_memory(args: Namespace) -> int:
+    """Print the memory of a model, by its name, or of the model of a trace or a dataset; return the exit code."""
+    from moeviz.capture.opening import known_before, served_model
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.formats.exports import EXPORTS
+    from moeviz.metrics.words import bytes_said
+    from moeviz.serving.memory import serving_memory
+
+    is_trace = is_dataset(args.model) or Path(args.model).suffix.lower() in {row.suffix for row in EXPORTS if row.read}
+    name = counted_at(args.model, args).model.name if is_trace else args.model
+    table = serving_memory(served_model(name), args.context, args.batch or [1], args.bits or [16])
+    said = f"{visible_line(name)}: an estimate from its config; keys, values and buffers are in 16 bits."
+    if name.lower().endswith(".gguf") and (known := known_before(name)):
+        said += f" In llama.cpp, as it is stored ({known.info.dtype}), it needs {bytes_said(float(known.memory))}."
+    if args.json:
+        note(said)
+        print(json.dumps(records(table)))
+        return 0
+    print(f"{MEMORY}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
     return 0
 
 

@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, cast
 
 from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import add_json, add_model, add_prompt, number
+from moeviz.cli.options import add_json, add_model, add_prompt, add_renamed, number
 from moeviz.cli.output import check_output, frame_text, records, write
 from moeviz.cli.words import Several
 
@@ -20,7 +20,7 @@ HELP = "Run a prompt with the routing changed, and show the effect."
 EXAMPLES = """examples:
   moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
   moeviz what-if "12 + 7 = 19" --experts-per-token 1
-  moeviz what-if "12 + 7 = 19" --exchange 2 0 5       experts 0 and 5 of layer 2 get each other's tokens
+  moeviz what-if "12 + 7 = 19" --swap 2 0 5           experts 0 and 5 of layer 2 get each other's tokens
   moeviz what-if "12 + 7 = 19" --bias polite.json     as moeviz contrast --steering wrote it
   moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz"""
 
@@ -35,6 +35,7 @@ def arguments(parser: ArgumentParser) -> None:
         whole = {} if option.least is None else {"type": number(int, option.least)}
         many = {} if option.several is None else {"action": Several, "split": ";", "pattern": option.several}
         change.add_argument(option.flag, **whole, **many, **option.keywords)
+    add_renamed(change, "--exchange", "--swap", "swap", number(int, 0), nargs=3)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")

@@ -216,7 +216,7 @@ def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
     assert "'imatrix.gguf' does not say how many experts a token is sent to." in sentences(app)
     app = filled(app, top_k=2)
     assert not app.exception and "It holds counts" in app.success[0].value
-    assert "Read as llama.cpp importance matrices. The doctor found nothing implausible." in sentences(app)
+    assert "Read as llama.cpp importance matrices. Nothing implausible was found." in sentences(app)
     (counts,) = visit_of(app).counts.values()
     assert counts.model.top_k == 2 and app.session_state[session.COUNTS].startswith("from imatrix.gguf")
 
@@ -255,7 +255,7 @@ def test_what_the_doctor_finds_is_shown_with_the_import_the_first_at_once():
     rows = [f"{layer},{expert},{5 + expert}" for layer in (1, 2, 3) for expert in range(4)]
     data = ("layer,expert,count\n" + "\n".join(rows) + "\n").encode()
     app = upload("a.csv", data, top_k=1)
-    assert "The doctor found what is not plausible:" in sentences(app)
+    assert "Not everything in it is plausible:" in sentences(app)
     assert "Layers 1 and 2 have the same count for every expert" in sentences(app)
     assert [more.label for more in app.expander] == ["1 more"]
 

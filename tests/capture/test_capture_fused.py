@@ -18,9 +18,9 @@ from tiny_models import tiny_model, tiny_tokenizer
 from moe_kernels.gating import Gating
 from moe_kernels.reference import route_torch
 from moe_kernels.tiles import why_too_old
-from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.mute import Mute
+from moeviz.capture.interventions.swap import Swap
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.record import experts_implementation, kernel_parity, kernel_recording, routing_ops
 from moeviz.capture.record.experts_implementation import NAME, is_usual
@@ -373,7 +373,7 @@ CHANGES = {
     "mute silently": Mute({0: (1,)}, reroute=False),
     "force": Force({1: (2,)}),
     "one more": TopK(3),
-    "exchange": Exchange(0, 1, 2),
+    "exchange": Swap(0, 1, 2),
 }
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as some
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
-from moeviz import Exchange, Mute, what_if
+from moeviz import Mute, Swap, what_if
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.weight_sharing import LOOPED, order_of
@@ -22,7 +22,7 @@ PROMPTS = ["To be", "12 + 7 = 19, und heute"]
 IDS = torch.tensor([[5, 6, 7, 8, 9]])
 TOKENIZER = tiny_tokenizer()
 MODEL, OTHER = tiny_model(CONFIGS["mixtral"]), tiny_model(CONFIGS["mixtral"])  # of one configuration
-INTERVENTIONS = {"none": None, "mute": Mute({1: (0, 1)}), "exchange": Exchange(0, 1, 2)}
+INTERVENTIONS = {"none": None, "mute": Mute({1: (0, 1)}), "exchange": Swap(0, 1, 2)}
 PLACES = ["", "model", "model.layers.0", "model.layers.2", "model.layers.1.mlp", "model.layers.1.mlp.gate"]
 
 

@@ -223,7 +223,7 @@ def test_exchanged_experts_get_each_other_s_tokens_in_every_form_of_answer(archi
     layer = plain.model.layers[-1]
     one = busiest(plain, layer)
     other = busiest(plain, layer, apart_from=[one, *range(8, max(plain.model.num_experts))])
-    change = moeviz.Exchange(layer, one, other)
+    change = moeviz.Swap(layer, one, other)
     changed = outcome_of(lambda: moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=change))
     assert isinstance(changed, moeviz.RoutingTrace), changed
     expected = np.select([plain.experts[-1] == one, plain.experts[-1] == other], [other, one], plain.experts[-1])
@@ -234,7 +234,7 @@ def test_exchanged_experts_get_each_other_s_tokens_in_every_form_of_answer(archi
 
 def test_a_router_that_cannot_be_changed_is_refused_by_name():
     model, tokenizer = a_model("doge")
-    for change in (moeviz.Mute({1: (0,)}, reroute=False), moeviz.Exchange(1, 0, 5)):
+    for change in (moeviz.Mute({1: (0,)}, reroute=False), moeviz.Swap(1, 0, 5)):
         failed = outcome_of(lambda change=change: moeviz.what_if(model, NUMBERS_AND_WORDS, change, tokenizer=tokenizer))
         assert isinstance(failed, moeviz.CaptureError) and "DogeCDMoE" in str(failed), failed
 

@@ -16,10 +16,10 @@ from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch
 from moeviz.capture import what_if as module
 from moeviz.capture.interventions.bias import Bias
-from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.swap import Swap
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.record import kernel_parity
 from moeviz.capture.run.prompts import prepare
@@ -107,7 +107,7 @@ def test_exchanged_experts_are_those_of_a_model_whose_experts_change_places(toke
         for weights in other.model.layers[1].mlp.experts.parameters():
             weights[[2, 5]] = weights[[5, 2]]
     torch.testing.assert_close(
-        logits_of(model, tokenizer, Exchange(1, 2, 5)), logits_of(other, tokenizer, None), atol=1e-5, rtol=1e-5
+        logits_of(model, tokenizer, Swap(1, 2, 5)), logits_of(other, tokenizer, None), atol=1e-5, rtol=1e-5
     )
 
 
@@ -291,8 +291,8 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (untyped(Bias, {0: {1: "2"}}), "finite numbers"),
         (TopK(9), "1 to 8 experts, not 9"),
         (TopK(1, (4,)), "no MoE layer 4"),
-        (Exchange(0, 1, 9), "experts 0 to 7, not 9"),
-        (Exchange(0, 1, 1), "cannot be exchanged with itself"),
+        (Swap(0, 1, 9), "experts 0 to 7, not 9"),
+        (Swap(0, 1, 1), "cannot be swapped with itself"),
         (Mute({0: (-1,)}), "experts 0 to 7, not -1"),
         (untyped(Mute, {0: (True,)}, True, False), "experts 0 to 7, not True"),
         (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
@@ -430,7 +430,7 @@ def halved(_self, decision):
         (Mute, ({0: (0, 1, 2, 3)}, False), "an expert has another weight"),
         (Force, ({0: (6,)},), "forced expert 6 was not chosen"),
         (TopK, (3,), "another number of slots"),
-        (Exchange, (0, 0, 1), "an expert has another weight"),
+        (Swap, (0, 0, 1), "an expert has another weight"),
     ],
 )
 def test_a_run_that_did_not_do_what_was_asked_gives_no_trace(kind, arguments, says, tokenizer):

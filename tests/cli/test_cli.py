@@ -646,8 +646,8 @@ def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys)
         (["--mute", "3"], "'3' names no experts. Write LAYER:EXPERT"),
         (["--force", "9:0"], "no MoE layer 9"),
         (["--experts-per-token", "9"], "1 to 8 experts"),
-        (["--exchange", "0", "1", "1"], "Expert 1 cannot be exchanged with itself"),
-        (["--exchange", "0", "1", "8"], "experts 0 to 7, not 8"),
+        (["--swap", "0", "1", "1"], "Expert 1 cannot be swapped with itself"),
+        (["--swap", "0", "1", "8"], "experts 0 to 7, not 8"),
     ],
 )
 def test_what_if_says_what_cannot_be_changed(change, says, capsys):

@@ -70,7 +70,7 @@ def test_an_import_says_what_the_doctor_finds(tmp_path, caplog):
 
 
 def test_doctor_says_nothing_of_a_good_trace(traced, capsys):
-    assert main(["doctor", traced]) == 0
+    assert main(["check", traced]) == 0
     assert capsys.readouterr().out == "Nothing implausible was found.\n"
 
 
@@ -79,9 +79,9 @@ def test_doctor_lists_what_it_finds_and_its_exit_code_says_so(traced, tmp_path, 
     experts = trace.experts.copy()
     experts[1] = 0
     write_trace(RoutingTrace(trace.model, trace.tokens, experts), tmp_path / "spoilt.npz")
-    assert main(["doctor", str(tmp_path / "spoilt.npz")]) == 1
+    assert main(["check", str(tmp_path / "spoilt.npz")]) == 1
     assert capsys.readouterr().out.startswith("zeros: Layer 1 has zeros for all 60 tokens")
-    assert main(["doctor", str(tmp_path / "spoilt.npz"), "--json", "--tokens", "61"]) == 1
+    assert main(["check", str(tmp_path / "spoilt.npz"), "--json", "--tokens", "61"]) == 1
     assert [row["check"] for row in json.loads(capsys.readouterr().out)] == ["zeros", "number"]
 
 
@@ -89,13 +89,13 @@ def test_doctor_finds_a_lost_row_beside_another_trace(traced, tmp_path, capsys):
     trace = read_trace(traced)
     lost = RoutingTrace(trace.model, trace.tokens.iloc[:-1], trace.experts[:, 1:])
     write_trace(lost, tmp_path / "lost.npz")
-    assert main(["doctor", str(tmp_path / "lost.npz"), "--beside", traced]) == 1
+    assert main(["check", str(tmp_path / "lost.npz"), "--beside", traced]) == 1
     assert "moved by +1: a row was lost" in capsys.readouterr().out
 
 
 def test_doctor_says_what_is_lost_of_a_file_that_was_cut(tmp_path, capsys):
     (tmp_path / "cut.bin").write_bytes((FOLDER / "mbolt.bin").read_bytes()[:-8])
-    assert main(["doctor", str(tmp_path / "cut.bin")]) == 1
+    assert main(["check", str(tmp_path / "cut.bin")]) == 1
     lost = capsys.readouterr().out.splitlines()
     assert [line.partition(",")[0] for line in lost] == [
         "lost: Left out: the last 12 bytes",
@@ -104,7 +104,7 @@ def test_doctor_says_what_is_lost_of_a_file_that_was_cut(tmp_path, capsys):
 
 
 def test_doctor_says_why_a_file_cannot_be_opened(capsys):
-    assert main(["doctor", str(FOLDER / "olmoe_counts.pkl")]) == 3
+    assert main(["check", str(FOLDER / "olmoe_counts.pkl")]) == 3
     said = capsys.readouterr()
     assert said.out == "" and "pickle" in said.err
 

@@ -27,7 +27,7 @@ OF_A_MODEL = ("experts", "prune", "tune-targets")
         (["what-if", "--mute", "3:1,4;4:2", "--json", PROMPT], {"prompt": PROMPT}, "mute", ["3:1,4", "4:2"]),
         (["what-if", "--force", "3:1", "--force=4:2", PROMPT], {"prompt": PROMPT}, "force", ["3:1", "4:2"]),
         (["what-if", "--bias", "3:0=+2;3:5=-1", PROMPT], {"prompt": PROMPT}, "bias", ["3:0=+2", "3:5=-1"]),
-        (["what-if", "--exchange", "2", "0", "5", PROMPT], {"prompt": PROMPT}, "exchange", [2, 0, 5]),
+        (["what-if", "--swap", "2", "0", "5", PROMPT], {"prompt": PROMPT}, "swap", [2, 0, 5]),
         (["ablate", "--layers", "3", PROMPT], {"prompt": PROMPT}, "layers", [3]),
         (["ablate", "--layers", "3", "4"], {"prompt": "4"}, "layers", [3]),
         (["ablate", "--layers", "2", "3", PROMPT], {"prompt": PROMPT}, "layers", [2, 3]),
@@ -44,10 +44,9 @@ OF_A_MODEL = ("experts", "prune", "tune-targets")
         (["tune-targets", "--base", "b.jsonl", "m", "t.jsonl"], {"texts": ["t.jsonl"]}, "base", ["b.jsonl"]),
         (["corpus", "--ray", "t.jsonl", "-o", "f"], {"files": ["t.jsonl"]}, "ray", ""),
         (["corpus", "--ray", "host:6379", "t.jsonl", "-o", "f"], {"files": ["t.jsonl"]}, "ray", "host:6379"),
-        (["training", "--ignore", "aux_off", "run"], {"run": "run"}, "ignore", ["aux_off"]),
+        (["watch", "--ignore", "aux_off", "run"], {"run": "run"}, "ignore", ["aux_off"]),
         (["cost", "cache", "--capacities", "2", "4", "t.npz"], {"file": "t.npz"}, "capacities", [2, 4]),
-        (["cost", "memory", "--bits", "16,8", "m"], {"file": "m"}, "bits", [16, 8]),
-        (["cost", "memory", "m"], {"file": "m"}, "bits", [16]),
+        (["params", "--memory", "--bits", "16,8", "m"], {"model": "m"}, "bits", [16, 8]),
         (["params"], {"known": False}, "model", "embedded"),
         (["contrast", "--kinds", "a", "b", "t.npz"], {"source": "t.npz", "other": None}, "kinds", ["a", "b"]),
     ],
@@ -95,6 +94,11 @@ def test_options_of_files_are_called_as_those_of_other_commands():
         (["metrics", "t.npz", "--top-k", "2"], "top_k", 2, "--experts-per-token"),
         (["metrics", "t.npz", "--hidden-layers", "5"], "hidden_layers", 5, "--num-layers"),
         (["serve", "cache", "t.npz"], "what", "cache", "moeviz cost"),
+        (["serve", "memory", "t.npz"], "memory", True, "moeviz params --memory"),
+        (["doctor", "t.npz"], "command", "check", "moeviz check"),
+        (["training", "run"], "command", "watch", "moeviz watch"),
+        (["what-if", "x", "--exchange", "2", "0", "5"], "swap", [2, 0, 5], "--swap"),
+        (["convert", "t.npz", "-o", "u.csv"], "output", "u.csv", "TO"),
     ],
 )
 def test_old_words_work_and_name_the_new_one(words, name, value, now, capsys):
@@ -166,19 +170,19 @@ def test_exit_codes_tell_a_finding_from_an_error(trace, tmp_path, capsys):
     good, odd, path = (str(tmp_path / name) for name in ("good.npz", "odd.bin", "none.npz"))
     write_trace(trace, good)
     (tmp_path / "odd.bin").write_bytes((IMPORTED / "mbolt.bin").read_bytes()[:-8])
-    assert [main(["doctor", file]) for file in (good, odd, path)] == [0, 1, 3]
+    assert [main(["check", file]) for file in (good, odd, path)] == [0, 1, 3]
     with pytest.raises(SystemExit) as stopped:
-        main(["doctor"])
+        main(["check"])
     assert stopped.value.code == 2
 
 
 def test_quiet_says_what_is_wrong_and_nothing_else(tmp_path, capsys, trace):
     write_trace(trace, tmp_path / "t.npz")
-    for words in (["convert", str(tmp_path / "t.npz"), str(tmp_path / "u.csv")], ["doctor", "none.npz"]):
+    for words in (["convert", str(tmp_path / "t.npz"), str(tmp_path / "u.csv")], ["check", "none.npz"]):
         for before, after in (([], []), (["-q"], []), ([], ["--quiet"])):
             main([*before, *words, *after])
             err = capsys.readouterr().err
-            assert bool(err) == (words[0] == "doctor" or not (before or after)), (before, words, after)
+            assert bool(err) == (words[0] == "check" or not (before or after)), (before, words, after)
 
 
 def test_no_bar_of_transformers_is_drawn_where_nobody_watches():

@@ -72,7 +72,7 @@ def test_layers_are_the_model_s_own(tmp_path, capsys):
 
 @pytest.mark.parametrize("words", [["embedded"], ["mistralai/Mixtral-8x7B-v0.1"]])
 def test_memory_takes_a_model(words, capsys):
-    found = rows(capsys, "cost", "memory", *words, "--context", "4096,32768", "--batch", "1,32", "--bits", "16,8")
+    found = rows(capsys, "params", "--memory", *words, "--context", "4096,32768", "--batch", "1,32", "--bits", "16,8")
     assert set(figures("memory")) <= set(found) and len(found) == 8
 
 
@@ -80,17 +80,17 @@ def test_memory_takes_a_gguf_file_and_says_what_it_takes_as_it_is_stored(tmp_pat
     """Of the tiny Mixtral that transformers describes too: the same rows, but for the name."""
     model = tiny_model(CONFIGS["mixtral"])
     path = str(write_model(model, tmp_path / "tiny.gguf", "F16"))
-    found = rows(capsys, "cost", "memory", path, "--context", "64", "--bits=16,4")
+    found = rows(capsys, "params", "--memory", path, "--context", "64", "--bits=16,4")
     wanted = serving_memory(served_by_config(model.config, path), [64], [1], [16, 4])
     assert found.to_dict("list") == pd.DataFrame(wanted).to_dict("list")
-    assert main(["cost", "memory", path]) == 0
+    assert main(["params", "--memory", path]) == 0
     assert "In llama.cpp, as it is stored (float16), it needs " in capsys.readouterr().out
     assert main(["params", path]) == 0
     assert "keys and values of 8,192 tokens, in 16 bits: not known" not in capsys.readouterr().out
 
 
 def test_memory_takes_a_trace_of_a_model(file, capsys):
-    assert rows(capsys, "cost", "memory", file)["model"].tolist() == ["embedded"]
+    assert rows(capsys, "params", "--memory", file)["model"].tolist() == ["embedded"]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,7 @@ def test_a_dataset_is_served_and_planned_by_its_counts(words, dataset, tmp_path,
 
 
 def test_memory_takes_a_dataset_of_a_model(dataset, capsys):
-    assert rows(capsys, "cost", "memory", str(dataset))["model"].tolist() == ["embedded"]
+    assert rows(capsys, "params", "--memory", str(dataset))["model"].tolist() == ["embedded"]
 
 
 def test_a_dataset_with_a_damaged_shard_is_counted_only_if_that_is_asked_for(dataset, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_a_person_reads_on_which_tokens_it_was_judged(what, file, capsys):
     assert main(["cost", what, file]) == 0
     said = capsys.readouterr().out
     assert said.startswith(HEADINGS[what])
-    assert "config" in said if what == "memory" else "8,502 tokens: those of prompts, as none are generated" in said
+    assert "8,502 tokens: those of prompts, as none are generated" in said
     if what in ("prefetch", "placement"):
         assert "first half of these, judged on the second" in said
 

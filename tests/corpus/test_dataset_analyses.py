@@ -324,14 +324,14 @@ def test_metrics_and_convert_read_a_dataset(tmp_path, capsys):
 
 def test_the_doctor_reads_every_byte_of_a_dataset(tmp_path, capsys):
     convert.write_dataset(texts_of(), tmp_path / "corpus", shard_tokens=120)
-    assert main(["doctor", str(tmp_path / "corpus")]) == 0
+    assert main(["check", str(tmp_path / "corpus")]) == 0
     assert "as it was written" in capsys.readouterr().out
     rows_file = tmp_path / "corpus" / "shard-000002" / "tokens.parquet"
     data = bytearray(rows_file.read_bytes())
     data[2000] ^= 1
     rows_file.write_bytes(data)
     (tmp_path / "corpus" / "shard-000001" / "flow.parquet").unlink()
-    assert main(["doctor", str(tmp_path / "corpus"), "--json"]) == 1
+    assert main(["check", str(tmp_path / "corpus"), "--json"]) == 1
     assert json.loads(capsys.readouterr().out) == [
         "shard-000001 is damaged: flow.parquet is missing.",
         "shard-000002 is damaged: tokens.parquet is not what was written.",

@@ -80,7 +80,7 @@ def test_the_command_writes_to_a_store_and_reads_it(texts, store, tmp_path, monk
     assert "holds a whole dataset. Go on with it by --resume" in capsys.readouterr().err
     assert main(["corpus", str(texts), "-o", f"s3://{BUCKET}/{store.key.split('/')[1]}"]) == 3
     assert "holds other files, and no dataset" in capsys.readouterr().err
-    assert main(["doctor", str(store)]) == 0
+    assert main(["check", str(store)]) == 0
     assert main(["convert", str(store), str(tmp_path / "back.npz")]) == 0
     assert main(["convert", str(tmp_path / "back.npz"), f"{store}-again"]) == 0
     assert trace_of(read_dataset(f"{store}-again")).experts.shape == trace_of(read_dataset(store)).experts.shape

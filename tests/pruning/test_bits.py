@@ -21,29 +21,17 @@ from moeviz.capture.what_if import next_token_logits
 from moeviz.cli import bits as command
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidTrace
+from moeviz.examples.gguf import q4_0
 from moeviz.formats import bits as files
 from moeviz.metrics.bits import RULES, mean_bits, plan_of_bits, unreached_sentence
 from moeviz.pruning.bits import UNITS, bits_sentences, bits_study
 from moeviz.pruning.curve import as_read
 
 
-def bytes_of_q4_0(values: np.ndarray) -> np.ndarray:
-    """(N, 18) blocks as ggml's quantize_row_q4_0_ref writes them, one number after the other."""
-    blocks = []
-    for block in values.astype(np.float32).reshape(-1, 32):
-        most = block[np.abs(block).argmax()]
-        step = np.float32(most / -8)
-        inverse = np.float32(1 / step) if step else np.float32(0)
-        codes = [min(15, int(np.float32(value * inverse) + np.float32(8.5))) for value in block]
-        packed = [codes[at] | codes[at + 16] << 4 for at in range(16)]
-        blocks.append(np.concatenate([np.array([step], "<f2").view(np.uint8), np.array(packed, np.uint8)]))
-    return np.stack(blocks)
-
-
 def test_sixteen_codes_are_llama_cpps_q4_0_and_eleven_are_eleven():
     values = np.random.default_rng(0).normal(0, 0.02, (6, 64)).astype(np.float32)
     values[3] = 0
-    wanted = FORMATS["Q4_0"].decode(bytes_of_q4_0(values)).reshape(values.shape)
+    wanted = FORMATS["Q4_0"].decode(q4_0(values)).reshape(values.shape)
     np.testing.assert_array_equal(rounded_in_groups(torch.from_numpy(values), 16).numpy(), wanted)
     eleven = rounded_in_groups(torch.from_numpy(values), 11).view(-1, GROUP)
     assert max(len(group.unique()) for group in eleven) <= 11

@@ -6,6 +6,7 @@ import importlib.util
 import inspect
 import json
 import pkgutil
+import pydoc
 import re
 import shlex
 import sys
@@ -42,6 +43,7 @@ TEXTS["moeviz --help"] = reference.commands()
 SHELL = ("", "console", "sh", "bash", "shell")
 ELSEWHERE = (
     "install",
+    "index",
     "tutorials/",
     "how-to/",
 )  # run in test_readme.py, where what they print is looked at too
@@ -56,7 +58,9 @@ def test_examples_in_docstrings_run(name):
 
 @pytest.mark.parametrize("name", [name for name in moeviz.__all__ if not name.startswith("_")])
 def test_every_name_of_the_front_door_has_an_example_and_one_line_that_stands_alone(name):
-    said = inspect.getdoc(getattr(moeviz, name)) or ""
+    public = getattr(moeviz, name)
+    said = inspect.getdoc(public) or ""
+    assert "another day" not in pydoc.render_doc(public), "help shows the comments of the standard library."
     assert ">>> " in said, f"help(moeviz.{name}) shows no example."
     assert said.splitlines()[0].endswith((".", ":")) and not said.startswith(("What", "The same", "That"))
 

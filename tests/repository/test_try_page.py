@@ -21,6 +21,8 @@ from try_page import NEAR, ask, begin, difference, run
 import moeviz
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.embedded.evaluation import evaluation_set
+from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
 
 sys.path.append(str(DOCS))
 from _ext import try_page
@@ -301,9 +303,32 @@ def test_where_data_are_dear_the_model_is_loaded_when_it_is_asked_for(visitor, f
     button = page.get_by_role("button", name=f"Load the model ({size / 1e6:.0f} MB)")
     expect(page.get_by_role("button", name="Run")).to_be_disabled()
     assert not [url for url in asked if model_folder(folder) in url]
+    who_takes_a_word(page)
     button.click()
     expect(page.get_by_role("button", name="Run")).to_be_enabled()
     assert [url for url in asked if url.endswith("model.safetensors")]
+
+
+def who_takes_a_word(page):
+    """It is said in the words of Python, and of a rare word that nothing can be said."""
+    box, said = page.get_by_label("Who takes this word?"), page.locator("#search .said")
+    names = said.text_content()
+    for word in ("return", "la"):
+        box.fill(word)
+        box.press("Enter")
+        found = tokens_of_word(reference_routing(), word)
+        takers = who_takes(reference_routing(), found.tokens)
+        expect(said).to_have_text(who_takes_sentence(found, takers, weighed=True))
+    took = f"{takers['tokens'].iloc[0]} of {takers['of'].iloc[0]}"
+    expect(page.locator("#atlas a.card").first).to_contain_text(took)
+    for word, answer in (
+        ("constructor", "“constructor” is not among the"),
+        ("<b>x</b>", "“<b>x</b>” is not"),
+        ("", names),
+    ):
+        box.fill(word)
+        box.press("Enter")
+        expect(said).to_contain_text(answer)
 
 
 @MADE_OF
@@ -329,7 +354,9 @@ def test_what_lies_under_one_address_never_changes(folder, tmp_path, monkeypatch
     names = {place.name for place in folder.iterdir()}
     assert len(names) == 3
     monkeypatch.setattr(try_page, "PARTS", ("config.json",))
-    try_page.write(tmp_path)
+    try_page.write(tmp_path, site='https://lab.example/docs/"')
+    alone, linked = ((place / "index.html").read_text("utf-8") for place in (folder, tmp_path))
+    assert "<a " not in alone and '<a href="https://lab.example/docs/&quot;">moeviz</a>' in linked
     assert {place.name for place in tmp_path.iterdir()} & names == {"index.html"}  # another model; the code names it
 
 

@@ -1,11 +1,8 @@
 """GGUF files, written by hand: a model of transformers with its tokenizer, in float32, float16 or quantised.
 
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md; names of tensors and facts as llama.cpp's converter
-has them (gguf-py/gguf/constants.py).
+Layout and names: `moeviz.examples.gguf`.
 """
 
-import json
-import struct
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -31,13 +28,10 @@ from transformers import (
 )
 
 from moeviz.embedded import embedded_path
+from moeviz.examples import gguf
+from moeviz.examples.gguf import TYPES, tokenizer_facts
 
-ALIGN = 32
-TYPES = {"F32": 0, "F16": 1, "Q8_0": 8, "Q4_K": 12}
 BLOCKS = {"Q8_0": (32, 34), "Q4_K": (256, 144)}  # weights, bytes
-SHORT, COUNT, INT, FLOAT, BOOL, TEXT, LIST = 2, 4, 5, 6, 7, 8, 9
-FORMS = {SHORT: "H", COUNT: "I", INT: "i", FLOAT: "f", BOOL: "?"}
-NORMAL, CONTROL = 1, 3  # kinds of tokens
 Arrays = dict[str, tuple[np.ndarray, str]]  # the array, and its type
 
 SHAPE = {
@@ -129,13 +123,9 @@ ARCHITECTURES = {
     "glm4_moe": "glm4moe",
 }
 NAMES = {
-    "input_layernorm.weight": "attn_norm.weight",
+    **gguf.NAMES,
     "self_attn.q_norm.weight": "attn_q_norm.weight",
     "self_attn.k_norm.weight": "attn_k_norm.weight",
-    "self_attn.q_proj.weight": "attn_q.weight",
-    "self_attn.k_proj.weight": "attn_k.weight",
-    "self_attn.v_proj.weight": "attn_v.weight",
-    "self_attn.o_proj.weight": "attn_output.weight",
     "self_attn.q_proj.bias": "attn_q.bias",
     "self_attn.k_proj.bias": "attn_k.bias",
     "self_attn.v_proj.bias": "attn_v.bias",
@@ -157,7 +147,6 @@ NAMES = {
     "mlp.shared_experts.up_proj.weight": "ffn_up_shexp.weight",
     "mlp.shared_experts.down_proj.weight": "ffn_down_shexp.weight",
     "mlp.experts.down_proj_bias": "ffn_down_exps.bias",
-    "post_attention_layernorm.weight": "ffn_norm.weight",
 }
 
 
@@ -190,25 +179,8 @@ def facts(model: PreTrainedModel) -> dict[str, Any]:
     """What llama.cpp wants to know of a model."""
     config, kind = model.config, model.config.model_type
     architecture, rope = ARCHITECTURES[kind], config.rope_parameters
-    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    found = {
-        "block_count": config.num_hidden_layers,
-        "context_length": config.max_position_embeddings,
-        "embedding_length": config.hidden_size,
-        "feed_forward_length": config.intermediate_size,
-        "attention.head_count": config.num_attention_heads,
-        "attention.head_count_kv": config.num_key_value_heads,
-        "rope.freq_base": float(rope["rope_theta"]),
-        "rope.dimension_count": head,
-        "attention.layer_norm_rms_epsilon": float(config.rms_norm_eps),
-        "vocab_size": config.vocab_size,
-        "expert_count": next(
-            getattr(config, name)
-            for name in ("num_local_experts", "num_experts", "n_routed_experts")
-            if hasattr(config, name)
-        ),
-        "expert_used_count": config.num_experts_per_tok,
-    }
+    found = gguf.facts_of(config.to_dict())
+    head = found["rope.dimension_count"]
     if kind in ("qwen3_moe", "gpt_oss", "glm4_moe"):
         width = config.intermediate_size if kind == "gpt_oss" else config.moe_intermediate_size
         found |= {"attention.key_length": head, "attention.value_length": head, "expert_feed_forward_length": width}
@@ -241,27 +213,6 @@ def facts(model: PreTrainedModel) -> dict[str, Any]:
     return {"general.architecture": architecture} | {f"{architecture}.{key}": value for key, value in found.items()}
 
 
-def tokenizer_facts(chat_template: str | None = None) -> dict[str, Any]:
-    """The tokenizer that ships: byte-level BPE. `pre` names its splitting, of which llama.cpp has a fixed list."""
-    data = json.loads((embedded_path() / "tokenizer.json").read_text())
-    vocabulary, merges = data["model"]["vocab"], data["model"]["merges"]
-    special = {token["id"] for token in data["added_tokens"] if token["special"]}
-    tokens = sorted(vocabulary, key=vocabulary.get)
-    more = {} if chat_template is None else {"tokenizer.chat_template": chat_template}
-    return more | {
-        "tokenizer.ggml.model": "gpt2",
-        "tokenizer.ggml.pre": "ufakzeka",
-        "tokenizer.ggml.tokens": tokens,
-        "tokenizer.ggml.token_type": [CONTROL if number in special else NORMAL for number in range(len(tokens))],
-        "tokenizer.ggml.merges": [" ".join(merge) if isinstance(merge, list) else merge for merge in merges],
-        "tokenizer.ggml.bos_token_id": 1,
-        "tokenizer.ggml.eos_token_id": 2,
-        "tokenizer.ggml.padding_token_id": 0,
-        "tokenizer.ggml.add_bos_token": True,
-        "tokenizer.ggml.add_eos_token": False,
-    }
-
-
 def tensors(model: PreTrainedModel) -> Iterator[tuple[str, np.ndarray]]:
     """GGUF's name and the values of each tensor, in float32."""
     state = {name: values.float() for name, values in model.state_dict().items()}
@@ -280,7 +231,7 @@ def _of_layer(model: PreTrainedModel, name: str, values: Tensor) -> Iterator[tup
     config, kind = model.config, model.config.model_type
     if kind == "mixtral" and name in ("self_attn.q_proj.weight", "self_attn.k_proj.weight"):
         heads = config.num_attention_heads if "q_proj" in name else config.num_key_value_heads
-        yield NAMES[name], _by_neighbours(values, heads)
+        yield NAMES[name], gguf.by_neighbours(values, heads)
     elif name == "mlp.experts.gate_up_proj":  # (E, 2I, H), halves; of gpt-oss (E, H, 2I), in turns
         parts = (values.mT[:, ::2], values.mT[:, 1::2]) if kind == "gpt_oss" else values.chunk(2, 1)
         yield from zip(("ffn_gate_exps.weight", "ffn_up_exps.weight"), parts, strict=True)
@@ -298,12 +249,6 @@ def _of_layer(model: PreTrainedModel, name: str, values: Tensor) -> Iterator[tup
         yield NAMES[name], values
 
 
-def _by_neighbours(values: Tensor, heads: int) -> Tensor:
-    """The rows of queries and keys as llama's graph rotates them: neighbours, where transformers rotates halves."""
-    rows = len(values)
-    return values.reshape(heads, 2, rows // heads // 2, *values.shape[1:]).transpose(1, 2).reshape(values.shape)
-
-
 def _stored(name: str, values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
     wide = values.ndim > 1 and "ffn_gate_inp" not in name and not name.endswith(".bias")
     if not wide or values.shape[-1] % BLOCKS.get(kind, (1, 0))[0]:
@@ -312,39 +257,9 @@ def _stored(name: str, values: np.ndarray, kind: str) -> tuple[np.ndarray, str]:
 
 
 def write_gguf(path: Path, facts: Mapping[str, Any], arrays: Arrays) -> Path:
-    """A GGUF file of version 3. A quantised tensor is given in float32."""
-    stored = {name: (values, kind, _data(values, kind)) for name, (values, kind) in arrays.items()}
-    header = b"GGUF" + struct.pack("<IQQ", 3, len(stored), len(facts))
-    header += b"".join(_text(key) + _value(value) for key, value in facts.items())
-    place = 0
-    for name, (values, kind, data) in stored.items():
-        header += _text(name) + struct.pack(f"<I{values.ndim}Q", values.ndim, *values.shape[::-1])
-        header += struct.pack("<IQ", TYPES[kind], place)
-        place += -(-len(data) // ALIGN) * ALIGN
-    with path.open("wb") as file:
-        for part in (header, *(data for _, _, data in stored.values())):
-            file.write(part + bytes(-len(part) % ALIGN))
-    return path
-
-
-def _text(text: str) -> bytes:
-    data = text.encode()
-    return struct.pack("<Q", len(data)) + data
-
-
-def _value(value: Any) -> bytes:
-    if isinstance(value, list):
-        kind = INT if type(value[0]) is int else _kind(value[0])  # of lists, llama.cpp wants this kind
-        return struct.pack("<IIQ", LIST, kind, len(value)) + b"".join(_plain(one, kind) for one in value)
-    return struct.pack("<I", _kind(value)) + _plain(value, _kind(value))
-
-
-def _kind(value: Any) -> int:
-    return {bool: BOOL, int: COUNT, float: FLOAT, str: TEXT, np.uint16: SHORT, np.int32: INT}[type(value)]
-
-
-def _plain(value: Any, kind: int) -> bytes:
-    return _text(value) if kind == TEXT else struct.pack("<" + FORMS[kind], value)
+    """A GGUF file. A quantised tensor is given in float32."""
+    stored = {name: (values.shape, kind, _data(values, kind)) for name, (values, kind) in arrays.items()}
+    return gguf.write_gguf(path, facts, stored)
 
 
 def _data(values: np.ndarray, kind: str) -> bytes:

@@ -11,6 +11,7 @@ from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
 from transformers import DeepseekV2Config, Glm4MoeConfig, GptOssConfig, MixtralForCausalLM, PreTrainedConfig
 
 from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.examples.mlx import read_by_mlx, write_packed
 
 MOE = {"first_k_dense_replace": 1, "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}
@@ -66,18 +67,6 @@ def write_folder(folder: Path, model: Any, tokenizer: Any = None, as_mlx_reads: 
     return folder
 
 
-def read_by_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that mlx-lm looks for under other names."""
-    rope = config["rope_parameters"]
-    experts = config.get("num_local_experts", config.get("num_experts", config.get("n_routed_experts")))
-    return {
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": None,
-        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
-        "num_experts": experts,
-    }
-
-
 def change_config(folder: Path, fields: Mapping[str, Any], without: tuple[str, ...] = ()) -> None:
     """Write fields into a folder's config.json, and take some out."""
     path = folder / "config.json"
@@ -86,13 +75,8 @@ def change_config(folder: Path, fields: Mapping[str, Any], without: tuple[str, .
 
 
 def write_quantised(source: Path, folder: Path, bits: int, group_size: int = 64) -> Path:
-    """The same model with packed weights, as `mlx_lm.convert -q` writes it."""
-    from mlx_lm import utils
-
-    model, config = utils.load_model(source)
-    model, config = utils.quantize_model(model, config, group_size, bits)
-    utils.save_model(folder, model)
-    utils.save_config(config, folder / "config.json")
+    """The same model with packed weights, and its tokenizer."""
+    write_packed(source, folder, bits, group_size)
     tiny_tokenizer().save_pretrained(folder)
     return folder
 

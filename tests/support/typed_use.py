@@ -86,7 +86,7 @@ def what_if(model: moeviz.LoadedModel, trace: moeviz.RoutingTrace) -> None:
     assert_type(found.effect, pd.DataFrame)
     moeviz.what_if(model, "Il fait froid.", moeviz.Force({0: [1]}))
     moeviz.what_if(model, "Il fait froid.", moeviz.TopK(4, layers=(0, 1)))
-    moeviz.what_if(model, "Il fait froid.", moeviz.Exchange(0, 1, 2))
+    moeviz.what_if(model, "Il fait froid.", moeviz.Swap(0, 1, 2))
     moeviz.what_if(model, "Il fait froid.", moeviz.Replay(trace))
     moeviz.what_if(model, "Il fait froid.", moeviz.Precision("bfloat16"))
     moeviz.what_if(model, "Il fait froid.", "mute")  # type: ignore[arg-type]

@@ -18,11 +18,11 @@ from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedModel
 
 from moeviz.capture.interventions.bias import Bias
-from moeviz.capture.interventions.exchange import Exchange
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.replay import Replay
+from moeviz.capture.interventions.swap import Swap
 from moeviz.capture.interventions.top_k import TopK
 from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.routers.discovery import Router
@@ -246,8 +246,8 @@ KINDS: dict[str, tuple[Ours, Others]] = {
         lambda subject: TopK(subject.plain.model.top_k + 1, tuple(router.layer for router in subject.routers)),
         lambda subject, router: with_top_k(router, subject.plain.model.top_k + 1),
     ),
-    "Exchange": (
-        lambda subject: Exchange(_last(subject).layer, *subject.busiest(_last(subject))),
+    "Swap": (
+        lambda subject: Swap(_last(subject).layer, *subject.busiest(_last(subject))),
         lambda subject, router: exchanged(router, *subject.busiest(router)) if router is _last(subject) else _nothing(),
     ),
     # The routing of a run in which two experts of every layer were exchanged by other means.

@@ -488,19 +488,19 @@ def test_the_pair_that_ships_shows_a_collapse_that_was_said_and_a_run_that_is_qu
 
 
 def test_the_command_says_alarms_and_exits_with_3_where_one_is_on(capsys):
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-on")]) == 0
+    assert main(["watch", str(EXAMPLE_FOLDER / "aux-on")]) == 0
     assert "No alarm is on at step 90." in capsys.readouterr().out
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--rows", "2"]) == 1
+    assert main(["watch", str(EXAMPLE_FOLDER / "aux-off"), "--rows", "2"]) == 1
     text = capsys.readouterr().out
     assert "ALARM" in text and "of the work; no aux loss is computed" in text and "Stop. Go back" in text
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--json"]) == 1
+    assert main(["watch", str(EXAMPLE_FOLDER / "aux-off"), "--json"]) == 1
     found = json.loads(capsys.readouterr().out)
     assert {alarm["kind"] for alarm in found["alarms"]["on"]} >= {"collapse", "aux_off"}
     kinds = ["aux_off", "collapse", "load", "dead", "logits", "confidence"]
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", *kinds]) == 0
+    assert main(["watch", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", *kinds]) == 0
     capsys.readouterr()
-    assert main(["training", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", "noise"]) == 3
-    assert main(["training", "nowhere"]) == 3
+    assert main(["watch", str(EXAMPLE_FOLDER / "aux-off"), "--ignore", "noise"]) == 3
+    assert main(["watch", "nowhere"]) == 3
 
 
 def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(capsys, monkeypatch):
@@ -515,7 +515,7 @@ def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(cap
         run = TrainingRun("events", RunFacts("tensorboard"), _logs(found), empty(LAYERS))
         assert run.alarms_on == number and shown in repr(run)
         monkeypatch.setattr("moeviz.training.reading.read_run", lambda *_, run=run: run)
-        assert main(["training", "events"]) == code
+        assert main(["watch", "events"]) == code
         text = capsys.readouterr().out
         assert ("open the folder of the run" in text) == bool(number) and ("alarms" in text.rpartition("\n\n")[2]) == (
             number is not None
@@ -524,6 +524,6 @@ def test_a_source_that_says_how_many_alarms_are_on_and_not_which_is_believed(cap
 
 def test_importing_it_brings_neither_torch_nor_streamlit_nor_trl():
     heavy = ("torch", "transformers", "streamlit", "trl", "tensorboard")
-    code = f"import sys, moeviz.training, moeviz.cli.training; print([m for m in {heavy} if m in sys.modules])"
+    code = f"import sys, moeviz.training, moeviz.cli.watch; print([m for m in {heavy} if m in sys.modules])"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "[]"

@@ -19,14 +19,12 @@ JS = "\n".join(
     for name in ("explorer_parts", "explorer_map", "atlas_data", "atlas_map", "atlas_cards", "atlas")
 )
 _atlas = st.components.v2.component("moeviz_atlas", html=HTML, css=CSS, js=JS)
-_search = st.components.v2.component(
-    "moeviz_atlas_search",
-    html="""<div class='search'><div class='row'><input type='search' autocomplete='off' maxlength='200'
+SEARCH_HTML = """<div class='search'><div class='row'><input type='search' autocomplete='off' maxlength='200'
 placeholder='Who takes this? Type a word, a sign, a digit' aria-label='Who takes this word?'>
-<span class='tries' role='group' aria-label='Examples'></span></div><p class='said' role='status'></p></div>""",
-    css=(HERE / "atlas_search.css").read_text("utf-8"),
-    js="\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "atlas_search.js")),
-)
+<span class='tries' role='group' aria-label='Examples'></span></div><p class='said' role='status'></p></div>"""
+SEARCH_CSS = (HERE / "atlas_search.css").read_text("utf-8")
+SEARCH_JS = "\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "atlas_search.js"))
+_search = st.components.v2.component("moeviz_atlas_search", html=SEARCH_HTML, css=SEARCH_CSS, js=SEARCH_JS)
 
 
 def atlas(

@@ -4,12 +4,12 @@
     Force      some experts are chosen for every token
     Bias       some experts are chosen more readily, or less
     TopK       another number of experts a token
-    Exchange   two experts get each other's tokens
+    Swap       two experts get each other's tokens
     Replay     the routing of another trace
     Precision  the model in another precision
 
 To choose again, moeviz must know how a router decides: that is so where its kernels can run it, and it is checked on
-the model itself. Other routers can still be muted without choosing again, exchanged and replayed.
+the model itself. Other routers can still be muted without choosing again, swapped and replayed.
 
 Where a router limits a token to the experts of its best groups (DeepSeek-V2 and V3, and their kin), choosing again
 obeys that limit. A muted expert counts nothing in the score of its group. The group of a forced expert is kept, as one

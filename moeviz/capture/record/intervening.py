@@ -215,7 +215,7 @@ def _choose_again(
 ) -> Choice:
     if probed.trouble:
         raise CaptureError(
-            f"{probed.trouble}, so moeviz cannot let it choose again. Mute with reroute=False, exchange experts, or "
+            f"{probed.trouble}, so moeviz cannot let it choose again. Mute with reroute=False, swap experts, or "
             "replay a trace."
         )
     _, own_bias = router_inputs(probed.family, probed.router.module, args, kwargs)

@@ -33,7 +33,7 @@ def interventions() -> pd.DataFrame:
     """Which changes of the routing each architecture obeys; one row per class of router and site.
 
     Columns, all str: architecture · router (its class) · site · Mute · Mute, no rerouting · Force · Bias · TopK ·
-    Exchange · Replay (each "obeyed", or the sentence of the refusal) · kernels ("equal" where moeviz's kernels record
+    Swap · Replay (each "obeyed", or the sentence of the refusal) · kernels ("equal" where moeviz's kernels record
     the trace that hooks record, or why they do not run this router).
 
     Source: `python tests/survey --interventions`, which held each change of a tiny random model against the

@@ -57,7 +57,7 @@ class CaptureRequest:
         if self.intervention is not None and not isinstance(self.intervention, Intervention):
             raise CaptureError(
                 f"{self.intervention!r} is not something that routers can be given. Give Mute, Force, Bias, TopK, "
-                "Exchange or Replay."
+                "Swap or Replay."
             )
         if isinstance(self.intervention, Replay) and self.max_new_tokens:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")

@@ -1,4 +1,4 @@
-"""Look for what is not plausible in a file: `moeviz doctor`."""
+"""Look for what is not plausible in a file: `moeviz check`."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 HELP = "Look for what is not plausible in a trace, or in counts; exit code 1 if there is any."
 EXAMPLES = """examples:
-  moeviz doctor trace.npz
-  moeviz doctor response.json --beside trace.npz      is it a row short?
-  moeviz doctor trace.csv --json | jq .[].says"""
+  moeviz check trace.npz
+  moeviz check response.json --beside trace.npz       is it a row short?
+  moeviz check trace.csv --json | jq .[].says"""
 ROWS = 200  # findings that are listed
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz doctor`."""
+    """Add the arguments of `moeviz check`."""
     parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     parser.add_argument(
         "--beside", metavar="FILE", help="a trace of the same tokens, to see whether rows are off by one"
@@ -31,7 +31,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz doctor`."""
+    """Run `moeviz check`."""
     from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
     from moeviz.formats.exports import open_path
     from moeviz.metrics.doctor import examine
@@ -44,11 +44,11 @@ def run(args: Namespace) -> int:
     beside = None if args.beside is None else read_one_trace(args.beside, args)
     opened = open_path(args.source, format=args.format, options=import_options(args))
     found = examine(opened.counted, beside, args.tokens, opened.left_out)
-    print(json.dumps(records(found)) if args.json else doctor_text(found))
+    print(json.dumps(records(found)) if args.json else check_text(found))
     return FOUND if len(found) else DONE
 
 
-def doctor_text(found: "pd.DataFrame") -> str:
+def check_text(found: "pd.DataFrame") -> str:
     """Return the findings as text, a line each."""
     if not len(found):
         return "Nothing implausible was found."

@@ -1,4 +1,4 @@
-"""Exchange: two experts get each other's tokens."""
+"""Swap: two experts get each other's tokens."""
 
 from dataclasses import dataclass
 
@@ -18,11 +18,11 @@ from moeviz.errors import CaptureError
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class Swap:
     """Two experts of a layer get each other's tokens, with the weights that the router gave them.
 
-    >>> Exchange(2, 0, 5)  # in layer 2, experts 0 and 5
-    Exchange(layer=2, one=0, other=5)
+    >>> Swap(2, 0, 5)  # in layer 2, experts 0 and 5
+    Swap(layer=2, one=0, other=5)
     """
 
     layer: int
@@ -35,18 +35,18 @@ class Exchange:
         for expert in (self.one, self.other):
             check_expert(self.layer, expert, layers)
         if self.one == self.other:
-            raise CaptureError(f"Expert {self.one} cannot be exchanged with itself. Name two experts.")
+            raise CaptureError(f"Expert {self.one} cannot be swapped with itself. Name two experts.")
 
     def change(self, decision: Decision) -> Choice:
-        """Exchange the two ids in a choice, and leave its weights."""
+        """Swap the two ids in a choice, and leave its weights."""
         if decision.layer != self.layer:
             return decision.weights, decision.experts
         is_one, is_other = (decision.experts == expert for expert in (self.one, self.other))
-        exchanged = decision.experts.masked_fill(is_one, int(self.other)).masked_fill(is_other, int(self.one))
-        return decision.weights, exchanged
+        swapped = decision.experts.masked_fill(is_one, int(self.other)).masked_fill(is_other, int(self.one))
+        return decision.weights, swapped
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where the decision is not the router's own with the two ids exchanged."""
+        """Raise `CaptureError` where the decision is not the router's own with the two ids swapped."""
         for layer, now, before in verification.layer_pairs(changed, own):
             expected = verification.weights_by_expert(before, layers[layer].num_experts)
             if layer == self.layer:
@@ -55,8 +55,8 @@ class Exchange:
 
 
 OPTION = Option(
-    "--exchange",
-    lambda args, _read: Exchange(*args.exchange),
+    "--swap",
+    lambda args, _read: Swap(*args.swap),
     {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")},
     least=0,
 )

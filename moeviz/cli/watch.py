@@ -1,4 +1,4 @@
-"""Look for alarms in a training run: `moeviz training`."""
+"""Look for alarms in a training run: `moeviz watch`."""
 
 import json
 from argparse import ArgumentParser, Namespace
@@ -16,15 +16,15 @@ if TYPE_CHECKING:
 
 HELP = "Say how the routers of a training run are: its alarms, and its last logs. Exit code 1 if an alarm is on."
 EXAMPLES = """examples:
-  moeviz training run/routing                         alarms, and the last logs
-  moeviz training run/routing --ignore aux_off        exit code 1 if any other alarm is on
-  moeviz training run/routing --json | jq .alarms.on
-  moeviz training tokens_per_expert --experts-per-token 2 --expert-parallel 1"""
+  moeviz watch run/routing                            alarms, and the last logs
+  moeviz watch run/routing --ignore aux_off           exit code 1 if any other alarm is on
+  moeviz watch run/routing --json | jq .alarms.on
+  moeviz watch tokens_per_expert --experts-per-token 2 --expert-parallel 1"""
 COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_loss", "mass"]
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz training`."""
+    """Add the arguments of `moeviz watch`."""
     says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
     parser.add_argument("run", metavar="RUN", help=says)
     parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
@@ -35,9 +35,9 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz training`."""
+    """Run `moeviz watch`."""
     found = run_of(args)
-    made = training_json if args.json else training_text
+    made = run_json if args.json else run_text
     said = made(found, args.ignore, args.rows)
     print(json.dumps(said) if args.json else said)
     unnamed = found.facts.source != "moeviz" and found.alarms_on  # so that none can be ignored
@@ -59,7 +59,7 @@ def alarms_on(run: "TrainingRun", ignore: list[str]) -> "pd.DataFrame":
     return run.alarms[run.alarms["on"] & ~run.alarms["kind"].isin(ignore)]
 
 
-def training_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
+def run_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
     """Return a run as text: its alarms, what to do, facts, and the last logs."""
     from moeviz.training.recorded.captions import quiet_caption
     from moeviz.training.recorded.rules import ALARM_KINDS
@@ -88,7 +88,7 @@ def last_logs(run: "TrainingRun", rows: int) -> "pd.DataFrame":
     return table.tail(rows).dropna(axis="columns", how="all")
 
 
-def training_json(run: "TrainingRun", ignore: list[str], rows: int) -> dict[str, Any]:
+def run_json(run: "TrainingRun", ignore: list[str], rows: int) -> dict[str, Any]:
     """Return a run's alarms, notes and last logs, for JSON."""
     facts = {"name": run.name, "source": run.facts.source, "model": run.facts.model, "said": run.facts.said}
     alarms: dict[str, Any] = {"number": run.alarms_on}

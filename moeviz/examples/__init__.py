@@ -1,0 +1,88 @@
+"""Things to try the how-tos on, written by one command: texts, traces, a server's answer, models of three engines.
+
+python -m moeviz.examples FOLDER
+"""
+
+import json
+import shutil
+from pathlib import Path
+
+from moeviz.embedded import embedded_path
+from moeviz.embedded.recorded_routing import example_trace, reference_routing
+from moeviz.errors import CaptureError
+from moeviz.examples.gguf import FILE_TYPES, write_embedded
+from moeviz.examples.mlx import write_packed_copy
+from moeviz.examples.served import sglang_answer, vllm_answer
+from moeviz.formats.counts_file import write_counts
+from moeviz.formats.dataset.convert import write_dataset
+from moeviz.formats.exports import write_trace
+from moeviz.labelled_texts import texts_that_ship
+from moeviz.testing import sample_trace
+
+OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+BRIEF = 200  # characters that the few texts keep
+
+
+def write_examples(folder: str | Path) -> dict[str, str]:
+    """Write files to try moeviz on into a new folder, 68 MB, and return what each is, by its name.
+
+    Texts are held-out ones that ship with the embedded model, models are copies of it, and servers' answers are of its
+    recorded example; trace, counts and dataset are made up, by `sample_trace`. Where MLX is missing, so is its folder.
+    Raises `OSError` where the folder is there or cannot be made.
+    """
+    target = Path(folder)
+    target.mkdir(parents=True)
+    return {**_write_texts(target), **_write_traces(target), **_write_models(target)}
+
+
+def _write_texts(target: Path) -> dict[str, str]:
+    texts = texts_that_ship()
+    kinds = dict(reversed(texts))  # a text of each
+    french, python = ([(kind, text[:BRIEF]) for label, text in texts if label == kind] for kind in ("French", "Python"))
+    for name, pairs in (("texts", texts), ("few", french + python), ("french", french), ("python", python)):
+        lines = [json.dumps({"label": label, "text": text}, ensure_ascii=False) for label, text in pairs]
+        (target / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (target / "prompt.txt").write_text("Il fait froid à Paris.", encoding="utf-8")
+    for label in ("French", "German", "Python"):
+        (target / f"{label.lower()}.txt").write_text(kinds[label], encoding="utf-8")
+    return {
+        "texts.jsonl": f"{len(texts)} texts of {len(kinds)} kinds, a line each",
+        "few.jsonl": f"the beginnings of {len(french + python)} of them, French and Python: read in a second",
+        "french.jsonl, python.jsonl": "each half of the few",
+        "french.txt, german.txt, python.txt": "one text of a kind",
+        "prompt.txt": "a prompt, for -f",
+    }
+
+
+def _write_traces(target: Path) -> dict[str, str]:
+    trace, of_example = sample_trace(), example_trace()
+    write_trace(trace, target / "trace.npz")
+    write_counts(trace.counts(), target / "counts.json")
+    write_dataset(trace, str(target / "dataset"))
+    write_trace(of_example, target / "example.npz")
+    write_trace(reference_routing(), target / "texts.npz")
+    for name, answer in (("vllm.json", vllm_answer(of_example)), ("sglang.json", sglang_answer(of_example))):
+        (target / name).write_text(json.dumps(answer), encoding="utf-8")
+    return {
+        "trace.npz, counts.json, dataset/": "a made-up routing in three forms",
+        "example.npz, texts.npz": "how the embedded model routes the app's example, and the beginnings of the texts",
+        "vllm.json, sglang.json": "the example as these servers answer it",
+    }
+
+
+def _write_models(target: Path) -> dict[str, str]:
+    copied = target / "model"
+    copied.mkdir()
+    for name in OF_A_MODEL:
+        shutil.copyfile(embedded_path() / name, copied / name)
+    for kind in FILE_TYPES:
+        write_embedded(target / f"model-{kind}.gguf", kind)
+    made = {
+        "model/": "a checkpoint of transformers' kind: the embedded model",
+        "model-F16.gguf, model-Q4_0.gguf": "the same for llama.cpp, in 16 bits and in 4",
+    }
+    try:
+        write_packed_copy(copied, target / "model-4bit")
+    except CaptureError as error:
+        return made | {"model-4bit/": f"not written. {error}"}
+    return made | {"model-4bit/": "the same for MLX, in 4 bits"}
