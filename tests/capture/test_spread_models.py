@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from fused_models import FAMILIES
 from made_up_devices import made_up_devices
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
@@ -79,6 +80,27 @@ def test_the_trace_of_a_model_on_two_devices_is_that_of_one(asked, kernels):
         spread = dispatch_model(model, halves(model, one, other))
         assert {str(values.device) for values in spread.parameters()} == {one, other}
         assert traced(spread, kernels, **REQUESTS[asked]).equals(expected)
+
+
+@pytest.mark.parametrize("family", ["ernie4_5_moe", "lfm2_moe"])
+def test_a_tied_matrix_on_two_devices_is_read_and_counted_once(family):
+    model = tiny_model(FAMILIES[family])
+    model.set_experts_implementation("eager")
+    with made_up_devices() as (one, other):
+        together = dispatch_model(deepcopy(model), {"": one})
+        together.tie_weights()  # a made-up device takes them apart, and a GPU does not
+        spread = dispatch_model(model, halves(model, one, other) | {"lm_head": one})
+        assert spread.lm_head.weight is spread.model.embed_tokens.weight
+        assert traced(spread, True).equals(traced(together, True))
+
+
+@pytest.mark.parametrize("where", OFFLOADED)
+def test_an_offloaded_model_has_as_many_parameters_as_the_plain_one(where, tmp_path):
+    """accelerate puts an empty tensor into each of the two places of a tied matrix."""
+    model = tiny_model(FAMILIES["ernie4_5_moe"])
+    plain = describe(model, "").parameters
+    OFFLOADED[where](model, str(tmp_path))
+    assert plain.output_embedding == 0 and describe(model, "").parameters == plain
 
 
 def test_what_mixes_made_up_devices_fails():
