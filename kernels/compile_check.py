@@ -96,12 +96,7 @@ def router_cases() -> Iterator[Case]:
         has_bias = gating.score != "softmax"
         for dtype in ROUTED:
             tile = tiles.router_tile(gating)
-            blocks = {
-                "BLOCK_M": tile.block_m,
-                "BLOCK_G": tile.block_g,
-                "BLOCK_S": tile.block_s,
-                "BLOCK_K": tile.block_k,
-            }
+            blocks = {name.upper(): size for name, size in tile._asdict().items() if name != "warps"}
             for record, flags in RECORDS.items():
                 constants = router.gating_flags(gating, has_bias) | flags | blocks
                 yield Case(

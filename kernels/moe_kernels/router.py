@@ -15,10 +15,10 @@ from moe_kernels.buffers import Record
 from moe_kernels.gating import SCORES, Gating
 from moe_kernels.selection import (
     ABSENT,
-    keep_groups,
+    best_groups,
     key_value,
     order_key,
-    pack_lane,
+    pack_id,
     select_top_k,
 )
 from moe_kernels.tiles import LAUNCH, router_tile
@@ -56,26 +56,48 @@ def _weigh(
 
 
 @triton.jit
+def _load(row_ptr, bias_ptr, expert, live, in_e, HAS_BIAS: tl.constexpr):
+    """Logits and selection bias of experts."""
+    x = tl.load(row_ptr + expert, mask=live & in_e, other=float("-inf")).to(tl.float32)
+    return x, tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
+
+
+@triton.jit
+def _rank(x, bias, in_e, top, total, SCORE: tl.constexpr, RANKS_LOGITS: tl.constexpr):
+    """Integer keys of the order in which experts are chosen."""
+    rank = x if RANKS_LOGITS else _score(x, top, total, SCORE) + bias
+    return tl.where(in_e, order_key(rank), ABSENT)
+
+
+@triton.jit
 def _decide(
-    x, row_ptr, live, bias, in_e, lane, scale, added, floor,
+    row_ptr, bias_ptr, live, scale, added, floor,
     K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
-    RANKS_LOGITS: tl.constexpr, PACKED: tl.constexpr,
+    HAS_BIAS: tl.constexpr, RANKS_LOGITS: tl.constexpr, PACKED: tl.constexpr,
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr, SIZE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """Logits (M, N) -> experts and weights (M, BLOCK_K) of the chosen."""
+    """Experts and weights (M, BLOCK_K) of the chosen."""
+    lane = tl.arange(0, BLOCK_G * BLOCK_S)[None, :]
+    expert = lane // BLOCK_S * SIZE + lane % BLOCK_S
+    in_e = (lane // BLOCK_S < GROUPS) & (lane % BLOCK_S < SIZE)
+    x, bias = _load(row_ptr, bias_ptr, expert, live, in_e, HAS_BIAS)
     top, total = 0.0, 1.0
     if SCORE == SOFTMAX and not (RANKS_LOGITS and OVER_WINNERS):
         top = tl.max(x, axis=1)[:, None]
         total = tl.sum(tl.exp(x - top), axis=1)[:, None]
-    rank = x if RANKS_LOGITS else _score(x, top, total, SCORE) + bias
-    key = tl.where(in_e, order_key(rank), ABSENT)
-    if GROUPS > 1:
-        key = keep_groups(key, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S)
+    key = _rank(x, bias, in_e, top, total, SCORE, RANKS_LOGITS)
+    if GROUPS > 1:  # the experts of the groups kept are loaded again, side by side: each round then looks at fewer
+        group = best_groups(key, GROUPS, KEPT, TOP2, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_C)
+        first = tl.broadcast_to(group[:, :, None] * SIZE, [BLOCK_M, BLOCK_C, BLOCK_S])
+        lane = tl.arange(0, BLOCK_C * BLOCK_S)[None, :]
+        expert = tl.reshape(first, [BLOCK_M, BLOCK_C * BLOCK_S]) + lane % BLOCK_S
+        in_e = (lane // BLOCK_S < KEPT) & (lane % BLOCK_S < SIZE)
+        x, bias = _load(row_ptr, bias_ptr, expert, live, in_e, HAS_BIAS)
+        key = _rank(x, bias, in_e, top, total, SCORE, RANKS_LOGITS)
     if PACKED:
-        key = pack_lane(key, lane)
-    lanes, keys = select_top_k(key, lane, K, PACKED, BLOCK_M, BLOCK_K)
-    experts = lanes // BLOCK_S * SIZE + lanes % BLOCK_S
+        key = pack_id(key, expert)
+    experts, keys = select_top_k(key, expert, K, PACKED, BLOCK_M, BLOCK_K)
     in_k = tl.arange(0, BLOCK_K)[None, :] < K
     # Loaded again, which takes fewer instructions than to find them among the lanes.
     again = 0.0 if RANKS_LOGITS else tl.load(row_ptr + experts, mask=live & in_k, other=0.0).to(tl.float32)
@@ -96,22 +118,17 @@ def _route_kernel(
     E: tl.constexpr, K: tl.constexpr, SCORE: tl.constexpr, RENORMALISE: tl.constexpr, OVER_WINNERS: tl.constexpr,
     HAS_BIAS: tl.constexpr, RANKS_LOGITS: tl.constexpr,
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
-    RECORDS: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_K: tl.constexpr,
+    RECORDS: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     PACKED: tl.constexpr = RANKS_LOGITS and x_ptr.dtype.element_ty.primitive_bitwidth == 16
-    SIZE: tl.constexpr = E // GROUPS
     token = tl.program_id(0).to(tl.int64) * BLOCK_M + tl.arange(0, BLOCK_M)
-    lane, slot = tl.arange(0, BLOCK_G * BLOCK_S)[None, :], tl.arange(0, BLOCK_K)[None, :]
-    expert = lane // BLOCK_S * SIZE + lane % BLOCK_S
-    in_e = (lane // BLOCK_S < GROUPS) & (lane % BLOCK_S < SIZE)
+    slot = tl.arange(0, BLOCK_K)[None, :]
     live = (token < T)[:, None]
-
-    row_ptr = x_ptr + token[:, None] * stride_x
-    x = tl.load(row_ptr + expert, mask=live & in_e, other=float("-inf")).to(tl.float32)
-    bias = tl.load(bias_ptr + expert, mask=in_e, other=0.0).to(tl.float32) if HAS_BIAS else 0.0
     experts, weights = _decide(
-        x, row_ptr, live, bias, in_e, lane, scale, added, floor, K, SCORE, RENORMALISE, OVER_WINNERS, RANKS_LOGITS,
-        PACKED, GROUPS, KEPT, TOP2, SIZE, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_K,
+        x_ptr + token[:, None] * stride_x, bias_ptr, live, scale, added, floor,
+        K, SCORE, RENORMALISE, OVER_WINNERS, HAS_BIAS, RANKS_LOGITS, PACKED,
+        GROUPS, KEPT, TOP2, E // GROUPS, BLOCK_M, BLOCK_G, BLOCK_S, BLOCK_C, BLOCK_K,
     )  # fmt: skip
     chosen = live & (slot < K)
     _write(weight_ptr, token[:, None] * K + slot, weights, chosen)
@@ -148,7 +165,8 @@ def route(
             logits, logits.stride(0), tokens, weights if bias is None else bias, weights, chosen,
             gating.scale, gating.added, gating.floor, *(nothing if record is None else record.arguments()),
             **gating_flags(gating, bias is not None), RECORDS=record is not None, BLOCK_M=block_m,
-            BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_K=tile.block_k, num_warps=tile.warps, **LAUNCH,
+            BLOCK_G=tile.block_g, BLOCK_S=tile.block_s, BLOCK_C=tile.block_c, BLOCK_K=tile.block_k,
+            num_warps=tile.warps, **LAUNCH,
         )  # fmt: skip
     return weights, chosen
 

@@ -3,7 +3,7 @@
 Floats are ranked through int32 keys of the same order. A float maximum drops NaN, and a winner that is retired to -inf
 is found again in a row of -inf; keys know neither trouble, and an integer reduction is one instruction (REDUX) on
 sm_80 and newer. Shape letters: M rows of a tile, N lanes, K slots, G groups of S lanes. A lane holds an expert or
-nothing; lanes are in the order of the experts.
+nothing; lanes of one group are in the order of its experts.
 """
 
 import triton
@@ -31,9 +31,9 @@ def key_value(key):
 
 
 @triton.jit
-def pack_lane(key, lane):
-    """Key of a widened 16-bit float, with the lane below the value: one maximum finds both, the lowest lane first."""
-    return tl.where(key == ABSENT, ABSENT, (key & ~LOW) | (LOW - lane))
+def pack_id(key, ids):
+    """Key of a widened 16-bit float, with the id below the value: one maximum finds both, the lowest id first."""
+    return tl.where(key == ABSENT, ABSENT, (key & ~LOW) | (LOW - ids))
 
 
 @triton.jit
@@ -43,12 +43,12 @@ def unpack_value(key):
 
 
 @triton.jit
-def keep_groups(
+def best_groups(
     key,
     GROUPS: tl.constexpr, KEPT: tl.constexpr, TOP2: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_G: tl.constexpr, BLOCK_S: tl.constexpr, BLOCK_C: tl.constexpr,
 ):  # fmt: skip
-    """Keys (M, N) with those outside the KEPT best groups ABSENT."""
+    """The KEPT best groups (M, BLOCK_C) by keys (M, N), the best first."""
     grouped = tl.reshape(key, [BLOCK_M, BLOCK_G, BLOCK_S])
     group = tl.arange(0, BLOCK_G)[None, :]
     value = tl.max(grouped, axis=2)
@@ -58,25 +58,20 @@ def keep_groups(
         second = tl.max(tl.where(lane == best[:, :, None], RETIRED, grouped), axis=2)
         value = order_key(key_value(value) + key_value(second))
     value = tl.where(group < GROUPS, value, ABSENT)
-    for _ in tl.static_range(KEPT):
-        best = tl.max(value, axis=1)[:, None]
-        first = tl.min(tl.where(value == best, group, BLOCK_G), axis=1)[:, None]
-        value = tl.where(group == first, RETIRED, value)
-    kept = tl.where((value == RETIRED)[:, :, None], grouped, ABSENT)
-    return tl.reshape(kept, [BLOCK_M, BLOCK_G * BLOCK_S])
+    return select_top_k(value, group, KEPT, False, BLOCK_M, BLOCK_C)[0]
 
 
 @triton.jit
 def select_top_k(
-    key, lane,
+    key, ids,
     K: tl.constexpr, PACKED: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
-    """The K largest keys of each row -> lanes and keys (M, BLOCK_K).
+    """The K largest keys of each row -> their ids and keys (M, BLOCK_K), ties by id.
 
-    Keys that went through `pack_lane` give value and lane in one reduction; others take a second one for the lane.
+    Keys that went through `pack_id` give value and id in one reduction; others take a second one for the id.
     """
     slot = tl.arange(0, BLOCK_K)[None, :]
-    lanes = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.int32)
+    chosen = tl.zeros([BLOCK_M, BLOCK_K], dtype=tl.int32)
     keys = tl.full([BLOCK_M, BLOCK_K], ABSENT, dtype=tl.int32)
     for j in tl.static_range(K):
         best = tl.max(key, axis=1)[:, None]
@@ -84,10 +79,10 @@ def select_top_k(
         if PACKED:
             key = tl.where(key == best, RETIRED, key)
         else:
-            first = tl.min(tl.where(key == best, lane, NAN_KEY), axis=1)[:, None]
-            lanes = tl.where(slot == j, first, lanes)
-            key = tl.where(lane == first, RETIRED, key)
+            first = tl.min(tl.where(key == best, ids, NAN_KEY), axis=1)[:, None]
+            chosen = tl.where(slot == j, first, chosen)
+            key = tl.where(ids == first, RETIRED, key)
     if PACKED:
-        lanes = tl.where(slot < K, LOW - (keys & LOW), 0)
+        chosen = tl.where(slot < K, LOW - (keys & LOW), 0)
         keys = unpack_value(keys)
-    return lanes, keys
+    return chosen, keys

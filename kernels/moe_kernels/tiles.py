@@ -19,11 +19,12 @@ LAUNCH = {"enable_fp_fusion": True}  # for every launch: newer Tritons warn wher
 
 
 class RouterTile(NamedTuple):
-    """The router's tile: block_m tokens by block_g groups of block_s lanes; block_k slots."""
+    """The router's tile: block_m tokens by block_g groups of block_s lanes, block_c of them kept; block_k slots."""
 
     block_m: int
     block_g: int
     block_s: int
+    block_c: int
     block_k: int
     warps: int
 
@@ -35,7 +36,8 @@ def router_tile(gating: Gating) -> RouterTile:
     block_s = triton.next_power_of_2(gating.group_size)
     lanes = block_g * block_s
     block_m = max(1, min(MAX_ROWS, LANES_PER_WARP // lanes))
-    return RouterTile(block_m, block_g, block_s, triton.next_power_of_2(gating.top_k), 1 if lanes <= 512 else 4)
+    block_c, block_k = (triton.next_power_of_2(count) for count in (gating.groups_kept, gating.top_k))
+    return RouterTile(block_m, block_g, block_s, block_c, block_k, warps=1 if lanes <= 512 else 4)
 
 
 def dispatch_block(assignments: int) -> int:

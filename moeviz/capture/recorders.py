@@ -107,7 +107,7 @@ def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[
 
     model = job.run.model
     rows = expected_rows(job.run.batch, job.plan)
-    with kernels_recording_probed(model, found, rows, job.request.keep_logits) as record:
+    with kernels_recording_probed(model, found, rows, job.request.keep_logits, by_reference=True) as record:
         yield lambda: recording_of(record, job.request.keep_logits, recorded_by(model, found))
 
 

@@ -99,7 +99,8 @@ def trace(
                     more for each MoE layer. Under an intervention, not for layers. "auto": where the model can, and for
                     layers on a GPU or where that is cheap.
     outputs         True records what each expert puts out for each token too, in figures (`ExpertOutputs`): the experts
-                    run a second time, each token's one by one, and must add up to what they gave together.
+                    run a second time, each token's one by one, and must add up to what they gave together. A GGUF or
+                    MLX model shows them as it runs.
     progress        called with (tokens generated, tokens asked for) after the prompts are read and after each generated
                     token. Raise in it to stop.
 

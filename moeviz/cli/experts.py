@@ -164,12 +164,16 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     args.model = args.source
     model = load(args)
-    if not isinstance(model, LoadedModel):
+    if not isinstance(model, LoadedModel) and (args.mute or not model.shows_outputs):
+        cannot = "mute experts" if args.mute else "see what experts put out"
         raise MoevizError(
-            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out. Load the "
-            "transformers checkpoint, or give a trace of it."
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot {cannot}. Load the transformers checkpoint, "
+            "or give a trace of it."
         )
     trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
+    if not isinstance(model, LoadedModel):
+        note(f"{model.info.backend} shows no weights and vectors: which experts are alike, and what they write, is not said.")
+        return expert_table(trace), trace
     table, by_weights = expert_table(trace), nearest_by_weights(model.model)
     try:
         vectors = expert_vectors(model, texts, progress=partial(progress, says="read {} of {} texts"))

@@ -3,7 +3,7 @@
 import logging
 import re
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from unittest.mock import MagicMock
 
 import numpy as np
@@ -366,6 +366,48 @@ def test_an_old_triton_is_a_reason_to_listen(installed, monkeypatch, tokenizer, 
     caplog.set_level("INFO")
     assert wants_kernels(job) == (installed == "3.4.0")
     assert ("Triton 3.3.1 is installed" in caplog.text) == (installed == "3.3.1")
+
+
+def write_into_logits(model, first):
+    """The block of each layer zeroes its router's logits after the decision, from its call number `first` on."""
+    for block in (layer.mlp for layer in model.model.layers):
+        block.forward = partial(_writing, block, first, [])
+    return model
+
+
+def _writing(block, first, calls, hidden):
+    logits, weights, experts = block.gate(hidden.flatten(0, 1))
+    calls.append(1)
+    if len(calls) >= first:
+        logits.zero_()
+    return block.experts(hidden.flatten(0, 1), experts, weights).view_as(hidden)
+
+
+@pytest.mark.parametrize("written", [False, True])
+def test_logits_are_kept_without_a_copy_where_the_model_leaves_them_alone(written, tokenizer):
+    model, options = tiny_model(FAMILIES["mixtral"]), {"tokenizer": tokenizer, "kernels": True, "max_new_tokens": 3}
+    expected = trace(model, PROMPTS, **options)
+    if written:
+        write_into_logits(model, first=1)
+    found, kept = kernel_parity.probe(model), []
+    for by_reference in (False, True):
+        recording = kernel_recording.kernels_recording_probed(model, found, 30, by_reference=by_reference)
+        with torch.no_grad(), recording as record:
+            for ids in (IDS, IDS + 1):
+                model(ids, use_cache=False)
+            kept.append(kernel_recording.recording_of(record, keep_logits=True).rows("logits"))
+        assert {rows.kept is not None for rows in record} == {by_reference and not written}
+    for copied, referred in zip(*kept, strict=True):
+        assert copied.any() and np.array_equal(copied, referred)
+    assert trace(model, PROMPTS, **options).equals(expected)
+
+
+def test_logits_that_are_written_into_later_on_are_no_trace(tokenizer):
+    """The probe and the first forward leave them alone."""
+    model, options = write_into_logits(tiny_model(FAMILIES["mixtral"]), first=3), {"tokenizer": tokenizer}
+    assert trace(model, PROMPTS, kernels=True, **options).logits.any()
+    with pytest.raises(CaptureError, match=r"wrote into the logits of model\.layers\.0\.mlp\.gate after it had decided"):
+        trace(model, PROMPTS, kernels=True, **options)
 
 
 CHANGES = {

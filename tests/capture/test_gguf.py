@@ -15,7 +15,7 @@ from moeviz.capture.engines.llama_cpp import library as library_file
 from moeviz.capture.engines.llama_cpp import model as model_file
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
 from moeviz.capture.engines.llama_cpp.model import before_opening, model_facts
-from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.capture.models.parameters import count_parameters
 from moeviz.capture.opening import served_model
@@ -265,6 +265,37 @@ def test_what_llama_cpp_showed_is_read_as_what_transformers_recorded(name):
     assert experts.tolist() == expected["experts"].tolist()
     assert np.abs(weights - expected["weights"]).max() < 1e-4
     assert np.abs(logits - expected["logits"]).max() < 1e-3
+
+
+def shown(weights: np.ndarray, **changed: np.ndarray) -> ShownOutputs:
+    """Two tokens of which each has two experts, as llama.cpp shows them in a micro-batch: with axes of one."""
+    outputs = np.array([[[3.0, 4.0], [0.0, -1.0]], [[1.0, 0.0], [0.0, 2.0]]], np.float32)  # (T, K, D)
+    values = {"embd": np.ones((2, 2), np.float32), "ffn_moe_down": outputs}
+    values |= {"ffn_moe_out": np.einsum("tk,tkd->td", weights, outputs)} | changed
+    found, pieces = ShownOutputs(), {(b"ffn_moe_weights", 0): [weights[None]]}
+    for stem, part in values.items():
+        found.take((stem.encode(), -1 if stem == "embd" else 0), part[None], pieces)
+    return found
+
+
+WEIGHTS = np.array([[0.75, 0.25], [0.5, 0.5]], np.float32)
+
+
+def test_outputs_that_llama_cpp_showed_are_kept_as_figures():
+    (figures,) = shown(WEIGHTS).figures[0]
+    assert figures[..., 0].tolist() == [[5, 1], [1, 2]] and figures[..., 2].tolist() == [[4, 1], [1, 2]]
+    np.testing.assert_allclose(figures[0, :, 4], [7 / (5 * 2**0.5), -(0.5**0.5)], rtol=1e-6)
+    assert not shown(WEIGHTS, embd=np.ones((1, 2), np.float32)).stream
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"ffn_moe_out": np.ones((2, 2), np.float32)}, {"ffn_moe_down": np.ones((2, 2, 2), np.float32)}]
+)
+def test_outputs_that_are_summed_otherwise_are_refused(wrong):
+    """Such as those of an architecture that weighs what experts read."""
+    right = np.einsum("tk,tkd->td", WEIGHTS, [[[3, 4], [0, -1]], [[1, 0], [0, 2]]]).astype(np.float32)
+    with pytest.raises(CaptureError, match="In layer 0 llama.cpp does not add up experts' outputs"):
+        shown(WEIGHTS, **{"ffn_moe_out": right} | wrong)
 
 
 def test_a_layer_that_routes_more_rows_than_were_read_is_refused():

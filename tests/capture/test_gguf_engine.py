@@ -18,6 +18,7 @@ from gguf_models import (
     write_gguf,
     write_model,
 )
+from same_outputs import assert_same_outputs
 from tiny_models import tiny_tokenizer
 
 import moeviz
@@ -87,11 +88,12 @@ def assert_same(trace, expected, weights: float = 1e-4, logits: float = 1e-3) ->
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_ids_weights_and_logits_of_prompt_and_generated_tokens_are_those_of_transformers(name, folder):
+def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those_of_transformers(name, folder):
     model = of_transformers(name)
-    trace = moeviz.trace(moeviz.load_model(file_of(folder, name)), PROMPT, max_new_tokens=8)
-    expected = moeviz.trace(model, PROMPT, tokenizer=tiny_tokenizer(), max_new_tokens=8)
+    trace = moeviz.trace(moeviz.load_model(file_of(folder, name)), PROMPT, max_new_tokens=8, outputs=True)
+    expected = moeviz.trace(model, PROMPT, tokenizer=tiny_tokenizer(), max_new_tokens=8, outputs=True)
     assert_same(trace, expected)
+    assert_same_outputs(trace.outputs, expected.outputs, rounding=1e-4)
     assert (trace.tokens["phase"] == "generated").sum() == 7
     assert trace.model.score_function == expected.model.score_function != "unknown"
     assert trace.model.parameters == expected.model.parameters
@@ -269,6 +271,13 @@ def test_a_closed_model_says_so_and_a_run_that_goes_on_ends_well(folder):
     assert len(list(stream)) == 4
     with pytest.raises(CaptureError, match=r"was closed. Open it again"):
         moeviz.trace(model, PROMPT)
+
+
+def test_outputs_of_several_prompts_in_small_micro_batches_are_those_of_transformers(folder):
+    model = moeviz.load_model(file_of(folder, "embedded"), micro_batch=5)
+    how = {"max_new_tokens": 3, "outputs": True}
+    expected = moeviz.trace(of_transformers("embedded"), [PROMPT, "12 + 7"], tokenizer=tiny_tokenizer(), **how)
+    assert_same_outputs(moeviz.trace(model, [PROMPT, "12 + 7"], **how).outputs, expected.outputs, rounding=1e-4)
 
 
 def test_an_error_in_the_callback_is_raised_and_not_lost(embedded, monkeypatch):

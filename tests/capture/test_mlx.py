@@ -7,6 +7,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 from mlx_models import FAMILIES, model_of, write_folder, write_quantised
+from same_outputs import assert_same_outputs
 from tiny_models import TEMPLATE, tiny_tokenizer, tokenizer_with
 from waiting import SECONDS
 
@@ -66,9 +67,10 @@ def equal(ours, theirs) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("family", [EMBEDDED, *FAMILIES])
-def test_ids_weights_and_logits_of_prompt_and_generated_tokens_are_those_of_transformers(opened, family):
+def test_ids_weights_logits_and_outputs_of_prompt_and_generated_tokens_are_those_of_transformers(opened, family):
     ours, theirs = (
-        by(family) for by in (lambda f: moeviz.trace(opened(f), PROMPT, max_new_tokens=8), by_transformers8)
+        by(family)
+        for by in (lambda f: moeviz.trace(opened(f), PROMPT, max_new_tokens=8, outputs=True), by_transformers8)
     )
     same, of = equal(ours, theirs)
     assert same == of
@@ -79,10 +81,12 @@ def test_ids_weights_and_logits_of_prompt_and_generated_tokens_are_those_of_tran
         assert np.abs(ours.logits - theirs.logits).max() < ROUNDING
         assert ours.model.score_function == theirs.model.score_function
     assert set(ours.tokens["phase"]) == {"prompt", "generated"}
+    assert_same_outputs(ours.outputs, theirs.outputs, ROUNDING)
+    assert moeviz.trace(opened(family), PROMPT).outputs is None
 
 
 def by_transformers8(family):
-    return by_transformers(family, max_new_tokens=8)
+    return by_transformers(family, max_new_tokens=8, outputs=True)
 
 
 def test_another_id_would_be_noticed(opened):

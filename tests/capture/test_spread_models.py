@@ -11,15 +11,20 @@ import numpy as np
 import pytest
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from fused_models import FAMILIES
 from made_up_devices import made_up_devices
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+from transformers import FineGrainedFP8Config
+from transformers.integrations import finegrained_fp8
 
+from moe_kernels.tiles import Device, why_not_experts
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import load_model
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record import kernel_parity
 from moeviz.capture.record.private_names import running_device
 from moeviz.capture.recorders import CaptureJob, why_hooks
+from moeviz.capture.routers.expert_weights import nearest_by_weights
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
 from moeviz.errors import ModelNotFound
@@ -81,6 +86,27 @@ def test_the_trace_of_a_model_on_two_devices_is_that_of_one(asked, kernels):
         spread = dispatch_model(model, halves(model, one, other))
         assert {str(values.device) for values in spread.parameters()} == {one, other}
         assert traced(spread, kernels, **REQUESTS[asked]).equals(expected)
+
+
+@pytest.mark.parametrize("family", ["ernie4_5_moe", "lfm2_moe"])
+def test_a_tied_matrix_on_two_devices_is_read_and_counted_once(family):
+    model = tiny_model(FAMILIES[family])
+    model.set_experts_implementation("eager")
+    with made_up_devices() as (one, other):
+        together = dispatch_model(deepcopy(model), {"": one})
+        together.tie_weights()  # a made-up device takes them apart, and a GPU does not
+        spread = dispatch_model(model, halves(model, one, other) | {"lm_head": one})
+        assert spread.lm_head.weight is spread.model.embed_tokens.weight
+        assert traced(spread, True).equals(traced(together, True))
+
+
+@pytest.mark.parametrize("where", OFFLOADED)
+def test_an_offloaded_model_has_as_many_parameters_as_the_plain_one(where, tmp_path):
+    """accelerate puts an empty tensor into each of the two places of a tied matrix."""
+    model = tiny_model(FAMILIES["ernie4_5_moe"])
+    plain = describe(model, "").parameters
+    OFFLOADED[where](model, str(tmp_path))
+    assert plain.output_embedding == 0 and describe(model, "").parameters == plain
 
 
 def test_what_mixes_made_up_devices_fails():
@@ -192,3 +218,90 @@ def in_full(gate):
         return logits, weights / weights.sum(-1, keepdim=True), experts
 
     return forward
+
+
+def in_fp8(model):
+    """With transformers' own layers for DeepSeek's format: numbers in 8 bits, and a scale for each 16 x 16 of them."""
+    asked = FineGrainedFP8Config(weight_block_size=(16, 16))
+    kept = [path for path, _ in model.named_modules() if path.endswith((".gate", "lm_head"))]
+    whole = model.state_dict()
+    finegrained_fp8.replace_with_fp8_linear(model, kept, asked)
+    packer = finegrained_fp8.Fp8Quantize(SimpleNamespace(quantization_config=asked))
+    packed = {path for path, values in model.state_dict().items() if values.dtype == torch.float8_e4m3fn}
+    for path in packed:
+        whole |= packer._quantize_one(path, whole[path])
+    model.load_state_dict(whole, assign=True)
+    model.hf_quantizer, model.config.quantization_config = object(), asked
+    model.set_experts_implementation("eager")
+    return model.eval()
+
+
+def fp8_linear(hidden, weight, scales, block, bias=None, *_):
+    """What the product is on a GPU, whose kernels alone transformers has for it."""
+    whole = weight.float() * scales.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
+    return torch.nn.functional.linear(hidden, whole.to(hidden.dtype), bias)
+
+
+class WithoutWeight(torch.nn.Module):
+    """A linear layer in GPTQ's and AWQ's shape: integers, scales and no `weight`."""
+
+    def __init__(self, whole):
+        super().__init__()
+        self.scales = torch.nn.Buffer(whole.abs().amax(1, keepdim=True) / 7)
+        self.qweight = torch.nn.Buffer((whole / self.scales).round().to(torch.int32))
+
+    def forward(self, hidden):
+        return torch.nn.functional.linear(hidden, self.qweight * self.scales)
+
+
+class Expert(torch.nn.Module):
+    def __init__(self, gate_up, down):
+        super().__init__()
+        self.gate_proj, self.up_proj = map(WithoutWeight, gate_up.chunk(2))
+        self.down_proj = WithoutWeight(down)
+
+    def forward(self, hidden):
+        return self.down_proj(torch.nn.functional.silu(self.gate_proj(hidden)) * self.up_proj(hidden))
+
+
+class Experts(torch.nn.ModuleList):
+    """Experts taken apart, as loaders of GPTQ do it: their layers are packed one by one."""
+
+    def forward(self, hidden, ids, weights):
+        out = torch.zeros_like(hidden)
+        for expert, run in enumerate(self):
+            rows, slots = torch.where(ids == expert)
+            out.index_add_(0, rows, run(hidden[rows]) * weights[rows, slots, None])
+        return out
+
+
+@torch.no_grad()
+def in_gptq(model):
+    for layer in model.model.layers:
+        both = zip(layer.mlp.experts.gate_up_proj, layer.mlp.experts.down_proj, strict=True)
+        layer.mlp.experts = Experts(Expert(*weights) for weights in both)
+    model.hf_quantizer = object()
+    return model
+
+
+@pytest.mark.parametrize("packed", [in_fp8, in_gptq])
+def test_packed_experts_are_counted_heard_and_not_compared(packed, monkeypatch, caplog):
+    monkeypatch.setattr(finegrained_fp8, "fp8_linear", fp8_linear)
+    caplog.set_level("INFO")
+    plain = tiny_model(CONFIGS["mixtral"])
+    plain.set_experts_implementation("eager")
+    model = packed(deepcopy(plain))
+    assert describe(model, "").parameters == describe(plain, "").parameters
+    heard, ran = (traced(model, kernels, max_new_tokens=3, outputs=True) for kernels in (False, True))
+    assert ran.model.recorded_by == "kernels (plain torch)" and np.array_equal(heard.experts, ran.experts)
+    assert ("FP8Experts failed in moeviz's kernels" in caplog.text) == (packed is in_fp8)
+    whole = traced(plain, False, max_new_tokens=3, outputs=True)
+    same = (heard.experts == whole.experts).all(-1)
+    assert same.mean() > 0.8 and not np.array_equal(heard.outputs.norm, whole.outputs.norm)
+    np.testing.assert_allclose(heard.outputs.norm[same], whole.outputs.norm[same], rtol=0.3)
+    assert (nearest_by_weights(plain)["twin"] >= 0).all() and (nearest_by_weights(model)["twin"] == -1).all()
+
+
+def test_experts_in_8_bits_are_not_for_our_kernels():
+    why = why_not_experts(torch.float8_e4m3fn, Device(90, 232_448))
+    assert why == "moeviz's kernels run experts in bfloat16 and float16, and these are in float8_e4m3fn"

@@ -18,7 +18,7 @@ from moe_kernels.router import route
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 FLOATS = [torch.float32, torch.bfloat16, torch.float16]
 SIZES = [(1, 1), (5, 5), (8, 2), (60, 4), (64, 8), (96, 16), (160, 6), (384, 8), (512, 10)]
-GROUPED = [(12, 3, 3, 2), (64, 6, 8, 3), (256, 8, 8, 4), (160, 6, 8, 3)]
+GROUPED = [(12, 3, 3, 2), (12, 4, 3, 1), (64, 6, 8, 3), (256, 8, 8, 4), (160, 6, 8, 3)]
 ROUNDING = {"rtol": 3e-6, "atol": 1e-7}
 POISON = -7
 

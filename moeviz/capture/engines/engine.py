@@ -39,6 +39,7 @@ class EngineModel(ABC):
 
     info: ModelInfo
     identity: str | None = None  # as `BeforeOpening.identity`, of the files that were opened
+    shows_outputs = False  # whether a trace of it can have what experts put out
 
     @property
     def name(self) -> str:
@@ -127,7 +128,7 @@ def check_only_read(model: EngineModel, request: CaptureRequest, tokenizer: obje
     asked = ("intervention", "kernels", "site", "next_tokens", "outputs", "token_ids")
     given |= {name: getattr(request, name) for name in asked}
     for argument, nothing, words in _TRANSFORMERS_ONLY:
-        if given[argument] not in nothing:
+        if given[argument] not in nothing and not (argument == "outputs" and model.shows_outputs):
             raise CaptureError(
                 f"{model.name} runs in {model.info.backend}, where moeviz reads what the routers decide and changes "
                 f"nothing: {words} need a transformers model. Leave {argument} out, or load the transformers "

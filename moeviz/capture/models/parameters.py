@@ -39,12 +39,21 @@ def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = 
     running = modules_in_use(model)
     homes = {id(home.weight): part for part, home in _embeddings(model).items()}
     counts = dict.fromkeys(PARTS, 0)
+    again = _tied_again(model)
     for path, parameter in model.named_parameters(remove_duplicate=True):
-        if path.rpartition(".")[0] not in running:
+        if path.rpartition(".")[0] not in running or path in again:
             continue
         counts[homes.get(id(parameter)) or _part(path, routers)] += parameter.numel()
     per_expert = tuple(_size_of_experts(r) // (r.num_experts - r.zero_experts) for r in routers)
     return ParameterCounts(**counts, per_expert=per_expert)
+
+
+def _tied_again(model: PreTrainedModel) -> set[str]:
+    """Where tied matrices stand a second time as a tensor of their own: offloading leaves an empty one in each place."""
+    places = dict(model.named_parameters(remove_duplicate=False))
+    tied = ((path, places.get(path), places.get(first)) for path, first in model.all_tied_weights_keys.items())
+    pairs = ((path, one, other) for path, one, other in tied if one is not None and other is not None)
+    return {path for path, one, other in pairs if one is not other and (one.is_meta or other.is_meta)}
 
 
 def describe(model: PreTrainedModel, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:

@@ -38,6 +38,7 @@ class ProbedRouter:
     family: Family | None  # how our kernels run it
     trouble: str | None  # why they cannot; None where they can
     sample: tuple[Tensor | None, ...]  # rows of its own logits (where it has any), weights, experts
+    logits_stay: bool  # whether its logits were still the same once the model had finished, and no part of more
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ def probe(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
         _read_a_few(model)
     for router in routers:
         _check_answered_once(router, len(samples.get(router.path, ())))
-    found = (ProbedRouter(r, families[r.path], troubles.get(r.path), samples[r.path][0]) for r in routers)
+    found = (ProbedRouter(r, families[r.path], troubles.get(r.path), *_found(*samples[r.path][0])) for r in routers)
     return ProbedModel(tuple(found), tuple(experts_trouble))
 
 
@@ -149,9 +150,16 @@ def _check_answered_once(router: Router, times: int) -> None:
 def _sampling(router: Router, samples: dict[str, list]) -> Callable[[Answer], None]:
     def note(answer: Answer) -> None:
         check_layout(router, answer)
-        samples.setdefault(router.path, []).append(sample_rows(answer))
+        samples.setdefault(router.path, []).append((sample_rows(answer), answer[0]))
 
     return note
+
+
+def _found(sample: tuple[Tensor | None, ...], logits: Tensor | None) -> tuple[tuple[Tensor | None, ...], bool]:
+    """A sample, and whether the logits that it was taken from are as they were, in memory of their own."""
+    if logits is None or logits.untyped_storage().nbytes() > logits.nbytes:
+        return sample, False
+    return sample, torch.equal(logits.reshape(-1, logits.shape[-1]), sample[0])
 
 
 def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -> Callable[..., tuple]:

@@ -45,7 +45,8 @@ class RouterRecord:
     forwards: ForwardLog  # of the model, the same for all routers
     experts: Tensor  # (R + 1, K) int16
     weights: Tensor  # (R + 1, K), in the router's dtype
-    logits: Tensor | None  # (R + 1, E)
+    logits: Tensor | None  # (R + 1, E): copies
+    kept: list[tuple[Tensor, int | None]] | None  # in their place the logits of each call, and how often written to
     cursor: Tensor  # (1,) int64
     logits_cursor: Tensor  # (1,) int64
     given: list[int] = field(default_factory=list)  # how many rows each call had; none of calls in a compiled graph
@@ -53,6 +54,27 @@ class RouterRecord:
     def begins(self) -> bool:
         """True if a call is of a forward that is recorded; one that a graph is being made of is."""
         return torch.compiler.is_compiling() or self.forwards.running()
+
+    def keep(self, logits: Tensor) -> None:
+        """Keep the logits of one call where they are wanted."""
+        if self.logits is not None:
+            routing_ops.keep(self.logits, self.logits_cursor, logits)
+        elif self.kept is not None:
+            nobody_counts = logits.is_inference()
+            kept = logits.clone() if nobody_counts else logits.detach() if logits.requires_grad else logits
+            self.kept.append((kept, None if nobody_counts else logits._version))
+
+    def logits_by_call(self) -> list[Tensor]:
+        """The logits of each call. Raises `CaptureError` where something wrote into them after the router had decided."""
+        if self.logits is not None:
+            return _steps(self.logits, self)
+        for logits, version in self.kept or []:
+            if version is not None and logits._version != version:
+                raise CaptureError(
+                    f"Something wrote into the logits of {self.probed.router.path} after it had decided, so they are not "
+                    "the router's any more. Trace with kernels=False or keep_logits=False."
+                )
+        return [logits for logits, _ in self.kept or []]
 
     def ended(self, rows: int) -> None:
         """Note a call that was recorded."""
@@ -82,15 +104,18 @@ def kernels_recording(
 
 @contextmanager
 def kernels_recording_probed(
-    model: PreTrainedModel, found: ProbedModel, tokens: int, keep_logits: bool = True
+    model: PreTrainedModel, found: ProbedModel, tokens: int, keep_logits: bool = True, by_reference: bool = False
 ) -> Iterator[tuple[RouterRecord, ...]]:
     """Record like `kernels_recording` a model that was probed and that nobody else records.
+
+    `by_reference`, for a model that runs neither compiled nor in a CUDA graph, keeps the logits that the model made in
+    place of copies, of routers whose logits the probe found as they were once the model had finished.
 
     Inside the block a router whose first rows are not decided as it decides raises `KernelMismatch`, and so does one
     with a forward hook of somebody else's: it runs after the record is written, and may change the decision.
     """
     forwards = ForwardLog()
-    record = tuple(_rows(probed, i, forwards, tokens, keep_logits) for i, probed in enumerate(found.routers))
+    record = tuple(_rows(probed, i, forwards, tokens, keep_logits, by_reference) for i, probed in enumerate(found.routers))
     one_graph = all(probed.trouble is None for probed in found.routers)  # hooks on routers break it
     with ExitStack() as stack:
         stack.enter_context(forwards_logged(model, found.routers[0].router.site, forwards, one_graph))
@@ -142,17 +167,21 @@ def _our_experts(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
         yield
 
 
-def _rows(probed: ProbedRouter, index: int, forwards: ForwardLog, tokens: int, keep_logits: bool) -> RouterRecord:
+def _rows(
+    probed: ProbedRouter, index: int, forwards: ForwardLog, tokens: int, keep_logits: bool, by_reference: bool
+) -> RouterRecord:
     logits, weights, experts = probed.sample
     device = torch.device("cpu") if weights.device.type == "meta" else weights.device
     keep_logits = keep_logits and logits is not None
+    by_reference = by_reference and probed.logits_stay
 
     def zeros(like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         return torch.zeros(tokens + 1, like.shape[-1], dtype=dtype or like.dtype, device=device)
 
     cursors = (torch.zeros(1, dtype=torch.int64, device=device) for _ in range(2))
-    parts = zeros(experts, torch.int16), zeros(weights), zeros(logits) if keep_logits else None
-    return RouterRecord(probed, index, forwards, *parts, *cursors)
+    copies = zeros(logits) if keep_logits and not by_reference else None
+    kept: list | None = [] if keep_logits and by_reference else None
+    return RouterRecord(probed, index, forwards, zeros(experts, torch.int16), zeros(weights), copies, kept, *cursors)
 
 
 def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable[..., tuple]:
@@ -180,8 +209,7 @@ def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable
             places = rows.experts, rows.weights, rows.cursor
             weights, experts = _or_mismatch(probed.router.kind, routing_ops.decide, logits, bias, *places, gating)
         if rows is not None:
-            if rows.logits is not None:
-                routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+            rows.keep(logits)
             rows.ended(len(logits))
         return logits, weights.to(family.weight_dtype(hidden, logits)), experts
 
@@ -210,8 +238,8 @@ def _keep(rows: RouterRecord) -> Callable[[Answer], None]:
         logits, weights, experts = (None if p is None else p.reshape(-1, p.shape[-1]) for p in answer[:3])
         routing_ops.keep(rows.weights, rows.cursor.clone(), weights)
         routing_ops.keep(rows.experts, rows.cursor, experts)
-        if rows.logits is not None:
-            routing_ops.keep(rows.logits, rows.logits_cursor, logits)
+        if logits is not None:
+            rows.keep(logits)
         rows.ended(len(experts))
 
     return keep
@@ -224,8 +252,7 @@ def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = 
         router, sample = rows.probed.router, rows.probed.sample
         weights = rows.weights if rows.probed.trouble else rows.weights * router.factor
         parts = [_steps(part, rows) for part in (rows.experts, weights)]
-        logits = [] if rows.logits is None else _steps(rows.logits, rows)
-        heard.append(RouterOutputs(*parts, logits, router.num_experts, None if sample[0] is None else sample))
+        heard.append(RouterOutputs(*parts, rows.logits_by_call(), router.num_experts, None if sample[0] is None else sample))
     routers = tuple(rows.probed.router for rows in record)
     return Recording(routers, keep_logits, tuple(range(len(routers))), record[0].forwards, heard, by)
 

@@ -63,14 +63,21 @@ def _cosines(router: Router, experts: int) -> np.ndarray:
 def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
     """(E, n) each: the experts' parameters, in one tensor or in modules of their own."""
     for module in map(unwrapped_module, router.experts.values()):
+        if any(map(_is_packed, module.parameters())):
+            continue
         if isinstance(module, nn.ModuleDict | nn.ModuleList):
             every = [list(part.parameters()) for part in module.children()][:experts]
             for same in zip(*every, strict=True):
                 yield torch.stack([part.detach().flatten() for part in same])
             continue
         for values in module.parameters():
-            if rows := 0 if values.is_meta or not values.is_floating_point() else _rows(router, values):
+            if rows := _rows(router, values):
                 yield values.detach().reshape(rows, -1)[:experts]
+
+
+def _is_packed(values: Tensor) -> bool:
+    """True of numbers that mean nothing without their scales, or that are not in this process."""
+    return values.is_meta or not values.is_floating_point() or values.dtype.itemsize < 2
 
 
 def _rows(router: Router, values: Tensor) -> int:
@@ -98,7 +105,7 @@ def expert_matrices(router: Router) -> list[list[Tensor]]:
             for name, values in part.named_parameters():
                 if name.endswith("bias") or (single and values.dim() < 2):
                     continue
-                if not values.is_floating_point() or values.is_meta or values.dtype.itemsize < 2:
+                if _is_packed(values):
                     raise CaptureError(
                         f"The experts' weights at {path} are packed, or on disk, so they cannot be rounded in memory. "
                         "Load the model in 16 or 32 bits on a machine that holds it."

@@ -16,7 +16,7 @@ from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions,
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
-from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, decisions
+from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added
@@ -61,7 +61,8 @@ def _steps(
     prompts: list[list[int]],
 ) -> Generator[SoFar, None, None]:
     """Read the prompts, then draw and read token by token: see `EngineModel.run`."""
-    recording, read = CallbackRecording(weights.library, request.keep_logits), _Read()
+    shown, read = ShownOutputs() if request.outputs else None, _Read()
+    recording = CallbackRecording(weights.library, request.keep_logits, shown)
     tokens = max(map(len, prompts)) + request.max_new_tokens
     seats = len(prompts) if request.max_new_tokens else 1
     info = replace(info, recorded_by=how.words)
@@ -98,7 +99,8 @@ def _trace(
     sequences, prompts = (np.split(part[order], ends) for part in (token, prompt))
     tokens = token_rows(vocabulary, [part.tolist() for part in sequences], [int(part.sum()) for part in prompts])
     experts, sorted_weights = sort_slots(ids, weights)
-    return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits)
+    outputs = recording.outputs(order, experts, sorted_weights)
+    return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs)
 
 
 def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
@@ -171,6 +173,8 @@ def _bytes(files: GgufFiles) -> int:
 
 class LlamaCppModel(EngineModel):
     """A GGUF model, opened. Its runs are independent of each other, and several may go on at once."""
+
+    shows_outputs = True
 
     def __init__(self, files: GgufFiles, weights: Weights, how: ComputeOptions) -> None:
         self.info, self.identity = describe(files), files.identity

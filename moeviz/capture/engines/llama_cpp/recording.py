@@ -10,6 +10,10 @@ tensor has one name, the last it was given.
     ffn_moe_topk-N             expert ids (T, K), a view of a sorted list of E
     ffn_moe_weights-N          and then _softmax, _norm, _scaled, as far as the layer has them: the last is what the
                                experts' outputs are multiplied by
+    ffn_moe_down-N             what each expert puts out (T, K, D); ffn_moe_down_biased-N where experts have biases
+    ffn_moe_out-N              the weighted sum of these (T, D)
+    l_out-N                    the residual stream behind layer N, which the next one reads; the first reads inp_scaled,
+                               or embd
 """
 
 from dataclasses import dataclass, field
@@ -18,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from moeviz.capture.engines.decoding_loop import pad_layers
+from moeviz.capture.engines.expert_figures import add_up, figures_of, outputs_of
 from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
 from moeviz.errors import CaptureError
+from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ScoreFunction
 from moeviz.routing_trace import NO_EXPERT
 
@@ -27,9 +33,49 @@ LOGITS = (b"ffn_moe_logits", b"ffn_moe_logits_biased")
 WEIGHTS = (b"ffn_moe_weights", b"ffn_moe_weights_softmax", b"ffn_moe_weights_norm", b"ffn_moe_weights_scaled")
 LATE = b"ffn_moe_weights_softmax"  # where it is there, the score function comes after the choice
 TOPK, PROBS = b"ffn_moe_topk", b"ffn_moe_probs"
+DOWN, OUT = (b"ffn_moe_down", b"ffn_moe_down_biased"), b"ffn_moe_out"
+READ, LAYER = (b"embd", b"inp_embd", b"inp_scaled"), b"l_out"  # the residual stream before and behind layers
 SCORES: dict[str, ScoreFunction] = {"SOFT_MAX": "softmax", "SIGMOID": "sigmoid", "SQRT": "sqrt_softplus"}
 NUMPY = {F32: np.float32, F16: np.float16, I32: np.int32}
 Piece = tuple[bytes, int]  # a name, and a layer
+
+
+@dataclass(slots=True)
+class ShownOutputs:
+    """What experts put out, in figures: of each layer those of one micro-batch after another."""
+
+    figures: dict[int, list[np.ndarray]] = field(default_factory=dict)  # (T, K, FIGURES)
+    stream: bool = True  # whether all layers showed the residual stream that they read
+    _streams: dict[int, np.ndarray] = field(default_factory=dict)  # by the layer that reads it
+    _outputs: dict[int, np.ndarray] = field(default_factory=dict)
+
+    def take(self, piece: Piece, values: np.ndarray, weights: dict[Piece, list[np.ndarray]]) -> None:
+        """Take what llama.cpp shows: streams and outputs until their sum comes, and then their figures alone."""
+        stem, layer = piece
+        if stem in DOWN:
+            self._outputs[layer] = values.reshape(-1, *values.shape[-2:])
+        elif stem != OUT:
+            self._streams[layer + 1] = values.reshape(-1, values.shape[-1])
+        else:
+            self._sum_up(layer, values.reshape(-1, values.shape[-1]), weights)
+
+    def _sum_up(self, layer: int, whole: np.ndarray, weights: dict[Piece, list[np.ndarray]]) -> None:
+        outputs, stream = self._outputs.pop(layer, None), self._streams.pop(layer, None)
+        named = [stem for stem in WEIGHTS if (stem, layer) in weights]
+        if outputs is None or not named or not add_up(outputs, _flat(weights[named[-1], layer], outputs), whole):
+            raise CaptureError(
+                f"In layer {layer} llama.cpp does not add up experts' outputs, each with its weight, under the names that "
+                "moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
+            )
+        if stream is not None and stream.shape != whole.shape:
+            stream = None
+        self.stream &= stream is not None
+        self.figures.setdefault(layer, []).append(figures_of(outputs, whole, stream))
+
+
+def _flat(weights: list[np.ndarray], outputs: np.ndarray) -> np.ndarray:
+    """The weights (T, K) of the last micro-batch."""
+    return weights[-1].astype(np.float32).reshape(outputs.shape[:2])
 
 
 @dataclass(slots=True, eq=False)
@@ -38,6 +84,7 @@ class CallbackRecording:
 
     library: Library
     keep_logits: bool
+    shown: ShownOutputs | None = None  # where experts' outputs are wanted
     pieces: dict[Piece, list[np.ndarray]] = field(default_factory=dict)
     scores: dict[int, ScoreFunction] = field(default_factory=dict)
     error: Exception | None = None  # cannot cross C: kept, and raised after the graph
@@ -72,8 +119,12 @@ class CallbackRecording:
     def _piece(self, name: bytes) -> Piece | None:
         """Tell a router's tensor by its name; None for any other."""
         stem, _, layer = name.partition(b"-")
-        routers = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
-        return (stem, int(layer)) if routers and layer.isdigit() else None
+        wanted = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
+        if self.shown is not None:
+            wanted |= stem in (*DOWN, OUT, LAYER)
+            if name in READ:
+                return name, -1
+        return (stem, int(layer)) if wanted and layer.isdigit() else None
 
     def _is_copied(self, piece: Piece, tensor: Any) -> bool:
         """Of scores only what made them is of interest, unless that is no score function: then they are logits."""
@@ -97,7 +148,10 @@ class CallbackRecording:
         # All four axes: which of them are 1 depends on the number of tokens, so that no rank can be guessed from them.
         shape, strides = list(tensor.ne)[::-1], list(tensor.nb)[::-1]
         values = np.lib.stride_tricks.as_strided(span.view(NUMPY[tensor.type]), shape, strides)
-        self.pieces.setdefault(piece, []).append(values.copy())
+        if self.shown is not None and piece[0] in (*DOWN, OUT, LAYER, *READ):
+            self.shown.take(piece, values.copy(), self.pieces)
+        else:
+            self.pieces.setdefault(piece, []).append(values.copy())
 
     def check(self, rows: int) -> None:
         """Raise what went wrong in a callback; and `CaptureError` unless each layer routed so many rows, each once."""
@@ -136,6 +190,19 @@ class CallbackRecording:
             return None
         parts = self.pieces[there[-1], layer]
         return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
+
+    def outputs(self, order: np.ndarray, experts: np.ndarray, weights: np.ndarray) -> ExpertOutputs | None:
+        """What experts put out for the slots of a trace, whose rows are in this order; None unless it is wanted."""
+        if self.shown is None:
+            return None
+        if unsaid := [layer for layer in self.layers() if layer not in self.shown.figures]:
+            raise CaptureError(
+                f"llama.cpp does not name the sum of the experts' outputs in layer {unsaid[0]} as moeviz knows it, so it "
+                "cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
+            )
+        given = [self.routed(layer, len(order))[0][order] for layer in self.layers()]
+        figures = [np.concatenate(self.shown.figures[layer])[: len(order)][order] for layer in self.layers()]
+        return outputs_of(experts, weights, given, figures, self.shown.stream)
 
     def score_function(self) -> ScoreFunction:
         """The function that turns logits into scores, if all layers say the same."""

@@ -19,7 +19,8 @@ class MoeBlock:
     """An MoE block of a model. Modules are the model's own."""
 
     layer: int
-    path: str  # in its layer
+    within: Any  # the layer, which reads the residual stream
+    path: str  # in it
     module: Any
     experts: Any
     gate: Any | None
@@ -66,4 +67,4 @@ def _blocks_of(layer: int, whole: Any) -> Iterator[MoeBlock]:
         for experts in (child for child in children.values() if isinstance(child, kinds)):
             gate = next((children[name] for name in GATES if name in children), None)
             shared = tuple(child for name, child in children.items() if SHARED in name and child is not experts)
-            yield MoeBlock(layer, path, module, experts, gate, shared)
+            yield MoeBlock(layer, whole, path, module, experts, gate, shared)

@@ -6,6 +6,7 @@ T tokens of a forward, K slots, E experts, D the width of the model.
 * weights  mlx-lm's blocks work them out and keep them to themselves. So a block runs a second time on the same input,
            with a unit matrix (K, D) for its experts' answers and zeros for those of its shared experts: what the
            block's own code then adds up are the factors that it multiplies with. MLX is lazy, so no expert runs twice.
+* figures  of what the module that runs the experts answers, where they are wanted: the answers themselves are not kept.
 * logits   what a linear gate answers, or what `…_expert_select` is given. Elsewhere there are none.
 
 A block whose output is something else than a weighted sum of its experts' answers would be misread. So before a model
@@ -30,6 +31,7 @@ LOUD = {"mlx.core.float16": 64.0}  # how far random answers outweigh what else a
 LOUD_ELSEWHERE = 16384.0
 AGREES = {"mlx.core.float32": 1e-3}  # of the largest number in the sum
 AGREES_ELSEWHERE = 2e-2
+TINY = float(np.finfo(np.float32).tiny)
 
 
 @dataclass(slots=True)
@@ -39,6 +41,8 @@ class BlockRouting:
     experts: Any  # (…, K)
     weights: Any  # (…, K)
     logits: Any | None  # (…, E)
+    figures: Any | None = None  # (T, K, FIGURES), as of `ExpertOutputs`; added is left 0
+    stream: bool = False  # whether the layer's residual stream is among them
 
 
 @dataclass(slots=True)
@@ -50,7 +54,7 @@ class _Call:
     quiet: bool = False  # whether shared experts answer with zeros
     gate: Any = None  # what the gate answered in the first run, to be answered again in the second
     logits: Any = None
-    shape: tuple[int, ...] = ()  # of the experts' own answer
+    own: Any = None  # (…, K, D): the experts' own answer
 
 
 @dataclass(slots=True)
@@ -59,6 +63,8 @@ class BlockHooks:
 
     blocks: list[MoeBlock]
     heard: dict[int, BlockRouting] = field(default_factory=dict)
+    wants_figures: bool = False
+    streams: dict[int, Any] = field(default_factory=dict)  # what the layers read, until their blocks are heard
     checks: list[tuple[int, Any, Any]] | None = None  # while `check` goes on: (layer, error, what is allowed)
 
     def __post_init__(self) -> None:
@@ -91,6 +97,7 @@ def _listen(ears: BlockHooks, block: MoeBlock) -> None:
     now: list[_Call] = []  # the call that goes on, if any
     _overhear(block.module, _block_call(ears, block, now))
     _overhear(block.experts, _experts_call(block, now))
+    _overhear(block.within, _layer_call(ears, block.layer))
     if block.gate is not None:
         linear = _linear_of(block.gate, block.num_experts)
         if linear is not None and linear is not block.gate:
@@ -116,10 +123,11 @@ def _block_call(ears: BlockHooks, block: MoeBlock, now: list[_Call]) -> Callable
             out = _during(now, first, own, module, *args, **named)
             if first.ids is None or block.layer in ears.heard:
                 raise _unclear(block, "ran its experts not once")
-            slots, width = first.shape[-2:]
-            if first.shape[:-1] != tuple(first.ids.shape) or slots > width:
-                raise _unclear(block, f"answers {first.shape} where it is asked for experts {first.ids.shape}")
-            unit = mx.broadcast_to(mx.eye(slots, width, dtype=mx.float32), first.shape)
+            shape = tuple(first.own.shape)
+            slots, width = shape[-2:]
+            if shape[:-1] != tuple(first.ids.shape) or slots > width:
+                raise _unclear(block, f"answers {shape} where it is asked for experts {first.ids.shape}")
+            unit = mx.broadcast_to(mx.eye(slots, width, dtype=mx.float32), shape)
             again = _Call(answer=unit, quiet=True, gate=first.gate)
             factors = _during(now, again, own, module, *args, **named)
             if factors.shape[-1] != width:
@@ -129,7 +137,8 @@ def _block_call(ears: BlockHooks, block: MoeBlock, now: list[_Call]) -> Callable
                 noise, loud = _loud(first, out)
                 noisy = _during(now, _Call(answer=noise, gate=first.gate), own, module, *args, **named)
                 ears.checks.append((block.layer, *_misfit(noise, weights, noisy, loud)))
-            ears.heard[block.layer] = BlockRouting(first.ids, weights, first.logits)
+            figures = _figures(first.own, weights, ears.streams.pop(block.layer, None)) if ears.wants_figures else ()
+            ears.heard[block.layer] = BlockRouting(first.ids, weights, first.logits, *figures)
             return out
 
         return call
@@ -137,11 +146,27 @@ def _block_call(ears: BlockHooks, block: MoeBlock, now: list[_Call]) -> Callable
     return made
 
 
+def _figures(answer: Any, weights: Any, stream: Any) -> tuple[Any, bool]:
+    """The figures of one forward, which are computed when they are asked for; and whether the stream is among them."""
+    slots, width = answer.shape[-2:]
+    outputs = answer.astype(mx.float32).reshape(-1, slots, width)
+    there = stream is not None and stream.shape[-1] == width and stream.size * slots == outputs.size
+    whole = (outputs * weights[..., None]).sum(axis=-2)
+    beside = stream.astype(mx.float32).reshape(-1, width) if there else mx.zeros_like(whole)
+    norm = mx.linalg.norm(outputs, axis=-1)
+    cosines = [(outputs * other[:, None]).sum(-1) / mx.maximum(_lengths(other) * norm, TINY) for other in (whole, beside)]
+    return mx.stack([norm, mx.zeros_like(norm), mx.abs(outputs).max(-1), *cosines], axis=-1), there
+
+
+def _lengths(rows: Any) -> Any:
+    return mx.linalg.norm(rows, axis=-1)[:, None]
+
+
 def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
     """Random answers that outweigh whatever else the block adds, and the most that this may be."""
     most = mx.max(mx.abs(out.astype(mx.float32)))
     factor = LOUD.get(str(out.dtype), LOUD_ELSEWHERE) * (1 + most)
-    return mx.random.normal(call.shape, dtype=mx.float32, key=mx.random.key(0)) * factor, 2 * most
+    return mx.random.normal(call.own.shape, dtype=mx.float32, key=mx.random.key(0)) * factor, 2 * most
 
 
 def _misfit(noise: Any, weights: Any, noisy: Any, most: Any) -> tuple[Any, Any]:
@@ -160,6 +185,18 @@ def _during(now: list[_Call], call: _Call, own: Call, module: Any, *args: Any, *
         now.clear()
 
 
+def _layer_call(ears: BlockHooks, layer: int) -> Callable[[Call], Call]:
+    def made(own: Call) -> Call:
+        def call(module: Any, *args: Any, **named: Any) -> Any:
+            if ears.wants_figures and args:
+                ears.streams[layer] = args[0]
+            return own(module, *args, **named)
+
+        return call
+
+    return made
+
+
 def _experts_call(block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
     def made(own: Call) -> Call:
         def call(module: Any, x: Any, indices: Any, *rest: Any, **named: Any) -> Any:
@@ -173,7 +210,7 @@ def _experts_call(block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
             if isinstance(going.gate, tuple) and not any(indices is part for part in going.gate):
                 raise _unclear(block, "changes what its router chose before the experts are run")
             answer = own(module, x, indices, *rest, **named)
-            going.ids, going.shape = indices, tuple(answer.shape)
+            going.ids, going.own = indices, answer
             return answer
 
         return call

@@ -40,6 +40,8 @@ class _Opened:
 class MlxModel(EngineModel):
     """An MLX model, opened. Its runs are independent of each other: they take turns, forward by forward."""
 
+    shows_outputs = True
+
     def __init__(self, folder: MlxFolder, model: Any) -> None:
         ears, top_k = hooked(folder, model)
         self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
@@ -84,6 +86,7 @@ class MlxModel(EngineModel):
 
         def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
+                opened.ears.wants_figures = request.outputs
                 return _forward(opened, tokens, cache, keep_logits, output)
 
         yield from steps(
@@ -118,8 +121,12 @@ def _forward(
         heard = [ears.heard.get(block.layer) for block in ears.blocks]
     finally:
         ears.heard.clear()
+        ears.streams.clear()
     wanted = [
-        part for each in heard if each for part in (each.experts, each.weights, each.logits if keep_logits else None)
+        part
+        for each in heard
+        if each
+        for part in (each.experts, each.weights, each.logits if keep_logits else None, each.figures)
     ]
     scores = out[0, -1].astype(mx.float32) if output else None
     mx.eval([part for part in wanted if part is not None], [c.state for c in cache], [] if scores is None else scores)
@@ -140,7 +147,8 @@ def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> F
     logits = None
     if keep_logits and all(each.logits is not None for each in parts):
         logits = [host(each.logits).reshape(tokens, -1).astype(np.float32) for each in parts]
-    return ForwardRouting(experts, weights, logits)
+    figures = [host(each.figures) for each in parts if each.figures is not None]
+    return ForwardRouting(experts, weights, logits, figures or None, all(each.stream for each in parts))
 
 
 DTYPES = ("float32", "bfloat16", "float16")

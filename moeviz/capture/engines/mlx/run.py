@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.decoding_loop import draw_and_read, pad_layers, prompt_ids, token_rows
 from moeviz.capture.engines.engine import SoFar
+from moeviz.capture.engines.expert_figures import outputs_of
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
@@ -31,6 +32,8 @@ class ForwardRouting:
     experts: list[np.ndarray]  # L of (T, K)
     weights: list[np.ndarray]  # L of (T, K)
     logits: list[np.ndarray] | None  # L of (T, E)
+    figures: list[np.ndarray] | None = None  # L of (T, K, FIGURES)
+    stream: bool = False  # whether the residual stream of all layers is among them
 
 
 Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, ForwardRouting]]
@@ -112,7 +115,11 @@ def trace_of(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedT
     ids, factors = sort_slots(pad_layers(experts, NO_EXPERT).astype(np.int16), pad_layers(weights, 0.0))
     scores = None if logits is None else pad_layers(logits, -np.inf).astype(np.float32)
     tokens = token_rows(tokenizer, [each.read for each in sequences], [len(each.prompt) for each in sequences])
-    return RoutingTrace(facts, tokens, ids, factors, scores)
+    outputs = None
+    if all(rows.figures is not None for rows in every):
+        figures = [np.concatenate([rows.figures[layer] for rows in every if rows.figures]) for layer in layers]
+        outputs = outputs_of(ids, factors, experts, figures, all(rows.stream for rows in every))
+    return RoutingTrace(facts, tokens, ids, factors, scores, outputs=outputs)
 
 
 def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
