@@ -105,7 +105,7 @@ def contrast_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     )
     colour = theme.gradient(
         "difference",
-        "share in the first less share in the second (orange: more)",
+        "share, first − second (orange: more)",
         {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
         titleLimit=330,
     )
