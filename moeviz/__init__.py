@@ -13,7 +13,6 @@ import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from moeviz._plain_help import with_plain_help
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 from moeviz.moved import keep_old_names
@@ -161,6 +160,8 @@ if not TYPE_CHECKING:  # a type checker knows the names above, and that there ar
             name = _NOW[name]
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
+        from moeviz._plain_help import with_plain_help
+
         return with_plain_help(getattr(import_module(_HOMES[name]), name))
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from gguf_models import RECORDED, facts, tensors, write_gguf, write_model
+from gguf_models import RECORDED, facts, of_transformers, tensors, write_gguf, write_model
 from tiny_models import CONFIGS, tiny_model
 
 import moeviz
@@ -20,6 +20,7 @@ from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.capture.models.parameters import count_parameters
 from moeviz.capture.opening import served_model
 from moeviz.errors import ModelNotFound
+from moeviz.examples.gguf import write_embedded
 from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import sort_slots
 
@@ -39,6 +40,19 @@ def with_facts(path: Path, **changed: object) -> Path:
     model = tiny_model(CONFIGS["mixtral"])
     said = facts(model) | {name.replace("__", "."): value for name, value in changed.items()}
     return write_gguf(path, said, {name: (values, "F32") for name, values in tensors(model)})
+
+
+def test_the_example_holds_the_embedded_model_as_the_files_that_are_compared_with_transformers(tmp_path):
+    mine = from_gguf(write_embedded(tmp_path / "mine.gguf", "F16").read_bytes())
+    other = from_gguf(write_model(of_transformers("embedded"), tmp_path / "other.gguf", "F16").read_bytes())
+    assert mine.facts == other.facts | {"general.file_type": 1}
+    assert {name: of[:2] for name, of in mine.tensors.items()} == {name: of[:2] for name, of in other.tensors.items()}
+    for name, (kind, shape, start) in mine.tensors.items():
+        size = int(np.prod(shape)) * TYPES[kind][2]
+        at = other.tensors[name][2]
+        assert mine.data[start : start + size] == other.data[at : at + size], name
+    small = model_facts(str(write_embedded(tmp_path / "small.gguf", "Q4_0")))
+    assert (small.dtype, small.parameters) == ("Q4_0", model_facts(str(tmp_path / "mine.gguf")).parameters)
 
 
 @pytest.mark.parametrize("name", TINY)

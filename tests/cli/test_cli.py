@@ -785,7 +785,11 @@ def test_compare_prints_a_column_a_trace_and_the_sentences(three_paths, capsys):
 
 def test_compare_in_json_has_the_layers_of_each_trace(three_paths, capsys):
     assert main(["compare", *three_paths[1:], "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    told = capsys.readouterr()
+    found = json.loads(told.out)
+    assert "moeviz diff" not in told.err, "of other models, no token can be held against itself"
+    assert main(["compare", *three_paths[:2]]) == main(["diff", *three_paths[:2]]) == 0
+    assert f"moeviz diff {three_paths[0]} {three_paths[1]}" in capsys.readouterr().err
     assert [row["trace"] for row in found["traces"]] == ["A", "B"]
     assert len(found["sets"]) == len(found["balance"]) == 8 and found["information"] is None
     of_trace = [row["over_chance"] for row in found["repetition"] if row["trace"] == "A"]

@@ -357,7 +357,7 @@ app/views/compare_several: strips _kept_even
 app/views/what_if: _most_moved
 app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel
-app/views/experts: _draw _facts _said_of_names
+app/views/experts: _draw _facts said_of_names
 app/views/serve: _cache
 app/views/serve_controls: _tokens _not_too_many _gigabytes
 app/widgets/components/strip: token_strip
