@@ -172,7 +172,9 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
         )
     trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
     if not isinstance(model, LoadedModel):
-        note(f"{model.info.backend} shows no weights and vectors: which experts are alike, and what they write, is not said.")
+        note(
+            f"{model.info.backend} shows no weights and vectors: which experts are alike, and what they write, is not said."
+        )
         return expert_table(trace), trace
     table, by_weights = expert_table(trace), nearest_by_weights(model.model)
     try:
