@@ -65,7 +65,8 @@ class ShownOutputs:
         if outputs is None or not named or not add_up(outputs, _flat(weights[named[-1], layer], outputs), whole):
             raise CaptureError(
                 f"In layer {layer} llama.cpp does not add up experts' outputs, each with its weight, under the names "
-                "that moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
+                "that moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers "
+                "checkpoint."
             )
         if stream is not None and stream.shape != whole.shape:
             stream = None
