@@ -5,7 +5,8 @@
 All ways run in one process, one after the other in random order, many rounds; printed are medians of the per-round
 ratio to the bare forward of the same round, with the middle half of the rounds. "1 token" is a decode step: one token
 after a prompt of 64, whose routing is recorded too. Hooks are attached before the clock starts, as they are for all
-steps of a generation at once; the last line says what attaching costs.
+steps of a generation at once; then comes what attaching costs, and at last what `direct_attribution` of a text takes,
+all of it, beside a forward of that text.
 
     bare                    the model alone
     moeviz                  listen(): expert ids and weights
@@ -35,11 +36,13 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import interleave, quartiles, ratios
-from moeviz.capture.models.load import load_model
+from moeviz.capture.direct_attribution import direct_attribution
+from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.kernel_recording import kernels_recording
 from moeviz.capture.routers.discovery import find_routers
+from moeviz.labelled_texts import texts_that_ship
 
 LENGTHS = (1, 64, 512)
 LONGEST = max(LENGTHS)
@@ -160,7 +163,8 @@ def main() -> None:
     rounds = given.rounds
     if given.before is not None:
         return compare(given.before.resolve(), rounds)
-    model = load_model().model
+    loaded = load_model()
+    model = loaded.model
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {rounds} rounds, embedded model, float32\n")
     print(f"{'tokens':>6}  {'way':<22}{'ratio':>8}   {'middle half':<16}{'bytes kept':>11}")
     for tokens in LENGTHS:
@@ -170,6 +174,11 @@ def main() -> None:
             print(f"{tokens:>6}  {name:<22}{middle:>8.3f}   {half}  {size:>11}")
         print()
     print(f"attaching and removing the hooks, once a trace: {_attaching(model, rounds):.3f} of a 64-token forward")
+    for tokens in LENGTHS[1:]:
+        middle, half = quartiles(_in_parts(loaded, tokens, rounds))
+        print(
+            f"why these experts, in parts, {tokens} tokens: {middle:.3f} of a forward, middle half {half}", flush=True
+        )
 
 
 class Checkout:
@@ -231,6 +240,25 @@ def _attaching(model, rounds: int) -> float:
         _forward(model, 64, {})()
         found.append((attached - start) / (time.perf_counter() - attached))
     return statistics.median(found)
+
+
+def _in_parts(loaded: LoadedModel, tokens: int, rounds: int) -> list[float]:
+    """Ratios of a text's direct attribution, from the text to the table of all layers, to a plain forward."""
+    text, word = " ".join(text for _, text in texts_that_ship()), loaded.tokenizer
+    text = word.decode(word(text[: 16 * tokens])["input_ids"][:tokens], skip_special_tokens=True)
+    ids = torch.tensor([word(text)["input_ids"]])
+
+    def seconds(run: Callable[[], object]) -> float:
+        start = time.perf_counter()
+        run()
+        return time.perf_counter() - start
+
+    ways = {
+        "forward": partial(loaded.model, ids, use_cache=False),
+        "in parts": partial(direct_attribution, loaded, text),
+    }
+    times = interleave({name: partial(seconds, run) for name, run in ways.items()}, rounds, WARM_UP)
+    return ratios(times, "in parts", "forward")
 
 
 def _bytes(tensors: list[torch.Tensor]) -> int:

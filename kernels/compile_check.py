@@ -60,6 +60,7 @@ ROUTERS = {
     "softmax (64, 8)": Gating(64, 8),
     "softmax (128, 8)": Gating(128, 8),
     "softmax (512, 10)": Gating(512, 10),
+    "softmax, groups (160, 6)": Gating(160, 6, renormalise=False, scale=16.0, groups=8, groups_kept=3),
     "sqrtsoftplus, bias (256, 8)": Gating(256, 8, "sqrtsoftplus", scale=1.5, added=1e-20),
     "sigmoid, bias, groups (256, 8)": Gating(
         256, 8, "sigmoid", scale=2.5, added=1e-20, groups=8, groups_kept=4, group_score="top2_sum"

@@ -167,12 +167,12 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     if not isinstance(model, LoadedModel) and (args.mute or not model.shows_outputs):
         cannot = "mute experts" if args.mute else "see what experts put out"
         raise MoevizError(
-            f"{model.name} runs in {model.info.backend}, where moeviz cannot {cannot}. Load the transformers checkpoint, "
-            "or give a trace of it."
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot {cannot}. Load the transformers "
+            "checkpoint, or give a trace of it."
         )
     trace = trace_corpus(model, texts, outputs=True, progress=partial(progress, says="traced {} of {} texts"))
     if not isinstance(model, LoadedModel):
-        note(f"{model.info.backend} shows no weights and vectors: which experts are alike, and what they write, is not said.")
+        note(f"{model.info.backend} shows no vectors: which experts are alike, and what they write, is not said.")
         return expert_table(trace), trace
     table, by_weights = expert_table(trace), nearest_by_weights(model.model)
     try:

@@ -6,11 +6,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from tiny_models import CONFIGS, tiny_model
 
 import moeviz
 from moeviz.capture import expert_vectors as module
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.expert_vectors import BEYOND, SHUFFLES, expert_vectors
+from moeviz.capture.models.parameters import describe
 from moeviz.capture.routers.expert_weights import nearest_by_weights
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
@@ -70,8 +72,45 @@ def test_nothing_is_said_of_shuffled_outputs_nor_of_the_model_that_ships_which_i
     (gains,) = kept
     assert len(gains) == 6 and 2 < written["beyond"].max() < BEYOND and not written["holds"].any()
     for shuffle in range(1, SHUFFLES + 1):
-        dealt_anew = [np.concatenate([part[[shuffle]], np.delete(part[1:], shuffle - 1, axis=0)]) for part in gains]
-        assert not any(layer["holds"].any() for layer in borne_out(dealt_anew))
+        assert not any(layer["holds"].any() for layer in borne_out(dealt_anew(gains, shuffle)))
+
+
+A, B = "7", " population"  # in the texts, B follows A
+
+
+@torch.no_grad()
+def writes_b(model, layer: int, expert: int):
+    """A random model of which one expert gets the tokens A, and puts out B's row of the head; all else is noise."""
+    runs, word = tiny_model(CONFIGS["mixtral"]), model.tokenizer
+    a, b = (word(text, add_special_tokens=False)["input_ids"][-1] for text in (A, B))
+    embedding, router = runs.get_input_embeddings().weight, runs.model.layers[layer].mlp.gate.weight
+    embedding[:, :2] = torch.tensor([0.05, 0])
+    embedding[a, 1] = 0.2
+    router[expert] = 0
+    router[expert, :2] = torch.tensor([-3.0, 10])
+    experts, rows = runs.model.layers[layer].mlp.experts, runs.get_output_embeddings().weight
+    gate = experts.gate_up_proj[expert].chunk(2)[0]
+    experts.gate_up_proj[expert] = torch.cat([gate, gate])  # silu(x) * x is never below 0
+    experts.down_proj[expert] = 0.02 * torch.nn.functional.normalize(rows[b] - rows.mean(0), dim=0)[:, None]
+    return replace(model, model=runs, info=describe(runs, "made up"))
+
+
+def test_what_an_expert_is_made_to_write_is_said_of_it_alone_and_under_no_shuffle(model, monkeypatch):
+    texts = [(kind, text[:230].replace(" ", f" {A}{B} ", 3)) for kind, text in texts_that_ship()[::2]]
+    kept, borne_out = [], module._borne_out
+    monkeypatch.setattr(module, "_borne_out", lambda gains: kept.append(gains) or borne_out(gains))
+    written = expert_vectors(writes_b(model, layer=2, expert=7), texts).written
+    (said,) = written[written["holds"]].to_dict("records")
+    assert (said["layer"], said["expert"], said["promoted"][0]) == (2, 7, B)
+    assert said["followed"] > 0.3 > 4 * said["usual"]
+    (gains,) = kept
+    for shuffle in range(1, SHUFFLES + 1):
+        assert not any(layer["holds"].any() for layer in borne_out(dealt_anew(gains, shuffle)))
+
+
+def dealt_anew(gains, shuffle):
+    """A shuffle in the place of the outputs."""
+    return [np.concatenate([part[[shuffle]], np.delete(part[1:], shuffle - 1, axis=0)]) for part in gains]
 
 
 def test_sums_that_would_fill_the_memory_are_not_begun(model, monkeypatch):

@@ -308,7 +308,7 @@ def test_outputs_that_llama_cpp_showed_are_kept_as_figures():
 def test_outputs_that_are_summed_otherwise_are_refused(wrong):
     """Such as those of an architecture that weighs what experts read."""
     right = np.einsum("tk,tkd->td", WEIGHTS, [[[3, 4], [0, -1]], [[1, 0], [0, 2]]]).astype(np.float32)
-    with pytest.raises(CaptureError, match="In layer 0 llama.cpp does not add up experts' outputs"):
+    with pytest.raises(CaptureError, match=r"In layer 0 llama\.cpp does not add up experts' outputs"):
         shown(WEIGHTS, **{"ffn_moe_out": right} | wrong)
 
 

@@ -49,7 +49,7 @@ def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = 
 
 
 def _tied_again(model: PreTrainedModel) -> set[str]:
-    """Where tied matrices stand a second time as a tensor of their own: offloading leaves an empty one in each place."""
+    """Where a tied matrix stands again as a tensor of its own: offloading leaves an empty one in each place."""
     places = dict(model.named_parameters(remove_duplicate=False))
     tied = ((path, places.get(path), places.get(first)) for path, first in model.all_tied_weights_keys.items())
     pairs = ((path, one, other) for path, one, other in tied if one is not None and other is not None)

@@ -65,14 +65,14 @@ class RouterRecord:
             self.kept.append((kept, None if nobody_counts else logits._version))
 
     def logits_by_call(self) -> list[Tensor]:
-        """The logits of each call. Raises `CaptureError` where something wrote into them after the router had decided."""
+        """The logits of each call. Raises `CaptureError` where something wrote into them after the decision."""
         if self.logits is not None:
             return _steps(self.logits, self)
         for logits, version in self.kept or []:
             if version is not None and logits._version != version:
                 raise CaptureError(
-                    f"Something wrote into the logits of {self.probed.router.path} after it had decided, so they are not "
-                    "the router's any more. Trace with kernels=False or keep_logits=False."
+                    f"Something wrote into the logits of {self.probed.router.path} after it had decided, so they are "
+                    "not the router's any more. Trace with keep_logits=False."
                 )
         return [logits for logits, _ in self.kept or []]
 
@@ -115,7 +115,9 @@ def kernels_recording_probed(
     with a forward hook of somebody else's: it runs after the record is written, and may change the decision.
     """
     forwards = ForwardLog()
-    record = tuple(_rows(probed, i, forwards, tokens, keep_logits, by_reference) for i, probed in enumerate(found.routers))
+    record = tuple(
+        _rows(probed, i, forwards, tokens, keep_logits, by_reference) for i, probed in enumerate(found.routers)
+    )
     one_graph = all(probed.trouble is None for probed in found.routers)  # hooks on routers break it
     with ExitStack() as stack:
         stack.enter_context(forwards_logged(model, found.routers[0].router.site, forwards, one_graph))
@@ -252,7 +254,9 @@ def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = 
         router, sample = rows.probed.router, rows.probed.sample
         weights = rows.weights if rows.probed.trouble else rows.weights * router.factor
         parts = [_steps(part, rows) for part in (rows.experts, weights)]
-        heard.append(RouterOutputs(*parts, rows.logits_by_call(), router.num_experts, None if sample[0] is None else sample))
+        heard.append(
+            RouterOutputs(*parts, rows.logits_by_call(), router.num_experts, None if sample[0] is None else sample)
+        )
     routers = tuple(rows.probed.router for rows in record)
     return Recording(routers, keep_logits, tuple(range(len(routers))), record[0].forwards, heard, by)
 

@@ -64,8 +64,9 @@ class ShownOutputs:
         named = [stem for stem in WEIGHTS if (stem, layer) in weights]
         if outputs is None or not named or not add_up(outputs, _flat(weights[named[-1], layer], outputs), whole):
             raise CaptureError(
-                f"In layer {layer} llama.cpp does not add up experts' outputs, each with its weight, under the names that "
-                "moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
+                f"In layer {layer} llama.cpp does not add up experts' outputs, each with its weight, under the names "
+                "that moeviz knows, so it cannot tell them apart. Leave outputs out, or load the transformers "
+                "checkpoint."
             )
         if stream is not None and stream.shape != whole.shape:
             stream = None
@@ -191,14 +192,14 @@ class CallbackRecording:
         parts = self.pieces[there[-1], layer]
         return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
 
-    def outputs(self, order: np.ndarray, experts: np.ndarray, weights: np.ndarray) -> ExpertOutputs | None:
+    def outputs(self, order: np.ndarray, experts: np.ndarray, weights: np.ndarray | None) -> ExpertOutputs | None:
         """What experts put out for the slots of a trace, whose rows are in this order; None unless it is wanted."""
-        if self.shown is None:
+        if self.shown is None or weights is None:
             return None
         if unsaid := [layer for layer in self.layers() if layer not in self.shown.figures]:
             raise CaptureError(
-                f"llama.cpp does not name the sum of the experts' outputs in layer {unsaid[0]} as moeviz knows it, so it "
-                "cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
+                f"llama.cpp does not name the sum of the experts' outputs in layer {unsaid[0]} as moeviz knows it, so "
+                "it cannot tell them apart. Leave outputs out, or load the transformers checkpoint."
             )
         given = [self.routed(layer, len(order))[0][order] for layer in self.layers()]
         figures = [np.concatenate(self.shown.figures[layer])[: len(order)][order] for layer in self.layers()]

@@ -154,7 +154,9 @@ def _figures(answer: Any, weights: Any, stream: Any) -> tuple[Any, bool]:
     whole = (outputs * weights[..., None]).sum(axis=-2)
     beside = stream.astype(mx.float32).reshape(-1, width) if there else mx.zeros_like(whole)
     norm = mx.linalg.norm(outputs, axis=-1)
-    cosines = [(outputs * other[:, None]).sum(-1) / mx.maximum(_lengths(other) * norm, TINY) for other in (whole, beside)]
+    cosines = [
+        (outputs * other[:, None]).sum(-1) / mx.maximum(_lengths(other) * norm, TINY) for other in (whole, beside)
+    ]
     return mx.stack([norm, mx.zeros_like(norm), mx.abs(outputs).max(-1), *cosines], axis=-1), there
 
 

@@ -116,7 +116,7 @@ def trace_of(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedT
     scores = None if logits is None else pad_layers(logits, -np.inf).astype(np.float32)
     tokens = token_rows(tokenizer, [each.read for each in sequences], [len(each.prompt) for each in sequences])
     outputs = None
-    if all(rows.figures is not None for rows in every):
+    if factors is not None and all(rows.figures is not None for rows in every):
         figures = [np.concatenate([rows.figures[layer] for rows in every if rows.figures]) for layer in layers]
         outputs = outputs_of(ids, factors, experts, figures, all(rows.stream for rows in every))
     return RoutingTrace(facts, tokens, ids, factors, scores, outputs=outputs)
