@@ -13,10 +13,9 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from moeviz_app.jobs.expert_names import names_in
-from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
-from moeviz_app.widgets.components import atlas, explorer, explorer_data, strip
-from moeviz_app.widgets.components.atlas_data import packed_atlas
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, names_in
+from moeviz_app.widgets.components import atlas, explorer, read, texts
+from moeviz_app.widgets.components.atlas import packed_atlas
 
 from moeviz import embedded
 from moeviz.capture.occlusion import FILLERS, NUMBER
@@ -58,8 +57,8 @@ def write(folder: Path) -> None:
 def made() -> dict[str, Any]:
     """Collect the facts that the page takes from Python: palette, charts, and how tokens are made visible."""
     trace = example_trace()
-    names = explorer_data.packed_names(trace, names_in(reference_routing()))
-    alike = explorer_data.packed_strip(trace)
+    names = explorer.packed_names(trace, names_in(reference_routing()))
+    alike = explorer.packed_strip(trace)
     of_model = ("layers", "word", "item", "counts", "zero", "slots", "ordered", "palette", "grey")
     return {
         "model": {name: alike[name] for name in of_model},
@@ -81,8 +80,8 @@ def made() -> dict[str, Any]:
         "letters": token_layer_map.LETTERS,
         "lineLetters": token_layer_map.LINE_LETTERS,
         "most": theme.MAX_TOKENS,
-        "steps": explorer_data.STEPS,
-        "mostBreaks": strip.MOST_LINE_BREAKS,
+        "steps": explorer.STEPS,
+        "mostBreaks": texts.MOST_LINE_BREAKS,
         "shownAs": tokens.SHOWN_AS,
         "unseen": sorted(tokens.UNSEEN),
         "combining": sorted(tokens.COMBINING),
@@ -98,7 +97,7 @@ def example() -> dict[str, Any]:
     """The recorded example, as the app shows it."""
     trace = example_trace()
     found = [explorer.packed_finding(finding) for finding in findings(trace, reference_routing())]
-    data = explorer_data.packed(trace) | {"at": TELLING, "findings": found, "loader": LOADER}
+    data = explorer.packed(trace) | {"at": TELLING, "findings": found, "loader": LOADER}
     return {"prompt": EXAMPLES[MIXED], "ids": trace.tokens["token_id"].tolist(), "data": data}
 
 
@@ -128,7 +127,7 @@ def _code(model: str, size: int) -> dict[str, bytes]:
     trace = reference_routing()
     drawn = packed_atlas(trace, names_in(trace))[0] | {"query": {}, "loader": LOADER, "expertPage": EXPERT}
     frames = {
-        name: {"html": component.HTML, "css": component.CSS}
+        name: {"html": component.HTML, "css": read(component.STYLES, "css")}
         for name, component in (("explorer", explorer), ("atlas", atlas))
     }
     version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
@@ -136,8 +135,8 @@ def _code(model: str, size: int) -> dict[str, bytes]:
     texts = {
         "favicon.svg": (OWN.parent / "_static" / "favicon.svg").read_text("utf-8"),
         "page.css": (OWN / "page.css").read_text("utf-8"),
-        "static/js/explorer.js": explorer.JS,
-        "static/js/atlas.js": atlas.JS,
+        "static/js/explorer.js": read(explorer.SCRIPTS, "js"),
+        "static/js/atlas.js": read(atlas.SCRIPTS, "js"),
         "static/js/vega.js": bundle,
         "made.json": _json(made() | frames | {"folder": model, "bytes": size}),
         "example.json": _json(example()),
