@@ -7,6 +7,7 @@ traces.
 import threading
 from collections.abc import Callable
 from functools import partial
+from typing import TypeVar
 from weakref import WeakKeyDictionary
 
 import streamlit as st
@@ -29,6 +30,7 @@ from moeviz.routing_trace import Counted
 from moeviz.text import quoted
 
 MB = 10**6
+T = TypeVar("T")
 AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it
 _noted: WeakKeyDictionary[Counted, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
 _places = threading.BoundedSemaphore(AT_ONCE)
@@ -40,28 +42,33 @@ def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -
     Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
     than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
     """
+
+    def read(limits: Limits) -> Opened:
+        opened = read_sandboxed(data, name, limits, options)
+        check_memory(opened.counted, name)
+        return opened
+
+    with released():
+        return noted(read_in_turn(data, name, read, _places))
+
+
+def read_in_turn(data: bytes, name: str, read: Callable[[Limits], T], places: threading.BoundedSemaphore) -> T:
+    """Read a visitor's file once there is a place for it, within what is set. Errors as with `read_upload`."""
     set_for = settings.SETTINGS
     limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
     try:
         check_size(data, set_for.max_upload_mb * 2**20)  # as Streamlit counts them
-        with released():
-            opened = _read(data, name, limits, options)
+        if not places.acquire(timeout=limits.seconds):
+            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+        try:
+            found = read(limits)
+        finally:
+            places.release()
     except MoevizError as error:
         metrics.count("files", end="asked" if isinstance(error, NotSaid) else "refused")
         raise
     metrics.count("files", end="opened")
-    return noted(opened)
-
-
-def _read(data: bytes, name: str, limits: Limits, options: ImportOptions) -> Opened:
-    if not _places.acquire(timeout=limits.seconds):
-        raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
-    try:
-        opened = read_sandboxed(data, name, limits, options)
-        check_memory(opened.counted, name)
-    finally:
-        _places.release()
-    return opened
+    return found
 
 
 def noted(opened: Opened) -> Opened:

@@ -29,7 +29,7 @@ from moeviz.routing_trace import RoutingTrace
 LONGEST_WORD = 200  # characters of what is typed that are looked at
 
 HTML, STYLES = "<div class='atlas'></div>", "atlas"
-SCRIPTS = "explorer_parts explorer_map atlas_data atlas_map atlas_cards atlas"
+SCRIPTS = "token explorer_parts explorer_map atlas_data atlas_map atlas_cards atlas"
 _atlas = component("atlas", HTML, STYLES, SCRIPTS)
 _search = component(
     "atlas_search",

@@ -24,7 +24,7 @@ from moeviz.metrics.words import percent
 COLOURS = theme.EXPERT_COLOURS[:8]  # of more experts, the ninth begins again; all are numbered
 
 
-PARTS = "explorer_parts story_parts"  # scripts of both
+PARTS = "token explorer_parts story_parts"  # scripts of both
 _story = component("story", "<div class='story'></div>", "story", f"{PARTS} story_picture story_inputs story")
 _twins = component("twins", "<div class='twins'></div>", "story", f"{PARTS} twins")
 
@@ -207,7 +207,7 @@ _collapse = component(
     "collapse",
     "<div class='frame'><div class='collapse'></div></div>",  # two, since a container query asks what is around
     "collapse",
-    "explorer_parts collapse_training collapse_garden collapse",
+    "token explorer_parts collapse_training collapse_garden collapse",
 )
 
 
@@ -229,7 +229,7 @@ _book = component(
     "phone_book",
     "<section class='book' aria-label='Why experts?'></section>",
     "phone_book",
-    "explorer_parts phone_book_arm phone_book",
+    "token explorer_parts phone_book_arm phone_book",
 )
 _wire = component("phone_book_wire", "<div hidden></div>", scripts="leaving phone_book_wire")
 

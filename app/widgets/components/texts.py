@@ -25,7 +25,7 @@ MOST_IDS = 4  # of a token's experts under it, where it has no first choice
 CHANGED, NEW = "changed", "new"  # beside the same text with a word changed: another first choice; a token of its own
 MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing and push the rest off the screen
 
-_strip = component("token_strip", STRIP, "token strip", "strip")
+_strip = component("token_strip", STRIP, "token strip", "token strip")
 
 
 def token_strip(
@@ -111,7 +111,7 @@ def beginnings(trace: RoutingTrace, rows: range) -> dict[int, str]:
     return marks
 
 
-_kwic = component("kwic", '<div class="kwic" role="list"></div>', "kwic", "kwic")
+_kwic = component("kwic", '<div class="kwic" role="list"></div>', "kwic", "token kwic")
 
 
 def keyword_in_context(lines: pd.DataFrame, colour: str, key: str) -> None:
