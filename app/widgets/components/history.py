@@ -25,8 +25,8 @@ COLOURS = theme.EXPERT_COLOURS[:8]  # of more experts, the ninth begins again; a
 
 
 PARTS = "token explorer_parts story_parts"  # scripts of both
-_story = component("story", "<div class='story'></div>", "story", f"{PARTS} story_picture story_inputs story")
-_twins = component("twins", "<div class='twins'></div>", "story", f"{PARTS} twins")
+_story = component("story", "<div class='story'></div>", "controls story", f"{PARTS} story_picture story_inputs story")
+_twins = component("twins", "<div class='twins'></div>", "controls story", f"{PARTS} twins")
 
 
 def story(data: dict[str, Any], key: str) -> str | None:
@@ -206,7 +206,7 @@ NO_CURE = {knob.key: LEAN if knob.key == "lean" else 0.0 for knob in KNOBS}
 _collapse = component(
     "collapse",
     "<div class='frame'><div class='collapse'></div></div>",  # two, since a container query asks what is around
-    "collapse",
+    "controls collapse",
     "token explorer_parts collapse_training collapse_garden collapse",
 )
 
@@ -228,7 +228,7 @@ STOP, BACK = "stop", "back"
 _book = component(
     "phone_book",
     "<section class='book' aria-label='Why experts?'></section>",
-    "phone_book",
+    "controls phone_book",
     "token explorer_parts phone_book_arm phone_book",
 )
 _wire = component("phone_book_wire", "<div hidden></div>", scripts="leaving phone_book_wire")
