@@ -29,7 +29,7 @@ import sys
 import time
 from collections.abc import Iterator
 
-from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.jobs.recorded import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.harness import main_thread, table

@@ -20,15 +20,15 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from moeviz_app.widgets.components import collapse
-from moeviz_app.widgets.components.collapse import NO_CURE, SIZES
+from moeviz_app.widgets.components import history
+from moeviz_app.widgets.components.history import NO_CURE, SIZES
 from playwright.sync_api import Page, sync_playwright
 from torch import Tensor
 
 from benchmarks.harness import table
 from tests.support.browser import chromium
 
-SCRIPT = (Path(collapse.__file__).parent / "collapse_training.js").read_text("utf-8")
+SCRIPT = (Path(history.__file__).parent / "collapse_training.js").read_text("utf-8")
 TINY = 2**-23  # under the root of a norm
 ARMS: dict[str, dict[str, float]] = {
     "nothing": {},

@@ -16,8 +16,8 @@ import numpy as np
 
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace, token_frame
+from moeviz.serving.answers import split_memory
 from moeviz.serving.decision import persistence, persistence_sentence, placement_judgements, placement_verdict
-from moeviz.serving.split import split_memory
 
 KINDS = ("stationary", "even", "rotating", "bursty")
 TOKENS = (9_000, 1_800, 300)

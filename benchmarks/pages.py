@@ -32,7 +32,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, Page
 
 from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.corpus_data import write_made_up
@@ -101,21 +101,21 @@ def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, fi
         tab.page.locator(".card a[href*=expert]").first.click()
         found |= tab.until(CONTEXTS).of(f"{screen}: link of an expert to its contexts")
         for what, size in LARGE.items():
-            _open_file(tab, size)
+            _open_file(tab.page, size)
+            go_to(tab.page, "Explore")
+            tab.until(MAP)
             found[f"{screen}: click on a token, {what}, ms"] = tab.page.evaluate(CLICK, 3)
     tab.close()
     return found
 
 
-def _open_file(tab: Tab, size: dict[str, int]) -> None:
+def _open_file(page: Page, size: dict[str, int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.npz"
         write_trace(sample_trace(**size), file)
-        go_to(tab.page, "Traces")
-        tab.page.locator("input[type=file]").set_input_files(file)
-        tab.page.get_by_text("Opened.").wait_for()
-    go_to(tab.page, "Explore")
-    tab.until(MAP)
+        go_to(page, "Traces")
+        page.locator("input[type=file]").set_input_files(file)
+        page.get_by_text("Opened.").wait_for()
 
 
 def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
@@ -293,12 +293,7 @@ class Visitor:
 
     def open_big(self) -> None:
         """A trace of many layers and experts, through the Traces page."""
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / "big.npz"
-            write_trace(sample_trace(**BIG), file)
-            go_to(self.page, "Traces")
-            self.page.locator("input[type=file]").set_input_files(file)
-            self.page.get_by_text("Opened.").wait_for()
+        _open_file(self.page, BIG)
 
 
 def topics(rounds: int, before: Path | None) -> None:

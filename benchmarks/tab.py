@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from moeviz_app.server.identity import COOKIE, RANDOM_BYTES, signed
-from moeviz_app.widgets.components.explorer_data import packed_strip
+from moeviz_app.widgets.components.explorer import packed_strip
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.Delta_pb2 import Delta
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.jobs.recorded import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 

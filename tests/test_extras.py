@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.extra import history_extra
+from moeviz.history.shared.results import history_extra
 
 pytestmark = pytest.mark.package  # each in a process of its own
 

@@ -1,7 +1,8 @@
 """Work of several pieces that goes on while its visitor looks at other things. No Streamlit here.
 
 Each piece waits in line by itself (see `fair_queue.py`), so that other visitors come in between. With Stop, or when the
-visitor's session is gone, the piece at hand is the last.
+visitor's session is gone, the piece at hand is the last. Work that only tells how far it is becomes such pieces by
+`in_steps`, and others have their turn between them.
 """
 
 import threading
@@ -9,9 +10,10 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Any
 
-from moeviz_app.jobs.fair_queue import Done, InLine, Progress
+from moeviz_app.jobs.fair_queue import Cancelled, Done, InLine, Progress, Tell, Work
 
 Piece = Callable[..., Any]  # of a loaded model, and of what to tell news with
 Ask = Callable[[Piece], Iterator[InLine | Progress | Done]]
@@ -77,3 +79,42 @@ def _go_through(ask: Ask, pieces: Sequence[Piece], told: _Told) -> None:
                         told.found.append(news.value)
     except Exception as error:  # raised again where the page asks
         told.error = error
+
+
+def in_steps(work: Work) -> Work:
+    """Turn work into a generator: it runs in a thread of its own, and pauses at each progress until its next turn.
+
+    It must hold nothing meanwhile that other work may wait for, such as a model that is being recorded.
+    """
+
+    def steps(_tell: Tell) -> Iterator[Any]:
+        made: SimpleQueue[Progress | Done | BaseException] = SimpleQueue()
+        turns, left = threading.Semaphore(0), threading.Event()
+
+        def tell(news: Any) -> None:
+            made.put(Progress(news))
+            turns.acquire()
+            if left.is_set():
+                raise Cancelled
+
+        def go() -> None:
+            try:
+                made.put(Done(work(tell)))
+            except BaseException as error:  # raised again where the steps are taken
+                made.put(error)
+
+        thread = threading.Thread(target=go, name="moeviz-in-turns", daemon=True)
+        thread.start()
+        try:
+            while not isinstance(told := made.get(), Done):
+                if isinstance(told, BaseException):
+                    raise told
+                yield told.value
+                turns.release()
+            return told.value
+        finally:
+            left.set()
+            turns.release()
+            thread.join()
+
+    return steps

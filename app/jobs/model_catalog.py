@@ -1,23 +1,67 @@
 """The models on offer, and what is known of one before it is loaded."""
 
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.render_lock import give_up_slot
-from moeviz_app.jobs.timeouts import call_with_timeout
 from moeviz_app.server import identity
 
 from moeviz.capture.engine_table import engine_of
 from moeviz.embedded import EMBEDDED
-from moeviz.errors import ModelNotFound
+from moeviz.errors import ModelNotFound, MoevizError
 from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
+
+LOOK_UP_SECONDS = 8.0
+MOST_LOOK_UPS = 4  # at a time; each may go on for a while after nobody waits for it
+NO_HUB = (
+    "It is no folder on this machine, and the Hugging Face hub does not answer. Try again, or give the folder of a "
+    "model."
+)
+T = TypeVar("T")
+_places = threading.BoundedSemaphore(MOST_LOOK_UPS)
+
+
+def call_with_timeout(name: str, ask: Callable[[], T], seconds: float = LOOK_UP_SECONDS, silent: str = NO_HUB) -> T:
+    """Return what `ask` finds out about a model, within a number of seconds.
+
+    Raises what it raises; `ModelNotFound` where it takes longer, with `silent`; and `MoevizError` where too many are
+    looked up.
+    """
+    places = _places
+    if not places.acquire(blocking=False):
+        raise MoevizError(f"{MOST_LOOK_UPS} other models are being looked up already. Try again in a moment.")
+    found: Future[T] = Future()
+
+    def work() -> None:
+        try:
+            found.set_result(ask())
+        except BaseException as error:  # raised again where somebody waits
+            found.set_exception(error)
+        finally:
+            places.release()
+
+    try:
+        threading.Thread(target=work, name="moeviz-look-up", daemon=True).start()
+    except RuntimeError as error:
+        places.release()
+        raise MoevizError("This server has run out of threads. Try again in a moment.") from error
+    give_up_slot()
+    try:
+        return found.result(seconds)
+    except TimeoutError as error:
+        if found.done():  # it was its own
+            raise
+        raise ModelNotFound(f"Nothing was heard of {quoted(name)} within {seconds:g} s. {silent}") from error
+
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import BeforeOpening

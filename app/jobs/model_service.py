@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
-from moeviz_app.jobs.cooperative import in_steps
+from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.fair_queue import (
     Client,
     Done,

@@ -1,8 +1,11 @@
-"""Traces that are recorded beforehand and shown to all visitors: the example, what ships, a server's own files."""
+"""What is there beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
+server's own files.
+"""
 
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 import pandas as pd
 import streamlit as st
@@ -17,11 +20,12 @@ from moeviz.embedded.recorded_routing import (
     reference_routing,
     traces_over_training,
 )
-from moeviz.errors import MoevizError
+from moeviz.errors import MissingField, MoevizError
 from moeviz.formats.dataset.opening import is_dataset
 from moeviz.formats.exports import open_cached
 from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
+from moeviz.metrics.expert_names import expert_names, sample_of_texts, short_name
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
@@ -119,3 +123,59 @@ def cached_for_example(trace: object, what: Hashable, make: Callable[[], T]) -> 
             _known.clear()
         _known[key] = make()
     return _known[key]
+
+
+__all__ = ["names_in", "names_of", "names_of_layer", "short_name"]
+_names: WeakKeyDictionary[RoutingTrace, pd.DataFrame | None] = WeakKeyDictionary()
+
+
+def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFrame | None:
+    """Return names of a model's experts, as `expert_names` has them: the same wherever they are shown.
+
+    Our own models have them from the held-out texts that ship; others from the first of these `opened` traces that is
+    of the model and has labels, or else several texts. None where nothing names them.
+    """
+    if (texts := usual(model)) is not None:
+        return names_in(texts)
+    own = [trace for trace in opened if layout(trace.model) == layout(model)]
+    labelled = sorted(own, key=lambda trace: "label" not in trace.tokens)  # stable
+    return next((names for trace in labelled if (names := names_in(trace)) is not None), None)
+
+
+def names_of_layer(names: pd.DataFrame | None, layer: int) -> dict[int, str]:
+    """Return the short names that hold of one layer's experts, by expert."""
+    if names is None:
+        return {}
+    held = names[names["holds"] & (names["layer"] == layer)]
+    return {int(expert): short_name(name) for expert, name in zip(held["expert"], held["name"], strict=True)}
+
+
+def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
+    """Return the names that the texts of a trace give its experts; None where they give none, as one text alone."""
+    if trace not in _names:
+        try:
+            _names[trace] = expert_names(sample_of_texts(trace))
+        except MissingField:
+            _names[trace] = None
+    return _names[trace]
+
+
+def layout(model: ModelInfo) -> tuple[object, ...]:
+    """Return what two traces of the same model agree in."""
+    return model.name, model.layers, model.num_experts, model.top_k
+
+
+MIXED = "Mixed"
+TELLING = (2, 20)  # layer and token of it: without that layer's expert for German, another token is likeliest
+EXAMPLES = {
+    MIXED: "The letter said: « Nous partons demain matin. » Er antwortete: Ich komme mit.\n"
+    "def total(prices):\n    return sum(prices)\n12 + 30 = 42",
+    "English": "In the beginning of the year the sea was calm, and the old captain walked along the shore.",
+    "French": "Au commencement de l'année, la mer était calme, et le vieux capitaine marchait sur la plage.",
+    "German": "Am Anfang des Jahres war das Meer ruhig, und der alte Kapitän ging jeden Abend am Ufer entlang.",
+    "Python": 'import os\n\n\ndef read_lines(path):\n    """Return all lines of the file."""\n'
+    "    with open(path) as f:\n        return [line.strip() for line in f]\n",
+    "JSON": '{"name": "Ada", "born": 1815, "languages": ["English", "French"], "alive": false}',
+    "SQL": "SELECT name, COUNT(*) FROM orders WHERE price > 100 GROUP BY name ORDER BY name;",
+    "Arithmetic": "12 + 30 = 42\n7 * 8 = 56\n100 - 37 = 63\n144 / 12 = 12\n",
+}

@@ -8,14 +8,17 @@
 """
 
 import asyncio
+import base64
 import gc
+import hashlib
 import hmac
 import logging
 import os
+import re
 import secrets
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import partial
@@ -28,22 +31,80 @@ from moeviz_app import settings
 from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_loopback
-from moeviz_app.server.headers import Headers, security_headers
 from moeviz_app.server.identity import VisitorCookie
 from moeviz_app.server.logs import error_facts, write_lines
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+from starlette.datastructures import MutableHeaders
 from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from streamlit import config
 from streamlit.runtime import Runtime
 from streamlit.web.server.server_util import get_url
 
-from moeviz.charts.unchecked import without_checks
 from moeviz.own_folder import own_token
+from moeviz.report.pictures import without_checks
+
+
+class Headers:
+    """ASGI middleware: sends the same headers with every response."""
+
+    def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
+        self.app, self.headers = app, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and add the headers in place of any of the same name."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
+    """Return the security headers. `ancestors` may show the app in a frame; `page` is Streamlit's index.html."""
+    headers = {
+        "Content-Security-Policy": policy(ancestors, page.read_text(encoding="utf-8")),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",  # an address may hold a prompt
+        "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    return headers if ancestors else headers | {"X-Frame-Options": "DENY"}
+
+
+def policy(ancestors: Sequence[str], page: str) -> str:
+    """The content security policy of a page; the scripts that stand in it are known by their hashes."""
+    hashes = [f"'sha256-{_hash(script)}'" for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
+    rules = {
+        "default-src": ["'none'"],
+        "script-src": ["'self'", "blob:", *hashes],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:", "blob:"],
+        "font-src": ["'self'", "data:"],
+        "connect-src": ["'self'"],
+        "media-src": ["'self'"],
+        "manifest-src": ["'self'"],
+        "worker-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "object-src": ["'none'"],
+        "frame-src": ["'none'"],
+        "frame-ancestors": list(ancestors) or ["'none'"],
+    }
+    return "; ".join(f"{name} {' '.join(values)}" for name, values in rules.items())
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
 
 log = logging.getLogger("moeviz.app")
 WAYS_SAID = {

@@ -8,14 +8,13 @@ from pathlib import Path
 
 import streamlit as st
 from moeviz_app import settings
-from moeviz_app.server import metrics
 from moeviz_app.session.library import check_memory, free_name
+from moeviz_app.session.opened import read_in_turn
 from moeviz_app.session.visit import visit
 
 from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import MoevizError
 from moeviz.formats.sandboxed_read import Limits
-from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
 from moeviz.text import quoted
 from moeviz.training.reading import EXAMPLE_FOLDER as EXAMPLES
@@ -23,7 +22,6 @@ from moeviz.training.reading import Signature, is_run, read_run, run_at, signatu
 from moeviz.training.recorded.run import TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 
-MB = 10**6
 MOST, TITLE = 4, 60  # uploads of a visitor; characters of a name
 AUX_OFF, AUX_ON, SNAPSHOTS = "aux loss off", "aux loss on", "embedded model, snapshots alone"
 SHIPPED = {AUX_OFF: "aux-off", AUX_ON: "aux-on", SNAPSHOTS: "embedded"}  # and in an address
@@ -76,22 +74,13 @@ def read_upload(data: bytes, name: str) -> TrainingRun:
     Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
     open files for so long that this one does not get its turn.
     """
-    set_for = settings.SETTINGS
-    limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
-    try:
-        check_size(data, set_for.max_upload_mb * 2**20)
-        if not _place.acquire(timeout=limits.seconds):
-            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
-        try:
-            run = read_run_sandboxed(data, name, limits)
-            check_memory(run, name)
-        finally:
-            _place.release()
-    except MoevizError:
-        metrics.count("files", end="refused")
-        raise
-    metrics.count("files", end="opened")
-    return run
+
+    def read(limits: Limits) -> TrainingRun:
+        run = read_run_sandboxed(data, name, limits)
+        check_memory(run, name)
+        return run
+
+    return read_in_turn(data, name, read, _place)
 
 
 def may_grow(name: str) -> bool:

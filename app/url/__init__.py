@@ -1,1 +1,1 @@
-"""Addresses of pages: the fields in them, the links that repeat a view, short keys in place of prompts."""
+"""Addresses of pages: the fields in them, and the links that repeat a view."""

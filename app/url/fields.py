@@ -14,7 +14,7 @@ from urllib.parse import parse_qsl, urlencode
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.run_request import LONGEST, RunRequest, number_in, run_from_query
-from moeviz_app.session import datasets, opened_counts, recent, session, training_runs
+from moeviz_app.session import datasets, opened, recent, session, training_runs
 from moeviz_app.session.visit import visit
 from moeviz_app.url import serve_address
 
@@ -278,8 +278,8 @@ _OF_COUNTS = (
     _choice(
         "counts",
         session.COUNTS,
-        {opened_counts.published(model): model.lower() for model in MODELS}
-        | {opened_counts.TRACE: "trace", opened_counts.HELD_OUT: "embedded"},
+        {opened.published(model): model.lower() for model in MODELS}
+        | {opened.TRACE: "trace", opened.HELD_OUT: "embedded"},
     ),
     _number(session.GROUP),
     _number(session.COUNTED_LAYER),

@@ -1,21 +1,138 @@
 """A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
 
-What a page adds to that is in the table of `fields.py`.
+What a page adds to that is in the table of `fields.py`; the page of one expert says which layer and expert of which
+trace, or of which dataset.
 
 The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
 trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed, and any
 web page can lead a browser here, so it runs nothing by itself but what is in memory already.
+
+With MOEVIZ_PROMPTS_IN_LINKS=0 a short key stands in an address, under which this server remembers the rest: what a
+visitor asked a model then stands in no proxy's log and no browser's history. A key cannot be guessed, lasts a day, and
+is forgotten with the process; whoever has it sees the prompt.
 """
 
-from collections.abc import Mapping
+import secrets
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from urllib.parse import quote, urlencode
 
 import streamlit as st
+from moeviz_app import settings
+from moeviz_app.jobs import recorded
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.expert import asked_query, for_the_address
-from moeviz_app.url.fields import DATASET_PAGES, PAGE_ADDRESSES
+from moeviz_app.url.fields import DATASET, DATASET_PAGES, PAGE_ADDRESSES
+
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import MoevizError
+from moeviz.routing_trace import RoutingTrace
+
+KEY = "key"
+TEXTS = (
+    "prompt",
+    "system",
+    "changed_prompt",
+    "becomes",
+    "first",
+    "second",
+)  # parts of an address that hold what was typed
+SECONDS = 24 * 60 * 60
+MOST_CHARS = 20_000_000  # of all that is remembered
+KEY_BYTES = 16
+
+
+class ShortLinks:
+    """Keys and the queries that they stand for. The oldest go where there are too many."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._guard = clock, threading.Lock()
+        self._keys: dict[frozenset[tuple[str, str]], str] = {}
+        self._queries: OrderedDict[str, tuple[float, dict[str, str]]] = OrderedDict()  # the oldest first
+        self._chars = 0
+
+    def hidden(self, query: Mapping[str, str]) -> dict[str, str]:
+        """Return a key in place of a query that holds what somebody typed; any other query as it is."""
+        if not any(name in query for name in TEXTS):
+            return dict(query)
+        with self._guard:
+            self._forget()
+            same = frozenset(query.items())
+            key = self._keys.setdefault(same, secrets.token_urlsafe(KEY_BYTES))
+            if key not in self._queries:
+                self._chars += _length(query)
+            self._queries[key] = (self._clock(), dict(query))
+            self._queries.move_to_end(key)
+        return {KEY: key}
+
+    def shown(self, query: Mapping[str, str]) -> dict[str, str]:
+        """Return the query that a key stands for; any other as it is. Raises `MoevizError` for an unknown key."""
+        if KEY not in query:
+            return dict(query)
+        with self._guard:
+            self._forget()
+            if (found := self._queries.get(query[KEY])) is None:
+                raise MoevizError(
+                    "This address holds a key that this server does not know, or no longer: keys last a day, and a "
+                    "restart forgets them. Run the prompt again."
+                )
+            return dict(found[1])
+
+    def _forget(self) -> None:
+        """Forget what is too old, and what is too much."""
+        while self._queries:
+            key, (when, query) = next(iter(self._queries.items()))
+            if when > self._clock() - SECONDS and self._chars <= MOST_CHARS:
+                return
+            del self._queries[key], self._keys[frozenset(query.items())]
+            self._chars -= _length(query)
+
+
+def _length(query: Mapping[str, str]) -> int:
+    return sum(len(name) + len(value) for name, value in query.items())
+
+
+LINKS = ShortLinks()
+
+
+def expert_query(trace: RoutingTrace, layer: int, expert: int, seen: str | None = None) -> dict[str, str]:
+    """The query of the page of an expert of this trace.
+
+    It is `seen` in this trace ("trace"), or at first in held-out texts of the model ("held-out"), if there are any:
+    a text of a few tokens says little of an expert.
+    """
+    where, model = {"layer": str(layer), "expert": str(expert)}, trace.model.name
+    if trace is recorded.held_out(model):
+        return where if model == EMBEDDED else where | {"model": model, "seen": "held-out"}
+    seen = seen or ("trace" if recorded.usual(trace.model) is None else "held-out")
+    run = recent.run_of(trace)
+    if run is not None and run.fits_an_address:
+        return run.parameters() | where | {"seen": seen}
+    return where | {"model": model, "seen": seen}
+
+
+def asked_query() -> dict[str, str]:
+    """The query of the page of an expert: that of the address or, right after `open_expert`, the one given there."""
+    try:
+        asked = LINKS.shown(st.query_params.to_dict())
+    except MoevizError:  # which was told where the link was followed
+        asked = {}
+    return asked or visit().expert_asked
+
+
+def for_the_address(query: dict[str, str]) -> dict[str, str]:
+    """A query as the browser's address may hold it: with what was typed, or with a key in its place."""
+    return query if settings.SETTINGS.prompts_in_links else LINKS.hidden(query)
+
+
+def dataset_expert_query(name: str, layer: int, expert: int, sample: int = 0) -> dict[str, str]:
+    """The query of the page of an expert, as this dataset shows it; `sample` says which of its contexts are drawn."""
+    where = {DATASET: name, "layer": str(layer), "expert": str(expert)}
+    return where | ({"sample": str(sample)} if sample else {})
+
 
 # Before Streamlit turns to another page it clears the query of this one, as a step of its own in the browser's history:
 # the page that is left would stand there twice. We step nowhere within a page, so such a step is left out.

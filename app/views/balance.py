@@ -6,13 +6,13 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.recorded import cached_for_example
-from moeviz_app.session import datasets, opened_counts, session
+from moeviz_app.session import datasets, opened, session
 from moeviz_app.views.topic import draw
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.facts import dataset_facts, trace_name
-from moeviz_app.widgets.import_form import doctor_says
+from moeviz_app.widgets.files import doctor_says
 from moeviz_app.widgets.messages import explained, say
 
 from moeviz.charts import load, specialization
@@ -63,11 +63,11 @@ def balance_page() -> None:
 
 def _asked() -> tuple[Counted, Counted]:
     """Ask whose routing is judged, and on which tokens; the routing or counts, and the part of them."""
-    if gone := opened_counts.dropped():
+    if gone := opened.dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
-    offered = opened_counts.sources()
+    offered = opened.sources()
     if session.value(session.COUNTS) not in offered:
-        usual = opened_counts.published(MODELS[0]) if session.is_example() else opened_counts.TRACE
+        usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
         session.set_value(session.COUNTS, usual)
     session.keep(session.COUNTS)
     with st.container(horizontal=True, vertical_alignment="bottom"):

@@ -6,17 +6,16 @@ from dataclasses import replace
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.expert_names import names_of
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.url.fields import BESIDE
 from moeviz_app.views.compare_several import figures_side_by_side, strips
-from moeviz_app.views.examples import EXAMPLES, MIXED
-from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, part_of, picture_and_words
 from moeviz_app.widgets.messages import example_note, explained, refuse, say
+from moeviz_app.widgets.pickers import bring_up_pair
 from moeviz_app.widgets.run_panel import record
-from moeviz_app.widgets.trace_picker import bring_up_pair
 
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.embedded.own_models import installed
@@ -42,7 +41,7 @@ def compare_page() -> None:
     for sentence in recent.restore():
         say(sentence)
     waits = bring_up_pair()
-    offered = trace_picker.offered()
+    offered = pickers.offered()
     if len(offered) < 2:
         if not waits:
             _what_ships(next(iter(offered.values()), None))
@@ -50,7 +49,7 @@ def compare_page() -> None:
     choice = st.container()
     _offer_own_models(offered.get(session.value(session.FIRST_TRACE), next(iter(offered.values()))))
     with choice:
-        chosen = trace_picker.chosen_with_third(offered)
+        chosen = pickers.chosen_with_third(offered)
     _compare(named(chosen))
 
 
@@ -145,7 +144,7 @@ def _offer_own_models(first: RoutingTrace | None) -> None:
     prompt = EXAMPLES[MIXED] if made_by is None else made_by.prompt
     with explained(refuse):
         traces = [_in_model(prompt, name) for name in names]
-        trace_picker.choose(*traces)
+        pickers.choose(*traces)
         st.rerun()
 
 

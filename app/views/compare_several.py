@@ -6,11 +6,11 @@ from weakref import ref
 
 import pandas as pd
 import streamlit as st
-from moeviz_app.jobs.expert_names import names_of, names_of_layer
+from moeviz_app.jobs.recorded import names_of, names_of_layer
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, picture_and_words
-from moeviz_app.widgets.components.strip import colours_of, token_strip
+from moeviz_app.widgets.components.texts import colours_of, token_strip
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 from moeviz.charts import TOPICS, theme

@@ -11,14 +11,14 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
+from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import AMOUNTS
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.components.written import written
+from moeviz_app.widgets.components.texts import written
 from moeviz_app.widgets.messages import escape_markdown, example_note, explained, say
 from moeviz_app.widgets.run_panel import waiting_words
 

@@ -14,8 +14,8 @@ from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import charts_of, draw, question
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import show_all
-from moeviz_app.widgets.downloads import downloads
 from moeviz_app.widgets.facts import dataset_facts, trace_facts
+from moeviz_app.widgets.files import downloads
 from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.pickers import choose_layer
 from moeviz_app.widgets.run_panel import waiting_words

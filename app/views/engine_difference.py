@@ -6,15 +6,14 @@ from weakref import ref
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.recorded import EXAMPLES, cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
-from moeviz_app.views.examples import EXAMPLES
-from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import example_note, explained, say
+from moeviz_app.widgets.pickers import Pair, bring_up_pair
 from moeviz_app.widgets.run_panel import run_live
-from moeviz_app.widgets.trace_picker import Pair, bring_up_pair
 
 from moeviz.charts.engine_difference import AGREEMENT, MARGINS, PLACES
 from moeviz.embedded import EMBEDDED
@@ -55,7 +54,7 @@ def engine_difference_page() -> None:
     for sentence in recent.restore():
         say(sentence)
     waits = bring_up_pair()
-    offered = trace_picker.offered(parts=False)
+    offered = pickers.offered(parts=False)
     if len(offered) < 2 and waits:
         return
     if len(offered) < 2:
@@ -63,7 +62,7 @@ def engine_difference_page() -> None:
     else:
         _suggest()
     with explained():
-        pair = trace_picker.chosen(offered) if len(offered) > 1 else _example()
+        pair = pickers.chosen(offered) if len(offered) > 1 else _example()
         found = _found(pair)
         with st.container(border=True, key="answer"):
             for sentence in filter(None, (shift_caption(found.moved), tokens_caption(found.checked))):
@@ -96,7 +95,7 @@ def _suggest() -> None:
     what = ["token_id", "text"]
     for other in others:
         if other.tokens[what].equals(newest.tokens[what]):
-            trace_picker.choose(other, newest)
+            pickers.choose(other, newest)
             return
 
 

@@ -6,8 +6,8 @@ Of a dataset, in place of a trace: its load, its tokens in their text, kinds of 
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.url.expert import asked_query, expert_query
 from moeviz_app.url.fields import DATASET
+from moeviz_app.url.navigation import asked_query, expert_query
 from moeviz_app.views.expert_context import (
     FIRST,
     LINES,
@@ -28,7 +28,7 @@ from moeviz_app.views.expert_context import (
 from moeviz_app.views.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import heading
-from moeviz_app.widgets.components.kwic import keyword_in_context
+from moeviz_app.widgets.components.texts import keyword_in_context
 from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert
 from moeviz_app.widgets.facts import dataset_facts
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say

@@ -8,11 +8,11 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.expert_names import names_of
+from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.datasets import ShownDataset
-from moeviz_app.url.expert import dataset_expert_query, expert_query
+from moeviz_app.url.navigation import dataset_expert_query, expert_query
 from moeviz_app.widgets.answers import Make, OnProgress
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading, on_dark
 from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert, steps

@@ -1,5 +1,6 @@
 """Jobs of the page of an expert, for what a trace lacks: weights, the loss without the expert, router rows."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -12,8 +13,9 @@ from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.background import Background, Piece
 from moeviz_app.jobs.fair_queue import wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD, LoadOptions
-from moeviz_app.session import recent, results, session
-from moeviz_app.url.expert import expert_query
+from moeviz_app.server import identity
+from moeviz_app.session import recent, session
+from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_context import ExpertInTrace
 from moeviz_app.widgets.expert_links import go_to_expert
 from moeviz_app.widgets.messages import escape_markdown, explained
@@ -21,7 +23,42 @@ from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import InvalidPrompt
+from moeviz.own_folder import keep_table, kept_table
 from moeviz.routing_trace import RoutingTrace
+
+Depends = Callable[[], str | None]  # all that a result depends on, as a text; None where not all of it is known
+
+
+def store(name: str, found: Any) -> None:
+    """Keep a result under a name that says all that it depends on in this visit."""
+    session.keep_result(name, found)
+
+
+def load(name: str) -> Any:
+    """Return the result of that name; None where it was not computed."""
+    return session.result(name)
+
+
+def store_long(name: str, kind: str, depends: Depends, found: pd.DataFrame) -> None:
+    """Store a result for this visit and, for the machine's own user, for later ones, in the folder of its kind."""
+    store(name, found)
+    if identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
+        keep_table(kind, _hash(all_of_it), found)
+
+
+def load_long(name: str, kind: str, depends: Depends) -> pd.DataFrame | None:
+    """Return a result of this visit or of an earlier one; None where there is none."""
+    found: pd.DataFrame | None = load(name)
+    if found is None and identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
+        found = kept_table(kind, _hash(all_of_it))
+        if found is not None:
+            store(name, found)
+    return found
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+
 
 if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
@@ -38,12 +75,12 @@ def muted(seen: ExpertInTrace) -> pd.DataFrame | None:
     """Return what each kind of text loses without the expert, where that is known; see `muted_by_label`."""
     if seen.held_out and seen.model.name == EMBEDDED:
         return recorded.reference_muted()
-    return results.load_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
+    return load_long(_name("muted", seen), MUTED, lambda: _muting_depends(seen))
 
 
 def rows(seen: ExpertInTrace) -> pd.DataFrame | None:
     """Return the geometry of the layer's router, where that is known; see `router_geometry`."""
-    return results.load(_rows_name(seen))
+    return load(_rows_name(seen))
 
 
 def offer_muting(seen: ExpertInTrace) -> None:
@@ -54,7 +91,7 @@ def offer_muting(seen: ExpertInTrace) -> None:
     )
 
     def keep(name: str, found: pd.DataFrame) -> None:
-        results.store_long(name, MUTED, lambda: _muting_depends(seen), found)
+        store_long(name, MUTED, lambda: _muting_depends(seen), found)
 
     finish = partial(pd.concat, ignore_index=True)
     _offer(_name("muted", seen), words, why, lambda: _muting(seen), finish, keep)
@@ -87,7 +124,7 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
 
     name = f"{'outputs' if outputs else 'weights'} of {id(trace)}"
     _offer(name, words, why, lambda: _on_model(trace, [piece(pair) for pair in _pairs(trace)]), joined)
-    again = results.load(name)
+    again = load(name)
     if again is None:
         return False
     session.forget_result(name)
@@ -109,7 +146,7 @@ def offer_rows(seen: ExpertInTrace) -> None:
             return router_geometry(loaded.model, [seen.layer])
 
         found = wait_for(model_service.run_on_model(seen.model.name, _how(seen.trace), work), lambda _told: None)
-        results.store(_rows_name(seen), found)
+        store(_rows_name(seen), found)
         st.rerun()
 
 
@@ -119,7 +156,7 @@ def _offer(
     why: str,
     begin: Callable[[], Background],
     finish: Callable[[list], Any],
-    keep: Keep = results.store,
+    keep: Keep = store,
 ) -> None:
     running = session.result(JOB)
     if running is not None and running[0] == name:

@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.expert_names import names_of
+from moeviz_app.jobs.recorded import names_of
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.url import navigation
-from moeviz_app.url.expert import dataset_expert_query, expert_query, for_the_address
+from moeviz_app.url.navigation import dataset_expert_query, expert_query, for_the_address
 from moeviz_app.widgets.answers import damage, whole
-from moeviz_app.widgets.components.atlas import atlas, search, typed
-from moeviz_app.widgets.components.atlas_data import packed_atlas, packed_found
+from moeviz_app.widgets.components.atlas import atlas, packed_atlas, packed_found, search, typed
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
 

@@ -6,15 +6,13 @@ from functools import partial
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.expert_names import names_of
-from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, cached_for_example, names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
-from moeviz_app.url.expert import expert_query, for_the_address
-from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
+from moeviz_app.url.navigation import expert_query, for_the_address
 from moeviz_app.views.read_again import (
     decided_here,
     is_direct,
@@ -26,10 +24,10 @@ from moeviz_app.views.read_again import (
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
-from moeviz_app.widgets.components.written import has_run, written
-from moeviz_app.widgets.downloads import downloads
+from moeviz_app.widgets.components.texts import has_run, written
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.facts import layer_word, trace_facts
+from moeviz_app.widgets.files import downloads
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
 from moeviz_app.widgets.near import fill_first_screen
 from moeviz_app.widgets.pickers import choose_stretch

@@ -6,14 +6,14 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
 from moeviz_app.server.logs import log_moment
-from moeviz_app.session import datasets, opened_counts, opened_files, recent, session, training_runs
+from moeviz_app.session import datasets, opened, recent, session, training_runs
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.fields import PAGE_ADDRESSES
-from moeviz_app.url.short_links import LINKS
+from moeviz_app.url.navigation import LINKS
 from moeviz_app.views.explore import run_on_screen
 from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
-from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets import pickers
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.near import begin_page
 from moeviz_app.widgets.run_options import fill_in
@@ -147,15 +147,15 @@ def open_startup_files() -> str | None:
     if visit().has_begun:
         return None
     visit().has_begun = True  # also where it raises: it is told once
-    files = [(name, opened_files.noted(file).counted) for name, file in recorded.opened_files()]
+    files = [(name, opened.noted(file).counted) for name, file in recorded.opened_files()]
     traces = [file for _, file in files if isinstance(file, RoutingTrace)]
     for name, found in reversed(files):
         if isinstance(found, ExpertCounts):
-            opened_counts.remember(found)
+            opened.remember(found)
         else:
             session.set_trace(found, title=name)
     if len(traces) > 1:
-        trace_picker.choose(traces[0], traces[1])
+        pickers.choose(traces[0], traces[1])
     of_corpora = datasets.listed()
     if of_corpora and not traces:
         session.set_value(session.DATASET, next(iter(of_corpora)))

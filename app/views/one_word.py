@@ -5,23 +5,20 @@ from dataclasses import replace
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.expert_names import names_of, names_of_layer
-from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example, names_of, names_of_layer
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.components.strip import CHANGED, NEW, colours_of, token_strip
-from moeviz_app.widgets.components.word_edit import Edit, told, word_edit
+from moeviz_app.widgets.components.texts import CHANGED, NEW, Edit, colours_of, token_strip, told, word_edit
 from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.run_panel import run_live
 
 from moeviz.charts import theme
-from moeviz.charts.word_change import WORD_CHANGE
+from moeviz.charts.effect import WORD_CHANGE
 from moeviz.embedded import EMBEDDED
+from moeviz.metrics.effect import OTHER, kept_rows, word_change_summary
 from moeviz.metrics.tokens import visible
-from moeviz.metrics.word_change import OTHER, kept_rows, word_change_summary
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cut
 

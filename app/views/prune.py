@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.cooperative import in_steps
+from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.fair_queue import Tell
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED
 from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.views.corpus import Texts, choose_texts
-from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_panel import waited_for

@@ -3,13 +3,13 @@
 import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog
-from moeviz_app.session import opened_counts, session
+from moeviz_app.session import opened, session
 from moeviz_app.url import serve_address
 from moeviz_app.views.serve_cards import draw_cards
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
-from moeviz_app.widgets.downloads import file_stem
 from moeviz_app.widgets.facts import trace_name
+from moeviz_app.widgets.files import file_stem
 from moeviz_app.widgets.messages import explained, say
 
 from moeviz.charts.chart import Chart
@@ -74,19 +74,19 @@ def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
 
 def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
     """Ask for the model: one whose routing is here, or one that is known by its configuration alone."""
-    offered = opened_counts.sources()
+    offered = opened.sources()
     routed = {EMBEDDED, *CHECKPOINTS.values()}
     others = [name for name in known_models() if name not in routed]
     options = [*offered, *others]
-    usual = opened_counts.published(MODELS[0]) if session.is_example() else opened_counts.TRACE
+    usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
     if serve_address.OF not in wanted and serve_address.part_of(wanted) is not None:
-        wanted = wanted | {serve_address.OF: opened_counts.TRACE}  # a link of when there was no other
+        wanted = wanted | {serve_address.OF: opened.TRACE}  # a link of when there was no other
     serve_address.fill_in(session.SERVED, wanted.get(serve_address.OF), options)
     if session.value(session.SERVED) not in options:
         session.set_value(session.SERVED, usual)
     session.keep(session.SERVED)
     name = st.selectbox("Model", options, key=session.SERVED, persist_state="session", width=420)
-    known = name in others or name in opened_counts.FIXED
+    known = name in others or name in opened.FIXED
     serve_address.show(serve_address.OF, name if known else None, usual)
     return name, offered[name]() if name in offered else None
 

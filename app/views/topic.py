@@ -11,7 +11,7 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
-from moeviz_app.url.expert import dataset_expert_query
+from moeviz_app.url.navigation import dataset_expert_query
 from moeviz_app.widgets.answers import Answers, Make, OnProgress, damage, whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, show_all, trace_to_draw
 from moeviz_app.widgets.expert_links import choose_expert, choose_expert_of, follow_click_to

@@ -4,11 +4,10 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
 from moeviz_app.server import identity
-from moeviz_app.session import opened_counts, recent, session, training_runs
-from moeviz_app.session.opened_files import read_upload
-from moeviz_app.widgets.downloads import downloads
+from moeviz_app.session import opened, recent, session, training_runs
+from moeviz_app.session.opened import read_upload
 from moeviz_app.widgets.facts import trace_facts
-from moeviz_app.widgets.import_form import ask_for, doctor_says, import_options
+from moeviz_app.widgets.files import ask_for, doctor_says, downloads, import_options
 from moeviz_app.widgets.messages import example_note, explained, say
 from streamlit.runtime.uploaded_file_manager import UploadedFile
 
@@ -108,7 +107,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
         session.set_trace(found, title=upload.name)
         st.success("Opened. Every page now shows this trace.")
         return
-    opened_counts.remember(found)
+    opened.remember(found)
     st.success("Opened. It holds counts of how many tokens each expert got, and not where each token went.")
     session.link_to("Balance", "Look at the counts")
     doctor_says(found)

@@ -9,11 +9,10 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD
-from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import fields
-from moeviz_app.views.examples import EXAMPLES, MIXED
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, say

@@ -11,7 +11,7 @@ from typing import Any
 import streamlit as st
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.expert import expert_query, for_the_address
+from moeviz_app.url.navigation import expert_query, for_the_address
 
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo

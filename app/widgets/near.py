@@ -5,23 +5,22 @@ Its place is kept until then, so that nothing jumps when it comes. Whoever print
 
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 
 import streamlit as st
 from moeviz_app.session import session
 from moeviz_app.session.visit import PartsSeen, visit
+from moeviz_app.widgets.components import component
 from moeviz_app.widgets.messages import explained
 
-HERE = Path(__file__).parent / "components"
 ABOVE = 42  # pixels of a line above a picture, as in near.js
 WHOLE_PAGE = "asks for the whole page"  # a click in a part, which would be drawn anew alone
 
-_component = st.components.v2.component(
-    "moeviz_near",
-    html="<p class='near'><span>This picture comes when you scroll to it.</span>"
+_component = component(
+    "near",
+    "<p class='near'><span>This picture comes when you scroll to it.</span>"
     "<span class='paper'>This picture was not drawn yet. Close this, and print once more.</span></p>",
-    css=(HERE / "near.css").read_text("utf-8"),
-    js="\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "near.js")),
+    "near",
+    "leaving near",
 )
 
 

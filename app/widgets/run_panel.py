@@ -13,8 +13,7 @@ from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.server.metrics import count
 from moeviz_app.session import session
-from moeviz_app.widgets.components.strip import colours_of, token_strip
-from moeviz_app.widgets.components.written import going_on, written
+from moeviz_app.widgets.components.texts import colours_of, going_on, token_strip, written
 
 from moeviz.charts import theme
 from moeviz.routing_trace import RoutingTrace

@@ -225,7 +225,7 @@ def architecture() -> str:
 
 def glossary() -> str:
     """The words of the field: those of the app's charts, and more."""
-    from moeviz_app.widgets.glossary import GLOSSARY
+    from moeviz_app.widgets.chart_panel import GLOSSARY
 
     words = MORE | GLOSSARY
     lines = [f"{word}\n  {words[word][0].upper()}{words[word][1:]}" for word in sorted(words, key=str.lower)]

@@ -16,11 +16,10 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from moeviz_app.jobs.expert_names import names_in
-from moeviz_app.views.examples import EXAMPLES, MIXED, TELLING
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, names_in
 from moeviz_app.views.experts import TRIES, answer_to, said_of_names
-from moeviz_app.widgets.components import atlas, explorer, explorer_data, strip
-from moeviz_app.widgets.components.atlas_data import packed_atlas
+from moeviz_app.widgets.components import atlas, explorer, read, texts
+from moeviz_app.widgets.components.atlas import packed_atlas
 
 from moeviz import embedded
 from moeviz.capture.occlusion import FILLERS, NUMBER
@@ -66,8 +65,8 @@ def write(folder: Path, site: str = "") -> None:
 def made() -> dict[str, Any]:
     """Collect the facts that the page takes from Python: palette, charts, and how tokens are made visible."""
     trace = example_trace()
-    names = explorer_data.packed_names(trace, names_in(reference_routing()))
-    alike = explorer_data.packed_strip(trace)
+    names = explorer.packed_names(trace, names_in(reference_routing()))
+    alike = explorer.packed_strip(trace)
     of_model = ("layers", "word", "item", "counts", "zero", "slots", "ordered", "palette", "grey")
     return {
         "model": {name: alike[name] for name in of_model},
@@ -89,8 +88,8 @@ def made() -> dict[str, Any]:
         "letters": token_layer_map.LETTERS,
         "lineLetters": token_layer_map.LINE_LETTERS,
         "most": theme.MAX_TOKENS,
-        "steps": explorer_data.STEPS,
-        "mostBreaks": strip.MOST_LINE_BREAKS,
+        "steps": explorer.STEPS,
+        "mostBreaks": texts.MOST_LINE_BREAKS,
         "shownAs": tokens.SHOWN_AS,
         "unseen": sorted(tokens.UNSEEN),
         "combining": sorted(tokens.COMBINING),
@@ -106,7 +105,7 @@ def example() -> dict[str, Any]:
     """The recorded example, as the app shows it."""
     trace = example_trace()
     found = [explorer.packed_finding(finding) for finding in findings(trace, reference_routing())]
-    data = explorer_data.packed(trace) | {"at": TELLING, "findings": found, "loader": LOADER}
+    data = explorer.packed(trace) | {"at": TELLING, "findings": found, "loader": LOADER}
     return {"prompt": EXAMPLES[MIXED], "ids": trace.tokens["token_id"].tolist(), "data": data}
 
 
@@ -138,11 +137,11 @@ def _code(model: str, size: int) -> dict[str, bytes]:
     drawn, found = packed_atlas(trace, names)
     drawn |= {"query": {}, "loader": LOADER, "expertPage": EXPERT}
     frames = {
-        name: {"html": html, "css": css}
-        for name, html, css in (
-            ("explorer", explorer.HTML, explorer.CSS),
-            ("atlas", atlas.HTML, atlas.CSS),
-            ("search", atlas.SEARCH_HTML, atlas.SEARCH_CSS),
+        name: {"html": html, "css": read(styles, "css")}
+        for name, html, styles in (
+            ("explorer", explorer.HTML, explorer.STYLES),
+            ("atlas", atlas.HTML, atlas.STYLES),
+            ("search", atlas.SEARCH_HTML, atlas.SEARCH_STYLES),
         )
     }
     frames["search"] |= {"tries": TRIES, "otherwise": said_of_names(names, found)}
@@ -151,9 +150,9 @@ def _code(model: str, size: int) -> dict[str, bytes]:
     texts = {
         "favicon.svg": (OWN.parent / "_static" / "favicon.svg").read_text("utf-8"),
         "page.css": (OWN / "page.css").read_text("utf-8"),
-        "static/js/explorer.js": explorer.JS,
-        "static/js/atlas.js": atlas.JS,
-        "static/js/search.js": atlas.SEARCH_JS,
+        "static/js/explorer.js": read(explorer.SCRIPTS, "js"),
+        "static/js/atlas.js": read(atlas.SCRIPTS, "js"),
+        "static/js/search.js": read(atlas.SEARCH_SCRIPTS, "js"),
         "static/js/vega.js": bundle,
         "made.json": _json(made() | frames | {"folder": model, "bytes": size}),
         "example.json": _json(example()),

@@ -1,12 +1,13 @@
-"""Charts of what an intervention does. Not a topic, since a topic is about one trace."""
+"""Charts of what an intervention does, or another word. Not a topic, since a topic is about one trace."""
 
 import altair as alt
 import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
+from moeviz.charts.engine_difference import places_map
 from moeviz.charts.tokens import token_axis, token_tooltip
-from moeviz.metrics.effect import effect_by_token
+from moeviz.metrics.effect import effect_by_token, word_change
 
 MANY = 2000  # bars that a browser draws at once
 LITTLE = 0.01  # nats: less is drawn as little
@@ -44,4 +45,19 @@ EFFECT = Chart(
     "token becomes the most likely.",
     measure=effect_by_token,
     draw=effect_bars,
+)
+
+
+def word_change_map(frame: pd.DataFrame) -> alt.Chart:
+    """Token by layer, orange where the first choice is another one. Columns: those of `word_change`."""
+    columns = {"kind": ("with the word changed", ""), "expert": ("as it was", "d"), "other_expert": ("now", "d")}
+    return places_map(frame.drop(columns=["row", "other_row", "follows"]), columns)
+
+
+WORD_CHANGE = Chart(
+    "Which first choices does the word change?",
+    "Each cell is a token that both texts have, at a layer: orange where its first choice is another one with the word "
+    "changed. Hover to see both.",
+    measure=word_change,
+    draw=word_change_map,
 )

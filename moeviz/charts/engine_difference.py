@@ -6,11 +6,11 @@ import pandas as pd
 from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.token_layer_map import first_letters
+from moeviz.metrics.effect import OTHER as OTHER_FIRST
+from moeviz.metrics.effect import SAME as SAME_FIRST
 from moeviz.metrics.engine_difference import engine_difference
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.metrics.tokens import visible
-from moeviz.metrics.word_change import OTHER as OTHER_FIRST
-from moeviz.metrics.word_change import SAME as SAME_FIRST
 
 LINES = {"equal_sets": ("the same experts", theme.PAIR[0]), "equal_ids": ("in the same order too", theme.PAIR[1])}
 COLOURS = {SAME: "#8a98e540", ORDER: "#8a98e5", OTHER: theme.CHANCE, APART: theme.PALE}

@@ -1,6 +1,12 @@
-"""Effects of an intervention, in a few figures, from the table that `moeviz.what_if` makes."""
+"""Effects of a change: an intervention, in the figures that `moeviz.what_if` makes, or another word in a text."""
 
+import numpy as np
 import pandas as pd
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.inputs import needs_tokens
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+from moeviz.text import spans
 
 
 def effect_by_token(effect: pd.DataFrame) -> pd.DataFrame:
@@ -28,3 +34,85 @@ def effect_summary(effect: pd.DataFrame) -> dict[str, float]:
         "kl": float(effect["kl"].mean()),
         "another": float((effect["next_token"] != effect["next_token_changed"]).mean()),
     }
+
+
+Pair = tuple[RoutingTrace, RoutingTrace]
+SAME, OTHER, APART = "the same first choice", "another first choice", "not compared"
+
+
+def kept_rows(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
+    """Rows, in either trace, of the tokens that both texts have; and how many of them stand before what was changed.
+
+    Tokens are compared from the front, and then from the end.
+
+    A word of one token may become one of several, and tokens may form anew beside it: what lies between is not of both.
+
+    Source: simple comparison of token ids, or of texts where a trace lacks ids.
+    """
+    known = all((trace.tokens["token_id"] != NO_TOKEN_ID).all() for trace in pair)
+    before, after = (trace.tokens["token_id" if known else "text"].to_numpy() for trace in pair)
+    most = min(len(before), len(after))
+    head = _equal(before[:most], after[:most])
+    tail = _equal(before[::-1][: most - head], after[::-1][: most - head])
+    mine, theirs = (np.r_[0:head, len(ids) - tail : len(ids)].astype(np.int64) for ids in (before, after))
+    return mine, theirs, head
+
+
+def _equal(one: np.ndarray, other: np.ndarray) -> int:
+    """Count the elements that are equal, from the first on."""
+    differ = np.flatnonzero(one != other)
+    return int(differ[0]) if len(differ) else len(one)
+
+
+@needs_tokens
+def word_change(pair: Pair) -> pd.DataFrame:
+    """Tell for each token that two texts have in common whether its first choice changes from the first to the second.
+
+    One row per token and layer. Columns: place int32 (of the token among those of both) · row, other_row int32 (in
+    either trace) · sequence, position int32 (in the first) · text str · layer int32 · expert, other_expert int16 (first
+    choices) · kind str (the same first choice, another first choice, or not compared, where one of the two does not
+    record it) · follows bool (whether the token stands after what was changed). Raises `InvalidTrace` if the traces
+    have other layers or no token in common, and `MissingField` if one of them does not say which choice is the first.
+
+    Source: simple comparison.
+    """
+    one, other = pair
+    if one.model.layers != other.model.layers:
+        raise InvalidTrace(
+            f"Two readings of a text are compared layer by layer, and these have layers {spans(one.model.layers)} and "
+            f"{spans(other.model.layers)}. Give two traces of one model."
+        )
+    mine, theirs, head = kept_rows(pair)
+    if not len(mine):
+        raise InvalidTrace("The two texts have no token in common at either end. Change less of the text.")
+    first, second = (trace.first_choices("What a word changes") for trace in pair)
+    tokens = one.tokens.iloc[mine]
+    told: dict[str, np.ndarray] = {"place": np.arange(len(mine), dtype=np.int32)}
+    told |= {"row": mine.astype(np.int32), "other_row": theirs.astype(np.int32)}
+    told |= {name: tokens[name].to_numpy() for name in ("sequence", "position", "text")}
+    told |= {"follows": np.arange(len(mine)) >= head}
+    frames = []
+    for at, layer in enumerate(one.model.layers):
+        ours, others = first[at, mine], second[at, theirs]
+        apart = (ours == NOT_RECORDED) | (others == NOT_RECORDED)
+        kind = np.select([apart, ours != others], [APART, OTHER], SAME)
+        facts = {"layer": np.int32(layer), "expert": ours, "other_expert": others, "kind": kind}
+        frames.append(pd.DataFrame(told | facts))
+    return pd.concat(frames, ignore_index=True).astype({"text": "str", "kind": "str"})
+
+
+def word_change_summary(changes: pd.DataFrame) -> str:
+    """Say how many first choices change, at which layer most, and how many before the word. Columns: `word_change`."""
+    compared = changes[changes["kind"] != APART]
+    changed = compared[compared["kind"] == OTHER]
+    of = f"{len(compared):,} first choices"
+    if changed.empty:
+        return f"None of {of} changes."
+    says = f"{len(changed):,} of {of} change{'s' * (len(changed) == 1)}"
+    by_layer = changed["layer"].value_counts().sort_index()
+    if compared["layer"].nunique() > 1 and (by_layer == by_layer.max()).sum() == 1:
+        layer = by_layer.idxmax()
+        says += f", most at layer {layer}: {by_layer.max():,} of {(compared['layer'] == layer).sum():,}"
+    if before := int((~changed["follows"]).sum()):
+        says += f"; {before:,} of them stand{'s' * (before == 1)} before the changed word"
+    return f"{says}."

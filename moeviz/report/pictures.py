@@ -5,12 +5,14 @@ A picture in an `<img>` runs nothing and fetches nothing, whatever is in it, and
 
 import zlib
 from base64 import b64encode
+from dataclasses import dataclass
 from html import escape
 from importlib.util import find_spec
 from struct import pack, unpack
 from typing import Any
 
 import altair as alt
+from altair.utils.schemapi import disable_debug_mode
 
 from moeviz.errors import MoevizError
 
@@ -91,3 +93,19 @@ def compressed(png: bytes) -> bytes:
 
 def _chunk(kind: bytes, body: bytes) -> bytes:
     return pack(">I", len(body)) + kind + body + pack(">I", zlib.crc32(kind + body))
+
+
+@dataclass(frozen=True, slots=True)
+class Unchecked:
+    """All that Streamlit asks of a chart."""
+
+    chart: alt.TopLevelMixin
+
+    def to_dict(self) -> dict[str, Any]:
+        """The chart as Vega-Lite."""
+        return self.chart.to_dict(validate=False)
+
+
+def without_checks() -> None:
+    """From now on no part of a chart is checked when it is made, in all of this process."""
+    disable_debug_mode()

@@ -1,19 +1,152 @@
-"""Questions about serving a routing, each with a sentence that answers it: `moeviz decide`, and the cards of Serve."""
+"""Questions about serving a routing, each with a sentence that answers it: `moeviz decide`, and the cards of Serve.
 
-from collections.abc import Callable
-from typing import NamedTuple
+One is about memory for experts: split over layers where it buys most hits, beside an equal split.
+"""
 
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 import pandas as pd
+from jaxtyping import Int64, Num
 
 from moeviz.errors import MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.placement import placement_sizes
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage, draft_sentence
 from moeviz.serving.budget import most_used_by_label, most_used_sentence
+from moeviz.serving.cache import expert_cache, hits_of_most
 from moeviz.serving.decision import persistence, persistence_sentence, placement_judgements, placement_verdict
 from moeviz.serving.placement import device_pairs, device_pairs_sentence
-from moeviz.serving.split import split_memory, split_sentence
+
+WORTH = 0.01  # of all requests, for which memory is split unevenly
+FEWEST = 250  # tokens, of which a split is made or judged
+
+
+class Curves(NamedTuple):
+    """Hits of each layer by the number of experts that it keeps, from none on, and requests of all layers."""
+
+    hits: list[Num[np.ndarray, " C"]]
+    requests: int
+
+    def rate(self, places: Int64[np.ndarray, " L"]) -> float:
+        """The share of requests that are hits, where layers keep so many experts."""
+        return float(sum(hits[at] for hits, at in zip(self.hits, places, strict=True)) / self.requests)
+
+
+def split_memory(trace: Counted, capacity: int | None = None) -> pd.DataFrame:
+    """Judge whether one memory for experts should be split over layers, on tokens that the split was not made from.
+
+    The split has as many places as `capacity` experts of each layer (by default half of them), the most hits on the
+    tokens that it is made from, and in each layer room for the experts of one token. Of a trace, hits are those of LRU,
+    of the first half of the tokens for the second and the other way round. Of counts by label, hits are those of the
+    experts that the other labels use most, for each label.
+
+    One row per judgement. Columns: judged_on str · capacity, num_experts int32 (of the largest layer) · tokens int64
+    (on the smaller side of the two) · equal, split float64 (hit rates) · chance float64 (an equal set at random: places
+    / experts) · places str (of each layer). No rows for other counts, which are in no order. Raises `MoevizError` for a
+    size that a layer cannot have.
+
+    **Source**: the multiple-choice knapsack problem, solved exactly by dynamic programming (Kellerer, Pferschy and
+    Pisinger, Knapsack Problems, 2004, chapter 11).
+    """
+    sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
+    least = np.minimum(trace.model.top_k, sizes)
+    kept = max(int(sizes.max() + 1) // 2, int(least.max())) if capacity is None else capacity
+    if not least.max() <= kept <= sizes.max():
+        raise MoevizError(
+            f"A layer keeps {least.max()} experts, which a token needs, or more, and at most all {sizes.max()}; got "
+            f"{kept}. Choose another capacity."
+        )
+    equal, rows = np.minimum(sizes, kept), []
+    for judged_on, tokens, fit, own in _judged(trace):
+        places = best_split(fit.hits, int(equal.sum()), least)
+        facts = {"judged_on": judged_on, "capacity": kept, "num_experts": sizes.max(), "tokens": tokens}
+        rates = {"equal": own.rate(equal), "split": own.rate(places), "chance": equal.sum() / sizes.sum()}
+        rows.append(facts | rates | {"places": " ".join(map(str, places))})
+    kinds: dict[str, Any] = {"judged_on": "str", "capacity": np.int32, "num_experts": np.int32, "tokens": np.int64}
+    kinds |= dict.fromkeys(("equal", "split", "chance"), np.float64) | {"places": "str"}
+    return pd.DataFrame(rows, columns=[*kinds]).astype(kinds)
+
+
+def _judged(trace: Counted) -> Iterator[tuple[str, int, Curves, Curves]]:
+    """Yield the tokens by which a split is judged: their name, their number, and hits to make and to judge it by."""
+    if isinstance(trace, RoutingTrace):
+        half = len(trace.tokens) // 2
+        parts = [trace.select(tokens=part) for part in (slice(0, half), slice(half, None))]
+        if all(part.filled.any(axis=(1, 2)).all() for part in parts):
+            first, second = map(_of_trace, parts)
+            yield "second half", half, first, second
+            yield "first half", half, second, first
+    elif trace.group_kind == "label":
+        every = trace.assignments.sum(axis=0)
+        for name, own, tokens in zip(trace.groups, trace.assignments, trace.tokens, strict=True):
+            if own.any(axis=1).all() and (every - own).any(axis=1).all():
+                yield str(name), int(tokens.min()), _most_used(trace, every - own), _most_used(trace, every - own, own)
+
+
+def _of_trace(trace: RoutingTrace) -> Curves:
+    table = expert_cache(trace, policies=("lru",))
+    layers = [rows for _, rows in table.groupby("layer")]
+    hits = [np.concatenate([[0.0], (rows["lru"] * rows["requests"]).to_numpy()]) for rows in layers]
+    return Curves(hits, int(sum(rows["requests"].iloc[0] for rows in layers)))
+
+
+def _most_used(counts: Counted, chosen_by: np.ndarray, own: np.ndarray | None = None) -> Curves:
+    own = chosen_by if own is None else own
+    computing = [number - counts.model.zero_experts for number in counts.model.num_experts]
+    hits = [hits_of_most(chosen_by[row, :E], own[row, :E]) for row, E in enumerate(computing)]
+    return Curves(hits, int(sum(each[-1] for each in hits)))
+
+
+def best_split(
+    hits: list[Num[np.ndarray, " C"]], budget: int, least: Int64[np.ndarray, " L"]
+) -> Int64[np.ndarray, " L"]:
+    """Places of each layer, `budget` of them in all, that have the most hits; each layer has `least` or more.
+
+    Hits of each layer, in `hits`, are by the number of experts that it keeps, from none on.
+
+    >>> best_split([np.array([0, 5, 6, 6]), np.array([0, 1, 4, 9])], 4, np.array([1, 1]))
+    array([1, 3])
+    """
+    found, came = np.full(budget + 1, -np.inf), []
+    found[0] = 0.0
+    for each, low in zip(hits, least.tolist(), strict=True):
+        best, came_by = np.full(budget + 1, -np.inf), np.zeros(budget + 1, np.int64)
+        for size in range(low, min(len(each), budget + 1)):
+            more = found[: budget + 1 - size] + each[size]
+            better = more > best[size:]
+            best[size:][better], came_by[size:][better] = more[better], size
+        came.append(came_by)
+        found = best
+    places, left = [], budget
+    for sizes in reversed(came):
+        places.append(int(sizes[left]))
+        left -= places[-1]
+    return np.array(places[::-1])
+
+
+def split_sentence(frame: pd.DataFrame) -> str | None:
+    """Say whether an uneven split of the memory is worth it. Columns: those of `split_memory`; None without rows.
+
+    It is where it brings a hundredth of all requests or more in every judgement, and it is not where it does in none.
+    """
+    if frame.empty:
+        return None
+    if (tokens := frame["tokens"].min()) < FEWEST:
+        return f"Too little evidence: a part has {tokens:,} tokens. To judge a split takes {FEWEST:,}."
+    gain = frame["split"] - frame["equal"]
+    begin = "Worth it" if gain.min() >= WORTH else "Not worth it" if gain.max() < WORTH else "Too little evidence"
+    span = f"{100 * gain.min():+.1f} to {100 * gain.max():+.1f}".replace("-", "−")
+    of = f"{frame['capacity'].iloc[0]} of {frame['num_experts'].iloc[0]}"
+    return (
+        f"{begin}: memory for {of} experts of each layer, split over layers where it buys most, changes hits by {span} "
+        f"points on tokens that the split was not made from. Split equally they are {percent(frame['equal'].mean())} "
+        f"(chance: {percent(frame['chance'].mean())}). A point is asked for, in every judgement."
+    )
+
 
 BALANCE = "Is balancing over devices worth a trial?"
 DRIFT = "Do the same experts stay busy?"

@@ -24,8 +24,8 @@ from moeviz_app.session import session
 from moeviz_app.settings import read_settings
 from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel
-from moeviz_app.widgets.components.strip import PART_OF_CHARACTER
-from moeviz_app.widgets.downloads import file_stem
+from moeviz_app.widgets.components.texts import PART_OF_CHARACTER
+from moeviz_app.widgets.files import file_stem
 from plain_box import TEXT, example
 from streamlit import config
 from streamlit.testing.v1 import AppTest

@@ -9,7 +9,7 @@ from app_pages import SAFE_ELEMENTS, SECONDS, opened, pictures, sentences, trace
 from importer_files import FOLDER
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
-from moeviz_app.session.opened_counts import HELD_OUT, TRACE
+from moeviz_app.session.opened import HELD_OUT, TRACE
 from moeviz_app.views.balance import BESIDE, FILES, KINDS, MEASURES
 from streamlit.testing.v1 import AppTest
 

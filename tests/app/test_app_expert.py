@@ -16,13 +16,13 @@ from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background
-from moeviz_app.jobs.expert_names import names_of
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
+from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
-from moeviz_app.url.expert import expert_query
+from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import JOB
 from moeviz_app.widgets.components import atlas as component
 from moeviz_app.widgets.components.atlas import typed
@@ -185,7 +185,7 @@ def link_script():
     import streamlit as st
     from moeviz_app.jobs.run_request import RunRequest
     from moeviz_app.session import session
-    from moeviz_app.url.expert import expert_query
+    from moeviz_app.url.navigation import expert_query
 
     from moeviz.testing import sample_trace
 

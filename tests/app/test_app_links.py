@@ -11,7 +11,7 @@ from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.session import session
 from moeviz_app.url import fields
 from moeviz_app.views.what_if import CHANGES
-from moeviz_app.widgets import trace_picker
+from moeviz_app.widgets import pickers
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
 
@@ -30,7 +30,7 @@ def changed(app: AppTest) -> dict[str, object]:
 
 
 def compared(app: AppTest) -> list[str]:
-    return [box.value for box in app.selectbox if box.key in trace_picker.KEYS and box.value is not None]
+    return [box.value for box in app.selectbox if box.key in pickers.KEYS and box.value is not None]
 
 
 def test_every_change_has_a_name_in_addresses():
@@ -130,7 +130,7 @@ def test_a_link_to_compare_shows_the_two_traces():
 
 def test_a_link_brings_the_third_trace_and_one_of_two_takes_it_away():
     app = go_to(run(run(visit(""), FRENCH.prompt), ENGLISH.prompt), COMPARE)
-    for key, value in zip(trace_picker.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
+    for key, value in zip(pickers.KEYS, (FRENCH.prompt, ENGLISH.prompt, FRENCH.prompt), strict=True):
         app.selectbox(key=key).set_value(value).run()
     three = address(app)
     assert dict(parse_qsl(three["third"])) == FRENCH.parameters()

@@ -10,6 +10,7 @@ from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentence
 from labels import labelled
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.recorded import EXAMPLES
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -17,10 +18,9 @@ from moeviz_app.session.library import SessionLibrary
 from moeviz_app.views import expert_jobs, expert_table, prune
 from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
 from moeviz_app.views.corpus import MOST_PASTED
-from moeviz_app.views.examples import EXAMPLES
 from moeviz_app.views.menu import GALLERY
-from moeviz_app.widgets import trace_picker
-from moeviz_app.widgets.components.word_edit import Edit, told
+from moeviz_app.widgets import pickers
+from moeviz_app.widgets.components.texts import Edit, told
 from moeviz_app.widgets.messages import escape_markdown
 from plain_box import RUN, TEXT
 from safetensors.torch import load_file, save_file
@@ -492,7 +492,7 @@ def test_the_timeline_shows_all_families_or_those_chosen():
 
 
 def test_what_keeps_experts_alive_can_be_set_and_its_words_are_explained():
-    app = page("moeviz_app.views.history.collapse.collapse_panel")
+    app = page("moeviz_app.views.history.story.collapse_panel")
     assert not app.exception
     (heading,) = app.subheader
     assert {"**collapse**", "**dead expert**", "**capacity**"} <= {*re.findall(r"\*\*[^*]+\*\*", heading.help)}
@@ -606,7 +606,7 @@ def three(*traces) -> AppTest:
     """The Compare page with a third trace chosen beside the first two."""
     app = page("moeviz_app.views.compare.compare_page", traces[-1])
     visit_of(app).recent = SessionLibrary({f"trace {number}": trace for number, trace in enumerate(traces)})
-    for number, key in enumerate(trace_picker.KEYS):
+    for number, key in enumerate(pickers.KEYS):
         app.session_state[key] = f"trace {number}"
     app.run()
     assert not app.exception
@@ -691,7 +691,7 @@ def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, word
     assert button.label.endswith(words)
     button.click().run()
     assert not app.exception
-    chosen = [app.session_state[key] for key in trace_picker.KEYS]
+    chosen = [app.session_state[key] for key in pickers.KEYS]
     assert [visit_of(app).recent[key].model.name for key in chosen if key] == [*names]
 
 

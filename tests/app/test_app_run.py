@@ -10,7 +10,7 @@ from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_
 from moeviz_app.session import session
 from moeviz_app.views.explore import EXPLORER
 from moeviz_app.widgets import run_panel
-from moeviz_app.widgets.components.written import text_of
+from moeviz_app.widgets.components.texts import text_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 

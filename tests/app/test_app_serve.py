@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from app_pages import SECONDS, address, page, pictures, sentences, visit
-from moeviz_app.session import opened_counts, session
+from moeviz_app.session import opened, session
 from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
 from streamlit.testing.v1 import AppTest
 
@@ -116,7 +116,7 @@ def test_the_answer_changes_with_the_budget_and_the_devices():
     app.run()
     assert f"A device has {2 * int(few[1])} choices" in sentences(app)
     app = turned_to(serve(), DEVICES)
-    choice(app, "Model").set_value(opened_counts.HELD_OUT).run()
+    choice(app, "Model").set_value(opened.HELD_OUT).run()
     assert verdicts(app)[:2] == ["Not worth it", "Too little evidence"]
     assert "On 4 devices a balanced plan" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
     assert "on balancing the evidence says “too little evidence”" in " ".join(note.value for note in app.markdown)
@@ -291,7 +291,7 @@ def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
     ],
 )
 def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
-    app = visit("serve", **{"of": opened_counts.TRACE, "part": "memory", name: odd})
+    app = visit("serve", **{"of": opened.TRACE, "part": "memory", name: odd})
     assert address(app).get(name) != odd and re.search("LRU (finds|and what else)|^Yes, at", sentences(app))
 
 

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from explorer_traces import HOSTILE, KINDS, STAND_IN, made
 from moeviz_app.widgets.components import explorer as component
-from moeviz_app.widgets.components.explorer_data import (
+from moeviz_app.widgets.components.explorer import (
     MOST_SCORES,
     MOST_TOKENS,
     STEPS,

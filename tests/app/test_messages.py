@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from moeviz_app.server.messages import DEEPEST, LARGEST, LONGEST_QUERY, LONGEST_TEXT, MOST_PARTS, Forged, check_message
+from moeviz_app.server.tabs import DEEPEST, LARGEST, LONGEST_QUERY, LONGEST_TEXT, MOST_PARTS, Forged, check_message
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
 

@@ -5,10 +5,10 @@ import threading
 import weakref
 
 import pytest
-from moeviz_app.jobs import model_catalog, model_service, timeouts
+from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.errors import RunFailed
 from moeviz_app.jobs.model_cache import SECONDS_FROZEN, Garbage, ModelBackend, ModelCache, ModelKey
-from moeviz_app.jobs.timeouts import call_with_timeout
+from moeviz_app.jobs.model_catalog import call_with_timeout
 from waiting import SECONDS
 
 from moeviz.capture.models import memory
@@ -196,7 +196,7 @@ def test_a_look_up_that_takes_long_ends_with_a_sentence_and_others_go_on_meanwhi
 
 
 def test_no_more_look_ups_are_begun_than_there_are_places(monkeypatch):
-    monkeypatch.setattr(timeouts, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(model_catalog, "_places", threading.BoundedSemaphore(1))
     go = threading.Event()
     with pytest.raises(ModelNotFound):
         call_with_timeout("some/model", lambda: go.wait(SECONDS), 0.01)

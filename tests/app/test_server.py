@@ -13,8 +13,8 @@ from urllib.parse import urlencode, urlsplit
 import coroutines
 import pytest
 import streamlit as st
+from moeviz_app.server import asgi, metrics, uploads
 from moeviz_app.server import asgi as server
-from moeviz_app.server import headers, metrics, uploads
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
 from servers import ROOT, served
@@ -167,13 +167,13 @@ def test_a_full_server_is_alive_and_not_ready(client):
 
 def test_sites_that_a_setting_names_may_frame_the_app_and_no_others():
     page = Path(st.__file__).with_name("static") / "index.html"
-    found = headers.security_headers(("https://huggingface.co", "https://*.hf.space"), page)
+    found = asgi.security_headers(("https://huggingface.co", "https://*.hf.space"), page)
     assert "frame-ancestors https://huggingface.co https://*.hf.space" in found["Content-Security-Policy"]
     assert "X-Frame-Options" not in found
 
 
 def test_no_rule_lets_a_script_of_another_host_run_or_one_that_is_made_of_text():
-    rules = dict(rule.split(" ", 1) for rule in headers.policy((), "<script>a</script>").split("; "))
+    rules = dict(rule.split(" ", 1) for rule in asgi.policy((), "<script>a</script>").split("; "))
     assert rules["script-src"].startswith("'self' blob: 'sha256-") and rules["default-src"] == "'none'"
     assert "unsafe-eval" not in str(rules) and "http" not in str(rules) and "*" not in str(rules)
     assert [name for name, value in rules.items() if "unsafe-inline" in value] == ["style-src"]

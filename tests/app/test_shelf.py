@@ -12,7 +12,7 @@ from app_pages import sentences, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity, metrics
-from moeviz_app.session import durable, library, opened_files
+from moeviz_app.session import library, opened, recent
 from moeviz_app.session.library import SessionLibrary, bytes_kept, check_memory
 from streamlit.testing.v1 import AppTest
 
@@ -84,11 +84,11 @@ def test_a_trace_that_several_tabs_keep_counts_once(limits, trace):
 
 def test_a_file_that_is_more_than_a_tab_may_keep_is_refused(limits, trace, monkeypatch):
     limits(session_mb=10)
-    monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: Opened(trace))
+    monkeypatch.setattr(opened, "read_sandboxed", lambda *args: Opened(trace))
     with pytest.raises(
         MoevizError, match=r"'x\.npz' takes .* MB of memory once it is open, and one tab may keep 10 MB"
     ):
-        opened_files.read_upload(b"", "x.npz")
+        opened.read_upload(b"", "x.npz")
 
 
 def test_where_the_server_is_full_a_file_is_refused(limits, trace):
@@ -138,8 +138,8 @@ def own(monkeypatch, tmp_path, request) -> Path:
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, keep_traces=True, serve="private"))
     monkeypatch.setattr(identity, "is_local", lambda: True)
     yield tmp_path / "traces"
-    durable.settle()
-    durable._troubles.clear()
+    recent.settle()
+    recent._troubles.clear()
 
 
 def traces_page():
@@ -171,7 +171,7 @@ def names_of(app: AppTest) -> list[str]:
 def test_recent_traces_are_there_again_after_a_restart(own):
     before = AppTest.from_function(remember_two).run()
     assert not before.exception
-    durable.settle()
+    recent.settle()
     assert [kept_trace(path).title for path in kept_traces(own)] == names_of(before)[::-1]
     for page in (traces_page, compare_page):
         after = AppTest.from_function(page).run()
@@ -189,7 +189,7 @@ def test_a_new_name_is_kept_too(own):
     visit_of(page).trace = visit_of(app).trace
     visit_of(page).recent = visit_of(app).recent
     page.run().text_input[0].set_value("mine").run()
-    durable.settle()
+    recent.settle()
     assert not page.exception and "mine" in [kept_trace(path).title for path in kept_traces(own)]
     assert len(kept_traces(own)) == 2
 
@@ -201,9 +201,9 @@ def test_of_a_stranger_nothing_is_written_and_nothing_is_shown(own, monkeypatch,
         monkeypatch.setattr(identity, "is_local", lambda: False)
     changes = {"turned off": {"keep_traces": False}, "a team": {"serve": "team"}}.get(why, {})
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, **changes))
-    durable._troubles.append("a sentence about somebody's trace")
+    recent._troubles.append("a sentence about somebody's trace")
     AppTest.from_function(remember_two).run()
-    durable.settle()
+    recent.settle()
     assert [kept_trace(path).title for path in kept_traces(own)] == ["of the machine's user"]
     page = AppTest.from_function(traces_page).run()
     assert not visit_of(page).recent or not names_of(page)
@@ -219,7 +219,7 @@ def test_only_one_person_on_their_own_machine_keeps_traces():
 
 def test_an_unreadable_trace_is_named_and_the_others_come_back(own):
     AppTest.from_function(remember_two).run()
-    durable.settle()
+    recent.settle()
     newest, _ = kept_traces(own)
     newest.write_bytes(b"PK")
     page = AppTest.from_function(traces_page).run()
@@ -234,7 +234,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_in_memory(own, monkeypa
 
     monkeypatch.setattr("moeviz.formats.kept_traces._write", full)
     app = AppTest.from_function(remember_two).run()
-    durable.settle()
+    recent.settle()
     assert len(names_of(app)) == 2 and kept_traces(own) == []
     page = AppTest.from_function(traces_page)
     visit_of(page).recent = visit_of(app).recent
@@ -247,10 +247,10 @@ def test_where_no_thread_can_be_started_it_is_said(own, monkeypatch):
     def full(*args):
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(durable._writer, "submit", full)
+    monkeypatch.setattr(recent._writer, "submit", full)
     app = AppTest.from_function(remember_two).run()
     assert not app.exception and len(names_of(app)) == 2
-    assert any("can't start new thread" in trouble for trouble in durable._troubles)
+    assert any("can't start new thread" in trouble for trouble in recent._troubles)
 
 
 def test_traces_that_were_let_go_are_named_on_the_page(limits):
@@ -266,7 +266,7 @@ def test_traces_that_were_let_go_are_named_on_the_page(limits):
 def test_a_file_is_opened_through_a_process_of_its_own(monkeypatch, trace):
     app = AppTest.from_function(traces_page).run()
     read = []
-    monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: read.append(args) or Opened(trace))
+    monkeypatch.setattr(opened, "read_sandboxed", lambda *args: read.append(args) or Opened(trace))
     app.file_uploader[0].upload("mine.npz", EXPORTS[3].write(trace), "application/octet-stream").run()
     assert not app.exception and visit_of(app).trace is trace
     assert [name for _, name, *_ in read] == ["mine.npz"]

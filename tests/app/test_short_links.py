@@ -6,8 +6,8 @@ import pytest
 from app_pages import COMPARE, WHAT_IF, address, pair, run, sentences, visit, visit_of
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.url import short_links
-from moeviz_app.url.short_links import SECONDS, ShortLinks
+from moeviz_app.url import navigation
+from moeviz_app.url.navigation import SECONDS, ShortLinks
 
 from moeviz.errors import MoevizError
 
@@ -18,7 +18,7 @@ ASKED = FRENCH.parameters() | {"layer": "2"}
 @pytest.fixture
 def links(monkeypatch):
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, prompts_in_links=False))
-    return short_links.LINKS
+    return navigation.LINKS
 
 
 def test_a_key_stands_for_the_whole_address_and_is_the_same_for_the_same():
@@ -49,7 +49,7 @@ def test_keys_last_a_day_from_when_they_were_written_last():
 
 
 def test_the_oldest_go_where_there_is_too_much(monkeypatch):
-    monkeypatch.setattr(short_links, "MOST_CHARS", 1000)
+    monkeypatch.setattr(navigation, "MOST_CHARS", 1000)
     links = ShortLinks()
     keys = [links.hidden({"prompt": str(number) * 100}) for number in range(10)] + [links.hidden({"prompt": "z"})]
     with pytest.raises(MoevizError):

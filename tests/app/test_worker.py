@@ -8,7 +8,7 @@ import pytest
 import torch
 from moeviz_app.jobs import fair_queue as worker_module
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.cooperative import in_steps
+from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.errors import RunFailed
 from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, PassedOn, Progress, QueueLimits, wait_for
 from waiting import SECONDS, until

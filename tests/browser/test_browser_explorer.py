@@ -16,7 +16,8 @@ from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
 from explorer_traces import HOSTILE, STAND_IN, made, without
-from moeviz_app.widgets.components.explorer_data import _base64, _scores, packed_next, packed_strip
+from moeviz_app.widgets.components import base64
+from moeviz_app.widgets.components.explorer import _scores, packed_next, packed_strip
 from playwright.sync_api import Page, expect
 from random_traces import of_the_same_tokens, random_trace
 from servers import served
@@ -633,7 +634,7 @@ def said_of_next(told_by_cards, seeds):
         mutes += [(layers[0], 0)] * (seed % 2)
         tokens = dice.integers(T, size=6).tolist()
         data = packed_strip(trace) | {"next": packed_next(trace.next_tokens)}
-        data["muted"] = {"experts": _base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
+        data["muted"] = {"experts": base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
         plain, without_them = told_by_cards([(data, tokens)], OF_NEXT)[0]
         for token, words in zip(tokens, plain, strict=True):
             yield words, partial(recount.check_next, trace=trace, texts=data["texts"], token=token)

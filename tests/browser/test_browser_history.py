@@ -10,7 +10,7 @@ import torch
 from accessible import grave
 from browser import eventually, fits, go_to, is_below, stands
 from browser_pages import DRAWN
-from moeviz_app.widgets.components.collapse import NO_CURE, SIZES
+from moeviz_app.widgets.components.history import NO_CURE, SIZES
 from playwright.sync_api import Locator, Page, expect
 from torch.testing import assert_close
 

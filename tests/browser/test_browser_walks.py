@@ -25,7 +25,7 @@ from browser_pages import (
     some_generated,
     tokens,
 )
-from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.jobs.recorded import EXAMPLES
 from moeviz_app.views.menu import MENU, TABS
 from playwright.sync_api import Locator, Page, expect
 

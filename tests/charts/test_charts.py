@@ -37,7 +37,7 @@ from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.contribution import CONTRIBUTION
 from moeviz.charts.direct_attribution import DIRECT
-from moeviz.charts.effect import EFFECT
+from moeviz.charts.effect import EFFECT, WORD_CHANGE
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS, TOKENS
 from moeviz.charts.lineage import FATES, GRID
@@ -50,7 +50,6 @@ from moeviz.charts.serving import BATCH, FITS, MEMORY, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.charts.tokens import WITH_TEXTS
-from moeviz.charts.word_change import WORD_CHANGE
 from moeviz.embedded.recorded_routing import expert_table_of
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from model_card import PRINTED_BY, cells, check_sections
-from moeviz_app.views.examples import EXAMPLES
+from moeviz_app.jobs.recorded import EXAMPLES
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus

@@ -13,7 +13,7 @@ import pytest
 from importer_files import FOLDER
 from moeviz_app import settings
 from moeviz_app.server import metrics
-from moeviz_app.session import opened_files
+from moeviz_app.session import opened
 from npz_files import lists_json
 
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
@@ -170,30 +170,30 @@ def counted(end: str) -> str:
 def test_uploads_are_read_elsewhere_within_what_is_set(limits, trace, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        opened_files, "read_sandboxed", lambda data, name, limits, options: seen.append(limits) or Opened(trace)
+        opened, "read_sandboxed", lambda data, name, limits, options: seen.append(limits) or Opened(trace)
     )
     limits(max_unpacked_mb=7, seconds_to_read=3)
     before = counted("opened")
-    assert opened_files.read_upload(b"x", "x.npz").counted is trace
+    assert opened.read_upload(b"x", "x.npz").counted is trace
     assert seen == [Limits(7_000_000, 3)] and counted("opened") != before
     limits(max_upload_mb=1)
     with pytest.raises(InvalidTrace, match="1,048,577 bytes, and files of up to 1,048,576"):
-        opened_files.read_upload(b"x" * (2**20 + 1), "x.npz")
+        opened.read_upload(b"x" * (2**20 + 1), "x.npz")
     assert len(seen) == 1 and counted("refused")
 
 
 def test_only_so_many_files_are_read_at_once(limits, monkeypatch):
-    monkeypatch.setattr(opened_files, "_places", threading.BoundedSemaphore(1))
-    monkeypatch.setattr(opened_files, "read_sandboxed", lambda *args: pytest.fail("it has no place"))
+    monkeypatch.setattr(opened, "_places", threading.BoundedSemaphore(1))
+    monkeypatch.setattr(opened, "read_sandboxed", lambda *args: pytest.fail("it has no place"))
     limits(seconds_to_read=0)
     with (
-        opened_files._places,
+        opened._places,
         pytest.raises(MoevizError, match=r"Others are opening files, and 'x\.npz' did not get its"),
     ):
-        opened_files.read_upload(b"x", "x.npz")
+        opened.read_upload(b"x", "x.npz")
 
 
 def test_the_place_is_free_again_after_a_file_that_was_refused():
-    for _ in range(opened_files.AT_ONCE + 1):
+    for _ in range(opened.AT_ONCE + 1):
         with pytest.raises(InvalidTrace):
-            opened_files.read_upload(b"", "x.txt")
+            opened.read_upload(b"", "x.txt")

@@ -11,7 +11,7 @@ import torch
 from app_pages import SECONDS, drawn, sentences
 from moeviz_app.jobs.fair_queue import Busy
 from moeviz_app.views.history import phone_book as page
-from moeviz_app.widgets.components.phone_book import BACK, STOP, packed_run, wanted
+from moeviz_app.widgets.components.history import BACK, STOP, packed_run, wanted
 from streamlit.testing.v1 import AppTest
 from waiting import PAUSE, until
 

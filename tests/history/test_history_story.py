@@ -10,7 +10,7 @@ import pytest
 import torch
 from app_pages import SECONDS, pictures
 from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
-from moeviz_app.widgets.components import story as component
+from moeviz_app.widgets.components import history as component
 from streamlit.testing.v1 import AppTest
 
 from moeviz.capture.models.load import model_facts

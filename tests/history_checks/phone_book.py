@@ -7,7 +7,7 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.negative_controls import Control
 from moeviz.history.dense_contrast.decoder import MixtureBlock, TopKChoice
 from moeviz.history.phone_book import model
-from moeviz.history.phone_book.decoder import remembered_by_decoder
+from moeviz.history.phone_book.measure import remembered_by_decoder
 from moeviz.history.phone_book.model import BATCH, Choice, Facts, Network, facts_of, train
 from moeviz.history.phone_book.runs import MANY
 

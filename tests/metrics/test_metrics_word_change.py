@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.word_change import APART, OTHER, SAME, kept_rows, word_change, word_change_summary
+from moeviz.metrics.effect import APART, OTHER, SAME, kept_rows, word_change, word_change_summary
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED
 from moeviz.testing import sample_trace
 

@@ -24,6 +24,7 @@ from moeviz.errors import MoevizError
 from moeviz.metrics import engine_difference as engines
 from moeviz.metrics import findings as found_in
 from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, load_beside_luck, luck_sentence
+from moeviz.metrics.effect import word_change, word_change_summary
 from moeviz.metrics.expert import expert_kinds, need_sentence
 from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
@@ -38,7 +39,6 @@ from moeviz.metrics.multi_trace import (
 )
 from moeviz.metrics.significance import HANDFUL as OURS
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
-from moeviz.metrics.word_change import word_change, word_change_summary
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.placement import placement_sentence, serving_placement
@@ -389,7 +389,7 @@ app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
 app/views/training_charts: _snapshots _layer _second show_snapshots _by_label
 app/widgets/answers: damage _watch
 app/widgets/chart_panel: tell_once menu alternative
-app/widgets/import_form: import_options doctor_says
+app/widgets/files: import_options doctor_says
 app/widgets/run_options: choose_model
 app/widgets/run_panel: waiting_words listen
 app/widgets/trace_picker: bring_up_pair _wait

@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from browser import SIZES, eventually
 from moeviz_app.views.menu import MENU
-from moeviz_app.widgets.glossary import GLOSSARY
+from moeviz_app.widgets.chart_panel import GLOSSARY
 from playwright.sync_api import expect
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, served, text_of
 from survey.modes import FAMILIES

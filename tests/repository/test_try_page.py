@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from accessible import faults
 from moeviz_app.jobs.reread import compact
-from moeviz_app.widgets.components.explorer_data import packed, packed_muted
+from moeviz_app.widgets.components.explorer import packed, packed_muted
 from playwright.sync_api import expect
 from site_of_docs import DOCS, served
 from try_page import NEAR, ask, begin, difference, run

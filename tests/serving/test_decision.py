@@ -10,12 +10,21 @@ from benchmarks.decide import KINDS, drifts, made_routing, split_gains, verdict
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.routing_trace import token_frame
-from moeviz.serving.answers import BALANCE, DRAFT, LABELS, MEMORY, PAIRS, decide
+from moeviz.serving.answers import (
+    BALANCE,
+    DRAFT,
+    LABELS,
+    MEMORY,
+    PAIRS,
+    best_split,
+    decide,
+    split_memory,
+    split_sentence,
+)
 from moeviz.serving.batches import draft_sentence
 from moeviz.serving.budget import most_used_by_label
 from moeviz.serving.decision import persistence, placement_judgements, placement_verdict, windows
 from moeviz.serving.placement import COPIES, device_pairs, device_pairs_sentence, serving_placement
-from moeviz.serving.split import best_split, split_memory, split_sentence
 from moeviz.testing import sample_trace
 
 

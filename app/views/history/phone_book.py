@@ -10,7 +10,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Tell
 from moeviz_app.session import session
-from moeviz_app.widgets.components.phone_book import BACK, STOP, packed_run, phone_book, wanted, wire
+from moeviz_app.widgets.components.history import BACK, STOP, packed_run, phone_book, wanted, wire
 from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import waiting_words
 

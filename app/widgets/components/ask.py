@@ -3,17 +3,16 @@
 It is told 400 ms after the last key, to a fragment of its own, so nothing else of the page is drawn anew.
 Three events on `window` tie it to the rest of the page: `moeviz:stale` (detail: whether the text differs from the one
 that was run), which the box sends; `moeviz:running` and `moeviz:ran`, which it hears from
-`moeviz_app.widgets.components.written`.
+`moeviz_app.widgets.components.texts`.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from moeviz_app.widgets.components import component
 
-HERE = Path(__file__).parent
 TOO_LONG = (  # the browser fills in how many there are
     "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use “moeviz trace”."
 )
@@ -32,12 +31,7 @@ HTML = """<div class="ask">
 <textarea class="system" aria-label="System prompt" rows="2"></textarea></details>
 </div></div>"""
 
-_component = st.components.v2.component(
-    "moeviz_ask",
-    html=HTML,
-    css=(HERE / "ask.css").read_text("utf-8"),
-    js="\n".join((HERE / name).read_text("utf-8") for name in ("leaving.js", "ask.js")),
-)
+_component = component("ask", HTML, "ask", "leaving ask")
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,8 +42,8 @@ class Strip {
     const to = {
       ArrowRight: () => token + 1,
       ArrowLeft: () => token - 1,
-      ArrowDown: () => this.neighbour(1),
-      ArrowUp: () => this.neighbour(-1),
+      ArrowDown: () => verticalNeighbour(this.pieces, token, 1),
+      ArrowUp: () => verticalNeighbour(this.pieces, token, -1),
       Home: () => 0,
       End: () => trace.T - 1,
       Enter: () => token,
@@ -53,22 +53,6 @@ class Strip {
     this.choose(clamped(to(), trace.T - 1));
     event.preventDefault();
     event.stopPropagation(); // Streamlit has hotkeys of its own
-  }
-
-  // The token on the next or last line that stands closest under or over the chosen one.
-  neighbour(step) {
-    const { token } = this.explorer;
-    const start = this.pieces[token].getBoundingClientRect();
-    let [line, best, bestDistance] = [null, token, Infinity];
-    for (let i = token + step; this.pieces[i]; i += step) {
-      const box = this.pieces[i].getBoundingClientRect();
-      if (Math.abs(box.top - start.top) < 4) continue;
-      line ??= box.top;
-      if (Math.abs(box.top - line) > 4) break;
-      const distance = Math.abs(box.left - start.left);
-      if (distance < bestDistance) [best, bestDistance] = [i, distance];
-    }
-    return best;
   }
 
   // Show another stretch of the tokens; what was in it before is gone.

@@ -1,14 +1,5 @@
 // Tokens in their text. Text comes from strangers: it is only ever put into text nodes, never parsed.
 
-function inkOn(colour) {
-  const channel = (shift) => {
-    const value = ((parseInt(colour.slice(1), 16) >> shift) & 255) / 255;
-    return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  };
-  const luminance = 0.2126 * channel(16) + 0.7152 * channel(8) + 0.0722 * channel(0);
-  return luminance > 0.179 ? "#000000" : "#ffffff"; // WCAG: the ink with the higher contrast
-}
-
 function cell(className, text) {
   const made = document.createElement("span");
   made.className = className;

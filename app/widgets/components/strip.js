@@ -2,15 +2,6 @@
 
 const HINT = "Click a token, or step through them with the arrow keys and Enter.";
 
-function inkOn(colour) {
-  const channel = (shift) => {
-    const value = ((parseInt(colour.slice(1), 16) >> shift) & 255) / 255;
-    return value <= 0.03928 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4;
-  };
-  const luminance = 0.2126 * channel(16) + 0.7152 * channel(8) + 0.0722 * channel(0);
-  return luminance > 0.179 ? "#000000" : "#ffffff"; // WCAG: the ink with the higher contrast
-}
-
 const WHAT = { changed: " · another first choice than in the other text", new: " · not in the other text" };
 
 function sentence(token) {
@@ -38,23 +29,6 @@ function drawToken(token, isSelected) {
     drawn.style.color = inkOn(token.colour);
   }
   return drawn;
-}
-
-// The token on the next or last line that stands closest under or over the current one.
-function verticalNeighbour(drawn, from, step) {
-  const start = drawn[from].getBoundingClientRect();
-  let line = null;
-  let best = from;
-  let bestDistance = Infinity;
-  for (let i = from + step; i >= 0 && i < drawn.length; i += step) {
-    const box = drawn[i].getBoundingClientRect();
-    if (Math.abs(box.top - start.top) < 4) continue;
-    line ??= box.top;
-    if (Math.abs(box.top - line) > 4) break;
-    const distance = Math.abs(box.left - start.left);
-    if (distance < bestDistance) [best, bestDistance] = [i, distance];
-  }
-  return best;
 }
 
 // Nothing is given back for Streamlit to call at the end: where two reruns follow each other fast, it calls what the

@@ -28,9 +28,8 @@ from moeviz.history.hmm_experts_1996.hidden_markov import (
     step,
 )
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.extra import INSTALL, history_extra
 from moeviz.history.shared.gates import samples, soft_slots
-from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.shared.results import INSTALL, Watch, history_extra, unwatched
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 

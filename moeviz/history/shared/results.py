@@ -7,12 +7,15 @@ threads; elsewhere sums are rounded otherwise, and a long training goes its own 
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+
+from moeviz.errors import MoevizError
 
 # Called again and again while a system is trained, with the share that is done, from 0 to 1, and how far it is in
 # words. It may raise, and training ends.
@@ -51,3 +54,24 @@ def shipped(kind: type[Result], name: str = SHIPPED) -> Result:
     Of another `name`, one with other settings. `python -m benchmarks.history` makes both.
     """
     return load(kind, Path(sys.modules[kind.__module__].__file__).with_name(name))
+
+
+INSTALL = '`pip install "moeviz[history]"`'
+_DISTRIBUTIONS = {"sklearn": "scikit-learn"}  # where the module has another name
+
+
+@contextmanager
+def history_extra() -> Iterator[None]:
+    """Import scikit-learn or scipy in this block, where they are used.
+
+    Raises `MoevizError`, which says how to install it, where the module is missing.
+
+        >>> with history_extra():
+        ...     from sklearn.svm import LinearSVC
+    """
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        module = (error.name or "a library").partition(".")[0]
+        name = _DISTRIBUTIONS.get(module, module)
+        raise MoevizError(f"Training this system needs {name}, which is not installed here: {INSTALL}.") from error

@@ -18,9 +18,8 @@ from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
-from moeviz.history.shared.extra import history_extra
 from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
-from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.shared.results import Watch, history_extra, unwatched
 from moeviz.routing_trace import RoutingTrace
 
 STARTS = ("k-means", "random")

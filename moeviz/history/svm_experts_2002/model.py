@@ -15,9 +15,8 @@ from jaxtyping import Float32, Float64, Int64, UInt8
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.datasets import Digits, digits
-from moeviz.history.shared.extra import history_extra
 from moeviz.history.shared.gates import samples
-from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.shared.results import Watch, history_extra, unwatched
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
