@@ -269,7 +269,7 @@ metrics/multi_trace: multi_trace_summary _of_repetition first_choices_summary
 metrics/parameters: parts_caption active_caption touched_caption
 metrics/placement: imbalance_caption
 metrics/specialization: label_load_caption label_information_caption label_divergence_caption
-metrics/word_change: word_change_summary
+metrics/effect: word_change_summary
 metrics/vocabulary: token_kinds_caption vocabulary_layers_caption vocabulary_caption
 metrics/who_takes: who_takes_sentence tokens_of_word
 serving/batches: batch_coverage_caption
@@ -288,7 +288,7 @@ metrics/expert_table: expert_table_sentences notes_on_experts labels_sentence
 metrics/direct_attribution: direct_parts direct_caption
 """,
     "test_history_story.py": """
-app/widgets/components/story: _twin
+app/widgets/components/history: _twin
 """,
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
@@ -317,7 +317,7 @@ metrics/engine_difference: tokens_caption shift_caption _of_ties
 """,
     "test_decision.py and test_serving_plans.py": """
 serving/decision: persistence_sentence _sides
-serving/split: split_sentence
+serving/answers: split_sentence
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
 app/views/serve_cards: _of_file
@@ -360,7 +360,7 @@ app/views/expert_context: checked _choose _name panel
 app/views/experts: _draw _facts said_of_names
 app/views/serve: _cache
 app/views/serve_controls: _tokens _not_too_many _gigabytes
-app/widgets/components/strip: token_strip
+app/widgets/components/texts: token_strip
 app/widgets/facts: model_facts dataset_facts _likeness
 app/widgets/pickers: choose_layer
 app/views/balance: _facts
@@ -392,7 +392,7 @@ app/widgets/chart_panel: tell_once menu alternative
 app/widgets/files: import_options doctor_says
 app/widgets/run_options: choose_model
 app/widgets/run_panel: waiting_words listen
-app/widgets/trace_picker: bring_up_pair _wait
+app/widgets/pickers: bring_up_pair _wait
 """
 
 
