@@ -9,14 +9,17 @@ if TYPE_CHECKING:
     import pandas as pd
     from transformers import PreTrainedTokenizerBase
 
-    from moeviz.capture.models.load import LoadedModel
+    import moeviz.capture.models.load
+    import moeviz.routing_trace
     from moeviz.capture.precisions import PrecisionTrace
-    from moeviz.routing_trace import Counted, RoutingTrace
+    from moeviz.routing_trace import Counted
 
 MOST = 8  # traces that are compared, as many as a visit of the app keeps
 
 
-def check(counted: "Counted", beside: "RoutingTrace | None" = None, tokens: int | None = None) -> "pd.DataFrame":
+def check(
+    counted: "Counted", beside: "moeviz.routing_trace.RoutingTrace | None" = None, tokens: int | None = None
+) -> "pd.DataFrame":
     """Look for what is not plausible in a trace, or in counts; a row a finding, and none where all is well.
 
     beside  a trace of the same tokens, to see whether rows are off by one.
@@ -34,7 +37,7 @@ def check(counted: "Counted", beside: "RoutingTrace | None" = None, tokens: int 
     return examine(counted, beside, tokens)
 
 
-def diff(one: "RoutingTrace", other: "RoutingTrace") -> "pd.DataFrame":
+def diff(one: "moeviz.routing_trace.RoutingTrace", other: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
     """Compare two recordings of the same tokens, as by two engines or in two precisions; a row a layer.
 
     Columns, definitions and source as in `moeviz.metrics.engine_difference.engine_difference`. On the command line it
@@ -50,7 +53,7 @@ def diff(one: "RoutingTrace", other: "RoutingTrace") -> "pd.DataFrame":
     return engine_difference((one, other))
 
 
-def compare(*traces: "RoutingTrace") -> "pd.DataFrame":
+def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
     """Show two traces or more side by side, of models that may have nothing in common; a row a trace.
 
     Columns, definitions and source as in `moeviz.metrics.multi_trace.figures_of_several`; `trace` is a letter, in the
@@ -70,7 +73,7 @@ def compare(*traces: "RoutingTrace") -> "pd.DataFrame":
 
 
 def precision(
-    model: "LoadedModel | str",
+    model: "moeviz.capture.models.load.LoadedModel | str",
     prompts: str | Sequence[str],
     *,
     tokenizer: "PreTrainedTokenizerBase | None" = None,
