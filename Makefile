@@ -69,7 +69,7 @@ package: .venv/installed-test
 models: .venv/installed-test
 	$(BIN)/python -m build --quiet --wheel --outdir dist models
 
-# Compile every Triton kernel for sm_80 and sm_90; needs no GPU. A test does the same.
+# Compile every Triton kernel for nine GPUs of NVIDIA and AMD; needs none. A test does the same for two.
 kernels: .venv/installed-test
 	$(BIN)/python kernels/compile_check.py
 
