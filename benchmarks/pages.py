@@ -13,7 +13,7 @@ dataset    the pages of a made-up dataset (by the recipe of `benchmarks.corpus`)
            that was never asked of this dataset; then for a second visitor, for whom answers are known
 training   the page Training of a made-up run, and of the pair of runs that ships
 experts    the atlas of the held-out texts, and of as many tokens through 48 layers x 128 experts: script until all is
-           drawn, a search, and what is sent
+           drawn, a search, and what is sent; and from there to the table of all, of 48, 186 and 6,144 experts
 answers    Balance, Serve and Training of a first visitor: the answer, the first chart, and all
 
 Printed are medians, with the lowest and the highest. "CPU s" are the seconds of the browser's main thread and of the
@@ -195,6 +195,10 @@ async () => {
   return performance.now() - begin;
 }
 """
+# The table of all experts, and the picture above it where outputs are known; and nothing goes on.
+TABLE_DRAWN = """() => document.querySelector("[data-testid=stDataFrame] canvas") &&
+  [...document.querySelectorAll("[class*='st-key-place-of-']")].every((one) => one.querySelector("canvas, svg.marks")) &&
+  document.querySelector("[data-test-script-state=notRunning]")"""
 TEXTS_OF_A_KIND = 4
 
 
@@ -212,6 +216,19 @@ def of_experts(browser: Browser, server: Server) -> Figures:
         tab.page.get_by_role("searchbox").fill("the")
         answered = tab.until("() => /“the”/.test(window.deep('.search .said').textContent)")
         found |= answered.of(f"{name}: a search") | {f"{name}: a search, MB sent": answered.sent}
+        tab.close()
+    for name in ("embedded", "embedded-fine", "trace"):
+        tab = Tab(browser, server, script=TOOLS)
+        tab.open(f"experts?seen={name}")
+        tab.until(ATLAS_DRAWN)
+        settled(tab.page)
+        tab.begin()
+        go_to(tab.page, "All experts")
+        drawn = tab.until(TABLE_DRAWN)
+        found |= {
+            f"{name}: the table of all, browser CPU s": drawn.browser,
+            f"{name}: the table of all, server CPU s": drawn.server,
+        }
         tab.close()
     return found
 
