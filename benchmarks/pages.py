@@ -197,7 +197,7 @@ async () => {
 """
 # The table of all experts, and the picture above it where outputs are known; and nothing goes on.
 TABLE_DRAWN = """() => document.querySelector("[data-testid=stDataFrame] canvas") &&
-  [...document.querySelectorAll("[class*='st-key-place-of-']")].every((one) => one.querySelector("canvas, svg.marks")) &&
+  [...document.querySelectorAll("[class*='st-key-place-of-']")].every((one) => one.querySelector("canvas, .marks")) &&
   document.querySelector("[data-test-script-state=notRunning]")"""
 TEXTS_OF_A_KIND = 4
 
