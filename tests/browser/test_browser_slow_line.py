@@ -63,6 +63,7 @@ def leave(page: Page) -> None:
     page.locator(".st-key-submenu").get_by_role("link", name="Tokens", exact=True).click()
 
 
+@pytest.mark.table("app/")
 def test_a_page_is_not_empty_though_a_token_was_chosen_a_moment_before(line):
     line.hold()
     tokens(line.page).nth(3).click()

@@ -175,6 +175,7 @@ def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(wa
     assert np.array_equal(opened.experts, own_trace.experts)
 
 
+@pytest.mark.table("app/")
 def test_stop_keeps_the_tokens_so_far(walker, own_trace, server):
     page, count = walker.page, len(own_trace.tokens)
     walker.run(OWN_TEXT)

@@ -37,6 +37,7 @@ def notes_by_place(table):
     return {(layer, expert): note for layer, expert, note in notes if note}
 
 
+@pytest.mark.table("moeviz/capture", "moeviz/metrics")
 @torch.no_grad()
 def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_it_ships(model):
     assert not notes_by_place(table_of(model))

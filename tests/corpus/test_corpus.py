@@ -58,6 +58,7 @@ def test_a_corpus_is_the_trace_of_its_texts(texts, tmp_path):
     assert back.model == whole.model
 
 
+@pytest.mark.table("moeviz/corpus", "moeviz/capture")
 @pytest.mark.parametrize("batch_tokens", [0, 300])
 def test_the_embedded_model_decides_the_same_in_batches_of_like_lengths(batch_tokens, texts, tmp_path):
     model = load_model()
@@ -109,6 +110,7 @@ write_corpus(load_model(), [sys.argv[1]], sys.argv[2], Wanted(shard_bytes=600), 
 """
 
 
+@pytest.mark.table("moeviz/corpus", "moeviz/formats/dataset")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9.")
 def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if_it_had_not_been(texts, tmp_path):
     torch.set_num_threads(1)

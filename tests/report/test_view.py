@@ -362,6 +362,7 @@ def test_a_trace_without_any_expert_is_drawn(opened):
     shows(drawn(opened(View(nobody).html)), nobody, 0, 2)
 
 
+@pytest.mark.table("moeviz/report", "moeviz/charts")
 @pytest.mark.browser
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(opened, size, scheme):
@@ -412,6 +413,7 @@ def test_a_page_on_a_web_host_shows_one_choice_and_asks_for_its_own_files_alone(
     assert page.evaluate(MAKES_A_FUNCTION) == "EvalError"
 
 
+@pytest.mark.table("moeviz/report")
 @pytest.mark.browser
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_of_a_long_trace_of_a_stranger_the_host_s_page_shows_a_stretch_as_text(on_a_host, size, scheme):
