@@ -189,7 +189,7 @@ def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
         page.on("request", lambda request: foreign.append(request.url) if is_foreign(request.url) else None)
         page.on("websocket", lambda socket: socket.on("framereceived", lambda frame: frames.append(frame)))
         answer = page.goto(url)
-        page.get_by_text("Context", exact=True).wait_for(timeout=SECONDS_TO_START * 1000)
+        page.get_by_text("Five likeliest next tokens", exact=True).wait_for(timeout=SECONDS_TO_START * 1000)
         page.screenshot(path=PLACE / "app.png")
         yield "[app]: the page answers", answer.status, answer.status == 200
         yield from said_by_server(frames)
