@@ -79,6 +79,10 @@ class _Module(_DummyBackendModule):
     def device_count(self) -> int:
         return len(DEVICES)
 
+    def get_amp_supported_dtype(self) -> list[torch.dtype]:
+        """Once a process has this backend, what is checkpointed asks for it, also of a model on the CPU."""
+        return [torch.bfloat16]
+
 
 class _FromPython(TorchFunctionMode):
     """Make tensors of Python's numbers on the CPU first, since torch makes them past a tensor's own code."""
