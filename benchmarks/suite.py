@@ -145,10 +145,10 @@ def keep(path: Path) -> None:
 
 
 def _is_there(name: str) -> bool:
-    """Whether a test or fixture is still in its file; one that a whole session shares has none."""
+    """Whether a test or fixture is still in its file; one that a whole session shares has none, and is any of ours."""
     file, _, function = name.partition("::")
-    path = COSTS.parent.parent / file
-    return not file or (path.exists() and f"def {function}(" in path.read_text(encoding="utf-8"))
+    paths = [COSTS.parent.parent / file] if file else COSTS.parent.rglob("*.py")
+    return any(path.exists() and f"def {function}(" in path.read_text(encoding="utf-8") for path in paths)
 
 
 def record(path: Path, options: list[str]) -> int:
