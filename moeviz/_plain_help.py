@@ -1,4 +1,4 @@
-"""What `help` shows of public values: dataclasses with slots explain their pickling by forty lines of comments."""
+"""Short `help` of public values: dataclasses with slots explain their pickling by forty lines of comments."""
 
 import dataclasses
 from typing import Any

@@ -1,4 +1,4 @@
-"""What is there beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
+"""Ready beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
 server's own files.
 """
 

@@ -77,12 +77,17 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz cost`."""
     table, said = measure_cost(args)
-    if args.json:
+    print_estimate(table, said, HEADINGS[args.what], args.json)
+    return 0
+
+
+def print_estimate(table: "pd.DataFrame", said: str, heading: str, as_json: bool) -> None:
+    """Print a table under its heading and what is said of it; as JSON, what is said goes to stderr."""
+    if as_json:
         note(said)
         print(json.dumps(records(table)))
-        return 0
-    print(f"{HEADINGS[args.what]}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
-    return 0
+    else:
+        print(f"{heading}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
 
 
 def in_lines(said: str) -> str:

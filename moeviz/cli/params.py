@@ -6,10 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.cost import in_lines
+from moeviz.cli.cost import print_estimate
 from moeviz.cli.inputs import counted_at
 from moeviz.cli.options import add_backend, add_json, number, numbers
-from moeviz.cli.output import frame_text, note, records, visible_line
+from moeviz.cli.output import frame_text, records, visible_line
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import quoted
 
@@ -93,11 +93,7 @@ def print_memory(args: Namespace) -> int:
     said = f"{visible_line(name)}: an estimate from its config; keys, values and buffers are in 16 bits."
     if name.lower().endswith(".gguf") and (known := known_before(name)):
         said += f" In llama.cpp, as it is stored ({known.info.dtype}), it needs {bytes_said(float(known.memory))}."
-    if args.json:
-        note(said)
-        print(json.dumps(records(table)))
-        return 0
-    print(f"{MEMORY}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
+    print_estimate(table, said, MEMORY, args.json)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""What servers answer where they say which experts each token went to, of any trace: vLLM's and SGLang's forms."""
+"""Answers of servers that say which experts each token went to, made of any trace: vLLM's and SGLang's forms."""
 
 import io
 from base64 import b64encode

@@ -237,7 +237,7 @@ def in_fp8(model):
 
 
 def fp8_linear(hidden, weight, scales, block, bias=None, *_):
-    """What the product is on a GPU, whose kernels alone transformers has for it."""
+    """Compute the product as on a GPU, whose kernels alone transformers has for it."""
     whole = weight.float() * scales.repeat_interleave(block[0], 0).repeat_interleave(block[1], 1)
     return torch.nn.functional.linear(hidden, whole.to(hidden.dtype), bias)
 

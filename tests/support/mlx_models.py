@@ -75,7 +75,7 @@ def change_config(folder: Path, fields: Mapping[str, Any], without: tuple[str, .
 
 
 def write_quantised(source: Path, folder: Path, bits: int, group_size: int = 64) -> Path:
-    """The same model with packed weights, and its tokenizer."""
+    """Copy the model with packed weights, and its tokenizer."""
     write_packed(source, folder, bits, group_size)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -1,4 +1,4 @@
-"""What experts put out, in figures, of engines that show the outputs of each token's experts.
+"""Figures of experts' outputs, of engines that show the outputs of each token's experts.
 
 T tokens, L layers, K slots, D numbers of an output; the figures are those of `ExpertOutputs`, with `added` left 0.
 """

@@ -42,7 +42,7 @@ Piece = tuple[bytes, int]  # a name, and a layer
 
 @dataclass(slots=True)
 class ShownOutputs:
-    """What experts put out, in figures: of each layer those of one micro-batch after another."""
+    """Figures of experts' outputs: of each layer those of one micro-batch after another."""
 
     figures: dict[int, list[np.ndarray]] = field(default_factory=dict)  # (T, K, FIGURES)
     stream: bool = True  # whether all layers showed the residual stream that they read
@@ -193,7 +193,7 @@ class CallbackRecording:
         return np.concatenate([part.reshape(-1, width or part.shape[-1]) for part in parts])[:rows]
 
     def outputs(self, order: np.ndarray, experts: np.ndarray, weights: np.ndarray | None) -> ExpertOutputs | None:
-        """What experts put out for the slots of a trace, whose rows are in this order; None unless it is wanted."""
+        """Return the figures of experts' outputs for a trace's slots, rows in this order; None unless wanted."""
         if self.shown is None or weights is None:
             return None
         if unsaid := [layer for layer in self.layers() if layer not in self.shown.figures]:
