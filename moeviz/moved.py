@@ -45,6 +45,7 @@ MODULES = {
     "metrics.agreement": "metrics.comparison",
     "metrics.budget": "metrics.inputs",
     "metrics.chosen": "metrics.inputs",
+    "metrics.divergence": "metrics.significance",
     "metrics.doctor_of_layers": "metrics.doctor",
     "metrics.doctor_of_pairs": "metrics.doctor_rows",
     "metrics.doctor_of_rows": "metrics.doctor_rows",
