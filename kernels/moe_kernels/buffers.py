@@ -1,4 +1,6 @@
-"""The record of routing decisions on the device: rows that the router's kernel fills as it decides."""
+"""Buffers on the device: the record, rows that the router's kernel fills as it decides, and the plan of a dispatch,
+assignments sorted by expert and cut into tiles of one expert each.
+"""
 
 from dataclasses import dataclass
 from typing import NamedTuple

@@ -1,7 +1,14 @@
 """The router: one launch turns logits into expert ids and weights, and writes the record of the same decision.
 
 One program handles BLOCK_M tokens with all their experts. The record costs stores of what is in registers already:
-no launch, no copy, no read. Shape letters: T tokens, E experts, K slots, R rows of the record.
+no launch, no copy, no read.
+
+The k best experts are chosen in integers: exact ties, distinct ids, whatever is in the row. Floats are ranked through
+int32 keys of the same order. A float maximum drops NaN, and a winner that is retired to -inf is found again in a row of
+-inf; keys know neither trouble, and an integer reduction is one instruction (REDUX) on sm_80 and newer.
+
+Shape letters: T tokens, E experts, K slots, R rows of the record; M rows of a tile, N lanes, G groups of S lanes. A
+lane holds an expert or nothing; lanes of one group are in the order of its experts.
 """
 
 from functools import lru_cache
