@@ -12,6 +12,7 @@ PACKAGE = "moeviz."
 # Below the package: the module as it was called, and where its names are now.
 MODULES = {
     "capture.interventions.exchange": "capture.interventions.swap",
+    "capture.interventions.table": "capture.interventions",
     "capture.interventions.verification": "capture.interventions.intervention",
     "charts.corpus": "charts.load",
     "charts.expert_company": "charts.expert",
