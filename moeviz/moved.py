@@ -14,6 +14,7 @@ MODULES = {
     "capture.interventions.exchange": "capture.interventions.swap",
     "capture.interventions.table": "capture.interventions",
     "capture.interventions.verification": "capture.interventions.intervention",
+    "capture.run.sampling": "capture.run.decoding",
     "charts.corpus": "charts.load",
     "charts.expert_company": "charts.expert",
     "charts.serving_curves": "charts.serving",

@@ -157,8 +157,8 @@ def _measured(
     from moeviz.capture.interventions.bias import Bias
 
     model_catalog.bring_torch()
+    from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
-    from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import capture
     from moeviz.capture.what_if import loss_by_set
 

@@ -117,8 +117,8 @@ def run(args: Namespace) -> int:
 
 def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
     """Return what the options ask for. Raises what a request is refused for: no model is opened for it."""
+    from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
-    from moeviz.capture.run.sampling import Sampling
 
     return CaptureRequest(
         (prompt,),

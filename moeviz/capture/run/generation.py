@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria
 
+from moeviz.capture.run.decoding import SeededMultinomial, sampling_processors
 from moeviz.capture.run.generation_plan import GenerationPlan
 from moeviz.capture.run.prompts import Batch, GeneratedTokens, decoder_start, no_generated_tokens
-from moeviz.capture.run.sampling import SeededMultinomial, sampling_processors
 from moeviz.errors import CaptureError
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended

@@ -11,7 +11,7 @@ import pandas as pd
 
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.trace import trace
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.evaluate.measures import (

@@ -29,10 +29,9 @@ from moeviz.capture.engines.served.connection import ConnectionLimits, NotThere,
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.engines.served.token_texts import Ids, Texts
-from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.build_trace import SourceInfo, build_trace
