@@ -15,6 +15,7 @@ MODULES = {
     "capture.interventions.table": "capture.interventions",
     "capture.interventions.verification": "capture.interventions.intervention",
     "capture.run.sampling": "capture.run.decoding",
+    "capture.run.streaming": "capture.run.generation",
     "charts.corpus": "charts.load",
     "charts.expert_company": "charts.expert",
     "charts.serving_curves": "charts.serving",
