@@ -14,6 +14,7 @@ MODULES = {
     "capture.interventions.exchange": "capture.interventions.swap",
     "capture.interventions.table": "capture.interventions",
     "capture.interventions.verification": "capture.interventions.intervention",
+    "capture.models.safetensors_file": "capture.models.folder",
     "capture.run.sampling": "capture.run.decoding",
     "capture.run.streaming": "capture.run.generation",
     "charts.corpus": "charts.load",
