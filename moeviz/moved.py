@@ -11,6 +11,7 @@ from typing import Any, no_type_check
 PACKAGE = "moeviz."
 # Below the package: the module as it was called, and where its names are now.
 MODULES = {
+    "capture.engines.expert_figures": "capture.engines.decoding_loop",
     "capture.interventions.exchange": "capture.interventions.swap",
     "capture.interventions.table": "capture.interventions",
     "capture.interventions.verification": "capture.interventions.intervention",
