@@ -25,10 +25,18 @@ from moeviz.capture.engines.served.answer import (
     said_of_zeros,
     why_ended,
 )
-from moeviz.capture.engines.served.connection import ConnectionLimits, NotThere, Server, connected, poll, run_blocking
+from moeviz.capture.engines.served.connection import (
+    ConnectionLimits,
+    Ids,
+    NotThere,
+    Server,
+    Texts,
+    connected,
+    poll,
+    run_blocking,
+)
 from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.token_texts import Ids, Texts
 from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.request import CaptureRequest

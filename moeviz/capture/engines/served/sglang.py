@@ -7,10 +7,9 @@ from typing import Any
 
 from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.answer import Answer
-from moeviz.capture.engines.served.connection import NotThere, Server
+from moeviz.capture.engines.served.connection import Ids, NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.token_texts import Ids
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
