@@ -4,8 +4,13 @@ from inspect import signature
 from typing import Any
 
 from moeviz.capture.engines.mlx.blocks import find_blocks
-from moeviz.capture.engines.mlx.config import caution_of, check_complete, check_means_the_same
-from moeviz.capture.engines.mlx.folder import MlxFolder, why_no_experts
+from moeviz.capture.engines.mlx.folder import (
+    MlxFolder,
+    caution_of,
+    check_complete,
+    check_means_the_same,
+    why_no_experts,
+)
 from moeviz.capture.engines.mlx.hooks import BlockHooks
 from moeviz.capture.engines.mlx.installed import caches, lm, mx
 from moeviz.capture.engines.mlx.metadata import describe
