@@ -13,6 +13,7 @@ PACKAGE = "moeviz."
 MODULES = {
     "capture.engines.expert_figures": "capture.engines.decoding_loop",
     "capture.engines.mlx.config": "capture.engines.mlx.folder",
+    "capture.engines.mlx.metadata": "capture.engines.mlx.loading",
     "capture.engines.served.token_texts": "capture.engines.served.connection",
     "capture.interventions.exchange": "capture.interventions.swap",
     "capture.interventions.table": "capture.interventions",
