@@ -12,6 +12,7 @@ PACKAGE = "moeviz."
 # Below the package: the module as it was called, and where its names are now.
 MODULES = {
     "capture.engines.expert_figures": "capture.engines.decoding_loop",
+    "capture.engines.llama_cpp.vocabulary": "capture.engines.llama_cpp.context",
     "capture.engines.mlx.config": "capture.engines.mlx.folder",
     "capture.engines.mlx.metadata": "capture.engines.mlx.loading",
     "capture.engines.served.token_texts": "capture.engines.served.connection",
