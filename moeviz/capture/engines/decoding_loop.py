@@ -1,5 +1,8 @@
 """The part of a run that engines share: prompts to tokens, tokens drawn one after the other, rows of the trace, and
 figures of experts' outputs where an engine shows the outputs of each token's experts.
+
+T tokens of a sequence, L MoE layers, K slots, D numbers of an output, V tokens of the vocabulary. The figures are those
+of `ExpertOutputs`, with `added` left 0.
 """
 
 from collections.abc import Callable, Generator, Sequence

@@ -1,6 +1,8 @@
 """A folder of mlx-lm: what is in it, refused in a sentence before mlx-lm reads any of it. Needs no MLX.
 
-A config that mlx-lm would take for another model than it describes, without a word, is found before anything runs.
+A config that mlx-lm would take for another model than it describes, without a word, is found before anything runs:
+mlx-lm takes a config's fields by name, and its own default for one that is not there. transformers 5 writes some under
+other names (`rope_parameters`), and leaves out what equals a default of its own.
 """
 
 import json

@@ -1,6 +1,8 @@
 """Requests to a server over HTTP: answers are counted while they come, and every failure is one sentence.
 
-The text of each token is asked for too, as the server's own tokenizer decodes it.
+A server is a stranger. Its answer may be endless, late, lead elsewhere or be no answer; its words are cut and shown as
+text. The key is sent as a header, and stands in no sentence. The text of each token is asked for too, as the server's
+own tokenizer decodes it.
 """
 
 import json
