@@ -11,7 +11,7 @@ from moeviz_app.widgets.components.history import collapse, in_words, packed_sto
 from moeviz_app.widgets.messages import explained
 
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.embedded.balance_study import said_of_study
+from moeviz.embedded.recorded_routing import said_of_study
 from moeviz.history.story import MEANING, POINTS, corrections, kinds_of_text, repeats_of_mixtral
 from moeviz.history.story import twins as found_twins
 
