@@ -1,22 +1,29 @@
 """Things to try the how-tos on, written by one command: texts, traces, a server's answer, models of three engines.
 
 python -m moeviz.examples FOLDER
+
+A server's answer says which experts each token went to, in vLLM's form or SGLang's. It can be made of any trace.
 """
 
+import io
 import json
 import shutil
+from base64 import b64encode
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from moeviz.embedded import embedded_path
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.examples.gguf import FILE_TYPES, write_embedded
 from moeviz.examples.mlx import write_packed_copy
-from moeviz.examples.served import sglang_answer, vllm_answer
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.labelled_texts import texts_that_ship
+from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
 OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -86,3 +93,37 @@ def _write_models(target: Path) -> dict[str, str]:
     except CaptureError as error:
         return made | {"model-4bit/": f"not written. {error}"}
     return made | {"model-4bit/": "the same for MLX, in 4 bits"}
+
+
+LAST = 3  # the id of a generated token that no router saw, since it was never read: any will do
+
+
+def vllm_answer(trace: RoutingTrace) -> dict[str, Any]:
+    """Write a trace of one text as the completion of a vLLM server that returns routed experts, as from 0.22 on."""
+    file = io.BytesIO()
+    np.save(file, _rows(trace).astype(np.uint8))
+    prompt, new = _tokens(trace)
+    choice = {"index": 0, "finish_reason": "length", "prompt_token_ids": prompt, "token_ids": new}
+    choice |= {"text": "".join(trace.tokens["text"][len(prompt) :]), "routed_experts": _text(file.getvalue())}
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
+    return {"object": "text_completion", "model": trace.model.name, "choices": [choice], "usage": usage}
+
+
+def sglang_answer(trace: RoutingTrace) -> dict[str, Any]:
+    """Write a trace of one text as SGLang's answer to /generate: numbers without a shape."""
+    prompt, new = _tokens(trace)
+    meta = {"prompt_tokens": len(prompt), "completion_tokens": len(new), "finish_reason": {"type": "length"}}
+    return {"output_ids": new, "meta_info": meta | {"routed_experts": _text(_rows(trace).astype("<i4").tobytes())}}
+
+
+def _rows(trace: RoutingTrace) -> np.ndarray:
+    return trace.experts.transpose(1, 0, 2)
+
+
+def _tokens(trace: RoutingTrace) -> tuple[list[int], list[int]]:
+    ids, generated = trace.tokens["token_id"], trace.tokens["phase"] == "generated"
+    return ids[~generated].tolist(), [*ids[generated].tolist(), LAST]
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()
