@@ -5,8 +5,7 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog
 from moeviz_app.session import opened, session
 from moeviz_app.url import serve_address
-from moeviz_app.views.serve_cards import draw_cards
-from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.files import file_stem
