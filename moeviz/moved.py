@@ -42,6 +42,7 @@ MODULES = {
     "embedded.example": "embedded.recorded_routing",
     "embedded.reference": "embedded.recorded_routing",
     "embedded.routing_over_training": "embedded.recorded_routing",
+    "footprint": "parameters",
     "formats.dataset.shard_statistics": "formats.dataset.shard",
     "formats.importers.options": "formats.importers.importer",
     "formats.open_cached": "formats.exports",

@@ -15,9 +15,9 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
-from moeviz.footprint import CARDS, ServedModel
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import layer_word
+from moeviz.parameters import CARDS, ServedModel
 from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage

@@ -14,9 +14,9 @@ from moeviz_app.session import session
 from moeviz_app.url import serve_address
 from moeviz_app.widgets.messages import note
 
-from moeviz.footprint import ServedModel
 from moeviz.metrics.words import byte_unit, bytes_said, in_words_of
 from moeviz.model_info import ModelInfo
+from moeviz.parameters import ServedModel
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.answers import BALANCE, DRAFT, MEMORY, Answer, answer, balance, drafted, split
 from moeviz.serving.budget import budget_of

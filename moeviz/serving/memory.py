@@ -15,9 +15,9 @@ from typing import Any
 import pandas as pd
 
 from moeviz.errors import MoevizError
-from moeviz.footprint import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
 from moeviz.metrics.words import bytes_said, one_row
 from moeviz.model_info import ParameterCounts
+from moeviz.parameters import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
 
 MOST_READ = 8192  # tokens that one step reads of a prompt, at most
 VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
@@ -111,7 +111,7 @@ def memory_on_cards(
 ) -> pd.DataFrame:
     """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
 
-    card      one of `moeviz.footprint.CARDS`, or the memory of another in GB.
+    card      one of `moeviz.parameters.CARDS`, or the memory of another in GB.
     context   tokens of the one sequence whose keys and values are kept.
 
     As `serving_memory`. Cards hold nothing twice, and a tenth of each is left free.
