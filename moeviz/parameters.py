@@ -1,5 +1,5 @@
-"""Active and touched parameters: arithmetic on the counts that `moeviz.capture.models.parameters` takes from a model. And
-the memory that they need: bytes of weights by precision, and how many cards hold them.
+"""Active and touched parameters: arithmetic on the counts that `moeviz.capture.models.parameters` takes from a model.
+And the memory that they need: bytes of weights by precision, and how many cards hold them.
 
 Active parameters are those that one token runs through: top_k of the routed experts in each MoE layer, and everything
 else. Model makers publish them by three conventions, so moeviz always names the one it uses:

@@ -105,8 +105,7 @@ MAY_IMPORT = {
     "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
     # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
     "moeviz/capture/interventions/*": f". {INERT} torch",
-    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters "
-    f"{INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     # Weights as anyone's files hold them.
     "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
