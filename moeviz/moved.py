@@ -75,6 +75,7 @@ MODULES = {
     "metrics.said_of_several": "metrics.multi_trace",
     "metrics.several": "metrics.multi_trace",
     "metrics.side_by_side": "metrics.system_table",
+    "metrics.statistics": "metrics.inputs",
     "metrics.word_change": "metrics.effect",
     "names": "text",
     "one_call": "quick_view",

@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.inputs import Statistics, needs_tokens
 from moeviz.metrics.layers import entropy_of_counts, first_choices_of_two, overlap
 from moeviz.metrics.significance import clearest
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
