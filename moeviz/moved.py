@@ -45,6 +45,7 @@ MODULES = {
     "footprint": "parameters",
     "formats.dataset.shard_statistics": "formats.dataset.shard",
     "formats.importers.options": "formats.importers.importer",
+    "formats.importers.responses": "formats.importers.build_trace",
     "formats.importers.tables": "formats.importers.arrays",
     "formats.open_cached": "formats.exports",
     "formats.runs": "formats.table_facts",

@@ -42,9 +42,8 @@ from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.build_trace import SourceInfo, build_trace
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace, choices
 from moeviz.formats.importers.importer import DAMAGED
-from moeviz.formats.importers.responses import choices
 from moeviz.metrics.doctor import examine
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cautions_in_one, quoted, with_and

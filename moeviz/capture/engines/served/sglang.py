@@ -13,8 +13,7 @@ from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
-from moeviz.formats.importers.build_trace import SequenceRouting
-from moeviz.formats.importers.responses import tokens_of
+from moeviz.formats.importers.build_trace import SequenceRouting, tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
 

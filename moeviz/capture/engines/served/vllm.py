@@ -13,7 +13,7 @@ from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
-from moeviz.formats.importers.responses import tokens_of
+from moeviz.formats.importers.build_trace import tokens_of
 from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
