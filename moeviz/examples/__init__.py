@@ -2,14 +2,17 @@
 
 python -m moeviz.examples FOLDER
 
-A server's answer says which experts each token went to, in vLLM's form or SGLang's. It can be made of any trace.
+A server's answer says which experts each token went to, in vLLM's form or SGLang's. It can be made of any trace. The
+folder for MLX is packed by mlx-lm itself, in four bits.
 """
 
 import io
 import json
 import shutil
 from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -17,8 +20,7 @@ import numpy as np
 from moeviz.embedded import embedded_path
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import CaptureError
-from moeviz.examples.gguf import FILE_TYPES, write_embedded
-from moeviz.examples.mlx import write_packed_copy
+from moeviz.examples.gguf import EXPERTS, FILE_TYPES, write_embedded
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
@@ -127,3 +129,43 @@ def _tokens(trace: RoutingTrace) -> tuple[list[int], list[int]]:
 
 def _text(data: bytes) -> str:
     return b64encode(data).decode()
+
+
+OF_A_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def write_packed_copy(source: Path, folder: Path, bits: int = 4) -> None:
+    """Write a Mixtral of transformers, a folder, as mlx-lm packs it. Raises `CaptureError` where MLX is missing."""
+    from moeviz.capture.engines.mlx.installed import need_mlx
+
+    need_mlx()
+    with TemporaryDirectory() as place:
+        read = Path(place)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        (read / "config.json").write_text(json.dumps({**config, **read_by_mlx(config)}), encoding="utf-8")
+        shutil.copyfile(source / "model.safetensors", read / "model.safetensors")
+        write_packed(read, folder, bits)
+    for name in OF_A_TOKENIZER:
+        shutil.copyfile(source / name, folder / name)
+
+
+def write_packed(source: Path, folder: Path, bits: int, group_size: int = 64) -> Path:
+    """Write the model of a folder with packed weights, as `mlx_lm.convert -q` does, and without a tokenizer."""
+    from mlx_lm import utils
+
+    model, config = utils.load_model(source)
+    model, config = utils.quantize_model(model, config, group_size, bits)
+    utils.save_model(folder, model)
+    utils.save_config(config, folder / "config.json")
+    return folder
+
+
+def read_by_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect the fields that mlx-lm looks for under other names than transformers 5 writes."""
+    rope = config["rope_parameters"]
+    return {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None,
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
+        "num_experts": next(config[name] for name in EXPERTS if name in config),
+    }
