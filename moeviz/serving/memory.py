@@ -9,7 +9,7 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -208,19 +208,6 @@ def known_model(name: str) -> ServedModel | None:
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(files(__package__).joinpath(KNOWN_MODELS).read_text("utf-8"))
     return table
-
-
-def as_row(model: ServedModel) -> dict[str, Any]:
-    """A model as a row of the table: equal layers in a row stand there once, with their number."""
-    counts = {field: getattr(model.parameters, field) for field in ParameterCounts.__annotations__}
-    caches = [[layer.constant, layer.per_token, layer.window] for layer in model.caches]
-    facts = {field: getattr(model, field) for field in ("num_experts", "top_k", "hidden", "vocabulary")}
-    parameters = counts | {"per_expert": _together(list(model.parameters.per_expert))}
-    return facts | {"parameters": parameters, "caches": _together(caches)}
-
-
-def _together(layers: list[Any]) -> list[list[Any]]:
-    return [[len([*same]), layer] for layer, same in groupby(layers)]
 
 
 def _spread(pairs: list[list[Any]]) -> list[Any]:
