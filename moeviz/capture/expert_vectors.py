@@ -27,7 +27,7 @@ from moeviz.capture.record.expert_outputs import Heard, SlotOutputs, is_latent, 
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.routers.expert_weights import nearest
+from moeviz.capture.routers.geometry import nearest
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
