@@ -256,9 +256,6 @@ def _borne_out(gains: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
     above = [part - part[1:].mean(0) for part in gains]
     furthest = max(LEAST, *(part[1:].max() for part in above))
     return [
-        {
-            "beyond": part[0] / furthest,
-            "holds": (own[0] >= GAIN) & (part[0] >= max(GAIN, BEYOND * furthest)),
-        }
+        {"beyond": part[0] / furthest, "holds": (own[0] >= GAIN) & (part[0] >= max(GAIN, BEYOND * furthest))}
         for own, part in zip(gains, above, strict=True)
     ]

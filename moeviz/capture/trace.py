@@ -23,13 +23,7 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.next_tokens import next_tokens_recorded
-from moeviz.capture.recorders import (
-    CaptureJob,
-    KernelsUnavailable,
-    record_with_hooks,
-    record_with_kernels,
-    why_hooks,
-)
+from moeviz.capture.recorders import CaptureJob, KernelsUnavailable, record_with_hooks, record_with_kernels, why_hooks
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling
 from moeviz.capture.run.generation import (
     Progress,

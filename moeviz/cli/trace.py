@@ -58,11 +58,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N", help="beam search with N beams")
     parser.add_argument(
-        "--num-return-sequences",
-        type=number(int, 1),
-        default=1,
-        metavar="N",
-        help="how many continuations to generate",
+        "--num-return-sequences", type=number(int, 1), default=1, metavar="N", help="how many continuations to generate"
     )
     parser.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
     parser.add_argument(

@@ -39,9 +39,7 @@ def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(
-    source: RoutingTrace | Statistics,
-) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+def _taken(source: RoutingTrace | Statistics) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
     """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
     if isinstance(source, Statistics):
         for layers, flow in source.transitions():

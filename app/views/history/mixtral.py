@@ -45,10 +45,7 @@ def _counts() -> None:
     total, active = info.parameters.total, active_parameters(info.parameters, info.top_k)
     figures(
         {
-            "Mixtral 8x7B, total": (
-                f"{total:,}",
-                "Counted from its configuration; the paper prints 47B.",
-            ),
+            "Mixtral 8x7B, total": (f"{total:,}", "Counted from its configuration; the paper prints 47B."),
             "Active": (f"{active:,}", "Two experts per layer and everything else; the paper prints 13B."),
         }
     )

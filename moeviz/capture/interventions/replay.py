@@ -6,13 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moeviz.capture.interventions import intervention
-from moeviz.capture.interventions.intervention import (
-    Choice,
-    DecidedRouting,
-    Decision,
-    LimitsByLayer,
-    Option,
-)
+from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, LimitsByLayer, Option
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 

@@ -55,8 +55,5 @@ class Swap:
 
 
 OPTION = Option(
-    "--swap",
-    lambda args, _read: Swap(*args.swap),
-    {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")},
-    least=0,
+    "--swap", lambda args, _read: Swap(*args.swap), {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")}, least=0
 )

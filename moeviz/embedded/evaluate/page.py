@@ -184,11 +184,4 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (
-    losses,
-    routing,
-    recognition,
-    positions,
-    formation,
-    continuations,
-)
+SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (losses, routing, recognition, positions, formation, continuations)
