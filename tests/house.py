@@ -90,12 +90,10 @@ MAY_IMPORT = {
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
     "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
-    "moeviz.capture.engines.decoding_loop "
     "moeviz.capture.run "
     f"moeviz.capture.models.memory moeviz.gguf_file moeviz.parameters {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
     "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
-    "moeviz.capture.engines.decoding_loop "
     "moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
