@@ -20,7 +20,10 @@ from moeviz.capture.engines.served.answer import (
     NOT_CHECKED,
     Answer,
     check_model,
+    check_part,
     check_tokens,
+    config_facts,
+    info_of,
     said_of_text,
     said_of_zeros,
     why_ended,
@@ -35,7 +38,6 @@ from moeviz.capture.engines.served.connection import (
     poll,
     run_blocking,
 )
-from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
