@@ -1,6 +1,8 @@
 """A server's answer beside what was asked: the model's name, the tokens of the prompt, and how much was generated.
 
-The facts of the model come from its answers, from a config, and from what a person said.
+The facts of the model come from its answers, from a config, and from what a person said. Nothing is guessed. No server
+says how many experts a layer has. A config does: that of the model's own name, where moeviz knows it, or of the one
+that `facts` names. Each answer is held against it.
 """
 
 from collections.abc import Sequence
