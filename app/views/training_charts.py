@@ -33,9 +33,8 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.over_steps import worst_layer
-from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.run import Over, TrainingRun
 
 BY_LABEL = NAMED["label_load_heatmap"]
 MOST = 40  # snapshots that are read
