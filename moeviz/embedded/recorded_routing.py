@@ -83,7 +83,7 @@ def traces_over_training() -> dict[int, RoutingTrace]:
     return {int(file.stem.removeprefix("tokens-")): from_trace_file(file.read_bytes()) for file in files}
 
 
-TABLE = Path(__file__).with_suffix(".csv")
+STUDY = HERE / "balance_study.csv"
 
 
 def balance_study() -> pd.DataFrame:
@@ -95,7 +95,7 @@ def balance_study() -> pd.DataFrame:
     repeats, repeats_any float64 (shares of tokens with the same first choice as the token before, and with at least one
     expert in common with it). The last three are means over layers.
     """
-    return pd.read_csv(TABLE)
+    return pd.read_csv(STUDY)
 
 
 def study_means() -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Frames that a run is drawn from: over steps, or over tokens, of one run or of two on the same axis.
 
 In every frame the column of the axis is `step` or `tokens`, whichever was asked for. A long run has several logs in a
-row, as many as `bins.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
+row, as many as `run.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
 from the last log of them.
 """
 
