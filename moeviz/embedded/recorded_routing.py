@@ -25,6 +25,7 @@ ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE
 MUTED = HERE / "muted.csv"
 TABLES = {EMBEDDED: HERE / "experts.csv", NATURAL: HERE / "natural_experts.csv", FINE: HERE / "fine_experts.csv"}
 BIAS = HERE / "fine_bias.csv"
+STUDY = HERE / "balance_study.csv"
 DIGITS = 5  # of the figures in tables
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
 NUMBERS = (  # of TABLES that are empty where nothing is known
@@ -81,9 +82,6 @@ def traces_over_training() -> dict[int, RoutingTrace]:
     """The recorded traces by how many tokens the model had been trained on, the finished model last. Ids only."""
     files = sorted(OVER_TRAINING.glob("tokens-*.npz"))
     return {int(file.stem.removeprefix("tokens-")): from_trace_file(file.read_bytes()) for file in files}
-
-
-STUDY = HERE / "balance_study.csv"
 
 
 def balance_study() -> pd.DataFrame:
