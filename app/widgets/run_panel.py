@@ -158,7 +158,7 @@ def waiting_words(ahead: int, otherwise: str) -> str:
 def waited_for(heard: model_service.Heard, begins: str, unit: str | None = None) -> Any:
     """Return what the work comes to; meanwhile a bar says how many units of all are done, and Stop ends it.
 
-    Its progress is told as (done, total). Work that tells of none has no unit, and no Stop. Raises what the work raises.
+    Its progress is told as (done, total); work that tells of none has no unit, and no Stop. Raises what it raises.
     """
     place = st.empty()
     with place.container():
