@@ -28,6 +28,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from moeviz_app.jobs.recorded import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
@@ -60,28 +61,7 @@ print(json.dumps([1000 * (after - before) for before, after in zip(times, times[
 """
 
 # Both moments as the browser sees them: Enter, and the frame after the first stroke on the new trace's map.
-WATCH = """
-const now = () => performance.timeOrigin + performance.now();
-const isMap = (canvas) => canvas.isConnected && canvas.closest(".map") !== null;
-const maps = () => [...document.querySelectorAll("*")].map((e) => e.shadowRoot?.querySelector(".map canvas"));
-document.addEventListener("keydown", (e) => {
-  if (e.key === "Enter") window.watch = {enter: now(), before: maps().find(Boolean)};
-}, true);
-for (const name of ["fill", "fillRect", "stroke"]) {
-  const paint = CanvasRenderingContext2D.prototype[name];
-  CanvasRenderingContext2D.prototype[name] = function (...how) {
-    if (window.watch && !window.watch.painted && this.canvas !== window.watch.before && isMap(this.canvas)) {
-      window.watch.painted = true;
-      requestAnimationFrame(() => {
-        const after = new MessageChannel();
-        after.port1.onmessage = () => { window.watch.drawn = now(); };
-        after.port2.postMessage(0);
-      });
-    }
-    return paint.apply(this, how);
-  };
-}
-"""
+WATCH = Path(__file__).with_name("app.js").read_text("utf-8")
 
 
 def prompts() -> list[str]:

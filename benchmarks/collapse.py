@@ -66,12 +66,7 @@ class Twin:
     """What the page trains, in double precision. `book` has the facts: first and second names, and numbers."""
 
     def __init__(
-        self,
-        sizes: Numbers,
-        settings: Numbers,
-        weights: Mapping[str, Tensor],
-        lean: Tensor,
-        book: Mapping[str, Tensor],
+        self, sizes: Numbers, settings: Numbers, weights: Mapping[str, Tensor], lean: Tensor, book: Mapping[str, Tensor]
     ) -> None:
         self.sizes, self.settings, self.lean, self.book = sizes, settings, lean, book
         self.weights = {name: part.clone().requires_grad_() for name, part in weights.items()}

@@ -81,11 +81,7 @@ def built(root: Path, run: bool) -> dict:
             said["USER"] = rest
         elif name == "RUN" and run:
             environment = {"PATH": "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin", "HOME": "/root", **PIP}
-            subprocess.run(
-                inside(root, work, rest),
-                env=environment,
-                check=True,
-            )
+            subprocess.run(inside(root, work, rest), env=environment, check=True)
             print(f"{time.monotonic() - begun:6.1f} s  RUN {rest[:90]}", flush=True)
     return said | {"WORKDIR": work}
 

@@ -51,13 +51,7 @@ def made_up(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> Ro
 
 
 def write_made_up(
-    folder: Path,
-    tokens: int,
-    layers: int,
-    experts: int,
-    top_k: int,
-    weights: Weights = "float16",
-    group: int = GROUP,
+    folder: Path, tokens: int, layers: int, experts: int, top_k: int, weights: Weights = "float16", group: int = GROUP
 ) -> float:
     """A dataset of so many tokens, a row group at a time; the seconds of CPU that writing took."""
     groups = [made_up(min(group, tokens), layers, experts, top_k, seed) for seed in range(GROUPS)]

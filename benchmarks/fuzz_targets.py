@@ -32,7 +32,7 @@ DATA = Path(__file__).parent.parent / "tests" / "data"
 READERS = (
     "moeviz.formats.exports", "moeviz.formats.csv_file", "moeviz.formats.parquet_file", "moeviz.formats.json_file",
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
-    "moeviz.formats.table_cells", "moeviz.formats.assignments_table", "moeviz.formats.table_facts",
+    "moeviz.formats.assignments_table",
 )  # fmt: skip
 LINKS = (
     "moeviz_app.jobs.run_request",

@@ -221,11 +221,7 @@ def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -
     ways = {"plain": [ours], "grouped_mm": [partial(grouped_mm_experts_forward, module, x, ids.long(), weights)]}
     read = len(ids.unique()) * 3 * hidden * width * 2
     work = 6 * tokens * top_k * hidden * width
-    return {
-        "us": microseconds(ways, rounds),
-        "floor_us": read / bytes_per_second * 1e6,
-        "flop": work,
-    }
+    return {"us": microseconds(ways, rounds), "floor_us": read / bytes_per_second * 1e6, "flop": work}
 
 
 def experts_module(name: str) -> MixtralExperts:

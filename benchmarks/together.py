@@ -24,8 +24,8 @@ import torch
 import moeviz
 from benchmarks.harness import compared, take_turns
 from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.run.sampling import Sampling
 from moeviz.capture.together import share_decoding
 from moeviz.capture.trace import capture_growing
 

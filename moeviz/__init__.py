@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion, occlude
     from moeviz.capture.opening import load_model
-    from moeviz.capture.run.decoding import Decoding
-    from moeviz.capture.run.sampling import Sampling
+    from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
     from moeviz.capture.what_if import WhatIf, ablate, what_if
     from moeviz.checks import check, compare, diff, precision
@@ -64,8 +63,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.models.load": ("LoadedModel",),
     "moeviz.capture.occlusion": ("Occlusion", "occlude"),
     "moeviz.capture.opening": ("load_model",),
-    "moeviz.capture.run.decoding": ("Decoding",),
-    "moeviz.capture.run.sampling": ("Sampling",),
+    "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
     "moeviz.capture.interventions.bias": ("Bias",),
     "moeviz.capture.interventions.force": ("Force",),
     "moeviz.capture.interventions.mute": ("Mute",),

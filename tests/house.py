@@ -91,29 +91,26 @@ MAY_IMPORT = {
     f"{INERT} moe_kernels {TORCH}",
     # The engines know the interface that they fill, not each other.
     "moeviz/capture/engines/llama_cpp/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
-    "moeviz.capture.engines.expert_figures "
     "moeviz.capture.run "
-    f"moeviz.capture.models.memory moeviz.gguf_file moeviz.footprint {FILES} {TORCH}",
+    f"moeviz.capture.models.memory moeviz.gguf_file moeviz.parameters {FILES} {TORCH}",
     # What mlx-lm opens is a folder of transformers' kind: its links, tokenizer and parameters are looked at as there.
     "moeviz/capture/engines/mlx/*": ". moeviz.capture.engines.engine moeviz.capture.engines.decoding_loop "
-    "moeviz.capture.engines.expert_figures "
     "moeviz.capture.run moeviz.capture.models "
     f"moeviz.capture.routers.score_function {INERT} {TORCH}",
     # A server's answer is read as the file of a stranger is: by the same importers, and looked over by the same doctor.
     "moeviz/capture/engines/served/*": ". moeviz.capture.engines.engine moeviz.capture.run moeviz.capture.models "
     f"moeviz.formats.importers moeviz.metrics.doctor {FILES}",
-    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines moeviz.footprint {INERT} {TORCH}",
+    "moeviz/capture/engines/*": f". moeviz.capture.run moeviz.capture.engines moeviz.parameters {INERT} {TORCH}",
     "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
     # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
     "moeviz/capture/interventions/*": f". {INERT} torch",
-    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters moeviz.footprint "
-    f"{INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     # Weights as anyone's files hold them.
     "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
     "moeviz/capture/ahead.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
-    "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.footprint {INERT} {TORCH}",
+    "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
     "moeviz/formats/importers/torch_file.py": f". {FILES} torch",
@@ -138,7 +135,7 @@ MAY_IMPORT = {
     "moeviz/pruning/*": f". moeviz.capture moeviz.metrics.pruning moeviz.metrics.bits {INERT} torch",
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
     "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
-    "moeviz/serving/*": f". moeviz.metrics moeviz.footprint {INERT}",
+    "moeviz/serving/*": f". moeviz.metrics moeviz.parameters {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
@@ -147,7 +144,6 @@ MAY_IMPORT = {
     "moeviz/examples/*": ". moeviz.capture.engines.mlx.installed moeviz.embedded moeviz.formats moeviz.labelled_texts "
     f"moeviz.testing {INERT}",
     "moeviz/parameters.py": "moeviz.model_info",
-    "moeviz/footprint.py": "moeviz.model_info",
     "moeviz/routing_trace.py": "moeviz.errors moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
     "moeviz.next_tokens moeviz._viewers",
     "moeviz/next_tokens.py": "moeviz.errors",

@@ -19,9 +19,16 @@ from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import _tensors, kv_cache
 from moeviz.capture.models.load import load_model, model_config, model_facts
 from moeviz.capture.models.parameters import count_parameters, empty_model, packed_of, parameters_of_config
-from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
 from moeviz.model_info import PARTS, ParameterCounts
-from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
+from moeviz.parameters import (
+    BITS,
+    CARDS,
+    CONVENTIONS,
+    active_parameters,
+    cards_needed,
+    touched_parameters,
+    weight_bytes,
+)
 
 BILLION = 10**9
 HEADS = {"num_attention_heads": 32, "num_key_value_heads": 4, "head_dim": 128}
@@ -160,7 +167,7 @@ def test_a_model_with_two_routers_a_layer_is_counted_whole():
     assert 0 < active_parameters(info.parameters, info.top_k) < info.parameters.total
 
 
-@pytest.mark.table("moeviz/parameters.py", "moeviz/capture/models", "moeviz/footprint.py")
+@pytest.mark.table("moeviz/parameters.py", "moeviz/capture/models", "moeviz/parameters.py")
 @pytest.mark.parametrize(
     ("name", "tokens", "expected"),
     [

@@ -16,8 +16,8 @@ from moeviz_app.server import identity
 from moeviz.capture.engine_table import engine_of
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import ModelNotFound, MoevizError
-from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
+from moeviz.parameters import ServedModel
 from moeviz.text import quoted
 
 LOOK_UP_SECONDS = 8.0

@@ -124,9 +124,8 @@ class RunRequest:
     def request(self) -> "CaptureRequest":
         """Return what the library is asked for. Raises what a request is refused for; imports what runs models."""
         from moeviz.capture.interventions.mute import Mute
-        from moeviz.capture.run.decoding import CHECKPOINT, Decoding
+        from moeviz.capture.run.decoding import CHECKPOINT, Decoding, Sampling
         from moeviz.capture.run.request import AUTO, CaptureRequest
-        from moeviz.capture.run.sampling import Sampling
 
         by_itself = self.decoding is None
         muted = {layer: tuple(expert for at, expert in self.mute if at == layer) for layer, _ in self.mute}

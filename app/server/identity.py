@@ -17,13 +17,7 @@ from typing import NamedTuple
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server.access import cookie, is_https
-from moeviz_app.server.client_address import (
-    address_behind,
-    is_from_a_proxy,
-    is_loopback,
-    network_behind,
-    network_of,
-)
+from moeviz_app.server.client_address import address_behind, is_from_a_proxy, is_loopback, network_behind, network_of
 from moeviz_app.settings import PRIVATE
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send

@@ -124,13 +124,9 @@ def fill_in_change(info: ModelInfo) -> None:
     elif (layer := number_in(query.get(session.CHANGED_LAYER))) in info.layers:
         session.set_value(session.CHANGED_LAYER, layer)
         if kind == "bias":
-            _set_if(session.AMOUNT, _amount(query.get(session.AMOUNT)), AMOUNTS)
+            amount = next((amount for amount in AMOUNTS if str(amount) == query.get(session.AMOUNT)), None)
+            _set_if(session.AMOUNT, amount, AMOUNTS)
         _fill_in_experts(layer, range(info.num_experts[info.layers.index(layer)]), query)
-
-
-def _amount(text: str | None) -> float | None:
-    """The amount that an address says, where it is one on offer; as there, with half steps."""
-    return next((amount for amount in AMOUNTS if str(amount) == text), None)
 
 
 def _set_if(key: str, value: object, offered: Container[object]) -> None:

@@ -17,6 +17,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from urllib.parse import quote, urlencode
 
 import streamlit as st
@@ -134,26 +135,6 @@ def dataset_expert_query(name: str, layer: int, expert: int, sample: int = 0) ->
     return where | ({"sample": str(sample)} if sample else {})
 
 
-# Before Streamlit turns to another page it clears the query of this one, as a step of its own in the browser's history:
-# the page that is left would stand there twice. We step nowhere within a page, so such a step is left out.
-#
-# What Streamlit itself reads from an address (`embed`, `embed_options`) stays in it.
-JS = """
-const step = history.pushState;
-
-function stepUnlessWithin(state, unused, address) {
-  if (new URL(address ?? "", location).pathname !== location.pathname) step.call(history, state, unused, address);
-}
-
-export default function ({ data }) {
-  history.pushState = stepUnlessWithin;
-  const own = new URLSearchParams(location.search);
-  const kept = ["embed", "embed_options"].flatMap((name) => own.getAll(name).map((value) => `${name}=${value}`));
-  const query = [data.query, ...kept].filter(Boolean).join("&");
-  const wanted = query && `?${query}`;
-  if (location.search !== wanted) history.replaceState(history.state, "", location.pathname + wanted + location.hash);
-}
-"""
 MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
 FIRST_PATH = ""  # of the first page
 
@@ -207,7 +188,8 @@ def asks(page: str, query: dict[str, str]) -> bool:
     return True
 
 
-_component = st.components.v2.component("moeviz_address", html="<span hidden></span>", js=JS)
+_SCRIPT = Path(__file__).with_name("address.js").read_text("utf-8")
+_component = st.components.v2.component("moeviz_address", html="<span hidden></span>", js=_SCRIPT)
 
 
 def write_address(query: Mapping[str, str]) -> None:

@@ -14,6 +14,7 @@ from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.facts import dataset_facts, trace_name
 from moeviz_app.widgets.files import doctor_says
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
 
 from moeviz.charts import load, specialization
 from moeviz.charts.balance import BALANCE
@@ -66,12 +67,9 @@ def _asked() -> tuple[Counted, Counted]:
     if gone := opened.dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
     offered = opened.sources()
-    if session.value(session.COUNTS) not in offered:
-        usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
-        session.set_value(session.COUNTS, usual)
-    session.keep(session.COUNTS)
+    usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Routing of", list(offered), key=session.COUNTS, persist_state="session", width=420)
+        name = choice_of(st.selectbox, "Routing of", list(offered), session.COUNTS, usual, width=420)
         counted = offered[name]()
         return counted, _part(counted)
 
@@ -85,12 +83,7 @@ def _part(counted: Counted) -> Counted:
         return counted
     names = [ALL, *(visible(str(group))[:LONGEST] for group in counts.groups[:MOST_GROUPS])]
     places = list(range(len(names)))
-    if session.value(session.GROUP) not in places:
-        session.set_value(session.GROUP, 0)
-    session.keep(session.GROUP)
-    at = st.selectbox(
-        "Tokens of", places, format_func=names.__getitem__, key=session.GROUP, persist_state="session", width=260
-    )
+    at = choice_of(st.selectbox, "Tokens of", places, session.GROUP, 0, format_func=names.__getitem__, width=260)
     return counted if at == 0 else counts.of_group(at - 1)
 
 
@@ -126,11 +119,7 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
     say(LACKING.format(CHECKPOINTS.get(counts.model.name, "MODEL")))
     doctor_says(counts)
     parts = [MEASURES, *([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
-    if session.value(session.COUNTED_PART) not in (None, *parts):
-        session.set_value(session.COUNTED_PART, None)
-    session.start_with(session.COUNTED_PART, None)
-    session.keep(session.COUNTED_PART)
-    opened = st.segmented_control("Details", parts, key=session.COUNTED_PART, persist_state="session")
+    opened = choice_of(st.segmented_control, "Details", parts, session.COUNTED_PART, None)
     if opened in (MEASURES, KINDS):
         layer, of = _layer(counts), part if opened == MEASURES else counts
         for chart in load.CHARTS if opened == MEASURES else specialization.CHARTS:

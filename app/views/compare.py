@@ -130,14 +130,9 @@ def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
     return one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
 
 
-def _own_models() -> list[str]:
-    """The embedded model and its siblings, of those on offer."""
-    return [name for name in installed() if name in settings.SETTINGS.models]
-
-
 def _offer_own_models(first: RoutingTrace | None) -> None:
     """Offer the first text, or an example, through the embedded model and its siblings, where these are here."""
-    names, made_by = _own_models(), recent.run_of(first)
+    names, made_by = [name for name in installed() if name in settings.SETTINGS.models], recent.run_of(first)
     which = "an example" if made_by is None else "the first text"
     if len(names) < 2 or not st.button(f"Run {which} through {HOW_MANY[len(names)]} embedded models"):
         return

@@ -17,8 +17,8 @@ from moeviz.charts import TOPICS, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.multi_trace import CHARTS, REPETITION
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.balance_study import said_of_study
 from moeviz.embedded.own_models import NATURAL, OWN_MODELS
+from moeviz.embedded.recorded_routing import said_of_study
 from moeviz.errors import MissingField
 from moeviz.metrics.multi_trace import (
     Several,

@@ -11,7 +11,6 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
@@ -20,7 +19,7 @@ from moeviz_app.url.fields import AMOUNTS
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.texts import written
 from moeviz_app.widgets.messages import escape_markdown, example_note, explained, say
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import waited_for
 
 from moeviz.charts.comparison import CONTRAST
 from moeviz.embedded import EMBEDDED
@@ -157,17 +156,15 @@ def _measured(
     from moeviz.capture.interventions.bias import Bias
 
     model_catalog.bring_torch()
+    from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
-    from moeviz.capture.run.sampling import Sampling
     from moeviz.capture.trace import capture
     from moeviz.capture.what_if import loss_by_set
 
     labels = trace.tokens["label"].astype(str)
     rows = {kind: labels == kind for kind in kinds} | {OTHERS: ~labels.isin(kinds)}
     sets = {name: _texts(trace, mask.to_numpy()) for name, mask in rows.items() if mask.any()}
-    new, place = min(WRITTEN, settings.SETTINGS.max_new_tokens), st.empty()
-    with place.container():
-        bar = st.progress(0.0, READS)
+    new = min(WRITTEN, settings.SETTINGS.max_new_tokens)
 
     def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple[pd.DataFrame, list[RoutingTrace]]:
         plain = CaptureRequest(
@@ -176,13 +173,7 @@ def _measured(
         asked = [plain, replace(plain, intervention=Bias(amounts))] if text and new else []
         return loss_by_set(loaded, sets, Bias(amounts)), [capture(loaded, request) for request in asked]
 
-    def listen(told: InLine | Progress) -> None:
-        bar.progress(0.0, waiting_words(told.ahead, READS))
-
-    try:
-        return wait_for(model_service.run_on_model(trace.model.name, session.how(), work), listen)
-    finally:
-        place.empty()
+    return waited_for(model_service.run_on_model(trace.model.name, session.how(), work), READS)
 
 
 def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:

@@ -151,12 +151,7 @@ def offer_rows(seen: ExpertInTrace) -> None:
 
 
 def _offer(
-    name: str,
-    words: str,
-    why: str,
-    begin: Callable[[], Background],
-    finish: Callable[[list], Any],
-    keep: Keep = store,
+    name: str, words: str, why: str, begin: Callable[[], Background], finish: Callable[[list], Any], keep: Keep = store
 ) -> None:
     running = session.result(JOB)
     if running is not None and running[0] == name:

@@ -1,6 +1,7 @@
 """One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -23,42 +24,7 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
 
-STYLE = """<style>
-[data-testid='stHeader'] {height: 2.6rem; background: transparent; pointer-events: none} /* the menu below is the bar */
-[data-testid='stHeader'] button {pointer-events: auto}
-[data-testid='stMainBlockContainer'] {padding: 0.5rem clamp(0.9rem, 3vw, 2.5rem) 3rem}
-[data-testid='stMainBlockContainer'] > [data-testid='stVerticalBlock'] {gap: 0.6rem}
-[class*='st-key-refused-'] {border-color: #c0362c; background: color-mix(in srgb, #c0362c 9%, transparent)}
-.st-key-tagline button, .st-key-menu a {min-height: 2rem; padding-block: 0}
-.st-key-reading-again {position: fixed; z-index: 9; bottom: 1rem; left: 50%; width: min(26rem, 92vw);
-  padding: .7rem 1rem; transform: translateX(-50%); border-radius: .5rem; box-shadow: 0 4px 18px #0005;
-  background: var(--st-background-color, Canvas)}
-.st-key-tagline em {font-style: normal; opacity: .8}
-[class*='st-key-place-of-'] [data-testid='stVegaLiteChart'] {min-height: var(--picture, 0)} /* while Vega draws */
-.st-key-has-run {position: absolute; width: 0 !important; pointer-events: none}
-@media (max-width: 640px) {
-  .st-key-tagline em {display: none}
-  .st-key-tagline {gap: .4rem !important}
-  .st-key-tagline > div:first-child {flex-basis: 100%}
-  .st-key-tagline > :not(:first-child) p {font-size: .85rem}
-  [class*='st-key-alarm-'] > :nth-child(2) {flex-basis: calc(100% - 3rem)} /* the button stands below */
-  [class*='st-key-alarm-'] > :nth-child(3) {margin-left: 2rem}
-}
-[data-testid='stSliderThumbValue'] {color: inherit} /* the accent is too pale for small type on a dark page */
-[data-testid='stButtonGroup'] button:is([aria-checked='true'], :hover), [data-testid='stButtonGroup'] button * {
-  color: inherit !important;
-}
-.katex-display, .katex-display > .katex {overflow: visible !important} /* else a box to scroll in that no key reaches */
-@media (max-width: 640px) {.katex-display > .katex {font-size: 0.95em}}
-@media (prefers-reduced-motion: reduce) {
-  *, *::before, *::after {animation-duration: 1ms !important; transition-duration: 1ms !important}
-}
-@media print { /* the page, and nothing to press */
-  [data-testid='stHeader'], .st-key-head, .st-key-submenu, .st-key-tagline button, [data-testid='stToolbar'],
-  [data-testid='stMain'] :is(button, summary, [role='button'], .stFileUploader, .stPageLink) {display: none !important}
-  [data-testid='stMain'], [data-testid='stAppViewContainer'] {overflow: visible !important; height: auto !important}
-}
-</style>"""
+STYLE = f"<style>\n{Path(__file__).with_name('layout.css').read_text('utf-8')}</style>"
 
 
 def draw() -> None:

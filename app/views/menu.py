@@ -4,6 +4,7 @@ A tab is a page with an address of its own. Each topic of moeviz.charts is on on
 """
 
 from functools import partial
+from pathlib import Path
 from urllib.parse import quote
 
 import streamlit as st
@@ -31,6 +32,7 @@ from moeviz_app.views.topic import topic_page
 from moeviz_app.views.traces import traces_page
 from moeviz_app.views.training import training_page
 from moeviz_app.views.what_if import what_if_page
+from moeviz_app.widgets.components import component
 
 from moeviz.charts import TOPICS
 from moeviz.history.systems import EXHIBITS
@@ -114,57 +116,9 @@ LOGO = (  # a router that sends a token to two of four experts; st.html takes no
     "<path fill='#C67' d='M25 15h10v6H25z'/></svg>"
 )
 ELSEWHERE = ", ".join(f".st-key-menu > :nth-child({at})" for at, place in enumerate(MENU, 1) if place not in ICONS)
-STYLE = f"""<style>
-.moeviz-name::before {{content: ''; width: 36px; height: 28px;
-  background: url("data:image/svg+xml,{quote(LOGO)}") center / contain no-repeat}}
-.moeviz-name {{display: inline-flex; align-items: center; gap: .5rem; font-size: 1.25rem; font-weight: 700;
-  color: inherit !important; text-decoration: none !important}}
-.moeviz-unseen {{position: absolute; width: 1px; height: 1px; overflow: hidden; clip-path: inset(50%)}}
-.st-key-head {{flex-wrap: nowrap !important; padding-right: 3.5rem}} /* Streamlit's own button is at the end */
-.st-key-menu, .st-key-submenu {{flex-wrap: nowrap !important; overflow-x: auto; scrollbar-width: thin}}
-.st-key-menu > div, .st-key-submenu > div {{flex-shrink: 0}}
-.st-key-menu a, .st-key-submenu a {{padding-block: .1rem}}
-.st-key-menu a[aria-current], .st-key-submenu a[aria-current] {{font-weight: 700;
-  background: color-mix(in srgb, currentColor 9%, transparent)}}
-.st-key-mark {{position: absolute; width: 0 !important; pointer-events: none}}
-.st-key-submenu {{border-top: 1px solid color-mix(in srgb, currentColor 15%, transparent); padding-top: .2rem}}
-@media (min-width: 641px) {{.st-key-menu a > :not(:last-child), .st-key-menu > :nth-child({len(MENU) + 1}) {{
-  display: none}}}}
-@media (max-width: 640px) {{
-  {ELSEWHERE} {{display: none}}
-  .st-key-menu {{position: fixed; inset: auto 0 0; z-index: 99; gap: 0 !important; width: auto !important;
-    padding: .15rem .25rem calc(.3rem + env(safe-area-inset-bottom)); background: light-dark(#FDFDFB, #14161D);
-    border-top: 1px solid color-mix(in srgb, currentColor 20%, transparent)}}
-  .st-key-menu > div:has(a) {{flex: 1 1 0 !important; min-width: 0}}
-  .st-key-menu a {{flex-direction: column; justify-content: center; gap: .1rem; margin: 0; min-height: 3rem !important}}
-  .st-key-menu a p {{font-size: .78rem; line-height: 1.2}}
-  [data-testid='stMainBlockContainer'] {{padding-bottom: 6rem !important}}
-}}
-</style>"""
-# The links of the place and of the tab that are open are called so, and the tab's is in sight. Links are drawn by
-# Streamlit, later and anew as it likes, so they are watched.
-MARK = """
-export default function ({ data }) {
-  const rows = { ".st-key-menu": data.places, ".st-key-submenu": data.tabs };
-  const mark = () => {
-    for (const [row, open] of Object.entries(rows)) {
-      for (const link of document.querySelectorAll(`${row} a`)) {
-        const is = open.includes(link.getAttribute("href"));
-        if (is === link.hasAttribute("aria-current")) continue;
-        if (!is) { link.removeAttribute("aria-current"); continue; }
-        link.setAttribute("aria-current", "page");
-        const bar = link.closest(row), of = bar.getBoundingClientRect(), at = link.getBoundingClientRect();
-        if (at.left < of.left || at.right > of.right) bar.scrollLeft += at.left - of.left - (of.width - at.width) / 2;
-      }
-    }
-  };
-  mark();
-  const watch = new MutationObserver(mark);
-  watch.observe(document.body, { childList: true, subtree: true, attributeFilter: ["href"] });
-  return () => watch.disconnect();
-}
-"""
-_mark = st.components.v2.component("moeviz_menu", html="<span hidden></span>", js=MARK)
+_CSS = Path(__file__).with_name("menu.css").read_text("utf-8").replace("LOGO", quote(LOGO))
+STYLE = f"<style>\n{_CSS.replace('ELSEWHERE', ELSEWHERE).replace('MORE', str(len(MENU) + 1))}</style>"
+_mark = component("menu", "<span hidden></span>", scripts="menu")
 
 
 PAGES = {

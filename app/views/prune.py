@@ -17,6 +17,7 @@ from moeviz_app.session.visit import visit
 from moeviz_app.views.corpus import Texts, choose_texts
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
 from moeviz_app.widgets.run_panel import waited_for
 
 from moeviz.charts.pruning import COST, KINDS, NAMES
@@ -112,20 +113,17 @@ def _show(name: str, curve: "PruningCurve") -> None:
     if not criteria:
         return
     with st.container(horizontal=True):
-        cut = _chosen(st.segmented_control, "Experts cut from each layer", session.CUT, cuts)
-        by = _chosen(st.selectbox, "Chosen by", session.CUT_BY, criteria, format_func=NAMES.get, width=320)
+        how_many = "Experts cut from each layer"
+        cut = choice_of(st.segmented_control, how_many, cuts, session.CUT, cuts[0]) or cuts[0]
+        by = choice_of(
+            st.selectbox, "Chosen by", criteria, session.CUT_BY, criteria[0], format_func=NAMES.get, width=320
+        )
     rows = curve.losses[(curve.losses["cut"] == cut) & curve.losses["criterion"].isin((by, RANDOM))]
     kinds = KINDS.measure(rows)
     if not kinds.empty:
         heading(KINDS)
         picture_and_words(KINDS, kinds)
     _act(name, curve, by, cut)
-
-
-def _chosen(widget: Any, label: str, key: str, offered: list, **more: Any) -> Any:
-    if session.value(key) not in offered:
-        session.set_value(key, offered[0])
-    return widget(label, offered, key=key, persist_state="session", **more) or offered[0]
 
 
 def _act(name: str, curve: "PruningCurve", by: str, cut: int) -> None:

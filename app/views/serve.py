@@ -5,20 +5,20 @@ import streamlit as st
 from moeviz_app.jobs import model_catalog
 from moeviz_app.session import opened, session
 from moeviz_app.url import serve_address
-from moeviz_app.views.serve_cards import draw_cards
-from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.facts import trace_name
 from moeviz_app.widgets.files import file_stem
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
-from moeviz.footprint import CARDS, ServedModel
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import layer_word
+from moeviz.parameters import CARDS, ServedModel
 from moeviz.published import CHECKPOINTS, MODELS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
@@ -82,10 +82,7 @@ def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
     if serve_address.OF not in wanted and serve_address.part_of(wanted) is not None:
         wanted = wanted | {serve_address.OF: opened.TRACE}  # a link of when there was no other
     serve_address.fill_in(session.SERVED, wanted.get(serve_address.OF), options)
-    if session.value(session.SERVED) not in options:
-        session.set_value(session.SERVED, usual)
-    session.keep(session.SERVED)
-    name = st.selectbox("Model", options, key=session.SERVED, persist_state="session", width=420)
+    name = choice_of(st.selectbox, "Model", options, session.SERVED, usual, width=420)
     known = name in others or name in opened.FIXED
     serve_address.show(serve_address.OF, name if known else None, usual)
     return name, offered[name]() if name in offered else None
@@ -94,10 +91,7 @@ def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
 def _cards(wanted: dict[str, str]) -> tuple[str, int]:
     """Ask for the cards that it is to run on."""
     serve_address.fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
-    if session.value(session.CARD) not in ON:
-        session.set_value(session.CARD, USUAL)
-    session.keep(session.CARD)
-    on = st.selectbox("On", list(ON), format_func=_card_said, key=session.CARD, persist_state="session", width=260)
+    on = choice_of(st.selectbox, "On", list(ON), session.CARD, USUAL, format_func=_card_said, width=260)
     serve_address.show(serve_address.CARD, on, USUAL)
     return ON[on]
 
@@ -138,11 +132,7 @@ def serving(
     parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
     cards = st.container()  # filled when the controls below hold what they are to hold
     serve_address.fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
-    if session.value(session.SERVE_PART) not in (None, *parts):
-        session.set_value(session.SERVE_PART, None)
-    session.start_with(session.SERVE_PART, None)
-    session.keep(session.SERVE_PART)
-    opened = st.segmented_control("Details", parts, key=session.SERVE_PART, persist_state="session")
+    opened = choice_of(st.segmented_control, "Details", parts, session.SERVE_PART, None)
     serve_address.show(serve_address.PART, PARTS.get(opened), None)
     if opened == EVERY_CARD:
         heading(FITS)

@@ -14,11 +14,10 @@ from moeviz_app.widgets.messages import escape_markdown, explained, note, refuse
 from moeviz.charts.training import HEALTH
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.captions import router_verdict
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.rules import ALARM_KINDS
-from moeviz.training.recorded.run import WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.run import WHOLE_RUN, Over, TrainingRun
 
 BY_GRAVITY = ("collapse", "dead", "aux_off", "load", "logits", "confidence")
 ALARMS_SHOWN = 4  # before the rest is folded

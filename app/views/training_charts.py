@@ -12,6 +12,7 @@ import streamlit as st
 from moeviz_app.session import session, training_runs
 from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, picture_and_words
 from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
 
 import moeviz
 from moeviz.charts import NAMED
@@ -33,9 +34,8 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
-from moeviz.training.recorded.bins import Over
 from moeviz.training.recorded.over_steps import worst_layer
-from moeviz.training.recorded.run import TrainingRun
+from moeviz.training.recorded.run import Over, TrainingRun
 
 BY_LABEL = NAMED["label_load_heatmap"]
 MOST = 40  # snapshots that are read
@@ -69,11 +69,7 @@ def show_charts(shown: Shown, over: Over) -> None:
 
 def _part() -> str | None:
     """Ask for the part to open; none at first."""
-    if session.value(session.RUN_PART) not in (None, *training_runs.PARTS):
-        session.set_value(session.RUN_PART, None)
-    session.start_with(session.RUN_PART, None)
-    session.keep(session.RUN_PART)
-    return st.segmented_control("Details", list(training_runs.PARTS), key=session.RUN_PART, persist_state="session")
+    return choice_of(st.segmented_control, "Details", list(training_runs.PARTS), session.RUN_PART, None)
 
 
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:

@@ -7,7 +7,6 @@ import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example
 from moeviz_app.session import session
@@ -16,7 +15,7 @@ from moeviz_app.url import fields
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained, say
-from moeviz_app.widgets.run_panel import waiting_words
+from moeviz_app.widgets.run_panel import waited_for
 
 import moeviz
 from moeviz.charts.comparison import COMPARISONS, changed_by_layer, difference_heatmap
@@ -45,6 +44,7 @@ CHANGES = {
 NEXT = ("next_token", "next_token_changed")
 LONGEST = 40  # characters of a token
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
+READS = "The model reads the prompt twice, with and without the change …"
 
 
 def what_if_page() -> None:
@@ -140,9 +140,6 @@ def _most_used(info: ModelInfo, layer: int | None = None) -> tuple[int, int]:
 
 def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
     """Run the change, and return its effect, with the next tokens as text by the tokenizer of the model that ran."""
-    place = st.empty()
-    with place.container():
-        bar = st.progress(0.0, "The model reads the prompt twice, with and without the change …")
 
     def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple["WhatIf", pd.DataFrame]:
         found = moeviz.what_if(loaded, prompt, change)
@@ -150,13 +147,7 @@ def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
         texts = {name: [loaded.tokenizer.decode([token]) for token in frame[name]] for name in NEXT}
         return found, frame.assign(**texts)
 
-    def listen(told: InLine | Progress) -> None:
-        bar.progress(0.0, waiting_words(told.ahead, "The model reads the prompt twice, with and without the change …"))
-
-    try:
-        return wait_for(model_service.run_on_model(name, session.how(), work), listen)
-    finally:
-        place.empty()
+    return waited_for(model_service.run_on_model(name, session.how(), work), READS)
 
 
 def _show(found: "WhatIf", effect: pd.DataFrame) -> None:

@@ -1,5 +1,8 @@
 """Pickers of what a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
@@ -18,6 +21,14 @@ from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, PHASES, RoutingTrace
 from moeviz.text import quoted
 
 MANY_LAYERS = 2  # fewer leave nothing to choose
+
+
+def choice_of(widget: Any, label: str, options: Sequence[Any], key: str, usual: Any, **looks: Any) -> Any:
+    """Draw a widget that holds one of these options, on other pages too; `usual` where it holds none of them."""
+    if session.value(key) not in options:
+        session.set_value(key, usual)
+    session.keep(key)
+    return widget(label, options, key=key, persist_state="session", **looks)
 
 
 def choose_layer(trace: RoutingTrace) -> None:

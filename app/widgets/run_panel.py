@@ -155,15 +155,16 @@ def waiting_words(ahead: int, otherwise: str) -> str:
     return f"{ahead} {'run is' if ahead == 1 else 'runs are'} ahead of yours …"
 
 
-def waited_for(heard: model_service.Heard, begins: str, unit: str) -> Any:
+def waited_for(heard: model_service.Heard, begins: str, unit: str | None = None) -> Any:
     """Return what the work comes to; meanwhile a bar says how many units of all are done, and Stop ends it.
 
-    Its progress is told as (done, total). Raises what the work raises.
+    Its progress is told as (done, total); work that tells of none has no unit, and no Stop. Raises what it raises.
     """
     place = st.empty()
     with place.container():
         bar = st.progress(0.0, begins)
-        st.button("Stop", help="Nothing is kept if you stop.")
+        if unit is not None:
+            st.button("Stop", help="Nothing is kept if you stop.")
 
     def listen(told: InLine | Progress) -> None:
         if isinstance(told, InLine):

@@ -65,7 +65,6 @@ def middle() -> str:
         "model_info",
         "errors",
         "parameters",
-        "footprint",
         "labelled_texts",
         "testing",
         "file_limits",

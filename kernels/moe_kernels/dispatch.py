@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_kernels.plan import Plan, max_tiles
+from moe_kernels.buffers import Plan, max_tiles
 from moe_kernels.tiles import LAUNCH, SORTED_AT_ONCE, dispatch_block, scan_rows
 
 NOBODY = tl.constexpr(0x7FFF)  # sorts after every expert

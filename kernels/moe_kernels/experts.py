@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from moe_kernels.plan import Plan
+from moe_kernels.buffers import Plan
 from moe_kernels.tiles import LAUNCH, ExpertsTile, combine_block
 
 NO_TILE = tl.constexpr(0x7FFFFFFF)

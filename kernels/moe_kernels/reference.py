@@ -5,8 +5,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from moe_kernels.buffers import Plan, max_tiles
 from moe_kernels.gating import Gating
-from moe_kernels.plan import Plan, max_tiles
 
 
 class Routing(NamedTuple):

@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
-from moeviz.capture.models.folder import check_inside
-from moeviz.capture.models.safetensors_file import indexed_files, tensors_of
+from moeviz.capture.models.folder import check_inside, indexed_files, tensors_of
 from moeviz.capture.number_formats import FORMATS, NumberFormat
 from moeviz.embedded.own_models import is_own, model_folder
 from moeviz.errors import CaptureError, ModelNotFound

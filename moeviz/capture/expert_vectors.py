@@ -27,7 +27,7 @@ from moeviz.capture.record.expert_outputs import Heard, SlotOutputs, is_latent, 
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.routers.expert_weights import nearest
+from moeviz.capture.routers.geometry import nearest
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
@@ -256,9 +256,6 @@ def _borne_out(gains: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
     above = [part - part[1:].mean(0) for part in gains]
     furthest = max(LEAST, *(part[1:].max() for part in above))
     return [
-        {
-            "beyond": part[0] / furthest,
-            "holds": (own[0] >= GAIN) & (part[0] >= max(GAIN, BEYOND * furthest)),
-        }
+        {"beyond": part[0] / furthest, "holds": (own[0] >= GAIN) & (part[0] >= max(GAIN, BEYOND * furthest))}
         for own, part in zip(gains, above, strict=True)
     ]

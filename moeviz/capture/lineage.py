@@ -422,15 +422,12 @@ def _numbers(found: Lineage) -> str:
     parts = [says.format(f"{counts[what]:,}") for what, says in PHRASES.items() if what in counts]
     cut = int(counts.get(CUT, 0))
     lost = f"; {cut:,} of {found.base}’s {'were' if cut > 1 else 'was'} cut" if cut else ""
-    whose = "the MLPs" if _of_dense(found.table) else "the experts"
+    dense = any(DENSE_MLP in sources for sources in found.table["base_experts"])
+    whose = "the MLPs" if dense else "the experts"
     return (
         f"{experts:,} expert{'s' * (experts > 1)} of {found.child}, against {whose} of {found.base}: "
         f"{', '.join(parts)}{lost}."
     )
-
-
-def _of_dense(table: pd.DataFrame) -> bool:
-    return any(DENSE_MLP in sources for sources in table["base_experts"])
 
 
 def _notes(found: Lineage) -> list[str]:

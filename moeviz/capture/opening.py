@@ -8,8 +8,8 @@ from moeviz.capture.models import load
 from moeviz.capture.models.load import LoadedModel
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError
-from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
+from moeviz.parameters import ServedModel
 from moeviz.text import quoted
 
 

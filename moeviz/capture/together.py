@@ -28,12 +28,11 @@ from moeviz.capture.record.hooks import Recording, exclusive, hooks_of, shares_o
 from moeviz.capture.record.next_tokens import NextTokenRecord, next_tokens_hooks, next_tokens_recorded
 from moeviz.capture.recorders import CaptureJob, record_with_hooks, wants_kernels
 from moeviz.capture.run.batch import DecodingBatch, why_no_batch
-from moeviz.capture.run.generation import decode, generated_tokens
+from moeviz.capture.run.decoding import Sampling, sampling_processors
+from moeviz.capture.run.generation import DEVICES, Throttle, decode, generated_tokens
 from moeviz.capture.run.generation_plan import plan_for
 from moeviz.capture.run.prompts import Batch, ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.run.sampling import Sampling, sampling_processors
-from moeviz.capture.run.streaming import DEVICES, Throttle
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cut
 

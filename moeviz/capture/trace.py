@@ -23,20 +23,20 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.next_tokens import next_tokens_recorded
-from moeviz.capture.recorders import (
-    CaptureJob,
-    KernelsUnavailable,
-    record_with_hooks,
-    record_with_kernels,
-    why_hooks,
+from moeviz.capture.recorders import CaptureJob, KernelsUnavailable, record_with_hooks, record_with_kernels, why_hooks
+from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling
+from moeviz.capture.run.generation import (
+    Progress,
+    Throttle,
+    Watch,
+    autocast_of_caller,
+    decode,
+    generated_tokens,
+    progress_watch,
 )
-from moeviz.capture.run.decoding import Decoding, HowToDecode
-from moeviz.capture.run.generation import Progress, Watch, decode, generated_tokens, progress_watch
 from moeviz.capture.run.generation_plan import plan_for
 from moeviz.capture.run.prompts import no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
-from moeviz.capture.run.sampling import Sampling
-from moeviz.capture.run.streaming import Throttle, autocast_of_caller
 from moeviz.capture.together import shared_decoding
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace

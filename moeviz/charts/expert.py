@@ -174,7 +174,7 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
         named = there.transform_calculate(name="'expert ' + datum.expert + ' · ' + format(datum.share, '.0%')")
         parts.append(named.mark_text(align=align, dx=dx, color=ink, fontSize=11.5).encode(text="name:N"))
         first = there.transform_filter("datum.place === 0").transform_calculate(
-            name="(datum.side === 'before' ? 'from layer ' : 'on to layer ') + datum.layer",
+            name="(datum.side === 'before' ? 'from layer ' : 'on to layer ') + datum.layer"
         )
         title = first.mark_text(align=align, dx=dx, color=ink, fontWeight=700, fontSize=12)
         parts.append(title.encode(text="name:N", y=alt.YValue(6), tooltip=alt.TooltipValue(None)))
@@ -193,10 +193,7 @@ def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
         y=alt.Y("tokens:Q", title="tokens"),
         color=alt.Color("choice:O", scale=alt.Scale(scheme=theme.VIRIDIS), legend=legend),
         order=alt.Order("choice:O"),
-        tooltip=[
-            alt.Tooltip("choice:O"),
-            *theme.tooltip(low=("weight from", ".2f"), high=("to", ".2f"), tokens=","),
-        ],
+        tooltip=[alt.Tooltip("choice:O"), *theme.tooltip(low=("weight from", ".2f"), high=("to", ".2f"), tokens=",")],
     )
     return theme.framed(bars, theme.SHORT)
 

@@ -187,12 +187,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
         width=600,
         # Nothing is laid out anew at a click, and the cells begin where the padding says.
         autosize=alt.AutoSizeParams(type="none"),
-        padding={
-            "left": marks.GUTTER,
-            "top": marks.ABOVE,
-            "right": marks.BESIDE,
-            "bottom": marks.UNDER,
-        },
+        padding={"left": marks.GUTTER, "top": marks.ABOVE, "right": marks.BESIDE, "bottom": marks.UNDER},
     )
 
 

@@ -129,9 +129,7 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("layer:O", title="layer")
     choice = [_whole("choice")] if title != NO_ORDER else []
     base = alt.Chart(cells[cells["expert"] >= 0]).encode(
-        x=x,
-        y=y,
-        tooltip=[*token_tooltip(), _whole("layer"), *choice, _whole("expert"), *_weight_tooltip(frame)],
+        x=x, y=y, tooltip=[*token_tooltip(), _whole("layer"), *choice, _whole("expert"), *_weight_tooltip(frame)]
     )
     without = _without_expert(cells[cells["expert"] < 0], x, y)
     if not weighted:

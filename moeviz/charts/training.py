@@ -400,10 +400,7 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
     y = alt.Y("mean:Q", title=CHANGED, axis=theme.share_axis())
     band = base.mark_area(**BAND).encode(y=alt.Y("least:Q", title=CHANGED), y2="most:Q")
     tips = run_tooltip(
-        frame,
-        mean=("mean of layers", ".1%"),
-        most=("most in one layer", ".1%"),
-        most_layer=("which is layer", "d"),
+        frame, mean=("mean of layers", ".1%"), most=("most in one layer", ".1%"), most_layer=("which is layer", "d")
     )
     line = base.mark_line(point=POINTS).encode(y=y, tooltip=tips)
     return theme.framed(marks.layered(band, line), LOW)

@@ -153,7 +153,7 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.expert_vectors import expert_vectors
     from moeviz.capture.models.load import LoadedModel
-    from moeviz.capture.routers.expert_weights import nearest_by_weights
+    from moeviz.capture.routers.geometry import nearest_by_weights
     from moeviz.cli.corpus import texts_at
     from moeviz.embedded.own_models import is_own
     from moeviz.labelled_texts import texts_that_ship

@@ -16,8 +16,8 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-    from moeviz.footprint import LayerCache
     from moeviz.model_info import ModelInfo
+    from moeviz.parameters import LayerCache
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Count a model's parameters, total and active, and the memory that it takes, from its config alone."
@@ -142,7 +142,7 @@ def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
 
 
 def _memory(total: int, layers: "list[LayerCache] | None", tokens: int) -> dict[str, Any]:
-    from moeviz.footprint import BITS, CARDS, cards_needed, weight_bytes
+    from moeviz.parameters import BITS, CARDS, cards_needed, weight_bytes
 
     cache = None if layers is None else 2 * sum(layer.values(tokens) for layer in layers)
     weights = {bits: weight_bytes(total, bits) for bits in BITS}
@@ -223,7 +223,7 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
     """Gigabytes of weights, and cards that hold them, by bits of a weight."""
     import pandas as pd
 
-    from moeviz.footprint import CARDS
+    from moeviz.parameters import CARDS
 
     tokens, cache = facts["cache"]["tokens"], facts["cache"]["bytes"]
     kept = "not known, so left out below" if cache is None else _size(cache)

@@ -72,10 +72,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--form", choices=FORMS, default=FORMS[0], help="of --ranking; llm-compressor's lists what stays (with --cut N)"
     )
     parser.add_argument(
-        "-o",
-        "--output",
-        metavar="FOLDER",
-        help="write the model without the experts to a new folder (with --cut N)",
+        "-o", "--output", metavar="FOLDER", help="write the model without the experts to a new folder (with --cut N)"
     )
     add_loading(parser)
     add_json(parser, "print the rows as JSON")

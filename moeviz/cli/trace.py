@@ -58,11 +58,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N", help="beam search with N beams")
     parser.add_argument(
-        "--num-return-sequences",
-        type=number(int, 1),
-        default=1,
-        metavar="N",
-        help="how many continuations to generate",
+        "--num-return-sequences", type=number(int, 1), default=1, metavar="N", help="how many continuations to generate"
     )
     parser.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
     parser.add_argument(
@@ -117,8 +113,8 @@ def run(args: Namespace) -> int:
 
 def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
     """Return what the options ask for. Raises what a request is refused for: no model is opened for it."""
+    from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
-    from moeviz.capture.run.sampling import Sampling
 
     return CaptureRequest(
         (prompt,),

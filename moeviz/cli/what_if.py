@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz what-if`."""
-    from moeviz.capture.interventions.table import INTERVENTIONS
+    from moeviz.capture.interventions import INTERVENTIONS
 
     add_prompt(parser)
     change = parser.add_mutually_exclusive_group(required=True)
@@ -58,8 +58,8 @@ def run(args: Namespace) -> int:
 
 def intervention_of(args: Namespace) -> "Intervention | Precision":
     """Return the one intervention that the options ask for. Raises `CaptureError` for experts that are not named so."""
+    from moeviz.capture.interventions import INTERVENTIONS
     from moeviz.capture.interventions.bias import Bias
-    from moeviz.capture.interventions.table import INTERVENTIONS
     from moeviz.formats.exports import read_trace
     from moeviz.formats.steering_map import read_steering_map
 

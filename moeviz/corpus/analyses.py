@@ -21,7 +21,7 @@ from moeviz.metrics import flow as of_flow
 from moeviz.metrics import load as of_load
 from moeviz.metrics import locality as of_locality
 from moeviz.metrics import specialization as of_labels
-from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.inputs import Statistics
 
 Layers = Sequence[int] | None
 Analysis = Callable[..., pd.DataFrame]  # of a dataset, and of layers

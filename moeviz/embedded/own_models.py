@@ -4,11 +4,12 @@ The siblings' weights are folders of the package `moeviz_models`, be it installe
 is loaded here.
 """
 
+import tomllib
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
-from moeviz.embedded import EMBEDDED, embedded_path
+from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
 
 NATURAL, FINE = "embedded-natural", "embedded-fine"  # as EMBEDDED: the names by which every door opens them
@@ -31,34 +32,8 @@ class OwnModel:
     folder: str  # in `moeviz_models`; "" is the one that ships
 
 
-OWN_MODELS = {
-    EMBEDDED: OwnModel(
-        "the small Mixtral that ships with moeviz",
-        "Trained to be looked at: a term of its loss pushed experts to tell kinds of text apart.",
-        "a loss over the batch",
-        39_010_304,
-        1.047,
-        "",
-    ),
-    NATURAL: OwnModel(
-        "the embedded Mixtral without the push",
-        "The embedded model's sibling, trained on a quarter of the tokens, without a push towards kinds of text, and "
-        "balanced within each stretch of text.",
-        "a loss in each stretch of text",
-        9_764_864,
-        1.394,
-        "natural",
-    ),
-    FINE: OwnModel(
-        "the embedded model with experts split in four",
-        "The embedded model's sibling with many small experts, one of them shared by all tokens, trained on a quarter "
-        "of the tokens, without a push towards kinds of text, and balanced by a bias on the choice.",
-        "a bias on the choice and a weak loss in each stretch of text",
-        9_764_864,
-        1.417,
-        "fine",
-    ),
-}
+_FACTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+OWN_MODELS = {name: OwnModel(**facts) for name, facts in _FACTS.items()}
 
 
 def is_own(name: str) -> bool:

@@ -4,6 +4,9 @@ The example is the app's first text; the reference routing is of sixty held-out 
 of all experts, what each kind loses without each, and the bias on the choice of one model; the routing over training is
 of the same texts at several points of the training.
 `models.training.example`, `models.training.reference` and the training itself make the files.
+
+The study in the model card is here too, as figures: where the load has to be even, and what that does to experts. Its
+models are trained by `python -m models.training.study`; their figures ship, their weights do not.
 """
 
 from pathlib import Path
@@ -22,6 +25,7 @@ ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE
 MUTED = HERE / "muted.csv"
 TABLES = {EMBEDDED: HERE / "experts.csv", NATURAL: HERE / "natural_experts.csv", FINE: HERE / "fine_experts.csv"}
 BIAS = HERE / "fine_bias.csv"
+STUDY = HERE / "balance_study.csv"
 DIGITS = 5  # of the figures in tables
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
 NUMBERS = (  # of TABLES that are empty where nothing is known
@@ -78,3 +82,31 @@ def traces_over_training() -> dict[int, RoutingTrace]:
     """The recorded traces by how many tokens the model had been trained on, the finished model last. Ids only."""
     files = sorted(OVER_TRAINING.glob("tokens-*.npz"))
     return {int(file.stem.removeprefix("tokens-")): from_trace_file(file.read_bytes()) for file in files}
+
+
+def balance_study() -> pd.DataFrame:
+    """The twelve models, a row each: four settings, three seeds.
+
+    Columns: balanced_over str (batch: of many texts; window: each window of one text) · mutual_information float64 (the
+    coefficient that pushes experts to tell kinds of text apart) · seed int64 · nats float64 (held-out loss of a token,
+    mean over kinds) · bits_per_byte float64 · information float64 (bits that an expert tells about the kind of text) ·
+    repeats, repeats_any float64 (shares of tokens with the same first choice as the token before, and with at least one
+    expert in common with it). The last three are means over layers.
+    """
+    return pd.read_csv(STUDY)
+
+
+def study_means() -> pd.DataFrame:
+    """Means over the seeds, by balanced_over and mutual_information. Columns: those of `balance_study` from nats on."""
+    return balance_study().groupby(["balanced_over", "mutual_information"]).mean().drop(columns="seed")
+
+
+def said_of_study() -> str:
+    """Sum up the study in a sentence of its figures: what makes experts follow kinds of text, and what that costs."""
+    means = study_means()
+    told, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
+    return (
+        f"In a study of {len(balance_study())} smaller models, experts told {told['batch', 0.0]:.2f} bits about the "
+        f"kind of text where balance was counted over batches, {told['window', 0.0]:.2f} where it was counted within "
+        f"each text, and that cost {cost:.2f} nats a token."
+    )

@@ -1,22 +1,31 @@
 """Things to try the how-tos on, written by one command: texts, traces, a server's answer, models of three engines.
 
 python -m moeviz.examples FOLDER
+
+A server's answer says which experts each token went to, in vLLM's form or SGLang's. It can be made of any trace. The
+folder for MLX is packed by mlx-lm itself, in four bits.
 """
 
+import io
 import json
 import shutil
+from base64 import b64encode
+from collections.abc import Mapping
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
 
 from moeviz.embedded import embedded_path
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import CaptureError
-from moeviz.examples.gguf import FILE_TYPES, write_embedded
-from moeviz.examples.mlx import write_packed_copy
-from moeviz.examples.served import sglang_answer, vllm_answer
+from moeviz.examples.gguf import EXPERTS, FILE_TYPES, write_embedded
 from moeviz.formats.counts_file import write_counts
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.labelled_texts import texts_that_ship
+from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
 OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
@@ -86,3 +95,77 @@ def _write_models(target: Path) -> dict[str, str]:
     except CaptureError as error:
         return made | {"model-4bit/": f"not written. {error}"}
     return made | {"model-4bit/": "the same for MLX, in 4 bits"}
+
+
+LAST = 3  # the id of a generated token that no router saw, since it was never read: any will do
+
+
+def vllm_answer(trace: RoutingTrace) -> dict[str, Any]:
+    """Write a trace of one text as the completion of a vLLM server that returns routed experts, as from 0.22 on."""
+    file = io.BytesIO()
+    np.save(file, _rows(trace).astype(np.uint8))
+    prompt, new = _tokens(trace)
+    choice = {"index": 0, "finish_reason": "length", "prompt_token_ids": prompt, "token_ids": new}
+    choice |= {"text": "".join(trace.tokens["text"][len(prompt) :]), "routed_experts": _text(file.getvalue())}
+    usage = {"prompt_tokens": len(prompt), "completion_tokens": len(new)}
+    return {"object": "text_completion", "model": trace.model.name, "choices": [choice], "usage": usage}
+
+
+def sglang_answer(trace: RoutingTrace) -> dict[str, Any]:
+    """Write a trace of one text as SGLang's answer to /generate: numbers without a shape."""
+    prompt, new = _tokens(trace)
+    meta = {"prompt_tokens": len(prompt), "completion_tokens": len(new), "finish_reason": {"type": "length"}}
+    return {"output_ids": new, "meta_info": meta | {"routed_experts": _text(_rows(trace).astype("<i4").tobytes())}}
+
+
+def _rows(trace: RoutingTrace) -> np.ndarray:
+    return trace.experts.transpose(1, 0, 2)
+
+
+def _tokens(trace: RoutingTrace) -> tuple[list[int], list[int]]:
+    ids, generated = trace.tokens["token_id"], trace.tokens["phase"] == "generated"
+    return ids[~generated].tolist(), [*ids[generated].tolist(), LAST]
+
+
+def _text(data: bytes) -> str:
+    return b64encode(data).decode()
+
+
+OF_A_TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
+
+
+def write_packed_copy(source: Path, folder: Path, bits: int = 4) -> None:
+    """Write a Mixtral of transformers, a folder, as mlx-lm packs it. Raises `CaptureError` where MLX is missing."""
+    from moeviz.capture.engines.mlx.installed import need_mlx
+
+    need_mlx()
+    with TemporaryDirectory() as place:
+        read = Path(place)
+        config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+        (read / "config.json").write_text(json.dumps({**config, **read_by_mlx(config)}), encoding="utf-8")
+        shutil.copyfile(source / "model.safetensors", read / "model.safetensors")
+        write_packed(read, folder, bits)
+    for name in OF_A_TOKENIZER:
+        shutil.copyfile(source / name, folder / name)
+
+
+def write_packed(source: Path, folder: Path, bits: int, group_size: int = 64) -> Path:
+    """Write the model of a folder with packed weights, as `mlx_lm.convert -q` does, and without a tokenizer."""
+    from mlx_lm import utils
+
+    model, config = utils.load_model(source)
+    model, config = utils.quantize_model(model, config, group_size, bits)
+    utils.save_model(folder, model)
+    utils.save_config(config, folder / "config.json")
+    return folder
+
+
+def read_by_mlx(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Collect the fields that mlx-lm looks for under other names than transformers 5 writes."""
+    rope = config["rope_parameters"]
+    return {
+        "rope_theta": rope["rope_theta"],
+        "rope_scaling": None,
+        "partial_rotary_factor": rope.get("partial_rotary_factor", 1.0),
+        "num_experts": next(config[name] for name in EXPERTS if name in config),
+    }

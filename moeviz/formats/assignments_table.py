@@ -27,8 +27,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
-from moeviz.formats.table_cells import TEXTS, checked_columns, refuse_rows
-from moeviz.formats.table_facts import all_tokens, mark_not_recorded
+from moeviz.formats.table_facts import TEXTS, all_tokens, checked_columns, mark_not_recorded, refuse_rows
 from moeviz.formats.trace_facts import LABEL, model_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame

@@ -37,13 +37,7 @@ def to_llm_compressor(plan: Bits, blocks: Mapping[int, str]) -> str:
     groups = {
         f"experts_{bits}_bits": {
             "targets": [_target(blocks[layer], ids) for layer, ids in of_layers.items()],
-            "weights": {
-                "num_bits": bits,
-                "type": "int",
-                "symmetric": True,
-                "strategy": "group",
-                "group_size": GROUP,
-            },
+            "weights": {"num_bits": bits, "type": "int", "symmetric": True, "strategy": "group", "group_size": GROUP},
         }
         for bits, of_layers in sorted(experts.items())
     }

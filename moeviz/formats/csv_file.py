@@ -25,8 +25,7 @@ from pyarrow import csv
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
-from moeviz.formats.table_cells import NUMBERS, TEXTS, short_floats
-from moeviz.formats.table_facts import facts_beside_table
+from moeviz.formats.table_facts import NUMBERS, TEXTS, facts_beside_table, short_floats
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import escape_formula

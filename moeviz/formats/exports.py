@@ -142,10 +142,7 @@ def open_bytes(data: bytes, filename: str, max_bytes: int = MAX_BYTES, options: 
 
 
 def read_trace(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    format: str | None = None,
-    options: ImportOptions = NOTHING_TOLD,
+    path: str | Path, max_bytes: int = MAX_BYTES, format: str | None = None, options: ImportOptions = NOTHING_TOLD
 ) -> RoutingTrace:
     """Read a trace from a `.csv`, `.parquet`, `.json` or `.npz` file, or from what another program wrote.
 
@@ -166,10 +163,7 @@ def read_trace(
 
 
 def read_counts(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    format: str | None = None,
-    options: ImportOptions = NOTHING_TOLD,
+    path: str | Path, max_bytes: int = MAX_BYTES, format: str | None = None, options: ImportOptions = NOTHING_TOLD
 ) -> ExpertCounts:
     """Read how many tokens each expert got: from a file of counts, or from any that holds a trace.
 
@@ -187,20 +181,14 @@ def read_counts(
 
 
 def read_counted(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    format: str | None = None,
-    options: ImportOptions = NOTHING_TOLD,
+    path: str | Path, max_bytes: int = MAX_BYTES, format: str | None = None, options: ImportOptions = NOTHING_TOLD
 ) -> Counted:
     """Read a trace, or counts where the file has no more. Files and errors as with `read_trace`."""
     return open_path(path, max_bytes, format, options).counted
 
 
 def open_path(
-    path: str | Path,
-    max_bytes: int = MAX_BYTES,
-    format: str | None = None,
-    options: ImportOptions = NOTHING_TOLD,
+    path: str | Path, max_bytes: int = MAX_BYTES, format: str | None = None, options: ImportOptions = NOTHING_TOLD
 ) -> Opened:
     """Read a trace or counts, with the doctor's findings on another program's file. Errors as with `read_trace`."""
     return opened_in(_source(path, max_bytes), format, options)

@@ -21,7 +21,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS
-from moeviz.formats.table_cells import short_floats
+from moeviz.formats.table_facts import short_floats
 from moeviz.formats.trace_facts import check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 

@@ -14,8 +14,7 @@ from pyarrow import parquet, types
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, shown
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
-from moeviz.formats.table_cells import INTEGERS, TEXTS
-from moeviz.formats.table_facts import facts_beside_table
+from moeviz.formats.table_facts import INTEGERS, TEXTS, facts_beside_table
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 

@@ -133,11 +133,7 @@ def compete() -> Scene:
     """1991: four experts answer for a vowel; two of them lead for none."""
     result, trace = shipped_result("local-experts"), _last(shipped_trace("local-experts"))
     leading = np.unique(trace.experts[-1, :, 0])
-    quoted = {
-        "leading": spelled(len(leading)),
-        "epochs": result.epochs,
-        "right": percent(result.train_accuracy),
-    }
+    quoted = {"leading": spelled(len(leading)), "epochs": result.epochs, "right": percent(result.train_accuracy)}
     lines = result.expert_lines[-1].T[leading].tolist()
     shown = trace.select(tokens=stand_in().training)
     drawn = {"says": _said_of_vowels(result.state()), "lines": lines}

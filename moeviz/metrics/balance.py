@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.inputs import LayerCounts, layer_counts
+from moeviz.metrics.inputs import LayerCounts, Statistics, layer_counts
 from moeviz.metrics.significance import RARE
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.words import one_row, short
 from moeviz.routing_trace import Counted
 

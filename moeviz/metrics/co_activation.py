@@ -7,9 +7,8 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.inputs import check_cells, chosen_experts, per_layer
+from moeviz.metrics.inputs import Statistics, check_cells, chosen_experts, filled_slots, per_layer
 from moeviz.metrics.significance import clearest
-from moeviz.metrics.statistics import Statistics, filled_slots
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 

@@ -12,9 +12,9 @@ from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.divergence import divergences
 from moeviz.metrics.inputs import check_cells, check_recorded, needs_tokens
 from moeviz.metrics.load import balance, expert_load
+from moeviz.metrics.significance import divergences
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, Counted, RoutingTrace
 from moeviz.text import cut, spans

@@ -5,8 +5,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.inputs import layer_counts, per_layer
-from moeviz.metrics.statistics import Statistics, filled_slots
+from moeviz.metrics.inputs import Statistics, filled_slots, layer_counts, per_layer
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.co_activation import co_activation
+from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import STANDS_OUT
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace

@@ -10,8 +10,8 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.expert import LUCK, all_experts
 from moeviz.metrics.expert_names import expert_names, sample_of_texts, with_names
 from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
+from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
 from moeviz.metrics.words import percent

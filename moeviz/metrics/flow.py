@@ -9,10 +9,9 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.inputs import needs_tokens
+from moeviz.metrics.inputs import Statistics, needs_tokens
 from moeviz.metrics.layers import entropy_of_counts, first_choices_of_two, overlap
 from moeviz.metrics.significance import clearest
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import RoutingTrace
 
@@ -40,9 +39,7 @@ def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(
-    source: RoutingTrace | Statistics,
-) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+def _taken(source: RoutingTrace | Statistics) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
     """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
     if isinstance(source, Statistics):
         for layers, flow in source.transitions():

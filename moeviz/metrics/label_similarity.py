@@ -8,8 +8,8 @@ import pandas as pd
 from jaxtyping import Float64
 
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.divergence import divergences
 from moeviz.metrics.inputs import check_one_model, check_recorded
+from moeviz.metrics.significance import divergences
 from moeviz.metrics.specialization import load_by_label
 from moeviz.routing_trace import Counted, RoutingTrace
 

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_table import expert_table
-from moeviz.metrics.statistics import Statistics
+from moeviz.metrics.inputs import Statistics
 from moeviz.routing_trace import RoutingTrace
 
 # What may have been done to an expert, the nearest to nothing first; as `moeviz.capture.lineage` has them.

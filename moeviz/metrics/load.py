@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num
 
-from moeviz.metrics.inputs import LayerCounts, layer_counts, needs_tokens
+from moeviz.metrics.inputs import LayerCounts, Statistics, filled_slots, layer_counts, needs_tokens
 from moeviz.metrics.significance import RARE, clearest
-from moeviz.metrics.statistics import Statistics, filled_slots
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import Counted, RoutingTrace
 

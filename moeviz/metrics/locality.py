@@ -6,9 +6,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
-from moeviz.metrics.inputs import chosen_experts, needs_tokens, per_layer
+from moeviz.metrics.inputs import Statistics, chosen_experts, needs_tokens, per_layer
 from moeviz.metrics.significance import clearest
-from moeviz.metrics.statistics import Statistics
 from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace

@@ -11,10 +11,8 @@ import pandas as pd
 from jaxtyping import Int16, Int64
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.divergence import divergences, entropy
-from moeviz.metrics.inputs import check_cells, layer_counts, per_layer
-from moeviz.metrics.significance import clearest
-from moeviz.metrics.statistics import Statistics, fewest_slots, filled_slots
+from moeviz.metrics.inputs import Statistics, check_cells, fewest_slots, filled_slots, layer_counts, per_layer
+from moeviz.metrics.significance import clearest, divergences, entropy
 from moeviz.metrics.words import one_row, percent, short
 from moeviz.routing_trace import Counted, RoutingTrace
 

@@ -62,13 +62,7 @@ def top_tokens(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 10) ->
 
 
 def top_of_layer(
-    layer: int,
-    token_id: np.ndarray,
-    text: np.ndarray,
-    counts: np.ndarray,
-    times: np.ndarray,
-    chance: float,
-    most: int,
+    layer: int, token_id: np.ndarray, text: np.ndarray, counts: np.ndarray, times: np.ndarray, chance: float, most: int
 ) -> pd.DataFrame:
     """The rows of `top_tokens` of one layer, for a vocabulary of V tokens.
 

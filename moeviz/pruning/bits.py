@@ -15,7 +15,7 @@ from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.precisions import experts_rounded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.routers.expert_weights import expert_matrices
+from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import next_token_logits

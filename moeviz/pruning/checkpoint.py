@@ -17,8 +17,8 @@ from typing import Any, BinaryIO
 
 from huggingface_hub import try_to_load_from_cache
 
+from moeviz.capture.models.folder import MODEL_INDEX, TensorPlace, indexed_files, tensors_of
 from moeviz.capture.models.load import model_source
-from moeviz.capture.models.safetensors_file import INDEX, TensorPlace, indexed_files, tensors_of
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.metrics.pruning import LayerLimits
 from moeviz.text import cut as shortened
@@ -280,10 +280,10 @@ class Checkpoint:
         if config.get(FURTHER):
             config[FURTHER] = 0
         _write_json(folder / "config.json", config)
-        if (self.folder / INDEX).exists():
+        if (self.folder / MODEL_INDEX).exists():
             facts = {"total_size": sum(file.size for file in files)}
             where = {name: file.name for file in files for name in file.tensors}
-            _write_json(folder / INDEX, {"metadata": facts, "weight_map": where})
+            _write_json(folder / MODEL_INDEX, {"metadata": facts, "weight_map": where})
         _write_json(folder / ABOUT, {**about, "kept": {str(layer): experts for layer, experts in kept.items()}})
         for path in self.folder.iterdir():
             if path.is_file() and BESIDE.fullmatch(path.name):
@@ -341,7 +341,9 @@ def _shards(name: str, folder: Path) -> list[str]:
     """The files with weights. Raises `ModelNotFound` where there are none in safetensors."""
     if shards := indexed_files(name, folder):
         if not all(shard == Path(shard).name for shard in shards):
-            raise ModelNotFound(f"The {INDEX} in {quoted(folder)} names no files beside it. Download the model again.")
+            raise ModelNotFound(
+                f"The {MODEL_INDEX} in {quoted(folder)} names no files beside it. Download the model again."
+            )
         return shards
     if not (folder / WEIGHTS).exists():
         raise ModelNotFound(f"There are no weights in safetensors in {quoted(folder)}. Save the model in that format.")

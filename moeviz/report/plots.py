@@ -66,11 +66,7 @@ class Plots:
 
 
 def plot(
-    trace: Counted,
-    topic: str,
-    layer: int | None = None,
-    layers: Sequence[int] | None = None,
-    token: int | None = None,
+    trace: Counted, topic: str, layer: int | None = None, layers: Sequence[int] | None = None, token: int | None = None
 ) -> alt.VConcatChart:
     """Draw all charts of one topic, one under the other, each under its question.
 

@@ -128,6 +128,7 @@ def document(trace: RoutingTrace, policy: str, head: str, scripts: str, instead:
     `instead` stands where no script has run, and `more` under the map, after what it says on its own.
     """
     name = safe(trace.model.name)
+    missing = "" if trace.recorded.all() else " Pale cells, and hatched tokens with a ?, are not recorded."
     parts = [
         '<!doctype html><html lang="en"><head><meta charset="utf-8">',
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
@@ -135,14 +136,10 @@ def document(trace: RoutingTrace, policy: str, head: str, scripts: str, instead:
         f"{head}<title>Routing of {name}</title></head><body>",
         f"<header><h1>{name}</h1> <span>{safe(_facts(trace))}</span>{caution(trace)}</header>",
         f'<main aria-busy="true"><p class="waiting">{instead}</p></main>',
-        f"<footer>{NAMED['token_layer_map'].reading}{_missing(trace)}{more}</footer>",
+        f"<footer>{NAMED['token_layer_map'].reading}{missing}{more}</footer>",
         f"{scripts}</body></html>\n",
     ]
     return "\n".join(parts)
-
-
-def _missing(trace: RoutingTrace) -> str:
-    return "" if trace.recorded.all() else " Pale cells, and hatched tokens with a ?, are not recorded."
 
 
 def _facts(trace: RoutingTrace) -> str:

@@ -195,10 +195,7 @@ DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
 
 
 def expert_cache(
-    trace: Counted,
-    capacities: Sequence[int] | None = None,
-    policies: Sequence[str] = POLICIES,
-    chunk: int = 1,
+    trace: Counted, capacities: Sequence[int] | None = None, policies: Sequence[str] = POLICIES, chunk: int = 1
 ) -> pd.DataFrame:
     """The hit rate of a cache of C experts in each layer: how many of the requested experts are already there.
 
@@ -245,9 +242,7 @@ def expert_cache(
 
 
 def shared_cache(
-    trace: Counted,
-    slots: Sequence[int] | None = None,
-    policies: Sequence[str] = USUAL_SHARED,
+    trace: Counted, slots: Sequence[int] | None = None, policies: Sequence[str] = USUAL_SHARED
 ) -> pd.DataFrame:
     """The hit rate of one cache for the experts of all layers, as in `expert_cache`, by the number of its places.
 

@@ -9,15 +9,15 @@ import math
 from collections.abc import Iterator, Sequence
 from functools import cache
 from importlib.resources import files
-from itertools import groupby, product
+from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from moeviz.errors import MoevizError
-from moeviz.footprint import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
 from moeviz.metrics.words import bytes_said, one_row
 from moeviz.model_info import ParameterCounts
+from moeviz.parameters import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
 
 MOST_READ = 8192  # tokens that one step reads of a prompt, at most
 VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
@@ -111,7 +111,7 @@ def memory_on_cards(
 ) -> pd.DataFrame:
     """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
 
-    card      one of `moeviz.footprint.CARDS`, or the memory of another in GB.
+    card      one of `moeviz.parameters.CARDS`, or the memory of another in GB.
     context   tokens of the one sequence whose keys and values are kept.
 
     As `serving_memory`. Cards hold nothing twice, and a tenth of each is left free.
@@ -208,19 +208,6 @@ def known_model(name: str) -> ServedModel | None:
 def _table() -> dict[str, Any]:
     table: dict[str, Any] = json.loads(files(__package__).joinpath(KNOWN_MODELS).read_text("utf-8"))
     return table
-
-
-def as_row(model: ServedModel) -> dict[str, Any]:
-    """A model as a row of the table: equal layers in a row stand there once, with their number."""
-    counts = {field: getattr(model.parameters, field) for field in ParameterCounts.__annotations__}
-    caches = [[layer.constant, layer.per_token, layer.window] for layer in model.caches]
-    facts = {field: getattr(model, field) for field in ("num_experts", "top_k", "hidden", "vocabulary")}
-    parameters = counts | {"per_expert": _together(list(model.parameters.per_expert))}
-    return facts | {"parameters": parameters, "caches": _together(caches)}
-
-
-def _together(layers: list[Any]) -> list[list[Any]]:
-    return [[len([*same]), layer] for layer, same in groupby(layers)]
 
 
 def _spread(pairs: list[list[Any]]) -> list[Any]:

@@ -13,7 +13,7 @@ from waiting import SECONDS
 import moeviz
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.trace import stream, trace
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidPrompt

@@ -13,7 +13,7 @@ from moeviz.capture import expert_vectors as module
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.expert_vectors import BEYOND, SHUFFLES, expert_vectors
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.routers.expert_weights import nearest_by_weights
+from moeviz.capture.routers.geometry import nearest_by_weights
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.expert_table import expert_table, notes_on_experts, with_twins

@@ -25,10 +25,9 @@ import moeviz
 from moeviz import CaptureError, InvalidPrompt, Sampling
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.engines.llama_cpp import library as library_file
-from moeviz.capture.engines.llama_cpp.context import Context
+from moeviz.capture.engines.llama_cpp.context import Context, Vocabulary
 from moeviz.capture.engines.llama_cpp.library import library, path_of_library
 from moeviz.capture.engines.llama_cpp.recording import TOPK, CallbackRecording
-from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path

@@ -196,7 +196,7 @@ class TestWithMlx:
         moeviz.load_model(str(mixtral), backend="mlx", check_memory=False)
 
     def test_a_yarn_that_mlx_lm_rounds_is_a_caution(self, mixtral):
-        from moeviz.capture.engines.mlx.config import caution_of
+        from moeviz.capture.engines.mlx.folder import caution_of
 
         assert caution_of(read_folder(str(mixtral))) == ""
         change_config(mixtral, {"rope_scaling": {"rope_type": "yarn", "factor": 2.0, "truncate": False}})

@@ -12,7 +12,7 @@ from tiny_models import CONFIGS, DENSE, every_decoding, tiny_model, tiny_tokeniz
 import moeviz
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.record import next_tokens as module
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.capture.trace import stream, trace
 from moeviz.capture.what_if import what_if

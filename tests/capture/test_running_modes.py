@@ -13,8 +13,7 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.capture.run import generation as module
-from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.sampling import Sampling, sampling_processors
+from moeviz.capture.run.decoding import Decoding, Sampling, sampling_processors
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 

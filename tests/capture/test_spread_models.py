@@ -24,7 +24,7 @@ from moeviz.capture.models.parameters import describe
 from moeviz.capture.record import kernel_parity
 from moeviz.capture.record.private_names import running_device
 from moeviz.capture.recorders import CaptureJob, why_hooks
-from moeviz.capture.routers.expert_weights import nearest_by_weights
+from moeviz.capture.routers.geometry import nearest_by_weights
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
 from moeviz.errors import ModelNotFound

@@ -14,8 +14,14 @@ from moeviz_app.jobs.recorded import EXAMPLES
 import moeviz
 from moeviz.capture.corpus import trace_corpus
 from moeviz.embedded import embedded_path
-from moeviz.embedded.balance_study import balance_study, study_means
-from moeviz.embedded.recorded_routing import EXAMPLE, example_trace, texts_over_training, traces_over_training
+from moeviz.embedded.recorded_routing import (
+    EXAMPLE,
+    balance_study,
+    example_trace,
+    study_means,
+    texts_over_training,
+    traces_over_training,
+)
 from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.routing_over_training import router_saturation

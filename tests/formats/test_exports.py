@@ -16,7 +16,7 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.assignments_table import BYTES_A_ROW, table_of, trace_of_table
 from moeviz.formats.csv_file import IN_LAST_ROW, to_csv
 from moeviz.formats.exports import EXPORTS, export_for, read_bytes, read_trace, write_trace
-from moeviz.formats.table_cells import short_floats
+from moeviz.formats.table_facts import short_floats
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.spreadsheets import escape_formula

@@ -10,7 +10,7 @@ import pytest
 import torch
 from app_pages import SECONDS, drawn, sentences
 from moeviz_app.jobs.fair_queue import Busy
-from moeviz_app.views.history import phone_book as page
+from moeviz_app.views.history import story as page
 from moeviz_app.widgets.components.history import BACK, STOP, packed_run, wanted
 from streamlit.testing.v1 import AppTest
 from waiting import PAUSE, until
@@ -232,7 +232,7 @@ def panel(monkeypatch) -> AppTest:
     """A page with the panel. What stands in the session as `ask` is asked for, once, as by a press in a browser."""
     script = """
 import streamlit as st
-from moeviz_app.views.history import phone_book as page
+from moeviz_app.views.history import story as page
 if (asked := st.session_state.pop("ask", None)) is not None:
     page.wanted = lambda *_: asked
     page._asked()

@@ -307,7 +307,7 @@ app/views/prune: _show _write
 metrics/bits: unreached_sentence
 """,
     "test_history_phone_book.py and test_browser_history.py": """
-app/views/history/phone_book: _bar _bars _words
+app/views/history/story: _bar _bars _words
 """,
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
@@ -320,7 +320,7 @@ serving/decision: persistence_sentence _sides
 serving/answers: split_sentence
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
-app/views/serve_cards: _of_file
+app/views/serve_controls: _of_file
 """,
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence

@@ -14,7 +14,7 @@ from tiny_models import CONFIGS
 from moeviz.capture.number_formats import FORMATS
 from moeviz.capture.precisions import GROUP, experts_rounded, rounded_in_groups
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.routers.expert_weights import expert_matrices
+from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.what_if import next_token_logits

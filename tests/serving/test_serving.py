@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, groupby
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from random_cache import expected_hits
 from serving_data import figures, reference_trace
 
-from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
+from moeviz import ExpertCounts, ModelInfo, ParameterCounts, RoutingTrace, published_counts
 from moeviz.capture.models import kv_cache
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.kv_cache import served_model
@@ -420,7 +420,7 @@ KNOWN = {
 }
 
 
-@pytest.mark.table("moeviz/serving", "moeviz/footprint.py")
+@pytest.mark.table("moeviz/serving", "moeviz/parameters.py")
 @pytest.mark.parametrize("model", KNOWN)
 def test_memory_and_cards_are_those_of_the_reference(model):
     wanted = figures("memory")
@@ -482,7 +482,20 @@ def test_what_fits_is_what_serving_memory_says():
     assert (row["cards"], row["together"]) == (taken["H100"], taken["bytes"] / 1e9)
 
 
-@pytest.mark.table("moeviz/capture/models", "moeviz/serving", "moeviz/published", "moeviz/footprint.py")
+def as_row(model):
+    """A model as a row of the table: equal layers in a row stand there once, with their number."""
+    counts = {field: getattr(model.parameters, field) for field in ParameterCounts.__annotations__}
+    caches = [[layer.constant, layer.per_token, layer.window] for layer in model.caches]
+    facts = {field: getattr(model, field) for field in ("num_experts", "top_k", "hidden", "vocabulary")}
+    parameters = counts | {"per_expert": together(list(model.parameters.per_expert))}
+    return facts | {"parameters": parameters, "caches": together(caches)}
+
+
+def together(layers):
+    return [[len([*same]), layer] for layer, same in groupby(layers)]
+
+
+@pytest.mark.table("moeviz/capture/models", "moeviz/serving", "moeviz/published", "moeviz/parameters.py")
 def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
     """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
     found = {}
@@ -493,7 +506,7 @@ def test_the_table_of_well_known_models_is_what_their_configurations_give(reques
             continue
     table = Path(memory.__file__).with_name(memory.KNOWN_MODELS)
     if request.config.getoption("--update-golden"):
-        rows = (f' "{name}": {json.dumps(memory.as_row(model))}' for name, model in found.items())
+        rows = (f' "{name}": {json.dumps(as_row(model))}' for name, model in found.items())
         table.write_text("{\n" + ",\n".join(rows) + "\n}\n", encoding="utf-8")
         memory._table.cache_clear()
     assert memory.known_models() == tuple(found) and len(found) > 10

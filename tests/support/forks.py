@@ -13,7 +13,7 @@ import moeviz
 from moeviz import Sampling
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.run.sampling import sampling_processors
+from moeviz.capture.run.decoding import sampling_processors
 from moeviz.capture.together import share_decoding
 from moeviz.capture.trace import stream, trace
 from moeviz.routing_trace import RoutingTrace

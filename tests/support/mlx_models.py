@@ -11,7 +11,7 @@ from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
 from transformers import DeepseekV2Config, Glm4MoeConfig, GptOssConfig, MixtralForCausalLM, PreTrainedConfig
 
 from moeviz.embedded import EMBEDDED, embedded_path
-from moeviz.examples.mlx import read_by_mlx, write_packed
+from moeviz.examples import read_by_mlx, write_packed
 
 MOE = {"first_k_dense_replace": 1, "moe_intermediate_size": 16, "n_routed_experts": 8, "num_experts_per_tok": 3}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8, "v_head_dim": 8}

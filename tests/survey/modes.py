@@ -17,8 +17,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
 from moeviz.capture.record.hooks import listen
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace

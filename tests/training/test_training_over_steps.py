@@ -13,7 +13,6 @@ from moeviz.charts import training as charts
 from moeviz.charts import training as figures
 from moeviz.errors import MissingField
 from moeviz.training.reading import example_runs
-from moeviz.training.recorded.bins import bins_of, chance_violation, dead_since
 from moeviz.training.recorded.captions import Verdict, quiet_caption, router_verdict
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
@@ -25,7 +24,7 @@ from moeviz.training.recorded.over_steps import (
     worst_layer,
 )
 from moeviz.training.recorded.rules import Rules
-from moeviz.training.recorded.run import ALARMS, WHOLE_RUN, TrainingRun
+from moeviz.training.recorded.run import ALARMS, WHOLE_RUN, TrainingRun, bins_of, chance_violation, dead_since
 
 
 @pytest.fixture

@@ -11,14 +11,7 @@ import streamlit as st
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import session
-from moeviz_app.widgets.chart_panel import (
-    altair_chart,
-    alternative,
-    heading,
-    on_dark,
-    particulars,
-    picture_and_words,
-)
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, on_dark, particulars, picture_and_words
 from moeviz_app.widgets.facts import figures
 from moeviz_app.widgets.messages import explained
 from moeviz_app.widgets.run_panel import waiting_words

@@ -9,9 +9,8 @@ from moeviz_app.widgets.facts import figures, trace_name
 
 from moeviz.charts.multi_trace import INFORMATION, REPETITION
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.balance_study import balance_study, study_means
 from moeviz.embedded.own_models import NATURAL
-from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.embedded.recorded_routing import balance_study, reference_routing, study_means
 from moeviz.history.mixtral.exhibit import MIXTRAL_LOAD, MIXTRAL_REPETITION, published_divergence
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL
 from moeviz.history.systems import EXHIBITS
@@ -46,10 +45,7 @@ def _counts() -> None:
     total, active = info.parameters.total, active_parameters(info.parameters, info.top_k)
     figures(
         {
-            "Mixtral 8x7B, total": (
-                f"{total:,}",
-                "Counted from its configuration; the paper prints 47B.",
-            ),
+            "Mixtral 8x7B, total": (f"{total:,}", "Counted from its configuration; the paper prints 47B."),
             "Active": (f"{active:,}", "Two experts per layer and everything else; the paper prints 13B."),
         }
     )

@@ -1,17 +1,50 @@
-"""From 1991 to Mixtral: why experts, how they stay alive, the systems in their order, and what an expert means."""
+"""From 1991 to Mixtral: why experts, how they stay alive, the systems in their order, and what an expert means.
+
+Why experts? The phone book at the head: what ships, and a network that a visitor has trained now.
+"""
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import randrange
 from typing import Any
 
+import pandas as pd
 import streamlit as st
-from moeviz_app.jobs import recorded
-from moeviz_app.views.history.phone_book import phone_book_panel
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.background import Background
+from moeviz_app.jobs.fair_queue import Tell
+from moeviz_app.session import session
 from moeviz_app.widgets.chart_panel import explained_terms, heading, picture_and_words
-from moeviz_app.widgets.components.history import collapse, in_words, packed_story, packed_twins, story, twins
-from moeviz_app.widgets.messages import explained
+from moeviz_app.widgets.components.history import (
+    BACK,
+    STOP,
+    collapse,
+    in_words,
+    packed_run,
+    packed_story,
+    packed_twins,
+    phone_book,
+    story,
+    twins,
+    wanted,
+    wire,
+)
+from moeviz_app.widgets.messages import explained, refuse
+from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.charts.system_table import SIDE_BY_SIDE
-from moeviz.embedded.balance_study import said_of_study
+from moeviz.embedded.recorded_routing import said_of_study
+from moeviz.history.phone_book.runs import (
+    MANY,
+    RECORDED,
+    TASKS,
+    BookRun,
+    book_means,
+    book_table,
+    router_work,
+    shipped_run,
+)
 from moeviz.history.story import MEANING, POINTS, corrections, kinds_of_text, repeats_of_mixtral
 from moeviz.history.story import twins as found_twins
 
@@ -26,26 +59,7 @@ PUT_IN = (
     "lean none of the eight died in our tries, and more was remembered than with any cure. Each run begins with new "
     "random numbers, so single runs differ."
 )
-METHOD = """
-A fact is two names of 128 each, and a number of 32 by chance; it is here what a token is in a language model. The
-rows of both names are added up. The router's softmax picks one of eight experts, whose answer, times its probability,
-is added to that (Switch). 300 steps of Adam, 512 facts each. An expert is dead if none of the 2,500 facts goes there.
-The sizes of all settings are ours, for so few steps.
-
-* **Balance loss**, an auxiliary loss: the sum over experts of load times mean probability, times the number of
-  experts, times what is set (Fedus and others, 2021, [arXiv 2101.03961](https://arxiv.org/abs/2101.03961), equation 4).
-* **Noise**: normal, added to the logits; here of one size, where a network of 2017 learns it (Shazeer and others,
-  [arXiv 1701.06538](https://arxiv.org/abs/1701.06538), equation 4; in section 4, why imbalance feeds itself).
-* **Capacity**: an expert takes so many facts of a batch, first come, first served; the rest are dropped (Lepikhin and
-  others, 2020, [arXiv 2006.16668](https://arxiv.org/abs/2006.16668), section 2.2). It limits work and memory. Alone it
-  saves few experts here; that is no rule for other networks.
-* **Selection bias**, without a loss: a number for each expert, which goes up by a step after each batch where the
-  expert had less than its share, and down where it had more. It counts in the choice, not in the weight (Wang and
-  others, 2024, [arXiv 2408.15664](https://arxiv.org/abs/2408.15664); DeepSeek-V3,
-  [arXiv 2412.19437](https://arxiv.org/abs/2412.19437), section 2.1.2: 0.001 a step, over far more steps). Theirs is
-  added to scores between 0 and 1, ours to logits.
-* **Lean**: one random direction, times what is set, added to what the router sees of every fact.
-"""
+METHOD = Path(__file__).with_name("collapse.md").read_text("utf-8")
 
 
 def collapse_panel() -> None:
@@ -128,3 +142,155 @@ def article_page(page_of: Callable[[str], st.Page]) -> None:
                 st.markdown(point.look, width="stretch")
     st.subheader("Corrections", anchor=False)
     st.table(corrections().set_index("the article says"))
+
+
+BOOK, WIRE = "phone book", "phone book now"  # keys of the two components; the first is that of the result too
+REFUSED = "phone book refused"
+SEEDS = (1, 10_000)  # of a network that is trained now; 0 is that of what ships
+TABS = {"book": "A phone book", "rule": "A rule instead", "controls": "Controls"}
+PARROTS = "[Mixture of Parrots](https://arxiv.org/abs/2410.19034)"
+HASH = "[Hash Layers](https://arxiv.org/abs/2106.04426)"
+
+
+@dataclass(slots=True, eq=False)
+class Lesson:
+    """A network of the visitor's own, by its name in RECORDED: it is being trained, or it has learned."""
+
+    name: str
+    job: Background | None
+    run: BookRun | None = None  # so far
+
+
+def phone_book_panel() -> None:
+    """Draw three networks that learn a phone book, a rule in its place, and the controls."""
+    with st.container(gap=None):
+        phone_book(_data(), BOOK)
+        _now()
+
+
+@st.fragment
+def _now() -> None:
+    """Tell the book how far the visitor's own network is; what is asked for in the browser comes here too."""
+    lesson: Lesson | None = session.result(BOOK)
+    says = ""
+    with explained(refuse):
+        if lesson is not None and lesson.job is not None:
+            says = _look(lesson)
+    lesson = session.result(BOOK)  # what has failed is gone
+    name, run = (None, None) if lesson is None else (lesson.name, lesson.run)
+    wire(name, run, says, lesson is not None and lesson.job is not None, WIRE, _asked)
+    if (why := session.result(REFUSED)) is not None:
+        refuse(why)
+
+
+def _look(lesson: Lesson) -> str:
+    """Take what there is of a job, and say how far it is."""
+    job = lesson.job
+    try:
+        found = job.found
+    except Exception:  # of any kind: a job that failed is not asked again
+        session.forget_result(BOOK)
+        raise
+    if found is not None:
+        lesson.job, lesson.run = None, found[0]
+        return ""
+    lesson.run = job.news or lesson.run
+    if lesson.run is None:
+        return waiting_words(job.ahead, "It begins …")
+    return f"step {lesson.run.recorded[-1]:,} of {lesson.run.settings['steps']:,}"
+
+
+def _asked() -> None:
+    """Callback of the browser: train a network, stop, or go back to what ships."""
+    asked = wanted(st.session_state.get(WIRE), RECORDED)
+    if asked is None:
+        return
+    lesson: Lesson | None = session.result(BOOK)
+    session.forget_result(REFUSED)
+    session.forget_result(BOOK)
+    if lesson is not None and lesson.job is not None:
+        lesson.job.stop()
+    if asked not in (STOP, BACK):
+        with explained(lambda why: session.keep_result(REFUSED, why)):
+            model_service.begin_run()
+            session.keep_result(BOOK, Lesson(asked, _training(asked)))
+
+
+def _training(name: str) -> Background:
+    """Train that network, from weights of its own, on the facts that the wall shows."""
+    model_catalog.bring_torch()  # here: while another thread imports, Streamlit changes the path that it looks along
+    from moeviz.history.phone_book.model import train
+
+    (task, experts), seed = RECORDED[name], randrange(*SEEDS)
+
+    def work(tell: Tell) -> BookRun:
+        return train(task, experts, seed=seed, book=0, watch=tell)
+
+    return Background(model_service.training_runner(), [work])
+
+
+@st.cache_resource(show_spinner=False)
+def _data() -> dict[str, Any]:
+    """What ships, packed once for all visitors."""
+    means = book_means(book_table())
+    runs = {name: packed_run(shipped_run(name)) for name in RECORDED}
+    return {"tabs": TABS, "runs": runs, "bars": _bars(means), **_words(means)}
+
+
+def _words(means: pd.DataFrame) -> dict[str, dict[str, str]]:
+    """What is said above and below each tab; **strong** and [links](https://…) as the book's JavaScript reads them."""
+    book, few, many = TASKS["book"], TASKS["rule"], MANY
+    of = means.set_index(["part", "name", "facts"])["share"]
+    of_few, of_many = ({name: of["rule", name, seen] for name in ("dense", "32 experts")} for seen in (few, many))
+    wall = int(shipped_run("book-2").seen.sum())
+    router = {experts: f"{100 * router_work(experts):.1f}%" for experts in (8, 32)}
+    leads = {
+        "book": f"{book:,} names, each with a number from 0 to 63 drawn at random: nothing to understand, only to "
+        "remember. All three networks do the same work on a name; a box is an expert of 4,656 weights. **Lit boxes are "
+        "the work, all boxes are the memory.**",
+        "rule": "Now the numbers follow a rule, **8 p + q**: every first name has a p, every second name a q. The "
+        f"networks learn {few:,} names and are asked for names that they **never saw**.",
+        "controls": "Is it the experts? The same book in other networks, and what else we tried. Shares of names with "
+        "the right number; of one seed, where no more are named.",
+    }
+    says = {
+        "book": f"Squares: the {wall} of these {len(shipped_run('book-2').seen)} names that are in the book; filled: "
+        "remembered. Choose one. **Experts are a way to hold more for the same work.**",
+        "rule": f"**From {few:,} examples the dense network finds the rule better: {_said(of_few['dense'])} against "
+        f"{_said(of_few['32 experts'])} for 32 experts** (means of three seeds). With {many:,} it makes no difference: "
+        f"{_said(of_many['dense'])} and {_said(of_many['32 experts'])}. **Experts buy memory, not understanding** "
+        f"({PARROTS}). Squares: names never seen; filled: right.",
+        "controls": "**It is the memory:** a dense network as large remembers as much, but then each name costs all of "
+        "its weights. A name must meet the same experts at every visit; whether anybody learned which matters less "
+        f"({HASH}). The router's own work comes on top: {router[8]} more for 8 experts, {router[32]} for 32.",
+    }
+    return {"leads": leads, "says": says}
+
+
+def _bars(means: pd.DataFrame) -> list[dict[str, Any]]:
+    """The controls in three groups, each mean with its seeds."""
+    of_book = means["part"].isin(("book", "controls"))
+    others = means["name"].str.contains("as large|router|drawn")
+    groups = {
+        f"The book: {TASKS['book']:,} names": means[of_book & ~others],
+        "The same book: other routes, other sizes": means[of_book & others | (means["part"] == "decoder")],
+        "A rule: names never seen": means[means["part"] == "rule"],
+    }
+    return [{"title": title, "rows": [_bar(row) for row in of.itertuples()]} for title, of in groups.items()]
+
+
+def _bar(row: Any) -> dict[str, Any]:
+    name = "dense, as fast" if row.name == "dense" else row.name
+    if row.part == "rule":
+        name += f", {row.facts:,} examples"
+    elif row.part == "decoder":
+        name += f", decoder as Mixtral’s, {row.facts:,} names"
+    seeds = "" if row.seeds == 1 else f"{row.seeds} seeds: {_said(row.lowest)} to {_said(row.highest)}"
+    return {"name": name, "share": row.share, "range": seeds, "sparse": bool(row.sparse)}
+
+
+def _said(share: float) -> str:
+    """A share as the book's JavaScript writes it."""
+    if share > 0.9995:
+        return "100%" if share == 1 else ">99.9%"
+    return f"{100 * share:.1f}%"

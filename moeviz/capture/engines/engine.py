@@ -6,12 +6,11 @@ from contextlib import closing
 from dataclasses import dataclass
 
 from moeviz.capture.run.decoding import Decoding
-from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.generation import Progress, Throttle
 from moeviz.capture.run.request import AUTO, CaptureRequest
-from moeviz.capture.run.streaming import Throttle
 from moeviz.errors import CaptureError
-from moeviz.footprint import ServedModel
 from moeviz.model_info import ModelInfo
+from moeviz.parameters import ServedModel
 from moeviz.routing_trace import RoutingTrace
 
 SoFar = Callable[[], RoutingTrace]

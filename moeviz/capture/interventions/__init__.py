@@ -18,3 +18,10 @@ of the groups that a token may have.
 A file has the class, with `check`, `change` and `check_held`, and `OPTION`, by which the command line asks for it. None
 of them imports torch: the command line reads the table before it knows what it is asked for.
 """
+
+from moeviz.capture.interventions import bias, force, mute, precision, replay, swap, top_k
+from moeviz.capture.interventions.intervention import Option
+
+INTERVENTIONS: tuple[Option, ...] = tuple(
+    module.OPTION for module in (mute, force, bias, top_k, swap, precision, replay)
+)

@@ -8,15 +8,15 @@ from numbers import Real
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
+from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     Choice,
+    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
     check_experts,
 )
-from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 
 
@@ -67,23 +67,23 @@ class Bias:
         one with the most negative amount must not come in. Groups of experts are chosen first, so there only a single
         biased expert tells.
         """
-        for layer, now, before in verification.layer_pairs(changed, own):
+        for layer, now, before in intervention.layer_pairs(changed, own):
             amounts = self._at(layer)
             if not amounts:
-                verification.check_weights(
-                    self, layer, now, verification.weights_by_expert(before, layers[layer].num_experts)
+                intervention.check_weights(
+                    self, layer, now, intervention.weights_by_expert(before, layers[layer].num_experts)
                 )
                 continue
-            same = verification.filled_slots(now) == verification.filled_slots(before)
-            verification.check_all_tokens(self, layer, same, "another number of slots is filled")
+            same = intervention.filled_slots(now) == intervention.filled_slots(before)
+            intervention.check_all_tokens(self, layer, same, "another number of slots is filled")
             if layers[layer].groups > 1 and len(amounts) > 1:
                 continue
             for expert, amount in amounts.items():
                 is_in, was_in = ((part.experts == expert).any(axis=-1) for part in (now, before))
                 if amount == max(amounts.values()) > 0:
-                    verification.check_all_tokens(self, layer, is_in | ~was_in, f"favoured expert {expert} is gone")
+                    intervention.check_all_tokens(self, layer, is_in | ~was_in, f"favoured expert {expert} is gone")
                 if amount == min(amounts.values()) < 0:
-                    verification.check_all_tokens(self, layer, was_in | ~is_in, f"disfavoured expert {expert} came in")
+                    intervention.check_all_tokens(self, layer, was_in | ~is_in, f"disfavoured expert {expert} came in")
 
     def _at(self, layer: int) -> dict[int, float]:
         return {int(expert): float(by) for expert, by in self.amounts.get(layer, {}).items() if by}

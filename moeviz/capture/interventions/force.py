@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
+from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     EXPERT_WORDS,
     Choice,
+    DecidedRouting,
     Decision,
     Experts,
     LimitsByLayer,
@@ -18,7 +19,6 @@ from moeviz.capture.interventions.intervention import (
     groups_in_words,
     push,
 )
-from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 
 
@@ -59,10 +59,10 @@ class Force:
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where a forced expert was not chosen."""
-        for layer, now, _ in verification.layer_pairs(changed, own):
+        for layer, now, _ in intervention.layer_pairs(changed, own):
             for expert in experts_of_layer(self.experts, layer):
                 there = (now.experts == expert).any(axis=-1)
-                verification.check_all_tokens(self, layer, there, f"forced expert {expert} was not chosen")
+                intervention.check_all_tokens(self, layer, there, f"forced expert {expert} was not chosen")
 
 
 OPTION = Option(

@@ -4,10 +4,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
+from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     EXPERT_WORDS,
     Choice,
+    DecidedRouting,
     Decision,
     Experts,
     LimitsByLayer,
@@ -19,7 +20,6 @@ from moeviz.capture.interventions.intervention import (
     is_one_of,
     push,
 )
-from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 
 
@@ -75,18 +75,18 @@ class Mute:
 
         Without rerouting all other weights must be the router's own.
         """
-        for layer, now, before in verification.layer_pairs(changed, own):
+        for layer, now, before in intervention.layer_pairs(changed, own):
             muted = experts_of_layer(self.experts, layer)
             if self.reroute and muted:
                 without = np.logical_not(np.isin(now.experts, muted).any(axis=-1))
-                verification.check_all_tokens(self, layer, without, "a muted expert has a slot")
-                verification.check_all_tokens(
-                    self, layer, verification.filled_slots(now) == verification.filled_slots(before), "a slot is empty"
+                intervention.check_all_tokens(self, layer, without, "a muted expert has a slot")
+                intervention.check_all_tokens(
+                    self, layer, intervention.filled_slots(now) == intervention.filled_slots(before), "a slot is empty"
                 )
             else:
-                expected = verification.weights_by_expert(before, layers[layer].num_experts)
+                expected = intervention.weights_by_expert(before, layers[layer].num_experts)
                 expected[:, muted] = 0
-                verification.check_weights(self, layer, now, expected)
+                intervention.check_weights(self, layer, now, expected)
 
 
 def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> CaptureError:

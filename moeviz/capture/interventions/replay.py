@@ -5,14 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
-from moeviz.capture.interventions.intervention import (
-    Choice,
-    Decision,
-    LimitsByLayer,
-    Option,
-)
-from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.capture.interventions import intervention
+from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, LimitsByLayer, Option
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
@@ -74,9 +68,9 @@ class Replay:
         """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
         weights = self.trace.need("weights", "Replay")
         replayed = DecidedRouting(changed.layers, self.trace.experts, weights, changed.precision)
-        for layer, now, asked in verification.layer_pairs(changed, replayed):
-            expected = verification.weights_by_expert(asked, layers[layer].num_experts)
-            verification.check_weights(self, layer, now, expected, changed.precision)
+        for layer, now, asked in intervention.layer_pairs(changed, replayed):
+            expected = intervention.weights_by_expert(asked, layers[layer].num_experts)
+            intervention.check_weights(self, layer, now, expected, changed.precision)
 
 
 def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:

@@ -4,16 +4,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
+from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     Choice,
+    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
     check_expert,
     check_layers,
 )
-from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 
 
@@ -47,16 +47,13 @@ class Swap:
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where the decision is not the router's own with the two ids swapped."""
-        for layer, now, before in verification.layer_pairs(changed, own):
-            expected = verification.weights_by_expert(before, layers[layer].num_experts)
+        for layer, now, before in intervention.layer_pairs(changed, own):
+            expected = intervention.weights_by_expert(before, layers[layer].num_experts)
             if layer == self.layer:
                 expected[:, [self.one, self.other]] = expected[:, [self.other, self.one]]
-            verification.check_weights(self, layer, now, expected)
+            intervention.check_weights(self, layer, now, expected)
 
 
 OPTION = Option(
-    "--swap",
-    lambda args, _read: Swap(*args.swap),
-    {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")},
-    least=0,
+    "--swap", lambda args, _read: Swap(*args.swap), {"nargs": 3, "metavar": ("LAYER", "EXPERT", "EXPERT")}, least=0
 )

@@ -4,9 +4,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from moeviz.capture.interventions import verification
+from moeviz.capture.interventions import intervention
 from moeviz.capture.interventions.intervention import (
     Choice,
+    DecidedRouting,
     Decision,
     LimitsByLayer,
     Option,
@@ -14,7 +15,6 @@ from moeviz.capture.interventions.intervention import (
     is_whole,
     shown,
 )
-from moeviz.capture.interventions.verification import DecidedRouting
 from moeviz.errors import CaptureError
 
 
@@ -50,10 +50,10 @@ class TopK:
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where a token has another number of experts."""
-        for layer, now, _ in verification.layer_pairs(changed, own):
+        for layer, now, _ in intervention.layer_pairs(changed, own):
             if self._is_at(layer):
-                verification.check_all_tokens(
-                    self, layer, verification.filled_slots(now) == self.top_k, "another number of slots is filled"
+                intervention.check_all_tokens(
+                    self, layer, intervention.filled_slots(now) == self.top_k, "another number of slots is filled"
                 )
 
     def _is_at(self, layer: int) -> bool:

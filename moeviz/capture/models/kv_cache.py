@@ -17,7 +17,7 @@ from moeviz.capture.models.parameters import empty_model, parameters_of_config
 from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.errors import CaptureError
-from moeviz.footprint import LayerCache, ServedModel
+from moeviz.parameters import LayerCache, ServedModel
 
 LENGTHS = (3, 6, 9)  # tokens read: the growth must be the same twice
 

@@ -2,7 +2,7 @@
 
 A router's answer is read as recording reads it, changed, and written back in the router's own form
 (`routers/router_adapters.py`). Where the experts are given ids and weights, what they are given is compared with that;
-and every trace of such a run is held against what was asked (`interventions/verification.py`).
+and every trace of such a run is held against what was asked (`interventions/intervention.py`).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
-from moeviz.capture.interventions.intervention import Choice, Decision, Intervention, RouterLimits
-from moeviz.capture.interventions.verification import DecidedRouting
+from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, Intervention, RouterLimits
 from moeviz.capture.models.patching import patched
 from moeviz.capture.models.wrappers import eager_mode
 from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive

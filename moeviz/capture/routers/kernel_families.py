@@ -18,41 +18,17 @@ def _plain(router: nn.Module, hidden: Tensor) -> Tensor:
     return linear(hidden.to(router.weight.dtype), router.weight)
 
 
-def _with_bias(router: nn.Module, hidden: Tensor) -> Tensor:
-    return linear(hidden, router.weight, router.bias)
-
-
 def _in_float32(router: nn.Module, hidden: Tensor) -> Tensor:
     return linear(hidden.float(), router.weight.float())
-
-
-def _in_float32_with_bias(router: nn.Module, hidden: Tensor) -> Tensor:
-    return linear(hidden.float(), router.weight.float(), router.bias.float())
 
 
 def _to_float32(router: nn.Module, hidden: Tensor) -> Tensor:
     return linear(hidden, router.weight).float()
 
 
-def _afmoe_logits(router: nn.Module, hidden: Tensor) -> Tensor:
-    return router.gate(hidden).float()
-
-
-def _hunyuan_logits(router: nn.Module, hidden: Tensor) -> Tensor:
-    return router.wg(hidden.to(router.wg.weight.dtype))
-
-
 def _laguna_logits(router: nn.Module, hidden: Tensor) -> Tensor:
     logits, cap = _to_float32(router, hidden), router.router_logit_softcapping
     return torch.tanh(logits / cap) * cap if cap > 0 else logits
-
-
-def _longcat_logits(router: nn.Module, hidden: Tensor) -> Tensor:
-    return linear(hidden.float(), router.classifier.weight.float())
-
-
-def _muse_logits(router: nn.Module, hidden: Tensor) -> Tensor:
-    return _in_float32(router, hidden) * router.output_multiplier
 
 
 def _gating(router: nn.Module, score: Score = "softmax", **steps: object) -> Gating:
@@ -88,50 +64,9 @@ def _deepseek_v4(router: nn.Module) -> Gating:
     return _gating(router, score, scale=router.routed_scaling_factor, added=1e-20)
 
 
-def _afmoe(router: nn.Module) -> Gating:
-    return _gating(router, "sigmoid", scale=router.route_scale, added=1e-20)
-
-
-def _beam(router: nn.Module) -> Gating:
-    return _gating(router, "sigmoid", renormalise=router.norm_topk_prob, added=1e-20, **_groups(router, "top2_sum"))
-
-
-def _cohere(router: nn.Module) -> Gating:
-    return _sigmoid(router) if router.expert_selection_fn == "sigmoid" else _gating(router)
-
-
-def _ernie(router: nn.Module) -> Gating:
-    return _gating(router, floor=router.norm_min)
-
-
-def _hunyuan_v3(router: nn.Module) -> Gating:
-    return _gating(router, "sigmoid", scale=router.router_scaling_factor, added=1e-20)
-
-
-def _jamba(router: nn.Module) -> Gating:
-    return _gating(router, renormalise=False)
-
-
-def _lfm2(router: nn.Module) -> Gating:
-    scale, renormalise = router.routed_scaling_factor, router.norm_topk_prob
-    return _gating(router, "sigmoid", renormalise=renormalise, scale=scale, added=1e-6)
-
-
-def _longcat(router: nn.Module) -> Gating:
-    return Gating(router.n_routed_experts, router.top_k, renormalise=False, scale=router.routed_scaling_factor)
-
-
 def _mistral(router: nn.Module) -> Gating:
     scale, renormalise = router.routed_scaling_factor, getattr(router, "norm_topk_prob", True)
     return _gating(router, renormalise=renormalise, scale=scale, added=1e-20, **_groups(router, "top2_sum"))
-
-
-def _muse(router: nn.Module) -> Gating:
-    return _gating(router, "sigmoid", scale=router.routed_scaling_factor, added=router.norm_topk_prob_eps)
-
-
-def _privacy_filter(router: nn.Module) -> Gating:
-    return _gating(router, scale=1 / router.top_k)
 
 
 class Family(NamedTuple):
@@ -157,76 +92,90 @@ _V3 = Family(_in_float32, _deepseek_v3, _correction)
 _V4 = Family(_in_float32, _deepseek_v4, _correction)
 _SOFTMAX = Family(_plain, _softmax, weights_like="logits")
 _GRANITE = Family(_to_float32, _softmax, weights_like="hidden")
-_ERNIE = Family(_in_float32, _ernie, lambda router: router.moe_statics.e_score_correction_bias.squeeze(), "hidden")
-_HUNYUAN_V3 = Family(_in_float32, _hunyuan_v3)
+_ERNIE = Family(
+    _in_float32,
+    lambda router: _gating(router, floor=router.norm_min),
+    lambda router: router.moe_statics.e_score_correction_bias.squeeze(),
+    "hidden",
+)
 _MIXTRAL = Family(_plain, _softmax)
 _MINIMAX_M3 = Family(_plain, _sigmoid, _correction)
 
-# The class of the router, in transformers 5.24.
+# The class of the router, in transformers 5.24: those that decide alike in one word, and then each of its own.
+_ALIKE = {
+    "AriaTextTopKRouter FlexOlmoTopKRouter MellumTopKRouter OlmoeTopKRouter Qwen2MoeTopKRouter "
+    "Qwen3MoeTopKRouter Qwen3NextTopKRouter Qwen3OmniMoeTextTopKRouter Qwen3OmniMoeThinkerTextTopKRouter "
+    "Qwen3VLMoeTextTopKRouter Qwen3_5MoeTopKRouter Qwen4ExpTextTopKRouter": _SOFTMAX,
+    "AXK1TopkRouter BailingHybridTopkRouter DeepseekV3TopkRouter DeepseekV32TopkRouter Dots1TopkRouter "
+    "Dots3NoteTextTopkRouter ExaoneMoeTopkRouter Glm4MoeTopkRouter Glm4MoeLiteTopkRouter "
+    "Glm4vMoeTextTopkRouter Glm5NextTextTopkRouter GlmMoeDsaTopkRouter HYV4TopkRouter HYV4VLTopkRouter "
+    "KimiLinearTopkRouter MiMoV2FlashTopkRouter NemotronHTopkRouter SolarOpenTopkRouter": _V3,
+    "DeepseekOcr2TextTopkRouter DeepseekV2TopkRouter UnlimitedOcrTextTopkRouter": _V2,
+    "Ernie4_5_MoeTopKRouter Ernie4_5_VLMoeMoeTopKRouter": _ERNIE,
+    "GraniteMoeTopKRouter GraniteMoeHybridTopKRouter GraniteMoeSharedTopKRouter GraniteMoeSWATopKRouter": _GRANITE,
+    "Inkling2TopKRouter Inkling2LoopTopKRouter": _V4,
+    "MiniMaxTopKRouter MixtralTopKRouter": _MIXTRAL,
+    "MiniMaxM3VLTopKRouter Step3p7TopKRouter": _MINIMAX_M3,
+}
 FAMILIES: dict[str, Family] = {
-    "AfmoeTokenChoiceRouter": Family(_afmoe_logits, _afmoe),
-    "AriaTextTopKRouter": _SOFTMAX,
-    "AXK1TopkRouter": _V3,
-    "BailingHybridTopkRouter": _V3,
-    "BeamTopKRouter": Family(_in_float32, _beam, _correction),
-    "Cohere2MoeTopKRouter": Family(_plain, _cohere, weights_like="hidden"),
-    "DeepseekOcr2TextTopkRouter": _V2,
-    "DeepseekV2TopkRouter": _V2,
-    "DeepseekV3TopkRouter": _V3,
-    "DeepseekV32TopkRouter": _V3,
+    **{name: family for names, family in _ALIKE.items() for name in names.split()},
+    "AfmoeTokenChoiceRouter": Family(
+        lambda router, hidden: router.gate(hidden).float(),
+        lambda router: _gating(router, "sigmoid", scale=router.route_scale, added=1e-20),
+    ),
+    "BeamTopKRouter": Family(
+        _in_float32,
+        lambda router: _gating(
+            router, "sigmoid", renormalise=router.norm_topk_prob, added=1e-20, **_groups(router, "top2_sum")
+        ),
+        _correction,
+    ),
+    "Cohere2MoeTopKRouter": Family(
+        _plain,
+        lambda router: _sigmoid(router) if router.expert_selection_fn == "sigmoid" else _gating(router),
+        weights_like="hidden",
+    ),
     "DeepseekV4TopKRouter": Family(_plain, _deepseek_v4, _correction, "logits", rounds_scores=True),
-    "Dots1TopkRouter": _V3,
-    "Dots3NoteTextTopkRouter": _V3,
-    "Ernie4_5_MoeTopKRouter": _ERNIE,
-    "Ernie4_5_VLMoeMoeTopKRouter": _ERNIE,
-    "ExaoneMoeTopkRouter": _V3,
-    "FlexOlmoTopKRouter": _SOFTMAX,
     "FlintTopKRouter": Family(_in_float32, _sigmoid),
-    "Glm4MoeTopkRouter": _V3,
-    "Glm4MoeLiteTopkRouter": _V3,
-    "Glm4vMoeTextTopkRouter": _V3,
-    "Glm5NextTextTopkRouter": _V3,
-    "GlmMoeDsaTopkRouter": _V3,
-    "GptOssTopKRouter": Family(_with_bias, _softmax, weights_like="logits"),
-    "GraniteMoeTopKRouter": _GRANITE,
-    "GraniteMoeHybridTopKRouter": _GRANITE,
-    "GraniteMoeSharedTopKRouter": _GRANITE,
-    "GraniteMoeSWATopKRouter": _GRANITE,
-    "HunYuanMoEV1Gate": Family(_hunyuan_logits, _softmax, weights_like="logits"),
-    "HYV3TopKRouter": _HUNYUAN_V3,
-    "HYV4TopkRouter": _V3,
-    "HYV4VLTopkRouter": _V3,
-    "Inkling2TopKRouter": _V4,
-    "Inkling2LoopTopKRouter": _V4,
-    "JambaTopKRouter": Family(_plain, _jamba, weights_like="hidden"),
-    "KimiLinearTopkRouter": _V3,
+    "GptOssTopKRouter": Family(
+        lambda router, hidden: linear(hidden, router.weight, router.bias), _softmax, weights_like="logits"
+    ),
+    "HunYuanMoEV1Gate": Family(
+        lambda router, hidden: router.wg(hidden.to(router.wg.weight.dtype)), _softmax, weights_like="logits"
+    ),
+    "HYV3TopKRouter": Family(
+        _in_float32, lambda router: _gating(router, "sigmoid", scale=router.router_scaling_factor, added=1e-20)
+    ),
+    "JambaTopKRouter": Family(_plain, lambda router: _gating(router, renormalise=False), weights_like="hidden"),
     "LagunaTopKRouter": Family(_laguna_logits, _sigmoid, _correction, "hidden"),
     "LaraMiniTopKRouter": Family(_in_float32, _softmax, weights_like="hidden"),
-    "Lfm2MoeTopKRouter": Family(_plain, _lfm2, weights_like="logits", rounds_scores=True),
-    "LongcatFlashTopkRouter": Family(_longcat_logits, _longcat, _correction),
-    "MellumTopKRouter": _SOFTMAX,
-    "MiMoV2FlashTopkRouter": _V3,
-    "MiniMaxTopKRouter": _MIXTRAL,
+    "Lfm2MoeTopKRouter": Family(
+        _plain,
+        lambda router: _gating(
+            router, "sigmoid", renormalise=router.norm_topk_prob, scale=router.routed_scaling_factor, added=1e-6
+        ),
+        weights_like="logits",
+        rounds_scores=True,
+    ),
+    "LongcatFlashTopkRouter": Family(
+        lambda router, hidden: linear(hidden.float(), router.classifier.weight.float()),
+        lambda router: Gating(
+            router.n_routed_experts, router.top_k, renormalise=False, scale=router.routed_scaling_factor
+        ),
+        _correction,
+    ),
     "MiniMaxM2TopKRouter": Family(_plain, _sigmoid),
-    "MiniMaxM3VLTopKRouter": _MINIMAX_M3,
     "Mistral4TopkRouter": Family(_plain, _mistral, weights_like="logits", rounds_scores=True),
     "MistralLarge4TextTopkRouter": Family(_in_float32, _mistral),
-    "MixtralTopKRouter": _MIXTRAL,
-    "MuseSparkTopkRouter": Family(_muse_logits, _muse, _correction),
-    "NemotronHTopkRouter": _V3,
-    "OlmoeTopKRouter": _SOFTMAX,
-    "OpenAIPrivacyFilterTopKRouter": Family(_in_float32_with_bias, _privacy_filter),
-    "Qwen2MoeTopKRouter": _SOFTMAX,
-    "Qwen3MoeTopKRouter": _SOFTMAX,
-    "Qwen3NextTopKRouter": _SOFTMAX,
-    "Qwen3OmniMoeTextTopKRouter": _SOFTMAX,
-    "Qwen3OmniMoeThinkerTextTopKRouter": _SOFTMAX,
-    "Qwen3VLMoeTextTopKRouter": _SOFTMAX,
-    "Qwen3_5MoeTopKRouter": _SOFTMAX,
-    "Qwen4ExpTextTopKRouter": _SOFTMAX,
-    "SolarOpenTopkRouter": _V3,
-    "Step3p7TopKRouter": _MINIMAX_M3,
-    "UnlimitedOcrTextTopkRouter": _V2,
+    "MuseSparkTopkRouter": Family(
+        lambda router, hidden: _in_float32(router, hidden) * router.output_multiplier,
+        lambda router: _gating(router, "sigmoid", scale=router.routed_scaling_factor, added=router.norm_topk_prob_eps),
+        _correction,
+    ),
+    "OpenAIPrivacyFilterTopKRouter": Family(
+        lambda router, hidden: linear(hidden.float(), router.weight.float(), router.bias.float()),
+        lambda router: _gating(router, scale=1 / router.top_k),
+    ),
 }
 
 # Why the routers of other families cannot be run by our kernels.

@@ -1,10 +1,13 @@
 """Run a model: read the prompts and generate as planned; and record which row read which token.
 
-R returned sequences, N generated tokens, V tokens of the vocabulary.
+R returned sequences, N generated tokens, V tokens of the vocabulary. `stream` yields while it runs: how often a growing
+trace is assembled, and autocast for the thread that runs the model, stand here too.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
 from inspect import signature
 from typing import Any, cast
 
@@ -12,10 +15,11 @@ import torch
 from torch import Tensor
 from transformers import GenerationMixin, PreTrainedModel, StoppingCriteria
 
+from moeviz.capture.run.decoding import SeededMultinomial, sampling_processors
 from moeviz.capture.run.generation_plan import GenerationPlan
 from moeviz.capture.run.prompts import Batch, GeneratedTokens, decoder_start, no_generated_tokens
-from moeviz.capture.run.sampling import SeededMultinomial, sampling_processors
 from moeviz.errors import CaptureError
+from moeviz.routing_trace import RoutingTrace
 
 ENDED = -1  # in place of a generated id: this row's sequence had ended
 Watch = Callable[[Tensor], None]  # gets the ids (R, N) generated so far
@@ -112,3 +116,47 @@ class _Watched(StoppingCriteria):
 def progress_watch(progress: Progress | None, max_new_tokens: int) -> Watch | None:
     """Tells `progress` how many tokens there are."""
     return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)
+
+
+PAUSE = 5  # times as long as a trace took to be made: until the next, beside other streams
+
+
+@dataclass(slots=True)
+class Throttle:
+    """The trace so far, made at most once in so many seconds, and the same one again in between.
+
+    Beside other streams it is made less often, so that all of theirs together take a fifth of the time.
+    """
+
+    seconds: float
+    stale: bool = False  # whether the model has gone on since the last was made
+    _last: RoutingTrace | None = None
+    _made_at: float = 0.0
+    _took: float = 0.0
+
+    def latest(self, make: Callable[[], RoutingTrace], streams: int = 1) -> RoutingTrace:
+        """The newest there is: a new one if it is time, beside so many streams in all."""
+        now = time.monotonic()
+        pause = max(self.seconds, PAUSE * self._took * streams if streams > 1 else 0.0)
+        self.stale = self._last is not None and now < self._made_at + pause
+        if self._last is None or not self.stale:
+            self._last, self._made_at = make(), time.monotonic()
+            self._took = self._made_at - now
+        return self._last
+
+
+DEVICES = ("cpu", "cuda")
+
+
+def autocast_of_caller() -> Callable[[], AbstractContextManager[None]]:
+    """The block, for another thread to enter, in which autocast is what it is here and now."""
+    on = {device: torch.get_autocast_dtype(device) for device in DEVICES if torch.is_autocast_enabled(device)}
+
+    @contextmanager
+    def same() -> Iterator[None]:
+        with ExitStack() as stack:
+            for device, dtype in on.items():
+                stack.enter_context(torch.autocast(device, dtype))
+            yield
+
+    return same

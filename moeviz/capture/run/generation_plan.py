@@ -10,8 +10,7 @@ from typing import Any, cast
 
 from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
-from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode, check_can_grow, check_values
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import CHECKPOINT, Decoding, HowToDecode, Sampling, check_can_grow, check_values
 from moeviz.errors import CaptureError
 
 TRACED = ("greedy_search", "sample", "beam_search", "beam_sample")  # transformers' names of ways to generate

@@ -7,8 +7,14 @@ from typing import Literal
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.run.chat import check_chat
-from moeviz.capture.run.decoding import Decoding, HowToDecode, check_can_grow, check_new_tokens, check_settings
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import (
+    Decoding,
+    HowToDecode,
+    Sampling,
+    check_can_grow,
+    check_new_tokens,
+    check_settings,
+)
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import cut
 

@@ -11,7 +11,7 @@ import pandas as pd
 
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.run.sampling import Sampling
+from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.trace import trace
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.evaluate.measures import (
@@ -184,11 +184,4 @@ def markdown(frame: pd.DataFrame) -> str:
     return "\n".join(f"| {line} |" for line in lines)
 
 
-SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (
-    losses,
-    routing,
-    recognition,
-    positions,
-    formation,
-    continuations,
-)
+SECTIONS: tuple[Callable[[LoadedModel], str], ...] = (losses, routing, recognition, positions, formation, continuations)

@@ -8,14 +8,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.dataset.folder import new_plan, writing
-from moeviz.formats.dataset.layout import (
-    WEIGHTS,
-    Kept,
-    Weights,
-    experts_column,
-    unpacked_ids,
-    weights_column,
-)
+from moeviz.formats.dataset.layout import WEIGHTS, Kept, Weights, experts_column, unpacked_ids, weights_column
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace, token_frame

@@ -85,12 +85,7 @@ def stored_values(kind: np.dtype[Any]) -> tuple[int, int]:
 
 def schema(model: ModelInfo, kept: Kept) -> pa.Schema:
     """The columns of `tokens.parquet`, none of them with nulls."""
-    fields = [
-        ("text", pa.int64()),
-        ("stretch", pa.int32()),
-        ("position", pa.int32()),
-        ("generated", pa.bool_()),
-    ]
+    fields = [("text", pa.int64()), ("stretch", pa.int32()), ("position", pa.int32()), ("generated", pa.bool_())]
     fields += [("label", pa.dictionary(pa.int32(), pa.string()))] if kept.labels else []
     fields += [("token_id", pa.int32()), ("token", pa.string())] if kept.text else []
     width, own = id_type(model).itemsize * model.top_k, WEIGHTS[kept.weights]

@@ -16,15 +16,7 @@ from pyarrow import parquet
 from moeviz.errors import DamagedShard, InvalidTrace, MissingField
 from moeviz.expert_counts import ExpertCounts
 from moeviz.file_limits import shown
-from moeviz.formats.dataset.layout import (
-    TOKENS,
-    WEIGHTS,
-    Kept,
-    footer_digest,
-    id_type,
-    name_of,
-    schema,
-)
+from moeviz.formats.dataset.layout import TOKENS, WEIGHTS, Kept, footer_digest, id_type, name_of, schema
 from moeviz.formats.dataset.s3 import Place, unreachable
 from moeviz.formats.dataset.shard import SIGNED
 from moeviz.model_info import ModelInfo

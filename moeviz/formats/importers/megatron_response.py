@@ -7,9 +7,8 @@ response is cut wrongly by the server, so the whole is read and cut here.
 from typing import Any
 
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, choice_routing, choices
 from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.responses import choice_routing, choices
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 

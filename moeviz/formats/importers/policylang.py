@@ -9,11 +9,17 @@ from typing import Any
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.formats.importers.arrays import whole
+from moeviz.formats.importers.arrays import (
+    is_parquet,
+    parquet_columns,
+    read_parquet,
+    sort_token_rows,
+    stack_token_rows,
+    whole,
+)
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
 from moeviz.formats.importers.importer import Importer, ImportOptions
 from moeviz.formats.importers.source import Source
-from moeviz.formats.importers.tables import is_parquet, parquet_columns, read_parquet, sort_token_rows, stack_token_rows
 from moeviz.routing_trace import RoutingTrace
 
 OF_PARQUET = {

@@ -12,9 +12,15 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import from_base64, from_npy, is_npy, whole
-from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
+from moeviz.formats.importers.build_trace import (
+    SequenceRouting,
+    SourceInfo,
+    build_trace,
+    choice_routing,
+    choices,
+    response_routing,
+)
 from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.responses import choice_routing, choices, response_routing
 from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 

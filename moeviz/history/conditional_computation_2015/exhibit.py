@@ -150,9 +150,7 @@ def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
     gated = frame[frame["network"].isin(list(COLOURS))]
     legend = {"columns": 2, "symbolStrokeWidth": 2, "symbolOpacity": 1}
     base = alt.Chart(gated).encode(
-        x=_share_of_blocks(),
-        color=theme.colour("network", COLOURS, COLOURS.values(), **legend),
-        tooltip=_tooltip(),
+        x=_share_of_blocks(), color=theme.colour("network", COLOURS, COLOURS.values(), **legend), tooltip=_tooltip()
     )
     shape = theme.named(alt.Shape, "network", SHAPES, SHAPES.values(), **legend)
     lines = base.mark_line(strokeWidth=2).encode(y=_error("mean"))

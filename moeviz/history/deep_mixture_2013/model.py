@@ -126,12 +126,7 @@ class DeepMixture:
 
 
 def train(
-    *,
-    experts: int = 4,
-    constraint: bool = True,
-    epochs: int = EPOCHS,
-    seed: int = 0,
-    watch: Watch = unwatched,
+    *, experts: int = 4, constraint: bool = True, epochs: int = EPOCHS, seed: int = 0, watch: Watch = unwatched
 ) -> DeepMixture:
     """Train a deep mixture on 4,000 digits, each moved elsewhere in every epoch, and measure its gates.
 

@@ -21,14 +21,7 @@ from jaxtyping import Float, Float32, Float64, Int16, Int64
 from torch import Tensor
 
 from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.dense_contrast.decoder import (
-    Cost,
-    Decoder,
-    Sizes,
-    TopKChoice,
-    at_random,
-    cost,
-)
+from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, TopKChoice, at_random, cost
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.model_info import ModelInfo, ParameterCounts
@@ -71,12 +64,7 @@ class DecoderRun:
 
 
 def train(
-    experts: int = 8,
-    top_k: int = 2,
-    kind: str = "sparse",
-    steps: int = STEPS,
-    seed: int = 0,
-    watch: Watch = unwatched,
+    experts: int = 8, top_k: int = 2, kind: str = "sparse", steps: int = STEPS, seed: int = 0, watch: Watch = unwatched
 ) -> DecoderRun:
     """Train a mixture, or one of its dense twins, on English, and try it on words that it has not seen.
 

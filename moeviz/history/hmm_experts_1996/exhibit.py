@@ -247,10 +247,7 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
                 legend=alt.Legend(title="data sets", orient="top", values=[1, 5, 10], symbolFillColor=theme.NOTE),
             ),
             tooltip=theme.tooltip(
-                assignment="",
-                start="",
-                accuracy=("sequences grouped correctly", ".1%"),
-                size=("data sets", "d"),
+                assignment="", start="", accuracy=("sequences grouped correctly", ".1%"), size=("data sets", "d")
             ),
         )
     )

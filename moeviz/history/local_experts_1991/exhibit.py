@@ -207,10 +207,7 @@ def details(page: Page, result: AdaptiveMixture) -> None:
     ended = f"{result.epochs:,} epochs" if result.epochs is not None else f"not within {MAX_EPOCHS:,} epochs"
     page.figures(
         {
-            "Error 0.08 reached": (
-                ended,
-                "The paper stops at this average squared error on its training speakers.",
-            ),
+            "Error 0.08 reached": (ended, "The paper stops at this average squared error on its training speakers."),
             "Experts left": (str(len(result.surviving)), "Experts that are given at least one training sample."),
             "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
             "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),

@@ -6,8 +6,8 @@ import pandas as pd
 
 from moeviz.charts import marks, theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.divergence import divergences
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
+from moeviz.metrics.significance import divergences
 from moeviz.metrics.specialization import load_by_label
 from moeviz.published import published_counts
 

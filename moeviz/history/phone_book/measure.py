@@ -67,11 +67,7 @@ def _loss(decoder: Decoder, facts: Facts, batch: torch.Tensor) -> torch.Tensor:
 
 SEEDS = (0, 1, 2)
 ONE_SEED = (0,)
-ROUTES = {
-    "fixed": "router never learns",
-    "kept": "drawn once a name",
-    "redrawn": "drawn anew each visit",
-}
+ROUTES = {"fixed": "router never learns", "kept": "drawn once a name", "redrawn": "drawn anew each visit"}
 
 # In the order of the table: a part of it, a name, the arguments of `train`, and the seeds.
 Measured = tuple[str, str, dict[str, Any], tuple[int, ...]]

@@ -131,11 +131,7 @@ def setting(importance: float, load: float) -> str:
 
 
 OURS, PAPER = "16 experts, here", "256 experts, paper"
-HEADINGS = {
-    "CV(importance)": "CV(importance)",
-    "CV(load)": "CV(load)",
-    "max / mean load": "max / mean load − 1",
-}
+HEADINGS = {"CV(importance)": "CV(importance)", "CV(load)": "CV(load)", "max / mean load": "max / mean load − 1"}
 TICKS = [0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20]
 ENDS = ("lowest", "highest")
 ROW = 22  # pixels
@@ -289,10 +285,7 @@ EXHIBIT = Exhibit(
     trace_of=trace_of,
     picture=picture,
     details=details,
-    charts=(
-        (BALANCE_TABLE, lambda: (shipped_table(),)),
-        (BUSIEST_EXPERT, lambda: (shipped(SparselyGated),)),
-    ),
+    charts=((BALANCE_TABLE, lambda: (shipped_table(),)), (BUSIEST_EXPERT, lambda: (shipped(SparselyGated),))),
     trace_charts=(NAMED["top_tokens_table"],),
     sweep=balance_table,
 )

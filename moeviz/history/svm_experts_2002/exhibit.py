@@ -132,10 +132,7 @@ def room_lines(frame: pd.DataFrame) -> alt.Chart:
         y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
         color=_colour("what", colours, columns=1),
         tooltip=theme.tooltip(
-            what="",
-            room=("extra capacity c, examples", ","),
-            capacity_factor=("capacity factor", ".2f"),
-            share=".1%",
+            what="", room=("extra capacity c, examples", ","), capacity_factor=("capacity factor", ".2f"), share=".1%"
         ),
     )
     return theme.framed(chart, theme.MEDIUM)
@@ -248,10 +245,7 @@ def details(page: Page, result: SVMMixture | SoftMixture) -> None:
                     "Share of the samples of the last 25 speakers classified wrongly.",
                 ),
                 "Single machine": (f"{result.single_error:.1%}", "The same for one linear machine."),
-                "Log likelihood": (
-                    f"{result.log_likelihood[-1]:.3f}",
-                    "Nats per training sample; EM pushes it up.",
-                ),
+                "Log likelihood": (f"{result.log_likelihood[-1]:.3f}", "Nats per training sample; EM pushes it up."),
             }
         )
         page.chart(SOFT_ERRORS, result)

@@ -214,10 +214,7 @@ def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
         x=alt.X("sequence:Q", title="place of the sequence in the batch (dashed: mean)", scale=alt.Scale(nice=False)),
         y=alt.Y("dropped:Q", title="share of its words dropped", axis=theme.share_axis()),
         tooltip=theme.tooltip(
-            stage="",
-            sequence=("place", "d"),
-            dropped=("words dropped", ".1%"),
-            mean=("mean over all places", ".1%"),
+            stage="", sequence=("place", "d"), dropped=("words dropped", ".1%"), mean=("mean over all places", ".1%")
         ),
     )
     means = base.mark_rule(strokeDash=list(theme.DASH), strokeWidth=2).encode(y="mean:Q")

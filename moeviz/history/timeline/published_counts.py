@@ -7,10 +7,7 @@ import numpy as np
 import pandas as pd
 
 UNITS = {"million": 10**6, "billion": 10**9}
-COUNTED = {
-    "Shazeer 2017": "without embedding and softmax",
-    "Switch": "everything but norms and position biases",
-}
+COUNTED = {"Shazeer 2017": "without embedding and softmax", "Switch": "everything but norms and position biases"}
 # Name, experts, groups of the first level (0: flat), printed millions. Shazeer 2017, Tables 7 and 8.
 SPARSELY_GATED = (
     ("MoE-4", 4, 0, "8.4"),

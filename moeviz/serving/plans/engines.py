@@ -374,7 +374,7 @@ ENGINES = {
 # Engines that one would look for here, and that read no plan.
 READ_NONE = {
     "vllm": "vLLM (through 0.32) reads no plan: it begins with experts in order, and its EPLB moves them as it runs. "
-    "Pull requests that add a file are open, each with a format of its own (34811, 41141, 49572, 53022).",
+    "Pull requests that add a file are open, each with a format of its own (34811, 41141, 49572, 53022)."
 }
 
 

@@ -14,9 +14,16 @@ from moeviz.metrics.balance import times_said
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
 from moeviz.text import listed, with_and
-from moeviz.training.recorded.bins import chance_violation, max_violation
 from moeviz.training.recorded.over_steps import counts_at_end
-from moeviz.training.recorded.run import ALIVE, SNAPSHOTS, WHOLE_RUN, TrainingRun, runs_of
+from moeviz.training.recorded.run import (
+    ALIVE,
+    SNAPSHOTS,
+    WHOLE_RUN,
+    TrainingRun,
+    chance_violation,
+    max_violation,
+    runs_of,
+)
 
 LONGEST_NAME = 40
 

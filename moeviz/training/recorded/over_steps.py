@@ -1,7 +1,7 @@
 """Frames that a run is drawn from: over steps, or over tokens, of one run or of two on the same axis.
 
 In every frame the column of the axis is `step` or `tokens`, whichever was asked for. A long run has several logs in a
-row, as many as `bins.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
+row, as many as `run.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
 from the last log of them.
 """
 
@@ -12,9 +12,12 @@ import pandas as pd
 from jaxtyping import Int64
 
 from moeviz.errors import MissingField
-from moeviz.training.recorded.bins import (
+from moeviz.training.recorded.run import (
+    ALIVE,
     MOST_BINS,
+    WHOLE_RUN,
     Over,
+    TrainingRun,
     bins_of,
     chance_violation,
     dead_since,
@@ -23,7 +26,6 @@ from moeviz.training.recorded.bins import (
     need_counts,
     sums,
 )
-from moeviz.training.recorded.run import ALIVE, WHOLE_RUN, TrainingRun
 
 Runs = Mapping[str, TrainingRun]
 MOST_CELLS = 2**13  # of a heat map: twice as many take a browser a second longer
@@ -91,7 +93,7 @@ def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
     effective: exp(entropy of load), in experts; NaN where it is not known) · num_experts int32. Raises `MissingField`
     if the run has neither counts nor figures of its layers.
 
-    Source: MaxVio, arXiv 2408.15664, eq. 4. Chance: `moeviz.training.recorded.bins.chance_violation`.
+    Source: MaxVio, arXiv 2408.15664, eq. 4. Chance: `moeviz.training.recorded.run.chance_violation`.
     """
     if run.counts is None or not len(run.logs):
         return _violation_of_logs(run, over)

@@ -3,7 +3,9 @@
 Judged by assignments and not by steps: at a uniform share of 20 assignments, luck alone gives a MaxVio of 0.3 to 0.7.
 """
 
+import tomllib
 from dataclasses import asdict, dataclass, fields
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from moeviz.errors import InvalidTrace
@@ -19,60 +21,8 @@ class Alarm(NamedTuple):
     to_do: str
 
 
-ALARM_KINDS: dict[str, Alarm] = {
-    "dead": Alarm(
-        "An expert has had no token since a uniform share would have been 1,000 assignments. One at 1/100 of its share "
-        "would be missed with probability e^-10.",
-        "Each expert that was dead has 1/100 of a uniform share again, over about as many assignments.",
-        "all experts get tokens again",
-        "The probability is exact. “0.0 = dead”, without a window: NVIDIA-NeMo/Automodel PR 1232.",
-        "Raise the coefficient of the aux loss, or add noise to the router, while the expert can still come back. One "
-        "that gets no token gets no gradient, so it does not come back by itself.",
-    ),
-    "load": Alarm(
-        "The busiest expert of a layer has more than twice its share (MaxVio above 1), over so many steps that a "
-        "uniform share is 1,000 assignments. Luck alone then gives 0.04 (8 experts, top-2) to 0.09 (256, top-8).",
-        "MaxVio was at most two thirds of what it took, in three judgements in a row.",
-        "no expert has much more than its share any more",
-        "MaxVio: arXiv 2408.15664, eq. 4. The threshold is ours.",
-        "See whether it falls by itself, as early in a run from scratch: Rules.from_scratch() waits for that. If it "
-        "rises, raise the coefficient of the aux loss.",
-    ),
-    "collapse": Alarm(
-        "exp(entropy of load) / experts is below 0.5: less than half of a layer's experts do the work, judged over as "
-        "many steps as load.",
-        "It was at least two thirds, in three judgements in a row.",
-        "more experts share the work again",
-        "Ours, in effective experts.",
-        "Stop. Go back to a checkpoint from before the alarm, see that an aux loss is computed, and raise its "
-        "coefficient or lower the learning rate of the routers.",
-    ),
-    "aux_off": Alarm(
-        "No forward since the last log returned an aux loss, though this family of models has one; or its coefficient "
-        "is 0.",
-        "A forward returns one, and its coefficient is not 0.",
-        "the aux loss is on",
-        "huggingface/trl PR 6085, issue 7009.",
-        "Set output_router_logits=True and router_aux_loss_coef in the model's config. If it is meant to be off, say "
-        'so: Rules(ignore=("aux_off",)).',
-    ),
-    "confidence": Alarm(
-        "The selected experts of a layer have more than 0.95 of the probability, mean over tokens, and more than when "
-        "it was judged before: the router can no longer explore. Not judged where all experts are selected.",
-        "The others had more than 1/15, in three judgements in a row.",
-        "the other experts have more of the probability again",
-        "Measured by prime-rl PR 2545. The threshold is ours.",
-        "Add a z-loss, noise, or a lower learning rate for the routers. Late in training it may be what you want.",
-    ),
-    "logits": Alarm(
-        "The z-loss is twice its lowest value of the last 100 steps, and above that of logits that are 0; or the root "
-        "mean square of logits is above 10 in bfloat16 or float16.",
-        "It is less than 1 2/3 times that value; the root mean square is below 6.7.",
-        "the router's logits do not grow any more",
-        "Why: ST-MoE, arXiv 2202.08906, section 3. Both thresholds are ours.",
-        "Add a z-loss (a coefficient of 0.001 is usual), and run the routers in float32.",
-    ),
-}
+_WORDS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
+ALARM_KINDS = {kind: Alarm(**words) for kind, words in _WORDS.items()}
 KINDS = tuple(ALARM_KINDS)
 
 

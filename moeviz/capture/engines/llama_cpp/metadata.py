@@ -7,8 +7,8 @@ from math import prod
 from moeviz.capture.engines.llama_cpp.files import TYPES, GgufFiles, check_experts_called_once, open_files
 from moeviz.errors import CaptureError, InvalidTrace, ModelNotFound
 from moeviz.file_limits import check_experts
-from moeviz.footprint import LayerCache, ServedModel
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
+from moeviz.parameters import LayerCache, ServedModel
 from moeviz.text import quoted
 
 BACKEND = "llama.cpp"

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from moeviz.capture.engines.decoding_loop import draw_and_read, prompt_ids, token_rows
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Weights
+from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Vocabulary, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
 from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
-from moeviz.capture.engines.llama_cpp.vocabulary import Vocabulary
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.chat import added
 from moeviz.capture.run.request import CaptureRequest

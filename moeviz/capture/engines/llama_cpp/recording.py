@@ -21,8 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.capture.engines.decoding_loop import pad_layers
-from moeviz.capture.engines.expert_figures import add_up, figures_of, outputs_of
+from moeviz.capture.engines.decoding_loop import add_up, figures_of, outputs_of, pad_layers
 from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
 from moeviz.errors import CaptureError
 from moeviz.expert_outputs import ExpertOutputs

@@ -10,12 +10,19 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
-from moeviz.capture.engines.mlx.config import caution_of
-from moeviz.capture.engines.mlx.folder import MlxFolder, read_folder
+from moeviz.capture.engines.mlx.folder import MlxFolder, caution_of, read_folder
 from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
 from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
-from moeviz.capture.engines.mlx.loading import check_runs, facts_of, hooked, load, stops_of, with_weights
-from moeviz.capture.engines.mlx.metadata import describe, weights_bytes
+from moeviz.capture.engines.mlx.loading import (
+    check_runs,
+    describe,
+    facts_of,
+    hooked,
+    load,
+    stops_of,
+    weights_bytes,
+    with_weights,
+)
 from moeviz.capture.engines.mlx.run import ForwardRouting, prompts_of, steps, trace_of
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer

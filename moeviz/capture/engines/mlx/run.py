@@ -11,9 +11,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.decoding_loop import draw_and_read, pad_layers, prompt_ids, token_rows
+from moeviz.capture.engines.decoding_loop import draw_and_read, outputs_of, pad_layers, prompt_ids, token_rows
 from moeviz.capture.engines.engine import SoFar
-from moeviz.capture.engines.expert_figures import outputs_of
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError

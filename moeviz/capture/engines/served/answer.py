@@ -1,16 +1,25 @@
-"""A server's answer beside what was asked: the model's name, the tokens of the prompt, and how much was generated."""
+"""A server's answer beside what was asked: the model's name, the tokens of the prompt, and how much was generated.
+
+The facts of the model come from its answers, from a config, and from what a person said. Nothing is guessed. No server
+says how many experts a layer has. A config does: that of the model's own name, where moeviz knows it, or of the one
+that `facts` names. Each answer is held against it.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from moeviz.capture.engines.served.name import ServerName
+from moeviz.capture.models.known_models import KNOWN_MODELS
+from moeviz.capture.models.load import model_facts
 from moeviz.capture.run.generation_plan import END_OF_TEXT
 from moeviz.errors import CaptureError
 from moeviz.file_limits import shown
 from moeviz.formats.importers.build_trace import SequenceRouting
-from moeviz.text import quoted
+from moeviz.model_info import ModelInfo
+from moeviz.text import listed, quoted
 
 NOT_CHECKED = (
     "Whether the server read this prompt is not known: it has neither /tokenize nor /detokenize. Compare the number of "
@@ -105,3 +114,104 @@ def why_ended(reason: Any) -> str:
         return "the server gives no reason"
     known = WHY_ENDED.get(reason) if isinstance(reason, str) else None
     return known or f"the server's reason is {shown(reason)}"
+
+
+def config_facts(where: ServerName, runs: str | None) -> ModelInfo | None:
+    """Read the config of `facts`, or of the model that the server says it runs, if it is a well-known one.
+
+    The hub is not asked for a name that only a server gave.
+    """
+    if where.facts is not None:
+        return model_facts(where.facts)
+    return model_facts(runs) if runs in KNOWN_MODELS else None
+
+
+def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, runs: str | None, by: str) -> ModelInfo:
+    """The facts about a served model, by its first answer and what is known of it. Raises `CaptureError`.
+
+    runs  what the server says that it runs: a hub id, or a path on the server's machine.
+    by    how the server names itself, with its version.
+    """
+    hidden, _, top_k = part.ids.shape
+    if facts is not None:
+        info = replace(facts, name=where.name, backend=where.engine, dtype=None, revision=None, recorded_by=by)
+        info = replace(info, slot_order="unknown", num_layers=facts.num_layers or hidden)
+        check_part(info, part)
+        return info
+    if where.told.experts is None:
+        raise CaptureError(
+            f"The server does not say how many experts a layer of {quoted(runs or where.name)} has. Name a config that "
+            "does, a folder or an id on the hub: load_model(…, facts=…), or ?facts=… behind the address. Or say how "
+            "many: experts=…, or ?experts=…"
+        )
+    layers, said = _layers(where, part)
+    return ModelInfo(
+        name=where.name,
+        backend=where.engine,
+        layers=layers,
+        num_experts=(where.told.experts,) * len(layers),
+        top_k=top_k,
+        num_layers=hidden,
+        caution=said,
+        recorded_by=by,
+        slot_order="unknown",
+    )
+
+
+def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], str]:
+    """The layers with experts: as a person said, or those that hold more than zeros in the first answer."""
+    hidden, _, top_k = part.ids.shape
+    told, empty = where.told.moe_layers, _empty(part.ids)
+    if told is not None:
+        if max(told) >= hidden:
+            raise CaptureError(f"The model has {hidden} layers, from 0 on, and no layer {max(told)}.")
+        return told, ""
+    if top_k == 1 and empty.any():
+        raise CaptureError(
+            f"Of layer {int(empty.argmax())} the server gave zeros alone: it is dense, or its first expert was taken. "
+            "Say which layers have experts: facts=… or moe_layers=… (?moe_layers=1-47 behind the address)."
+        )
+    if empty.all():
+        raise nothing_but_zeros(where.name)
+    left = [layer for layer in range(hidden) if empty[layer]]
+    said = f"Layers of which the server gave zeros alone are left out: {listed(left)}. They are dense, or not recorded."
+    return tuple(layer for layer in range(hidden) if not empty[layer]), said if left else ""
+
+
+def check_part(info: ModelInfo, part: SequenceRouting) -> None:
+    """Raise `CaptureError` where an answer is not of a model with these facts, or where something hid its routing."""
+    hidden, _, top_k = part.ids.shape
+    if (hidden, top_k) != (info.num_layers, info.top_k):
+        raise CaptureError(
+            f"{info.name} answered with {hidden} layers of {top_k} experts a token, and its config has "
+            f"{info.num_layers} layers of {info.top_k}. Name the config of the model that is served (facts=…)."
+        )
+    if top_k == 1:
+        return
+    empty, expert_layers = _empty(part.ids), set(info.layers)
+    if empty.all():
+        raise nothing_but_zeros(info.name)
+    if hidden_ones := [layer for layer in info.layers if empty[layer]]:
+        raise CaptureError(
+            f"Every expert id of layer {listed(hidden_ones)} is 0, and by the model's config it has experts: a fused "
+            f"kernel hides what its routers decide. Run {info.name} without that kernel."
+        )
+    if surprising := [layer for layer in range(hidden) if layer not in expert_layers and not empty[layer]]:
+        raise CaptureError(
+            f"{info.name} answered with experts of layer {listed(surprising)}, which is dense by the config. Name the "
+            "config of the model that is served (facts=…)."
+        )
+
+
+def nothing_but_zeros(name: str) -> CaptureError:
+    """For an answer in which no router decided anything."""
+    return CaptureError(
+        f"Every expert id that {name} answered with is 0: a fused kernel bypasses what records the routing. Run the "
+        "server without that kernel."
+    )
+
+
+def _empty(ids: np.ndarray) -> np.ndarray:
+    """Of each layer (L, T, K), whether it holds zeros alone."""
+    nothing: np.ndarray = (ids == 0).all(axis=(1, 2))
+    return nothing

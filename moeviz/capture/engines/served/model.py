@@ -20,24 +20,32 @@ from moeviz.capture.engines.served.answer import (
     NOT_CHECKED,
     Answer,
     check_model,
+    check_part,
     check_tokens,
+    config_facts,
+    info_of,
     said_of_text,
     said_of_zeros,
     why_ended,
 )
-from moeviz.capture.engines.served.connection import ConnectionLimits, NotThere, Server, connected, poll, run_blocking
-from moeviz.capture.engines.served.metadata import check_part, config_facts, info_of
+from moeviz.capture.engines.served.connection import (
+    ConnectionLimits,
+    Ids,
+    NotThere,
+    Server,
+    Texts,
+    connected,
+    poll,
+    run_blocking,
+)
 from moeviz.capture.engines.served.name import ServerName
-from moeviz.capture.engines.served.token_texts import Ids, Texts
-from moeviz.capture.run.decoding import Decoding
+from moeviz.capture.run.decoding import Decoding, Sampling
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.run.sampling import Sampling
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.build_trace import SourceInfo, build_trace
+from moeviz.formats.importers.build_trace import SourceInfo, build_trace, choices
 from moeviz.formats.importers.importer import DAMAGED
-from moeviz.formats.importers.responses import choices
 from moeviz.metrics.doctor import examine
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cautions_in_one, quoted, with_and

@@ -7,14 +7,13 @@ import anyio
 
 from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.answer import Answer
-from moeviz.capture.engines.served.connection import NotThere, Server
+from moeviz.capture.engines.served.connection import Ids, NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
-from moeviz.capture.engines.served.token_texts import Ids
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
-from moeviz.formats.importers.responses import tokens_of
+from moeviz.formats.importers.build_trace import tokens_of
 from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
