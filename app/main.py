@@ -24,6 +24,10 @@ if __name__ == "__main__":  # Streamlit runs this file, whenever a visitor does 
 
     with render_slot((asker := visitor()).id, asker.is_browser):
         draw()
+elif __name__ == "first process":  # `moeviz app` serves others than oneself
+    from moeviz_app.processes import main
+
+    main()
 else:  # Streamlit's server has imported it, once
     from moeviz_app.server.asgi import app_options
 

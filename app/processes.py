@@ -40,7 +40,9 @@ IMPORTED = (  # before the fork, so that its memory is shared; nothing of it sta
     "moeviz.capture.together",
     "moeviz.capture.trace",
     "moeviz_app.server.asgi",
-    "moeviz_app.views.layout",
+    "moeviz.charts",
+    "moeviz.metrics.findings",
+    "moeviz.report.pictures",
 )
 BACKLOG = 2048
 HEAD_BYTES = 2**14  # of a request, to find its visitor in
@@ -93,7 +95,6 @@ class VisitorPlaces:
 
 @dataclass(frozen=True, slots=True)
 class _Process:
-    number: int
     pid: int
     handing: socket.socket  # over connections
     began: float
@@ -105,6 +106,7 @@ class FirstProcess:
     def __init__(self, listening: socket.socket, processes: int) -> None:
         self.listening, self.places = listening, VisitorPlaces(processes)
         self.processes: list[_Process | None] = [None] * processes
+        self.forked = 0
         self.selector = selectors.DefaultSelector()
         self.silent: dict[socket.socket, None] = {}  # the oldest first
         self.begun: dict[socket.socket, float] = {}  # whose head is not whole, and since when
@@ -112,17 +114,20 @@ class FirstProcess:
         self.selector.register(listening, selectors.EVENT_READ, self._accept)
 
     def run(self) -> tuple[int, HandedOver]:
-        """Serve until a signal ends it. Returns in a forked process alone: its number, and what it listens to."""
+        """Serve until a signal ends it.
+
+        Returns in a forked process alone: how many were forked before it, and what it listens to.
+        """
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
         try:
             for number in range(len(self.processes)):
                 if (forked := self._fork(number)) is not None:
-                    return number, forked
+                    return self.forked, forked
             while True:
                 for key, _ in self.selector.select(PAUSE if self.begun else None):
                     if isinstance(key.data, int):
                         if (forked := self._replace(key.data)) is not None:
-                            return key.data, forked
+                            return self.forked, forked
                     else:
                         key.data(key.fileobj)
                 for connection in list(self.begun):
@@ -137,8 +142,9 @@ class FirstProcess:
         if pid := os.fork():
             theirs.close()
             handing.setblocking(False)
-            self.processes[number] = _Process(number, pid, handing, time.monotonic())
+            self.processes[number] = _Process(pid, handing, time.monotonic())
             self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, number)
+            self.forked += 1
             return None
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
         if os.getppid() != parent:
@@ -282,7 +288,3 @@ def _option(words: Sequence[str], name: str, usual: str) -> str:
         elif word.startswith(f"--{name}="):
             found = word.partition("=")[2]
     return found
-
-
-if __name__ == "__main__":
-    main()

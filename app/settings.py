@@ -32,7 +32,7 @@ FILE = "moeviz.toml"
 PRIVATE, TEAM, PUBLIC = "private", "team", "public"
 WAYS = (PRIVATE, TEAM, PUBLIC)
 SHORTEST_TOKEN = 16  # characters
-PROCESS = "MOEVIZ_PROCESS"  # set in each of several processes: which one it is, from 0
+PROCESS = "MOEVIZ_PROCESS"  # set in each of several processes: how many were forked before it
 OF_ALL = (  # what all visitors together may have
     "max_sessions",
     "sessions_per_address",
@@ -306,7 +306,7 @@ def _why_one_process(settings: Settings) -> str:
 
 
 def process() -> int | None:
-    """Return which of several processes this is, from 0; None where there is one."""
+    """Return how many processes were forked before this one; None where nobody forked it."""
     return int(os.environ[PROCESS]) if PROCESS in os.environ else None
 
 
