@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from threading import get_ident
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -97,7 +98,6 @@ class NextTokenRecord:
     normed: Tensor | None = None  # what the last layer answered, after the final norm
     last: Tensor | None = None  # logits of the last row
     why_not: str = ""
-    known: dict[int, str] = field(default_factory=dict)  # texts of tokens
 
     def __post_init__(self) -> None:
         self.lens = [[] for _ in self.layers]
@@ -189,10 +189,21 @@ class NextTokenRecord:
         """Name each token that is among the likeliest once."""
         every = np.stack([ids, *(part for part, _ in lens)])
         tokens, rows = np.unique(every, return_inverse=True)
-        new = [token for token in tokens.tolist() if token not in self.known]
-        self.known.update(zip(new, texts_of_tokens(tokenizer, new), strict=True))
-        texts, rows = tuple(map(self.known.__getitem__, tokens.tolist())), rows.reshape(every.shape).astype(np.int32)
+        texts, rows = _texts(tokenizer, tokens.tolist()), rows.reshape(every.shape).astype(np.int32)
         return NextTokens(texts, rows[0], p, *((rows[1:], np.stack([part for _, part in lens])) if lens else ()))
+
+
+def _texts(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, ...]:
+    """The texts of tokens: each is decoded once, as long as its tokenizer has as many."""
+    size, known = _known.get(tokenizer, (0, {}))
+    if size != len(tokenizer):
+        size, known = _known[tokenizer] = len(tokenizer), {}
+    new = [token for token in tokens if token not in known]
+    known.update(zip(new, texts_of_tokens(tokenizer, new), strict=True))
+    return tuple(known[token] for token in tokens)
+
+
+_known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, dict[int, str]]] = WeakKeyDictionary()
 
 
 @contextmanager
