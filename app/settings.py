@@ -19,7 +19,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,15 @@ FILE = "moeviz.toml"
 PRIVATE, TEAM, PUBLIC = "private", "team", "public"
 WAYS = (PRIVATE, TEAM, PUBLIC)
 SHORTEST_TOKEN = 16  # characters
+PROCESS = "MOEVIZ_PROCESS"  # set in each of several processes: which one it is, from 0
+OF_ALL = (  # what all visitors together may have
+    "max_sessions",
+    "sessions_per_address",
+    "max_waiting",
+    "runs_per_address",
+    "process_mb",
+    "model_memory_mb",
+)
 
 Read = Callable[[Mapping[str, str], str, str], Any]  # of what was given, a variable, and what holds otherwise
 
@@ -160,6 +169,12 @@ class Settings:
         ("300000", "300000", "50000"),
         "characters of all the texts of one corpus; tokens that are read to say which word decided",
     )
+    processes: int = _row(
+        _count,
+        "1",
+        "processes that serve visitors, for a team or in public, on Linux: one for each core that is to draw pages. "
+        "Each loads the models that its visitors run, and has its share of what all may have together",
+    )
     max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
     sessions_per_visitor: int = _row(_count, ("100", "60", "30"), "tabs of one browser that may be connected at once")
     sessions_per_address: int = _row(
@@ -266,6 +281,8 @@ def _check(settings: Settings) -> None:
             "MOEVIZ_LOGIN_HEADER counts only from a proxy that is listed, since anyone could send that header: set "
             "MOEVIZ_TRUSTED_PROXIES to the proxy's address, 127.0.0.1 for one on this machine."
         )
+    if settings.processes > 1 and (why := _why_one_process(settings)):
+        raise ValueError(f"MOEVIZ_PROCESSES is {settings.processes}, and {why}")
     for proxy in settings.trusted_proxies:
         try:
             ip_network(proxy, strict=False)
@@ -275,6 +292,28 @@ def _check(settings: Settings) -> None:
             ) from None
     if bad := [site for site in settings.frame_ancestors if not re.fullmatch(r"[\w.:/*'-]+", site)]:
         raise ValueError(f"MOEVIZ_FRAME_ANCESTORS has {bad[0]!r}; it must be sites such as https://huggingface.co.")
+
+
+def _why_one_process(settings: Settings) -> str:
+    """Why not more than one process can serve with these settings; empty where they can."""
+    if sys.platform != "linux":
+        return "only on Linux can a process that has imported torch be forked. Leave it out."
+    if settings.serve == PRIVATE:
+        return "one's own app is one process. Serve a team or strangers (moeviz app --team, --public), or leave it out."
+    if not settings.prompts_in_links:
+        return "each process would know its own short links alone: MOEVIZ_PROMPTS_IN_LINKS must be 1 then."
+    return ""
+
+
+def process() -> int | None:
+    """Return which of several processes this is, from 0; None where there is one."""
+    return int(os.environ[PROCESS]) if PROCESS in os.environ else None
+
+
+def share_of(settings: Settings, processes: int) -> Settings:
+    """Return the settings of one of so many processes: of what all visitors may have together, its part, rounded up."""
+    limits = {name: getattr(settings, name) for name in OF_ALL}
+    return replace(settings, **{name: -(-limit // processes) for name, limit in limits.items() if limit is not None})
 
 
 def settings_file(folder: Path) -> dict[str, Any]:

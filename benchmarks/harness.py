@@ -200,18 +200,24 @@ def main_thread(devtools: Any) -> float:
 
 
 def cpu_of(server: Server) -> float:
-    """CPU seconds of the server's process so far, all its threads together. Of Linux alone; elsewhere NaN."""
-    stat = Path(f"/proc/{server.process.pid}/stat")
-    if not stat.exists():
+    """CPU seconds of the server's processes so far, all their threads together. Of Linux alone; elsewhere NaN."""
+    if not Path("/proc/self/stat").exists():
         return float("nan")
-    fields = stat.read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    stats = (Path(f"/proc/{process}/stat").read_text() for process in processes_of(server))
+    fields = [stat.rpartition(")")[2].split() for stat in stats]
+    return sum(int(each[11]) + int(each[12]) for each in fields) / os.sysconf("SC_CLK_TCK")
 
 
 def megabytes(server: Server) -> float:
-    """Memory that the server's process holds. Of Linux alone."""
-    pages = int(Path(f"/proc/{server.process.pid}/statm").read_text().split()[1])
-    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+    """Memory that the server's processes hold; what several share counts once. Of Linux alone."""
+    rollups = (Path(f"/proc/{process}/smaps_rollup").read_text().splitlines() for process in processes_of(server))
+    return sum(int(line.split()[1]) for rollup in rollups for line in rollup if line.startswith("Pss:")) * 1024 / 1e6
+
+
+def processes_of(server: Server) -> list[int]:
+    """The server's process, and those that it has forked."""
+    first = server.process.pid
+    return [first, *map(int, Path(f"/proc/{first}/task/{first}/children").read_text().split())]
 
 
 def peak_mb() -> float:

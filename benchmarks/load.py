@@ -1,6 +1,7 @@
 """A class of fifty: what the server does when many visitors run prompts, and whether anybody sees another's trace.
 
     python -m benchmarks.load [--sessions N] [--think S] [--minutes M] [--variant NAME] [--all] [--write FILE]
+                              [--processes P]
 
 Each visitor is a web socket session that speaks Streamlit's own protocol, opens the page, then runs prompts one after
 the other, with a pause of 0 to 2S seconds between: two in three are read, one in three goes on for 16 tokens. Every
@@ -14,7 +15,8 @@ trace that is shown is compared with the library's own, made beforehand: texts a
 
 Of each it prints a row: errors (bugs and mixed traces, with the first of them below), runs that were told to try again,
 seconds to open the page and to a run's trace (median and 95th percentile), runs a second, the server's CPU time a run,
-with all that it does besides, and its memory in MB at the start, in the middle and at the end. `--all` runs plain for
+with all that it does besides, and its memory in MB at the start, in the middle and at the end, all its processes
+together (`--processes` sets MOEVIZ_PROCESSES). `--all` runs plain for
 --minutes (default 10) and the others for 3 minutes, one after the other. Clients and server share this machine, so
 compare rows, not machines.
 """
@@ -147,7 +149,7 @@ def main() -> None:
     tell(asked.write, "  ".join(f"{name:>10}" for name in COLUMNS))
     errors = 0
     for name, minutes in rows:
-        seen = loaded(name, asked.sessions, asked.think, 60 * minutes)
+        seen = loaded(name, asked.sessions, asked.think, 60 * minutes, asked.processes)
         tell(asked.write, "  ".join(f"{value:>10}" for value in row(name, seen, 60 * minutes)))
         for error in dict.fromkeys(seen.errors[:5]):
             tell(asked.write, f"           {error}")
@@ -163,6 +165,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--minutes", type=float, default=MINUTES)
     parser.add_argument("--variant", choices=VARIANTS, default="plain")
     parser.add_argument("--all", action="store_true")
+    parser.add_argument("--processes", type=int, default=1, help="of the server; the naive one has one")
     parser.add_argument("--write", metavar="FILE", help="append the table to a file too, row by row")
     return parser.parse_args()
 
@@ -185,12 +188,13 @@ def row(name: str, seen: Seen, seconds: float) -> list[str]:
     return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", cpu, *memory]
 
 
-def loaded(name: str, sessions: int, think: float, seconds: float) -> Seen:
+def loaded(name: str, sessions: int, think: float, seconds: float, processes: int = 1) -> Seen:
     """One variant on a server of its own."""
     prompts = prompts_of(sessions)
     seen, over = Seen(), threading.Event()
-    with server(naive=name == "naive") as running:
-        warm(running)
+    with server(naive=name == "naive", processes=processes) as running:
+        for _ in range(processes):  # visitors are placed in turn
+            warm(running)
         seen.memory.append(megabytes(running))
         visitors = [lambda mine=mine, n=n: visit(running, mine, think, seen, over, n) for n, mine in enumerate(prompts)]
         others = OTHERS[name](running, think, over, seen) if name in OTHERS else []
@@ -217,10 +221,13 @@ def prompts_of(sessions: int) -> list[list[Prompt]]:
 
 
 @contextmanager
-def server(naive: bool = False, **more: str) -> Iterator[Server]:
-    """The app on a free port; where a benchmark asks for it, made naive."""
+def server(naive: bool = False, processes: int = 1, **more: str) -> Iterator[Server]:
+    """The app on a free port, in one process or several; where a benchmark asks for it, made naive."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.wrapped_server", *["--naive"] * naive, "--server.port", str(port)]
+    if processes > 1 and not naive:
+        command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
+        more |= {"MOEVIZ_PROCESSES": str(processes)}
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
     with started(command, f"http://127.0.0.1:{port}", environment=LIMITS | more) as running:
         yield running

@@ -32,10 +32,6 @@ def main() -> None:
         options.remove("--naive")
         options += ["--runner.postScriptGC", "true"]  # Streamlit's default
         make_naive()
-    import os
-
-    if os.environ.get("MOEVIZ_SWITCH"):
-        sys.setswitchinterval(float(os.environ["MOEVIZ_SWITCH"]))
     signal.signal(signal.SIGUSR1, lambda *_: inspect())
     sys.argv = ["streamlit", "run", str(MAIN), *options]
     runpy.run_module("streamlit", run_name="__main__", alter_sys=True)

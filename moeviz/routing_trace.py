@@ -280,14 +280,11 @@ def token_frame(
     phase: list[str] | np.ndarray | None = None,
 ) -> pd.DataFrame:
     """The `tokens` of a `RoutingTrace`, in the dtypes it asks for."""
-    columns = {
-        "sequence": sequence,
-        "position": position,
-        "token_id": NO_TOKEN_ID if token_id is None else token_id,
-        "text": pd.Series(text, dtype="str"),
-        "phase": pd.Categorical(["prompt"] * len(text) if phase is None else phase, dtype=PHASES),
-    }
-    return pd.DataFrame(columns).astype({name: kind for name, kind in TOKEN_COLUMNS.items() if name != "phase"})
+    numbers = {"sequence": sequence, "position": position, "token_id": NO_TOKEN_ID if token_id is None else token_id}
+    columns = {name: np.broadcast_to(np.asarray(values, np.int32), len(text)) for name, values in numbers.items()}
+    words = pd.Series(text, dtype="str")
+    kinds = pd.Categorical(["prompt"] * len(text) if phase is None else phase, dtype=PHASES)
+    return pd.DataFrame(columns | {"text": words, "phase": kinds})
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -344,13 +341,16 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
             raise InvalidTrace(f"The tokens have no column {column!r}; they need {', '.join(TOKEN_COLUMNS)}.")
         if tokens[column].dtype != kind:
             raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
-    if tokens.isna().to_numpy().any():
+    if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub"):
         raise InvalidTrace(
             "A token has no text, no phase or no label. An empty string is allowed, a missing value is not."
         )
-    if (tokens[["sequence", "position"]] < 0).to_numpy().any():
+    sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
+    if (sequence < 0).any() or (position < 0).any():
         raise InvalidTrace("A token has a negative sequence or position; both count from 0.")
-    if tokens.duplicated(["sequence", "position"]).any():
+    text, place = np.diff(sequence), np.diff(position)
+    in_order = bool(((text > 0) | ((text == 0) & (place > 0))).all())
+    if not in_order and tokens.duplicated(["sequence", "position"]).any():
         raise InvalidTrace("Two tokens are at the same position of the same sequence. Give each its own position.")
 
 

@@ -5,7 +5,7 @@ turns; a visitor's own runs take turns among themselves. Those without a cookie 
 turn a second while others wait. Work that is a generator gives its turn away between its steps,
 so who asks for a short prompt waits for some steps of a long text, and not for the text. Who stops listening (Stop, a
 rerun, a closed tab) has cancelled: the work ends when it next tells something, which is within one token. Texts that
-decode together grow in each other's turns too (`PassedOn`), so all of them take the time of one.
+decode together grow in each other's turns too, and each has its own: so they are at their end after few rounds.
 """
 
 import threading
@@ -81,13 +81,6 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
-class PassedOn:
-    """News of a long text for which the model did not run now, but in another's turn: its own goes to the next."""
-
-    value: Any
-
-
-@dataclass(frozen=True, slots=True)
 class Done:
     """The work's result."""
 
@@ -131,10 +124,8 @@ class _Job:
             self.steps = self.work(self._tell)
         try:
             while True:
-                news = next(self.steps)
-                has_had_its_turn = isinstance(news, PassedOn)
-                self._tell(news.value if has_had_its_turn else news)
-                if (has_had_its_turn or time.monotonic() > began + TURN_SECONDS) and others_wait():
+                self._tell(next(self.steps))
+                if time.monotonic() > began + TURN_SECONDS and others_wait():
                     return False
         except StopIteration as end:
             return self._end("done", Done(end.value))

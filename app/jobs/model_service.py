@@ -6,8 +6,8 @@ The lines and the models are not in Streamlit's cache, so that "Clear cache" in 
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from inspect import isgeneratorfunction
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from moeviz_app.jobs.fair_queue import (
     Done,
     FairQueue,
     InLine,
-    PassedOn,
     Progress,
     QueueLimits,
     Tell,
@@ -208,32 +207,13 @@ def _with_model(name: str, how: model_catalog.LoadOptions, work: OfModel) -> Wor
 
     def steps(tell: Tell) -> Iterator[Any]:
         with _in_use(name, how) as loaded:
-            return (yield from _passing_on(loaded, work(loaded, tell)))
+            return (yield from work(loaded, tell))
 
     def whole(tell: Tell) -> Any:
         with _in_use(name, how) as loaded:
             return work(loaded, tell)
 
     return steps if isgeneratorfunction(work) else whole
-
-
-def _passing_on(loaded: "LoadedModel | EngineModel", work: Generator[Any, None, Any]) -> Generator[Any, None, Any]:
-    """The steps of work, marked where they came of another's turn: texts of one model decode together."""
-    shared = None
-    if not _is_of_an_engine(loaded):
-        from moeviz.capture.together import shared_decoding
-
-        shared = shared_decoding(loaded.model)
-    if shared is None:
-        return (yield from work)
-    with closing(work):
-        while True:
-            shared.is_passed_on = False
-            try:
-                news = next(work)
-            except StopIteration as end:
-                return end.value
-            yield PassedOn(news) if shared.is_passed_on else news
 
 
 def _line(device: str) -> FairQueue:

@@ -30,8 +30,8 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
-from moeviz_app.server.client_address import is_loopback
-from moeviz_app.server.identity import VisitorCookie
+from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
+from moeviz_app.server.identity import VisitorCookie, visitor_of
 from moeviz_app.server.logs import error_facts, write_lines
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
@@ -106,6 +106,28 @@ def _hash(script: str) -> str:
     return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
+class OneVisitor:
+    """ASGI middleware: ends a connection after its answer where the next request on it may be another visitor's.
+
+    That is so behind a proxy, and where a browser has no cookie yet and is another visitor once it has one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and close after it where that is needed."""
+
+        async def and_close(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        names = (name.decode("latin-1") for name, _ in scope.get("headers", ()))
+        closes = scope["type"] == "http" and (any(map(is_from_a_proxy, names)) or not visitor_of(scope).is_browser)
+        await self.app(scope, receive, and_close if closes else send)
+
+
 log = logging.getLogger("moeviz.app")
 WAYS_SAID = {
     PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
@@ -138,6 +160,7 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
             Middleware(Tabs, settings=ours),
             Middleware(Uploads, settings=ours),
             Middleware(VisitorCookie),
+            *([Middleware(OneVisitor)] if settings.process() is not None else []),
         ],
         "lifespan": partial(_life, stop_jobs=stop_jobs),
         "on_script_error": _count_error,
@@ -151,6 +174,16 @@ def checked(ours: Settings) -> Settings:
         sys.exit(
             f"moeviz: MOEVIZ_SERVE is private, and server.address is {address or 'not set'}, which lets other machines "
             "in. Leave the address out, or start it with `moeviz app --team --behind HOST` or `moeviz app --public`."
+        )
+    if ours.processes > 1 and settings.process() is None:
+        sys.exit(
+            f"moeviz: MOEVIZ_PROCESSES is {ours.processes}, and `streamlit run` serves in one. Start it with "
+            "`moeviz app --public` or `moeviz app --team --behind HOST`."
+        )
+    if ours.processes > 1 and config.get_option("server.sslCertFile"):
+        sys.exit(
+            "moeviz: MOEVIZ_PROCESSES is more than 1, and which process is whose cannot be seen in what is encrypted. "
+            "Let a proxy before it speak https, or leave MOEVIZ_PROCESSES out."
         )
     if ours.serve == TEAM and ours.login_header is None and ours.token is None:
         return replace(ours, token=secrets.token_urlsafe(24))
@@ -181,7 +214,8 @@ async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterato
         write_lines()
     metrics.read_gauge("threads", threading.active_count)
     metrics.read_gauge("resident_bytes", resident_bytes)
-    announce(settings.SETTINGS)
+    if not settings.process():
+        announce(settings.SETTINGS)
     idle = asyncio.create_task(end_idle_sessions())
     try:
         yield

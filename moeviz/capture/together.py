@@ -126,7 +126,6 @@ class SharedDecoding:
 
     def __init__(self, most_bytes: int = MOST_BYTES) -> None:
         self.most_bytes = most_bytes
-        self.is_passed_on = False  # True: the newest trace of a stream was made when another was asked, and it goes on
         self._groups: dict[Hashable, _Group] = {}  # by kind of row: those that take others
         self._lock = threading.Lock()
 
@@ -168,16 +167,14 @@ class SharedDecoding:
         try:
             while row is None or row.has_news or not row.has_ended:
                 with exclusive(model):
-                    was_new = row is not None and row.has_news
                     if row is None:
                         row = self._begun(job)
-                    elif not was_new:
+                    elif not row.has_news:
                         self._go_on(row)
                     row.has_news = False
                     if row.error is not None:
                         raise row.error
                     grown = throttle.latest(row.trace, len(row.group.rows))
-                self.is_passed_on = was_new and not row.has_ended
                 yield grown
             if throttle.stale:
                 yield row.trace()

@@ -12,7 +12,7 @@ begins at its place.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -27,8 +27,9 @@ from moeviz.charts import token_layer_marks as marks
 from moeviz.charts.overview import OTHERS, squares
 from moeviz.charts.token_layer_marks import LEAST, cell_images
 from moeviz.errors import MoevizError
+from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import SPECIAL_TOKEN, visible, whole_characters
-from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
 MOVED = alt.NamedData("moved")  # and places whose first choice is another one than before: token and layer
@@ -57,28 +58,54 @@ class MapFacts:
 
 def facts_of(frame: pd.DataFrame) -> MapFacts:
     """The facts for a frame of `token_choices`. Raises `MoevizError` if it has no tokens."""
-    if frame.empty:
-        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
-    tokens, ordered = frame.drop_duplicates("token"), bool(frame["ordered"].all())
-    changed = [tokens[column] != tokens[column].shift() for column in ("sequence", "phase")]
+    ordered = bool(frame["ordered"].all())
     at, layers = pd.factorize(frame["layer"], sort=True)
+    slots = 0 if frame.empty else int(frame["slot"].max()) + 1
+    return _facts(frame.drop_duplicates("token"), layers.tolist(), lambda: _colours(frame, at, ordered), slots, ordered)
+
+
+def facts_of_trace(trace: RoutingTrace) -> MapFacts:
+    """The facts of all tokens of a trace, as `facts_of(token_choices(trace))`, without a row for each choice.
+
+    Raises `MissingField` if no routing is recorded, and `MoevizError` if there are no tokens.
+    """
+    check_recorded(trace)
+    filled, order = trace.filled.any(axis=(0, 1)), np.argsort(trace.model.layers, kind="stable").tolist()
+    slots = int(np.flatnonzero(filled)[-1]) + 1 if filled.any() else 1
+
+    def colours() -> list[list[str]]:
+        chosen = (trace.experts[at, :, 0] if trace.ordered else trace.experts[at] for at in order)
+        counts = (trace.model.num_experts[at] for at in order)
+        return [theme.expert_colours(count, theme.focus(ids)) for count, ids in zip(counts, chosen, strict=True)]
+
+    return _facts(trace.tokens, sorted(trace.model.layers), colours, slots, trace.ordered)
+
+
+def _facts(
+    tokens: pd.DataFrame, layers: list[int], colours: Callable[[], list[list[str]]], slots: int, ordered: bool
+) -> MapFacts:
+    if tokens.empty:
+        raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
+    texts, sequence = tokens["text"].tolist(), tokens["sequence"].to_numpy()
+    phase = tokens["phase"].cat.codes.to_numpy()
+    begins = (np.diff(sequence) != 0) | (np.diff(phase) != 0)
     return MapFacts(
-        layers=layers.tolist(),
-        names=[first_letters(text) for text in tokens["text"]],
+        layers=layers,
+        names=[first_letters(text) for text in texts],
         positions=tokens["position"].tolist(),
-        colours=_colours(frame, at, ordered),
-        lines=_lines(tokens) if marks.has_lines(len(tokens)) else [],
-        beginnings=[place for place, new in enumerate(changed[0] | changed[1]) if new and place],
-        slots=int(frame["slot"].max()) + 1,
+        colours=colours(),
+        lines=_lines(texts, sequence) if marks.has_lines(len(texts)) else [],
+        beginnings=(np.flatnonzero(begins) + 1).tolist(),
+        slots=slots,
         ordered=ordered,
     )
 
 
-def _lines(tokens: pd.DataFrame) -> list[dict[str, Any]]:
+def _lines(texts: list[str], sequence: Int[np.ndarray, " T"]) -> list[dict[str, Any]]:
     """The lines of the text, as far as a picture can show them: each ends with a token that breaks the line."""
-    ends = tokens["text"].astype(str).str.contains("\n").to_numpy()
-    texts = tokens["text"].tolist()
-    last = (tokens["sequence"] != tokens["sequence"].shift(-1)).to_numpy() | ends
+    last = np.array(["\n" in text for text in texts])
+    last[-1] = True
+    last[:-1] |= np.diff(sequence) != 0
     lines, start = [], 0
     for end in (np.flatnonzero(last) + 1).tolist():
         words = (text for text in texts[start:end] if not SPECIAL_TOKEN.fullmatch(text))
@@ -120,10 +147,12 @@ def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
 
 def images_of(frame: pd.DataFrame, facts: MapFacts) -> list[str]:
     """The cells of a frame of `token_choices` as images for `map_of`, if they are too many to be marks; else none."""
-    layers = len(facts.layers)
-    if len(facts.names) * layers * min(facts.slots, 2) <= MOST_STRIPES:
-        return []
-    return cell_images(frame, facts.colours, marks.row_height(layers))
+    return cell_images(frame, facts.colours, marks.row_height(len(facts.layers))) if are_images(facts) else []
+
+
+def are_images(facts: MapFacts) -> bool:
+    """Return whether a map has so many cells that they are pixels of images, and not marks."""
+    return len(facts.names) * len(facts.layers) * min(facts.slots, 2) > MOST_STRIPES
 
 
 def cells_of(frame: pd.DataFrame) -> pd.DataFrame:

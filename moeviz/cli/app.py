@@ -140,7 +140,8 @@ def serve_app(
     sys.argv += ["--server.address", "localhost", *options]  # of two, the last counts
     if browser:
         threading.Thread(target=open_browser, args=(port,), daemon=True).start()
-    runpy.run_module("streamlit", run_name="__main__", alter_sys=True)
+    several = way != PRIVATE and find_spec("moeviz_app") is not None  # it serves in as many processes as are set
+    runpy.run_module("moeviz_app.processes" if several else "streamlit", run_name="__main__", alter_sys=True)
 
 
 def give_home() -> None:

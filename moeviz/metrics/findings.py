@@ -7,6 +7,8 @@ twenty (Bonferroni).
 
 from dataclasses import dataclass
 from math import log
+from typing import TypeAlias
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import pandas as pd
@@ -149,22 +151,31 @@ def findings(trace: RoutingTrace, usual: RoutingTrace | None = None) -> list[Fin
     return [finding for finding in found if finding]
 
 
-def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> dict[int, tuple[Float64[np.ndarray, " E"], int]]:
+Shares: TypeAlias = dict[int, tuple[Float64[np.ndarray, " E"], int]]
+
+
+def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> Shares:
     """Compute the share of other texts that each expert has, and of how many tokens, layer by layer."""
     if (usual.model.layers, usual.model.num_experts) != (trace.model.layers, trace.model.num_experts):
         raise InvalidTrace(
             f"What is usual for {trace.model.name} cannot be read from a trace with other MoE layers or experts. Use "
             "one of the same model."
         )
-    found = runs_of_layers(usual, trace.ordered)
-    return {one.layer: (one.tokens / len(one.recorded), len(one.recorded)) for one in found}
+    known = _known.setdefault(usual, {})
+    if trace.ordered not in known:
+        found = runs_of_layers(usual, trace.ordered)
+        known[trace.ordered] = {one.layer: (one.tokens / len(one.recorded), len(one.recorded)) for one in found}
+    return known[trace.ordered]
+
+
+_known: WeakKeyDictionary[RoutingTrace, dict[bool, Shares]] = WeakKeyDictionary()  # of texts that many are held to
 
 
 def _busiest(
     trace: RoutingTrace,
     layers: list[LayerRuns],
     chance: float,
-    before: dict[int, tuple[Float64[np.ndarray, " E"], int]] | None,
+    before: Shares | None,
 ) -> Finding | None:
     best, place = chance, None
     for one in layers:

@@ -82,10 +82,12 @@ def clearly_like(trace: RoutingTrace, reference: Counted) -> str | None:
     each judged by the others, 77% get a label, and 93% of those their own; of 56 texts made of halves of two kinds,
     none gets any. Raises what `label_similarity` raises.
     """
-    nearest, tokens = label_similarity(trace, reference)["label"].iloc[0], len(trace.tokens)
-    ends = np.arange(1, PARTS) * tokens // PARTS
-    thirds = np.searchsorted(ends, np.arange(tokens), side="right")
+    check_recorded(trace)
+    ends = np.arange(1, PARTS) * len(trace.tokens) // PARTS
+    thirds = np.searchsorted(ends, np.arange(len(trace.tokens)), side="right")
     names, apart = _divergences(trace.counts_of_groups(thirds, PARTS), reference)
     if np.isnan(apart).all(axis=1).any():  # a third of which nothing is recorded
         return None
-    return str(nearest) if all(names[np.nanargmin(part)] == nearest for part in apart) else None
+    whole = _divergences(trace.counts(), reference)[1][0]
+    nearest = {int(np.nanargmin(part)) for part in (whole, *apart)}
+    return names[nearest.pop()] if len(nearest) == 1 else None

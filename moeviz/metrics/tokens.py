@@ -39,8 +39,10 @@ def _visible_character(character: str) -> str:
     return f"⟨U+{ord(character):04X}⟩" if unicodedata.category(character) in UNSEEN else character
 
 
-def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | None = None) -> str:
-    """The text of a trace's tokens as it was written, for reading; of the prompt or of what was generated, if asked.
+def written_text(
+    trace: RoutingTrace, phase: Literal["prompt", "generated"] | None = None, sequence: int | None = None
+) -> str:
+    """The text of a trace's tokens as it was written, for reading; of one phase or of one sequence, if asked.
 
     A character that is split over tokens is one character where all its parts are there, and otherwise the parts that
     are, as the trace names them: `⟨é 1/2⟩`. A special token that begins a text is left out: tokenizers put it there.
@@ -50,10 +52,13 @@ def written_text(trace: RoutingTrace, phase: Literal["prompt", "generated"] | No
     >>> written_text(sample_trace(tokens=4)), written_text(sample_trace(tokens=4), "generated")
     ('The router sends each', ' each')
     """
-    added = (trace.tokens["position"] == 0) & trace.tokens["text"].map(lambda text: bool(SPECIAL_TOKEN.fullmatch(text)))
-    tokens = trace.tokens[~added if phase is None else ~added & (trace.tokens["phase"] == phase)]
-    texts = ("".join(whole_characters(text["text"].tolist())) for _, text in tokens.groupby("sequence", sort=False))
-    return "\n".join(texts)
+    texts: dict[int, list[str]] = {}
+    columns = (trace.tokens[name].tolist() for name in ("sequence", "position", "phase", "text"))
+    for of, position, said, text in zip(*columns, strict=True):
+        added = position == 0 and SPECIAL_TOKEN.fullmatch(text)
+        if not added and phase in (None, said) and sequence in (None, of):
+            texts.setdefault(of, []).append(text)
+    return "\n".join("".join(whole_characters(text)) for text in texts.values())
 
 
 def whole_characters(texts: list[str]) -> Iterator[str]:

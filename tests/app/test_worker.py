@@ -10,7 +10,7 @@ from moeviz_app.jobs import fair_queue as worker_module
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.errors import RunFailed
-from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, PassedOn, Progress, QueueLimits, wait_for
+from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
 from waiting import SECONDS, until
 
 import moeviz
@@ -123,27 +123,6 @@ def test_a_short_prompt_comes_between_long_texts_of_the_same_visitor_too():
     assert done[:5] == ["a", "b", "prompt", "a", "b"]
 
 
-def test_a_text_that_grew_in_anothers_turn_tells_so_and_passes_its_own_on(monkeypatch):
-    """Whoever waits for a short prompt then waits for one turn of all that decode together."""
-    monkeypatch.setattr(worker_module, "TURN_SECONDS", SECONDS)
-    worker, done = FairQueue(5), []
-
-    def grown(_tell):
-        for step in range(3):
-            done.append(f"grown {step}")
-            yield PassedOn(step) if step else step
-        return "text"
-
-    go, _first = held_up(worker)
-    text, prompt = worker.ask(grown, ONE), worker.ask(short("prompt", done), OTHER)
-    go.set()
-    end_of(prompt)
-    told = []
-    assert wait_for(text, lambda news: told.append(news)) == "text"
-    assert done == ["grown 0", "grown 1", "prompt", "grown 2"], "with nobody in line it goes on"
-    assert not [news for news in told if isinstance(news, Progress) and isinstance(news.value, PassedOn)]
-
-
 @pytest.fixture
 def rows():
     """How many rows each forward of the embedded model has."""
@@ -186,13 +165,22 @@ def test_visitors_texts_are_written_together_and_each_is_as_it_is_alone(rows):
         assert other.tokens.equals(one.tokens) and (other.experts == one.experts).all()
 
 
-def test_a_text_passes_its_turn_on_only_where_the_model_ran_in_anothers_and_it_goes_on():
-    one, other = (written(text, 4)(None) for text in ("To be", "Il fait froid"))
-    first = [next(one), next(other), next(one)]
-    assert not any(isinstance(news, PassedOn) for news in first)
-    assert isinstance(next(other), PassedOn) and not isinstance(next(other), PassedOn)
-    assert isinstance(next(one), PassedOn) and [isinstance(news, PassedOn) for news in other] == [False]
-    assert [isinstance(news, PassedOn) for news in one] == [False], "its end is told at once"
+def test_a_text_that_grew_in_anothers_turn_still_has_its_own(rows, monkeypatch):
+    """Else texts that are written together need a round of the line for each turn of one of them."""
+    worker, done, prompt = FairQueue(9), [], []
+    go, _first = held_up(worker)
+
+    def ask_with_long_turns(_tell):
+        monkeypatch.setattr(worker_module, "TURN_SECONDS", SECONDS)
+        prompt.append(worker.ask(lambda _tell: done.append(len(rows)), Client("prompt", "")))
+
+    texts = [worker.ask(written(text, tokens), Client(text, "")) for text, tokens in (("To be", 4), ("Il fait", 12))]
+    asked = worker.ask(ask_with_long_turns, Client("asks", ""))
+    del rows[:]
+    go.set()
+    for heard in (*texts, asked, *prompt):
+        end_of(heard)
+    assert done == [len(rows)] and rows[:5] == [1, 1, 2, 2, 2] and set(rows[5:]) == {1}
 
 
 def test_no_more_long_texts_are_begun_than_memory_is_meant_for_and_short_prompts_pass_them(monkeypatch):

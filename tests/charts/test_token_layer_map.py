@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import vl_convert
 from PIL import Image
+from random_traces import random_trace
 
 from moeviz import MoevizError, RoutingTrace
 from moeviz.charts import NAMED, theme
@@ -22,6 +23,7 @@ from moeviz.charts.token_layer_map import (
     _map_of_kind,
     cells_of,
     facts_of,
+    facts_of_trace,
     images_of,
     map_of,
     map_spec,
@@ -104,6 +106,15 @@ def _param(chart: alt.LayerChart, name: str):
 def texts(chart: alt.LayerChart, role: str = "mark", **signals) -> list[str]:
     marks = [mark for mark in scene(chart, **signals) if mark["marktype"] == "text" and mark["role"] == role]
     return [str(item["text"]) for mark in marks for item in mark["items"]]
+
+
+def test_facts_of_a_trace_are_those_of_its_choices():
+    traces = [random_trace(seed) for seed in range(100)]
+    recorded = [trace for trace in traces if not trace.tokens.empty and trace.recorded.any()]
+    assert all(facts_of_trace(trace) == facts_of(token_choices(trace)) for trace in recorded) and len(recorded) > 50
+    for trace in (sample_trace().select(tokens=slice(0, 0)), *(trace for trace in traces if trace not in recorded)):
+        with pytest.raises(MoevizError):
+            facts_of_trace(trace)
 
 
 def test_each_expert_is_as_high_as_its_share_of_the_weight_and_a_cell_is_full():

@@ -20,7 +20,7 @@ from moeviz_app.widgets.components.texts import MOST_LINE_BREAKS, beginnings
 from moeviz.charts import theme
 from moeviz.charts.overview import BRUSH, linked_overview
 from moeviz.charts.theme import MAX_TOKENS
-from moeviz.charts.token_layer_map import facts_of, images_of, map_spec
+from moeviz.charts.token_layer_map import are_images, facts_of_trace, images_of, map_spec
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.metrics.expert_names import short_name
 from moeviz.metrics.findings import Finding
@@ -150,9 +150,8 @@ def _map(trace: RoutingTrace) -> dict[str, Any]:
 
 
 def _token_by_layer(trace: RoutingTrace) -> dict[str, Any]:
-    frame = token_choices(trace)
-    facts = facts_of(frame)
-    images = images_of(frame, facts)
+    facts = facts_of_trace(trace)
+    images = images_of(token_choices(trace), facts) if are_images(facts) else []
     return {"chart": map_spec(facts, images), "images": bool(images), "overview": None}
 
 

@@ -47,7 +47,7 @@ def token_strip(
     layer's experts stand beside their ids, where a token is pointed at or read out.
     """
     at = trace.model.layers.index(layer)
-    tokens = [_token(trace, at, row, colours, names) for row in rows]
+    tokens = _tokens(trace, at, rows, colours, names)
     for row in rows if changes is not None else ():
         tokens[row - rows.start]["what"] = changes.get(row, "same")
     for row, mark in beginnings(trace, rows).items():
@@ -72,21 +72,29 @@ def colours_of(trace: RoutingTrace, layer: int, rows: range) -> list[str]:
     return theme.expert_colours(trace.model.num_experts[at], theme.focus(trace.experts[at, rows.start : rows.stop, 0]))
 
 
-def _token(trace: RoutingTrace, at: int, row: int, colours: Sequence[str], names: Mapping[int, str]) -> dict[str, Any]:
-    experts = trace.experts[at, row]
-    ids = experts[experts >= 0].tolist()
-    text = trace.tokens["text"].iloc[row]
-    return {
-        "text": visible(text),
-        "part": PART_OF_CHARACTER.fullmatch(text) is not None,
-        "missing": bool(experts[0] == NOT_RECORDED),
-        "newlines": min(text.count("\n"), MOST_LINE_BREAKS),
-        "phase": str(trace.tokens["phase"].iloc[row]),
-        "position": int(trace.tokens["position"].iloc[row]),
-        **_choice(ids[:1] if colours else sorted(ids), bool(experts[0] == NOT_RECORDED), names),
-        "weight": None if trace.weights is None or not ids else f"{trace.weights[at, row, 0]:.3f}",
-        "colour": colours[ids[0]] if colours and ids else None,
-    }
+def _tokens(
+    trace: RoutingTrace, at: int, rows: range, colours: Sequence[str], names: Mapping[int, str]
+) -> list[dict[str, Any]]:
+    part = slice(rows.start, rows.stop)
+    columns = [trace.tokens[name].iloc[part].tolist() for name in ("text", "phase", "position")]
+    experts = trace.experts[at, part].tolist()
+    weights = [None] * len(rows) if trace.weights is None else trace.weights[at, part, 0].tolist()
+    found = []
+    for text, phase, position, slots, weight in zip(*columns, experts, weights, strict=True):
+        ids, missing = [expert for expert in slots if expert >= 0], slots[0] == NOT_RECORDED
+        token = {
+            "text": visible(text),
+            "part": PART_OF_CHARACTER.fullmatch(text) is not None,
+            "missing": missing,
+            "newlines": min(text.count("\n"), MOST_LINE_BREAKS),
+            "phase": phase,
+            "position": position,
+            **_choice(ids[:1] if colours else sorted(ids), missing, names),
+            "weight": None if weight is None or not ids else f"{weight:.3f}",
+            "colour": colours[ids[0]] if colours and ids else None,
+        }
+        found.append(token)
+    return found
 
 
 def _choice(ids: list[int], missing: bool, names: Mapping[int, str]) -> dict[str, str]:
@@ -150,10 +158,8 @@ def text_of(trace: RoutingTrace) -> tuple[str, str]:
     generated = (trace.tokens["phase"] == "generated").to_numpy()
     if not generated.any():
         return "", ""
-    one = trace.select(
-        tokens=(trace.tokens["sequence"] == trace.tokens["sequence"].iloc[generated.argmax()]).to_numpy()
-    )
-    return written_text(one, "prompt"), written_text(one, "generated")
+    one = int(trace.tokens["sequence"].iat[int(generated.argmax())])
+    return written_text(trace, "prompt", one), written_text(trace, "generated", one)
 
 
 WORDS_TO_EDIT = """<p class="words" role="group" aria-label="The text. Choose a word, and type another over it."></p>

@@ -1,0 +1,212 @@
+"""Several processes behind one port: a visitor keeps to one, limits are divided, and one that ends is replaced."""
+
+import asyncio
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import urllib.request
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from moeviz_app import settings
+from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
+from waiting import SECONDS, until
+
+import moeviz
+from benchmarks.harness import processes_of
+from benchmarks.tab import Tab, new_visitor, prompt_of
+from tests.support.servers import COOKIE_SECRET, free_port, started
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a process that has imported torch is forked on Linux")
+TOKEN = "reads-the-metrics-of-tests"
+
+
+def test_new_visitors_are_placed_in_turn_and_keep_their_place(monkeypatch):
+    places = VisitorPlaces(3)
+    assert [places.of(who) for who in "abcdabcd"] == [0, 1, 2, 0, 0, 1, 2, 0]
+    monkeypatch.setattr("moeviz_app.processes.MOST_VISITORS", 2)
+    assert [places.of(who) for who in "ef"] == [1, 2] and len(places._of) <= 5
+
+
+def test_what_all_visitors_may_have_is_divided_and_what_one_may_have_is_not():
+    ours = settings.read_settings({"MOEVIZ_SERVE": "public", "MOEVIZ_MAX_SESSIONS": "7"})
+    part = settings.share_of(ours, 2)
+    assert (part.max_sessions, part.sessions_per_address, part.process_mb) == (4, 100, 1000)
+    assert (part.sessions_per_visitor, part.runs_a_minute, part.session_mb) == (30, 20, 300)
+    assert part.model_memory_mb is None and part.max_waiting * 2 == ours.max_waiting
+
+
+@pytest.mark.parametrize(
+    ("way", "more", "says"),
+    [
+        ("private", {}, "one's own app is one process"),
+        ("public", {"MOEVIZ_PROMPTS_IN_LINKS": "0"}, "MOEVIZ_PROMPTS_IN_LINKS must be 1"),
+    ],
+)
+def test_where_one_process_serves_more_are_refused_with_a_reason(way, more, says):
+    with pytest.raises(ValueError, match=says):
+        settings.read_settings({"MOEVIZ_SERVE": way, "MOEVIZ_PROCESSES": "2", **more})
+
+
+def test_a_socket_that_is_handed_over_serves_as_one_that_was_accepted():
+    async def served() -> bytes:
+        handing, theirs = socket.socketpair()
+        listening = socket.create_server(("127.0.0.1", 0))
+        caller = socket.create_connection(listening.getsockname())
+        accepted, peer = listening.accept()
+        heard: asyncio.Future[tuple] = asyncio.get_running_loop().create_future()
+
+        async def answer(reader, writer):
+            heard.set_result((writer.get_extra_info("peername"), await reader.readexactly(2)))
+            writer.close()
+
+        server = await asyncio.start_server(answer, sock=HandedOver(fileno=theirs.detach()))
+        with caller, listening, handing, accepted:
+            socket.send_fds(handing, [b"+"], [accepted.fileno()])
+            caller.sendall(b"hi")
+            assert await asyncio.wait_for(heard, SECONDS) == (peer, b"hi")
+        server.close()
+
+    asyncio.run(served())
+
+
+class Handed(FirstProcess):
+    """A first process that forks nobody: what it hands over is read here."""
+
+    def __init__(self, listening):
+        super().__init__(listening, 2)
+        self.pairs = [socket.socketpair() for _ in range(2)]
+        for number, (ours, theirs) in enumerate(self.pairs):
+            theirs.setblocking(False)
+            self.processes[number] = type("P", (), {"handing": ours})
+
+    def turn(self):
+        for key, _ in self.selector.select(0.01):
+            key.data(key.fileobj)
+        for connection in list(self.begun):
+            self._look(connection)
+
+    def handed(self, number):
+        with suppress(BlockingIOError):
+            return [os.close(each) for each in socket.recv_fds(self.pairs[number][1], 1, 1)[1]]
+
+
+@pytest.fixture
+def first():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        made = Handed(listening)
+        yield made
+        made.selector.close()
+        for each in (*made.silent, *made.begun, *(end for pair in made.pairs for end in pair)):
+            each.close()
+
+
+def test_a_head_that_comes_in_parts_is_waited_for_and_nothing_of_it_is_taken(first):
+    with socket.create_connection(first.listening.getsockname()) as caller:
+        for part in (b"GET / HTTP/1.1\r\n", b"Host: a\r\n", b"\r\n"):
+            first.turn()
+            assert first.handed(0) is None
+            caller.sendall(part)
+        until(lambda: (first.turn(), first.handed(0))[1])
+    assert not first.silent and not first.begun
+
+
+def test_a_head_that_never_ends_is_handed_over_after_a_while_and_one_that_is_too_long_at_once(first, monkeypatch):
+    monkeypatch.setattr("moeviz_app.processes.HEAD_SECONDS", 0.0)
+    for sent in (b"GET /", b"x" * 20_000):
+        with socket.create_connection(first.listening.getsockname()) as caller:
+            caller.sendall(sent)
+            until(lambda: (first.turn(), first.handed(0))[1])
+
+
+def test_silent_connections_make_room_for_others_and_those_that_end_are_forgotten(first, monkeypatch):
+    monkeypatch.setattr("moeviz_app.processes.MOST_SILENT", 2)
+    callers = [socket.create_connection(first.listening.getsockname()) for _ in range(3)]
+    until(lambda: (first.turn(), first.turn(), first.turn(), len(first.silent) == 2)[-1])
+    callers[0].settimeout(SECONDS)
+    assert callers[0].recv(1) == b"", "the oldest has gone"
+    for caller in callers:
+        caller.close()
+    until(lambda: (first.turn(), not first.silent)[1])
+
+
+@pytest.fixture(scope="module")
+def server():
+    port = free_port()
+    command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
+    more = {"MOEVIZ_PROCESSES": "2", "MOEVIZ_METRICS_TOKEN": TOKEN, "MOEVIZ_COOKIE_SECRET": COOKIE_SECRET}
+    with started(command, f"http://127.0.0.1:{port}", environment=more | {"OMP_NUM_THREADS": "1"}) as running:
+        yield running
+
+
+def told(server, path, process=None):
+    address = f"{server.url}{path}" + ("" if process is None else f"?process={process}")
+    asked = urllib.request.Request(address, headers={"Authorization": f"Bearer {TOKEN}"})
+    with urllib.request.urlopen(asked, timeout=SECONDS) as answer:
+        return answer.read().decode(), answer.headers
+
+
+def tabs_of(server, process):
+    return int(float(re.search(r"^moeviz_sessions (\S+)$", told(server, "/metrics", process)[0], re.M)[1]))
+
+
+def test_a_visitor_keeps_to_a_process_others_are_in_the_other_and_both_run(server):
+    mine, other, model = new_visitor(), new_visitor(), moeviz.load_model()
+    with Tab(server.url, mine) as one, Tab(server.url, mine) as two, Tab(server.url, other) as third:
+        for tab in (one, two, third):
+            tab.come()
+            tab.run(prompt_of(model, f"Tab {id(tab)} says", 0))
+        assert sorted(tabs_of(server, number) for number in range(2)) == [1, 2]
+    until(lambda: not any(tabs_of(server, number) for number in range(2)))
+
+
+def test_a_connection_ends_with_its_answer_where_the_next_may_be_anothers(server):
+    cookie = new_visitor()
+    for headers, closes in (({}, True), (cookie, False), (cookie | {"X-Forwarded-For": "192.0.2.1"}, True)):
+        with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=SECONDS) as caller:
+            lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+            caller.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+            assert (b"connection: close" in caller.recv(65536).lower()) == closes, headers
+
+
+def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_nothing(server):
+    """Killed with a run in it: the next run of that visitor works."""
+    model, visitors = moeviz.load_model(), [new_visitor() for _ in range(2)]
+    begun, (first, *forked) = len(server.lines), processes_of(server)
+    with Tab(server.url, visitors[0]) as one:
+        one.come()
+        with_one = next(number for number in range(2) if tabs_of(server, number))
+        with Tab(server.url, visitors[1]) as other:
+            other.come()
+            assert [tabs_of(server, number) for number in range(2)] == [1, 1]
+            one.press_run(prompt_of(model, "And so it went on", 0))
+            os.kill(forked[with_one], signal.SIGKILL)
+            until(lambda: any(f"Process {with_one} ended" in line for line in server.lines[begun:]))
+            other.run(prompt_of(model, "The other goes on", 0))
+    with Tab(server.url, visitors[0]) as again:
+        again.come()
+        again.run(prompt_of(model, "Anew", 0))
+    assert processes_of(server)[0] == first and len(processes_of(server)) == 3
+
+
+def test_nothing_is_left_behind(server):
+    processes = processes_of(server)
+    server.process.terminate()
+    assert server.process.wait(SECONDS) == 0
+    until(lambda: not any(Path(f"/proc/{process}").exists() for process in processes))
+
+
+def test_streamlit_run_says_that_it_serves_in_one_process():
+    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(free_port())]
+    ended = subprocess.run(
+        command,
+        env=os.environ | {"MOEVIZ_SERVE": "public", "MOEVIZ_PROCESSES": "2"},
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+    )
+    assert ended.returncode and "Start it with `moeviz app --public`" in ended.stdout + ended.stderr
