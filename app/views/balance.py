@@ -14,7 +14,7 @@ from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.facts import dataset_facts, trace_name
 from moeviz_app.widgets.files import doctor_says
 from moeviz_app.widgets.messages import explained, say
-from moeviz_app.widgets.pickers import choice_of
+from moeviz_app.widgets.pickers import choice_of, layer_of
 
 from moeviz.charts import load, specialization
 from moeviz.charts.balance import BALANCE
@@ -156,12 +156,7 @@ def _facts(counts: ExpertCounts) -> None:
 def _layer(counts: ExpertCounts) -> int:
     """For charts of one layer."""
     layers = counts.model.layers
-    if session.value(session.COUNTED_LAYER) not in layers:
-        session.set_value(session.COUNTED_LAYER, layers[len(layers) // 2])
-    if len(layers) == 1:
-        return layers[0]
-    session.keep(session.COUNTED_LAYER)
-    return st.select_slider("Layer", layers, key=session.COUNTED_LAYER, persist_state="session", width=420)
+    return layer_of(layers, session.COUNTED_LAYER, layers[len(layers) // 2])
 
 
 def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:

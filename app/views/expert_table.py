@@ -20,7 +20,7 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard
 from moeviz.metrics.contribution import missed_sentence
 from moeviz.metrics.expert_names import sample_of_texts
-from moeviz.metrics.expert_table import expert_table, expert_table_sentences, notes_on_experts
+from moeviz.metrics.expert_table import expert_table, expert_table_sentences, filled_columns, notes_on_experts
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
@@ -137,7 +137,7 @@ def _offer(trace: RoutingTrace) -> None:
 
 
 def _show(table: pd.DataFrame, name: str) -> None:
-    known = {column: titles for column, titles in COLUMNS.items() if column in table and not _is_empty(table[column])}
+    known = {column: COLUMNS[column] for column in filled_columns(table, COLUMNS)}
     shown = table[[*known]].head(MOST_ROWS)
     texts = shown.select_dtypes(exclude="number").columns
     st.dataframe(
@@ -157,7 +157,3 @@ def _show(table: pd.DataFrame, name: str) -> None:
         key="experts csv",
         icon=":material/download:",
     )
-
-
-def _is_empty(column: pd.Series) -> bool:
-    return bool((column.isna() | (column.astype("str") == "")).all())

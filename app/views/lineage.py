@@ -11,7 +11,7 @@ from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import explained
-from moeviz_app.widgets.pickers import choice_of
+from moeviz_app.widgets.pickers import layer_of
 from moeviz_app.widgets.run_panel import waited_for
 
 from moeviz.charts.lineage import FATES, GRID
@@ -81,10 +81,7 @@ def _show(found: Any) -> None:
     picture_and_words(FATES, fates)
     heading(GRID)
     layers = [*found.layers]
-    layer = layers[0]
-    if len(layers) > 1:
-        most, key = _most_changed(table, layers), session.LINEAGE_LAYER
-        layer = choice_of(st.select_slider, "Layer of the child", layers, key, most, width=420)
+    layer = layer_of(layers, session.LINEAGE_LAYER, _most_changed(table, layers), "Layer of the child")
     of_layer = table[(table["layer"] == layer) | ((table["layer"] < 0) & (table["base_layer"] == found.layers[layer]))]
     picture_and_words(GRID, GRID.measure(of_layer))
 

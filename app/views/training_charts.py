@@ -12,7 +12,7 @@ import streamlit as st
 from moeviz_app.session import session, training_runs
 from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, picture_and_words
 from moeviz_app.widgets.messages import explained, say
-from moeviz_app.widgets.pickers import choice_of
+from moeviz_app.widgets.pickers import choice_of, layer_of
 
 import moeviz
 from moeviz.charts import NAMED
@@ -103,14 +103,7 @@ def _layer(run: TrainingRun) -> int | None:
     layers, worst = run.facts.layers, worst_layer(run)
     if worst is None:
         return None
-    if session.value(session.RUN_LAYER) not in layers:
-        session.set_value(session.RUN_LAYER, worst)
-    if len(layers) == 1:
-        return layers[0]
-    session.keep(session.RUN_LAYER)
-    return st.select_slider(
-        f"Layer (the worst is {worst})", layers, key=session.RUN_LAYER, persist_state="session", width=420
-    )
+    return layer_of(layers, session.RUN_LAYER, worst, f"Layer (the worst is {worst})")
 
 
 _frames: WeakKeyDictionary[TrainingRun, dict[Hashable, tuple[Refs, pd.DataFrame]]] = WeakKeyDictionary()

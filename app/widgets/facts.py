@@ -14,6 +14,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
+from moeviz.report.notebook import numbers_span
 from moeviz.routing_trace import RoutingTrace
 
 ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (convention “{CONVENTIONS[0]}”)."
@@ -25,7 +26,7 @@ def model_facts(info: ModelInfo, memory: tuple[int, int | None], max_tokens: int
     rows = {
         f"MoE {kind}s": (_of_all_layers(info), f"{kind.capitalize()}s with experts, out of all that the model has.")
     }
-    rows["Experts"] = (_span(info.num_experts), f"Routed experts in each MoE {kind}.")
+    rows["Experts"] = (numbers_span(info.num_experts), f"Routed experts in each MoE {kind}.")
     rows["Top-k"] = (info.top_k, f"Experts that a token can use in one {kind}.")
     rows |= _parameters(info)
     needed, free = (None if size is None else f"{size / 1e9:,.2f} GB" for size in memory)
@@ -92,7 +93,7 @@ def _figures_of(trace: RoutingTrace) -> dict[str, tuple[int | str, str]]:
         | {
             f"MoE {layer_word(model)}s": (_of_all_layers(model), "Layers with experts, out of all that the model has."),
             "Experts": (
-                f"{model.top_k} of {_span(model.num_experts)}",
+                f"{model.top_k} of {numbers_span(model.num_experts)}",
                 in_words_of(model, "Experts that a token can use, out of how many."),
             ),
         }
@@ -168,7 +169,3 @@ def figures(rows: dict[str, tuple[int | str, str]]) -> None:
 
 def _of_all_layers(info: ModelInfo) -> str:
     return f"{len(info.layers)}" + (f" of {info.num_layers}" if info.num_layers else "")
-
-
-def _span(counts: tuple[int, ...]) -> str:
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"

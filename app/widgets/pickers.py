@@ -31,6 +31,14 @@ def choice_of(widget: Any, label: str, options: Sequence[Any], key: str, usual: 
     return widget(label, options, key=key, persist_state="session", **looks)
 
 
+def layer_of(layers: Sequence[int], key: str, usual: int, label: str = "Layer") -> int:
+    """Ask for one of these layers, `usual` at first; nothing is asked where there is one alone."""
+    if len(layers) == 1:
+        session.set_value(key, layers[0])
+        return layers[0]
+    return choice_of(st.select_slider, label, layers, key, usual, width=420)
+
+
 def choose_layer(trace: RoutingTrace) -> None:
     """One of the layers."""
     kind = layer_word(trace.model)

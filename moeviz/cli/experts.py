@@ -200,6 +200,7 @@ def _muted(
 
 
 def _write(table: "pd.DataFrame", args: Namespace) -> None:
+    from moeviz.metrics.expert_table import filled_columns
     from moeviz.spreadsheets import table_as_csv
 
     if args.output is not None:
@@ -210,10 +211,6 @@ def _write(table: "pd.DataFrame", args: Namespace) -> None:
     if args.json:
         print(json.dumps(records(table)))
     elif args.output is None:
-        shown = [name for name in (*SHOWN, "loss_change") if name in table and not _is_empty(table[name])]
+        shown = filled_columns(table, (*SHOWN, "loss_change"))
         for text in frame_texts(table[shown].round(3)):
             print(text)
-
-
-def _is_empty(column: "pd.Series") -> bool:
-    return bool((column.isna() | (column.astype("str") == "")).all())

@@ -1,5 +1,6 @@
 """All experts of a model in one table: what each takes, how much it adds, and its role, as far as chance allows."""
 
+from collections.abc import Iterable
 from math import ceil, comb
 
 import numpy as np
@@ -337,6 +338,11 @@ def with_twins(table: pd.DataFrame, weights: pd.DataFrame, outputs: pd.DataFrame
         twin = found["twin"].fillna(-1).astype(np.int16).to_numpy()
         table = table.assign(**{f"twin_by_{name}": twin, f"cosine_of_{name}": found["cosine"].to_numpy()})
     return table
+
+
+def filled_columns(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
+    """Return those of these names whose columns are there, and not empty in every row."""
+    return [n for n in names if n in table and not (table[n].isna() | (table[n].astype("str") == "")).all()]
 
 
 def notes_on_experts(table: pd.DataFrame) -> list[str]:

@@ -44,7 +44,7 @@ def facts(trace: RoutingTrace) -> dict[str, str]:
         "generation": model.decoding,
         "not recorded": _not_recorded(trace),
         f"MoE {layer_word(model)}s": _layers(model),
-        "experts": f"top-{model.top_k} of {_span(model.num_experts)}",
+        "experts": f"top-{model.top_k} of {numbers_span(model.num_experts)}",
         "order of a token's experts": "" if trace.ordered else "not known",
         "score function": model.score_function,
         "parameters": _parameters(model),
@@ -88,7 +88,8 @@ def _layers(model: ModelInfo) -> str:
     return f"{len(model.layers)} ({which})" + (f" of {model.num_layers}" if model.num_layers else "")
 
 
-def _span(counts: tuple[int, ...]) -> str:
+def numbers_span(counts: tuple[int, ...]) -> str:
+    """Write the least and the greatest of some numbers, or the one that all are."""
     return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
