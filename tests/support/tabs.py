@@ -137,7 +137,8 @@ def is_as_new(tab: Tab) -> bool:
             if other is not page:
                 other.close()
         has_our_clock = page.evaluate(EMPTY)
-        page.goto("about:blank")
+        empty(page, tab.origins)
+        page.evaluate("window.name = ''")
         while tab.handlers:
             page.remove_listener(*tab.handlers.pop())
         page.unroute_all()
@@ -156,6 +157,19 @@ def is_as_new(tab: Tab) -> bool:
     except PlaywrightError:
         return False
     return bool(has_our_clock)
+
+
+def empty(page: Page, origins: set[str]) -> None:
+    """Show nothing, under the address of the site that was shown, without asking its server.
+
+    On about:blank, the process that drew the site would end, and the next visitor's compile all of its scripts anew: a
+    fifth of what a visit costs.
+    """
+    blank = "about:blank"
+    for origin in filter(re.compile("https?:").match, origins):
+        blank = f"{origin}/nothing"
+        page.route(blank, lambda route: route.fulfill(content_type="text/html", body=""))
+    page.goto(blank)
 
 
 def origin_of(url: str) -> str:
