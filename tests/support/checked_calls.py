@@ -1,7 +1,7 @@
 """Checks of annotations while tests run: of shapes by jaxtyping, of everything else by beartype.
 
-jaxtyping's import hook puts `@jaxtyping.jaxtyped` on every function of the library. What it puts there is replaced by
-`checked` here, which finds the same and costs a tenth: its own binds the arguments by their signature at every call, and
+jaxtyping's import hook puts `@jaxtyping.jaxtyped` on every function of the library. Its place is taken by `checked`
+here, which finds the same and costs less: jaxtyping's binds the arguments by their signature at every call, and
 writes and compiles two checks wherever a function is defined, whether or not a test ever calls it. What is defined
 within another function, as a hook is, would have them written at every call of that one.
 """

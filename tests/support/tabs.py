@@ -26,8 +26,8 @@ EMPTY = """() => {
   return globalThis.__pwClock === undefined;
 }"""
 
-# The address of an empty page of the same site, which no server is asked for. On about:blank, the process that has drawn
-# the site would end, and for the next visitor all scripts would be compiled anew: a third of what a visit costs.
+# The address of an empty page of the same site, which no server is asked for. On about:blank, the process that has
+# drawn the site would end, and for the next visitor all scripts be compiled anew: a third of what a visit costs.
 NOTHING = """() => URL.createObjectURL(new Blob([], { type: "text/html" }))"""
 
 
