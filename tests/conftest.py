@@ -31,9 +31,13 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 from contextlib import ExitStack
 from dataclasses import replace
 
+import checked_calls
 import pytest
 import tiers
 from asked_once import ask_once
+
+checked_calls.install()
+
 from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright

@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatch
+from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +171,8 @@ def files_of(root: Path) -> list[str]:
     return sorted(path.relative_to(root).as_posix() for folder in OURS for path in (root / folder).rglob("*.py"))
 
 
-def imports(code: str) -> set[str]:
+@cache
+def imports(code: str) -> frozenset[str]:
     """Everything that a file imports, as dotted names; `*` in one is any one name."""
     tree = ast.parse(code)
     texts = {id(node) for node in _texts(tree)}
@@ -182,7 +184,7 @@ def imports(code: str) -> set[str]:
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
         elif id(node) not in texts:
             found |= _named(node)
-    return found
+    return frozenset(found)
 
 
 def _texts(tree: ast.AST) -> Iterator[ast.AST]:

@@ -95,6 +95,7 @@ def of_findings(trace, seed):
 
 
 def of_experts(trace, seed):
+    names = quietly(lambda: expert_names(trace))
     for layer in trace.model.layers[:2]:
         expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
         kinds = expert_kinds(trace, layer, expert) if "label" in trace.tokens else None
@@ -104,7 +105,6 @@ def of_experts(trace, seed):
             recount.check(name_of(expert_summary), said, trace, layer, expert)
 
         yield name_of(expert_summary), sentence, again
-        names = quietly(lambda: expert_names(trace))
         if names is not None and (said := expert_name_sentence(names, layer, expert)):
             where = trace, layer, expert
             yield (
@@ -150,14 +150,15 @@ def of_serving(trace, part):
 
 
 def of_balance(trace, seed):
+    plain = quietly(lambda: load_beside_luck(trace))
     for grouped in (False, True) if "label" in trace.tokens else (False,):
-        frame = quietly(lambda grouped=grouped: load_beside_luck(trace.counts_by_label() if grouped else trace))
+        frame = quietly(lambda: load_beside_luck(trace.counts_by_label())) if grouped else plain
         for say in (balance_sentence, luck_sentence) if frame is not None else ():
             if sentence := say(frame):
                 name = name_of(say)
                 yield name, sentence, lambda said, name=name, grouped=grouped: recount.check(name, said, trace, grouped)
     other = of_the_same_tokens(trace, seed)
-    if said := quietly(lambda: elsewhere_sentence(load_beside_luck(trace), load_beside_luck(other))):
+    if plain is not None and (said := quietly(lambda: elsewhere_sentence(plain, load_beside_luck(other)))):
         yield (
             name_of(elsewhere_sentence),
             said,

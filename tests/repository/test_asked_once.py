@@ -2,6 +2,7 @@
 
 import altair as alt
 import pytest
+from altair.utils import schemapi
 from altair.utils.schemapi import SchemaValidationError
 from asked_once import remembering_what_is_right
 from streamlit.components.v2 import manifest_scanner
@@ -37,6 +38,19 @@ def test_what_was_right_is_not_asked_again_and_what_differs_by_a_type_or_a_schem
 def test_channels_of_words_become_those_of_the_same_names():
     chart = alt.Chart().mark_bar().encode(x="a:Q", color=alt.value("red"))
     assert isinstance(chart.encoding.x, alt.X) and isinstance(chart.encoding.color, alt.ColorValue)
+
+
+def test_parts_of_a_chart_and_nothing_else_are_written_as_parts():
+    class Part:
+        _schema = {"type": "object"}  # noqa: RUF012
+
+        def to_dict(self):
+            return {"is": "a part"}
+
+    chart = alt.Chart(alt.InlineData([])).mark_bar().properties(usermeta={"a": Part(), "b": ["text", 1.5, None, True]})
+    assert chart.to_dict(validate=False)["usermeta"] == {"a": {"is": "a part"}, "b": ["text", 1.5, None, True]}
+    parts = [isinstance(each, schemapi.SchemaLike) for each in (Part(), alt.X("x"), "x", 1, None)]
+    assert parts == [True, True, False, False, False]
 
 
 def test_packages_are_read_once():

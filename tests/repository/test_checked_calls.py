@@ -8,9 +8,8 @@ from types import FunctionType
 import checked_calls
 import numpy as np
 import pytest
-from beartype.roar import BeartypeException
 from checked_calls import check_of, checked
-from jaxtyping import Float32, TypeCheckError, jaxtyped
+from jaxtyping import Float32, TypeCheckError
 
 import models.training
 import moeviz
@@ -28,7 +27,7 @@ MODULES = [
 def defined(kind):
     """A nested function, as jaxtyping's hook defines it: anew at each call."""
 
-    @jaxtyped(typechecker=checked)
+    @checked
     def nested(value: kind) -> kind:
         return None if value is WRONG else value
 
@@ -53,11 +52,11 @@ def test_a_nested_function_is_checked_though_its_check_is_made_once(made):
             one("three")
         with pytest.raises(TypeCheckError, match="return value"):
             one(WRONG)
-    assert len(made) == 2, "of its arguments, and of what it returns"
+    assert len(made) == 1
 
 
 def test_the_same_function_with_another_annotation_has_a_check_of_its_own(made):
-    assert (defined(int)(3), defined(str)("three")) == (3, "three") and len(made) == 4
+    assert (defined(int)(3), defined(str)("three")) == (3, "three") and len(made) == 2
     with pytest.raises(TypeCheckError, match="parameters"):
         defined(str)(3)
 
@@ -104,6 +103,6 @@ def test_what_cannot_be_told_apart_is_checked_anew(made):
 
     odd.__annotations__["more"] = Unhashable()
     for function in (with_default, odd):
-        with pytest.raises(BeartypeException):
+        with pytest.raises(TypeCheckError):
             checked(function)("three")
     assert not made

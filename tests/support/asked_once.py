@@ -13,13 +13,24 @@ def ask_once() -> None:
     """From now on, in this process.
 
     Altair checks every axis, scale and channel against its schema whenever one is made, which takes longer than all
-    else that is done to a chart, and lists its 500 classes for each channel that is given as a word. Streamlit reads
-    what all installed packages say of themselves for each page that a test opens.
+    else that is done to a chart, and lists its 500 classes for each channel that is given as a word. Of each word and
+    number in a chart it asks a protocol whether that is a part of a chart. Streamlit reads what all installed packages
+    say of themselves for each page that a test opens.
     """
+    schemapi.SchemaLike = PartOfChart
     schemapi.validate_jsonschema = remembering_what_is_right(schemapi.validate_jsonschema)
     by_schema = cache(schemapi._FromDict)
     schemapi._FromDict = lambda classes: by_schema(tuple(classes))
     manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
+
+
+class _ByTwoNames(type):
+    def __instancecheck__(cls, value: object) -> bool:
+        return hasattr(value, "_schema") and hasattr(value, "to_dict")
+
+
+class PartOfChart(metaclass=_ByTwoNames):
+    """What altair's protocol is fulfilled by: its members are looked for, and nothing else."""
 
 
 def remembering_what_is_right(check: Callable[..., Any]) -> Callable[..., Any]:
