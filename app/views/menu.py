@@ -93,7 +93,7 @@ ICONS = {  # on a phone, where these four stand at the bottom, and More beside t
 }
 
 # Addresses of pages as they were once called, and of pages that are on another now: bookmarks and links in messages
-# still open what they opened.
+# still open what they opened. Places whose first page is called otherwise have their own names too.
 OLD_ADDRESSES = {
     "capture": FIRST,
     "gallery": STORY,
@@ -105,6 +105,10 @@ OLD_ADDRESSES = {
     "routing-over-training": "Training",
     "flow": "Layers",
     "coverage": "Load",
+    "explore": FIRST,
+    "train": "Training",
+    "story": STORY,
+    "open": "Traces",
 }
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'

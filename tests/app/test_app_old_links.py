@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from app_pages import visit
-from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES
+from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, _path
 from streamlit.testing.v1 import AppTest
 
 SHOWN = ("experts", "texts", "at", "tokens", "selected")  # of the two
@@ -89,6 +89,8 @@ def test_each_of_the_34_pages_of_before_is_a_tab_or_its_address_leads_to_the_one
         assert page in tabs and page in PAGES
         assert page == name or name in MERGED.get(page, ("Counts",))
     assert OLD_ADDRESSES["counts"] == "Balance"
+    own = {_path(name) for name in PAGES}
+    assert all(place.lower() in own | OLD_ADDRESSES.keys() for place in MENU), "whoever types a place's name finds it"
     for page, topics in MERGED.items():
         assert PAGES[page].args == (page, *topics)
 
