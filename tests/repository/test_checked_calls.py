@@ -3,6 +3,7 @@
 import importlib
 import inspect
 import pkgutil
+from dataclasses import dataclass
 from types import FunctionType
 
 import checked_calls
@@ -89,6 +90,46 @@ def test_shapes_of_a_nested_function_are_checked_and_nothing_is_kept(made):
         with pytest.raises(TypeCheckError, match="parameters"):
             nested(np.zeros(wrong, np.float32))
     assert not made
+
+
+def test_axes_of_one_name_have_one_size_in_a_call_and_another_in_the_next():
+    vector = Float32[np.ndarray, "x"]
+
+    @checked
+    def pair(one: vector, other: vector) -> vector:
+        return one if len(one) < 3 else one[:1]
+
+    two, three = np.zeros(2, np.float32), np.zeros(3, np.float32)
+    assert pair(two, other=two) is two
+    with pytest.raises(TypeCheckError, match=r"(?s)parameters of .*other.*x=2"):
+        pair(two, three)
+    with pytest.raises(TypeCheckError, match=r"(?s)return value of .*x=3"):
+        pair(three, three)
+    assert pair(two, two) is two
+
+
+def test_methods_properties_and_what_a_data_class_is_made_of_are_checked():
+    @checked
+    @dataclass
+    class Made:
+        size: int
+
+        @checked
+        @classmethod
+        def of(cls, *sizes: int, **more: int) -> "int":
+            return len(sizes)
+
+        @checked
+        @property
+        def wrong(self) -> str:
+            return self.size
+
+    assert Made(3).size == 3 and Made.of(1, 2, a=3) == 2
+    for call in (lambda: Made("3"), lambda: Made.of("1"), lambda: Made.of(a="1"), lambda: Made(3).wrong):
+        with pytest.raises(TypeCheckError):
+            call()
+    with pytest.raises(TypeError, match="missing 1 required positional argument: 'size'"):
+        Made()
 
 
 def test_what_cannot_be_told_apart_is_checked_anew(made):
