@@ -183,20 +183,25 @@ class Garbage:
     0.14 s. What is frozen is left out of that walk; but so is what a visitor had open at that moment, which would then
     never be found when it is garbage. So all is thawed, looked through and frozen again, now and then when nobody
     waits.
+
+    A forked process shares what was frozen before, as long as nobody writes to it, and a walk does. There it is thawed
+    for a model that is to go, and else not: what is open when the first model comes is the price.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._guard = clock, threading.Lock()
+    def __init__(self, clock: Callable[[], float] = time.monotonic, forked: bool = False) -> None:
+        self._clock, self._guard, self._forked = clock, threading.Lock(), forked
         self._since: float | None = None
 
-    def freeze(self) -> None:
-        """Collect what is garbage, and leave the rest out from now on."""
+    def freeze(self, thaw: bool = False) -> None:
+        """Collect what is garbage, and leave the rest out from now on; with `thaw`, also what was left out before."""
         with self._guard:
-            if self._since is None:
+            if self._since is None and not self._forked:
                 atexit.register(gc.unfreeze)  # what is frozen is not freed at the end, and some libraries complain
-            gc.unfreeze()
+            if thaw or not self._forked:
+                gc.unfreeze()
             gc.collect()
-            gc.freeze()
+            if thaw or not self._forked or self._since is None:
+                gc.freeze()
             self._since = self._clock()
 
     def look_again(self) -> None:

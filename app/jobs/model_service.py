@@ -273,7 +273,7 @@ def _free(device: str) -> int | None:
 def _let_go() -> None:
     from moeviz.capture.models.memory import release_memory
 
-    _garbage.freeze()  # which thaws: what is frozen is not looked through
+    _garbage.freeze(thaw=True)  # what is frozen is not looked through
     release_memory()
 
 
@@ -281,7 +281,7 @@ _warm, _guard = threading.Event(), threading.Lock()
 _lines: dict[str, FairQueue] = {}
 _named: dict[tuple[str, model_catalog.LoadOptions], ModelKey] = {}
 _weights: dict[ModelKey | None, str | None] = {}  # which weights `_load` found when it loaded a model last
-_garbage = Garbage()
+_garbage = Garbage(forked=settings.process() is not None)
 _pace = identity.RateLimiter(settings.SETTINGS.runs_a_minute)
 _budget = settings.SETTINGS.model_memory_mb
 _ways = ModelBackend(lambda wanted: _load(wanted), _needed, _free, _let_go, _budget and _budget * 10**6)

@@ -183,6 +183,31 @@ def test_what_a_visitor_had_when_all_was_frozen_is_found_once_it_is_garbage():
         gc.unfreeze()
 
 
+def test_a_forked_process_writes_to_nothing_that_was_frozen_before_until_a_model_is_to_go():
+    garbage, before = Garbage(forked=True), gc.get_freeze_count()
+    gc.freeze()
+    shared = gc.get_freeze_count()
+    try:
+        for _ in range(2):
+            garbage.freeze()
+            assert gc.get_freeze_count() >= shared > before
+        held = [[] for _ in range(9)]
+        held.append(held)
+        frozen = gc.get_freeze_count()
+        garbage.freeze()
+        assert gc.get_freeze_count() == frozen, "what comes after the first model is looked through"
+        seen = weakref.ref(cycle := type("Cycle", (), {})())
+        cycle.itself = cycle
+        gc.freeze()
+        del cycle
+        garbage.freeze()
+        assert seen() is not None, "the control"
+        garbage.freeze(thaw=True)
+        assert seen() is None and gc.get_freeze_count() > 0
+    finally:
+        gc.unfreeze()
+
+
 def test_a_look_up_that_takes_long_ends_with_a_sentence_and_others_go_on_meanwhile():
     go = threading.Event()
     try:
