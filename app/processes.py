@@ -48,10 +48,9 @@ BACKLOG = 2048
 HEAD_BYTES = 2**14  # of a request, to find its visitor in
 HEAD_SECONDS = 1.0  # within which the rest of a head that has begun is to be there
 PAUSE = 0.02  # seconds between two looks at it
-MOST_SILENT = 256  # connections that have said nothing; the oldest goes
+MOST_SILENT = 256  # connections that have said nothing, or half a head; the oldest goes
 MOST_VISITORS = 50_000  # whose process is remembered; the one seen longest ago goes
 SECONDS_TO_STOP = 15.0
-SECONDS_TO_START = 10.0  # a process that ends within these would end again
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
 OF_PROCESS = re.compile(rb"GET /(?:metrics|readyz|healthz)\?process=(\d{1,4}) ")
 
@@ -60,7 +59,8 @@ class HandedOver(socket.socket):
     """A listening socket as far as asyncio can tell: its connections are accepted elsewhere, and handed over here."""
 
     def listen(self, *_backlog: int) -> None:
-        """Do nothing: the first process listens."""
+        """Tell the first process, which listens, that connections are waited for here."""
+        self.send(b".")
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Return the next connection and the address of its other end. Raises `BlockingIOError` while there is none."""
@@ -93,11 +93,11 @@ class VisitorPlaces:
         return self._of[visitor]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Process:
     pid: int
     handing: socket.socket  # over connections
-    began: float
+    serves: bool = False  # or did, before it ended
 
 
 class FirstProcess:
@@ -106,7 +106,7 @@ class FirstProcess:
     def __init__(self, listening: socket.socket, processes: int) -> None:
         self.listening, self.places = listening, VisitorPlaces(processes)
         self.processes: list[_Process | None] = [None] * processes
-        self.forked = 0
+        self.own, self.forked = os.getpid(), 0
         self.selector = selectors.DefaultSelector()
         self.silent: dict[socket.socket, None] = {}  # the oldest first
         self.begun: dict[socket.socket, float] = {}  # whose head is not whole, and since when
@@ -133,7 +133,8 @@ class FirstProcess:
                 for connection in list(self.begun):
                     self._look(connection)
         except (SystemExit, KeyboardInterrupt) as ended:
-            self._stop()
+            if os.getpid() == self.own:  # a signal may come right after the fork
+                self._stop()
             sys.exit(ended.code if isinstance(ended, SystemExit) else 0)
 
     def _fork(self, number: int) -> HandedOver | None:
@@ -142,8 +143,9 @@ class FirstProcess:
         if pid := os.fork():
             theirs.close()
             handing.setblocking(False)
-            self.processes[number] = _Process(pid, handing, time.monotonic())
+            process = self.processes[number] = _Process(pid, handing)
             self.selector.register(os.pidfd_open(pid), selectors.EVENT_READ, number)
+            self.selector.register(handing, selectors.EVENT_READ, lambda _handing: self._begins(process))
             self.forked += 1
             return None
         ctypes.CDLL(None).prctl(END_WITH_PARENT, signal.SIGTERM)
@@ -151,6 +153,8 @@ class FirstProcess:
             os._exit(1)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         others = [process.handing for process in self.processes if process is not None]
+        for watched in [key.fd for key in self.selector.get_map().values() if isinstance(key.data, int)]:
+            os.close(watched)
         self.selector.close()
         for each in (self.listening, handing, *others, *self.silent, *self.begun):
             each.close()
@@ -180,6 +184,8 @@ class FirstProcess:
                 del self.silent[connection]
                 self.selector.unregister(connection)
                 self.begun[connection] = since
+                if len(self.begun) > MOST_SILENT:
+                    self._drop(next(iter(self.begun)))
             return
         if head:
             self._hand_over(connection, head)
@@ -187,11 +193,19 @@ class FirstProcess:
 
     def _hand_over(self, connection: socket.socket, head: bytes) -> None:
         with suppress(OSError):  # it is gone, or its process has a long line of others to look at
-            asked = OF_PROCESS.match(head)
-            number = int(asked[1]) if asked else self.places.of(visitor_of(_scope(head, connection.getpeername())).id)
+            number = self._number_for(head, connection.getpeername())
             process = self.processes[number % len(self.processes)]
             assert process is not None
             socket.send_fds(process.handing, [b"+"], [connection.fileno()])
+
+    def _number_for(self, head: bytes, peer: Any) -> int:
+        """Return the number of a connection's process: any, where what it says cannot be read."""
+        if asked := OF_PROCESS.match(head):
+            return int(asked[1])
+        try:
+            return self.places.of(visitor_of(_scope(head, peer)).id)
+        except Exception:  # of any kind: these are a stranger's bytes, and all visitors depend on this process
+            return 0
 
     def _drop(self, connection: socket.socket) -> None:
         if connection in self.silent:
@@ -200,17 +214,27 @@ class FirstProcess:
         self.begun.pop(connection, None)
         connection.close()
 
+    def _begins(self, process: _Process) -> None:
+        """Hear from a process that it serves, or that it ends."""
+        if process.handing.fileno() < 0:  # it was replaced since the selector looked
+            return
+        with suppress(OSError):
+            process.serves = bool(process.handing.recv(1))
+        self.selector.unregister(process.handing)
+
     def _replace(self, number: int) -> HandedOver | None:
         process = self.processes[number]
         assert process is not None
         code = os.waitstatus_to_exitcode(os.waitpid(process.pid, 0)[1])
-        process.handing.close()
         for key in list(self.selector.get_map().values()):
-            if key.data == number and isinstance(key.data, int):
+            if key.fileobj is process.handing:
+                self._begins(process)
+            elif key.data == number and isinstance(key.data, int):
                 self.selector.unregister(key.fileobj)
                 os.close(key.fd)
+        process.handing.close()
         self.processes[number] = None
-        if time.monotonic() < process.began + SECONDS_TO_START:
+        if not process.serves:
             sys.exit(f"moeviz: Process {number} did not start (exit status {code}); what it said stands above.")
         sys.stderr.write(f"  Process {number} ended (exit status {code}); its visitors begin anew in another one.\n")
         sys.stderr.flush()

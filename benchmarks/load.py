@@ -53,21 +53,21 @@ def upload_until(over: threading.Event, url: str) -> None:
     for name, content in itertools.cycle(files):
         if over.is_set():
             return
-        with Tab(url, new_visitor()) as tab:
+        with Tab(url, visitor := new_visitor()) as tab:
             tab.come(page=PAGE)
-            upload(tab, url, name, content)
+            upload(tab, url, visitor, name, content)
             tab.come()  # the first page draws what was opened
         over.wait(SECONDS_BETWEEN)
 
 
-def upload(tab: Tab, url: str, name: str, content: bytes) -> None:
-    """Send a file as a browser does, and let the page read it; its answer is read and passed over."""
+def upload(tab: Tab, url: str, visitor: dict[str, str], name: str, content: bytes) -> None:
+    """Send a file as a visitor's browser does, and let the page read it; its answer is read and passed over."""
     _, headers, _ = ask(url, path="/_stcore/health")
     cookie = headers.get("set-cookie", "").partition(";")[0]
     head = f'--b\r\nContent-Disposition: form-data; name="f"; filename="{name}"\r\n\r\n'.encode()
     body = head + content + b"\r\n--b--\r\n"
     form = {
-        "Cookie": cookie,
+        "Cookie": f"{visitor['Cookie']}; {cookie}",
         "X_Xsrftoken": cookie.partition("=")[2],
         "Content_Type": "multipart/form-data; boundary=b",
     }

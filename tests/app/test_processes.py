@@ -2,12 +2,14 @@
 
 import asyncio
 import os
+import random
 import re
 import signal
 import socket
 import subprocess
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -66,12 +68,14 @@ def test_a_socket_that_is_handed_over_serves_as_one_that_was_accepted():
 
         server = await asyncio.start_server(answer, sock=HandedOver(fileno=theirs.detach()))
         with caller, listening, handing, accepted:
+            assert handing.recv(1) == b".", "it says that it serves"
             socket.send_fds(handing, [b"+"], [accepted.fileno()])
             caller.sendall(b"hi")
             assert await asyncio.wait_for(heard, SECONDS) == (peer, b"hi")
         server.close()
 
-    asyncio.run(served())
+    with ThreadPoolExecutor(1) as thread:  # the loop of browser tests may run in this one
+        thread.submit(asyncio.run, served()).result(SECONDS)
 
 
 class Handed(FirstProcess):
@@ -121,6 +125,28 @@ def test_a_head_that_never_ends_is_handed_over_after_a_while_and_one_that_is_too
         with socket.create_connection(first.listening.getsockname()) as caller:
             caller.sendall(sent)
             until(lambda: (first.turn(), first.handed(0))[1])
+
+
+def test_whatever_a_head_holds_it_is_handed_over_and_the_process_goes_on(first, monkeypatch):
+    chance = random.Random(0)
+    heads = [b"GET /metrics?process=9999 HTTP/1.1", b"Cookie: \xff=;;;=\nX-Forwarded-For: ,,[::1,\xe9"]
+    heads += [bytes(chance.choices(b"\r\n:;=, aC\x00\xff", k=chance.randint(1, 400))) for _ in range(40)]
+    for head in heads:
+        assert first._number_for(b"GET / HTTP/1.1\r\n" + head + b"\r\n\r\n", ("127.0.0.1", 1)) in (0, 1)
+    monkeypatch.setattr("moeviz_app.processes.visitor_of", lambda _scope: 1 / 0)
+    with socket.create_connection(first.listening.getsockname()) as caller:
+        caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        until(lambda: (first.turn(), first.handed(0))[1])
+
+
+def test_half_a_head_makes_room_for_others_too(first, monkeypatch):
+    monkeypatch.setattr("moeviz_app.processes.MOST_SILENT", 2)
+    callers = [socket.create_connection(first.listening.getsockname()) for _ in range(3)]
+    for caller in callers:
+        caller.sendall(b"GET /")
+    until(lambda: (first.turn(), len(first.begun) == 2 and not first.silent)[1])
+    for caller in callers:
+        caller.close()
 
 
 def test_silent_connections_make_room_for_others_and_those_that_end_are_forgotten(first, monkeypatch):

@@ -13,6 +13,7 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import moeviz
+from moeviz.capture.models.folder import MODEL_INDEX
 from moeviz.capture.record.intervening import probe_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
@@ -20,7 +21,7 @@ from moeviz.capture.what_if import read_batch
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.metrics.pruning import cost_of_cuts
 from moeviz.pruning import checkpoint
-from moeviz.pruning.checkpoint import ABOUT, FAMILIES, INDEX, Checkpoint
+from moeviz.pruning.checkpoint import ABOUT, FAMILIES, Checkpoint
 from moeviz.pruning.curve import pruning_curve
 
 
@@ -90,7 +91,7 @@ def test_files_beside_the_weights_come_along_and_say_what_the_cut_rests_on(tmp_p
     found.write(tmp_path / "smaller", cut, {"criterion": "reap"}, progress=lambda *at: seen.append(at))
     assert seen[-1][0] == seen[-1][1] and len({total for _, total in seen}) == 1
     files = {path.name for path in (tmp_path / "smaller").iterdir()}
-    assert {"tokenizer.json", "LICENSE", "chat_template.jinja", "generation_config.json", INDEX, ABOUT} <= files
+    assert {"tokenizer.json", "LICENSE", "chat_template.jinja", "generation_config.json", MODEL_INDEX, ABOUT} <= files
     assert not files & {"modeling_own.py", "pytorch_model.bin"} and [p.name for p in tmp_path.glob(".*")] == []
     told = json.loads((tmp_path / "smaller" / "config.json").read_text())
     assert told["num_experts"] == 14 and "auto_map" not in told
@@ -99,7 +100,7 @@ def test_files_beside_the_weights_come_along_and_say_what_the_cut_rests_on(tmp_p
     assert {int(layer): sorted({*range(16)} - {*kept}) for layer, kept in about["kept"].items()} == {
         layer: sorted(experts) for layer, experts in cut.items()
     }
-    index = json.loads((tmp_path / "smaller" / INDEX).read_text())
+    index = json.loads((tmp_path / "smaller" / MODEL_INDEX).read_text())
     for shard in {*index["weight_map"].values()}:
         with safe_open(tmp_path / "smaller" / shard, "pt") as file:
             assert {*file.keys()} == {name for name, where in index["weight_map"].items() if where == shard}
@@ -211,7 +212,7 @@ def broken(how, folder):
     elif how == "pickle":
         weights.rename(folder / "pytorch_model.bin")
     elif how == "index":
-        (folder / INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
+        (folder / MODEL_INDEX).write_text(json.dumps({"weight_map": {"a": "../model.safetensors"}}))
     elif how == "router":
         weights.write_bytes(weights.read_bytes().replace(b"moe.gate.weight", b"moe.gone.weight"))
     (folder / "config.json").write_text(json.dumps(config))

@@ -12,8 +12,6 @@ from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig
-
 from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.text import quoted, why_no_file
@@ -238,6 +236,8 @@ def _is_plain(value: object) -> bool:
 
 def _by_transformers(folder: MlxFolder, name: str) -> Any:
     """A field of the config as transformers reads it; `Missing` where it knows neither field nor model."""
+    from transformers import AutoConfig  # the menu asks whose a folder is, and brings no transformers
+
     try:
         config = AutoConfig.from_pretrained(folder.path, trust_remote_code=False, local_files_only=True)
         text = config.get_text_config()
