@@ -231,14 +231,14 @@ def _training(name: str) -> Background:
 
 @st.cache_resource(show_spinner=False)
 def _data() -> dict[str, Any]:
-    """What ships, packed once for all visitors."""
+    """Pack the recorded phone book that ships, once for all visitors."""
     means = book_means(book_table())
     runs = {name: packed_run(shipped_run(name)) for name in RECORDED}
     return {"tabs": TABS, "runs": runs, "bars": _bars(means), **_words(means)}
 
 
 def _words(means: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """What is said above and below each tab; **strong** and [links](https://…) as the book's JavaScript reads them."""
+    """The words above and below each tab; **strong** and [links](https://…) as the book's JavaScript reads them."""
     book, few, many = TASKS["book"], TASKS["rule"], MANY
     of = means.set_index(["part", "name", "facts"])["share"]
     of_few, of_many = ({name: of["rule", name, seen] for name in ("dense", "32 experts")} for seen in (few, many))
