@@ -18,6 +18,7 @@ from moeviz.metrics.comparison import set_changes
 from moeviz.metrics.flow import consecutive_transitions
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.metrics.locality import locality
+from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.metrics.tokens import token_expert
 from moeviz.metrics.vocabulary import top_tokens
@@ -84,6 +85,15 @@ def test_names_take_room_for_the_experts_that_may_have_one(monkeypatch):
     assert peak < 2**25 and (whole["by"] != "").sum() == 50
     monkeypatch.setattr(names, "MOST_PLACES", 7_000)
     pd.testing.assert_frame_equal(names.expert_names(few), whole)
+
+
+def test_an_overview_takes_room_for_the_choices_there_are():
+    few = wide(1_000)
+    tracemalloc.start()
+    frame = modal_first_choice(few)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23 and frame["expert"].tolist() == few.experts[0, :, 0].tolist() and (frame["share"] == 1).all()
 
 
 def test_a_longer_trace_may_have_a_larger_table():
