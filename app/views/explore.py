@@ -29,7 +29,7 @@ from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.facts import layer_word, trace_facts
 from moeviz_app.widgets.files import downloads
 from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
-from moeviz_app.widgets.near import fill_first_screen
+from moeviz_app.widgets.near import fill_first_screen, when_near
 from moeviz_app.widgets.pickers import choose_stretch
 from moeviz_app.widgets.run_options import choose_model, choose_options
 from moeviz_app.widgets.run_panel import record
@@ -47,6 +47,7 @@ from moeviz.routing_trace import RoutingTrace
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+BUTTONS = 40  # pixels of a row of them
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
 
@@ -161,7 +162,7 @@ def _answer(options: RunRequest) -> None:
     for chart in OVERVIEW:
         show(chart, trace)
     st.subheader("Download this trace", anchor=False)
-    downloads(trace)
+    when_near("downloads", partial(downloads, trace), height=BUTTONS)
 
 
 def _with_text(options: RunRequest, text: str, chat: bool = False, system: str | None = None) -> RunRequest:

@@ -17,8 +17,8 @@ WHOLE_PAGE = "asks for the whole page"  # a click in a part, which would be draw
 
 _component = component(
     "near",
-    "<p class='near'><span>This picture comes when you scroll to it.</span>"
-    "<span class='paper'>This picture was not drawn yet. Close this, and print once more.</span></p>",
+    "<p class='near'><span>This part comes when you scroll to it.</span>"
+    "<span class='paper'>This part was not drawn yet. Close this, and print once more.</span></p>",
     "near",
     "leaving near",
 )

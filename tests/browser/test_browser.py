@@ -55,6 +55,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     expect(tokens(page)).to_have_text(strip_of(recorded, 4))
     expect(page).to_have_url(re.compile("layer=4"))
 
+    page.locator(".st-key-place-of-downloads").scroll_into_view_if_needed()
     with page.expect_download() as download:
         page.locator(".st-key-trace-csv button").click()
     assert download.value.suggested_filename == "moeviz-embedded-s-il-fait-froid-def.csv"

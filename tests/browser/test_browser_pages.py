@@ -106,7 +106,7 @@ IS_AT_END = """() => {
   const main = document.querySelector("[data-testid=stMain]");
   return main.scrollTop + main.clientHeight > main.scrollHeight - 2;
 }"""
-PLACES = "[class*='st-key-place-of-']"
+PLACES = "[class*='st-key-place-of-']:not(.st-key-place-of-downloads)"
 FONTS = "async () => { await Promise.all([...document.fonts].map((font) => font.load())); }"
 TALLEST_GAP = f"""() => Math.max(...[...document.querySelectorAll("{PLACES}")].map((place) => {{
   const chart = place.querySelector(".stVegaLiteChart");

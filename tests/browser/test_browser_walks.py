@@ -167,6 +167,7 @@ def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(wa
 
     walker.press(page.locator(".st-key-menu").get_by_role("link", name="Explore", exact=True))
     drawn(page)
+    page.locator(".st-key-place-of-downloads").scroll_into_view_if_needed()
     with page.expect_download() as download:
         walker.press(page.locator(".st-key-trace-csv button"))
     download.value.save_as(tmp_path / "trace.csv")

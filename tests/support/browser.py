@@ -59,9 +59,9 @@ A_MOMENT = "(moment) => new Promise((done) => setTimeout(done, moment))"
 OVERFLOW = """() => Math.max(
   ...[...document.querySelectorAll("html, [data-testid=stMain]")].map((part) => part.scrollWidth - part.clientWidth)
 )"""
-# Brings the next picture into sight that is not drawn yet; whether there was none.
+# Brings the next part into sight that is not drawn yet; whether there was none.
 TO_THE_NEXT = """() => {
-  const isDrawn = (place) => place.querySelector(".stVegaLiteChart :is(canvas, svg.marks)");
+  const isDrawn = (place) => place.querySelector(".stVegaLiteChart :is(canvas, svg.marks), .stDownloadButton");
   const next = [...document.querySelectorAll("[class*='st-key-place-of-']")].find((place) => !isDrawn(place));
   next?.scrollIntoView({ block: "center" });
   return !next;
