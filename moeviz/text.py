@@ -47,6 +47,15 @@ def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
     return with_and(parts) if len(parts) <= most else ", ".join([*parts[:3], "…", parts[-1]])
 
 
+def numbers_span(numbers: Sequence[int]) -> str:
+    """Write the least and the greatest of some numbers, or the one that all are.
+
+    >>> numbers_span((64, 8, 64)), numbers_span((8, 8))
+    ('8–64', '8')
+    """
+    return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)}–{max(numbers)}"
+
+
 def with_and(parts: Sequence[str]) -> str:
     """Parts of a sentence, the last after "and".
 

@@ -14,8 +14,8 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.report.notebook import numbers_span
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import numbers_span
 
 ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (convention “{CONVENTIONS[0]}”)."
 

@@ -7,6 +7,7 @@ from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import numbers_span
 
 FIRST_TOKENS, FIRST_LINES, LINE, CELL = 400, 5, 200, 200
 
@@ -86,11 +87,6 @@ def _not_recorded(trace: RoutingTrace) -> str:
 def _layers(model: ModelInfo) -> str:
     which = f"{model.layers[0]} to {model.layers[-1]}" if len(model.layers) > 1 else f"{model.layers[0]}"
     return f"{len(model.layers)} ({which})" + (f" of {model.num_layers}" if model.num_layers else "")
-
-
-def numbers_span(counts: tuple[int, ...]) -> str:
-    """Write the least and the greatest of some numbers, or the one that all are."""
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
 def _parameters(model: ModelInfo) -> str:

@@ -1,14 +1,19 @@
-"""Find the routers of a transformers model: the modules that the model's own code declares as such.
+"""Find the routers of a transformers model, the modules that its code declares as such, and in which order they run.
 
 Names are not trusted: substrings such as 'gate' also match `gate_proj` and `shared_expert_gate`. transformers
 declares, per architecture, which module class gives `router_logits` (`_can_record_outputs`); those are the routers.
-What is declared otherwise, or not at all, has a row in ODD_ROUTERS.
+Routers that are declared otherwise, or not at all, have a row in ROUTER_ADAPTERS.
+
+Some models run a few of their layers several times in one forward. The survey (`tests/survey`) reads every MoE
+architecture of transformers 5.24: those in LOOPED call a router more than once in a forward, and no other does. A
+module that answers more often than it should in any other model is no layer of it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import nn
 
@@ -243,3 +248,57 @@ def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
         ]
         for router in find_routers(model)
     }
+
+
+class Loop(NamedTuple):
+    """Layers from `start` to `end` (exclusive) run `passes` times, one pass after the other."""
+
+    start: int
+    end: int
+    passes: int
+
+
+def _inkling2(config: object) -> Loop:
+    return Loop(config.loop_layer_index_start, config.loop_layer_index_end, config.loop_num_passes)
+
+
+LOOPED: dict[str, Callable[[object], Loop]] = {"inkling2_loop_text": _inkling2}  # by config.model_type
+
+
+def order_of(model: nn.Module, routers: Sequence[Router]) -> tuple[int, ...]:
+    """In which order a forward of `model` calls its routers: their indices, each once unless its layer is in a loop."""
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    looped = LOOPED.get(getattr(config, "model_type", ""))
+    if looped is None:
+        return tuple(range(len(routers)))
+    loop = looped(config)
+    before, inside, after = [], [], []
+    for index, router in enumerate(routers):
+        place = before if router.layer < loop.start else inside if router.layer < loop.end else after
+        place.append(index)
+    return (*before, *inside * loop.passes, *after)
+
+
+LAYER_KIND = "unrolled layer"
+
+
+def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
+    """The depth of each call in a forward: `layers` are those of the routers, `order` the order of their calls.
+
+    >>> unrolled_layers([0, 1, 2], [0, 1, 2, 1, 2])
+    [0, 1, 2, 3, 4]
+    """
+    depths: list[int] = []
+    added = 0
+    for layer in (layers[index] for index in order):
+        last = depths[-1] - added if depths else -1
+        if layer <= last:  # a new pass begins
+            added += last + 1 - layer
+        depths.append(layer + added)
+    return depths
+
+
+def is_unrolled(routers: tuple[Router, ...]) -> bool:
+    """True where a router stands for several layers."""
+    return len({router.path for router in routers}) < len(routers)

@@ -21,12 +21,6 @@ class Templated(Protocol):
         """Turns of a chat as one text."""
 
 
-def check_chat(chat: bool, system: str | None) -> None:
-    """Raise `InvalidPrompt` for a system prompt without a chat."""
-    if system is not None and not chat:
-        raise InvalidPrompt("A system prompt is part of a chat. Give chat=True, or leave system out.")
-
-
 def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
     """The text as the user's turn, up to where the model's answer begins; before it the system prompt, if there is one.
 

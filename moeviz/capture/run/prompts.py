@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.models.wrappers import eager_model, unwrap_peft
+from moeviz.capture.models.patching import eager_model, unwrap_peft
 from moeviz.capture.run.chat import turns
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
