@@ -20,7 +20,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, is_text, shown
-from moeviz.formats.importers.source import Source, source_of
+from moeviz.formats.importers.importer import Source, source_of
 from moeviz.text import quoted
 
 MOST_BYTES = 2**26
