@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import load, loading
-from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, number
+from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, load, loading, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
 from moeviz.text import cut, listed, quoted, why_no_file

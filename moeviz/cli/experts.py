@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import load, open_dataset, read_one_trace
-from moeviz.cli.options import add_import_options, add_json, add_loading, numbers
+from moeviz.cli.options import add_import_options, add_json, add_loading, load, numbers, open_dataset, read_one_trace
 from moeviz.cli.output import frame_texts, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
