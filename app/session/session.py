@@ -108,13 +108,8 @@ def point_at(layer: int | None, token: int | None) -> None:
         visit().token = token
 
 
-def set_pages(pages: dict[str, st.Page]) -> None:
-    """Let every page lead to every other, by its title."""
-    visit().pages = pages
-
-
 def page(title: str) -> st.Page:
-    """The page of that title."""
+    """Return the page of that title: every page can lead to every other."""
     return visit().pages[title]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import streamlit as st
-from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.contrast import contrast_page
@@ -158,7 +158,7 @@ def menu() -> list[st.Page]:
     """For st.navigation, which draws nothing: `draw_menu` does."""
     pages = {name: _page(name) for name in PAGES}
     pages["Expert"] = st.Page(expert_page, title="Expert", url_path=EXPERT)
-    session.set_pages(pages)
+    visit().pages = pages
     moved = [st.Page(partial(_lead_on, name), title=name, url_path=old) for old, name in OLD_ADDRESSES.items()]
     return [*pages.values(), *moved]
 
