@@ -10,7 +10,7 @@ LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows h
 
 
 def quoted(name: object, most: int = MOST_SHOWN) -> str:
-    """A name in quotes, cut where it is endless; what a terminal would obey is spelled out.
+    """Quote a name, cut where it is endless; signs that a terminal would obey are spelled out.
 
     >>> quoted("a" * 5000, most=3)
     "'aaa…' (5,000 characters)"
@@ -20,12 +20,12 @@ def quoted(name: object, most: int = MOST_SHOWN) -> str:
 
 
 def cut(text: str, most: int = MOST_SHOWN) -> str:
-    """A text without its end, where it is endless."""
+    """Cut a text that is endless."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """Numbers in a sentence, without the middle where they are many.
+    """List numbers in a sentence, without the middle where they are many.
 
     >>> listed(range(3)), listed(range(4096))
     ('0, 1 and 2', '0, 1, 2, …, 4095')
@@ -36,7 +36,7 @@ def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
 
 
 def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """Ascending whole numbers in a sentence, those in a row as their first and last.
+    """List ascending whole numbers in a sentence, those in a row as their first and last.
 
     >>> spans([0, 1, 2, 7, 9, 10])
     '0 to 2, 7 and 9 to 10'
@@ -57,7 +57,7 @@ def numbers_span(numbers: Sequence[int]) -> str:
 
 
 def with_and(parts: Sequence[str]) -> str:
-    """Parts of a sentence, the last after "and".
+    """Join parts of a sentence, the last after "and".
 
     >>> with_and(["a", "b", "c"]), with_and(["a"])
     ('a, b and c', 'a')
@@ -83,12 +83,12 @@ def why_no_file(name: str | PurePath) -> str:
 
 
 def is_text(name: str | PurePath) -> bool:
-    """False for a file name whose bytes are not UTF-8: Python has half characters (lone surrogates) in their place."""
+    """Return whether a file name's bytes are UTF-8: if not, Python has half characters (lone surrogates) in it."""
     return not any("\ud800" <= character <= "\udfff" for character in str(name))
 
 
 def cautions_in_one(said: Sequence[str], most: int = 3) -> str:
-    """Cautions as one text, each once; of more than a few, the first ones and how many there are besides.
+    """Join cautions into one text, each once; of more than a few, the first ones and how many there are besides.
 
     >>> cautions_in_one(["", "One.", "Two.", "One.", "Three."], most=2)
     'One. Two. (1 more like these.)'

@@ -72,14 +72,14 @@ def compare_page() -> None:
 
 
 def _what_ships(trace: RoutingTrace | None) -> None:
-    """Before there is a pair: the beginnings of some held-out texts, through the models whose routing of them ships."""
+    """Show, before there is a pair, beginnings of held-out texts through the models whose routing of them ships."""
     example_note("Run a second text on the Explore page, or open a trace file on the Traces page, to compare your own.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 
 
 def _beginnings(trace: RoutingTrace) -> RoutingTrace:
-    """The first tokens of the first text of some kinds, as texts from 0 on."""
+    """Select the first tokens of the first text of some kinds, as texts from 0 on."""
     tokens = trace.tokens
     of_kinds = tokens[tokens["label"].isin(SHOWN_KINDS) & (tokens["position"] < SHOWN_OF_A_TEXT)]
     first = of_kinds.groupby("label", observed=True)["sequence"].transform("min")
@@ -89,7 +89,7 @@ def _beginnings(trace: RoutingTrace) -> RoutingTrace:
 
 
 def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]:
-    """The traces by what tells them apart: their models, or else the names that they have among the recent ones."""
+    """Name traces by what tells them apart: their models, or else the names that they have among the recent ones."""
     chosen = list(chosen)
     models = [trace.model.name for _, trace in chosen]
     apart = len({*models}) == len(models)
@@ -113,7 +113,7 @@ def _compare(traces: dict[str, RoutingTrace]) -> None:
 
 
 def _if_trained_further(traces: dict[str, RoutingTrace]) -> None:
-    """Offer what needs an expert's number to mean the same in both, where their layouts allow it."""
+    """Offer the comparison expert by expert, for models of which one may have been trained from the other."""
     with explained():
         matched(tuple(traces.values()))
         with st.expander("Expert by expert: only if one was trained further from the other"):
@@ -143,7 +143,7 @@ def _one_model(one: RoutingTrace, other: RoutingTrace) -> bool:
 
 
 def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
-    """The model in whose words both can be spoken of; None where they route different things."""
+    """Return the model in whose words both can be spoken of; None where they route different things."""
     kinds = ("item_kind", "label_kind", "layer_kind")
     return one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
 
@@ -193,7 +193,7 @@ class SeveralTables(NamedTuple):
 
 
 def figures_side_by_side(traces: Several) -> None:
-    """Draw what differs of traces with experts of their own: in sentences, and figure by figure."""
+    """Draw the differences between traces with experts of their own: in sentences, and figure by figure."""
     found = None
     with explained():
         found = _found(traces)
@@ -212,7 +212,7 @@ def figures_side_by_side(traces: Several) -> None:
 
 
 def _found(traces: Several) -> SeveralTables:
-    """The tables, kept as long as they are on screen: of long texts they take seconds."""
+    """Return the tables, kept as long as they are on screen: of long texts they take seconds."""
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
         return known[1]
@@ -232,7 +232,7 @@ def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
 
 
 def _kept_even(traces: Several) -> None:
-    """Say what kept each model's load even in training, and the losses it came to: known of our own models."""
+    """Say how each model's load was kept even in training, and the losses it came to: known of our own models."""
     models = {name: trace.model.name for name, trace in traces.items()}
     known = {name: OWN_MODELS[model] for name, model in models.items() if model in OWN_MODELS}
     if not known:
@@ -316,12 +316,12 @@ def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
 
 
 def _pick(key: str) -> None:
-    """Callback of a strip: the same row is marked in the others."""
+    """Callback of a strip: mark the same row in the others."""
     visit().row_of_several = int(session.value(key).pick)
 
 
 def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:
-    """Say which traces have no line in a chart: what it needs may be in some of them alone."""
+    """Say which traces have no line in a chart, which may need data that some of them lack."""
     without = [name for name in traces if name not in set(frame["trace"])]
     if without:
         lack = "they lack" if len(without) > 1 else "it lacks"

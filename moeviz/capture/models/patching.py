@@ -21,18 +21,18 @@ Undo = Callable[[], object]
 
 
 class Patch:
-    """Something done to a model, that can be undone and done again."""
+    """A change of a model that can be undone and done again."""
 
     def __init__(self, do: Callable[[], Undo]) -> None:
         self._do = do
         self._undo: Undo | None = None
 
     def apply(self) -> None:
-        """Do it, and keep what undoes it."""
+        """Make the change, and keep the way to undo it."""
         self._undo = self._do()
 
     def revert(self) -> None:
-        """Undo it; nothing where it is not done."""
+        """Undo the change; does nothing where it is not made."""
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo()
@@ -48,7 +48,7 @@ _thread = _ThreadPatches()
 
 @contextmanager
 def patched(do: Callable[[], Undo]) -> Iterator[None]:
-    """Do something to a model for the time of a block. `do` returns what undoes it, and may be called again."""
+    """Change a model for the time of a block. `do` returns the function that undoes it, and may be called again."""
     patches, patch = _thread.patches, Patch(do)
     patch.apply()
     patches.append(patch)
@@ -61,7 +61,7 @@ def patched(do: Callable[[], Undo]) -> Iterator[None]:
 
 @contextmanager
 def unpatched() -> Iterator[None]:
-    """Inside the block, all that this thread has changed is as it was before; then it is changed again.
+    """Take all changes of this thread back for the time of a block; then make them again.
 
     So whoever uses a model meanwhile has it to themselves, and what was put on it first is taken off last. Left by an
     error, everything stays as it was before.
@@ -76,7 +76,7 @@ def unpatched() -> Iterator[None]:
 
 @contextmanager
 def patched_attribute(holder: object, attribute: str, value: object) -> Iterator[None]:
-    """Set an attribute of an instance, and take it away or put the old one back."""
+    """Set an attribute of an instance for a block; then delete it, or put the old one back."""
     missing = object()
 
     def put() -> Undo:
@@ -92,7 +92,7 @@ def patched_attribute(holder: object, attribute: str, value: object) -> Iterator
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block nothing is drawn: no dropout, no jitter. Every part is then in the mode that it was in."""
+    """Put a model in evaluation mode for a block: no dropout, no jitter. Then each part has its own mode again."""
     trained = [part for part in model.modules() if part.training]
     for part in trained:
         part.training = False
@@ -108,13 +108,13 @@ ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own
 
 
 def eager_model(model: nn.Module) -> nn.Module:
-    """The model itself, where it is wrapped by `torch.compile(model)`."""
+    """Return the model that `torch.compile(model)` wraps; any other model as it is."""
     return model._orig_mod if isinstance(model, OptimizedModule) else model
 
 
 @contextmanager
 def eager_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block nothing of `model` runs compiled: not `model.compile()`, not a part that torch.compile wraps."""
+    """Run nothing of `model` compiled in a block: not `model.compile()`, not a part that torch.compile wraps."""
     with ExitStack() as stack:
         changed = [
             stack.enter_context(patched_attribute(*change)) for part in model.modules() for change in _undone(part)
@@ -125,12 +125,12 @@ def eager_mode(model: nn.Module) -> Iterator[None]:
 
 
 def is_compiled(model: nn.Module) -> bool:
-    """True where `eager_mode` has something to undo."""
+    """Return whether `eager_mode` has something to undo."""
     return any(True for part in model.modules() for _ in _undone(part))
 
 
 def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
-    """The changes to a module that make it run uncompiled."""
+    """Yield the changes to a module that make it run uncompiled."""
     if isinstance(part, OptimizedModule):
         yield part, "forward", part._orig_mod.__call__
     elif (forward := vars(part).get("forward")) is not None and hasattr(forward, ORIGINAL):
@@ -140,7 +140,7 @@ def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
 
 
 def unwrap_peft(model: nn.Module) -> nn.Module:
-    """The transformers model inside a PeftModel, with its adapters; any other model as it is.
+    """Return the transformers model inside a PeftModel, with its adapters; any other model as it is.
 
     Raises `CaptureError` for prompt learning, whose wrapper gives the model more to read than the prompt.
     """

@@ -61,12 +61,12 @@ class Router:
 
     @property
     def kind(self) -> str:
-        """The class of the router."""
+        """Class of the router."""
         return type(self.module).__name__
 
     @property
     def factor(self) -> float:
-        """The number by which the block multiplies its experts' sum, beside the weights that the router gives them."""
+        """Number by which the block multiplies its experts' sum, on top of the weights that the router gives them."""
         return float(self.adapter.factor(self.block)) if self.adapter and self.adapter.factor else 1.0
 
     def read(self, given: tuple, answer: tuple) -> Answer:
@@ -82,12 +82,12 @@ class Router:
 
     @property
     def writer(self) -> Writer | None:
-        """The function that puts another decision in the router's answer; None where there is none."""
+        """Function that puts another decision in the router's answer; None where there is none."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 
 def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
-    """The routers that `model` declares, by layer; those of one site, if it has several.
+    """Find the routers that `model` declares, by layer; those of one site, if it has several.
 
     site   "encoder" or "decoder", "attention" or "feed-forward", "text" or "images". Default: "feed-forward", "text"
            or "encoder".
@@ -114,7 +114,7 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
 
 
 def router_sites(model: nn.Module) -> tuple[str, ...]:
-    """The sites of a model's routers; ("",) if there is only one."""
+    """Return the sites of a model's routers; ("",) if there is only one."""
     return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
 
 
@@ -141,7 +141,7 @@ def _all_routers(model: nn.Module) -> list[Router]:
 
 
 def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model by path, without the copies that PEFT keeps of some and that do not run as it is now."""
+    """List the modules of a model by path, without PEFT's copies that do not run at present."""
     parts = dict(model.named_modules())
     idle = tuple(
         f"{path}.{name}."
@@ -155,7 +155,7 @@ def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def active_module(part: nn.Module) -> nn.Module:
-    """The module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
+    """Return the module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
     if type(part).__name__ != COPIED:
         return part
     copies = part.get_submodule(COPIES)
@@ -202,27 +202,27 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
 
 
 def unwrapped_path(path: str) -> str:
-    """Where in its block a router stands, which an adapter may wrap."""
+    """Return a router's path without the adapters that may wrap it."""
     while found := WRAPPED.search(path):
         path = path[: found.start()]
     return path
 
 
 def unwrapped_module(part: nn.Module) -> nn.Module:
-    """A module without the adapters around it."""
+    """Return a module without the adapters around it."""
     while type(part).__name__ in (ADAPTED, COPIED):
         part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else active_module(part)
     return part
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
-    """The experts of the router at `path`: beside it, or in it."""
+    """Find the experts of the router at `path`: beside it, or in it."""
     places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
     return {place: active_module(parts[place]) for place in places if place in parts}
 
 
 def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:
-    """Half of the layers would look like all of them."""
+    """Raise `CaptureError` for experts without a router: half of the layers would look like all of them."""
     known = {path for router in routers for path in (*router.experts, router.block_path)}
     for path, part in parts.items():
         if path.rpartition(".")[2] == "experts" and path not in known:
@@ -238,7 +238,7 @@ def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:
 
 
 def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
-    """By layer, the names of the parameters that hold all of its experts' weights; none where experts are modules."""
+    """Name the parameters that hold all experts' weights of a layer, by layer; none where experts are modules."""
     return {
         router.layer: [
             f"{path}.{name}"
@@ -266,7 +266,7 @@ LOOPED: dict[str, Callable[[object], Loop]] = {"inkling2_loop_text": _inkling2} 
 
 
 def order_of(model: nn.Module, routers: Sequence[Router]) -> tuple[int, ...]:
-    """In which order a forward of `model` calls its routers: their indices, each once unless its layer is in a loop."""
+    """Return the order in which a forward calls the routers: their indices, each once unless its layer is in a loop."""
     config = getattr(model, "config", None)
     config = config.get_text_config() if hasattr(config, "get_text_config") else config
     looped = LOOPED.get(getattr(config, "model_type", ""))
@@ -284,7 +284,7 @@ LAYER_KIND = "unrolled layer"
 
 
 def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
-    """The depth of each call in a forward: `layers` are those of the routers, `order` the order of their calls.
+    """Return the depth of each call in a forward: `layers` are the routers' own, `order` the order of their calls.
 
     >>> unrolled_layers([0, 1, 2], [0, 1, 2, 1, 2])
     [0, 1, 2, 3, 4]
@@ -300,5 +300,5 @@ def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
 
 
 def is_unrolled(routers: tuple[Router, ...]) -> bool:
-    """True where a router stands for several layers."""
+    """Return whether a router stands for several layers."""
     return len({router.path for router in routers}) < len(routers)

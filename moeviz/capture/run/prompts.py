@@ -28,7 +28,7 @@ class Batch:
     attention_mask: torch.Tensor  # (B, S), 0 = padding
 
     def repeated(self, copies: int) -> "Batch":
-        """Each prompt so many times, one after the other."""
+        """Repeat each prompt so many times, one after the other."""
         return Batch(*(part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask)))
 
 
@@ -43,13 +43,13 @@ class GeneratedTokens:
 
 
 def no_generated_tokens(batch: Batch) -> GeneratedTokens:
-    """Prompts alone."""
+    """Return generated tokens for prompts alone: none."""
     return GeneratedTokens(batch.input_ids[:, :0], batch.input_ids[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """A model and what it is to read."""
+    """A model, and the batch that it is to read."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -90,7 +90,7 @@ def prepare(
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
-    """The first token of the decoder beside an encoder, as a batch."""
+    """Make a batch of the first token of a decoder beside an encoder."""
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:
@@ -161,11 +161,11 @@ class Templated(Protocol):
     chat_template: Any
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any:
-        """Turns of a chat as one text."""
+        """Write the turns of a chat as one text."""
 
 
 def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
-    """The text as the user's turn, up to where the model's answer begins; before it the system prompt, if there is one.
+    """Write a text as the user's turn, after the system prompt if there is one, up to where the model's answer begins.
 
     Raises `CaptureError` where the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
     """
@@ -187,7 +187,7 @@ def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
 def added_by_template(
     tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None
 ) -> tuple[bool, ...] | None:
-    """Of each token of the prompt, whether the template added it: no character of it is of the text or system prompt.
+    """Tell of each token of a prompt whether the template added it: it has no character of the text or system prompt.
 
     None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
     characters a token stands for.
@@ -215,7 +215,7 @@ def added(
 
 
 def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> list[Span] | None:
-    """Where the text and the system prompt stand in what the template made of them, with or without spaces around."""
+    """Find the text and the system prompt in the template's output, with or without spaces around."""
     given = [part for part in (text, system) if part]
     marked = as_turn(tokenizer, MARKS[0], MARKS[1] if system else None)
     marks = MARKS[: len(given)]
@@ -229,7 +229,7 @@ def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> l
 
 
 def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
-    """The text with each mark replaced, and where the replacements stand."""
+    """Replace each mark in a text, and return where the replacements stand."""
     spans: list[Span] = []
     for mark in sorted(texts, key=marked.index):
         first = marked.index(mark)
@@ -239,5 +239,5 @@ def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
 
 
 def turns(tokenizer: Templated, prompts: Sequence[str], system: str | None) -> list[str]:
-    """Each prompt as a turn of its own. An empty one stays empty, to be refused as every empty prompt is."""
+    """Write each prompt as a turn of its own. An empty one stays empty, to be refused as every empty prompt is."""
     return [as_turn(tokenizer, prompt, system) if prompt else prompt for prompt in prompts]

@@ -69,13 +69,13 @@ class CaptureRequest:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
 
     def check_can_grow(self) -> None:
-        """Raise `CaptureError` for what cannot be streamed."""
+        """Raise `CaptureError` for a request that cannot be streamed."""
         if isinstance(self.decoding, Decoding):
             check_can_grow(self.decoding.num_beams)
 
 
 def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
-    """One text or several, as a request holds them. Raises `InvalidPrompt` for anything else."""
+    """Return one text or several as a request holds them. Raises `InvalidPrompt` for anything else."""
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
     if not all(isinstance(one, str) for one in found):
         raise InvalidPrompt(

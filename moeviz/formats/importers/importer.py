@@ -42,22 +42,22 @@ class Source:
 
     @property
     def is_folder(self) -> bool:
-        """True for a folder."""
+        """Whether these are the files of a folder."""
         return set(self.files) != {self.name}
 
     @property
     def data(self) -> bytes:
-        """The bytes of the one file; none of a folder."""
+        """Bytes of the one file; empty for a folder."""
         return b"" if self.is_folder else self.files[self.name]
 
     def matching(self, pattern: str) -> list[str]:
-        """The names of files that match, by the number in them."""
+        """List the names of files that match, by the number in them."""
         found = [name for name in self.files if re.fullmatch(pattern, name)]
         return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
 
     @cached_property
     def first(self) -> Any:
-        """The JSON document, or the first of JSON lines; None for anything else."""
+        """Value of the JSON document, or of the first of JSON lines; None for anything else."""
         if self.data[:64].lstrip()[:1] not in (b"{", b"["):
             return None
         line, _, rest = self.data.partition(b"\n")
@@ -72,17 +72,17 @@ class Source:
 
     @cached_property
     def has_lines(self) -> bool:
-        """True where each line is a JSON document of its own."""
+        """Whether each line is a JSON document of its own."""
         line, _, rest = self.data.partition(b"\n")
         return bool(rest.strip()) and self.first is not None and self._json(line) is not None
 
     @cached_property
     def rows(self) -> list[Any]:
-        """Every line of JSON lines, or the one document."""
+        """Values of all JSON lines, or of the one document."""
         return self.lines_of(self.name) if self.has_lines else [self.first]
 
     def lines_of(self, name: str) -> list[Any]:
-        """The JSON lines of one file. A last line that was cut, as by a killed run, is left out, and noted."""
+        """Read the JSON lines of one file. A last line that was cut, as by a killed run, is left out and noted."""
         self._check_values(self.files[name])
         lines = [line for line in self.files[name].split(b"\n") if line.strip()]
         values = [self._json(line) for line in lines]
@@ -102,7 +102,7 @@ class Source:
         self.left_out[sentence] = None
 
     def json_of(self, name: str) -> Any:
-        """One file as JSON; None if it is none."""
+        """Read one file as JSON; None if it is none."""
         self._check_values(self.files[name])
         return self._json(self.files[name])
 
@@ -187,7 +187,7 @@ class ImportOptions:
             raise InvalidTrace(f"first_axis is {quoted(self.first_axis)}; say 'layers' or 'tokens'.")
 
     def need(self, name: str, what: str) -> int:
-        """A number that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
+        """Return an option that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
         value: int | None = getattr(self, name)
         if value is None:
             raise NotSaid(
@@ -198,7 +198,7 @@ class ImportOptions:
         return value
 
     def layers_first(self, shape: tuple[int, ...]) -> bool:
-        """True if the first axis of an array is of layers, false if it is of tokens. Raises `NotSaid`."""
+        """Return whether the first axis of an array is of layers, and not of tokens. Raises `NotSaid`."""
         if self.first_axis is None:
             name = flag("first_axis")
             raise NotSaid(
@@ -223,7 +223,7 @@ SAYS = {
 
 
 def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
-    """Layers as people write them, as `what`. Raises `InvalidTrace` for anything else.
+    """Read layers as people write them, in the option `what`. Raises `InvalidTrace` for anything else.
 
     >>> layers_of("0,3-5")
     (0, 3, 4, 5)
