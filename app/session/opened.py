@@ -95,11 +95,6 @@ def remember(counts: ExpertCounts) -> None:
     session.set_value(session.COUNTS, name)
 
 
-def dropped() -> list[str]:
-    """Names of counts that were taken away since this was asked last, because memory was needed."""
-    return visit().counts.take_dropped()
-
-
 def sources() -> dict[str, Callable[[], Counted]]:
     """Return what may be looked at, by name: the trace on screen, then `offered`, then held-out texts."""
     counts = {name: partial(_same, counts) for name, counts in offered().items()}

@@ -137,7 +137,7 @@ def restore() -> list[str]:
     for kept in earlier(visit().kept_seen):
         bring(kept.trace, kept.title, _run_of_kept(kept.run))
     sentences = troubles()
-    if gone := dropped():
+    if gone := visit().recent.take_dropped():
         names = ", ".join(f"“{name}”" for name in gone)
         why = f"Memory was needed, so the oldest traces were let go: {names}. Run or open them again to see them."
         sentences.append(why)
@@ -153,11 +153,6 @@ def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
     except CaptureError:  # no run of ours: a file holds what anyone wrote
         return None
     return run if run.parameters() == query else None
-
-
-def dropped() -> list[str]:
-    """Names of traces that were taken away since this was asked last, because memory was needed."""
-    return visit().recent.take_dropped()
 
 
 def free_name(title: str) -> str:

@@ -58,11 +58,6 @@ def remember(run: TrainingRun) -> str:
     return name
 
 
-def dropped() -> list[str]:
-    """Names of runs that were taken away since this was asked last, because memory was needed."""
-    return visit().training_runs.take_dropped()
-
-
 def open_upload(data: bytes, name: str) -> None:
     """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
     visit().opened_run = remember(read_upload(data, name))

@@ -7,6 +7,7 @@ import streamlit as st
 from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.session import datasets, opened, session
+from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import draw
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
@@ -64,7 +65,7 @@ def balance_page() -> None:
 
 def _asked() -> tuple[Counted, Counted]:
     """Ask whose routing is judged, and on which tokens; the routing or counts, and the part of them."""
-    if gone := opened.dropped():
+    if gone := visit().counts.take_dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
     offered = opened.sources()
     usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE

@@ -276,14 +276,11 @@ def strips(traces: Several) -> None:
             _strip(at, name, trace, layer_at(trace.model, depth))
     longest = max(len(trace.tokens) for trace in traces.values())
     cut = f" Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown." if longest > theme.MAX_TOKENS else ""
+    models = {trace.model.name for trace in traces.values()}
     st.markdown(
         "Each token has the colour and the number of its first choice in that layer. A click on a token marks it in "
-        f"all strips.{'' if _of_one_model(traces) else ' A number means another expert in each model.'}{cut}"
+        f"all strips.{' A number means another expert in each model.' if len(models) > 1 else ''}{cut}"
     )
-
-
-def _of_one_model(traces: Several) -> bool:
-    return len({trace.model.name for trace in traces.values()}) == 1
 
 
 def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:

@@ -41,21 +41,16 @@ def lineage_page() -> None:
 
 def _choose() -> tuple[str, str, bool]:
     free, models = identity.may_name_any_model(), settings.SETTINGS.models
+    say = "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
     session.start_with(session.BASE, models[0])
     session.start_with(session.CHILD, models[:2][-1])  # experts of one shape, where it is ours
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base, child = (
-            st.selectbox(
-                label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=_help(free)
-            )
+            st.selectbox(label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=say)
             for label, key in (("Base", session.BASE), ("Child: what was made of it", session.CHILD))
         )
         asked = st.button("Compare", type="primary", shortcut="mod+enter")
     return base, child, asked
-
-
-def _help(free: bool) -> str | None:
-    return "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
 
 
 def _compared(base: str, child: str) -> Any:

@@ -237,8 +237,9 @@ COLORS = {TRIAL: "green", "Worth it": "green", LITTLE: "orange"}
 
 
 def draw_cards(counted: Counted, all_layers: int, fit: int) -> None:
-    """Two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
-    found = cached_for_example(counted, ("serve cards", *_chosen(counted, fit)), lambda: [*_cards(counted, fit)])
+    """Draw two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
+    chosen = fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
+    found = cached_for_example(counted, ("serve cards", *chosen), lambda: [*_cards(counted, fit)])
     cards = [*found, (PLAN, _of_file(counted, all_layers, found))]
     for row in (cards[:2], cards[2:]):
         for place, (part, said) in zip(st.columns(2), row, strict=True):
@@ -256,11 +257,6 @@ def _say(sentence: str, verdict: str) -> None:
     st.text(answers[:1].upper() + answers[1:] + "." * (rest != ""))
     if rest:
         note(rest)
-
-
-def _chosen(counted: Counted, fit: int) -> tuple[object, ...]:
-    """Collect the choices on which the answers depend, beside the routing."""
-    return fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
 
 
 def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:

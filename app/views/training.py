@@ -88,7 +88,7 @@ def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: l
 
 def _chosen() -> dict[str, TrainingRun]:
     """The runs by name: one, or two."""
-    if gone := training_runs.dropped():
+    if gone := visit().training_runs.take_dropped():
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = training_runs.offered()
     names = list(offered)

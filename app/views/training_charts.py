@@ -50,7 +50,7 @@ def show_charts(shown: Shown, over: Over) -> None:
         _snapshots(shown)
         return
     first, lacking = next(iter(shown.values())), list[str]()
-    part = _part()
+    part = choice_of(st.segmented_control, "Details", list(training_runs.PARTS), session.RUN_PART, None)
     if part is None:
         return
     if part == training_runs.EXPERTS:
@@ -65,11 +65,6 @@ def show_charts(shown: Shown, over: Over) -> None:
         _snapshots(shown)
     if lacking:
         say(" ".join(dict.fromkeys(lacking)))
-
-
-def _part() -> str | None:
-    """Ask for the part to open; none at first."""
-    return choice_of(st.segmented_control, "Details", list(training_runs.PARTS), session.RUN_PART, None)
 
 
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:

@@ -445,7 +445,8 @@ def _notes(found: Lineage) -> list[str]:
         if stacks:
             named = with_and([stack.rstrip(".") for stack in stacks])
             notes.append(f"Not compared: the experts of {name} in {named}.")
-    others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and _matched(table, mine)}
+    matched = set(table.loc[table["base_experts"].map(len) > 0, "layer"])
+    others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and mine in matched}
     if others:
         pairs = [f"{mine} is {theirs}" for mine, theirs in others.items()]
         said = ", ".join(pairs[:4]) + (f" … and {len(pairs) - 4:,} more" if len(pairs) > 4 else "")
@@ -453,7 +454,3 @@ def _notes(found: Lineage) -> list[str]:
     if gone := sorted(set(table.loc[(table["what"] == CUT) & (table["layer"] < 0), "base_layer"].tolist())):
         notes.append(f"Of {found.base}, layer{'s' * (len(gone) > 1)} {spans(gone)} went whole.")
     return notes
-
-
-def _matched(table: pd.DataFrame, layer: int) -> bool:
-    return bool(table.loc[table["layer"] == layer, "base_experts"].map(len).any())

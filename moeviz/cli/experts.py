@@ -97,7 +97,8 @@ def run(args: Namespace) -> int:
     if args.write_labels is not None and not args.write_labels.lower().endswith(".json"):
         raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
     labels = _labels_at(args.labels)
-    recorded = is_dataset(args.source) or _is_trace(args.source)
+    is_file = not why_no_file(args.source) and Path(args.source).is_file()
+    recorded = is_dataset(args.source) or (is_file and not args.source.lower().endswith(".gguf"))
     if recorded and (args.texts or args.mute):
         what = "texts" if args.texts else "losses without experts"
         raise MoevizError(
@@ -141,10 +142,6 @@ def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
     from moeviz.formats.expert_labels import read_labels
 
     return pd.concat([read_labels(path) for path in paths], ignore_index=True)
-
-
-def _is_trace(source: str) -> bool:
-    return not why_no_file(source) and Path(source).is_file() and not source.lower().endswith(".gguf")
 
 
 def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":

@@ -132,7 +132,7 @@ def _all_routers(model: nn.Module) -> list[Router]:
             f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
             "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE."
         )
-    sites = {path: _site(path) for path in paths}
+    sites = {path: next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE) for path in paths}
     if len(set(sites.values())) == 1:
         sites = dict.fromkeys(paths, "")
     routers = [_router(model, path, parts, site) for path, site in sites.items()]
@@ -161,10 +161,6 @@ def active_module(part: nn.Module) -> nn.Module:
     copies = part.get_submodule(COPIES)
     active = [] if part.disable_adapters else [copies[name] for name in part.active_adapters if name in copies]
     return active[0] if active else part.get_submodule(ORIGINAL)
-
-
-def _site(path: str) -> str:
-    return next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE)
 
 
 def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
