@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
 from weakref import ref
 
 import pandas as pd
@@ -185,24 +184,17 @@ WIDTH = 420  # pixels of the slider
 MOST_EXPERTS = 3  # of a token, in words
 
 
-class SeveralTables(NamedTuple):
-    """The sentences and tables of two or three traces."""
-
-    says: list[str]
-    frames: list[pd.DataFrame | MissingField]  # of each of CHARTS, or why there is none
-
-
 def figures_side_by_side(traces: Several) -> None:
     """Draw the differences between traces with experts of their own: in sentences, and figure by figure."""
-    found = None
+    frames: list[pd.DataFrame | MissingField] = []
     with explained():
-        found = _found(traces)
+        says, frames = _found(traces)
         with st.container(border=True, key="answer"):
             st.text("Means over layers; by layer they are drawn below.")
-            for sentence in found.says:
+            for sentence in says:
                 st.text(sentence)
             _kept_even(traces)
-    for chart, frame in zip(CHARTS, found.frames if found else (), strict=False):
+    for chart, frame in zip(CHARTS, frames, strict=False):
         heading(chart)
         with explained():
             if isinstance(frame, MissingField):
@@ -211,15 +203,18 @@ def figures_side_by_side(traces: Several) -> None:
             picture_and_words(chart, frame)
 
 
-def _found(traces: Several) -> SeveralTables:
-    """Return the tables, kept as long as they are on screen: of long texts they take seconds."""
+def _found(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
+    """Return sentences, and the table of each of CHARTS or why there is none.
+
+    They are kept as long as they are on screen: of long texts they take seconds.
+    """
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
         return known[1]
     frames = [_measured(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
-    found = SeveralTables(multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames)
+    found = multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames
     session.keep_result(_KEPT, ([(name, ref(trace)) for name, trace in traces.items()], found))
     return found
 
