@@ -41,7 +41,7 @@ def offered() -> dict[str, Callable[[], TrainingRun]]:
 
 
 def started() -> dict[str, str]:
-    """The paths of runs that this server was started with, by name."""
+    """List the paths of runs that this server was started with, by name."""
     found: dict[str, str] = {}
     for path in settings.SETTINGS.files:
         if is_run(path):
@@ -64,7 +64,7 @@ def open_upload(data: bytes, name: str) -> None:
 
 
 def read_upload(data: bytes, name: str) -> TrainingRun:
-    """The run in a `routing.jsonl` that somebody opens in the browser.
+    """Read the run in a `routing.jsonl` that somebody opens in the browser.
 
     Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
     open files for so long that this one does not get its turn.

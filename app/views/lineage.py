@@ -54,7 +54,7 @@ def _choose() -> tuple[str, str, bool]:
 
 
 def _compared(base: str, child: str) -> Any:
-    """The lineage, found in the line of work on files. Raises what `moeviz.lineage` raises."""
+    """Find the lineage, in the line of work on files. Raises what `moeviz.lineage` raises."""
     from moeviz.capture.lineage import lineage
 
     def work(tell: Tell) -> Any:
@@ -64,7 +64,7 @@ def _compared(base: str, child: str) -> Any:
 
 
 def _show(found: Any) -> None:
-    """The sentences, what became of each expert of the base, and one layer pair by pair."""
+    """Draw the sentences, the fate of each expert of the base, and one layer pair by pair."""
     with st.container(border=True, key="answer"):
         for sentence in found.says:
             st.text(sentence)
@@ -82,6 +82,6 @@ def _show(found: Any) -> None:
 
 
 def _most_changed(table: Any, layers: list[int]) -> int:
-    """The layer where most is not as it was; the first where none is."""
+    """Return the layer with the most experts that are not as they were; the first layer where none is."""
     changed = table[table["what"] != WHAT[0]]["layer"].value_counts()
     return max(layers, key=lambda layer: (changed.get(layer, 0), -layer))

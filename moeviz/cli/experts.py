@@ -134,7 +134,7 @@ def run(args: Namespace) -> int:
 
 
 def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
-    """The labels in all files together; None where none is named."""
+    """Read the labels in all files together; None where none is named."""
     if paths is None:
         return None
     import pandas as pd
@@ -145,7 +145,7 @@ def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
 
 
 def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
-    """The table of a model's experts, with what its weights and vectors add to it; and the trace."""
+    """Make the table of a model's experts, with columns of its weights and vectors; return it with the trace."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.expert_vectors import expert_vectors
     from moeviz.capture.models.load import LoadedModel
@@ -184,7 +184,7 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
 def _muted(
     model: "LoadedModel", table: "pd.DataFrame", texts: list[tuple[str, str]], args: Namespace
 ) -> "pd.DataFrame":
-    """The table with the loss of all texts together without each expert, in nats a token."""
+    """Add the loss of all texts together without each expert to the table, in nats a token."""
     from moeviz.capture.muting import muted_by_label
     from moeviz.metrics.expert import loss_of_all
 
