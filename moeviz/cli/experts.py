@@ -151,11 +151,11 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.routers.geometry import nearest_by_weights
     from moeviz.cli.corpus import texts_at
-    from moeviz.embedded.own_models import is_own
+    from moeviz.embedded.own_models import OWN_MODELS
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.expert_table import expert_table, with_twins, with_writing
 
-    if not args.texts and not is_own(args.source):
+    if not args.texts and args.source not in OWN_MODELS:
         raise MoevizError(f"{args.source!r} needs texts to read. Name text files, or .jsonl files with labels.")
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     args.model = args.source
