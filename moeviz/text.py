@@ -1,11 +1,13 @@
 """Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
 LONGEST_CAUTION = 3_000  # characters: trace files hold some more
+HALF = re.compile("[\ud800-\udfff]")  # a character
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
 
 
@@ -82,9 +84,15 @@ def why_no_file(name: str | PurePath) -> str:
     return "is longer than a file's name can be" if too_long else ""
 
 
-def is_text(name: str | PurePath) -> bool:
-    """Return whether a file name's bytes are UTF-8: if not, Python has half characters (lone surrogates) in it."""
-    return not any("\ud800" <= character <= "\udfff" for character in str(name))
+def is_text(value: object) -> bool:
+    """Return whether a value is a text, or a file's name, that UTF-8 can hold.
+
+    JSON can smuggle half a character (a lone surrogate) in; Python has one for each byte of a name that is no UTF-8.
+
+    >>> is_text("é"), is_text(chr(0xD83D)), is_text(1)
+    (True, False, False)
+    """
+    return isinstance(value, str | PurePath) and not HALF.search(str(value))
 
 
 def cautions_in_one(said: Sequence[str], most: int = 3) -> str:
