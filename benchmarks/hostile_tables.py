@@ -143,7 +143,11 @@ def run_app(path: Path) -> None:
 
     logging.disable(logging.CRITICAL)
     from moeviz_app.session import session
+    from moeviz_app.session.visit import KEY
+    from moeviz_app.widgets import near
     from streamlit.testing.v1 import AppTest
+
+    near.is_near = lambda _name: True  # AppTest has no screen that anything could be far from
 
     def traces() -> None:
         from moeviz_app.views.traces import traces_page
@@ -158,10 +162,10 @@ def run_app(path: Path) -> None:
     app = AppTest.from_function(traces, default_timeout=600).run()
     app.file_uploader[0].upload(path.name, path.read_bytes(), "application/octet-stream").run()
     problems, said = list(app.exception), [text.value for text in app.text]
-    if "trace" in app.session_state:
+    if KEY in app.session_state and app.session_state[KEY].trace is not None:
         pages = [AppTest.from_function(topic, default_timeout=600, args=(name,)) for name in PAGES]
         for page in (*pages, AppTest.from_file(str(MAIN), default_timeout=600)):
-            for key in ("trace", session.LAYER, session.FIRST_LAYER, session.SECOND_LAYER):
+            for key in (KEY, session.LAYER, session.FIRST_LAYER, session.SECOND_LAYER):
                 if key in app.session_state:
                     page.session_state[key] = app.session_state[key]
             problems += list(page.run().exception)

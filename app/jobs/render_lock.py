@@ -5,7 +5,8 @@ slow, and the model is slowest: after each of its thousand small steps it waits 
 the other, each takes as long as it does alone, and the first is there at once. `benchmarks.load` has the figures.
 
 A visitor's own tabs wait for each other first, so that twenty of them have one place in the line. Those without a
-cookie of ours, who may be any number behind one address, let all others go before. Tabs wait longer
+cookie of ours, who may be any number behind one address, let all others go before; where they are more than a few, they
+also wait until nobody else has a page that is being drawn or waits for a run, or for two seconds. Tabs wait longer
 after a run that was refused because the visitor has too many: else twenty tabs that ask again and again would have
 twenty answers drawn in the time of each run of anybody else.
 """
@@ -21,6 +22,8 @@ AT_ONCE = 1  # Python runs one thread at a time, however many cores there are
 SECONDS = 2.0  # who has waited so long goes on beside the others: a slow page holds nobody up for longer
 SECONDS_OF_OWN = 60.0  # the same for a visitor's own tabs
 PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for too much
+FEW = 3  # tabs in line that cannot be told apart: more of them are a crowd
+QUIET_SECONDS, LOOK_SECONDS = 0.5, 0.05  # a crowd waits until the others have been gone for so long; it looks so often
 
 
 class FairSemaphore:
@@ -46,6 +49,11 @@ class FairSemaphore:
                 line.remove(called)
             return called.is_set()
 
+    @property
+    def waiting(self) -> int:
+        """How many wait for a place."""
+        return len(self._line) + len(self._behind)
+
     def leave(self) -> None:
         """Give the place to the next in line."""
         with self._guard:
@@ -61,12 +69,20 @@ class _Mine(threading.local):
     through: tuple[tuple[FairSemaphore, float, bool], ...] = ()
     inside: tuple[FairSemaphore, ...] = ()
     pauses: bool = False
+    shared: FairSemaphore | None = None  # their own room, of all who cannot be told apart
+
+
+class _Told:
+    """Pages of those who can be told apart: how many there are now, and when the last of them was gone."""
+
+    now: int = 0
+    gone: float = float("-inf")
 
 
 _room = FairSemaphore(AT_ONCE)
 _own: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()
 _guard = threading.Lock()
-_mine = _Mine()
+_mine, _told = _Mine(), _Told()
 
 
 @contextmanager
@@ -77,11 +93,17 @@ def render_slot(visitor: str = "", is_browser: bool = True) -> Iterator[None]:
     """
     with _guard:
         own = _own.get(visitor) or _own.setdefault(visitor, FairSemaphore(1))
+        _told.now += is_browser
     _mine.through = (own, SECONDS_OF_OWN, False), (_room, SECONDS, not is_browser)
-    _enter()
+    _mine.shared = None if is_browser else own
     try:
+        _enter()
         yield
     finally:
+        if is_browser:
+            with _guard:
+                _told.now -= 1
+                _told.gone = time.monotonic()
         if _mine.pauses:
             _leave(but=own)
             time.sleep(PAUSE)
@@ -112,7 +134,20 @@ def give_up_slot() -> None:
 
 
 def _enter() -> None:
-    _mine.inside = tuple(room for room, seconds, behind in _mine.through if room.enter(seconds, behind))
+    for room, seconds, behind in _mine.through:
+        if behind:
+            _let_others_finish()
+        if room.enter(seconds, behind):
+            _mine.inside += (room,)
+
+
+def _let_others_finish() -> None:
+    """Wait for those who can be told apart, but not for ever, where this page is one of a crowd."""
+    until = time.monotonic() + SECONDS
+    while _mine.shared is not None and _mine.shared.waiting > FEW and (now := time.monotonic()) < until:
+        if not _told.now and now > _told.gone + QUIET_SECONDS:
+            return
+        time.sleep(LOOK_SECONDS)
 
 
 def _leave(but: FairSemaphore | None = None) -> None:

@@ -77,7 +77,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
     _choose_layers(trace)
     st.session_state.update({DATASET: None, WINDOW: 1})
     now = visit()
-    now.trace, now.is_placed, now.why_waiting, now.why_refused = trace, False, None, None
+    now.trace, now.is_placed, now.is_lost, now.why_waiting, now.why_refused = trace, False, False, None, None
     now.seen.names.clear()
     remember(trace, run, title)
     turn_page()
@@ -121,6 +121,17 @@ def choose(layer: int, token: int) -> None:
 def waiting() -> str | None:
     """Return why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
     return visit().why_waiting
+
+
+LOST = (
+    "Your earlier visit is gone: the server was restarted, or this tab was away for some minutes. Run your text again, "
+    "and open your files again."
+)
+
+
+def notices() -> list[str]:
+    """Return what stands above a page: why nothing is left of an earlier visit, and why a link's run waits."""
+    return [why for why in (LOST if visit().is_lost else None, waiting()) if why is not None]
 
 
 def wait(why: str, run: Hashable, layer: int | None, token: int | None) -> None:

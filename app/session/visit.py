@@ -50,6 +50,7 @@ class Visit:
     notice: Any = None  # the place where the page says so
     awaited: tuple[Hashable, int | None, int | None] | None = None  # the run that waits; layer and token of its link
     why_refused: str | None = None
+    is_lost: bool = False  # whether this tab had another one before, until something is run or opened
 
     # What was run and opened, by name.
     recent: SessionLibrary = field(default_factory=SessionLibrary)
@@ -94,6 +95,12 @@ class Visit:
 def visit() -> Visit:
     """Return the state of the visit that this script runs for."""
     if KEY not in st.session_state:
-        st.session_state[KEY] = Visit()
+        st.session_state[KEY] = Visit(is_lost=_had_another())
     found: Visit = st.session_state[KEY]
     return found
+
+
+def _had_another() -> bool:
+    """Return whether the browser asks for a session that this server no longer has: its page has stayed open."""
+    asks = st.context.headers.get("Sec-WebSocket-Protocol", "").split(",")  # streamlit, a token, the session before
+    return len(asks) > 2 and bool(asks[2].strip())

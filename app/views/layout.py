@@ -1,5 +1,6 @@
 """One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -41,11 +42,11 @@ def draw() -> None:
             st.switch_page(session.page(begins))
     notice = visit().notice = st.empty()
     follow(page.url_path)
-    if session.waiting() is not None:
-        with notice.container():
-            say(session.waiting())
+    with notice.container() if session.notices() else nullcontext():
+        for sentence in session.notices():
+            say(sentence)
     page.run()
-    if session.waiting() is None:  # the page ran it
+    if not session.notices():  # the page ran something
         notice.empty()
     visit().notice = None
     if page.title == FIRST:

@@ -93,8 +93,12 @@ def in_short(topic: str, tables: dict[str, "pd.DataFrame"], sentences: list[str]
 
 
 def _by_token(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a row a token: its text, and its first choice at each layer, or any of its experts where none is first."""
+    """Return a row a token: its text, and its first choice at each layer, or any of its experts where none is first.
+
+    A dot stands where there is none, or where the source does not say.
+    """
     first = frame[frame["slot"] == 0].pivot(index="token", columns="layer", values="expert").add_prefix("layer ")
+    first = first.astype(object).mask(first < 0, "·")
     texts = frame.drop_duplicates("token").set_index("token")[["text", "phase"]]
     return texts.join(first).reset_index().rename_axis(columns=None)
 

@@ -6,6 +6,7 @@ No text from anywhere can move the cursor of a terminal, or break its lines.
 import json
 import shutil
 import sys
+from bisect import bisect_left
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 from textwrap import wrap
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 DONE, FOUND, USAGE, ERROR = 0, 1, 2, 3
 WIDTH = 120  # columns, where no terminal says how many it has
 QUIET = Event()  # set with -q
+MOST_NAMED = 24  # of the columns that a table leaves out
 ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
 
 
@@ -123,13 +125,18 @@ def frame_text(frame: "pd.DataFrame") -> str:
 def fitting_text(frame: "pd.DataFrame", more: str = "--wide") -> str:
     """Return a table as text that fits the terminal, and a line with the columns that did not; `more` shows those."""
     width = shutil.get_terminal_size((WIDTH, 24)).columns
-    shown = len(frame.columns)
-    while shown > 1 and max(map(len, (text := frame_text(frame.iloc[:, :shown])).splitlines())) > width:
-        shown -= 1
-    left_out = [*frame.columns[shown:]]
+
+    def too_wide(columns: int) -> bool:
+        return max(map(len, frame_text(frame.iloc[:, :columns]).splitlines())) > width
+
+    fit = range(1, min(len(frame.columns), width) + 1)  # numbers of columns: each takes a character at least
+    shown = max(1, bisect_left(fit, True, key=too_wide))
+    text, left_out = frame_text(frame.iloc[:, :shown]), [*map(str, frame.columns[shown:])]
     if not left_out:
-        return frame_text(frame)
-    said = f"{len(left_out)} more columns with {more}: {', '.join(map(str, left_out))}"
+        return text
+    if len(left_out) > MOST_NAMED:
+        left_out[MOST_NAMED - 2 : -1] = ["…"]
+    said = f"{len(frame.columns) - shown:,} more columns with {more}: {', '.join(left_out)}"
     return "\n".join([text, *wrap(said, width)])
 
 

@@ -182,30 +182,37 @@ def _names_of_layer(
             **dict.fromkeys(("chosen_phi", "phi", "precision", "recall", "share"), np.nan),
         }
     )
+    enough = np.flatnonzero((has >= FEWEST).all(axis=0))
     for (names, code), by, most in zip(candidates, ("kinds", "tokens"), (MOST_KINDS, 1), strict=True):
         C = len(names)
-        counts = _by_half(aside[token], np.where(code[token] < 0, C, code[token]) * E + expert, (C + 1) * E)
-        of = _by_half(aside[recorded], np.where(code < 0, C, code)[recorded], C + 1)[:, :C]
-        counts = counts.reshape(2, C + 1, E)[:, :C]
+        code = np.where(code < 0, C, code)
+        of = _by_half(aside[recorded], code[recorded], C + 1)[:, :C]
         usable = np.logical_and(*(of > 0))
-        members, phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0], int(size[0]), most)
-        better = members.any(axis=0) & (has >= FEWEST).all(axis=0)
-        better &= ~(phi <= found["chosen_phi"].to_numpy() + GAIN)  # NaN: there is no other
-        tested = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            figures = {
-                "chosen_phi": phi,
-                "phi": _phi(*tested, has[1], int(size[1])),
-                "precision": tested[0] / has[1],
-                "recall": tested[0] / tested[1],
-                "share": tested[1] / size[1],
-            }
-        for name, values in figures.items():
-            found.loc[better, name] = values[better]
-        found.loc[better, "by"] = by
-        order = np.argsort(-counts[0], axis=0, kind="stable")
-        for one in np.flatnonzero(better):
-            found.loc[one, "name"] = _joined([names[code] for code in order[:, one] if members[code, one]], by)
+        for some in np.array_split(enough, 1 + len(enough) * C // MOST_PLACES):  # a file may have thousands of kinds
+            place = np.full(E, -1)
+            place[some] = np.arange(len(some))
+            theirs = place[expert] >= 0
+            chosen = code[token[theirs]] * len(some) + place[expert[theirs]]
+            counts = _by_half(aside[token[theirs]], chosen, (C + 1) * len(some))
+            counts = counts.reshape(2, C + 1, len(some))[:, :C]
+            members, phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0, some], int(size[0]), most)
+            better = members.any(axis=0) & ~(phi <= found["chosen_phi"].to_numpy()[some] + GAIN)  # NaN: no other
+            tested = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                figures = {
+                    "chosen_phi": phi,
+                    "phi": _phi(*tested, has[1, some], int(size[1])),
+                    "precision": tested[0] / has[1, some],
+                    "recall": tested[0] / tested[1],
+                    "share": tested[1] / size[1],
+                }
+            for name, values in figures.items():
+                found.loc[some[better], name] = values[better]
+            found.loc[some[better], "by"] = by
+            order = np.argsort(-counts[0], axis=0, kind="stable")
+            for one in np.flatnonzero(better):
+                kinds = [names[code] for code in order[:, one] if members[code, one]]
+                found.loc[some[one], "name"] = _joined(kinds, by)
     least = found["by"].map(HOLDS).clip(lower=SURE / max(size[1], 1) ** 0.5)
     found["holds"] = found["phi"] >= least
     found.loc[~found["holds"], "name"] = UNNAMED

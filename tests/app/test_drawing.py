@@ -62,6 +62,40 @@ def test_who_cannot_be_told_apart_lets_all_others_go_before():
     assert drawn == ["one", "two", "crowd"]
 
 
+def test_a_crowd_waits_until_the_others_have_what_they_wait_for(monkeypatch):
+    """Two of a few who cannot be told apart are drawn while another waits for a run; of a crowd, nobody is."""
+    drawn, waits, may_end = [], threading.Event(), threading.Event()
+    monkeypatch.setattr(render_lock, "QUIET_SECONDS", 0)
+
+    def one_of(crowd):
+        with render_slot(crowd, is_browser=False):
+            drawn.append(crowd)
+
+    def run():
+        with render_slot("visitor"), released():
+            waits.set()
+            may_end.wait(SECONDS)
+            drawn.append("visitor")
+
+    def line(crowd, count):
+        own = render_lock._own.setdefault(crowd, FairSemaphore(0))
+        threads = [in_a_thread(partial(one_of, crowd)) for _ in range(count)]
+        until(lambda: own.waiting == count)
+        own.leave()
+        return threads
+
+    visitor = in_a_thread(run)
+    assert waits.wait(SECONDS)
+    crowd, few = line("crowd", render_lock.FEW + 2), line("few", 2)
+    for thread in few:
+        thread.join(SECONDS)
+    assert drawn == ["few"] * 2
+    may_end.set()
+    for thread in [visitor, *crowd]:
+        thread.join(SECONDS)
+    assert drawn == ["few"] * 2 + ["visitor"] + ["crowd"] * (render_lock.FEW + 2)
+
+
 def test_who_waits_for_something_lets_another_draw_and_draws_on_afterwards():
     drawn = threading.Event()
 

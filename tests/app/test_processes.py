@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from moeviz_app import settings
 from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
+from moeviz_app.session.session import LOST
 from waiting import SECONDS, until
 
 import moeviz
@@ -200,7 +201,7 @@ def test_a_connection_ends_with_its_answer_where_the_next_may_be_anothers(server
 
 
 def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_nothing(server):
-    """Killed with a run in it: the next run of that visitor works."""
+    """Killed with a run in it: its visitor's page comes back and says so, until its next run."""
     model, visitors = moeviz.load_model(), [new_visitor() for _ in range(2)]
     begun, (first, *forked) = len(server.lines), processes_of(server)
     with Tab(server.url, visitors[0]) as one:
@@ -213,9 +214,16 @@ def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_not
             os.kill(forked[with_one], signal.SIGKILL)
             until(lambda: any(f"Process {with_one} ended" in line for line in server.lines[begun:]))
             other.run(prompt_of(model, "The other goes on", 0))
-    with Tab(server.url, visitors[0]) as again:
+    with Tab(server.url, visitors[0], session=one.session) as again:
         again.come()
+        assert LOST in again.sentences
         again.run(prompt_of(model, "Anew", 0))
+        again.sentences.clear()
+        again.come()
+        assert LOST not in again.sentences
+    with Tab(server.url, visitors[0], session=again.session) as back:
+        back.come()
+        assert LOST not in back.sentences and back.session == again.session, "it was kept"
     assert processes_of(server)[0] == first and len(processes_of(server)) == 3
 
 

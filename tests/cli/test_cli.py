@@ -513,6 +513,19 @@ def test_a_table_is_no_wider_than_the_terminal_and_names_what_is_left_out(monkey
     assert "exact" in capsys.readouterr().out.splitlines()[0]
 
 
+@pytest.mark.parametrize("columns", [1, 3, 30, 4_000])
+def test_as_many_columns_are_shown_as_fit_and_a_few_of_the_others_are_named(columns, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    frame = pd.DataFrame([[10 ** (n % 5) for n in range(columns)]], columns=[f"layer {n}" for n in range(columns)])
+    lines = output.fitting_text(frame).splitlines()
+    shown = lines[0].count("layer")
+    assert max(map(len, lines)) <= 70 and lines[:2] == output.frame_text(frame.iloc[:, :shown]).splitlines()
+    assert shown == columns or len(output.frame_text(frame.iloc[:, : shown + 1]).splitlines()[0]) > 70
+    said = f"{columns - shown:,} more columns with --wide: layer {shown}, layer {shown + 1}, "
+    assert shown == columns or (" ".join(lines[2:]).startswith(said) and len(lines) < 8)
+    assert shown == columns or lines[-1].endswith(f"layer {columns - 1}")
+
+
 def test_one_family_is_a_card_and_an_unknown_one_names_what_is_near(capsys):
     assert main(["families", "qwen3moe"]) == 0
     out = capsys.readouterr().out

@@ -13,10 +13,12 @@ from moeviz.charts import NAMED
 from moeviz.charts.tokens import token_expert_grid
 from moeviz.cli.metrics import measure_chart
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import expert_names as names
 from moeviz.metrics.comparison import set_changes
 from moeviz.metrics.flow import consecutive_transitions
 from moeviz.metrics.layers import overlap, transitions
 from moeviz.metrics.locality import locality
+from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.specialization import label_divergence, label_information, load_by_label
 from moeviz.metrics.tokens import token_expert
 from moeviz.metrics.vocabulary import top_tokens
@@ -70,6 +72,28 @@ def test_the_overlap_of_traces_with_very_many_slots_is_refused():
 def test_flow_needs_no_pairs_that_nobody_took():
     frame = consecutive_transitions(wide(3, layers=2))
     assert frame["from_expert"].tolist() == [0, 1, 2] and frame["to_expert"].tolist() == [3, 4, 5]
+
+
+def test_names_take_room_for_the_experts_that_may_have_one(monkeypatch):
+    """1,000 kinds and 32,767 experts, of which most have a token or none; in parts, names are as before."""
+    few = wide(20_000, labels=1_000)
+    few = replace(few, experts=np.where(few.experts < 16_000, few.experts % 50, few.experts))
+    tracemalloc.start()
+    whole = names.expert_names(few)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**25 and (whole["by"] != "").sum() == 50
+    monkeypatch.setattr(names, "MOST_PLACES", 7_000)
+    pd.testing.assert_frame_equal(names.expert_names(few), whole)
+
+
+def test_an_overview_takes_room_for_the_choices_there_are():
+    few = wide(1_000)
+    tracemalloc.start()
+    frame = modal_first_choice(few)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**23 and frame["expert"].tolist() == few.experts[0, :, 0].tolist() and (frame["share"] == 1).all()
 
 
 def test_a_longer_trace_may_have_a_larger_table():

@@ -12,10 +12,13 @@ from tests.support.waiting import SECONDS
 
 
 class Visit:
-    """A visitor's tab. `said` is all that the page was told, in the order of telling, since the last script began."""
+    """A visitor's tab. `said` is all that the page was told, in the order of telling, since the last script began.
+
+    session   that the page had before, where it lost its socket and comes back
+    """
 
     def __init__(
-        self, url: str, *, origin: str | None = None, headers: dict[str, str] | None = None, **options
+        self, url: str, *, origin: str | None = None, headers: dict[str, str] | None = None, session="", **options
     ) -> None:
         at = urlsplit(url)
         scheme = "wss" if at.scheme == "https" else "ws"
@@ -23,7 +26,7 @@ class Visit:
         self._open = ExitStack()
         opened = connect(
             address,
-            subprotocols=["streamlit"],
+            subprotocols=["streamlit", *["token", session] * bool(session)],
             origin=origin,
             additional_headers=headers,
             max_size=None,
