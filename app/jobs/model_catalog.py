@@ -13,7 +13,7 @@ from moeviz_app.jobs import recorded
 from moeviz_app.jobs.render_lock import give_up_slot
 from moeviz_app.server import identity
 
-from moeviz.capture.opening import engine_of
+from moeviz.capture.engine_table import engine_of
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import ModelNotFound, MoevizError
 from moeviz.model_info import ModelInfo

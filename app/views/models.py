@@ -7,7 +7,7 @@ from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.widgets.run_options import choose_model
 
-from moeviz.capture.opening import engine_of
+from moeviz.capture.engine_table import engine_of
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.text import cut
 

@@ -165,9 +165,9 @@ def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, A
 
 def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, Any] | None:
     """Estimate a transformers model in 4 bits of bitsandbytes; None where transformers does not open it."""
+    from moeviz.capture.engine_table import engine_of
     from moeviz.capture.models.load import model_config
     from moeviz.capture.models.parameters import packed_in_few_bits
-    from moeviz.capture.opening import engine_of
 
     if engine_of(name) is not None or (packed := packed_in_few_bits(model_config(name))) is None:
         return None

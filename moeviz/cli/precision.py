@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
     prompt = read_prompt(args)
     if args.beside is not None:
         return _beside(args, prompt)
-    from moeviz.capture.opening import engine_of
+    from moeviz.capture.engine_table import engine_of
     from moeviz.checks import precision
 
     if (engine := engine_of(args.model, args.backend)) is not None:

@@ -7,8 +7,8 @@ from tiny_models import tiny_tokenizer
 
 import moeviz
 from moeviz import CaptureError, EngineModel, Force, InvalidPrompt, ModelNotFound
+from moeviz.capture.engine_table import ENGINES, engine_of
 from moeviz.capture.engines.engine import SoFar
-from moeviz.capture.opening import ENGINES, engine_of
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.testing import sample_trace
 

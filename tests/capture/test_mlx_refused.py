@@ -9,8 +9,8 @@ from mlx_models import change_config, model_of, write_folder, write_quantised
 from tiny_models import DENSE, tiny_model
 
 import moeviz
+from moeviz.capture.engine_table import engine_of
 from moeviz.capture.engines.mlx.folder import is_of_mlx, read_folder
-from moeviz.capture.opening import engine_of
 from moeviz.embedded import EMBEDDED, embedded_path
 from moeviz.errors import CaptureError, ModelNotFound
 
