@@ -40,7 +40,7 @@ LINKS = (
     "moeviz_app.widgets.expert_links",
     "moeviz_app.widgets.run_options",
 )
-CLI = ("moeviz.cli.main", "moeviz.cli.inputs", "moeviz.cli.options", "moeviz.cli.metrics", "moeviz.cli.what_if")
+CLI = ("moeviz.cli.main", "moeviz.cli.options", "moeviz.cli.options", "moeviz.cli.metrics", "moeviz.cli.what_if")
 
 
 @dataclass(frozen=True, slots=True)

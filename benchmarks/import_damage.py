@@ -23,8 +23,7 @@ from importer_files import EXPECTED, FOLDER, READ, options_of
 
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import opened_in, read_counted
-from moeviz.formats.importers.importer import NOTHING_TOLD
-from moeviz.formats.importers.source import Source, source_of
+from moeviz.formats.importers.importer import NOTHING_TOLD, Source, source_of
 
 SECONDS, MEGABYTES, FLIPS = 1.0, 100.0, 8
 

@@ -33,14 +33,3 @@ def shown(value: Any) -> str:
         value = value[:60]
     text = SHORT.repr(value).replace("\n", " ")  # an array has lines
     return text if len(text) <= 60 else f"{text[:57]}..."
-
-
-def is_text(value: Any) -> bool:
-    """True for a string that UTF-8 can hold: JSON can smuggle in half a character (a lone surrogate)."""
-    if not isinstance(value, str):
-        return False
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

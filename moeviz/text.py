@@ -1,16 +1,18 @@
 """Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
 
 import os
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
 LONGEST_CAUTION = 3_000  # characters: trace files hold some more
+HALF = re.compile("[\ud800-\udfff]")  # a character
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
 
 
 def quoted(name: object, most: int = MOST_SHOWN) -> str:
-    """A name in quotes, cut where it is endless; what a terminal would obey is spelled out.
+    """Quote a name, cut where it is endless; signs that a terminal would obey are spelled out.
 
     >>> quoted("a" * 5000, most=3)
     "'aaa…' (5,000 characters)"
@@ -20,12 +22,12 @@ def quoted(name: object, most: int = MOST_SHOWN) -> str:
 
 
 def cut(text: str, most: int = MOST_SHOWN) -> str:
-    """A text without its end, where it is endless."""
+    """Cut a text that is endless."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """Numbers in a sentence, without the middle where they are many.
+    """List numbers in a sentence, without the middle where they are many.
 
     >>> listed(range(3)), listed(range(4096))
     ('0, 1 and 2', '0, 1, 2, …, 4095')
@@ -36,7 +38,7 @@ def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
 
 
 def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """Ascending whole numbers in a sentence, those in a row as their first and last.
+    """List ascending whole numbers in a sentence, those in a row as their first and last.
 
     >>> spans([0, 1, 2, 7, 9, 10])
     '0 to 2, 7 and 9 to 10'
@@ -47,8 +49,17 @@ def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
     return with_and(parts) if len(parts) <= most else ", ".join([*parts[:3], "…", parts[-1]])
 
 
+def numbers_span(numbers: Sequence[int]) -> str:
+    """Write the least and the greatest of some numbers, or the one that all are.
+
+    >>> numbers_span((64, 8, 64)), numbers_span((8, 8))
+    ('8–64', '8')
+    """
+    return f"{min(numbers)}" if min(numbers) == max(numbers) else f"{min(numbers)}–{max(numbers)}"
+
+
 def with_and(parts: Sequence[str]) -> str:
-    """Parts of a sentence, the last after "and".
+    """Join parts of a sentence, the last after "and".
 
     >>> with_and(["a", "b", "c"]), with_and(["a"])
     ('a, b and c', 'a')
@@ -73,13 +84,19 @@ def why_no_file(name: str | PurePath) -> str:
     return "is longer than a file's name can be" if too_long else ""
 
 
-def is_text(name: str | PurePath) -> bool:
-    """False for a file name whose bytes are not UTF-8: Python has half characters (lone surrogates) in their place."""
-    return not any("\ud800" <= character <= "\udfff" for character in str(name))
+def is_text(value: object) -> bool:
+    """Return whether a value is a text, or a file's name, that UTF-8 can hold.
+
+    JSON can smuggle half a character (a lone surrogate) in; Python has one for each byte of a name that is no UTF-8.
+
+    >>> is_text("é"), is_text(chr(0xD83D)), is_text(1)
+    (True, False, False)
+    """
+    return isinstance(value, str | PurePath) and not HALF.search(str(value))
 
 
 def cautions_in_one(said: Sequence[str], most: int = 3) -> str:
-    """Cautions as one text, each once; of more than a few, the first ones and how many there are besides.
+    """Join cautions into one text, each once; of more than a few, the first ones and how many there are besides.
 
     >>> cautions_in_one(["", "One.", "Two.", "One.", "Three."], most=2)
     'One. Two. (1 more like these.)'

@@ -161,7 +161,7 @@ def added_by_template(name: str, how: model_catalog.LoadOptions, prompt: str, sy
     loaded = _in_memory(name, how)
     if loaded is None or not chats(name, how):
         return []
-    from moeviz.capture.run.chat import added_by_template
+    from moeviz.capture.run.prompts import added_by_template
 
     if _is_of_an_engine(loaded):
         added = loaded.added_by_template(prompt, system)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from moeviz_app import settings
 from moeviz_app.jobs.model_catalog import LoadOptions
 
-from moeviz.embedded.own_models import is_own
+from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.errors import CaptureError
 from moeviz.text import quoted
 
@@ -31,7 +31,7 @@ Muted = tuple[tuple[int, int], ...]  # (layer, expert) each
 
 def usual_temperature(model: str) -> float:
     """At which temperature a model writes unless asked otherwise."""
-    return OWN_TEMPERATURE if is_own(model) else 0.0
+    return OWN_TEMPERATURE if model in OWN_MODELS else 0.0
 
 
 def number_in(text: str | None) -> int | None:

@@ -37,7 +37,7 @@ _places = threading.BoundedSemaphore(AT_ONCE)
 
 
 def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -> Opened:
-    """The trace, or the counts, in a file that somebody opens in the browser; `options` is what it does not say itself.
+    """Read the trace or the counts in a file that somebody opens; `options` are facts that it does not say itself.
 
     Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
     than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
@@ -78,7 +78,7 @@ def noted(opened: Opened) -> Opened:
 
 
 def said_of(counted: Counted) -> tuple[str, tuple[str, ...]] | None:
-    """The format that another program wrote, and what the doctor says of it; None for what came in no such file."""
+    """Return the format that another program wrote, and the doctor's findings; None for what came in no such file."""
     label, findings = _noted.get(counted, ("", ()))
     return (label, findings) if label else None
 
@@ -93,11 +93,6 @@ def remember(counts: ExpertCounts) -> None:
     name = free_name(visible(counts.model.name)[:TITLE], {TRACE, HELD_OUT, *offered()})
     visit().counts.put(name, counts, MOST)
     session.set_value(session.COUNTS, name)
-
-
-def dropped() -> list[str]:
-    """Names of counts that were taken away since this was asked last, because memory was needed."""
-    return visit().counts.take_dropped()
 
 
 def sources() -> dict[str, Callable[[], Counted]]:

@@ -63,7 +63,7 @@ def settle() -> None:
 
 
 def earlier(seen: set[str]) -> list[KeptTrace]:
-    """The traces that lie there, the newest first, but for the files in `seen`, which is added to."""
+    """Read the traces that lie there, the newest first, but for the files in `seen`; they are added to it."""
     found = []
     try:
         paths = kept_traces(folder()) if identity.may_keep_traces() else []
@@ -107,7 +107,7 @@ TITLE = 40  # characters
 
 
 def traces() -> dict[str, RoutingTrace]:
-    """The visitor's last traces by name, the newest first."""
+    """Return the visitor's last traces by name, the newest first."""
     return visit().recent.newest_first()
 
 
@@ -137,7 +137,7 @@ def restore() -> list[str]:
     for kept in earlier(visit().kept_seen):
         bring(kept.trace, kept.title, _run_of_kept(kept.run))
     sentences = troubles()
-    if gone := dropped():
+    if gone := visit().recent.take_dropped():
         names = ", ".join(f"“{name}”" for name in gone)
         why = f"Memory was needed, so the oldest traces were let go: {names}. Run or open them again to see them."
         sentences.append(why)
@@ -145,7 +145,7 @@ def restore() -> list[str]:
 
 
 def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
-    """The run that made a kept trace, where this deployment still allows it as it was."""
+    """Return the run that made a kept trace, where this deployment still allows it as it was."""
     if "prompt" not in query:
         return None
     try:
@@ -153,11 +153,6 @@ def _run_of_kept(query: dict[str, str]) -> RunRequest | None:
     except CaptureError:  # no run of ours: a file holds what anyone wrote
         return None
     return run if run.parameters() == query else None
-
-
-def dropped() -> list[str]:
-    """Names of traces that were taken away since this was asked last, because memory was needed."""
-    return visit().recent.take_dropped()
 
 
 def free_name(title: str) -> str:
@@ -172,7 +167,7 @@ def _made_by(trace: RoutingTrace, run: Any) -> None:
 
 
 def title_of(trace: RoutingTrace) -> str:
-    """A name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
+    """Return a name for a trace: the beginning of its text or, for a system of the gallery, the system's own name."""
     texts = trace.tokens["text"].head(4 * TITLE)  # a character may be split over as many tokens
     words = "".join(whole_characters([text for text in texts if not text.startswith("<")]))
     return _short(trace.model.name if trace.model.backend == "mixture" else words)
@@ -197,5 +192,5 @@ def run_of(trace: RoutingTrace | None) -> Any:
 
 
 def trace_of(run: Hashable) -> RoutingTrace | None:
-    """A recent trace that was made by such a run."""
+    """Find a recent trace that was made by such a run."""
     return next((trace for trace, made_by in reversed(visit().recent.runs) if made_by == run), None)

@@ -52,7 +52,7 @@ DEPTH = "depth"  # of the layers that are compared in three traces
 
 
 def current_trace() -> RoutingTrace | None:
-    """The trace that every page shows; None before the first run."""
+    """Return the trace that every page shows; None before the first run."""
     return visit().trace
 
 
@@ -84,7 +84,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
 
 
 def _choose_layers(trace: RoutingTrace) -> None:
-    """Some of its layers, where those that are chosen are none of them."""
+    """Choose some layers of a trace, where the chosen ones are none of its."""
     layers = trace.model.layers
     defaults = {LAYER: middle_layer(trace), FIRST_LAYER: layers[0], SECOND_LAYER: layers[-1]}
     for key, layer in defaults.items():
@@ -108,13 +108,8 @@ def point_at(layer: int | None, token: int | None) -> None:
         visit().token = token
 
 
-def set_pages(pages: dict[str, st.Page]) -> None:
-    """Let every page lead to every other, by its title."""
-    visit().pages = pages
-
-
 def page(title: str) -> st.Page:
-    """The page of that title."""
+    """Return the page of that title: every page can lead to every other."""
     return visit().pages[title]
 
 
@@ -124,7 +119,7 @@ def choose(layer: int, token: int) -> None:
 
 
 def waiting() -> str | None:
-    """Why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
+    """Return why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
     return visit().why_waiting
 
 
@@ -152,7 +147,7 @@ def point_at_awaited(run: Hashable) -> None:
 
 
 def refused() -> str | None:
-    """Why the run that was asked for last was not done; None where it was."""
+    """Return why the run that was asked for last was not done; None where it was."""
     return visit().why_refused
 
 
@@ -167,7 +162,7 @@ def how() -> LoadOptions:
 
 
 def middle_layer(trace: RoutingTrace) -> int:
-    """The layer to begin with."""
+    """Return the layer to begin with."""
     return trace.model.layers[len(trace.model.layers) // 2]
 
 
@@ -192,7 +187,7 @@ def keep_held() -> None:
 
 
 def forget_held() -> None:
-    """A new run begins: what an earlier one had is no longer wanted."""
+    """Forget the part of an earlier run that is held: a new run begins."""
     visit().unfinished = None
 
 
@@ -212,7 +207,7 @@ def forget_result(name: str) -> None:
 
 
 def selected_token() -> int | None:
-    """Row of the chosen token in the trace's `tokens`."""
+    """Return the row of the chosen token in the trace's `tokens`."""
     return visit().token
 
 
@@ -229,7 +224,7 @@ def turn_page() -> None:
 
 
 def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
-    """The layer, or the pair of layers, that the visitor looks at."""
+    """Return the layer, or the pair of layers, that the visitor looks at."""
     keys = {"one": (LAYER,), "two": (FIRST_LAYER, SECOND_LAYER)}[how_many]
     return tuple(st.session_state[key] for key in keys)
 
@@ -247,7 +242,7 @@ def done_with(file_id: str) -> None:
 def link_to(
     title: str, label: str, icon: str = ":material/arrow_forward:", query: dict[str, str] | None = None
 ) -> None:
-    """A link to the page of that title; nothing where a page stands alone, without the others."""
+    """Draw a link to the page of that title; nothing where a page stands alone, without the others."""
     if title in (pages := visit().pages):
         st.page_link(pages[title], label=label, icon=icon, width="content", query_params=query)
 
@@ -258,7 +253,7 @@ def windows(trace: RoutingTrace) -> int:
 
 
 def window() -> range:
-    """Rows of the tokens on screen: those brushed in the overview, or else those of the page."""
+    """Return the rows of the tokens on screen: those brushed in the overview, or else those of the page."""
     if (brushed := visit().brushed) is not None:
         return brushed
     start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
@@ -266,7 +261,7 @@ def window() -> range:
 
 
 def overview_key() -> str:
-    """Widget key of the overview: a new one, without a brush, for each page that is turned to and each trace."""
+    """Return the widget key of the overview: a new one, without a brush, for each page turned to and each trace."""
     return f"overview {visit().overviews}"
 
 

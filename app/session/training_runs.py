@@ -41,7 +41,7 @@ def offered() -> dict[str, Callable[[], TrainingRun]]:
 
 
 def started() -> dict[str, str]:
-    """The paths of runs that this server was started with, by name."""
+    """List the paths of runs that this server was started with, by name."""
     found: dict[str, str] = {}
     for path in settings.SETTINGS.files:
         if is_run(path):
@@ -58,18 +58,13 @@ def remember(run: TrainingRun) -> str:
     return name
 
 
-def dropped() -> list[str]:
-    """Names of runs that were taken away since this was asked last, because memory was needed."""
-    return visit().training_runs.take_dropped()
-
-
 def open_upload(data: bytes, name: str) -> None:
     """Keep the run in a `routing.jsonl`, and let the page Training show it. Raises what `read_upload` raises."""
     visit().opened_run = remember(read_upload(data, name))
 
 
 def read_upload(data: bytes, name: str) -> TrainingRun:
-    """The run in a `routing.jsonl` that somebody opens in the browser.
+    """Read the run in a `routing.jsonl` that somebody opens in the browser.
 
     Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
     open files for so long that this one does not get its turn.

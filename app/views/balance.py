@@ -7,6 +7,7 @@ import streamlit as st
 from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.session import datasets, opened, session
+from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import draw
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
@@ -42,7 +43,7 @@ LACKING = (
 
 
 def balance_page() -> None:
-    """Two controls, the answer beside what luck may bring, one picture; the rest where it is asked for."""
+    """Draw two controls, the answer beside what luck may bring, one picture; the rest where it is asked for."""
     question("Balance", BALANCE)
     if datasets.chosen() is not None:
         with explained():
@@ -64,7 +65,7 @@ def balance_page() -> None:
 
 def _asked() -> tuple[Counted, Counted]:
     """Ask whose routing is judged, and on which tokens; the routing or counts, and the part of them."""
-    if gone := opened.dropped():
+    if gone := visit().counts.take_dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
     offered = opened.sources()
     usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
@@ -75,7 +76,7 @@ def _asked() -> tuple[Counted, Counted]:
 
 
 def _part(counted: Counted) -> Counted:
-    """All groups together, or one of them."""
+    """Choose all groups together, or one of them."""
     counts = counted
     if isinstance(counted, RoutingTrace) and "label" in counted.tokens:
         counts = counted.counts_by_label()
@@ -88,7 +89,7 @@ def _part(counted: Counted) -> Counted:
 
 
 def _answer(counted: Counted, part: Counted) -> None:
-    """The sentence, what luck may bring, and the picture; then whose routing it is."""
+    """Draw the sentence, what luck may bring, and the picture; then whose routing it is."""
     model = counted.model
     frame = cached_for_example(part, (BALANCE.key, "numbers"), lambda: BALANCE.measure(part))
     with st.container(border=True, key="answer"):
@@ -108,7 +109,7 @@ def _answer(counted: Counted, part: Counted) -> None:
 
 
 def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
-    """Of a short text: that it is not the model, with what its busiest expert has elsewhere where that is known."""
+    """Say of a short text that it is not the model, with its busiest expert's load elsewhere where that is known."""
     usual = recorded.usual(part.model)
     said = None if usual is None or usual is part else elsewhere_sentence(frame, BALANCE.measure(usual))
     st.text(said or "This is what these texts did, and not what the model does: choose counts of more tokens above.")
@@ -133,7 +134,7 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
 
 
 def _like(counts: ExpertCounts) -> bool:
-    """Whether the trace on screen is of a model of this shape."""
+    """Return whether the trace on screen is of a model of this shape."""
     trace = session.current_trace()
     same = counts.model.layers, counts.model.num_experts
     return trace is not None and (trace.model.layers, trace.model.num_experts) == same
@@ -154,13 +155,13 @@ def _facts(counts: ExpertCounts) -> None:
 
 
 def _layer(counts: ExpertCounts) -> int:
-    """For charts of one layer."""
+    """Choose the layer of charts about one."""
     layers = counts.model.layers
     return layer_of(layers, session.COUNTED_LAYER, layers[len(layers) // 2])
 
 
 def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:
-    """A chart, or nothing where it needs tokens: the page says so once."""
+    """Draw a chart, or nothing where it needs tokens: the page says so once."""
     try:
         frame = chart.measure(counts)
     except MissingField:

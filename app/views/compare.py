@@ -1,26 +1,43 @@
 """Traces side by side: two prompts, two models, prompt against generation, with and without a change; or three."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from weakref import ref
 
+import pandas as pd
 import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.recorded import EXAMPLES, MIXED, names_of
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, names_of, names_of_layer
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
+from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import BESIDE
-from moeviz_app.views.compare_several import figures_side_by_side, strips
 from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, part_of, picture_and_words
-from moeviz_app.widgets.messages import example_note, explained, refuse, say
+from moeviz_app.widgets.components.texts import colours_of, token_strip
+from moeviz_app.widgets.messages import escape_markdown, example_note, explained, note, refuse, say
 from moeviz_app.widgets.pickers import bring_up_pair
 from moeviz_app.widgets.run_panel import record
 
+from moeviz.charts import TOPICS, theme
+from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
-from moeviz.embedded.own_models import installed
-from moeviz.embedded.recorded_routing import ROUTING
+from moeviz.charts.multi_trace import CHARTS, REPETITION
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import NATURAL, OWN_MODELS, installed
+from moeviz.embedded.recorded_routing import ROUTING, said_of_study
+from moeviz.errors import MissingField
 from moeviz.metrics.comparison import matched
+from moeviz.metrics.multi_trace import (
+    Several,
+    depths,
+    figures_of_several,
+    first_choices_summary,
+    layer_at,
+    multi_trace_summary,
+    of_one_text,
+)
 from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -54,14 +71,14 @@ def compare_page() -> None:
 
 
 def _what_ships(trace: RoutingTrace | None) -> None:
-    """Before there is a pair: the beginnings of some held-out texts, through the models whose routing of them ships."""
+    """Show, before there is a pair, beginnings of held-out texts through the models whose routing of them ships."""
     example_note("Run a second text on the Explore page, or open a trace file on the Traces page, to compare your own.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 
 
 def _beginnings(trace: RoutingTrace) -> RoutingTrace:
-    """The first tokens of the first text of some kinds, as texts from 0 on."""
+    """Select the first tokens of the first text of some kinds, as texts from 0 on."""
     tokens = trace.tokens
     of_kinds = tokens[tokens["label"].isin(SHOWN_KINDS) & (tokens["position"] < SHOWN_OF_A_TEXT)]
     first = of_kinds.groupby("label", observed=True)["sequence"].transform("min")
@@ -71,7 +88,7 @@ def _beginnings(trace: RoutingTrace) -> RoutingTrace:
 
 
 def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]:
-    """The traces by what tells them apart: their models, or else the names that they have among the recent ones."""
+    """Name traces by what tells them apart: their models, or else the names that they have among the recent ones."""
     chosen = list(chosen)
     models = [trace.model.name for _, trace in chosen]
     apart = len({*models}) == len(models)
@@ -95,7 +112,7 @@ def _compare(traces: dict[str, RoutingTrace]) -> None:
 
 
 def _if_trained_further(traces: dict[str, RoutingTrace]) -> None:
-    """Offer what needs an expert's number to mean the same in both, where their layouts allow it."""
+    """Offer the comparison expert by expert, for models of which one may have been trained from the other."""
     with explained():
         matched(tuple(traces.values()))
         with st.expander("Expert by expert: only if one was trained further from the other"):
@@ -125,7 +142,7 @@ def _one_model(one: RoutingTrace, other: RoutingTrace) -> bool:
 
 
 def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
-    """The model in whose words both can be spoken of; None where they route different things."""
+    """Return the model in whose words both can be spoken of; None where they route different things."""
     kinds = ("item_kind", "label_kind", "layer_kind")
     return one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
 
@@ -159,3 +176,145 @@ def _side_by_side(traces: dict[str, RoutingTrace]) -> None:
             own = chart.of(trace.model)
             altair_chart(own.picture(frame, dark=on_dark()), key=f"{chart.key} {name}", alt=f"{name}: {own.question}")
     st.markdown(chart.reading)
+
+
+_KEPT = "figures of several"
+MAP = TOPICS["Tokens"][0]
+WIDTH = 420  # pixels of the slider
+MOST_EXPERTS = 3  # of a token, in words
+
+
+def figures_side_by_side(traces: Several) -> None:
+    """Draw the differences between traces with experts of their own: in sentences, and figure by figure."""
+    frames: list[pd.DataFrame | MissingField] = []
+    with explained():
+        says, frames = _found(traces)
+        with st.container(border=True, key="answer"):
+            st.text("Means over layers; by layer they are drawn below.")
+            for sentence in says:
+                st.text(sentence)
+            _kept_even(traces)
+    for chart, frame in zip(CHARTS, frames, strict=False):
+        heading(chart)
+        with explained():
+            if isinstance(frame, MissingField):
+                raise frame
+            _say_who_is_missing(traces, frame)
+            picture_and_words(chart, frame)
+
+
+def _found(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
+    """Return sentences, and the table of each of CHARTS or why there is none.
+
+    They are kept as long as they are on screen: of long texts they take seconds.
+    """
+    known = session.result(_KEPT)
+    if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
+        return known[1]
+    frames = [_measured(chart, traces) for chart in CHARTS]
+    repetition = frames[CHARTS.index(REPETITION)]
+    repetition = None if isinstance(repetition, MissingField) else repetition
+    found = multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames
+    session.keep_result(_KEPT, ([(name, ref(trace)) for name, trace in traces.items()], found))
+    return found
+
+
+def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
+    try:
+        return chart.measure(traces)
+    except MissingField as why:
+        return why  # said where it would be drawn
+
+
+def _kept_even(traces: Several) -> None:
+    """Say how each model's load was kept even in training, and the losses it came to: known of our own models."""
+    models = {name: trace.model.name for name, trace in traces.items()}
+    known = {name: OWN_MODELS[model] for name, model in models.items() if model in OWN_MODELS}
+    if not known:
+        return
+    rest = [name for name in traces if name not in known]
+    unknown = f"; of {' and '.join(rest)} it is not known" if rest else ""
+    says = ", ".join(f"{name} by {own.balance}" for name, own in known.items())
+    st.text(f"In training, the load was kept even in {says}{unknown}.")
+    if {EMBEDDED, NATURAL} <= set(models.values()):
+        st.text(said_of_study())
+        session.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
+    if len(set(map(id, known.values()))) > 1:
+        cost = "; ".join(
+            f"{name} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"
+            for name, own in known.items()
+        )
+        st.text(f"Bits for a byte of held-out text: {cost}.")
+
+
+def strips(traces: Several) -> None:
+    """Draw the tokens of each trace by first choice at one depth, a sentence on what is seen there, and its map."""
+    first = next(iter(traces.values()))
+    choices = depths(first.model)
+    depth = choices[0]
+    if len(choices) > 1:
+        if (before := session.value(session.DEPTH)) not in choices and before is not None:  # of other models
+            session.set_value(session.DEPTH, min(choices, key=lambda deep: abs(deep - before)))
+        alike = len({trace.model.layers for trace in traces.values()}) == 1
+        depth = st.select_slider(
+            "Layer" if alike else f"Layer of {next(iter(traces))}, and of the others the one that is as deep",
+            choices,
+            value=choices[len(choices) // 2],  # in the first layer a router has seen little but the token
+            format_func=lambda deep: f"layer {layer_at(first.model, deep)}",
+            key=session.DEPTH,
+            width=WIDTH,
+            persist_state="session",
+        )
+    columns = zip(traces.items(), st.columns(len(traces), gap="medium"), strict=True)
+    for at, ((name, trace), column) in enumerate(columns):
+        with column, explained():
+            _strip(at, name, trace, layer_at(trace.model, depth))
+    longest = max(len(trace.tokens) for trace in traces.values())
+    cut = f" Of {longest:,} tokens, the first {theme.MAX_TOKENS} are shown." if longest > theme.MAX_TOKENS else ""
+    models = {trace.model.name for trace in traces.values()}
+    st.markdown(
+        "Each token has the colour and the number of its first choice in that layer. A click on a token marks it in "
+        f"all strips.{' A number means another expert in each model.' if len(models) > 1 else ''}{cut}"
+    )
+
+
+def _strip(at: int, name: str, trace: RoutingTrace, layer: int) -> None:
+    shown = trace.select(tokens=slice(0, theme.MAX_TOKENS))
+    st.markdown(f"**{escape_markdown(name)}** · layer {layer}")
+    rows, key, row = range(len(shown.tokens)), f"strip {at}", visit().row_of_several
+    names = names_of_layer(names_of(trace.model, [trace, *recent.traces().values()]), layer)
+    token_strip(shown, layer, rows, row, colours_of(shown, layer, rows), lambda: _pick(key), key=key, names=names)
+    part = shown.select(layers=[layer])
+    with explained():
+        st.text(first_choices_summary(part))
+    if row is not None and row in rows:
+        st.text(_choice_of(part, row, names))
+    with explained():
+        drawn = MAP.picture(MAP.measure(shown), dark=on_dark())
+        altair_chart(drawn, key=f"map {at}", alt=f"{name}: {MAP.question}")
+    if name in OWN_MODELS:
+        note(OWN_MODELS[name].trained_for)
+
+
+def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
+    """Say which experts a token of one layer has, the first ones with their names and weights."""
+    experts = [int(expert) for expert in part.experts[0, row] if expert >= 0]
+    weights = part.weights
+    shares = ["" if weights is None else f" {weights[0, row, at]:.0%}" for at in range(len(experts))]
+    called = [f"{expert} ({names[expert]})" if expert in names else str(expert) for expert in experts]
+    said = [f"{expert}{share}" for expert, share in zip(called, shares, strict=True)]
+    more = f" and {len(said) - MOST_EXPERTS} more" if len(said) > MOST_EXPERTS else ""
+    return f"{visible(part.tokens['text'].iloc[row])} → {' + '.join(said[:MOST_EXPERTS]) or 'no expert'}{more}"
+
+
+def _pick(key: str) -> None:
+    """Callback of a strip: mark the same row in the others."""
+    visit().row_of_several = int(session.value(key).pick)
+
+
+def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:
+    """Say which traces have no line in a chart, which may need data that some of them lack."""
+    without = [name for name in traces if name not in set(frame["trace"])]
+    if without:
+        lack = "they lack" if len(without) > 1 else "it lacks"
+        say(f"There is no line for {' and '.join(without)}: {lack} what this chart is made from.")

@@ -29,30 +29,20 @@ from moeviz.routing_trace import RoutingTrace
 Depends = Callable[[], str | None]  # all that a result depends on, as a text; None where not all of it is known
 
 
-def store(name: str, found: Any) -> None:
-    """Keep a result under a name that says all that it depends on in this visit."""
-    session.keep_result(name, found)
-
-
-def load(name: str) -> Any:
-    """Return the result of that name; None where it was not computed."""
-    return session.result(name)
-
-
 def store_long(name: str, kind: str, depends: Depends, found: pd.DataFrame) -> None:
     """Store a result for this visit and, for the machine's own user, for later ones, in the folder of its kind."""
-    store(name, found)
+    session.keep_result(name, found)
     if identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
         keep_table(kind, _hash(all_of_it), found)
 
 
 def load_long(name: str, kind: str, depends: Depends) -> pd.DataFrame | None:
     """Return a result of this visit or of an earlier one; None where there is none."""
-    found: pd.DataFrame | None = load(name)
+    found: pd.DataFrame | None = session.result(name)
     if found is None and identity.may_keep_on_disk() and (all_of_it := depends()) is not None:
         found = kept_table(kind, _hash(all_of_it))
         if found is not None:
-            store(name, found)
+            session.keep_result(name, found)
     return found
 
 
@@ -80,7 +70,7 @@ def muted(seen: ExpertInTrace) -> pd.DataFrame | None:
 
 def rows(seen: ExpertInTrace) -> pd.DataFrame | None:
     """Return the geometry of the layer's router, where that is known; see `router_geometry`."""
-    return load(_rows_name(seen))
+    return session.result(_rows_name(seen))
 
 
 def offer_muting(seen: ExpertInTrace) -> None:
@@ -124,7 +114,7 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
 
     name = f"{'outputs' if outputs else 'weights'} of {id(trace)}"
     _offer(name, words, why, lambda: _on_model(trace, [piece(pair) for pair in _pairs(trace)]), joined)
-    again = load(name)
+    again = session.result(name)
     if again is None:
         return False
     session.forget_result(name)
@@ -146,12 +136,17 @@ def offer_rows(seen: ExpertInTrace) -> None:
             return router_geometry(loaded.model, [seen.layer])
 
         found = wait_for(model_service.run_on_model(seen.model.name, _how(seen.trace), work), lambda _told: None)
-        store(_rows_name(seen), found)
+        session.keep_result(_rows_name(seen), found)
         st.rerun()
 
 
 def _offer(
-    name: str, words: str, why: str, begin: Callable[[], Background], finish: Callable[[list], Any], keep: Keep = store
+    name: str,
+    words: str,
+    why: str,
+    begin: Callable[[], Background],
+    finish: Callable[[list], Any],
+    keep: Keep = session.keep_result,
 ) -> None:
     running = session.result(JOB)
     if running is not None and running[0] == name:

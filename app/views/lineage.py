@@ -41,25 +41,20 @@ def lineage_page() -> None:
 
 def _choose() -> tuple[str, str, bool]:
     free, models = identity.may_name_any_model(), settings.SETTINGS.models
+    say = "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
     session.start_with(session.BASE, models[0])
     session.start_with(session.CHILD, models[:2][-1])  # experts of one shape, where it is ours
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base, child = (
-            st.selectbox(
-                label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=_help(free)
-            )
+            st.selectbox(label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=say)
             for label, key in (("Base", session.BASE), ("Child: what was made of it", session.CHILD))
         )
         asked = st.button("Compare", type="primary", shortcut="mod+enter")
     return base, child, asked
 
 
-def _help(free: bool) -> str | None:
-    return "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
-
-
 def _compared(base: str, child: str) -> Any:
-    """The lineage, found in the line of work on files. Raises what `moeviz.lineage` raises."""
+    """Find the lineage, in the line of work on files. Raises what `moeviz.lineage` raises."""
     from moeviz.capture.lineage import lineage
 
     def work(tell: Tell) -> Any:
@@ -69,7 +64,7 @@ def _compared(base: str, child: str) -> Any:
 
 
 def _show(found: Any) -> None:
-    """The sentences, what became of each expert of the base, and one layer pair by pair."""
+    """Draw the sentences, the fate of each expert of the base, and one layer pair by pair."""
     with st.container(border=True, key="answer"):
         for sentence in found.says:
             st.text(sentence)
@@ -87,6 +82,6 @@ def _show(found: Any) -> None:
 
 
 def _most_changed(table: Any, layers: list[int]) -> int:
-    """The layer where most is not as it was; the first where none is."""
+    """Return the layer with the most experts that are not as they were; the first layer where none is."""
     changed = table[table["what"] != WHAT[0]]["layer"].value_counts()
     return max(layers, key=lambda layer: (changed.get(layer, 0), -layer))

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import streamlit as st
-from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
 from moeviz_app.views.contrast import contrast_page
@@ -155,21 +155,21 @@ PAGES = {
 
 
 def menu() -> list[st.Page]:
-    """For st.navigation, which draws nothing: `draw_menu` does."""
+    """List the pages for st.navigation, which draws nothing: `draw_menu` does."""
     pages = {name: _page(name) for name in PAGES}
     pages["Expert"] = st.Page(expert_page, title="Expert", url_path=EXPERT)
-    session.set_pages(pages)
+    visit().pages = pages
     moved = [st.Page(partial(_lead_on, name), title=name, url_path=old) for old, name in OLD_ADDRESSES.items()]
     return [*pages.values(), *moved]
 
 
 def place_of(page: str) -> str:
-    """The place that a page is in; an expert's is Experts, whose ids lead there."""
+    """Return the place that a page is in; an expert's is Experts, whose ids lead there."""
     return next((place for place, pages in MENU.items() if page in pages), "Experts" if page == "Expert" else page)
 
 
 def draw_menu(open_page: str) -> None:
-    """The mark and the eight places in a row of links, on a phone four of them at the bottom; then the open one's tabs.
+    """Draw the mark and eight places as links, four of them at the bottom of a phone; then the tabs of the open one.
 
     The first page has its tabs at its end (`draw_tabs`): its answer is to be on the first screen.
     """
@@ -187,7 +187,7 @@ def draw_menu(open_page: str) -> None:
 
 
 def _draw_mark(place: str, open_page: str) -> None:
-    """On a phone, More holds the places that are not at the bottom."""
+    """Mark the place that is open: on a phone, More holds those that are not at the bottom."""
     places = [_path(MENU[place][0])] if place in MENU else []
     places += [] if place in ICONS else [_path(MORE)]
     tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
@@ -195,7 +195,7 @@ def _draw_mark(place: str, open_page: str) -> None:
 
 
 def draw_tabs(open_page: str) -> None:
-    """A row of links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
+    """Draw links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
     tabs = MENU.get(place_of(open_page), ())
     if len(tabs) > 1:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
@@ -224,7 +224,7 @@ def _choose_exhibit(shown: str) -> None:
 
 
 def _more_page() -> None:
-    """The places that are not at the bottom of a phone, each with its question."""
+    """Draw the places that are not at the bottom of a phone, each with its question."""
     st.title(MORE, anchor=False)
     for place, tabs in MENU.items():
         if place not in ICONS:

@@ -50,19 +50,19 @@ class ServingQuery(NamedTuple):
 
     @property
     def copies(self) -> int:
-        """One a device; a single device has no use for any."""
+        """Number of copies: one a device, and none for a single device, which has no use for any."""
         return self.devices if self.devices > 1 else 0
 
     @property
     def capacity(self) -> int | None:
-        """Experts of each layer that the memory holds."""
+        """Number of experts of each layer that the memory holds."""
         if self.gigabytes is None or self.expert_bytes is None:
             return None
         return budget_of(self.counted, self.gigabytes, self.expert_bytes).capacity
 
     @property
     def layers_that_fit(self) -> int | None:
-        """Whole layers of experts that the memory holds, for engines that place those."""
+        """Number of whole layers of experts that the memory holds, for engines that place whole layers."""
         if self.gigabytes is None or self.expert_bytes is None:
             return None
         model = self.counted.model
@@ -71,14 +71,14 @@ class ServingQuery(NamedTuple):
 
 
 def bits_of(model: ModelInfo) -> int:
-    """Of a weight, as the model ran."""
+    """Return the bits of a weight as the model ran."""
     return BITS.get(model.dtype or "", USUAL_BITS)
 
 
 def ask(
     counted: Counted, served: ServedModel | None, bits: int | None, fit: int, wanted: Mapping[str, str]
 ) -> ServingQuery:
-    """The two controls that matter, and the rest in a menu beside them.
+    """Draw the two controls that matter, and the rest in a menu beside them.
 
     At first, the memory is that of the `fit` experts of each layer that fit the cards, or of half of them all. Where
     some layers alone were counted, each stands for as many others: memory is that of the whole model.
@@ -103,7 +103,7 @@ def ask(
 
 
 def chosen_tokens(counted: Counted) -> Counted:
-    """The tokens that the page's controls choose, or the counts. Raises `MissingField` where there are none of them."""
+    """Return the tokens that the page's controls choose, or the counts. Raises `MissingField` where there are none."""
     if not isinstance(counted, RoutingTrace):
         return counted
     phase, repeats = session.value(session.PHASE) or "auto", session.value(session.REPEATS) is not False
@@ -111,14 +111,14 @@ def chosen_tokens(counted: Counted) -> Counted:
 
 
 def chosen_devices(model: ModelInfo) -> int:
-    """The number of devices that the page's control holds, or that it holds at first."""
+    """Return the number of devices that the page's control holds, or that it holds at first."""
     key, numbers, usual = _numbers(model)
     chosen = session.value(key)
     return chosen if chosen in numbers else usual
 
 
 def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
-    """Which tokens are judged, and what is said of them."""
+    """Ask which tokens are judged; return them with a sentence about them."""
     if not isinstance(counted, RoutingTrace):
         return counted, f"{int(counted.tokens.sum(axis=0).max()):,} tokens, which are counted and not in order."
     serve_address.fill_in(session.PHASE, wanted.get(serve_address.TOKENS), PHASES)
@@ -140,7 +140,7 @@ def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
 
 
 def _not_too_many(trace: RoutingTrace, tokens: str) -> tuple[RoutingTrace, str]:
-    """As many of the first tokens as a page can judge at each visit, and which tokens these are."""
+    """Return as many of the first tokens as a page can judge at each visit, and which tokens these are."""
     most = max(MOST_JUDGED // len(trace.model.layers), 1)
     if len(trace.tokens) <= most:
         return trace, tokens
@@ -148,14 +148,14 @@ def _not_too_many(trace: RoutingTrace, tokens: str) -> tuple[RoutingTrace, str]:
 
 
 def _known_bytes(model: ModelInfo, served: ServedModel | None, bits: int | None) -> float | None:
-    """The size of the largest expert: as the model ran, or in the precision that fits the cards."""
+    """Return the size of the largest expert: as the model ran, or in the precision that fits the cards."""
     if model.parameters is not None:
         return max(model.parameters.per_expert) * bits_of(model) / 8
     return None if served is None or bits is None else max(served.parameters.per_expert) * bits / 8
 
 
 def _expert_bytes(model: ModelInfo, known: float | None, wanted: Mapping[str, str]) -> float | None:
-    """The size of an expert: filled in where the trace has the model's parameters, and asked for where not."""
+    """Ask for the size of an expert, filled in where the trace has the model's parameters."""
     key = f"{session.EXPERT_MB} {model.name}"
     if known is not None:
         known, key = known / MEGABYTE, f"{key} {known:.0f}"
@@ -175,7 +175,7 @@ def _expert_bytes(model: ModelInfo, known: float | None, wanted: Mapping[str, st
 
 
 def _gigabytes(counted: Counted, expert_bytes: float | None, fit: int, wanted: Mapping[str, str]) -> float | None:
-    """The budget. Asked for in the unit that suits these experts."""
+    """Ask for the budget, in the unit that suits these experts."""
     if expert_bytes is None:
         st.number_input("Memory for experts (GB)", value=None, disabled=True, placeholder="how large is an expert?")
         serve_address.show(serve_address.MEMORY, None, None)
@@ -206,7 +206,7 @@ def _gigabytes(counted: Counted, expert_bytes: float | None, fit: int, wanted: M
 
 
 def _devices(model: ModelInfo, wanted: Mapping[str, str]) -> int:
-    """A number that divides the experts of every layer."""
+    """Ask for the number of devices, one that divides the experts of every layer."""
     key, numbers, usual = _numbers(model)
     asked = number_in(wanted.get(serve_address.DEVICES))
     session.start_with(key, usual)
@@ -224,7 +224,7 @@ def _devices(model: ModelInfo, wanted: Mapping[str, str]) -> int:
 
 
 def _numbers(model: ModelInfo) -> tuple[str, list[int], int]:
-    """The key of the choice of devices, numbers that divide the experts of every layer, and the one to begin with."""
+    """Return the key of the choice of devices, numbers that divide the experts of every layer, and the usual one."""
     common = reduce(gcd, (number - model.zero_experts for number in model.num_experts))
     numbers = [number for number in range(1, min(common, MOST_DEVICES) + 1) if common % number == 0]
     usual = max((number for number in numbers if number <= 8 and common >= 2 * number), default=1)
@@ -237,8 +237,9 @@ COLORS = {TRIAL: "green", "Worth it": "green", LITTLE: "orange"}
 
 
 def draw_cards(counted: Counted, all_layers: int, fit: int) -> None:
-    """Two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
-    found = cached_for_example(counted, ("serve cards", *_chosen(counted, fit)), lambda: [*_cards(counted, fit)])
+    """Draw two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
+    chosen = fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
+    found = cached_for_example(counted, ("serve cards", *chosen), lambda: [*_cards(counted, fit)])
     cards = [*found, (PLAN, _of_file(counted, all_layers, found))]
     for row in (cards[:2], cards[2:]):
         for place, (part, said) in zip(st.columns(2), row, strict=True):
@@ -251,20 +252,15 @@ def draw_cards(counted: Counted, all_layers: int, fit: int) -> None:
 
 
 def _say(sentence: str, verdict: str) -> None:
-    """The sentence that answers, without the verdict, which stands above it; and smaller, what else there is to say."""
+    """Draw the sentence that answers, without the verdict, which stands above it; smaller, the sentences after it."""
     answers, _, rest = sentence.removeprefix(f"{verdict}: ").partition(". ")
     st.text(answers[:1].upper() + answers[1:] + "." * (rest != ""))
     if rest:
         note(rest)
 
 
-def _chosen(counted: Counted, fit: int) -> tuple[object, ...]:
-    """Collect the choices on which the answers depend, beside the routing."""
-    return fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
-
-
 def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:
-    """The cards that are computed, with the parts behind them."""
+    """Yield the cards that are computed, with the parts behind them."""
     most, least = max(counted.model.num_experts) - counted.model.zero_experts, counted.model.top_k
     capacity, devices = fit if least <= fit < most else None, chosen_devices(counted.model)
     yield CACHED, answer(MEMORY, lambda: split(chosen_tokens(counted), capacity))
@@ -273,7 +269,7 @@ def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:
 
 
 def _of_file(counted: Counted, all_layers: int, others: list[tuple[str, Answer]]) -> Answer:
-    """Whether a plan can be written, beside what was said of balancing."""
+    """Say whether a plan can be written, in the light of the answer on balancing."""
     figures, here = others[0][1].figures, len(counted.model.layers)
     if here < all_layers:
         lacks = f"No plan: an engine asks for all {all_layers} layers, and {here} of them were counted."

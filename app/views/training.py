@@ -32,7 +32,7 @@ SECONDS = 5  # between two looks at a run that may grow
 
 
 def training_page() -> None:
-    """Two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
+    """Draw two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
     question("Training", HEALTH)
     with explained():
         shown = _chosen()
@@ -60,7 +60,7 @@ def _axis() -> Over:
 
 
 def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
-    """A light, and the answer beside it; above it, of which run where there are two."""
+    """Draw a light with the answer beside it, and above it the run's name where there are two."""
     verdict = router_verdict(run)
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
         if not alone:
@@ -73,7 +73,7 @@ def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
 
 
 def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:
-    """The picture of a run; what it lacks for one is said once, under all."""
+    """Draw the picture of a run; what it lacks for one is said once, under all."""
     if not len(run.logs):
         return
     try:
@@ -87,8 +87,8 @@ def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: l
 
 
 def _chosen() -> dict[str, TrainingRun]:
-    """The runs by name: one, or two."""
-    if gone := training_runs.dropped():
+    """Choose one run or two, by name."""
+    if gone := visit().training_runs.take_dropped():
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = training_runs.offered()
     names = list(offered)
@@ -117,7 +117,7 @@ def _chosen() -> dict[str, TrainingRun]:
 
 
 def _usual_pair(names: list[str]) -> str:
-    """The second run at first: of the two that ship, or of two that the server was started with."""
+    """Return the second run at first: of the two that ship, or of two that the server was started with."""
     if names[0] == training_runs.AUX_OFF:
         return training_runs.AUX_ON
     started = list(training_runs.started())
@@ -188,7 +188,7 @@ def _notes(run: TrainingRun) -> None:
 
 
 def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
-    """Of which run, and what is on, the gravest first, with what to do; then what is over."""
+    """Draw the alarms of a run: those that are on, the gravest first, with what to do; then those that are over."""
     if run.alarms.empty:
         return
     on, over = run.alarms[run.alarms["on"]], run.alarms[~run.alarms["on"]]
@@ -221,7 +221,7 @@ def _look(layer: int) -> None:
 
 
 def _sentence(says: str) -> str:
-    """As people write it: a capital, and an end."""
+    """Write a sentence as people do: a capital, and an end."""
     text = visible(says)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 

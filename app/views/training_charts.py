@@ -45,12 +45,12 @@ MOST_FRAMES = 24  # of a run
 
 
 def show_charts(shown: Shown, over: Over) -> None:
-    """The part that is open; what the runs lack for it is said once, at its end."""
+    """Draw the part that is open; what the runs lack for it is said once, at its end."""
     if not any(len(run.logs) for run in shown.values()):
         _snapshots(shown)
         return
     first, lacking = next(iter(shown.values())), list[str]()
-    part = _part()
+    part = choice_of(st.segmented_control, "Details", list(training_runs.PARTS), session.RUN_PART, None)
     if part is None:
         return
     if part == training_runs.EXPERTS:
@@ -67,13 +67,8 @@ def show_charts(shown: Shown, over: Over) -> None:
         say(" ".join(dict.fromkeys(lacking)))
 
 
-def _part() -> str | None:
-    """Ask for the part to open; none at first."""
-    return choice_of(st.segmented_control, "Details", list(training_runs.PARTS), session.RUN_PART, None)
-
-
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
-    """One layer of the runs."""
+    """Draw one layer of the runs."""
     (_, first), *others = shown.items()
     layer = _layer(first)
     _draw(HEATMAP, lambda: measured(HEATMAP, first, layer, over), lacking)
@@ -85,7 +80,7 @@ def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
 
 
 def _snapshots(shown: Shown) -> None:
-    """Of one run: the first that has any."""
+    """Draw the snapshots of one run: the first that has any."""
     name, run = next((pair for pair in shown.items() if pair[1].snapshots), next(iter(shown.items())))
     if run.snapshots and len(shown) > 1:
         st.text(f"What follows is of {visible(name)} alone:")
@@ -93,13 +88,13 @@ def _snapshots(shown: Shown) -> None:
 
 
 def _together(charts: tuple[Chart, ...], shown: Shown, over: Over, lacking: list[str]) -> None:
-    """All runs on the same axes."""
+    """Draw all runs on the same axes."""
     for chart in charts:
         _draw(chart, lambda chart=chart: measured(chart, shown, over), lacking)
 
 
 def _layer(run: TrainingRun) -> int | None:
-    """For charts of one layer; at first the worst."""
+    """Choose the layer of charts about one; at first the worst."""
     layers, worst = run.facts.layers, worst_layer(run)
     if worst is None:
         return None
@@ -127,7 +122,7 @@ def measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hasha
 
 
 def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
-    """A chart with its sentence; what a run lacks for it is said once, at the end."""
+    """Draw a chart with its sentence; what a run lacks for it is said once, at the end."""
     try:
         frame = measure()
     except MissingField as why:
@@ -156,7 +151,7 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
 
 
 def show_snapshots(run: TrainingRun) -> None:
-    """Saturation over training; and which experts each kind of text used at any snapshot."""
+    """Draw saturation over training, and which experts each kind of text used at any snapshot."""
     if not run.snapshots:
         return
     with explained():
@@ -186,7 +181,7 @@ def _trace(file: Path, changed: int) -> RoutingTrace:
 
 @st.cache_data(show_spinner=False, max_entries=8)
 def _saturation(files: tuple[tuple[str, int], ...], _moments: Mapping[int, RoutingTrace]) -> pd.DataFrame:
-    """Of these files; Streamlit does not look at what begins with an underscore."""
+    """Measure saturation of these files; Streamlit's cache leaves out arguments that begin with an underscore."""
     return SATURATION.measure(_moments)
 
 

@@ -14,8 +14,8 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
-from moeviz.report.notebook import numbers_span
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import numbers_span
 
 ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (convention “{CONVENTIONS[0]}”)."
 
@@ -58,7 +58,7 @@ def trace_name(trace: RoutingTrace) -> None:
 
 
 def dataset_facts(shown: ShownDataset) -> None:
-    """Draw which dataset it is, of what, and what is left out; with the way back. A stranger's facts: plain text."""
+    """Draw a dataset's name, texts and shards that are left out, with the way back. A stranger's facts: plain text."""
     dataset, model = shown.dataset, shown.dataset.model
     experts = "–".join(dict.fromkeys((f"{min(model.num_experts):,}", f"{max(model.num_experts):,}")))
     layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
@@ -115,7 +115,7 @@ def _parameters(info: ModelInfo) -> dict[str, tuple[int, str]]:
 
 
 def _counted(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
-    """How much was routed: tokens of a prompt and those that followed, or digits, utterances …"""
+    """Count what was routed: tokens of a prompt and those that followed, or digits, utterances …"""
     item, phase = item_word(trace.model), trace.tokens["phase"]
     if item != "token":
         return {f"{item.capitalize()}s": (f"{len(phase):,}", f"Every {item} that was routed.")}
@@ -126,7 +126,7 @@ def _counted(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
 
 
 def _not_recorded(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
-    """How many tokens the trace says nothing of; nothing if there are none."""
+    """Count the tokens of which the trace gives no experts; no row if there are none."""
     if not (missing := int((~trace.recorded).any(axis=0).sum())):
         return {}
     meaning = (
@@ -143,7 +143,7 @@ def _touched(trace: RoutingTrace) -> dict[str, tuple[int, str]]:
 
 
 def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
-    """Which kind of text it is routed like: known for the embedded model alone, whose kinds of text ship with it."""
+    """Say which kind of text a trace is routed like, for the embedded model alone: its kinds of text ship with it."""
     if trace.model.name != EMBEDDED or not trace.recorded.any():
         return {}
     reference = recorded.evaluation_routing()
@@ -161,7 +161,7 @@ def _likeness(trace: RoutingTrace) -> dict[str, tuple[str, str]]:
 
 
 def figures(rows: dict[str, tuple[int | str, str]]) -> None:
-    """Draw a row of numbers: under each name its value, and on hover what it means."""
+    """Draw a row of numbers: under each name its value, and on hover its meaning."""
     with st.container(horizontal=True, gap="medium"):
         for label, (value, meaning) in rows.items():
             st.metric(label, value, help=meaning, format="compact" if isinstance(value, int) else None, width="content")

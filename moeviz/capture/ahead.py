@@ -26,9 +26,8 @@ from moeviz.capture.models.patching import patched
 from moeviz.capture.record.kernel_parity import router_inputs
 from moeviz.capture.record.next_tokens import layers_of
 from moeviz.capture.record.private_names import own_forward
-from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.routers.discovery import Router, find_routers, order_of
 from moeviz.capture.routers.kernel_families import FAMILIES
-from moeviz.capture.routers.weight_sharing import order_of
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt

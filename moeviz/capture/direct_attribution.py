@@ -22,14 +22,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eval_mode, patched
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode, eval_mode, patched
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.record.next_tokens import layers_of
-from moeviz.capture.routers.discovery import Router, find_routers, router_sites
+from moeviz.capture.routers.discovery import Router, find_routers, order_of, router_sites
 from moeviz.capture.routers.geometry import router_rows
-from moeviz.capture.routers.weight_sharing import order_of
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt

@@ -18,7 +18,7 @@ import numpy as np
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
 from moeviz.capture.models.folder import check_inside, indexed_files, tensors_of
 from moeviz.capture.number_formats import FORMATS, NumberFormat
-from moeviz.embedded.own_models import is_own, model_folder
+from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS
 from moeviz.text import quoted, why_no_file
@@ -202,7 +202,7 @@ def shapes_of(expert: Expert) -> Shapes:
 def _tensors(name: str) -> dict[str, StoredTensor]:
     if why := why_no_file(name):
         raise ModelNotFound(f"There is no checkpoint at {quoted(name)}: the name {why}.")
-    path = model_folder(name) if is_own(name) else Path(name).expanduser()
+    path = model_folder(name) if name in OWN_MODELS else Path(name).expanduser()
     try:
         if path.is_dir():
             check_inside(name, path)

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eval_mode
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.expert_outputs import Heard, SlotOutputs, is_latent, outputs_recorded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens

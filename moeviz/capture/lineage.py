@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Lineage:
-    """The experts of a checkpoint matched with those of its base: the table of `lineage`, and what it rests on.
+    """Experts of a checkpoint matched with those of its base: the table of `lineage`, and what it rests on.
 
     layers         the layer of the base that each of the child's layers was compared with.
     formats        number formats of most weights of the experts: of the base, and of the child.
@@ -66,7 +66,7 @@ class Lineage:
 
     @property
     def says(self) -> list[str]:
-        """Sentences on how many experts were kept, changed and cut, and then on all that limits the finding."""
+        """Say in sentences how many experts were kept, changed and cut, and then all that limits the finding."""
         return [_numbers(self), *_notes(self)]
 
 
@@ -183,7 +183,7 @@ class _Search:
             self.progress(self.done, self.total)
 
     def _sampled(self, file: ExpertFiles, size: int) -> dict[int, np.ndarray]:
-        """(E, n) of each layer: some numbers of each expert, of length 1 together."""
+        """Sample (E, n) of each layer: some numbers of each expert, of length 1 together."""
         found = {}
         for layer, experts in file.layers.items():
             rows = []
@@ -196,7 +196,7 @@ class _Search:
         return found
 
     def layer(self, layer: int) -> list[dict[str, Any]]:
-        """The rows of one of the child's layers."""
+        """Make the rows of one of the child's layers."""
         if layer not in self.layers:
             return [_row(layer, number, UNRELATED, -1) for number in self.child.layers[layer]]
         theirs = self.layers[layer]
@@ -229,7 +229,7 @@ class _Search:
         return rows
 
     def _as_near(self, cosines: np.ndarray, chosen: list[int], size: int) -> list[int]:
-        """Others that may be nearer than the nearest by the sample is: two at most."""
+        """List others that may be nearer than the nearest by the sample: two at most."""
         best = float(cosines[chosen[0]])
         if best < self.threshold / 2:
             return []
@@ -261,7 +261,7 @@ class _Search:
         return TUNED, [nearest - 1], part, alike, difference
 
     def _chosen(self, sample: np.ndarray, samples: np.ndarray, cosines: np.ndarray) -> list[int]:
-        """The base's experts that the sample is a sum of, the nearest first: at least one."""
+        """Choose the base's experts that the sample is a sum of, the nearest first: at least one."""
         chosen, rest = [int(cosines.argmax())], sample.astype(np.float64)
         while len(chosen) < min(MOST_SOURCES, len(samples)):
             axes, _ = np.linalg.qr(samples[chosen].T.astype(np.float64))
@@ -277,7 +277,7 @@ class _Search:
         return chosen
 
     def _summed(self, products: np.ndarray, apart: float) -> tuple[list[int], tuple[float, ...], float, float] | None:
-        """The expert as a sum of others; None where it is no more of several than of one."""
+        """Describe the expert as a sum of others; None where it is no more of several than of one."""
         others = [*range(1, len(products))]
         while len(others) > 1:
             parts, rest = _fitted(products, others)
@@ -296,7 +296,7 @@ class _Search:
 
 
 def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]:
-    """Least squares: the coefficients of these, and the squared length of what they leave."""
+    """Fit by least squares: return the coefficients of these, and the squared length of the rest."""
     within, towards = products[np.ix_(others, others)], products[others, 0]
     parts = np.linalg.lstsq(within, towards)[0]
     rest = products[0, 0] - 2 * parts @ towards + parts @ within @ parts
@@ -304,7 +304,7 @@ def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]
 
 
 def _layers(alike: dict[tuple[int, int], float]) -> dict[int, int]:
-    """The base's layer that each of the child's is most like; the one of its own number unless another is more."""
+    """Find the base's layer that each of the child's is most like: that of its own number unless another is more."""
     found = {}
     for mine in dict.fromkeys(one for one, _ in alike):
         likes = {theirs: like for (one, theirs), like in alike.items() if one == mine}
@@ -322,7 +322,7 @@ def _not_finite(file: ExpertFiles, layer: int, number: int) -> CaptureError:
 
 
 def _sample_of(expert: Expert, size: int) -> np.ndarray:
-    """Some numbers of an expert: rows far apart of each of its matrices, or parts of one row."""
+    """Sample numbers of an expert: rows far apart of each of its matrices, or parts of one row."""
     found = []
     for _, matrix in sorted(expert.items()):
         height, width = matrix.shape
@@ -338,20 +338,20 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _between(samples: np.ndarray) -> np.ndarray:
-    """Cosines of the experts of one layer with each other."""
+    """Compute the cosines of the experts of one layer with each other."""
     found: np.ndarray = (samples @ samples.T)[np.triu_indices(len(samples), 1)]
     return found
 
 
 def _tied(nearest: int, cosines: np.ndarray, numbers: list[int], own: int, taken: set[int]) -> int:
-    """The nearest; of several that are as near, the one of its own number, or one that no other came from."""
+    """Choose the nearest expert; of several as near, the one of its own number, or one that no other came from."""
     as_near = np.flatnonzero(cosines >= cosines[nearest] - SAME).tolist()
     same = [at for at in as_near if numbers[at] == own]
     return (same or [at for at in as_near if at not in taken] or [nearest])[0]
 
 
 def _products(experts: list[Expert]) -> np.ndarray:
-    """(n, n) inner products of experts, all matrices of one as one vector."""
+    """Compute the (n, n) inner products of experts, all matrices of one as one vector."""
     found = np.zeros((len(experts), len(experts)))
     for role, matrix in experts[0].items():
         height, width = matrix.shape
@@ -365,7 +365,7 @@ def _products(experts: list[Expert]) -> np.ndarray:
 
 
 def _rounding(one: Expert, other: Expert) -> float:
-    """The difference that rounding makes between two experts of these number formats."""
+    """Return the difference that rounding makes between two experts of these number formats."""
     formats = {role: (one[role].tensor.format, other[role].tensor.format) for role in one}
     if all(mine == theirs for mine, theirs in formats.values()):
         return SAME
@@ -378,7 +378,7 @@ def _row(layer: int, expert: int, what: str, base_layer: int, sources: tuple[int
 
 
 def _name_copies(rows: list[dict[str, Any]]) -> None:
-    """Of several experts with one source, all are copies but the one in the source's place that is as it was."""
+    """Call all experts of one source copies, but for the one in the source's place that is as it was."""
     single = [row for row in rows if row["what"] in (KEPT, MOVED, TUNED)]
     children = Counter((row["base_layer"], row["base_experts"]) for row in single)
     for row in single:
@@ -387,7 +387,7 @@ def _name_copies(rows: list[dict[str, Any]]) -> None:
 
 
 def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
-    """The base's experts that no row names; none where nothing of the base is in the child, or it cannot be told."""
+    """List the base's experts that no row names; none where the child has nothing of the base, or it cannot be told."""
     if not any(row["base_experts"] for row in rows):
         return []
     named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}
@@ -445,7 +445,8 @@ def _notes(found: Lineage) -> list[str]:
         if stacks:
             named = with_and([stack.rstrip(".") for stack in stacks])
             notes.append(f"Not compared: the experts of {name} in {named}.")
-    others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and _matched(table, mine)}
+    matched = set(table.loc[table["base_experts"].map(len) > 0, "layer"])
+    others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and mine in matched}
     if others:
         pairs = [f"{mine} is {theirs}" for mine, theirs in others.items()]
         said = ", ".join(pairs[:4]) + (f" … and {len(pairs) - 4:,} more" if len(pairs) > 4 else "")
@@ -453,7 +454,3 @@ def _notes(found: Lineage) -> list[str]:
     if gone := sorted(set(table.loc[(table["what"] == CUT) & (table["layer"] < 0), "base_layer"].tolist())):
         notes.append(f"Of {found.base}, layer{'s' * (len(gone) > 1)} {spans(gone)} went whole.")
     return notes
-
-
-def _matched(table: pd.DataFrame, layer: int) -> bool:
-    return bool(table.loc[table["layer"] == layer, "base_experts"].map(len).any())

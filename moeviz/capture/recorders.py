@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from transformers import PreTrainedModel
 
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode
 from moeviz.capture.record.hooks import ExpectedRouting, Recording, recording_hooks
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.generation import expected_rows

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from transformers import LogitsProcessorList
 
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.wrappers import is_compiled
+from moeviz.capture.models.patching import is_compiled
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import Recording, exclusive, hooks_of, shares_of_rows
 from moeviz.capture.record.next_tokens import NextTokenRecord, next_tokens_hooks, next_tokens_recorded

@@ -7,6 +7,7 @@ routers were recorded to decide is assembled as a trace.
 import logging
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any, Literal
@@ -305,7 +306,7 @@ def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> Rou
 def _run(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     way = record_with_kernels if job.request.kernels else record_with_hooks
     run = job.run
-    outputs = outputs_recorded(run.model, job.request.site, job.request.outputs)
+    outputs = outputs_recorded(run.model, job.request.site) if job.request.outputs else nullcontext()
     with way(job) as heard, next_tokens_recorded(run, job.request) as following, outputs as added:
 
         def so_far() -> Recording:

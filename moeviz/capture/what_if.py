@@ -15,8 +15,7 @@ from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eval_mode
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.precisions import in_precision
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks

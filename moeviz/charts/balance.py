@@ -5,7 +5,7 @@ import json
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.balance import balance_sentence, load_beside_luck, times_said
 from moeviz.metrics.words import short
@@ -61,7 +61,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
     )
     row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
-    return theme.framed(marks.layered(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
+    return theme.framed(theme.layered(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
 
 
 def _in_cell(times: float) -> str:

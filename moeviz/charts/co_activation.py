@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.co_activation import co_activation, co_activation_caption, strongest_pairs_caption
 
@@ -18,7 +18,7 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
     cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
     scale, axis = alt.Scale(domain=ids), theme.ids_axis()
     title = "share of the row expert's tokens"
-    chart = marks.cells(
+    chart = theme.cells(
         cells.drop(columns="chance_tokens"),
         x=alt.X("partner:O", title=["partner", *left_out], scale=scale, axis=axis),
         y=alt.Y("expert:O", title="expert", scale=scale, axis=axis),
@@ -75,7 +75,7 @@ def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.9)).encode(
         x="chance_tokens:Q"
     )
-    return theme.framed(marks.layered(bars, chance), theme.rows_height(len(pairs)))
+    return theme.framed(theme.layered(bars, chance), theme.rows_height(len(pairs)))
 
 
 def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.comparison import balance_of_both, choices_changed, load_difference, load_divergence
 from moeviz.metrics.contrast import contrast
@@ -24,13 +24,13 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("divergence:Q", title="Jensen-Shannon divergence of the loads, bits")
     )
-    return theme.framed(marks.layered(bars, marks.ticks(base, "chance")), theme.MEDIUM)
+    return theme.framed(theme.layered(bars, theme.ticks(base, "chance")), theme.MEDIUM)
 
 
 def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Layer by expert, orange where the second trace uses the expert more. Columns: those of `load_difference`."""
     most = float(frame["difference"].abs().max())
-    chart = marks.cells(
+    chart = theme.cells(
         frame,
         x=theme.expert_axis(),
         y=theme.layer_rows(),
@@ -53,7 +53,7 @@ def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert, one line per trace. Columns: those of `balance_of_both`."""
-    lines = marks.lines(
+    lines = theme.lines(
         frame,
         {"point": True},
         x=theme.layer_axis("dashed: uniform load"),
@@ -69,12 +69,12 @@ def balance_lines(frame: pd.DataFrame) -> alt.LayerChart:
             dead_experts=("experts with no tokens", "d"),
         ),
     )
-    return theme.framed(marks.layered(lines, marks.even_reference()), theme.MEDIUM)
+    return theme.framed(theme.layered(lines, theme.even_reference()), theme.MEDIUM)
 
 
 def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
     """Share of tokens that go to other experts. Columns: those of `choices_changed`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=theme.layer_axis(),
         y=alt.Y("changed:Q", title="tokens that go to other experts", axis=theme.share_axis()),

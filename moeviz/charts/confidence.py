@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.tokens import token_axis, token_tooltip
 from moeviz.metrics.confidence import entropy_caption, margin_caption, router_entropy, token_entropy, top_margin
@@ -16,15 +16,15 @@ def entropy_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         "entropy / ln E",
         theme.tooltip(share=("mean", ".3f"), entropy=("mean, nats", ".3f"), maximum=("ln E, nats", ".3f")),
     )
-    undecided = marks.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
-    return theme.framed(marks.layered(*quantiles, undecided), theme.MEDIUM)
+    undecided = theme.named_reference(pd.DataFrame({"top": [1.0]}), "top", "all experts equally likely", below=True)
+    return theme.framed(theme.layered(*quantiles, undecided), theme.MEDIUM)
 
 
 def margin_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Spread of the top-1 to top-2 margin over tokens, layer by layer. Columns: those of `top_margin`."""
     means = theme.tooltip(margin=("mean", ".3f"), top=("mean probability of the most probable expert", ".3f"))
     quantiles = _quantiles_by_layer(frame, "lead in probability", means)
-    return theme.framed(marks.layered(*quantiles, marks.reference(pd.DataFrame({"tie": [0.0]}), "tie")), theme.MEDIUM)
+    return theme.framed(theme.layered(*quantiles, theme.reference(pd.DataFrame({"tie": [0.0]}), "tie")), theme.MEDIUM)
 
 
 def _quantiles_by_layer(frame: pd.DataFrame, axis_title: str, means: list[alt.Tooltip]) -> list[alt.Chart]:
@@ -43,7 +43,7 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
     """Token by layer, coloured by router entropy. Columns: those of `token_entropy`."""
     theme.at_most_max_tokens(frame)
     cells, x = token_axis(frame)
-    chart = marks.cells(
+    chart = theme.cells(
         cells.astype({"share": "float32", "entropy": "float32"}),
         x=x,
         x2="end:Q",

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.contribution import contribution, contribution_caption
 from moeviz.metrics.expert_table import COMMITTEE, GENERALIST, SPECIALIST
@@ -33,7 +33,7 @@ def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
     ]
     present = [name for name in ROLES if name in set(role)]
     few = len(rows) <= FEW
-    points = marks.points(
+    points = theme.points(
         rows,
         {"filled": True, "size": 70 if few else 18, "opacity": 0.85 if few else 0.6, "cursor": "pointer"},
         x=alt.X("times_uniform:Q", title=CHOSEN, axis=PLAIN, scale=_scale(rows["times_uniform"])),
@@ -46,8 +46,8 @@ def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
         scale = alt.Scale(domain=["expert", SUPER], range=["circle", "diamond"])
         points = points.encode(shape=alt.Shape("kind:N", scale=scale, legend=legend))
     one = pd.DataFrame({"one": [1.0]})
-    lines = marks.reference(one, "one"), marks.reference(one, "one", axis="x")
-    return theme.framed(marks.layered(*lines, points), theme.MEDIUM if few else HIGH, canvas=not few)
+    lines = theme.reference(one, "one"), theme.reference(one, "one", axis="x")
+    return theme.framed(theme.layered(*lines, points), theme.MEDIUM if few else HIGH, canvas=not few)
 
 
 def _scale(values: pd.Series) -> alt.Scale:

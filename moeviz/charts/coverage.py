@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.coverage import experts_needed, experts_needed_caption, experts_touched, experts_touched_caption
 
@@ -31,7 +31,7 @@ def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
     size = 9 if layers > MOST_WRITTEN / 2 else 11
     words = [base.mark_text(fontSize=size).encode(text="written:N", color=ink)] if layers <= MOST_WRITTEN else []
     return theme.framed(
-        marks.layered(base.mark_rect(stroke=None).encode(color=colour), *words), theme.rows_height(layers), canvas=True
+        theme.layered(base.mark_rect(stroke=None).encode(color=colour), *words), theme.rows_height(layers), canvas=True
     )
 
 
@@ -79,7 +79,7 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     )
     lines = base.mark_line(interpolate="linear").encode(y=y, color=theme.layer_colour())
     chance = base.mark_line(interpolate="linear", color=theme.CHANCE, strokeDash=list(theme.DASH)).encode(y="chance:Q")
-    return theme.framed(marks.layered(lines, chance), theme.MEDIUM, canvas=True)
+    return theme.framed(theme.layered(lines, chance), theme.MEDIUM, canvas=True)
 
 
 CHARTS = (

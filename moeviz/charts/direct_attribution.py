@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
@@ -26,11 +26,11 @@ def direct_bars(frame: pd.DataFrame) -> alt.LayerChart:
             above_mean=("above the mean of all experts", "+.3f"),
         ),
     }
-    parts = [marks.bars(told[is_first], **base)]
+    parts = [theme.bars(told[is_first], **base)]
     if not is_first.all():
-        parts.append(marks.points(told[~is_first], {"filled": True, "size": 45, "opacity": 1}, **base))
+        parts.append(theme.points(told[~is_first], {"filled": True, "size": 45, "opacity": 1}, **base))
     zero = alt.Chart(pd.DataFrame({"zero": [0.0]})).mark_rule(color=theme.NOTE).encode(x="zero:Q")
-    return theme.framed(marks.layered(*parts, zero), theme.rows_height(len(rows)))
+    return theme.framed(theme.layered(*parts, zero), theme.rows_height(len(rows)))
 
 
 DIRECT = Chart(

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.token_layer_map import first_letters
 from moeviz.metrics.effect import OTHER as OTHER_FIRST
@@ -25,7 +25,7 @@ def agreement_by_layer(frame: pd.DataFrame) -> alt.Chart:
     names, colours = zip(*LINES.values(), strict=True)
     one_share = drawn["share"].nunique() == 1  # with nothing to tell apart, the axis is of all shares
     scale = alt.Scale(domain=[0, 1]) if one_share else alt.Scale(zero=False)
-    lines = marks.lines(
+    lines = theme.lines(
         drawn,
         {"point": True},
         x=theme.layer_axis(),
@@ -85,7 +85,7 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
     some = frame["margin"][frame["margin"] > 0]
     left = LEFT_OF_ALL * float(some.min()) if len(some) else 1.0
     kinds = [kind for kind in (OTHER, SAME) if (frame["kind"] == kind).any()]
-    lines = marks.lines(
+    lines = theme.lines(
         frame.assign(at=frame["margin"].clip(lower=left)),
         {"interpolate": "step-after", "strokeWidth": 2.5},
         x=alt.X(

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.expert import (
     expert_atlas,
@@ -94,7 +94,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     faded = alt.condition(pick, alt.value(1), alt.value(0.35))
     bars = base.mark_bar(color=theme.MAIN, cursor="pointer", cornerRadiusEnd=2).encode(opacity=faded).add_params(pick)
     counts = base.mark_text(align="left", dx=4, color=theme.NOTE, fontSize=11).encode(text="count:N")
-    usual = marks.reference(rows.head(1), "usual", axis="x")
+    usual = theme.reference(rows.head(1), "usual", axis="x")
     return theme.framed(alt.layer(bars, counts, usual), BAR * len(rows) + BESIDE)
 
 
@@ -186,7 +186,7 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
 def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
     """How often it gets how much weight, apart by choice."""
     legend = alt.Legend(orient="top", title="choice (1: highest weight)")
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=alt.X("low:Q", bin="binned", title="weight", axis=alt.Axis(tickCount=6, format="~g")),
         x2="high:Q",

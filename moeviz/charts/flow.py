@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.flow import (
     consecutive_information,
@@ -40,7 +40,7 @@ def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
         axis=alt.Axis(values=list(range(len(layers))), labelExpr=f"{layers}[datum.value]", grid=False, ticks=False),
     )
     bands = bands.assign(x=bands["layer"].map(layers.index).astype(float))
-    picture = marks.layered(_areas(ribbons, x), *_named_bands(bands, x))
+    picture = theme.layered(_areas(ribbons, x), *_named_bands(bands, x))
     rows = int(bands.groupby("layer").size().max()) if len(bands) else 1
     return theme.framed(picture, max(theme.rows_height(rows), theme.MEDIUM), canvas=True)
 
@@ -214,8 +214,8 @@ def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
         ],
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
-    luck = [marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
-    return theme.framed(marks.layered(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
+    luck = [theme.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
+    return theme.framed(theme.layered(bars, theme.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
@@ -229,7 +229,7 @@ def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
     bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
     scale, axis = alt.Scale(domain=layers), theme.ids_axis()
     title = "bits about the later layer, above shuffled tokens"
-    chart = marks.cells(
+    chart = theme.cells(
         theme.compact(frame),
         x=alt.X("to_layer:O", title="later layer", scale=scale, axis=axis),
         y=alt.Y("from_layer:O", title="layer", scale=scale, axis=axis),

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_tooltip
 from moeviz.metrics.flow import transitions_caption
@@ -32,7 +32,7 @@ def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     )
     y = alt.Y("load:Q", title="share of assignments", axis=theme.share_axis())
     even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
-    return theme.framed(marks.layered(base.mark_line(point=len(frame) <= 64).encode(y=y), even), theme.MEDIUM)
+    return theme.framed(theme.layered(base.mark_line(point=len(frame) <= 64).encode(y=y), even), theme.MEDIUM)
 
 
 def _ranks(frame: pd.DataFrame) -> alt.Scale:
@@ -67,7 +67,7 @@ def balance_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
             dead_experts=("experts with no tokens", "d"),
         ),
     )
-    return theme.framed(marks.layered(even, dots), theme.SHORT)
+    return theme.framed(theme.layered(even, dots), theme.SHORT)
 
 
 def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
@@ -76,7 +76,7 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
     ids = {side: [int(e) for e in np.unique(frame[f"{side}_expert"])] for side in ("from", "to")}
     axis = theme.ids_axis()
     title = f"share of the expert's tokens in layer {first}"
-    chart = marks.cells(
+    chart = theme.cells(
         frame[frame["tokens"] > 0].drop(columns=["from_layer", "to_layer"]),
         x=alt.X("to_expert:O", title=f"expert in layer {second}", scale=alt.Scale(domain=ids["to"]), axis=axis),
         y=alt.Y("from_expert:O", title=f"expert in layer {first}", scale=alt.Scale(domain=ids["from"]), axis=axis),
@@ -109,7 +109,7 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_tick(color=theme.CHANCE, thickness=4, opacity=1, height=alt.RelativeBandSize(0.7)).encode(
         x="chance_share:Q"
     )
-    return theme.framed(marks.layered(bars, chance), theme.SHORT)
+    return theme.framed(theme.layered(bars, chance), theme.SHORT)
 
 
 CHARTS = (

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.lineage import WHAT, expert_fates, lineage_pairs
 
@@ -19,7 +19,7 @@ WORDS = ("MLP", "no match", "cut")  # on axes of experts' numbers, after them
 
 def expert_fates_map(frame: pd.DataFrame) -> alt.Chart:
     """Layer by expert of the base, coloured by what became of it. Columns: those of `expert_fates`."""
-    chart = marks.cells(
+    chart = theme.cells(
         frame,
         x=theme.expert_axis("of the base"),
         y=theme.layer_rows(),
@@ -32,7 +32,7 @@ def expert_fates_map(frame: pd.DataFrame) -> alt.Chart:
 def lineage_grid(frame: pd.DataFrame) -> alt.Chart:
     """Experts of the base by experts of the child, a mark where one comes from the other. Columns: `lineage_pairs`."""
     axis = alt.Axis(labelAngle=0, labelOverlap=True)
-    chart = marks.cells(
+    chart = theme.cells(
         frame,
         x=alt.X("child:N", title="expert of the child", axis=axis, scale=alt.Scale(domain=_in_order(frame["child"]))),
         y=alt.Y("base:N", title="expert of the base", axis=axis, scale=alt.Scale(domain=_in_order(frame["base"]))),

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.load import (
     balance,
@@ -33,7 +33,7 @@ def load_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     unused = base.transform_filter("datum.tokens === 0").mark_point(
         shape=theme.CROSS, size=6 if small else 60, color=theme.ON_LEAST, strokeWidth=1 if small else 2
     )
-    return theme.framed(marks.layered(cells, unused), theme.rows_height(frame["layer"].nunique()), canvas=True)
+    return theme.framed(theme.layered(cells, unused), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def load_tooltip() -> list[alt.Tooltip]:
@@ -50,18 +50,18 @@ def load_tooltip() -> list[alt.Tooltip]:
 
 def load_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of each expert of one layer, with the uniform load. Columns: those of `expert_load`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame.drop(columns="rank"),
         x=theme.expert_axis("dashed: uniform load"),
         y=alt.Y("load:Q", title=SHARE, axis=theme.share_axis()),
         tooltip=load_tooltip(),
     )
-    return theme.framed(marks.layered(bars, marks.reference(frame[["uniform"]].head(1), "uniform")), theme.MEDIUM)
+    return theme.framed(theme.layered(bars, theme.reference(frame[["uniform"]].head(1), "uniform")), theme.MEDIUM)
 
 
 def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of the work that the busiest experts do, one line per layer. Columns: those of `coverage`."""
-    lines = marks.lines(
+    lines = theme.lines(
         frame,
         {"interpolate": "linear"},
         x=alt.X("share_of_experts:Q", title="share of the layer's experts, busiest first", axis=theme.share_axis()),
@@ -75,7 +75,7 @@ def coverage_curve(frame: pd.DataFrame) -> alt.LayerChart:
             covered=("share of assignments", ".1%"),
         ),
     )
-    return theme.framed(marks.layered(lines, marks.diagonal("uniform load")), theme.MEDIUM, canvas=True)
+    return theme.framed(theme.layered(lines, theme.diagonal("uniform load")), theme.MEDIUM, canvas=True)
 
 
 def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
@@ -84,19 +84,19 @@ def balance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("cv:Q", title="spread (std / mean)"), tooltip=_balance_tooltip()
     )
-    ticks = marks.ticks(base, "chance_cv").encode(tooltip=theme.tooltip(chance_cv=("at random", ".3f")))
-    return theme.framed(marks.layered(bars, ticks), theme.MEDIUM)
+    ticks = theme.ticks(base, "chance_cv").encode(tooltip=theme.tooltip(chance_cv=("at random", ".3f")))
+    return theme.framed(theme.layered(bars, ticks), theme.MEDIUM)
 
 
 def busiest_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert of each layer, as a multiple of the uniform load. Columns: those of `balance`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=theme.layer_axis("dashed: uniform load"),
         y=alt.Y("max_over_mean:Q", title="load, × uniform"),
         tooltip=_balance_tooltip(),
     )
-    return theme.framed(marks.layered(bars, marks.even_reference()), theme.MEDIUM)
+    return theme.framed(theme.layered(bars, theme.even_reference()), theme.MEDIUM)
 
 
 def _balance_tooltip() -> list[alt.Tooltip]:
@@ -127,7 +127,7 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
         )
     )
     end = float(frame[["importance", "load"]].max().min()) if len(frame) else 0.0
-    return theme.framed(marks.layered(points, marks.diagonal("load = probability", end)), theme.MEDIUM, canvas=True)
+    return theme.framed(theme.layered(points, theme.diagonal("load = probability", end)), theme.MEDIUM, canvas=True)
 
 
 CHARTS = (
@@ -196,7 +196,7 @@ def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
     worst["until"] = np.minimum(worst["part"] + together, parts)
     note = f"the highest of {together} in a row" if together > 1 else f"{parts:,} in all"
     axis = alt.Axis(format=",d", tickMinStep=1, grid=False)
-    cells = marks.cells(
+    cells = theme.cells(
         theme.compact(worst),
         x=alt.X("part:Q", title=f"part of the corpus ({note})", axis=axis, scale=alt.Scale(nice=False)),
         x2="until:Q",

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.locality import (
@@ -53,7 +53,7 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         axis=alt.Axis(labelAngle=0, labelOverlap=True, labelExpr=f"replace(datum.label, '{PUBLISHED}', '')"),
     )
     base = alt.Chart(own).encode(x=x, tooltip=_tooltip({"load_chance": "chance", "uniform_chance": "uniform chance"}))
-    luck = [marks.ticks(base, "load_chance")] if theme.known(own, "load_chance") else []
+    luck = [theme.ticks(base, "load_chance")] if theme.known(own, "load_chance") else []
     uniform = [_uniform(own, x)] if theme.known(own, "uniform_chance") else []
     layers = [_bar(base, title, legend=bool(gap)), *luck, *uniform]
     if gap:
@@ -61,7 +61,7 @@ def _bars(frame: pd.DataFrame, title: str) -> alt.LayerChart:
         theirs = alt.Chart(published).encode(x=x, tooltip=_tooltip(spread))
         reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
         layers += [_bar(theirs, title, legend=True), reach, _uniform(published, x)]
-    return theme.framed(marks.layered(*layers), theme.MEDIUM)
+    return theme.framed(theme.layered(*layers), theme.MEDIUM)
 
 
 def _bar(base: alt.Chart, title: str, legend: bool) -> alt.Chart:

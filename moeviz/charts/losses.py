@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.losses import aux_loss, aux_loss_caption, z_loss, z_loss_caption
 
@@ -23,7 +23,7 @@ def aux_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     others = theme.figures(".3f", switch="Switch's form (uniform: 1)", first_choice="the same, first choices")
     bars = [_bars(layers, x, "transformers", others, legend=len(pooled) > 0)]
     bars += [_bars(pooled, x, "pooled", [], legend=True)] * len(pooled)
-    return theme.framed(marks.layered(*bars, marks.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
+    return theme.framed(theme.layered(*bars, theme.reference(frame[["even"]].head(1), "even")), theme.MEDIUM)
 
 
 def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], legend: bool) -> alt.Chart:
@@ -31,7 +31,7 @@ def _bars(frame: pd.DataFrame, x: alt.X, field: str, others: list[alt.Tooltip], 
     tooltip = theme.tooltip(
         place=("layer", ""), **{field: ("auxiliary loss", ".3f")}, even=("the loss under a uniform load", ".0f")
     )
-    return marks.bars(
+    return theme.bars(
         frame,
         x=x,
         y=alt.Y(f"{field}:Q", title="auxiliary loss"),
@@ -52,7 +52,7 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("z_loss:Q", title="z-loss, nats²"))
-    return theme.framed(marks.layered(bars, marks.ticks(base, "zero_logits")), theme.MEDIUM)
+    return theme.framed(theme.layered(bars, theme.ticks(base, "zero_logits")), theme.MEDIUM)
 
 
 CHARTS = (

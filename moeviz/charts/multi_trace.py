@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.locality import MIXTRAL
 from moeviz.metrics.multi_trace import (
@@ -30,21 +30,21 @@ def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
     theirs = alt.Chart(published).encode(x=_depth(), tooltip=theme.tooltip(trace="", layer="d", **figures))
     reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
     points = theirs.mark_point(color=theme.NOTE, filled=True, shape="diamond", size=90, opacity=1)
-    return theme.framed(marks.layered(reach, points.encode(y="over_chance:Q"), *lines), theme.MEDIUM)
+    return theme.framed(theme.layered(reach, points.encode(y="over_chance:Q"), *lines), theme.MEDIUM)
 
 
 def information_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Information about the kind of text, by depth. Columns: those of `information_of_several`."""
     tips = {"information": "bits", "shuffled": "with labels shuffled", "shuffled_highest": "most of 100 shuffles"}
     lines = _lines(frame, "information", "shuffled", "bits about the kind of text", tips, ".3f")
-    return theme.framed(marks.layered(*lines), theme.MEDIUM)
+    return theme.framed(theme.layered(*lines), theme.MEDIUM)
 
 
 def busiest_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert, by depth. Columns: those of `balance_of_several`."""
     tips = {"busiest": "× the mean", "by_lot": "at random"}
     lines = _lines(frame, "busiest", "by_lot", "load of the busiest expert, × the mean", tips, ".2f", "num_experts")
-    return theme.framed(marks.layered(*lines), theme.MEDIUM)
+    return theme.framed(theme.layered(*lines), theme.MEDIUM)
 
 
 def sets_lines(frame: pd.DataFrame) -> alt.LayerChart:
@@ -54,7 +54,7 @@ def sets_lines(frame: pd.DataFrame) -> alt.LayerChart:
     lines = _lines(
         frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", axis=axis, scale=alt.Scale(type="log")
     )
-    return theme.framed(marks.layered(*lines), theme.MEDIUM)
+    return theme.framed(theme.layered(*lines), theme.MEDIUM)
 
 
 def _lines(

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.parameters import active_caption, parameter_split, parts_caption, touched_caption, touched_growth
 
@@ -23,7 +23,7 @@ def parameters_by_part(frame: pd.DataFrame) -> alt.Chart:
     bars = bars.rename(columns=KINDS).melt(["part", "share"], list(KINDS.values()), "kind", "parameters")
     bars = bars.assign(text=bars["parameters"].map(written))
     kinds = list(KINDS.values())
-    chart = marks.bars(
+    chart = theme.bars(
         bars,
         y=alt.Y("part:N", sort=order, title=None, axis=alt.Axis(labelLimit=130)),
         yOffset=alt.YOffset("kind:N", sort=kinds),
@@ -58,7 +58,7 @@ def active_by_convention(frame: pd.DataFrame) -> alt.LayerChart:
         tooltip=theme.tooltip(convention="", active_text=("active", ""), share=("share of all parameters", ".1%")),
     )
     names = base.mark_text(align="right", dx=-6, color="black", fontWeight="bold").encode(text="active_text:N")
-    return theme.framed(marks.layered(base.mark_bar(color=theme.MAIN), names), theme.SHORT)
+    return theme.framed(theme.layered(base.mark_bar(color=theme.MAIN), names), theme.SHORT)
 
 
 def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -68,7 +68,7 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
     still more, MAX_STEPS of all tokens, evenly spaced on the logarithmic axis; the first and the last always.
     """
     lines = _steps(frame).rename(columns=LINES).melt("tokens", list(LINES.values()), "line", "parameters")
-    curve = marks.lines(
+    curve = theme.lines(
         lines.assign(text=lines["parameters"].map(written)),
         {"interpolate": "step-after"},
         x=alt.X(
@@ -81,13 +81,13 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
         color=theme.colour("line", LINES.values(), [theme.MAIN, theme.CHANCE], labelLimit=220),
         tooltip=theme.tooltip(line=("what", ""), tokens=("tokens so far", ","), text=("parameters touched", "")),
     )
-    return theme.framed(marks.layered(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
+    return theme.framed(theme.layered(curve, _named(frame, "total"), _named(frame, "active", below=True)), theme.MEDIUM)
 
 
 def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
     """Total or active as a line with its name and number."""
     label = " ".join([field, *frame[field].head(1).map(written)])
-    return marks.named_reference(frame[[field]].head(1), field, label, below)
+    return theme.named_reference(frame[[field]].head(1), field, label, below)
 
 
 def _steps(frame: pd.DataFrame) -> pd.DataFrame:

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.placement import HELD_OUT, JUDGED, PLACEMENTS, imbalance_caption, placement, placement_imbalance
 
@@ -35,17 +35,17 @@ def device_load_grid(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     if frame["device"].nunique() > MOST_NUMBERS:
-        return theme.framed(marks.layered(cells), height, canvas=True)
+        return theme.framed(theme.layered(cells), height, canvas=True)
     on_cell = theme.ink_on("times_even", theme.BLACK_ABOVE * frame["times_even"].max())
     numbers = base.mark_text().encode(text=alt.Text("times_even:Q", format=".2f"), color=on_cell)
-    return theme.framed(marks.layered(cells, numbers), height, canvas=True)
+    return theme.framed(theme.layered(cells, numbers), height, canvas=True)
 
 
 def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     """The busiest device of each layer, by placement and by tokens judged on. Columns: those of
     `placement_imbalance`."""
     hollow = alt.condition(alt.datum.judged_on == HELD_OUT, alt.value(0), alt.value(1))
-    dots = marks.points(
+    dots = theme.points(
         frame,
         {"size": 40 if frame["layer"].nunique() <= MANY_LAYERS else 20, "opacity": 1},
         x=theme.layer_axis("filled: same tokens, hollow: held-out"),
@@ -64,7 +64,7 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
             imbalance=("busiest device, × uniform", ".2f"),
         ),
     )
-    return theme.framed(marks.layered(dots, marks.even_reference()), theme.MEDIUM)
+    return theme.framed(theme.layered(dots, theme.even_reference()), theme.MEDIUM)
 
 
 CHARTS = (

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.pruning import CRITERIA, RANDOM, cost_by_kind, cost_of_cuts
 
@@ -33,7 +33,7 @@ def cost_of_cuts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     )
     draws = base.mark_rule(strokeWidth=5, opacity=0.35).encode(y="least:Q", y2="most:Q")
     drawn = draws.transform_filter(alt.datum.criterion == RANDOM)
-    return theme.framed(marks.layered(drawn, base.mark_line(strokeWidth=2), base.mark_circle(size=70)), theme.MEDIUM)
+    return theme.framed(theme.layered(drawn, base.mark_line(strokeWidth=2), base.mark_circle(size=70)), theme.MEDIUM)
 
 
 def cost_by_kind_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -47,7 +47,7 @@ def cost_by_kind_bars(frame: pd.DataFrame) -> alt.LayerChart:
     base = alt.Chart(frame).encode(y=alt.Y("kind:N", title=None, sort=frame["kind"].tolist()), tooltip=tips)
     bars = base.mark_bar(color=theme.PAIR[0]).encode(x=alt.X("loss_increase:Q", title=LOSS))
     chance = base.mark_tick(color=theme.PAIR[1], thickness=3).encode(x="at_random:Q")
-    return theme.framed(marks.layered(bars, chance), theme.rows_height(frame["kind"].nunique()))
+    return theme.framed(theme.layered(bars, chance), theme.rows_height(frame["kind"].nunique()))
 
 
 COST = Chart(

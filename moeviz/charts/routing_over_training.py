@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.routing_over_training import saturation_over_training
 
@@ -16,7 +16,7 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     if (frame["training_tokens"] == 0).any():  # as runs that were watched from their first step
         scale = alt.Scale(type="symlog", constant=first, nice=False)
     tokens = alt.X("training_tokens:Q", title="training tokens (dashed: chance)", scale=scale)
-    lines = marks.lines(
+    lines = theme.lines(
         frame,
         {"point": True},
         x=tokens.axis(format="~s", grid=False),
@@ -31,7 +31,7 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
             load_chance=("with tokens matched at random", ".1%"),
         ),
     )
-    return theme.framed(marks.layered(lines, marks.reference(frame.head(1), "chance")), theme.MEDIUM)
+    return theme.framed(theme.layered(lines, theme.reference(frame.head(1), "chance")), theme.MEDIUM)
 
 
 SATURATION = Chart(

@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MissingField
 from moeviz.metrics.words import byte_unit, bytes_said
@@ -74,9 +74,9 @@ def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
         at = alt.Chart(frame[frame["chosen"]].head(1)).mark_rule(color=theme.ACCENT, strokeWidth=2)
         layers.append(at.encode(x="capacity:Q"))
     if not known:
-        return theme.framed(marks.layered(*layers), theme.MEDIUM)
+        return theme.framed(theme.layered(*layers), theme.MEDIUM)
     return theme.framed(
-        marks.layered(marks.layered(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM
+        theme.layered(theme.layered(*layers), _fetched(drawn)).resolve_scale(y="independent"), theme.MEDIUM
     )
 
 
@@ -103,7 +103,7 @@ def distinct_experts_curve(frame: pd.DataFrame) -> alt.Chart:
     """Distinct experts of a batch, the mean over layers, a line a kind of batch. Columns: those of `batch_coverage`."""
     means = _means(frame, "batch", BATCHES)
     drawn, colour, dash = _named_lines(means, "kind", BATCHES)
-    chart = marks.lines(
+    chart = theme.lines(
         drawn,
         DOTTED_LINE,
         x=alt.X(
@@ -124,7 +124,7 @@ def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
     """Recall over the number of experts named, a line a predictor. Columns: those of `prefetch_recall`."""
     means = _means(frame, "m", PREDICTORS)
     drawn, colour, dash = _named_lines(means, "kind", PREDICTORS)
-    chart = marks.lines(
+    chart = theme.lines(
         drawn,
         DOTTED_LINE,
         x=alt.X("m:Q", title="experts fetched ahead, of each layer", scale=_span(frame["m"]), axis=theme.whole_axis()),
@@ -200,9 +200,9 @@ def placement_plane(frame: pd.DataFrame) -> alt.LayerChart:
     layer, worst_layer = theme.tooltip(layer="d", worst=("in the worst layer", ".2f"))
     small = {"filled": True, "size": 24, "opacity": 0.35}
     large = {"filled": True, "size": 160, "opacity": 1}
-    of_layers = marks.points(named, small, **channels, tooltip=[layer, *tips])
-    of_all = marks.points(means.merge(worst, on="line"), large, **channels, tooltip=[*tips, worst_layer])
-    return theme.framed(marks.layered(of_layers, of_all), theme.MEDIUM)
+    of_layers = theme.points(named, small, **channels, tooltip=[layer, *tips])
+    of_all = theme.points(means.merge(worst, on="line"), large, **channels, tooltip=[*tips, worst_layer])
+    return theme.framed(theme.layered(of_layers, of_all), theme.MEDIUM)
 
 
 def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
@@ -228,7 +228,7 @@ def cards_that_fit(frame: pd.DataFrame) -> alt.LayerChart:
     scale = alt.Scale(domain=[1, 2, FEW, FEW + 1], range=["#44AA99", "#9CC3E4", "#F3B26B", "#9a9a9a"])
     cells = base.mark_rect().encode(color=alt.Color("few:O", scale=scale, legend=None))
     words = base.mark_text(color="black").encode(text=alt.Text("cards:Q", format=",d"))
-    return theme.framed(marks.layered(cells, words), theme.rows_height(frame["card"].nunique()))
+    return theme.framed(theme.layered(cells, words), theme.rows_height(frame["card"].nunique()))
 
 
 def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -243,7 +243,7 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
     scale = alt.Scale(domain=[0, most * GIGABYTE / size * 1.02], nice=False)
     apart = alt.Scale(paddingInner=0.5, paddingOuter=0.3)
     y = alt.Y("precision:N", title=None, sort=None, axis=alt.Axis(grid=False), scale=apart)
-    bars = marks.bars(
+    bars = theme.bars(
         long.assign(taken=long["gigabytes"] * GIGABYTE / size),
         y=y,
         x=alt.X("taken:Q", title=f"{unit} (line: what the cards hold)", scale=scale, axis=alt.Axis(tickCount=6)),
@@ -262,7 +262,7 @@ def memory_bars(frame: pd.DataFrame) -> alt.LayerChart:
         align="left", baseline="top", dy=WORDS_BELOW, color=theme.NOTE
     )
     return theme.framed(
-        marks.layered(
+        theme.layered(
             bars,
             line,
             written.encode(y=alt.Y("precision:N", sort=None, bandPosition=1), x=alt.XValue(0), text="words:N"),

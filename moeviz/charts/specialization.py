@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.metrics.expert_names import expert_names, expert_names_caption
@@ -24,7 +24,7 @@ LABEL_WIDTH = 105  # pixels of a label's name: two thirds of a phone are left fo
 
 def expert_names_grid(frame: pd.DataFrame) -> alt.Chart:
     """Layer by expert, coloured by how far the expert's name holds. Columns: those of `expert_names`."""
-    chart = marks.cells(
+    chart = theme.cells(
         frame.assign(name=frame["name"].map(visible)),
         x=theme.expert_axis(),
         y=theme.layer_rows(),
@@ -50,7 +50,7 @@ def label_load_heatmap(frame: pd.DataFrame) -> alt.Chart:
         raise MoevizError(
             f"This chart shows at most {MAX_LABELS} labels, and the trace has {labels:,}. Trace fewer kinds of text."
         )
-    chart = marks.cells(
+    chart = theme.cells(
         frame.assign(label=frame["label"].map(visible)),
         x=theme.expert_axis(),
         y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),
@@ -86,14 +86,14 @@ def information_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     )
     bars = base.mark_bar(color=theme.MAIN).encode(y=alt.Y("information:Q", title="bits"))
     highest = base.mark_rule(color=theme.CHANCE, strokeWidth=2).encode(y="shuffled:Q", y2="shuffled_highest:Q")
-    luck = [highest, marks.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
-    return theme.framed(marks.layered(bars, marks.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
+    luck = [highest, theme.ticks(base, "shuffled")] if theme.known(frame, "shuffled") else []
+    return theme.framed(theme.layered(bars, theme.ticks(base, "maximum", theme.NOTE), *luck), theme.MEDIUM)
 
 
 def label_divergence_grid(frame: pd.DataFrame) -> alt.Chart:
     """Label by label in one layer, coloured by how differently they are routed. Columns: of `label_divergence`."""
     square = _both_ways(frame)
-    chart = marks.cells(
+    chart = theme.cells(
         square,
         x=alt.X("other:N", title=None, sort=None, axis=_labels_axis(labelAngle=-90)),
         y=alt.Y("label:N", title=None, sort=None, axis=_labels_axis()),

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.system_table import work_side_by_side
 
@@ -21,7 +21,7 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
     """
     y = alt.Y("trace:N", title=None, sort=list(frame["trace"].unique()), axis=alt.Axis(labelLimit=NAME_WIDTH))
     height = ROW * frame["trace"].nunique() + 50
-    layered = marks.layered(_work(frame, y), *_boxes(frame, y), _filled(frame, y))
+    layered = theme.layered(_work(frame, y), *_boxes(frame, y), _filled(frame, y))
     return theme.framed(layered, height).properties(padding={"left": 5, "top": 5, "bottom": 5, "right": BESIDE})
 
 

@@ -1,6 +1,6 @@
-"""Colours and sizes of all charts, and nothing about any one of them.
+"""Colours, sizes, axes and marks of all charts, and nothing about any one of them.
 
-Text, axes and background are left to the page, which may be light or dark. What is set here reads on both.
+Text, axes and background are left to the page, which may be light or dark. Whatever is set here reads on both.
 """
 
 from collections.abc import Iterable, Sequence
@@ -59,14 +59,14 @@ AROUND = 160  # pixels of a chart's height that its axis and legend take
 
 
 def focus(experts: np.ndarray | pd.Series) -> tuple[int, ...]:
-    """The experts that keep a colour if a layer has too many: the most frequent ids first, ties to the lower id."""
+    """Choose the experts that keep a colour if a layer has too many: the most frequent first, ties to the lower id."""
     ids, counts = np.unique(np.asarray(experts), return_counts=True)
     ids, counts = ids[ids >= 0], counts[ids >= 0]
     return tuple(int(i) for i in ids[np.argsort(-counts, kind="stable")][:FOCUS])
 
 
 def expert_colours(num_experts: int, focus: Sequence[int] = ()) -> list[str]:
-    """A colour for each expert id of one layer.
+    """Give each expert id of one layer a colour.
 
     Up to nine experts have a colour each. Of more, the `focus` ids have one each, in their order, and the rest are
     grey: no palette keeps 64 apart, so an id is always written too.
@@ -80,12 +80,12 @@ def expert_colours(num_experts: int, focus: Sequence[int] = ()) -> list[str]:
 
 
 def rows_height(rows: int) -> int:
-    """Height in pixels of a chart with a readable band per row."""
+    """Return the height in pixels of a chart with a readable band for each row."""
     return int(np.clip(22 * rows + AROUND, SHORT, MAX_HEIGHT))
 
 
 def grid_height(rows: int) -> int:
-    """Height in pixels of a picture of cells, whose rows may be thin."""
+    """Return the height in pixels of a picture of cells, whose rows may be thin."""
     return int(np.clip(12 * rows + AROUND, MEDIUM, MAX_HEIGHT))
 
 
@@ -114,7 +114,7 @@ def framed(chart: alt.Chart | alt.LayerChart, height: int, canvas: bool = False)
 
 
 def at_most_max_tokens(frame: pd.DataFrame) -> None:
-    """Raise if a token-by-token chart would get more tokens than can be drawn or read."""
+    """Raise `MoevizError` if a token-by-token chart would get more tokens than can be drawn or read."""
     if (tokens := frame["token"].nunique()) > MAX_TOKENS:
         raise MoevizError(
             f"This chart shows at most {MAX_TOKENS} tokens, and got {tokens}. Choose a stretch of the text."
@@ -144,7 +144,7 @@ def figures(form: str, **titles: str) -> list[alt.Tooltip]:
 
 
 def share_axis() -> alt.Axis:
-    """Percentages, with few enough labels for a phone."""
+    """Label percentages, with few enough labels for a phone."""
     return alt.Axis(format="%", tickCount=6)
 
 
@@ -154,12 +154,12 @@ def whole_axis() -> alt.Axis:
 
 
 def ids_axis() -> alt.Axis:
-    """Ids of experts or layers, as many as fit."""
+    """Label ids of experts or layers, as many as fit."""
     return alt.Axis(labelAngle=0, labelOverlap=True)
 
 
 def layer_axis(note: str = "") -> alt.X:
-    """Layers from left to right, each by the model's own index; `note` says what else the chart shows."""
+    """Put layers from left to right, each by the model's own index; `note` says what else the chart shows."""
     return alt.X("layer:O", title=f"layer ({note})" if note else "layer", axis=ids_axis())
 
 
@@ -202,13 +202,13 @@ def ink_on(field: str, turns: float) -> dict[str, Any]:
 
 
 def layer_colour() -> alt.Color:
-    """Layers from first to last, where each is a line or a dot."""
+    """Colour layers from first to last, where each is a line or a dot."""
     legend = alt.Legend(title="layer", orient="top", gradientLength=160, format="d", tickMinStep=1)
     return alt.Color("layer:Q", scale=alt.Scale(scheme=VIRIDIS), legend=legend)
 
 
 def times_colour(field: str, title: str | None = None, dark: bool = False) -> alt.Color:
-    """Colour of "times as much as …", on a log2 scale around 1; what is below ¼ or above 4 has the colour of that end.
+    """Colour "times as much as …" on a log2 scale around 1; below ¼ and above 4 the colour is that of the end.
 
     `field` holds the times themselves, 0 included. A legend stands above the chart where there is a `title`; a chart
     with one is drawn on a canvas (see `framed`).
@@ -230,10 +230,89 @@ def times_colour(field: str, title: str | None = None, dark: bool = False) -> al
 
 
 def times_ink(field: str, dark: bool = False) -> dict[str, Any]:
-    """Colour of a number that stands on such a colour: black or white, whichever can be read on it."""
+    """Write a number on such a colour in black or white, whichever can be read on it."""
     strong = f"datum.{field} > 2.2" if dark else f"datum.{field} > 3.1 || datum.{field} < 0.32"
     return alt.condition(strong, alt.value("#000000" if dark else "#ffffff"), alt.value(INK[_page(dark)]))
 
 
 def _page(dark: bool) -> str:
     return "dark" if dark else "light"
+
+
+Look = dict[str, Any]  # properties of a mark that are the same for all rows
+
+
+class Layers(alt.LayerChart):
+    """Layers of one picture, put together without Altair's copies: it copies and hashes every part at each step."""
+
+    def __init__(self, data: Any = alt.Undefined, layer: Sequence[Any] = (), **given: Any) -> None:
+        alt.TopLevelLayerSpec.__init__(self, data=data, layer=list(layer), **given)
+
+
+def layered(*parts: alt.Chart | alt.LayerChart) -> alt.LayerChart:
+    """Draw charts over each other. Data that all share is kept once, as in `alt.layer`; none may have selections."""
+    data = parts[0].data
+    if any(part.data is not data for part in parts):
+        return Layers(layer=parts)
+    parts = tuple(part.copy(deep=False) for part in parts)
+    for part in parts:
+        part.data = alt.Undefined
+    return Layers(data, parts)
+
+
+def bars(frame: pd.DataFrame, **channels: Any) -> alt.Chart:
+    """Draw a bar for each row, in the one colour where no column has a colour."""
+    look = {} if "color" in channels else {"color": MAIN}
+    return alt.Chart(frame).mark_bar(**look).encode(**channels)
+
+
+def lines(frame: pd.DataFrame, look: Look | None = None, **channels: Any) -> alt.Chart:
+    """Draw a line through the rows, or one for each colour or detail."""
+    return alt.Chart(frame).mark_line(**look or {}).encode(**channels)
+
+
+def points(frame: pd.DataFrame, look: Look | None = None, **channels: Any) -> alt.Chart:
+    """Draw a point for each row."""
+    return alt.Chart(frame).mark_point(**look or {}).encode(**channels)
+
+
+def cells(frame: pd.DataFrame, **channels: Any) -> alt.Chart:
+    """Draw a cell of a heat map for each row, without lines between them."""
+    return alt.Chart(frame).mark_rect(stroke=None).encode(**channels)
+
+
+def ticks(base: alt.Chart, field: str, color: str = CHANCE) -> alt.Chart:
+    """Mark a height across each bar of `base`: by default in the colour of chance."""
+    tick = base.mark_tick(color=color, thickness=3, opacity=1, width=alt.RelativeBandSize(0.9))
+    return tick.encode(y=f"{field}:Q")
+
+
+def reference(frame: pd.DataFrame, field: str, color: str = CHANCE, axis: str = "y") -> alt.Chart:
+    """Draw a dashed line at `frame[field]`: the uniform share, or chance, in the colour for these.
+
+    It is horizontal, or vertical on the axis "x".
+    """
+    line = alt.Chart(frame).mark_rule(color=color, strokeDash=list(DASH), strokeWidth=2)
+    return line.encode(**{axis: f"{field}:Q"})
+
+
+def even_reference() -> alt.Chart:
+    """Draw a dashed horizontal line at 1, the load of every expert if all had the same."""
+    return reference(pd.DataFrame({"even": [1.0]}), "even")
+
+
+def named_reference(frame: pd.DataFrame, field: str, label: str, below: bool = False) -> alt.LayerChart:
+    """Draw a dashed horizontal line with its name above it, or below: where no bar can be behind the words."""
+    line = alt.Chart(frame).encode(y=f"{field}:Q")
+    place = {"baseline": "top", "dy": 5} if below else {"baseline": "bottom", "dy": -3}
+    name = line.mark_text(color=NOTE, align="right", dx=-4, **place)
+    return layered(reference(frame, field, NOTE), name.encode(x=alt.XValue("width"), text=alt.TextValue(label)))
+
+
+def diagonal(says: str, end: float = 1.0, fields: tuple[str, str] = ("x", "y"), color: str = CHANCE) -> alt.Chart:
+    """Draw a dashed line from 0 to `end` of both axes, on which they are equal; `says` is its tooltip."""
+    x, y = fields
+    look = {"color": color, "strokeDash": list(DASH)}
+    return lines(
+        pd.DataFrame({x: [0.0, end], y: [0.0, end]}), look, x=f"{x}:Q", y=f"{y}:Q", tooltip=alt.TooltipValue(says)
+    )

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.token_layer_map import first_letters, token_layer_map
 from moeviz.metrics.tokens import token_choices, token_expert, token_routes, visible
@@ -88,7 +88,7 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
     if missing.any():
         x = x.title([x["title"], f"pale: {theme.NOT_RECORDED}"])
     weighted = frame["weight"].notna().any()
-    chart = marks.cells(
+    chart = theme.cells(
         cells[~missing],
         x=x,
         x2="end:Q",
@@ -103,7 +103,7 @@ def token_expert_grid(frame: pd.DataFrame) -> alt.Chart | alt.LayerChart:
         tooltip=[*token_tooltip(), _whole("expert"), *choice, *_weight_tooltip(frame)],
     )
     if missing.any():
-        chart = marks.layered(_missing_columns(cells[missing], x), chart)
+        chart = theme.layered(_missing_columns(cells[missing], x), chart)
     return theme.framed(chart, theme.grid_height(num_experts), canvas=True)
 
 
@@ -134,11 +134,11 @@ def token_route(frame: pd.DataFrame) -> alt.LayerChart:
     without = _without_expert(cells[cells["expert"] < 0], x, y)
     if not weighted:
         grey = base.mark_rect(color=theme.OTHER), base.mark_text(color="black").encode(text="expert:Q")
-        return theme.framed(marks.layered(*grey, *without), theme.rows_height(frame["layer"].nunique()))
+        return theme.framed(theme.layered(*grey, *without), theme.rows_height(frame["layer"].nunique()))
     tiles = base.mark_rect().encode(color=_weight_colour())
     on_tile = theme.ink_on("weight", float(frame["weight"].min() + frame["weight"].max()) / 2)
     ids = base.mark_text().encode(text="expert:Q", color=on_tile)
-    return theme.framed(marks.layered(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
+    return theme.framed(theme.layered(tiles, ids, *without), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def _without_expert(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:

@@ -6,7 +6,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.metrics.load import importance_caption
@@ -153,7 +153,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
         side_of = {"align": "right" if late else "left", "dx": -4 if late else 4, "fontWeight": "bold"}
         behind = words.mark_text(**side_of, stroke=theme.LESS_TO_MORE["light"][0], strokeWidth=4)
         layers += [behind, words.mark_text(**side_of, color=theme.ON_LEAST)]
-    return theme.framed(marks.layered(*layers), height, canvas=True)
+    return theme.framed(theme.layered(*layers), height, canvas=True)
 
 
 def hatched(frame: pd.DataFrame) -> pd.DataFrame:
@@ -241,8 +241,8 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
                 tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
             )
         )
-    together = [marks.layered(*lanes)] if lanes else []
-    drawn = marks.layered(cells, *together).resolve_scale(color="independent")
+    together = [theme.layered(*lanes)] if lanes else []
+    drawn = theme.layered(cells, *together).resolve_scale(color="independent")
     return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
 
 
@@ -264,7 +264,7 @@ def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     chance = base.mark_line(strokeDash=list(theme.DASH), color=theme.NOTE).encode(
         y=alt.Y("chance:Q", title=VIOLATION), color=alt.ColorValue(theme.NOTE), detail="run:N"
     )
-    return theme.framed(marks.layered(band, worst, median, chance, dots), theme.MEDIUM)
+    return theme.framed(theme.layered(band, worst, median, chance, dots), theme.MEDIUM)
 
 
 def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
@@ -281,8 +281,8 @@ def effective_experts_curve(frame: pd.DataFrame) -> alt.LayerChart:
     worst = _thick(base, len(known) <= 2 * frame["run"].nunique()).encode(y=y)
     dots = base.mark_point(**UNSEEN).encode(y=y, tooltip=tips)
     median = base.mark_line(**THIN).encode(y=alt.Y("median_effective:Q", title=EFFECTIVE_SHARE))
-    half = marks.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
-    return theme.framed(marks.layered(worst, median, dots, half), LOW)
+    half = theme.reference(known.head(1), "collapsed", theme.NOTE)  # the other colour is of a run
+    return theme.framed(theme.layered(worst, median, dots, half), LOW)
 
 
 def _thick(base: alt.Chart, few: bool) -> alt.Chart:
@@ -348,7 +348,7 @@ def loss_curve(frame: pd.DataFrame) -> alt.Chart:
     logged = frame["loss"].where(frame["loss"] != frame["without_aux"])  # where it has no aux loss, one line is drawn
     long = frame.assign(**{WITHOUT_AUX: frame["without_aux"], LOGGED: logged})
     long = long.melt(["run", axis_of(frame)], [WITHOUT_AUX, LOGGED], "which", "value").dropna(subset=["value"])
-    lines = marks.lines(
+    lines = theme.lines(
         long,
         {"point": _points(long)},
         x=along(frame),
@@ -367,7 +367,7 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
         ["run", over, "aux_coefficient"], [OF_LAYERS, OF_MODEL], "which", "value"
     )
     long = long.dropna(subset=["value"]).assign(even=1.0)
-    lines = marks.lines(
+    lines = theme.lines(
         long,
         {"point": _points(long)},
         x=along(frame),
@@ -376,13 +376,13 @@ def aux_loss_curve(frame: pd.DataFrame) -> alt.LayerChart:
         strokeDash=_dashes([OF_LAYERS, OF_MODEL]),
         tooltip=run_tooltip(frame, which="", value=("aux loss", ".3f"), aux_coefficient=("coefficient", "~g")),
     )
-    return theme.framed(marks.layered(lines, marks.reference(long.head(1), "even", theme.NOTE)), LOW)
+    return theme.framed(theme.layered(lines, theme.reference(long.head(1), "even", theme.NOTE)), LOW)
 
 
 def z_loss_curve(frame: pd.DataFrame) -> alt.Chart:
     """z-loss and root mean square of logits. Columns: those of `logits_over_steps`."""
     title, axis = "of the worst layer (log scale)", alt.Axis(grid=False)
-    lines = marks.lines(
+    lines = theme.lines(
         frame[frame["worst"] > 0],
         {"point": _points(frame)},
         x=along(frame),
@@ -403,7 +403,7 @@ def probe_change_curve(frame: pd.DataFrame) -> alt.LayerChart:
         frame, mean=("mean of layers", ".1%"), most=("most in one layer", ".1%"), most_layer=("which is layer", "d")
     )
     line = base.mark_line(point=POINTS).encode(y=y, tooltip=tips)
-    return theme.framed(marks.layered(band, line), LOW)
+    return theme.framed(theme.layered(band, line), LOW)
 
 
 def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:

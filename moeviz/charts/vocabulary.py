@@ -3,7 +3,7 @@
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import (
@@ -40,7 +40,7 @@ def top_tokens_table(frame: pd.DataFrame) -> alt.LayerChart:
     on_tile = theme.ink_on("specialization", theme.BLACK_ABOVE)
     texts = base.mark_text(limit=alt.expr(f"width / {COLUMNS} - 6")).encode(text="shown:N", color=on_tile)
     return theme.framed(
-        marks.layered(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
+        theme.layered(base.mark_rect().encode(color=colour), texts), theme.rows_height(len(experts)), canvas=True
     )
 
 
@@ -76,11 +76,11 @@ def kinds_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
     )
     height = KIND_ROW * frame["kind"].nunique() + theme.AROUND
     if frame["expert"].nunique() > MOST_NUMBERS:
-        return theme.framed(marks.layered(cells), height, canvas=True)
+        return theme.framed(theme.layered(cells), height, canvas=True)
     on_cell = theme.ink_on("lift", theme.BLACK_ABOVE * MOST_LIFT)
     known = base.transform_filter("isValid(datum.lift)")  # an expert without tokens has none
     numbers = known.mark_text().encode(text=alt.Text("lift:Q", format=".1f"), color=on_cell)
-    return theme.framed(marks.layered(cells, numbers), height, canvas=True)
+    return theme.framed(theme.layered(cells, numbers), height, canvas=True)
 
 
 def _tokens(count: int) -> str:
@@ -101,14 +101,14 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
     )
     y = alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis())
     bars = base.mark_bar(color=theme.MAIN).encode(y=y)
-    chance, shuffled = marks.ticks(base, "chance", theme.NOTE), marks.ticks(base, "shuffled")
-    return theme.framed(marks.layered(bars, chance, shuffled), theme.MEDIUM)
+    chance, shuffled = theme.ticks(base, "chance", theme.NOTE), theme.ticks(base, "shuffled")
+    return theme.framed(theme.layered(bars, chance, shuffled), theme.MEDIUM)
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
     """How strongly the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
     ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
-    bars = marks.bars(
+    bars = theme.bars(
         frame.drop(columns="layer"),
         x=theme.expert_axis("dashed: tokens shuffled").scale(ids),
         y=alt.Y("specialization:Q", title=SHARE, scale=alt.Scale(domain=[0, 1]), axis=theme.share_axis()),
@@ -120,7 +120,7 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
             chance=("at random, k / E", ".1%"),
         ),
     )
-    return theme.framed(marks.layered(bars, marks.reference(frame[["shuffled"]].head(1), "shuffled")), theme.MEDIUM)
+    return theme.framed(theme.layered(bars, theme.reference(frame[["shuffled"]].head(1), "shuffled")), theme.MEDIUM)
 
 
 CHARTS = (

@@ -5,8 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import add_json, add_model, add_prompt, numbers
+from moeviz.cli.options import add_json, add_model, add_prompt, load, numbers, read_prompt
 from moeviz.cli.output import frame_text, progress, records
 
 if TYPE_CHECKING:

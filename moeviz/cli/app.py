@@ -18,8 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from moeviz.cli.inputs import open_file
-from moeviz.cli.options import add_import_options, number
+from moeviz.cli.options import add_import_options, number, open_file
 from moeviz.cli.output import note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted

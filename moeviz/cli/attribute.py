@@ -3,8 +3,7 @@
 import json
 from argparse import ArgumentParser, Namespace
 
-from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import add_json, add_model, add_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
 from moeviz.cli.output import frame_text, note, records
 
 HELP = "Split the logits of a token's routers into what embedding, attention and earlier experts wrote."

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
-from moeviz.cli.inputs import load_inside
-from moeviz.cli.options import add_divided_texts, add_json, add_loading, number
+from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, number
 from moeviz.cli.output import check_parent, frame_text, note, print_tables, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut

@@ -4,8 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import read_one_trace
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, import_options, number
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, import_options, number, read_one_trace
 from moeviz.cli.output import DONE, FOUND, records, visible_line
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import read_one_trace
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
 from moeviz.cli.output import frame_text, note, records, visible_line
 from moeviz.errors import MissingField, MoevizError
 

@@ -5,8 +5,16 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import open_dataset, read, read_one_trace
-from moeviz.cli.options import ANY_FILE, NO_TEXT, add_counts_only, add_import_options, add_renamed
+from moeviz.cli.options import (
+    ANY_FILE,
+    NO_TEXT,
+    add_counts_only,
+    add_import_options,
+    add_renamed,
+    open_dataset,
+    read,
+    read_one_trace,
+)
 from moeviz.cli.output import check_output, is_dataset_target, note, write
 from moeviz.errors import MoevizError
 from moeviz.text import quoted, why_no_file

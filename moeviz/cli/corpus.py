@@ -8,8 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import load, loading
-from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, number
+from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, load, loading, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
 from moeviz.text import cut, listed, quoted, why_no_file
@@ -286,10 +285,10 @@ def texts_at(paths: Iterable[str]) -> list[tuple[str, str]]:
 
 def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]:
     """Return the labelled texts of a command, or those that ship, and how many tokens of each are read."""
-    from moeviz.embedded.own_models import is_own
+    from moeviz.embedded.own_models import OWN_MODELS
     from moeviz.labelled_texts import texts_that_ship
 
-    if not args.texts and not is_own(args.model):
+    if not args.texts and args.model not in OWN_MODELS:
         raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
     tokens = args.tokens or (None if args.texts else OWN_TOKENS)
     return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens

@@ -6,8 +6,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import counted_at
-from moeviz.cli.options import add_json, add_phase, add_quiet, number, numbers
+from moeviz.cli.options import add_json, add_phase, add_quiet, counted_at, number, numbers
 from moeviz.cli.output import frame_text, note, progress, records, visible_line
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError

@@ -5,8 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from moeviz.cli.cost import in_lines, judged_tokens
-from moeviz.cli.inputs import open_dataset
-from moeviz.cli.options import add_json, add_phase, number
+from moeviz.cli.options import add_json, add_phase, number, open_dataset
 from moeviz.cli.output import frame_text, note, records
 
 if TYPE_CHECKING:

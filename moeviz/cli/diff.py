@@ -4,8 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import read_one_trace
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
 from moeviz.cli.output import frame_text, records
 
 if TYPE_CHECKING:

@@ -6,8 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import load, open_dataset, read_one_trace
-from moeviz.cli.options import add_import_options, add_json, add_loading, numbers
+from moeviz.cli.options import add_import_options, add_json, add_loading, load, numbers, open_dataset, read_one_trace
 from moeviz.cli.output import frame_texts, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
@@ -98,7 +97,8 @@ def run(args: Namespace) -> int:
     if args.write_labels is not None and not args.write_labels.lower().endswith(".json"):
         raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
     labels = _labels_at(args.labels)
-    recorded = is_dataset(args.source) or _is_trace(args.source)
+    is_file = not why_no_file(args.source) and Path(args.source).is_file()
+    recorded = is_dataset(args.source) or (is_file and not args.source.lower().endswith(".gguf"))
     if recorded and (args.texts or args.mute):
         what = "texts" if args.texts else "losses without experts"
         raise MoevizError(
@@ -134,7 +134,7 @@ def run(args: Namespace) -> int:
 
 
 def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
-    """The labels in all files together; None where none is named."""
+    """Read the labels in all files together; None where none is named."""
     if paths is None:
         return None
     import pandas as pd
@@ -144,22 +144,18 @@ def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
     return pd.concat([read_labels(path) for path in paths], ignore_index=True)
 
 
-def _is_trace(source: str) -> bool:
-    return not why_no_file(source) and Path(source).is_file() and not source.lower().endswith(".gguf")
-
-
 def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
-    """The table of a model's experts, with what its weights and vectors add to it; and the trace."""
+    """Make the table of a model's experts, with columns of its weights and vectors; return it with the trace."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.expert_vectors import expert_vectors
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.routers.geometry import nearest_by_weights
     from moeviz.cli.corpus import texts_at
-    from moeviz.embedded.own_models import is_own
+    from moeviz.embedded.own_models import OWN_MODELS
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.expert_table import expert_table, with_twins, with_writing
 
-    if not args.texts and not is_own(args.source):
+    if not args.texts and args.source not in OWN_MODELS:
         raise MoevizError(f"{args.source!r} needs texts to read. Name text files, or .jsonl files with labels.")
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     args.model = args.source
@@ -188,7 +184,7 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
 def _muted(
     model: "LoadedModel", table: "pd.DataFrame", texts: list[tuple[str, str]], args: Namespace
 ) -> "pd.DataFrame":
-    """The table with the loss of all texts together without each expert, in nats a token."""
+    """Add the loss of all texts together without each expert to the table, in nats a token."""
     from moeviz.capture.muting import muted_by_label
     from moeviz.metrics.expert import loss_of_all
 

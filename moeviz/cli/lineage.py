@@ -5,8 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import open_dataset, read_one_trace
-from moeviz.cli.options import add_import_options, add_json
+from moeviz.cli.options import add_import_options, add_json, open_dataset, read_one_trace
 from moeviz.cli.output import frame_texts, note, progress, records, visible_line
 
 if TYPE_CHECKING:

@@ -5,8 +5,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.inputs import open_dataset, read
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, numbers
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, numbers, open_dataset, read
 from moeviz.cli.output import DONE, ERROR, fitting_text, frame_texts, note, print_tables, visible_line
 from moeviz.errors import InvalidTrace, MissingField, MoevizError
 from moeviz.text import listed

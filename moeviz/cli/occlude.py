@@ -4,8 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
-from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import add_json, add_model, add_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
 from moeviz.cli.output import frame_text, note, progress, records
 
 HELP = "Replace each word of a prompt in turn, and list the words that decide which expert a later one gets."

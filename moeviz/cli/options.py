@@ -1,17 +1,33 @@
-"""The options that several commands have: numbers, models, phases, and files of other programs.
+"""The options that several commands have, and opening what they name: a prompt, a model, a file or a dataset.
 
 Nothing heavy is imported here or at the top of a command's file, so `moeviz --help` is there at once.
 """
 
-import argparse
+import sys
+from argparse import (
+    SUPPRESS,
+    Action,
+    ArgumentParser,
+    ArgumentTypeError,
+    Namespace,
+    _ActionsContainer,
+    _MutuallyExclusiveGroup,
+)
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.output import note
+from moeviz.cli.output import note, watched
 from moeviz.cli.words import Several
+from moeviz.errors import InvalidPrompt, MoevizError
+from moeviz.text import cut, quoted, why_no_file
 
 if TYPE_CHECKING:
-    from moeviz.formats.importers.importer import ImportOptions
+    from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.formats.dataset.reader import Dataset
+    from moeviz.formats.importers.importer import ImportOptions, Opened
+    from moeviz.routing_trace import Counted, RoutingTrace
 
 ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
 PROMPT = "the text, or - to read it from standard input"
@@ -37,7 +53,7 @@ def number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | flo
     def read(text: str) -> int | float:
         number = kind(text)
         if not low <= number <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low} to {high}")
+            raise ArgumentTypeError(f"{text} is not from {low} to {high}")
         return number
 
     read.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
@@ -54,32 +70,28 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            raise argparse.ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+            raise ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
         return text
 
     return read
 
 
-class Renamed(argparse.Action):
+class Renamed(Action):
     """Store the value of an option by its old name, which the help leaves out and a line says is another now."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option_string: Any = None
-    ) -> None:
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
         """Store it, and name the option as it is called now."""
         note(f"{option_string} is called {self.metavar} now; the old word works for this version")
         setattr(namespace, self.dest, values)
 
 
-def add_renamed(
-    parser: argparse._ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any
-) -> None:
+def add_renamed(parser: _ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any) -> None:
     """Add the old name of an option, to be taken for a version."""
-    how |= {"type": kind, "metavar": new, "default": argparse.SUPPRESS, "help": argparse.SUPPRESS}
+    how |= {"type": kind, "metavar": new, "default": SUPPRESS, "help": SUPPRESS}
     parser.add_argument(old, action=Renamed, dest=dest, **how)
 
 
-def add_prompt(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGroup:
+def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     """Add the prompt: a word, or the text of a file. Returns the group of what may be given in its place."""
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
@@ -88,18 +100,18 @@ def add_prompt(parser: argparse.ArgumentParser) -> argparse._MutuallyExclusiveGr
     return given
 
 
-def add_json(parser: argparse.ArgumentParser, says: str = "print JSON") -> None:
+def add_json(parser: ArgumentParser, says: str = "print JSON") -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help=says)
 
 
-def add_quiet(parser: argparse.ArgumentParser) -> None:
+def add_quiet(parser: ArgumentParser) -> None:
     """Add -q."""
     says = "say nothing beside the result but what is wrong"
-    parser.add_argument("-q", "--quiet", action="store_true", default=argparse.SUPPRESS, help=says)
+    parser.add_argument("-q", "--quiet", action="store_true", default=SUPPRESS, help=says)
 
 
-def add_model(parser: argparse.ArgumentParser) -> None:
+def add_model(parser: ArgumentParser) -> None:
     """Add the options that choose a model and the engine that runs it."""
     from moeviz.embedded.own_models import installed
 
@@ -109,7 +121,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add_loading(parser)
 
 
-def add_loading(parser: argparse.ArgumentParser) -> None:
+def add_loading(parser: ArgumentParser) -> None:
     """Add the options that say how a model is loaded."""
     add_backend(parser)
     parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
@@ -122,7 +134,7 @@ def add_loading(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_divided_texts(parser: argparse.ArgumentParser, own: int) -> None:
+def add_divided_texts(parser: ArgumentParser, own: int) -> None:
     """Add a model, and texts of which some make a choice and others judge it."""
     parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
     says = (
@@ -137,13 +149,13 @@ def add_divided_texts(parser: argparse.ArgumentParser, own: int) -> None:
     )
 
 
-def add_backend(parser: argparse.ArgumentParser) -> None:
+def add_backend(parser: ArgumentParser) -> None:
     """Add the option that names an engine."""
     says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"
     parser.add_argument("--backend", metavar="ENGINE", help=says)
 
 
-def add_counts_only(parser: argparse._ActionsContainer) -> None:
+def add_counts_only(parser: _ActionsContainer) -> None:
     """Add --counts-only."""
     says = (
         "of the routing, write no more than how many tokens each expert of each layer got, to -o FILE.json or .csv. "
@@ -152,7 +164,7 @@ def add_counts_only(parser: argparse._ActionsContainer) -> None:
     parser.add_argument("--counts-only", action="store_true", help=says)
 
 
-def add_phase(parser: argparse.ArgumentParser) -> None:
+def add_phase(parser: ArgumentParser) -> None:
     """Add the options that say on which tokens of a trace a cost of serving is judged."""
     parser.add_argument(
         "--phase",
@@ -164,7 +176,7 @@ def add_phase(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
 
 
-def add_import_options(parser: argparse.ArgumentParser) -> None:
+def add_import_options(parser: ArgumentParser) -> None:
     """Add the options for facts that a file of another program leaves out."""
     group = parser.add_argument_group(
         "files of other programs", "They are recognised by what is in them. What a file does not say is asked for:"
@@ -180,9 +192,110 @@ def add_import_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)
 
 
-def import_options(args: argparse.Namespace) -> "ImportOptions":
+def import_options(args: Namespace) -> "ImportOptions":
     """Return the `ImportOptions` given on the command line. Raises `InvalidTrace` for a value that cannot be."""
     from moeviz.formats.importers.importer import ImportOptions, layers_of
 
     given = {name: getattr(args, name) for name in (*IMPORT_OPTIONS, "first_axis")}
     return ImportOptions(**given, moe_layers=layers_of(args.moe_layers) if args.moe_layers is not None else None)
+
+
+def read_prompt(args: Namespace) -> str:
+    """Return the prompt as it was given, from the file of -f, or from standard input.
+
+    Raises `InvalidPrompt` for what is not text, and for a file that there is not.
+    """
+    given, path = args.prompt, args.prompt_file
+    try:
+        if path is not None:
+            return prompt_in(path)
+        text = sys.stdin.read() if given == "-" else given
+        text.encode()
+    except UnicodeError as error:
+        raise InvalidPrompt("The prompt is not text in UTF-8. Save the file in that encoding.") from error
+    if not why_no_file(given) and Path(given).is_file():
+        note(f"{quoted(given)} is taken as the text itself, though a file is called so. To read that: -f {cut(given)}")
+    return text
+
+
+def prompt_in(path: str) -> str:
+    """Return the text of a file. Raises `InvalidPrompt` where there is none, `UnicodeError` for what is not UTF-8."""
+    if why := why_no_file(path):
+        raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
+    try:
+        return Path(path).read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise InvalidPrompt(f"The prompt's file {quoted(path)} cannot be read: {error.strerror}.") from error
+
+
+def loading(args: Namespace) -> dict[str, Any]:
+    """Return the options by which a model is loaded, as `moeviz.load_model` takes them: those that were given."""
+    given = {name: getattr(args, name) for name in ("device_map", "dtype", "offload_folder")}
+    given["check_memory"] = False if args.ignore_memory else None
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def load(args: Namespace, name: str | None = None) -> "LoadedModel | EngineModel":
+    """Open the model of a command, or the one of that name, in the engine that runs it, and note it."""
+    from transformers.utils.logging import disable_progress_bar
+
+    from moeviz.capture.opening import load_model
+
+    if not watched():
+        disable_progress_bar()
+    name = args.model if name is None else name
+    note(f"loading {cut(name)}")
+    return load_model(name, backend=args.backend if name == args.model else None, **loading(args))
+
+
+def load_inside(args: Namespace) -> "LoadedModel":
+    """Open the model of a command that looks into it. Raises `MoevizError` for one that another engine runs."""
+    from moeviz.capture.models.load import LoadedModel
+
+    model = load(args)
+    if not isinstance(model, LoadedModel):
+        raise MoevizError(
+            f"{model.name} runs in {model.info.backend}, where moeviz cannot see what experts put out or change them. "
+            "Load the transformers checkpoint."
+        )
+    return model
+
+
+def read(path: str, args: Namespace) -> "Counted":
+    """Read the trace, or the counts, in a file."""
+    from moeviz.formats.exports import read_counted
+
+    return read_counted(path, format=args.format, options=import_options(args))
+
+
+def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
+    """Read the trace in a file. Raises `InvalidTrace` if it holds counts alone."""
+    from moeviz.formats.exports import read_trace
+
+    return read_trace(path, format=args.format, options=import_options(args))
+
+
+def open_file(path: str, args: Namespace) -> "Opened":
+    """Read a file with the doctor's findings, and note that it is being read: a large file takes seconds."""
+    from moeviz.formats.exports import open_path
+
+    note(f"reading {cut(path)}")
+    return open_path(path, format=args.format, options=import_options(args))
+
+
+def open_dataset(path: str, args: Namespace) -> "Dataset":
+    """Open a dataset where it lies, and note the shards that are left out of it."""
+    from moeviz.formats.dataset.opening import read_dataset
+
+    dataset = read_dataset(path, partial=args.partial)
+    for sentence in dataset.left_out:
+        note(f"left out: {sentence}")
+    return dataset
+
+
+def counted_at(file: str, args: Namespace) -> "Counted":
+    """Read the trace or the counts in a file; of a dataset its counts, from its small tables."""
+    from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.formats.exports import read_counted
+
+    return open_dataset(file, args).counts() if is_dataset(file) else read_counted(file)

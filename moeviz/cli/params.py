@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.cost import print_estimate
-from moeviz.cli.inputs import counted_at
-from moeviz.cli.options import add_backend, add_json, number, numbers
+from moeviz.cli.options import add_backend, add_json, counted_at, number, numbers
 from moeviz.cli.output import frame_text, records, visible_line
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import quoted

@@ -6,8 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from moeviz.cli.diff import difference, difference_text
-from moeviz.cli.inputs import load, load_inside, read_prompt
-from moeviz.cli.options import add_json, add_model, add_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, load, load_inside, read_prompt
 from moeviz.cli.output import frame_text, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, InvalidPrompt

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
-from moeviz.cli.inputs import load_inside
-from moeviz.cli.options import add_divided_texts, add_json, add_loading, numbers, one_of
+from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, numbers, one_of
 from moeviz.cli.output import check_parent, frame_text, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError

@@ -4,8 +4,7 @@ import json
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.inputs import load, read_prompt
-from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, add_renamed, number
+from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, add_renamed, load, number, read_prompt
 from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
 

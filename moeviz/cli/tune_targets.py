@@ -5,8 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from pathlib import Path
 
-from moeviz.cli.inputs import load_inside
-from moeviz.cli.options import add_json, add_loading, number
+from moeviz.cli.options import add_json, add_loading, load_inside, number
 from moeviz.cli.output import check_output, frame_text, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError

@@ -17,7 +17,7 @@ from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.wrappers import eager_model, unwrap_peft
+from moeviz.capture.models.patching import eager_model, unwrap_peft
 from moeviz.capture.opening import load_model
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.trace import trace

@@ -22,7 +22,7 @@ GET = f"Install the wheel of {DISTRIBUTION}, which `make models` builds in a che
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """One of them: what readers are told of it, and where it is."""
+    """One of moeviz's own models: what readers are told of it, and where it is."""
 
     who: str  # in the middle of a sentence
     trained_for: str  # one sentence
@@ -33,21 +33,16 @@ class OwnModel:
 
 
 _FACTS = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
-OWN_MODELS = {name: OwnModel(**facts) for name, facts in _FACTS.items()}
-
-
-def is_own(name: str) -> bool:
-    """True if this is the name of one of moeviz's own models, installed or not."""
-    return name in OWN_MODELS
+OWN_MODELS = {name: OwnModel(**facts) for name, facts in _FACTS.items()}  # by name, installed or not
 
 
 def installed() -> tuple[str, ...]:
-    """The names of those that are here, with their weights; the one that ships first."""
+    """List the names of moeviz's own models that are here with their weights; the one that ships first."""
     return tuple(name for name in OWN_MODELS if why_not_here(name) is None)
 
 
 def model_folder(name: str) -> Path:
-    """The folder that transformers loads one of them from. Raises `ModelNotFound` where it is not here, or damaged."""
+    """Return the folder that transformers loads a model from. Raises `ModelNotFound` if it is not here, or damaged."""
     if (why := why_not_here(name)) is not None:
         raise ModelNotFound(why)
     folder = found_folder(name)
@@ -56,7 +51,7 @@ def model_folder(name: str) -> Path:
 
 
 def why_not_here(name: str) -> str | None:
-    """Why one of them cannot be loaded, in a sentence that says what to do; None where it can."""
+    """Say why one of these models cannot be loaded, and what to do; None where it can."""
     folder = found_folder(name)
     if folder is None:
         return f"{name!r}, {OWN_MODELS[name].who}, is not installed here. {GET}"
@@ -72,7 +67,7 @@ def why_not_here(name: str) -> str | None:
 
 
 def found_folder(name: str) -> Path | None:
-    """Where one of them lies, whatever is in it; None where it is not installed."""
+    """Return the folder of one of these models, whatever is in it; None where it is not installed."""
     own = OWN_MODELS[name]
     if not own.folder:
         return embedded_path()

@@ -17,12 +17,12 @@ from typing import Any
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
-from moeviz.file_limits import is_text, shown
+from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import whole
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Source
 from moeviz.formats.trace_facts import FORMAT, model_of
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.text import quoted
+from moeviz.text import is_text, quoted
 
 COUNTS_FORMAT = "moeviz counts v1"
 SUFFIXES = (".json", ".csv")

@@ -19,9 +19,9 @@ from typing import Any
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, is_text, shown
-from moeviz.formats.importers.source import Source, source_of
-from moeviz.text import quoted
+from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS, MAX_LAYERS, shown
+from moeviz.formats.importers.importer import Source, source_of
+from moeviz.text import is_text, quoted
 
 MOST_BYTES = 2**26
 MOST_LABEL = 200  # characters

@@ -26,8 +26,7 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
-from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened
-from moeviz.formats.importers.source import Source, source_of
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened, Source, source_of
 from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json

@@ -27,14 +27,13 @@ from pathlib import Path, PurePath
 from typing import IO, Any, NoReturn
 
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
-from moeviz.file_limits import is_text
 from moeviz.formats.counts_file import counts_in, to_counts_json
 from moeviz.formats.exports import open_bytes
-from moeviz.formats.importers.importer import NOTHING_TOLD, SAYS, ImportOptions, Opened
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import NOTHING_TOLD, SAYS, ImportOptions, Opened, Source
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import is_text
 
 log = logging.getLogger("moeviz.formats")
 MODULE = "moeviz.formats.sandboxed_read"

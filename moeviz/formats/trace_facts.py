@@ -17,9 +17,10 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, is_text, shown
+from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
+from moeviz.text import is_text
 
 FORMAT = "moeviz trace v2"
 OLDER = ("moeviz trace v1",)  # that are still read

@@ -26,7 +26,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_outputs import FIGURES, ExpertOutputs
-from moeviz.file_limits import MAX_BYTES, is_text, shown
+from moeviz.file_limits import MAX_BYTES, shown
 from moeviz.formats.trace_facts import (
     check_facts_size,
     check_size,
@@ -38,6 +38,7 @@ from moeviz.formats.trace_facts import (
 )
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
+from moeviz.text import is_text
 
 DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
 NEXT_DTYPES = {"ids": "<i4", "p": "<f4", "lens_ids": "<i4", "lens_p": "<f4"}

@@ -5,7 +5,7 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
-from moeviz.metrics.inputs import Statistics, filled_slots, layer_counts, per_layer
+from moeviz.metrics.inputs import Statistics, distinct_so_far, filled_slots, layer_counts, per_layer
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -82,7 +82,7 @@ def experts_touched(trace: RoutingTrace) -> pd.DataFrame:
             "layer": np.int32(layer),
             "num_experts": np.int16(num_experts),
             "tokens": steps.astype(np.int32),
-            "experts": _distinct(experts)[steps - 1],
+            "experts": distinct_so_far(experts)[steps - 1].astype(np.int32),
             "chance": num_experts * (1 - missed[steps - 1]),
         }
         frames.append(pd.DataFrame(columns))
@@ -94,13 +94,6 @@ def _steps(tokens: int, layers: int) -> np.ndarray:
     if tokens <= most:
         return np.arange(1, tokens + 1)
     return np.unique(np.geomspace(1, tokens, most).round().astype(np.int64))
-
-
-def _distinct(experts: np.ndarray) -> np.ndarray:
-    """How many different experts the layer has chosen after each token."""
-    token, slot = np.nonzero(experts >= 0)
-    _, first = np.unique(experts[token, slot], return_index=True)
-    return np.bincount(token[first], minlength=len(experts)).cumsum().astype(np.int32)
 
 
 def experts_needed_caption(frame: pd.DataFrame) -> str | None:

@@ -231,3 +231,14 @@ def chosen_experts(experts: Int16[np.ndarray, "T K"], num_experts: int) -> Bool[
     token, slot = np.nonzero(experts >= 0)
     chosen[token, experts[token, slot]] = True
     return chosen
+
+
+def distinct_so_far(experts: np.ndarray) -> np.ndarray:
+    """Count the different experts that one layer, (T, K), has chosen after each token: (T,) int64.
+
+    >>> distinct_so_far(np.array([[0, 1], [1, 0], [2, -1]]))
+    array([2, 2, 3])
+    """
+    token, slot = np.nonzero(experts >= 0)
+    _, first = np.unique(experts[token, slot], return_index=True)
+    return np.bincount(token[first], minlength=len(experts)).cumsum()

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.metrics.inputs import needs_tokens, recorded_together
+from moeviz.metrics.inputs import distinct_so_far, needs_tokens, recorded_together
 from moeviz.metrics.words import one_row, percent
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
@@ -57,7 +57,7 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     """
     counts, model = _counts(trace, "The growth of touched parameters"), trace.model
     trace = recorded_together(trace)
-    distinct = np.stack([_distinct(experts) for experts in _with_parameters(trace)])
+    distinct = np.stack([distinct_so_far(experts) for experts in _with_parameters(trace)])
     experts = distinct.sum(axis=0)
     changes = np.flatnonzero(np.diff(experts, prepend=-1))
     touched = np.array([touched_parameters(counts, distinct[:, t].tolist()) for t in changes], np.int64)
@@ -77,13 +77,6 @@ def _with_parameters(trace: RoutingTrace) -> np.ndarray:
     """The expert ids, without those that compute nothing."""
     first_zero = np.asarray(trace.model.num_experts)[:, None, None] - trace.model.zero_experts
     return np.where(trace.experts < first_zero, trace.experts, NO_EXPERT)
-
-
-def _distinct(experts: np.ndarray) -> np.ndarray:
-    """How many different experts one layer has chosen after each token."""
-    token, slot = np.nonzero(experts >= 0)
-    _, first = np.unique(experts[token, slot], return_index=True)
-    return np.bincount(token[first], minlength=len(experts)).cumsum()
 
 
 def _touched_by_chance(trace: RoutingTrace, counts: ParameterCounts) -> np.ndarray:

@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.patching import eval_mode
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.precisions import experts_rounded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.routers.discovery import find_routers

@@ -7,12 +7,13 @@ from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import CONVENTIONS, active_parameters
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import numbers_span
 
 FIRST_TOKENS, FIRST_LINES, LINE, CELL = 400, 5, 200, 200
 
 
 def trace_html(trace: RoutingTrace) -> str:
-    """The facts about a trace and the first lines of its text, for a notebook."""
+    """Write the facts about a trace and the first lines of its text, for a notebook."""
     table = facts_table(trace)
     for cell in ("th", "td"):  # notebooks set tables to the right
         table = table.replace(f"<{cell}>", f'<{cell} style="text-align: left">')
@@ -54,13 +55,13 @@ def facts(trace: RoutingTrace) -> dict[str, str]:
 
 
 def facts_table(trace: RoutingTrace) -> str:
-    """The facts as a table, escaped."""
+    """Write the facts as a table, escaped."""
     cells = (f"<tr><th>{safe(name)}</th><td>{safe(value)}</td></tr>" for name, value in facts(trace).items())
     return f"<table>{''.join(cells)}</table>"
 
 
 def first_lines(trace: RoutingTrace) -> list[str]:
-    """How the first text begins, unescaped; an ellipsis where it goes on."""
+    """Return the first lines of the first text, unescaped; an ellipsis where it goes on."""
     first = trace.tokens["text"][trace.tokens["sequence"] == trace.tokens["sequence"].min()]
     text = "".join(first.iloc[:FIRST_TOKENS])
     lines = text.splitlines()
@@ -69,7 +70,7 @@ def first_lines(trace: RoutingTrace) -> list[str]:
 
 
 def safe(text: str, most: int = CELL) -> str:
-    """A stranger's text as text of a page: escaped, what would vanish or reorder made visible, and not endless."""
+    """Escape a stranger's text for a page: signs that vanish or reorder made visible, and cut where it is endless."""
     left_out = f"… ({len(text):,} characters)" if len(text) > most else ""
     return escape(visible(text[:most])) + left_out
 
@@ -86,11 +87,6 @@ def _not_recorded(trace: RoutingTrace) -> str:
 def _layers(model: ModelInfo) -> str:
     which = f"{model.layers[0]} to {model.layers[-1]}" if len(model.layers) > 1 else f"{model.layers[0]}"
     return f"{len(model.layers)} ({which})" + (f" of {model.num_layers}" if model.num_layers else "")
-
-
-def numbers_span(counts: tuple[int, ...]) -> str:
-    """Write the least and the greatest of some numbers, or the one that all are."""
-    return f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
 
 
 def _parameters(model: ModelInfo) -> str:

@@ -28,9 +28,8 @@ from torch import Tensor, nn
 from moeviz.capture.models.patching import patched_attribute
 from moeviz.capture.record.forwards import check_nobody_is_later
 from moeviz.capture.record.hooks import check_layout, sample_rows
-from moeviz.capture.routers.discovery import Router
+from moeviz.capture.routers.discovery import Router, order_of, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.routers.weight_sharing import order_of, unrolled_layers
 from moeviz.errors import CaptureError
 from moeviz.training.layer_metrics import SUMS
 

@@ -32,7 +32,8 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_BYTES, MAX_EXPERTS, MAX_LAYERS, is_text
+from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_BYTES, MAX_EXPERTS, MAX_LAYERS
+from moeviz.text import is_text
 from moeviz.training.recorded.rules import KINDS, of_json
 from moeviz.training.recorded.run import FIGURES, WHOLE_RUN, RunFacts
 

@@ -17,7 +17,7 @@ from accelerate.utils import extract_model_from_parallel
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.models.wrappers import unwrap_peft
+from moeviz.capture.models.patching import unwrap_peft
 from moeviz.capture.routers.discovery import ADAPTED, Router, find_routers, unwrapped_path
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation

@@ -698,7 +698,7 @@ def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, word
 def test_figures_of_three_are_worked_out_once_and_anew_for_other_traces(monkeypatch):
     app = three(sample_trace(seed=1), sample_trace(seed=2), sample_trace(seed=3))
     first = visit_of(app).results["figures of several"][1]
-    monkeypatch.setattr("moeviz_app.views.compare_several.figures_of_several", pytest.fail)
+    monkeypatch.setattr("moeviz_app.views.compare.figures_of_several", pytest.fail)
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
     assert not app.exception and visit_of(app).results["figures of several"][1] is first

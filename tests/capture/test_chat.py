@@ -4,7 +4,7 @@ import pytest
 from tiny_models import CONFIGS, TEMPLATE, tiny_model, tiny_tokenizer, tokenizer_with
 
 import moeviz
-from moeviz.capture.run.chat import MARKS, added_by_template, as_turn
+from moeviz.capture.run.prompts import MARKS, added_by_template, as_turn
 from moeviz.errors import CaptureError, InvalidPrompt
 
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE

@@ -13,8 +13,7 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 from moeviz import Mute, Swap, what_if
 from moeviz.capture.record.hooks import listen
-from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.routers.weight_sharing import LOOPED, order_of
+from moeviz.capture.routers.discovery import LOOPED, find_routers, order_of
 from moeviz.capture.trace import stream, trace
 from moeviz.errors import CaptureError, MoevizError
 

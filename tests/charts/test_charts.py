@@ -31,7 +31,7 @@ import moeviz.charts
 import moeviz.metrics
 from moeviz import RoutingTrace
 from moeviz.capture.models.kv_cache import served_model
-from moeviz.charts import NAMED, TOPICS, marks, specialization, theme, vocabulary
+from moeviz.charts import NAMED, TOPICS, specialization, theme, vocabulary
 from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
@@ -156,12 +156,12 @@ def test_layers_are_what_altair_makes_of_them():
     for parts in (
         (bars.mark_bar(), line.mark_line()),
         (bars.mark_bar(), own.mark_rule()),
-        (marks.layered(bars.mark_bar(), line.mark_line()), own.mark_rule()),
+        (theme.layered(bars.mark_bar(), line.mark_line()), own.mark_rule()),
     ):
-        ours, theirs = marks.layered(*parts).to_dict(), alt.layer(*parts).to_dict()
+        ours, theirs = theme.layered(*parts).to_dict(), alt.layer(*parts).to_dict()
         assert ours == theirs
         assert "a" in bars.data, "what is layered stays as it was"
-    assert "data" not in marks.layered(bars.mark_bar(), line.mark_line()).to_dict()["layer"][0]
+    assert "data" not in theme.layered(bars.mark_bar(), line.mark_line()).to_dict()["layer"][0]
 
 
 @every_chart

@@ -9,7 +9,7 @@ import pytest
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.formats.expert_labels import MOST_LABEL, labels_in, read_labels, to_labels
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Source
 from moeviz.metrics.expert_table import expert_table, labels_sentence, with_labels
 
 ENTRY = {"layer": 3, "expert": 17, "top_topic": "poetry", "spec": 0.71}

@@ -20,8 +20,7 @@ from moeviz.errors import NotSaid
 from moeviz.file_limits import shown
 from moeviz.formats.exports import open_path, read_bytes, read_counted, read_counts, read_trace, write_trace
 from moeviz.formats.importers import table
-from moeviz.formats.importers.importer import SAYS, ImportOptions, flag
-from moeviz.formats.importers.source import Source, source_of
+from moeviz.formats.importers.importer import SAYS, ImportOptions, Source, flag, source_of
 from moeviz.formats.importers.table import importers, recognised
 from moeviz.formats.importers.torch_file import from_torch
 from moeviz.gguf_file import from_gguf

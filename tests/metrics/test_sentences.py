@@ -331,7 +331,7 @@ serving/memory: fit_sentence
     "refusals: what is missing, or too large, in the words of an error": """
 metrics/co_activation: _experts_that_occur
 metrics/inputs: check_recorded
-app/views/compare_several: _say_who_is_missing
+app/views/compare: _say_who_is_missing
 app/views/serve: serve_page offer_plan
 """,
     "names and titles in charts, which have a golden file each": """
@@ -354,7 +354,7 @@ report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
 report/plots: about
 report/view: _page __repr__ _repr_html_
-app/views/compare_several: strips _kept_even
+app/views/compare: strips _kept_even
 app/views/what_if: _most_moved
 app/views/expert: _draw_of_trace _of_lines _sample _rows
 app/views/expert_context: checked _choose _name panel

@@ -19,10 +19,9 @@ from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble, unrolled
 from moeviz.capture.record.hooks import Recording, listen
 from moeviz.capture.record.kernel_recording import kernels_recording, recording_of
-from moeviz.capture.routers.discovery import Router, router_sites
+from moeviz.capture.routers.discovery import LAYER_KIND, Router, router_sites
 from moeviz.capture.routers.families import TABLE
 from moeviz.capture.routers.kernel_families import FAMILIES
-from moeviz.capture.routers.weight_sharing import LAYER_KIND
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace

@@ -22,3 +22,7 @@ def component(name: str, html: str, styles: str = "", scripts: str = "") -> Any:
 def base64(values: Any, kind: type) -> str:
     """Return numbers of this kind as the browser reads them: their bytes, in base64."""
     return b64encode(np.ascontiguousarray(values, kind).tobytes()).decode()
+
+
+def nothing() -> None:
+    """Do nothing, as a callback: by their callbacks Streamlit knows which values a component may tell."""

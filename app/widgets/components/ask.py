@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import streamlit as st
-from moeviz_app.widgets.components import component
+from moeviz_app.widgets.components import component, nothing
 
 TOO_LONG = (  # the browser fills in how many there are
     "This text has {{count}} characters; at most {most:,} can be run here. Shorten it, or use “moeviz trace”."
@@ -122,7 +122,7 @@ def fill_in(key: str, chat: bool = False, system: str = "") -> None:
 @st.fragment
 def draw(key: str, data: dict[str, Any]) -> dict[str, Any] | None:
     """The box itself: returns what it holds. Tests without a browser put plain widgets here: `plain_box.py`."""
-    told = _component(key=key, data=data, on_held_change=_nothing, on_run_change=_nothing)
+    told = _component(key=key, data=data, on_held_change=nothing, on_run_change=nothing)
     if isinstance(told.run, Mapping) and told.run.get("press") != _remembered(key).press:
         hand_on(key, told.run)
     return told.held
@@ -145,10 +145,6 @@ def _remembered(key: str) -> Box:
 
 def _remember(key: str, box: Box) -> None:
     st.session_state[f"{key} box"] = box
-
-
-def _nothing() -> None:
-    """Streamlit lists the values of a component by their callbacks."""
 
 
 def _text(of: Mapping[str, Any], otherwise: str, name: str = "text") -> str:

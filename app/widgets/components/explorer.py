@@ -14,7 +14,7 @@ from zlib import crc32
 import numpy as np
 import pandas as pd
 import streamlit as st
-from moeviz_app.widgets.components import base64, component
+from moeviz_app.widgets.components import base64, component, nothing
 from moeviz_app.widgets.components.texts import MOST_LINE_BREAKS, beginnings
 
 from moeviz.charts import theme
@@ -256,7 +256,7 @@ def explorer(
         }
         | _muting(trace, muted)
     )
-    listen = on_choice or _nothing
+    listen = on_choice or nothing
     events = {f"on_{name}_change": listen for name in ("at", "open", "mutes", "decide", "direct")}
     return told(trace, _component(data=data, key=key, **events))
 
@@ -328,7 +328,3 @@ def _constant(link: Link, trace: RoutingTrace) -> dict[str, str]:
     """Return the part that the addresses of all experts of a trace have in common."""
     query = link(trace, trace.model.layers[0], 0)
     return {name: value for name, value in query.items() if name not in ("layer", "expert")}
-
-
-def _nothing() -> None:
-    """No callback: that there is one lets the browser tell."""

@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
-from moeviz_app.widgets.components import base64, component
+from moeviz_app.widgets.components import base64, component, nothing
 
 from moeviz.charts import theme
 from moeviz.charts.theme import EXPERT_COLOURS
@@ -182,7 +182,7 @@ def wire(name: str | None, run: BookRun | None, says: str, going: bool, key: str
     """
     packed = None if run is None else packed_run(run)
     data = {"name": name, "run": packed, "says": says, "going": going, "at": monotonic()}
-    _wire(data=data, key=key, on_teach_change=on_teach, on_look_change=_nothing)
+    _wire(data=data, key=key, on_teach_change=on_teach, on_look_change=nothing)
 
 
 def wanted(state: Any, names: Container[str]) -> str | None:
@@ -208,7 +208,3 @@ def packed_run(run: BookRun) -> dict[str, Any]:
         "answers": base64(run.answers, np.uint8),
         "chosen": base64(run.experts, np.uint8),
     }
-
-
-def _nothing() -> None:
-    """No callback: that there is one lets the browser ask."""

@@ -14,10 +14,9 @@ import torch
 from torch import FloatTensor, LongTensor, Tensor
 
 from moeviz.capture.engines.engine import SoFar
-from moeviz.capture.run.chat import turns
 from moeviz.capture.run.decoding import Decoding, sampling_processors
 from moeviz.capture.run.generation_plan import decoding_words, ended_words
-from moeviz.capture.run.prompts import check_context
+from moeviz.capture.run.prompts import check_context, turns
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt

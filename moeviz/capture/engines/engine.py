@@ -18,7 +18,7 @@ SoFar = Callable[[], RoutingTrace]
 
 @dataclass(frozen=True, slots=True)
 class BeforeOpening:
-    """The facts of an engine's model that is not open yet: enough to say whether to open it, and what runs it."""
+    """Facts of an engine's model that is not open yet: enough to say whether to open it, and what runs it."""
 
     info: ModelInfo
     memory: int  # bytes on this machine; 0 where it runs elsewhere
@@ -42,7 +42,7 @@ class EngineModel(ABC):
 
     @property
     def name(self) -> str:
-        """The name under which it was asked for."""
+        """Name under which the model was asked for."""
         return self.info.name
 
     @property
@@ -53,18 +53,18 @@ class EngineModel(ABC):
     @property
     @abstractmethod
     def chats(self) -> bool:
-        """True if the model comes with a chat template."""
+        """Whether the model comes with a chat template."""
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
-        """Tokens of `text` as a prompt, including special tokens."""
+        """Count the tokens of `text` as a prompt, including special tokens."""
 
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Which characters of `text` each of its tokens stands for, without special tokens; None where nobody knows."""
+        """Tell which characters of `text` each token stands for, without special tokens; None where nobody knows."""
         return None
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        """Tell of each token of a turn of a chat whether the template added it; None where that cannot be told."""
         return None
 
     @abstractmethod
@@ -97,7 +97,7 @@ def whole_trace(model: EngineModel, request: CaptureRequest, progress: Progress 
 
 
 def growing_trace(model: EngineModel, request: CaptureRequest, seconds_between: float = 0.0) -> Iterator[RoutingTrace]:
-    """The trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
+    """Yield the trace after the prompts are read, and after each generated token. Leave the loop to stop the engine."""
     throttle = Throttle(seconds_between)
     with closing(model.run(request)) as steps:
         for so_far in steps:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from moeviz.embedded.own_models import found_folder, is_own
+from moeviz.embedded.own_models import OWN_MODELS, found_folder
 from moeviz.errors import ModelNotFound
 from moeviz.text import cut, quoted, why_no_file
 
@@ -73,7 +73,7 @@ def weights_identity(name: str, revision: str | None = None) -> str | None:
     """
     if why_no_file(name) or name.startswith(ANOTHER_HOST):
         return revision
-    folder = found_folder(name) if is_own(name) else Path(name)
+    folder = found_folder(name) if name in OWN_MODELS else Path(name)
     if folder is None or not folder.is_dir():
         return revision
     files = sorted([*folder.glob("*.safetensors"), *folder.glob("*.json")])

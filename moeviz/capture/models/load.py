@@ -22,7 +22,7 @@ from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_fits
 from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.own_models import is_own, model_folder
+from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
 from moeviz.text import is_text, quoted, why_no_file
@@ -98,7 +98,7 @@ def load_model(
     empty = empty_model(config, name)
     info = describe(empty, name, getattr(config, "_commit_hash", None))  # refuses what cannot be recorded
     if dtype is None:
-        dtype = torch.float32 if is_own(name) else "auto"
+        dtype = torch.float32 if name in OWN_MODELS else "auto"
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
     if check_memory:
@@ -132,7 +132,7 @@ def model_config(name: str, revision: str | None = None) -> PreTrainedConfig:
 
 def model_source(name: str) -> str:
     """Where transformers finds the model of this name: a folder on this machine, or a hub id as it is."""
-    if is_own(name):
+    if name in OWN_MODELS:
         return str(model_folder(name))
     _check_name(name)
     folder = _folder(name)
@@ -167,7 +167,7 @@ def context_length(config: PreTrainedConfig) -> int | None:
 
 def own_dtype(name: str, config: PreTrainedConfig) -> str:
     """In which dtype `load_model` opens it unless it is told: "bfloat16"; "auto" where only the weights say."""
-    dtype = torch.float32 if is_own(name) else getattr(config, "dtype", None)
+    dtype = torch.float32 if name in OWN_MODELS else getattr(config, "dtype", None)
     return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
 

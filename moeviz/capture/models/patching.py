@@ -1,27 +1,38 @@
-"""Change a model for the time of a block; and give it back unchanged while the thread that did so waits."""
+"""Unwrap a model, and change it for a block: it is as before at the end, and while the thread of the block waits.
 
+Hooks that are set after torch.compile are silently ignored by the compiled code, so the trace would be empty: compiled
+models run eagerly while they are recorded. Of a model that is to stay compiled,
+`moeviz.capture.record.kernel_recording` writes the record from inside the graph. PEFT puts LoRA's layers into the
+model, and around it a wrapper that changes nothing.
+"""
+
+import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
 
 from torch import nn
+from torch._dynamo import OptimizedModule
+
+from moeviz.errors import CaptureError
 
 Undo = Callable[[], object]
 
 
 class Patch:
-    """Something done to a model, that can be undone and done again."""
+    """A change of a model that can be undone and done again."""
 
     def __init__(self, do: Callable[[], Undo]) -> None:
         self._do = do
         self._undo: Undo | None = None
 
     def apply(self) -> None:
-        """Do it, and keep what undoes it."""
+        """Make the change, and keep the way to undo it."""
         self._undo = self._do()
 
     def revert(self) -> None:
-        """Undo it; nothing where it is not done."""
+        """Undo the change; does nothing where it is not made."""
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo()
@@ -37,7 +48,7 @@ _thread = _ThreadPatches()
 
 @contextmanager
 def patched(do: Callable[[], Undo]) -> Iterator[None]:
-    """Do something to a model for the time of a block. `do` returns what undoes it, and may be called again."""
+    """Change a model for the time of a block. `do` returns the function that undoes it, and may be called again."""
     patches, patch = _thread.patches, Patch(do)
     patch.apply()
     patches.append(patch)
@@ -50,7 +61,7 @@ def patched(do: Callable[[], Undo]) -> Iterator[None]:
 
 @contextmanager
 def unpatched() -> Iterator[None]:
-    """Inside the block, all that this thread has changed is as it was before; then it is changed again.
+    """Take all changes of this thread back for the time of a block; then make them again.
 
     So whoever uses a model meanwhile has it to themselves, and what was put on it first is taken off last. Left by an
     error, everything stays as it was before.
@@ -65,7 +76,7 @@ def unpatched() -> Iterator[None]:
 
 @contextmanager
 def patched_attribute(holder: object, attribute: str, value: object) -> Iterator[None]:
-    """Set an attribute of an instance, and take it away or put the old one back."""
+    """Set an attribute of an instance for a block; then delete it, or put the old one back."""
     missing = object()
 
     def put() -> Undo:
@@ -81,7 +92,7 @@ def patched_attribute(holder: object, attribute: str, value: object) -> Iterator
 
 @contextmanager
 def eval_mode(model: nn.Module) -> Iterator[None]:
-    """Inside the block nothing is drawn: no dropout, no jitter. Every part is then in the mode that it was in."""
+    """Put a model in evaluation mode for a block: no dropout, no jitter. Then each part has its own mode again."""
     trained = [part for part in model.modules() if part.training]
     for part in trained:
         part.training = False
@@ -90,3 +101,56 @@ def eval_mode(model: nn.Module) -> Iterator[None]:
     finally:
         for part in trained:
             part.training = True
+
+
+log = logging.getLogger("moeviz.capture")
+ORIGINAL = "_torchdynamo_orig_callable"  # a compiled function's own
+
+
+def eager_model(model: nn.Module) -> nn.Module:
+    """Return the model that `torch.compile(model)` wraps; any other model as it is."""
+    return model._orig_mod if isinstance(model, OptimizedModule) else model
+
+
+@contextmanager
+def eager_mode(model: nn.Module) -> Iterator[None]:
+    """Run nothing of `model` compiled in a block: not `model.compile()`, not a part that torch.compile wraps."""
+    with ExitStack() as stack:
+        changed = [
+            stack.enter_context(patched_attribute(*change)) for part in model.modules() for change in _undone(part)
+        ]
+        if changed:
+            log.info("%s is compiled; while it is being recorded, it runs uncompiled.", type(model).__name__)
+        yield
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Return whether `eager_mode` has something to undo."""
+    return any(True for part in model.modules() for _ in _undone(part))
+
+
+def _undone(part: nn.Module) -> Iterator[tuple[nn.Module, str, object]]:
+    """Yield the changes to a module that make it run uncompiled."""
+    if isinstance(part, OptimizedModule):
+        yield part, "forward", part._orig_mod.__call__
+    elif (forward := vars(part).get("forward")) is not None and hasattr(forward, ORIGINAL):
+        yield part, "forward", getattr(forward, ORIGINAL)
+    if vars(part).get("_compiled_call_impl") is not None:
+        yield part, "_compiled_call_impl", None
+
+
+def unwrap_peft(model: nn.Module) -> nn.Module:
+    """Return the transformers model inside a PeftModel, with its adapters; any other model as it is.
+
+    Raises `CaptureError` for prompt learning, whose wrapper gives the model more to read than the prompt.
+    """
+    if not hasattr(model, "peft_config") or not hasattr(model, "get_base_model"):
+        return model
+    wrapper: Any = model
+    config = wrapper.active_peft_config
+    if config.is_prompt_learning:
+        raise CaptureError(
+            f"This {type(model).__name__} learns its prompt ({type(config).__name__}): it reads vectors that are no "
+            "tokens, and moeviz cannot tell their routing from that of the tokens. Trace the model without the adapter."
+        )
+    return cast(nn.Module, wrapper.get_base_model())

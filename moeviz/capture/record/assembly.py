@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from moeviz.capture.record.hooks import Recording, RouterOutputs, pad
+from moeviz.capture.routers.discovery import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.routers.weight_sharing import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.run.generation_plan import ended_words
 from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
 from moeviz.capture.run.token_texts import token_texts

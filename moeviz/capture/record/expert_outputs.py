@@ -182,21 +182,13 @@ def _figures(outputs: Tensor, whole: Tensor, stream: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def outputs_recorded(
-    model: nn.Module,
-    site: str | None,
-    wanted: bool = True,
-    also: Heard | None = None,
-) -> Iterator[OutputRecord | None]:
-    """Inside the block the outputs of the experts of what this thread reads are recorded, where they are wanted.
+def outputs_recorded(model: nn.Module, site: str | None, also: Heard | None = None) -> Iterator[OutputRecord]:
+    """Record in a block the outputs of experts for the tokens that this thread reads.
 
     also   gets the vectors themselves.
 
-    Raises `CaptureError` where they are, and the model's experts do not allow it.
+    Raises `CaptureError` where the model's experts do not allow it.
     """
-    if not wanted:
-        yield None
-        return
     routers = find_routers(model, site)
     for router in routers:
         if why_not := REFUSED.get(_kind(router)):

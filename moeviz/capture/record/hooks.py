@@ -16,13 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode
 from moeviz.capture.record.expert_outputs import OutputRecord
 from moeviz.capture.record.forwards import ENDED, ForwardLog, forward_hook, forwards_logged, method_hook
 from moeviz.capture.record.next_tokens import NextTokenRecord
-from moeviz.capture.routers.discovery import Router, find_routers
+from moeviz.capture.routers.discovery import Router, find_routers, order_of
 from moeviz.capture.routers.router_adapters import Answer
-from moeviz.capture.routers.weight_sharing import order_of
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 

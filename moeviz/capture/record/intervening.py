@@ -17,8 +17,7 @@ from torch import Tensor, nn
 from moe_kernels.gating import MAX_TOP_K
 from moe_kernels.reference import choose_torch
 from moeviz.capture.interventions.intervention import Choice, DecidedRouting, Decision, Intervention, RouterLimits
-from moeviz.capture.models.patching import patched
-from moeviz.capture.models.wrappers import eager_mode
+from moeviz.capture.models.patching import eager_mode, patched
 from moeviz.capture.record.hooks import ExpectedRouting, RouterOutputs, exclusive
 from moeviz.capture.record.kernel_parity import ProbedRouter, probe_once, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward, with_method

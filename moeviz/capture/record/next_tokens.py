@@ -21,8 +21,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.patching import patched
-from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers
-from moeviz.capture.routers.weight_sharing import order_of
+from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers, order_of
 from moeviz.capture.run.prompts import ModelInput
 from moeviz.capture.run.request import AUTO, CaptureRequest
 from moeviz.capture.run.token_texts import texts_of_tokens

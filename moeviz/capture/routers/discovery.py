@@ -1,14 +1,19 @@
-"""Find the routers of a transformers model: the modules that the model's own code declares as such.
+"""Find the routers of a transformers model, the modules that its code declares as such, and in which order they run.
 
 Names are not trusted: substrings such as 'gate' also match `gate_proj` and `shared_expert_gate`. transformers
 declares, per architecture, which module class gives `router_logits` (`_can_record_outputs`); those are the routers.
-What is declared otherwise, or not at all, has a row in ODD_ROUTERS.
+Routers that are declared otherwise, or not at all, have a row in ROUTER_ADAPTERS.
+
+Some models run a few of their layers several times in one forward. The survey (`tests/survey`) reads every MoE
+architecture of transformers 5.24: those in LOOPED call a router more than once in a forward, and no other does. A
+module that answers more often than it should in any other model is no layer of it.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 from torch import nn
 
@@ -56,12 +61,12 @@ class Router:
 
     @property
     def kind(self) -> str:
-        """The class of the router."""
+        """Class of the router."""
         return type(self.module).__name__
 
     @property
     def factor(self) -> float:
-        """The number by which the block multiplies its experts' sum, beside the weights that the router gives them."""
+        """Number by which the block multiplies its experts' sum, on top of the weights that the router gives them."""
         return float(self.adapter.factor(self.block)) if self.adapter and self.adapter.factor else 1.0
 
     def read(self, given: tuple, answer: tuple) -> Answer:
@@ -77,12 +82,12 @@ class Router:
 
     @property
     def writer(self) -> Writer | None:
-        """The function that puts another decision in the router's answer; None where there is none."""
+        """Function that puts another decision in the router's answer; None where there is none."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 
 def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...]:
-    """The routers that `model` declares, by layer; those of one site, if it has several.
+    """Find the routers that `model` declares, by layer; those of one site, if it has several.
 
     site   "encoder" or "decoder", "attention" or "feed-forward", "text" or "images". Default: "feed-forward", "text"
            or "encoder".
@@ -109,7 +114,7 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
 
 
 def router_sites(model: nn.Module) -> tuple[str, ...]:
-    """The sites of a model's routers; ("",) if there is only one."""
+    """Return the sites of a model's routers; ("",) if there is only one."""
     return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
 
 
@@ -127,7 +132,7 @@ def _all_routers(model: nn.Module) -> list[Router]:
             f"{type(model).__name__} declares no router, so there is no routing to record. Is it a dense model? "
             "Choose a Mixture-of-Experts model, such as Mixtral, OLMoE or Qwen3-MoE."
         )
-    sites = {path: _site(path) for path in paths}
+    sites = {path: next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE) for path in paths}
     if len(set(sites.values())) == 1:
         sites = dict.fromkeys(paths, "")
     routers = [_router(model, path, parts, site) for path, site in sites.items()]
@@ -136,7 +141,7 @@ def _all_routers(model: nn.Module) -> list[Router]:
 
 
 def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
-    """The modules of a model by path, without the copies that PEFT keeps of some and that do not run as it is now."""
+    """List the modules of a model by path, without PEFT's copies that do not run at present."""
     parts = dict(model.named_modules())
     idle = tuple(
         f"{path}.{name}."
@@ -150,16 +155,12 @@ def modules_in_use(model: nn.Module) -> dict[str, nn.Module]:
 
 
 def active_module(part: nn.Module) -> nn.Module:
-    """The module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
+    """Return the module that runs inside PEFT's wrapper with copies: the active adapter's copy, or the original."""
     if type(part).__name__ != COPIED:
         return part
     copies = part.get_submodule(COPIES)
     active = [] if part.disable_adapters else [copies[name] for name in part.active_adapters if name in copies]
     return active[0] if active else part.get_submodule(ORIGINAL)
-
-
-def _site(path: str) -> str:
-    return next((name for name, word in SITES.items() if word.search(path)), OTHER_SITE)
 
 
 def _declared_classes(parts: Iterable[nn.Module]) -> Iterator[type]:
@@ -197,27 +198,27 @@ def _router(model: nn.Module, path: str, parts: dict[str, nn.Module], site: str)
 
 
 def unwrapped_path(path: str) -> str:
-    """Where in its block a router stands, which an adapter may wrap."""
+    """Return a router's path without the adapters that may wrap it."""
     while found := WRAPPED.search(path):
         path = path[: found.start()]
     return path
 
 
 def unwrapped_module(part: nn.Module) -> nn.Module:
-    """A module without the adapters around it."""
+    """Return a module without the adapters around it."""
     while type(part).__name__ in (ADAPTED, COPIED):
         part = part.get_submodule(INSIDE) if type(part).__name__ == ADAPTED else active_module(part)
     return part
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
-    """The experts of the router at `path`: beside it, or in it."""
+    """Find the experts of the router at `path`: beside it, or in it."""
     places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
     return {place: active_module(parts[place]) for place in places if place in parts}
 
 
 def _check_all_are_found(model: nn.Module, parts: dict[str, nn.Module], routers: Sequence[Router]) -> None:
-    """Half of the layers would look like all of them."""
+    """Raise `CaptureError` for experts without a router: half of the layers would look like all of them."""
     known = {path for router in routers for path in (*router.experts, router.block_path)}
     for path, part in parts.items():
         if path.rpartition(".")[2] == "experts" and path not in known:
@@ -233,7 +234,7 @@ def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:
 
 
 def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
-    """By layer, the names of the parameters that hold all of its experts' weights; none where experts are modules."""
+    """Name the parameters that hold all experts' weights of a layer, by layer; none where experts are modules."""
     return {
         router.layer: [
             f"{path}.{name}"
@@ -243,3 +244,57 @@ def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
         ]
         for router in find_routers(model)
     }
+
+
+class Loop(NamedTuple):
+    """Layers from `start` to `end` (exclusive) run `passes` times, one pass after the other."""
+
+    start: int
+    end: int
+    passes: int
+
+
+def _inkling2(config: object) -> Loop:
+    return Loop(config.loop_layer_index_start, config.loop_layer_index_end, config.loop_num_passes)
+
+
+LOOPED: dict[str, Callable[[object], Loop]] = {"inkling2_loop_text": _inkling2}  # by config.model_type
+
+
+def order_of(model: nn.Module, routers: Sequence[Router]) -> tuple[int, ...]:
+    """Return the order in which a forward calls the routers: their indices, each once unless its layer is in a loop."""
+    config = getattr(model, "config", None)
+    config = config.get_text_config() if hasattr(config, "get_text_config") else config
+    looped = LOOPED.get(getattr(config, "model_type", ""))
+    if looped is None:
+        return tuple(range(len(routers)))
+    loop = looped(config)
+    before, inside, after = [], [], []
+    for index, router in enumerate(routers):
+        place = before if router.layer < loop.start else inside if router.layer < loop.end else after
+        place.append(index)
+    return (*before, *inside * loop.passes, *after)
+
+
+LAYER_KIND = "unrolled layer"
+
+
+def unrolled_layers(layers: Sequence[int], order: Sequence[int]) -> list[int]:
+    """Return the depth of each call in a forward: `layers` are the routers' own, `order` the order of their calls.
+
+    >>> unrolled_layers([0, 1, 2], [0, 1, 2, 1, 2])
+    [0, 1, 2, 3, 4]
+    """
+    depths: list[int] = []
+    added = 0
+    for layer in (layers[index] for index in order):
+        last = depths[-1] - added if depths else -1
+        if layer <= last:  # a new pass begins
+            added += last + 1 - layer
+        depths.append(layer + added)
+    return depths
+
+
+def is_unrolled(routers: tuple[Router, ...]) -> bool:
+    """Return whether a router stands for several layers."""
+    return len({router.path for router in routers}) < len(routers)

@@ -1,7 +1,11 @@
-"""Prompts as one batch for a model, padded on the left and checked against its context."""
+"""Prompts as one batch for a model: as turns of a chat where asked, padded on the left, checked against its context.
 
+A turn is written out by the tokenizer's own template, and of each token it can be told whether the template added it.
+"""
+
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import nn
@@ -9,8 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.load import LoadedModel, context_length, load_model
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.models.wrappers import eager_model, unwrap_peft
-from moeviz.capture.run.chat import turns
+from moeviz.capture.models.patching import eager_model, unwrap_peft
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo
@@ -25,7 +28,7 @@ class Batch:
     attention_mask: torch.Tensor  # (B, S), 0 = padding
 
     def repeated(self, copies: int) -> "Batch":
-        """Each prompt so many times, one after the other."""
+        """Repeat each prompt so many times, one after the other."""
         return Batch(*(part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask)))
 
 
@@ -40,13 +43,13 @@ class GeneratedTokens:
 
 
 def no_generated_tokens(batch: Batch) -> GeneratedTokens:
-    """Prompts alone."""
+    """Return generated tokens for prompts alone: none."""
     return GeneratedTokens(batch.input_ids[:, :0], batch.input_ids[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """A model and what it is to read."""
+    """A model, and the batch that it is to read."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -87,7 +90,7 @@ def prepare(
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
-    """The first token of the decoder beside an encoder, as a batch."""
+    """Make a batch of the first token of a decoder beside an encoder."""
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:
@@ -107,14 +110,11 @@ def _given_ids(model: PreTrainedModel, token_ids: tuple[tuple[int, ...], ...]) -
 
 
 def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -> list[list[int]]:
-    texts, chat = list(request.prompts), request.chat
-    return _token_ids(tokenizer, turns(tokenizer, texts, request.system) if chat else texts, special=not chat)
-
-
-def _token_ids(tokenizer: PreTrainedTokenizerBase, prompts: list[str], special: bool) -> list[list[int]]:
     """Tokenise. A chat template writes its own special tokens: then the tokenizer adds none."""
-    how = {} if special else {"add_special_tokens": False}
-    ids = [tokenizer(prompt, verbose=False, **how)["input_ids"] for prompt in prompts]
+    texts, how = list(request.prompts), {}
+    if request.chat:
+        texts, how = turns(tokenizer, texts, request.system), {"add_special_tokens": False}
+    ids = [tokenizer(text, verbose=False, **how)["input_ids"] for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")
     return ids
@@ -148,3 +148,96 @@ def check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
         f"The prompt has {asked}, but this model's context holds {limit:,}: a prompt of {fit:,} tokens fits. Shorten "
         "the prompt" + (", or generate fewer tokens." if max_new_tokens else ".")
     )
+
+
+MARKS = ("\ue000user\ue001", "\ue000system\ue001")  # of the private use area: no template has them, and no text need
+Span = tuple[int, int]
+
+
+@runtime_checkable
+class Templated(Protocol):
+    """A tokenizer that can write a chat, as every one of transformers can."""
+
+    chat_template: Any
+
+    def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> Any:
+        """Write the turns of a chat as one text."""
+
+
+def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
+    """Write a text as the user's turn, after the system prompt if there is one, up to where the model's answer begins.
+
+    Raises `CaptureError` where the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
+    """
+    if not tokenizer.chat_template:
+        raise CaptureError(
+            f"{type(tokenizer).__name__} has no chat template, so this text cannot be sent as a turn of a chat. Leave "
+            "chat out: the model then reads the text as it is."
+        )
+    messages = [{"role": role, "content": said} for role, said in (("system", system), ("user", text)) if said]
+    try:
+        return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # a template is a stranger's program: it may raise anything
+        raise InvalidPrompt(
+            f"The tokenizer's chat template does not take this: {error or type(error).__name__}. Leave out the system "
+            "prompt, or chat."
+        ) from error
+
+
+def added_by_template(
+    tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None
+) -> tuple[bool, ...] | None:
+    """Tell of each token of a prompt whether the template added it: it has no character of the text or system prompt.
+
+    None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
+    characters a token stands for.
+    """
+
+    def spans_of(whole: str) -> list[Span] | None:
+        if not tokenizer.is_fast:
+            return None
+        read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+        found: list[Span] = read["offset_mapping"]
+        return found
+
+    return added(tokenizer, spans_of, text, system)
+
+
+def added(
+    tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
+) -> tuple[bool, ...] | None:
+    """Tell the template's tokens for any tokenizer; `spans_of` gives the characters that each token stands for."""
+    whole = as_turn(tokenizer, text, system)
+    given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
+    if given is None or tokens is None:
+        return None
+    return tuple(not any(start < last and first < end for first, last in given) for start, end in tokens)
+
+
+def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> list[Span] | None:
+    """Find the text and the system prompt in the template's output, with or without spaces around."""
+    given = [part for part in (text, system) if part]
+    marked = as_turn(tokenizer, MARKS[0], MARKS[1] if system else None)
+    marks = MARKS[: len(given)]
+    if any(marked.count(mark) != 1 for mark in marks):
+        return None
+    for as_it_stands in (given, [part.strip() for part in given]):
+        filled, spans = _filled(marked, dict(zip(marks, as_it_stands, strict=True)))
+        if filled == whole:
+            return spans
+    return None
+
+
+def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
+    """Replace each mark in a text, and return where the replacements stand."""
+    spans: list[Span] = []
+    for mark in sorted(texts, key=marked.index):
+        first = marked.index(mark)
+        marked = marked[:first] + texts[mark] + marked[first + len(mark) :]
+        spans.append((first, first + len(texts[mark])))
+    return marked, spans
+
+
+def turns(tokenizer: Templated, prompts: Sequence[str], system: str | None) -> list[str]:
+    """Write each prompt as a turn of its own. An empty one stays empty, to be refused as every empty prompt is."""
+    return [as_turn(tokenizer, prompt, system) if prompt else prompt for prompt in prompts]

@@ -6,7 +6,6 @@ from typing import Literal
 
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.replay import Replay
-from moeviz.capture.run.chat import check_chat
 from moeviz.capture.run.decoding import (
     Decoding,
     HowToDecode,
@@ -52,7 +51,8 @@ class CaptureRequest:
     def __post_init__(self) -> None:
         check_new_tokens(self.max_new_tokens)
         check_settings(self.sampling, self.decoding)
-        check_chat(self.chat, self.system)
+        if self.system is not None and not self.chat:
+            raise InvalidPrompt("A system prompt is part of a chat. Give chat=True, or leave system out.")
         given = self.prompts if self.token_ids is None else self.token_ids
         if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
@@ -69,13 +69,13 @@ class CaptureRequest:
             raise CaptureError("A trace is replayed while a prompt is read; generate no tokens (max_new_tokens=0).")
 
     def check_can_grow(self) -> None:
-        """Raise `CaptureError` for what cannot be streamed."""
+        """Raise `CaptureError` for a request that cannot be streamed."""
         if isinstance(self.decoding, Decoding):
             check_can_grow(self.decoding.num_beams)
 
 
 def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
-    """One text or several, as a request holds them. Raises `InvalidPrompt` for anything else."""
+    """Return one text or several as a request holds them. Raises `InvalidPrompt` for anything else."""
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
     if not all(isinstance(one, str) for one in found):
         raise InvalidPrompt(

@@ -17,7 +17,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.source import BYTES_A_VALUE, Source
+from moeviz.formats.importers.importer import BYTES_A_VALUE, Source
 from moeviz.text import quoted
 
 NPY = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': (True|False), 'shape': \(([0-9, ]*)\), \} *\n")

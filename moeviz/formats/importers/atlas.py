@@ -12,8 +12,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import is_parquet, parquet_columns, read_parquet, whole
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 KEYS = ("layer", "token_idx", "expert_idx", "gate_weight")

@@ -10,8 +10,7 @@ import numpy as np
 
 from moeviz.formats.importers.arrays import integer_columns, read_csv
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 LAST_LAYER = "Rows that the last layer of a prompt does not need were never routed there, and are not recorded."

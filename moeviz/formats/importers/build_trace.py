@@ -14,11 +14,11 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, NotSaid
-from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts, is_text, shown
+from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS, check_experts, shown
 from moeviz.formats.importers.importer import ImportOptions, flag
 from moeviz.model_info import ModelInfo, SlotOrder
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
-from moeviz.text import listed
+from moeviz.text import is_text, listed
 
 SMALL, CELLS_A_ROW = 2**20, 16  # a table of few rows may not describe a large trace
 

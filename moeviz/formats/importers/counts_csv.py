@@ -9,8 +9,7 @@ import pandas as pd
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import integer_columns, read_csv
 from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
 OF_SGLANG = {"layer_id": "layer", "expert_id": "expert"}
 

@@ -4,8 +4,7 @@ EPLB take it. Dense layers are rows of zeros."""
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_counts import CountTable, build_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
 
 def recognise(source: Source) -> bool:

@@ -10,8 +10,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer, ImportOptions, flag
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source, flag
 from moeviz.routing_trace import RoutingTrace
 
 FILES = r"expert_weights_\d+\.txt"

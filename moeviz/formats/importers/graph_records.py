@@ -8,7 +8,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.build_trace import CELLS_A_ROW, SMALL, SequenceRouting
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Source
 from moeviz.routing_trace import NO_EXPERT
 
 LAST_LAYER = "The last layer routes only the last token of a prompt: the others are not recorded there."

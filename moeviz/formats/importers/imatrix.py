@@ -10,8 +10,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.build_counts import CountTable, build_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.gguf_file import MAGIC, Gguf, from_gguf
 
 COUNTS = re.compile(r"blk\.(\d+)\.ffn_(?:gate|up|down|gate_up)_exps\.weight\.counts")

@@ -1,19 +1,148 @@
-"""The row that each importer ends in: a format's name, how a file of it is recognised, and how it is read.
+"""The interface of importers: the files from elsewhere that they are given, options, and the row that each ends in.
 
-Its options are facts that a file does not say, and a person knows. They are asked for, and never guessed.
+Nothing of a file is run. Options are facts that a file does not say, and a person knows: they are asked for, and never
+guessed. A row has a format's name, how a file of it is recognised, and how it is read.
 """
 
+import json
+import os
+import re
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from functools import cached_property
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from moeviz.errors import InvalidTrace, NotSaid
-from moeviz.formats.importers.source import Source
+from moeviz.file_limits import MAX_BYTES
 from moeviz.routing_trace import Counted
 from moeviz.text import quoted
+
+BYTES_A_VALUE = 32  # that Python takes for a number or a short text of JSON, as in `json_file`
+MAX_FILES = 10_000
+# The files of a folder that are read; all others are left alone.
+WANTED = re.compile(
+    r"meta_info\.json|rank\d+\.safetensors|(tokens_per_expert/)?rank\d+\.jsonl"
+    r"|router_trace_rank\d+\.jsonl|logits_rank\d+\.bin|expert_weights_\d+\.txt"
+)
+
+
+class Source:
+    """Bytes by the names of their files, and a budget for what is made of them.
+
+    left_out  a sentence on each part that a reader had to leave out, as a key.
+    """
+
+    def __init__(self, name: str, files: dict[str, bytes], max_bytes: int = MAX_BYTES) -> None:
+        self.name, self.files, self.max_bytes = name, files, max_bytes
+        self.left_out: dict[str, None] = {}
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether these are the files of a folder."""
+        return set(self.files) != {self.name}
+
+    @property
+    def data(self) -> bytes:
+        """Bytes of the one file; empty for a folder."""
+        return b"" if self.is_folder else self.files[self.name]
+
+    def matching(self, pattern: str) -> list[str]:
+        """List the names of files that match, by the number in them."""
+        found = [name for name in self.files if re.fullmatch(pattern, name)]
+        return sorted(found, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+
+    @cached_property
+    def first(self) -> Any:
+        """Value of the JSON document, or of the first of JSON lines; None for anything else."""
+        if self.data[:64].lstrip()[:1] not in (b"{", b"["):
+            return None
+        line, _, rest = self.data.partition(b"\n")
+        if (
+            rest.strip()
+            and line.rstrip().endswith(b"}")
+            and not self._too_many(line)
+            and (value := self._json(line)) is not None
+        ):
+            return value
+        return None if self._too_many(self.data) else self._json(self.data)
+
+    @cached_property
+    def has_lines(self) -> bool:
+        """Whether each line is a JSON document of its own."""
+        line, _, rest = self.data.partition(b"\n")
+        return bool(rest.strip()) and self.first is not None and self._json(line) is not None
+
+    @cached_property
+    def rows(self) -> list[Any]:
+        """Values of all JSON lines, or of the one document."""
+        return self.lines_of(self.name) if self.has_lines else [self.first]
+
+    def lines_of(self, name: str) -> list[Any]:
+        """Read the JSON lines of one file. A last line that was cut, as by a killed run, is left out and noted."""
+        self._check_values(self.files[name])
+        lines = [line for line in self.files[name].split(b"\n") if line.strip()]
+        values = [self._json(line) for line in lines]
+        if values and values[-1] is None:
+            values.pop()
+            self.leave_out(
+                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as where a run is killed."
+            )
+        if None in values:
+            raise InvalidTrace(
+                f"Line {values.index(None) + 1} of {quoted(name)} is not JSON. Remove it, or write the file again."
+            )
+        return values
+
+    def leave_out(self, sentence: str) -> None:
+        """Note what is lost of the file, with its number: it becomes part of the caution and of the findings."""
+        self.left_out[sentence] = None
+
+    def json_of(self, name: str) -> Any:
+        """Read one file as JSON; None if it is none."""
+        self._check_values(self.files[name])
+        return self._json(self.files[name])
+
+    def _json(self, data: bytes) -> Any:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError):
+            return None
+
+    def _too_many(self, data: bytes) -> bool:
+        return data.count(b",") + data.count(b"[") > self.max_bytes // BYTES_A_VALUE
+
+    def _check_values(self, data: bytes) -> None:
+        if self._too_many(data):
+            raise InvalidTrace(
+                f"{quoted(self.name)} holds up to {data.count(b',') + data.count(b'['):,} values as JSON, and at most "
+                f"{self.max_bytes // BYTES_A_VALUE:,} are read. Split it."
+            )
+
+
+def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
+    """Read a file, or the files of a folder that an importer might want.
+
+    Raises `InvalidTrace` if that is more than `max_bytes`, and `OSError` if it cannot be read.
+    """
+    names = {path.name: path} if not path.is_dir() else dict(_wanted(path))
+    size = sum(file.stat().st_size for file in names.values())
+    if size > max_bytes or len(names) > MAX_FILES:
+        raise InvalidTrace(
+            f"{quoted(path.name)} has {size:,} bytes in {len(names):,} files, and up to {max_bytes:,} bytes are read. "
+            "Save fewer tokens or layers, or leave the logits out."
+        )
+    return Source(path.name or str(path), {name: file.read_bytes() for name, file in names.items()}, max_bytes)
+
+
+def _wanted(folder: Path) -> list[tuple[str, Path]]:
+    places = [folder, *(place for name in ("tokens_per_expert",) if (place := folder / name).is_dir())]
+    files = [(os.path.relpath(file, folder).replace(os.sep, "/"), file) for place in places for file in place.iterdir()]
+    return sorted((name, file) for name, file in files if WANTED.fullmatch(name) and file.is_file())
+
 
 MOST = 2**15 - 1
 AXES = ("layers", "tokens")
@@ -58,7 +187,7 @@ class ImportOptions:
             raise InvalidTrace(f"first_axis is {quoted(self.first_axis)}; say 'layers' or 'tokens'.")
 
     def need(self, name: str, what: str) -> int:
-        """A number that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
+        """Return an option that `what` does not say. Raises `NotSaid` with a sentence that asks for it."""
         value: int | None = getattr(self, name)
         if value is None:
             raise NotSaid(
@@ -69,7 +198,7 @@ class ImportOptions:
         return value
 
     def layers_first(self, shape: tuple[int, ...]) -> bool:
-        """True if the first axis of an array is of layers, false if it is of tokens. Raises `NotSaid`."""
+        """Return whether the first axis of an array is of layers, and not of tokens. Raises `NotSaid`."""
         if self.first_axis is None:
             name = flag("first_axis")
             raise NotSaid(
@@ -94,7 +223,7 @@ SAYS = {
 
 
 def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
-    """Layers as people write them, as `what`. Raises `InvalidTrace` for anything else.
+    """Read layers as people write them, in the option `what`. Raises `InvalidTrace` for anything else.
 
     >>> layers_of("0,3-5")
     (0, 3, 4, 5)

@@ -11,8 +11,7 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import integer_columns, read_csv
 from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, fill_slots
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 PLAIN, RANKED = b"layer,expert\n", b"phase,token,layer,rank,expert\n"

@@ -7,9 +7,8 @@ be told.
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_trace import SourceInfo, build_trace, response_routing
-from moeviz.formats.importers.importer import SAYS, Importer, ImportOptions, flag
+from moeviz.formats.importers.importer import SAYS, Importer, ImportOptions, Source, flag
 from moeviz.formats.importers.sglang import routed
-from moeviz.formats.importers.source import Source
 from moeviz.routing_trace import RoutingTrace
 
 

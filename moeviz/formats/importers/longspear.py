@@ -7,8 +7,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.build_trace import SourceInfo, build_trace
 from moeviz.formats.importers.graph_records import BY_SCORE, graph_routing
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 MAGIC = b"LONGSPEAR_ROUTE_TRACE v1 "

@@ -8,8 +8,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.build_trace import SourceInfo, build_trace
 from moeviz.formats.importers.graph_records import BY_SCORE, LAST_LAYER, graph_routing
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 

@@ -13,8 +13,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_counts import MAX_CELLS, CountTable, build_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions, flag
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source, flag
 from moeviz.text import listed
 
 FILES = r"(tokens_per_expert/)?rank\d+\.jsonl"

@@ -8,8 +8,7 @@ from typing import Any
 
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, choice_routing, choices
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 COUNTED = "The file does not say which of the model's layers have experts: they are numbered from 0."

@@ -12,8 +12,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import from_bfloat16, whole
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 FILES = r"router_trace_rank\d+\.jsonl"

@@ -8,8 +8,7 @@ import numpy as np
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_counts import CountTable, build_counts, sum_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
 WINDOW = "The counts are of the last 1,000 passes at most."
 

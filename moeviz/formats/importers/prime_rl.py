@@ -14,8 +14,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import from_base64
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, choice_routing, choices
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 DTYPES = ("uint8", "uint16", "int32")

@@ -12,8 +12,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.build_counts import CountTable, build_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.formats.importers.torch_file import in_torch, of_torch
 from moeviz.text import quoted
 

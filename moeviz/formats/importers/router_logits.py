@@ -16,8 +16,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
 from moeviz.formats.importers.arrays import from_npy, from_safetensors, is_npy, is_safetensors
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.formats.importers.torch_file import in_torch, is_torch, torch_content
 from moeviz.routing_trace import RoutingTrace
 

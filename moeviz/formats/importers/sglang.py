@@ -11,8 +11,7 @@ import numpy as np
 from moeviz.errors import NotSaid
 from moeviz.formats.importers.arrays import from_base64
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace, response_routing
-from moeviz.formats.importers.importer import Importer, ImportOptions, flag
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source, flag
 from moeviz.routing_trace import RoutingTrace
 
 

@@ -15,8 +15,7 @@ from typing import Any
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import is_safetensors
-from moeviz.formats.importers.importer import DAMAGED, Importer, ImportOptions, Opened
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import DAMAGED, Importer, ImportOptions, Opened, Source
 from moeviz.routing_trace import Counted
 from moeviz.text import quoted
 

@@ -12,8 +12,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.importers.arrays import from_safetensors, whole
 from moeviz.formats.importers.build_counts import CountTable, build_counts
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 
 FILES = r"rank\d+\.safetensors"
 SAME = "All ranks counted the same, so they saw the same tokens, and one of them counts."

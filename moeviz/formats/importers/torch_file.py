@@ -15,8 +15,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.importers.importer import ImportOptions, Read, Recognise
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import ImportOptions, Read, Recognise, Source
 from moeviz.routing_trace import Counted
 
 STORAGES = ("Float", "Double", "Half", "BFloat16", "Long", "Int", "Short", "Char", "Byte", "Bool")

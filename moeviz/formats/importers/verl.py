@@ -11,8 +11,7 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.arrays import whole
 from moeviz.formats.importers.build_trace import SequenceRouting, SourceInfo, build_trace
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.formats.importers.torch_file import in_torch, of_torch
 from moeviz.routing_trace import RoutingTrace
 

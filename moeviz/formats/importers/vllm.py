@@ -20,8 +20,7 @@ from moeviz.formats.importers.build_trace import (
     choices,
     response_routing,
 )
-from moeviz.formats.importers.importer import Importer, ImportOptions
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Importer, ImportOptions, Source
 from moeviz.routing_trace import RoutingTrace
 
 ABOUT = SourceInfo("vllm", hidden=True)

@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
@@ -115,7 +115,7 @@ SHAPES = {LEARNT: "circle", STRAIGHT: "triangle-up", UNIFORM: "square"}
 
 def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Kind of digit by block, coloured by the probability of being on. Columns: those of `blocks_by_digit`."""
-    chart = marks.cells(
+    chart = theme.cells(
         frame,
         x=alt.X("block:O", title="block", axis=theme.ids_axis()),
         y=alt.Y("digit:O", title="digit", axis=alt.Axis(labelOverlap=False)),
@@ -142,7 +142,7 @@ def blocks_on_bars(frame: pd.DataFrame) -> alt.LayerChart:
     bars = base.mark_bar(color=theme.MAIN).encode(
         y=alt.Y("share:Q", title="share of the digits", axis=theme.share_axis())
     )
-    return theme.framed(bars + marks.ticks(base, "by_lot"), theme.SHORT + 60)
+    return theme.framed(bars + theme.ticks(base, "by_lot"), theme.SHORT + 60)
 
 
 def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
@@ -156,7 +156,7 @@ def error_against_blocks_on(frame: pd.DataFrame) -> alt.LayerChart:
     lines = base.mark_line(strokeWidth=2).encode(y=_error("mean"))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=_error("mean"), shape=shape)
     spread = base.mark_rule(strokeWidth=2).encode(y=_error("lowest"), y2="highest:Q")
-    ring = marks.points(
+    ring = theme.points(
         frame[frame["network"] == DRAWN_BLOCKS],
         {"filled": False, "size": 220, "strokeWidth": 2.5, "color": theme.ACCENT, "opacity": 1},
         x=_share_of_blocks(),
@@ -170,7 +170,7 @@ def _dense(frame: pd.DataFrame) -> list[alt.LayerChart]:
     """A dashed line for each dense network, named: the better one below its line, so that the names do not meet."""
     dense = frame[frame["network"].str.startswith("dense")].sort_values("mean")
     rows = [dense.iloc[[i]][["network", "mean"]] for i in range(len(dense))]
-    return [marks.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
+    return [theme.named_reference(row, "mean", row["network"].item(), below=i == 0) for i, row in enumerate(rows)]
 
 
 def _share_of_blocks() -> alt.X:

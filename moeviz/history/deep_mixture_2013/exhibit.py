@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from moeviz.charts import NAMED, marks, theme
+from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.deep_mixture_2013.model import (
     EPOCHS,
@@ -186,8 +186,8 @@ def gates_by_place_and_digit(frame: pd.DataFrame) -> alt.LayerChart:
     in_middle = {"x": alt.X("middle:Q", **across), "y": alt.Y("centre:Q", **along)}
     on_cell = theme.ink_on("of_layer", theme.BLACK_ABOVE)
     picture = alt.layer(
-        marks.cells(where, **place, tooltip=_tooltip("right", "down")),
-        marks.cells(what, **place, tooltip=_tooltip("digit")),
+        theme.cells(where, **place, tooltip=_tooltip("right", "down")),
+        theme.cells(what, **place, tooltip=_tooltip("digit")),
         alt.Chart(what).mark_text(fontSize=11).encode(**in_middle, text="digit:Q", color=on_cell),
         _names(panels, "expert", "under_expert", across, along),
         _names(panels.drop_duplicates("layer"), "layer", "under_layer", across, along),
@@ -232,7 +232,7 @@ def _tooltip(*fields: str) -> list[alt.Tooltip]:
 
 def information_bars(frame: pd.DataFrame) -> alt.Chart:
     """Bars of the gates' information about where and what, by layer. Columns: those of `factor_information`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=theme.layer_axis(),
         xOffset=alt.XOffset("factor:N", sort=list(FACTORS)),
@@ -248,7 +248,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
     experts = sorted(int(expert) for expert in frame["expert"].unique())
     layers = sorted(int(layer) for layer in frame["layer"].unique())
     stroke = {"title": "layer", "symbolType": "stroke", "symbolStrokeColor": theme.NOTE}
-    lines = marks.lines(
+    lines = theme.lines(
         frame,
         {"interpolate": "linear"},
         x=alt.X("epoch:Q", title="epoch", axis=alt.Axis(format="d", tickMinStep=1), scale=alt.Scale(nice=False)),
@@ -259,7 +259,7 @@ def shares_over_epochs(frame: pd.DataFrame) -> alt.LayerChart:
             epoch="d", layer="d", expert="d", share=("mean gate", ".1%"), uniform=("uniform share", ".1%")
         ),
     )
-    even = marks.reference(frame[["uniform"]].head(1), "uniform")
+    even = theme.reference(frame[["uniform"]].head(1), "uniform")
     return theme.framed(alt.layer(lines, even, *_lifted(frame)), theme.MEDIUM)
 
 

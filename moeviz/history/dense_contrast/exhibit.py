@@ -10,7 +10,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, marks, theme
+from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
@@ -191,7 +191,7 @@ def memory_compute_triangle(frame: pd.DataFrame) -> alt.LayerChart:
         ),
     )
     says = "dense networks: all parameters are active"
-    dense = marks.diagonal(says, fields=("memory", "compute"), color=theme.NOTE)
+    dense = theme.diagonal(says, fields=("memory", "compute"), color=theme.NOTE)
     return theme.framed(alt.layer(dense, _twins(frame), dots, *_sizes(base)), theme.MEDIUM + 40)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.history.hmm_experts_1996.hidden_markov import log_gate, side_by_side
@@ -197,7 +197,7 @@ def gate_areas(frame: pd.DataFrame) -> alt.LayerChart:
             ),
         )
     )
-    edge = marks.lines(own, {"color": theme.ACCENT, "strokeWidth": 3}, x=x, y="share:Q")
+    edge = theme.lines(own, {"color": theme.ACCENT, "strokeWidth": 3}, x=x, y="share:Q")
     return theme.framed(areas + edge, theme.MEDIUM)
 
 
@@ -211,7 +211,7 @@ def _expert_colour(frame: pd.DataFrame) -> alt.Color:
 def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of utterances that are right, and that are settled, by frames heard. Columns: those of `settling`."""
     lines = frame.rename(columns=LINES).melt(["frame", "speaking", "chance"], list(LINES.values()), "what", "share")
-    drawn = marks.lines(
+    drawn = theme.lines(
         lines,
         {"point": True},
         x=alt.X("frame:Q", title=FRAME, axis=theme.whole_axis(), scale=alt.Scale(nice=False, zero=False)),
@@ -225,7 +225,7 @@ def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
             speaking=("utterances at least this long", "d"),
         ),
     )
-    return theme.framed(drawn + marks.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
+    return theme.framed(drawn + theme.named_reference(frame.head(1), "chance", "right at random"), theme.MEDIUM)
 
 
 def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
@@ -251,7 +251,7 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
             ),
         )
     )
-    lot = marks.reference(pd.DataFrame({"accuracy": [0.5]}), "accuracy", axis="x")
+    lot = theme.reference(pd.DataFrame({"accuracy": [0.5]}), "accuracy", axis="x")
     return theme.framed(dots + lot, theme.rows_height(len(ways)))
 
 

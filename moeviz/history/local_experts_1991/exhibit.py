@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.local_experts_1991.model import (
     ERRORS,
@@ -104,7 +104,7 @@ def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.nd
 
 def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
     """Two falling curves, and the error at which both stop. Columns: those of `error_by_epoch`."""
-    curves = marks.lines(
+    curves = theme.lines(
         frame,
         {"strokeWidth": 3},
         x=alt.X("epoch:Q", title="epoch"),

@@ -4,7 +4,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
 from moeviz.metrics.significance import divergences
@@ -52,7 +52,7 @@ def published_repetition() -> pd.DataFrame:
 def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
     """Three bars an expert, a kind of text each, and the uniform share. Columns: those of `published_load`."""
     kinds = list(KINDS.values())
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=theme.expert_axis("dashed: uniform share"),
         xOffset=alt.XOffset("label:N", sort=kinds),
@@ -66,13 +66,13 @@ def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
             share=("share of its assignments", ".1%"),
         ),
     )
-    return theme.framed(bars + marks.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + theme.reference(frame[["uniform"]].head(1), "uniform", theme.NOTE), theme.MEDIUM)
 
 
 def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:
     """A dot per data set and layer, with chance as a dashed line. Columns: those of `published_repetition`."""
     colour = theme.colour("choice", CHOICES, theme.PAIR, columns=1)
-    dots = marks.points(
+    dots = theme.points(
         frame,
         {"filled": True, "size": 50, "opacity": 0.7},
         x=theme.layer_axis("dashed: chance"),

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
-from moeviz.charts import NAMED, marks, theme
+from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -136,7 +136,7 @@ def formant_plane(frame: pd.DataFrame, axes: tuple[str, str] = FORMANTS, kind: s
     colour = theme.colour("expert", experts, colours, title="expert")
     x = alt.X("f1:Q", title=axes[0], scale=alt.Scale(zero=False))
     y = alt.Y("f2:Q", title=axes[1], scale=alt.Scale(zero=False))
-    points = marks.points(
+    points = theme.points(
         samples,
         {"size": 36, "opacity": 0.8},
         x=x,
@@ -151,8 +151,8 @@ def formant_plane(frame: pd.DataFrame, axes: tuple[str, str] = FORMANTS, kind: s
             right=("classified correctly", ""),
         ),
     )
-    strokes = marks.lines(lines, {"strokeWidth": 3}, x=x, y=y, color=colour)
-    gate = marks.lines(
+    strokes = theme.lines(lines, {"strokeWidth": 3}, x=x, y=y, color=colour)
+    gate = theme.lines(
         borders,
         {"strokeWidth": 3, "color": theme.CHANCE, "strokeDash": list(theme.DASH)},
         x=x,

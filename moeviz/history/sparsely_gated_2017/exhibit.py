@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, marks, theme
+from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import Choice, Exhibit, Page
 from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
@@ -152,7 +152,7 @@ def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
     x = alt.X("uneven:Q", title="distance from uniform (uniform is 0, far left)", scale=scale, axis=axis)
     between = alt.Chart(placed.assign(theirs=theirs["uneven"])).mark_rule(color=theme.NOTE, opacity=0.5)
     ranges = alt.Chart(placed).mark_rule(color=theme.PAIR[0], strokeWidth=5, opacity=0.5)
-    dots = marks.points(
+    dots = theme.points(
         pd.concat([placed, theirs]),
         {"filled": True, "size": 70, "opacity": 1},
         x=x,
@@ -192,7 +192,7 @@ def _tooltip() -> list[alt.Tooltip]:
 def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
     """How busy the busiest expert is during training, by smooth load and by words. Columns: of `balance_by_step`."""
     measures = list(frame["measure"].unique())
-    lines = marks.lines(
+    lines = theme.lines(
         frame,
         {"strokeWidth": 2},
         x=alt.X("step:Q", title="training step (dashed: uniform)", scale=alt.Scale(nice=False)),
@@ -200,7 +200,7 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
         color=theme.colour("measure", measures, [*theme.PAIR, theme.OTHER][: len(measures)], columns=2, labelLimit=280),
         tooltip=theme.tooltip(measure="", step=("up to step", "d"), value=("busiest / mean", ".2f")),
     )
-    return theme.framed(lines + marks.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
+    return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
 
 
 BALANCE_TABLE = Chart(

@@ -5,7 +5,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.datasets import stand_in
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, formant_plane
@@ -41,7 +41,7 @@ WHAT = (theme.CHANCE, theme.MAIN, theme.EXPERT_COLOURS[2])
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Bars of what each expert learns from and would have, and its capacity. Columns: those of `expert_room`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame.assign(order=frame["part"].map(list(PARTS).index)),
         x=theme.expert_axis("dashed: capacity"),
         y=alt.Y("examples:Q", title="training examples"),
@@ -56,12 +56,12 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
             uniform=("uniform share, examples", ",.0f"),
         ),
     )
-    return theme.framed(bars + marks.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
+    return theme.framed(bars + theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
 
 
 def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
     """Share of examples that do not get their first choice, with chance. Columns: those of `overflow_by_iteration`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame,
         x=alt.X("iteration:O", title="iteration (dashed: at random)", axis=theme.ids_axis()),
         y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
@@ -72,14 +72,14 @@ def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
             busiest=("most popular expert, × uniform share", ".2f"),
         ),
     )
-    return theme.framed(bars + marks.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
+    return theme.framed(bars + theme.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
 
 
 def error_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by iteration, one line per system. Columns: those of `error_by_iteration`."""
     systems = dict(zip(frame["system"].unique(), [*LINES[: frame["system"].nunique() - 1], theme.NOTE], strict=True))
     axis = alt.Axis(tickMinStep=1, format="d")
-    chart = marks.lines(
+    chart = theme.lines(
         frame,
         LINE,
         x=alt.X("iteration:Q", title="iteration", scale=alt.Scale(zero=False), axis=axis),
@@ -103,7 +103,7 @@ def svm_plane(frame: pd.DataFrame) -> alt.LayerChart:
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = theme.named(alt.StrokeDash, "kernel", ["linear", "rbf"], theme.SOLID_AND_DASHED)
-    chart = marks.lines(
+    chart = theme.lines(
         frame,
         LINE,
         x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
@@ -125,7 +125,7 @@ def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
 def room_lines(frame: pd.DataFrame) -> alt.Chart:
     """Overflow, the largest expert and the error by capacity factor. Columns: those of `what_room_changes`."""
     colours = dict(zip(frame["what"].unique(), WHAT, strict=True))
-    chart = marks.lines(
+    chart = theme.lines(
         frame,
         LINE,
         x=_doubling("capacity_factor", "capacity factor (capacity / uniform share)", [1, 2, 4, 8]),

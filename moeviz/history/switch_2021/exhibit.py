@@ -8,7 +8,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import NAMED, marks, theme
+from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
 from moeviz.history.shared.results import Watch, shipped, unwatched
@@ -161,7 +161,7 @@ FATES = ("served", "dropped")
 
 def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
     """Words routed to each expert, served and dropped, with its capacity. Columns: those of `expert_queues`."""
-    bars = marks.bars(
+    bars = theme.bars(
         frame.assign(order=frame["fate"].map(FATES.index)),
         x=theme.expert_axis("dashed: its capacity"),
         y=alt.Y("words:Q", title="words routed to it"),
@@ -176,7 +176,7 @@ def queues_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
             even=("uniform share, words", ",.0f"),
         ),
     )
-    room = marks.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE)
+    room = theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE)
     return theme.framed(bars + room, theme.MEDIUM)
 
 
@@ -189,7 +189,7 @@ def drop_rate_lines(frame: pd.DataFrame) -> alt.LayerChart:
     dash = theme.named(alt.StrokeDash, "capacity_factor", factors, DASHES, **legend)
     lines = _over_steps(others).mark_line(strokeWidth=2).encode(color=colour, strokeDash=dash)
     wide = _over_steps(mine).mark_line(strokeWidth=7, color=theme.NOTE, opacity=0.6)
-    by_lot = marks.reference(mine[["by_lot"]].head(1), "by_lot", theme.NOTE)
+    by_lot = theme.reference(mine[["by_lot"]].head(1), "by_lot", theme.NOTE)
     return theme.framed(alt.layer(wide, lines, by_lot), theme.MEDIUM + 60)
 
 

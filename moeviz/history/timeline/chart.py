@@ -7,7 +7,7 @@ import altair as alt
 import numpy as np
 import pandas as pd
 
-from moeviz.charts import marks, theme
+from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import BILLIONS, written
 
@@ -99,7 +99,7 @@ def _marks(sized: pd.DataFrame) -> alt.Chart:
     carried = [name for name in sized.columns if name not in KINDS]
     melted = sized.rename(columns=KINDS).melt(carried, list(KINDS.values()), "kind", "parameters")
     legend = {"orient": "bottom", "symbolFillColor": theme.NOTE, "symbolStrokeColor": theme.NOTE}
-    return marks.points(
+    return theme.points(
         melted[melted["parameters"].notna()],
         {"filled": False, "size": 60, "strokeWidth": 1.5, "opacity": 1},
         x=_year_axis(),

@@ -18,7 +18,7 @@ from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
-from moeviz.capture.run.chat import added
+from moeviz.capture.run.prompts import added
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.model_info import ModelInfo

@@ -30,7 +30,7 @@ FIRST_TOKENS = tuple(range(1, 9))  # what a model is tried with; every vocabular
 
 
 def load(folder: MlxFolder) -> Any:
-    """The model as mlx-lm builds it, no weight of it read. Raises what `opening.open_model` raises."""
+    """The model as mlx-lm builds it, no weight of it read. Raises what `load_model` raises."""
     says = f"mlx-lm does not load the MLX model {quoted(folder.name)}"
     with explained(says):
         classes = signature(lm.load_model).parameters["get_model_classes"].default(folder.config)

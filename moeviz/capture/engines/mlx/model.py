@@ -27,7 +27,7 @@ from moeviz.capture.engines.mlx.run import ForwardRouting, prompts_of, steps, tr
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
-from moeviz.capture.run.chat import added_by_template
+from moeviz.capture.run.prompts import added_by_template
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo

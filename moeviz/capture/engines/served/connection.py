@@ -25,7 +25,7 @@ from anyio.from_thread import start_blocking_portal
 from moeviz.capture.engines.served.name import ServerName
 from moeviz.capture.run.token_texts import UNDECODABLE, token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.formats.importers.source import Source
+from moeviz.formats.importers.importer import Source
 from moeviz.text import cut
 
 KEYS = {"vllm": "VLLM_API_KEY", "sglang": "SGLANG_API_KEY"}  # after MOEVIZ_API_KEY

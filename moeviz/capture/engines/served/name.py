@@ -11,7 +11,7 @@ from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 from moeviz.errors import InvalidTrace, ModelNotFound
-from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, layers_of
 from moeviz.text import is_text, quoted
 
 NUMBERS = ("experts", "top_k", "hidden_layers", "start")
@@ -71,26 +71,12 @@ def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerNam
     try:
         numbers: dict[str, Any] = {key: int(value) for key, value in known.items() if key != "moe_layers"}
         if "moe_layers" in known:
-            numbers["moe_layers"] = layers_of(known["moe_layers"])
+            listed = known["moe_layers"].replace(" ", ",")  # a “+” behind the “?” of an address is a space
+            numbers["moe_layers"] = tuple(sorted(set(layers_of(listed, "moe_layers"))))
         options = ImportOptions(**numbers | told)
     except (ValueError, TypeError, InvalidTrace) as error:
         raise ModelNotFound(f"In {quoted(found.name)} a number is wrong: {error}") from error
     return replace(found, facts=found.facts or facts or None, told=options)
-
-
-def layers_of(text: str) -> tuple[int, ...]:
-    """Indices of layers, one by one or as ranges, with commas or (in a list of models) “+” between. `ValueError` else.
-
-    >>> layers_of("0,3-5"), layers_of("0 3-5")  # a “+” behind the “?” of an address is a space
-    ((0, 3, 4, 5), (0, 3, 4, 5))
-    """
-    layers: set[int] = set()
-    for part in text.replace(" ", ",").split(","):
-        first, _, last = part.partition("-")
-        if int(last or first) >= 2**15:
-            raise ValueError(f"there is no layer {last or first}")
-        layers.update(range(int(first), int(last or first) + 1))
-    return tuple(sorted(layers))
 
 
 def _like(engine: str) -> str:
