@@ -38,6 +38,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     count = getattr(asked, "numprocesses", None)
     if sys.platform == "linux" and isinstance(count, int) and asked.dist == "loadfile" and not asked.usepdb:
         asked.numprocesses = 0
+        warm_up("python", *(["app"] if getattr(asked, "tier", "fast") != "fast" else []))  # whose imports begin here
         config.pluginmanager.register(Forks(count))
 
 
@@ -53,7 +54,6 @@ class Forks:
         if session.testsfailed or session.config.option.collectonly:
             return None
         files = [list(items) for _, items in groupby(session.items, key=lambda item: item.path)]
-        warm_up()
         folder, queue = session.config._tmp_path_factory.getbasetemp(), numbers(len(files))
         workers = []
         try:

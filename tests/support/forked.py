@@ -146,10 +146,10 @@ class Child:
 
 
 @cache
-def _warm_process(_of: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+def _warm_process(of: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     """A warm process and the way to it. It ends when this one has, and all that this one has forked."""
     ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    command = [sys.executable, __file__, str(theirs.fileno())]
+    command = [sys.executable, __file__, str(theirs.fileno()), *(APP if of == "app" else ())]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     with theirs:
         warm = subprocess.Popen(command, pass_fds=[theirs.fileno()], **quiet)
@@ -157,10 +157,20 @@ def _warm_process(_of: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
     return ours, warm
 
 
-def warm_up() -> None:
-    """Have the warm processes now, so that whatever this process forks shares them."""
-    for of in ("python", "app"):
-        _warm_process(of)
+def warm_up(*of: str) -> None:
+    """Have warm processes now, so that whatever this process forks shares them."""
+    for each in of:
+        _warm_process(each)
+
+
+def bring(modules: list[str]) -> None:
+    """Import what is not there yet, and leave the memory that it takes as it is."""
+    if missing := [each for each in modules if each not in sys.modules]:
+        for each in missing:
+            import_module(each)
+        gc.freeze()  # pages that a collection would write to are shared
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # memory that a child takes is to come from the system, where its peak shows it
 
 
 def serve(control: socket.socket) -> list[str]:
@@ -183,12 +193,7 @@ def serve(control: socket.socket) -> list[str]:
             with os.fdopen(request, encoding="utf-8") as file:
                 file.seek(0)
                 asked = json.load(file)
-            if missing := [each for each in asked["warm"] if each not in sys.modules]:
-                for each in missing:
-                    import_module(each)
-                gc.freeze()  # pages that a collection would write to are shared
-                if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-                    trim(0)  # memory that a child takes is to come from the system, where its peak shows it
+            bring(asked["warm"])
             if not (pid := os.fork()):
                 control.close()
                 begin(asked, own, *outputs, answers)
@@ -263,4 +268,5 @@ def run_and_end(words: list[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    bring(sys.argv[2:])
     run_and_end(serve(socket.socket(fileno=int(sys.argv[1]))))
