@@ -1,6 +1,7 @@
 """Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter. No network."""
 
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -65,6 +66,10 @@ def pytest_addoption(parser):
 def pytest_runtestloop(session):
     gc.freeze()  # what is collected stays to the end: Streamlit asks for a full collection after every script
     gc.enable()
+    # Pytest listens at every logger that tells its parent nothing, three times a test: there are 121 of these two.
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith(("streamlit", "torch")) and isinstance(logger, logging.Logger):
+            logger.propagate = True
     return (yield)
 
 
