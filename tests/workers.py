@@ -14,6 +14,7 @@ from contextlib import suppress
 from itertools import groupby
 from multiprocessing.connection import Connection, Pipe, wait
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
@@ -38,7 +39,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     count = getattr(asked, "numprocesses", None)
     if sys.platform == "linux" and isinstance(count, int) and asked.dist == "loadfile" and not asked.usepdb:
         asked.numprocesses = 0
-        warm_up("python", *(["app"] if getattr(asked, "tier", "fast") != "fast" else []))  # whose imports begin here
+        if "MOEVIZ_SUITE_COSTS" not in os.environ:  # costs of what all share would be nobody's
+            warm_up("python", *(["app"] if getattr(asked, "tier", "fast") != "fast" else []))  # its imports begin here
         config.pluginmanager.register(Forks(count))
 
 
@@ -119,9 +121,12 @@ def begin(config: pytest.Config, folder: Path) -> None:
     os.environ["PYTEST_XDIST_WORKER"] = folder.name
     config.workerinput = {"workerid": folder.name}  # by which pytest's plugins know a worker
     config.pluginmanager.unregister(name="terminalreporter")
-    capture = config.pluginmanager.getplugin("capturemanager")
-    capture.stop_global_capturing()
-    capture.start_global_capturing()
+    captured = config.pluginmanager.getplugin("capturemanager")._global_capturing
+    for stream in (captured.out, captured.err):
+        if hasattr(stream, "targetfd"):  # in the same object: handlers of logs hold it
+            with TemporaryFile() as own:
+                os.dup2(own.fileno(), stream.tmpfile.fileno())
+                os.dup2(own.fileno(), stream.targetfd)
     config.option.basetemp = folder
     config._tmp_path_factory = pytest.TempPathFactory.from_config(config, _ispytest=True)
 

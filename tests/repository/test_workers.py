@@ -15,7 +15,7 @@ CONFTEST = """
 import os, pytest
 from workers import pytest_cmdline_main
 
-FIRST = os.getpid()
+FIRST, OUTPUT = os.getpid(), os.fstat(1).st_ino
 
 @pytest.fixture(scope="module")
 def shared(request, tmp_path_factory):
@@ -26,13 +26,13 @@ def shared(request, tmp_path_factory):
 """
 GOOD = """
 import os
-from conftest import FIRST
+from conftest import FIRST, OUTPUT
 
 def test_it_runs_in_a_worker(shared):
     assert os.getpid() != FIRST and shared.parent.name == os.environ["PYTEST_XDIST_WORKER"]
 
-def test_another_one_takes_the_next_file(shared):
-    assert shared.is_dir()
+def test_what_it_writes_is_its_own(shared):
+    assert shared.is_dir() and os.fstat(1).st_ino != OUTPUT
 """
 BAD = """
 import os

@@ -24,19 +24,16 @@ def ask_once() -> None:
     by_schema = cache(schemapi._FromDict)
     schemapi._FromDict = lambda classes: by_schema(tuple(classes))
     manifest_scanner.scan_component_manifests = cache(manifest_scanner.scan_component_manifests)
-    local_script_runner.require_widgets_deltas = once_it_ended(local_script_runner.require_widgets_deltas)
+    local_script_runner.require_widgets_deltas = wait_for_script
 
 
-def once_it_ended(look: Callable[..., None]) -> Callable[..., None]:
-    """Streamlit's wait for a script, which looks when the script's thread has ended or no time is left."""
-
-    @wraps(look)
-    def wait(runner: Any, timeout: float = 3) -> None:
-        thread = runner._script_thread
-        thread.join(timeout)
-        look(runner, 0 if thread.is_alive() else 1)
-
-    return wait
+def wait_for_script(runner: Any, timeout: float = 3) -> None:
+    """Streamlit's `require_widgets_deltas`, which sleeps until the script's thread has ended."""
+    runner._script_thread.join(timeout)
+    if runner._script_thread.is_alive():
+        runner.request_stop()
+        runner.join()
+        raise RuntimeError(f"AppTest script run timed out after {timeout}(s)")
 
 
 class _ByTwoNames(type):
