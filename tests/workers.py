@@ -126,7 +126,6 @@ def begin(config: pytest.Config, folder: Path) -> None:
         if hasattr(stream, "targetfd"):  # in the same object: handlers of logs hold it
             with TemporaryFile() as own:
                 os.dup2(own.fileno(), stream.tmpfile.fileno())
-                os.dup2(own.fileno(), stream.targetfd)
     config.option.basetemp = folder
     config._tmp_path_factory = pytest.TempPathFactory.from_config(config, _ispytest=True)
 
