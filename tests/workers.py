@@ -37,7 +37,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Before pytest-xdist starts its own."""
     asked = config.option
     count = getattr(asked, "numprocesses", None)
-    if sys.platform == "linux" and isinstance(count, int) and asked.dist == "loadfile" and not asked.usepdb:
+    here = sys.platform == "linux" and isinstance(count, int) and count > 0
+    if here and asked.dist == "loadfile" and not asked.usepdb:
         asked.numprocesses = 0
         if "MOEVIZ_SUITE_COSTS" not in os.environ:  # costs of what all share would be nobody's
             warm_up("python", *(["app"] if getattr(asked, "tier", "fast") != "fast" else []))  # its imports begin here

@@ -89,3 +89,8 @@ def test_other_ways_to_distribute_are_pytest_xdist_s(ran):
     code = "def test_it():\n    import os\n    assert 'PYTEST_XDIST_TESTRUNUID' in os.environ"
     assert ran("--dist", "load", test_a=code).splitlines()[-1] == "1 passed"
     assert ran("--dist", "loadfile", test_a=code).splitlines()[-1] == "1 failed"
+
+
+def test_without_workers_the_first_process_runs_them(ran):
+    code = "import os, conftest\ndef test_it():\n    assert os.getpid() == conftest.FIRST"
+    assert ran("--dist", "loadfile", "--numprocesses", "0", test_a=code).splitlines()[-1] == "1 passed"
