@@ -1,6 +1,7 @@
 """Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter. No network."""
 
 import gc
+import logging
 import os
 import sys
 import tempfile
@@ -44,6 +45,7 @@ from playwright.sync_api import sync_playwright
 from servers import GATE, served
 from tabs import KEY, Tabs, Visits, pytest_runtest_makereport  # noqa: F401
 from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
+from workers import pytest_cmdline_main  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
@@ -64,6 +66,10 @@ def pytest_addoption(parser):
 def pytest_runtestloop(session):
     gc.freeze()  # what is collected stays to the end: Streamlit asks for a full collection after every script
     gc.enable()
+    # Pytest listens at every logger that tells its parent nothing, three times a test: there are 121 of these two.
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith(("streamlit", "torch")) and isinstance(logger, logging.Logger):
+            logger.propagate = True
     return (yield)
 
 
@@ -124,7 +130,7 @@ def server(tmp_path_factory):
     """The app that most tests visit: as it is on one's own machine, and many tokens may be generated."""
     own = tmp_path_factory.mktemp("own")  # not the folder of whoever runs the tests
     more = {"MOEVIZ_MAX_NEW_TOKENS": "900", GATE: str(own / "gate")}
-    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
+    with served(warm=True, MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
         yield running
 
 
@@ -132,7 +138,7 @@ def server(tmp_path_factory):
 def serve():
     """Start the app with an environment of its own; it ends after the visitors of the test have gone."""
     with ExitStack() as running:
-        yield lambda *given, **environment: running.enter_context(served(*given, **environment))
+        yield lambda *given, **environment: running.enter_context(served(*given, warm=True, **environment))
 
 
 @pytest.fixture(scope="session")

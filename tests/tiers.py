@@ -8,7 +8,7 @@ so that eight commits in a row run the whole; `SLICE` names another.
 
 The tier `fast` runs tests alone that need no browser, no table, no site, no package and little time by `costs.csv`,
 which `python -m benchmarks.suite keep` writes. Files begin in the order of their cost there, the dearest first: workers
-that take file by file then end at about the same time.
+that take file by file then end at about the same time. Those that drive a browser stand among others.
 """
 
 import csv
@@ -79,11 +79,20 @@ def sliced(items: list[pytest.Item]) -> list[pytest.Item]:
 
 
 def dearest_first(items: list[pytest.Item]) -> list[pytest.Item]:
-    """Whole files, those that cost most in front."""
-    files = defaultdict(float)
+    """Whole files, those that cost most in front, and after two that drive a browser one that does not.
+
+    Tests in a browser wait half of the time: three of them side by side would leave a core of two idle.
+    """
+    files, browser = defaultdict(float), defaultdict(float)
     for item in items:
         files[item.path] += seconds(item)
-    return sorted(items, key=lambda item: (-files[item.path], item.path))
+        browser[item.path] += seconds(item) if item.get_closest_marker("browser") else 0.0
+    place, count = {}, {True: 0, False: 0}
+    for path in sorted(files, key=lambda path: (-files[path], path)):
+        waits = 2 * browser[path] > files[path]
+        place[path] = (count[waits] // 2, 0, count[waits]) if waits else (count[waits], 1, 0)
+        count[waits] += 1
+    return sorted(items, key=lambda item: place[item.path])
 
 
 @cache

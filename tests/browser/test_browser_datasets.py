@@ -28,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder):
-    with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
+    with served(warm=True, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
         yield running
 
 

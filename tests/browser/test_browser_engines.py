@@ -45,7 +45,7 @@ def files(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def opened(files):
     """The app as `moeviz app FILE FILE FILE` serves it."""
-    with served(MOEVIZ_OPEN="\n".join(map(str, files))) as running:
+    with served(warm=True, MOEVIZ_OPEN="\n".join(map(str, files))) as running:
         yield running
 
 

@@ -32,7 +32,7 @@ NO_EXPORTS = {"content_type": "text/javascript", "body": "export {};"}
 
 @pytest.fixture(scope="module")
 def explorer_server():
-    with served("tests/support/explorer_page.py") as running:
+    with served("tests/support/explorer_page.py", warm=True) as running:
         yield running
 
 

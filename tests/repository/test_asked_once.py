@@ -6,6 +6,7 @@ from altair.utils import schemapi
 from altair.utils.schemapi import SchemaValidationError
 from asked_once import remembering_what_is_right
 from streamlit.components.v2 import manifest_scanner
+from streamlit.testing.v1 import AppTest
 
 
 def test_a_part_of_a_chart_that_is_wrong_is_told_each_time_also_after_right_ones():
@@ -55,3 +56,14 @@ def test_parts_of_a_chart_and_nothing_else_are_written_as_parts():
 
 def test_packages_are_read_once():
     assert manifest_scanner.scan_component_manifests() is manifest_scanner.scan_component_manifests()
+
+
+def test_a_page_that_is_not_drawn_in_time_is_an_error_as_ever():
+    def page():
+        import threading
+
+        threading.Event().wait(0.2)
+
+    with pytest.raises(RuntimeError, match=r"timed out after 0\.05"):
+        AppTest.from_function(page).run(timeout=0.05)
+    assert not AppTest.from_function(page).run(timeout=60).exception

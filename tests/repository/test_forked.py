@@ -65,6 +65,21 @@ def test_who_does_not_end_in_time_is_killed_with_all_that_it_started():
         os.killpg(child.pid, 0)
 
 
+def test_it_says_whether_it_has_ended_and_ends_when_it_is_asked_to():
+    with Path(os.devnull).open("w") as nothing:
+        child = Child(("-c", "import time; time.sleep(3600)"), *[nothing.fileno()] * 2)
+    assert child.poll() is None
+    child.terminate()
+    assert child.wait() == child.poll() == -signal.SIGTERM
+    child.terminate()  # which nobody hears
+
+
+def test_a_script_is_run_in_its_own_folder(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text("import sys; print(__name__, sys.argv, sys.path[0])")
+    assert python(str(script), "one").stdout == f"__main__ {[str(script), 'one']} {tmp_path}\n"
+
+
 def test_the_memory_that_it_takes_is_seen_in_its_peak():
     """Though its peak begins with what the warm process holds."""
     for held in ("bytearray(10**8)", "[bytearray(10**5) for _ in range(1000)]"):

@@ -84,6 +84,12 @@ def test_the_dearest_file_begins_and_files_stay_whole(costs):
     assert tiers.dearest_first([few[0], *new, *dear, *few[1:]]) == [*dear, *new, *few]
 
 
+def test_files_that_drive_a_browser_stand_two_by_two_among_others(costs):
+    files = [cases(f"{name}.py", 1, **({"browser": ()} if name < "v" else {})) for name in "pqrstvwxyz"]
+    order = "".join(item.path.stem for item in tiers.dearest_first([item for file in files for item in file]))
+    assert order == "pqvrswtxyz"
+
+
 def test_a_base_that_is_no_commit_is_refused(monkeypatch):
     monkeypatch.setenv("BASE", "no-such-commit")
     tiers.base.cache_clear()

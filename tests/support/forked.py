@@ -37,6 +37,15 @@ MODELS = (
     "moeviz.capture.trace",
     "moeviz.corpus.run",
 )
+# What an app has imported once somebody has run a prompt in it, but for its own modules, which read its environment.
+APP = (
+    *MODELS,
+    "altair",
+    "streamlit.web.bootstrap",
+    "streamlit.web.cli",
+    "streamlit.web.server.starlette.starlette_server",
+    "uvicorn",
+)
 DEADLINE = 900  # seconds of wall time: whoever takes longer hangs, on a busy machine too
 PR_SET_PDEATHSIG = 1
 MESSAGE = 4096
@@ -83,8 +92,12 @@ class Child:
         warm: tuple[str, ...] = COMMANDS,
         env: dict[str, str] | None = None,
         cwd: Path | None = None,
+        of: str = "python",
     ) -> None:
-        """Start it, and know its `pid`. It writes to these two file descriptors."""
+        """Start it, and know its `pid`. It writes to these two file descriptors.
+
+        `of` names the warm process that forks it; whoever looks at memory or imports shares one with its like alone.
+        """
         asked = {"words": words, "warm": warm, "env": dict(os.environ if env is None else env)}
         asked["cwd"] = str(cwd or Path.cwd())
         self.words, self.code = words, None
@@ -92,7 +105,7 @@ class Child:
         with theirs, TemporaryFile("w+", encoding="utf-8") as request:
             json.dump(asked, request)
             request.flush()
-            socket.send_fds(_warm_process(os.getpid()), [b"+"], [request.fileno(), *outputs, theirs.fileno()])
+            socket.send_fds(_warm_process(of)[0], [b"+"], [request.fileno(), *outputs, theirs.fileno()])
         self.pid = int(self._answer(DEADLINE))
 
     def _answer(self, deadline: float) -> bytes:
@@ -112,6 +125,19 @@ class Child:
             self._answers.close()
         return self.code
 
+    def poll(self) -> int | None:
+        """Say how it ended, as `wait` does; None if it has not."""
+        return self.wait() if self.code is not None or select.select([self._answers], [], [], 0)[0] else None
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, if it has not ended."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def terminate(self) -> None:
+        """Ask it to end."""
+        self.send_signal(signal.SIGTERM)
+
     def kill(self) -> None:
         """End it and what it started, if it has not ended."""
         if self.code is None:
@@ -120,15 +146,31 @@ class Child:
 
 
 @cache
-def _warm_process(_of: int) -> socket.socket:
-    """The way to this process's warm one, which ends when this one does: its last reader of the other end is gone."""
-    ours, theirs = socket.socketpair()
-    command = [sys.executable, __file__, str(theirs.fileno())]
+def _warm_process(of: str) -> tuple[socket.socket, subprocess.Popen[bytes]]:
+    """A warm process and the way to it. It ends when this one has, and all that this one has forked."""
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    command = [sys.executable, __file__, str(theirs.fileno()), *(APP if of == "app" else ())]
     quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
     with theirs:
         warm = subprocess.Popen(command, pass_fds=[theirs.fileno()], **quiet)
     atexit.register(lambda: (warm.kill(), warm.wait(), ours.close()))
-    return ours
+    return ours, warm
+
+
+def warm_up(*of: str) -> None:
+    """Have warm processes now, so that whatever this process forks shares them."""
+    for each in of:
+        _warm_process(each)
+
+
+def bring(modules: list[str]) -> None:
+    """Import what is not there yet, and leave the memory that it takes as it is."""
+    if missing := [each for each in modules if each not in sys.modules]:
+        for each in missing:
+            import_module(each)
+        gc.freeze()  # pages that a collection would write to are shared
+        if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+            trim(0)  # memory that a child takes is to come from the system, where its peak shows it
 
 
 def serve(control: socket.socket) -> list[str]:
@@ -141,7 +183,7 @@ def serve(control: socket.socket) -> list[str]:
                 pid, answers = running.pop(ready)
                 poll.unregister(ready)
                 os.close(ready)
-                with answers:
+                with answers, suppress(BrokenPipeError):  # who asked has ended
                     answers.send(str(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])).encode())
                 continue
             word, given, *_ = socket.recv_fds(control, 1, 4)
@@ -151,12 +193,7 @@ def serve(control: socket.socket) -> list[str]:
             with os.fdopen(request, encoding="utf-8") as file:
                 file.seek(0)
                 asked = json.load(file)
-            if missing := [each for each in asked["warm"] if each not in sys.modules]:
-                for each in missing:
-                    import_module(each)
-                gc.freeze()  # pages that a collection would write to are shared
-                if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-                    trim(0)  # memory that a child takes is to come from the system, where its peak shows it
+            bring(asked["warm"])
             if not (pid := os.fork()):
                 control.close()
                 begin(asked, own, *outputs, answers)
@@ -166,7 +203,8 @@ def serve(control: socket.socket) -> list[str]:
             for output in outputs:
                 os.close(output)
             answers = socket.socket(fileno=answers)
-            answers.send(str(pid).encode())
+            with suppress(BrokenPipeError):
+                answers.send(str(pid).encode())
             end = os.pidfd_open(pid)
             running[end] = pid, answers
             poll.register(end, select.POLLIN)
@@ -192,18 +230,19 @@ def begin(asked: dict[str, Any], parent: int, out: int, errors: int, answers: in
 
 def run(words: list[str]) -> None:
     """As `python` runs them, in this process."""
-    kind, what, *arguments = words
+    kind, what, *arguments = words if words[0] in ("-c", "-m") else ("", *words)
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     sys.path.pop(0)  # this file's folder
-    sys.path[:0] = ["" if kind == "-c" else str(Path.cwd()), *(path for path in paths if path not in sys.path)]
-    sys.argv = [kind, *arguments]
+    first = {"-c": "", "-m": str(Path.cwd())}.get(kind, str(Path(what).parent))
+    sys.path[:0] = [first, *(path for path in paths if path not in sys.path)]
+    sys.argv = [kind or what, *arguments]
     main = sys.modules["__main__"] = types.ModuleType("__main__")
     if kind == "-c":
         exec(compile(what, "<string>", "exec"), vars(main))
     elif kind == "-m":
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
-        raise ValueError(f"Got {kind!r}; give -c and a program, or -m and a module.")
+        runpy.run_path(what, run_name="__main__")
 
 
 def run_and_end(words: list[str]) -> NoReturn:
@@ -229,4 +268,5 @@ def run_and_end(words: list[str]) -> NoReturn:
 
 
 if __name__ == "__main__":
+    bring(sys.argv[2:])
     run_and_end(serve(socket.socket(fileno=int(sys.argv[1]))))

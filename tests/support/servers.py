@@ -8,10 +8,11 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tests.support.waiting import SECONDS
 
@@ -30,7 +31,7 @@ class Server:
 
     url: str
     lines: list[str]
-    process: subprocess.Popen
+    process: Any  # a Popen, or a Child of tests/support/forked.py, which does what is asked of one here
     gate: Path | None = None
 
     @contextmanager
@@ -47,18 +48,24 @@ class Server:
 
 @contextmanager
 def served(
-    script: str = "app/main.py", folder: Path = ROOT, ready_at: str = "You can now view", **environment: str
+    script: str = "app/main.py",
+    folder: Path = ROOT,
+    ready_at: str = "You can now view",
+    warm: bool = False,
+    **environment: str,
 ) -> Iterator[Server]:
     """The app, or a page of tests, on a port of this machine, started in that folder, until the block ends.
 
-    The block begins once the server has written a line that holds `ready_at`.
+    The block begins once the server has written a line that holds `ready_at`. With `warm`, it is forked from a process
+    that has imported what an app does; whose start, memory or imports are looked at is fresh.
     """
     port = free_port()
     hooked = GATE in environment or SLOW in os.environ
     streamlit = [str(ROOT / "tests" / "support" / "hooked_streamlit.py")] if hooked else ["-m", "streamlit"]
     command = [sys.executable, *streamlit, "run", str(ROOT / script), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
-    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment) as running:
+    begin = forked if warm and sys.platform == "linux" else fresh
+    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment, begin) as running:
         yield running
 
 
@@ -87,6 +94,19 @@ def end_with_parent() -> None:
         _libc.prctl(END_WITH_PARENT, signal.SIGKILL)
 
 
+def fresh(command: list[str], folder: Path, environment: dict[str, str], output: int) -> subprocess.Popen:
+    """A process that runs this command, and writes to `output`."""
+    end = end_with_parent if _libc is not None else None
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, preexec_fn=end)
+
+
+def forked(command: list[str], folder: Path, environment: dict[str, str], output: int) -> Any:
+    """The same of a Python command, by the warm process of apps."""
+    from forked import APP, Child
+
+    return Child(tuple(command[1:]), output, output, warm=APP, env=environment, cwd=folder, of="app")
+
+
 @contextmanager
 def started(
     command: list[str],
@@ -94,23 +114,20 @@ def started(
     folder: Path = ROOT,
     ready_at: str = "You can now view",
     environment: dict | None = None,
+    begin: Callable[[list[str], Path, dict[str, str], int], Any] = fresh,
 ) -> Iterator[Server]:
     """A server that this command starts, once it has written a line that holds `ready_at`, until the block ends."""
     environment = environment or {}
-    server = subprocess.Popen(
-        command,
-        cwd=folder,
-        env=os.environ | {"MOEVIZ_COOKIE_SECRET": COOKIE_SECRET} | environment,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        encoding="utf-8",
-        preexec_fn=end_with_parent if _libc is not None else None,
-    )
+    reading, writing = os.pipe()
+    try:
+        server = begin(command, folder, os.environ | {"MOEVIZ_COOKIE_SECRET": COOKIE_SECRET} | environment, writing)
+    finally:
+        os.close(writing)
+    output = os.fdopen(reading, encoding="utf-8")
     lines, ready = [], threading.Event()
 
     def read() -> None:
-        for line in server.stdout:
+        for line in output:
             lines.append(line)
             if ready_at in line:
                 ready.set()
@@ -129,4 +146,4 @@ def started(
         finally:
             server.kill()
             reader.join(SECONDS)
-            server.stdout.close()
+            output.close()
