@@ -17,9 +17,9 @@ all of it, beside a forward of that text.
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
     kernels + logits        fused(keep_logits=True)
 
-With an older checkout's folder, printed is in place of that the CPU time of a forward now / before: both take turns,
-forward by forward, in a process each. It is the median of the ratios of two that ran one after the other, the middle
-half, and the ratio of the fastest, which other work on the machine moves least.
+With an older checkout's folder, printed is in place of that the CPU time of a forward now / before, of the ways that
+both have: they take turns, forward by forward, in a process each. It is the median of the ratios of two that ran one
+after the other, the middle half, and the ratio of the fastest, which other work on the machine moves least.
 """
 
 import argparse
@@ -58,7 +58,7 @@ from benchmarks import capture
 
 torch.set_num_threads(1)
 model = moeviz.load_model().model
-print(moeviz.__file__, flush=True)
+print(moeviz.__file__, *capture.WAYS, sep="|", flush=True)
 with torch.no_grad():
     for line in sys.stdin:
         tokens, way = line.strip().split("|")
@@ -190,7 +190,8 @@ class Checkout:
         command = [sys.executable, "-P", "-c", CHILD]  # without the folder where this was started
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self.process = subprocess.Popen(command, cwd=folder, env=environment, **pipes)
-        if Path(self.process.stdout.readline().strip()).parent.parent != folder:
+        file, *self.ways = self.process.stdout.readline().strip().split("|")
+        if Path(file).parent.parent != folder:
             raise SystemExit(f"{folder} holds no moeviz.")
 
     def seconds(self, tokens: int, way: str) -> float:
@@ -210,7 +211,7 @@ def compare(before: Path, rounds: int) -> None:
     here, there = Checkout(Path(__file__).parent.parent), Checkout(before)
     print(f"{'tokens':>6}  {'way':<22}{'now / before':>12}   {'middle half':<16}{'fastest':>8}")
     for tokens in LENGTHS:
-        for way in WAYS:
+        for way in filter(there.ways.__contains__, WAYS):
             both = {name: partial(of.seconds, tokens, way) for name, of in (("now", here), ("before", there))}
             times = interleave(both, rounds, WARM_UP)
             middle, half = quartiles(ratios(times, "now", "before"))

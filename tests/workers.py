@@ -1,6 +1,7 @@
 """Workers of `-n 3 --dist loadfile` that are forked once all is imported and collected: pytest-xdist's each do it anew.
 
-Whoever is free takes the next file. Where the system cannot fork safely, they are pytest-xdist's as ever.
+Whoever is free takes the next file. Where the system cannot fork safely, or pytest is of a version whose parts without
+a public name were not looked at here, they are pytest-xdist's as ever.
 """
 
 import atexit
@@ -22,6 +23,7 @@ from forked import warm_up
 from servers import end_with_parent
 
 NUMBER = struct.Struct("i")
+LOOKED_AT = (9,)  # versions of pytest
 
 
 class Worker(NamedTuple):
@@ -37,7 +39,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     """Before pytest-xdist starts its own."""
     asked = config.option
     count = getattr(asked, "numprocesses", None)
-    here = sys.platform == "linux" and isinstance(count, int) and count > 0
+    here = sys.platform == "linux" and pytest.version_tuple[0] in LOOKED_AT and isinstance(count, int) and count > 0
     if here and asked.dist == "loadfile" and not asked.usepdb:
         asked.numprocesses = 0
         if "MOEVIZ_SUITE_COSTS" not in os.environ:  # costs of what all share would be nobody's

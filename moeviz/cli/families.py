@@ -54,7 +54,8 @@ def of_name(name: str) -> "pd.DataFrame":
     from moeviz.capture.routers.families import families
 
     table = families()
-    names, word = table["architecture"].str.replace("_", ""), name.lower().replace("_", "")
+    word = name.lower().replace("_", "").encode(errors="replace").decode()  # a shell may pass bytes that are no text
+    names = table["architecture"].str.replace("_", "")
     found = table[names == word]
     found = found if len(found) else table[names.str.contains(word, regex=False)]
     if not len(found):

@@ -205,4 +205,4 @@ def _steps(run: Int32[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
     place = np.arange(len(run))
     first = np.diff(run, prepend=-1) > 0
     place -= np.maximum.accumulate(np.where(first, place, 0))
-    return np.cumsum(place % chunk == 0) - 1
+    return np.cumsum(place % min(chunk, max(len(run), 1)) == 0) - 1  # a larger chunk may be no number of numpy's
