@@ -130,7 +130,8 @@ def test_layers_are_stepped_through_and_played(opened):
     page = opened("layers=3", own=True)  # whose clock stands still
     page.get_by_role("button", name="layer 2", exact=True).click()
     expect(layer(page)).to_have_text("2")
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(60)  # else it goes on by itself
     page.get_by_role("button", name="Play").click()
     expect(layer(page)).to_have_text("0")
     page.clock.run_for(300)
@@ -156,7 +157,8 @@ def test_layers_are_stepped_through_and_played(opened):
 def test_where_motion_is_reduced_play_is_stepped(opened):
     page = opened("layers=3", own=True)
     page.emulate_media(reduced_motion="reduce")
-    page.clock.install()
+    page.clock.install(time=0)
+    page.clock.pause_at(60)
     page.get_by_role("button", name="Play").click()
     for step in ("0", "1", "2"):
         expect(layer(page)).to_have_text(step)

@@ -58,7 +58,7 @@ def ran(tmp_path):
             (tmp_path / f"{name}.py").write_text(text)
         (tmp_path / "pytest.ini").write_text("[pytest]\n")
         paths = os.pathsep.join(str(path) for path in (ROOT, ROOT / "tests", ROOT / "tests" / "support"))
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:jaxtyping", "--numprocesses", "2", *options]
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:jaxtyping", "-rN", "--numprocesses", "2", *options]
         done = subprocess.run(
             command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": paths}, capture_output=True, text=True
         )
