@@ -313,6 +313,21 @@ def test_of_two_links_clicked_at_once_the_later_one_leads_on(shown):
     expect(page).to_have_url(re.compile("/tokens"))
 
 
+IN_ONE_MOMENT = """async (button) => {
+    document.querySelector("[class*=st-key-place-of-]").scrollIntoView();
+    for (let frame = 0; frame < 2; frame++) await new Promise(requestAnimationFrame);
+    button.click();
+    for (const end = performance.now() + 400; performance.now() < end; );
+}"""
+
+
+def test_a_choice_is_answered_though_a_part_came_near_while_the_browser_was_busy(shown):
+    """Streamlit sends both as one message, to the part alone, where it is not told by itself."""
+    page = shown()
+    page.get_by_role("button", name="layer 5", exact=True).evaluate(IN_ONE_MOMENT)
+    expect(page).to_have_url(re.compile("layer=5"))
+
+
 def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown, tmp_path):
     page = shown("/load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):

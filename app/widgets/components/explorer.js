@@ -110,7 +110,7 @@ class Explorer {
   reportNow() {
     if (this.reporting === null) return false;
     this.forgetReport();
-    this.report();
+    tellAlone(() => this.report());
     return true;
   }
 

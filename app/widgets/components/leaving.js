@@ -31,3 +31,17 @@ function beforeLeaving(isShown, tell) {
   };
   window.addEventListener("click", heard, true);
 }
+
+// Streamlit sends what changes within one moment as one message, to the fragment of the first change alone: a press in the
+// same moment, which is long while the browser is busy, would be lost. So what a timer tells goes at once, by itself.
+function tellAlone(tell) {
+  const later = window.setTimeout;
+  const sends = [];
+  window.setTimeout = (send, wait, ...given) => (wait ? later(send, wait, ...given) : sends.push(send));
+  try {
+    return tell();
+  } finally {
+    window.setTimeout = later;
+    for (const send of sends) send();
+  }
+}

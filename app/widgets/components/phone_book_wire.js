@@ -7,7 +7,7 @@ export default function ({ data, parentElement, setTriggerValue }) {
   const root = parentElement.firstElementChild;
   if (!root.kept) beforeLeaving(() => root.isConnected, () => false);
   root.kept = true;
-  const send = (name, value) => isLeaving() || setTriggerValue(name, value);
+  const send = (name, value) => isLeaving() || tellAlone(() => setTriggerValue(name, value));
   const tell = () => window.dispatchEvent(new CustomEvent("moeviz:taught", { detail: data }));
   const hear = ({ detail }) => (detail === null ? tell() : send("teach", detail));
   const look = () => {
