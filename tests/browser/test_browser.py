@@ -102,14 +102,6 @@ def test_a_token_can_be_chosen_on_the_topic_s_page_too_with_the_keys(visit):
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
 
 
-def test_the_keyboard_runs_the_prompt(page):
-    for keys, prompt in {"ControlOrMeta+Enter": "One day", "Enter": "Two days"}.items():
-        box(page).fill(prompt)
-        box(page).press(keys)
-        ran(page, prompt)
-        expect(tokens(page).last).to_have_text(re.compile("^␣day"))
-
-
 def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(page, server):
     with generating(page, server, PROMPT) as count:
         stop = page.get_by_role("button", name="Stop")
@@ -214,7 +206,7 @@ def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new)
 
 
 def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, visit):
-    run(page, "Il fait froid.")
+    run(page, "Il fait froid.", "ControlOrMeta+Enter")
     choose_layer(page, 5)
     tokens(page).nth(2).click()
     expect(page).to_have_url(re.compile("layer=5&token=2$"))
@@ -223,7 +215,7 @@ def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(pa
     expect(tokens(other).nth(2)).to_have_attribute("aria-selected", "true")
     expect(layer(other)).to_have_text("5")
 
-    run(page, "One day")
+    run(page, "One day", "Enter")
     go_to(page, "Balance")
     expect(page).to_have_url(re.compile("/balance.*prompt=One"))
     page.go_back()
