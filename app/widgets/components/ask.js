@@ -77,12 +77,12 @@ function tellLater(box) {
   clearTimeout(box.timer);
   box.timer = setTimeout(() => {
     if (isLeaving()) tellLater(box);
-    else tellNow(box);
+    else tellAlone(() => tellNow(box));
   }, SILENCE);
 }
 
 // A rerun would wait for the run that goes on; and a text that cannot be run need not travel.
-const tellNow = (box) => box.text.isConnected && !box.running && !isTooLong(box) && tellAlone(() => tell(box));
+const tellNow = (box) => box.text.isConnected && !box.running && !isTooLong(box) && tell(box);
 
 // Whether there was something to tell.
 function tell(box) {

@@ -6,10 +6,10 @@ const MOST = 100; // characters of a word
 
 function boxIn(root) {
   const box = { input: root.querySelector("input"), said: root.querySelector(".said"), tries: root.querySelector(".tries"), told: null };
-  beforeLeaving(() => box.input.isConnected, () => tellNow(box));
+  beforeLeaving(() => box.input.isConnected, () => tell(box));
   box.input.oninput = () => {
     clearTimeout(box.timer);
-    box.timer = setTimeout(() => isLeaving() || tellNow(box), SILENCE);
+    box.timer = setTimeout(() => isLeaving() || tellAlone(() => tell(box)), SILENCE);
     press(box);
   };
   box.input.onkeydown = (event) => {
@@ -19,8 +19,6 @@ function boxIn(root) {
   };
   return box;
 }
-
-const tellNow = (box) => tellAlone(() => tell(box));
 
 // Whether there was something to tell.
 function tell(box) {

@@ -98,7 +98,7 @@ class Explorer {
 
   reportLater(milliseconds) {
     this.forgetReport();
-    this.reporting = setTimeout(() => (isLeaving() ? this.reportLater(ANSWERED) : this.reportNow()), milliseconds);
+    this.reporting = setTimeout(() => (isLeaving() ? this.reportLater(ANSWERED) : tellAlone(() => this.reportNow())), milliseconds);
   }
 
   forgetReport() {
@@ -110,7 +110,7 @@ class Explorer {
   reportNow() {
     if (this.reporting === null) return false;
     this.forgetReport();
-    tellAlone(() => this.report());
+    this.report();
     return true;
   }
 

@@ -22,7 +22,7 @@ function beforeLeaving(isShown, tell) {
     const link = event.composedPath().find((part) => part.matches?.(LINK));
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a tab of its own
     clearTimeout(clicking);
-    if (!isLeaving() && tell()) told = performance.now();
+    if (!isLeaving() && tellAlone(tell)) told = performance.now();
     if (performance.now() < told + AFTER_IT) {
       event.preventDefault();
       event.stopImmediatePropagation();
