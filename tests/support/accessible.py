@@ -16,7 +16,7 @@ WATCH = """() => {
 }"""
 LOOK = """async ([where, runOnly]) =>
   (await axe.run(where, { resultTypes: ['violations'], ...(runOnly && { runOnly }) })).violations"""
-OF_COLOURS = ["cat.color"]
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
 LOOKS = 10  # a script that runs at each of them will run at the next
 
 
