@@ -121,13 +121,19 @@ def test_twins_of_one_size_differ_in_what_their_experts_mean(visit):
     assert not grave(page)
 
 
-def test_on_a_phone_the_picture_of_a_step_and_its_input_fit_on_a_screen(visit):
+def test_on_a_phone_a_step_and_its_input_fit_on_a_screen_and_one_network_of_the_phone_book_is_seen_at_a_time(visit):
     phone = visit("/from-1991-to-mixtral", size="phone")
     expect(boxes(phone)).to_have_count(1)
     places = [phone.locator(f".story {part}") for part in (".place", ".panel svg")]
     eventually(phone, lambda: is_below(places[1], places[0]))
     top, bottom = map(stands, places)
     assert bottom["y"] + bottom["height"] - top["y"] < 844 - 60, "the menu's bar is below"
+    networks = phone.locator(".book .arm")
+    expect(networks.locator(".wall").last).to_be_visible()
+    networks.first.get_by_role("button", name="Dense network", exact=True).click()
+    expect(networks.locator(".wall").last).not_to_be_visible()
+    eventually(phone, lambda: stands(phone.locator(".book"))["height"] < 1000)
+    fits(phone)
 
 
 def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit, server):
@@ -166,16 +172,6 @@ def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit,
         press(page, "Stop training: Dense network")
         expect(book.locator(".own")).to_have_count(0)
     expect(shares).to_have_text(ship("book"))
-
-
-def test_on_a_phone_one_network_of_the_phone_book_is_seen_at_a_time(visit):
-    phone = visit("/from-1991-to-mixtral", size="phone")
-    networks = phone.locator(".book .arm")
-    expect(networks.locator(".wall").last).to_be_visible()
-    networks.first.get_by_role("button", name="Dense network", exact=True).click()
-    expect(networks.locator(".wall").last).not_to_be_visible()
-    eventually(phone, lambda: stands(phone.locator(".book"))["height"] < 1000)
-    fits(phone)
 
 
 def press(page: Page, name: str) -> None:

@@ -142,25 +142,20 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
     fits(page)
 
 
-def test_whoever_prints_gets_all_pictures_first(visit):
-    page = visit("/load")
-    eventually(page, lambda: page.evaluate(HAVE_THEIR_SIZE))  # their script is there, which prints
-    page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
-      document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")
-    page.keyboard.press("Control+p")
-    eventually(page, lambda: page.evaluate("window.printed"), page.locator(PLACES).count())
-
-
-def test_a_page_prints_without_menu_and_buttons_and_to_its_end(visit):
+def test_a_page_prints_without_menu_and_buttons_and_to_its_end_and_all_pictures_come_first(visit):
     page = visit("/load")
     page.emulate_media(media="print")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     for gone in (page.locator(".st-key-menu a"), page.locator(".st-key-submenu a"), page.get_by_role("button")):
         expect(gone.locator("visible=true")).to_have_count(0)
-    main = page.get_by_test_id("stMain")
-    assert main.evaluate("(main) => main.scrollHeight - main.clientHeight") <= 1, (
-        "all of it is on paper, and not a window"
-    )
+    is_paper = "(main) => main.scrollHeight - main.clientHeight <= 1"
+    eventually(page, lambda: page.get_by_test_id("stMain").evaluate(is_paper))  # all of it, and not a window
+    page.emulate_media(media="screen")
+    eventually(page, lambda: page.evaluate(HAVE_THEIR_SIZE))  # their script is there, which prints
+    page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
+      document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")
+    page.keyboard.press("Control+p")
+    eventually(page, lambda: page.evaluate("window.printed"), page.locator(PLACES).count())
 
 
 def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
@@ -189,7 +184,7 @@ def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
         for scheme in schemes(size, name):
             in_colours(page, scheme)
             fits(page)
-            assert not grave(page), scheme
+            assert not grave(page, colours_alone=scheme != schemes(size, name)[0]), scheme
 
 
 @pytest.mark.table("app/", "moeviz/charts", "moeviz/metrics")

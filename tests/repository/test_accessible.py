@@ -23,9 +23,9 @@ def looks(monkeypatch):
     """What each look has found, where a script begins as it begins, and leaves pale what was pale."""
     seen = []
 
-    def look(page: Page) -> list[str]:
+    def look(page: Page, rules: list[str] | None) -> list[str]:
         page.evaluate(BEGIN)
-        seen.append(faults(page))
+        seen.append(faults(page, rules))
         page.evaluate(END)
         return seen[-1]
 
@@ -35,9 +35,10 @@ def looks(monkeypatch):
 
 def test_a_fault_that_lasts_is_found_at_once(page, monkeypatch):
     seen = []
-    monkeypatch.setattr(accessible, "faults", lambda page: seen.append(faults(page)) or seen[-1])
+    monkeypatch.setattr(accessible, "faults", lambda *given: seen.append(faults(*given)) or seen[-1])
     page.set_content(MADE.format("silver"))
     assert [fault.split(":")[0] for fault in grave(page)] == ["color-contrast"] and len(seen) == 1
+    assert [fault.split(":")[0] for fault in grave(page, colours_alone=True)] == ["color-contrast"]
     page.set_content(MADE.format("black"))
     assert grave(page) == []
 
@@ -45,8 +46,8 @@ def test_a_fault_that_lasts_is_found_at_once(page, monkeypatch):
 def test_what_is_pale_while_a_script_runs_is_looked_at_again(page, looks, monkeypatch):
     inner = accessible.faults
 
-    def look(page: Page) -> list[str]:
-        found = inner(page)
+    def look(page: Page, rules: list[str] | None) -> list[str]:
+        found = inner(page, rules)
         page.evaluate("document.querySelector('h1').style.color = 'black'")
         return found
 

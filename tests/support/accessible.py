@@ -14,12 +14,16 @@ WATCH = """() => {
   window.hasRun = false;
   new MutationObserver(() => window.hasRun = true).observe(app, {attributeFilter: ["data-test-script-state"]});
 }"""
-LOOK = "async (where) => (await axe.run(where, { resultTypes: ['violations'] })).violations"
+LOOK = """async ([where, runOnly]) =>
+  (await axe.run(where, { resultTypes: ['violations'], ...(runOnly && { runOnly }) })).violations"""
+OF_COLOURS = ["color-contrast", "link-in-text-block"]
 LOOKS = 10  # a script that runs at each of them will run at the next
 
 
-def grave(page: Page) -> list[str]:
+def grave(page: Page, colours_alone: bool = False) -> list[str]:
     """What axe-core finds serious, with the element it is about, while no script runs.
+
+    `colours_alone`: of a page that was looked at already, in other colours.
 
     axe takes a second or more. A script that began meanwhile, as for an answer that is there now, makes pale what it
     has not yet drawn anew: then a fault may be no fault, and the page is looked at again.
@@ -28,15 +32,15 @@ def grave(page: Page) -> list[str]:
         settled(page)
         page.wait_for_function(STILL)
         page.evaluate(WATCH)
-        found = faults(page)
+        found = faults(page, OF_COLOURS if colours_alone else None)
         if not found or not page.evaluate("window.hasRun"):
             break
     return found
 
 
-def faults(page: Page) -> list[str]:
-    """What axe-core finds serious at this moment, with the element it is about."""
+def faults(page: Page, rules: list[str] | None = None) -> list[str]:
+    """What axe-core finds serious at this moment by these rules, with the element it is about."""
     if not page.evaluate("'axe' in window"):  # half a megabyte: once a document
         page.evaluate(Axe().axe_script)
-    found = page.evaluate(LOOK, NOT_OURS)
+    found = page.evaluate(LOOK, [NOT_OURS, rules])
     return [f"{fault['id']}: {fault['nodes'][0]['html'][:200]}" for fault in found if fault["impact"] in GRAVE]

@@ -5,16 +5,8 @@ const SAME_PRESS = 500; // ms within which the same text is not run twice: a dou
 const AT_MOST = 0.4; // of the window's height, while one types
 const EMPTY = "There is no text yet. Type some, or choose an example.";
 const CHANGED = "changed: press Run";
-const APART = 100; // ms; see `pressing`
+const APART = 100; // ms between the end of a run and the next
 const kept = new Map(); // what each box held, also while another page is open
-
-// Streamlit sends what changes within one moment as one message, to one fragment: a click on something else in the same
-// moment would be lost. So nothing is told from a press to a little after it.
-let pressing = false;
-window.addEventListener("pointerdown", () => (pressing = true), true);
-for (const end of ["pointerup", "pointercancel"]) {
-  window.addEventListener(end, () => setTimeout(() => (pressing = false), APART), true);
-}
 
 const length = (text) => [...text].length; // characters, as the server counts them
 const wellFormed = (text) => text.toWellFormed?.() ?? text; // half a surrogate pair is no text to a tokenizer
@@ -84,8 +76,8 @@ function grow(box) {
 function tellLater(box) {
   clearTimeout(box.timer);
   box.timer = setTimeout(() => {
-    if (pressing || isLeaving()) tellLater(box);
-    else tellNow(box);
+    if (isLeaving()) tellLater(box);
+    else tellAlone(() => tellNow(box));
   }, SILENCE);
 }
 

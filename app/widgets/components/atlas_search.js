@@ -9,7 +9,7 @@ function boxIn(root) {
   beforeLeaving(() => box.input.isConnected, () => tell(box));
   box.input.oninput = () => {
     clearTimeout(box.timer);
-    box.timer = setTimeout(() => isLeaving() || tell(box), SILENCE);
+    box.timer = setTimeout(() => isLeaving() || tellAlone(() => tell(box)), SILENCE);
     press(box);
   };
   box.input.onkeydown = (event) => {

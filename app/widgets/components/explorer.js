@@ -98,7 +98,7 @@ class Explorer {
 
   reportLater(milliseconds) {
     this.forgetReport();
-    this.reporting = setTimeout(() => (isLeaving() ? this.reportLater(ANSWERED) : this.reportNow()), milliseconds);
+    this.reporting = setTimeout(() => (isLeaving() ? this.reportLater(ANSWERED) : tellAlone(() => this.reportNow())), milliseconds);
   }
 
   forgetReport() {

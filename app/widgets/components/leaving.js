@@ -22,7 +22,7 @@ function beforeLeaving(isShown, tell) {
     const link = event.composedPath().find((part) => part.matches?.(LINK));
     if (!link || event.ctrlKey || event.metaKey || event.shiftKey || event.altKey) return; // a tab of its own
     clearTimeout(clicking);
-    if (!isLeaving() && tell()) told = performance.now();
+    if (!isLeaving() && tellAlone(tell)) told = performance.now();
     if (performance.now() < told + AFTER_IT) {
       event.preventDefault();
       event.stopImmediatePropagation();
@@ -30,4 +30,18 @@ function beforeLeaving(isShown, tell) {
     } else leave();
   };
   window.addEventListener("click", heard, true);
+}
+
+// Streamlit sends what changes within one moment as one message, to the fragment of the first change alone: a press in the
+// same moment, which is long while the browser is busy, would be lost. So what a timer tells goes at once, by itself.
+function tellAlone(tell) {
+  const later = window.setTimeout;
+  const sends = [];
+  window.setTimeout = (send, wait, ...given) => (wait ? later(send, wait, ...given) : sends.push(send));
+  try {
+    return tell();
+  } finally {
+    window.setTimeout = later;
+    for (const send of sends) send();
+  }
 }

@@ -3,7 +3,7 @@
 const NARROW = 640; // pixels: on a phone, words are below a picture
 const AHEAD = { wide: "20%", narrow: "100%" }; // of the screen's height, above and below it
 const LINE = 26, SIGN = 7.6, BESIDE = 70, GAP = 16; // pixels: a line of words, a sign, what is beside them, and below
-const APART = 120; // ms between two places, and after a press: what changes within one moment reaches one fragment alone
+const APART = 120; // ms between two places, and after a press: what is pressed is not to move
 const AGAIN = 4000; // ms after which a place asks once more, where no script runs
 const MOST_TO_PRINT = 20000; // ms that printing waits for
 const PLACE = "st-key-place-of-"; // how the class of a place begins
@@ -94,7 +94,7 @@ export default function ({ data, parentElement, setStateValue }) {
   const part = host.closest("[class*='st-key-place-of-']");
   const name = part && [...part.classList].find((one) => one.startsWith(PLACE));
   if (part) keepSize(name, height, data.height);
-  const place = { root, isNear: false, asked: -Infinity, tell: () => setStateValue("near", Math.random()) };
+  const place = { root, isNear: false, asked: -Infinity, tell: () => tellAlone(() => setStateValue("near", Math.random())) };
   places.add(place);
   beforeLeaving(() => root.isConnected, () => false);
   const seen = new IntersectionObserver(
