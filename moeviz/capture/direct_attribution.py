@@ -136,7 +136,7 @@ def _cannot(run: ModelInput, why: str) -> CaptureError:
 
 
 @dataclass(slots=True)
-class _Layer:
+class _LayerStream:
     """One layer at the token: the residual stream before and after it, and the rows (D,) that it wrote."""
 
     before: list[Tensor] = field(default_factory=list)  # the stream that it read, of each call
@@ -149,7 +149,7 @@ class _Layer:
 
 
 @contextmanager
-def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_Layer]]:
+def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
     """Inside the block: what each layer up to the last router's reads, writes and answers at a token."""
     modules = layers_of(run.model, routers)
     if run.model.config.is_encoder_decoder or modules is None:
@@ -157,7 +157,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
     if len(order_of(run.model, routers)) != len(routers):
         raise _cannot(run, "its layers run several times")
     tokens, width, thread = run.batch.input_ids.numel(), run.model.config.get_text_config().hidden_size, get_ident()
-    heard = [_Layer() for _ in range(max(router.layer for router in routers) + 1)]
+    heard = [_LayerStream() for _ in range(max(router.layer for router in routers) + 1)]
     sites = router_sites(run.model)
     routing = {router.module for site in sites for router in find_routers(run.model, site)}
 
@@ -176,15 +176,15 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         put = module.register_forward_pre_hook if before else module.register_forward_hook
         stack.enter_context(patched(lambda: put(hook, with_kwargs=True).remove))
 
-    def layer_began(layer: _Layer, given: Any, _: Any) -> None:
+    def layer_began(layer: _LayerStream, given: Any, _: Any) -> None:
         if (read := row(given)) is not None:
             layer.before.append(read)
 
-    def layer_ended(layer: _Layer, _: Any, answer: Any) -> None:
+    def layer_ended(layer: _LayerStream, _: Any, answer: Any) -> None:
         if (answered := row(answer)) is not None:
             layer.after.append(answered)
 
-    def child_ended(layer: _Layer, name: str, child: nn.Module, given: Any, answer: Any) -> None:
+    def child_ended(layer: _LayerStream, name: str, child: nn.Module, given: Any, answer: Any) -> None:
         read, answered, kind = row(given), row(answer), type(child).__name__.lower()
         if answered is None or isinstance(child, nn.Dropout | nn.Identity):
             return
@@ -195,7 +195,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         layer.kinds[name] = _kind(kind, bool(routing & set(child.modules())))
         layer.written[name] = answered
 
-    def router_began(layer: _Layer, given: Any, _: Any) -> None:
+    def router_began(layer: _LayerStream, given: Any, _: Any) -> None:
         layer.given, layer.wrote = row(given), len(layer.written)
 
     with ExitStack() as stack:
@@ -224,7 +224,7 @@ class _Part(NamedTuple):
     row: Tensor  # (D,) float64
 
 
-def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence[_Layer]) -> list[list[_Part]]:
+def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence[_LayerStream]) -> list[list[_Part]]:
     """The embedding, and what each layer wrote; each layer must have added that and nothing else."""
     parts: list[list[_Part]] = []
     blocks = {router.layer for router in routers}
@@ -254,7 +254,7 @@ def _is_sum(whole: Tensor, parts: Sequence[Tensor]) -> bool:
 def _frame(
     run: ModelInput,
     router: Router,
-    layer: _Layer,
+    layer: _LayerStream,
     parts: Sequence[Sequence[_Part]],
     logits: np.ndarray,
     chosen: np.ndarray,
@@ -315,7 +315,7 @@ class _Norm(NamedTuple):
         return self.weight * (row - row.mean() if self.centred else row)
 
 
-def _frozen_norm(layer: _Layer, given: Tensor) -> _Norm | None:
+def _frozen_norm(layer: _LayerStream, given: Tensor) -> _Norm | None:
     """Find the norm whose answer the router was given; None where that was something else.
 
     A norm multiplies what it reads by weights and by one number, some after taking the mean away; two vectors of mean 0
