@@ -33,6 +33,8 @@ from moeviz_app import settings
 from moeviz_app.server.identity import visitor_of
 from starlette.types import Scope
 
+from moeviz.embedded import EMBEDDED
+
 KEY_OF_FORMS = "STREAMLIT_SERVER_COOKIE_SECRET"  # which every process has to know alike
 IMPORTED = (  # before the fork, so that its memory is shared; nothing of it starts a thread
     "streamlit.web.cli",
@@ -52,6 +54,7 @@ MOST_SILENT = 256  # connections that have said nothing, or half a head; the old
 MOST_VISITORS = 50_000  # whose process is remembered; the one seen longest ago goes
 SECONDS_TO_STOP = 15.0
 END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
+M_ARENA_MAX = -8  # of glibc's mallopt
 OF_PROCESS = re.compile(rb"GET /(?:metrics|readyz|healthz)\?process=(\d{1,4}) ")
 
 
@@ -282,9 +285,16 @@ def _fork_into(processes: int, words: Sequence[str]) -> None:
         sys.exit(f"moeviz: Port {port} of {address} cannot be listened on: {error.strerror}. Give another: --port.")
     _agree_on_secrets()
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
+    c_library = ctypes.CDLL(None)
+    with suppress(AttributeError):  # another than glibc
+        c_library.mallopt(M_ARENA_MAX, 1)  # a heap for each thread keeps more free memory than all need
     for module in IMPORTED:
         import_module(module)
+    if settings.SETTINGS.warm_up and EMBEDDED in settings.SETTINGS.models:
+        _load_for_all()
     gc.collect()
+    with suppress(AttributeError):
+        c_library.malloc_trim(0)
     gc.freeze()  # a collection writes to what it looks at, and what is written to is shared no longer
     number, handed_over = FirstProcess(listening, processes).run()
     os.environ[settings.PROCESS] = str(number)
@@ -293,6 +303,28 @@ def _fork_into(processes: int, words: Sequence[str]) -> None:
 
     starlette_server._bind_server_socket = lambda _address, bound, _port, _backlog: (handed_over, bound)
     sys.argv += ["--logger.hideWelcomeMessage", "true"] * (number > 0)
+
+
+def _load_for_all() -> None:
+    """Load the model that ships before the fork, so that its weights are in memory once; none with a GPU.
+
+    A GPU cannot be used in a process that was forked from one that has used it, nor can threads of before the fork.
+    """
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for a GPU that does not use it
+    import torch
+    from moeviz_app.jobs import model_cache
+    from tqdm import tqdm
+
+    from moeviz.capture.models.folder import weights_identity
+    from moeviz.capture.models.load import load_model
+
+    if torch.cuda.is_available():
+        return
+    threads, tqdm.monitor_interval = torch.get_num_threads(), 0  # which would be a thread
+    torch.set_num_threads(1)
+    identity = weights_identity(EMBEDDED)  # before they are read: they may change
+    model_cache.loaded_before_fork[EMBEDDED] = identity, load_model(EMBEDDED, check_memory=False)
+    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(threads))
 
 
 def _agree_on_secrets() -> None:

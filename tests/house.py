@@ -47,7 +47,7 @@ MAY_IMPORT = {
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
     # component knows no page.
     "app/main.py": "moeviz_app streamlit",
-    "app/processes.py": "moeviz_app moeviz streamlit transformers",
+    "app/processes.py": "moeviz_app moeviz streamlit torch transformers",
     "app/views/*": f"moeviz_app.views moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
     "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
     "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",

@@ -56,6 +56,10 @@ class ModelBackend:
     budget: int | None = None  # bytes for models on each device; None: what is free there
 
 
+# The identities of weights, and the models that were loaded with them in the process that this one was forked from.
+loaded_before_fork: dict[str, tuple[str | None, "Opened"]] = {}
+
+
 class ModelCache:
     """The models in memory, the least lately used first."""
 

@@ -26,7 +26,7 @@ from moeviz_app.jobs.fair_queue import (
     Work,
     wait_for,
 )
-from moeviz_app.jobs.model_cache import Garbage, ModelBackend, ModelCache, ModelKey
+from moeviz_app.jobs.model_cache import Garbage, ModelBackend, ModelCache, ModelKey, loaded_before_fork
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity
 from moeviz_app.server.metrics import count
@@ -238,9 +238,11 @@ def stop(seconds: float) -> bool:
 def _load(wanted: ModelKey) -> "LoadedModel | EngineModel":
     known = model_catalog.known_before_opening(wanted.name)
     found = weights_identity(wanted.name) if known is None else known.identity  # before they are read: they may change
-    with model_catalog.building:
-        how = {} if known is not None else {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
-        loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
+    before, loaded = loaded_before_fork.get(wanted.name, (None, None))
+    if loaded is None or before != found or wanted.how != model_catalog.DEFAULT_LOAD:
+        with model_catalog.building:
+            how = {} if known is not None else {"dtype": wanted.how.dtype, "device_map": wanted.how.device_map}
+            loaded = moeviz.load_model(wanted.name, **how, check_memory=False)  # `_models` has looked
     if not _is_of_an_engine(loaded):
         _share(loaded)
     _weights[wanted] = found or loaded.info.revision

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion
 
-_kept: ResultCache[Any] = ResultCache(128 * 2**20)
+_kept: ResultCache[Any] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
 
 def muted(

@@ -11,6 +11,7 @@ from functools import partial
 
 import pandas as pd
 import streamlit as st
+from moeviz_app import settings
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.render_lock import released
@@ -31,7 +32,7 @@ AT_ONCE = 1.0  # seconds that a page waits for its answers before it says that t
 LOOK, BETWEEN_LOOKS = 0.01, 0.7  # seconds
 READING = "Being read …"
 JOB = "questions about a dataset"  # one at a time: a visitor's own
-_kept: ResultCache[pd.DataFrame] = ResultCache(256 * 2**20)
+_kept: ResultCache[pd.DataFrame] = ResultCache(256 * 2**20 // settings.SETTINGS.processes)
 
 
 @dataclass(slots=True, eq=False)

@@ -6,6 +6,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
+from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
 from moeviz_app.jobs.result_cache import ResultCache
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_PICTURES = 0.3
 PAUSE = 20  # times as long as a picture took, until the next: beside many visitors it takes longer
-_traces: ResultCache[RoutingTrace] = ResultCache(128 * 2**20)
+_traces: ResultCache[RoutingTrace] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
 
 def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:

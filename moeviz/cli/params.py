@@ -2,7 +2,9 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeviz.model_info import ModelInfo
-    from moeviz.parameters import LayerCache
+    from moeviz.parameters import LayerCache, ServedModel
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Count a model's parameters, total and active, and the memory that it takes, from its config alone."
@@ -104,8 +106,7 @@ def params_of(
     Beside them stand the maker's figures; with a trace of the model, how many parameters its tokens touch. Raises
     `CaptureError` for a trace of another model, and for an engine that does not say how many parameters a model has.
     """
-    from moeviz.capture.models.kv_cache import kv_cache
-    from moeviz.capture.models.load import model_config, model_facts
+    from moeviz.capture.models.load import model_facts
     from moeviz.capture.opening import known_before
     from moeviz.model_info import PARTS
     from moeviz.parameters import CONVENTIONS, active_parameters
@@ -122,9 +123,18 @@ def params_of(
         facts["touched"] = _touched(model, trace)
     if known is not None and known.memory:
         facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
-    served = None if known is None else known.served
-    caches = kv_cache(model_config(name)) if known is None else [*served.caches] if served else None
+    caches = None
+    with suppress(CaptureError):  # moeviz cannot tell what it keeps of a text
+        if served := _served(name) if known is None else known.served:
+            caches = served.caches
     return facts | _memory(counts.total, caches, tokens) | _published(model.name)
+
+
+@cache  # it takes seconds, and a command asks twice
+def _served(name: str) -> "ServedModel":
+    from moeviz.capture.opening import served_model
+
+    return served_model(name)
 
 
 def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
@@ -140,7 +150,7 @@ def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
     return {"tokens": len(grown), "parameters": int(last["touched"]), "experts": int(last["experts"])}
 
 
-def _memory(total: int, layers: "list[LayerCache] | None", tokens: int) -> dict[str, Any]:
+def _memory(total: int, layers: "tuple[LayerCache, ...] | None", tokens: int) -> dict[str, Any]:
     from moeviz.parameters import BITS, CARDS, cards_needed, weight_bytes
 
     cache = None if layers is None else 2 * sum(layer.values(tokens) for layer in layers)
@@ -154,10 +164,9 @@ def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, A
 
     Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
     """
-    from moeviz.capture.opening import served_model
     from moeviz.serving.memory import fit_sentence, memory_on_cards
 
-    served = served_model(name)
+    served = _served(name)
     frame = memory_on_cards(served, gigabytes, cards, context=tokens)
     facts = {"sentence": fit_sentence(frame), "by_precision": records(frame)}
     return facts | {"bitsandbytes": _in_bitsandbytes(name, served.parameters.total, frame)}

@@ -155,9 +155,9 @@ def requests(found: LayerSets, chunk: int = 1) -> Requests:
 
 
 def check_chunk(chunk: int) -> None:
-    """Raise `MoevizError` for a step of no tokens."""
-    if chunk < 1:
-        raise MoevizError(f"A step cannot have {chunk} tokens. Choose a chunk of one token or more.")
+    """Raise `MoevizError` for a step of no tokens, or of more than a table's int32 can say."""
+    if not 1 <= chunk < 2**31:
+        raise MoevizError(f"A step cannot have {chunk} tokens. Choose a chunk from 1 to {2**31 - 1:,}.")
 
 
 def with_tokens(trace: Counted, why: str) -> RoutingTrace:
@@ -205,4 +205,4 @@ def _steps(run: Int32[np.ndarray, " T"], chunk: int) -> Int64[np.ndarray, " T"]:
     place = np.arange(len(run))
     first = np.diff(run, prepend=-1) > 0
     place -= np.maximum.accumulate(np.where(first, place, 0))
-    return np.cumsum(place % min(chunk, max(len(run), 1)) == 0) - 1  # a larger chunk may be no number of numpy's
+    return np.cumsum(place % chunk == 0) - 1

@@ -166,7 +166,8 @@ def server():
     port = free_port()
     command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
     more = {"MOEVIZ_PROCESSES": "2", "MOEVIZ_METRICS_TOKEN": TOKEN, "MOEVIZ_COOKIE_SECRET": COOKIE_SECRET}
-    with started(command, f"http://127.0.0.1:{port}", environment=more | {"OMP_NUM_THREADS": "1"}) as running:
+    more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1"}
+    with started(command, f"http://127.0.0.1:{port}", environment=more) as running:
         yield running
 
 
@@ -225,6 +226,8 @@ def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_not
         back.come()
         assert LOST not in back.sentences and back.session == again.session, "it was kept"
     assert processes_of(server)[0] == first and len(processes_of(server)) == 3
+    loads = [line for line in server.lines if "Loading weights:   0%" in line]
+    assert len(loads) == 1, "for all of them, before the fork"
 
 
 def test_nothing_is_left_behind(server):
