@@ -73,7 +73,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
+class AttackedServer:
     """The server, the folder of a model that it does not list, and how far to go."""
 
     url: str
@@ -102,7 +102,7 @@ def figure(url: str, name: str) -> float:
     return sum(float(line.rpartition(" ")[2]) for line in lines)
 
 
-def links(target: Target, found: Found) -> None:
+def links(target: AttackedServer, found: Found) -> None:
     """Links that name what is not listed, on devices that there may not be."""
     for number, asked in enumerate(hostile_links(target.decoy)):
         if number == target.links:
@@ -137,7 +137,7 @@ def hostile_links(decoy: Path) -> Iterator[dict[str, str]]:
         number += 1
 
 
-def forged_choices(target: Target, found: Found) -> None:
+def forged_choices(target: AttackedServer, found: Found) -> None:
     """A browser may send what no menu offers: the folder as the choice of every menu of each page."""
     for page in PAGES:
         with Visit(target.url) as tab:
@@ -152,7 +152,7 @@ def forged_choices(target: Target, found: Found) -> None:
             tab.hear()
 
 
-def forged_rows(target: Target, found: Found) -> None:
+def forged_rows(target: AttackedServer, found: Found) -> None:
     """A million new rows, three megabytes, as the state of every field and table of a page that takes texts.
 
     A table that can be edited applies them row by row, and holds the whole process for minutes: then `hear` gives up.
@@ -184,7 +184,7 @@ def fields(tab: Visit) -> list[str]:
     return [widget for widget in ids if widget]  # a table that is only shown has none
 
 
-def handed_on(target: Target, found: Found) -> None:
+def handed_on(target: AttackedServer, found: Found) -> None:
     """Whoever says that a proxy sent him from this very machine is no less a stranger."""
     with Visit(target.url, headers=PROXY) as tab:
         tab.open(urlencode({"prompt": "Once", "model": str(target.decoy)}))
@@ -193,7 +193,7 @@ def handed_on(target: Target, found: Found) -> None:
             found.errors.append("a stranger behind a proxy may type a folder")
 
 
-def frames(target: Target, found: Found) -> None:
+def frames(target: AttackedServer, found: Found) -> None:
     """Nothing that the server sends may stand in another page's frame."""
     for path in ("/", "/load", "/?embed=true", "/_stcore/health", "/healthz", "/nowhere", "/media/x", *ENDPOINTS):
         _, headers, _ = ask(target.url, path=path)
@@ -201,7 +201,7 @@ def frames(target: Target, found: Found) -> None:
         found.framed += "frame-ancestors 'none'" not in policy or headers.get("x-frame-options") != "DENY"
 
 
-def other_sites(target: Target, found: Found) -> None:
+def other_sites(target: AttackedServer, found: Found) -> None:
     """A page of another site connects with the visitor's own browser."""
     for origin in ("https://evil.example", "null", "http://localhost:1"):
         try:
@@ -211,7 +211,7 @@ def other_sites(target: Target, found: Found) -> None:
             pass
 
 
-def endpoints(target: Target, found: Found) -> None:
+def endpoints(target: AttackedServer, found: Found) -> None:
     """What is Streamlit's own, and what climbs out of its folders."""
     for path in ENDPOINTS:
         for method in ("GET", "POST"):
@@ -224,7 +224,7 @@ def endpoints(target: Target, found: Found) -> None:
             found.errors.append(f"{path} reads a file of the machine")
 
 
-def without_end(target: Target, found: Found) -> None:
+def without_end(target: AttackedServer, found: Found) -> None:
     """A link and a message that are longer than anybody needs."""
     for size in (10_000, 3 * MB, 30 * MB):
         try:
@@ -251,7 +251,7 @@ def bomb() -> bytes:
     return packed.getvalue()
 
 
-def bombs(target: Target, found: Found) -> None:
+def bombs(target: AttackedServer, found: Found) -> None:
     """Files that unpack to a thousand times their size are opened, eight in one tab."""
     token, file = xsrf(target.url), bomb()
     with Visit(target.url) as tab:
@@ -290,7 +290,7 @@ def put(url: str, tab: str, name: str, data: bytes, token: dict[str, str]) -> in
         return 0
 
 
-def uploads(target: Target, found: Found) -> None:
+def uploads(target: AttackedServer, found: Found) -> None:
     """Files, one after the other, that nobody opens."""
     token = xsrf(target.url)
     taken = 0
@@ -304,7 +304,7 @@ def uploads(target: Target, found: Found) -> None:
     print(f"  {taken} of {target.uploads} files of 19 MB taken; the process holds {held / MB:.0f} MB")
 
 
-ATTACKS: dict[str, Callable[[Target, Found], None]] = {
+ATTACKS: dict[str, Callable[[AttackedServer, Found], None]] = {
     "links": links,
     "forged choices": forged_choices,
     "forged rows": forged_rows,
@@ -330,7 +330,7 @@ def unlisted_model(folder: Path) -> Path:
 
 def attack(url: str, decoy: Path, links: int, uploads: int) -> Found:
     """All of it, one after the other."""
-    found, target = Found(), Target(url, decoy, links, uploads)
+    found, target = Found(), AttackedServer(url, decoy, links, uploads)
     with Visit(url) as tab:  # what a first visitor brings into memory is not the attack's
         tab.open("prompt=Once&model=embedded")
     loads, rest = figure(url, "loads_total"), figure(url, "resident_bytes")

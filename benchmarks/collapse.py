@@ -48,7 +48,7 @@ Found = dict[str, float]  # dead, busiest, dropped, remembered
 
 
 @dataclass(frozen=True)
-class Seen:
+class BatchResult:
     """A batch on its way through: its loss, whom the router chose, and who found room."""
 
     loss: Tensor  # cross-entropy and, times what is set, the balance loss
@@ -74,7 +74,7 @@ class Twin:
         self.adam = torch.optim.Adam(self.weights.values(), betas=(0.9, 0.98))
         self.step = 0
 
-    def forward(self, facts: Tensor, noise: Tensor | None = None) -> Seen:
+    def forward(self, facts: Tensor, noise: Tensor | None = None) -> BatchResult:
         """Guess the numbers of these facts, places in the book; noise is (facts, experts), added to the logits."""
         experts, width = int(self.sizes["experts"]), int(self.sizes["width"])
         weights, book = self.weights, self.book
@@ -97,9 +97,9 @@ class Twin:
         cross_entropy = F.cross_entropy(guess, book["number"][facts])
         balance = experts * (wanted.double().mean(0) * probability.mean(0)).sum()
         right = guess.argmax(-1) == book["number"][facts]
-        return Seen(cross_entropy + self.settings["balance"] * balance, cross_entropy, chosen, kept, right)
+        return BatchResult(cross_entropy + self.settings["balance"] * balance, cross_entropy, chosen, kept, right)
 
-    def learn(self, facts: Tensor, noise: Tensor | None = None) -> Seen:
+    def learn(self, facts: Tensor, noise: Tensor | None = None) -> BatchResult:
         """One batch, and all weights a step on; their gradients stay until the next."""
         seen = self.forward(facts, noise)
         self.adam.zero_grad()

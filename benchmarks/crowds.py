@@ -40,7 +40,7 @@ DEAF = {"ping_interval": None, "close_timeout": 0.1}
 
 
 @dataclass(slots=True)
-class Seen:
+class CrowdTimes:
     """Seconds of runs without the crowd and with it, and how many were refused."""
 
     without: list[float] = field(default_factory=list)
@@ -136,11 +136,11 @@ CROWDS: dict[str, Callable] = {
 }
 
 
-def beside(running: Server, crowd: Callable) -> tuple[dict[str, Seen], bool]:
+def beside(running: Server, crowd: Callable) -> tuple[dict[str, CrowdTimes], bool]:
     """Rounds without a crowd and with it: what runs took, by who ran; and whether the server was ready all the time."""
     runs = 2 * 2 * (1 + ROUNDS) * RUNS  # in which no text comes twice: the same run is done once
     prompts = _prompts(runs)
-    seen, ready = {"elsewhere": Seen(), "same address": Seen()}, True
+    seen, ready = {"elsewhere": CrowdTimes(), "same address": CrowdTimes()}, True
     for _ in range(ROUNDS):
         for who, address in (("elsewhere", ELSEWHERE), ("same address", CROWDED)):
             _run(running.url, address, prompts, seen[who].without, seen[who].refused)

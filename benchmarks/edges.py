@@ -32,7 +32,7 @@ CALLS = 64  # different calls of the other threads
 
 
 @dataclass(frozen=True)
-class Job:
+class TraceCase:
     """A trace to make, and what it is when nothing else runs."""
 
     text: str
@@ -101,7 +101,7 @@ class _Handle:
         self.handle.remove()
 
 
-def jobs(model: LoadedModel, number: int, seed: int) -> list[Job]:
+def jobs(model: LoadedModel, number: int, seed: int) -> list[TraceCase]:
     """Jobs at random, each traced alone."""
     draw, made = random.Random(seed), []
     for _ in range(number):
@@ -110,11 +110,11 @@ def jobs(model: LoadedModel, number: int, seed: int) -> list[Job]:
         kernels = draw.random() < 0.4
         options = {"max_new_tokens": new, "kernels": kernels, "intervention": draw.choice(CHANGES)}
         alone = [trace(model, text, **options | {"kernels": way}) for way in {kernels, False}]
-        made.append(Job(text, options, alone))
+        made.append(TraceCase(text, options, alone))
     return made
 
 
-def outcome(model: LoadedModel, job: Job) -> str:
+def outcome(model: LoadedModel, job: TraceCase) -> str:
     """What a trace beside the other threads is."""
     try:
         made = trace(model, job.text, **job.options)

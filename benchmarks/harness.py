@@ -135,7 +135,7 @@ def table(head: Sequence[object], rows: Sequence[Sequence[object]]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Moment:
-    """Times and bytes spent since `Tab.begin`."""
+    """Times and bytes spent since `TimedTab.begin`."""
 
     seconds: float
     browser: float  # CPU seconds of the page's main thread, which a busy machine inflates less than seconds
@@ -147,7 +147,7 @@ class Moment:
         return {f"{what}, s": self.seconds, f"{what}, CPU s": self.browser + self.server}
 
 
-class Tab:
+class TimedTab:
     """A new visitor's tab under a stopwatch."""
 
     def __init__(self, browser: Browser, server: Server, screen: str = "desktop", script: str = "") -> None:

@@ -128,7 +128,7 @@ WORDS = (
 
 
 @dataclass(slots=True)
-class Seen:
+class LoadResult:
     """What the visitors saw."""
 
     opened: list[float] = field(default_factory=list)  # seconds
@@ -178,7 +178,7 @@ def tell(path: str | None, line: str) -> None:
             file.write(line + "\n")
 
 
-def row(name: str, seen: Seen, seconds: float) -> list[str]:
+def row(name: str, seen: LoadResult, seconds: float) -> list[str]:
     """The figures of a variant."""
     mixed = sum("mixed" in error for error in seen.errors)
     times = [f"{percentile(times, share):.2f}" for times in (seen.opened, seen.ran) for share in (0.5, 0.95)]
@@ -188,10 +188,10 @@ def row(name: str, seen: Seen, seconds: float) -> list[str]:
     return [name, *counted, *times, f"{len(seen.ran) / seconds:.2f}", cpu, *memory]
 
 
-def loaded(name: str, sessions: int, think: float, seconds: float, processes: int = 1) -> Seen:
+def loaded(name: str, sessions: int, think: float, seconds: float, processes: int = 1) -> LoadResult:
     """One variant on a server of its own."""
     prompts = prompts_of(sessions)
-    seen, over = Seen(), threading.Event()
+    seen, over = LoadResult(), threading.Event()
     with server(naive=name == "naive", processes=processes) as running:
         for _ in range(processes):  # visitors are placed in turn
             warm(running)
@@ -240,7 +240,9 @@ def warm(running: Server) -> None:
         tab.run(prompt_of(moeviz.load_model(), "warm", 0))
 
 
-def visit(running: Server, mine: list[Prompt], think: float, seen: Seen, over: threading.Event, number: int) -> None:
+def visit(
+    running: Server, mine: list[Prompt], think: float, seen: LoadResult, over: threading.Event, number: int
+) -> None:
     """Open the page, then run one's prompts in turn until it is over."""
     chance = random.Random(number)
     over.wait(chance.uniform(0, think))
@@ -257,7 +259,7 @@ def visit(running: Server, mine: list[Prompt], think: float, seen: Seen, over: t
         seen.errors.append(f"{type(error).__name__}: {error}"[:200])
 
 
-def run_once(tab: Tab, prompt: Prompt, seen: Seen) -> None:
+def run_once(tab: Tab, prompt: Prompt, seen: LoadResult) -> None:
     """One run of a visitor, and how long it took."""
     begun = time.monotonic()
     try:
@@ -269,7 +271,7 @@ def run_once(tab: Tab, prompt: Prompt, seen: Seen) -> None:
         seen.errors.append(str(error)[:200])
 
 
-def cancelling(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+def cancelling(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
     """Visitors who begin a long text, and leave it."""
 
     def leave(number: int) -> None:
@@ -286,7 +288,7 @@ def cancelling(running: Server, think: float, over: threading.Event, seen: Seen)
     return [counted(lambda n=n: leave(n), seen) for n in range(CANCELLING)]
 
 
-def hog(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+def hog(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
     """One visitor with many tabs, each of which runs a long text again and again."""
     headers, long = new_visitor(), prompt_of(moeviz.load_model(), "And so it went on", LONG_TOKENS)
 
@@ -301,7 +303,7 @@ def hog(running: Server, think: float, over: threading.Event, seen: Seen) -> lis
     return [counted(lambda n=n: insist(n), seen) for n in range(HOG_TABS)]
 
 
-def counted(go: Callable[[], None], seen: Seen) -> Callable[[], None]:
+def counted(go: Callable[[], None], seen: LoadResult) -> Callable[[], None]:
     """The same, with what goes wrong among the errors."""
 
     def and_count() -> None:
@@ -313,7 +315,7 @@ def counted(go: Callable[[], None], seen: Seen) -> Callable[[], None]:
     return and_count
 
 
-def hostile(running: Server, think: float, over: threading.Event, seen: Seen) -> list[Callable]:
+def hostile(running: Server, think: float, over: threading.Event, seen: LoadResult) -> list[Callable]:
     """One visitor who uploads what is meant to hurt. See `benchmarks.load`."""
     return [counted(lambda: upload_until(over, running.url), seen)]
 
@@ -321,7 +323,7 @@ def hostile(running: Server, think: float, over: threading.Event, seen: Seen) ->
 OTHERS = {"cancelling": cancelling, "hog": hog, "hostile": hostile}
 
 
-def watch(running: Server, seen: Seen, seconds: float) -> None:
+def watch(running: Server, seen: LoadResult, seconds: float) -> None:
     """The server's memory, in the meantime."""
     end = time.monotonic() + seconds
     while time.monotonic() < end:

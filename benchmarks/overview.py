@@ -104,7 +104,7 @@ DRAWN: dict[str, Callable[[RoutingTrace], alt.Chart | alt.LayerChart]] = {
 
 
 @dataclass
-class Visit:
+class TimedPage:
     """A page under a stopwatch, and what it measured: CPU and wall in milliseconds, largest message in bytes."""
 
     page: Page
@@ -142,7 +142,7 @@ class Visit:
         self.found[name].append((1000 * busy / MOVES, statistics.median(self.page.evaluate("seen.frames")), 0))
 
 
-def round_of(visit: Visit, seed: int) -> None:
+def round_of(visit: TimedPage, seed: int) -> None:
     """Open each once, point at the overview, brush in it."""
     page, show = visit.page, visit.page.get_by_role("textbox", name="Show")
 
@@ -192,7 +192,7 @@ def main() -> None:
         page.add_init_script(WATCH)
         page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
         page.goto(url)
-        visit = Visit(page, messages)
+        visit = TimedPage(page, messages)
         round_of(visit, 0)
         visit.found.clear()
         for seed in range(1, options.rounds + 1):

@@ -36,8 +36,8 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.corpus_data import write_made_up
-from benchmarks.harness import Figures, Tab, apps_and_browser, compared, take_turns
-from benchmarks.overview import WATCH, Visit
+from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, take_turns
+from benchmarks.overview import WATCH, TimedPage
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
@@ -85,7 +85,7 @@ TOKENS, STEPS = 4096, 10  # of each log of a made-up run
 
 def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, files: bool) -> Figures:
     """The first page: opened, a prompt run, a token clicked; with `files`, that click on larger traces too."""
-    tab = Tab(browser, server, screen, TOOLS)
+    tab = TimedTab(browser, server, screen, TOOLS)
     tab.open()
     opened = tab.until(MAP)
     found = opened.of(f"{screen}: open to the map") | {f"{screen}: open, MB sent": opened.sent}
@@ -121,7 +121,7 @@ def _open_file(page: Page, size: dict[str, int]) -> None:
 def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
     """The pages of an opened dataset, and of one of its experts; beside them the page Load of the example."""
     found = of_page(browser, server, "load", 1)
-    tab = Tab(browser, server, script=TOOLS)
+    tab = TimedTab(browser, server, script=TOOLS)
     tab.open(f"corpus?dataset={name}")
     found |= tab.until(FIRST_CHART).of("corpus: first chart")
     last = tab.until(IDLE)  # the charts on the screen: those below it wait
@@ -141,7 +141,7 @@ def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
 
 def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figures:
     """A page from the request to its first chart, and until there are so many and no script runs."""
-    tab, name = Tab(browser, server), address.partition("?")[0]
+    tab, name = TimedTab(browser, server), address.partition("?")[0]
     tab.open(address)
     first = tab.until(FIRST_CHART)
     last = tab.until(f"() => document.querySelectorAll('{CHART}, {PLACE}').length >= {charts} && ({IDLE})()")
@@ -151,7 +151,7 @@ def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figu
 
 def of_answer(browser: Browser, server: Server, address: str, name: str) -> Figures:
     """A page from the request to its answer, to its first chart, and until no script runs."""
-    tab = Tab(browser, server)
+    tab = TimedTab(browser, server)
     tab.open(address)
     said = tab.until("() => document.querySelector('[class*=st-key-answer]')?.textContent.length > 20")
     first = tab.until(FIRST_CHART)
@@ -206,7 +206,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
     """The page Experts of the held-out texts, and of the trace that the server was started with."""
     found: Figures = {}
     for name in ("embedded", "trace"):
-        tab = Tab(browser, server, script=TOOLS)
+        tab = TimedTab(browser, server, script=TOOLS)
         tab.open(f"experts?seen={name}")
         opened = tab.until(ATLAS_DRAWN)
         found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
@@ -218,7 +218,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
         found |= answered.of(f"{name}: a search") | {f"{name}: a search, MB sent": answered.sent}
         tab.close()
     for name in ("embedded", "embedded-fine", "trace"):
-        tab = Tab(browser, server, script=TOOLS)
+        tab = TimedTab(browser, server, script=TOOLS)
         tab.open(f"experts?seen={name}")
         tab.until(ATLAS_DRAWN)
         settled(tab.page)
@@ -273,7 +273,7 @@ def on_canvas() -> list[str]:
 
 def waits(browser: Browser, server: Server) -> Figures:
     """Until a new visitor sees the example's tokens at every layer."""
-    tab = Tab(browser, server)
+    tab = TimedTab(browser, server)
     tab.open()
     tab.page.locator(".map[data-drawn] canvas").wait_for()
     moment = tab.now()
@@ -281,7 +281,7 @@ def waits(browser: Browser, server: Server) -> Figures:
     return moment.of("a new visitor's first page")
 
 
-class Visitor:
+class Walkthrough:
     """Somebody who has run a prompt of 64 tokens, and walks through the pages."""
 
     def __init__(self, browser: Browser, server: Server) -> None:
@@ -291,7 +291,7 @@ class Visitor:
         page.add_init_script(WATCH)
         page.on("websocket", lambda socket: socket.on("framereceived", lambda data: messages.append(len(data))))
         page.goto(server.url)
-        self.visit = Visit(page, messages)
+        self.visit = TimedPage(page, messages)
         page.get_by_role("textbox", name="Prompt", exact=True).wait_for()
         settled(page)
         page.get_by_role("textbox", name="Prompt", exact=True).fill(prompts()[0])
@@ -318,7 +318,7 @@ def topics(rounds: int, before: Path | None) -> None:
     with apps_and_browser(before) as (apps, browser):
         arms = {name: lambda _, server=server: waits(browser, server) for name, server in apps.items()}
         print(compared(take_turns(arms, rounds)), end="\n\n")
-        visitors = {name: Visitor(browser, server) for name, server in apps.items()}
+        visitors = {name: Walkthrough(browser, server) for name, server in apps.items()}
         for of in ("64 tokens", "48 x 128"):
             arms = {name: lambda _, visitor=visitor, of=of: visitor.walk(of) for name, visitor in visitors.items()}
             print(compared(take_turns(arms, rounds), digits=0), end="\n\n")

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 from benchmarks.harness import megabytes
-from benchmarks.load import Seen, prompts_of, server, visit, warm
+from benchmarks.load import LoadResult, prompts_of, server, visit, warm
 from benchmarks.wrapped_server import INSPECTED
 from tests.support.servers import Server
 
@@ -44,9 +44,9 @@ def main() -> None:
     sys.exit(report(first, second, before, after))
 
 
-def stretch(running: Server, sessions: int, think: float, seconds: float) -> Seen:
+def stretch(running: Server, sessions: int, think: float, seconds: float) -> LoadResult:
     """Visitors who come, run and leave, again and again."""
-    seen = Seen()
+    seen = LoadResult()
     end = time.monotonic() + seconds
 
     def come_and_go(number: int, mine: list) -> None:
@@ -80,7 +80,7 @@ def held(running: Server) -> dict[str, object]:
     return {"MB": round(megabytes(running), 1), "files": files} | found
 
 
-def report(first: Seen, second: Seen, before: dict, after: dict) -> int:
+def report(first: LoadResult, second: LoadResult, before: dict, after: dict) -> int:
     """Print it all; 1 where something was kept."""
     growth = 1000 * (after["MB"] - before["MB"]) / max(len(second.ran), 1)
     print(f"{len(first.ran)} + {len(second.ran)} runs, {first.refused + second.refused} told to try again")

@@ -25,7 +25,7 @@ SHAPES = {1_024: (4, 256), 4_096: (16, 256)}  # tokens of a step: rows, tokens o
 WARM_UP, LOG_EVERY = 2, 10
 
 
-class Steps:
+class WatchedTraining:
     """A model that is trained, a step whenever it is asked, watched or not: one model, so that nothing else differs."""
 
     def __init__(self, rows: int, tokens: int, out: Path) -> None:
@@ -57,7 +57,7 @@ class Steps:
 def measured(tokens: int, rounds: int) -> tuple[list[float], float, RoutingHealth]:
     """Ratios of a step with to a step without, the median seconds of a step without, and the meter."""
     with tempfile.TemporaryDirectory() as folder:
-        steps = Steps(*SHAPES[tokens], Path(folder))
+        steps = WatchedTraining(*SHAPES[tokens], Path(folder))
         ways = {"with": partial(steps.seconds, True), "without": partial(steps.seconds, False)}
         times = interleave(ways, rounds, WARM_UP)
         return ratios(times, "with", "without"), statistics.median(times["without"]), steps.health

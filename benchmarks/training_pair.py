@@ -44,7 +44,7 @@ def pair_model(aux: bool, seed: int) -> MixtralForCausalLM:
     return model
 
 
-class Windows(torch.utils.data.Dataset):
+class RandomWindows(torch.utils.data.Dataset):
     """Windows of the texts that ship, at random places."""
 
     def __init__(self, tokenizer: AutoTokenizer, count: int, seed: int) -> None:
@@ -77,7 +77,7 @@ def trained(aux: bool, seed: int, out: Path, steps: int = STEPS, rules: Rules | 
             disable_tqdm=True,
             dataloader_pin_memory=False,
         )
-        rows = Windows(tokenizer, BATCH * STEPS, seed)
+        rows = RandomWindows(tokenizer, BATCH * STEPS, seed)
         trainer = Trainer(pair_model(aux, seed), args, train_dataset=rows, processing_class=tokenizer)
         trainer.remove_callback(PrinterCallback)
         probe = [(text.label, text.text[:100]) for text in evaluation_set()[::4]]

@@ -25,6 +25,8 @@ TEXT, ARRAY, FLOAT32 = 8, 9, 0
 MOST = 2**20  # keys, or tensors
 MOST_TEXTS, LONGEST_TEXT = 2**23, 2**25  # of all lists together; bytes. The longest vocabularies have 2^18 tokens
 MOST_KEPT = 2**12  # values of a list that is kept: what a layer has each, but no vocabulary
+SIZE = struct.Struct("<Q")  # of a text
+TOO_LONG = "A text of the GGUF file goes on behind its end: it was cut off or damaged."
 CUT = "The header of the GGUF file was cut off or damaged. Make it again, or download it again."
 
 Value = str | int | float | bool | tuple[int | float | bool, ...]
@@ -60,16 +62,22 @@ class _Reader:
         return int(self.values(form)[0])
 
     def text(self) -> str:
-        size = self.skip_text()
+        size = self.skip_texts(1)
         return self.data[self.at - size : self.at].decode(errors="replace")
 
-    def skip_text(self) -> int:
-        size = self.number("Q")
-        self.texts += 1
-        if size > min(len(self.data) - self.at, LONGEST_TEXT) or self.texts > MOST_TEXTS:
-            raise InvalidTrace("A text of the GGUF file goes on behind its end: it was cut off or damaged.")
-        self.at += size
-        return size
+    def skip_texts(self, count: int) -> int:
+        """Go past texts, and return how many bytes the last has: one loop, since a vocabulary has 2^18 of them."""
+        self.texts += count
+        if self.texts > MOST_TEXTS:
+            raise InvalidTrace(TOO_LONG)
+        size, at, end = 0, self.at, len(self.data)
+        for _ in range(count):
+            (size,) = SIZE.unpack_from(self.data, at)
+            at += SIZE.size + size
+            if size > LONGEST_TEXT or at > end:
+                raise InvalidTrace(TOO_LONG)
+        self.at = at
+        return int(size)
 
     def value(self, kind: int) -> Value | None:
         """The next value; None for a list that is not kept."""
@@ -84,8 +92,7 @@ class _Reader:
         if kind == ARRAY or count > len(self.data) - self.at:
             raise InvalidTrace("An array of the GGUF file is longer than the file: it was cut off or damaged.")
         if kind == TEXT:
-            for _ in range(count):
-                self.skip_text()
+            self.skip_texts(count)
             return None
         if count <= MOST_KEPT:
             return self.values(f"{count}{FORMS[kind]}")

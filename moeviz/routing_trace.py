@@ -272,6 +272,12 @@ def sort_slots(
     return experts, np.where(experts < 0, np.float32(0), np.take_along_axis(weights, order, -1))
 
 
+def pad_layers(parts: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
+    """Stack layers (T, n) of different n into one array (L, T, largest n), filled on the right."""
+    width = max(part.shape[-1] for part in parts)
+    return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[-1])), constant_values=fill) for part in parts])
+
+
 def token_frame(
     sequence: np.ndarray,
     position: np.ndarray,

@@ -20,7 +20,7 @@ Ask = Callable[[Piece], Iterator[InLine | Progress | Done]]
 
 
 @dataclass(slots=True, eq=False)
-class _Told:
+class _SharedState:
     """State that the thread and the page share."""
 
     found: list = field(default_factory=list)
@@ -34,7 +34,7 @@ class Background:
     """Pieces of work on their way. Hold it as long as somebody wants the result."""
 
     def __init__(self, ask: Ask, pieces: Sequence[Piece]) -> None:
-        self.total, self._told = len(pieces), _Told()
+        self.total, self._told = len(pieces), _SharedState()
         weakref.finalize(self, self._told.stop.set)
         arguments = (ask, pieces, self._told)
         threading.Thread(target=_go_through, args=arguments, name="moeviz-background", daemon=True).start()
@@ -66,7 +66,7 @@ class Background:
         return self._told.found if self.done == self.total else None
 
 
-def _go_through(ask: Ask, pieces: Sequence[Piece], told: _Told) -> None:
+def _go_through(ask: Ask, pieces: Sequence[Piece], told: _SharedState) -> None:
     try:
         for piece in pieces:
             with closing(ask(piece)) as heard:

@@ -15,7 +15,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
-from moeviz_app.jobs.kept import Kept
+from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.jobs.run_request import RunRequest, muted_experts
 
 from moeviz.errors import InvalidPrompt
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.occlusion import Occlusion
 
-_kept: Kept[Any] = Kept(128 * 2**20 // settings.SETTINGS.processes)
+_kept: ResultCache[Any] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
 
 def muted(

@@ -114,7 +114,7 @@ MOST_OF_VISITOR = Refusal("visitor", "You have as many tabs open here as you may
 
 
 @dataclass(eq=False, slots=True)
-class Tab:
+class OpenTab:
     """A web socket: whose it is, whether it has spoken, and why it ends, where that is our wish."""
 
     visitor: Visitor
@@ -128,7 +128,7 @@ class Tabs:
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.settings = app, settings
-        self.open: list[Tab] = []  # the oldest first
+        self.open: list[OpenTab] = []  # the oldest first
         self.longest = max(LONGEST_TEXT, 4 * settings.max_corpus_chars)
         self.most_parts = max(MOST_PARTS, settings.max_corpus_chars)
 
@@ -137,7 +137,7 @@ class Tabs:
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
             return
-        tab = Tab(visitor_of(scope))
+        tab = OpenTab(visitor_of(scope))
         if (refused := self._judged(tab.visitor)) is not None:
             await refuse(refused, scope, receive, send)
             return
@@ -173,7 +173,7 @@ class Tabs:
                 self._end(silent[0], SILENT)
         return None
 
-    async def _hear(self, tab: Tab, receive: Receive) -> Message:
+    async def _hear(self, tab: OpenTab, receive: Receive) -> Message:
         """Wait for what a tab sends: for its first word only so long. One that is ended is gone, for the app."""
         try:
             if tab.spoke:
@@ -193,13 +193,13 @@ class Tabs:
                 tab.spoke = True
         return message if tab.over is None else {"type": "websocket.disconnect", "code": POLICY}
 
-    def _end(self, tab: Tab, why: Refusal) -> None:
+    def _end(self, tab: OpenTab, why: Refusal) -> None:
         tab.over = tab.over or why
         self._forget(tab)
         if tab.patience is not None:
             with suppress(RuntimeError):  # it waits no longer
                 tab.patience.reschedule(asyncio.get_running_loop().time())
 
-    def _forget(self, tab: Tab) -> None:
+    def _forget(self, tab: OpenTab) -> None:
         if tab in self.open:
             self.open.remove(tab)

@@ -5,7 +5,7 @@ that are compared and the controls of serving have ways of their own (`PAGE_ADDR
 wanted. It is a stranger's, so the page checks it against what it offers and ignores the rest.
 """
 
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -17,6 +17,7 @@ from moeviz_app.jobs.run_request import LONGEST, RunRequest, number_in, run_from
 from moeviz_app.session import datasets, opened, recent, session, training_runs
 from moeviz_app.session.visit import visit
 from moeviz_app.url import serve_address
+from moeviz_app.url.serve_address import fill_in
 
 from moeviz.charts import TOPICS
 from moeviz.embedded.recorded_routing import ROUTING
@@ -118,20 +119,15 @@ def fill_in_change(info: ModelInfo) -> None:
     kind = query[session.CHANGE]
     session.set_value(session.CHANGE, KINDS[kind])
     if kind == "top-k":
-        _set_if(session.TOP_K, number_in(query.get(session.TOP_K)), range(1, min(info.num_experts) + 1))
+        fill_in(session.TOP_K, number_in(query.get(session.TOP_K)), range(1, min(info.num_experts) + 1))
     elif kind == "precision":
-        _set_if(session.PRECISION, query.get(session.PRECISION), PRECISIONS)
+        fill_in(session.PRECISION, query.get(session.PRECISION), PRECISIONS)
     elif (layer := number_in(query.get(session.CHANGED_LAYER))) in info.layers:
         session.set_value(session.CHANGED_LAYER, layer)
         if kind == "bias":
             amount = next((amount for amount in AMOUNTS if str(amount) == query.get(session.AMOUNT)), None)
-            _set_if(session.AMOUNT, amount, AMOUNTS)
+            fill_in(session.AMOUNT, amount, AMOUNTS)
         _fill_in_experts(layer, range(info.num_experts[info.layers.index(layer)]), query)
-
-
-def _set_if(key: str, value: object, offered: Container[object]) -> None:
-    if value in offered:
-        session.set_value(key, value)
 
 
 def _fill_in_experts(layer: int, offered: range, query: Mapping[str, str]) -> None:
@@ -190,7 +186,7 @@ def _ask_for_pair(query: Mapping[str, str]) -> None:
         visit().pair_asked = pair
         session.set_value(session.THIRD_TRACE, None)  # until it is brought up, where there is one
         by_key = {chart.key: question for question, chart in BESIDE.items()}
-        _set_if(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
+        fill_in(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
 
 
 def _run_in_address() -> RunRequest | None:

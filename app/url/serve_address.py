@@ -57,10 +57,10 @@ def asked() -> dict[str, str]:
     return asked
 
 
-def fill_in(key: str, text: str | None, offered: Container[str]) -> None:
+def fill_in(key: str, value: object, offered: Container[object]) -> None:
     """Let a choice hold what a link asks for, if it offers it."""
-    if text in offered:
-        session.set_value(key, text)
+    if value in offered:
+        session.set_value(key, value)
 
 
 def fill_in_number(key: str, text: str | None, unit: float = 1.0) -> None:

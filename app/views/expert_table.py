@@ -8,7 +8,7 @@ from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.url import navigation
 from moeviz_app.views.expert_jobs import offer_reading
-from moeviz_app.views.experts import Texts, choose_texts, offered_texts
+from moeviz_app.views.experts import AtlasTexts, choose_texts, offered_texts
 from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words
 from moeviz_app.widgets.expert_links import follow_click_to
@@ -67,7 +67,7 @@ def expert_table_page() -> None:
     navigation.write(PATH)
 
 
-def _draw(name: str, texts: Texts) -> None:
+def _draw(name: str, texts: AtlasTexts) -> None:
     trace = None if name == session.OF_DATASET else texts.read()
     table = _of_dataset() if trace is None else _of_texts(name, trace)
     if table is None:

@@ -27,7 +27,7 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
 from moeviz.metrics.tokens import visible
-from moeviz.metrics.who_takes import FEW, Found, tokens_of_word, who_takes, who_takes_sentence
+from moeviz.metrics.who_takes import FEW, WordTokens, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 
@@ -38,7 +38,7 @@ TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
 @dataclass(frozen=True, slots=True)
-class Texts:
+class AtlasTexts:
     """Texts that an atlas can be of."""
 
     label: str
@@ -85,26 +85,26 @@ def _draw() -> bool:
     return True
 
 
-def offered_texts() -> dict[str, Texts]:
+def offered_texts() -> dict[str, AtlasTexts]:
     """Return texts by what an address calls them: the dataset and the trace on screen, others, those that ship."""
     found = {}
     if (shown := datasets.chosen()) is not None:
         dataset = partial(_of_dataset, shown)
-        found[session.OF_DATASET] = Texts(
+        found[session.OF_DATASET] = AtlasTexts(
             f"Dataset {shown}", dataset, lambda _, *where: dataset_expert_query(shown, *where)
         )
     current = session.current_trace()
     if current is not None:
-        found[session.OF_TRACE] = Texts(
+        found[session.OF_TRACE] = AtlasTexts(
             recent.title_of(current), partial(_same, current), partial(expert_query, seen="trace")
         )
     found |= {
-        model: Texts(_begun(OWN_MODELS[model].who), partial(recorded.held_out, model), expert_query)
+        model: AtlasTexts(_begun(OWN_MODELS[model].who), partial(recorded.held_out, model), expert_query)
         for model in ROUTING
     }
     for title, trace in recent.traces().items():
         if trace is not current:
-            found[f"recent {title}"] = Texts(title, partial(_same, trace), partial(expert_query, seen="trace"))
+            found[f"recent {title}"] = AtlasTexts(title, partial(_same, trace), partial(expert_query, seen="trace"))
     return found
 
 
@@ -116,7 +116,7 @@ def _begun(words: str) -> str:
     return words[0].upper() + words[1:]
 
 
-def choose_texts(offered: dict[str, Texts]) -> str:
+def choose_texts(offered: dict[str, AtlasTexts]) -> str:
     """Draw the choice of texts: at first, and whenever something else comes on screen, that, if it is several texts."""
     current, before = session.current_trace(), session.result(ON_SCREEN)
     on_screen = current, datasets.chosen()
@@ -218,14 +218,14 @@ def answer_to(found: Atlas, word: str, id_: int) -> tuple[tuple[str, str], dict[
     return _said(found, hits, takers), packed_found(hits, takers, found, id_)
 
 
-def _said(found: Atlas, hits: Found, takers: pd.DataFrame) -> tuple[str, str]:
+def _said(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, str]:
     sentence = in_words_of(found.trace.model, who_takes_sentence(hits, takers, found.trace.weights is not None))
     claim, beside, rest = sentence.partition("; ")
     return (claim + beside.strip(), rest) if beside and hits.count >= FEW else ("", sentence)
 
 
 @st.fragment
-def _atlas(data: dict, texts: Texts, trace: RoutingTrace) -> None:
+def _atlas(data: dict, texts: AtlasTexts, trace: RoutingTrace) -> None:
     """The map, and the experts. A fragment: what is clicked on draws nothing else anew."""
     query = for_the_address(texts.query(trace, trace.model.layers[0], 0))
     constant = {name: value for name, value in query.items() if name not in ("layer", "expert")}

@@ -3,6 +3,7 @@
 A tab is a page with an address of its own. Each topic of moeviz.charts is on one.
 """
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
@@ -34,7 +35,6 @@ from moeviz_app.views.training import training_page
 from moeviz_app.views.what_if import what_if_page
 from moeviz_app.widgets.components import component
 
-from moeviz.charts import TOPICS
 from moeviz.history.systems import EXHIBITS
 
 FIRST = "Explore"
@@ -44,26 +44,47 @@ MORE, EXHIBIT = "More", "Exhibits"
 # The pages of the history gallery: folders of moeviz.history by title. They train with torch and scikit-learn, so each
 # is loaded when somebody opens it.
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
-MENU = {  # a place, and its tabs by the names of their pages; the first is where the place opens
-    "Explore": (FIRST, "Tokens"),
-    "Experts": (
-        "Experts",
-        TABLE,
-        "Specialization",
-        "Locality",
-        "Co-activation",
-        "Confidence",
-        "Layers",
-        "Prune",
-        "Lineage",
-    ),
-    "Compare": ("Compare", "One word", "Contrast", "Engine difference", "What if"),
-    "Balance": ("Balance", "Load", "Losses"),
-    "Serve": ("Serve", "Parameters", "Placement"),
-    "Train": ("Training",),
-    "Story": (STORY, "Timeline", "Article", *GALLERY),
-    "Open": ("Traces", "Models", "Corpus"),
+
+
+def _topics(*names: str) -> dict[str, Callable[[], None]]:
+    return {name: partial(topic_page, name) for name in names}
+
+
+PLACES: dict[str, dict[str, Callable[[], None]]] = {  # a place, and its tabs: pages by name; it opens at the first
+    "Explore": {FIRST: explore_page, **_topics("Tokens")},
+    "Experts": {
+        "Experts": experts_page,
+        TABLE: expert_table_page,
+        **_topics("Specialization", "Locality", "Co-activation", "Confidence"),
+        "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
+        "Prune": prune_page,
+        "Lineage": lineage_page,
+    },
+    "Compare": {
+        "Compare": compare_page,
+        "One word": one_word_page,
+        "Contrast": contrast_page,
+        "Engine difference": engine_difference_page,
+        "What if": what_if_page,
+    },
+    "Balance": {
+        "Balance": balance_page,
+        "Load": partial(topic_page, "Load", "Load", "Coverage"),
+        **_topics("Losses"),
+    },
+    "Serve": {"Serve": serve_page, **_topics("Parameters", "Placement")},
+    "Train": {"Training": training_page},
+    "Story": {
+        STORY: lambda: story_page(_page),
+        "Timeline": timeline_page,
+        "Article": lambda: article_page(_page),
+        **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
+        "Mixtral": mixtral_page,
+    },
+    "Open": {"Traces": traces_page, "Models": models_page, "Corpus": corpus_page},
 }
+MENU = {place: tuple(tabs) for place, tabs in PLACES.items()}
+PAGES = {name: page for tabs in PLACES.values() for name, page in tabs.items()} | {MORE: lambda: _more_page()}
 TABS = {  # what a tab is called where its page's name says less, or is the place's
     FIRST: "Text",
     "Experts": "Atlas",
@@ -123,35 +144,6 @@ ELSEWHERE = ", ".join(f".st-key-menu > :nth-child({at})" for at, place in enumer
 _CSS = Path(__file__).with_name("menu.css").read_text("utf-8").replace("LOGO", quote(LOGO))
 STYLE = f"<style>\n{_CSS.replace('ELSEWHERE', ELSEWHERE).replace('MORE', str(len(MENU) + 1))}</style>"
 _mark = component("menu", "<span hidden></span>", scripts="menu")
-
-
-PAGES = {
-    FIRST: explore_page,
-    "Experts": experts_page,
-    TABLE: expert_table_page,
-    **{topic: partial(topic_page, topic) for topic in TOPICS if topic not in ("Flow", "Coverage")},
-    "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
-    "Load": partial(topic_page, "Load", "Load", "Coverage"),
-    "Prune": prune_page,
-    "Lineage": lineage_page,
-    "Serve": serve_page,
-    "Balance": balance_page,
-    "Compare": compare_page,
-    "One word": one_word_page,
-    "Contrast": contrast_page,
-    "Engine difference": engine_difference_page,
-    "What if": what_if_page,
-    "Corpus": corpus_page,
-    "Training": training_page,
-    "Timeline": timeline_page,
-    "Article": lambda: article_page(_page),
-    STORY: lambda: story_page(_page),
-    **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
-    "Mixtral": mixtral_page,
-    "Traces": traces_page,
-    "Models": models_page,
-    MORE: lambda: _more_page(),
-}
 
 
 def menu() -> list[st.Page]:

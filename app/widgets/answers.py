@@ -14,8 +14,8 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.background import Background
-from moeviz_app.jobs.kept import Kept
 from moeviz_app.jobs.render_lock import released
+from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.widgets.chart_panel import Lacking, heading, tell_once
@@ -32,7 +32,7 @@ AT_ONCE = 1.0  # seconds that a page waits for its answers before it says that t
 LOOK, BETWEEN_LOOKS = 0.01, 0.7  # seconds
 READING = "Being read …"
 JOB = "questions about a dataset"  # one at a time: a visitor's own
-_kept: Kept[pd.DataFrame] = Kept(256 * 2**20 // settings.SETTINGS.processes)
+_kept: ResultCache[pd.DataFrame] = ResultCache(256 * 2**20 // settings.SETTINGS.processes)
 
 
 @dataclass(slots=True, eq=False)

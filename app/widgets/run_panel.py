@@ -9,7 +9,7 @@ import streamlit as st
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, Tell, wait_for
-from moeviz_app.jobs.kept import Kept
+from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.server.metrics import count
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_PICTURES = 0.3
 PAUSE = 20  # times as long as a picture took, until the next: beside many visitors it takes longer
-_traces: Kept[RoutingTrace] = Kept(128 * 2**20 // settings.SETTINGS.processes)
+_traces: ResultCache[RoutingTrace] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
 
 def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:

@@ -41,7 +41,7 @@ class Shape:
 
 
 @dataclass
-class Routing:
+class RouterOutput:
     """What one layer's router did to N tokens: what the losses about routing need."""
 
     logits: Tensor  # (N, E)
@@ -111,7 +111,7 @@ class Layer(nn.Module):
         y = rms_norm(x, self.expert_norm, shape.epsilon)
         return x, y, F.linear(y.float(), self.router)
 
-    def mix_experts(self, y: Tensor, logits: Tensor) -> tuple[Tensor, Routing]:
+    def mix_experts(self, y: Tensor, logits: Tensor) -> tuple[Tensor, RouterOutput]:
         """Send each token to its top-k experts and add up their weighted answers, (B, S, H)."""
         K, logits, tokens = self.shape.top_k, logits.flatten(0, 1), y.flatten(0, 1)
         probabilities, weights, experts = self.choose(logits)
@@ -122,7 +122,7 @@ class Layer(nn.Module):
         mixed = (answers * weights.unsqueeze(-1).to(answers.dtype)).sum(1)
         if self.shape.shared:
             mixed = mixed + swiglu(tokens, self.shared_gate, self.shared_up, self.shared_down)
-        return mixed.view_as(y), Routing(logits, probabilities, experts, counts)
+        return mixed.view_as(y), RouterOutput(logits, probabilities, experts, counts)
 
     def choose(self, logits: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Probabilities (N, E) for the losses; weights, which sum to 1, and ids of the top-k experts (N, K)."""
@@ -184,7 +184,7 @@ class TrainingMixture(nn.Module):
 
     def forward(
         self, ids: Tensor, targets: Tensor, dtype: torch.dtype = torch.bfloat16
-    ) -> tuple[Tensor, list[Routing]]:
+    ) -> tuple[Tensor, list[RouterOutput]]:
         """Loss of every token in nats, (N,), and what each layer's router did."""
         x = F.embedding(ids, self.embedding).to(dtype)
         cos, sin = rotary_tables(ids.shape[1], self.shape, ids.device)

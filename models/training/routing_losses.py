@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from models.training.model import Routing
+from models.training.model import RouterOutput
 
 TINY = 1e-9
 Within = Literal["batch", "window"]  # where the load has to be even
@@ -22,7 +22,7 @@ class RoutingLosses:
     domain_information: float = 0.05
     balance_within: Within = "batch"
 
-    def __call__(self, routings: list[Routing], domains: Tensor, number_of_domains: int) -> Tensor:
+    def __call__(self, routings: list[RouterOutput], domains: Tensor, number_of_domains: int) -> Tensor:
         """The weighted sum of the terms, in nats. `domains` (B,) says which domain each window is from."""
         total = torch.zeros((), device=domains.device)
         windows = len(domains) if self.balance_within == "window" else 1
@@ -35,7 +35,7 @@ class RoutingLosses:
         return total / len(routings)
 
 
-def load_balancing_loss(routing: Routing, windows: int = 1) -> Tensor:
+def load_balancing_loss(routing: RouterOutput, windows: int = 1) -> Tensor:
     """E · Σ f_i · P_i in each of so many equal stretches, on average: 1 where all experts carry the same load.
 
     Over the whole batch, an expert may keep to one kind of text; within each window, it may not. f_i is the share of

@@ -136,7 +136,7 @@ def _cannot(run: ModelInput, why: str) -> CaptureError:
 
 
 @dataclass(slots=True)
-class _Layer:
+class _LayerStream:
     """One layer at the token: the residual stream before and after it, and the rows (D,) that it wrote."""
 
     before: list[Tensor] = field(default_factory=list)  # the stream that it read, of each call
@@ -147,66 +147,84 @@ class _Layer:
     given: Tensor | None = None  # to the router
     wrote: int = 0  # children that had written before the router ran
 
+    def began(self, read: Tensor | None, _: Tensor | None) -> None:
+        """Note what the layer reads."""
+        if read is not None:
+            self.before.append(read)
+
+    def ended(self, _: Tensor | None, answered: Tensor | None) -> None:
+        """Note what the layer answers."""
+        if answered is not None:
+            self.after.append(answered)
+
+    def child_ended(
+        self, name: str, child: nn.Module, routes: bool, read: Tensor | None, answered: Tensor | None
+    ) -> None:
+        """Note what a child wrote, or a norm answered."""
+        kind = type(child).__name__.lower()
+        if answered is None or isinstance(child, nn.Dropout | nn.Identity):
+            return
+        if "norm" not in kind:
+            self.kinds[name], self.written[name] = _kind(kind, routes), answered
+        elif read is not None:
+            self.norms.append((child, read, answered))
+
+    def router_began(self, read: Tensor | None, _: Tensor | None) -> None:
+        """Note what the router reads, and how many children had written by then."""
+        self.given, self.wrote = read, len(self.written)
+
 
 @contextmanager
-def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_Layer]]:
+def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
     """Inside the block: what each layer up to the last router's reads, writes and answers at a token."""
     modules = layers_of(run.model, routers)
     if run.model.config.is_encoder_decoder or modules is None:
         raise _cannot(run, "they are not all in the layers of one decoder")
     if len(order_of(run.model, routers)) != len(routers):
         raise _cannot(run, "its layers run several times")
-    tokens, width, thread = run.batch.input_ids.numel(), run.model.config.get_text_config().hidden_size, get_ident()
-    heard = [_Layer() for _ in range(max(router.layer for router in routers) + 1)]
-    sites = router_sites(run.model)
-    routing = {router.module for site in sites for router in find_routers(run.model, site)}
+    heard = [_LayerStream() for _ in range(max(router.layer for router in routers) + 1)]
+    routing = {router.module for site in router_sites(run.model) for router in find_routers(run.model, site)}
+    shape = run.batch.input_ids.numel(), run.model.config.get_text_config().hidden_size
+    with ExitStack() as stack:
+        listen = partial(_listen, stack, shape, token)
+        for layer, module in zip(heard, modules, strict=False):
+            listen(module, layer.began, before=True)
+            listen(module, layer.ended)
+            for name, child in module.named_children():
+                listen(child, partial(layer.child_ended, name, child, bool(routing & set(child.modules()))))
+        for router in routers:
+            listen(router.module, heard[router.layer].router_began, before=True)
+        yield heard
+
+
+def _listen(
+    stack: ExitStack,
+    shape: tuple[int, int],
+    token: int,
+    module: nn.Module,
+    note: Callable[[Tensor | None, Tensor | None], None],
+    *,
+    before: bool = False,
+) -> None:
+    """Note the token's rows of what a module reads and answers in this thread, until the stack is closed.
+
+    shape   of the stream: tokens, and numbers of each.
+    note    gets None in place of a row of what is not of that shape; `before` the module runs, of its answer too.
+    """
+    thread = get_ident()
 
     def row(of: Any) -> Tensor | None:
-        """The token's row; None where this is not of the stream's shape."""
         part = of[0] if isinstance(of, tuple) and of else of
-        if not isinstance(part, Tensor) or part.shape not in ((1, tokens, width), (tokens, width)):
+        if not isinstance(part, Tensor) or part.shape not in ((1, *shape), shape):
             return None
-        return part.reshape(-1, width)[token].detach().to("cpu", copy=True)
+        return part.reshape(-1, shape[1])[token].detach().to("cpu", copy=True)
 
-    def listen(module: nn.Module, note: Callable[[Any, Any], None], before: bool = False) -> None:
-        def hook(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], *answer: Any) -> None:
-            if get_ident() == thread:
-                note(given[0] if given else named.get("hidden_states"), *answer or (None,))
+    def hook(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any], *answer: Any) -> None:
+        if get_ident() == thread:
+            note(row(given[0] if given else named.get("hidden_states")), row(answer[0] if answer else None))
 
-        put = module.register_forward_pre_hook if before else module.register_forward_hook
-        stack.enter_context(patched(lambda: put(hook, with_kwargs=True).remove))
-
-    def layer_began(layer: _Layer, given: Any, _: Any) -> None:
-        if (read := row(given)) is not None:
-            layer.before.append(read)
-
-    def layer_ended(layer: _Layer, _: Any, answer: Any) -> None:
-        if (answered := row(answer)) is not None:
-            layer.after.append(answered)
-
-    def child_ended(layer: _Layer, name: str, child: nn.Module, given: Any, answer: Any) -> None:
-        read, answered, kind = row(given), row(answer), type(child).__name__.lower()
-        if answered is None or isinstance(child, nn.Dropout | nn.Identity):
-            return
-        if "norm" in kind:
-            if read is not None:
-                layer.norms.append((child, read, answered))
-            return
-        layer.kinds[name] = _kind(kind, bool(routing & set(child.modules())))
-        layer.written[name] = answered
-
-    def router_began(layer: _Layer, given: Any, _: Any) -> None:
-        layer.given, layer.wrote = row(given), len(layer.written)
-
-    with ExitStack() as stack:
-        for layer, module in zip(heard, modules, strict=False):
-            listen(module, partial(layer_began, layer), before=True)
-            listen(module, partial(layer_ended, layer))
-            for name, child in module.named_children():
-                listen(child, partial(child_ended, layer, name, child))
-        for router in routers:
-            listen(router.module, partial(router_began, heard[router.layer]), before=True)
-        yield heard
+    put = module.register_forward_pre_hook if before else module.register_forward_hook
+    stack.enter_context(patched(lambda: put(hook, with_kwargs=True).remove))
 
 
 def _kind(name: str, routes: bool) -> str:
@@ -224,7 +242,7 @@ class _Part(NamedTuple):
     row: Tensor  # (D,) float64
 
 
-def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence[_Layer]) -> list[list[_Part]]:
+def _parts_of_stream(run: ModelInput, routers: Sequence[Router], heard: Sequence[_LayerStream]) -> list[list[_Part]]:
     """The embedding, and what each layer wrote; each layer must have added that and nothing else."""
     parts: list[list[_Part]] = []
     blocks = {router.layer for router in routers}
@@ -254,7 +272,7 @@ def _is_sum(whole: Tensor, parts: Sequence[Tensor]) -> bool:
 def _frame(
     run: ModelInput,
     router: Router,
-    layer: _Layer,
+    layer: _LayerStream,
     parts: Sequence[Sequence[_Part]],
     logits: np.ndarray,
     chosen: np.ndarray,
@@ -315,7 +333,7 @@ class _Norm(NamedTuple):
         return self.weight * (row - row.mean() if self.centred else row)
 
 
-def _frozen_norm(layer: _Layer, given: Tensor) -> _Norm | None:
+def _frozen_norm(layer: _LayerStream, given: Tensor) -> _Norm | None:
     """Find the norm whose answer the router was given; None where that was something else.
 
     A norm multiplies what it reads by weights and by one number, some after taking the mean away; two vectors of mean 0

@@ -63,7 +63,7 @@ class ExpertVectors:
 
 
 @dataclass(slots=True)
-class _Layer:
+class _LayerSums:
     """Sums over the outputs of one layer's experts."""
 
     experts: int
@@ -123,7 +123,7 @@ def expert_vectors(
         raise InvalidPrompt("There are no texts to read. Give at least one, with its label.")
     runs = model.model
     routers = find_routers(runs)
-    layers = [_Layer(router.num_experts) for router in routers]
+    layers = [_LayerSums(router.num_experts) for router in routers]
     _check_memory(model, sum(layer.experts for layer in layers))
     rng, seen, following, ends = np.random.default_rng(0), Counter[str](), list[int](), list[int]()
     testing = False
@@ -176,7 +176,7 @@ def _check_memory(model: LoadedModel, experts: int) -> None:
         )
 
 
-def _cosines(layer: _Layer) -> np.ndarray:
+def _cosines(layer: _LayerSums) -> np.ndarray:
     if layer.gram is None:
         return np.full((1, 1), np.nan)
     return (layer.gram / layer.asked).numpy()
@@ -195,7 +195,7 @@ COLUMNS = {
 }
 
 
-def _written(model: LoadedModel, layers: list[_Layer], following: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
+def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray, ends: np.ndarray) -> pd.DataFrame:
     runs, routers = model.model, find_routers(model.model)
     parts, gains = list[dict[str, Any]](), list[np.ndarray]()
     lens = None if why_no_next_tokens(runs) else lens_of(runs, routers)

@@ -111,7 +111,7 @@ def expert_specific_tokens(dataset: Dataset, layer: int, most: int = MOST, progr
 
 
 @dataclass(slots=True)
-class _Texts:
+class _TextCounts:
     """In how many texts each token occurs: rows come text by text, and a text may go on in the next row group."""
 
     counted: np.ndarray
@@ -135,7 +135,7 @@ def _texts(
     """(V,) in how many texts each of these ids occurs, recorded at the layer; of those that are wanted."""
     row, column = np.full(int(ids.max(initial=0)) + 2, -1), experts_column(layer)
     row[ids[wanted]] = wanted
-    found = _Texts(np.zeros(len(ids), np.int64))
+    found = _TextCounts(np.zeros(len(ids), np.int64))
     for rows in told(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
         which = row[np.minimum(rows["token_id"], len(row) - 1)]
         here = (which >= 0) & (rows[column][:, 0] != stored_values(rows[column].dtype)[1])

@@ -110,7 +110,7 @@ class Branch:
     page: str
 
 
-class Twin(NamedTuple):
+class TwinModel(NamedTuple):
     """One of two models that differ in how their load was balanced."""
 
     title: str
@@ -221,14 +221,14 @@ def fine() -> Scene:
     return Scene("texts", trace, meters, quoted, {"shared": True, "bias": bias.tolist()})
 
 
-def twins() -> tuple[Twin, Twin]:
+def twins() -> tuple[TwinModel, TwinModel]:
     """The model that was pushed to tell kinds of text apart, and the one that was not."""
     pushed = _twin("Balanced over batches, and pushed", reference_routing())
     return pushed, _twin("Balanced within each text", reference_routing(NATURAL))
 
 
 def kinds_of_text() -> list[str]:
-    """The kinds of text that the twins read, in the order of `Twin.shares`."""
+    """The kinds of text that the twins read, in the order of `TwinModel.shares`."""
     return list(dict.fromkeys(reference_routing().tokens["label"]))
 
 
@@ -373,13 +373,13 @@ def _read(trace: RoutingTrace) -> RoutingTrace:
     return trace.select(tokens=np.concatenate([kept.index[kept["label"] == kind] for kind in READ]))
 
 
-def _twin(title: str, trace: RoutingTrace) -> Twin:
+def _twin(title: str, trace: RoutingTrace) -> TwinModel:
     kinds = pd.Categorical(trace.tokens["label"], kinds_of_text())
     takes = (trace.experts[..., None] == np.arange(trace.model.num_experts[0])).any(axis=2)  # (L, T, E)
     shares = np.stack([takes[:, kinds == kind].mean(axis=1) for kind in kinds.categories], axis=-1)
     rows = locality(trace)
     repeats = rows.loc[rows["choice"] == FIRST_CHOICE, "share"]
-    return Twin(title, _read(trace), expert_names(trace), shares, (float(repeats.min()), float(repeats.max())))
+    return TwinModel(title, _read(trace), expert_names(trace), shares, (float(repeats.min()), float(repeats.max())))
 
 
 def _names(trace: RoutingTrace) -> list[str]:

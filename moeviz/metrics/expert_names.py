@@ -171,42 +171,21 @@ def _names_of_layer(
     token, slot = np.nonzero(experts >= 0)
     expert, recorded = experts[token, slot], trace.recorded[row]
     has, size = _by_half(aside[token], expert, E), np.bincount(aside[recorded], minlength=2)
-    found = pd.DataFrame(
-        {
-            "layer": trace.model.layers[row],
-            "expert": np.arange(E),
-            "tokens": has.sum(axis=0),
-            "name": UNNAMED,
-            "holds": False,
-            "by": "",
-            **dict.fromkeys(("chosen_phi", "phi", "precision", "recall", "share"), np.nan),
-        }
-    )
+    found = _unnamed(trace.model.layers[row], has.sum(axis=0))
     enough = np.flatnonzero((has >= FEWEST).all(axis=0))
     for (names, code), by, most in zip(candidates, ("kinds", "tokens"), (MOST_KINDS, 1), strict=True):
         C = len(names)
         code = np.where(code < 0, C, code)
         of = _by_half(aside[recorded], code[recorded], C + 1)[:, :C]
-        usable = np.logical_and(*(of > 0))
         for some in np.array_split(enough, 1 + len(enough) * C // MOST_PLACES):  # a file may have thousands of kinds
             place = np.full(E, -1)
             place[some] = np.arange(len(some))
             theirs = place[expert] >= 0
             chosen = code[token[theirs]] * len(some) + place[expert[theirs]]
-            counts = _by_half(aside[token[theirs]], chosen, (C + 1) * len(some))
-            counts = counts.reshape(2, C + 1, len(some))[:, :C]
-            members, phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0, some], int(size[0]), most)
-            better = members.any(axis=0) & ~(phi <= found["chosen_phi"].to_numpy()[some] + GAIN)  # NaN: no other
-            tested = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                figures = {
-                    "chosen_phi": phi,
-                    "phi": _phi(*tested, has[1, some], int(size[1])),
-                    "precision": tested[0] / has[1, some],
-                    "recall": tested[0] / tested[1],
-                    "share": tested[1] / size[1],
-                }
-            for name, values in figures.items():
+            counts = _by_half(aside[token[theirs]], chosen, (C + 1) * len(some)).reshape(2, C + 1, len(some))[:, :C]
+            members, figures = _best_name(counts, of, has[:, some], size, most)
+            better = members.any(axis=0) & ~(figures["chosen_phi"] <= found["chosen_phi"].to_numpy()[some] + GAIN)
+            for name, values in figures.items():  # a figure of before is NaN where there is no other name
                 found.loc[some[better], name] = values[better]
             found.loc[some[better], "by"] = by
             order = np.argsort(-counts[0], axis=0, kind="stable")
@@ -217,6 +196,34 @@ def _names_of_layer(
     found["holds"] = found["phi"] >= least
     found.loc[~found["holds"], "name"] = UNNAMED
     return found
+
+
+def _unnamed(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
+    """Return the rows of a layer whose experts have no name."""
+    figures = dict.fromkeys(("chosen_phi", "phi", "precision", "recall", "share"), np.nan)
+    facts = {"layer": layer, "expert": np.arange(len(tokens)), "tokens": tokens}
+    return pd.DataFrame({**facts, "name": UNNAMED, "holds": False, "by": "", **figures})
+
+
+def _best_name(
+    counts: Int64[np.ndarray, "2 C E"],
+    of: Int64[np.ndarray, "2 C"],
+    has: Int64[np.ndarray, "2 E"],
+    size: Int64[np.ndarray, "2"],
+    most: int,
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Choose the name of each expert on the first half of the texts, (C, E), and judge it on the second: (E,) each."""
+    usable = np.logical_and(*(of > 0))
+    members, chosen_phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0], int(size[0]), most)
+    both, tokens = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return members, {
+            "chosen_phi": chosen_phi,
+            "phi": _phi(both, tokens, has[1], int(size[1])),
+            "precision": both / has[1],
+            "recall": both / tokens,
+            "share": tokens / size[1],
+        }
 
 
 def _joined(kinds: list[str], by: str) -> str:

@@ -47,7 +47,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
         layer = found.layer
         n, extra = placement_sizes(trace, found.row, devices, copies)
         for judged_on, planned, judged in _judgements(trace, found):
-            for name, replicas in _placements(planned, n, extra).items():
+            for name, replicas in zip(PLACEMENTS, planned_replicas(planned, n, extra), strict=True):
                 load = _device_loads(replicas, judged, n)
                 columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
                 facts = {"device": np.arange(n, dtype=np.int16), "experts": np.int16(len(replicas) // n), "load": load}
@@ -116,11 +116,12 @@ def _judgements(trace: Counted, found: LayerCounts) -> list[tuple[str, np.ndarra
     return [(SAME, every, every), (HELD_OUT, first, every - first)]
 
 
-def _placements(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[str, np.ndarray]:
-    """The expert of each replica, device by device."""
-    plans = {BALANCED: len(counts), COPIES: len(counts) + copies}
-    planned = {name: rebalance_experts(counts[None], replicas, 1, 1, devices)[0] for name, replicas in plans.items()}
-    return {CONTIGUOUS: np.arange(len(counts))} | planned
+def planned_replicas(
+    counts: Int64[np.ndarray, " E"], devices: int, copies: int
+) -> tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"], Int64[np.ndarray, " R"]]:
+    """The expert of each replica, device by device: of experts in order, balanced, and balanced with copies."""
+    plans = [rebalance_experts(counts[None], len(counts) + more, 1, 1, devices)[0] for more in (0, copies)]
+    return np.arange(len(counts)), plans[0], plans[1]
 
 
 def _device_loads(

@@ -24,7 +24,7 @@ CLASSES = (DIGITS, PUNCTUATION)  # of tokens that can be asked for by name
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Found:
+class WordTokens:
     """The tokens of a word."""
 
     word: str
@@ -37,7 +37,7 @@ class Found:
         return int(self.tokens.sum())
 
 
-def tokens_of_word(trace: RoutingTrace, word: str) -> Found:
+def tokens_of_word(trace: RoutingTrace, word: str) -> WordTokens:
     """Find a word in the texts as they are written, so that it may be of several tokens.
 
     Whole words count first; where there is none, parts of words; then both in any case. A single digit is looked for in
@@ -51,7 +51,7 @@ def tokens_of_word(trace: RoutingTrace, word: str) -> Found:
     codes, texts = pd.factorize(trace.tokens["text"])
     kinds = np.array([kind_of(text) for text in texts], object)
     if word in CLASSES:
-        return Found(word, (kinds == word)[codes], f"that are {word}")
+        return WordTokens(word, (kinds == word)[codes], f"that are {word}")
     pieces = [BETWEEN if kind == SPECIAL else _written(text) for text, kind in zip(texts, kinds, strict=True)]
     whole, starts, ends = _joined(trace, codes, pieces)
     hit = np.zeros(len(codes) + 1, np.int64)
@@ -62,7 +62,7 @@ def tokens_of_word(trace: RoutingTrace, word: str) -> Found:
             hit[np.searchsorted(starts, match.end(), "left")] -= 1
         if hit.any():
             break
-    return Found(word, np.cumsum(hit)[:-1] > 0, what)
+    return WordTokens(word, np.cumsum(hit)[:-1] > 0, what)
 
 
 def _ways(word: str) -> Iterator[tuple[str, int, str]]:
@@ -163,7 +163,7 @@ def _lower_end(share: np.ndarray, of: int) -> np.ndarray:
     return low
 
 
-def who_takes_sentence(found: Found, takers: pd.DataFrame, weighed: bool) -> str:
+def who_takes_sentence(found: WordTokens, takers: pd.DataFrame, weighed: bool) -> str:
     """Say who takes the tokens of a word most, from the rows of `who_takes`; or that none does, or that they are few.
 
     weighed   whether the trace has weights: see `RoutingTrace.weights`.

@@ -24,7 +24,7 @@ Judged = dict[str, Pair]
 TRIAL, NOT_NOW, LITTLE = "Worth a trial", "Not now", "Too little evidence"
 
 
-class Windows(NamedTuple):
+class LayerWindows(NamedTuple):
     """Choices of one layer's experts in windows of time, in their order."""
 
     row: int  # which of the L it is
@@ -32,7 +32,7 @@ class Windows(NamedTuple):
     counts: Int64[np.ndarray, "W E"]  # of the experts that compute
 
 
-def windows(trace: Counted) -> Iterator[Windows]:
+def windows(trace: Counted) -> Iterator[LayerWindows]:
     """Cut what was recorded into windows of time, layer by layer.
 
     Of a trace, a window is a text, or, where it has fewer than eight, a sixteenth of its tokens; of more than 240
@@ -42,10 +42,10 @@ def windows(trace: Counted) -> Iterator[Windows]:
     if isinstance(trace, RoutingTrace):
         texts = trace.tokens["sequence"].nunique()
         for found in layer_sets(trace):
-            yield Windows(found.row, found.layer, _by_window(found, texts >= TEXTS))
+            yield LayerWindows(found.row, found.layer, _by_window(found, texts >= TEXTS))
     elif trace.group_kind == "step":
         for row, (layer, experts) in enumerate(zip(trace.model.layers, trace.model.num_experts, strict=True)):
-            yield Windows(row, layer, trace.assignments[:, row, : experts - trace.model.zero_experts])
+            yield LayerWindows(row, layer, trace.assignments[:, row, : experts - trace.model.zero_experts])
 
 
 def _by_window(found: LayerSets, by_text: bool) -> Int64[np.ndarray, "W E"]:

@@ -8,7 +8,7 @@ import pandas as pd
 from jaxtyping import Bool, Float64, Int, Int64
 
 from moeviz.metrics.inputs import LayerCounts, check_cells
-from moeviz.metrics.placement import placement_sizes, rebalance_experts
+from moeviz.metrics.placement import placement_sizes, planned_replicas, rebalance_experts
 from moeviz.metrics.words import one_row, percent
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others, with_tokens
@@ -292,9 +292,7 @@ def _of_counts(trace: Counted, found: LayerCounts, devices: int | None, copies: 
 
 
 def _plans(counts: Int64[np.ndarray, " E"], devices: int, copies: int) -> dict[str, Int64[np.ndarray, " S"]]:
-    made = {BALANCED: len(counts), COPIES: len(counts) + copies}
-    planned = {name: rebalance_experts(counts[None], slots, 1, 1, devices)[0] for name, slots in made.items()}
-    return {CONTIGUOUS: np.arange(len(counts))} | planned
+    return dict(zip((CONTIGUOUS, BALANCED, COPIES), planned_replicas(counts, devices, copies), strict=True))
 
 
 def _facts(layer: int, devices: int, copies: int, name: str, plan: np.ndarray) -> Row:

@@ -37,7 +37,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class LogFigures:
     """Figures of one log, as the alarms see them."""
 
     step: int
@@ -72,7 +72,7 @@ class Alarms:
         self.down, self.named, self.lately = np.zeros(shape, bool), np.zeros(shape, bool), np.zeros(shape)
         self.judged, self.mass = np.zeros(shape, np.int64), np.zeros((shape[0], 3))
 
-    def judge(self, seen: Seen) -> list[dict[str, Any]]:
+    def judge(self, seen: LogFigures) -> list[dict[str, Any]]:
         """Return what is to be said after a log: alarms that begin, that change, and that are over.
 
         Its steps have been followed already.
@@ -103,7 +103,7 @@ class Alarms:
             self.since = np.where(now > 0, step + 1, self.since)
             self.lately = old * self.lately + (1 - old) * now / np.maximum(share, 1e-9)
 
-    def _gather(self, seen: Seen) -> None:
+    def _gather(self, seen: LogFigures) -> None:
         if seen.tokens - max(row["tokens"] for row in seen.rows) < self.rules.warmup:
             return  # steps of the warm-up are not judged afterwards either
         self.judged = self.judged + seen.counts
@@ -180,7 +180,7 @@ class Alarms:
         what = f"the selected experts have {mass:.1%} of the probability, so the router explores no other"
         return {("confidence", layer): f"layer {layer}: {what}"}
 
-    def _logits(self, step: int, seen: Seen) -> dict[Key, str]:
+    def _logits(self, step: int, seen: LogFigures) -> dict[Key, str]:
         due: dict[Key, str] = {}
         now = [float(row["z_loss"]) for row in seen.rows]
         recent = [values for at, values in self.z_losses if at >= step - self.rules.z_steps] or [
@@ -200,7 +200,7 @@ class Alarms:
         self.z_losses.append((step, now))
         return due
 
-    def _aux(self, seen: Seen) -> dict[Key, str]:
+    def _aux(self, seen: LogFigures) -> dict[Key, str]:
         if not self.watched.has_aux or (seen.aux_computed and seen.aux_coefficient != 0):
             return {}
         if not seen.counts.any():  # nothing was trained on
@@ -208,7 +208,7 @@ class Alarms:
         why = "its coefficient is 0" if seen.aux_computed else "none is computed"
         return {("aux_off", WHOLE_RUN): f"the aux loss is off: {why}, so nothing keeps the load even"}
 
-    def _cause(self, seen: Seen) -> str:
+    def _cause(self, seen: LogFigures) -> str:
         if seen.aux_computed and seen.aux_coefficient is not None:
             return f"; the coefficient of the aux loss is {seen.aux_coefficient:g}"
         return "; no aux loss is computed" if self.watched.has_aux and not seen.aux_computed else ""

@@ -23,7 +23,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics.routing_over_training import router_saturation
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import listed
-from moeviz.training.alarms import Alarms, Seen, Watched
+from moeviz.training.alarms import Alarms, LogFigures, Watched
 from moeviz.training.layer_metrics import Detail, layer_metrics, log_metrics
 from moeviz.training.recorded.rules import Rules, as_json
 from moeviz.training.router_hooks import Hearing, Tokens, later_hook
@@ -306,10 +306,10 @@ class RoutingHealth:
         top_k = max(router.top_k for router in self.routers)
         return Watched(self.heard.layers, self.heard.num_experts, top_k, has_aux)
 
-    def _judged(self, seen: "Settled", rows: list[dict[str, Any]]) -> Seen:
+    def _judged(self, seen: "Settled", rows: list[dict[str, Any]]) -> LogFigures:
         computed = seen.aux_loss is not None
         counts, low = seen.counts[:, :-1], self.heard.low_precision
-        return Seen(self.steps, counts, rows, self.total, computed, self.coefficient, low)
+        return LogFigures(self.steps, counts, rows, self.total, computed, self.coefficient, low)
 
     def _aux_in_loss(self, seen: "Settled") -> float | None:
         """What part of the loss is the aux loss; None where moeviz cannot tell."""

@@ -3,8 +3,8 @@
 import pytest
 from app_pages import drawn, first_page, is_near, pictures, run, topic_page, visit_of
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.kept import Kept
 from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.session import session
 from moeviz_app.views import layout
 from moeviz_app.views.explore import EXPLORER, OVERVIEW
@@ -80,7 +80,7 @@ def test_the_same_run_is_done_once_for_all_and_another_seed_is_another_run(calls
 
 
 def test_of_what_is_kept_the_longest_unasked_goes_first_and_the_newest_stays():
-    kept = Kept(10)
+    kept = ResultCache(10)
     for name in "abc":
         kept.put(name, name, 4)
         kept.get("a")

@@ -199,7 +199,7 @@ def test_labels_by_the_million_do_not_stand_in_the_way_of_the_load(both, monkeyp
 
 def test_a_text_that_goes_on_in_the_next_row_group_counts_once():
     """By hand: token 0 is in texts 1, 2 and 3, token 1 in texts 1 and 3."""
-    found = experts._Texts(np.zeros(2, np.int64))
+    found = experts._TextCounts(np.zeros(2, np.int64))
     for text, token in (([1, 1, 2], [0, 1, 0]), ([2, 2], [0, 0]), ([], []), ([2, 3], [0, 0]), ([3], [1])):
         found.add(np.array(text, np.int64), np.array(token, np.int64))
     assert found.counted.tolist() == [3, 2]

@@ -13,7 +13,7 @@ from models.training import payoff
 from models.training.__main__ import make_model
 from models.training.documents import DOMAINS
 from models.training.export import read_trained, to_bfloat16, to_transformers
-from models.training.model import Routing, Shape, TrainingMixture
+from models.training.model import RouterOutput, Shape, TrainingMixture
 from models.training.optimisers import WideMuon, make_optimisers, rate_factor
 from models.training.routing_losses import RoutingLosses, domain_information, load_balancing_loss, z_loss
 from models.training.study import PROXY
@@ -93,7 +93,7 @@ def test_a_run_in_float32_rounds_nothing_to_bfloat16():
 def routing(probabilities, experts):
     probabilities, experts = torch.tensor(probabilities), torch.tensor(experts)
     counts = torch.bincount(experts.flatten(), minlength=probabilities.shape[-1])
-    return Routing(probabilities.log(), probabilities, experts, counts)
+    return RouterOutput(probabilities.log(), probabilities, experts, counts)
 
 
 def test_an_even_load_has_a_balancing_loss_of_one():

@@ -435,6 +435,12 @@ def test_few_rows_may_not_describe_a_large_trace(tmp_path):
         read_trace(tmp_path / "big.csv")
 
 
+def test_a_negative_expert_is_called_so(tmp_path):
+    (tmp_path / "m.csv").write_text("phase,token,layer,rank,expert\nprefill,0,0,0,3\nprefill,0,0,1,-1\n")
+    with pytest.raises(InvalidTrace, match="expert of the file is negative"):
+        read_counted(tmp_path / "m.csv")
+
+
 def test_damaged_files_are_read_or_refused_in_one_sentence():
     """A short form of `python -m benchmarks.import_damage`."""
     came, _, _ = tried(200, seed=7)

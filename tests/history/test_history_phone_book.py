@@ -18,7 +18,7 @@ from waiting import PAUSE, until
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book import model, runs
 from moeviz.history.phone_book.measure import MEASURED
-from moeviz.history.phone_book.model import Choice, Network, balancing_loss, facts_of, train
+from moeviz.history.phone_book.model import Network, RoutedFacts, balancing_loss, facts_of, train
 from moeviz.history.phone_book.runs import MANY, NETWORKS, RECORDED, book_means, book_table, shipped_run
 
 SMALL = {"facts": 5_000, "steps": 120}
@@ -57,8 +57,8 @@ def test_an_answer_is_the_weighted_sum_of_the_two_experts_with_the_highest_logit
 
 
 def test_the_balancing_loss_is_one_where_all_is_even_and_as_many_as_there_are_where_one_takes_all():
-    even = Choice(torch.zeros(4, 4), torch.tensor([[0, 1], [2, 3], [1, 0], [3, 2]]), torch.full((4, 2), 0.5))
-    one = Choice(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
+    even = RoutedFacts(torch.zeros(4, 4), torch.tensor([[0, 1], [2, 3], [1, 0], [3, 2]]), torch.full((4, 2), 0.5))
+    one = RoutedFacts(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
     assert [round(float(balancing_loss(choice)), 5) for choice in (even, one)] == [1, 4]
 
 

@@ -1,5 +1,9 @@
 """The house, checked: everything points down, no circles, and each heavy library has one home. See `house.py`."""
 
+import re
+from collections import Counter
+from collections.abc import Iterable
+
 import house
 from house import ROOT
 
@@ -78,6 +82,19 @@ def test_kernels_is_a_folder_and_not_a_package():
 
 def test_there_is_no_room_for_everything():
     assert not [file for file in FILES if file.rpartition("/")[2] in {"utils.py", "helpers.py", "common.py", "misc.py"}]
+
+
+def test_a_name_is_of_one_class():
+    """Somebody who reads it in a message or a search knows which one is meant."""
+    assert shared(["class Found:\n    pass", "def found():\n    pass\n\n\nclass Found(dict):\n    pass"]) == {"Found"}
+    benchmarks = sorted((ROOT / "benchmarks").glob("*.py"))
+    assert not shared(path.read_text("utf-8") for path in [*(ROOT / file for file in FILES), *benchmarks])
+
+
+def shared(codes: Iterable[str]) -> set[str]:
+    """Names of classes that several of these files have."""
+    found = Counter(name for code in codes for name in set(re.findall(r"^class (\w+)", code, re.MULTILINE)))
+    return {name for name, times in found.items() if times > 1}
 
 
 def test_streamlit_finds_no_pages_of_its_own_beside_the_app():

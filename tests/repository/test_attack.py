@@ -28,14 +28,14 @@ def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory
 def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
     """The control: what the attack forges is what a browser would send, and the kernel tells of it."""
     with WatchedFolder(decoy) as folder:
-        attack.forged_choices(attack.Target(server.url, decoy, 1, 0), attack.Found())
+        attack.forged_choices(attack.AttackedServer(server.url, decoy, 1, 0), attack.Found())
         assert folder.seen
 
 
 def test_a_million_forged_rows_hold_nobody_up():
     found = attack.Found()
     with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
-        attack.forged_rows(attack.Target(server.url, Path("nowhere"), 0, 0), found)
+        attack.forged_rows(attack.AttackedServer(server.url, Path("nowhere"), 0, 0), found)
     assert not found.errors
 
 

@@ -17,7 +17,7 @@ from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace
 from moeviz.formats.importers.importer import ImportOptions
 from moeviz.training import RoutingHealth, Rules, read_run, read_run_file
-from moeviz.training.alarms import Alarms, Seen, Watched
+from moeviz.training.alarms import Alarms, LogFigures, Watched
 from moeviz.training.reading import EXAMPLE_FOLDER, example_runs
 from moeviz.training.recorded.rules import of_json
 from moeviz.training.recorded.run import LAYERS, RunFacts, TrainingRun, empty
@@ -31,7 +31,7 @@ EVEN = [[250] * 4, [250] * 4]
 
 def seen(step, counts=EVEN, tokens=10**6, aux=True, coefficient=0.1, **figures):
     plain = {"z_loss": 1.0, "logit_rms": 1.0, "mass": 0.5, "tokens": 1000} | figures
-    return Seen(step, np.array(counts), [plain, plain], tokens, aux, coefficient)
+    return LogFigures(step, np.array(counts), [plain, plain], tokens, aux, coefficient)
 
 
 def alarms_said(alarms, log):
@@ -271,7 +271,7 @@ def test_luck_alone_raises_no_alarm_in_twenty_seeds():
                 counts = health._window[-1][1][:, :-1].numpy().astype(np.int64)
                 figures = {"z_loss": 1.0, "logit_rms": 1.0, "mass": 0.5, "tokens": 16}
                 by_step.follow([step], counts[None])
-                hasty += len(by_step.judge(Seen(step, counts, [figures], 16 * step, True, 0.1)))
+                hasty += len(by_step.judge(LogFigures(step, counts, [figures], 16 * step, True, 0.1)))
                 per_log.append(health.report()["moe/max_violation/worst"])
                 assert health.alarms.on == {}, (seed, step)
     assert max(per_log) > 1  # what a rule by logs would have cried at,

@@ -17,13 +17,13 @@ from moeviz_app.widgets.messages import explained
 from moeviz_app.widgets.run_panel import waiting_words
 
 from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import Choice, Exhibit
+from moeviz.history.shared.exhibit import Exhibit, PageControl
 from moeviz.history.systems import EXHIBITS, SHIPS_WITH, System, part, shipped_result
 from moeviz.metrics.words import item_word, layer_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-SEED = Choice("seed", "Seed", (0, 9999), kind="number", width=120)
+SEED = PageControl("seed", "Seed", (0, 9999), kind="number", width=120)
 
 
 def exhibit_page(folder: str) -> None:
@@ -75,7 +75,7 @@ class GalleryPage:
                 chosen[choice.name] = self.choose(choice, persist_state="session")
         return exhibit.settings(chosen) | {"seed": self.choose(SEED, persist_state="session")}
 
-    def choose(self, choice: Choice, **options: Any) -> Any:
+    def choose(self, choice: PageControl, **options: Any) -> Any:
         """Draw a control and return the option that is chosen."""
         key = choice.name if choice.key is None else choice.key
         options |= {"key": f"{self.name} {key}"} if key else {}

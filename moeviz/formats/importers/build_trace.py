@@ -213,8 +213,8 @@ def fill_slots(
     large trace.
     """
     layers, at = np.unique(layer, return_inverse=True)
-    if min(token.min(), slot.min(), layers[0]) < 0:
-        raise InvalidTrace("A layer, token or slot of the file is negative. They are numbered from 0.")
+    if min(token.min(), slot.min(), expert.min(), layers[0]) < 0:
+        raise InvalidTrace("A layer, token, slot or expert of the file is negative. They are numbered from 0.")
     shape = (len(layers), int(token.max()) + 1, int(slot.max()) + 1)
     cells, most = shape[0] * shape[1] * shape[2], max(SMALL, CELLS_A_ROW * len(layer))
     if cells > most:

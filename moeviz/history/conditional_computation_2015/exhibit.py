@@ -10,7 +10,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
-from moeviz.history.shared.exhibit import Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped
 
 SWEEP = Path(__file__).with_name("sweep.csv")
@@ -256,8 +256,8 @@ def details(page: Page, result: Conditional) -> None:
 WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 EXHIBIT = Exhibit(
     choices=(
-        Choice("estimator", "Estimator", ESTIMATORS, kind="list", width=150),
-        Choice(
+        PageControl("estimator", "Estimator", ESTIMATORS, kind="list", width=150),
+        PageControl(
             "target",
             "Target τ",
             (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2),
@@ -267,8 +267,8 @@ EXHIBIT = Exhibit(
             None,
             "{:.3g}".format,
         ),
-        Choice("sparsity", "Sparsity λₛ", WEIGHTS, 1.0, width=150),
-        Choice("variance", "Variance λᵥ", WEIGHTS, 1.0, width=150),
+        PageControl("sparsity", "Sparsity λₛ", WEIGHTS, 1.0, width=150),
+        PageControl("variance", "Variance λᵥ", WEIGHTS, 1.0, width=150),
     ),
     train=train,
     trace_of=trace_of,

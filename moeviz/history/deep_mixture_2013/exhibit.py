@@ -23,7 +23,7 @@ from moeviz.history.deep_mixture_2013.model import (
     trace_of,
     train,
 )
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 from moeviz.metrics.words import percent
 
@@ -316,17 +316,17 @@ def details(page: Page, result: DeepMixture) -> None:
     for chart in (FACTOR_INFORMATION, SHARE_BY_EPOCH):
         page.chart(chart, result)
     with page.row():
-        label = page.choose(Choice("label", "Label", LABELS, kind="buttons"))
-        layer = page.choose(Choice("layer", "Layer", LAYERS, 2, kind="buttons"))
+        label = page.choose(PageControl("label", "Label", LABELS, kind="buttons"))
+        layer = page.choose(PageControl("layer", "Layer", LAYERS, 2, kind="buttons"))
     winners = trace_of(result, label, slots=1).select(layers=[layer])
     page.chart(LOAD_BY_LABEL, winners, model=winners.model)
 
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("experts", "Experts per layer", (2, 4, 8), 4, width=160),
-        Choice("epochs", "Epochs", (14, 28, EPOCHS), EPOCHS, width=160),
-        Choice("constraint", "Balance constraint", default=True, kind="toggle"),
+        PageControl("experts", "Experts per layer", (2, 4, 8), 4, width=160),
+        PageControl("epochs", "Epochs", (14, 28, EPOCHS), EPOCHS, width=160),
+        PageControl("constraint", "Balance constraint", default=True, kind="toggle"),
     ),
     train=train,
     trace_of=trace_of,

@@ -15,7 +15,7 @@ from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
 from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, trace_of, train
-from moeviz.history.shared.exhibit import Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import Watch, shipped, unwatched
 
 TABLE = Path(__file__).with_name("payoff.csv")
@@ -349,9 +349,9 @@ def details(page: Page, result: DecoderRun) -> None:
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("kind", "Kind", tuple(KINDS), kind="list", width=140),
-        Choice("experts", "Experts", (4, 8, 16), 8, width=140),
-        Choice("top_k", "Experts per word", (2, 4), 2, width=160),
+        PageControl("kind", "Kind", tuple(KINDS), kind="list", width=140),
+        PageControl("experts", "Experts", (4, 8, 16), 8, width=140),
+        PageControl("top_k", "Experts per word", (2, 4), 2, width=160),
     ),
     train=train,
     trace_of=trace_of,

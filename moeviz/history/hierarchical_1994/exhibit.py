@@ -25,7 +25,7 @@ from moeviz.history.hierarchical_1994.model import (
     two_cuts,
 )
 from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, ends_of, formant_plane, plane_of
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
 
 TABLE = Path(__file__).with_name("sweep.csv")
@@ -229,13 +229,13 @@ def details(page: Page, result: Hierarchy) -> None:
         "tree adds is that each of its gates is fitted alone, as one line."
     )
     names = ("the root's branches", "the leaves")
-    level = page.choose(Choice("level", "Level", (0, 1), 1, kind="buttons", written=names.__getitem__))
+    level = page.choose(PageControl("level", "Level", (0, 1), 1, kind="buttons", written=names.__getitem__))
     winners = trace_of(result, slots=1).select(layers=[level])
     page.chart(LOAD_BY_LABEL, winners, model=winners.model)
 
 
 EXHIBIT = Exhibit(
-    choices=(Choice("passes", "Passes", (5, 10, 20, 40, 80), 40, width=200),),
+    choices=(PageControl("passes", "Passes", (5, 10, 20, 40, 80), 40, width=200),),
     train=train,
     trace_of=trace_of,
     picture=picture,

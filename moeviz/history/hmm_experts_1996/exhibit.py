@@ -27,7 +27,7 @@ from moeviz.history.hmm_experts_1996.model import (
     train,
 )
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped
 
 
@@ -284,10 +284,10 @@ def picture(page: Page, result: HMMMixture) -> None:
     called, offered = names(data), {"one that ends right": first_right(result, data), "slowest": slowest(result, data)}
     page.heading(GATE_OVER_TIME)
     with page.row():
-        start = page.choose(Choice("start", "Begin with", tuple(offered), kind="buttons", key=""))
+        start = page.choose(PageControl("start", "Begin with", tuple(offered), kind="buttons", key=""))
         utterances = range(len(called))
         number = page.choose(
-            Choice(
+            PageControl(
                 "utterance", "Utterance", utterances, offered[start], "list", 260, written=called.__getitem__, key=""
             )
         )
@@ -321,17 +321,17 @@ def speakers_unknown(chosen: dict[str, Any]) -> bool:
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice(
+        PageControl(
             "supervised",
             "Speakers known",
             kind="toggle",
             key="told",
             help="One expert per speaker, fitted by hmmlearn.",
         ),
-        Choice("states", "States per expert", (1, 2, 3, 5), 3, width=140),
-        Choice("experts", "Experts", (2, 5, 9, 12), SPEAKERS, width=140, offered=speakers_unknown),
-        Choice("assignment", "Assignment", ASSIGNMENTS, kind="list", width=120, offered=speakers_unknown),
-        Choice("start", "Start", STARTS, kind="list", width=130, offered=speakers_unknown),
+        PageControl("states", "States per expert", (1, 2, 3, 5), 3, width=140),
+        PageControl("experts", "Experts", (2, 5, 9, 12), SPEAKERS, width=140, offered=speakers_unknown),
+        PageControl("assignment", "Assignment", ASSIGNMENTS, kind="list", width=120, offered=speakers_unknown),
+        PageControl("start", "Start", STARTS, kind="list", width=130, offered=speakers_unknown),
     ),
     settings=lambda chosen: {"experts": SPEAKERS} | chosen,
     train=train,

@@ -22,7 +22,7 @@ from moeviz.history.local_experts_1991.model import (
     train_network,
 )
 from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, ends_of, formant_plane, plane_of
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
 
 BORDER_POINTS = 201  # along a border of the gate
@@ -198,7 +198,7 @@ def picture(page: Page, result: AdaptiveMixture) -> None:
     """Draw how the experts divide the plane at a recorded epoch."""
     data = stand_in()
     page.text(f"The vowels are a {data.source}.")
-    epoch = page.choose(Choice("epoch", "Epoch", result.recorded, result.recorded[-1], written="{:,}".format))
+    epoch = page.choose(PageControl("epoch", "Epoch", result.recorded, result.recorded[-1], written="{:,}".format))
     page.chart(DECISION_LINES, result, data, result.recorded.index(epoch))
 
 
@@ -228,8 +228,8 @@ def details(page: Page, result: AdaptiveMixture) -> None:
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("experts", "Experts", (2, 4, 8), 4, width=160),
-        Choice(
+        PageControl("experts", "Experts", (2, 4, 8), 4, width=160),
+        PageControl(
             "error",
             "Error function",
             tuple(ERRORS),

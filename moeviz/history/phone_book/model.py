@@ -46,7 +46,7 @@ class Facts:
     learned: int  # so many, from the first
 
 
-class Choice(NamedTuple):
+class RoutedFacts(NamedTuple):
     """A router's decision for T facts."""
 
     logits: Float[Tensor, "T E"]
@@ -164,7 +164,7 @@ class Network(nn.Module):
             self.router = drawn(WIDTH, experts, spread=WIDTH**-0.5).requires_grad_(router == "learned")
             self.of_fact = torch.randn(NAMES**2, experts, generator=lots) if router == "kept" else None
 
-    def forward(self, names: Int64[Tensor, "T 2"]) -> tuple[Float[Tensor, "T V"], Choice | None]:
+    def forward(self, names: Int64[Tensor, "T 2"]) -> tuple[Float[Tensor, "T V"], RoutedFacts | None]:
         """The logits of the number, and what the router decided: nothing in a dense network."""
         h = self.first[names[:, 0]] + self.second[names[:, 1]]
         x = F.rms_norm(h, h.shape[1:]) * self.norms[0]
@@ -172,7 +172,7 @@ class Network(nn.Module):
         z = h + (self.as_one_block(x) if choice is None else self.mixed(x, choice))
         return (F.rms_norm(z, z.shape[1:]) * self.norms[1]) @ self.head, choice
 
-    def choose(self, x: Float[Tensor, "T D"], names: Int64[Tensor, "T 2"]) -> Choice:
+    def choose(self, x: Float[Tensor, "T D"], names: Int64[Tensor, "T 2"]) -> RoutedFacts:
         """The K experts of the highest logits, and a softmax over these."""
         if self.kind == "redrawn":
             logits = torch.randn(len(x), self.experts, generator=self.lots)
@@ -181,13 +181,13 @@ class Network(nn.Module):
         else:
             logits = x @ self.router
         highest, experts = logits.topk(self.top_k, dim=-1)
-        return Choice(logits, experts, highest.softmax(dim=-1))
+        return RoutedFacts(logits, experts, highest.softmax(dim=-1))
 
     def as_one_block(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
         """Output of all experts, each with weight 1: a dense block of E·H hidden units."""
         return (x @ self.up.transpose(0, 1).flatten(1) + self.bias.flatten()).relu() @ self.down.flatten(0, 1)
 
-    def mixed(self, x: Float[Tensor, "T D"], choice: Choice) -> Float[Tensor, "T D"]:
+    def mixed(self, x: Float[Tensor, "T D"], choice: RoutedFacts) -> Float[Tensor, "T D"]:
         """Weighted sum of what the chosen experts answer. Facts are packed by expert, in rows of one length."""
         sent = choice.experts.flatten()
         counts = torch.bincount(sent, minlength=self.experts)
@@ -200,7 +200,7 @@ class Network(nn.Module):
         return (answers.flatten(0, 1)[slot].view(len(x), self.top_k, WIDTH) * choice.weights[:, :, None]).sum(1)
 
 
-def balancing_loss(choice: Choice) -> Float[Tensor, ""]:
+def balancing_loss(choice: RoutedFacts) -> Float[Tensor, ""]:
     """E Σᵢ fᵢ Pᵢ: fᵢ the share of assignments of expert i, Pᵢ its mean probability. 1 where both are even."""
     experts = choice.logits.shape[1]
     shares = torch.bincount(choice.experts.flatten(), minlength=experts) / choice.experts.numel()

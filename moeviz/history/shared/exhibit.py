@@ -28,7 +28,7 @@ def always(chosen: dict[str, Any]) -> bool:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Choice:
+class PageControl:
     """A control of the page: one of its options is chosen. The first choices of a page are arguments of `train`."""
 
     name: str  # of the argument
@@ -52,7 +52,7 @@ class Choice:
 class Page(Protocol):
     """The page as an exhibit sees it: everything is drawn below what was drawn before it."""
 
-    def choose(self, choice: Choice) -> Any:
+    def choose(self, choice: PageControl) -> Any:
         """Draw a control and return the option that is chosen."""
 
     def row(self) -> AbstractContextManager[Any]:
@@ -90,7 +90,7 @@ class Page(Protocol):
 class Exhibit:
     """A system's page: its controls, what it trains, and what is drawn of a result."""
 
-    choices: tuple[Choice, ...]
+    choices: tuple[PageControl, ...]
     train: Callable[..., Any]  # of `settings`, seed and watch
     trace_of: Callable[[Any], RoutingTrace]
     picture: Callable[[Page, Any], None]  # of a result: the first picture, which is what the page is about

@@ -10,7 +10,7 @@ import pandas as pd
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
 from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, trace_of, train
 
@@ -259,9 +259,9 @@ def settings_of(chosen: dict[str, Any]) -> dict[str, Any]:
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("experts", "Experts", (8, 16, 32), 16, width=140),
-        Choice("top_k", "Top-k", (1, 2), 2, width=90, help="At each level.", key="k"),
-        Choice(
+        PageControl("experts", "Experts", (8, 16, 32), 16, width=140),
+        PageControl("top_k", "Top-k", (1, 2), 2, width=90, help="At each level.", key="k"),
+        PageControl(
             "losses",
             "Losses",
             tuple(PRINTED_TABLE),
@@ -271,7 +271,7 @@ EXHIBIT = Exhibit(
             help="The weights of the two losses: those of table 6 of the paper.",
             written=lambda pair: setting(*pair),
         ),
-        Choice(
+        PageControl(
             "groups",
             "Gates",
             tuple(GROUPS),

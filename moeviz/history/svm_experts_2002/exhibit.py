@@ -8,7 +8,7 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.datasets import stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page, formant_plane
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, formant_plane
 from moeviz.history.shared.results import shipped
 from moeviz.history.svm_experts_2002.em import STARTS, SoftMixture, soft_trace_of, train_soft
 from moeviz.history.svm_experts_2002.frames import (
@@ -227,11 +227,11 @@ def picture(page: Page, result: SVMMixture | SoftMixture) -> None:
     """Draw how full the experts are after an iteration of the loop, or how they divide the vowels."""
     if isinstance(result, SoftMixture):
         page.text(f"The vowels are a {stand_in().source}.")
-        iterations = Choice("iteration", "Iteration", result.recorded, result.recorded[-1], key="soft iteration")
+        iterations = PageControl("iteration", "Iteration", result.recorded, result.recorded[-1], key="soft iteration")
         page.chart(SVM_LINES, result, stand_in(), page.choose(iterations) - 1)
     else:
         last = len(result.overflow)
-        at = page.choose(Choice("iteration", "Iteration", range(1, last + 1), last)) if last > 1 else 1
+        at = page.choose(PageControl("iteration", "Iteration", range(1, last + 1), last)) if last > 1 else 1
         page.chart(EXPERT_ROOM, result, at - 1)
 
 
@@ -269,19 +269,19 @@ def details(page: Page, result: SVMMixture | SoftMixture) -> None:
         }
     )
     page.chart(ERROR_BY_EXPERTS)
-    trace = trace_of(result, page.choose(Choice("view", "Expert", ("first choice", "assigned"), kind="buttons")))
+    trace = trace_of(result, page.choose(PageControl("view", "Expert", ("first choice", "assigned"), kind="buttons")))
     last = trace.select(layers=trace.model.layers[-1:])
     page.chart(LOAD_BY_LABEL, last, model=last.model)
 
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("way", "Method", (LOOP, SOFT, HARD), kind="list", width=200),
-        Choice("experts", "Experts", (2, 4, 8, 16, 32), 8, width=140, offered=by_loop),
-        Choice("room", "Extra capacity c", (1, 50, 125, 250, 500, 1000, 4000), width=140, offered=by_loop),
-        Choice("kernel", "Kernel", KERNELS, kind="list", width=110, offered=by_loop),
-        Choice("iterations", "Iterations", (1, 12), 6, kind="number", width=110, offered=by_loop),
-        Choice(
+        PageControl("way", "Method", (LOOP, SOFT, HARD), kind="list", width=200),
+        PageControl("experts", "Experts", (2, 4, 8, 16, 32), 8, width=140, offered=by_loop),
+        PageControl("room", "Extra capacity c", (1, 50, 125, 250, 500, 1000, 4000), width=140, offered=by_loop),
+        PageControl("kernel", "Kernel", KERNELS, kind="list", width=110, offered=by_loop),
+        PageControl("iterations", "Iterations", (1, 12), 6, kind="number", width=110, offered=by_loop),
+        PageControl(
             "shuffled",
             "Shuffled",
             kind="toggle",
@@ -289,8 +289,8 @@ EXHIBIT = Exhibit(
             "all the work is the gater's.",
             offered=by_loop,
         ),
-        Choice("experts", "Experts", (2, 4), width=120, key="lines", offered=by_em),
-        Choice("start", "Start", STARTS, kind="list", width=140, offered=by_em),
+        PageControl("experts", "Experts", (2, 4), width=120, key="lines", offered=by_em),
+        PageControl("start", "Start", STARTS, kind="list", width=140, offered=by_em),
     ),
     train=trained,
     trace_of=trace_of_either,

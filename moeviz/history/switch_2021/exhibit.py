@@ -10,7 +10,7 @@ import pandas as pd
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Choice, Exhibit, Page
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import Watch, shipped, unwatched
 from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
 
@@ -283,9 +283,13 @@ def _why_so_many_are_dropped(result: Switch) -> str:
 
 EXHIBIT = Exhibit(
     choices=(
-        Choice("experts", "Experts", (2, 4, 8, 16), 8, width=160),
-        Choice("capacity_factor", "Capacity factor", (0.5, 1.0, 1.25, 2.0), 1.25, kind="list", width=150, key="factor"),
-        Choice("aux_weight", "Aux loss weight α", (0.0, 1e-3, 1e-2, 1e-1), 1e-2, kind="list", width=150, key="weight"),
+        PageControl("experts", "Experts", (2, 4, 8, 16), 8, width=160),
+        PageControl(
+            "capacity_factor", "Capacity factor", (0.5, 1.0, 1.25, 2.0), 1.25, kind="list", width=150, key="factor"
+        ),
+        PageControl(
+            "aux_weight", "Aux loss weight α", (0.0, 1e-3, 1e-2, 1e-1), 1e-2, kind="list", width=150, key="weight"
+        ),
     ),
     train=train,
     trace_of=trace_of,

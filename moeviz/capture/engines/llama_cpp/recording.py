@@ -21,12 +21,12 @@ from typing import Any
 
 import numpy as np
 
-from moeviz.capture.engines.decoding_loop import add_up, figures_of, outputs_of, pad_layers
+from moeviz.capture.engines.decoding_loop import add_up, figures_of, outputs_of
 from moeviz.capture.engines.llama_cpp.library import F16, F32, I32, Library
 from moeviz.errors import CaptureError
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ScoreFunction
-from moeviz.routing_trace import NO_EXPERT
+from moeviz.routing_trace import NO_EXPERT, pad_layers
 
 LOGITS = (b"ffn_moe_logits", b"ffn_moe_logits_biased")
 WEIGHTS = (b"ffn_moe_weights", b"ffn_moe_weights_softmax", b"ffn_moe_weights_norm", b"ffn_moe_weights_scaled")

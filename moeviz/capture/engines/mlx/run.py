@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.decoding_loop import draw_and_read, outputs_of, pad_layers, prompt_ids, token_rows
+from moeviz.capture.engines.decoding_loop import draw_and_read, outputs_of, prompt_ids, token_rows
 from moeviz.capture.engines.engine import SoFar
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, sort_slots
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots
 from moeviz.text import quoted
 
 STEP = 2048  # tokens of a prompt that are read at once, as mlx-lm does

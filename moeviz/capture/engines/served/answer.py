@@ -28,7 +28,7 @@ NOT_CHECKED = (
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class ServedAnswer:
     """The routing of one prompt and of what was generated after it, and what else the server says of the two."""
 
     part: SequenceRouting
@@ -39,7 +39,7 @@ class Answer:
     caution: str = ""
 
 
-def check_model(answer: Answer, names: Sequence[str], url: str) -> None:
+def check_model(answer: ServedAnswer, names: Sequence[str], url: str) -> None:
     """Raise `CaptureError` where the answer names a model that has none of these names."""
     if answer.model is not None and answer.model not in names:
         raise CaptureError(

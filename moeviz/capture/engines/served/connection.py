@@ -237,7 +237,7 @@ MOST_KNOWN = 2**18  # texts that are remembered, of a vocabulary
 SPLIT = 4  # tokens that a character is usually split over, at most
 
 
-class Texts:
+class DecodedTexts:
     """The texts of sequences of token ids, remembered from run to run."""
 
     def __init__(self) -> None:

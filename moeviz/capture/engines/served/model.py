@@ -18,7 +18,7 @@ import numpy as np
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.served.answer import (
     NOT_CHECKED,
-    Answer,
+    ServedAnswer,
     check_model,
     check_part,
     check_tokens,
@@ -30,10 +30,10 @@ from moeviz.capture.engines.served.answer import (
 )
 from moeviz.capture.engines.served.connection import (
     ConnectionLimits,
+    DecodedTexts,
     Ids,
     NotThere,
     Server,
-    Texts,
     connected,
     poll,
     run_blocking,
@@ -61,7 +61,7 @@ class ModelOnServer(EngineModel):
     """A model of a server. Made by `open_model` of the engine's module."""
 
     def __init__(self, where: ServerName, limits: ConnectionLimits) -> None:
-        self.where, self._limits, self._texts = where, limits, Texts()
+        self.where, self._limits, self._texts = where, limits, DecodedTexts()
         self.told, self.served = replace(where.told, start=None), ""
         self._max_tokens: int | None = None
         self._chats = False
@@ -99,7 +99,7 @@ class ModelOnServer(EngineModel):
         """Ask which model the server runs, and how the server names itself."""
 
     @abstractmethod
-    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         """Ask for one prompt, and read what comes back. Its part has token ids, but no texts."""
 
     @abstractmethod
@@ -162,7 +162,7 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> Answer:
+    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> ServedAnswer:
         """The answer to one prompt, held against the prompt, with the texts of its tokens."""
         answer = await self._read(server, prompt, request)
         part = answer.part
@@ -190,7 +190,7 @@ class ModelOnServer(EngineModel):
             return NOT_CHECKED
         return said_of_text(str(text), prompt, len(read))
 
-    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         """Read the answer to a prompt as a file would be read. Raises `CaptureError` for what is no routing."""
         try:
             answer = await self.complete(server, prompt, request)
@@ -211,7 +211,7 @@ class ModelOnServer(EngineModel):
         check_model(answer, self.names, self.where.url)
         return answer
 
-    def _trace(self, answers: Sequence[Answer], request: CaptureRequest) -> RoutingTrace:
+    def _trace(self, answers: Sequence[ServedAnswer], request: CaptureRequest) -> RoutingTrace:
         """The trace of all prompts, with a caution for odd answers. That and what the doctor finds are logged."""
         about, parts = SourceInfo(self.where.engine, hidden=True, what="answer"), [answer.part for answer in answers]
         chosen = [part.ids[list(self.info.layers)] for part in parts]
@@ -231,7 +231,7 @@ class ModelOnServer(EngineModel):
         return trace
 
 
-def _decoding(answers: Sequence[Answer], request: CaptureRequest) -> str:
+def _decoding(answers: Sequence[ServedAnswer], request: CaptureRequest) -> str:
     """How tokens were generated, and which answers have fewer than were asked for."""
     ended = [answer for answer in answers if answer.new < request.max_new_tokens]
     why = with_and([*dict.fromkeys(why_ended(answer.reason) for answer in ended)])

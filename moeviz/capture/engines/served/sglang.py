@@ -6,7 +6,7 @@ Its routing is bare numbers without a shape: how many layers and experts there a
 from typing import Any
 
 from moeviz.capture.engines.engine import BeforeOpening
-from moeviz.capture.engines.served.answer import Answer
+from moeviz.capture.engines.served.answer import ServedAnswer
 from moeviz.capture.engines.served.connection import Ids, NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
@@ -31,7 +31,7 @@ class SglangModel(ModelOnServer):
                 continue
         return None, "its server"
 
-    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         """By /generate, of tokens that the server made itself; a chat by /v1/chat/completions."""
         if self.told.hidden_layers is None or self.told.top_k is None:
             raise CaptureError(
@@ -41,15 +41,15 @@ class SglangModel(ModelOnServer):
             )
         return await (self._chat if request.chat else self._generate)(server, prompt, request)
 
-    async def _generate(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def _generate(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         ids = await self.tokenize(server, prompt)
         how = drawn(request.sampling, "sampling_seed") | {"max_new_tokens": max(request.max_new_tokens, 1)}
         body = {"input_ids": ids, "sampling_params": how, **self._wanted()}
         answer = await server.ask("/generate", body, large=True)
         new = ids_in(answer.get("output_ids"))
-        return Answer(self._part(answer, ids, new), len(new), reason=_reason(answer.get("meta_info")))
+        return ServedAnswer(self._part(answer, ids, new), len(new), reason=_reason(answer.get("meta_info")))
 
-    async def _chat(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def _chat(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         how = drawn(request.sampling, "seed") | {"max_tokens": max(request.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
         body = {"model": self.served, "messages": messages(prompt, request.system), **how, **ids, **self._wanted()}
@@ -65,7 +65,7 @@ class SglangModel(ModelOnServer):
             )
         answer = answer if sglang.routed(answer) is not None else answer | {"meta_info": meta}
         part = self._part(answer, ids_in(old), ids_in(new))
-        return Answer(part, len(new), old, answer.get("model"), choice.get("finish_reason"))
+        return ServedAnswer(part, len(new), old, answer.get("model"), choice.get("finish_reason"))
 
     def _wanted(self) -> dict[str, Any]:
         return {"return_routed_experts": True} | (

@@ -6,7 +6,7 @@ from typing import Any
 import anyio
 
 from moeviz.capture.engines.engine import BeforeOpening
-from moeviz.capture.engines.served.answer import Answer
+from moeviz.capture.engines.served.answer import ServedAnswer
 from moeviz.capture.engines.served.connection import Ids, NotThere, Server
 from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
@@ -34,7 +34,7 @@ class VllmModel(ModelOnServer):
         by = f"its server ({version})" if known else "its server"
         return (root if isinstance(root, str) else None), by
 
-    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> Answer:
+    async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,
@@ -57,7 +57,7 @@ class VllmModel(ModelOnServer):
             )
         prompt, new = tokens_of(answer, choice)
         part = vllm.read_choice(answer, choice, self.told)
-        return Answer(part, len(new or ()), prompt, answer.get("model"), choice.get("finish_reason"))
+        return ServedAnswer(part, len(new or ()), prompt, answer.get("model"), choice.get("finish_reason"))
 
     async def tokenize(self, server: Server, text: str) -> list[int]:
         """By /tokenize."""

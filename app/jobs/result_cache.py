@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Kept(Generic[T]):
+class ResultCache(Generic[T]):
     """Results by all that they depend on; past so many bytes, those that nobody asked for the longest are let go."""
 
     def __init__(self, most_bytes: int) -> None:
