@@ -34,6 +34,7 @@ from moeviz_app.server.identity import visitor_of
 from starlette.types import Scope
 
 from moeviz.embedded import EMBEDDED
+from moeviz.errors import MoevizError
 
 KEY_OF_FORMS = "STREAMLIT_SERVER_COOKIE_SECRET"  # which every process has to know alike
 IMPORTED = (  # before the fork, so that its memory is shared; nothing of it starts a thread
@@ -323,7 +324,8 @@ def _load_for_all() -> None:
     threads, tqdm.monitor_interval = torch.get_num_threads(), 0  # which would be a thread
     torch.set_num_threads(1)
     identity = weights_identity(EMBEDDED)  # before they are read: they may change
-    model_cache.loaded_before_fork[EMBEDDED] = identity, load_model(EMBEDDED, check_memory=False)
+    with suppress(MoevizError):  # whoever runs it is told what is wrong with it
+        model_cache.loaded_before_fork[EMBEDDED] = identity, load_model(EMBEDDED, check_memory=False)
     os.register_at_fork(after_in_child=lambda: torch.set_num_threads(threads))
 
 
