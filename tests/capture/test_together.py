@@ -1,5 +1,6 @@
 """Streams that decode in one batch: each gives what it gives alone, comes and goes as it likes, and fails by itself."""
 
+import gc
 import random
 from contextlib import closing, contextmanager
 
@@ -122,6 +123,14 @@ def test_nothing_is_kept_of_a_stream_that_ended_or_was_left(model):
         next(stays)
         assert shared.bytes_held < 2 * alone and len(list(ends)) == 1
     assert shared.bytes_held == 0
+
+
+def test_a_stream_that_waits_holds_no_logits(model):
+    vocabulary = model.model.config.vocab_size
+    with closing(stream(model, "a " * 40, max_new_tokens=5, next_tokens=True)) as waits:
+        next(waits)
+        tensors = [held for held in gc.get_objects() if isinstance(held, torch.Tensor)]
+        assert [tuple(held.shape) for held in tensors if held.shape[-1:] == (vocabulary,)] == []
 
 
 def test_a_stream_for_which_a_batch_has_no_room_goes_on_by_itself(model, rows):

@@ -67,7 +67,7 @@ class Head:
             p, ids = _largest(logits.float().softmax(-1))
             parts.append((ids.int(), p))
         ids, p = (torch.cat(part) for part in zip(*parts, strict=True))
-        return (ids, p), logits[-1]
+        return (ids, p), logits[-1].clone()  # a view would hold the logits of all of these rows
 
     def _logits(self, rows: Tensor) -> Tensor:
         from moeviz.capture.record.private_names import with_forward  # plain listening does without it
@@ -133,6 +133,7 @@ class NextTokenRecord:
         """Keep what the head makes of the whole stack, which must end in the final norm: else there is no lens."""
         if self.norm is not None and (self.normed is None or not torch.equal(self.normed, hidden)):
             self.norm, self.lens, self.waiting = None, [], []
+        self.normed = None
         self._add(self.rows, hidden)
         self._ask_head()
 
@@ -158,6 +159,7 @@ class NextTokenRecord:
                 f"The head of {type(self.head.model).__name__} answers otherwise than its forward as a whole, so "
                 "moeviz cannot tell its next tokens. Leave next_tokens out."
             )
+        self.last = None
 
     def at(self, where: np.ndarray, read: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> NextTokens | None:
         """The next tokens after those that stand at these places of all rows that were read.
