@@ -3,6 +3,7 @@
 import time
 from collections.abc import Hashable, Iterator
 from contextlib import closing
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import streamlit as st
@@ -39,32 +40,6 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     """
     with st.spinner("Loading the model …"):
         model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
-    from moeviz.capture.trace import capture, capture_growing
-
-    def read(loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
-        if (known := _known(run)) is not None:
-            return known
-        log_moment("model begins")
-        trace = capture(loaded, run.request())
-        log_moment("model ends")
-        _keep(run, trace)
-        return trace
-
-    def write(loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
-        if (known := _known(run)) is not None:
-            return known
-        log_moment("model begins")
-        with closing(capture_growing(loaded, run.request(), seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
-            for trace in grown:
-                yield trace  # others have their turn here
-        log_moment("model ends")
-        _keep(run, trace)
-        return trace
-
-    def ask(loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
-        """Of a server: while its answer is awaited, Stop hangs up."""
-        return capture(loaded, run.request(), progress=lambda _done, _total: tell(None))
-
     model_service.begin_run()
     session.forget_held()
     if (known := _known(run)) is not None:
@@ -73,8 +48,8 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     with place.container():
         picture = Picture(run.new_tokens, key)
     try:
-        work = ask if model_catalog.answers_at_once(run.model) else write if run.new_tokens else read
-        trace = wait_for(model_service.run_on_model(run.model, run.how, work), picture.listen)
+        way = _ask if model_catalog.answers_at_once(run.model) else _write if run.new_tokens else _read
+        trace = wait_for(model_service.run_on_model(run.model, run.how, partial(way, run)), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
         session.forget_held()
         raise
@@ -84,6 +59,39 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     for phase, tokens in trace.tokens["phase"].value_counts().items():
         count("tokens", int(tokens), phase=str(phase))
     return trace
+
+
+def _read(run: RunRequest, loaded: "LoadedModel", _tell: Tell) -> RoutingTrace:
+    from moeviz.capture.trace import capture
+
+    if (known := _known(run)) is not None:
+        return known
+    log_moment("model begins")
+    trace = capture(loaded, run.request())
+    log_moment("model ends")
+    _keep(run, trace)
+    return trace
+
+
+def _write(run: RunRequest, loaded: "LoadedModel", _tell: Tell) -> Iterator[RoutingTrace]:
+    from moeviz.capture.trace import capture_growing
+
+    if (known := _known(run)) is not None:
+        return known
+    log_moment("model begins")
+    with closing(capture_growing(loaded, run.request(), seconds_between=SECONDS_BETWEEN_PICTURES)) as grown:
+        for trace in grown:
+            yield trace  # others have their turn here
+    log_moment("model ends")
+    _keep(run, trace)
+    return trace
+
+
+def _ask(run: RunRequest, loaded: "LoadedModel", tell: Tell) -> RoutingTrace:
+    """Run on a server: while its answer is awaited, Stop hangs up."""
+    from moeviz.capture.trace import capture
+
+    return capture(loaded, run.request(), progress=lambda _done, _total: tell(None))
 
 
 def _known(run: RunRequest) -> RoutingTrace | None:

@@ -290,23 +290,15 @@ def _frame(
     fixed = rows @ norm.bias + (0 if bias is None else bias.detach().cpu().double())
     if fixed.any():
         named.append((BIAS, NONE, fixed))
-    values = np.stack([part.numpy() for *_, part in named])
-    left, most = logits - values.sum(0), np.abs(logits).max()
     half = any(part.dtype.itemsize < 4 for part in (given, weight))
-    if not np.abs(left).max() <= (MOST_ROUNDING if half else CLOSE) * most:
-        raise _cannot(
-            run,
-            f"in layer {router.layer} the parts are {np.abs(left).max() / most:.2g} of the largest logit away from the "
-            "logits" + (", rounded as they are. Load the model in float32" if half else ""),
-        )
-    names = [(name, of) for name, of, _ in named]
+    values, names = np.stack([part.numpy() for *_, part in named]), [(name, of) for name, of, _ in named]
+    left = _left_over(run, router.layer, values.sum(0), logits, half)
     if half:
         names, values = [*names, (ROUNDING, NONE)], np.concatenate([values, left[None]])
     E = len(logits)
     slots = np.full(E, NONE)
-    for slot, expert in enumerate(chosen):
-        if expert >= 0:
-            slots[expert] = slot
+    taken = chosen >= 0
+    slots[chosen[taken]] = np.flatnonzero(taken)
     return pd.DataFrame(
         {
             "layer": router.layer,
@@ -318,6 +310,19 @@ def _frame(
             "above_mean": (values - values.mean(axis=1, keepdims=True)).ravel(),
         }
     )
+
+
+def _left_over(run: ModelInput, layer: int, parts: np.ndarray, logits: np.ndarray, half: bool) -> np.ndarray:
+    """Return the logits less the sum of their parts, (E,) each. Raises `CaptureError` where that is not rounding."""
+    left: np.ndarray = logits - parts
+    most = np.abs(logits).max()
+    if not np.abs(left).max() <= (MOST_ROUNDING if half else CLOSE) * most:
+        raise _cannot(
+            run,
+            f"in layer {layer} the parts are {np.abs(left).max() / most:.2g} of the largest logit away from the logits"
+            + (", rounded as they are. Load the model in float32" if half else ""),
+        )
+    return left
 
 
 class _Norm(NamedTuple):

@@ -309,26 +309,7 @@ Stacks = dict[str, dict[int, dict[int, Expert]]]
 
 def _found(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
     """Experts and dense MLPs: by the stack of layers, layer and number."""
-    alone: dict[tuple[str, int, int], dict[str, StoredTensor]] = defaultdict(dict)
-    fused: dict[tuple[str, int], dict[str, StoredTensor]] = defaultdict(dict)
-    in_turns = set()
-    for full, tensor in tensors.items():
-        if (place := IN_LAYER.fullmatch(full)) is None:
-            continue
-        stack, layer, rest = place[1], int(place[2]), place[3]
-        if rest.endswith("experts.gate_up_proj_bias"):
-            in_turns.add((stack, layer))  # gpt-oss, where a row of the gate is followed by one of up
-        elif match := GGUF.fullmatch(rest):
-            if match[2]:
-                fused[stack, layer][match[1]] = tensor
-            else:
-                alone[stack, layer, int(match[3] or DENSE_MLP)][match[1]] = tensor
-        elif (match := ALONE.fullmatch(rest)) and match[2] in ROLES:
-            alone[stack, layer, int(match[1])][ROLES[match[2]]] = tensor
-        elif (match := FUSED.fullmatch(rest)) and match[1] in ROLES:
-            fused[stack, layer][ROLES[match[1]]] = tensor
-        elif (match := DENSE.fullmatch(rest)) and match[1] in ROLES:
-            alone[stack, layer, DENSE_MLP][ROLES[match[1]]] = tensor
+    alone, fused, in_turns = _by_place(tensors)
     experts: Stacks = defaultdict(lambda: defaultdict(dict))
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
     for (stack, layer, number), parts in alone.items():
@@ -344,6 +325,40 @@ def _found(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stac
                 of = dict(_matrices(name, all_of_them, number, (stack, layer) in in_turns))
                 experts[stack][layer][number] = of
     return dict(experts), dict(dense)
+
+
+def _by_place(
+    tensors: Mapping[str, StoredTensor],
+) -> tuple[
+    dict[tuple[str, int, int], dict[str, StoredTensor]],
+    dict[tuple[str, int], dict[str, StoredTensor]],
+    set[tuple[str, int]],
+]:
+    """Sort matrices by their names: those of one expert each, those of a layer's experts in one, by their roles.
+
+    The third: stacks and layers whose gate and up are one matrix, a row of the one after a row of the other.
+    """
+    alone: dict[tuple[str, int, int], dict[str, StoredTensor]] = defaultdict(dict)
+    fused: dict[tuple[str, int], dict[str, StoredTensor]] = defaultdict(dict)
+    in_turns = set()
+    for full, tensor in tensors.items():
+        if (place := IN_LAYER.fullmatch(full)) is None:
+            continue
+        stack, layer, rest = place[1], int(place[2]), place[3]
+        if rest.endswith("experts.gate_up_proj_bias"):
+            in_turns.add((stack, layer))  # gpt-oss
+        elif match := GGUF.fullmatch(rest):
+            if match[2]:
+                fused[stack, layer][match[1]] = tensor
+            else:
+                alone[stack, layer, int(match[3] or DENSE_MLP)][match[1]] = tensor
+        elif (match := ALONE.fullmatch(rest)) and match[2] in ROLES:
+            alone[stack, layer, int(match[1])][ROLES[match[2]]] = tensor
+        elif (match := FUSED.fullmatch(rest)) and match[1] in ROLES:
+            fused[stack, layer][ROLES[match[1]]] = tensor
+        elif (match := DENSE.fullmatch(rest)) and match[1] in ROLES:
+            alone[stack, layer, DENSE_MLP][ROLES[match[1]]] = tensor
+    return alone, fused, in_turns
 
 
 def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:

@@ -1,6 +1,7 @@
 """The picture of the page Balance: who has more of the work, or less, than luck alone may bring."""
 
 import json
+from collections.abc import Iterator
 
 import altair as alt
 import pandas as pd
@@ -29,7 +30,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         labelLimit=130,
         grid=False,
     )
-    written = frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS
+    written = bool(frame["expert"].max() < NUMBERS_UP_TO and len(rows) <= ROWS_WITH_NUMBERS)
     drawn = frame.merge(rows, on=["part", "group", "layer"])
     if written:
         drawn = drawn.assign(written=drawn["times_even"].map(_in_cell, na_action="ignore"))
@@ -47,21 +48,23 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
             luck_high=("to", ".3f"),
         ),
     )
-    within = base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
+    row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
+    return theme.framed(theme.layered(*_cells(base, written, dark)), int(row * len(rows)) + theme.AROUND, canvas=True)
+
+
+def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
+    """The cells within luck and beyond it, their numbers where those are `written`, and a cross in an unused one."""
+    yield base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
     beyond = base.transform_filter("datum.beyond_luck").mark_rect(stroke=None)
-    layers = [within, beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))]
+    yield beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))
     if written:
         number = base.mark_text(fontSize=12).encode(text="written:N")
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
-        layers.append(some.encode(color=theme.times_ink("times_even", dark)))
+        yield some.encode(color=theme.times_ink("times_even", dark))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
-        layers.append(pale.encode(color=alt.ColorValue(theme.INK["dark" if dark else "light"])))
+        yield pale.encode(color=alt.ColorValue(theme.INK["dark" if dark else "light"]))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)
-    layers.append(
-        unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
-    )
-    row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
-    return theme.framed(theme.layered(*layers), int(row * len(rows)) + theme.AROUND, canvas=True)
+    yield unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
 
 
 def _in_cell(times: float) -> str:

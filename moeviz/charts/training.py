@@ -1,5 +1,6 @@
 """How routing went while a model trained: of one run, or of two on the same axes. Not a topic: no trace has it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import altair as alt
@@ -211,39 +212,28 @@ def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     cells = cells.mark_rect(**CELLS, height=alt.RelativeBandSize(LOAD_PART)).encode(
         x=along(frame, field="after"), x2=f"{axis_of(frame)}:Q", y=y, color=colour, tooltip=[*when(frame), *tips]
     )
-    thick = max(row * (1 - LOAD_PART) / 4, 2)
-    bars = alt.Chart(
-        alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[
-            ["layer", "after", axis_of(frame), "what", "alarm", "says"]
-        ]
-    )
-    names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
-    kinds = theme.colour(
-        "what",
-        names,
-        [ALARM_COLOURS[word] for word in names],
-        symbolType="stroke",
-        symbolStrokeWidth=4,
-        columns=2,
-        orient="bottom",
-    )
-    lanes = []
-    for kind in dict.fromkeys(alarms["alarm"]):
-        lane = bars.transform_filter(alt.datum.alarm == kind).mark_rule(
-            strokeWidth=thick, strokeCap="round", aria=False
-        )
-        lanes.append(
-            lane.encode(
-                x=along(frame, field="after"),
-                x2=f"{axis_of(frame)}:Q",
-                y=alt.Y("layer:O", bandPosition=LANES[kind]),
-                color=kinds,
-                tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
-            )
-        )
+    lanes = list(_lanes(alarms, thick=max(row * (1 - LOAD_PART) / 4, 2)))
     together = [theme.layered(*lanes)] if lanes else []
     drawn = theme.layered(cells, *together).resolve_scale(color="independent")
     return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
+
+
+def _lanes(alarms: pd.DataFrame, thick: float) -> Iterator[alt.Chart]:
+    """The bars of each kind of alarm, side by side within the row of their layer, `thick` pixels each."""
+    columns = ["layer", "after", axis_of(alarms), "what", "alarm", "says"]
+    bars = alt.Chart(alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[columns])
+    names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
+    strokes = {"symbolType": "stroke", "symbolStrokeWidth": 4, "columns": 2, "orient": "bottom"}
+    kinds = theme.colour("what", names, [ALARM_COLOURS[word] for word in names], **strokes)
+    for kind in dict.fromkeys(alarms["alarm"]):
+        lane = bars.transform_filter(alt.datum.alarm == kind)
+        yield lane.mark_rule(strokeWidth=thick, strokeCap="round", aria=False).encode(
+            x=along(alarms, field="after"),
+            x2=f"{axis_of(alarms)}:Q",
+            y=alt.Y("layer:O", bandPosition=LANES[kind]),
+            color=kinds,
+            tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
+        )
 
 
 def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:

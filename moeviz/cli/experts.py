@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeviz.capture.models.load import LoadedModel
+    from moeviz.corpus.analyses import DatasetStatistics
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Show all experts of a model in one table: what each takes, adds, keeps and writes, and which are alike."
@@ -83,7 +84,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz experts`."""
-    from moeviz.formats.dataset.opening import is_dataset
     from moeviz.metrics.expert_table import (
         expert_table,
         expert_table_sentences,
@@ -97,23 +97,8 @@ def run(args: Namespace) -> int:
     if args.write_labels is not None and not args.write_labels.lower().endswith(".json"):
         raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
     labels = _labels_at(args.labels)
-    is_file = not why_no_file(args.source) and Path(args.source).is_file()
-    recorded = is_dataset(args.source) or (is_file and not args.source.lower().endswith(".gguf"))
-    if recorded and (args.texts or args.mute):
-        what = "texts" if args.texts else "losses without experts"
-        raise MoevizError(
-            f"{args.source!r} is recorded, and {what} need a model to read them. Give a model in its place."
-        )
-    if is_dataset(args.source):
-        from moeviz.corpus.analyses import DatasetStatistics
-
-        counted = DatasetStatistics(open_dataset(args.source, args))
-        table = expert_table(counted)
-    elif recorded:
-        counted = read_one_trace(args.source, args)
-        table = expert_table(counted)
-    else:
-        table, counted = _of_model(args)
+    recorded = _recorded(args)
+    table, counted = _of_model(args) if recorded is None else (expert_table(recorded), recorded)
     if labels is not None:
         table = with_labels(table, labels, counted)
         note(labels_sentence(table, labels))
@@ -131,6 +116,25 @@ def run(args: Namespace) -> int:
         Path(args.write_labels).write_bytes(to_labels(table, counted.model.name))
         note(f"wrote {args.write_labels}")
     return 0
+
+
+def _recorded(args: Namespace) -> "RoutingTrace | DatasetStatistics | None":
+    """Read the dataset or the trace; None where a model is named."""
+    from moeviz.formats.dataset.opening import is_dataset
+
+    is_file = not why_no_file(args.source) and Path(args.source).is_file()
+    if not is_dataset(args.source) and (not is_file or args.source.lower().endswith(".gguf")):
+        return None
+    if args.texts or args.mute:
+        what = "texts" if args.texts else "losses without experts"
+        raise MoevizError(
+            f"{args.source!r} is recorded, and {what} need a model to read them. Give a model in its place."
+        )
+    if not is_dataset(args.source):
+        return read_one_trace(args.source, args)
+    from moeviz.corpus.analyses import DatasetStatistics
+
+    return DatasetStatistics(open_dataset(args.source, args))
 
 
 def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":

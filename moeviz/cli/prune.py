@@ -2,9 +2,10 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, numbers, one_of
@@ -80,12 +81,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz prune`."""
     texts, tokens = texts_to_divide(args)
-    one = args.cut[0] if args.cut and len(args.cut) == 1 else None
-    if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
-        raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
-    check_parent(args.ranking)
-    if args.output is not None and args.replaced_by != REPLACED_BY[0]:
-        raise MoevizError("No model of transformers has mean outputs in place of experts. Leave --output out.")
+    one = _cut_from_files(args)
     checkpoint = None if args.output is None else _checkpoint(args, one)
     from moeviz.metrics.pruning import ALL
     from moeviz.pruning.curve import pruning_curve, pruning_sentences
@@ -114,19 +110,23 @@ def run(args: Namespace) -> int:
         Path(args.ranking).write_text(ranking(curve, args.by, args.form, one), encoding="utf-8")
         note(f"wrote {cut(args.ranking)}")
     if checkpoint is not None:
-        says = partial(progress, says="wrote {:,} of {:,} bytes")
-        about = evidence(curve, args.by) | {"cut": one}
-        written = checkpoint.write(args.output, curve.cut(args.by, one), about, says)
-        (before, after), (was, now) = written.experts, written.size
-        note(
-            f"wrote {cut(args.output)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in "
-            f"place of {was / 1e6:,.1f} MB"
-        )
+        _write(checkpoint, args.output, curve.cut(args.by, one), evidence(curve, args.by) | {"cut": one})
     rows = curve.losses
     if args.by_kind is None:
         rows = rows[(rows["chosen_on"] == ALL) & (rows["judged_on"] == ALL)]
     print(json.dumps(records(rows)) if args.json else frame_text(rows.round(3)))
     return 0
+
+
+def _cut_from_files(args: Namespace) -> int | None:
+    """The experts to cut from each layer of a file that is written; None where --cut gives none, or several."""
+    one = args.cut[0] if args.cut and len(args.cut) == 1 else None
+    if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
+        raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
+    check_parent(args.ranking)
+    if args.output is not None and args.replaced_by != REPLACED_BY[0]:
+        raise MoevizError("No model of transformers has mean outputs in place of experts. Leave --output out.")
+    return one
 
 
 def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
@@ -137,3 +137,15 @@ def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
     checkpoint = Checkpoint.of(args.model)
     check_space(target, checkpoint.size_without(count))
     return checkpoint
+
+
+def _write(
+    checkpoint: "Checkpoint", folder: str, experts: Mapping[int, Sequence[int]], about: Mapping[str, Any]
+) -> None:
+    """Write the model without these experts, layer by layer, and say how much smaller it is."""
+    written = checkpoint.write(folder, experts, about, partial(progress, says="wrote {:,} of {:,} bytes"))
+    (before, after), (was, now) = written.experts, written.size
+    note(
+        f"wrote {cut(folder)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in "
+        f"place of {was / 1e6:,.1f} MB"
+    )
