@@ -18,6 +18,7 @@ TOO_LONG = {
     "room for all",
     "the constraint is never lifted",
 }
+MEASURED_ALONE = {"mixtral", "counts", "phone-book"}  # the others have parts that are swapped too
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
@@ -37,7 +38,7 @@ def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, 
     assert len(tried) and tried["caught"].all(), tried[~tried["caught"]].to_string()
     controls = tried[tried["kind"] == MEASURED]
     assert controls["control"].ne("").all() and controls["broken"].map(math.isfinite).all(), "both figures are numbers"
-    assert (found["kind"] == MECHANISM).sum() >= (20 if name not in ("mixtral", "counts") else 0)
+    assert (found["kind"] == MECHANISM).sum() >= (20 if name not in MEASURED_ALONE else 0)
 
 
 def claim(ours: float, kind: str = MEASURED, what: str = "width of the door, m") -> Claim:
