@@ -39,7 +39,7 @@ def changed(monkeypatch):
 
 @pytest.fixture
 def costs(monkeypatch):
-    known = {"tests/a.py::test_it": 5.0, "tests/b.py::test_it": 0.07, "tests/c.py::model": 9.0, "::server": 9.0}
+    known = {"tests/a.py::test_it": 5.0, "tests/b.py::test_it": 0.09, "tests/c.py::model": 9.0, "::server": 9.0}
     monkeypatch.setattr(tiers, "costs", lambda: known)
 
 
