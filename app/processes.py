@@ -47,7 +47,6 @@ IMPORTED = (  # before the fork, so that its memory is shared; nothing of it sta
     "moeviz.metrics.findings",
     "moeviz.report.pictures",
 )
-CHECK_BY_NVML = "PYTORCH_NVML_BASED_CUDA_CHECK"  # torch looks for a GPU without using it
 BACKLOG = 2048
 HEAD_BYTES = 2**14  # of a request, to find its visitor in
 HEAD_SECONDS = 1.0  # within which the rest of a head that has begun is to be there
@@ -312,7 +311,7 @@ def _load_for_all() -> None:
 
     A GPU cannot be used in a process that was forked from one that has used it, nor can threads of before the fork.
     """
-    os.environ.setdefault(CHECK_BY_NVML, "1")
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # a look for a GPU that does not use it
     import torch
     from moeviz_app.jobs import model_cache
     from tqdm import tqdm
