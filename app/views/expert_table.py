@@ -6,7 +6,6 @@ import pandas as pd
 import streamlit as st
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.session import datasets, recent, session
-from moeviz_app.url import navigation
 from moeviz_app.views.expert_jobs import offer_reading
 from moeviz_app.views.experts import AtlasTexts, choose_texts, offered_texts
 from moeviz_app.widgets.answers import Answers, damage, whole
@@ -27,7 +26,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 
 PAGE = "All experts"
-PATH = "all-experts"
 KEPT = 8  # traces whose table is kept
 MOST_SENTENCES = 5
 READ = "Read these texts again, with what each expert adds"
@@ -64,7 +62,6 @@ def expert_table_page() -> None:
         name = choose_texts(offered)
     with explained():
         _draw(name, offered[name])
-    navigation.write(PATH)
 
 
 def _draw(name: str, texts: AtlasTexts) -> None:
