@@ -19,6 +19,7 @@ from tempfile import TemporaryFile
 from typing import Any, NamedTuple, NoReturn
 
 import pytest
+import torch
 from forked import warm_up
 from servers import end_with_parent
 
@@ -121,6 +122,7 @@ def work_and_end(
 
 def begin(config: pytest.Config, folder: Path) -> None:
     """Have output and temporary folders of one's own, and leave to the first process what is said and kept once."""
+    torch.set_num_threads(1)  # first: PyTorch replaces its pool of threads after a fork, without a lock
     os.environ["PYTEST_XDIST_WORKER"] = folder.name
     config.workerinput = {"workerid": folder.name}  # by which pytest's plugins know a worker
     config.pluginmanager.unregister(name="terminalreporter")

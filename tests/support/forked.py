@@ -223,6 +223,9 @@ def begin(asked: dict[str, Any], parent: int, out: int, errors: int, answers: in
         stream = os.fdopen(number, "w", encoding="utf-8", errors=how, closefd=False)  # which knows whether it is a pipe
         stream.reconfigure(line_buffering=number == 2)
         setattr(sys, name, stream)
+    if torch := sys.modules.get("torch"):
+        # First, and in one thread: PyTorch replaces its pool of threads after a fork, without a lock.
+        torch.set_num_threads(torch.get_num_threads())
     os.environ.clear()
     os.environ.update(asked["env"])
     os.chdir(asked["cwd"])
