@@ -30,12 +30,12 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from moeviz_app.jobs.recorded import EXAMPLES
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from benchmarks.harness import main_thread, table
 from moeviz.capture.models.load import load_model
 from moeviz.embedded import embedded_path
+from moeviz_app.jobs.recorded import EXAMPLES
 from tests.support.browser import chromium, drawn
 from tests.support.servers import Server, served
 

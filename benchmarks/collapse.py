@@ -20,12 +20,12 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from moeviz_app.widgets.components import history
-from moeviz_app.widgets.components.history import NO_CURE, SIZES
 from playwright.sync_api import Page, sync_playwright
 from torch import Tensor
 
 from benchmarks.harness import table
+from moeviz_app.widgets.components import history
+from moeviz_app.widgets.components.history import NO_CURE, SIZES
 from tests.support.browser import chromium
 
 SCRIPT = (Path(history.__file__).parent / "collapse_training.js").read_text("utf-8")

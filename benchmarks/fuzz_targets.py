@@ -166,13 +166,13 @@ def mutated_link(data: bytes, rng: random.Random) -> bytes:
 def follow(data: bytes) -> bool:
     """What a page does with its query before it draws, with the embedded model's facts; nothing is run."""
     import streamlit as st
+
+    from moeviz.embedded.recorded_routing import example_trace
+    from moeviz.errors import MoevizError
     from moeviz_app.jobs.run_request import number_in, run_from_query
     from moeviz_app.session import session
     from moeviz_app.url import fields
     from moeviz_app.widgets.run_options import fill_in
-
-    from moeviz.embedded.recorded_routing import example_trace
-    from moeviz.errors import MoevizError
 
     try:
         page, query = json.loads(data)

@@ -47,7 +47,9 @@ def served_of(checkout: Path, **environment: str):
     from tests.support.servers import served
 
     home = checkout.resolve()
-    return served(str(home / "app" / "main.py"), PYTHONPATH=f"{home}:{home / 'kernels'}", **environment)
+    app = home / "app" / "moeviz_app"
+    script = (app if app.exists() else home / "app") / "main.py"  # where older checkouts have it
+    return served(str(script), PYTHONPATH=f"{home}:{home / 'app'}:{home / 'kernels'}", **environment)
 
 
 def take_turns(arms: Mapping[str, Callable[[int], Figures]], rounds: int) -> dict[str, dict[str, list[float]]]:

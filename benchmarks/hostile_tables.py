@@ -27,7 +27,7 @@ from benchmarks.harness import peak_mb
 HIGH = 32_766
 MOST = 300  # MB above idle
 PLAIN = "position,layer,expert\n"
-MAIN = Path(__file__).parent.parent / "app" / "main.py"
+MAIN = Path(__file__).parent.parent / "app" / "moeviz_app" / "main.py"
 PAGES = ("Load", "Co-activation", "Flow", "Layers", "Tokens")
 
 
@@ -142,10 +142,11 @@ def run_app(path: Path) -> None:
     import logging
 
     logging.disable(logging.CRITICAL)
+    from streamlit.testing.v1 import AppTest
+
     from moeviz_app.session import session
     from moeviz_app.session.visit import KEY
     from moeviz_app.widgets import near
-    from streamlit.testing.v1 import AppTest
 
     near.is_near = lambda _name: True  # AppTest has no screen that anything could be far from
 

@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from moeviz_app.server.identity import COOKIE, RANDOM_BYTES, signed
-from moeviz_app.widgets.components.explorer import packed_strip
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.Delta_pb2 import Delta
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
 
 import moeviz
 from moeviz.capture.models.load import LoadedModel
+from moeviz_app.server.identity import COOKIE, RANDOM_BYTES, signed
+from moeviz_app.widgets.components.explorer import packed_strip
 from tests.support.servers import COOKIE_SECRET
 from tests.support.visit import Visit
 

@@ -21,7 +21,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.errors import as_sentence
 from moeviz_app.jobs.fair_queue import Done
 
-MAIN = Path(__file__).parent.parent / "app" / "main.py"
+MAIN = Path(__file__).parent.parent / "app" / "moeviz_app" / "main.py"
 INSPECTED = "moeviz inspected "
 
 

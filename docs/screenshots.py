@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlencode
 
-from moeviz_app.jobs.recorded import EXAMPLES
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from moeviz_app.jobs.recorded import EXAMPLES
 from tests.support.browser import chromium, drawn
 from tests.support.servers import Server, served
 

@@ -105,8 +105,9 @@ def ids_only_trace(trace) -> RoutingTrace:
 @pytest.fixture
 def box_of_widgets(monkeypatch):
     """Streamlit's AppTest runs no JavaScript: the prompt box is plain widgets, which do what the box does."""
-    from moeviz_app.widgets.components import ask
     from plain_box import plain_box
+
+    from moeviz_app.widgets.components import ask
 
     monkeypatch.setattr(ask, "draw", plain_box)
 

@@ -2,8 +2,9 @@
 
     python tests/house.py [FOLDER]     print the rooms of a checkout (this one), their arrows, and circles
 
-A room is a folder; a file that lies directly in moeviz/ or app/ is a room by itself, and so is an entry (`main.py`,
-`__main__.py`, the front door `moeviz/__init__.py`). Imports inside functions count, and so do imports by string:
+A room is a folder; a file that lies directly in moeviz/ or app/moeviz_app/ is a room by itself, and so is an entry
+(`main.py`, `__main__.py`, the front door `moeviz/__init__.py`). Imports inside functions count, and so do imports by
+string:
 `import_module("…")`, its f-strings (each `{…}` is any one name), and every string that names a module of ours.
 That Python runs a package's `__init__.py` before its modules does not count.
 """
@@ -19,8 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).parent.parent
 OURS = ("app", "moeviz", "kernels", "models/training")
 PACKAGES = {
-    "moeviz_app": "app",
-    "app": "app",
+    "moeviz_app": "app/moeviz_app",
     "moe_kernels": "kernels/moe_kernels",
     "moeviz": "moeviz",
     "models": "models",
@@ -46,19 +46,20 @@ MAY_IMPORT = {
     "models/training/*": f"models.training moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
     # component knows no page.
-    "app/main.py": "moeviz_app streamlit",
-    "app/processes.py": "moeviz_app moeviz streamlit torch transformers",
-    "app/views/*": f"moeviz_app.views moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
-    "app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
-    "app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
-    "app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",
-    "app/session/*": f"{SESSION} moeviz streamlit",
+    "app/moeviz_app/main.py": "moeviz_app streamlit",
+    "app/moeviz_app/processes.py": "moeviz_app moeviz streamlit torch transformers",
+    "app/moeviz_app/views/*": f"moeviz_app.views moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/moeviz_app/widgets/components/*": "moeviz_app.widgets.components moeviz streamlit",
+    "app/moeviz_app/widgets/*": f"moeviz_app.widgets moeviz_app.url {SESSION} moeviz streamlit",
+    "app/moeviz_app/url/*": f"moeviz_app.url {SESSION} moeviz streamlit",
+    "app/moeviz_app/session/*": f"{SESSION} moeviz streamlit",
     **dict.fromkeys(
-        (f"app/jobs/{name}.py" for name in ("recorded", "model_catalog", "model_service")), f"{JOBS} moeviz streamlit"
+        (f"app/moeviz_app/jobs/{name}.py" for name in ("recorded", "model_catalog", "model_service")),
+        f"{JOBS} moeviz streamlit",
     ),
-    "app/jobs/*": f"{JOBS} moeviz",
-    "app/server/*": "moeviz_app.server moeviz_app.settings moeviz streamlit",
-    "app/*": "moeviz",
+    "app/moeviz_app/jobs/*": f"{JOBS} moeviz",
+    "app/moeviz_app/server/*": "moeviz_app.server moeviz_app.settings moeviz streamlit",
+    "app/moeviz_app/*": "moeviz",
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
@@ -253,7 +254,7 @@ def _at(place: str, files: set[str]) -> set[str]:
 def room_of(file: str) -> str:
     """The room that a file is in."""
     folder, _, name = file.rpartition("/")
-    if folder in ("moeviz", "app") or name in ("main.py", "__main__.py"):
+    if folder in ("moeviz", "app/moeviz_app") or name in ("main.py", "__main__.py"):
         return file
     return folder
 

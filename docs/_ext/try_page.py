@@ -16,10 +16,6 @@ from typing import Any
 
 import altair as alt
 import vl_convert
-from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, names_in
-from moeviz_app.views.experts import TRIES, answer_to, said_of_names
-from moeviz_app.widgets.components import atlas, explorer, read, texts
-from moeviz_app.widgets.components.atlas import packed_atlas
 
 from moeviz import embedded
 from moeviz.capture.occlusion import FILLERS, NUMBER
@@ -31,6 +27,10 @@ from moeviz.metrics.atlas import Atlas
 from moeviz.metrics.findings import findings
 from moeviz.metrics.who_takes import CLASSES, FEW
 from moeviz.routing_trace import RoutingTrace
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, names_in
+from moeviz_app.views.experts import TRIES, answer_to, said_of_names
+from moeviz_app.widgets.components import atlas, explorer, read, texts
+from moeviz_app.widgets.components.atlas import packed_atlas
 
 OWN = Path(__file__).parents[1] / "try"
 MODEL = Path(embedded.__file__).parent

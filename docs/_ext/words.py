@@ -1,4 +1,4 @@
-"""Words of the field beyond those that the app explains on its charts (`app/widgets/chart_panel.py`)."""
+"""Words of the field beyond those that the app explains on its charts (`app/moeviz_app/widgets/chart_panel.py`)."""
 
 MORE = {
     "Mixture of Experts": "a model whose layers hold several experts, of which each token runs through a few.",

@@ -1,4 +1,4 @@
-// A trace as the explorer reads it: what app/widgets/components/explorer.py makes in Python. What both need is in
+// A trace as the explorer reads it: what app/moeviz_app/widgets/components/explorer.py makes in Python. What both need is in
 // `made`, which the docs' build writes (docs/_ext/try_page.py).
 
 export class Packer {

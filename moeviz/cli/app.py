@@ -211,10 +211,10 @@ def check_address(way: str, options: Sequence[str]) -> None:
 
 
 def main_script() -> Path:
-    """Return the main file of the app: in `moeviz_app` beside moeviz where it is installed, in `app` in a checkout."""
+    """Return the main file of the app: in `moeviz_app` beside moeviz where it is installed, in `app/` in a checkout."""
     home = Path(__file__).parents[2]
     installed = home / "moeviz_app" / "main.py"
-    return installed if installed.exists() else home / "app" / "main.py"
+    return installed if installed.exists() else home / "app" / "moeviz_app" / "main.py"
 
 
 def open_browser(port: int) -> None:

@@ -18,14 +18,6 @@ from app_pages import (
     visit_of,
 )
 from labels import labelled
-from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.session import session
-from moeviz_app.settings import read_settings
-from moeviz_app.views.explore import EXPLORER
-from moeviz_app.widgets import run_panel
-from moeviz_app.widgets.components.texts import PART_OF_CHARACTER
-from moeviz_app.widgets.files import file_stem
 from plain_box import TEXT, example
 from streamlit import config
 from streamlit.testing.v1 import AppTest
@@ -44,6 +36,14 @@ from moeviz.metrics.parameters import touched_growth
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 from moeviz.testing import sample_trace
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.session import session
+from moeviz_app.settings import read_settings
+from moeviz_app.views.explore import EXPLORER
+from moeviz_app.widgets import run_panel
+from moeviz_app.widgets.components.texts import PART_OF_CHARACTER
+from moeviz_app.widgets.files import file_stem
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app's own settings hold here too

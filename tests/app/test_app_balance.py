@@ -7,10 +7,6 @@ import numpy as np
 import pytest
 from app_pages import SAFE_ELEMENTS, SECONDS, opened, pictures, sentences, traces_page, visit_of
 from importer_files import FOLDER
-from moeviz_app.session import session
-from moeviz_app.session.library import SessionLibrary
-from moeviz_app.session.opened import HELD_OUT, TRACE
-from moeviz_app.views.balance import BESIDE, FILES, KINDS, MEASURES
 from streamlit.testing.v1 import AppTest
 
 from moeviz.expert_counts import ExpertCounts
@@ -21,6 +17,10 @@ from moeviz.model_info import ModelInfo
 from moeviz.published import CHECKPOINTS, MODELS, published_counts
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
+from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
+from moeviz_app.session.opened import HELD_OUT, TRACE
+from moeviz_app.views.balance import BESIDE, FILES, KINDS, MEASURES
 
 HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 

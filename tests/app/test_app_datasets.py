@@ -10,10 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from app_pages import HOSTILE, MAIN, SAFE_ELEMENTS, SECONDS, drawn, pictures, sentences, visit_of
-from moeviz_app import settings
-from moeviz_app.server import identity
-from moeviz_app.session import session
-from moeviz_app.widgets import answers
 from small_corpus import texts_of
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
@@ -30,6 +26,10 @@ from moeviz.formats.dataset.opening import read_dataset
 from moeviz.metrics.balance import balance_sentence, load_beside_luck
 from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.published import published_counts
+from moeviz_app import settings
+from moeviz_app.server import identity
+from moeviz_app.session import session
+from moeviz_app.widgets import answers
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"

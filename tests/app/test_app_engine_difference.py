@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from app_pages import SAFE_ELEMENTS, page, pictures, sentences, visit_of
 from engine_traces import late, noisy
-from moeviz_app.session import session
-from moeviz_app.session.library import SessionLibrary
 
 from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
+from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
 
 VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
 

@@ -13,6 +13,19 @@ import pandas as pd
 import pytest
 from app_pages import HOSTILE, SECONDS, drawn, pictures, sentences, visit_of
 from labels import labelled
+from streamlit.testing.v1 import AppTest
+from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
+
+import moeviz
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.models.parameters import describe
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.errors import CaptureError
+from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.routing_trace import RoutingTrace
+from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background
@@ -27,19 +40,6 @@ from moeviz_app.views.expert_jobs import JOB
 from moeviz_app.widgets.components import atlas as component
 from moeviz_app.widgets.components.atlas import typed
 from moeviz_app.widgets.messages import escape_markdown
-from streamlit.testing.v1 import AppTest
-from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
-
-import moeviz
-from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.models.parameters import describe
-from moeviz.embedded import EMBEDDED
-from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.recorded_routing import reference_routing
-from moeviz.errors import CaptureError
-from moeviz.formats.csv_file import from_csv, to_csv
-from moeviz.routing_trace import RoutingTrace
-from moeviz.testing import sample_trace
 
 ALL, WITHOUT_LABELS = (
     7,
@@ -183,11 +183,11 @@ def test_a_link_to_ones_own_text_repeats_the_run():
 
 def link_script():
     import streamlit as st
+
+    from moeviz.testing import sample_trace
     from moeviz_app.jobs.run_request import RunRequest
     from moeviz_app.session import session
     from moeviz_app.url.navigation import expert_query
-
-    from moeviz.testing import sample_trace
 
     trace = sample_trace()
     session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))

@@ -5,8 +5,6 @@ from pathlib import Path
 
 import pytest
 from app_pages import visit_of
-from moeviz_app import settings
-from moeviz_app.settings import read_settings
 from plain_box import RUN, TEXT
 from playwright.sync_api import expect
 from streamlit import config
@@ -14,9 +12,11 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
+from moeviz_app import settings
+from moeviz_app.settings import read_settings
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
+MAIN = Path(__file__).parents[2] / "app" / "moeviz_app" / "main.py"
 config._main_script_path = str(MAIN)  # as `streamlit run` does, so that the app's own settings hold here too
 
 

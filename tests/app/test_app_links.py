@@ -5,6 +5,12 @@ from urllib.parse import parse_qsl
 
 import pytest
 from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit, visit_of
+from plain_box import TEXT
+from streamlit.testing.v1 import AppTest
+
+import moeviz
+from moeviz.charts import NAMED
+from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
@@ -12,12 +18,6 @@ from moeviz_app.session import session
 from moeviz_app.url import fields
 from moeviz_app.views.what_if import CHANGES
 from moeviz_app.widgets import pickers
-from plain_box import TEXT
-from streamlit.testing.v1 import AppTest
-
-import moeviz
-from moeviz.charts import NAMED
-from moeviz.testing import sample_trace
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")

@@ -14,8 +14,9 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 from app_pages import visit
-from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, _path
 from streamlit.testing.v1 import AppTest
+
+from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, _path
 
 SHOWN = ("experts", "texts", "at", "tokens", "selected")  # of the two
 LINKS = json.loads((Path(__file__).parents[1] / "data" / "links.json").read_text("utf-8"))

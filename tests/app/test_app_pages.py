@@ -8,20 +8,6 @@ import pytest
 import streamlit as st
 from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentences, visit_of
 from labels import labelled
-from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.jobs.recorded import EXAMPLES
-from moeviz_app.jobs.run_request import LONGEST, RunRequest
-from moeviz_app.server import identity
-from moeviz_app.session import session
-from moeviz_app.session.library import SessionLibrary
-from moeviz_app.views import expert_jobs, expert_table, prune
-from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
-from moeviz_app.views.corpus import MOST_PASTED
-from moeviz_app.views.menu import GALLERY
-from moeviz_app.widgets import pickers
-from moeviz_app.widgets.components.texts import Edit, told
-from moeviz_app.widgets.messages import escape_markdown
 from plain_box import RUN, TEXT
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
@@ -41,6 +27,20 @@ from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, tex
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.pruning.rankings import FORMS
 from moeviz.testing import sample_trace
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.recorded import EXAMPLES
+from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.server import identity
+from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
+from moeviz_app.views import expert_jobs, expert_table, prune
+from moeviz_app.views.compare import SHOWN_KINDS, SHOWN_OF_A_TEXT
+from moeviz_app.views.corpus import MOST_PASTED
+from moeviz_app.views.menu import GALLERY
+from moeviz_app.widgets import pickers
+from moeviz_app.widgets.components.texts import Edit, told
+from moeviz_app.widgets.messages import escape_markdown
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 
@@ -107,9 +107,9 @@ def recent_script():
     from dataclasses import replace
 
     import streamlit as st
-    from moeviz_app.session import recent, session
 
     from moeviz.testing import sample_trace
+    from moeviz_app.session import recent, session
 
     for number in range(8):
         trace = sample_trace(tokens=3)
@@ -557,11 +557,11 @@ def clicked(layer, expert, key="load_heatmap 0"):
         from types import SimpleNamespace
 
         import streamlit as st
-        from moeviz_app.session import session
-        from moeviz_app.widgets import chart_panel, expert_links
 
         from moeviz.charts import NAMED
         from moeviz.testing import sample_trace
+        from moeviz_app.session import session
+        from moeviz_app.widgets import chart_panel, expert_links
 
         point = {"layer": layer, "expert": expert}
         chosen = [{name: value for name, value in point.items() if value is not None}]

@@ -4,13 +4,6 @@ from dataclasses import fields, replace
 
 import pytest
 from app_pages import drawn, first_page, run, visit_of
-from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_temperature
-from moeviz_app.session import session
-from moeviz_app.views.explore import EXPLORER
-from moeviz_app.widgets import run_panel
-from moeviz_app.widgets.components.texts import text_of
 from streamlit.runtime.scriptrunner_utils.exceptions import RerunException
 from streamlit.runtime.scriptrunner_utils.script_requests import RerunData
 
@@ -18,6 +11,13 @@ import moeviz
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.tokens import written_text
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import READ, RunRequest, run_from_query, usual_temperature
+from moeviz_app.session import session
+from moeviz_app.views.explore import EXPLORER
+from moeviz_app.widgets import run_panel
+from moeviz_app.widgets.components.texts import text_of
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 

@@ -7,15 +7,15 @@ import numpy as np
 import pytest
 import recount
 from app_pages import first_page
-from moeviz_app.session import session
-from moeviz_app.views import expert_context, explore
-from moeviz_app.widgets import facts
 from random_traces import random_trace
 from recount import HANDFUL
 
 from moeviz.embedded.recorded_routing import example_trace
 from moeviz.metrics.expert import expert_numbers
 from moeviz.testing import sample_trace
+from moeviz_app.session import session
+from moeviz_app.views import expert_context, explore
+from moeviz_app.widgets import facts
 
 
 class Written:
@@ -41,7 +41,7 @@ def page(monkeypatch):
     return written
 
 
-@pytest.mark.table("app/widgets", "app/views", "tests/support/recount.py")
+@pytest.mark.table("app/moeviz_app/widgets", "app/moeviz_app/views", "tests/support/recount.py")
 @pytest.mark.parametrize("case", range(8))
 def test_what_pages_write_of_a_random_trace_is_so(page, case):
     for seed in range(case, 400, 8):

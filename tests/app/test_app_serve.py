@@ -6,8 +6,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from app_pages import SECONDS, address, page, pictures, sentences, visit
-from moeviz_app.session import opened, session
-from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
 from streamlit.testing.v1 import AppTest
 
 from moeviz import ParameterCounts, RoutingTrace
@@ -16,6 +14,8 @@ from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.memory import fit_sentence, known_model, known_models, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.testing import sample_trace
+from moeviz_app.session import opened, session
+from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
 
 
 def serve(trace: RoutingTrace | None = None, part: str | None = None):
@@ -300,6 +300,7 @@ def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
 def test_counts_show_what_needs_no_order_and_what_does():
     def script():
         import streamlit as st
+
         from moeviz_app.views.serve import serving
 
         serving(st.session_state["counts"])

@@ -5,16 +5,16 @@ from dataclasses import replace
 
 import pytest
 from app_pages import first_page, run, visit_of
+from served_stub import Stub, read, serving
+from waiting import SECONDS
+
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.views import layout
 from moeviz_app.widgets import run_panel
-from served_stub import Stub, read, serving
-from waiting import SECONDS
-
-from moeviz.errors import CaptureError, ModelNotFound
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 

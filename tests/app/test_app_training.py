@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from app_pages import SAFE_ELEMENTS, SECONDS, address, go_to, pictures, sentences, visit
 from made_runs import HOSTILE, layer, made_run, run_file
-from moeviz_app import settings
-from moeviz_app.session import session, training_runs
 from streamlit.testing.v1 import AppTest
 
 from moeviz.cli import app as served_app
@@ -20,6 +18,8 @@ from moeviz.training.reading import EXAMPLE_FOLDER, is_run, run_at, snapshots_ru
 from moeviz.training.recorded.run import RunFacts, TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 from moeviz.training.trainer_logs import FIGURE, _layers_of_events, _logs
+from moeviz_app import settings
+from moeviz_app.session import session, training_runs
 
 
 def training_page(**kept: object) -> AppTest:
@@ -271,9 +271,8 @@ def test_the_command_reads_a_run_before_it_serves(monkeypatch, tmp_path):
 
 def test_what_is_kept_of_a_run_is_not_shown_for_another():
     """The second run of a pair may be another one of the same name, as when it has grown."""
-    from moeviz_app.views.training_charts import measured
-
     from moeviz.charts.training import BALANCE
+    from moeviz_app.views.training_charts import measured
 
     one, two, grown = (made_run([[layer(0, [5, n])]]) for n in (5, 0, 15))
     first = measured(BALANCE, {"a": one, "b": two}, "step")

@@ -3,11 +3,12 @@
 from pathlib import Path
 
 import pytest
-from moeviz_app.widgets.components import ask
 from page_with_a_box import EXAMPLES, MOST
 from plain_box import RUN, TEXT, example
 from streamlit.testing.v1 import AppTest
 from waiting import SECONDS
+
+from moeviz_app.widgets.components import ask
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 SCRIPT = Path(__file__).parents[1] / "support" / "page_with_a_box.py"

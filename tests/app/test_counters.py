@@ -3,8 +3,9 @@
 import threading
 
 import pytest
-from moeviz_app.server import metrics
 from waiting import SECONDS
+
+from moeviz_app.server import metrics
 
 
 @pytest.fixture(autouse=True)

@@ -4,6 +4,7 @@ from urllib.parse import quote
 
 import coroutines
 import pytest
+
 from moeviz_app.server import access, metrics
 from moeviz_app.server.access import AccessControl, token_digest
 from moeviz_app.settings import read_settings

@@ -4,11 +4,12 @@ import threading
 from functools import partial
 
 import pytest
+from waiting import SECONDS, until
+
 from moeviz_app.jobs import fair_queue, render_lock
 from moeviz_app.jobs.fair_queue import Busy, Client, FairQueue, QueueLimits
 from moeviz_app.jobs.model_catalog import call_with_timeout
 from moeviz_app.jobs.render_lock import FairSemaphore, released, render_slot, slow_down
-from waiting import SECONDS, until
 
 
 @pytest.fixture(autouse=True)

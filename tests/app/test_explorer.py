@@ -8,6 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from explorer_traces import HOSTILE, KINDS, STAND_IN, made
+
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import NOT_RECORDED
+from moeviz.testing import sample_trace
 from moeviz_app.widgets.components import explorer as component
 from moeviz_app.widgets.components.explorer import (
     MOST_SCORES,
@@ -18,11 +23,6 @@ from moeviz_app.widgets.components.explorer import (
     packed_strip,
     vega_loader,
 )
-
-from moeviz.errors import InvalidTrace
-from moeviz.metrics.tokens import visible
-from moeviz.routing_trace import NOT_RECORDED
-from moeviz.testing import sample_trace
 
 
 def array(text: str, kind: type) -> np.ndarray:

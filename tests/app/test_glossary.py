@@ -1,13 +1,12 @@
 """The words of the field: each is explained where a chart uses it, and only there."""
 
-from moeviz_app.views.history.story import KEPT_ALIVE, METHOD
-from moeviz_app.widgets.chart_panel import GLOSSARY, explained_terms, words_of
-
 from moeviz.charts import TOPICS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.effect import EFFECT
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz_app.views.history.story import KEPT_ALIVE, METHOD
+from moeviz_app.widgets.chart_panel import GLOSSARY, explained_terms, words_of
 
 
 def test_terms_are_found_in_any_form_and_not_inside_other_words():

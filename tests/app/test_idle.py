@@ -5,9 +5,10 @@ from types import SimpleNamespace
 
 import coroutines
 import pytest
-from moeviz_app.server import asgi
 from streamlit.runtime.memory_session_storage import MemorySessionStorage
 from streamlit.runtime.session_manager import SessionInfo
+
+from moeviz_app.server import asgi
 
 
 class Session:

@@ -3,9 +3,10 @@
 import json
 
 import pytest
-from moeviz_app.server.tabs import DEEPEST, LARGEST, LONGEST_QUERY, LONGEST_TEXT, MOST_PARTS, Forged, check_message
 from streamlit.proto.BackMsg_pb2 import BackMsg
 from streamlit.proto.WidgetStates_pb2 import WidgetState
+
+from moeviz_app.server.tabs import DEEPEST, LARGEST, LONGEST_QUERY, LONGEST_TEXT, MOST_PARTS, Forged, check_message
 
 
 def message(*states, **more):

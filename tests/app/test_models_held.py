@@ -5,14 +5,14 @@ import threading
 import weakref
 
 import pytest
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.errors import RunFailed
-from moeviz_app.jobs.model_cache import SECONDS_FROZEN, Garbage, ModelBackend, ModelCache, ModelKey
-from moeviz_app.jobs.model_catalog import call_with_timeout
 from waiting import SECONDS
 
 from moeviz.capture.models import memory
 from moeviz.errors import CaptureError, ModelNotFound, MoevizError
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.errors import RunFailed
+from moeviz_app.jobs.model_cache import SECONDS_FROZEN, Garbage, ModelBackend, ModelCache, ModelKey
+from moeviz_app.jobs.model_catalog import call_with_timeout
 
 A, B, C = (ModelKey(name, "float32", "cpu") for name in "abc")
 

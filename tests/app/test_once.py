@@ -2,6 +2,9 @@
 
 import pytest
 from app_pages import drawn, first_page, is_near, pictures, run, topic_page, visit_of
+
+from moeviz.capture import trace as capturing
+from moeviz.charts import NAMED, TOPICS
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.result_cache import ResultCache
@@ -9,9 +12,6 @@ from moeviz_app.session import session
 from moeviz_app.views import layout
 from moeviz_app.views.explore import EXPLORER, OVERVIEW
 from moeviz_app.widgets import near
-
-from moeviz.capture import trace as capturing
-from moeviz.charts import NAMED, TOPICS
 
 
 @pytest.fixture

@@ -8,8 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from app_pages import drawn, first_page, pictures, sentences, topic_page, visit_of
-from moeviz_app.session import session
-from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
 from PIL import Image
 from streamlit.testing.v1 import AppTest
 
@@ -31,6 +29,8 @@ from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_layer, visible
 from moeviz.routing_trace import NO_EXPERT, token_frame
 from moeviz.testing import sample_trace
+from moeviz_app.session import session
+from moeviz_app.views.explore import EXPLORER, MOST_ASSIGNMENTS
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 MEGABYTE = 1_000_000

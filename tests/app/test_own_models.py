@@ -11,9 +11,6 @@ from pathlib import Path
 
 import pytest
 from app_pages import first_page, sentences
-from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.run_request import usual_temperature
 from tiny_models import CONFIGS, SHAPE, tiny_model, tiny_tokenizer
 from transformers import Glm4MoeConfig
 
@@ -23,6 +20,9 @@ from moeviz.cli.main import main
 from moeviz.embedded import EMBEDDED, own_models
 from moeviz.embedded.own_models import FINE, NATURAL, OWN_MODELS, PACKAGE, WEIGHTS, installed
 from moeviz.errors import ModelNotFound
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import usual_temperature
 
 ROOT = Path(__file__).parents[2]
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 25481856\n"

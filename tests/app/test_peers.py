@@ -1,6 +1,7 @@
 """Which machine a request comes from, and what says that a request was handed on."""
 
 import pytest
+
 from moeviz_app.server.client_address import is_among, is_from_a_proxy, is_loopback, is_this_machine
 
 

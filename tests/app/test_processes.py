@@ -14,14 +14,14 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
-from moeviz_app import settings
-from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
-from moeviz_app.session.session import LOST
 from waiting import SECONDS, until
 
 import moeviz
 from benchmarks.harness import processes_of
 from benchmarks.tab import Tab, new_visitor, prompt_of
+from moeviz_app import settings
+from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
+from moeviz_app.session.session import LOST
 from tests.support.servers import COOKIE_SECRET, free_port, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a process that has imported torch is forked on Linux")
@@ -238,7 +238,7 @@ def test_nothing_is_left_behind(server):
 
 
 def test_streamlit_run_says_that_it_serves_in_one_process():
-    command = [sys.executable, "-m", "streamlit", "run", "app/main.py", "--server.port", str(free_port())]
+    command = [sys.executable, "-m", "streamlit", "run", "app/moeviz_app/main.py", "--server.port", str(free_port())]
     ended = subprocess.run(
         command,
         env=os.environ | {"MOEVIZ_SERVE": "public", "MOEVIZ_PROCESSES": "2"},

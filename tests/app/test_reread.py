@@ -8,16 +8,16 @@ import numpy as np
 import pandas as pd
 import pytest
 from app_pages import address, sentences, visit, visit_of
-from moeviz_app import settings
-from moeviz_app.jobs import model_service, reread
-from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest, run_from_query
-from moeviz_app.server.identity import TooOften
-from moeviz_app.session import recent
 from waiting import SECONDS, until
 
 import moeviz
 from moeviz.capture.trace import capture
 from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz_app import settings
+from moeviz_app.jobs import model_service, reread
+from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest, run_from_query
+from moeviz_app.server.identity import TooOften
+from moeviz_app.session import recent
 
 TEXT = "Ich komme mit. 12 + 30"
 RUN = RunRequest(TEXT, "embedded")

@@ -13,10 +13,6 @@ from urllib.parse import urlencode, urlsplit
 import coroutines
 import pytest
 import streamlit as st
-from moeviz_app.server import asgi, metrics, uploads
-from moeviz_app.server import asgi as server
-from moeviz_app.server.uploads import MB, Uploads
-from moeviz_app.settings import read_settings
 from servers import ROOT, served
 from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect
@@ -27,13 +23,17 @@ from waiting import SECONDS
 from websockets.exceptions import InvalidStatus
 
 from benchmarks.attack import ask
+from moeviz_app.server import asgi, metrics, uploads
+from moeviz_app.server import asgi as server
+from moeviz_app.server.uploads import MB, Uploads
+from moeviz_app.settings import read_settings
 
 TOKEN = "a-token-that-nobody-guesses"
 SECRET = "aPromptThatNoLogMayHold"
 
 
 def test_streamlit_finds_the_app_with_its_routes_in_the_script_that_it_is_told_to_run():
-    found = discover_asgi_app(ROOT / "app" / "main.py")
+    found = discover_asgi_app(ROOT / "app" / "moeviz_app" / "main.py")
     assert (found.is_asgi_app, found.import_string) == (True, "main:app")
 
 
@@ -124,7 +124,15 @@ def test_the_log_of_a_public_server_is_json_and_holds_no_prompt_and_it_ends_in_t
     ("way", "address"), [("private", None), ("private", "0.0.0.0"), ("team", "127.0.0.1")], ids=str
 )
 def test_a_server_does_not_start_where_it_was_not_said_who_may_come_in(way, address, tmp_path):
-    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "app" / "main.py"), "--server.port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "streamlit",
+        "run",
+        str(ROOT / "app" / "moeviz_app" / "main.py"),
+        "--server.port",
+        "0",
+    ]
     command += [] if address is None else ["--server.address", address]
     environment = os.environ | {"MOEVIZ_SERVE": way}
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=SECONDS, cwd=tmp_path)

@@ -4,6 +4,7 @@ import re
 from dataclasses import fields
 
 import pytest
+
 from moeviz_app import settings
 from moeviz_app.settings import WAYS, read_settings, settings_file
 

@@ -9,11 +9,6 @@ from weakref import ref
 
 import pytest
 from app_pages import sentences, visit_of
-from moeviz_app import settings
-from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.server import identity, metrics
-from moeviz_app.session import library, opened, recent
-from moeviz_app.session.library import SessionLibrary, bytes_kept, check_memory
 from streamlit.testing.v1 import AppTest
 
 from moeviz.errors import MoevizError
@@ -21,6 +16,11 @@ from moeviz.formats.exports import EXPORTS
 from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
 from moeviz.testing import sample_trace
+from moeviz_app import settings
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.server import identity, metrics
+from moeviz_app.session import library, opened, recent
+from moeviz_app.session.library import SessionLibrary, bytes_kept, check_memory
 
 MB = 10**6
 
@@ -155,10 +155,9 @@ def compare_page():
 
 
 def remember_two():
+    from moeviz.testing import sample_trace
     from moeviz_app.jobs.run_request import RunRequest
     from moeviz_app.session import session
-
-    from moeviz.testing import sample_trace
 
     session.set_trace(sample_trace(tokens=5), RunRequest("five", "embedded"))
     session.set_trace(sample_trace(tokens=6))

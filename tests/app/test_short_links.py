@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 from app_pages import COMPARE, WHAT_IF, address, pair, run, sentences, visit, visit_of
+
+from moeviz.errors import MoevizError
 from moeviz_app import settings
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.url import navigation
 from moeviz_app.url.navigation import SECONDS, ShortLinks
-
-from moeviz.errors import MoevizError
 
 FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")
 ASKED = FRENCH.parameters() | {"layer": "2"}

@@ -3,9 +3,10 @@
 import threading
 
 import pytest
+from waiting import SECONDS
+
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy, Cancelled, FairQueue, InLine, Progress
-from waiting import SECONDS
 
 
 @pytest.fixture

@@ -7,13 +7,14 @@ from types import SimpleNamespace
 
 import coroutines
 import pytest
+from streamlit.proto.BackMsg_pb2 import BackMsg
+from waiting import SECONDS
+
 from moeviz_app.server import identity, metrics, tabs
 from moeviz_app.server.client_address import address_behind, network_of
 from moeviz_app.server.identity import COOKIE, RateLimiter, TooOften, VisitorCookie, signed
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.settings import read_settings
-from streamlit.proto.BackMsg_pb2 import BackMsg
-from waiting import SECONDS
 
 
 def answered(headers=(), scheme="http", content=b"text/html; charset=utf-8", kind="http", peer="192.0.2.7", door=None):

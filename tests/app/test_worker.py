@@ -6,11 +6,6 @@ from contextlib import closing
 
 import pytest
 import torch
-from moeviz_app.jobs import fair_queue as worker_module
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.background import in_steps
-from moeviz_app.jobs.errors import RunFailed
-from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
 from waiting import SECONDS, until
 
 import moeviz
@@ -18,6 +13,11 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.together import shared_decoding
 from moeviz.capture.trace import capture_growing
 from moeviz.errors import CaptureError
+from moeviz_app.jobs import fair_queue as worker_module
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.background import in_steps
+from moeviz_app.jobs.errors import RunFailed
+from moeviz_app.jobs.fair_queue import Busy, Client, Done, FairQueue, InLine, Progress, QueueLimits, wait_for
 
 ONE, OTHER = Client("one", "here"), Client("other", "here")
 

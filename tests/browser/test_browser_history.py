@@ -10,13 +10,13 @@ import torch
 from accessible import grave
 from browser import eventually, fits, go_to, is_below, stands
 from browser_pages import DRAWN
-from moeviz_app.widgets.components.history import NO_CURE, SIZES
 from playwright.sync_api import Locator, Page, expect
 from torch.testing import assert_close
 
 from benchmarks.collapse import SCRIPT, Twin, found, in_page
 from moeviz.history.phone_book.runs import shipped_run
 from moeviz.history.story import INPUTS, STEPS, Scene
+from moeviz_app.widgets.components.history import NO_CURE, SIZES
 
 pytestmark = pytest.mark.browser
 
@@ -193,7 +193,7 @@ def test_a_system_is_trained_and_what_ships_comes_back(visit):
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
 
 
-@pytest.mark.table("app/views", "moeviz/history")
+@pytest.mark.table("app/moeviz_app/views", "moeviz/history")
 def test_training_is_stopped_and_what_was_there_stays(visit, server):
     """While it goes on; the next one does not wait for it."""
     page = visit("/deep-mixture")

@@ -13,14 +13,14 @@ import pytest
 from accessible import grave
 from browser import BACKGROUND, SIZES, TO_THE_TOP, all_drawn, eventually, fits, go_to, in_colours, settled
 from browser_pages import DRAWN, HOSTILE, PROMPT, run
-from moeviz_app.views.explore import OVERVIEW
-from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
 from playwright.sync_api import Page, expect
 from tabs import Visits
 
 from moeviz.charts import TOPICS
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
+from moeviz_app.views.explore import OVERVIEW
+from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
 
 pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names if name != FIRST]

@@ -3,12 +3,13 @@
 import re
 from pathlib import Path
 
-import moeviz_app
 import pytest
 from browser import eventually, go_to, settled
 from browser_pages import PROMPT, box, run, tokens
 from playwright.sync_api import Page, WebSocketRoute, expect
 from streamlit.proto.ForwardMsg_pb2 import ForwardMsg
+
+import moeviz_app
 
 pytestmark = pytest.mark.browser
 

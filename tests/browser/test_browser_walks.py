@@ -25,13 +25,13 @@ from browser_pages import (
     some_generated,
     tokens,
 )
-from moeviz_app.jobs.recorded import EXAMPLES
-from moeviz_app.views.menu import MENU, TABS
 from playwright.sync_api import Locator, Page, expect
 
 import moeviz
 from moeviz.formats.exports import read_trace
 from moeviz.routing_trace import RoutingTrace
+from moeviz_app.jobs.recorded import EXAMPLES
+from moeviz_app.views.menu import MENU, TABS
 
 pytestmark = pytest.mark.browser
 OWN_TEXT = "Le chat dort sur le lit.\nfor i in range(3):\n    print(i)\n7 + 5 = 12"

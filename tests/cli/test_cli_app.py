@@ -20,9 +20,9 @@ from moeviz.cli.main import main
 from moeviz.formats.exports import open_cached, write_trace
 
 ROOT = Path(__file__).parents[2]
-MAIN = ROOT / "app" / "main.py"
+MAIN = ROOT / "app" / "moeviz_app" / "main.py"
 QUIET = ("--logger.hideWelcomeMessage", "true")  # Streamlit's address has no token
-CONFIG = ROOT / "app" / ".streamlit" / "config.toml"
+CONFIG = ROOT / "app" / "moeviz_app" / ".streamlit" / "config.toml"
 
 
 @pytest.fixture
@@ -236,18 +236,17 @@ def test_streamlit_neither_counts_visits_nor_advertises_nor_shows_errors():
 @pytest.mark.package
 @pytest.mark.parametrize("installed", [True, False], ids=["another moeviz installed", "no moeviz installed"])
 def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
-    """`streamlit run app/main.py` where only requirements.txt is installed, or an older moeviz."""
+    """`streamlit run app/moeviz_app/main.py` where only requirements.txt is installed, or an older moeviz."""
     clone = tmp_path / "clone"
     shutil.copytree(ROOT / "app", clone / "app", ignore=shutil.ignore_patterns("__pycache__"))
+    forgotten = [] if installed else [str(ROOT), str(ROOT / "app"), str(ROOT / "kernels")]
     for folder in ("moeviz", "kernels"):
         (clone / folder).symlink_to(ROOT / folder)
-    forget = "sys.meta_path = [each for each in sys.meta_path if 'editable' not in each.__module__]"
     script = f"""if True:
         import sys
         from streamlit.testing.v1 import AppTest
-        sys.path = [place for place in sys.path if place not in ('', {str(ROOT)!r}, {str(ROOT / "kernels")!r})]
-        {"" if installed else forget}
-        app = AppTest.from_file({str(clone / "app" / "main.py")!r}, default_timeout={SECONDS}).run()
+        sys.path = [place for place in sys.path if place not in ('', *{forgotten!r})]
+        app = AppTest.from_file({str(clone / "app" / "moeviz_app" / "main.py")!r}, default_timeout={SECONDS}).run()
         assert not app.exception, app.exception
         import moe_kernels, moeviz, moeviz_app.session.session
         for module in (moeviz, moe_kernels, moeviz_app.session.session):

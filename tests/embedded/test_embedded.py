@@ -9,7 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from model_card import PRINTED_BY, cells, check_sections
-from moeviz_app.jobs.recorded import EXAMPLES
 
 import moeviz
 from moeviz.capture.corpus import trace_corpus
@@ -25,6 +24,7 @@ from moeviz.embedded.recorded_routing import (
 from moeviz.metrics.label_similarity import label_similarity
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.routing_over_training import router_saturation
+from moeviz_app.jobs.recorded import EXAMPLES
 
 EVALUATION = (embedded_path() / "EVALUATION.md").read_text()
 CARD = (embedded_path() / "MODEL_CARD.md").read_text()

@@ -11,9 +11,6 @@ from dataclasses import replace
 
 import pytest
 from importer_files import FOLDER
-from moeviz_app import settings
-from moeviz_app.server import metrics
-from moeviz_app.session import opened
 from npz_files import lists_json
 
 from moeviz.errors import InvalidTrace, MoevizError, NotSaid
@@ -21,6 +18,9 @@ from moeviz.formats import sandboxed_read
 from moeviz.formats.exports import EXPORTS, open_bytes
 from moeviz.formats.importers.importer import ImportOptions, Opened
 from moeviz.formats.sandboxed_read import Limits, read_sandboxed
+from moeviz_app import settings
+from moeviz_app.server import metrics
+from moeviz_app.session import opened
 
 READABLE = [export for export in EXPORTS if export.read]
 GENEROUS = Limits(2**26, 60)

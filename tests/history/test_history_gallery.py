@@ -12,8 +12,6 @@ import pytest
 from history_checks import mixtral as mixtral
 from history_checks.claims import NOT_PRINTED, Claim, frame_of
 from history_checks.reproduction_claims import WITH_CHECKS, check_claims, claims_of
-from moeviz_app.views.history.gallery import goes_to_all_experts, pages_for
-from moeviz_app.views.menu import GALLERY, MENU
 
 from moeviz.errors import MoevizError
 from moeviz.history import systems
@@ -23,6 +21,8 @@ from moeviz.history.story import CORRECTIONS, POINTS, corrections
 from moeviz.history.systems import EXHIBITS, SYSTEMS, part, shipped_result, shipped_trace
 from moeviz.history.timeline.published_counts import published_counts, readings
 from moeviz.metrics.words import in_words_of
+from moeviz_app.views.history.gallery import goes_to_all_experts, pages_for
+from moeviz_app.views.menu import GALLERY, MENU
 
 ROOT = Path(__file__).parents[2]
 PAGES = [name for names in MENU.values() for name in names]

@@ -9,9 +9,6 @@ import pandas as pd
 import pytest
 import torch
 from app_pages import SECONDS, drawn, sentences
-from moeviz_app.jobs.fair_queue import Busy
-from moeviz_app.views.history import story as page
-from moeviz_app.widgets.components.history import BACK, STOP, packed_run, wanted
 from streamlit.testing.v1 import AppTest
 from waiting import PAUSE, until
 
@@ -20,6 +17,9 @@ from moeviz.history.phone_book import model, runs
 from moeviz.history.phone_book.measure import MEASURED
 from moeviz.history.phone_book.model import Network, RoutedFacts, balancing_loss, facts_of, train
 from moeviz.history.phone_book.runs import MANY, NETWORKS, RECORDED, book_means, book_table, shipped_run
+from moeviz_app.jobs.fair_queue import Busy
+from moeviz_app.views.history import story as page
+from moeviz_app.widgets.components.history import BACK, STOP, packed_run, wanted
 
 SMALL = {"facts": 5_000, "steps": 120}
 

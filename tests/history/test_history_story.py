@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import torch
 from app_pages import SECONDS, pictures
-from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
-from moeviz_app.widgets.components import history as component
 from streamlit.testing.v1 import AppTest
 
 from moeviz.capture.models.load import model_facts
@@ -28,6 +26,8 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
+from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
+from moeviz_app.widgets.components import history as component
 
 MOST_WORDS = 100  # of a step
 HALVES = {half.show.__name__: half for step in STEPS for half in step.halves}
@@ -118,7 +118,7 @@ def test_the_meters_count_slots_and_not_top_k():
     assert meters_of(replace(trace, experts=experts, weights=weights)).computed == pytest.approx(0.25)
 
 
-@pytest.mark.table("moeviz/history", "app/widgets/components")
+@pytest.mark.table("moeviz/history", "app/moeviz_app/widgets/components")
 @every_half
 def test_inputs_are_named_as_the_trace_has_them_and_what_the_browser_is_told_is_the_trace(name, seen, inputs, packed):
     scene, given = seen[name], inputs[seen[name].inputs]

@@ -250,7 +250,14 @@ def test_each_number_of_each_sentence_is_counted_again():
 
 
 TWO_WORDS = re.compile(r"[a-z]{2,},? [a-z]{2,}")
-ROOMS = ("moeviz/metrics", "moeviz/serving", "moeviz/charts", "moeviz/report", "app/views", "app/widgets")
+ROOMS = (
+    "moeviz/metrics",
+    "moeviz/serving",
+    "moeviz/charts",
+    "moeviz/report",
+    "app/moeviz_app/views",
+    "app/moeviz_app/widgets",
+)
 # Functions that write words around what they have found, by what makes sure of it. A new one belongs into one of these.
 COUNTED_AGAIN = """
 metrics/balance: balance_sentence luck_sentence elsewhere_sentence _who
@@ -277,9 +284,9 @@ serving/batches: batch_coverage_caption
 serving/budget: budget_sentence hit_rates_caption
 serving/decision: placement_verdict
 serving/placement: placement_sentence serving_placement_caption
-app/views/expert_context: numbers_line
-app/views/explore: _headline
-app/widgets/facts: trace_name _counted _parameters _touched
+app/moeviz_app/views/expert_context: numbers_line
+app/moeviz_app/views/explore: _headline
+app/moeviz_app/widgets/facts: trace_name _counted _parameters _touched
 """
 ELSEWHERE = {
     "test_metrics_expert_table.py": """
@@ -289,26 +296,26 @@ metrics/expert_table: expert_table_sentences notes_on_experts labels_sentence
 metrics/direct_attribution: direct_parts direct_caption
 """,
     "test_history_story.py": """
-app/widgets/components/history: _twin
+app/moeviz_app/widgets/components/history: _twin
 """,
     "test_metrics_contrast.py and test_app_pages.py": """
 metrics/contrast: contrast_sentence
-app/views/contrast: _show _dial
+app/moeviz_app/views/contrast: _show _dial
 """,
     "test_metrics_expert_table.py and test_app_pages.py": """
 metrics/contribution: contribution_caption missed_sentence
-app/views/expert_table: _draw _of_texts _show
+app/moeviz_app/views/expert_table: _draw _of_texts _show
 """,
     "test_metrics_tune_targets.py, test_pruning_curve.py and test_app_pages.py": """
 metrics/tune_targets: tune_targets_sentence
 metrics/pruning: why_not
-app/views/prune: _show _write
+app/moeviz_app/views/prune: _show _write
 """,
     "test_bits.py": """
 metrics/bits: unreached_sentence
 """,
     "test_history_phone_book.py and test_browser_history.py": """
-app/views/history/story: _bar _bars _words
+app/moeviz_app/views/history/story: _bar _bars _words
 """,
     "test_doctor.py and test_engine_difference.py": """
 metrics/doctor: _part _zeros_of_one not_recorded
@@ -321,7 +328,7 @@ serving/decision: persistence_sentence _sides
 serving/answers: split_sentence
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
-app/views/serve_controls: _of_file
+app/moeviz_app/views/serve_controls: _of_file
 """,
     "test_serving.py, test_serving_cli.py and test_budgets.py": """
 serving/budget: most_used_sentence
@@ -331,8 +338,8 @@ serving/memory: fit_sentence
     "refusals: what is missing, or too large, in the words of an error": """
 metrics/co_activation: _experts_that_occur
 metrics/inputs: check_recorded
-app/views/compare: _say_who_is_missing
-app/views/serve: serve_page offer_plan
+app/moeviz_app/views/compare: _say_who_is_missing
+app/moeviz_app/views/serve: serve_page offer_plan
 """,
     "names and titles in charts, which have a golden file each": """
 metrics/locality: any_choice
@@ -354,46 +361,46 @@ report/page: html_report _text _legend _grey _token _chart _numbers
 report/pictures: picture
 report/plots: about
 report/view: _page __repr__ _repr_html_
-app/views/compare: strips _kept_even
-app/views/what_if: _most_moved
-app/views/expert: _draw_of_trace _of_lines _sample _rows
-app/views/expert_context: checked _choose _name panel
-app/views/experts: _draw _facts said_of_names
-app/views/serve: _cache
-app/views/serve_controls: _tokens _not_too_many _gigabytes
-app/widgets/components/texts: token_strip
-app/widgets/facts: model_facts dataset_facts _likeness
-app/widgets/pickers: choose_layer
-app/views/balance: _facts
+app/moeviz_app/views/compare: strips _kept_even
+app/moeviz_app/views/what_if: _most_moved
+app/moeviz_app/views/expert: _draw_of_trace _of_lines _sample _rows
+app/moeviz_app/views/expert_context: checked _choose _name panel
+app/moeviz_app/views/experts: _draw _facts said_of_names
+app/moeviz_app/views/serve: _cache
+app/moeviz_app/views/serve_controls: _tokens _not_too_many _gigabytes
+app/moeviz_app/widgets/components/texts: token_strip
+app/moeviz_app/widgets/facts: model_facts dataset_facts _likeness
+app/moeviz_app/widgets/pickers: choose_layer
+app/moeviz_app/views/balance: _facts
 """,
 }
 # Words about runs, files, links, buttons, commands, and how far something is: not about a trace.
 OTHER = """
 serving/plans/engines: llama_cpp_command lmdeploy_command ktransformers_command tensorrt_llm_command vllm_ascend_command
 serving/plans/engines: eplb_command
-app/widgets/near: when_near
-app/views/compare: _expert_by_expert _offer_own_models _in_model
-app/views/engine_difference: _say_where_traces_come_from
-app/views/corpus: _pasted _how_far
-app/views/balance: _asked
-app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
-app/views/history/gallery: _say_whose_result trace_to_other_pages
-app/views/history/mixtral: mixtral_page _what_does_it
-app/views/layout: _show
-app/views/serve: _file
-app/views/timeline: _calculator
-app/views/models: _about
-app/views/read_again: _watch
-app/views/one_word: _show _strip
-app/views/traces: _open
-app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
-app/views/training_charts: _snapshots _layer _second show_snapshots _by_label
-app/widgets/answers: damage _watch
-app/widgets/chart_panel: tell_once menu alternative
-app/widgets/files: import_options doctor_says
-app/widgets/run_options: choose_model
-app/widgets/run_panel: waiting_words listen
-app/widgets/pickers: bring_up_pair _wait
+app/moeviz_app/widgets/near: when_near
+app/moeviz_app/views/compare: _expert_by_expert _offer_own_models _in_model
+app/moeviz_app/views/engine_difference: _say_where_traces_come_from
+app/moeviz_app/views/corpus: _pasted _how_far
+app/moeviz_app/views/balance: _asked
+app/moeviz_app/views/expert_jobs: offer_muting offer_rows _watch _rows_name
+app/moeviz_app/views/history/gallery: _say_whose_result trace_to_other_pages
+app/moeviz_app/views/history/mixtral: mixtral_page _what_does_it
+app/moeviz_app/views/layout: _show
+app/moeviz_app/views/serve: _file
+app/moeviz_app/views/timeline: _calculator
+app/moeviz_app/views/models: _about
+app/moeviz_app/views/read_again: _watch
+app/moeviz_app/views/one_word: _show _strip
+app/moeviz_app/views/traces: _open
+app/moeviz_app/views/training: _chosen _upload _facts _notes show_alarms _alarm _folded
+app/moeviz_app/views/training_charts: _snapshots _layer _second show_snapshots _by_label
+app/moeviz_app/widgets/answers: damage _watch
+app/moeviz_app/widgets/chart_panel: tell_once menu alternative
+app/moeviz_app/widgets/files: import_options doctor_says
+app/moeviz_app/widgets/run_options: choose_model
+app/moeviz_app/widgets/run_panel: waiting_words listen
+app/moeviz_app/widgets/pickers: bring_up_pair _wait
 """
 
 

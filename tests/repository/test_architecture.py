@@ -99,4 +99,4 @@ def shared(codes: Iterable[str]) -> set[str]:
 
 def test_streamlit_finds_no_pages_of_its_own_beside_the_app():
     """Each file in a folder of that name would be run as a page in place of ours, at the address of its name."""
-    assert not (ROOT / "app" / "pages").exists()
+    assert not (ROOT / "app" / "moeviz_app" / "pages").exists()

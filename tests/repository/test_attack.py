@@ -17,7 +17,13 @@ def decoy(tmp_path):
     return attack.unlisted_model(tmp_path)
 
 
-@pytest.mark.table("app/server", "app/session", "app/jobs", "app/settings.py", "benchmarks/attack.py")
+@pytest.mark.table(
+    "app/moeviz_app/server",
+    "app/moeviz_app/session",
+    "app/moeviz_app/jobs",
+    "app/moeviz_app/settings.py",
+    "benchmarks/attack.py",
+)
 def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory(decoy, capsys):
     with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         found = attack.attack(server.url, decoy, links=12, uploads=6)
@@ -39,7 +45,7 @@ def test_a_million_forged_rows_hold_nobody_up():
     assert not found.errors
 
 
-@pytest.mark.table("app/server", "app/jobs", "benchmarks/crowds.py")
+@pytest.mark.table("app/moeviz_app/server", "app/moeviz_app/jobs", "benchmarks/crowds.py")
 @pytest.mark.parametrize("name", crowds.CROWDS)
 def test_beside_a_crowd_visitors_of_its_address_and_of_others_run_and_the_server_is_ready(name, monkeypatch):
     """In short: fewer cookies, for fewer places. How much slower runs are is for `python -m benchmarks.attack`."""

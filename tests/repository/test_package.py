@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 EXTRAS = PROJECT["optional-dependencies"]
 FIXED = {"streamlit", "torch", "transformers", "altair", "pandas", "triton", "accelerate"}  # by who asked for moeviz
-FOLDERS = {"moeviz": "moeviz", "app": "moeviz_app", "kernels/moe_kernels": "moe_kernels"}
+FOLDERS = {"moeviz": "moeviz", "app/moeviz_app": "moeviz_app", "kernels/moe_kernels": "moe_kernels"}
 NOT_COPIED = shutil.ignore_patterns(
     ".git", ".venv", "build", "dist", "_build", "*.egg-info", "__pycache__", ".*_cache", "golden"
 )
@@ -136,7 +136,7 @@ def test_the_wheel_holds_what_is_easily_left_behind(built):
 
 @pytest.mark.package
 def test_the_settings_in_the_wheel_are_those_of_the_repository(built):
-    ours = (ROOT / "app" / ".streamlit" / "config.toml").read_bytes()
+    ours = (ROOT / "app" / "moeviz_app" / ".streamlit" / "config.toml").read_bytes()
     assert built[1].read("moeviz_app/.streamlit/config.toml") == ours
 
 
@@ -158,9 +158,9 @@ def test_the_source_distribution_brings_its_tests_and_how_the_model_was_made(bui
     assert built[0] >= {
         "Makefile",
         "requirements.txt",
-        "app/main.py",
+        "app/moeviz_app/main.py",
         ".streamlit/config.toml",
-        "app/.streamlit/config.toml",
+        "app/moeviz_app/.streamlit/config.toml",
         "kernels/compile_check.py",
         "models/training/train.py",
         "models/training/corpus/build.py",

@@ -14,7 +14,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from moeviz_app.views.menu import MENU
 from PIL import Image
 from reading import Block, blocks, commands, links, missing, same
 
@@ -25,6 +24,7 @@ from moeviz.cli.metrics import TOPICS
 from moeviz.cli.output import DONE, ERROR, FOUND
 from moeviz.cli.words import called
 from moeviz.examples.__main__ import main as write_examples
+from moeviz_app.views.menu import MENU
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 import servers
 from hooked_streamlit import hold_work
-from moeviz_app.jobs import fair_queue
-from moeviz_app.jobs.fair_queue import Cancelled, Done, FairQueue, Progress
 from servers import ROOT, free_port
 from waiting import SECONDS, until
+
+from moeviz_app.jobs import fair_queue
+from moeviz_app.jobs.fair_queue import Cancelled, Done, FairQueue, Progress
 
 STARTS = """
 import sys

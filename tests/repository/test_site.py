@@ -13,8 +13,6 @@ from types import SimpleNamespace
 
 import pytest
 from browser import SIZES, eventually
-from moeviz_app.views.menu import MENU
-from moeviz_app.widgets.chart_panel import GLOSSARY
 from playwright.sync_api import expect
 from site_of_docs import DOCS, ROOT, Site, build, foreign, foreign_in_style, served, text_of
 from survey.modes import FAMILIES
@@ -32,6 +30,8 @@ from moeviz.formats.exports import EXPORTS
 from moeviz.formats.trace_facts import FORMAT
 from moeviz.formats.trace_file import DTYPES
 from moeviz.history.systems import SYSTEMS
+from moeviz_app.views.menu import MENU
+from moeviz_app.widgets.chart_panel import GLOSSARY
 
 sys.path.append(str(DOCS))
 from _ext import charts_need, docstrings, drawings, outdated, pages, pictures, reference, tables
@@ -141,7 +141,7 @@ FILES = {
     "docs/_ext/tables.py": "",
     "docs/how-to/x.txt": "",
     "moeviz/metrics/load.py": "1",
-    "app/main.py": "",
+    "app/moeviz_app/main.py": "",
     "NOTE.md": "A note.",
 }
 

@@ -12,8 +12,6 @@ from random import Random
 import numpy as np
 import pytest
 from accessible import faults
-from moeviz_app.jobs.reread import compact
-from moeviz_app.widgets.components.explorer import packed, packed_muted
 from playwright.sync_api import expect
 from site_of_docs import DOCS, served
 from try_page import NEAR, ask, begin, difference, run
@@ -23,12 +21,16 @@ from moeviz.capture.run.token_texts import token_texts
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.metrics.who_takes import tokens_of_word, who_takes, who_takes_sentence
+from moeviz_app.jobs.reread import compact
+from moeviz_app.widgets.components.explorer import packed, packed_muted
 
 sys.path.append(str(DOCS))
 from _ext import try_page
 
 pytestmark = pytest.mark.docs
-MADE_OF = pytest.mark.table("docs/try", "docs/_ext", "app/widgets/components", "moeviz/charts", "moeviz/embedded")
+MADE_OF = pytest.mark.table(
+    "docs/try", "docs/_ext", "app/moeviz_app/widgets/components", "moeviz/charts", "moeviz/embedded"
+)
 SHORT = "Il fait froid à Paris. « Oui. »\n12 + 30 = 42"
 # JavaScript's \s has U+FEFF and lacks U+0085; the rest is what a split by bytes gets wrong.
 ODD = (

@@ -4,20 +4,20 @@ import json
 from pathlib import Path
 from urllib.parse import urlencode
 
-from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.session import session
-from moeviz_app.session.visit import KEY, Visit
-from moeviz_app.url import fields
-from moeviz_app.widgets import near
 from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
 from moeviz.routing_trace import RoutingTrace
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.session import session
+from moeviz_app.session.visit import KEY, Visit
+from moeviz_app.url import fields
+from moeviz_app.widgets import near
 
 is_near = near.is_near
 near.is_near = lambda _name: True  # AppTest has no screen that anything could be far from
-MAIN = Path(__file__).parents[2] / "app" / "main.py"
+MAIN = Path(__file__).parents[2] / "app" / "moeviz_app" / "main.py"
 SECONDS = 120
 HOSTILE = (
     "<script>alert(1)</script>",

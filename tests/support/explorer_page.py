@@ -8,6 +8,7 @@
 import pandas as pd
 import streamlit as st
 from explorer_traces import STAND_IN, made, without
+
 from moeviz_app.url.navigation import expert_query
 from moeviz_app.widgets.components.explorer import Muted, explorer, told
 

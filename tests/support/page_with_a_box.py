@@ -3,6 +3,7 @@
 from typing import Any
 
 import streamlit as st
+
 from moeviz_app.widgets.components.ask import ask, fill_in
 
 EXAMPLES = {"French": "Il fait froid.", "Python": "def f(x):\n    return x", "Mixed": "a, é, <b>&amp;</b> 🙂 שלום"}

@@ -15,6 +15,7 @@ from itertools import count
 from typing import Any
 
 import streamlit as st
+
 from moeviz_app.widgets.components.ask import hand_on
 
 TEXT, RUN, TURN, SYSTEM = "text in the box", "run the box", "turn of a chat", "system prompt"

@@ -48,7 +48,7 @@ class Server:
 
 @contextmanager
 def served(
-    script: str = "app/main.py",
+    script: str = "app/moeviz_app/main.py",
     folder: Path = ROOT,
     ready_at: str = "You can now view",
     warm: bool = False,

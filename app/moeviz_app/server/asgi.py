@@ -1,0 +1,309 @@
+"""The server: Streamlit's own app, with our routes and middleware around it. Who gets in is in `access.py`.
+
+| route      | answers                                                                                             |
+|------------|-----------------------------------------------------------------------------------------------------|
+| `/healthz` | 200 while the process serves: restart it where it does not                                          |
+| `/readyz`  | 200 where a new visitor's run would be taken; 503 while the queue is full or the server is stopping |
+| `/metrics` | what `metrics.py` counts, for Prometheus; to whom, MOEVIZ_METRICS_TOKEN says                        |
+"""
+
+import asyncio
+import base64
+import gc
+import hashlib
+import hmac
+import logging
+import os
+import re
+import secrets
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import streamlit as st
+from starlette.datastructures import MutableHeaders
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from streamlit import config
+from streamlit.runtime import Runtime
+from streamlit.web.server.server_util import get_url
+
+from moeviz.own_folder import own_token
+from moeviz.report.pictures import without_checks
+from moeviz_app import settings
+from moeviz_app.server import metrics
+from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
+from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
+from moeviz_app.server.identity import VisitorCookie, visitor_of
+from moeviz_app.server.logs import error_facts, write_lines
+from moeviz_app.server.tabs import Tabs
+from moeviz_app.server.uploads import Uploads
+from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
+
+
+class Headers:
+    """ASGI middleware: sends the same headers with every response."""
+
+    def __init__(self, app: ASGIApp, headers: dict[str, str]) -> None:
+        self.app, self.headers = app, headers
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and add the headers in place of any of the same name."""
+
+        async def with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(self.headers)
+            await send(message)
+
+        await self.app(scope, receive, with_headers if scope["type"] == "http" else send)
+
+
+def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
+    """Return the security headers. `ancestors` may show the app in a frame; `page` is Streamlit's index.html."""
+    headers = {
+        "Content-Security-Policy": policy(ancestors, page.read_text(encoding="utf-8")),
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",  # an address may hold a prompt
+        "Permissions-Policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
+        "Cross-Origin-Opener-Policy": "same-origin",
+        "Cross-Origin-Resource-Policy": "same-origin",
+    }
+    return headers if ancestors else headers | {"X-Frame-Options": "DENY"}
+
+
+def policy(ancestors: Sequence[str], page: str) -> str:
+    """The content security policy of a page; the scripts that stand in it are known by their hashes."""
+    hashes = [f"'sha256-{_hash(script)}'" for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
+    rules = {
+        "default-src": ["'none'"],
+        "script-src": ["'self'", "blob:", *hashes],
+        "style-src": ["'self'", "'unsafe-inline'"],
+        "img-src": ["'self'", "data:", "blob:"],
+        "font-src": ["'self'", "data:"],
+        "connect-src": ["'self'"],
+        "media-src": ["'self'"],
+        "manifest-src": ["'self'"],
+        "worker-src": ["'self'"],
+        "form-action": ["'self'"],
+        "base-uri": ["'none'"],
+        "object-src": ["'none'"],
+        "frame-src": ["'none'"],
+        "frame-ancestors": list(ancestors) or ["'none'"],
+    }
+    return "; ".join(f"{name} {' '.join(values)}" for name, values in rules.items())
+
+
+def _hash(script: str) -> str:
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+
+
+class OneVisitor:
+    """ASGI middleware: ends a connection after its answer where the next request on it may be another visitor's.
+
+    That is so behind a proxy, and where a browser has no cookie yet and is another visitor once it has one.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass everything on, and close after it where that is needed."""
+
+        async def and_close(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message)["connection"] = "close"
+            await send(message)
+
+        names = (name.decode("latin-1") for name, _ in scope.get("headers", ()))
+        closes = scope["type"] == "http" and (any(map(is_from_a_proxy, names)) or not visitor_of(scope).is_browser)
+        await self.app(scope, receive, and_close if closes else send)
+
+
+log = logging.getLogger("moeviz.app")
+WAYS_SAID = {
+    PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
+    TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
+    PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
+}
+SECONDS_TO_STOP = 10.0
+SECONDS_BETWEEN_LOOKS = 5.0  # at sessions that are over
+MESSAGE_MB = 4  # the longest message that a stranger's browser sends: texts of a corpus, in all
+_stopping = threading.Event()
+
+
+def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> dict[str, Any]:
+    """Return the options of `st.App`: routes, middleware, what happens at start and end, and who hears of a bug.
+
+    `stop_jobs` is called when the server stops: it cancels all runs, waits that many seconds at most, and returns
+    whether they ended.
+    """
+    ours = checked(settings.SETTINGS)
+    settings.SETTINGS = ours
+    _tell_streamlit(ours)
+    without_checks()
+    page = Path(st.__file__).with_name("static") / "index.html"
+    origins = config.get_option("server.corsAllowedOrigins")
+    return {
+        "routes": ROUTES,
+        "middleware": [
+            Middleware(Headers, headers=security_headers(ours.frame_ancestors, page)),
+            Middleware(AccessControl, settings=ours, origins=origins),
+            Middleware(Tabs, settings=ours),
+            Middleware(Uploads, settings=ours),
+            Middleware(VisitorCookie),
+            *([Middleware(OneVisitor)] if settings.process() is not None else []),
+        ],
+        "lifespan": partial(_life, stop_jobs=stop_jobs),
+        "on_script_error": _count_error,
+    }
+
+
+def checked(ours: Settings) -> Settings:
+    """The settings, with the token where one is asked for. Where others would get in unasked, a sentence ends it."""
+    address = config.get_option("server.address")
+    if ours.serve == PRIVATE and not is_loopback(_in_brackets(address or "")):
+        sys.exit(
+            f"moeviz: MOEVIZ_SERVE is private, and server.address is {address or 'not set'}, which lets other machines "
+            "in. Leave the address out, or start it with `moeviz app --team --behind HOST` or `moeviz app --public`."
+        )
+    if ours.processes > 1 and settings.process() is None:
+        sys.exit(
+            f"moeviz: MOEVIZ_PROCESSES is {ours.processes}, and `streamlit run` serves in one. Start it with "
+            "`moeviz app --public` or `moeviz app --team --behind HOST`."
+        )
+    if ours.processes > 1 and config.get_option("server.sslCertFile"):
+        sys.exit(
+            "moeviz: MOEVIZ_PROCESSES is more than 1, and which process is whose cannot be seen in what is encrypted. "
+            "Let a proxy before it speak https, or leave MOEVIZ_PROCESSES out."
+        )
+    if ours.serve == TEAM and ours.login_header is None and ours.token is None:
+        return replace(ours, token=secrets.token_urlsafe(24))
+    if ours.serve == PRIVATE and ours.ask_token and ours.token is None:
+        return replace(ours, token=own_token())
+    return ours
+
+
+def _tell_streamlit(ours: Settings) -> None:
+    """Set Streamlit's own options where nobody has set them."""
+    if not config.is_manually_set("server.disconnectedSessionTTL"):
+        config.set_option("server.disconnectedSessionTTL", ours.seconds_idle)
+    if ours.serve == PUBLIC:
+        config.set_option("server.enableAgentApi", False)
+        config.set_option("server.maxWidgetStateSize", MESSAGE_MB)
+    most = min(config.get_option("server.maxUploadSize"), ours.max_upload_mb)
+    config.set_option("server.maxUploadSize", most)
+
+
+def _in_brackets(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+@asynccontextmanager
+async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterator[None]:
+    """Say at start who is let in; at the end cancel the runs that go on, each within a token."""
+    if settings.SETTINGS.log == "json":
+        write_lines()
+    metrics.read_gauge("threads", threading.active_count)
+    metrics.read_gauge("resident_bytes", resident_bytes)
+    if not settings.process():
+        announce(settings.SETTINGS)
+    idle = asyncio.create_task(end_idle_sessions())
+    try:
+        yield
+    finally:
+        idle.cancel()
+        _stopping.set()
+        ended = await asyncio.to_thread(stop_jobs, SECONDS_TO_STOP)
+        log.info("moeviz stops" if ended else "moeviz stops, though a run did not end in time")
+
+
+def announce(ours: Settings) -> None:
+    """Say on the terminal who is let in, and how. The token is told there alone, and never logged."""
+    said = [WAYS_SAID[ours.serve]] if ours.log != "json" else []
+    if ours.log == "json":
+        log.info(WAYS_SAID[ours.serve])
+    if ours.hosts and ours.serve != PRIVATE:
+        said.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
+    if ours.serve == TEAM and ours.login_header is None:
+        said.append(f"Token: {ours.token}")
+    if ours.serve == PRIVATE and ours.ask_token:
+        said.append(f"Open {get_url('localhost').rstrip('/')}/?{IN_ADDRESS}={quote(ours.token or '')}")
+    sys.stderr.write("\n".join(f"  {line}" for line in said) + "\n\n")
+    sys.stderr.flush()
+
+
+def resident_bytes() -> float:
+    """The memory that this process holds; 0 where the system does not say it in Linux's way."""
+    try:
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+    except FileNotFoundError:
+        return 0
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+async def _healthy(request: Request) -> Response:
+    return PlainTextResponse("ok\n")
+
+
+async def _ready(request: Request) -> Response:
+    if _stopping.is_set():
+        return PlainTextResponse("stopping\n", 503)
+    full = metrics.value("sessions") >= settings.SETTINGS.max_sessions
+    if full or metrics.value("waiting") >= settings.SETTINGS.max_waiting:
+        return PlainTextResponse("busy\n", 503)
+    return PlainTextResponse("ready\n")
+
+
+async def _metrics(request: Request) -> Response:
+    """Open to whoever has their token; without one, to nobody in public, and else to whom the door lets in."""
+    token = settings.SETTINGS.metrics_token
+    if token is None and settings.SETTINGS.serve == PUBLIC:
+        return PlainTextResponse("Nobody may read this here: MOEVIZ_METRICS_TOKEN is not set.\n", 404)
+    given = request.headers.get("Authorization", "")
+    if token is not None and not hmac.compare_digest(given.encode(), f"Bearer {token}".encode()):
+        return PlainTextResponse("Send the token: Authorization: Bearer …\n", 401, {"WWW-Authenticate": "Bearer"})
+    return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def _count_error(error: Exception) -> None:
+    """A bug in a page: the visitor sees that there was one, the log says where."""
+    metrics.count("script_errors")
+    log.error("a page failed", extra=error_facts(error))
+
+
+ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]
+
+
+async def end_idle_sessions() -> None:
+    """Let go of tabs that are gone for good, again and again, in the thread that sessions come and go in.
+
+    Streamlit keeps the session of a tab whose connection is lost for `server.disconnectedSessionTTL` seconds, in case
+    it comes back, and after that until another tab comes or goes: on a quiet server for ever, with its traces.
+    """
+    while True:
+        await asyncio.sleep(SECONDS_BETWEEN_LOOKS)
+        end_expired_sessions()
+
+
+def end_expired_sessions() -> int:
+    """End the sessions that are over their time; how many there were."""
+    if not Runtime.exists():
+        return 0
+    manager: Any = Runtime.instance()._session_mgr
+    over = [kept for _, kept in manager._session_storage._cache.expire()]
+    for kept in over:
+        kept.session.shutdown()
+    number = len(over)
+    if over:
+        del over, kept
+        gc.collect()  # a session is in circles, and Streamlit collects after a script alone
+    return number

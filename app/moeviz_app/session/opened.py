@@ -1,0 +1,123 @@
+"""Files that visitors open, and what there is to look at by name: the trace on screen, held-out texts, and counts.
+
+Each file is read in a process of its own, a few at a time, within what is set. Counts take of the same memory as
+traces.
+"""
+
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+from weakref import WeakKeyDictionary
+
+import streamlit as st
+
+from moeviz.errors import MoevizError, NotSaid
+from moeviz.expert_counts import ExpertCounts
+from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened
+from moeviz.formats.sandboxed_read import Limits, read_sandboxed
+from moeviz.formats.trace_facts import check_size
+from moeviz.metrics.tokens import visible
+from moeviz.published import MODELS, published_counts
+from moeviz.routing_trace import Counted
+from moeviz.text import quoted
+from moeviz_app import settings
+from moeviz_app.jobs import recorded
+from moeviz_app.jobs.render_lock import released
+from moeviz_app.server import metrics
+from moeviz_app.session import session
+from moeviz_app.session.library import check_memory, free_name
+from moeviz_app.session.visit import visit
+
+MB = 10**6
+T = TypeVar("T")
+AT_ONCE = 2  # each may take a processor, and the memory that `Limits` gives it
+_noted: WeakKeyDictionary[Counted, tuple[str, tuple[str, ...]]] = WeakKeyDictionary()
+_places = threading.BoundedSemaphore(AT_ONCE)
+
+
+def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -> Opened:
+    """Read the trace or the counts in a file that somebody opens; `options` are facts that it does not say itself.
+
+    Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
+    than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
+    """
+
+    def read(limits: Limits) -> Opened:
+        opened = read_sandboxed(data, name, limits, options)
+        check_memory(opened.counted, name)
+        return opened
+
+    with released():
+        return noted(read_in_turn(data, name, read, _places))
+
+
+def read_in_turn(data: bytes, name: str, read: Callable[[Limits], T], places: threading.BoundedSemaphore) -> T:
+    """Read a visitor's file once there is a place for it, within what is set. Errors as with `read_upload`."""
+    set_for = settings.SETTINGS
+    limits = Limits(set_for.max_unpacked_mb * MB, set_for.seconds_to_read)
+    try:
+        check_size(data, set_for.max_upload_mb * 2**20)  # as Streamlit counts them
+        if not places.acquire(timeout=limits.seconds):
+            raise MoevizError(f"Others are opening files, and {quoted(name)} did not get its turn. Try again soon.")
+        try:
+            found = read(limits)
+        finally:
+            places.release()
+    except MoevizError as error:
+        metrics.count("files", end="asked" if isinstance(error, NotSaid) else "refused")
+        raise
+    metrics.count("files", end="opened")
+    return found
+
+
+def noted(opened: Opened) -> Opened:
+    """Remember what the doctor said of a file, as long as what it held is kept."""
+    _noted[opened.counted] = (opened.label, opened.findings)
+    return opened
+
+
+def said_of(counted: Counted) -> tuple[str, tuple[str, ...]] | None:
+    """Return the format that another program wrote, and the doctor's findings; None for what came in no such file."""
+    label, findings = _noted.get(counted, ("", ()))
+    return (label, findings) if label else None
+
+
+MOST = 4
+TITLE = 60  # characters
+TRACE, HELD_OUT = "The trace on screen", "embedded, 60 evaluation texts"
+
+
+def remember(counts: ExpertCounts) -> None:
+    """Keep counts among the last ones, and choose them."""
+    name = free_name(visible(counts.model.name)[:TITLE], {TRACE, HELD_OUT, *offered()})
+    visit().counts.put(name, counts, MOST)
+    session.set_value(session.COUNTS, name)
+
+
+def sources() -> dict[str, Callable[[], Counted]]:
+    """Return what may be looked at, by name: the trace on screen, then `offered`, then held-out texts."""
+    counts = {name: partial(_same, counts) for name, counts in offered().items()}
+    return {TRACE: session.shown_trace} | counts | {HELD_OUT: recorded.evaluation_routing}
+
+
+def _same(counts: ExpertCounts) -> ExpertCounts:
+    return counts
+
+
+def offered() -> dict[str, ExpertCounts]:
+    """Return counts by name: the visitor's own, the newest first, then published ones."""
+    return visit().counts.newest_first() | _published()
+
+
+@st.cache_resource(show_spinner=False)
+def _published() -> dict[str, ExpertCounts]:
+    return {published(model): published_counts(model) for model in MODELS}
+
+
+def published(model: str) -> str:
+    """Return the name of a model's published counts."""
+    return f"{model} (published)"
+
+
+FIXED = frozenset({TRACE, HELD_OUT, *map(published, MODELS)})  # names that are the same for everybody

@@ -1,0 +1,218 @@
+"""The page Contrast: which experts tell two kinds of text apart, and what turning them up does to the model's loss."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING, Any
+from zipfile import ZipFile
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts.comparison import CONTRAST
+from moeviz.embedded import EMBEDDED
+from moeviz.formats.steering_map import FACTS, NUMBERS, to_steering_map
+from moeviz.metrics.contrast import FEWEST, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.tokens import written_text
+from moeviz.routing_trace import RoutingTrace
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.recorded import names_of
+from moeviz_app.jobs.run_request import usual_temperature
+from moeviz_app.session import recent, session
+from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import AMOUNTS
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.components.texts import written
+from moeviz_app.widgets.messages import escape_markdown, example_note, explained, say
+from moeviz_app.widgets.run_panel import waited_for
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+
+FIRST_KINDS = ("French", "German")  # of the texts that ship, at first
+OTHERS = "other kinds"
+LONGEST, FIRST_TOKENS, WRITTEN = 200, 12, 40  # characters of the text to continue; tokens of it at first, and written
+MOST_TEXTS, MOST_TOKENS = 8, 160  # of each set that the model reads
+READS = "The model reads three sets of texts, with the experts turned and without …"
+
+
+def contrast_page() -> None:
+    """Choose two kinds of text; see the experts that tell them apart, and turn these up and down."""
+    st.title("Contrast", anchor=False)
+    if session.waiting() is not None:
+        return  # for a model of a stranger's choice, of which nothing may be fetched
+    trace = _labelled()
+    kinds = _kinds(trace)
+    one, other = _choose(kinds)
+    with explained():
+        halves = tuple(first_half(texts_of_label(trace, kind)) for kind in (one, other))
+        found = CONTRAST.measure(halves)
+        st.container(border=True, key="answer").text(contrast_sentence(found, (one, other)))
+        heading(CONTRAST)
+        names = names_of(trace.model, [trace, *recent.traces().values()])
+        picture_and_words(CONTRAST, found, model=trace.model, names=names)
+        st.markdown("Counted in the first half of each text; what follows is measured on the second.")
+        _dial(trace, found, (one, other))
+
+
+def _labelled() -> RoutingTrace:
+    """The trace on screen, where it is of labelled texts; or else the texts that ship, read by its model or by ours."""
+    trace = session.current_trace()
+    if trace is not None and len(_kinds(trace)) > 1:
+        return trace
+    texts = recorded.held_out(EMBEDDED) if trace is None else recorded.usual(trace.model)
+    example_note("Texts that ship with moeviz, of fifteen kinds. To contrast your own, open a trace of labelled texts.")
+    return recorded.held_out(EMBEDDED) if texts is None else texts
+
+
+def _kinds(trace: RoutingTrace) -> list[str]:
+    """The kinds of which there are enough texts."""
+    if "label" not in trace.tokens:
+        return []
+    texts = trace.tokens.groupby("label", observed=True)["sequence"].nunique()
+    return [str(kind) for kind in trace.tokens["label"].unique() if texts.get(kind, 0) >= FEWEST]
+
+
+def _choose(kinds: list[str]) -> tuple[str, str]:
+    keys = (session.FIRST_KIND, session.SECOND_KIND)
+    usual = FIRST_KINDS if set(FIRST_KINDS) <= set(kinds) else tuple(kinds[:2])
+    for key, kind in zip(keys, usual, strict=True):
+        if session.value(key) not in kinds:
+            session.set_value(key, kind)
+    with st.container(horizontal=True):
+        one, other = (
+            st.selectbox(label, kinds, key=key, width=280, persist_state="session")
+            for key, label in zip(keys, ("First kind", "Second kind"), strict=True)
+        )
+    return one, other
+
+
+def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> None:
+    """Turn the experts of the first kind up and those of the second down, and say what that does to three losses."""
+    amounts = turned(found, 1.0)
+    if not amounts or kinds[0] == kinds[1]:
+        return
+    st.subheader(f"Turn {kinds[0]} up?", anchor=False)
+    if (why := model_catalog.why_only_read(trace.model.name)) is not None:
+        say(why)
+        return
+    session.start_with(session.AMOUNT, 2.0)
+    session.start_with(session.CONTINUED, _beginning(trace, kinds))
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        amount = st.select_slider("Added to the scores", AMOUNTS, key=session.AMOUNT, width=320)
+        most = min(LONGEST, settings.SETTINGS.max_prompt_chars)
+        text = st.text_input("A text to continue", key=session.CONTINUED, max_chars=most, width=320)
+        asked = st.button("Measure", type="primary", shortcut="mod+enter")
+    count = sum(map(len, amounts.values()))
+    st.text(
+        f"Of {count} experts above, those that take more of {kinds[0]} get this added to their score before each "
+        f"router chooses, and those that take more of {kinds[1]} get it taken away."
+    )
+    if asked:
+        model_catalog.check_on_offer(trace.model.name)
+        model_service.begin_run()
+        visit().dialled = (trace, kinds, amount, text, _measured(trace, kinds, turned(found, amount), text))
+    if (known := visit().dialled) is not None and known[0] is trace and known[1:4] == (kinds, amount, text):
+        losses, texts = known[4]
+        _show(losses, kinds)
+        _show_texts(texts, f"{kinds[0]} turned {'up' if amount > 0 else 'down'} by {abs(amount):g}")
+    st.download_button(
+        "Map of these experts",
+        data=model_service.file_maker(partial(_map, amounts, trace)),
+        file_name="experts-to-steer-by.zip",
+        mime="application/zip",
+        on_click="ignore",
+        icon=":material/download:",
+        help="+1 for the experts that take more of the first kind and -1 for those that take more of the second, for "
+        "`moeviz what-if --bias` and for engines that steer by experts, such as ds4.",
+    )
+
+
+def _beginning(trace: RoutingTrace, kinds: tuple[str, str]) -> str:
+    """The first words of a text of neither kind, if there is one."""
+    others = ~trace.tokens["label"].astype(str).isin(kinds)
+    sequences = trace.tokens.loc[others, "sequence"] if others.any() else trace.tokens["sequence"]
+    is_first = (trace.tokens["sequence"] == sequences.iloc[0]) & (trace.tokens["position"] < FIRST_TOKENS)
+    return written_text(trace.select(tokens=is_first.to_numpy())).strip()[:LONGEST]
+
+
+def _map(amounts: dict[int, dict[int, float]], trace: RoutingTrace) -> bytes:
+    file = BytesIO()
+    with ZipFile(file, "w") as archive:
+        for suffix, data in zip((FACTS, NUMBERS), to_steering_map(amounts, trace.model), strict=True):
+            archive.writestr(f"experts-to-steer-by{suffix}", data)
+    return file.getvalue()
+
+
+def _measured(
+    trace: RoutingTrace, kinds: tuple[str, str], amounts: dict[int, dict[int, float]], text: str
+) -> tuple[pd.DataFrame, list[RoutingTrace]]:
+    """The losses of both kinds and of a third set that neither is in, and a text continued without and with the change.
+
+    Raises what runs raise.
+    """
+    from moeviz.capture.interventions.bias import Bias
+
+    model_catalog.bring_torch()
+    from moeviz.capture.run.decoding import Sampling
+    from moeviz.capture.run.request import CaptureRequest
+    from moeviz.capture.trace import capture
+    from moeviz.capture.what_if import loss_by_set
+
+    labels = trace.tokens["label"].astype(str)
+    rows = {kind: labels == kind for kind in kinds} | {OTHERS: ~labels.isin(kinds)}
+    sets = {name: _texts(trace, mask.to_numpy()) for name, mask in rows.items() if mask.any()}
+    new = min(WRITTEN, settings.SETTINGS.max_new_tokens)
+
+    def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> tuple[pd.DataFrame, list[RoutingTrace]]:
+        plain = CaptureRequest(
+            (text,), max_new_tokens=new, sampling=Sampling(temperature=usual_temperature(trace.model.name))
+        )
+        asked = [plain, replace(plain, intervention=Bias(amounts))] if text and new else []
+        return loss_by_set(loaded, sets, Bias(amounts)), [capture(loaded, request) for request in asked]
+
+    return waited_for(model_service.run_on_model(trace.model.name, session.how(), work), READS)
+
+
+def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:
+    """Some of the texts, evenly from all, and of each the beginning: a model reads them while somebody waits."""
+    sequences = trace.tokens.loc[mask, "sequence"].unique()
+    some = sequences[:: -(-len(sequences) // MOST_TEXTS)]
+    tokens = trace.tokens
+    return trace.select(tokens=(tokens["sequence"].isin(some) & (tokens["position"] < MOST_TOKENS)).to_numpy())
+
+
+def _show(losses: pd.DataFrame, kinds: tuple[str, str]) -> None:
+    """The losses before and after, the third set's too: an experts' dial that harms everything has steered nothing."""
+    with st.container(horizontal=True, gap="large"):
+        for row in losses.itertuples():
+            st.metric(
+                f"Loss of {row.texts}",
+                f"{row.loss_changed:.3f}",
+                f"{row.loss_changed - row.loss:+.3f} nats a token",
+                delta_color="inverse",
+                help=f"{row.tokens:,} tokens; {row.loss:.3f} without the change. Lower is better predicted.",
+            )
+    change = dict(zip(losses["texts"], losses["loss_changed"] - losses["loss"], strict=True))
+    said = f"{kinds[0]} is predicted {_better(change[kinds[0]])}, {kinds[1]} {_better(change[kinds[1]])}"
+    said += f", and {OTHERS} {_better(change[OTHERS])}." if OTHERS in change else "."
+    st.text(said)
+
+
+def _show_texts(texts: list[RoutingTrace], change: str) -> None:
+    """One text, side by side; what it shows stands in the losses above it."""
+    if not texts:
+        return
+    for place, trace, says in zip(st.columns(2), texts, ("As it is", change), strict=True):
+        with place:
+            st.caption(escape_markdown(says))
+            written(trace, key=f"continued {says}")
+    st.text("One text proves nothing: the losses above are the finding.")
+
+
+def _better(change: float) -> str:
+    if abs(change) < 0.0005:
+        return "as before"
+    return f"{'worse' if change > 0 else 'better'} by {abs(change):.3f} nats a token"

@@ -1,0 +1,145 @@
+"""Two recordings of the same text, by two engines, in two precisions, in training and serving: where do they part?"""
+
+from typing import NamedTuple
+from weakref import ref
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts.engine_difference import AGREEMENT, MARGINS, PLACES
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import MissingField
+from moeviz.metrics.engine_difference import (
+    engine_difference,
+    engine_difference_summary,
+    first_partings,
+    shift_caption,
+    shifts,
+    tokens_caption,
+    tokens_checked,
+)
+from moeviz.metrics.engine_tokens import margins_of_both, token_differences
+from moeviz.metrics.tokens import visible
+from moeviz_app.jobs import model_catalog, recorded
+from moeviz_app.jobs.recorded import EXAMPLES, cached_for_example
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.session import recent, session
+from moeviz_app.widgets import pickers
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.messages import example_note, explained, say
+from moeviz_app.widgets.pickers import Pair, bring_up_pair
+from moeviz_app.widgets.run_panel import run_live
+
+PRECISIONS = ("float32", "bfloat16")
+CELLS = 6_000  # of the map of tokens, at most
+MOST_TOKENS, FEWEST_TOKENS = 128, 16
+MOST_SEQUENCES = 1_000  # in the table
+_KEPT = "engine difference of a pair"
+
+
+class PairTables(NamedTuple):
+    """The tables of a pair of traces."""
+
+    moved: pd.DataFrame
+    checked: pd.DataFrame
+    layers: pd.DataFrame
+    partings: pd.DataFrame
+    margins: pd.DataFrame | MissingField
+
+
+def engine_difference_page() -> None:
+    """Choose two traces; the answer in a sentence, then layer by layer, token by token, and by margins."""
+    st.title("Engine difference", anchor=False)
+    st.text("Two recordings of the same text: by two engines, in two precisions, in training and in serving.")
+    for sentence in recent.restore():
+        say(sentence)
+    waits = bring_up_pair()
+    offered = pickers.offered(parts=False)
+    if len(offered) < 2 and waits:
+        return
+    if len(offered) < 2:
+        _say_where_traces_come_from()
+    else:
+        _suggest()
+    with explained():
+        pair = pickers.chosen(offered) if len(offered) > 1 else _example()
+        found = _found(pair)
+        with st.container(border=True, key="answer"):
+            for sentence in filter(None, (shift_caption(found.moved), tokens_caption(found.checked))):
+                st.text(sentence)
+            st.text(engine_difference_summary(found.layers, found.partings))
+        heading(AGREEMENT)
+        picture_and_words(AGREEMENT, found.layers)
+        _places(pair, found)
+        heading(MARGINS)
+        with explained():
+            if isinstance(found.margins, MissingField):
+                raise found.margins
+            picture_and_words(MARGINS, found.margins)
+
+
+def _say_where_traces_come_from() -> None:
+    example_note(
+        f"The example texts, read first in {' and then in '.join(PRECISIONS)}. To compare two traces of the same text, "
+        "open two files on the Traces page, start the app with both (moeviz app A B), or run one prompt in two "
+        "precisions."
+    )
+    session.link_to("Traces", "Open files", ":material/upload:")
+
+
+def _suggest() -> None:
+    """Where no pair is chosen yet, the newest trace and the newest other one of the same tokens."""
+    if session.value(session.FIRST_TRACE) is not None:
+        return
+    newest, *others = recent.traces().values()
+    what = ["token_id", "text"]
+    for other in others:
+        if other.tokens[what].equals(newest.tokens[what]):
+            pickers.choose(other, newest)
+            return
+
+
+def _example() -> Pair:
+    """The example texts in two precisions, read once, for all visitors. Raises what `run_live` raises."""
+    one, other = (RunRequest("\n".join(EXAMPLES.values()), EMBEDDED, dtype=dtype) for dtype in PRECISIONS)
+    model_catalog.check_on_offer(EMBEDDED)
+    return cached_for_example(
+        recorded.example(), PRECISIONS, lambda: (run_live(one, "one goes on"), run_live(other, "the other goes on"))
+    )
+
+
+def _found(pair: Pair) -> PairTables:
+    """The tables, kept as long as the pair is on screen: of a long text they take seconds. Raises what they raise."""
+    known = session.result(_KEPT)
+    if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
+        return known[1]
+    tables = shifts(pair), tokens_checked(pair), engine_difference(pair), first_partings(pair)
+    try:
+        found = PairTables(*tables, margins_of_both(pair))
+    except MissingField as why:
+        found = PairTables(*tables, why)
+    session.keep_result(_KEPT, (tuple(map(ref, pair)), found))
+    return found
+
+
+def _places(pair: Pair, found: PairTables) -> None:
+    """The stretch of the text where they first part, or another one; and a table, where there are several texts."""
+    heading(PLACES)
+    total, layers = int(found.partings["tokens"].sum()), len(found.layers)
+    size = min(max(CELLS // max(layers, 1), FEWEST_TOKENS), MOST_TOKENS)
+    windows, window = max(1, -(-total // size)), 1
+    if windows > 1:
+        usual = _first_place(found.partings) // size + 1
+        window = st.pagination(windows, key=f"{_KEPT} {id(pair[0])} {id(pair[1])} {size}", default=usual)
+    with explained():
+        picture_and_words(PLACES, token_differences(pair, (window - 1) * size, size))
+    if len(found.partings) > 1:
+        shown = found.partings.head(MOST_SEQUENCES)
+        st.dataframe(shown.assign(text=shown["text"].map(visible)), hide_index=True, key="partings")
+
+
+def _first_place(partings: pd.DataFrame) -> int:
+    """Where they first part, among the tokens of both; 0 if they do not."""
+    before = partings["tokens"].cumsum().shift(fill_value=0) + partings["before"]
+    parted = before[partings["layer"] >= 0]
+    return int(parted.iloc[0]) if len(parted) else 0

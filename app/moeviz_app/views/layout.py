@@ -1,0 +1,131 @@
+"""One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
+
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import streamlit as st
+
+from moeviz.expert_counts import ExpertCounts
+from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
+from moeviz_app.server.logs import log_moment
+from moeviz_app.session import datasets, opened, recent, session, training_runs
+from moeviz_app.session.visit import visit
+from moeviz_app.url import navigation
+from moeviz_app.url.fields import PAGE_ADDRESSES
+from moeviz_app.url.navigation import LINKS
+from moeviz_app.views.explore import run_on_screen
+from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
+from moeviz_app.widgets import pickers
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.near import begin_page
+from moeviz_app.widgets.run_options import fill_in
+from moeviz_app.widgets.run_panel import record
+
+STYLE = f"<style>\n{Path(__file__).with_name('layout.css').read_text('utf-8')}</style>"
+
+
+def draw() -> None:
+    """Lay out the page that the browser asks for, and keep the address true."""
+    log_moment("script begins")
+    page = st.navigation(menu(), position="hidden")
+    st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
+    st.html(STYLE)
+    draw_menu(page.title)
+    begin_page(page.url_path)
+    session.keep_held()
+    with explained():
+        if (begins := open_startup_files()) and page.title == FIRST:
+            st.switch_page(session.page(begins))
+    notice = visit().notice = st.empty()
+    follow(page.url_path)
+    with notice.container() if session.notices() else nullcontext():
+        for sentence in session.notices():
+            say(sentence)
+    page.run()
+    if not session.notices():  # the page ran something
+        notice.empty()
+    visit().notice = None
+    if page.title == FIRST:
+        draw_tabs(FIRST)
+    else:
+        visit().explorer = None  # the next explorer is a new one, which has been told nothing
+    if page.url_path == EXPERT:
+        navigation.stay(page.url_path)
+    elif page.title not in (FIRST, "Experts"):  # which write it at every choice
+        navigation.write(page.url_path)
+    log_moment("script ends")
+
+
+def follow(page: str) -> None:
+    """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
+    asked = st.query_params.to_dict()
+    if not navigation.asks(page, asked):
+        return
+    with explained():
+        asked = LINKS.shown(asked)
+    if "prompt" in asked:
+        session.set_value(session.DATASET, None)
+        with explained():
+            wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
+            run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
+            visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
+            if run_on_screen() != run:  # else what is being typed would be lost
+                _show(run, *place)
+                fill_in(run)
+            session.point_at(*place)
+    if page in PAGE_ADDRESSES:
+        with explained():
+            PAGE_ADDRESSES[page].fill_in(asked)
+
+
+def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
+    """Show the trace of a run that a link asks for, or let the run wait until somebody presses Run.
+
+    Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
+    """
+    model_catalog.check_on_offer(run.model)
+    if (known := recent.trace_of(run)) is not None:
+        session.set_trace(known, run)
+        return
+    model_catalog.check_in_link(run.model)
+    if model_service.at_hand(run.model, run.how) and not run.new_tokens:
+        record(run)
+    else:
+        what = "a model on a server" if model_catalog.answers_at_once(run.model) else "a model that is not loaded"
+        what = f"up to {run.new_tokens} tokens to generate" if run.new_tokens else what
+        session.wait(
+            f"This link brings a prompt for {quoted(run.model)}, with {what}. Links do not start such runs by "
+            "themselves: to start it, press Run on the Explore page.",
+            run,
+            layer,
+            token,
+        )
+
+
+def open_startup_files() -> str | None:
+    """Open these files, the first of them on screen; the page to begin on, where there is no trace among them.
+
+    Raises what `recorded.opened_files` raises, once.
+    """
+    if visit().has_begun:
+        return None
+    visit().has_begun = True  # also where it raises: it is told once
+    files = [(name, opened.noted(file).counted) for name, file in recorded.opened_files()]
+    traces = [file for _, file in files if isinstance(file, RoutingTrace)]
+    for name, found in reversed(files):
+        if isinstance(found, ExpertCounts):
+            opened.remember(found)
+        else:
+            session.set_trace(found, title=name)
+    if len(traces) > 1:
+        pickers.choose(traces[0], traces[1])
+    of_corpora = datasets.listed()
+    if of_corpora and not traces:
+        session.set_value(session.DATASET, next(iter(of_corpora)))
+    if traces:
+        return None
+    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Balance" if files else None

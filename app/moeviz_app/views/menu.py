@@ -1,0 +1,236 @@
+"""The app's menu: eight places, each with one question, and the tabs of the place that is open.
+
+A tab is a page with an address of its own. Each topic of moeviz.charts is on one.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from urllib.parse import quote
+
+import streamlit as st
+
+from moeviz.history.systems import EXHIBITS
+from moeviz_app.session.visit import visit
+from moeviz_app.views.balance import balance_page
+from moeviz_app.views.compare import compare_page
+from moeviz_app.views.contrast import contrast_page
+from moeviz_app.views.corpus import corpus_page
+from moeviz_app.views.engine_difference import engine_difference_page
+from moeviz_app.views.expert import expert_page
+from moeviz_app.views.expert_table import PAGE as TABLE
+from moeviz_app.views.expert_table import expert_table_page
+from moeviz_app.views.experts import experts_page
+from moeviz_app.views.explore import explore_page
+from moeviz_app.views.history.gallery import exhibit_page
+from moeviz_app.views.history.mixtral import mixtral_page
+from moeviz_app.views.history.story import article_page, story_page
+from moeviz_app.views.lineage import lineage_page
+from moeviz_app.views.models import models_page
+from moeviz_app.views.one_word import one_word_page
+from moeviz_app.views.prune import prune_page
+from moeviz_app.views.serve import serve_page
+from moeviz_app.views.timeline import timeline_page
+from moeviz_app.views.topic import topic_page
+from moeviz_app.views.traces import traces_page
+from moeviz_app.views.training import training_page
+from moeviz_app.views.what_if import what_if_page
+from moeviz_app.widgets.components import component
+
+FIRST = "Explore"
+STORY = "From 1991 to Mixtral"
+EXPERT = "expert"  # address of the page of one expert, which has no tab: every expert's id leads there
+MORE, EXHIBIT = "More", "Exhibits"
+# The pages of the history gallery: folders of moeviz.history by title. They train with torch and scikit-learn, so each
+# is loaded when somebody opens it.
+GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
+
+
+def _topics(*names: str) -> dict[str, Callable[[], None]]:
+    return {name: partial(topic_page, name) for name in names}
+
+
+PLACES: dict[str, dict[str, Callable[[], None]]] = {  # a place, and its tabs: pages by name; it opens at the first
+    "Explore": {FIRST: explore_page, **_topics("Tokens")},
+    "Experts": {
+        "Experts": experts_page,
+        TABLE: expert_table_page,
+        **_topics("Specialization", "Locality", "Co-activation", "Confidence"),
+        "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
+        "Prune": prune_page,
+        "Lineage": lineage_page,
+    },
+    "Compare": {
+        "Compare": compare_page,
+        "One word": one_word_page,
+        "Contrast": contrast_page,
+        "Engine difference": engine_difference_page,
+        "What if": what_if_page,
+    },
+    "Balance": {
+        "Balance": balance_page,
+        "Load": partial(topic_page, "Load", "Load", "Coverage"),
+        **_topics("Losses"),
+    },
+    "Serve": {"Serve": serve_page, **_topics("Parameters", "Placement")},
+    "Train": {"Training": training_page},
+    "Story": {
+        STORY: lambda: story_page(_page),
+        "Timeline": timeline_page,
+        "Article": lambda: article_page(_page),
+        **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
+        "Mixtral": mixtral_page,
+    },
+    "Open": {"Traces": traces_page, "Models": models_page, "Corpus": corpus_page},
+}
+MENU = {place: tuple(tabs) for place, tabs in PLACES.items()}
+PAGES = {name: page for tabs in PLACES.values() for name, page in tabs.items()} | {MORE: lambda: _more_page()}
+TABS = {  # what a tab is called where its page's name says less, or is the place's
+    FIRST: "Text",
+    "Experts": "Atlas",
+    TABLE: "Table",
+    "Compare": "Side by side",
+    "Balance": "Overview",
+    "Serve": "Overview",
+    "Engine difference": "Engines, precisions",
+    "Traces": "Files",
+    "Corpus": "Many texts",
+}
+QUESTIONS = {
+    "Explore": "Where does each token go?",
+    "Experts": "What does each expert do?",
+    "Compare": "What changes with another model, word, engine or precision?",
+    "Balance": "Who has too much to do, and who nothing?",
+    "Serve": "What will it cost to run?",
+    "Train": "Are my routers collapsing?",
+    "Story": "Where do these models come from?",
+    "Open": "Bring a file, a model, a server or a corpus; take results away",
+}
+ICONS = {  # on a phone, where these four stand at the bottom, and More beside them
+    "Explore": ":material/notes:",
+    "Experts": ":material/grid_view:",
+    "Compare": ":material/compare:",
+    "Story": ":material/menu_book:",
+}
+
+# Addresses of pages as they were once called, and of pages that are on another now: bookmarks and links in messages
+# still open what they opened. Places whose first page is called otherwise have their own names too.
+OLD_ADDRESSES = {
+    "capture": FIRST,
+    "gallery": STORY,
+    "run": FIRST,
+    "cooperation": "Co-activation",
+    "repetition": "Locality",
+    "counts": "Balance",
+    "formation": "Training",
+    "routing-over-training": "Training",
+    "flow": "Layers",
+    "coverage": "Load",
+    "explore": FIRST,
+    "train": "Training",
+    "story": STORY,
+    "open": "Traces",
+}
+
+NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
+TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
+LOGO = (  # a router that sends a token to two of four experts; st.html takes no <svg>, a style sheet does
+    "<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 36 28'><path fill='none' stroke='#817ad6' "
+    "stroke-width='2.2' d='M7 14C18 14 15 3 26 3M7 14C18 14 15 18 26 18'/><circle cx='6' cy='14' r='5' "
+    "fill='#817ad6'/><path fill='#9998' d='M25 7h10v6H25zM25 22h10v6H25z'/><path fill='#4A9' d='M25 0h10v6H25z'/>"
+    "<path fill='#C67' d='M25 15h10v6H25z'/></svg>"
+)
+ELSEWHERE = ", ".join(f".st-key-menu > :nth-child({at})" for at, place in enumerate(MENU, 1) if place not in ICONS)
+_CSS = Path(__file__).with_name("menu.css").read_text("utf-8").replace("LOGO", quote(LOGO))
+STYLE = f"<style>\n{_CSS.replace('ELSEWHERE', ELSEWHERE).replace('MORE', str(len(MENU) + 1))}</style>"
+_mark = component("menu", "<span hidden></span>", scripts="menu")
+
+
+def menu() -> list[st.Page]:
+    """List the pages for st.navigation, which draws nothing: `draw_menu` does."""
+    pages = {name: _page(name) for name in PAGES}
+    pages["Expert"] = st.Page(expert_page, title="Expert", url_path=EXPERT)
+    visit().pages = pages
+    moved = [st.Page(partial(_lead_on, name), title=name, url_path=old) for old, name in OLD_ADDRESSES.items()]
+    return [*pages.values(), *moved]
+
+
+def place_of(page: str) -> str:
+    """Return the place that a page is in; an expert's is Experts, whose ids lead there."""
+    return next((place for place, pages in MENU.items() if page in pages), "Experts" if page == "Expert" else page)
+
+
+def draw_menu(open_page: str) -> None:
+    """Draw the mark and eight places as links, four of them at the bottom of a phone; then the tabs of the open one.
+
+    The first page has its tabs at its end (`draw_tabs`): its answer is to be on the first screen.
+    """
+    st.html(STYLE)
+    place = place_of(open_page)
+    with st.container(horizontal=True, vertical_alignment="center", gap="small", key="head"):
+        st.html(NAME + (TITLE if open_page == FIRST else ""), width="content")
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="menu"):
+            for name, pages in MENU.items():
+                st.page_link(_page(pages[0]), label=name, icon=ICONS.get(name), width="content")
+            st.page_link(_page(MORE), label=MORE, icon=":material/menu:", width="content")
+            _draw_mark(place, open_page)
+    if open_page != FIRST:
+        draw_tabs(open_page)
+
+
+def _draw_mark(place: str, open_page: str) -> None:
+    """Mark the place that is open: on a phone, More holds those that are not at the bottom."""
+    places = [_path(MENU[place][0])] if place in MENU else []
+    places += [] if place in ICONS else [_path(MORE)]
+    tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
+    _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
+
+
+def draw_tabs(open_page: str) -> None:
+    """Draw links to the tabs of the place that a page is in, where it has several; of exhibits, a choice of one."""
+    tabs = MENU.get(place_of(open_page), ())
+    if len(tabs) > 1:
+        with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
+            for name in tabs:
+                if name not in GALLERY:
+                    st.page_link(_page(name), label=TABS.get(name, name), width="content")
+            if set(GALLERY) <= set(tabs):
+                st.page_link(_page(next(iter(GALLERY))), label=EXHIBIT, width="content")
+    if open_page in GALLERY:
+        _choose_exhibit(open_page)
+
+
+def _choose_exhibit(shown: str) -> None:
+    titles = list(GALLERY)
+    chosen = st.selectbox(
+        "Exhibit",
+        titles,
+        titles.index(shown),
+        format_func=lambda title: f"{EXHIBITS[GALLERY[title]].year} · {title}",
+        label_visibility="collapsed",
+        key=f"exhibit {shown}",
+        width=320,
+    )
+    if chosen != shown:
+        st.switch_page(_page(chosen))
+
+
+def _more_page() -> None:
+    """Draw the places that are not at the bottom of a phone, each with its question."""
+    st.title(MORE, anchor=False)
+    for place, tabs in MENU.items():
+        if place not in ICONS:
+            st.page_link(_page(tabs[0]), label=f"**{place}**", icon=":material/arrow_forward:")
+            st.text(QUESTIONS[place])
+
+
+def _lead_on(name: str) -> None:
+    st.switch_page(_page(name), query_params=st.query_params.to_dict())
+
+
+def _path(name: str) -> str:
+    return "" if name == FIRST else name.lower().replace(" ", "-")
+
+
+def _page(name: str) -> st.Page:
+    return st.Page(PAGES[name], title=name, url_path=_path(name) or None, default=name == FIRST)

@@ -1,0 +1,187 @@
+"""The page Prune: which experts a model can do without, what that costs, and files to cut them by."""
+
+from collections.abc import Generator
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import streamlit as st
+
+from moeviz.charts.pruning import COST, KINDS, NAMES
+from moeviz.errors import CaptureError
+from moeviz.metrics.pruning import RANDOM
+from moeviz.text import quoted
+from moeviz_app import settings
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.background import in_steps
+from moeviz_app.jobs.fair_queue import Tell
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED
+from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest
+from moeviz_app.server import identity
+from moeviz_app.session import session
+from moeviz_app.session.visit import visit
+from moeviz_app.views.corpus import Texts, choose_texts
+from moeviz_app.widgets.chart_panel import heading, picture_and_words
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
+from moeviz_app.widgets.run_panel import waited_for
+
+if TYPE_CHECKING:
+    from moeviz.capture.models.load import LoadedModel
+    from moeviz.pruning.curve import PruningCurve
+
+READS = "The model reads the texts with and without experts …"
+WRITES = "The smaller model is written …"
+FIRST_TOKENS = 64  # of each text: a model reads it some twenty times while somebody waits
+DRAWS = 3
+USUAL = ("reap", "frequency")  # beside the draws at random
+SUFFIXES = {"llm-compressor": "json"}
+FORM_HELP = {
+    "moeviz": "The experts of each layer, the most needed first, with their scores and what the choice rests on.",
+    "vllm-ascend": "The experts of each layer, the most needed first, as its `expert_list_file` takes them.",
+    "llm-compressor": "The experts of each layer that stay, as its REAP modifier reports them.",
+}
+
+
+def prune_page() -> None:
+    """Choose texts; see what a model loses without the experts that half of them need least, on the other half."""
+    st.title("Prune", anchor=False)
+    st.markdown(
+        "Which experts can the model do without? Half of the texts choose those that go, and the other half judge, "
+        "beside experts that are cut at random."
+    )
+    if session.waiting() is not None:
+        return  # for a model of a stranger's choice, of which nothing may be fetched
+    name = session.value(session.MODEL) or settings.SETTINGS.models[0]
+    if (why := model_catalog.why_only_read(name)) is not None:
+        say(why)
+        return
+    st.text(f"Model: {name}")
+    with explained():
+        texts = choose_texts(session.PRUNING_SOURCE, "Evaluation set")
+        criteria = _choose_criteria()
+        asked = (name, session.how(), tuple(texts), criteria)
+        if st.button("Measure", type="primary", shortcut="mod+enter"):
+            model_catalog.check_on_offer(name)
+            model_service.begin_run()
+            visit().pruning = (asked, _measured(name, texts, criteria))
+        if (known := visit().pruning) is not None and known[0] == asked:
+            _show(name, known[1])
+
+
+def _choose_criteria() -> tuple[str, ...]:
+    session.start_with(session.CRITERIA, [*USUAL])
+    offered = [name for name in NAMES if name != RANDOM]
+    chosen = st.multiselect(
+        "Experts are chosen by",
+        offered,
+        key=session.CRITERIA,
+        format_func=NAMES.get,
+        width=620,
+        help="Whatever is chosen here is compared with experts that are cut at random.",
+        persist_state="session",
+    )
+    return (*(name for name in offered if name in chosen), RANDOM)
+
+
+def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCurve":
+    """Measure the curve as the model's turn comes. Raises what runs raise."""
+    model_catalog.bring_torch()
+    from moeviz.pruning.curve import pruning_curve
+
+    def work(loaded: "LoadedModel", tell: Tell) -> Generator[Any, None, Any]:
+        def measure(tell: Tell) -> "PruningCurve":
+            how = {"criteria": criteria, "draws": DRAWS, "tokens": FIRST_TOKENS}
+            return pruning_curve(loaded, texts, **how, progress=lambda done, total: tell((done, total)))
+
+        return (yield from in_steps(measure)(tell))
+
+    return waited_for(model_service.run_on_model(name, session.how(), work), READS, "texts read")
+
+
+def _show(name: str, curve: "PruningCurve") -> None:
+    """Draw what cuts cost, in words and as a curve; then one cut: who pays for it, and what can be done with it."""
+    from moeviz.pruning.curve import pruning_sentences
+
+    cuts = sorted(curve.losses["cut"].unique().tolist())
+    criteria = [by for by in NAMES if by in set(curve.losses["criterion"]) - {RANDOM}]
+    with st.container(border=True, key="answer"):
+        for sentence in pruning_sentences(curve, criteria[0] if criteria else RANDOM):
+            st.text(sentence)
+    st.caption(f"Of each text the first {FIRST_TOKENS} tokens are read. `moeviz prune` reads them whole.")
+    heading(COST)
+    picture_and_words(COST, COST.measure(curve.losses))
+    if not criteria:
+        return
+    with st.container(horizontal=True):
+        how_many = "Experts cut from each layer"
+        cut = choice_of(st.segmented_control, how_many, cuts, session.CUT, cuts[0]) or cuts[0]
+        by = choice_of(
+            st.selectbox, "Chosen by", criteria, session.CUT_BY, criteria[0], format_func=NAMES.get, width=320
+        )
+    rows = curve.losses[(curve.losses["cut"] == cut) & curve.losses["criterion"].isin((by, RANDOM))]
+    kinds = KINDS.measure(rows)
+    if not kinds.empty:
+        heading(KINDS)
+        picture_and_words(KINDS, kinds)
+    _act(name, curve, by, cut)
+
+
+def _act(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
+    """See the cut in a text, take the ranking along, and on one's own machine write the smaller model."""
+    st.subheader("Cut them", anchor=False)
+    gone = curve.cut(by, cut)
+    st.text("; ".join(f"layer {layer}: {', '.join(map(str, experts))}" for layer, experts in gone.items()))
+    muted = tuple((layer, expert) for layer, experts in gone.items() for expert in experts)
+    from moeviz.pruning.rankings import ranking
+
+    with st.container(horizontal=True, vertical_alignment="center"):
+        if len(muted) <= MOST_MUTED:
+            run = RunRequest(EXAMPLES[MIXED], name, mute=muted)
+            session.link_to("Explore", "See a text without them", query=run.parameters())
+        for form in FORM_HELP:
+            st.download_button(
+                f"For {form}",
+                data=model_service.file_maker(partial(ranking, curve, by, form, cut)),
+                file_name=f"experts-{by}-{cut}.{SUFFIXES.get(form, 'jsonl')}",
+                mime="application/json",
+                on_click="ignore",
+                key=f"ranking {form}",
+                icon=":material/download:",
+                help=FORM_HELP[form],
+            )
+    if identity.may_keep_on_disk():
+        _write(name, curve, by, cut)
+
+
+def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        target = st.text_input(
+            "A new folder on this machine",
+            key=session.SMALLER,
+            placeholder="smaller",
+            width=420,
+            persist_state="session",
+        )
+        asked = st.button("Write the model without them", disabled=not target)
+    if not asked:
+        return
+    with explained():
+        from moeviz.pruning.checkpoint import Checkpoint
+        from moeviz.pruning.rankings import evidence
+
+        checkpoint, about = Checkpoint.of(name, curve.model.revision), evidence(curve, by) | {"cut": cut}
+
+        def work(tell: Tell) -> Any:
+            return checkpoint.write(target, curve.cut(by, cut), about, lambda done, total: tell((done, total)))
+
+        try:
+            written = waited_for(model_service.dataset_runner()(work), WRITES, "bytes written")
+        except OSError as error:
+            raise CaptureError(
+                f"{quoted(target)} could not be written: {error.strerror}. Name another folder."
+            ) from error
+        (before, after), (was, now) = written.experts, written.size
+        say(
+            f"Wrote {quoted(target)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in place "
+            f"of {was / 1e6:,.1f} MB."
+        )

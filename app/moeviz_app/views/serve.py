@@ -1,0 +1,252 @@
+"""The page Serve: does a model fit, and what does its routing cost; by parts, and a plan for an engine."""
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts.chart import Chart
+from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
+from moeviz.embedded import EMBEDDED
+from moeviz.errors import MissingField
+from moeviz.metrics.tokens import visible
+from moeviz.metrics.words import layer_word
+from moeviz.parameters import CARDS, ServedModel
+from moeviz.published import CHECKPOINTS, MODELS
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.batches import batch_coverage
+from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.decision import ENOUGH, placement_judgements
+from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
+from moeviz.serving.placement import placement_sentence, serving_placement
+from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
+from moeviz.serving.plans.plan import ExpertPlan, make_plan
+from moeviz.serving.prefetch import prefetch_recall
+from moeviz.text import quoted
+from moeviz_app.jobs import model_catalog
+from moeviz_app.session import opened, session
+from moeviz_app.url import serve_address
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
+from moeviz_app.widgets.facts import trace_name
+from moeviz_app.widgets.files import file_stem
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choice_of
+
+NEEDS_TORCH = "ktransformers"
+PARTS = serve_address.PARTS
+CACHED, DEVICES, BATCHES, AHEAD, EVERY_CARD, PLAN = PARTS
+NUMBERS = (1, 2, 4, 8)  # of cards
+ON = {f"{number}x {card}": (card, number) for card in CARDS for number in NUMBERS}  # as an address says it
+USUAL = "1x RTX 4090"
+BY_CONFIG = (
+    "Known by its configuration alone, which does not say how often each expert is used. To record it: “moeviz trace - "
+    "--model {} -o trace.npz < text.txt”."
+)
+
+
+def serve_page() -> None:
+    """Two controls, the answer in a sentence, one picture; four more questions with answers; and the rest in parts."""
+    question("Serve", MEMORY)
+    wanted = serve_address.asked()
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        name, counted = _chosen(wanted)
+        card, cards = _cards(wanted)
+    served = fits = None
+    with explained(lambda why: say(f"Which cards hold it takes the model's configuration. {why}")):
+        served = _served(name, counted)
+        fits = memory_on_cards(served, card, cards)
+        st.container(border=True, key="answer").text(fit_sentence(fits))
+        picture_and_words(MEMORY, fits)
+    if counted is None:
+        say(BY_CONFIG.format(name))
+    elif isinstance(counted, RoutingTrace) and counted.tokens.empty:
+        say("This trace contains no tokens, so nothing more can be said. Run a prompt, or open another file.")
+        return
+    serving(counted, served, *_fitting(fits), wanted)
+
+
+def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
+    """The precision that is best on these cards, and how many experts of each layer fit in it."""
+    if fits is None:
+        return None, 0
+    bits = best_precision(fits)
+    return bits, int(fits.loc[fits["weight_bits"] == bits, "fit"].iloc[0])
+
+
+def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
+    """Ask for the model: one whose routing is here, or one that is known by its configuration alone."""
+    offered = opened.sources()
+    routed = {EMBEDDED, *CHECKPOINTS.values()}
+    others = [name for name in known_models() if name not in routed]
+    options = [*offered, *others]
+    usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
+    if serve_address.OF not in wanted and serve_address.part_of(wanted) is not None:
+        wanted = wanted | {serve_address.OF: opened.TRACE}  # a link of when there was no other
+    serve_address.fill_in(session.SERVED, wanted.get(serve_address.OF), options)
+    name = choice_of(st.selectbox, "Model", options, session.SERVED, usual, width=420)
+    known = name in others or name in opened.FIXED
+    serve_address.show(serve_address.OF, name if known else None, usual)
+    return name, offered[name]() if name in offered else None
+
+
+def _cards(wanted: dict[str, str]) -> tuple[str, int]:
+    """Ask for the cards that it is to run on."""
+    serve_address.fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
+    on = choice_of(st.selectbox, "On", list(ON), session.CARD, USUAL, format_func=_card_said, width=260)
+    serve_address.show(serve_address.CARD, on, USUAL)
+    return ON[on]
+
+
+def _card_said(on: str) -> str:
+    card, number = ON[on]
+    return f"{'' if number == 1 else f'{number} × '}{card} · {number * CARDS[card]} GB"
+
+
+def _served(name: str, counted: Counted | None) -> ServedModel:
+    """Return the facts that memory depends on, from the table of well-known models or else the configuration.
+
+    Raises `MissingField` where that is of another model, and what `model_catalog.served_facts` raises.
+    """
+    if counted is None:
+        return known_model(name) or model_catalog.served_facts(name)
+    model = CHECKPOINTS.get(counted.model.name, counted.model.name)
+    if model_catalog.why_only_read(model) is not None:
+        raise MissingField(f"{quoted(model)} came from another engine, without one.")
+    served = known_model(model) or model_catalog.served_facts(model)
+    if served.num_experts != max(counted.model.num_experts):  # a file may call itself anything
+        raise MissingField(
+            f"That of {quoted(model)} has {served.num_experts:,} experts in a layer, and this routing has "
+            f"{max(counted.model.num_experts):,}."
+        )
+    return served
+
+
+def serving(
+    counted: Counted | None,
+    served: ServedModel | None = None,
+    bits: int | None = None,
+    fit: int = 0,
+    wanted: dict[str, str] | None = None,
+) -> None:
+    """The part that is open: of counts, what needs no order; of a model without routing, its cards."""
+    wanted = serve_address.asked() if wanted is None else wanted
+    parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
+    cards = st.container()  # filled when the controls below hold what they are to hold
+    serve_address.fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
+    opened = choice_of(st.segmented_control, "Details", parts, session.SERVE_PART, None)
+    serve_address.show(serve_address.PART, PARTS.get(opened), None)
+    if opened == EVERY_CARD:
+        heading(FITS)
+        if served is None:
+            say("This needs the model's configuration.")
+        else:
+            picture_and_words(FITS, what_fits(served, bits_of(counted.model) if counted else bits))
+    elif opened is not None:
+        if isinstance(counted, RoutingTrace):
+            trace_name(counted)
+        elif counted.model.caution:
+            st.text(f"Caution: {visible(counted.model.caution)}")
+        with explained():
+            _draw_part(opened, ask(counted, served, bits, fit, wanted))
+    if counted is not None:
+        with cards:
+            draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fit)
+
+
+def _draw_part(opened: str, asked: ServingQuery) -> None:
+    if opened == CACHED:
+        _cache(asked)
+    elif opened == DEVICES:
+        _placement(asked)
+    elif opened == BATCHES:
+        _draw(BATCH, batch_coverage(asked.counted), asked.counted)
+    elif opened == AHEAD:
+        _draw(PREFETCH, prefetch_recall(asked.counted), asked.counted)
+    elif opened == PLAN:
+        placed = serving_placement(asked.counted, asked.devices, asked.copies) if asked.devices > 1 else None
+        offer_plan(asked.counted, asked.devices, asked.copies, asked.layers_that_fit, placed, asked.all_layers)
+
+
+def _cache(asked: ServingQuery) -> None:
+    """Draw what memory buys; and say first on what that was judged."""
+    rates = hit_rates(asked.counted, asked.expert_bytes, asked.capacity)
+    with st.container(border=True):
+        if asked.gigabytes is None or asked.expert_bytes is None:
+            st.text("What does memory buy? Say how large an expert is, under “Tokens and sizes”.")
+        else:
+            st.text(budget_sentence(asked.counted, rates, asked.gigabytes, asked.expert_bytes))
+        ordered = isinstance(asked.counted, RoutingTrace)
+        st.text(f"Judged on {'the second half of ' if ordered else 'the same '}{asked.tokens}")
+        if not ordered:
+            st.text("LRU and what else remembers the last tokens needs their order: open a trace to see that.")
+    _draw(CACHE, rates, asked.counted)
+
+
+def _placement(asked: ServingQuery) -> None:
+    if asked.devices == 1:
+        st.text("One device does all the work: with more, you see here how evenly they share it.")
+        return
+    table = serving_placement(asked.counted, asked.devices, asked.copies)
+    judged = placement_judgements(asked.counted, asked.devices)
+    if not judged.empty and judged["choices"].min() >= ENOUGH and (sentence := placement_sentence(table)) is not None:
+        st.text(sentence)
+    _draw(PLANE, table, asked.counted)
+
+
+def _draw(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
+    heading(chart)
+    with explained():
+        tokens = len(counted.tokens) if isinstance(counted, RoutingTrace) else None
+        if layer_word(counted.model) == "layer" and (sentence := chart.caption(frame, tokens)):
+            st.text(sentence)
+        picture_and_words(chart, frame)
+
+
+def offer_plan(
+    trace: Counted,
+    devices: int,
+    copies: int,
+    layers_on_gpu: int | None,
+    placed: pd.DataFrame | None,
+    counted_of: int | None = None,
+) -> None:
+    """Where each expert goes, as a file for the engine that is chosen. `placed`: as for `make_plan`."""
+    if counted_of is not None and counted_of > len(trace.model.layers):
+        counted = len(trace.model.layers)
+        say(f"No plan: an engine asks for all {counted_of} layers, and {counted} of them were counted.")
+        return
+    engine = st.selectbox(
+        "Engine",
+        list(ENGINES),
+        format_func=lambda name: ENGINES[name].title,
+        key=session.ENGINE,
+        persist_state="session",
+    )
+    serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
+    in_all = trace.model.num_layers or _layers_in_all(trace)
+    with explained():
+        plan = make_plan(trace, *sizes_for(engine, devices, copies), in_all, layers_on_gpu, placed)
+        for remark in plan_remarks(plan, engine, trace):
+            st.text(remark)
+        _file(plan, engine, f"{file_stem(trace)}-plan{ENGINES[engine].suffix}")
+    st.text(READ_NONE["vllm"])
+
+
+def _layers_in_all(trace: Counted) -> int | None:
+    return st.number_input(
+        "Layers of the model, dense ones too",
+        min_value=max(trace.model.layers) + 1,
+        value=None,
+        key=f"{session.ALL_LAYERS} {trace.model.name}",
+        persist_state="session",
+        help="The trace does not say; it is the configuration's num_hidden_layers. Some engines count all layers.",
+    )
+
+
+def _file(plan: ExpertPlan, name: str, file: str) -> None:
+    """Written, read back and compared now: what an engine cannot hold is said here, and no broken file is offered."""
+    if name == NEEDS_TORCH:
+        model_catalog.bring_torch()
+    data = export_plan(plan, name)
+    st.text(f"{ENGINES[name].title} reads {ENGINES[name].reads}. Start it with:")
+    st.code(ENGINES[name].command(plan, file), language="bash", wrap_lines=True)
+    st.download_button("Download the plan", data, file, on_click="ignore", key="plan file", icon=":material/download:")

@@ -1,0 +1,176 @@
+"""The page of a topic, or of two that belong together: each chart, and the layers and tokens that it needs chosen.
+
+Of a dataset, in place of a trace: the charts that it can answer, and one sentence on the others.
+"""
+
+from collections.abc import Hashable, Iterable
+from dataclasses import dataclass
+from functools import partial
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts import TOPICS, specialization
+from moeviz.charts.chart import Chart
+from moeviz.charts.load import OVER_TIME
+from moeviz.corpus.analyses import FROM_ROWS, answer_of
+from moeviz.errors import DamagedShard
+from moeviz.formats.dataset.layout import ROWS
+from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import RoutingTrace
+from moeviz_app.session import datasets, session
+from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.url.navigation import dataset_expert_query
+from moeviz_app.widgets.answers import Answers, Make, OnProgress, damage, whole
+from moeviz_app.widgets.chart_panel import heading, picture_and_words, show_all, trace_to_draw
+from moeviz_app.widgets.expert_links import choose_expert, choose_expert_of, follow_click_to
+from moeviz_app.widgets.facts import dataset_facts, trace_name
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.pickers import choose_layer, choose_token, choose_two_layers, choose_window
+
+NEEDS_TRACE = (
+    "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
+    "FOLDER trace.npz” makes one of a small dataset."
+)
+WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for luck
+NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
+
+
+def topic_page(title: str, *topics: str) -> None:
+    """Draw every chart of the topics for the current trace, or for the dataset that is on screen in its place.
+
+    Without `topics` the page is of the one that it is called after.
+    """
+    st.title(title, anchor=False)
+    topics = topics or (title,)
+    if datasets.chosen() is not None:
+        with explained():
+            dataset_topic(topics, datasets.shown())
+        return
+    trace = trace_to_draw()
+    if trace is None:
+        return
+    trace_name(trace)
+    charts = tuple(chart for topic in topics for chart in TOPICS[topic])
+    if any(chart.expert for chart in charts):
+        choose_expert(trace)
+    _choices(charts, trace)
+    if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
+        _offer_labels()
+        charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
+    show_all(charts, trace)
+
+
+def _offer_labels() -> None:
+    """Say one sentence in place of every chart that compares kinds of text, and lead to the texts that have kinds."""
+    say("Which kinds of text an expert takes is seen in texts with labels, and this trace has none.")
+    session.link_to("Experts", "See held-out texts of fifteen kinds")
+
+
+def _choices(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    layers, tokens = ({getattr(chart, what) for chart in charts} for what in ("layers", "tokens"))
+    if "two" in layers:
+        choose_two_layers(trace)
+    if "one" in tokens:
+        choose_token(trace)
+        return
+    if "one" in layers:
+        choose_layer(trace)
+    if "window" in tokens:
+        choose_window(trace)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The part of a dataset that a chart is of: the model with the chart's layers."""
+
+    model: ModelInfo
+
+
+def dataset_topic(topics: Iterable[str], shown: ShownDataset) -> None:
+    """Draw every chart of the topics that this dataset can answer."""
+    dataset_facts(shown)
+    if not whole(shown):
+        return
+    offered = [chart for topic in topics for chart in charts_of(topic, shown)]
+    charts = [chart for chart in offered if answer_of(chart.measure)]
+    others = [chart.question for chart in offered if not answer_of(chart.measure)]
+    if charts:
+        draw(charts, shown)
+    if others:
+        say(NEEDS_TRACE.format(" · ".join(others)))
+
+
+def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
+    """Return the charts of a topic; with the load, also how it changes over a corpus of several parts."""
+    several = topic == "Load" and (len(shown.dataset.shards) > 1 or shown.dataset.tokens > 2 * ROWS)
+    return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
+
+
+def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
+    """Draw these charts, one after the other, with the choices that they need; what is not there yet follows."""
+    follow_click_to(partial(dataset_expert_query, shown.name))
+    charts, model = list(charts), shown.dataset.model
+    if any(chart.expert for chart in charts):
+        choose_expert_of(model, shown.key, partial(dataset_expert_query, shown.name))
+    if session.value(session.CORPUS_LAYER) not in model.layers:
+        session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
+    layers = {chart.layers: _layers(chart, shown) for chart in charts}
+    asked = {chart: question(chart, shown, layers[chart.layers]) for chart in charts}
+    answers = Answers(dict(asked.values()))
+    first = next((chart for chart in charts if chart.layers != "all"), None)
+    try:
+        for chart, (key, _) in asked.items():
+            if chart is first:
+                _choose_layer(model, "two" in layers)
+            if (frame := answers.drawn(key, model, chart)) is not None:
+                _show(chart, frame, model, layers[chart.layers])
+    except DamagedShard as error:
+        damage(shown, error)
+    answers.watch()
+    return answers
+
+
+def _choose_layer(model: ModelInfo, and_next: bool) -> None:
+    """Draw the choice of a layer: for charts of one, and of two, the chosen one and the next."""
+    label = "Layer, and the next one" if and_next else "Layer"
+    if len(model.layers) > 1:
+        session.keep(session.CORPUS_LAYER)
+        st.select_slider(label, model.layers, key=session.CORPUS_LAYER, persist_state="session", width=620)
+
+
+def _layers(chart: Chart, shown: ShownDataset) -> list[int] | None:
+    """Return the layers that a chart is asked about: None for all; of two, the chosen one and the next."""
+    layers = shown.dataset.model.layers
+    if chart.layers == "all":
+        return None
+    at = layers.index(session.value(session.CORPUS_LAYER))
+    if chart.layers == "one":
+        return [layers[at]]
+    at = max(min(at, len(layers) - 2), 0)
+    return list(layers[at : at + 2])
+
+
+def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tuple[Hashable, Make]:
+    """Return the key that a chart's answer is cached under, and a function that computes it; charts may share one."""
+    analysis = answer_of(chart.measure)
+    if analysis is None:
+        raise ValueError(f"{chart.key} is no question to a dataset.")
+    key = (shown.key, chart.measure.__name__, None if layers is None else tuple(layers))
+
+    def make(progress: OnProgress) -> pd.DataFrame:
+        more = {"progress": progress} if chart.measure.__name__ in FROM_ROWS else {}
+        return analysis(shown.dataset, layers, **more)
+
+    return key, make
+
+
+def _show(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int] | None) -> None:
+    """Draw a chart of these numbers of a dataset; a click on an expert leads to its page."""
+    heading(chart, model)
+    with explained():
+        if sentence := chart.caption(frame):
+            st.text(sentence)
+        if chart.key in WITHOUT_LUCK:
+            st.text(NO_LUCK)
+        picture_and_words(chart, frame, Part(model if layers is None else model.with_layers(layers)[0]))

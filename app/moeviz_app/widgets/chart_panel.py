@@ -1,0 +1,332 @@
+"""One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
+
+import re
+from collections.abc import Callable, Hashable, Iterable
+from functools import partial
+from typing import Any, Protocol
+
+import pandas as pd
+import streamlit as st
+
+from moeviz.charts.chart import EXPERT, PAIR, Chart, clickable
+from moeviz.charts.theme import MEDIUM
+from moeviz.errors import InvalidTrace
+from moeviz.metrics.expert_names import with_names
+from moeviz.metrics.words import in_words_of, layer_word
+from moeviz.model_info import ModelInfo
+from moeviz.report.pictures import Unchecked, installed, svg
+from moeviz.report.plots import with_data_inside
+from moeviz.routing_trace import RoutingTrace
+from moeviz.spreadsheets import table_as_csv
+from moeviz_app.jobs import model_service
+from moeviz_app.jobs.recorded import cached_for_example, names_of
+from moeviz_app.session import recent, session
+from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
+from moeviz_app.widgets.messages import example_note, explained, note, say
+from moeviz_app.widgets.near import draw_whole_page, when_near
+
+GLOSSARY = {
+    "expert": "one of several feed-forward blocks side by side in a layer; a token runs through only a few of them.",
+    "token": "a piece of text that the model reads as one unit: a word, part of a word, a punctuation mark.",
+    "layer": "one of the steps that a token runs through; unless it is dense, it has a router and experts of its own.",
+    "embedding": "the table that turns a token into numbers, or numbers into the next token.",
+    "router": "the small block in front of the experts that scores them for a token and chooses some.",
+    "first choice": "the chosen expert with the highest weight.",
+    "assignment": "one token sent to one expert in one layer: with top-2, a token makes two in each layer.",
+    "load": "an expert's share of the assignments in its layer; the loads of a layer sum to 1.",
+    "uniform": "the same for every expert: the uniform load is 1 / number of experts.",
+    "weight": "the factor by which the model multiplies an expert's output.",
+    "logits": "the router's raw scores for the experts, before they become probabilities.",
+    "probability": "the router's score for an expert, scaled so that the scores of a layer sum to 1.",
+    "entropy": "how undecided a distribution is: 0 if one option has it all, highest if all are equally likely.",
+    "active parameters": "those that one token runs through: its chosen experts and everything else.",
+    "touched": "run through by at least one of the tokens.",
+    "lift": "how many times as often as chance would give: 1 is chance.",
+    "at random": "with every choice equally likely: what chance alone would show.",
+    "shuffled": "measured again after mixing up at random what belongs together: what luck alone shows.",
+    "bits": "the unit of information: one bit halves the possibilities.",
+    "nats": "information measured with natural logarithms: 1 nat is 1.44 bits.",
+    "auxiliary loss": "a term in the training loss that pushes routers to spread their tokens evenly.",
+    "balance loss": "the auxiliary loss that is least where all experts of a layer get the same.",
+    "collapse": "that a router sends nearly everything to a few experts, and the others learn nothing.",
+    "dead expert": "an expert that no token is sent to.",
+    "capacity": "how many tokens an expert takes from a batch at most; the capacity factor is its multiple of the "
+    "uniform load.",
+    "selection bias": "a number for each expert that is added to its score for choosing, and not to its weight; "
+    "training moves it to balance the load without an auxiliary loss.",
+    "z-loss": "a term in the training loss that keeps the routers' logits small.",
+    "device": "a GPU that holds some of a layer's experts when a model is served.",
+    "copies": "experts that are kept on several devices, so that these share the work.",
+    "held-out": "not seen when the plan was made.",
+    "label": "a class given to a text: its language, its topic, its domain.",
+}
+PATTERNS = {term: re.compile(rf"\b{re.escape(term)}s?\b", re.IGNORECASE) for term in GLOSSARY}
+
+
+def explained_terms(*texts: str) -> str | None:
+    """The terms of the glossary that stand in these texts, as Markdown; None where there are none."""
+    whole = " ".join(texts)
+    found = [f"**{term}**: {meaning}" for term, meaning in GLOSSARY.items() if PATTERNS[term].search(whole)]
+    return "\n\n".join(found) or None
+
+
+_heights: dict[Hashable, int] = {}  # of pictures, by chart, layers and experts: what is kept free for the next
+MOST_HEIGHTS = 4_096
+SENTENCE = 90  # signs of what a chart's caption says, about
+MOST_ROWS = 10_000  # of a chart's numbers, in a table that every visitor's browser gets with the page
+
+
+class HasModel(Protocol):
+    """A trace, or a part of a dataset."""
+
+    @property
+    def model(self) -> ModelInfo:
+        """The model whose experts its charts are of."""
+
+
+def heading(chart: Chart, model: ModelInfo | None = None) -> None:
+    """A chart's question, in the words of the model that it is asked of, with those that it needs explained."""
+    question = chart.question if model is None else chart.of(model).question
+    st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
+
+
+def question(title: str, chart: Chart) -> None:
+    """Draw the title of a page, and beside it the one question that its first screen answers."""
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        st.title(title, anchor=False, width="content")
+        st.markdown(chart.question, width="content", help=explained_terms(*words_of(chart)))
+
+
+def words_of(chart: Chart) -> tuple[str, ...]:
+    """Return a chart's own words: its question, how to read it, and what is measured."""
+    return chart.question, chart.reading, *chart.method.split("\n\n")[:2]
+
+
+Lacking = dict[str, tuple[Any, list[str]]]  # what is lacking: a place on the page, and the questions without an answer
+
+
+def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    """Draw these charts; what several of them lack is said once, at the first of them."""
+    told: Lacking = {}
+    for chart in charts:
+        show(chart, trace, told)
+
+
+def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None:
+    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it.
+
+    Without `told`, its numbers too wait until it is near the screen.
+    """
+    follow_click(trace)
+    if told is None:
+        heading(chart, trace.model)
+        drawn = partial(_numbers_and_picture, chart, trace, say)
+        when_near(chart.key, drawn, said=SENTENCE if chart.say else 0, **_place(chart, trace.model))
+    else:
+        tell = partial(tell_once, chart, trace.model, told)
+        _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))
+
+
+def _numbers_and_picture(
+    chart: Chart, trace: RoutingTrace, tell: Callable[[str], None], begin: Callable[[], None] = lambda: None
+) -> None:
+    frame = None
+    with explained(tell):
+        part = part_of(trace, chart)
+        frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
+    if frame is None:
+        return
+    begin()
+    with explained():
+        recorded = int(part.recorded.sum(axis=1).max(initial=0))
+        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
+        if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
+            st.text(in_words_of(trace.model, sentence))
+        picture_and_words(chart, frame, part, names=names_of(trace.model, [trace, *recent.traces().values()]))
+
+
+def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
+    """Why a chart is not drawn. What a trace lacks is said after the name of a measure: "… needs router logits"."""
+    lacking = sentence.partition(" needs ")[2] or sentence
+    if lacking not in told:
+        heading(chart, model)
+        say(sentence)
+        told[lacking] = (st.empty(), [])
+        return
+    place, questions = told[lacking]
+    questions.append(chart.of(model).question)
+    place.text(f"The same goes for: {' · '.join(questions)}")
+
+
+def picture_and_words(
+    chart: Chart,
+    frame: pd.DataFrame,
+    part: HasModel | None = None,
+    model: ModelInfo | None = None,
+    names: pd.DataFrame | None = None,
+) -> None:
+    """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
+
+    Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on. In
+    the table and its file, experts have their `names`.
+    """
+    model = model if part is None else part.model
+    chart = chart if model is None else chart.of(model)
+    when_near(chart.key, partial(_draw_both, chart, frame, part, names, model), **_place(chart, model))
+
+
+def _place(chart: Chart, model: ModelInfo | None) -> dict[str, int]:
+    """Return the size of the place that is kept for a picture and its words."""
+    return {"height": _heights.get(_size(chart, model), MEDIUM), "words": len(chart.reading)}
+
+
+def _size(chart: Chart, model: ModelInfo | None) -> Hashable:
+    """Return what a picture's height depends on, nearly."""
+    return chart.key, model and (len(model.layers), max(model.num_experts))
+
+
+def _draw_both(
+    chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, model: ModelInfo | None
+) -> None:
+    picture, words = st.columns([3, 1], gap="medium")
+    with picture:
+        drawn = _drawn(chart, frame, part)
+        if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
+            _heights[_size(chart, model)] = drawn.height
+        if part is not None and chart.expert:
+            picture_of_experts(chart, drawn, part, alternative(chart))
+        elif part is not None and chart.two_layers:
+            picture_of_pairs(chart, drawn, part, alternative(chart))
+        else:
+            altair_chart(drawn, key=chart.key, alt=alternative(chart))
+    with words:
+        particulars(chart, frame, names)
+
+
+def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
+    dark = on_dark()
+    if part is None:
+        return chart.picture(frame, dark=dark)
+    return cached_for_example(part, (chart.key, "picture", dark), lambda: chart.picture(frame, dark=dark))
+
+
+def on_dark() -> bool:
+    """Return whether the visitor's page is dark."""
+    return st.context.theme.type == "dark"
+
+
+def particulars(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None) -> None:
+    """Draw how to read a picture, and a menu of what belongs to it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame, names)
+        st.markdown(chart.reading)
+
+
+def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
+    """Draw a line under a picture: its menu, and how to read it."""
+    with st.container(horizontal=True, vertical_alignment="top", gap="small", wrap=False):
+        menu(chart, frame)
+        note(chart.reading)
+
+
+def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None) -> None:
+    """The numbers behind a picture, how they came about, and files of both."""
+    with st.popover("⋯", width="content", help="Numbers, method, files"):
+        st.dataframe(with_names(frame.head(MOST_ROWS), names), hide_index=True, key=f"{chart.key} numbers")
+        if len(frame) > MOST_ROWS:
+            st.caption(f"The first {MOST_ROWS:,} of {len(frame):,} rows. The CSV has all of them.")
+        with st.container(horizontal=True, gap="small"):
+            _download(chart, "CSV", "text/csv", lambda: table_as_csv(with_names(frame, names)))
+            if installed():
+                _download(chart, "SVG", "image/svg+xml", lambda: svg(with_data_inside(chart.draw(frame))))
+        st.markdown("**How is this computed?**")
+        st.text(chart.method)
+
+
+def _download(chart: Chart, kind: str, mime: str, make: Callable[[], bytes]) -> None:
+    """A file that is only made when somebody asks for it."""
+    name = f"moeviz-{chart.key.replace('_', '-')}.{kind.lower()}"
+    key = f"{chart.key} {kind.lower()}"
+    st.download_button(
+        kind, model_service.file_maker(make), name, mime, on_click="ignore", key=key, icon=":material/download:"
+    )
+
+
+def alternative(chart: Chart) -> str:
+    """Return what a screen reader says in place of the picture."""
+    return f"{chart.question} {chart.reading} The same numbers are in its menu."
+
+
+def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
+    """The layers and tokens of `trace` that `chart` draws, as the visitor chose them."""
+    if chart.layers != "all":
+        layers = session.chosen_layers(chart.layers)
+        if len(layers) > len(trace.model.layers):
+            raise InvalidTrace(
+                "This compares two MoE layers, and the trace has only one. Use a trace of a model with several MoE "
+                "layers."
+            )
+        trace = trace.select(layers=layers)
+    if chart.tokens == "window":
+        rows = session.window()
+        return trace.select(tokens=slice(rows.start, rows.stop))
+    if chart.tokens == "one":
+        if (token := session.selected_token()) is None:
+            raise InvalidTrace("This is about one token, and none is selected. Click a token in the text above.")
+        return trace.select(tokens=slice(token, token + 1))
+    return trace
+
+
+def trace_to_draw() -> RoutingTrace | None:
+    """The trace on screen; or None, after the page has said why there is nothing to draw."""
+    trace = session.shown_trace()
+    if session.is_example():
+        example_note("Run a prompt on the Explore page, or open a trace file on the Traces page.")
+    if trace.tokens.empty:
+        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return None
+    return trace
+
+
+def altair_chart(chart: Any, **options: Any) -> Any:
+    """`st.altair_chart` of a chart of ours, which is known to be one: Altair does not check it again."""
+    return st.altair_chart(Unchecked(chart), **options)
+
+
+def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> None:
+    """A chart whose marks are experts of this part of a trace, or of a dataset, each a way to its page."""
+    key = f"{chart.key} {steps()}"
+    altair_chart(
+        clickable(picture, ["layer", chart.expert]),
+        key=key,
+        alt=alt,
+        on_select=partial(_follow_mark, key, chart, part.model),
+        selection_mode=EXPERT,
+    )
+
+
+def _follow_mark(key: str, chart: Chart, model: ModelInfo) -> None:
+    """Callback of a click. What is no expert of the model is none: the band of all others, the space between."""
+    for point in session.selected(key, EXPERT) or []:
+        only = model.layers[0] if chart.layers != "all" else None  # marks of one layer do not name it
+        layer, expert = point.get("layer", only), point.get(chart.expert)
+        if layer in model.layers and expert in range(model.num_experts[model.layers.index(layer)]):
+            session.set_value(ASKED, (int(layer), int(expert)))
+            one_more_step()
+            draw_whole_page()
+
+
+def picture_of_pairs(chart: Chart, picture: Any, part: RoutingTrace, alt: str) -> None:
+    """A chart whose marks are pairs of layers: a click on one chooses them."""
+    drawn, chosen = clickable(picture, ["from_layer", "to_layer"], PAIR), partial(_choose_pair, chart.key, part.model)
+    altair_chart(drawn, key=chart.key, alt=alt, on_select=chosen, selection_mode=PAIR)
+
+
+def _choose_pair(key: str, model: ModelInfo) -> None:
+    """Callback of a click."""
+    for point in session.selected(key, PAIR) or []:
+        pair = point.get("from_layer"), point.get("to_layer")
+        if set(pair) <= set(model.layers):
+            session.set_value(session.FIRST_LAYER, int(pair[0]))
+            session.set_value(session.SECOND_LAYER, int(pair[1]))
+            draw_whole_page()

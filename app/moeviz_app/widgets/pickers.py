@@ -1,0 +1,235 @@
+"""Pickers of what a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import streamlit as st
+
+from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, PHASES, RoutingTrace
+from moeviz.text import quoted
+from moeviz_app.jobs import model_catalog, model_service
+from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.session import recent, session
+from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import SIDES, THIRD, part_name
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, particulars
+from moeviz_app.widgets.components.texts import colours_of, token_strip
+from moeviz_app.widgets.facts import layer_word, trace_name
+from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.run_options import fill_in
+from moeviz_app.widgets.run_panel import run_live
+
+MANY_LAYERS = 2  # fewer leave nothing to choose
+
+
+def choice_of(widget: Any, label: str, options: Sequence[Any], key: str, usual: Any, **looks: Any) -> Any:
+    """Draw a widget that holds one of these options, on other pages too; `usual` where it holds none of them."""
+    if session.value(key) not in options:
+        session.set_value(key, usual)
+    session.keep(key)
+    return widget(label, options, key=key, persist_state="session", **looks)
+
+
+def layer_of(layers: Sequence[int], key: str, usual: int, label: str = "Layer") -> int:
+    """Ask for one of these layers, `usual` at first; nothing is asked where there is one alone."""
+    if len(layers) == 1:
+        session.set_value(key, layers[0])
+        return layers[0]
+    return choice_of(st.select_slider, label, layers, key, usual, width=420)
+
+
+def choose_layer(trace: RoutingTrace) -> None:
+    """One of the layers."""
+    kind = layer_word(trace.model)
+    if len(trace.model.layers) >= MANY_LAYERS:
+        session.keep(session.LAYER)
+        st.select_slider(kind.capitalize(), trace.model.layers, key=session.LAYER, persist_state="session")
+    else:
+        st.text(f"This trace has only one MoE {kind}, {trace.model.layers[0]}.")
+
+
+def choose_two_layers(trace: RoutingTrace) -> None:
+    """Two different layers."""
+    layers, kind = trace.model.layers, layer_word(trace.model)
+    if len(layers) < MANY_LAYERS:
+        return
+    with st.container(horizontal=True):
+        for label, key, other in (
+            (f"First {kind}", session.FIRST_LAYER, session.SECOND_LAYER),
+            (f"Second {kind}", session.SECOND_LAYER, session.FIRST_LAYER),
+        ):
+            free = [layer for layer in layers if layer != session.value(other)]
+            session.keep(key)
+            st.selectbox(label, free, key=key, persist_state="session", width=160)
+
+
+def choose_window(trace: RoutingTrace) -> None:
+    """Choose which stretch of a long text is drawn token by token."""
+    windows = session.windows(trace)
+    if windows == 1:
+        return
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.pagination(windows, key=session.WINDOW, on_change=session.turn_page, persist_state="session")
+        rows = session.window()
+        st.text(f"tokens {rows.start:,} to {rows.stop - 1:,} of {len(trace.tokens):,}")
+
+
+def choose_stretch(trace: RoutingTrace) -> None:
+    """Choose a stretch of a long text, in a picture of all of it where there is one."""
+    if session.windows(trace) > 1 and trace.ordered and trace.recorded.any():
+        _overview(trace)
+    choose_window(trace)
+
+
+def choose_token(trace: RoutingTrace) -> None:
+    """A token, in the strip of all: coloured by first choice at a layer that is chosen too, as is the window."""
+    choose_stretch(trace)
+    choose_layer(trace)
+    (layer,), rows = session.chosen_layers("one"), session.window()
+    colours = colours_of(trace, layer, rows)
+    token_strip(trace, layer, rows, session.selected_token(), colours, session.pick_from_strip, session.STRIP)
+    _explain_marks(trace, layer, rows)
+
+
+def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
+    """Explain the marks of tokens that have no expert here, as far as there are such tokens."""
+    first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
+    words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
+    if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:
+        st.caption(" ".join(said))
+
+
+def _overview(trace: RoutingTrace) -> None:
+    """The whole of a long trace. A brush in it chooses the window, as the pages below it do for the keyboard."""
+    frame = WHOLE_TRACE.measure(trace)
+    chart = described(frame).of(trace.model)
+    heading(chart)
+    altair_chart(
+        with_window(chart.draw(frame), session.window()),
+        key=session.overview_key(),
+        on_select=session.pick_from_overview,
+        selection_mode=BRUSH,
+        alt=alternative(chart),
+    )
+    particulars(chart, frame)
+
+
+Pair = tuple[RoutingTrace, RoutingTrace]
+ORDER = ("First trace", "Second trace", "Third trace")
+KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
+
+
+def offered(parts: bool = True) -> dict[str, RoutingTrace]:
+    """The recent traces, and with `parts` of those with generated tokens the two parts too."""
+    found = {}
+    for name, trace in recent.traces().items():
+        found[name] = trace
+        phases = trace.tokens["phase"]
+        if parts and phases.nunique() == len(PHASES.categories):
+            found |= {
+                part_name(name, phase): trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
+            }
+    return {name: trace for name, trace in found.items() if len(trace.tokens)}
+
+
+def choose(one: RoutingTrace, other: RoutingTrace, third: RoutingTrace | None = None) -> None:
+    """Let these be what is compared; all are among the recent ones."""
+    names = {id(trace): name for name, trace in recent.traces().items()}
+    for key, trace in zip(KEYS, (one, other, third), strict=True):
+        session.set_value(key, names.get(id(trace)))
+
+
+def chosen(of: dict[str, RoutingTrace]) -> Pair:
+    """The two that the visitor chooses: at first the two newest, or the two parts of the only one."""
+    one, other, _ = _chosen(of, KEYS[:2])
+    return one, other
+
+
+def chosen_with_third(of: dict[str, RoutingTrace]) -> list[tuple[str, RoutingTrace]]:
+    """Return the two traces that the visitor chooses, and a third where they want one, each with its name."""
+    _chosen(of, KEYS)
+    names = (session.value(key) for key in KEYS)
+    return [(name, of[name]) for name in names if name is not None]
+
+
+def _chosen(
+    of: dict[str, RoutingTrace], keys: tuple[str, ...]
+) -> tuple[RoutingTrace, RoutingTrace, RoutingTrace | None]:
+    names = list(of)
+    newest = [*recent.traces(), *names[1:]][:2]
+    for key, default in zip(KEYS, (*newest, None), strict=True):
+        if session.value(key) not in names:
+            session.set_value(key, default)
+    found: list[RoutingTrace | None] = []
+    for column, key, label in zip(st.columns(len(keys), gap="large"), keys, ORDER[: len(keys)], strict=True):
+        with column:
+            name = _choose_one(label, names, key)
+            if name is not None:
+                trace_name(of[name])
+            found.append(None if name is None else of[name])
+    one, other, third = (*found, None)[:3]
+    assert one is not None and other is not None, "of these two there is always one"
+    return one, other, third
+
+
+def _choose_one(label: str, names: list[str], key: str) -> str | None:
+    """One of the names; the third may be none."""
+    third = key == session.THIRD_TRACE
+    return st.selectbox(
+        f"{label}{' (optional)' * third}",
+        names,
+        index=None if third else 0,
+        placeholder="none: two are compared",
+        key=key,
+        persist_state="session",
+        on_change=forget_pair,
+    )
+
+
+def forget_pair() -> None:
+    """Callback of the choice of traces: somebody wants others than a link did."""
+    visit().pair_asked = {}
+
+
+def bring_up_pair() -> bool:
+    """Let Compare show the traces that a link asked for; whether one of them waits for somebody to press Run."""
+    waiting = {}
+    for side, (run, part) in visit().pair_asked.items():  # it is kept until all is done: a run can be interrupted
+        with explained():
+            if (trace := _brought_up(run, f"{side} going on")) is None:
+                waiting[side] = run, part
+            else:
+                name = next(name for name, other in recent.traces().items() if other is trace)
+                session.set_value((SIDES | THIRD)[side], name if part is None else part_name(name, part))
+    visit().pair_asked = waiting
+    if waiting:
+        _wait(next(iter(waiting.values()))[0])
+    return bool(waiting)
+
+
+def _brought_up(run: RunRequest, key: str) -> RoutingTrace | None:
+    """The newest of the recent traces from now on, the one that this run made or makes; None where that is to wait.
+
+    Raises `ModelNotFound` if the model is not on offer, and what `run_live` raises.
+    """
+    model_catalog.check_on_offer(run.model)
+    trace = recent.trace_of(run)
+    if trace is None and model_service.at_hand(run.model, run.how) and not run.new_tokens:
+        trace = run_live(run, key)
+    if trace is not None:
+        recent.remember(trace, run)
+    return trace
+
+
+def _wait(run: RunRequest) -> None:
+    """Let this run wait on the first page, where no other does yet, which the page has said already."""
+    if session.waiting() is None:
+        what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
+        why = (
+            f"This link compares a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
+            "runs by themselves: to start it, press Run on the Explore page, and come back."
+        )
+        session.wait(why, run, None, None)
+        fill_in(run)
+        say(why)
