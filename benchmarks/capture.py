@@ -36,7 +36,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.harness import interleave, quartiles, ratios
-from moeviz.capture.direct_attribution import direct_attribution
+from moeviz.analyses.direct_attribution import direct_attribution
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import listen

@@ -25,7 +25,7 @@ OF_EXPERT = 2 * 3 * WIDTH * HIDDEN  # bytes
 CUT, AVERAGED = 3, (0, 1)  # of each layer
 RUN = """
 import json, resource, sys
-from moeviz.capture.lineage import lineage
+from moeviz.analyses.lineage import lineage
 told = []
 if len(sys.argv) > 1:
     table = lineage(*sys.argv[1:]).table

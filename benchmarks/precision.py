@@ -7,8 +7,8 @@ On the evaluation set that ships, the first 1,500 characters of each text, every
 
 import pandas as pd
 
+from moeviz.analyses.precisions import in_precisions
 from moeviz.capture.models.load import load_model
-from moeviz.capture.precisions import in_precisions
 from moeviz.checks import precision_table
 from moeviz.embedded.evaluation import evaluation_set
 

@@ -10,10 +10,10 @@ are changes of loss in nats a token: of that domain, and of the others.
 import argparse
 from statistics import mean
 
+from moeviz.analyses.what_if import what_if
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import load_model
-from moeviz.capture.what_if import what_if
 from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 from moeviz.metrics.specialization import load_by_label
 

@@ -18,8 +18,12 @@ from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingFiel
 from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
+    from moeviz.analyses.direct_attribution import direct_attribution
+    from moeviz.analyses.lineage import Lineage, lineage
+    from moeviz.analyses.occlusion import Occlusion, occlude
+    from moeviz.analyses.pruning.curve import pruning_curve
+    from moeviz.analyses.what_if import WhatIf, ablate, what_if
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.direct_attribution import direct_attribution
     from moeviz.capture.engines.engine import EngineModel
     from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.force import Force
@@ -28,13 +32,10 @@ if TYPE_CHECKING:
     from moeviz.capture.interventions.replay import Replay
     from moeviz.capture.interventions.swap import Swap
     from moeviz.capture.interventions.top_k import TopK
-    from moeviz.capture.lineage import Lineage, lineage
     from moeviz.capture.models.load import LoadedModel
-    from moeviz.capture.occlusion import Occlusion, occlude
     from moeviz.capture.opening import load_model
     from moeviz.capture.run.decoding import Decoding, Sampling
     from moeviz.capture.trace import stream, trace
-    from moeviz.capture.what_if import WhatIf, ablate, what_if
     from moeviz.checks import check, compare, diff, precision
     from moeviz.corpus.run import write_corpus
     from moeviz.expert_counts import ExpertCounts
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from moeviz.formats.importers.importer import ImportOptions
     from moeviz.launch import RunningApp, open_in_app
     from moeviz.model_info import ModelInfo, ParameterCounts
-    from moeviz.pruning.curve import pruning_curve
     from moeviz.published import published_counts
     from moeviz.quick_view import view
     from moeviz.routing_trace import RoutingTrace
@@ -57,11 +57,11 @@ __version__ = "0.1.0"
 _ON_FIRST_USE = {
     "moeviz.capture.trace": ("trace", "stream"),
     "moeviz.capture.corpus": ("trace_corpus",),
-    "moeviz.capture.direct_attribution": ("direct_attribution",),
+    "moeviz.analyses.direct_attribution": ("direct_attribution",),
     "moeviz.capture.engines.engine": ("EngineModel",),
-    "moeviz.capture.lineage": ("Lineage", "lineage"),
+    "moeviz.analyses.lineage": ("Lineage", "lineage"),
     "moeviz.capture.models.load": ("LoadedModel",),
-    "moeviz.capture.occlusion": ("Occlusion", "occlude"),
+    "moeviz.analyses.occlusion": ("Occlusion", "occlude"),
     "moeviz.capture.opening": ("load_model",),
     "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
     "moeviz.capture.interventions.bias": ("Bias",),
@@ -71,7 +71,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.interventions.replay": ("Replay",),
     "moeviz.capture.interventions.swap": ("Swap",),
     "moeviz.capture.interventions.top_k": ("TopK",),
-    "moeviz.capture.what_if": ("WhatIf", "ablate", "what_if"),
+    "moeviz.analyses.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.checks": ("check", "compare", "diff", "precision"),
     "moeviz.corpus.run": ("write_corpus",),
     "moeviz.expert_counts": ("ExpertCounts",),
@@ -83,7 +83,7 @@ _ON_FIRST_USE = {
     "moeviz.formats.importers.importer": ("ImportOptions",),
     "moeviz.launch": ("RunningApp", "open_in_app"),
     "moeviz.model_info": ("ModelInfo", "ParameterCounts"),
-    "moeviz.pruning.curve": ("pruning_curve",),
+    "moeviz.analyses.pruning.curve": ("pruning_curve",),
     "moeviz.quick_view": ("view",),
     "moeviz.published": ("published_counts",),
     "moeviz.routing_trace": ("RoutingTrace",),

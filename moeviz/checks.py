@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     import moeviz.capture.models.load
     import moeviz.routing_trace
-    from moeviz.capture.precisions import PrecisionTrace
+    from moeviz.analyses.precisions import PrecisionTrace
     from moeviz.routing_trace import Counted
 
 MOST = 8  # traces that are compared, as many as a visit of the app keeps
@@ -81,7 +81,7 @@ def precision(
 ) -> "pd.DataFrame":
     """Count the tokens that go to another set of experts than in float32; a row a precision and layer.
 
-    The precisions are bfloat16, float16 and int8, as `moeviz.capture.precisions.in_precisions` has them, and arguments
+    The precisions are bfloat16, float16 and int8, as `moeviz.analyses.precisions.in_precisions` has them, and arguments
     are as in `trace`. Columns: precision str, and those of `moeviz.metrics.comparison.set_changes`; `tied` and
     `flipped` are NaN at layers whose router moeviz cannot rank. On the command line it is `moeviz precision`.
 
@@ -89,7 +89,7 @@ def precision(
     >>> moeviz.precision("embedded", "Il fait froid.")["precision"].unique().tolist()  # doctest: +SKIP
     ['bfloat16', 'float16', 'int8']
     """
-    from moeviz.capture.precisions import in_precisions
+    from moeviz.analyses.precisions import in_precisions
 
     return precision_table(in_precisions(model, prompts, tokenizer=tokenizer, chat=chat))
 

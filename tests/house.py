@@ -63,7 +63,7 @@ MAY_IMPORT = {
     "moeviz/__init__.py": "moeviz",
     "moeviz/__main__.py": "moeviz.cli",
     "moeviz/quick_view.py": f"moeviz.capture moeviz.report {INERT}",
-    "moeviz/checks.py": f"moeviz.capture moeviz.metrics {INERT} transformers",
+    "moeviz/checks.py": f"moeviz.analyses moeviz.capture moeviz.metrics {INERT} transformers",
     "moeviz/launch.py": f"moeviz.cli moeviz.formats {INERT}",
     "moeviz/cli/*": "moeviz transformers",
     # The systems of the history know nothing of each other; what several are made of is in `shared`.
@@ -87,6 +87,8 @@ MAY_IMPORT = {
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
+    # A question each: what a model's routing rests on, what a change costs, what checkpoints have in common.
+    "moeviz/analyses/*": f"moeviz.analyses moeviz.capture moeviz.metrics moeviz.embedded {FILES} moe_kernels {TORCH}",
     # Models become traces. The rooms stand on each other in this order.
     "moeviz/capture/record/*": ". moeviz.capture.run moeviz.capture.models moeviz.capture.routers "
     "moeviz.capture.interventions "
@@ -108,10 +110,6 @@ MAY_IMPORT = {
     "moeviz/capture/interventions/*": f". {INERT} torch",
     "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
-    # Weights as anyone's files hold them.
-    "moeviz/capture/expert_files.py": f"moeviz.capture moeviz.embedded {FILES}",
-    "moeviz/capture/ahead.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
-    "moeviz/capture/precisions.py": f"moeviz.capture {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
     "moeviz/embedded/*": f". moeviz.formats {INERT}",
@@ -133,8 +131,6 @@ MAY_IMPORT = {
     # Its values are what charts know of it.
     "moeviz/training/recorded/*": f". moeviz.metrics {INERT}",
     "moeviz/training/*": f". moeviz.training.recorded moeviz.formats moeviz.metrics {FILES}",
-    # Experts are cut: what that costs is measured on a model, and the files are written without one.
-    "moeviz/pruning/*": f". moeviz.capture moeviz.metrics.pruning moeviz.metrics.bits {INERT} torch",
     # What a routing costs to serve, in numbers, and as plans that engines read (one engine's file is torch's).
     "moeviz/serving/plans/*": f". moeviz.serving moeviz.metrics {INERT} torch",
     "moeviz/serving/*": f". moeviz.metrics moeviz.parameters {INERT}",

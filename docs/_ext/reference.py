@@ -90,7 +90,7 @@ def serving() -> str:
 
 def pruning() -> str:
     """Experts are cut."""
-    return _room("moeviz.pruning")
+    return _room("moeviz.analyses.pruning")
 
 
 def training() -> str:

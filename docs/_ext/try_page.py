@@ -18,7 +18,7 @@ import altair as alt
 import vl_convert
 
 from moeviz import embedded
-from moeviz.capture.occlusion import FILLERS, NUMBER
+from moeviz.analyses.occlusion import FILLERS, NUMBER
 from moeviz.charts import theme, token_layer_map
 from moeviz.charts import token_layer_marks as marks
 from moeviz.embedded.recorded_routing import example_trace, reference_routing

@@ -1,4 +1,4 @@
-// Which word decided: moeviz/capture/occlusion.py, in the shape of `compact` in app/moeviz_app/jobs/reread.py.
+// Which word decided: moeviz/analyses/occlusion.py, in the shape of `compact` in app/moeviz_app/jobs/reread.py.
 import { base64 } from "./packed.js";
 
 const NONE = 255; // in place of an expert

@@ -16,9 +16,9 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 import moeviz
+from moeviz.analyses.muting import muted_by_label
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
-from moeviz.capture.muting import muted_by_label
 from moeviz.cli.main import main as moeviz_command
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE

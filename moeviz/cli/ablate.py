@@ -30,7 +30,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz ablate`."""
     prompt = read_prompt(args)
-    from moeviz.capture.what_if import ablate
+    from moeviz.analyses.what_if import ablate
     from moeviz.metrics.expert_names import with_names
 
     shown = partial(progress, says="muted {} of {} experts")

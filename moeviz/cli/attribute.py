@@ -31,7 +31,7 @@ def run(args: Namespace) -> int:
     prompt = read_prompt(args)
     import pandas as pd
 
-    from moeviz.capture.direct_attribution import direct_attribution
+    from moeviz.analyses.direct_attribution import direct_attribution
     from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
     found = direct_attribution(load(args), prompt, args.token, layers=args.layer, chat=args.chat)

@@ -12,7 +12,7 @@ from moeviz.errors import MoevizError
 from moeviz.text import cut
 
 if TYPE_CHECKING:
-    from moeviz.pruning.bits import BitsStudy
+    from moeviz.analyses.pruning.bits import BitsStudy
 
 HELP = "Plan how many bits each expert gets: some texts say what rounding it costs, and others judge, beside chance."
 EXAMPLES = """examples:
@@ -51,7 +51,7 @@ def run(args: Namespace) -> int:
         raise MoevizError("A tensor of a .gguf file holds all experts of a layer. Add --units layers.")
     check_parent(args.output)
     texts, tokens = texts_to_divide(args)
-    from moeviz.pruning.bits import bits_sentences, bits_study
+    from moeviz.analyses.pruning.bits import bits_sentences, bits_study
 
     study = bits_study(
         load_inside(args),

@@ -161,12 +161,12 @@ def judged_tokens(args: Namespace) -> tuple["Counted", str]:
 
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Predictors of a model's experts, the next router among them, all on the same tokens of some texts."""
-    from moeviz.capture.ahead import trace_ahead
+    from moeviz.analyses.ahead import trace_ahead
+    from moeviz.analyses.pruning.curve import split
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.opening import load_model
     from moeviz.cli.corpus import texts_at
     from moeviz.labelled_texts import texts_that_ship
-    from moeviz.pruning.curve import split
     from moeviz.serving.prefetch import prefetch_recall
 
     texts = texts_that_ship() if args.texts == ["ship"] else texts_at(args.texts)

@@ -150,8 +150,8 @@ def _labels_at(paths: list[str] | None) -> "pd.DataFrame | None":
 
 def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     """Make the table of a model's experts, with columns of its weights and vectors; return it with the trace."""
+    from moeviz.analyses.expert_vectors import expert_vectors
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.expert_vectors import expert_vectors
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.routers.geometry import nearest_by_weights
     from moeviz.cli.corpus import texts_at
@@ -189,7 +189,7 @@ def _muted(
     model: "LoadedModel", table: "pd.DataFrame", texts: list[tuple[str, str]], args: Namespace
 ) -> "pd.DataFrame":
     """Add the loss of all texts together without each expert to the table, in nats a token."""
-    from moeviz.capture.muting import muted_by_label
+    from moeviz.analyses.muting import muted_by_label
     from moeviz.metrics.expert import loss_of_all
 
     rows = table if not args.layers else table[table["layer"].isin(args.layers)]

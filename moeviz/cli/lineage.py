@@ -33,7 +33,7 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz lineage`."""
-    from moeviz.capture.lineage import lineage
+    from moeviz.analyses.lineage import lineage
 
     found = lineage(args.source, args.child, progress=partial(progress, says="compared {} of {} experts"))
     lost = None if args.dataset is None else _lost(found.table, args)

@@ -23,7 +23,7 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz occlude`."""
     prompt = read_prompt(args)
-    from moeviz.capture.occlusion import occlude
+    from moeviz.analyses.occlusion import occlude
 
     found = occlude(load(args), prompt, chat=args.chat, progress=partial(progress, says="{} of {} forwards"))
     deciding = found.deciding()

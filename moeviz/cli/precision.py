@@ -60,8 +60,8 @@ def run(args: Namespace) -> int:
 
 def _over_texts(args: Namespace) -> int:
     """Print the loss of texts by precision, and the share of tokens that other experts get."""
+    from moeviz.analyses.what_if import loss_by_precision
     from moeviz.capture.corpus import fitting_stretches
-    from moeviz.capture.what_if import loss_by_precision
     from moeviz.cli.corpus import texts_at
 
     texts = texts_at(args.texts)

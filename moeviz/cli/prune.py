@@ -15,7 +15,7 @@ from moeviz.errors import MoevizError
 from moeviz.text import cut
 
 if TYPE_CHECKING:
-    from moeviz.pruning.checkpoint import Checkpoint
+    from moeviz.analyses.pruning.checkpoint import Checkpoint
 
 HELP = "Measure which experts a model can do without: some texts choose them, and others judge, beside chance."
 EXAMPLES = """examples:
@@ -83,9 +83,9 @@ def run(args: Namespace) -> int:
     texts, tokens = texts_to_divide(args)
     one = _cut_from_files(args)
     checkpoint = None if args.output is None else _checkpoint(args, one)
+    from moeviz.analyses.pruning.curve import pruning_curve, pruning_sentences
+    from moeviz.analyses.pruning.rankings import evidence, ranking
     from moeviz.metrics.pruning import ALL
-    from moeviz.pruning.curve import pruning_curve, pruning_sentences
-    from moeviz.pruning.rankings import evidence, ranking
 
     acts = args.ranking or checkpoint
     criteria = dict.fromkeys([*args.criteria, *([args.by, "random"] if acts else [])])
@@ -131,7 +131,7 @@ def _cut_from_files(args: Namespace) -> int | None:
 
 def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
     """The files to cut from; what cannot be written is said before the model runs."""
-    from moeviz.pruning.checkpoint import Checkpoint, check_space, check_target
+    from moeviz.analyses.pruning.checkpoint import Checkpoint, check_space, check_target
 
     target = check_target(args.output)
     checkpoint = Checkpoint.of(args.model)

@@ -11,9 +11,9 @@ from moeviz.cli.words import Several
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from moeviz.analyses.what_if import WhatIf
     from moeviz.capture.interventions.intervention import Intervention
     from moeviz.capture.interventions.precision import Precision
-    from moeviz.capture.what_if import WhatIf
 
 HELP = "Run a prompt with the routing changed, and show the effect."
 EXAMPLES = """examples:
@@ -46,7 +46,7 @@ def run(args: Namespace) -> int:
     """Run `moeviz what-if`."""
     check_output(args.output)
     prompt = read_prompt(args)
-    from moeviz.capture.what_if import what_if
+    from moeviz.analyses.what_if import what_if
 
     change, model = intervention_of(args), load(args)
     result = what_if(model, prompt, change, chat=args.chat)

@@ -50,7 +50,7 @@ def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
 
 
 def muted_experts() -> pd.DataFrame:
-    """Losses of each kind of text with each expert muted; columns of `moeviz.capture.muting.muted_by_label`."""
+    """Losses of each kind of text with each expert muted; columns of `moeviz.analyses.muting.muted_by_label`."""
     return pd.read_csv(MUTED, dtype=KINDS)
 
 

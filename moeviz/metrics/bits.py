@@ -31,7 +31,7 @@ def plan_of_bits(
     weight: what the many bits save, over how many weights a unit has. Of equal needs the first unit goes first.
 
     units    a row per expert, or per layer (expert -1). Columns: layer, expert, weights (how many), super, tokens,
-             loss_few, loss_many, kl_few, kl_many; as `moeviz.pruning.bits.bits_study` gives them.
+             loss_few, loss_many, kl_few, kl_many; as `moeviz.analyses.pruning.bits.bits_study` gives them.
     bits     few, many.
     budget   mean bits of a weight.
     seed     with `draw`, of the order at random.

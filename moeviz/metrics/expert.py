@@ -194,7 +194,7 @@ def with_losses(kinds: pd.DataFrame, muted: pd.DataFrame, layer: int, expert: in
     """The kinds of text with what each of them loses where the expert is muted.
 
     kinds    of `expert_kinds`.
-    muted    of `moeviz.capture.muting.muted_by_label`, of the same texts.
+    muted    of `moeviz.analyses.muting.muted_by_label`, of the same texts.
 
     Columns: those of `kinds`, and loss_change float64 (nats a token; NaN for a kind that `muted` does not have).
     """

@@ -256,7 +256,7 @@ def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFram
 def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
     """The table with what its experts write, where that is borne out.
 
-    written   of `moeviz.capture.expert_vectors.ExpertVectors`.
+    written   of `moeviz.analyses.expert_vectors.ExpertVectors`.
 
     Columns: those of the table, and writes str (the most promoted tokens; "" where their following tokens do not bear
     it out) · followed, usual, everywhere, beyond float64, as there.

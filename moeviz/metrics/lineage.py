@@ -8,7 +8,7 @@ from moeviz.metrics.expert_table import expert_table
 from moeviz.metrics.inputs import Statistics
 from moeviz.routing_trace import RoutingTrace
 
-# What may have been done to an expert, the nearest to nothing first; as `moeviz.capture.lineage` has them.
+# What may have been done to an expert, the nearest to nothing first; as `moeviz.analyses.lineage` has them.
 WHAT = ("kept", "moved", "tuned", "copied", "averaged", "related", "unrelated", "zeroed", "cut")
 FIGURES = ["tokens", "share", "times_uniform", "kind", "lift", "q", "role", "name"]
 

@@ -120,7 +120,7 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
     each layer go. The texts that judge are read without them, as if the model did not have them: routers take their
     next best.
 
-    losses   of `moeviz.pruning.curve.PruningCurve`.
+    losses   of `moeviz.analyses.pruning.curve.PruningCurve`.
 
     One row per criterion and number cut. Columns: criterion str · cut int64 (experts a layer) · share float64 · tokens
     int64 · loss, loss_increase float64 (nats a token) · sd float64 (of draws at random; NaN elsewhere).
@@ -134,7 +134,7 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
 def cost_by_kind(losses: pd.DataFrame) -> pd.DataFrame:
     """How much worse each kind of text is predicted without some experts, beside as many cut at random.
 
-    losses   rows of `moeviz.pruning.curve.PruningCurve` for one number cut, of one criterion and those of `random`.
+    losses   rows of `PruningCurve` for one number cut, of one criterion and those of `random`.
 
     One row per kind of text, the one that loses most first; none where there is one kind. Columns: kind str · tokens
     int64 (predicted) · loss, loss_increase float64 (nats a token) · at_random float64 (mean increase over the draws;

@@ -33,7 +33,7 @@ def prefetch_recall(
     the share that then had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits,
     in experts.
 
-    ahead   of `moeviz.capture.ahead.trace_ahead`, of the same trace.
+    ahead   of `moeviz.analyses.ahead.trace_ahead`, of the same trace.
 
     One row per layer and m (all, or up to `most`). Columns: layer int32 · m int32 · chance float64 · popular float64 ·
     previous_token float64 · layer_before float64 (NaN for the first layer) · recency float64 · next_router float64

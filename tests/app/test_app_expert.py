@@ -396,8 +396,8 @@ def test_the_background_gives_way_and_says_what_went_wrong():
 
 def test_the_reference_is_what_the_model_does():
     """Three texts of the sixty read again, and one expert muted for one kind."""
+    from moeviz.analyses.muting import muted_by_label
     from moeviz.capture.corpus import trace_corpus
-    from moeviz.capture.muting import muted_by_label
     from moeviz.embedded.recorded_routing import muted_experts, texts_over_training
 
     model, texts = moeviz.load_model(), texts_over_training()

@@ -15,7 +15,8 @@ from survey.tiny_models import random_model
 from tiny_models import tiny_tokenizer
 
 import moeviz
-from moeviz.capture import what_if as what_if_module
+from moeviz.analyses import what_if as what_if_module
+from moeviz.analyses.pruning.rankings import FORMS
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -25,7 +26,6 @@ from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.metrics.tokens import visible, written_text
-from moeviz.pruning.rankings import FORMS
 from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -732,7 +732,7 @@ def test_a_third_trace_is_taken_away_again():
     assert "trace 2" not in sentences(app)
 
 
-@pytest.mark.table("app/", "moeviz/pruning")
+@pytest.mark.table("app/", "moeviz/analyses/pruning")
 @pytest.mark.parametrize("private", [True, False])
 def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
@@ -748,7 +748,7 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     (said,) = [text.value for text in app.text if text.value.startswith("layer 0: ")]
     assert said.count(";") == 5, "an expert of each layer"
     assert [one.label for one in app.get("download_button")][-3:] == [f"For {form}" for form in FORMS]
-    monkeypatch.setattr("moeviz.pruning.curve.pruning_curve", pytest.fail)
+    monkeypatch.setattr("moeviz.analyses.pruning.curve.pruning_curve", pytest.fail)
     app.session_state[session.CUT] = 2
     app.run()
     assert not app.exception and pictures(app) == 2, "it is known"
@@ -779,7 +779,7 @@ def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(m
     assert not app.exception and pictures(app) == 2 and asked == ["embedded", child]
     said = f"42 experts of {child}, against the experts of embedded: 42 kept; 6 of embedded’s were cut."
     assert said in sentences(app)
-    monkeypatch.setattr("moeviz.capture.lineage.lineage", pytest.fail)
+    monkeypatch.setattr("moeviz.analyses.lineage.lineage", pytest.fail)
     app.select_slider[0].set_value(5).run()
     assert not app.exception and pictures(app) == 2, "it is known"
     app.selectbox(key=session.CHILD).set_value("embedded").run()

@@ -194,7 +194,7 @@ def test_its_cost_is_told_before_and_bounded(trace, monkeypatch):
 
 
 def test_it_tells_how_far_it_is_gives_its_turn_away_and_stops(trace, monkeypatch):
-    from moeviz.capture import occlusion
+    from moeviz.analyses import occlusion
 
     monkeypatch.setattr(occlusion, "TOKENS_AT_ONCE", 1)
     read, going = [], threading.Event()

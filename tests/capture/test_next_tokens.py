@@ -10,12 +10,12 @@ from survey.tiny_models import architectures, random_model
 from tiny_models import CONFIGS, DENSE, every_decoding, tiny_model, tiny_tokenizer
 
 import moeviz
+from moeviz.analyses.what_if import what_if
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.record import next_tokens as module
 from moeviz.capture.run.decoding import Sampling
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.capture.trace import stream, trace
-from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError
 from moeviz.next_tokens import NEXT
 

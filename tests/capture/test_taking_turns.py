@@ -10,7 +10,7 @@ from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 from moeviz import Force, Mute, Sampling, what_if
-from moeviz.capture.precisions import in_precisions
+from moeviz.analyses.precisions import in_precisions
 from moeviz.capture.trace import stream, trace
 
 TOKENIZER = tiny_tokenizer()

@@ -35,7 +35,7 @@ def test_a_model_has_a_row_an_expert_and_the_loss_where_it_is_asked_for(texts, t
 
 
 def test_where_sums_would_fill_the_memory_the_rest_is_told(texts, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("moeviz.capture.expert_vectors.MOST_BYTES", 2**20)
+    monkeypatch.setattr("moeviz.analyses.expert_vectors.MOST_BYTES", 2**20)
     output = tmp_path / "experts.csv"
     assert main(["experts", "embedded", str(texts), "-o", str(output)]) == 0
     assert "are kept. All else is known without it." in capsys.readouterr().err

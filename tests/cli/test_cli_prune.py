@@ -6,12 +6,12 @@ import pytest
 from cut_models import TEXTS
 
 import moeviz
+from moeviz.analyses.pruning import rankings
 from moeviz.cli import tune_targets
 from moeviz.cli.main import main
 from moeviz.cli.prune import CRITERIA, FORMS
 from moeviz.metrics import pruning as criteria
 from moeviz.metrics.tune_targets import SCORES
-from moeviz.pruning import rankings
 
 FRENCH = [text for label, text in TEXTS if label == "French"] * 3
 

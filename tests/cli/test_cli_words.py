@@ -137,7 +137,7 @@ def test_a_prompt_comes_from_a_file_and_a_file_s_name_is_warned_of(monkeypatch, 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "prompt.txt").write_bytes("\ufeffIl neige.".encode())
     read = []
-    monkeypatch.setattr("moeviz.capture.occlusion.occlude", lambda model, prompt, **_: read.append(prompt) or 1 / 0)
+    monkeypatch.setattr("moeviz.analyses.occlusion.occlude", lambda model, prompt, **_: read.append(prompt) or 1 / 0)
     for words in (["-f", "prompt.txt"], ["prompt.txt"]):
         with pytest.raises(ZeroDivisionError):
             main(["occlude", *words])

@@ -43,7 +43,7 @@ ROOMS = (
     "moeviz.formats",
     "moeviz.metrics",
     "moeviz.serving",
-    "moeviz.pruning",
+    "moeviz.analyses.pruning",
     "moeviz.training",
     "moeviz.report",
     "moe_kernels",

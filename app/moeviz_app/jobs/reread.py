@@ -22,8 +22,8 @@ from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.jobs.run_request import RunRequest, muted_experts
 
 if TYPE_CHECKING:
+    from moeviz.analyses.occlusion import Occlusion
     from moeviz.capture.models.load import LoadedModel
-    from moeviz.capture.occlusion import Occlusion
 
 _kept: ResultCache[Any] = ResultCache(128 * 2**20 // settings.SETTINGS.processes)
 
@@ -65,7 +65,7 @@ def occlusion_forwards(trace: RoutingTrace) -> int:
     Raises `InvalidPrompt` where that is more than is allowed here: of several texts, or of too many tokens.
     """
     model_catalog.bring_torch()
-    from moeviz.capture.occlusion import MOST_TOKENS, most_forwards
+    from moeviz.analyses.occlusion import MOST_TOKENS, most_forwards
 
     tokens = len(trace.tokens)
     forwards, most = most_forwards(tokens), settings.SETTINGS.max_corpus_chars
@@ -86,7 +86,7 @@ def begin_occlusion(trace: RoutingTrace, run: RunRequest) -> Background:
     batches, and `stop` ends it at the next. The model is loaded first. Raises what `occlusion_forwards` and runs raise.
     """
     occlusion_forwards(trace)
-    from moeviz.capture.occlusion import occluding
+    from moeviz.analyses.occlusion import occluding
     from moeviz.capture.trace import again_request
 
     asked, key = again_request(trace, replace(run, mute=()).request()), _key(trace, replace(run, mute=()))
@@ -124,7 +124,7 @@ def attributed(
         told: pd.DataFrame = known
         return told
     model_catalog.bring_torch()
-    from moeviz.capture.direct_attribution import attributed as split
+    from moeviz.analyses.direct_attribution import attributed as split
     from moeviz.capture.trace import again_request, check_same_texts
 
     request = again_request(trace, asked.request())

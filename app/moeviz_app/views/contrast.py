@@ -156,10 +156,10 @@ def _measured(
     from moeviz.capture.interventions.bias import Bias
 
     model_catalog.bring_torch()
+    from moeviz.analyses.what_if import loss_by_set
     from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
     from moeviz.capture.trace import capture
-    from moeviz.capture.what_if import loss_by_set
 
     labels = trace.tokens["label"].astype(str)
     rows = {kind: labels == kind for kind in kinds} | {OTHERS: ~labels.isin(kinds)}

@@ -178,7 +178,7 @@ def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep
 
 
 def _muting(seen: ExpertInTrace) -> Background:
-    from moeviz.capture.muting import muted_by_label
+    from moeviz.analyses.muting import muted_by_label
 
     def piece(label: str, pairs: Pairs) -> Piece:
         def work(loaded: "LoadedModel", tell: Callable[[Any], None]) -> pd.DataFrame:
@@ -209,7 +209,7 @@ def _on_model(trace: RoutingTrace, pieces: list[Piece]) -> Background:
 
 def _pairs(trace: RoutingTrace) -> Pairs:
     """Return the trace's texts. Raises `CaptureError` if the model reads them otherwise, `InvalidPrompt` if long."""
-    from moeviz.capture.muting import texts_of_trace
+    from moeviz.analyses.muting import texts_of_trace
 
     pairs = texts_of_trace(model_service.model(trace.model.name, _how(trace)), trace)
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in pairs)

@@ -55,7 +55,7 @@ def _choose() -> tuple[str, str, bool]:
 
 def _compared(base: str, child: str) -> Any:
     """Find the lineage, in the line of work on files. Raises what `moeviz.lineage` raises."""
-    from moeviz.capture.lineage import lineage
+    from moeviz.analyses.lineage import lineage
 
     def work(tell: Tell) -> Any:
         return lineage(base, child, progress=lambda done, total: None if done % EVERY else tell((done, total)))

@@ -26,8 +26,8 @@ from moeviz_app.widgets.pickers import choice_of
 from moeviz_app.widgets.run_panel import waited_for
 
 if TYPE_CHECKING:
+    from moeviz.analyses.pruning.curve import PruningCurve
     from moeviz.capture.models.load import LoadedModel
-    from moeviz.pruning.curve import PruningCurve
 
 READS = "The model reads the texts with and without experts …"
 WRITES = "The smaller model is written …"
@@ -86,7 +86,7 @@ def _choose_criteria() -> tuple[str, ...]:
 def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCurve":
     """Measure the curve as the model's turn comes. Raises what runs raise."""
     model_catalog.bring_torch()
-    from moeviz.pruning.curve import pruning_curve
+    from moeviz.analyses.pruning.curve import pruning_curve
 
     def work(loaded: "LoadedModel", tell: Tell) -> Generator[Any, None, Any]:
         def measure(tell: Tell) -> "PruningCurve":
@@ -100,7 +100,7 @@ def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCur
 
 def _show(name: str, curve: "PruningCurve") -> None:
     """Draw what cuts cost, in words and as a curve; then one cut: who pays for it, and what can be done with it."""
-    from moeviz.pruning.curve import pruning_sentences
+    from moeviz.analyses.pruning.curve import pruning_sentences
 
     cuts = sorted(curve.losses["cut"].unique().tolist())
     criteria = [by for by in NAMES if by in set(curve.losses["criterion"]) - {RANDOM}]
@@ -132,7 +132,7 @@ def _act(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
     gone = curve.cut(by, cut)
     st.text("; ".join(f"layer {layer}: {', '.join(map(str, experts))}" for layer, experts in gone.items()))
     muted = tuple((layer, expert) for layer, experts in gone.items() for expert in experts)
-    from moeviz.pruning.rankings import ranking
+    from moeviz.analyses.pruning.rankings import ranking
 
     with st.container(horizontal=True, vertical_alignment="center"):
         if len(muted) <= MOST_MUTED:
@@ -166,8 +166,8 @@ def _write(name: str, curve: "PruningCurve", by: str, cut: int) -> None:
     if not asked:
         return
     with explained():
-        from moeviz.pruning.checkpoint import Checkpoint
-        from moeviz.pruning.rankings import evidence
+        from moeviz.analyses.pruning.checkpoint import Checkpoint
+        from moeviz.analyses.pruning.rankings import evidence
 
         checkpoint, about = Checkpoint.of(name, curve.model.revision), evidence(curve, by) | {"cut": cut}
 

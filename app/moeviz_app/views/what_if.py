@@ -28,8 +28,8 @@ from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.run_panel import waited_for
 
 if TYPE_CHECKING:
+    from moeviz.analyses.what_if import WhatIf
     from moeviz.capture.models.load import LoadedModel
-    from moeviz.capture.what_if import WhatIf
 
 CHANGES = {
     "Mute experts": "They cannot be chosen: each router takes its next best expert instead, weighted as it would be.",

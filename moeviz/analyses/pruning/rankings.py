@@ -5,9 +5,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from moeviz.analyses.pruning.curve import PruningCurve, Texts
 from moeviz.errors import CaptureError
 from moeviz.metrics.pruning import cost_of_cuts
-from moeviz.pruning.curve import PruningCurve, Texts
 
 
 def evidence(curve: PruningCurve, criterion: str) -> dict[str, Any]:

@@ -9,9 +9,9 @@ import torch
 from tiny_models import CONFIGS, tiny_model
 
 import moeviz
-from moeviz.capture import expert_vectors as module
+from moeviz.analyses import expert_vectors as module
+from moeviz.analyses.expert_vectors import BEYOND, SHUFFLES, expert_vectors
 from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.expert_vectors import BEYOND, SHUFFLES, expert_vectors
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.routers.geometry import nearest_by_weights
 from moeviz.errors import CaptureError, InvalidPrompt

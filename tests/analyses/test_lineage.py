@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, DENSE, tiny_model
 
 import moeviz
-from moeviz.capture.lineage import AVERAGED, COPIED, CUT, KEPT, MOVED, RELATED, TUNED, UNRELATED, ZEROED
-from moeviz.capture.number_formats import FORMATS
+from moeviz.analyses.lineage import AVERAGED, COPIED, CUT, KEPT, MOVED, RELATED, TUNED, UNRELATED, ZEROED
+from moeviz.analyses.number_formats import FORMATS
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.embedded.recorded_routing import reference_routing

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from moeviz.analyses.precisions import in_precision
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eager_mode, eval_mode
-from moeviz.capture.precisions import in_precision
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.record.intervening import intervening, probe_routers
@@ -121,7 +121,7 @@ def loss_by_precision(
     """How well a model predicts texts in other precisions, and how much of its routing changes.
 
     texts      each read alone; one that is too long for the model's context is refused.
-    names      of `moeviz.capture.precisions.in_precisions`, beside float32. Needs memory for a second model.
+    names      of `moeviz.analyses.precisions.in_precisions`, beside float32. Needs memory for a second model.
     progress   called with (done, total), in texts read. Raise in it to stop.
 
     One row per precision, float32 first. Columns: precision str · tokens int64 (predicted) · loss, loss_increase

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
+from moeviz.analyses.number_formats import FORMATS, NumberFormat
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
 from moeviz.capture.models.folder import check_inside, indexed_files, tensors_of
-from moeviz.capture.number_formats import FORMATS, NumberFormat
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS

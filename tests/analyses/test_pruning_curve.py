@@ -11,14 +11,14 @@ from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
+from moeviz.analyses.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
+from moeviz.analyses.what_if import what_if
 from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.what_if import what_if
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.pruning import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
 FAMILIES = ("mixtral", "olmoe", "qwen3_moe", "deepseek_v3", "gpt_oss")

@@ -9,6 +9,8 @@ import numpy as np
 import pandas as pd
 import torch
 
+from moeviz.analyses.pruning.novices import MeanOutputs, mean_outputs, novices_in_place
+from moeviz.analyses.what_if import read_batch
 from moeviz.capture.corpus import fitting_stretches, trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import LoadedModel
@@ -16,7 +18,6 @@ from moeviz.capture.record.intervening import probe_routers, router_limits
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.what_if import read_batch
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.pruning import (
     ALL,
@@ -33,7 +34,6 @@ from moeviz.metrics.pruning import (
     usual_cuts,
 )
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.novices import MeanOutputs, mean_outputs, novices_in_place
 from moeviz.text import quoted
 
 DRAWS = 5

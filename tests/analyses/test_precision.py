@@ -11,13 +11,13 @@ from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
+from moeviz.analyses.precisions import in_precision, in_precisions
+from moeviz.analyses.what_if import loss_by_precision, what_if
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.precision import NAMES, Precision
 from moeviz.capture.interventions.replay import Replay
 from moeviz.capture.interventions.top_k import TopK
-from moeviz.capture.precisions import in_precision, in_precisions
 from moeviz.capture.routers.discovery import find_routers
-from moeviz.capture.what_if import loss_by_precision, what_if
 from moeviz.checks import precision_table
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError

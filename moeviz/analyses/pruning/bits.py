@@ -8,21 +8,21 @@ import numpy as np
 import pandas as pd
 from torch import Tensor, nn
 
+from moeviz.analyses.precisions import experts_rounded
+from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, texts_said
+from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eager_mode, eval_mode
-from moeviz.capture.precisions import experts_rounded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.what_if import next_token_logits
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.bits import FREQUENCY, KL, LOSS, RANDOM, SAYS, Bits, mean_bits, plan_of_bits, super_experts
 from moeviz.metrics.bits import unreached_sentence as unreached_sentence
 from moeviz.model_info import ModelInfo
-from moeviz.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, texts_said
 from moeviz.routing_trace import RoutingTrace
 
 UNIFORM = "uniform"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import moeviz
-from moeviz.capture import occlusion
-from moeviz.capture.occlusion import AGREE, MOST_TOKENS, NUMBER, compare_filled, filled_prompts, occlude
+from moeviz.analyses import occlusion
+from moeviz.analyses.occlusion import AGREE, MOST_TOKENS, NUMBER, compare_filled, filled_prompts, occlude
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import capture
 from moeviz.errors import CaptureError, InvalidPrompt

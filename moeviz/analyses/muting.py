@@ -5,10 +5,10 @@ from collections.abc import Collection, Iterable, Sequence
 import numpy as np
 import pandas as pd
 
+from moeviz.analyses.what_if import ablate
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.run.generation import Progress
-from moeviz.capture.what_if import ablate
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 

@@ -8,7 +8,7 @@ from routed_trace import routed
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model
 
-from moeviz.capture.ahead import trace_ahead
+from moeviz.analyses.ahead import trace_ahead
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.serving.prefetch import prefetch_recall

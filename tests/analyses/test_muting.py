@@ -9,10 +9,10 @@ from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
+from moeviz.analyses.muting import muted_by_label, texts_of_trace
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
-from moeviz.capture.muting import muted_by_label, texts_of_trace
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import router_geometry
 from moeviz.errors import CaptureError, InvalidPrompt

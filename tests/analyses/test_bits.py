@@ -11,21 +11,21 @@ import torch
 from cut_models import TEXTS, loaded, strong
 from tiny_models import CONFIGS
 
-from moeviz.capture.number_formats import FORMATS
-from moeviz.capture.precisions import GROUP, experts_rounded, rounded_in_groups
+from moeviz.analyses.number_formats import FORMATS
+from moeviz.analyses.precisions import GROUP, experts_rounded, rounded_in_groups
+from moeviz.analyses.pruning.bits import UNITS, bits_sentences, bits_study
+from moeviz.analyses.pruning.curve import as_read
+from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.what_if import next_token_logits
 from moeviz.cli import bits as command
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.examples.gguf import q4_0
 from moeviz.formats import bits as files
 from moeviz.metrics.bits import RULES, mean_bits, plan_of_bits, unreached_sentence
-from moeviz.pruning.bits import UNITS, bits_sentences, bits_study
-from moeviz.pruning.curve import as_read
 
 
 def test_sixteen_codes_are_llama_cpps_q4_0_and_eleven_are_eleven():
@@ -73,7 +73,7 @@ def test_super_experts_come_first_and_an_impossible_budget_is_refused():
         plan_of_bits(frame, "size", (3, 4), 3.9)
 
 
-@pytest.mark.table("moeviz/pruning")
+@pytest.mark.table("moeviz/analyses/pruning")
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "deepseek_v3"])
 def test_each_alone_is_what_a_model_with_that_expert_rounded_loses_and_the_model_comes_back(name):
     model = strong(CONFIGS[name])

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from moeviz.capture.expert_vectors import read_telling_outputs
+from moeviz.analyses.expert_vectors import read_telling_outputs
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.record.expert_outputs import SlotOutputs, are_given_weights
 from moeviz.capture.routers.discovery import Router, find_routers

@@ -14,11 +14,11 @@ from jaxtyping import Float32, Int16
 from torch import nn
 from transformers import PreTrainedTokenizerBase
 
+from moeviz.analyses.what_if import read_batch
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import Batch, ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.what_if import read_batch
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, RoutingTrace, normalised_scores
 

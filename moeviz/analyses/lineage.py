@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from moeviz.capture.expert_files import DENSE_MLP, Expert, ExpertFiles, Shapes, open_experts, shapes_of
-from moeviz.capture.number_formats import FORMATS
+from moeviz.analyses.expert_files import DENSE_MLP, Expert, ExpertFiles, Shapes, open_experts, shapes_of
+from moeviz.analyses.number_formats import FORMATS
 from moeviz.errors import CaptureError
 from moeviz.text import quoted, spans, with_and
 

@@ -10,8 +10,8 @@ import torch
 from survey.tiny_models import random_model, tokenizer
 
 import moeviz
-from moeviz.capture import direct_attribution as module
-from moeviz.capture.direct_attribution import CLOSE, attributed, direct_attribution
+from moeviz.analyses import direct_attribution as module
+from moeviz.analyses.direct_attribution import CLOSE, attributed, direct_attribution
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 

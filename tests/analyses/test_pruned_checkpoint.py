@@ -13,16 +13,16 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoModelForCausalLM
 
 import moeviz
+from moeviz.analyses.pruning import checkpoint
+from moeviz.analyses.pruning.checkpoint import ABOUT, FAMILIES, Checkpoint
+from moeviz.analyses.pruning.curve import pruning_curve
+from moeviz.analyses.what_if import read_batch
 from moeviz.capture.models.folder import MODEL_INDEX
 from moeviz.capture.record.intervening import probe_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
-from moeviz.capture.what_if import read_batch
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.metrics.pruning import cost_of_cuts
-from moeviz.pruning import checkpoint
-from moeviz.pruning.checkpoint import ABOUT, FAMILIES, Checkpoint
-from moeviz.pruning.curve import pruning_curve
 
 
 def saved(family, folder, **how):
@@ -58,7 +58,7 @@ CASES = [(family, 4, {}) for family in FAMILIES] + [
 ]
 
 
-@pytest.mark.table("moeviz/pruning", "moeviz/capture")
+@pytest.mark.table("moeviz/analyses/pruning", "moeviz/capture")
 @pytest.mark.parametrize(("family", "count", "how"), CASES, ids=[f"{f}-{c}-{[*h]}" for f, c, h in CASES])
 def test_it_opens_in_plain_transformers_and_is_the_model_with_the_experts_muted(family, count, how, tmp_path):
     model = saved(family, tmp_path / "whole", **how)

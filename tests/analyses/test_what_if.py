@@ -14,7 +14,8 @@ from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 import moeviz
 from moe_kernels.gating import Gating
 from moe_kernels.reference import choose_torch
-from moeviz.capture import what_if as module
+from moeviz.analyses import what_if as module
+from moeviz.analyses.what_if import ablate, loss_by_set, what_if
 from moeviz.capture.interventions.bias import Bias
 from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.mute import Mute
@@ -25,7 +26,6 @@ from moeviz.capture.record import kernel_parity
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import stream, trace
-from moeviz.capture.what_if import ablate, loss_by_set, what_if
 from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"
