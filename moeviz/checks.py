@@ -22,7 +22,7 @@ def check(
 ) -> "pd.DataFrame":
     """Look for what is not plausible in a trace, or in counts; a row a finding, and none where all is well.
 
-    beside  a trace of the same tokens, to see whether rows are off by one.
+    beside  a trace of the same tokens, to see which convention differs.
     tokens  how many tokens met a router, where that is known.
 
     Columns, checks and their sources as in `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command line
@@ -38,19 +38,21 @@ def check(
 
 
 def diff(one: "moeviz.routing_trace.RoutingTrace", other: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
-    """Compare two recordings of the same tokens, as by two engines or in two precisions; a row a layer.
+    """Compare two recordings of the same tokens, as by two engines or in two precisions; a row per layer.
 
-    Columns, definitions and source as in `moeviz.metrics.engine_difference.engine_difference`. On the command line it
-    is `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
+    What differs by convention, such as rows that are off by one, is undone first: `moeviz.metrics.conventions.explain`
+    names it. Columns, definitions and source as in `moeviz.metrics.engine_difference.engine_difference`. On the command
+    line it is `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
 
     >>> import moeviz
     >>> trace = moeviz.trace("embedded", "Il fait froid.")
     >>> moeviz.diff(trace, trace)["equal_sets"].min().item()
     1.0
     """
+    from moeviz.metrics.conventions import explain
     from moeviz.metrics.engine_difference import engine_difference
 
-    return engine_difference((one, other))
+    return engine_difference(explain((one, other)).undone)
 
 
 def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
