@@ -81,13 +81,12 @@ def traces() -> list:
 
 
 def files(suffix: str) -> list[bytes]:
-    """Those traces in a format, and what older versions wrote in it."""
+    """Return those traces in a format."""
     from moeviz.formats.exports import EXPORTS
 
     (export,) = (export for export in EXPORTS if export.suffix == suffix)
     plain = [b"position,layer,expert\n0,0,1\n0,1,2\n1,0,0\n"] if suffix == ".csv" else []
-    older = [path.read_bytes() for path in sorted(DATA.glob(f"trace_v1*{suffix}"))]
-    return [export.write(trace) for trace in traces()] + [data for data in older if len(data) < 2**16] + plain
+    return [export.write(trace) for trace in traces()] + plain
 
 
 def read(suffix: str, data: bytes) -> bool:
