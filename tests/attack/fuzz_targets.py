@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from benchmarks.fuzz_mutations import (
+from tests.attack.fuzz_mutations import (
     NUMBERS,
     Mutation,
     mutated_bytes,
@@ -28,7 +28,7 @@ from benchmarks.fuzz_mutations import (
 BUDGET = 2**24
 TIMES = 4  # the budget is of a file and what it unpacks to; what is made of that is in memory beside it
 FORMATS = ("csv", "parquet", "json", "npz")
-DATA = Path(__file__).parent.parent / "tests" / "data"
+DATA = Path(__file__).parents[2] / "tests" / "data"
 READERS = (
     "moeviz.formats.exports", "moeviz.formats.csv_file", "moeviz.formats.parquet_file", "moeviz.formats.json_file",
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
