@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
+from models.evaluate import measures, page
+from models.evaluate.page import markdown
 from models.training.documents import DOMAINS as TRAINED_DOMAINS
 from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.embedded import evaluation
-from moeviz.embedded.evaluate import measures, page
-from moeviz.embedded.evaluate.page import markdown
 from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 
 
@@ -184,5 +184,5 @@ def test_several_models_are_one_table_and_one_is_the_whole_page(monkeypatch, mod
     assert out.startswith("# Evaluation of embedded-natural") and "How routing settled" not in out
     page.main([])
     out = capsys.readouterr().out
-    assert out.startswith("# Evaluation of the embedded model\n\nWhat `python -m moeviz.embedded.evaluate` prints.")
+    assert out.startswith("# Evaluation of the embedded model\n\nWhat `python -m models.evaluate` prints.")
     assert "How routing settled" in out
