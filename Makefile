@@ -10,6 +10,10 @@ WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 ELSEWHERE := gpu or vllm or ray
+# Numbers worked out by hand, charts as they are drawn, files as they are read, addresses, routers, and the house's rules.
+FAST := $(wildcard tests/metrics/test_metrics_*.py) tests/charts/test_charts.py tests/formats/test_trace_file.py \
+    tests/formats/test_exports.py tests/test_routing_trace.py tests/app/test_app_links.py tests/kernels/test_kernels_router.py \
+    tests/repository/test_architecture.py tests/training/test_training_over_steps.py
 # Compiled modules are kept: each of dozens of processes would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
