@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import python
+from processes import python
 
 from moeviz.cli.main import COMMANDS, main, read_arguments
 from moeviz.cli.options import CALLED

@@ -151,7 +151,6 @@ def few_texts():
     return [replace(text, text=text.text[:700]) for text in texts if texts.index(text) % 4 < 2]
 
 
-@pytest.mark.table("moeviz/embedded", "moeviz/metrics")
 @pytest.mark.usefixtures("read_once")
 def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch, model):
     """Of the same model under two names: one figure for each measure and kind of text, twice the same."""
