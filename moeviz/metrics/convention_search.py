@@ -5,7 +5,7 @@ expert ids differ in one, and how a row, a layer or a renumbering is looked for.
 `moeviz.metrics.conventions`.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
@@ -270,18 +270,19 @@ def without_bias(trace: RoutingTrace) -> dict[int, np.ndarray]:
     return {layer: chosen for layer, chosen, differs in found if differs}
 
 
+SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "softmax": lambda logits: normalised_scores(logits.astype(np.float32), "softmax").astype(np.float64),
+    "sigmoid": lambda logits: np.exp(-np.logaddexp(0, -logits.astype(np.float64))),
+    "sqrt_softplus": lambda logits: np.sqrt(np.logaddexp(0, logits.astype(np.float64))),
+    "unknown": lambda logits: logits.astype(np.float64),
+}
+
+
 def scores_of(trace: RoutingTrace, layer: int) -> np.ndarray | None:
     """Return what a router adds its bias to: scores of all experts of a layer, (T, E); None without logits."""
     if trace.logits is None:
         return None
-    logits = trace.logits[trace.model.layers.index(layer)].astype(np.float64)
-    function = trace.model.score_function
-    if function == "sigmoid":
-        found: np.ndarray = 1 / (1 + np.exp(-logits))
-        return found
-    if function == "sqrt_softplus":
-        return np.sqrt(np.logaddexp(0, logits))
-    return normalised_scores(logits, "softmax") if function == "softmax" else logits
+    return SCORES[trace.model.score_function](trace.logits[trace.model.layers.index(layer)])
 
 
 def highest(scores: np.ndarray, top_k: int) -> np.ndarray:

@@ -7,17 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from moeviz.metrics.convention_search import FEW, LEFT, Pair
-from moeviz.routing_trace import RoutingTrace, normalised_scores, sort_slots
+from moeviz.metrics.convention_search import FEW, LEFT, SCORES, Pair
+from moeviz.routing_trace import RoutingTrace, sort_slots
 
 TINY = 1e-30
 NOTICED, MANY = 0.005, 0.2  # of a token's weights, and of tokens: a convention concerns more than a few
 CONSTANT = 0.01  # relative spread: sums of weights that vary less are one number
-SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
-    "softmax": lambda logits: normalised_scores(logits, "softmax"),
-    "sigmoid": lambda logits: 1 / (1 + np.exp(-logits)),
-    "square root of softplus": lambda logits: np.sqrt(np.logaddexp(0, logits)),
-}
+FUNCTIONS = ("softmax", "sigmoid", "sqrt_softplus")
 
 
 class Weighed(NamedTuple):
@@ -173,7 +169,7 @@ def _functions(found: Weighed) -> tuple[str, str] | None:
     both, scaled = [], _normalised(_sorted(found))  # each function keeps the order of the logits
     limit = LEFT * scaled.apart
     for part in (scaled.ours, scaled.others):
-        scores = {name: np.sort(_chosen_scores(found.logits, found.ids, name), axis=1) for name in SCORES}
+        scores = {name: np.sort(_chosen_scores(found.logits, found.ids, name), axis=1) for name in FUNCTIONS}
         left = sorted((relative(of, part), name) for name, of in scores.items())
         if left[0][0] > limit or left[1][0] <= 2 * left[0][0]:
             return None

@@ -231,7 +231,8 @@ def _difference(found: Convention) -> str:
         case "bias":
             return f"At {layers}, one of the two chooses with a bias, or in groups, and the other without."
         case "score function":
-            return f"The first weighs experts by a {detail[0]}, the second by a {detail[1]}."
+            mine, theirs = (name.replace("sqrt_", "square root of ") for name in detail)
+            return f"The first weighs experts by a {mine}, the second by a {theirs}."
         case "normalisation":
             other = "second" if detail == "first" else "first"
             return f"The {detail}’s weights of every token have one sum, and the {other}’s have not: one normalises."

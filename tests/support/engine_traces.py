@@ -179,3 +179,8 @@ OF_WEIGHTS: dict[str, Callable[[RoutingTrace], RoutingTrace]] = {
     "weights of other slots": exchanged_weights,
     "slot order": by_id,
 }
+
+
+def bare(trace: RoutingTrace) -> RoutingTrace:
+    """Return ids alone, as a server sends them."""
+    return replace(trace, weights=None, logits=None)
