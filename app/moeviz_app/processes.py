@@ -235,7 +235,7 @@ class FirstProcess:
                     self._drop(_one_too_many({each: of for each, (of, _) in self.begun.items()}))
             return
         self._forget(connection)
-        if asked := OF_ALL.match(head):
+        if (asked := OF_ALL.match(head)) and not OF_PROCESS.match(head):
             self._answer(connection, asked[1] == b"readyz")
         elif head:
             self._hand_over(connection, head)
@@ -269,9 +269,9 @@ class FirstProcess:
         self._keep_few(self.waiting[number])
 
     def _send_waiting(self, number: int) -> None:
-        """Hand over what waits for a process as far as their pair of sockets takes it; visitors take turns."""
+        """Hand over what waits for a process that answers, as far as their sockets take it; visitors take turns."""
         process, waiting = self.processes[number], self.waiting[number]
-        while process is not None and waiting:
+        while process is not None and process.answers and waiting:
             visitor = next(iter(waiting))
             try:
                 socket.send_fds(process.handing, [CONNECTION], [waiting[visitor][0].fileno()])
