@@ -207,7 +207,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
     found: Figures = {}
     for name in ("embedded", "trace"):
         tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?seen={name}")
+        tab.open(f"experts?subject={name}")
         opened = tab.until(ATLAS_DRAWN)
         found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
         tab.page.evaluate(DRAW_ATLAS)  # once, so that all of it is compiled
@@ -219,7 +219,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
         tab.close()
     for name in ("embedded", "embedded-fine", "trace"):
         tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?seen={name}")
+        tab.open(f"experts?subject={name}")
         tab.until(ATLAS_DRAWN)
         settled(tab.page)
         tab.begin()
