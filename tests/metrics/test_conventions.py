@@ -16,7 +16,7 @@ from moeviz.testing import sample_trace
 PLANTED = {**OF_IDS, **OF_WEIGHTS}
 WITH_WEIGHTS_ALONE = {"bias", *OF_WEIGHTS} - {"slot order"}
 # What writes a layer or the weights anew comes first, so that the other of two is not written over.
-FIRST = ("bias", "token alone", "other model", "rows of layers", "score function", "normalisation")
+FIRST = ("bias", "score function", "normalisation", "token alone", "other model", "rows of layers")
 # Two that are one: a sum and a factor of weights, the same layer twice, or slots of which no order is left.
 ONE = [
     *combinations(("scale", "scale by layer", "normalisation", "equal weights"), 2),
