@@ -261,13 +261,17 @@ def by_token_alone(ids: np.ndarray, tokens: np.ndarray) -> float:
 
 
 def without_bias(trace: RoutingTrace) -> dict[int, np.ndarray]:
-    """Return, for each layer in which they are others, the ids that the logits alone would choose."""
+    """Return, for each layer in which they are others, the ids that the logits alone would choose.
+
+    None are if fewer than eight ids of the trace are others: these are changes of single rows.
+    """
     if trace.logits is None:
         return {}
     plain = [highest(logits, trace.model.top_k) for logits in trace.logits]
-    other = [shared(ids, chosen).sum() < (ids >= 0).sum() for ids, chosen in zip(trace.experts, plain, strict=True)]
-    found = zip(trace.model.layers, plain, other, strict=True)
-    return {layer: chosen for layer, chosen, differs in found if differs}
+    other = [int((ids >= 0).sum() - shared(ids, rows).sum()) for ids, rows in zip(trace.experts, plain, strict=True)]
+    if sum(other) < FEW:
+        return {}
+    return {layer: rows for layer, rows, count in zip(trace.model.layers, plain, other, strict=True) if count}
 
 
 SCORES: dict[str, Callable[[np.ndarray], np.ndarray]] = {
