@@ -32,7 +32,7 @@ pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names]
 BROKEN = "[data-testid=stException]"  # the red box of an error that nobody foresaw
 REFUSED = "[data-testid=stAlertContentError]"
-IN_THE_LOG = ("Traceback (most recent call last)", "ERROR", "Uncaught")
+IN_THE_LOG = ("Traceback", "ERROR", "a page failed")
 STREAMLITS_OWN = ("/_stcore/health", "/_stcore/host-config")  # asked for under any address, and found under the first
 OUT_OF_SIGHT = """(link) => {
   const [row, at] = [link.closest(".st-key-menu, .st-key-submenu"), link].map((part) => part.getBoundingClientRect());
