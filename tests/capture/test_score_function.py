@@ -21,7 +21,9 @@ def test_a_function_is_found_by_what_it_did_whatever_scales_its_weights(name):
 
 
 def test_the_worst_of_the_samples_decides():
+    logits, weights, experts = sample("softmax", seed=1)
     assert score_function([sample("softmax"), sample("sigmoid", seed=1)]) == "unknown"
+    assert score_function([sample("softmax"), (logits, weights[::-1].copy(), experts)]) == "unknown"
 
 
 def test_samples_that_several_functions_explain_name_none():
