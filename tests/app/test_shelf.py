@@ -230,7 +230,7 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_in_memory(own, monkeypa
     def full(*args, **more):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("moeviz.formats.kept_traces._write", full)
+    monkeypatch.setattr("moeviz.formats.kept_traces.write_file", full)
     app = script_of(remember_two).run()
     recent.settle()
     assert len(names_of(app)) == 2 and kept_traces(own) == []
