@@ -13,6 +13,7 @@ import tomllib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import comb
 from pathlib import Path
 from types import MappingProxyType
@@ -33,7 +34,8 @@ from moeviz.routing_trace import RoutingTrace
 
 UNDECIDED, LEANING = 0.6, 0.9  # weights of a first choice that leave something to the others
 WORD = r"[a-z]{5,}"  # that can be read in a sentence
-LINE_STEP, LINE_EPOCHS = 5.0, 300  # with which one line comes to rest
+STARTS = 5  # of the mixture of 1991 and of its rival, seeds from 0 on
+EVERY_EPOCH = 10  # epochs from one point of a curve to the next
 PLACES = {"↖": 0, "↗": 8, "·": 40, "↙": 72, "↘": 80}  # to which digits are moved, of 81
 AROUND = 14, 22  # words before the one that is shown first, and from it on
 READ = ("French", "German", "Python", "SQL", "English prose")  # kinds of text, of each the third of four
@@ -110,6 +112,25 @@ class Branch:
     page: str
 
 
+class Idea(NamedTuple):
+    """Something that came after 2024."""
+
+    title: str
+    who: str  # models that have it
+    says: str  # [3] is the third source
+
+
+class Source(NamedTuple):
+    """What a number in the story's words stands for."""
+
+    number: int
+    name: str
+    year: int
+    where: str  # in it
+    address: str
+    checked: str  # text, abstract, earlier, memory
+
+
 class TwinModel(NamedTuple):
     """One of two models that differ in how their load was balanced."""
 
@@ -120,31 +141,67 @@ class TwinModel(NamedTuple):
     repeats: tuple[float, float]  # lowest and highest share of neighbours with one first choice, of the layers
 
 
-def one_network() -> Scene:
-    """One line, which all vowels share."""
+class Rivals(NamedTuple):
+    """The mixture of 1991 and the network of its size, trained from the same seeds until both have the same error."""
+
+    mixtures: list[Any]  # AdaptiveMixture
+    networks: list[Any]  # BackpropagationNetwork
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean of `epochs`, `train_accuracy` or `test_accuracy`: of the mixtures, and of the networks."""
+        return tuple(float(np.mean([getattr(run, name) for run in runs])) for runs in self)
+
+    def curves(self) -> dict[str, Any]:
+        """Return the error of each start, every tenth epoch and at the end, for JSON."""
+        each = [[run.error_by_epoch[::EVERY_EPOCH].round(4).tolist() for run in runs] for runs in self]
+        return {
+            "every": EVERY_EPOCH,
+            "goal": part("local-experts", "model").STOP_AT,
+            "mixture": each[0],
+            "network": each[1],
+        }
+
+
+@cache
+def rivals() -> Rivals:
+    """Train both from each of STARTS seeds; it takes two seconds."""
     model, vowels = part("local-experts", "model"), stand_in()
-    result = model.train(vowels, experts=1, step=LINE_STEP, max_epochs=LINE_EPOCHS)
-    said, trace = _said_of_vowels(result.state()), _last(model.trace_of(result)).select(tokens=vowels.training)
-    quoted = {"right": percent(result.train_accuracy)}
-    return Scene("vowels", trace, meters_of(trace), quoted, {"says": said, "lines": result.expert_lines[-1].T.tolist()})
+    hidden = model.HIDDEN[shipped_result("local-experts").settings["experts"]]
+    mixtures = [model.train(vowels, seed=seed) for seed in range(STARTS)]
+    return Rivals(mixtures, [model.train_network(vowels, hidden, seed) for seed in range(STARTS)])
+
+
+def one_network() -> Scene:
+    """One network of the size of the mixture of 1991, which all vowels share."""
+    model, vowels = part("local-experts", "model"), stand_in()
+    trace = _last(model.trace_of(model.train(vowels, experts=1, max_epochs=1))).select(tokens=vowels.training)
+    shown, network = rivals(), rivals().networks[0]
+    quoted = {"right": percent(shown.mean("train_accuracy")[1]), "epochs": round(shown.mean("epochs")[1])}
+    quoted |= {"hidden": spelled(network.below.shape[1]), "weights": network.below.size + network.above.size}
+    quoted |= {"seeds": spelled(STARTS)}
+    said = network.answer(encode(vowels)[0])[vowels.training].round(4)[:, None].tolist()
+    curves = shown.curves() | {"mixture": []}
+    return Scene("vowels", trace, meters_of(trace), quoted, {"says": said, "curves": curves})
 
 
 def compete() -> Scene:
     """1991: four experts answer for a vowel; two of them lead for none."""
     result, trace = shipped_result("local-experts"), _last(shipped_trace("local-experts"))
-    leading = np.unique(trace.experts[-1, :, 0])
-    quoted = {"leading": spelled(len(leading)), "epochs": result.epochs, "right": percent(result.train_accuracy)}
+    leading, shown = np.unique(trace.experts[-1, :, 0]), rivals()
+    epochs, right = shown.mean("epochs"), shown.mean("train_accuracy")
+    quoted = {"leading": spelled(len(leading)), "epochs": round(epochs[0]), "network_epochs": round(epochs[1])}
+    quoted |= {"ratio": f"{epochs[0] / epochs[1]:.2f}", "seeds": spelled(STARTS)}
+    quoted |= {"right": percent(right[0]), "network_right": percent(right[1])}
     lines = result.expert_lines[-1].T[leading].tolist()
-    shown = trace.select(tokens=stand_in().training)
-    drawn = {"says": _said_of_vowels(result.state()), "lines": lines}
-    return Scene("vowels", shown, meters_of(trace), quoted, drawn)
+    drawn = {"says": _said_of_vowels(result.state()), "lines": lines, "curves": shown.curves()}
+    return Scene("vowels", trace.select(tokens=stand_in().training), meters_of(trace), quoted, drawn)
 
 
 def tree() -> Scene:
     """1994: a root divides an input between two branches, and routers below it among four experts."""
     result, trace = shipped_result("hierarchical"), shipped_trace("hierarchical")
     passes = int((result.squared_error <= part("local-experts", "model").STOP_AT).argmax())
-    quoted = {"passes": passes, "epochs": shipped_result("local-experts").epochs}
+    quoted = {"passes": passes, "epochs": round(rivals().mean("epochs")[0])}
     quoted |= {"right": percent(result.train_accuracy)}
     shown = trace.select(tokens=stand_in().training)
     drawn = {"says": _said_of_vowels(result.tree(), "answers"), "tree": True}
@@ -352,6 +409,8 @@ def _sparse(trace: RoutingTrace) -> Scene:
     load = [_visits(shipped_trace("sparsely-gated")), _visits(trace_beside("sparsely-gated"))]
     quoted = {"k": trace.model.top_k, "experts": trace.model.num_experts[-1], "words": f"{len(trace.tokens):,}"}
     quoted |= {"least": int(min(load[0])), "least_without": int(min(load[1]))}
+    home = np.arange(len(trace.tokens)) % trace.model.num_experts[-1]  # words are dealt out to the machines in turn
+    quoted |= {"choices": trace.experts[-1].size, "messages": int((trace.experts[-1] != home[:, None]).sum())}
     return Scene("words", trace.select(tokens=_window(trace)[0]), meters_of(trace), quoted, {"load": [_visits(trace)]})
 
 
@@ -441,9 +500,25 @@ def _step(row: dict[str, Any]) -> Step:
 
 
 def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
-    return {"show": globals()[half["show"]], "added": tuple(half.get("added", ()))}
+    return {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))}
 
 
+SCENES: dict[str, Callable[[], Scene]] = {
+    scene.__name__: scene
+    for scene in (
+        one_network,
+        compete,
+        tree,
+        layers,
+        unbalanced_layers,
+        switches,
+        top_two,
+        unbalanced_two,
+        dropped,
+        every_layer,
+        fine,
+    )
+}
 INPUTS = {
     "vowels": _vowels,
     "moved digits": _moved_digits,
@@ -456,6 +531,15 @@ _STORY = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding
 STEPS = tuple(map(_step, _STORY["steps"]))
 BRANCHES = tuple(Branch(**_words_of(row)) for row in _STORY["branches"])
 MEANING = _words_of(_STORY["meaning"])
+SOURCES = tuple(Source(number, **row) for number, row in enumerate(_STORY["sources"], 1))
+
+
+def ideas() -> list[Idea]:
+    """Return what came after 2024, with the figures of the timeline."""
+    latest = timeline().dropna(subset=["experts", "top_k"]).iloc[-1]
+    figures = {"most": int(latest["experts"]), "most_k": int(latest["top_k"])}
+    rows = (_words_of(row) for row in _STORY["ideas"])
+    return [Idea(row["title"], row["who"], row["says"].format_map(figures)) for row in rows]
 
 
 class Point(NamedTuple):

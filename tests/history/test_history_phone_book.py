@@ -15,7 +15,7 @@ from waiting import PAUSE, until
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book import model, runs
 from moeviz.history.phone_book.measure import MEASURED
-from moeviz.history.phone_book.model import Network, RoutedFacts, balancing_loss, facts_of, train
+from moeviz.history.phone_book.model import Network, facts_of, train
 from moeviz.history.phone_book.runs import MANY, NETWORKS, RECORDED, book_means, book_table, shipped_run
 from moeviz_app.jobs.fair_queue import Busy
 from moeviz_app.views.history import story as page
@@ -54,12 +54,6 @@ def test_an_answer_is_the_weighted_sum_of_the_two_experts_with_the_highest_logit
         assert torch.allclose(mixture.mixed(x, choice), by_hand, atol=1e-5)
         dense = network(2)
         assert torch.allclose(dense.as_one_block(x), expert(dense, 0, x) + expert(dense, 1, x), atol=1e-5)
-
-
-def test_the_balancing_loss_is_one_where_all_is_even_and_as_many_as_there_are_where_one_takes_all():
-    even = RoutedFacts(torch.zeros(4, 4), torch.tensor([[0, 1], [2, 3], [1, 0], [3, 2]]), torch.full((4, 2), 0.5))
-    one = RoutedFacts(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
-    assert [round(float(balancing_loss(choice)), 5) for choice in (even, one)] == [1, 4]
 
 
 def test_only_a_router_that_learns_learns_and_only_routes_that_are_redrawn_change():

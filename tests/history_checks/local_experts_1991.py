@@ -263,7 +263,7 @@ def _result_off(seed: int) -> float:
     trace = model.trace_of(run, data)
     share, said = _said(encode(data)[0], run.expert_lines[-1], run.gate_lines[-1])
     right = ((share * said).sum(axis=1) > 0.5) == np.isin(data.vowel, (0, 2))
-    first = int(np.flatnonzero(run.error_by_epoch <= 0.2)[0])
+    first = next(iter(np.flatnonzero(run.error_by_epoch <= 0.2)), -1)
     return apart(
         (run.epochs, first),
         (run.train_accuracy, right[:400].mean()),

@@ -17,6 +17,7 @@ from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
+from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
@@ -436,10 +437,9 @@ MECHANISMS = (
         ("all gates start at 0", model._gate, "torch.zeros(shape)), nn", "torch.ones(shape)), nn"),
         ("layers start within one over the root of D", model._matrix, "math.sqrt(UNITS)", "UNITS"),
         ("answers are scaled by the gate", model.SparseMixture.forward, "own * routing.weights[:, :, None]", "own"),
-        ("a word gets its own answer", model.SparseMixture.forward, "index_select(0, place)",
-         "index_select(0, place.flip(0))"),
+        ("a word gets its own answer", model.SparseMixture.forward, "[queues.slots]", "[queues.slots.flip(0)]"),
         ("an expert is rectified", model.SparseMixture.forward, ".relu()", ""),
-        ("each expert has its rows", model._places, "expert * room + nth", "expert * room + nth.clamp(max=0)"),
+        ("each expert has its rows", experts.queued, "chosen * room + place", "chosen * room"),
         ("noise is drawn where there is a generator", model.SparseMixture._choice,
          "None if draws is None else torch.randn(shape, generator=draws)", "None"),
         ("and nowhere else", model.SparseMixture._choice, "None if draws is None else ", ""),

@@ -23,6 +23,7 @@ from torch import Tensor
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, TopKChoice, at_random, cost
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import balancing_loss
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import RoutingTrace, token_frame
@@ -110,13 +111,6 @@ def corpus() -> tuple[Int64[Tensor, " training"], Int64[Tensor, " held_out"]]:
     return torch.from_numpy(text.training), torch.from_numpy(text.held_out)
 
 
-def balancing_loss(choice: TopKChoice) -> Float[Tensor, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of assignments of expert i, Pᵢ its mean probability. 1 where both are even."""
-    experts = choice.logits.shape[1]
-    shares = F.one_hot(choice.experts, experts).float().mean(dim=(0, 1))
-    return experts * (shares * choice.logits.softmax(dim=-1).mean(dim=0)).sum()
-
-
 @torch.no_grad()
 def perplexity(decoder: Decoder, text: Int64[Tensor, " words"]) -> float:
     """e to the mean loss, in nats, of each word given those before it in its sequence: V where all words are alike."""
@@ -132,7 +126,7 @@ def _loss(
 
 def _learn(decoder: Decoder, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:
     loss, choices = _loss(decoder, *batch)
-    loss = loss + BALANCE * sum(balancing_loss(choice) for choice in choices)
+    loss = loss + BALANCE * sum(balancing_loss(choice.logits.softmax(-1), choice.experts) for choice in choices)
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(decoder.parameters(), LONGEST_GRADIENT)

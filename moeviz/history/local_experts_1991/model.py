@@ -13,7 +13,7 @@ N samples, D inputs (F1 and F2 in kHz, and 1), E experts, R recorded epochs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64
@@ -201,10 +201,16 @@ class BackpropagationNetwork:
     epochs: int | None  # needed to reach STOP_AT; None where it did not
     train_accuracy: float  # share of the training samples on the right side of 0.5
     test_accuracy: float
+    below: Float64[np.ndarray, "D hidden"]  # weights of the hidden units
+    above: Float64[np.ndarray, " hidden_and_1"]  # weights of the output, its bias last
+
+    def answer(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, " N"]:
+        """Answer of the network, from 0 to 1."""
+        return sigmoid(sigmoid(inputs @ self.below) @ self.above[:-1] + self.above[-1])
 
 
 def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_STEP) -> BackpropagationNetwork:
-    """Train a network of so many hidden units until its error is 0.08. The same arguments, the same result."""
+    """Train a network with this number of hidden units until its error is 0.08. The same arguments, the same result."""
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]
     rng = np.random.default_rng(seed)
@@ -221,13 +227,11 @@ def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_ST
         pushed = push[:, None] * above[:-1] * units * (1 - units)
         above = above - step * np.append(push @ units, push.sum()) / len(mine)
         below = below - step * mine.T @ pushed / len(mine)
-    right = (sigmoid(sigmoid(inputs @ below) @ above[:-1] + above[-1]) > 0.5) == (desired > 0.5)
-    return BackpropagationNetwork(
-        error_by_epoch=np.array(errors),
-        epochs=len(errors) - 1 if errors[-1] <= STOP_AT else None,
-        train_accuracy=float(right[data.training].mean()),
-        test_accuracy=float(right[~data.training].mean()),
-    )
+    epochs = len(errors) - 1 if errors[-1] <= STOP_AT else None
+    trained = BackpropagationNetwork(np.array(errors), epochs, np.nan, np.nan, below, above)
+    right = (trained.answer(inputs) > 0.5) == (desired > 0.5)
+    train_accuracy, test_accuracy = (float(right[part].mean()) for part in (data.training, ~data.training))
+    return replace(trained, train_accuracy=train_accuracy, test_accuracy=test_accuracy)
 
 
 # Adaptive mixtures of local experts, 1991 -> RoutingTrace.

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book.runs import HELD_OUT, HIDDEN, NAMES, NUMBERS, TASKS, WALL, WIDTH, BookRun
+from moeviz.history.shared.experts import balancing_loss, queued
 
 STEPS, BATCH, LEARNING_RATE = 3000, 1024, 2e-2
 WARM_UP = 50  # steps
@@ -188,30 +189,18 @@ class Network(nn.Module):
         return (x @ self.up.transpose(0, 1).flatten(1) + self.bias.flatten()).relu() @ self.down.flatten(0, 1)
 
     def mixed(self, x: Float[Tensor, "T D"], choice: RoutedFacts) -> Float[Tensor, "T D"]:
-        """Weighted sum of what the chosen experts answer. Facts are packed by expert, in rows of one length."""
-        sent = choice.experts.flatten()
-        counts = torch.bincount(sent, minlength=self.experts)
-        longest, order = int(counts.max()), sent.argsort(stable=True)
-        place = torch.empty_like(sent)
-        place[order] = torch.arange(len(sent)) - (counts.cumsum(0) - counts)[sent[order]]
-        slot = sent * longest + place
-        packed = x.new_zeros(self.experts * longest, WIDTH).index_copy(0, slot, x.repeat_interleave(self.top_k, 0))
-        answers = (packed.view(self.experts, longest, WIDTH).bmm(self.up) + self.bias).relu().bmm(self.down)
-        return (answers.flatten(0, 1)[slot].view(len(x), self.top_k, WIDTH) * choice.weights[:, :, None]).sum(1)
-
-
-def balancing_loss(choice: RoutedFacts) -> Float[Tensor, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of assignments of expert i, Pᵢ its mean probability. 1 where both are even."""
-    experts = choice.logits.shape[1]
-    shares = torch.bincount(choice.experts.flatten(), minlength=experts) / choice.experts.numel()
-    return experts * (shares * choice.logits.softmax(dim=-1).mean(dim=0)).sum()
+        """Weighted sum of what the chosen experts answer."""
+        queues = queued(x.repeat_interleave(self.top_k, 0), choice.experts.flatten(), self.experts)
+        answers = (queues.tokens.bmm(self.up) + self.bias).relu().bmm(self.down)
+        own = answers.flatten(0, 1)[queues.slots].view(len(x), self.top_k, WIDTH)
+        return (own * choice.weights[:, :, None]).sum(1)
 
 
 def _learn(network: Network, optimiser: torch.optim.Optimizer, facts: Facts, batch: Int64[Tensor, " T"]) -> None:
     logits, choice = network(facts.names[batch])
     loss = F.cross_entropy(logits, facts.numbers[batch])
     if choice is not None:
-        loss = loss + BALANCE * balancing_loss(choice)
+        loss = loss + BALANCE * balancing_loss(choice.logits.softmax(dim=-1), choice.experts)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()

@@ -21,6 +21,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import queued
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     GateChoice,
@@ -62,17 +63,11 @@ class SparseMixture(nn.Module):
         return two_levels(primary, self._choice(x, self.gate, self.spread, draws))
 
     def forward(self, x: Float[Tensor, "N D"], routing: NoisyTopKRouting) -> Float[Tensor, "N D"]:
-        """Run every word through its own experts alone, and add up what they answer by the words' weights.
-
-        An expert's words are packed into a block with room for the most that any expert has, so that all experts can
-        work at once.
-        """
-        words, slots = routing.chosen.shape
-        place, room = _places(routing.chosen.flatten(), len(self.first))
-        wanted = x[:, None].expand(words, slots, UNITS).flatten(0, 1)
-        packed = x.new_zeros(len(self.first) * room, UNITS).index_copy(0, place, wanted)
-        answers = packed.view(-1, room, UNITS).bmm(self.first).relu().bmm(self.second)
-        own = answers.flatten(0, 1).index_select(0, place).view(words, slots, UNITS)
+        """Run every word through its own experts only, and add up what they answer by the word's weights."""
+        wanted = x.repeat_interleave(routing.chosen.shape[1], dim=0)
+        queues = queued(wanted, routing.chosen.flatten(), len(self.first))
+        answers = queues.tokens.bmm(self.first).relu().bmm(self.second)
+        own = answers.flatten(0, 1)[queues.slots].view(*routing.chosen.shape, UNITS)
         return (own * routing.weights[:, :, None]).sum(dim=1)
 
     def _choice(self, x: Tensor, gate: Tensor, spread: Tensor, draws: torch.Generator | None) -> GateChoice:
@@ -102,15 +97,6 @@ class SparseLanguageModel(nn.Module):
         mixed = (self.mixture(flat, routing).sigmoid() + flat).view_as(below)
         above = self.above(mixed)[0] + mixed
         return torch.addmm(self.bias, above.flatten(0, 1), self.output), routing
-
-
-def _places(expert: Int64[Tensor, " assignments"], experts: int) -> tuple[Int64[Tensor, " assignments"], int]:
-    """A row for each assignment, so that those of an expert lie together; and how many rows each expert has."""
-    counts = torch.bincount(expert, minlength=experts)
-    room, order = int(counts.max()), expert.argsort(stable=True)
-    nth = torch.empty_like(expert)
-    nth[order] = torch.arange(len(expert)) - (counts.cumsum(0) - counts)[expert[order]]
-    return expert * room + nth, room
 
 
 def _gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:

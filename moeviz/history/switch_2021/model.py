@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.shared.datasets import UNKNOWN, english
+from moeviz.history.shared.experts import balancing_loss, queued
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
@@ -58,13 +59,11 @@ class SwitchLayer(nn.Module):
         probabilities = logits.softmax(dim=-1)
         gate, chosen = probabilities.max(dim=-1)
         room = capacity(len(tokens), self.experts, self.capacity_factor)
-        place = places(chosen, self.experts)
-        kept = place < room
-        rows, slots = kept.nonzero()[:, 0], (chosen * room + place)[kept]
-        queues = tokens.new_zeros(self.experts * room, tokens.shape[1]).index_copy(0, slots, tokens[rows])
-        answers = (queues.view(self.experts, room, -1) @ self.into).relu() @ self.out_of
-        answered = answers.flatten(0, 1)[slots] * gate[rows, None]
-        return Routed(torch.zeros_like(tokens).index_copy(0, rows, answered), logits, probabilities, chosen, ~kept)
+        queues = queued(tokens, chosen, self.experts, room)
+        answers = (queues.tokens @ self.into).relu() @ self.out_of
+        output = torch.zeros_like(tokens)
+        output[queues.kept] = answers.flatten(0, 1)[queues.slots] * gate[queues.kept, None]
+        return Routed(output, logits, probabilities, chosen, ~queues.kept)
 
 
 class DenseLayer(nn.Module):
@@ -86,31 +85,6 @@ def capacity(tokens: int, experts: int, factor: float) -> int:
     3
     """
     return math.ceil(tokens / experts * factor - 1e-9)  # 100 / 7 · 1.05 is a little above 15 in floating point
-
-
-def places(chosen: Int[torch.Tensor, " T"], experts: int) -> Int[torch.Tensor, " T"]:
-    """Each token's place in the queue of the expert that it chose, from 0: first come, first served.
-
-    >>> places(torch.tensor([1, 0, 1, 1]), experts=2).tolist()
-    [0, 0, 1, 2]
-    """
-    ahead = nn.functional.one_hot(chosen, experts).cumsum(dim=0)
-    return ahead.gather(1, chosen[:, None])[:, 0] - 1
-
-
-def balancing_loss(
-    probabilities: Float[torch.Tensor, "T E"], chosen: Int[torch.Tensor, " T"]
-) -> Float[torch.Tensor, ""]:
-    """Equations 4 to 6 without α: N Σᵢ fᵢ Pᵢ over N experts, 1 where routing is uniform.
-
-    fᵢ is the share of tokens that choose expert i (dropped ones too), and Pᵢ the mean of pᵢ(x). fᵢ has no gradient.
-
-    >>> float(balancing_loss(torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])))
-    1.0
-    """
-    experts = probabilities.shape[-1]
-    share = torch.bincount(chosen, minlength=experts) / len(chosen)
-    return experts * (share * probabilities.mean(dim=0)).sum()
 
 
 def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:

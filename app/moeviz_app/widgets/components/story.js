@@ -107,7 +107,7 @@ class Story {
     ];
     if (beside) rows.unshift([`**${beside.year}: ${beside.title}.** ${beside.says}`, "Beside", "aside"]);
     const list = make("dl");
-    for (const [words, name, className] of rows.filter(([words]) => words)) list.append(make("dt", className, name), rich(make("dd", className), words));
+    for (const [words, name, className] of rows.filter(([words]) => words)) list.append(make("dt", className, name), rich(make("dd", className), words, this.data.sources));
     const page = (beside ?? this.shown).page;
     this.parts.words.replaceChildren(list, button("more", `More: ${page} ›`, null, () => this.send("page", page)));
   }
