@@ -24,20 +24,22 @@ import pandas as pd
 
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
+from moeviz.history.one_sentence import SENTENCE, SHOWN, Chosen, one_sentence
 from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
 from moeviz.metrics.expert_names import expert_names
 from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL_TABLE_5, locality
 from moeviz.metrics.words import item_word, percent
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import RoutingTrace, token_frame
 
 UNDECIDED, LEANING = 0.6, 0.9  # weights of a first choice that leave something to the others
 WORD = r"[a-z]{5,}"  # that can be read in a sentence
 STARTS = 5  # of the mixture of 1991 and of its rival, seeds from 0 on
 EVERY_EPOCH = 10  # epochs from one point of a curve to the next
 PLACES = {"↖": 0, "↗": 8, "·": 40, "↙": 72, "↘": 80}  # to which digits are moved, of 81
-AROUND = 14, 22  # words before the one that is shown first, and from it on
+WINDOW = 16  # words of 2017: those of the sentence, and what comes after it
+MINE = "The sentence"
 READ = ("French", "German", "Python", "SQL", "English prose")  # kinds of text, of each the third of four
 TOKENS = 34  # of each of these
 FINE_LAYER = 2  # of six
@@ -257,7 +259,7 @@ def dropped() -> Scene:
 def every_layer() -> Scene:
     """2023: two of eight in every layer of a small model of ours; the counts are those of the real Mixtral."""
     published = _published("Mixtral 8x7B")
-    shown = _read(reference_routing())
+    shown = _with_sentence(reference_routing(), one_sentence().chosen)
     experts, top_k = int(published["experts"]), int(published["top_k"])
     quoted = {"layers": len(shown.model.layers), "k": top_k, "experts": experts, "pairs": comb(experts, top_k)}
     quoted |= {"total": _billions(float(published["total"])), "active": _billions(float(published["active"]))}
@@ -266,7 +268,7 @@ def every_layer() -> Scene:
 
 def fine() -> Scene:
     """Since 2024: many small experts and a shared one, chosen with a bias, in a small model of ours."""
-    routed = _read(reference_routing(FINE))
+    routed = _with_sentence(reference_routing(FINE), one_sentence().fine)
     trace = routed.select(layers=[FINE_LAYER])
     v3, experts, top_k = _published("DeepSeek-V3"), trace.model.num_experts[0], trace.model.top_k
     quoted = {"experts": experts, "k": top_k, "layer": FINE_LAYER, "layers": len(routed.model.layers)}
@@ -374,13 +376,13 @@ def _queue() -> Inputs:
 
 
 def _texts() -> Inputs:
-    """The beginnings of five texts; of each, its longest word is shown first."""
-    tokens = _read(reference_routing()).tokens
+    """The sentence and the beginnings of five texts; of each of those, its longest word is shown first."""
+    tokens = _with_sentence(reference_routing(), one_sentence().chosen).tokens
     words = tokens["text"].str.strip()
     length = words.str.len().where(words.str.isalpha(), 0)
-    starts = length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()
+    starts = [SHOWN[1], *length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()]
     drawn = {"words": tokens["text"].tolist(), "groups": tokens["label"].tolist(), "starts": starts}
-    return Inputs("texts", _names(_read(reference_routing())), starts[0], drawn)
+    return Inputs("texts", _names(_with_sentence(reference_routing(), one_sentence().chosen)), starts[0], drawn)
 
 
 def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
@@ -415,21 +417,34 @@ def _sparse(trace: RoutingTrace) -> Scene:
 
 
 def _window(trace: RoutingTrace) -> tuple[slice, int]:
-    """Words around one that two experts share, and its place among them: of the run with the losses."""
-    usual = shipped_trace("sparsely-gated")
-    words = usual.tokens["text"].str.fullmatch(WORD)
-    token = _nearest(np.where(words, usual.weights[-1, :, 0], 2), UNDECIDED)
-    start = max(0, token - AROUND[0])
-    return slice(start, min(len(trace.tokens), token + AROUND[1])), token - start
+    """Return the words of the sentence that the page begins with and some after it, and the place of "list" in them."""
+    words, text = SENTENCE.split(), trace.tokens["text"].tolist()
+    start = next(at for at in range(len(text)) if text[at : at + len(words)] == words)
+    return slice(start, start + WINDOW), words.index("list")
 
 
 def _read(trace: RoutingTrace) -> RoutingTrace:
-    """The beginning of one text of each kind of READ."""
+    """Return the beginning of one text of each kind of READ."""
     tokens = trace.tokens
     number = tokens.groupby("label")["sequence"].rank("dense")
     place = tokens.groupby("sequence").cumcount()
     kept = tokens[(number == 3) & (place < TOKENS)]
     return trace.select(tokens=np.concatenate([kept.index[kept["label"] == kind] for kind in READ]))
+
+
+def _with_sentence(trace: RoutingTrace, chosen: Chosen) -> RoutingTrace:
+    """Return `_read` with the sentence that the page begins with before it, as the model of the trace routes it."""
+    read, texts = _read(trace), one_sentence().tokens
+    mine = token_frame(np.zeros(len(texts), int), np.arange(len(texts)), texts).assign(label=MINE)
+    theirs = read.tokens.assign(sequence=read.tokens["sequence"] + 1)
+    both = [
+        np.concatenate([each, of], axis=1).astype(of.dtype)
+        for each, of in ((chosen.experts, read.experts), (chosen.weights, read.weights))
+    ]
+    tokens = pd.concat([mine, theirs], ignore_index=True)[list(mine.columns)].astype(
+        {"sequence": mine["sequence"].dtype}
+    )
+    return RoutingTrace(read.model, tokens, *both)
 
 
 def _twin(title: str, trace: RoutingTrace) -> TwinModel:

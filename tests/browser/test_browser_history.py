@@ -337,4 +337,6 @@ def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit
     expect(rows.first).to_contain_text("noise 3")
     expect(train).to_be_focused()
     assert 2 <= page.evaluate("window.states") <= 12, "two attributes, each 60 steps, where motion is reduced"
-    expect(status).to_contain_text(re.compile(r"^You said 0: \d of 8 died.* of ten other starts: 7 dead", re.IGNORECASE))
+    expect(status).to_contain_text(
+        re.compile(r"^You said 0: \d of 8 died.* of ten other starts: 7 dead", re.IGNORECASE)
+    )

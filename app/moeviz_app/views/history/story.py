@@ -16,6 +16,7 @@ import streamlit as st
 
 from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.embedded.recorded_routing import said_of_study
+from moeviz.history.one_sentence import SENTENCE
 from moeviz.history.phone_book.runs import (
     MANY,
     RECORDED,
@@ -28,6 +29,7 @@ from moeviz.history.phone_book.runs import (
 )
 from moeviz.history.story import MEANING, POINTS, SOURCES, Source, corrections, ideas, kinds_of_text, repeats_of_mixtral
 from moeviz.history.story import twins as found_twins
+from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Tell
@@ -38,6 +40,8 @@ from moeviz_app.widgets.components.history import (
     STOP,
     collapse,
     in_words,
+    opening,
+    packed_opening,
     packed_run,
     packed_story,
     packed_twins,
@@ -69,6 +73,8 @@ def story_page(page_of: Callable[[str], st.Page]) -> None:
     """Four panels, each with its question; then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
     with explained():
+        opening(_packed_opening(), key="opening")
+    with explained():
         phone_book_panel()
     with explained():
         collapse_panel()
@@ -79,7 +85,20 @@ def story_page(page_of: Callable[[str], st.Page]) -> None:
     with explained():
         heading(SIDE_BY_SIDE)
         picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
+    _own_sentence(page_of)
     st.markdown(WORDS["steps"]["note"])
+
+
+def _own_sentence(page_of: Callable[[str], st.Page]) -> None:
+    """Draw a box for a sentence, which goes along to Explore."""
+    words = WORDS["own"]
+    st.subheader(words["title"], anchor=False)
+    st.markdown(words["lead"])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input("Your sentence", SENTENCE, max_chars=settings.SETTINGS.max_prompt_chars)
+        if st.button(words["button"], type="primary", disabled=not text.strip()):
+            session.set_value(session.PROMPT, text)
+            st.switch_page(page_of("Explore"))
 
 
 def _systems(page_of: Callable[[str], st.Page]) -> None:
@@ -125,6 +144,12 @@ def _meaning() -> None:
     data, said = _packed_twins()
     twins(data, key="twins")
     st.markdown(said)
+
+
+@st.cache_resource(show_spinner=False)
+def _packed_opening() -> dict[str, Any]:
+    words = {part: {name: " ".join(said.split()) for name, said in of.items()} for part, of in WORDS["opening"].items()}
+    return packed_opening(words)
 
 
 @st.cache_resource(show_spinner=False)

@@ -17,6 +17,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.theme import EXPERT_COLOURS
+from moeviz.history.one_sentence import SHOWN, one_sentence
 from moeviz.history.phone_book.runs import FIRST_NAMES, SECOND_NAMES, BookRun
 from moeviz.history.story import BRANCHES, INPUTS, SOURCES, STEPS, Half, Meters, Scene, Step, TwinModel
 from moeviz.metrics.expert_names import UNNAMED
@@ -53,11 +54,16 @@ def packed_story() -> dict[str, Any]:
         "colours": COLOURS,
         "inputs": {name: made._asdict() | {"drawn": _shown(made.drawn)} for name, made in inputs.items()},
         "steps": [_step(step) for step in STEPS],
-        "sources": [{"name": source.name, "address": source.address} for source in SOURCES],
+        "sources": sources(),
         "branches": [
             {name: getattr(branch, name) for name in ("year", "short", "title", "says", "page")} for branch in BRANCHES
         ],
     }
+
+
+def sources() -> list[dict[str, str]]:
+    """Return what the numbers in the story's words stand for, from 1 on."""
+    return [{"name": source.name, "address": source.address} for source in SOURCES]
 
 
 def packed_twins(found: Sequence[TwinModel], kinds: Sequence[str]) -> dict[str, Any]:
@@ -193,6 +199,40 @@ def collapse(note: str, key: str) -> None:
         "ahead": _ahead(),
     }
     _collapse(key=key, data=data)
+
+
+_opening = component(
+    "opening",
+    "<div class='frame'><div class='opening'></div></div>",
+    "controls opening",
+    "token explorer_parts story_parts opening",
+)
+
+
+def opening(data: Mapping[str, Any], key: str) -> None:
+    """Draw the data of `packed_opening`."""
+    _opening(data=dict(data), key=key)
+
+
+def packed_opening(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sentence as the JavaScript reads it; arrays in base64. `words` are of its parts: what, who, other."""
+    found = one_sentence()
+    layers, experts, width = found.router.shape
+    halves = {name: base64(getattr(found, name), np.float16) for name in ("x", "residual", "answers", "others")}
+    return halves | {
+        "router": base64(found.router, np.float32),
+        "tokens": ["start", *map(visible, found.tokens[1:])],
+        "texts": list(map(visible, found.texts)),
+        "layers": layers,
+        "experts": experts,
+        "width": width,
+        "topK": found.answers.shape[2],
+        "expertSize": 3 * width * width,
+        "shown": SHOWN,
+        "colours": COLOURS,
+        "sources": sources(),
+        "words": words,
+    }
 
 
 STOP, BACK = "stop", "back"

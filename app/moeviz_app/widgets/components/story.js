@@ -3,6 +3,7 @@
 
 class Story {
   constructor(root, data, send) {
+    rich.sources = data.sources;
     Object.assign(this, { root, data, send, step: 0, half: 0, branch: -1, at: {} });
     for (const half of data.steps.flatMap((step) => step.halves)) {
       half.chosen = numbers(half.experts, Int8Array);
@@ -107,7 +108,7 @@ class Story {
     ];
     if (beside) rows.unshift([`**${beside.year}: ${beside.title}.** ${beside.says}`, "Beside", "aside"]);
     const list = make("dl");
-    for (const [words, name, className] of rows.filter(([words]) => words)) list.append(make("dt", className, name), rich(make("dd", className), words, this.data.sources));
+    for (const [words, name, className] of rows.filter(([words]) => words)) list.append(make("dt", className, name), rich(make("dd", className), words));
     const page = (beside ?? this.shown).page;
     this.parts.words.replaceChildren(list, button("more", `More: ${page} ›`, null, () => this.send("page", page)));
   }
