@@ -578,6 +578,7 @@ _TEXTS = {
     for kind, rows in tomllib.loads(Path(__file__).with_name("article.toml").read_text(encoding="utf-8")).items()
 }
 POINTS = tuple(Point(**row) for row in _TEXTS["points"])
+NOT_SHOWN = {row["quotation"]: row["why"] for row in _TEXTS["not_shown"]}
 CORRECTIONS = tuple(Correction(**row) for row in _TEXTS["corrections"])
 
 

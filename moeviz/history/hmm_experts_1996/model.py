@@ -6,7 +6,7 @@ and it decides while a sequence is read. All is trained by EM, without a step si
 Source: Smyth, Clustering sequences with hidden Markov models, NIPS 9:648-654 (1996), for mixtures of hidden Markov
 models; Xu, Jordan & Hinton, NIPS 7:633-640 (1994), for a gate that EM trains. The vowels are those of
 `datasets.japanese_vowels`. What the papers leave open is ours: three states, k-means to start from, the priors and the
-floor in `hmm_experts`.
+floor in this module.
 
 N utterances, T frames, D = 12 numbers a frame, K experts, S states.
 """
@@ -123,7 +123,7 @@ def fit(
 ) -> tuple[HiddenMarkovModels, Float64[np.ndarray, " iterations"]]:
     """Fit a mixture of hidden Markov models to any sequences by EM, until an iteration gains next to nothing.
 
-    Returns the experts, and the objective (see `hmm_experts.step`) before each step.
+    Returns the experts, and the objective (see `step`) before each step.
 
     Raises `MoevizError` as `train` does.
     """

@@ -27,7 +27,17 @@ from moeviz.history.phone_book.runs import (
     router_work,
     shipped_run,
 )
-from moeviz.history.story import MEANING, POINTS, SOURCES, Source, corrections, ideas, kinds_of_text, repeats_of_mixtral
+from moeviz.history.story import (
+    MEANING,
+    NOT_SHOWN,
+    POINTS,
+    SOURCES,
+    Source,
+    corrections,
+    ideas,
+    kinds_of_text,
+    repeats_of_mixtral,
+)
 from moeviz.history.story import twins as found_twins
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
@@ -168,10 +178,7 @@ def _packed_twins() -> tuple[dict[str, Any], str]:
 def article_page(page_of: Callable[[str], st.Page]) -> None:
     """Each sentence with a link to the page where it can be seen; then the corrections. `page_of` is the menu's."""
     st.title("Article", anchor=False)
-    st.markdown(
-        "moeviz grew from an article, *The History of Mixture of Experts* (26 April 2024), which runs from 1991 to "
-        "Mixtral. This page shows where you can see each of its sentences at work, and what it got wrong."
-    )
+    st.markdown(WORDS["article"]["lead"].format(points=len(POINTS)))
     for point in POINTS:
         with st.container(border=True):
             st.markdown(f"“{point.quotation}”")
@@ -180,6 +187,8 @@ def article_page(page_of: Callable[[str], st.Page]) -> None:
                 st.markdown(point.look, width="stretch")
     st.subheader("Corrections", anchor=False)
     st.table(corrections().set_index("the article says"))
+    st.subheader("Not shown here, and why", anchor=False)
+    st.table(pd.DataFrame({"why": NOT_SHOWN}).rename_axis("the article says"))
 
 
 BOOK, WIRE = "phone book", "phone book now"  # keys of the two components; the first is that of the result too
