@@ -7,10 +7,12 @@ from pathlib import Path
 import altair as alt
 import numpy as np
 import pandas as pd
+import torch
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
+from moeviz.history.shared.experts import balancing_loss
 from moeviz.history.shared.results import Watch, shipped, unwatched
 from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
 
@@ -23,6 +25,7 @@ TWIN: Kind = {"dense": True}
 KINDS = (*({"aux_weight": w, "capacity_factor": c} for w in AUX_WEIGHTS for c in CAPACITY_FACTORS), TWIN)
 SEEDS = (0, 1)
 SWEEP = Path(__file__).with_name("sweep.csv")
+LARGE_LOGITS = Path(__file__).with_name("large_logits.csv")  # `large_logits` of the run that ships
 THIS_RUN, OTHERS = "the run on this page", "runs that ship"
 
 
@@ -268,6 +271,25 @@ def details(page: Page, result: Switch) -> None:
     page.markdown(_why_so_many_are_dropped(result))
     page.chart(DROP_RATES, result, runs)
     page.chart(DROPPED_BY_PLACE, result)
+    if not result.settings["dense"]:
+        _instability(page)
+
+
+def _instability(page: Page) -> None:
+    """Draw what large logits do in 16 bits, of the run that ships."""
+    page.title("An instability: large logits in 16 bits")
+    page.markdown(
+        "If all scores of the router grow by one number, its softmax does not see it, and the auxiliary loss "
+        "cannot mend it. But in 16 bits (bfloat16) large scores are rounded by much, and words change their "
+        "expert. Only the **z-loss** of ST-MoE (2022), the mean of log² Σ exp(score), pulls such an offset back; "
+        "it balances nothing. Of the run that ships; the last two columns: what is left of the offset after 3,000 "
+        "steps down the slope of the loss."
+    )
+    table = pd.read_csv(LARGE_LOGITS).set_index("offset")
+    shares = {name: table[name].map("{:.1%}".format) for name in ("changed", "rounded")}
+    left = {name: table[name].map("{:.1f}".format) for name in ("without", "with_z_loss")}
+    names = {"changed": "words that change", "rounded": "largest change of a probability"}
+    page.table(table.assign(**shares, **left).rename(columns=names | {"with_z_loss": "with z-loss"}))
 
 
 def _why_so_many_are_dropped(result: Switch) -> str:
@@ -279,6 +301,43 @@ def _why_so_many_are_dropped(result: Switch) -> str:
     if test > late:
         said.append("More is dropped in test than late in training: the load was evened out on other words than these.")
     return " ".join(said)
+
+
+OFFSETS = (0, 16, 64, 256, 1024)
+Z_WEIGHT, DESCENT = 1e-3, 3000  # ST-MoE's weight of the z-loss, and steps of 1 down its slope
+
+
+def large_logits(result: Switch) -> pd.DataFrame:
+    """Add an offset to all router logits of the held-out words: what 16 bits make of them, and what the z-loss does.
+
+    A softmax does not see an offset, and so no loss that is made of it does: only the z-loss, the mean of
+    log² Σ exp(h), has a slope along it. bfloat16 has 8 significant bits, so it rounds large logits by much.
+
+    One row per offset. Columns: offset int64 · changed float64 (share of words whose expert changes if logits are
+    rounded to bfloat16) · rounded float64 (largest change of a probability) · without, with_z_loss float64 (what
+    is left of the offset after 3,000 steps down the slope of the auxiliary loss, without and with the z-loss of
+    weight 0.001).
+
+    Source: Zoph et al., ST-MoE (arXiv 2202.08906), section 3, for the z-loss.
+    """
+    logits, chosen = torch.from_numpy(result.logits), torch.from_numpy(result.chosen.astype(np.int64))
+    rows = []
+    for offset in OFFSETS:
+        short = (logits + offset).bfloat16().float()
+        moved = (short.softmax(-1) - logits.softmax(-1)).abs().max()
+        left = [_descended(logits.double(), chosen, offset, weight) for weight in (0.0, Z_WEIGHT)]
+        rows.append((offset, float((short.argmax(-1) != chosen).float().mean()), float(moved), *left))
+    return pd.DataFrame(rows, columns=["offset", "changed", "rounded", "without", "with_z_loss"])
+
+
+def _descended(logits: torch.Tensor, chosen: torch.Tensor, offset: float, weight: float) -> float:
+    left = torch.tensor(float(offset), dtype=torch.float64, requires_grad=True)
+    for _ in range(DESCENT):
+        seen = logits + left
+        loss = 1e-2 * balancing_loss(seen.softmax(-1), chosen) + weight * seen.logsumexp(-1).square().mean()
+        (slope,) = torch.autograd.grad(loss, left)
+        left = (left - slope).detach().requires_grad_()
+    return left.item()
 
 
 EXHIBIT = Exhibit(
