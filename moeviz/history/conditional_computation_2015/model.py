@@ -1,9 +1,16 @@
-"""Gates that are on or off at random: how to train what decides, and how to keep it sparse.
+"""Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
 
-Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297
-(2015). Two Bengios: the estimators of 2013 are Yoshua's, the policy and its losses of 2015 Emmanuel's.
+One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
+each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
+policy cannot be trained by plain backpropagation, and there are two ways around that here.
 
-N samples, B blocks: a gate each.
+Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
+three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
+ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
+
+N digits, D pixels (784), B blocks, U units of a block, C classes.
+
+Two Bengios: the estimators of 2013 are Yoshua's, the policy and its losses of 2015 Emmanuel's.
 """
 
 import math
@@ -63,18 +70,6 @@ def variance_loss(probability: Float32[torch.Tensor, "N B"]) -> Float32[torch.Te
     """L_v = −Σⱼ varᵢ σᵢⱼ: a block's probability is to go with the digit, and not to be τ for all. Source: 2015, L_v."""
     return -probability.var(dim=0, correction=0).sum()
 
-
-# Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
-#
-# One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
-# each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
-# policy cannot be trained by plain backpropagation, and there are two ways around that here.
-#
-# Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
-# three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
-# ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
-#
-# N digits, D pixels (784), B blocks, U units of a block, C classes.
 
 ESTIMATORS = ("policy", "straight-through", "uniform")  # the last learns no policy: block dropout
 BLOCKS, UNITS, CLASSES = 16, 16, 10

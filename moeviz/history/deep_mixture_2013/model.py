@@ -1,8 +1,17 @@
-"""Digits that are moved about on a larger picture, so that where they are has nothing to do with what they are.
+"""A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
 
-N digits, K of them moved.
+Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
+tells the gates what to go by: where the digit is, or what it is.
 
-Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013): MNIST on 36 × 36 pixels, moved by up to 4 in each direction.
+Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
+gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
+step size, the margin of the constraint and when it is lifted are ours.
+
+N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
+places, T samples kept.
+
+Digits are moved by up to 4 pixels in each direction on a picture of 36 × 36, so that where they are has nothing to do
+with what they are.
 """
 
 from collections.abc import Iterator
@@ -45,18 +54,6 @@ def moves(place: Int[Tensor, " K"] | Int[np.ndarray, " K"]) -> tuple:
     """How far right and how far down of the middle a place is, in pixels. Place 0 is upper left; then row by row."""
     return place % MOVES - SHIFT, place // MOVES - SHIFT
 
-
-# A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
-#
-# Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
-# tells the gates what to go by: where the digit is, or what it is.
-#
-# Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
-# gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
-# step size, the margin of the constraint and when it is lifted are ours.
-#
-# N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
-# places, T samples kept.
 
 DIGITS = 10
 EXPERT_UNITS, GATE_UNITS = (100, 20), (50, 50)  # of the first layer, of the second

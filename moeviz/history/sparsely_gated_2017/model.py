@@ -2,10 +2,12 @@
 
 A word runs through a few of many experts, so that a model may have far more weights than work to do for each word.
 
-Source: Shazeer et al. (arXiv 1701.06538), sections 2 and 3.1 and appendix C. Ours are the sizes: 16 experts of 8,192
-weights each where the paper has up to 131,072 of a million. Its dropout is left out.
+Source: Shazeer et al. (arXiv 1701.06538), sections 2, 3.1 and 5.1 and appendices A to C. Ours are the sizes (16
+experts of 8,192 weights each, where the paper has up to 131,072 of a million), the text of 100,000 words, where the
+paper's has a billion, and Adam with one step size. Its dropout is left out.
 
-B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known.
+B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known;
+in a hierarchy G groups, k chosen of them.
 """
 
 import math
@@ -116,13 +118,6 @@ def _lstm(draws: torch.Generator) -> nn.LSTM:
         weights.data = _matrix(weights.shape, draws).data
     return lstm
 
-
-# The sparsely-gated mixture of experts, trained: a language model of 2017, small, on a text of 100,000 words.
-#
-# Source: Shazeer et al. (arXiv 1701.06538), section 5.1 and appendices A to C. The paper's text has a billion words.
-# Ours are text and sizes, and Adam with one step size.
-#
-# N words, E experts, K chosen of them; in a hierarchy G groups, k chosen of them.
 
 SEQUENCES, LENGTH = 32, 32  # of a step, and words of each
 STEPS = 400

@@ -1,9 +1,22 @@
-"""The gater of a mixture of support vector machines: a small network that weighs them, with no softmax at its end.
+"""A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
 
-N examples, D inputs, H hidden units, M experts.
+A support vector machine takes at least the square of its examples in time, so many that learn from few each are
+quicker than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these
+machines is one.
 
-Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002). That it is trained by Adam, and from even
-weights, is ours.
+The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
+experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
+highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19
+years before the capacity factor of Switch Transformers.
+
+Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001)
+and Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so
+is the tanh on each expert's output, which keeps the gater steady.
+
+N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
+
+The gater is a small network that weighs the experts, with no softmax at its end; that it is trained by Adam, and from
+uniform weights, is ours. H hidden units of the gater.
 """
 
 from collections.abc import Callable
@@ -104,23 +117,6 @@ def trained(
         )
     return Gater(*numbers)
 
-
-# A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
-#
-# A support vector machine takes at least the square of its examples in time, so many that learn from few each are
-# quicker than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these
-# machines is one.
-#
-# The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
-# experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
-# highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19
-# years before the capacity factor of Switch Transformers.
-#
-# Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001)
-# and Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so
-# is the tanh on each expert's output, which keeps the gater steady.
-#
-# N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
 
 SETTINGS = ("experts", "room", "kernel", "iterations", "shuffled", "seed")
 KERNELS = ("linear", "rbf")

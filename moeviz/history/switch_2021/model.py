@@ -1,8 +1,14 @@
-"""The Switch layer: each token goes to one expert, and past an expert's capacity it goes to none.
+"""Switch Transformer: a language model whose second block sends each word to one expert of eight.
 
-Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2.
+Two Transformer blocks read up to 32 words and say the next one. In the Switch layer each token goes to one expert,
+and past an expert's capacity it goes to none. All tokens of a batch are one group, so an expert has room for ⌈1,024 /
+experts · capacity factor⌉ of them, in training and in evaluation.
 
-T tokens of a group, D width of a token, H hidden units, E experts, C tokens that an expert has room for.
+Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2. Its models are T5s of 0.2 to
+1,600 billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
+
+T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence, N =
+S · W held-out words.
 """
 
 import math
@@ -93,16 +99,6 @@ def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:
     drawn = nn.init.trunc_normal_(torch.empty(shape), 0, deviation, -2 * deviation, 2 * deviation, generator=draws)
     return nn.Parameter(drawn)
 
-
-# Switch Transformer: a language model whose second block sends each word to one expert of eight.
-#
-# Two Transformer blocks that read up to 32 words and say the next one. All tokens of a batch are one group, so an
-# expert has room for ⌈1,024 / experts · capacity factor⌉ of them, in training and in evaluation.
-#
-# Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022). Its models are T5s of 0.2 to 1,600
-# billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
-#
-# S sequences of a batch, W words of a sequence, D width of a word, E experts, N = S · W held-out words.
 
 SEQUENCES, WORDS = 32, 32
 WIDTH, HIDDEN, HEADS = 64, 128, 4
