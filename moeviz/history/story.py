@@ -176,7 +176,9 @@ def rivals() -> Rivals:
 def one_network() -> Scene:
     """One network of the size of the mixture of 1991, which all vowels share."""
     model, vowels = part("local-experts", "model"), stand_in()
-    trace = _last(model.trace_of(model.train(vowels, experts=1, max_epochs=1))).select(tokens=vowels.training)
+    trace = _last(part("local-experts", "trace").trace_of(model.train(vowels, experts=1, max_epochs=1))).select(
+        tokens=vowels.training
+    )
     shown, network = rivals(), rivals().networks[0]
     quoted = {"right": percent(shown.mean("train_accuracy")[1]), "epochs": round(shown.mean("epochs")[1])}
     quoted |= {"hidden": spelled(network.below.shape[1]), "weights": network.below.size + network.above.size}

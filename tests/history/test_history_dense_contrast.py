@@ -28,15 +28,8 @@ from moeviz.history.dense_contrast.exhibit import (
     perplexity_by_step,
     shipped_sweep,
 )
-from moeviz.history.dense_contrast.model import (
-    KINDS,
-    WORDS,
-    DecoderRun,
-    perplexity,
-    sizes_of,
-    trace_of,
-    train,
-)
+from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.load import expert_load

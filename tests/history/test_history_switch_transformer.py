@@ -28,17 +28,8 @@ from moeviz.history.switch_2021.exhibit import (
     shipped_sweep,
     sweep,
 )
-from moeviz.history.switch_2021.model import (
-    EXPERTS,
-    SEQUENCES,
-    STEPS,
-    WORDS,
-    Switch,
-    capacity,
-    corpus,
-    trace_of,
-    train,
-)
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, train
+from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

@@ -20,6 +20,7 @@ from moeviz.errors import MoevizError
 from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
+from moeviz.history.sparsely_gated_2017 import trace as trace_file
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
@@ -342,7 +343,7 @@ def _short() -> Words:
 def _trained_off(text: Words, seed: int, groups: int) -> float:
     with kept(model, "_without_noise") as ended:
         run = train(4, K, 30.0, 20.0, groups, steps=3, seed=seed)
-        trace = model.trace_of(run)
+        trace = trace_file.trace_of(run)
     trained, draws = ended[0][0][0], torch.Generator().manual_seed(seed)
     network = model.SparseLanguageModel(len(text.vocabulary), 4, K, groups, draws)
     numbers, pairs = list(network.parameters()), []
@@ -460,8 +461,8 @@ MECHANISMS = (
         ("balance is measured", model._balance, "each.max() / each.mean()", "each.mean() / each.max()"),
         ("held-out words have no noise", model._without_noise, "model(given)", "model(given, torch.Generator())"),
         ("perplexity is of each word", model._without_noise, "total / ends", "total / ends / 2"),
-        ("the trace has both gates' logits", model._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
-        ("the trace has the weights", model._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
+        ("the trace has both gates' logits", trace_file._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
+        ("the trace has the weights", trace_file._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
     ),
 )
 # fmt: on

@@ -17,6 +17,7 @@ from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.experts import queued
 from moeviz.history.switch_2021 import model
+from moeviz.history.switch_2021 import trace as trace_file
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
 
@@ -191,7 +192,7 @@ def _balance_off(seed: int) -> float:
         training, held_out, _ = CORPUS()
     words = np.concatenate([_english().training, _english().held_out])
     stretches = np.split(words, range(1025, len(words), 1025))
-    kinds = [model._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
+    kinds = [trace_file._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
     return apart(
         (kinds == ["word", "word", "number", "sign", "rare"], True),
         (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
@@ -286,7 +287,7 @@ def _trained_off(text: tuple, dense: bool, seed: int) -> float:
     first = tried[0][1]
     pairs += [(run.perplexity, math.exp(np.mean(costs))), (run.held_out_dropped, np.mean(lost))]
     if first is not None:
-        trace, gate = model.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
+        trace, gate = trace_file.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
         pairs += [
             (run.gate, gate),
             (trace.experts[0, :, 0], np.where(lost[0], -1, first.chosen)),
@@ -327,7 +328,7 @@ MECHANISMS = (
          "(0 * probabilities + share * probabilities.detach().mean"),
         ("weights start by their inputs", model.matrix, "shape[-2]", "shape[-1]"),
         ("held-out stretches are not trained on", model.corpus, "words[~kept_back]", "words"),
-        ("words have kinds", model._kind, "text.isdigit()", "text.isalpha()"),
+        ("words have kinds", trace_file._kind, "text.isdigit()", "text.isalpha()"),
         ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
     ),
     *noticed_by(
@@ -353,7 +354,7 @@ MECHANISMS = (
         ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)",
          "+ torch.arange(WORDS + 1)"),
         ("a gate is the chosen expert's", model._result, "max(dim=-1).values", "min(dim=-1).values"),
-        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
+        ("the trace drops what was dropped", trace_file.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
          "result.chosen"),
     ),
 )

@@ -9,7 +9,8 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
+from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, train
+from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped
 

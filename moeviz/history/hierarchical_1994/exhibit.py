@@ -20,10 +20,10 @@ from moeviz.history.hierarchical_1994.model import (
     TREE,
     Hierarchy,
     errors,
-    trace_of,
     train,
     two_cuts,
 )
+from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped

@@ -21,11 +21,10 @@ from moeviz.history.hmm_experts_1996.model import (
     HMMMixture,
     fit,
     matched,
-    names,
     settled_after,
-    trace_of,
     train,
 )
+from moeviz.history.hmm_experts_1996.trace import names, trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped

@@ -17,10 +17,10 @@ from moeviz.history.local_experts_1991.model import (
     STOP_AT,
     AdaptiveMixture,
     BackpropagationNetwork,
-    trace_of,
     train,
     train_network,
 )
+from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped

@@ -24,7 +24,8 @@ from moeviz.history.svm_experts_2002.frames import (
     sweep,
     what_room_changes,
 )
-from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, trace_of, train
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, train
+from moeviz.history.svm_experts_2002.trace import trace_of
 from moeviz.routing_trace import RoutingTrace
 
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}

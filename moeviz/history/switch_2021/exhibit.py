@@ -14,7 +14,8 @@ from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.experts import balancing_loss
 from moeviz.history.shared.results import Watch, shipped, unwatched
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, train
+from moeviz.history.switch_2021.trace import trace_of
 
 EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
 WINDOW = 10  # steps of training in one point of a line
@@ -325,13 +326,13 @@ def large_logits(result: Switch) -> pd.DataFrame:
     for offset in OFFSETS:
         short = (logits + offset).bfloat16().float()
         moved = (short.softmax(-1) - logits.softmax(-1)).abs().max()
-        left = [_descended(logits.double(), chosen, offset, weight) for weight in (0.0, Z_WEIGHT)]
+        left = [_descended(logits.double(), chosen, float(offset), weight) for weight in (0.0, Z_WEIGHT)]
         rows.append((offset, float((short.argmax(-1) != chosen).float().mean()), float(moved), *left))
     return pd.DataFrame(rows, columns=["offset", "changed", "rounded", "without", "with_z_loss"])
 
 
 def _descended(logits: torch.Tensor, chosen: torch.Tensor, offset: float, weight: float) -> float:
-    left = torch.tensor(float(offset), dtype=torch.float64, requires_grad=True)
+    left = torch.tensor(offset, dtype=torch.float64, requires_grad=True)
     for _ in range(DESCENT):
         seen = logits + left
         loss = 1e-2 * balancing_loss(seen.softmax(-1), chosen) + weight * seen.logsumexp(-1).square().mean()
