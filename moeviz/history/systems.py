@@ -2,7 +2,8 @@
 
 A system's folder holds `exhibit.toml` (the system in words: `System`), `model.py` (`train`, whose defaults are the
 settings that ship), `trace.py` (`trace_of`) and `exhibit.py` (its page: `EXHIBIT`). Nothing but the words is loaded
-before it is asked for. What its paper claims of it is checked in `tests/history_checks/`. Traces of what ships need no training.
+before it is asked for. What its paper claims of it is checked in `tests/history_checks/`. Traces of what ships need
+no training.
 """
 
 import tomllib
