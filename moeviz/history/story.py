@@ -483,13 +483,13 @@ def _visits(trace: RoutingTrace) -> list[int]:
 
 
 def _work(trace: RoutingTrace) -> list[list[float]]:
-    """How many inputs each expert of each layer is worth: the sum of its weights."""
+    """Return the sum of weights of each expert of each layer: the inputs that it is worth."""
     of_layers = zip(trace.experts, trace.weights, trace.model.num_experts, strict=True)
     return [np.bincount(e.ravel(), w.ravel(), experts).round(1).tolist() for e, w, experts in of_layers]
 
 
 def _room(trace: RoutingTrace) -> int:
-    """How many words an expert takes: whoever drops a word is full."""
+    """Return the number of words that an expert takes: whoever drops a word is full."""
     return max(_visits(trace))
 
 

@@ -179,7 +179,7 @@ def train(
 def untrained(
     some: int, draws: torch.Generator
 ) -> tuple[GatedNetwork, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
-    """A network before training, and the first so many digits with what they are."""
+    """Return a network before training, and the first digits of this number with what they are."""
     images, wanted = _inputs(digits()[0])
     return _at_random(BLOCKS, draws), images[:some], wanted[:some]
 

@@ -94,7 +94,7 @@ def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
     the constraint limits: the sum of its gate over all samples so far, minus that mean.
 
     One row per epoch, layer and expert. Columns: epoch int32 (from 1) · layer int32 (1 or 2) · expert int16 · share
-    float64 (sums to 1 in a layer) · uniform float64 (1 / E) · lead float64 (samples) · bound bool (whether the
+    float64 (sums to 1 in a layer) · uniform float64 (1 / E) · lead float64 (samples) · bound bool (True if the
     constraint held in that epoch).
 
     Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), whose constraint is on running totals of the gate.

@@ -48,7 +48,7 @@ def moved(views: Float[Tensor, "N 9 9 36 36"], rows: Int64[Tensor, " K"], place:
 
 
 def moves(place: Int[Tensor, " K"] | Int[np.ndarray, " K"]) -> tuple:
-    """How far right and how far down of the middle a place is, in pixels. Place 0 is upper left; then row by row."""
+    """Return the pixels by which a place is right of the middle, and below it. Place 0 is upper left, row by row."""
     return place % MOVES - SHIFT, place // MOVES - SHIFT
 
 
@@ -110,7 +110,7 @@ class DeepMixture:
     settings: dict[str, int | bool]  # experts, constraint, epochs, seed
     shares: Float32[np.ndarray, "epochs L E"]  # mean gate over the training samples of each epoch; sums to 1
     samples: int  # in an epoch
-    bound: int  # so many epochs, the first ones, under the constraint
+    bound: int  # number of epochs, the first ones, under the constraint
     mean_gate: Float32[np.ndarray, "L C P E"] = field(repr=False)  # of the test digits of each kind, at each place
     digits_of_kind: Int64[np.ndarray, " C"]  # how many test digits there are of each
     error: float  # share of the test digits that are told wrong, each at all P places

@@ -78,7 +78,7 @@ def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
     no preference; a lower gate is drawn where both of its leaves have samples, or its line divides nothing.
 
     One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
-    expert int16 (the leaf; for gates 0) · vowel str ("" for lines) · right bool (whether the tree's answer is on the
+    expert int16 (the leaf; for gates 0) · vowel str ("" for lines) · right bool (True if the tree's answer is on the
     right side of 0.5; True for lines) · line str (the gate or leaf; "" for samples).
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.

@@ -75,7 +75,7 @@ class Hierarchy:
     test_accuracy: float
 
     def tree(self, at: int = -1) -> Tree:
-        """The tree after so many passes."""
+        """Return the tree after this many passes."""
         return Tree(self.roots[at], self.gates[at], self.experts[at])
 
 

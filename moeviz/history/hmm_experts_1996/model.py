@@ -72,7 +72,7 @@ def train(
     seed: int = 0,
     watch: Watch = unwatched,
 ) -> HMMMixture:
-    """Train a mixture on 270 utterances of nine men, none of whom is named to it, and see whether it finds them.
+    """Train a mixture on 270 utterances of nine men, none of whom is named to it, and see if it finds them.
 
     `assignment` "soft" shares an utterance out among the experts by its posterior, "hard" gives it to the best. `start`
     groups the utterances first: by k-means on the mean and spread of their frames, or at random. `supervised` names

@@ -187,7 +187,7 @@ def _result(data: Vowels, states: list[MixtureState], settings: dict[str, int | 
 #
 # Source: Rumelhart, Hinton & Williams, Nature 323:533-536 (1986).
 
-HIDDEN = {2: 3, 4: 6, 8: 12}  # units of the network with about as many parameters as so many experts
+HIDDEN = {2: 3, 4: 6, 8: 12}  # experts, and hidden units of the network with about as many parameters
 NETWORK_STEP = 14.0  # the fastest of 6, 10, 14 and 20, as the paper chose one for each system
 NETWORK_START = 0.5  # at ±0.1 the hidden units take long to part
 

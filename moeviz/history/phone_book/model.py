@@ -44,7 +44,7 @@ class Facts:
 
     names: Int64[Tensor, "pairs 2"]  # a first and a second name, each from 0 to 255
     numbers: Int64[Tensor, " pairs"]
-    learned: int  # so many, from the first
+    learned: int  # number of them, from the first
 
 
 class RoutedFacts(NamedTuple):
@@ -79,7 +79,7 @@ def train(
     `seed`, which is that of the weights and batches. The same arguments, the same result, on one machine.
     `watch` is called with the run so far every 100 steps; it may raise, and training ends.
 
-    Raises `MoevizError` for a task or router that is none, or arguments that make no network.
+    Raises `MoevizError` for an unknown task or router, or arguments that make no network.
     """
     learned = TASKS.get(task, 0) if facts is None else facts
     _check(task, experts, top_k, router, learned, steps)
@@ -133,7 +133,7 @@ def _check(task: str, experts: int, top_k: int, router: str, facts: int, steps: 
 
 
 def facts_of(task: str, learned: int, seed: int) -> Facts:
-    """The facts of a phone book ("book") or of a rule ("rule"), of which so many are learned."""
+    """The facts of a phone book ("book") or of a rule ("rule"), of which the first `learned` are learned."""
     drawn = torch.Generator().manual_seed(1000 + seed)
     pairs = torch.randperm(NAMES**2, generator=drawn)
     names = torch.stack([pairs // NAMES, pairs % NAMES], 1)
@@ -237,7 +237,7 @@ def _begun(settings: dict[str, Any], network: Network, facts: Facts) -> BookRun:
 
 @torch.no_grad()
 def _recorded(run: BookRun, step: int, network: Network, facts: Facts) -> BookRun:
-    """The run with what the network answers after so many steps."""
+    """Return the run with what the network answers after this many steps."""
 
     def share(part: slice) -> float:
         return float((_answers(network, facts.names[part]) == facts.numbers[part]).double().mean())

@@ -41,7 +41,7 @@ class BookRun:
     remembered: Float64[np.ndarray, " R"]  # share of what it learned that it answers correctly
     unseen: Float64[np.ndarray, " R"]  # share of 4,000 pairs it never saw that it answers correctly
     right: Bool[np.ndarray, "R W"] = field(repr=False)  # on the wall, row by row
-    seen: Bool[np.ndarray, " W"] = field(repr=False)  # whether it learned that name
+    seen: Bool[np.ndarray, " W"] = field(repr=False)  # True if it learned that name
     numbers: Int8[np.ndarray, " W"] = field(repr=False)
     answers: Int8[np.ndarray, " W"] = field(repr=False)  # after the last step
     experts: Int8[np.ndarray, "R W K"] = field(repr=False)  # highest weight first; K is 0 in a dense network
@@ -89,7 +89,7 @@ def book_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def router_work(experts: int) -> float:
-    """How many multiplications the router adds, as a share of those of the dense network that is as fast.
+    """Return the multiplications that the router adds, as a share of those of the dense network that is as fast.
 
     >>> f"{router_work(32):.3f}"
     '0.125'

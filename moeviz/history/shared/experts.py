@@ -21,7 +21,7 @@ class Queues(NamedTuple):
 def queued(x: Float[Tensor, "A D"], chosen: Int[Tensor, " A"], experts: int, room: int | None = None) -> Queues:
     """Pack tokens by the expert that each has chosen, first come, first served.
 
-    An expert has `room` for so many; without a number, for the most that any expert is given.
+    An expert has `room` for this many; without a number, for the most that any expert is given.
     """
     place = places(chosen, experts)
     room = int(place.max()) + 1 if room is None else room

@@ -159,7 +159,7 @@ def train(
 ) -> SparselyGated:
     """Train a language model whose gate is kept balanced by two losses with these weights, w_importance and w_load.
 
-    A word goes to `top_k` experts. With `groups`, the experts are divided among so many, and a word goes to `top_k`
+    A word goes to `top_k` experts. With `groups`, the experts are divided among them, and a word goes to `top_k`
     groups and in each of them to `top_k` experts. The same arguments, the same result. `watch` is called before each
     step.
 

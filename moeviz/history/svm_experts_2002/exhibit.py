@@ -178,7 +178,7 @@ SOFT_ERRORS = Chart(
 )
 ERROR_BY_EXPERTS = Chart(
     "Do more experts make fewer errors?",
-    "Each line is the share of test digits that so many experts classify wrongly, the mean of five seeds; it is solid "
+    "Each line is the share of test digits that as many experts classify wrongly, the mean of five seeds; it is solid "
     "for linear experts and dashed for rbf. The distance from green down to blue is what the linear experts' learning "
     "contributes; the rest is the gater's.",
     measure=error_by_experts,

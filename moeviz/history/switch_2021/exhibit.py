@@ -89,7 +89,7 @@ def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def expert_queues(result: Switch) -> pd.DataFrame:
-    """How many of about 1,000 held-out words each expert is chosen for, and how many exceed its capacity.
+    """Count the held-out words, of about 1,000, that choose each expert, and those that exceed its capacity.
 
     The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, first come,
     first served. Shares are shares of words, each of which goes to one expert, so they sum to 1.

@@ -77,7 +77,7 @@ APART = 0.06  # years between systems of one month, which stand side by side
 HEIGHT = 520
 SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
 KNOWN = ("Mixtral 8x7B", "DeepSeek-V3")  # named too: between the leaps, and alone in their months
-LEAP = 1.5  # a system is named where it is so many times as large as any before it
+LEAP = 1.5  # a system is named if it is this many times as large as any before it
 
 
 def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
