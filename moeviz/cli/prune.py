@@ -4,7 +4,6 @@ import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
@@ -13,6 +12,7 @@ from moeviz.cli.output import check_parent, frame_text, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
+from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.checkpoint import Checkpoint
@@ -107,7 +107,7 @@ def run(args: Namespace) -> int:
     for sentence in pruning_sentences(curve, args.by if acts else args.criteria[0]):
         note(sentence)
     if args.ranking:
-        Path(args.ranking).write_text(ranking(curve, args.by, args.form, one), encoding="utf-8")
+        write_file(args.ranking, ranking(curve, args.by, args.form, one))
         note(f"wrote {cut(args.ranking)}")
     if checkpoint is not None:
         _write(checkpoint, args.output, curve.cut(args.by, one), evidence(curve, args.by) | {"cut": one})

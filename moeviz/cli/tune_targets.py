@@ -3,12 +3,12 @@
 import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
 from moeviz.cli.output import check_output, frame_text, note, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
+from moeviz.whole_files import write_file
 
 HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
 EXAMPLES = """examples:
@@ -73,7 +73,7 @@ def run(args: Namespace) -> int:
     note(tune_targets_sentence(found, args.share))
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
-        Path(args.output).write_text(json.dumps(written) + "\n", encoding="utf-8")
+        write_file(args.output, json.dumps(written) + "\n")
         note(f"wrote {args.output}")
     rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
     print(json.dumps(records(found)) if args.json else frame_text(rows.drop(columns="in_esft").round(4)))
