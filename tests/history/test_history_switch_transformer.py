@@ -24,10 +24,10 @@ from moeviz.history.switch_2021.exhibit import (
     dropped_by_lot,
     dropped_by_place,
     expert_queues,
-    large_logits,
     shipped_sweep,
     sweep,
 )
+from moeviz.history.switch_2021.large_logits import large_logits
 from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, train
 from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
