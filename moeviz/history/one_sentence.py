@@ -19,7 +19,7 @@ TOP_K = 2
 SHOWN = (3, 5)  # layer and token that are shown first: "list", with a third expert that comes close
 
 
-class Chosen(NamedTuple):
+class SentenceExperts(NamedTuple):
     """The experts that a model has for the sentence."""
 
     experts: Int[np.ndarray, "L T K"]  # highest weight first
@@ -38,8 +38,8 @@ class Recorded:
     answers: Float[np.ndarray, "L T K D"]  # of the chosen experts, highest weight first
     others: Float[np.ndarray, "L N E"]  # the router's scores of tokens of other texts
     texts: list[str]  # those N tokens
-    natural: Chosen  # of the sibling whose load was balanced within each text
-    fine: Chosen  # of the sibling with many small experts and a bias
+    natural: SentenceExperts  # of the sibling whose load was balanced within each text
+    fine: SentenceExperts  # of the sibling with many small experts and a bias
 
     @property
     def scores(self) -> Float[np.ndarray, "L T E"]:
@@ -47,12 +47,12 @@ class Recorded:
         return np.einsum("led,ltd->lte", self.router, self.x)
 
     @property
-    def chosen(self) -> Chosen:
+    def chosen(self) -> SentenceExperts:
         """The experts of the two highest scores, and a softmax over these two."""
         scores = self.scores
         experts = np.argsort(-scores, axis=-1, kind="stable")[..., :TOP_K]
         powers = np.exp(np.take_along_axis(scores, experts, -1) - scores.max(-1, keepdims=True))
-        return Chosen(experts, powers / powers.sum(-1, keepdims=True), np.ones(experts.shape, bool))
+        return SentenceExperts(experts, powers / powers.sum(-1, keepdims=True), np.ones(experts.shape, bool))
 
 
 @cache
@@ -61,7 +61,10 @@ def one_sentence() -> Recorded:
     with np.load(FILE, allow_pickle=False) as file:
         parts = {name: file[name] for name in file.files}
     whole = {name: parts[name].astype(np.float32) for name in ("x", "residual", "router", "answers")}
-    siblings = {name: Chosen(*(parts[f"{name}_{part}"] for part in Chosen._fields)) for name in ("natural", "fine")}
+    siblings = {
+        name: SentenceExperts(*(parts[f"{name}_{part}"] for part in SentenceExperts._fields))
+        for name in ("natural", "fine")
+    }
     return Recorded(
         tokens=parts["tokens"].tolist(),
         others=parts["scores"].astype(np.float32),

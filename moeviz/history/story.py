@@ -24,7 +24,7 @@ import pandas as pd
 
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
-from moeviz.history.one_sentence import SENTENCE, SHOWN, Chosen, one_sentence
+from moeviz.history.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
@@ -122,7 +122,7 @@ class Idea(NamedTuple):
     says: str  # [3] is the third source
 
 
-class Source(NamedTuple):
+class CitedSource(NamedTuple):
     """What a number in the story's words stands for."""
 
     number: int
@@ -434,7 +434,7 @@ def _read(trace: RoutingTrace) -> RoutingTrace:
     return trace.select(tokens=np.concatenate([kept.index[kept["label"] == kind] for kind in READ]))
 
 
-def _with_sentence(trace: RoutingTrace, chosen: Chosen) -> RoutingTrace:
+def _with_sentence(trace: RoutingTrace, chosen: SentenceExperts) -> RoutingTrace:
     """Return `_read` with the sentence that the page begins with before it, as the model of the trace routes it."""
     read, texts = _read(trace), one_sentence().tokens
     mine = token_frame(np.zeros(len(texts), int), np.arange(len(texts)), texts).assign(label=MINE)
@@ -548,7 +548,7 @@ _STORY = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding
 STEPS = tuple(map(_step, _STORY["steps"]))
 BRANCHES = tuple(Branch(**_words_of(row)) for row in _STORY["branches"])
 MEANING = _words_of(_STORY["meaning"])
-SOURCES = tuple(Source(number, **row) for number, row in enumerate(_STORY["sources"], 1))
+SOURCES = tuple(CitedSource(number, **row) for number, row in enumerate(_STORY["sources"], 1))
 
 
 def ideas() -> list[Idea]:

@@ -32,7 +32,7 @@ from moeviz.history.story import (
     NOT_SHOWN,
     POINTS,
     SOURCES,
-    Source,
+    CitedSource,
     corrections,
     ideas,
     kinds_of_text,
@@ -143,7 +143,7 @@ def raised(number: int) -> str:
     return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
-def _source_in_words(source: Source) -> str:
+def _source_in_words(source: CitedSource) -> str:
     checked = WORDS["since"]["checked"][source.checked]
     return f"{source.number}. [{source.name}]({source.address}) ({source.year}): {source.where} · *{checked}*"
 
