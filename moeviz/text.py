@@ -3,9 +3,12 @@
 import os
 import re
 from collections.abc import Sequence
-from pathlib import PurePath
+from contextlib import suppress
+from difflib import get_close_matches
+from itertools import islice
+from pathlib import Path, PurePath
 
-MOST_SHOWN, MOST_LISTED = 200, 100  # characters, numbers
+MOST_SHOWN, MOST_LISTED, MOST_COMPARED = 200, 100, 1000  # characters, numbers, names of files
 LONGEST_CAUTION = 3_000  # characters: trace files hold some more
 HALF = re.compile("[\ud800-\udfff]")  # a character
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
@@ -35,6 +38,15 @@ def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
     if len(numbers) > most:
         return ", ".join(map(str, [*numbers[:3], "…", numbers[-1]]))
     return with_and([*map(str, numbers)])
+
+
+def no_layer(model: str, layer: object, layers: Sequence[int]) -> str:
+    """Return the sentence on a layer that a model does not have.
+
+    >>> no_layer("embedded", 9, range(6))
+    'embedded has no MoE layer 9. Choose one of 0, 1, 2, 3, 4 and 5.'
+    """
+    return f"{cut(model)} has no MoE layer {layer}. Choose one of {listed(layers)}."
 
 
 def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
@@ -67,6 +79,32 @@ def with_and(parts: Sequence[str]) -> str:
     return " and ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
 
 
+def with_or(parts: Sequence[str]) -> str:
+    """Join parts of a sentence, the last after "or".
+
+    >>> with_or(["a", "b", "c"]), with_or(["a"])
+    ('a, b or c', 'a')
+    """
+    return " or ".join([*filter(None, [", ".join(parts[:-1])]), *parts[-1:]])
+
+
+def like(word: str, known: Sequence[str], least: float = 0.6) -> str:
+    """Return the question which known words somebody meant, as the end of a sentence; "" if none is similar.
+
+    The dashes of options are left out of the comparison, since all options have them.
+
+    >>> like("metric", ["trace", "metrics"]), like("x", ["trace"]), like("--to", ["--json"])
+    (' Did you mean metrics?', '', '')
+    >>> like("--max_new_tokens", ["--max-new-tokens"])
+    ' Did you mean --max-new-tokens?'
+    """
+    names = {name.lstrip("-").lower(): name for name in known}
+    asked = word.partition("=")[0].lstrip("-").replace("_", "-").lower()
+    near = get_close_matches(asked, names, n=2, cutoff=least)
+    near = near[:1] if near and near[0] == asked else near
+    return f" Did you mean {' or '.join(names[name] for name in near)}?" if near else ""
+
+
 def why_no_file(name: str | PurePath) -> str:
     """Return why no file can have this name, as the end of a sentence; "" if one can.
 
@@ -82,6 +120,23 @@ def why_no_file(name: str | PurePath) -> str:
     parts = path.replace(os.sep.encode(), b"/").split(b"/")
     too_long = len(path) > LONGEST_PATH or max(map(len, parts)) > LONGEST_PART
     return "is longer than a file's name can be" if too_long else ""
+
+
+def why_not_read(path: str, error: OSError) -> str:
+    """Return a sentence on a file that cannot be read, with names in its folder that are similar.
+
+    >>> why_not_read("trace.npz", FileNotFoundError(2, "No such file or directory"))
+    "There is no file 'trace.npz'."
+    """
+    if isinstance(error, FileNotFoundError):
+        folder = PurePath(path).parent
+        with suppress(OSError):
+            names = [str(name) for name in islice(Path(folder).iterdir(), MOST_COMPARED)]
+            return f"There is no file {quoted(path)}.{like(str(PurePath(path)), names)}"
+        return f"There is no file {quoted(path)}: there is no folder {quoted(folder)}."
+    if isinstance(error, IsADirectoryError):
+        return f"{quoted(path)} is a folder. Give a file."
+    return f"{quoted(path)} cannot be read: {error.strerror or error}."
 
 
 def is_text(value: object) -> bool:

@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_output, frame_text, note, progress, records
+from moeviz.cli.output import check_output, frame_text, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 
@@ -70,11 +70,16 @@ def run(args: Namespace) -> int:
     says = partial(progress, says="read {:,} of {:,} texts")
     pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
     found = tune_targets(pair, args.score, args.share)
-    note(tune_targets_sentence(found, args.share))
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
         Path(args.output).write_text(json.dumps(written) + "\n", encoding="utf-8")
         note(f"wrote {args.output}")
+    findings = [tune_targets_sentence(found, args.share)]
+    if args.json:
+        print_tables({"experts": found}, findings)
+        return 0
+    print_findings(findings)
     rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
-    print(json.dumps(records(found)) if args.json else frame_text(rows.drop(columns="in_esft").round(4)))
+    if len(rows):
+        print(frame_text(rows.drop(columns="in_esft").round(4)))
     return 0

@@ -50,7 +50,7 @@ def run_of(args: Namespace) -> "TrainingRun":
     from moeviz.training.recorded.rules import ALARM_KINDS
 
     if unknown := [kind for kind in args.ignore if kind not in ALARM_KINDS]:
-        raise InvalidTrace(f"There is no alarm {unknown[0]!r}. Choose from {', '.join(ALARM_KINDS)}.")
+        raise InvalidTrace(f"There is no alarm {unknown[0]!r}. Choose one of {', '.join(ALARM_KINDS)}.")
     return read_run(args.run, import_options(args))
 
 
