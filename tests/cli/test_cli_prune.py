@@ -31,7 +31,7 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     asked = ["prune", "embedded", texts, "--cut", "1", "3", "--criteria", "reap", "random", "--json"]
     assert main([*asked, "--by-kind", "frequency"]) == 0
     out, err = capsys.readouterr()
-    rows = next(table for name, table in json.loads(out).items() if name != "findings")
+    rows = json.loads(out)["losses"]
     whole = [row for row in rows if row["chosen_on"] == row["judged_on"] == "all texts"]
     assert [(row["criterion"], row["cut"]) for row in whole] == [
         ("reap", 1),
@@ -115,8 +115,8 @@ def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(tex
     sums.write_text("\n".join(json.dumps({"label": "sums", "text": f"{n} + 1 = {n + 1}\n" * 4}) for n in range(10, 16)))
     given = ["tune-targets", "embedded", str(french), "--base", str(sums)]
     assert main([*given, "-o", str(tmp_path / "esft.json"), "--json"]) == 0
-    out, err = capsys.readouterr()
-    rows = next(table for name, table in json.loads(out).items() if name != "findings")
+    out = capsys.readouterr().out
+    rows = json.loads(out)["experts"]
     assert len(rows) == 48 and "of them are used more here than by other texts, beyond luck." in out
     written = json.loads((tmp_path / "esft.json").read_text())["experts"]
     assert written == {
