@@ -101,7 +101,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
     args = read_arguments(sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser().print_help()

@@ -25,7 +25,7 @@ from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
-from moeviz.text import cut, is_text, like, quoted, why_no_file
+from moeviz.text import cut, is_text, like, numbers_span, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
@@ -47,9 +47,14 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
 
+    def __repr__(self) -> str:
+        experts = numbers_span(self.info.num_experts)
+        shape = f"{len(self.info.layers)} MoE layers of {experts} experts, {self.info.top_k} per token"
+        return f"<LoadedModel {self.name!r}: {shape}, {self.info.dtype}>"
+
     @property
     def name(self) -> str:
-        """The name under which it was asked for."""
+        """The name by which the model was opened."""
         return self.info.name
 
     @property
