@@ -9,9 +9,9 @@ export BASE SLICE
 # One more than a small machine has cores: tests in a browser wait half of the time.
 WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray)"
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray or attack)"
 
-.PHONY: audit app test test-fast test-all test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
+.PHONY: audit app test test-fast test-all test-attack test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -26,6 +26,11 @@ test-fast: .venv/installed-test
 
 test-all: .venv/installed-test browser
 	$(PYTEST) --tier all
+	$(MAKE) test-attack
+
+# Damaged files, fuzzed links and command lines, and a public server under attack, at length.
+test-attack: .venv/installed-test browser
+	$(BIN)/python -m pytest -m attack tests/attack
 
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
@@ -62,7 +67,7 @@ screenshots: .venv/installed-test browser
 package: .venv/installed-test
 	rm -rf dist
 	$(BIN)/python -m build --quiet
-	$(BIN)/python -m benchmarks.package
+	$(BIN)/python -m tools.package
 
 # The embedded model's siblings as a distribution of their own, into dist/: once their weights are in models/. From there
 # `make app` finds them without an installation.
@@ -80,7 +85,7 @@ test-gpu: .venv/installed-test
 
 # The same and the kernels' benchmark, on one page: docs/gpu-report.md. WHEELS=FOLDER: over the torch and Triton of PYTHON,
 # without a network. MINUTES=9 stops after so many, and RESUME=1 goes on.
-REPORT = -m benchmarks.gpu_report $(if $(RESUME),--resume) $(if $(MINUTES),--minutes $(MINUTES))
+REPORT = -m tools.gpu_report $(if $(RESUME),--resume) $(if $(MINUTES),--minutes $(MINUTES))
 gpu-report: $(if $(WHEELS),build/gpu-site/installed,.venv/installed-test)
 	$(if $(WHEELS),PYTHONPATH=build/gpu-site:kernels:. $(PYTHON),$(BIN)/python) $(REPORT)
 
@@ -91,7 +96,7 @@ build/gpu-site/installed:
 # The folder of wheels for that, into build/gpu-wheels: PYTHON_THERE=3.12 is the Python of that machine, THERE=FILE what
 # `pip freeze` prints on it. What travels with them: git archive HEAD -- . ':!models', which is less than 45 MB.
 gpu-wheels: .venv/installed-test
-	$(BIN)/python -m benchmarks.gpu_wheels $(if $(PYTHON_THERE),--python $(PYTHON_THERE)) $(if $(THERE),--there $(THERE))
+	$(BIN)/python -m tools.gpu_wheels $(if $(PYTHON_THERE),--python $(PYTHON_THERE)) $(if $(THERE),--there $(THERE))
 
 # GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
 test-gguf: .venv/installed-test
@@ -130,7 +135,7 @@ test-package: .venv/installed-test
 
 # Capture and app on the oldest and the newest packages that requirements.txt admits. Downloads torch twice.
 test-versions: .venv/installed-test
-	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m tools.versions
 
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.

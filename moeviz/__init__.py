@@ -12,13 +12,11 @@ threads then sleep while they wait, which on a busy machine makes short forwards
 
 import os
 import sys
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
-from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
     from moeviz.analyses.direct_attribution import direct_attribution
@@ -117,7 +115,6 @@ _MODULES = (
     "testing",
     "training",
 )
-_NOW = {"Exchange": "Swap", "doctor": "check"}  # names of before, which work for one version
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
@@ -181,9 +178,6 @@ if not TYPE_CHECKING:  # a type checker knows the names above, and that there ar
     def __getattr__(name: str) -> Any:
         if name in _MODULES:
             return import_module("moeviz." + name)
-        if name in _NOW:
-            warnings.warn(f"moeviz.{name} is moeviz.{_NOW[name]} now.", DeprecationWarning, stacklevel=2)
-            name = _NOW[name]
         if name not in _HOMES:
             from moeviz.text import like
 
@@ -198,6 +192,5 @@ def __dir__() -> list[str]:
     return sorted({*__all__, *_MODULES})
 
 
-keep_old_names()
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
 VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

@@ -150,7 +150,6 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors moeviz.text",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
-    "moeviz/moved.py": "moeviz",
     "moeviz/errors.py": "",
     "moeviz/text.py": "",
     "moeviz/spreadsheets.py": "",

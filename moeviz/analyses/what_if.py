@@ -57,9 +57,9 @@ def what_if(
 
     `effect` has one row per token of the traces. Columns: sequence int32 · position int32 · text str · loss float64
     (nats: of this token, given those before it; NaN for the first of a sequence) · loss_changed float64 · kl float64
-    (nats: Kullback-Leibler divergence of the distribution of the next token, plain || changed) · next_token int32 (id of
-    the likeliest as it is) · next_text str · next_token_changed int32 · next_text_changed str · probability float64 (of `next_token`) · probability_changed float64
-    (of the same token).
+    (nats: Kullback-Leibler divergence of the distribution of the next token, plain || changed) · next_token int32 (the
+    id of the likeliest as it is) · next_text str · next_token_changed int32 · next_text_changed str · probability
+    float64 (of `next_token`) · probability_changed float64 (of the same token).
 
     `chat` reads each prompt as a user's turn of a chat, as in `trace`. Both are read in eval mode, whatever mode the
     model is in: dropout and jitter would be drawn anew each time.

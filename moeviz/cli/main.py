@@ -60,12 +60,6 @@ COMMANDS = (
     "completion",
 )
 STREAMLIT = re.compile(r"--\w+\.\w+")  # as Streamlit names its options
-OLD_COMMANDS = {
-    ("serve",): ("cost",),  # it starts no server
-    ("cost", "memory"): ("params", "--memory"),
-    ("doctor",): ("check",),
-    ("training",): ("watch",),
-}
 EXAMPLES = """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
@@ -133,10 +127,6 @@ def read_arguments(given: Sequence[str]) -> Namespace:
     Streamlit's options are in `extra`.
     """
     words = as_options(with_values(given))
-    for old, now in OLD_COMMANDS.items():
-        if tuple(words[: len(old)]) == old:
-            note(f"moeviz {' '.join(old)} is called moeviz {' '.join(now)} now; the old word works for this version")
-            words[: len(old)] = now
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:

@@ -6,7 +6,6 @@ Nothing heavy is imported here or at the top of a command's file, so `moeviz --h
 import sys
 from argparse import (
     SUPPRESS,
-    Action,
     ArgumentParser,
     ArgumentTypeError,
     Namespace,
@@ -81,21 +80,6 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
     return read
 
 
-class Renamed(Action):
-    """Store the value of an option that was given by its old name, and print the new one."""
-
-    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
-        """Store it, and name the option as it is called now."""
-        note(f"{option_string} is called {self.metavar} now; the old word works for this version")
-        setattr(namespace, self.dest, values)
-
-
-def add_renamed(parser: _ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any) -> None:
-    """Add the old name of an option, to be taken for a version."""
-    how |= {"type": kind, "metavar": new, "default": SUPPRESS, "help": SUPPRESS}
-    parser.add_argument(old, action=Renamed, dest=dest, **how)
-
-
 def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     """Add the prompt: a text, or a file that holds it. Returns the group of what may be given instead."""
     given = parser.add_mutually_exclusive_group(required=True)
@@ -163,8 +147,8 @@ def add_backend(parser: ArgumentParser) -> None:
 def add_counts_only(parser: _ActionsContainer) -> None:
     """Add --counts-only."""
     says = (
-        "write only the number of tokens per layer and expert, to -o FILE.json or .csv. The experts of a token reveal "
-        "part of its text; counts of many tokens do not"
+        "write only the number of tokens per layer and expert, as .json or .csv. The experts of a token reveal part of "
+        "its text; counts of many tokens do not"
     )
     parser.add_argument("--counts-only", action="store_true", help=says)
 
@@ -190,8 +174,6 @@ def add_import_options(parser: ArgumentParser) -> None:
     for name, (metavar, says) in IMPORT_OPTIONS.items():
         option = "--" + CALLED.get(name, name).replace("_", "-")
         group.add_argument(option, dest=name, type=int, metavar=metavar, help=says)
-    add_renamed(group, "--top-k", "--experts-per-token", "top_k", int)
-    add_renamed(group, "--hidden-layers", "--num-layers", "hidden_layers", int)
     group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
     says = "whether an array with three axes begins with layers, as a RoutingTrace, or with tokens, as vLLM saves it"
     group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)

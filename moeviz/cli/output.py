@@ -57,7 +57,7 @@ def check_output(path: str | None, counts_only: bool = False) -> None:
 
     if counts_only:
         if path is None or is_dataset_target(path):
-            raise MoevizError("--counts-only writes one small file. Name it: -o FILE.json, or -o FILE.csv.")
+            raise MoevizError("--counts-only writes one small file, which needs a name that ends in .json or .csv.")
         check_counts_target(path)
     if path is not None:
         check_target(path)

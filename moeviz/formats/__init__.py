@@ -1,4 +1,4 @@
-"""The file formats of a trace, one per file, and what they share. `moeviz.formats.exports` reads and writes all of them."""
+"""The file formats of a trace, one per file; `moeviz.formats.exports` reads and writes all of them."""
 
 from typing import TYPE_CHECKING
 

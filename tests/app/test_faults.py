@@ -13,9 +13,9 @@ from servers import ROOT, free_port, started
 from waiting import SECONDS
 
 import moeviz
-from benchmarks.tab import Tab, new_visitor, prompt_of
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy
+from tests.attack.tab import Tab, new_visitor, prompt_of
 
 NOT_ENOUGH = (
     "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"

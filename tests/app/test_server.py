@@ -22,11 +22,11 @@ from visit import Visit
 from waiting import SECONDS
 from websockets.exceptions import InvalidStatus
 
-from benchmarks.attack import ask
 from moeviz_app.server import asgi, metrics, uploads
 from moeviz_app.server import asgi as server
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
+from tests.attack.attack import ask
 
 TOKEN = "a-token-that-nobody-guesses"
 SECRET = "aPromptThatNoLogMayHold"

@@ -98,7 +98,7 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code += "; parser(words).parse_args(words)"
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    ours = ("_viewers", "errors", "moved", "text")
+    ours = ("_viewers", "errors", "text")
     files = ("cli", "cli.main", "cli.diff", "cli.options", "cli.output", "cli.words")
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
@@ -205,7 +205,7 @@ def test_counts_alone_are_written_where_they_are_asked_for(corpus, tmp_path, cap
     ):
         for suffix in (".json", ".csv"):
             target = tmp_path / f"counts{suffix}"
-            assert main([*words, "--counts-only", "-o", str(target)]) == 0
+            assert main([*words, "--counts-only", *([] if words[0] == "convert" else ["-o"]), str(target)]) == 0
             said = target.read_text("utf-8")
             assert "froid" not in said and "token_id" not in said
         found = read_counts(tmp_path / "counts.json")
@@ -216,9 +216,9 @@ def test_counts_alone_are_written_where_they_are_asked_for(corpus, tmp_path, cap
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["trace", "a"], "-o FILE.json, or -o FILE.csv"),
+        (["trace", "a"], "a name that ends in .json"),
         (["trace", "a", "-o", "a.npz"], "Counts are written to .json or .csv files, and 'a.npz' has another suffix"),
-        (["corpus", "--embedded"], "-o FILE.json"),
+        (["corpus", "--embedded"], "a name that ends in .json"),
         (["corpus", "--embedded", "-o", "folder"], "--counts-only writes one small file"),
         (["convert", "a.npz", "folder"], "--counts-only writes one small file"),
     ],

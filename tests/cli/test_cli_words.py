@@ -90,25 +90,6 @@ def test_options_of_files_are_called_as_those_of_other_commands():
 
 
 @pytest.mark.parametrize(
-    ("words", "name", "value", "now"),
-    [
-        (["trace", "x", "--top-k", "3"], "sample_top_k", 3, "--sample-top-k"),
-        (["metrics", "t.npz", "--top-k", "2"], "top_k", 2, "--experts-per-token"),
-        (["metrics", "t.npz", "--hidden-layers", "5"], "hidden_layers", 5, "--num-layers"),
-        (["serve", "cache", "t.npz"], "what", "cache", "moeviz cost"),
-        (["serve", "memory", "t.npz"], "memory", True, "moeviz params --memory"),
-        (["doctor", "t.npz"], "command", "check", "moeviz check"),
-        (["training", "run"], "command", "watch", "moeviz watch"),
-        (["what-if", "x", "--exchange", "2", "0", "5"], "swap", [2, 0, 5], "--swap"),
-        (["convert", "t.npz", "-o", "u.csv"], "output", "u.csv", "TO"),
-    ],
-)
-def test_old_words_work_and_name_the_new_one(words, name, value, now, capsys):
-    assert getattr(read_arguments(words), name) == value
-    assert f"is called {now} now" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
     ("words", "usage", "sentence"),
     [
         (["metrc", "t.npz"], "moeviz", "mean metrics"),

@@ -26,7 +26,7 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
-from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
+from moeviz_app.views.menu import MENU, PAGES, STORY
 from moeviz_app.widgets.components import history as component
 
 MOST_WORDS = 100  # of a step
@@ -313,4 +313,4 @@ def _never(*_: object, **__: object) -> None:
 
 
 def test_the_old_address_leads_here():
-    assert OLD_ADDRESSES["gallery"] == STORY and MENU["Story"][0] == STORY and STORY in PAGES
+    assert MENU["Story"][0] == STORY and STORY in PAGES
