@@ -11,7 +11,7 @@ WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
 PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray or attack)"
 
-.PHONY: audit app test test-fast test-all test-attack test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
+.PHONY: try audit app test test-fast test-all test-attack test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
 .PHONY: test-versions clean
 
 app: .venv/installed
@@ -58,6 +58,11 @@ audit: .venv/bin/python
 SITE ?= ../index.html
 docs: .venv/installed-test
 	$(BIN)/python -m sphinx -E -W --keep-going -q -D site_of_try=$(SITE) -d build/docs-doctrees docs build/docs
+
+# The page that runs the model in a browser, into build/try: static files for any web host. AT= is the address at which it
+# will be hosted, which previews of shared links need; DOCS= that of the documentation, if that is hosted too.
+try: .venv/installed-try
+	PYTHONPATH=docs $(BIN)/python -m _ext.try_page build/try $(if $(AT),--at $(AT)) $(if $(DOCS),--site $(DOCS))
 
 # The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
 screenshots: .venv/installed-test browser
@@ -153,6 +158,10 @@ browser: .venv/installed-test
 
 .venv/installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
+	@touch $@
+
+.venv/installed-try: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[app,report]"
 	@touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml

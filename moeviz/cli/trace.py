@@ -147,9 +147,9 @@ def lens_text(trace: "RoutingTrace") -> list[str]:
     """Return the likeliest next token after the last token, if the model stopped after each layer, as a table."""
     import pandas as pd
 
-    if trace.next_tokens is None or trace.next_tokens.lens_ids is None or trace.next_tokens.lens_p is None:
+    if trace.next_tokens is None or trace.next_tokens.lens_rows is None or trace.next_tokens.lens_p is None:
         return []
-    texts, ids, p = trace.next_tokens.texts, trace.next_tokens.lens_ids[:, -1, 0], trace.next_tokens.lens_p[:, -1, 0]
+    texts, ids, p = trace.next_tokens.texts, trace.next_tokens.lens_rows[:, -1, 0], trace.next_tokens.lens_p[:, -1, 0]
     rows = [
         {"layer": layer, "next": visible_line(texts[at]), "p": round(chance, 3)}
         for layer, at, chance in zip(trace.model.layers, ids.tolist(), p.tolist(), strict=True)
