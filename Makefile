@@ -1,40 +1,54 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests of a change; make test-fast takes a minute, make test-all runs everything
+# make test   the same, then run the tests; make test-fast takes a minute, make test-all runs everything
 # All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
-export BASE SLICE
 # One more than a small machine has cores: tests in a browser wait half of the time.
 WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray or attack)"
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+ELSEWHERE := gpu or vllm or ray
+# Numbers worked out by hand, charts as they are drawn, files as they are read, addresses, routers, and the house's rules.
+FAST := $(wildcard tests/metrics/test_metrics_*.py) tests/charts/test_charts.py tests/formats/test_trace_file.py \
+    tests/formats/test_exports.py tests/test_routing_trace.py tests/app/test_app_links.py tests/kernels/test_kernels_router.py \
+    tests/repository/test_architecture.py tests/training/test_training_over_steps.py
+# Compiled modules are kept: each of dozens of processes would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: try audit app test test-fast test-all test-attack test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
-.PHONY: test-versions clean
+.PHONY: try audit app test test-fast test-all test-attack test-random survey test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store
+.PHONY: test-package test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
-# Of long tables an eighth, and the whole of those that a change since BASE concerns: tests/tiers.py. SLICE=3 names the eighth.
+# All that a change can break.
 test: .venv/installed-test browser
-	$(PYTEST) --tier change
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack)"
 
+# What a minute holds of it, chosen by what it guards: numbers, charts, files, addresses and routers.
 test-fast: .venv/installed-test
-	$(PYTEST) --tier fast
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack or browser or docs or package)" $(FAST)
 
-test-all: .venv/installed-test browser
-	$(PYTEST) --tier all
-	$(MAKE) test-attack
+# Every architecture and way of running of the installed transformers, of which `test` has one per mechanism.
+survey: .venv/installed-test
+	$(PYTEST) -m "survey and not ($(ELSEWHERE))"
 
 # Damaged files, fuzzed links and command lines, and a public server under attack, at length.
 test-attack: .venv/installed-test browser
 	$(BIN)/python -m pytest -m attack tests/attack
 
+test-all: .venv/installed-test browser
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+# In a random order, whose seed the first lines print: SEED=5 repeats it.
+test-random: .venv/installed-test browser
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack)" -p randomly $(if $(SEED),--randomly-seed=$(SEED))
+
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
-	$(BIN)/python -m tests.support.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
+	$(BIN)/python -m tests.support.slow_machine $(PYTEST) -m "browser and not ($(ELSEWHERE))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .

@@ -26,7 +26,7 @@ def decoy(tmp_path):
 
 
 def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory(decoy, capsys):
-    with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         found = attack.attack(server.url, decoy, links=12, uploads=6)
     assert (found.loaded, found.read, found.framed, found.errors) == (0, 0, 0, [])
     assert found.more_mb < attack.MORE_MB
@@ -41,7 +41,7 @@ def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
 
 def test_a_million_forged_rows_hold_nobody_up():
     found = attack.Found()
-    with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         attack.forged_rows(attack.AttackedServer(server.url, Path("nowhere"), 0, 0), found)
     assert not found.errors
 
@@ -53,7 +53,7 @@ def test_beside_a_crowd_visitors_of_its_address_and_of_others_run_and_the_server
     for limit, value in {"ROUNDS": 1, "RUNS": 2, "COOKIES": 12}.items():
         monkeypatch.setattr(crowds, limit, value)
     few = {"MOEVIZ_RUNS_PER_ADDRESS": "10", "MOEVIZ_WARM_UP": "0"}
-    with served(warm=True, **crowds.SETTINGS | few) as server:
+    with served(**crowds.SETTINGS | few) as server:
         seen, ready = crowds.beside(server, crowds.CROWDS[name])
     assert ready and [each.refused for each in seen.values()] == [[], []]
     assert "Traceback" not in "".join(server.lines)

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from forked import python
 from labels import labelled
+from processes import python
 
 import moeviz.cli
 from moeviz import labelled_texts
@@ -736,7 +736,6 @@ def test_trace_takes_other_ways_to_generate(capsys):
 # moeviz history
 
 
-@pytest.mark.table("moeviz/history", "moeviz/cli", "tests/history_checks")
 def test_history_lists_trains_and_checks(tmp_path, capsys):
     assert main(["history"]) == 0
     assert "local-experts" in capsys.readouterr().out

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import python
+from processes import python
 
 from moeviz.cli.main import COMMANDS, main, read_arguments
 from moeviz.cli.options import CALLED

@@ -52,7 +52,6 @@ FINDS = ("check", "watch")  # exit code 1 is an answer
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
-@pytest.mark.table("docs/", "README.md", "moeviz/")
 @pytest.mark.docs
 @pytest.mark.usefixtures("kept_drawings")
 @each_page
