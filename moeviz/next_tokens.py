@@ -41,7 +41,7 @@ class NextTokens:
     def __post_init__(self) -> None:
         if self.token_ids is not None and len(self.token_ids) != len(self.texts):
             raise InvalidTrace(
-                f"There are {len(self.texts):,} texts and {len(self.token_ids):,} token ids of them. Give one id per text."
+                f"There are {len(self.texts):,} texts and {len(self.token_ids):,} token ids. Give one id per text."
             )
         if (self.lens_rows is None) != (self.lens_p is None):
             raise InvalidTrace(

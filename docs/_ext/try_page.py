@@ -1,7 +1,7 @@
 """`try/` in the site: a page that runs the embedded model in the browser, with the app's own explorer and atlas.
 
-Its own code is in docs/try; what it takes from the app and from the charts is generated here. Files are in folders named
-by a digest of their contents, so that a browser's cache never mixes two releases. `make try` writes the page alone:
+Its own code is in docs/try; what it takes from the app and from the charts is generated here. Files are in folders
+named by a digest of their contents, so that a browser's cache never mixes two releases. `make try` writes it alone:
 
     python -m _ext.try_page FOLDER [--site ADDRESS] [--at ADDRESS]
 
@@ -54,7 +54,7 @@ def finish(app, error: Exception | None) -> None:
 
 
 def write(folder: Path, site: str = "", at: str = "") -> None:
-    """Write the page, all that it loads, and nothing else into a folder. `site` and `at` as in the module's docstring."""
+    """Write the page and all that it loads into an empty folder; `site` and `at` as the module's docstring says."""
     shutil.rmtree(folder, ignore_errors=True)
     model = {name: (MODEL / name).read_bytes() for name in PARTS}
     parts = f"model-{_digest(model)}"

@@ -27,8 +27,10 @@ FUNCTIONS = {
     "overview": ("modal_first_choice",),
     "parameters": ("parameter_split", "touched_growth"),
     "placement": ("placement", "placement_imbalance"),
+    "routing_over_training": ("saturation_over_training",),
     "specialization": ("label_divergence", "label_information", "load_by_label"),
     "tokens": ("token_choices", "token_expert", "token_routes"),
+    "tune_targets": ("tune_targets",),
     "vocabulary": ("token_kinds", "top_tokens", "vocabulary_by_layer", "vocabulary_specialization"),
 }
 
