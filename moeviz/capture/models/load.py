@@ -161,6 +161,8 @@ def model_source(name: str) -> str:
         )
     if like_one := "" if "/" in name or folder.exists() else like(name, [*OWN_MODELS], NEAR):
         raise ModelNotFound(f"There is no model {quoted(name)}.{like_one}")
+    if " " in name.strip() and "/" not in name and not folder.exists():
+        raise ModelNotFound(f"There is no model {quoted(name)}. If that is the text to read, it comes after the model.")
     if name.lower().endswith(".gguf"):
         raise ModelNotFound(
             f"{quoted(name)} is a GGUF file, which llama.cpp runs, and this needs a transformers model: with its "
