@@ -310,9 +310,9 @@ def spoil_next(**changes):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda header: header.update(next_tokens=[]), "they must have texts, ids"),
-        (lambda header: header["next_tokens"].pop("p"), "they must have texts, ids"),
-        (spoil_next(colour="red"), "they must have texts, ids"),
+        (lambda header: header.update(next_tokens=[]), "they must have texts, rows"),
+        (lambda header: header["next_tokens"].pop("p"), "they must have texts, rows"),
+        (spoil_next(colour="red"), "they must have texts, rows"),
         (spoil_next(texts="abc"), "not a list of texts"),
         (spoil_next(texts=["a", None]), "not a list of texts"),
         (spoil_next(texts=["\ud800"] * 7), "not a list of texts"),
@@ -320,7 +320,7 @@ def spoil_next(**changes):
         (spoil_next(rows=None), "not the bytes of an array"),
         (spoil_next(rows="AAAA"), "not the bytes of an array"),
         (spoil_next(p=7), "not the bytes of an array"),
-        (spoil_next(lens_p=None), "ids and probabilities; got one"),
+        (spoil_next(lens_p=None), "rows and probabilities; got one"),
         (lambda header: header["next_tokens"].update(p=header["next_tokens"]["p"][:-4] + "AAAA"), "not the bytes"),
         (lambda header: header["next_tokens"].update(p="!" * len(header["next_tokens"]["p"])), "not the bytes"),
         (lambda header: header["next_tokens"].update(p=packed(header, np.nan)), "must be from 0 to 1"),
