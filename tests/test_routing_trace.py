@@ -258,7 +258,7 @@ def test_selecting_layers_drops_the_parameters_of_the_whole_model(trace):
 
 
 def test_a_layer_that_is_not_there_is_named(hand):
-    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose from 1 and 4"):
+    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose one of 1 and 4"):
         hand.select(layers=[1, 2])
 
 
