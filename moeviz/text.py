@@ -1,4 +1,4 @@
-"""Names of files and models, from anyone: cut to fit a sentence, and refused where no file can have them."""
+"""Parts of sentences: names of files and models from anyone, cut to fit and checked; lists; and what was meant."""
 
 import os
 import re
@@ -15,7 +15,7 @@ LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows h
 
 
 def quoted(name: object, most: int = MOST_SHOWN) -> str:
-    """Quote a name, cut where it is endless; signs that a terminal would obey are spelled out.
+    """Quote a name, cut to a length; control characters are spelled out.
 
     >>> quoted("a" * 5000, most=3)
     "'aaa…' (5,000 characters)"
@@ -25,12 +25,12 @@ def quoted(name: object, most: int = MOST_SHOWN) -> str:
 
 
 def cut(text: str, most: int = MOST_SHOWN) -> str:
-    """Cut a text that is endless."""
+    """Cut a text to a length."""
     return text if len(text) <= most else f"{text[:most]}…"
 
 
 def listed(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """List numbers in a sentence, without the middle where they are many.
+    """List numbers in a sentence, without the middle if they are many.
 
     >>> listed(range(3)), listed(range(4096))
     ('0, 1 and 2', '0, 1, 2, …, 4095')
@@ -50,7 +50,7 @@ def no_layer(model: str, layer: object, layers: Sequence[int]) -> str:
 
 
 def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
-    """List ascending whole numbers in a sentence, those in a row as their first and last.
+    """List ascending whole numbers in a sentence, consecutive ones as a range.
 
     >>> spans([0, 1, 2, 7, 9, 10])
     '0 to 2, 7 and 9 to 10'
@@ -62,7 +62,7 @@ def spans(numbers: Sequence[int], most: int = MOST_LISTED) -> str:
 
 
 def numbers_span(numbers: Sequence[int]) -> str:
-    """Write the least and the greatest of some numbers, or the one that all are.
+    """Write the least and the greatest of some numbers, or one number if all are equal.
 
     >>> numbers_span((64, 8, 64)), numbers_span((8, 8))
     ('8–64', '8')
@@ -140,9 +140,9 @@ def why_not_read(path: str, error: OSError) -> str:
 
 
 def is_text(value: object) -> bool:
-    """Return whether a value is a text, or a file's name, that UTF-8 can hold.
+    """Return whether a value is a text, or a file's name, that UTF-8 can encode.
 
-    JSON can smuggle half a character (a lone surrogate) in; Python has one for each byte of a name that is no UTF-8.
+    JSON can contain half a character (a lone surrogate); Python makes one of each byte of a name that is not UTF-8.
 
     >>> is_text("é"), is_text(chr(0xD83D)), is_text(1)
     (True, False, False)
@@ -151,7 +151,7 @@ def is_text(value: object) -> bool:
 
 
 def cautions_in_one(said: Sequence[str], most: int = 3) -> str:
-    """Join cautions into one text, each once; of more than a few, the first ones and how many there are besides.
+    """Join cautions into one text, each once; if there are many, the first ones and the number of the others.
 
     >>> cautions_in_one(["", "One.", "Two.", "One.", "Three."], most=2)
     'One. Two. (1 more like these.)'

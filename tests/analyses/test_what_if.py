@@ -296,7 +296,10 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
         (untyped(Mute, {0: (1.0,)}, True, False), r"experts 0 to 7, not 1\.0"),
         (untyped(Mute, {True: (1,)}, True, False), "no MoE layer True"),
-        (untyped(Mute, {0: 3}, True, False), r"a sequence of experts for each layer, as in Mute\(\{3: \(1,\)\}\), and got 3"),
+        (
+            untyped(Mute, {0: 3}, True, False),
+            r"as in Mute\(\{3: \(1,\)\}\), and got 3",
+        ),
         (untyped(Mute, (0, 1), True, False), r"needs experts by layer, as in .*, and got \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
         (Force({}), "Force names no expert"),
