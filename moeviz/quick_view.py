@@ -21,8 +21,8 @@ def view(model_or_trace: Any, text: str | Sequence[str] | None = None, **options
     options         of `moeviz.trace`, such as `max_new_tokens=40`, or `tokenizer=` for a transformers model.
 
     A notebook displays the returned `View`; elsewhere, `view(…).save("view.html")` writes a page that any browser
-    opens, without a server or a network. It shows up to 256 tokens, and fewer if a model has more than 64 MoE layers; use
-    `trace.select` for a part of a longer text.
+    opens, without a server or a network. It shows up to 256 tokens, and fewer if a model has more than 64 MoE layers;
+    `trace.select` gives a part of a longer text.
 
     Raises `MoevizError` for a model without a text, for a trace with one, for a trace that is empty or too large to
     draw, and if the extra `notebook` is not installed; and what `moeviz.trace` raises.
