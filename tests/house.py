@@ -31,7 +31,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
+    "moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
     "moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
@@ -151,8 +151,9 @@ MAY_IMPORT = {
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/text.py": "",
+    "moeviz/whole_files.py": "",
     "moeviz/spreadsheets.py": "",
-    "moeviz/own_folder.py": "",
+    "moeviz/own_folder.py": "moeviz.whole_files",
     "moeviz/_viewers.py": "",
     "moeviz/_plain_help.py": "",
     "kernels/*": "moe_kernels torch triton",

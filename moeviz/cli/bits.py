@@ -2,7 +2,6 @@
 
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
@@ -10,6 +9,7 @@ from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_in
 from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut
+from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.bits import BitsStudy
@@ -67,7 +67,7 @@ def run(args: Namespace) -> int:
     if tokens is not None:
         note(f"only the first {tokens:,} tokens of each text were read")
     if args.output is not None:
-        Path(args.output).write_bytes(_file(study, args))
+        write_file(args.output, _file(study, args))
         note(f"wrote {cut(args.output)}")
     findings = bits_sentences(study, args.rule)
     if args.json:

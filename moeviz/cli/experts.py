@@ -11,6 +11,7 @@ from moeviz.cli.output import frame_texts, note, print_findings, print_tables, p
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import no_layer, why_no_file
+from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,7 +113,7 @@ def run(args: Namespace) -> int:
     if args.write_labels is not None:
         from moeviz.formats.expert_labels import to_labels
 
-        Path(args.write_labels).write_bytes(to_labels(table, counted.model.name))
+        write_file(args.write_labels, to_labels(table, counted.model.name))
         note(f"wrote {args.write_labels}")
     return 0
 
@@ -205,7 +206,7 @@ def _write(table: "pd.DataFrame", findings: list[str], args: Namespace) -> None:
     if args.output is not None:
         as_csv = args.output.lower().endswith(".csv")
         data = table_as_csv(table) if as_csv else json.dumps(records(table)).encode()
-        Path(args.output).write_bytes(data)
+        write_file(args.output, data)
         note(f"wrote {args.output}")
     if args.json:
         print_tables({"experts": table}, findings)

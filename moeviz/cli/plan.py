@@ -10,6 +10,7 @@ from moeviz.cli.options import add_json, add_phase, number
 from moeviz.cli.output import check_parent, note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
+from moeviz.whole_files import write_file
 
 HELP = "Write the placement of experts that an inference engine reads."
 EXAMPLES = """examples:
@@ -66,7 +67,7 @@ def write_plan(args: Namespace) -> dict[str, Any]:
     sizes = sizes_for(args.engine, args.devices, args.copies)
     plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)
     data, remarks = export_plan(plan, args.engine), plan_remarks(plan, args.engine, trace)
-    target.write_bytes(data)
+    write_file(target, data)
     facts = {"engine": engine.title, "file": args.output, "holds": engine.reads, "devices": plan.devices}
     facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": engine.repaired(plan), "tokens": said}
     return facts | {"judged": plan.judged, "remarks": remarks, "command": engine.command(plan, args.output)}

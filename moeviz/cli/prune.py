@@ -3,7 +3,6 @@
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
@@ -12,6 +11,7 @@ from moeviz.cli.output import check_parent, frame_text, note, print_findings, pr
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
+from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.checkpoint import Checkpoint
@@ -104,7 +104,7 @@ def run(args: Namespace) -> int:
     if tokens is not None:
         note(f"only the first {tokens:,} tokens of each text were read")
     if args.ranking:
-        Path(args.ranking).write_text(ranking(curve, args.by, args.form, one), encoding="utf-8")
+        write_file(args.ranking, ranking(curve, args.by, args.form, one))
         note(f"wrote {cut(args.ranking)}")
     if checkpoint is not None:
         _write(checkpoint, args.output, curve.cut(args.by, one), evidence(curve, args.by) | {"cut": one})

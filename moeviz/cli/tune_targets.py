@@ -3,12 +3,12 @@
 import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from pathlib import Path
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
 from moeviz.cli.output import check_output, frame_text, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
+from moeviz.whole_files import write_file
 
 HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
 EXAMPLES = """examples:
@@ -72,7 +72,7 @@ def run(args: Namespace) -> int:
     found = tune_targets(pair, args.score, args.share)
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
-        Path(args.output).write_text(json.dumps(written) + "\n", encoding="utf-8")
+        write_file(args.output, json.dumps(written) + "\n")
         note(f"wrote {args.output}")
     findings = [tune_targets_sentence(found, args.share)]
     if args.json:

@@ -13,10 +13,8 @@ To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and 
 in `moeviz.formats.importers`: such files are recognised by what is in them, whatever they are called.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -35,6 +33,7 @@ from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted, why_no_file
+from moeviz.whole_files import check_place, write_file
 
 OF_MODELS = (".gguf", ".safetensors", ".bin", ".pth")  # suffixes; a .pt file may hold what a router chose
 
@@ -276,12 +275,8 @@ def check_target(path: str | Path) -> None:
     """
     path = Path(path)
     export_for(path)
-    unfinished = _unfinished(path)
     try:
-        unfinished.touch()
-        unfinished.unlink()
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        check_place(path)
     except OSError as error:
         raise MoevizError(
             f"{quoted(path)} cannot be written: {error.strerror or error}. Give another place."
@@ -306,16 +301,7 @@ def write_trace(trace: RoutingTrace, path: str | Path, plain: bool = False) -> N
     if plain and path.suffix.lower() != ".csv":
         raise MoevizError(f"Only a .csv file can be plain, not {quoted(path.name)}. Give one, or leave plain out.")
     data = to_csv(trace, plain) if plain else export_for(path).write(trace)
-    unfinished = _unfinished(path)
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(path, data)
 
 
 _OPENED: dict[str, Opened] = {}  # by path: `moeviz app FILE` reads and serves in one process, and reads once
