@@ -21,7 +21,7 @@ from moeviz.text import quoted, why_no_file
 if TYPE_CHECKING:
     from moeviz.routing_trace import Counted
 
-HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
+HELP = "Convert a trace, counts, or another program's file to the format that the suffix names."
 EXAMPLES = """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet

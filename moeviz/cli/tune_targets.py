@@ -20,7 +20,7 @@ FORMS = ("esft", "peft")
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz tune-targets`."""
-    says = "text files of the task, or .jsonl files with a text on each line: at least four texts"
+    says = "text files of the task, or .jsonl or .csv files of texts: at least four texts"
     parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
     parser.add_argument("texts", metavar="TEXTS", nargs="+", help=says)
     parser.add_argument(
@@ -39,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
         type=number(float, 0, 1),
         default=0.2,
         metavar="P",
-        help="of a layer's work, for which experts are taken (default: 0.2, as in ESFT)",
+        help="share of a layer's work that the targets must do (default: 0.2, as in ESFT)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the targets there, as JSON")
     parser.add_argument(
