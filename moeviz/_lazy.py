@@ -22,12 +22,12 @@ class CallableModule(ModuleType):
 
     def _function(self) -> Callable[..., Any]:
         package, _, name = self.__name__.rpartition(".")
-        home = sys.modules[package]._homes.get(name, name)  # type: ignore[attr-defined]  # a `Package`
+        home = sys.modules[package]._homes.get(name, name)  # type: ignore[attr-defined]  # a `LazyPackage`
         found: Callable[..., Any] = getattr(import_module(f"{package}.{home}"), name)
         return found
 
 
-class Package(ModuleType):
+class LazyPackage(ModuleType):
     """A package that makes a module callable if it is called as a function of the package is."""
 
     _homes: dict[str, str]
@@ -55,7 +55,7 @@ def lazy_package(
     modules |= {path.parent.name for folder in package.__path__ for path in Path(folder).glob("[a-z]*/__init__.py")}
     known = {*modules, *homes, *(key for key in vars(package).get("__all__", ()))}
     vars(package)["_homes"] = homes
-    package.__class__ = Package
+    package.__class__ = LazyPackage
 
     def find(wanted: str) -> Any:
         if wanted in modules:
