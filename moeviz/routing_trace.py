@@ -169,7 +169,7 @@ class RoutingTrace:
         if "label" not in self.tokens:
             raise MissingField(
                 f"{why} needs tokens with a label, and this trace has none. Record a labelled trace with “moeviz "
-                "corpus”, or open the evaluation set on the app's Traces page."
+                "corpus”, or choose the 60 texts of 15 kinds in the app."
             )
         codes, names = pd.factorize(self.tokens["label"])
         return [str(name) for name in names], codes

@@ -31,8 +31,8 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz._lazy moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
-    "moeviz.next_tokens moeviz.routing_trace"
+    "moeviz._lazy moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
+    "moeviz.expert_outputs moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"

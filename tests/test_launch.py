@@ -30,7 +30,7 @@ def places(tmp_path, monkeypatch):
 def test_the_app_shows_the_trace_until_it_is_stopped(visit, places):
     app = moeviz.open_in_app(sample_trace(tokens=37), browser=False)
     page = visit("", at=Server(app.url, [], None))
-    page.goto(app.url.partition("/?access=")[0] + "/traces")  # the browser is known by then
+    page.goto(app.url.partition("/?access=")[0] + "/files")  # the browser is known by then
     expect(page.get_by_text("37 tokens through sample")).to_be_visible()
     page.goto("about:blank")
     assert app.running and app.url in app._repr_html_() and "running" in repr(app)

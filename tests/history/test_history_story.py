@@ -26,7 +26,7 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
-from moeviz_app.views.menu import MENU, PAGES, STORY
+from moeviz_app.views.menu import MENU, ROWS, STORY
 from moeviz_app.widgets.components import history as component
 
 MOST_WORDS = 100  # of a step
@@ -287,7 +287,7 @@ def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone
 
 def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     monkeypatch.setattr("torch.Tensor.backward", _never)
-    script = "from moeviz_app.views.menu import PAGES, STORY\nPAGES[STORY]()"
+    script = "from moeviz_app.views.menu import ROWS, STORY\nROWS[STORY].draw()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
     assert not app.exception and pictures(app) == 1
     said = [json.loads(node.proto.json) for node in app.get("bidi_component") if node.proto.json]
@@ -311,4 +311,4 @@ def _never(*_: object, **__: object) -> None:
 
 
 def test_the_old_address_leads_here():
-    assert MENU["Story"][0] == STORY and STORY in PAGES
+    assert MENU["Story"][0] == STORY and STORY in ROWS
