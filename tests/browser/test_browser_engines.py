@@ -71,7 +71,7 @@ def test_counts_alone_open_on_their_page(visit, serve, files):
 
 
 def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(visit):
-    page = visit("/traces", size="phone")
+    page = visit("/files", size="phone")
     page.locator("input[type=file]").set_input_files(FOLDER / "imatrix.gguf")
     box = page.get_by_role("spinbutton", name="Experts that a token is sent to (top-k)")
     expect(box).to_be_visible()

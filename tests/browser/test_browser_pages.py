@@ -103,4 +103,4 @@ def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
     expect(page.get_by_role("heading", name=MORE)).to_be_visible()
     expect(page.get_by_text(QUESTIONS["Train"])).to_be_visible()
     fits(page)
-    go_to(page, "Training")
+    go_to(page, "Train")

@@ -26,7 +26,7 @@ from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
-from moeviz_app.views.menu import EXHIBIT, EXPERT, FIRST, GALLERY, ICONS, MENU, MORE, TABS, place_of
+from moeviz_app.views.menu import EXHIBIT, EXPERT, FIRST, GALLERY, ICONS, MENU, MORE, place_of
 
 pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names]
@@ -126,7 +126,7 @@ def says_where_one_is(page: Page, name: str, size: str) -> None:
     expect(of_place).to_contain_text(MORE if phone and place not in ICONS else place)
     expect(page.locator(".st-key-menu a:visible")).to_have_count(len(ICONS) + 1 if phone else len(MENU))
     if len(MENU[place]) > 1:
-        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else TABS.get(name, name)])
+        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else name])
         assert not of_tab.evaluate(OUT_OF_SIGHT)
     assert not of_place.evaluate(OUT_OF_SIGHT)
     assert phone or not any(page.evaluate(BEYOND))
@@ -148,15 +148,15 @@ def test_every_page_opens_by_the_menu_of_a_phone_on_the_example(visit, server):
 
 
 def test_every_page_opens_by_the_menu_on_a_trace_of_strangers(visit, server, subjects):
-    page = visit("/traces")
+    page = visit("/files")
     page.locator("input[type=file]").set_input_files(subjects["trace"])
     expect(page.get_by_text("Opened.")).to_be_visible()
     walk(page, server, "desktop")
 
 
 def test_every_page_opens_by_the_menu_on_a_dataset(visit, opened, subjects):
-    walk(visit(f"/corpus?dataset={quote(subjects['dataset'].name)}", at=opened), opened, "desktop")
+    walk(visit(f"/many-texts?subject={quote(subjects['dataset'].name)}", at=opened), opened, "desktop")
 
 
 def test_every_page_opens_by_the_menu_on_counts(visit, opened):
-    walk(visit("/balance?counts=counts.json", at=opened), opened, "desktop")
+    walk(visit("/balance?subject=counts.json", at=opened), opened, "desktop")
