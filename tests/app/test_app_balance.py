@@ -49,7 +49,7 @@ def balance_page(trace: RoutingTrace | None = None, counts: SessionLibrary | Non
 
 
 def upload(name: str, data: bytes | None = None, **told: int):
-    """The Traces page with a file of other programs, and what is asked filled in."""
+    """The page Files with a file of other programs, and what is asked filled in."""
     app = traces_page()
     app.file_uploader(key=session.UPLOAD).upload(name, data or (FOLDER / name).read_bytes(), "text/plain").run()
     return filled(app, **told) if told else app

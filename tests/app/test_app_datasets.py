@@ -57,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def serving(monkeypatch) -> Callable:
     """A fresh visitor at a page of the app as `moeviz app FOLDER …` serves it."""
 
-    def serve(*paths: Path, at: str = "corpus", to: str = settings.PRIVATE, **query: str) -> AppTest:
+    def serve(*paths: Path, at: str = "many-texts", to: str = settings.PRIVATE, **query: str) -> AppTest:
         files = tuple(map(str, paths))
         monkeypatch.setattr(identity, "is_local", lambda: True)  # which a harness without a browser cannot tell
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, files=files, serve=to))
@@ -106,7 +106,7 @@ def damaged(folder: Path, file: str = "load.parquet", shard: int = 1) -> Path:
 
 def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, folder):
     app = serving(folder, at="")
-    assert title(app) == "Corpus" and pictures(app) == 5
+    assert title(app) == "Many texts" and pictures(app) == 5
     assert "400 tokens in 10 texts · sample, 4 layers × 8 experts, 2 per token" in said_of(app)
     assert counts_summary(expert_load(texts_of())) in sentences(app)
     assert visit_of(app).address == {"dataset": NAME, "layer": "2"}
@@ -210,7 +210,7 @@ def test_for_others_the_listed_folders_are_there_and_no_path_can_be_typed(servin
     assert not [name for name in subjects_of(app) if name.startswith("dataset ")]
 
 
-@pytest.mark.parametrize("page", ["corpus", "load", "expert"])
+@pytest.mark.parametrize("page", ["many-texts", "load", "expert"])
 @pytest.mark.parametrize(
     ("asked", "to"),
     [("name", settings.PUBLIC), ("path", settings.PUBLIC), ("climbing", settings.TEAM), ("path", settings.PRIVATE)],
@@ -265,7 +265,7 @@ def test_even_a_forged_message_opens_no_path_for_others(serving, folder, to):
 # What is damaged, changed or hostile
 
 
-@pytest.mark.parametrize("page", ["corpus", "load", "expert"])
+@pytest.mark.parametrize("page", ["many-texts", "load", "expert"])
 def test_a_damaged_shard_is_named_and_the_rest_is_read_if_asked_for(serving, folder, page):
     app = serving(damaged(folder), at=page, dataset=NAME, layer="1", expert="2")
     assert sentences(app).count("shard-000001 is damaged: load.parquet is not what was written") == 1
@@ -304,7 +304,7 @@ def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):
     app = serving(folder)
     shutil.rmtree(folder)
     app = faultless(app.run())
-    assert title(app) == "Corpus" and str(folder.parent) not in str(app.main)
+    assert title(app) == "Many texts" and str(folder.parent) not in str(app.main)
 
 
 def test_names_of_strangers_are_plain_text(serving, folder):
@@ -321,7 +321,7 @@ def test_an_empty_dataset_and_one_layer_are_no_errors(serving, tmp_path):
     write_dataset(texts_of().select(tokens=slice(0, 0)), tmp_path / "empty")
     assert "holds no tokens" in sentences(serving(tmp_path / "empty"))
     write_dataset(texts_of().select(layers=[2]), tmp_path / "one")
-    for page in ("corpus", "load", "layers", "co-activation", "expert"):
+    for page in ("many-texts", "load", "layers", "co-activation", "expert"):
         app = serving(tmp_path / "one", at=page, dataset="one", expert="1")
         assert ("follow each other" in sentences(app)) == (page == "layers")
 

@@ -89,7 +89,7 @@ def named(name: str) -> ShownDataset:
     if (path := offered().get(name)) is None:
         raise MissingField(
             f"This link is about the dataset {quoted(name)}, which is not open here. Links do not open folders: start "
-            "moeviz with it, or open it on the Corpus page; then follow the link again."
+            "moeviz with it, or open it on the page Many texts; then follow the link again."
         )
     dataset, key = _read(name, path)
     rest = visit().left_out.get(key)

@@ -74,7 +74,7 @@ def compare_page() -> None:
 
 def _what_ships(trace: RoutingTrace | None) -> None:
     """Show, before there is a pair, beginnings of held-out texts through the models whose routing of them ships."""
-    example_note("Run a second text on the Explore page, or open a trace file on the Traces page, to compare your own.")
+    example_note("Run a second text on the Explore page, or open a trace file on the page Files, to compare your own.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 

@@ -49,7 +49,7 @@ FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 
 def corpus_page() -> None:
     """Give labelled texts, trace them one after the other, and see which experts each label uses."""
-    st.title("Corpus", anchor=False)
+    st.title("Many texts", anchor=False)
     choose_dataset()
     with explained():
         if (shown := session.dataset()) is not None:

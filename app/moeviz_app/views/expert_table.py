@@ -1,4 +1,4 @@
-"""The page All experts, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
+"""The page Table, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
 
 from functools import lru_cache
 
@@ -27,7 +27,7 @@ from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words
 from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.messages import explained, note
 
-PAGE = "All experts"
+PAGE = "Table"
 KEPT = 8  # traces whose table is kept
 MOST_SENTENCES = 5
 READ = "Read these texts again, with what each expert adds"

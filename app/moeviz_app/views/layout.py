@@ -161,4 +161,4 @@ def open_startup_files() -> str | None:
         choose(f"{OF_DATASET}{next(iter(of_corpora))}")
     if traces:
         return None
-    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Balance" if files else None
+    return "Train" if training_runs.started() else "Many texts" if of_corpora else "Balance" if files else None

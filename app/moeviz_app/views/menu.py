@@ -79,7 +79,6 @@ class PageRow:
     draw: Callable[[], None]
     takes: Takes | None = None  # the subject that it is about; None: of none, and it has no subject bar
     address: PageAddress | None = None  # what its address says in addition to the subject
-    tab: str = ""  # what its tab is called, if not as the page
 
 
 def _topic(name: str, takes: Takes, *topics: str) -> PageRow:
@@ -99,10 +98,10 @@ TO_RUN = _takes(MIXED, ORDER, WEIGHTS)
 TOKENS = _takes(EMBEDDED, ORDER)
 
 PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at the first
-    "Explore": (PageRow(FIRST, explore_page, A_TEXT, tab="Text"), _topic("Tokens", A_TEXT)),
+    "Explore": (PageRow(FIRST, explore_page, A_TEXT), _topic("Tokens", A_TEXT)),
     "Experts": (
-        PageRow("Experts", experts_page, OF_EXPERTS, EXPERTS, "Atlas"),
-        PageRow(TABLE, expert_table_page, OF_EXPERTS, tab="Table"),
+        PageRow("Experts", experts_page, OF_EXPERTS, EXPERTS),
+        PageRow(TABLE, expert_table_page, OF_EXPERTS),
         _topic("Specialization", _takes(EMBEDDED, ORDER, prefers=(KINDS,))),
         _topic("Locality", TOKENS),
         _topic("Co-activation", TOKENS),
@@ -112,23 +111,23 @@ PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at
         PageRow("Lineage", lineage_page, OF_MODEL),
     ),
     "Compare": (
-        PageRow("Compare", compare_page, _takes(MIXED, ORDER), COMPARED, "Side by side"),
+        PageRow("Compare", compare_page, _takes(MIXED, ORDER), COMPARED),
         PageRow("One word", one_word_page, TO_RUN, WORD),
         PageRow("Contrast", contrast_page, _takes(EMBEDDED, ORDER, KINDS), CONTRAST),
-        PageRow("Engine difference", engine_difference_page, None, PAIR, "Engines, precisions"),
+        PageRow("Engine difference", engine_difference_page, None, PAIR),
         PageRow("What if", what_if_page, TO_RUN, CHANGE),
     ),
     "Balance": (
-        PageRow("Balance", balance_page, _takes(MIXTRAL, COUNTED), BALANCE, "Overview"),
+        PageRow("Balance", balance_page, _takes(MIXTRAL, COUNTED), BALANCE),
         _topic("Load", _takes(MIXTRAL, COUNTED), "Load", "Coverage"),
         _topic("Losses", _takes(MIXED, ORDER, SCORES)),
     ),
     "Serve": (
-        PageRow("Serve", serve_page, _takes(MIXTRAL, SERVED), SERVE, "Overview"),
+        PageRow("Serve", serve_page, _takes(MIXTRAL, SERVED), SERVE),
         _topic("Parameters", _takes(MIXTRAL, SIZE)),
         _topic("Placement", _takes(MIXTRAL, COUNTED)),
     ),
-    "Train": (PageRow("Training", training_page, _takes(RUNS, TRAINING), RUN_ADDRESS),),
+    "Train": (PageRow("Train", training_page, _takes(RUNS, TRAINING), RUN_ADDRESS),),
     "Story": (
         PageRow(STORY, lambda: story_page(_page)),
         PageRow("Timeline", timeline_page),
@@ -137,9 +136,9 @@ PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at
         PageRow("Mixtral", mixtral_page),
     ),
     "Open": (
-        PageRow("Traces", traces_page, tab="Files"),
+        PageRow("Files", traces_page),
         PageRow("Models", models_page),
-        PageRow("Corpus", corpus_page, _takes(EMBEDDED, ORDER), tab="Many texts"),
+        PageRow("Many texts", corpus_page, _takes(EMBEDDED, ORDER)),
     ),
 }
 MENU = {place: tuple(page.name for page in pages) for place, pages in PLACES.items()}
@@ -147,7 +146,6 @@ ROWS = {page.name: page for pages in PLACES.values() for page in pages} | {
     "Expert": PageRow("Expert", expert_page, AN_EXPERT),
     MORE: PageRow(MORE, lambda: _more_page()),
 }
-TABS = {name: row.tab for name, row in ROWS.items() if row.tab}
 QUESTIONS = {
     "Explore": "Where does each token go?",
     "Experts": "What does each expert do?",
@@ -166,7 +164,7 @@ ICONS = {  # on a phone, where these four stand at the bottom, and More beside t
 }
 
 # The names of places whose first page has another address: whoever types one finds it.
-PLACE_ADDRESSES = {"explore": FIRST, "train": "Training", "story": STORY, "open": "Traces"}
+PLACE_ADDRESSES = {"explore": FIRST, "story": STORY, "open": "Files"}
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
 TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
@@ -227,7 +225,7 @@ def draw_tabs(open_page: str) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
             for name in tabs:
                 if name not in GALLERY:
-                    st.page_link(_page(name), label=TABS.get(name, name), width="content")
+                    st.page_link(_page(name), label=name, width="content")
             if set(GALLERY) <= set(tabs):
                 st.page_link(_page(next(iter(GALLERY))), label=EXHIBIT, width="content")
     if open_page in GALLERY:

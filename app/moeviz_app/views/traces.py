@@ -20,7 +20,7 @@ from moeviz_app.widgets.messages import explained, say
 
 def traces_page() -> None:
     """Save the trace on screen, at first the example; open another."""
-    st.title("Traces", anchor=False)
+    st.title("Files", anchor=False)
     for sentence in recent.restore():
         say(sentence)
     if session.current_trace() is None and not recent.traces():
@@ -91,7 +91,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
         training_runs.open_upload(data, upload.name)
         session.done_with(upload.file_id)
         st.success("Opened. It holds a training run, and no trace.")
-        session.link_to("Training", "Look at the training run")
+        session.link_to("Train", "Look at the training run")
         return
     try:
         found = read_upload(data, upload.name, told).counted

@@ -42,7 +42,7 @@ ADDRESS = page_address(
 
 def training_page() -> None:
     """Draw two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
-    question("Training", HEALTH)
+    question("Train", HEALTH)
     with explained():
         shown = _chosen()
         for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
