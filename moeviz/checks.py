@@ -41,8 +41,8 @@ def diff(one: "moeviz.routing_trace.RoutingTrace", other: "moeviz.routing_trace.
     """Compare two recordings of the same tokens, such as of two engines or precisions: one row per layer.
 
     A convention that differs, such as rows that are off by one, is undone first; `moeviz.metrics.conventions.explain`
-    names it. Columns, definitions and source are those of `moeviz.metrics.engine_difference.engine_difference`. On the command
-    line: `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
+    names it. Columns, definitions and source are those of `moeviz.metrics.engine_difference.engine_difference`.
+    On the command line: `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
 
     >>> import moeviz
     >>> trace = moeviz.trace("embedded", "Il fait froid.")
