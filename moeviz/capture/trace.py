@@ -24,6 +24,7 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.next_tokens import next_tokens_recorded
+from moeviz.capture.record.witness import checked
 from moeviz.capture.recorders import CaptureJob, KernelsUnavailable, record_with_hooks, record_with_kernels, why_hooks
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling
 from moeviz.capture.run.generation import (
@@ -285,6 +286,7 @@ def _planned(
 ) -> CaptureJob:
     """Read the prompts, and settle how to go on from them."""
     run = prepare(model, request, tokenizer)
+    run = replace(run, info=replace(run.info, witness=checked(run)))
     plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
     batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
     plan.decoding.check(run.model, len(batch.input_ids))

@@ -5,8 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from survey.compare import EQUAL, REFUSED
-from survey.oracle import block_factor
+from survey.compare import EQUAL, REFUSED, block_factor
 from survey.outputs import HYPER_CONNECTED, LATENT, outputs_of
 from survey.tiny_models import architectures, random_model, read, some_tokens
 from tiny_models import CONFIGS, every_decoding, tiny_model, tiny_tokenizer

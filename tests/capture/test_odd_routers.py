@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from survey.oracle import witnessed
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
+from moeviz.capture.record.witness import witnessed
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError

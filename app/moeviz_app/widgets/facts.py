@@ -51,6 +51,8 @@ def trace_name(trace: RoutingTrace) -> None:
     st.text(f"{routed} through {model.name}{revision}{site}{dtype}, recorded by {by}")
     if 0 < tokens < HANDFUL:
         st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
+    if model.witness:
+        st.text(f"This model was {model.witness}." if model.witness.startswith("checked") else model.witness)
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
