@@ -11,7 +11,6 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/training", size=size)

@@ -220,7 +220,6 @@ def refuted(again, sentence) -> str:
     return ""
 
 
-@pytest.mark.table("moeviz/metrics", "moeviz/charts", "moeviz/serving", "tests/support/recount.py")
 @pytest.mark.parametrize("case", range(CASES))
 def test_no_sentence_about_a_random_trace_is_refuted(case):
     wrong, told = [], 0
@@ -233,7 +232,6 @@ def test_no_sentence_about_a_random_trace_is_refuted(case):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.table("moeviz/metrics", "moeviz/charts", "moeviz/serving", "tests/support/recount.py")
 def test_each_number_of_each_sentence_is_counted_again():
     """The control: with a number of it made another a sentence is refuted, but for the few that stay true."""
     noticed: dict[str, Counter] = {}
