@@ -22,7 +22,7 @@ from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_module, unwrapped_path
 from moeviz.capture.run.generation import read_once
-from moeviz.capture.run.prompts import Batch, ModelInput, no_generated_tokens
+from moeviz.capture.run.prompts import Batch, ModelInput, in_one_batch, no_generated_tokens
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -172,6 +172,8 @@ AGREED = "checked on {} tokens: the experts received what is recorded"
 UNSEEN = "not checked: {}"
 log = logging.getLogger("moeviz.capture")
 _guard = threading.Lock()
+_reading_others: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+LARGE_SHARE = 0.1  # of the expert ids, for routers that have no logits
 _checked: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
 
 
@@ -208,6 +210,53 @@ def _check(run: ModelInput, site: str) -> str:
         f"What moeviz records of {run.info.name} is not what its experts receive ({trouble}), so a trace of it would "
         "not be true. Please report this model, or give an adapter that reads its router."
     )
+
+
+LIMIT = {torch.float32: 0.01, torch.float64: 0.01}  # of the routers' logits, in their standard deviations
+LIMIT_OF_HALF = 0.05
+BY_ITSELF = "{} routes a text otherwise when it stands in a batch, so each text was read by itself"
+
+
+def reads_others(run: ModelInput) -> bool:
+    """Check once per model and site whether a text is routed otherwise in a padded batch than by itself.
+
+    Half of a fixed sentence is read alone, and beside the whole: two forwards of at most 16 tokens. Numbers differ by
+    rounding; what a model takes from the padding or from the other text is larger.
+    """
+    site = run.info.site
+    with _guard:
+        known = _reading_others.setdefault(run.model, {})
+    if site not in known:
+        known[site] = _reads_others(run, site)
+    return known[site]
+
+
+def _reads_others(run: ModelInput, site: str) -> bool:
+    whole = _trial_batch(run).input_ids[0].tolist()
+    half = whole[: len(whole) // 2]
+    if not half:
+        return False
+    alone, batched = (_read(run, site, rows) for rows in ([half], [half, whole]))
+    batched = batched.select(tokens=(batched.tokens["sequence"] == 0).to_numpy())
+    if alone.logits is None or batched.logits is None:
+        return bool((np.sort(alone.experts) != np.sort(batched.experts)).mean() > LARGE_SHARE)
+    limit = LIMIT.get(run.model.dtype, LIMIT_OF_HALF)
+    return any(_distance(one, other) > limit for one, other in zip(alone.logits, batched.logits, strict=True))
+
+
+def _read(run: ModelInput, site: str, rows: list[list[int]]) -> RoutingTrace:
+    trial = replace(run, batch=in_one_batch(run.model, rows, 0))
+    hooks = recording_hooks(run.model, keep_logits=True, site=site or None)
+    with exclusive(run.model), torch.random.fork_rng(), hooks as recording:
+        read_once(run.model, trial.batch)
+        return assemble(recording, trial, no_generated_tokens(trial.batch))
+
+
+def _distance(one: np.ndarray, other: np.ndarray) -> float:
+    """Return the root mean square of the difference of two layers' logits (T, E), in standard deviations."""
+    known = np.isfinite(one) & np.isfinite(other)
+    spread = float(one[known].std())
+    return float(np.sqrt(np.mean((one[known] - other[known]) ** 2))) / spread if spread else 0.0
 
 
 def _trial_batch(run: ModelInput) -> Batch:
