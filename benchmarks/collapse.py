@@ -63,7 +63,7 @@ class BatchResult:
 
 
 class Twin:
-    """What the page trains, in double precision. `book` has the facts: first and second names, and numbers."""
+    """The model that the page trains, in double precision. `book` holds the facts: two names and a number each."""
 
     def __init__(
         self, sizes: Numbers, settings: Numbers, weights: Mapping[str, Tensor], lean: Tensor, book: Mapping[str, Tensor]
@@ -174,7 +174,7 @@ def in_page(page: Page, settings: Numbers, seed: int, sizes: Numbers = SIZES) ->
 
 @contextmanager
 def trainer(torch_alone: bool) -> Iterator[Callable[[Numbers, int], Found]]:
-    """What trains: the twin, or the page's script in a Chromium that is open for the block."""
+    """Yield the trainer: the twin, or the page's script in a Chromium that is open for the block."""
     if torch_alone:
         yield in_torch
         return

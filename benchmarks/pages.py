@@ -140,7 +140,7 @@ def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
 
 
 def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figures:
-    """A page from the request to its first chart, and until there are so many and no script runs."""
+    """Time a page from the request to its first chart, and until it has this many and no script runs."""
     tab, name = TimedTab(browser, server), address.partition("?")[0]
     tab.open(address)
     first = tab.until(FIRST_CHART)
@@ -251,7 +251,7 @@ BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
 ATLAS = (48, 9654, 8, 128)  # layers, tokens, top-k, experts
 RUN = (48, 128, 1000)  # layers, experts, logs
-# What is opened of a run, and how many charts there are at least: those of the part that is open at first.
+# The parts of a run to open, and the least number of charts: those of the part that is open at first.
 OF_TRAINING = {"training": 1, "training?run=aux-off&beside=aux-on": 2, "load": 4}
 # Pages that begin with an answer, and what they were called before.
 ANSWERS = {"balance": "counts", "serve": "serve", "training": "training"}
