@@ -22,6 +22,7 @@ TEXT = "To be, or not to be: that is the question."
 def traced(architecture, model=None, **options):
     model = model or random_model(architecture)
     model.generation_config.eos_token_id = None
+    moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), site=options.get("site"))  # the check before a first trace
     with witnessed(model) as testimony:
         trace = moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
     return trace, testimony
