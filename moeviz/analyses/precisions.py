@@ -22,6 +22,7 @@ from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.intervening import probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward
+from moeviz.capture.record.witness import checked
 from moeviz.capture.routers.discovery import LAYER_INDEX, find_routers, router_sites
 from moeviz.capture.run.generation import decode
 from moeviz.capture.run.generation_plan import PROMPTS_ONLY
@@ -64,6 +65,7 @@ def in_precisions(
     lie on disk.
     """
     run = prepare(model, CaptureRequest(prompts_of(prompts), chat=chat), tokenizer)
+    run = replace(run, info=replace(run.info, witness=checked(run)))
     names = [name for name in names if name != "float32"]
     with ExitStack() as stack:
         stack.enter_context(converted(run.model, "float32"))

@@ -47,7 +47,8 @@ def test_every_change_is_obeyed_or_refused_with_a_sentence():
 
 
 def test_the_kernels_column_of_both_tables_says_the_same():
-    both = INTERVENTIONS.merge(TABLE, on=["architecture", "router"], suffixes=("", " of the table"))
+    recorded = TABLE[~TABLE["exact"].str.startswith(NOT_RECORDED)]
+    both = INTERVENTIONS.merge(recorded, on=["architecture", "router"], suffixes=("", " of the table"))
     assert len(both) >= len(INTERVENTIONS)
     assert (both["kernels"] == EQUAL).tolist() == (both["kernels of the table"] == YES).tolist()
 
