@@ -99,9 +99,9 @@ def test_a_dense_model_is_refused_before_its_weights_are_read(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_a_model_that_writes_no_text_is_refused(tmp_path):
+def test_a_model_without_routers_that_reads_images_is_refused(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    with pytest.raises(CaptureError, match="is a vit model"):
+    with pytest.raises(CaptureError, match="ViTModel declares no router"):
         load_model(str(tmp_path))
 
 
