@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
     "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
+    "moeviz/history/shared/experts.py": "torch",
     "moeviz/history/shared/*": f". {INERT}",
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, and of models that are moeviz's own.

@@ -729,7 +729,7 @@ def test_a_third_trace_is_taken_away_again():
     assert "trace 2" not in sentences(app)
 
 
-@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("private", [True])
 def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
     monkeypatch.setattr(prune, "DRAWS", 2)

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from survey.oracle import witnessed
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -98,6 +99,24 @@ def test_layers_that_run_in_a_loop_are_unrolled():
     assert len(calls) == 9
     for depth, first in ((1, 0), (3, 1), (5, 2)):
         assert chosen(trace, depth) == [used(row) for call in calls[first::3] for row in call]
+
+
+def test_each_pass_of_a_loop_has_the_logits_that_its_router_made_in_that_pass():
+    """Held against the router's own product of weights and what it reads, heard by another hook."""
+    model, made = random_model("inkling2_loop"), []
+    router = next(one for one in find_routers(model) if one.path.startswith("model.layers.1."))
+
+    def hear(module, given, _answer):
+        hidden = given[0].reshape(-1, given[0].shape[-1])
+        made.append(torch.nn.functional.linear(hidden.float(), module.weight.float()))
+
+    hook = router.module.register_forward_hook(hear)
+    trace, _ = traced("inkling2_loop", model)
+    hook.remove()
+    passes = made[-3:]
+    assert len(made) % 3 == 0 and not torch.allclose(passes[0], passes[1]), "the passes are different ones"
+    for depth, logits in zip((1, 3, 5), passes, strict=True):
+        np.testing.assert_allclose(trace.logits[depth], logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
