@@ -55,12 +55,12 @@ def _finding(architecture: str, model: PreTrainedModel, site: str) -> Architectu
         output = read(model, batch)
     trace = assemble(recording, run, no_generated_tokens(batch))
     trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
-    trouble = trouble or _untold(trace, recording, testimony) or _unscaled(model, recording.routers[0])
+    trouble = trouble or difference_from_oracle(trace, recording, testimony) or _unscaled(model, recording.routers[0])
     kernels = _kernels(run, site, trace)
     return ArchitectureFinding(architecture, site, recording.routers, trace, trouble, kernels)
 
 
-def _untold(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
+def difference_from_oracle(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
     """How the trace differs from what the experts received; "" where it does not."""
     for layer, router in enumerate(unrolled(recording).routers):
         places = (*router.experts, router.block_path, router.path)
