@@ -102,21 +102,6 @@ def test_licences_are_written_file_by_file_and_run_no_formula(tmp_path):
     ]
 
 
-# Markup
-
-
-# Languages
-
-
-# Selection
-
-
-# Generators
-
-
-# Packages
-
-
 def test_packages_are_pinned_and_named_once():
     assert len({package.name for package in PACKAGES}) == len(PACKAGES)
     assert all(package.version and package.registry in packages.REGISTRIES for package in PACKAGES)
