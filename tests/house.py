@@ -31,7 +31,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz.errors moeviz.text moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
+    "moeviz.errors moeviz.claims moeviz.text moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
     "moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import page_sentences as pages
 import pytest
-import recount
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
@@ -550,7 +550,7 @@ def cards(told_by_cards, seeds):
             yield seed, traces[seed], traces[seed].model.layers[row], token, words
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/recount.py")
+@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()
@@ -559,8 +559,8 @@ def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
             part for part in ("A close call", "Expert ", "scores alone", "empty", "nothing", "×", "%") if part in words
         )
         try:
-            recount.check_card(words, trace, layer, token)
-        except recount.Refuted as why:
+            pages.check_card(words, trace, layer, token)
+        except pages.Refuted as why:
             wrong.append(f"seed {seed}: {why}")
     assert not wrong, "\n".join(wrong)
     assert {"A close call", "scores alone", "empty", "%"} <= set(kinds)
@@ -569,9 +569,9 @@ def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
 def test_each_number_of_a_card_is_counted_again(told_by_cards):
     noticed = Counter()
     for _, trace, layer, token, words in cards(told_by_cards, range(60)):
-        for at, changed in recount.changed(words):
-            told = partial(recount.check_card, changed, trace, layer, token)
-            noticed[recount.notices(told), at] += 1
+        for at, changed in pages.changed(words):
+            told = partial(pages.check_card, changed, trace, layer, token)
+            noticed[pages.notices(told), at] += 1
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert missed <= 0.01 * sum(noticed.values()), noticed
 
@@ -589,15 +589,15 @@ def counted(told_by_cards, seeds):
             yield seed, trace, trace.model.layers[row], data["texts"], window, words
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/recount.py")
+@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
     wrong, said = [], 0
     for seed, trace, layer, texts, window, words in counted(told_by_cards, range(case, 1000, 8)):
         said += words is not None
         try:
-            recount.check_counted(words, trace, layer, texts, window)
-        except recount.Refuted as why:
+            pages.check_counted(words, trace, layer, texts, window)
+        except pages.Refuted as why:
             wrong.append(f"seed {seed}: {why}")
     assert not wrong, "\n".join(wrong)
     assert said > 100
@@ -606,9 +606,9 @@ def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
 def test_each_number_under_the_strip_is_counted_again(told_by_cards):
     noticed = Counter()
     for _, trace, layer, texts, window, words in counted(told_by_cards, range(60)):
-        for at, changed in recount.changed(words or ""):
-            told = partial(recount.check_counted, changed, trace, layer, texts, window)
-            noticed[recount.notices(told), at] += 1
+        for at, changed in pages.changed(words or ""):
+            told = partial(pages.check_counted, changed, trace, layer, texts, window)
+            noticed[pages.notices(told), at] += 1
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert noticed and missed <= 0.01 * sum(noticed.values()), noticed
 
@@ -639,12 +639,12 @@ def said_of_next(told_by_cards, seeds):
         data["muted"] = {"experts": base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
         plain, without_them = told_by_cards([(data, tokens)], OF_NEXT)[0]
         for token, words in zip(tokens, plain, strict=True):
-            yield words, partial(recount.check_next, trace=trace, texts=data["texts"], token=token)
+            yield words, partial(pages.check_next, trace=trace, texts=data["texts"], token=token)
         for token, words in zip(tokens, without_them, strict=True):
-            yield words, partial(recount.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
+            yield words, partial(pages.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/recount.py")
+@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()
@@ -654,7 +654,7 @@ def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
         )
         try:
             check(words)
-        except recount.Refuted as why:
+        except pages.Refuted as why:
             wrong.append(f"{words!r}: {why}")
     assert not wrong, "\n".join(wrong)
     assert len(kinds) == 7
@@ -663,6 +663,6 @@ def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
 def test_each_number_on_next_tokens_is_counted_again(told_by_cards):
     noticed = Counter()
     for words, check in said_of_next(told_by_cards, range(40)):
-        noticed.update((recount.notices(partial(check, changed)), at) for at, changed in recount.changed(words))
+        noticed.update((pages.notices(partial(check, changed)), at) for at, changed in pages.changed(words))
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert noticed and missed <= 0.01 * sum(noticed.values()), noticed

@@ -7,6 +7,8 @@ from browser import SIZES, settled
 from browser_pages import check
 from playwright.sync_api import expect
 
+from moeviz.serving.memory import fit_sentence, known_model, memory_on_cards
+
 pytestmark = pytest.mark.browser
 
 
@@ -15,7 +17,7 @@ pytestmark = pytest.mark.browser
 def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the_budget(visit, size):
     page = visit("/serve?card=1x H100", size=size)
     answer = page.locator(".st-key-answer")
-    expect(answer).to_contain_text("Yes, at 8 bits: it takes 49.7 GB of the 72 GB to use on one H100.")
+    expect(answer).to_contain_text(fit_sentence(memory_on_cards(known_model("mistralai/Mixtral-8x7B-v0.1"), "H100")))
     expect(answer).to_be_in_viewport()
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(1)
     settled(page)

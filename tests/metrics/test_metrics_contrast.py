@@ -52,14 +52,14 @@ def test_french_and_german_are_told_apart_and_exchanged_they_change_signs(texts)
     one, other = (texts_of_label(texts, kind) for kind in ("French", "German"))
     found, back = contrast((one, other)), contrast((other, one))
     assert found["holds"].sum() >= 5 and (found["t"] == -back["t"]).all()
-    best = found.loc[found["t"].abs().idxmax()]
+    held = found[found["holds"]]
+    best = held.loc[held["difference"].abs().idxmax()]
     layer, expert = int(best["layer"]), int(best["expert"])
     shares = [mean_share(part, layer, expert) for part in (one, other)]
-    assert contrast_sentence(found, ("French", "German")) == (
-        f"{found['holds'].sum()} of 48 experts tell French from German, layer {layer}, expert {expert} the most: it "
-        f"takes {shares[0]:.0%} of the tokens of French and {shares[1]:.0%} of German."
-    )
-    assert contrast_sentence(found.assign(holds=False), ("French", "German")).startswith("No expert tells French from")
+    claim = contrast_sentence(found, ("French", "German"))
+    assert [*claim.values.values()][:6] == ["French", "German", len(held), 48, layer, expert]
+    assert [claim["share"], claim["other_share"]] == pytest.approx(shares)
+    assert contrast_sentence(found.assign(holds=False), ("French", "German")).name == "no_contrast"
     amounts = turned(found, 2.0)
     assert sum(map(len, amounts.values())) == found["holds"].sum()
     signs = {(layer, expert): amount for layer, of in amounts.items() for expert, amount in of.items()}
