@@ -1,35 +1,54 @@
 # make app    create the environment, install, and serve the app on the embedded model
-# make test   the same, then run the tests of a change; make test-fast takes a minute, make test-all runs everything
+# make test   the same, then run the tests; make test-fast takes a minute, make test-all runs everything
 # All need Python 3.11 or newer and a package registry.
 
 PYTHON ?= python3
 BIN := .venv/bin
 PORT ?= 8501
-export BASE SLICE
 # One more than a small machine has cores: tests in a browser wait half of the time.
 WORKERS ?= 3
 # File by file, so that what a file sets up is set up once. One process: make test WORKERS=0
-PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not (gpu or vllm or ray)"
+PYTEST := $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+ELSEWHERE := gpu or vllm or ray
+# Numbers worked out by hand, charts as they are drawn, files as they are read, addresses, routers, and the house's rules.
+FAST := $(wildcard tests/metrics/test_metrics_*.py) tests/charts/test_charts.py tests/formats/test_trace_file.py \
+    tests/formats/test_exports.py tests/test_routing_trace.py tests/app/test_app_links.py tests/kernels/test_kernels_router.py \
+    tests/repository/test_architecture.py tests/training/test_training_over_steps.py
+# Compiled modules are kept: each of dozens of processes would compile the library anew.
+unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: audit app test test-fast test-all test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store test-package
-.PHONY: test-versions clean
+.PHONY: audit app test test-fast test-all test-attack test-random survey test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store
+.PHONY: test-package test-versions clean
 
 app: .venv/installed
 	$(BIN)/moeviz app --port $(PORT)
 
-# Of long tables an eighth, and the whole of those that a change since BASE concerns: tests/tiers.py. SLICE=3 names the eighth.
+# All that a change can break.
 test: .venv/installed-test browser
-	$(PYTEST) --tier change
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack)"
 
+# What a minute holds of it, chosen by what it guards: numbers, charts, files, addresses and routers.
 test-fast: .venv/installed-test
-	$(PYTEST) --tier fast
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack or browser or docs or package)" $(FAST)
+
+# Every architecture and way of running of the installed transformers, of which `test` has one per mechanism.
+survey: .venv/installed-test
+	$(PYTEST) -m "survey and not ($(ELSEWHERE))"
+
+# Damaged files, fuzzed links and command lines, and a public server under attack, at length.
+test-attack: .venv/installed-test browser
+	$(BIN)/python -m pytest -m attack tests/attack
 
 test-all: .venv/installed-test browser
-	$(PYTEST) --tier all
+	$(PYTEST) -m "not ($(ELSEWHERE))"
+
+# In a random order, whose seed the first lines print: SEED=5 repeats it.
+test-random: .venv/installed-test browser
+	$(PYTEST) -m "not ($(ELSEWHERE) or survey or attack)" -p randomly $(if $(SEED),--randomly-seed=$(SEED))
 
 # The browser tests where messages come late, scripts take longer and a core is busy: what passed by luck fails here.
 test-slow-machine: .venv/installed-test browser
-	$(BIN)/python -m tests.support.slow_machine $(PYTEST) -m "browser and not (gpu or vllm or ray)"
+	$(BIN)/python -m tests.support.slow_machine $(PYTEST) -m "browser and not ($(ELSEWHERE))"
 
 check: .venv/installed-test
 	$(BIN)/ruff check .
@@ -62,7 +81,7 @@ screenshots: .venv/installed-test browser
 package: .venv/installed-test
 	rm -rf dist
 	$(BIN)/python -m build --quiet
-	$(BIN)/python -m benchmarks.package
+	$(BIN)/python -m tools.package
 
 # The embedded model's siblings as a distribution of their own, into dist/: once their weights are in models/. From there
 # `make app` finds them without an installation.
@@ -80,7 +99,7 @@ test-gpu: .venv/installed-test
 
 # The same and the kernels' benchmark, on one page: docs/gpu-report.md. WHEELS=FOLDER: over the torch and Triton of PYTHON,
 # without a network. MINUTES=9 stops after so many, and RESUME=1 goes on.
-REPORT = -m benchmarks.gpu_report $(if $(RESUME),--resume) $(if $(MINUTES),--minutes $(MINUTES))
+REPORT = -m tools.gpu_report $(if $(RESUME),--resume) $(if $(MINUTES),--minutes $(MINUTES))
 gpu-report: $(if $(WHEELS),build/gpu-site/installed,.venv/installed-test)
 	$(if $(WHEELS),PYTHONPATH=build/gpu-site:kernels:. $(PYTHON),$(BIN)/python) $(REPORT)
 
@@ -91,7 +110,7 @@ build/gpu-site/installed:
 # The folder of wheels for that, into build/gpu-wheels: PYTHON_THERE=3.12 is the Python of that machine, THERE=FILE what
 # `pip freeze` prints on it. What travels with them: git archive HEAD -- . ':!models', which is less than 45 MB.
 gpu-wheels: .venv/installed-test
-	$(BIN)/python -m benchmarks.gpu_wheels $(if $(PYTHON_THERE),--python $(PYTHON_THERE)) $(if $(THERE),--there $(THERE))
+	$(BIN)/python -m tools.gpu_wheels $(if $(PYTHON_THERE),--python $(PYTHON_THERE)) $(if $(THERE),--there $(THERE))
 
 # GGUF models in llama.cpp, beside transformers. Once it is installed, `make test` runs these too.
 test-gguf: .venv/installed-test
@@ -130,7 +149,7 @@ test-package: .venv/installed-test
 
 # Capture and app on the oldest and the newest packages that requirements.txt admits. Downloads torch twice.
 test-versions: .venv/installed-test
-	$(BIN)/python -m benchmarks.versions
+	$(BIN)/python -m tools.versions
 
 # The browser tests need a Chromium: the one named by CHROMIUM, the system's, Debian's package where we may install
 # it, or the one that Playwright downloads.

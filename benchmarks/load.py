@@ -37,10 +37,10 @@ import torch
 from streamlit.proto.BackMsg_pb2 import BackMsg
 
 import moeviz
-from benchmarks.attack import ask
 from benchmarks.harness import cpu_of, megabytes, percentile
-from benchmarks.hostile_tables import TABLES
-from benchmarks.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
+from tests.attack.attack import ask
+from tests.attack.hostile_tables import TABLES
+from tests.attack.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.support.servers import Server, free_port, started
 
 PAGE = "traces"
@@ -224,7 +224,7 @@ def prompts_of(sessions: int) -> list[list[Prompt]]:
 def server(naive: bool = False, processes: int = 1, **more: str) -> Iterator[Server]:
     """The app on a free port, in one process or several; where a benchmark asks for it, made naive."""
     port = free_port()
-    command = [sys.executable, "-m", "benchmarks.wrapped_server", *["--naive"] * naive, "--server.port", str(port)]
+    command = [sys.executable, "-m", "tests.attack.wrapped_server", *["--naive"] * naive, "--server.port", str(port)]
     if processes > 1 and not naive:
         command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
         more |= {"MOEVIZ_PROCESSES": str(processes)}

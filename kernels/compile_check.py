@@ -1,10 +1,10 @@
 """Compile every kernel and tile for the GPUs that may meet them, without one: `python kernels/compile_check.py`.
 
-`--part 3/8` compiles the third eighth of them, and `--for 80 gfx942` for these GPUs alone: compute capabilities of
+`--part 3/8` compiles the third eighth of them, and `--for 80 gfx942` for these GPUs only: compute capabilities of
 NVIDIA's, and AMD's by their names, for which the experts have no kernels.
 
-Fails where a kernel spills registers or uses a stack, asks for more shared memory than its GPU gives a program, where a
-large tile of the experts lost its tensor-core instructions, and where recording adds too much to the router's
+Fails if a kernel spills registers or uses a stack, asks for more shared memory than its GPU gives a program, if a
+large tile of the experts lost its tensor-core instructions, or if recording adds too much to the router's
 instructions. It compiles, so it runs in a process of its own, never in the interpreter's.
 """
 

@@ -9,13 +9,11 @@ The front door: everything that a user needs is a name here, and imported on fir
 torch nor streamlit, and not even pandas, so that the command line answers at once.
 """
 
-import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
-from moeviz.moved import keep_old_names
 
 if TYPE_CHECKING:
     from moeviz.analyses.direct_attribution import direct_attribution
@@ -89,7 +87,6 @@ _ON_FIRST_USE = {
     "moeviz.routing_trace": ("RoutingTrace",),
 }
 _MODULES = ("expert_counts", "metrics", "model_info", "routing_trace", "serving", "training")
-_NOW = {"Exchange": "Swap", "doctor": "check"}  # names of before, which work for one version
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
@@ -153,9 +150,6 @@ if not TYPE_CHECKING:  # a type checker knows the names above, and that there ar
     def __getattr__(name: str) -> Any:
         if name in _MODULES:  # after `import moeviz` alone
             return import_module("moeviz." + name)
-        if name in _NOW:
-            warnings.warn(f"moeviz.{name} is moeviz.{_NOW[name]} now.", DeprecationWarning, stacklevel=2)
-            name = _NOW[name]
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
         from moeviz._plain_help import with_plain_help
@@ -167,6 +161,5 @@ def __dir__() -> list[str]:
     return sorted(__all__)
 
 
-keep_old_names()
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)
 VIEWERS["html"] = lambda trace: import_module("moeviz.report.notebook").trace_html(trace)

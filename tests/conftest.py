@@ -1,16 +1,11 @@
 """Fixtures that any test may ask for. Without a GPU, Triton kernels run in Triton's interpreter. No network."""
 
-import gc
-import logging
 import os
+import random
 import sys
 import tempfile
 from pathlib import Path
 
-# What is compiled is kept, also where Python is told not to: else each process of dozens compiles the library anew.
-sys.dont_write_bytecode = False
-os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
-gc.disable()  # until all is imported and collected: nearly all of that stays, and a fifth of the time went into looking
 OFFLINE = Path(__file__).parent / "offline"
 DOCS = Path(__file__).parent.parent / "docs"
 sys.path.insert(0, str(OFFLINE))
@@ -32,45 +27,35 @@ os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
 from contextlib import ExitStack
 from dataclasses import replace
 
-import checked_calls
 import pytest
-import tiers
-from asked_once import ask_once
-
-checked_calls.install()
-
 from browser import chromium
 from hypothesis import settings
 from playwright.sync_api import sync_playwright
 from servers import GATE, served
 from tabs import KEY, Tabs, Visits, pytest_runtest_makereport  # noqa: F401
-from tiers import pytest_collection_modifyitems, pytest_report_header  # noqa: F401
-from workers import pytest_cmdline_main  # noqa: F401
 
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
 torch.set_num_threads(1)  # models are tiny here: several threads would spend their time waiting for each other
 os.environ["OMP_NUM_THREADS"] = "1"  # the same for the processes that tests start
-settings.register_profile("moeviz", deadline=None, derandomize=True, max_examples=30, database=None)
+settings.register_profile("moeviz", deadline=None, max_examples=30, database=None, print_blob=True)
 settings.load_profile("moeviz")
-ask_once()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config):
+    """Draw the seed of Hypothesis here: all workers have the same, and a run can be repeated with it."""
+    if config.option.hypothesis_seed is None:
+        config.option.hypothesis_seed = str(random.SystemRandom().randrange(2**32))
+
+
+def pytest_report_header(config):
+    return f"hypothesis: --hypothesis-seed={config.option.hypothesis_seed}"
 
 
 def pytest_addoption(parser):
     parser.addoption("--update-golden", action="store_true", help="rewrite tests/golden from today's charts")
-    tiers.pytest_addoption(parser)
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtestloop(session):
-    gc.freeze()  # what is collected stays to the end: Streamlit asks for a full collection after every script
-    gc.enable()
-    # Pytest listens at every logger that tells its parent nothing, three times a test: there are 121 of these two.
-    for name, logger in logging.root.manager.loggerDict.items():
-        if name.startswith(("streamlit", "torch")) and isinstance(logger, logging.Logger):
-            logger.propagate = True
-    return (yield)
 
 
 @pytest.fixture(autouse=True)
@@ -131,7 +116,7 @@ def server(tmp_path_factory):
     """The app that most tests visit: as it is on one's own machine, and many tokens may be generated."""
     own = tmp_path_factory.mktemp("own")  # not the folder of whoever runs the tests
     more = {"MOEVIZ_MAX_NEW_TOKENS": "900", GATE: str(own / "gate")}
-    with served(warm=True, MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
+    with served(MOEVIZ_WARM_UP="1", MOEVIZ_HOME=str(own), **more) as running:
         yield running
 
 
@@ -139,7 +124,7 @@ def server(tmp_path_factory):
 def serve():
     """Start the app with an environment of its own; it ends after the visitors of the test have gone."""
     with ExitStack() as running:
-        yield lambda *given, **environment: running.enter_context(served(*given, warm=True, **environment))
+        yield lambda *given, **environment: running.enter_context(served(*given, **environment))
 
 
 @pytest.fixture(scope="session")

@@ -18,7 +18,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-OURS = ("app", "moeviz", "kernels", "models/training")
+OURS = ("app", "moeviz", "kernels", "models/evaluate", "models/training")
 PACKAGES = {
     "moeviz_app": "app/moeviz_app",
     "moe_kernels": "kernels/moe_kernels",
@@ -26,7 +26,7 @@ PACKAGES = {
     "models": "models",
 }
 # What a string begins with that names a module of ours. Packages of others have a `models` too.
-NAMED = "|".join(name if name != "models" else r"models(?=\.training\b)" for name in PACKAGES)
+NAMED = "|".join(name if name != "models" else r"models(?=\.(?:training|evaluate)\b)" for name in PACKAGES)
 HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton", "sklearn", "scipy", "hmmlearn", "ray"}
 WATCHED = {*PACKAGES, *HEAVY}
 
@@ -44,6 +44,7 @@ SESSION = f"moeviz_app.session {JOBS}"
 MAY_IMPORT = {
     # Programs that use the whole house, and that nothing in it imports: how the model that ships was trained.
     "models/training/*": f"models.training moeviz {TORCH}",
+    "models/evaluate/*": f"models.evaluate moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
     # component knows no page.
     "app/moeviz_app/main.py": "moeviz_app streamlit",
@@ -82,8 +83,6 @@ MAY_IMPORT = {
     "moeviz/history/story.py": "moeviz.history moeviz.metrics "
     f"moeviz.embedded.recorded_routing moeviz.embedded.own_models {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
-    # Judges the models that are moeviz's own.
-    "moeviz/embedded/evaluate/*": f"moeviz.embedded moeviz.capture moeviz.metrics moeviz.parameters {INERT} torch",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
@@ -150,7 +149,6 @@ MAY_IMPORT = {
     "moeviz/model_info.py": "moeviz.errors moeviz.text",
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
-    "moeviz/moved.py": "moeviz",
     "moeviz/errors.py": "",
     "moeviz/text.py": "",
     "moeviz/spreadsheets.py": "",
@@ -164,7 +162,7 @@ Graph = dict[str, set[str]]
 
 
 def files_of(root: Path) -> list[str]:
-    """The Python files of app/, moeviz/, kernels/ and models/training/, as paths from the root."""
+    """The Python files of app/, moeviz/, kernels/ and models/, as paths from the root."""
     return sorted(path.relative_to(root).as_posix() for folder in OURS for path in (root / folder).rglob("*.py"))
 
 

@@ -164,7 +164,6 @@ def test_chance_from_counts_takes_the_mean_of_the_filled_slots(by_hand):
     assert balance(by_hand)["chance_cv"].iloc[0] == pytest.approx(np.sqrt(2 / 9 + 0 + 2 / 9))
 
 
-@pytest.mark.table("moeviz/expert_counts.py", "moeviz/metrics", "moeviz/charts")
 def test_counts_of_billions_of_tokens_take_no_more_memory_than_few(by_hand):
     counts = by_hand.counts()
     many = replace(counts, assignments=counts.assignments * 10**12, tokens=counts.tokens * 10**12)

@@ -38,9 +38,6 @@ sample_trace().plot.load().to_dict()
 # One process for what lacks the same: importing torch takes longer than all that is asked then.
 WITHOUT_HISTORY = """
 import io, json, sys
-sys.path.append("tests/support")
-from asked_once import ask_once
-ask_once()
 from contextlib import redirect_stderr
 from moeviz.cli.main import main
 from moeviz.history.systems import shipped_trace

@@ -167,7 +167,6 @@ def test_a_model_with_two_routers_a_layer_is_counted_whole():
     assert 0 < active_parameters(info.parameters, info.top_k) < info.parameters.total
 
 
-@pytest.mark.table("moeviz/parameters.py", "moeviz/capture/models", "moeviz/parameters.py")
 @pytest.mark.parametrize(
     ("name", "tokens", "expected"),
     [

@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 class Plan(NamedTuple):
-    """Who works on what. `tile` rows of one expert are one piece of work; no piece has rows of two experts."""
+    """The plan of the work: `tile` rows of one expert are one piece; no piece has rows of two experts."""
 
     order: Tensor  # (N,) int32: the assignment in each sorted row
     place: Tensor  # (N,) int32: the sorted row of each assignment
@@ -43,7 +43,7 @@ class Record:
             raise ValueError(f"A record has rows of one shape for experts and weights, (R, K); these are {shapes}.")
 
     def advance(self, tokens: int) -> None:
-        """After a step of so many tokens: the next one goes to the rows behind. Nothing waits for the device."""
+        """Move the cursor past a step of `tokens` tokens, without waiting for the device."""
         self.cursor.add_(tokens)
 
     def arguments(self) -> tuple[Tensor | int, ...]:

@@ -19,7 +19,7 @@ NO_TILE = tl.constexpr(0x7FFFFFFF)
 
 @triton.jit
 def _find_tile(tile, end_ptr, start_ptr, count_ptr, E: tl.constexpr, BLOCK_E: tl.constexpr, BM: tl.constexpr):
-    """Number of a tile -> its expert (E: there is no such tile), its sorted rows, and which of them exist."""
+    """Number of a tile -> its expert (E if the tile does not exist), its sorted rows, and which of them exist."""
     lane = tl.arange(0, BLOCK_E)
     ends = tl.load(end_ptr + lane, mask=lane < E, other=NO_TILE)
     expert = tl.sum((ends <= tile).to(tl.int32), axis=0)

@@ -15,9 +15,9 @@ MAX_TOP_K = 16
 class Gating:
     """Score -> + selection bias -> group limit -> top-k -> renormalise -> scale.
 
-    Experts are ranked by score + bias and weighted by score alone. Ties go to the lower expert id; NaN ranks above
+    Experts are ranked by score + bias and weighted by score. Ties go to the lower expert id; NaN ranks above
     everything, as in `torch.sort`. Without a bias, and unless groups are ranked by a sum, logits rank as their scores
-    do, and more finely: two logits that round to one score are told apart. Selected experts come highest rank first.
+    do, and more finely: two logits that round to one score stay distinct. Selected experts come highest rank first.
 
     Renormalised weights are divided by max(sum of the chosen scores + `added`, `floor`).
 
@@ -50,7 +50,7 @@ class Gating:
 
     @property
     def is_softmax_over_winners(self) -> bool:
-        """True if weights are a softmax over the chosen experts alone, as renormalising a softmax gives them."""
+        """True if weights are a softmax over the chosen experts only, as renormalising a softmax gives them."""
         return self.score == "softmax" and self.renormalise and not self.added and not self.floor
 
     def ranks_logits(self, has_bias: bool) -> bool:

@@ -28,11 +28,11 @@ def scores_torch(logits: Tensor, gating: Gating) -> Tensor:
 def choose_torch(
     logits: Tensor, gating: Gating, bias: Tensor | None = None, pushed: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Weights (T, K) float32 and experts (T, K) int64 alone: the fast way through torch, for CPUs.
+    """Return weights (T, K) float32 and experts (T, K) int64, without a record: the fast path in torch, for CPUs.
 
-    pushed   (E,), added to the ranks: inf for experts that rank above all others, -inf for those that are not
-             there. An expert that is not there counts nothing in the score of its group. It is chosen only
-             where too few others are left in the groups kept, and what that means is for the caller to say.
+    pushed   (E,), added to the ranks: inf for experts that rank above all others, -inf for those that are
+             absent. An absent expert adds nothing to the score of its group. It is chosen only if too few
+             others are left in the groups kept; the caller decides what that means.
     """
     if gating.is_softmax_over_winners and gating.groups == 1 and bias is None and pushed is None:
         top, experts = logits.float().sort(dim=-1, descending=True, stable=True)  # compares, so -0 ties with 0

@@ -51,7 +51,7 @@ def pack_id(key, ids):
 
 @triton.jit
 def unpack_value(key):
-    """The key alone again. Negative floats were widened with zeros, so their keys end in ones."""
+    """Recover the key. Negative floats were widened with zeros, so their keys end in ones."""
     return tl.where(key < 0, key | LOW, key & ~LOW)
 
 
@@ -189,7 +189,7 @@ def _write(ptr, at, value, mask):
     tl.store(ptr + at, value.to(ptr.dtype.element_ty), mask=mask)
 
 
-@triton.jit(do_not_specialize=["T", "R"])  # a text of one token, or of sixteen, is no reason to compile anew
+@triton.jit(do_not_specialize=["T", "R"])  # a text of one token, or of sixteen, does not compile anew
 def _route_kernel(
     x_ptr, stride_x, T, bias_ptr, weight_ptr, expert_ptr, scale, added, floor,
     record_expert_ptr, record_weight_ptr, cursor_ptr, R,
@@ -223,7 +223,7 @@ def route(
     """Route T tokens in one launch: weights (T, K) float32 and expert ids (T, K) int32, highest rank first.
 
     `logits` (T, E) are float32, bfloat16 or float16, with experts next to each other in memory; `bias` (E,) is added
-    for selection alone. Ids follow the tie rule of `Gating`, and are distinct and in range whatever a row holds, NaN
+    for selection only. Ids follow the tie rule of `Gating`, and are distinct and in range whatever a row holds, NaN
     and infinities included. `record` receives the same decision, from its cursor on (see `Record`). `block_m` tokens
     go to a program; by default the table in `tiles.py` says how many. (In Triton's interpreter, where the tests run
     without a GPU, a program costs the same whatever its size, so they ask for large ones.)
@@ -251,7 +251,7 @@ def route(
 
 @lru_cache
 def gating_flags(gating: Gating, has_bias: bool) -> dict[str, int]:
-    """The kernel's compile-time arguments for a way of gating: one object for all launches, to be read alone."""
+    """Return the kernel's compile-time arguments for a gating: one read-only object for all launches."""
     return {
         "E": gating.experts,
         "K": gating.top_k,

@@ -1,4 +1,4 @@
-"""How big a piece of work one program takes: static tables, so that nothing is tuned at run time."""
+"""The size of the piece of work that one program takes: static tables, so that nothing is tuned at run time."""
 
 import re
 from functools import lru_cache
@@ -12,7 +12,7 @@ from moe_kernels.gating import Gating
 LANES_PER_WARP = 256  # logits that one warp holds in registers, eight a thread
 MAX_ROWS = 16
 SORTED_AT_ONCE = 1_024  # assignments that one program sorts
-BLOCK = 256  # assignments a program, where one is not enough
+BLOCK = 256  # assignments per program, if one is not enough
 SCANNED = 4_096  # counts that the scan holds at once
 SCAN_ROWS = 64
 LAUNCH = {"enable_fp_fusion": True}  # for every launch: newer Tritons warn where it is left to a default
@@ -41,14 +41,14 @@ def router_tile(gating: Gating) -> RouterTile:
 
 
 def dispatch_block(assignments: int) -> int:
-    """How many assignments one program of the dispatch sorts."""
+    """Return the number of assignments that one program of the dispatch sorts."""
     if assignments > SORTED_AT_ONCE:
         return BLOCK
     return max(16, triton.next_power_of_2(max(1, assignments)))
 
 
 def scan_rows(block_e: int) -> int:
-    """How many blocks' counts the scan adds up at once."""
+    """Return the number of blocks whose counts the scan adds up at once."""
     return max(1, min(SCAN_ROWS, SCANNED // block_e))
 
 
@@ -66,15 +66,15 @@ DECODE_TILE = ExpertsTile(16, 64, 64, 4, 4)
 PREFILL_TILE = ExpertsTile(64, 64, 64, 4, 3)
 LARGE_TILE = ExpertsTile(128, 128, 64, 8, 3)  # two accumulators of this size spill registers on sm_80 and sm_120
 FOR_LARGE = range(90, 120)  # compute capabilities
-FULL_TILE_ROWS = 64  # assignments an expert from which large tiles are mostly full
+FULL_TILE_ROWS = 64  # assignments per expert from which large tiles are mostly full
 EXPERT_DTYPES = (torch.bfloat16, torch.float16)  # in float32 tiles spill registers, or fit no consumer card's memory
-LEAST_CAPABILITY = 80  # tensor cores for bfloat16, and copies that run beside the products
+LEAST_CAPABILITY = 80  # tensor cores for bfloat16, and copies that overlap with the products
 OLDEST_TRITON = (3, 4)  # which has histograms of a part of a block
 SHARED_MEMORY = 48 * 1024  # bytes that every GPU gives a program
 
 
 class Device(NamedTuple):
-    """What of a GPU decides how the experts run on it."""
+    """The facts about a GPU that decide how the experts run on it."""
 
     capability: int  # of CUDA, such as 89; 0 for other makes, which number theirs otherwise
     shared_memory: int  # bytes that one program may ask for
@@ -115,7 +115,7 @@ def shared_memory_of(tile: ExpertsTile) -> int:
 
 
 def experts_tile(assignments: int, num_experts: int, device: Device) -> ExpertsTile:
-    """The tile for so many assignments on a GPU, which has the shared memory for it."""
+    """Return the tile for `assignments` assignments on a GPU, whose shared memory it fits."""
     per_expert = assignments / num_experts
     if per_expert < DECODE_TILE.rows:
         return DECODE_TILE
@@ -125,5 +125,5 @@ def experts_tile(assignments: int, num_experts: int, device: Device) -> ExpertsT
 
 
 def combine_block(hidden: int) -> int:
-    """How many columns of one token a program of the combine adds up."""
+    """Return the number of columns of one token that a program of the combine adds up."""
     return min(1_024, triton.next_power_of_2(hidden))

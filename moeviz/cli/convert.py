@@ -10,7 +10,6 @@ from moeviz.cli.options import (
     NO_TEXT,
     add_counts_only,
     add_import_options,
-    add_renamed,
     open_dataset,
     read,
     read_one_trace,
@@ -38,15 +37,11 @@ EXAMPLES = """examples:
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz convert`."""
     parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    target = parser.add_mutually_exclusive_group(required=True)
     says = (
         "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix: "
         "the folder of a dataset. One that ends in / or is a folder: a page for a web host, unless it is a dataset's"
     )
-    target.add_argument("target", metavar="TO", nargs="?", help=says)
-    for old in ("-o", "--output"):
-        add_renamed(target, old, "TO", "output", str)
-    parser.set_defaults(output=None)
+    parser.add_argument("target", metavar="TO", help=says)
     parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
     parser.add_argument(
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
@@ -64,7 +59,7 @@ def run(args: Namespace) -> int:
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import export_for, write_trace
 
-    target = args.target if args.output is None else args.output
+    target = args.target
     if args.counts_only:
         check_output(target, counts_only=True)
         write(counts_in(args), target, counts_only=True)

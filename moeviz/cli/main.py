@@ -59,12 +59,6 @@ COMMANDS = (
     "watch",
     "completion",
 )
-OLD_COMMANDS = {
-    ("serve",): ("cost",),  # it starts no server
-    ("cost", "memory"): ("params", "--memory"),
-    ("doctor",): ("check",),
-    ("training",): ("watch",),
-}
 EXAMPLES = """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
@@ -132,10 +126,6 @@ def read_arguments(given: Sequence[str]) -> Namespace:
     Those that are Streamlit's are in `extra`.
     """
     words = [*with_values(given)]
-    for old, now in OLD_COMMANDS.items():
-        if tuple(words[: len(old)]) == old:
-            note(f"moeviz {' '.join(old)} is called moeviz {' '.join(now)} now; the old word works for this version")
-            words[: len(old)] = now
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:

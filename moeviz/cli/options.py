@@ -6,7 +6,6 @@ Nothing heavy is imported here or at the top of a command's file, so `moeviz --h
 import sys
 from argparse import (
     SUPPRESS,
-    Action,
     ArgumentParser,
     ArgumentTypeError,
     Namespace,
@@ -74,21 +73,6 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
         return text
 
     return read
-
-
-class Renamed(Action):
-    """Store the value of an option by its old name, which the help leaves out and a line says is another now."""
-
-    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option_string: Any = None) -> None:
-        """Store it, and name the option as it is called now."""
-        note(f"{option_string} is called {self.metavar} now; the old word works for this version")
-        setattr(namespace, self.dest, values)
-
-
-def add_renamed(parser: _ActionsContainer, old: str, new: str, dest: str, kind: Callable[..., Any], **how: Any) -> None:
-    """Add the old name of an option, to be taken for a version."""
-    how |= {"type": kind, "metavar": new, "default": SUPPRESS, "help": SUPPRESS}
-    parser.add_argument(old, action=Renamed, dest=dest, **how)
 
 
 def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
@@ -185,8 +169,6 @@ def add_import_options(parser: ArgumentParser) -> None:
     for name, (metavar, says) in IMPORT_OPTIONS.items():
         option = "--" + CALLED.get(name, name).replace("_", "-")
         group.add_argument(option, dest=name, type=int, metavar=metavar, help=says)
-    add_renamed(group, "--top-k", "--experts-per-token", "top_k", int)
-    add_renamed(group, "--hidden-layers", "--num-layers", "hidden_layers", int)
     group.add_argument("--moe-layers", metavar="LAYERS", help="layers with experts, the first being 0: 1-26, or 1,3,5")
     says = "whether an array with three axes begins with layers, as a RoutingTrace, or with tokens, as vLLM saves it"
     group.add_argument("--first-axis", choices=("layers", "tokens"), help=says)

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, add_renamed, load, number, read_prompt
+from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, load, number, read_prompt
 from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
 
@@ -40,7 +40,6 @@ def arguments(parser: ArgumentParser) -> None:
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
     )
     parser.add_argument("--sample-top-k", type=number(int, 1), metavar="K", help="sample from the K most likely tokens")
-    add_renamed(parser, "--top-k", "--sample-top-k", "sample_top_k", number(int, 1))
     parser.add_argument(
         "--top-p",
         type=number(float, 0, 1),

@@ -4,7 +4,7 @@ import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, cast
 
-from moeviz.cli.options import add_json, add_model, add_prompt, add_renamed, load, number, read_prompt
+from moeviz.cli.options import add_json, add_model, add_prompt, load, number, read_prompt
 from moeviz.cli.output import check_output, frame_text, records, write
 from moeviz.cli.words import Several
 
@@ -34,7 +34,6 @@ def arguments(parser: ArgumentParser) -> None:
         whole = {} if option.least is None else {"type": number(int, option.least)}
         many = {} if option.several is None else {"action": Several, "split": ";", "pattern": option.several}
         change.add_argument(option.flag, **whole, **many, **option.keywords)
-    add_renamed(change, "--exchange", "--swap", "swap", number(int, 0), nargs=3)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")

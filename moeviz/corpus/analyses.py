@@ -1,6 +1,6 @@
-"""The numbers of metrics, of a dataset: from the sums that it keeps, so that no row is read.
+"""Compute metrics of a dataset from the sums that it keeps, without reading its rows.
 
-Each is called like the metric of a trace, and is the same function, given the dataset's sums in place of a trace. What
+Each is called like the metric of a trace, and is the same function, given the dataset's sums instead of a trace. What
 needs the order of all tokens (shuffles, sets of experts) is missing here: NaN in its column.
 """
 
@@ -145,9 +145,9 @@ locality_beside_mixtral = _of_dataset(of_locality.locality_beside_mixtral)
 
 
 def balance_over_time(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
-    """Compute how even the load is in each part of the corpus, in the order in which it was traced.
+    """Compute the balance of the load in each part of the corpus, in the order in which it was traced.
 
-    As `moeviz.metrics.load.balance_over_time`; a part is a row group: 65,536 tokens or some more. One row per part and
+    See `moeviz.metrics.load.balance_over_time`; a part is a row group: 65,536 tokens or some more. One row per part and
     layer. Columns: part int32 (from 0) · layer int32 · assignments int64 · the measures of
     `moeviz.metrics.load.balance_of_counts` · shard int32 · row_group int32 (where the part is).
     """

@@ -37,7 +37,7 @@ def expert_kinds(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_atlas(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """Compute `moeviz.metrics.expert.expert_atlas`; of the expert's own layer alone, where all are too many to draw."""
+    """Compute `moeviz.metrics.expert.expert_atlas`; of the expert's layer only, if all are too many to draw."""
     counts = DatasetStatistics(dataset).counts_by_label("An atlas of experts")
     of_expert.row_of(counts, layer, expert)
     if counts.assignments.size > MOST_CELLS:
@@ -65,11 +65,11 @@ def partners(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
-    """Count the first choices, a layer before and a layer after, of the tokens whose first choice an expert is.
+    """Count the first choices, one layer before and one layer after, of the tokens whose first choice is an expert.
 
-    As `moeviz.metrics.expert.expert_flow`, by first choices alone, of which the tables have pairs: on each
+    Like `moeviz.metrics.expert.expert_flow`, but by first choices only, of which the tables have pairs: on each
     side, share is of these tokens that have a first choice there, and sums to 1 over its experts; times is share /
-    that expert's share of all first choices. Raises `MissingField` where it is not known which are first choices.
+    that expert's share of all first choices. Raises `MissingField` if first choices are unknown.
 
     Source: moeviz's own; the shares are counts.
     """
@@ -92,7 +92,7 @@ def expert_specific_tokens(dataset: Dataset, layer: int, most: int = MOST, progr
 
     Columns: expert int16, and those of the metric, with the token's id as `code`. Reads all rows of the layer, since
     the tables of a dataset do not name tokens. Raises `MissingField` for a dataset without text or ids, and
-    `InvalidTrace` if so many tokens occur often enough that the table of the layer is too large.
+    `InvalidTrace` if the table of the layer is too large because too many tokens occur often.
     """
     num_experts, of = dataset.model.num_experts[dataset.row_of(layer)], READINGS * dataset.tokens
     ids, times, words = vocabulary_of(dataset, layer, progress, of)

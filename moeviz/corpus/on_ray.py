@@ -75,12 +75,12 @@ def write_corpus_on_ray(
     cluster: Cluster | None = None,
     **how: Any,
 ) -> Dataset:
-    """As `moeviz.write_corpus`, for a model by its name, which every actor opens: `how` are options of `load_model`.
+    """Run `moeviz.write_corpus` on a Ray cluster, for a model that every actor opens by name.
 
-    The folder and the texts must be the same ones on every machine. Files are byte for byte those of the plain loop
-    with as many threads (1, unless `wanted` or the run that was begun says otherwise), and either goes on where the
-    other stopped. `progress` is called after each shard. Raises what `write_corpus` raises, and `MoevizError` where
-    there is no room on the cluster, or where an actor is lost again and again.
+    `how` are options of `load_model`. The folder and the texts must be the same on every machine. Files are byte for
+    byte those of the plain loop with as many threads (1, unless `wanted` or the run that was begun says otherwise), and
+    either continues where the other stopped. `progress` is called after each shard. Raises what `write_corpus` raises,
+    and `MoevizError` if the cluster has no free resources, or if an actor is lost again and again.
     """
     wanted, place, cluster = wanted or Wanted(), place_of(folder), cluster or Cluster()
     folder = place.absolute() if isinstance(place, Path) else place
@@ -146,7 +146,7 @@ def _first(ray: Any, actors: list[Any]) -> FirstLook:
 
 
 def _room(ray: Any, cluster: Cluster, threads: int) -> int:
-    """The number of actors to run. Raises `MoevizError` where there is no room: Ray would wait without a word."""
+    """Return the number of actors to run. Raises `MoevizError` if there are no resources: Ray would wait silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     free = [
         min(has.get("CPU", 0) // threads, has.get("GPU", 0) // cluster.gpus if cluster.gpus else 1e9) for has in nodes

@@ -1,6 +1,6 @@
 """Analyses that read the rows of a dataset: the tokens that an expert gets, and their places in the text.
 
-Each reads one row group after the other, and tells `progress` after each: how many rows are read, of how many.
+Each reads one row group after another, and calls `progress` after each with the rows read and the rows in all.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -47,10 +47,10 @@ def top_tokens(
     most: int = 10,
     progress: Progress = quiet,
 ) -> pd.DataFrame:
-    """As `moeviz.metrics.vocabulary.top_tokens`, for tokens with ids; reads every row of the layers.
+    """Compute `moeviz.metrics.vocabulary.top_tokens` for tokens with ids; reads every row of the layers.
 
     `text` is the first one that an id came with. Raises `MissingField` for a dataset without text, and `InvalidTrace`
-    if no token occurs often enough, or so many do that the table of a layer is too large.
+    if no token occurs often enough, or if the table of a layer is too large because too many do.
     """
     wanted, frames = list(layers or dataset.model.layers), []
     for at, layer in enumerate(wanted):
@@ -142,8 +142,8 @@ def contexts(
 ) -> pd.DataFrame:
     """Tokens of an expert in their text: a random sample, in which each of its tokens is as likely as any other.
 
-    Only the row groups that are drawn from are read; where the sample is of one token of the vocabulary alone, those in
-    which the expert has any. The same seed gives the same sample.
+    Only the row groups that are drawn from are read; for a sample of one token of the vocabulary, those in
+    which the expert has it. The same seed gives the same sample.
 
     One row per place, in the order of the corpus. Columns: text int64 (number of the text) · position int32 · label str
     ("" without labels) · before str · token str · after str (12 tokens on each side, of the same stretch). Raises
@@ -213,7 +213,7 @@ def sample_of_dataset(dataset: Dataset) -> RoutingTrace:
 
 
 def _spread_over(groups: int) -> np.ndarray:
-    """Places of 16 row groups of so many, the same distance apart."""
+    """Return the places of 16 of `groups` row groups, the same distance apart."""
     places: np.ndarray = np.unique(np.linspace(0, groups - 1, min(groups, MOST_GROUPS)).astype(int))
     return places
 

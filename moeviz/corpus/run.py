@@ -37,7 +37,7 @@ SHARD_BYTES = 4_000_000  # of text: about a million tokens; what is lost by a ki
 BATCH_TOKENS = {"cuda": 16_384}  # of a batch, by device
 ON_A_CPU = 1_024  # short texts gain half by running together; long ones nothing, and more positions cost more
 IN_MEMORY = "weights_in_memory"  # in the plan
-SAMPLED = 1_024  # numbers of a tensor that is no router's
+SAMPLED = 1_024  # numbers of a tensor that does not belong to a router
 Told = Callable[[int, int, float], None]
 
 
@@ -48,7 +48,7 @@ class Wanted:
     weights: Weights = "float16"
     text: bool = True  # False: neither the tokens' texts nor their ids are written
     lines: bool = False  # each line of a text file is a text
-    outputs: bool = False  # sums of the figures of experts' outputs, by label and expert, beside the rows
+    outputs: bool = False  # sums of the figures of experts' outputs, by label and expert, next to the rows
     shard_bytes: int | None = None  # of text; None: 4,000,000, or as the begun run took
     batch_tokens: int | None = None  # padded; 0: a text at a time. None: as begun, or 16,384 on a GPU, else 1,024
     threads: int | None = None  # of torch, in each process; None: as many as torch takes, or as the begun run took
@@ -220,7 +220,7 @@ def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
 
 
 def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
-    """Trace one token: what cannot be recorded is said before any text is read."""
+    """Trace one token, so that what cannot be recorded is reported before any text is read."""
     first = trace(model, "a", keep_logits=False, kernels=False, outputs=wanted.outputs)
     caution = model.info.caution if isinstance(model, EngineModel) else first.model.caution  # not of this one answer
     identities = weights_identity(first.model.name, first.model.revision), weights_in_memory(model)

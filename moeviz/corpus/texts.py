@@ -135,7 +135,7 @@ def _of_lines(path: Path, number: int, offset: int, json: bool) -> Iterator[Text
 
 
 def _of_parquet(path: Path, number: int, offset: int) -> Iterator[Text]:
-    """A row a text: the columns `text` and, where there is one, `label`."""
+    """One row per text: the column `text` and, if present, `label`."""
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names

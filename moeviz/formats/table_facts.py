@@ -11,8 +11,6 @@
 
 Runs are a short way to list which tokens of a long trace are meant: `[[0, 3], [7, 1]]` is 0, 1, 2, 7. Each run has its
 first number, and how many there are.
-
-Files of `moeviz trace v1` have neither of the last two, and the places of the idle tokens instead (`row`).
 """
 
 from typing import Any
@@ -23,7 +21,7 @@ from jaxtyping import Float32, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, shown
-from moeviz.formats.trace_facts import FORMAT, LABEL, MAX_INT32, facts_of, tokens_as_json, tokens_of
+from moeviz.formats.trace_facts import LABEL, MAX_INT32, facts_of, tokens_as_json, tokens_of
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, PHASES, RoutingTrace
 
@@ -49,24 +47,19 @@ def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -
 
     `tokens` stand in order of first appearance, which is no order to trust: a table may have been sorted.
     """
-    older, idle = facts["format"] != FORMAT, facts.get("idle_tokens")
-    columns = dict(idle) if isinstance(idle, dict) else {}
-    rows = columns.pop("row", None) if older else None
-    without = tokens_of(columns)
+    without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
         raise InvalidTrace(
             f"The tokens of the rows and those of the facts differ: only one of the two has labels. {PLAIN}"
         )
     both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
-    order = _order_of_v1(both, len(tokens), token, rows) if older else _stated_order(both, facts.get("token_order"))
+    order = _stated_order(both, facts.get("token_order"))
     place = np.argsort(order)
     return place[token], both.iloc[order].reset_index(drop=True)
 
 
 def mark_not_recorded(experts: np.ndarray, model: ModelInfo, facts: dict[str, Any]) -> None:
     """Write NOT_RECORDED into the slots of which the facts say so."""
-    if facts["format"] != FORMAT:
-        return
     missing, layers = facts.get("not_recorded"), {str(layer): row for row, layer in enumerate(model.layers)}
     if not isinstance(missing, dict) or not missing.keys() <= layers.keys():
         raise InvalidTrace(
@@ -95,24 +88,6 @@ def _stated_order(tokens: pd.DataFrame, runs: Any) -> np.ndarray:
             f"The facts give the order of {len(ranks):,} tokens, and the table has {len(tokens):,}. {PLAIN}"
         )
     order: np.ndarray = _by_place(tokens)[ranks]
-    return order
-
-
-def _order_of_v1(tokens: pd.DataFrame, with_rows: int, token: np.ndarray, rows: Any) -> np.ndarray:
-    """By sequence and position, as every trace of moeviz was, unless the places of the idle tokens tell of another.
-
-    Then it is the order of the rows, as long as nobody sorted them.
-    """
-    places = isinstance(rows, list) and all(type(row) is int and 0 <= row < len(tokens) for row in rows)
-    if not places or not len(tokens) - with_rows == len(rows) == len(set(rows)):
-        raise InvalidTrace(
-            f"The facts list the rows {shown(rows)} as tokens without an expert, which does not fit {len(tokens)} "
-            f"tokens. {PLAIN}"
-        )
-    sorted_order = _by_place(tokens)
-    if np.array_equal(np.argsort(sorted_order)[with_rows:], rows) or (np.diff(token) < 0).any():
-        return sorted_order
-    order: np.ndarray = np.argsort(np.concatenate([np.setdiff1d(np.arange(len(tokens)), rows), rows]).astype(np.int64))
     return order
 
 

@@ -22,8 +22,8 @@ from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
 from moeviz.text import is_text
 
-FORMAT = "moeviz trace v2"
-OLDER = ("moeviz trace v1",)  # that are still read
+FORMAT_VERSION = 2
+FORMAT = f"moeviz trace v{FORMAT_VERSION}"
 FACTS_SHARE = 16  # of the budget, a 16th for the JSON in a packed file: Python needs some ten times its bytes
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
@@ -123,17 +123,12 @@ def check_facts_size(size: int, what: str, max_bytes: int) -> None:
 
 
 def _check_format(found: Any) -> None:
-    if found in (FORMAT, *OLDER):
+    if found == FORMAT:
         return
-    if isinstance(found, str) and re.fullmatch(r"moeviz trace v\d+", found):
-        raise InvalidTrace(
-            f"The file's format is {shown(found)}, and this version of moeviz reads up to {FORMAT!r}. Update moeviz to "
-            "open it."
-        )
-    raise InvalidTrace(
-        f"The file's format is {shown(found)}, and this version of moeviz reads {FORMAT!r} and older. Save the trace "
-        "again."
-    )
+    version = re.fullmatch(r"moeviz trace v(\d{1,9})", found) if isinstance(found, str) else None
+    newer = version is not None and int(version[1]) > FORMAT_VERSION
+    what = "Update moeviz to open it." if newer else "Record the trace again: moeviz trace PROMPT --output FILE."
+    raise InvalidTrace(f"The file's format is {shown(found)}, and this moeviz reads {FORMAT!r}. {what}")
 
 
 def _are_token_facts(name: str, values: list[Any]) -> bool:

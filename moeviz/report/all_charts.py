@@ -32,11 +32,11 @@ NO_PICTURES = (
 def charts_zip(
     trace: RoutingTrace, layer: int | None = None, layers: Sequence[int] | None = None, token: int | None = None
 ) -> bytes:
-    """A zip with every chart that the trace allows, as SVG and CSV; its README.txt names those left out, and why.
+    """Return a zip with every chart that the trace allows, as SVG and CSV; README.txt says which are left out, and why.
 
     Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
     first and the last), those of one token about `token` (default: the last row of `trace.tokens`); README.txt says
-    which. Without the extra `report` it holds the tables alone. The same trace gives the same bytes. Raises
+    which. Without the extra `report` it holds only the tables. The same trace gives the same bytes. Raises
     `InvalidTrace` for a layer or a token that the trace does not have.
 
     >>> from moeviz.testing import sample_trace

@@ -1,6 +1,6 @@
 """A view of a trace as a folder of files for any web host: no server of ours, and no model.
 
-Its Content-Security-Policy lets in the files of its own folder alone: no script inside the page, and no eval.
+Its Content-Security-Policy lets in only the files of its own folder: no script inside the page, and no eval.
 """
 
 from os import getpid
@@ -44,11 +44,11 @@ def check_page_folder(folder: str | Path) -> None:
 
 
 def write_page(trace: RoutingTrace, folder: str | Path) -> str:
-    """Write a view of a trace as `index.html` and four files beside it, and return in words what was written.
+    """Write a view of a trace as `index.html` and four more files, and return a sentence that says what was written.
 
     A long trace is shown as far as one view goes, and the page says how far that is. An earlier page is replaced; other
     files in its folder stay. Raises `MoevizError` for a folder with other files, for a place where nothing can be
-    written, for a trace that a view cannot show, and where vl-convert-python, which brings Vega, is not installed.
+    written, for a trace that a view cannot show, and if vl-convert-python, which brings Vega, is not installed.
 
     >>> from tempfile import mkdtemp
     >>> from moeviz.testing import sample_trace

@@ -17,7 +17,7 @@ from altair.utils.schemapi import disable_debug_mode
 from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
-LARGE_SVG = 100_000  # characters; of so many marks a bitmap is the smaller
+LARGE_SVG = 100_000  # characters; with this many marks a bitmap is smaller
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
 

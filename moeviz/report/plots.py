@@ -1,6 +1,6 @@
 """Charts of a trace in a notebook, one method per topic: `trace.plot.load()`, `trace.plot.tokens(token=3)`.
 
-The same for counts alone: `counts.plot.load()`; a chart that needs more says so.
+Counts have them too: `counts.plot.load()`; a chart that needs more says so.
 
 The topics and their charts are those of `moeviz.charts.REPORTED`, each by its lower-case word.
 

@@ -73,7 +73,6 @@ def test_super_experts_come_first_and_an_impossible_budget_is_refused():
         plan_of_bits(frame, "size", (3, 4), 3.9)
 
 
-@pytest.mark.table("moeviz/analyses/pruning")
 @pytest.mark.parametrize("name", ["mixtral", "gpt_oss", "deepseek_v3"])
 def test_each_alone_is_what_a_model_with_that_expert_rounded_loses_and_the_model_comes_back(name):
     model = strong(CONFIGS[name])

@@ -37,7 +37,6 @@ def notes_by_place(table):
     return {(layer, expert): note for layer, expert, note in notes if note}
 
 
-@pytest.mark.table("moeviz/capture", "moeviz/metrics")
 @torch.no_grad()
 def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_it_ships(model):
     assert not notes_by_place(table_of(model))
@@ -62,7 +61,6 @@ def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_
     }
 
 
-@pytest.mark.table("moeviz/capture", "moeviz/metrics", "moeviz/embedded")
 def test_nothing_is_said_of_shuffled_outputs_nor_of_the_model_that_ships_which_is_as_far_as_one_of_them(
     model, monkeypatch
 ):

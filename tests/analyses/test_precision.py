@@ -45,7 +45,6 @@ def test_int8_rounds_linear_layers_and_experts_and_nothing_else():
     assert all(torch.equal(values, before[name]) for name, values in model.named_parameters())
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_each_precision_is_what_a_model_in_it_records(family, tokenizer):
     model = tiny_model(FAMILIES[family])

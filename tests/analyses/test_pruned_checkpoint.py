@@ -58,7 +58,6 @@ CASES = [(family, 4, {}) for family in FAMILIES] + [
 ]
 
 
-@pytest.mark.table("moeviz/analyses/pruning", "moeviz/capture")
 @pytest.mark.parametrize(("family", "count", "how"), CASES, ids=[f"{f}-{c}-{[*h]}" for f, c, h in CASES])
 def test_it_opens_in_plain_transformers_and_is_the_model_with_the_experts_muted(family, count, how, tmp_path):
     model = saved(family, tmp_path / "whole", **how)

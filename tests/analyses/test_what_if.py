@@ -57,7 +57,6 @@ def routing(trace):
     return [{e: w for e, w in zip(*row, strict=True) if w} for row in rows]
 
 
-@pytest.mark.table("moeviz/capture")
 @every_family
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_replaying_a_trace_of_the_model_itself_gives_the_same_bits(family, dtype, tokenizer):
@@ -182,7 +181,6 @@ def test_a_bias_is_one_more_correction_where_a_router_has_one(tokenizer):
     assert not np.array_equal(result.plain.experts, expected.experts)
 
 
-@pytest.mark.table("moeviz/capture")
 @every_family
 def test_no_bias_changes_no_bit_and_a_large_one_forces_or_mutes(family, tokenizer):
     model = tiny_model(FAMILIES[family])

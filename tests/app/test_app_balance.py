@@ -12,7 +12,8 @@ from streamlit.testing.v1 import AppTest
 from moeviz.embedded.recorded_routing import example_trace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_json
-from moeviz.metrics.balance import balance_sentence, load_beside_luck, luck_band, luck_sentence, times_said
+from moeviz.metrics.balance import balance_sentence, load_beside_luck, luck_band, luck_sentence
+from moeviz.metrics.captions import times_said
 from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import CHECKPOINTS, MODELS, published_counts

@@ -193,7 +193,6 @@ def test_for_others_the_listed_folders_are_there_and_no_path_can_be_typed(servin
     assert not [box for box in app.selectbox if box.label == "Dataset"] and "Dataset" not in sentences(app)
 
 
-@pytest.mark.table("app/")
 @pytest.mark.parametrize("page", ["corpus", "load", "expert"])
 @pytest.mark.parametrize(
     ("asked", "to"),

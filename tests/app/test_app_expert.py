@@ -501,7 +501,6 @@ def test_a_forged_message_opens_no_expert(told, monkeypatch):
     assert component.atlas(data, {}, "atlas", lambda: None) == (1, 7)
 
 
-@pytest.mark.table("app/", "moeviz/metrics")
 @pytest.mark.parametrize("what", ["one text", "no texts", "unordered", "one layer", "one expert", "no tokens", "large"])
 def test_every_trace_has_an_atlas_or_one_sentence(what):
     trace = sample_trace(layers=2, tokens=24, top_k=2, experts=4)

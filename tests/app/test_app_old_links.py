@@ -71,7 +71,6 @@ def pictures_of(app: AppTest, parts: list | None) -> list:
     return found
 
 
-@pytest.mark.table("app", "moeviz/charts", "moeviz/metrics")
 @pytest.mark.parametrize("link", LINKS, ids=lambda link: f"{link['page'] or 'explore'} {len(link['query'])}")
 def test_a_link_of_before_opens_the_same_pictures(link):
     app = visit(link["page"], **link["query"])

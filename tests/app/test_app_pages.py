@@ -131,7 +131,6 @@ def what_if(**changes) -> AppTest:
     return app
 
 
-@pytest.mark.table("app/", "moeviz/capture")
 @pytest.mark.parametrize(
     "change", ["Mute experts", "Force experts", "Change top-k", "Swap two experts", "Change precision"]
 )
@@ -514,7 +513,6 @@ def press(app: AppTest, label: str) -> AppTest:
     return button.click().run()
 
 
-@pytest.mark.table("app/", "moeviz/history")
 @pytest.mark.parametrize("file", GALLERY.values())
 def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     app = page(MIXTRAL) if file == "mixtral" else page(EXHIBIT, None, file)
@@ -531,7 +529,6 @@ def test_every_page_of_the_gallery_opens_at_once_and_hands_its_trace_over(file):
     assert len(trace.tokens) and trace.model.backend in ("mixture", "transformers")
 
 
-@pytest.mark.table("moeviz/history")
 @pytest.mark.parametrize("error", ["cooperative", "competitive", "mixture likelihood"])
 def test_the_mixture_of_1991_is_trained_the_same_from_the_same_seed_and_becomes_the_trace(error):
     traces = []
@@ -731,7 +728,6 @@ def test_a_third_trace_is_taken_away_again():
     assert "trace 2" not in sentences(app)
 
 
-@pytest.mark.table("app/", "moeviz/analyses/pruning")
 @pytest.mark.parametrize("private", [True, False])
 def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)

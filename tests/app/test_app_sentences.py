@@ -42,7 +42,6 @@ def page(monkeypatch):
     return written
 
 
-@pytest.mark.table("app/moeviz_app/widgets", "app/moeviz_app/views", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_what_pages_write_of_a_random_trace_is_so(page, case):
     for seed in range(case, 400, 8):

@@ -97,7 +97,6 @@ def test_a_model_that_is_known_by_its_configuration_alone_has_an_answer_and_a_co
     assert pictures(turned_to(app, EVERY_CARD)) == 2
 
 
-@pytest.mark.table("app/", "moeviz/serving")
 def test_every_model_on_every_card_has_an_answer():
     for name in known_models():
         for card, cards in ON.values():
@@ -158,7 +157,6 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
     assert "contains no tokens" in sentences(serve(trace.select(tokens=slice(0, 0))))
 
 
-@pytest.mark.table("app/", "moeviz/serving")
 @pytest.mark.parametrize(
     "odd",
     [

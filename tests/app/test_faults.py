@@ -13,9 +13,9 @@ from servers import ROOT, free_port, started
 from waiting import SECONDS
 
 import moeviz
-from benchmarks.tab import Tab, new_visitor, prompt_of
 from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import Busy
+from tests.attack.tab import Tab, new_visitor, prompt_of
 
 NOT_ENOUGH = (
     "[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
@@ -73,7 +73,6 @@ def command(port):
     return [sys.executable, "-m", "moeviz", "app", "--port", str(port), "--no-browser"]
 
 
-@pytest.mark.table("app/moeviz_app/server", "app/moeviz_app/session", "app/moeviz_app/jobs")
 def test_a_server_that_was_killed_with_tabs_open_serves_the_same_visitor_again():
     port, headers = free_port(), new_visitor()
     url, prompt = f"http://127.0.0.1:{port}", prompt_of(moeviz.load_model(), "Il fait froid.", 3)

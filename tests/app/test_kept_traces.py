@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from forked import python
+from processes import python
 
 from moeviz.errors import InvalidTrace
 from moeviz.formats import kept_traces as kept

@@ -18,10 +18,10 @@ from waiting import SECONDS, until
 
 import moeviz
 from benchmarks.harness import processes_of
-from benchmarks.tab import Tab, new_visitor, prompt_of
 from moeviz_app import settings
 from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
 from moeviz_app.session.session import LOST
+from tests.attack.tab import Tab, new_visitor, prompt_of
 from tests.support.servers import COOKIE_SECRET, free_port, started
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="a process that has imported torch is forked on Linux")

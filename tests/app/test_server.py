@@ -22,11 +22,11 @@ from visit import Visit
 from waiting import SECONDS
 from websockets.exceptions import InvalidStatus
 
-from benchmarks.attack import ask
 from moeviz_app.server import asgi, metrics, uploads
 from moeviz_app.server import asgi as server
 from moeviz_app.server.uploads import MB, Uploads
 from moeviz_app.settings import read_settings
+from tests.attack.attack import ask
 
 TOKEN = "a-token-that-nobody-guesses"
 SECRET = "aPromptThatNoLogMayHold"
@@ -38,7 +38,7 @@ def test_streamlit_finds_the_app_with_its_routes_in_the_script_that_it_is_told_t
 
 
 def test_a_private_server_answers_this_machine_and_says_the_same_headers_always():
-    with served(warm=True, MOEVIZ_WARM_UP="0", MOEVIZ_ASK_TOKEN="0") as running:
+    with served(MOEVIZ_WARM_UP="0", MOEVIZ_ASK_TOKEN="0") as running:
         for path, status in (
             ("/", 200),
             ("/load", 200),
@@ -63,7 +63,7 @@ def test_a_private_server_answers_this_machine_and_says_the_same_headers_always(
 
 def test_a_private_server_prints_an_address_that_lets_one_s_browser_in_for_good(tmp_path):
     own = {"MOEVIZ_ASK_TOKEN": "1", "MOEVIZ_HOME": str(tmp_path), "MOEVIZ_WARM_UP": "0"}
-    with served(warm=True, ready_at="Open http", **own) as running:
+    with served(ready_at="Open http", **own) as running:
         (line,) = [line for line in running.lines if "Open http" in line]
         address = urlsplit(line.split()[-1])
         assert f"{address.scheme}://localhost:{address.port}" == running.url.replace("127.0.0.1", "localhost")
@@ -75,7 +75,7 @@ def test_a_private_server_prints_an_address_that_lets_one_s_browser_in_for_good(
         status, found, _ = ask(running.url, path=f"{address.path}?{address.query}")
         assert (status, found["location"]) == (303, "/")
         cookie = {"Cookie": found["set-cookie"].partition(";")[0]}
-    with served(warm=True, **own) as running:
+    with served(**own) as running:
         assert ask(running.url, **cookie)[0] == 200
         with Visit(running.url, headers=cookie) as tab:
             assert "Example, recorded beforehand" in tab.open()
@@ -83,7 +83,7 @@ def test_a_private_server_prints_an_address_that_lets_one_s_browser_in_for_good(
 
 def test_a_team_gives_its_token_then_sees_the_page_and_may_type_no_folder(tmp_path):
     (tmp_path / "moeviz.toml").write_text('hosts = ["127.0.0.1"]\n')
-    with served(warm=True, MOEVIZ_SERVE="team", MOEVIZ_WARM_UP="0", folder=tmp_path, ready_at="Token: ") as running:
+    with served(MOEVIZ_SERVE="team", MOEVIZ_WARM_UP="0", folder=tmp_path, ready_at="Token: ") as running:
         (line,) = [line for line in running.lines if "Token: " in line]
         status, _, said = ask(running.url)
         assert status == 401 and b'name="token"' in said and b"Streamlit" not in said

@@ -189,7 +189,6 @@ def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
     expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
 
 
-@pytest.mark.table("app/")
 @pytest.mark.parametrize("path", ["training", "traces", "load"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, serve, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
@@ -197,7 +196,6 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, se
     expect(page.get_by_role("link", name="Explore")).to_be_visible()
 
 
-@pytest.mark.table("app/")
 @pytest.mark.parametrize("old, new", [("cooperation", "co-activation"), ("formation", "training"), ("flow", "layers")])
 def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new):
     page = visit(f"/{old}?prompt=Il+fait+froid.&layer=2")

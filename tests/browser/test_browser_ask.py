@@ -31,7 +31,7 @@ HEAR = """() => {
 
 @pytest.fixture(scope="module")
 def server():
-    with served(str(SCRIPT), warm=True) as running:
+    with served(str(SCRIPT)) as running:
         yield running
 
 

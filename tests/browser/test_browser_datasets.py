@@ -28,7 +28,7 @@ def folder(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def serving(folder):
-    with served(warm=True, MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
+    with served(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private") as running:
         yield running
 
 
@@ -38,7 +38,6 @@ def answered(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
     page = visit("/corpus", at=serving, size=size)
@@ -54,7 +53,6 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
         answered(page)
 
 
-@pytest.mark.table("app/")
 def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
     page = visit("/corpus", at=serving)
     answered(page)
@@ -68,7 +66,6 @@ def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
     expect(title).to_have_text("Corpus")
 
 
-@pytest.mark.table("app/")
 def test_other_contexts_and_another_expert_are_one_step_back_each(serving, visit):
     page = visit(f"/expert?dataset={quote(NAME)}&layer=1&expert=3", at=serving)
     expect(page.get_by_text("(sample 0)")).to_be_visible()

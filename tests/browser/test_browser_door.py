@@ -66,7 +66,6 @@ def test_a_site_that_a_setting_names_shows_it(framed, serve, other):
     expect(page.frame_locator("iframe").get_by_text("See which experts fire").first).to_be_visible()
 
 
-@pytest.mark.table("app/moeviz_app/server", "app/moeviz_app/settings.py")
 def test_a_team_s_visitor_gives_the_token_and_comes_to_the_page_that_was_asked_for(visit, serve):
     running = serve(MOEVIZ_SERVE="team", MOEVIZ_HOSTS="127.0.0.1", MOEVIZ_TOKEN=TOKEN)
     page = visit("/load?layer=2", at=running, ready=None, may_say="status of 401")

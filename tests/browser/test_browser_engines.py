@@ -45,11 +45,10 @@ def files(tmp_path_factory) -> list[Path]:
 @pytest.fixture(scope="module")
 def opened(files):
     """The app as `moeviz app FILE FILE FILE` serves it."""
-    with served(warm=True, MOEVIZ_OPEN="\n".join(map(str, files))) as running:
+    with served(MOEVIZ_OPEN="\n".join(map(str, files))) as running:
         yield running
 
 
-@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened, visit, size):
     page = visit("/engine-difference", at=opened, size=size)

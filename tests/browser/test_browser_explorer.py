@@ -32,7 +32,7 @@ NO_EXPORTS = {"content_type": "text/javascript", "body": "export {};"}
 
 @pytest.fixture(scope="module")
 def explorer_server():
-    with served("tests/support/explorer_page.py", warm=True) as running:
+    with served("tests/support/explorer_page.py") as running:
         yield running
 
 
@@ -390,7 +390,6 @@ def test_many_layers_are_lines_with_a_lens_on_the_chosen_one(opened):
     expect(page.get_by_text("Muted ((31,")).to_be_visible()
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components")
 @pytest.mark.parametrize(
     ("kind", "sentence"),
     [
@@ -468,7 +467,6 @@ def test_tokens_of_a_run_that_goes_on_are_only_to_look_at(opened):
     expect(chosen(page)).to_have_attribute("data-token", "255")
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components")
 @pytest.mark.parametrize("query", ["", "layers=96&experts=512&top_k=8", "trace=hostile"])
 def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_screen(opened, query):
     page = opened(query, "phone")
@@ -478,7 +476,6 @@ def test_on_a_phone_the_card_is_under_the_strip_and_nothing_is_wider_than_the_sc
     assert stands(page.locator(".strip"))["height"] <= 300
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components")
 @pytest.mark.parametrize("query", ["", "trace=unordered", "experts=64&top_k=8&layers=20", "stale=1"])
 def test_it_has_no_grave_fault(opened, query):
     page = opened(query)
@@ -550,7 +547,6 @@ def cards(told_by_cards, seeds):
             yield seed, traces[seed], traces[seed].model.layers[row], token, words
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()
@@ -589,7 +585,6 @@ def counted(told_by_cards, seeds):
             yield seed, trace, trace.model.layers[row], data["texts"], window, words
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
     wrong, said = [], 0
@@ -644,7 +639,6 @@ def said_of_next(told_by_cards, seeds):
             yield words, partial(pages.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
 
 
-@pytest.mark.table("app/moeviz_app/widgets/components", "tests/support/page_sentences.py")
 @pytest.mark.parametrize("case", range(8))
 def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
     wrong, kinds = [], Counter()

@@ -30,7 +30,6 @@ def test_a_tab_that_is_closed_keeps_no_trace_though_no_other_comes_or_goes(visit
     watching.wait_for_function(NOTHING_KEPT, polling=500)
 
 
-@pytest.mark.table("app/moeviz_app/server", "app/moeviz_app/session", "app/moeviz_app/jobs")
 def test_a_trace_is_there_again_after_the_server_was_killed(visit, serve, tmp_path):
     write_trace(sample_trace(tokens=30), tmp_path / "mine.npz")
     home = {"MOEVIZ_HOME": str(tmp_path / "home"), "MOEVIZ_KEEP_TRACES": "1"}

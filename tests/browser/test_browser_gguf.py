@@ -26,7 +26,7 @@ def with_file(file, tmp_path_factory):
     """A deployment that lists the file among its models."""
     own = tmp_path_factory.mktemp("own")
     more = {"MOEVIZ_MAX_NEW_TOKENS": "900", "MOEVIZ_MODELS": f"{file},embedded", GATE: str(own / "gate")}
-    with served(warm=True, MOEVIZ_WARM_UP="0", MOEVIZ_HOME=str(own), **more) as running:
+    with served(MOEVIZ_WARM_UP="0", MOEVIZ_HOME=str(own), **more) as running:
         yield running
 
 

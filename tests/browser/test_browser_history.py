@@ -83,7 +83,6 @@ def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server,
     expect(page.get_by_role("heading", name="HMM experts", exact=True)).to_be_visible()
 
 
-@pytest.mark.table("app/", "moeviz/history")
 def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place(visit):
     page = visit("/from-1991-to-mixtral")
     moved = "box => getComputedStyle(box.querySelector('rect')).transitionDuration"
@@ -109,7 +108,6 @@ def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place
     assert not grave(page)
 
 
-@pytest.mark.table("app/", "moeviz/history")
 def test_twins_of_one_size_differ_in_what_their_experts_mean(visit):
     page = visit("/from-1991-to-mixtral", scheme="dark")
     expect(page.locator(".twins .head")).to_have_text([re.compile("47 of 48"), re.compile("10 of 48")])
@@ -193,7 +191,6 @@ def test_a_system_is_trained_and_what_ships_comes_back(visit):
     expect(page.get_by_text("This is the result that ships")).to_be_visible()
 
 
-@pytest.mark.table("app/moeviz_app/views", "moeviz/history")
 def test_training_is_stopped_and_what_was_there_stays(visit, server):
     """While it goes on; the next one does not wait for it."""
     page = visit("/deep-mixture")
@@ -294,7 +291,6 @@ def test_without_the_lean_no_expert_dies_and_more_is_remembered_than_with_any_cu
     assert all(max(run["busiest"] for run in cure) < min(run["busiest"] for run in nothing) for cure in spread)
 
 
-@pytest.mark.table("app/", "moeviz/history")
 def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit):
     page = visit("/from-1991-to-mixtral")
     panel = page.locator(".collapse")

@@ -89,7 +89,6 @@ def shown(page: Page, trace: RoutingTrace, rows: range) -> list[str]:
     return strip_of(trace.select(tokens=slice(rows.start, rows.stop)), at)
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_a_brush_in_the_overview_chooses_the_tokens_of_a_trace_too_large_to_be_explored_at_once(page, large_trace):
     open_trace(page, large_trace, "Explore")
     drag(page, 0.5, 0.53)
@@ -141,7 +140,6 @@ def test_brush_click_and_pages_of_the_overview_choose_the_tokens_of_the_strip(pa
     expect(tokens(page)).to_have_text(shown(page, long_trace, range(start, start + 256)))
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.97, 1.2)
@@ -149,7 +147,6 @@ def test_a_brush_that_leaves_the_picture_ends_with_the_last_token(page, long_tra
     assert window(page).stop == TOKENS
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     open_trace(page, long_trace)
     drag(page, 0.5, 0.53)
@@ -160,7 +157,6 @@ def test_what_was_brushed_is_drawn_on_other_pages_too(page, long_trace):
     expect(tokens(page)).to_have_text(shown(page, long_trace, rows))
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace):
     open_trace(page, long_trace)
     stands(overview(page))
@@ -175,7 +171,6 @@ def test_pointing_at_the_overview_tells_which_tokens_are_there(page, long_trace)
     eventually(page, tokens_told, 7)  # of 4,096 tokens, 512 columns
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_a_phone_shows_the_overview_without_scrolling_sideways(phone, long_trace):
     open_trace(phone, long_trace)
     assert stands(overview(phone))["width"] <= 390

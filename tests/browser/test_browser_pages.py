@@ -51,7 +51,6 @@ COLOURS = f"""() => [...document.querySelectorAll("{DRAWN}")].map((drawing) => d
   : [...new Set(drawing.innerHTML.match(/(fill|stroke)="[^"]*"/g))].sort().join())"""
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit):
     """Else the test below would look at the same colours twice."""
     page = visit("/load")
@@ -117,7 +116,6 @@ HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
 )"""
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("path", ["/", "/load"])
 def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size, path):
@@ -171,7 +169,6 @@ def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
     go_to(page, "Training")
 
 
-@pytest.mark.table("app", "moeviz/charts", "moeviz/history")
 @pytest.mark.parametrize("name", [FIRST, *NAMES])
 @pytest.mark.parametrize("size", SIZES)
 def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
@@ -187,7 +184,6 @@ def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
             assert not grave(page, colours_alone=scheme != schemes(size, name)[0]), scheme
 
 
-@pytest.mark.table("app/", "moeviz/charts", "moeviz/metrics")
 def test_what_strangers_wrote_stays_text_on_every_page(visit, tmp_path):
     """Each hostile token twelve times, in two labelled texts, so that every topic has something to say of it."""
     texts = list(HOSTILE) * 12

@@ -12,7 +12,6 @@ from moeviz.serving.memory import fit_sentence, known_model, memory_on_cards
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.table("app/", "moeviz/serving", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the_budget(visit, size):
     page = visit("/serve?card=1x H100", size=size)

@@ -64,7 +64,6 @@ def leave(page: Page) -> None:
     page.locator(".st-key-submenu").get_by_role("link", name="Tokens", exact=True).click()
 
 
-@pytest.mark.table("app/")
 def test_a_page_is_not_empty_though_a_token_was_chosen_a_moment_before(line):
     line.hold()
     tokens(line.page).nth(3).click()
@@ -100,7 +99,6 @@ def walk_to_the_fourth_token(page: Page) -> None:
     expect(tokens(page).nth(3)).to_be_focused()
 
 
-@pytest.mark.table("app/")
 def test_who_walks_on_with_the_keys_is_not_moved_back_by_a_late_answer(line):
     page = line.page
     walk_to_the_fourth_token(page)

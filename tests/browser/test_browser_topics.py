@@ -25,7 +25,6 @@ def click_in(page: Page, question: str, across: float, down: float) -> None:
     click_at(drawing, across, down)
 
 
-@pytest.mark.table("app/", "moeviz/charts")
 @pytest.mark.parametrize(
     "address, question, across, down",
     [

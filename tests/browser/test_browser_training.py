@@ -14,7 +14,6 @@ from moeviz.training.recorded.claims import router_verdict
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.table("app", "moeviz/charts")
 @pytest.mark.parametrize("size", SIZES)
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/training", size=size)

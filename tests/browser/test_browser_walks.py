@@ -114,11 +114,9 @@ class Walker:
         return name
 
 
-OTHER_WAYS = pytest.mark.table("app", "moeviz/charts")
-
-
-@pytest.fixture(params=["mouse", pytest.param("keys", marks=OTHER_WAYS), pytest.param("touch", marks=OTHER_WAYS)])
+@pytest.fixture
 def walker(request, visit):
+    """A walker who has a mouse, keys or a touch screen: `request.param` says which."""
     return Walker(visit(size="phone" if request.param == "touch" else "desktop"), request.param)
 
 
@@ -133,6 +131,7 @@ def title(page: Page) -> Locator:
     return page.get_by_role("heading", level=1)
 
 
+@pytest.mark.parametrize("walker", ["touch"], indirect=True)
 def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back(walker):
     page = walker.page
     expect(page.get_by_text("Example, recorded beforehand.")).to_be_visible()
@@ -156,6 +155,7 @@ def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back
     expect(box(page)).to_have_value(EXAMPLES["French"])
 
 
+@pytest.mark.parametrize("walker", ["keys"], indirect=True)
 def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(walker, own_trace, tmp_path):
     page = walker.page
     walker.run(OWN_TEXT)
@@ -184,7 +184,7 @@ def test_a_researcher_follows_a_finding_in_a_text_and_takes_the_numbers_along(wa
     assert np.array_equal(opened.experts, own_trace.experts)
 
 
-@pytest.mark.table("app/")
+@pytest.mark.parametrize("walker", ["mouse"], indirect=True)
 def test_stop_keeps_the_tokens_so_far(walker, own_trace, server):
     page, count = walker.page, len(own_trace.tokens)
     walker.run(OWN_TEXT)
@@ -218,7 +218,6 @@ def same(page: Page, other: Page, part: Callable[[Page], Locator]) -> None:
     )
 
 
-@pytest.mark.table("app/")
 def test_a_link_to_each_page_shows_somebody_else_the_same(page, elsewhere):
     run(page, OWN_TEXT)
     choose_layer(page, 2)

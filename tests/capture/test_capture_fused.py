@@ -11,8 +11,8 @@ import pytest
 import torch
 import torch._dynamo.testing
 from accelerate import disk_offload
-from forked import MODELS, python
 from fused_models import FAMILIES
+from processes import python
 from tiny_models import tiny_model, tiny_tokenizer
 
 from moe_kernels.gating import Gating
@@ -73,7 +73,6 @@ def by_expert(trace, same):
     return [np.take_along_axis(part, order, -1)[same] for part in (trace.experts, trace.weights)]
 
 
-@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 @pytest.mark.parametrize("dtype", PRECISION, ids=str)
 def test_the_trace_is_the_one_that_listening_gives(family, dtype, tokenizer):
@@ -97,7 +96,6 @@ def stock_is_one_graph() -> bool:
     return True
 
 
-@pytest.mark.table("moeviz/capture", "kernels")
 @every_family
 def test_every_router_is_replaced_in_one_graph_and_all_is_put_back(family):
     """Compiled with fullgraph it is one graph; outputs are the stock model's, to the last bit after the exit."""
@@ -158,7 +156,6 @@ def test_a_router_that_decides_otherwise_keeps_its_own_way(keep_logits, tokenize
         caplog.clear()
 
 
-@pytest.mark.table("moeviz/capture", "kernels")
 def test_a_router_that_keeps_its_own_way_is_recorded_in_a_compiled_model_too(monkeypatch):
     model = tiny_model(FAMILIES["olmoe"])
     monkeypatch.setattr(kernel_parity, "FAMILIES", {})
@@ -421,7 +418,6 @@ CHANGES = {
 }
 
 
-@pytest.mark.table("moeviz/capture", "kernels/")
 @pytest.mark.parametrize("change", CHANGES)
 @pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
 def test_interventions_work_with_kernels_as_without(family, change, tokenizer):
@@ -458,7 +454,7 @@ try:
 except moeviz.CaptureError as error:
     print(error)
 """
-    done = python("-c", script, warm=MODELS, check=True)
+    done = python("-c", script, check=True)
     imported, refused, of_next = done.stdout.splitlines()
     assert imported.split() == ["hooks", "assembly", "expert_outputs", "forwards", "hooks", "next_tokens"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."

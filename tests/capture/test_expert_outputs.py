@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from survey.compare import EQUAL, REFUSED
+from survey.mechanisms import each
 from survey.oracle import block_factor
 from survey.outputs import HYPER_CONNECTED, LATENT, outputs_of
-from survey.tiny_models import architectures, random_model, read, some_tokens
+from survey.tiny_models import random_model, read, some_tokens
 from tiny_models import CONFIGS, every_decoding, tiny_model, tiny_tokenizer
 
 from moeviz.capture.corpus import joined
@@ -20,28 +21,16 @@ from moeviz.errors import CaptureError
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 NOT_TOLD = {"nllb_moe", "doge"}
-# One of each form: one tensor, lists of modules, transposed, scaled inputs, sorted, latent, some that compute nothing.
-SOME = ("mixtral", "switch_transformers", "gpt_oss", "dbrx", "llama4", "jetmoe", "nemotron_h", "longcat_flash", "zaya")
 near = {"rtol": 1e-4, "atol": 1e-6}
 
 
-def check_family(architecture):
+@pytest.mark.parametrize("architecture", each())
+def test_every_family_puts_out_what_its_weights_say_or_is_refused_by_name(architecture):
     told = outputs_of(architecture)
     if architecture in NOT_TOLD:
         assert all(cell.startswith(f"{REFUSED}: The outputs of the experts") for cell in told.values())
     else:
         assert set(told.values()) == {EQUAL}
-
-
-@pytest.mark.parametrize("architecture", [*SOME, *sorted(NOT_TOLD)])
-def test_a_sample_of_families_puts_out_what_its_weights_say_or_is_refused_by_name(architecture):
-    check_family(architecture)
-
-
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in {*SOME, *NOT_TOLD}])
-def test_every_family_puts_out_what_its_weights_say_or_is_refused_by_name(architecture):
-    check_family(architecture)
 
 
 @pytest.fixture(scope="module")

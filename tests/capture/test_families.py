@@ -4,6 +4,7 @@ import pytest
 import transformers
 from survey.architectures import YES, rows_of, survey
 from survey.interventions import EQUAL, ERROR, KINDS, WRONG, intervention_rows
+from survey.mechanisms import each
 from survey.tiny_models import architectures
 
 from moeviz.capture.routers.families import OBEYED, families, interventions, surveyed_version
@@ -11,8 +12,6 @@ from moeviz.capture.routers.families import OBEYED, families, interventions, sur
 AGAIN = "run `python tests/survey --write`, read what changed, and give what is new a reader"
 CHANGED = "run `python tests/survey --interventions --write`, and read what changed"
 TABLE, INTERVENTIONS = families(), interventions()
-# One of each way of answering, of limiting the choice, and of being refused.
-SOME = ("mixtral", "deepseek_v3", "jetmoe", "dbrx", "llama4", "zaya", "doge", "switch_transformers")
 
 
 def test_the_table_has_every_architecture_of_the_installed_transformers():
@@ -23,8 +22,7 @@ def test_the_table_has_every_architecture_of_the_installed_transformers():
         assert known == here
 
 
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", each())
 def test_an_architecture_is_read_as_the_table_says(architecture):
     found = list(rows_of(survey(architecture)))
     told = TABLE[TABLE["architecture"] == architecture].to_dict("records")
@@ -52,18 +50,7 @@ def test_the_kernels_column_of_both_tables_says_the_same():
     assert (INTERVENTIONS["kernels"] == EQUAL).tolist() == runs
 
 
-def check_changes(architecture):
+@pytest.mark.parametrize("architecture", each())
+def test_an_architecture_obeys_changes_as_the_table_says(architecture):
     told = INTERVENTIONS[INTERVENTIONS["architecture"] == architecture].to_dict("records")
     assert list(intervention_rows(architecture)) == told, f"It is otherwise now: {CHANGED}."
-
-
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", SOME)
-def test_a_sample_of_architectures_obeys_changes_as_the_table_says(architecture):
-    check_changes(architecture)
-
-
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", [name for name in architectures() if name not in SOME])
-def test_an_architecture_obeys_changes_as_the_table_says(architecture):
-    check_changes(architecture)

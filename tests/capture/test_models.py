@@ -338,7 +338,6 @@ ONE_OF_EACH_KIND = [
 ]
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("architecture", ONE_OF_EACH_KIND)
 @pytest.mark.parametrize("device_map", [None, "auto"])
 def test_what_save_pretrained_wrote_loads_without_a_caution(architecture, device_map, tmp_path):

@@ -6,7 +6,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from survey.tiny_models import architectures, random_model
+from survey.mechanisms import each
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, DENSE, every_decoding, tiny_model, tiny_tokenizer
 
 import moeviz
@@ -72,7 +73,6 @@ def token_texts_alone(tokenizer, ids):
     return [known[one] for one in ids]
 
 
-@pytest.mark.table("moeviz/capture")
 @every_family
 @pytest.mark.parametrize("how", [{}, {"max_new_tokens": 5}, {"kernels": True}], ids=["read", "write", "kernels"])
 def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stays(family, how, models, tokenizer):
@@ -196,8 +196,7 @@ def test_a_costly_lens_is_left_out_unless_it_is_asked_for(models, tokenizer, mon
         assert (found.lens_ids is not None) == has
 
 
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", each())
 def test_every_architecture_has_next_tokens_as_its_own_forward_or_says_why_not(architecture, tokenizer):
     model = random_model(architecture)
     try:

@@ -60,7 +60,6 @@ OFFLOADED = {
 }
 
 
-@pytest.mark.table("moeviz/capture")
 @by_both_ways
 @pytest.mark.parametrize("asked", REQUESTS)
 @pytest.mark.parametrize("where", OFFLOADED)
@@ -74,7 +73,6 @@ def test_the_trace_of_an_offloaded_model_is_that_of_the_plain_one(where, asked, 
     assert traced(model, kernels, **REQUESTS[asked]).equals(plain)
 
 
-@pytest.mark.table("moeviz/capture")
 @by_both_ways
 @pytest.mark.parametrize("asked", REQUESTS)
 def test_the_trace_of_a_model_on_two_devices_is_that_of_one(asked, kernels):

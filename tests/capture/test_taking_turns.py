@@ -49,7 +49,6 @@ def taking_turns(streams, seed):
     return last
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("seed", range(2))
 def test_streams_of_every_kind_on_one_model_give_in_any_order_what_they_give_alone(model, seed):
     asked = {(way, i): (text, WAYS[way] | {"max_new_tokens": 4 + i}) for way in WAYS for i, text in enumerate(TEXTS)}

@@ -7,7 +7,8 @@ from contextlib import closing, contextmanager
 import pytest
 import torch
 from forks import FAMILIES, asked_at_random, compared, found_alike, opened
-from survey.tiny_models import architectures, random_model
+from survey.mechanisms import each
+from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import LogitsProcessor, LogitsProcessorList
 
@@ -51,7 +52,6 @@ def rows(model):
         yield seen
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("seed", range(2))
 def test_streams_that_come_and_go_give_what_they_give_alone(models, family, seed):
@@ -66,7 +66,6 @@ def check_alike(model, alone, made):
     assert compared(model, {"sampling": Sampling()}, alone, made).holds
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_stream_without_company_gives_bit_for_bit_what_trace_gives(models, family):
     model = models[family]
@@ -246,8 +245,7 @@ def test_models_of_other_kinds_keep_their_own_turns(name):
     assert shared_decoding(model) is None
 
 
-@pytest.mark.table("moeviz/capture", "tests/survey")
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", each())
 def test_every_architecture_gives_beside_others_what_it_gives_alone_or_keeps_its_own_turns(architecture):
     model, chance = random_model(architecture), random.Random(architecture)
     loaded = LoadedModel(model, tiny_tokenizer(), describe(model, architecture))

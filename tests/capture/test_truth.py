@@ -18,9 +18,9 @@ import pytest
 import torch
 from any_trace import any_trace
 from foreign import calling, here
-from forked import MODELS, python
 from hypothesis import given
 from hypothesis import strategies as st
+from processes import python
 from pyarrow import parquet
 from refused_settings import MODELS_THAT_ARE_NONE, SETTINGS_THAT_ARE_NONE
 from safetensors.torch import load_file, save_file
@@ -497,7 +497,6 @@ def test_every_field_of_a_generation_config_has_a_hostile_value():
     assert set(vars(GenerationConfig())) == set(HOSTILE) | ITS_TOKENS
 
 
-@pytest.mark.table("moeviz/capture")
 @pytest.mark.parametrize("field", HOSTILE)
 def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(field, writer, clean):
     written = {int(token) for trace in clean.values() for token in trace.tokens["token_id"]}
@@ -723,9 +722,7 @@ print(json.dumps(found))
 
 def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_opened_or_runs():
     """In a process of its own: the types that these tests enforce would be in the way of the sentences."""
-    found = json.loads(
-        python("-c", TRY_THEM, str(Path(__file__).parents[1] / "support"), warm=MODELS, check=True).stdout
-    )
+    found = json.loads(python("-c", TRY_THEM, str(Path(__file__).parents[1] / "support"), check=True).stdout)
     assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values())) + len(MODELS_THAT_ARE_NONE)
     wrong = [
         row for row in found if row[3] not in ("CaptureError", "InvalidPrompt") or row[5] or " must be " not in row[4]

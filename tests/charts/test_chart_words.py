@@ -63,7 +63,6 @@ def _unnamed(spec, key):
     return [spec["field"]] if seen and "field" in spec and "title" not in spec and not hidden else []
 
 
-@pytest.mark.table("moeviz/charts", "moeviz/history")
 @pytest.mark.parametrize("chart", OF_A_TRACE, ids=lambda chart: chart.key)
 def test_a_chart_of_digits_speaks_of_digits_and_levels(chart):
     own = chart.of(digits().model)

@@ -584,7 +584,6 @@ def large_trace(experts: int) -> RoutingTrace:
 
 
 # Tables grow with the experts, all but flows: of more than 64 experts only the strongest are drawn.
-@pytest.mark.table("moeviz/charts", "moeviz/metrics")
 @pytest.mark.parametrize("experts", [64, 512])
 @pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic != "Specialization"])
 def test_no_picture_of_a_large_model_is_more_than_a_browser_takes_in_one_message(topic, experts):

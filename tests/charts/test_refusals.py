@@ -125,7 +125,6 @@ def written_down() -> dict[str, Refusals]:
     return {name: {key: says for trace, key, says in rows if trace == name} for name in TRACES}
 
 
-@pytest.mark.table("moeviz/charts", "moeviz/metrics")
 @pytest.mark.parametrize("name", TRACES)
 def test_every_chart_draws_an_odd_trace_or_says_the_sentence_written_down_for_it(name, request):
     now = refused(TRACES[name]())

@@ -280,7 +280,6 @@ def differences(trace: RoutingTrace, images: list[str], split: int) -> int:
     return wrong
 
 
-@pytest.mark.table("moeviz/charts")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_images_have_the_colours_of_the_marks(shape):
     trace = SHAPES[shape]
@@ -409,7 +408,6 @@ def of_several_texts(trace: RoutingTrace) -> RoutingTrace:
 CHANGES = (lambda trace: trace, unordered, lambda trace: trace.select(layers=[1]), with_gaps, of_several_texts)
 
 
-@pytest.mark.table("moeviz/charts")
 @pytest.mark.parametrize("tokens", [7, 52, 107, 108, LINED, LINED + 1, 300, 781])
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_map_drawn_once_is_the_map_of_each_trace_of_as_many_layers_and_slots(tokens, change):

@@ -24,7 +24,7 @@ def traced(tmp_path) -> str:
 def test_convert_reads_what_another_program_wrote_and_says_what_it_took_it_for(tmp_path, caplog):
     target = str(tmp_path / "out.npz")
     told = ["--num-layers", "5", "--experts-per-token", "2", "--experts", "8"]
-    assert main(["convert", str(FOLDER / "sglang_generate.json"), "-o", target, *told]) == 0
+    assert main(["convert", str(FOLDER / "sglang_generate.json"), target, *told]) == 0
     assert read_trace(target).experts.shape == (4, 13, 2)
     said = caplog.text
     assert "read 'sglang_generate.json' as SGLang responses: a trace" in said
@@ -38,7 +38,7 @@ def test_convert_asks_for_what_a_file_does_not_say(tmp_path, capsys):
 
 def test_convert_writes_counts_as_counts(tmp_path, capsys):
     target = str(tmp_path / "out.json")
-    assert main(["convert", str(FOLDER / "tensorrt"), "-o", target]) == 0
+    assert main(["convert", str(FOLDER / "tensorrt"), target]) == 0
     assert read_counts(target).equals(read_counts(FOLDER / "tensorrt"))
     assert main(["metrics", target, "--topic", "load", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["expert_load"]) == 32

@@ -4,7 +4,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from forked import python
+from processes import python
 
 from moeviz.cli.main import COMMANDS, main, read_arguments
 from moeviz.cli.options import CALLED
@@ -85,25 +85,6 @@ def test_options_of_files_are_called_as_those_of_other_commands():
     assert CALLED == CALLED_THERE
     for name in TOLD:
         assert getattr(read_arguments(["convert", "a.json", flag(name), "2", "b.npz"]), name) == 2
-
-
-@pytest.mark.parametrize(
-    ("words", "name", "value", "now"),
-    [
-        (["trace", "x", "--top-k", "3"], "sample_top_k", 3, "--sample-top-k"),
-        (["metrics", "t.npz", "--top-k", "2"], "top_k", 2, "--experts-per-token"),
-        (["metrics", "t.npz", "--hidden-layers", "5"], "hidden_layers", 5, "--num-layers"),
-        (["serve", "cache", "t.npz"], "what", "cache", "moeviz cost"),
-        (["serve", "memory", "t.npz"], "memory", True, "moeviz params --memory"),
-        (["doctor", "t.npz"], "command", "check", "moeviz check"),
-        (["training", "run"], "command", "watch", "moeviz watch"),
-        (["what-if", "x", "--exchange", "2", "0", "5"], "swap", [2, 0, 5], "--swap"),
-        (["convert", "t.npz", "-o", "u.csv"], "output", "u.csv", "TO"),
-    ],
-)
-def test_old_words_work_and_name_the_new_one(words, name, value, now, capsys):
-    assert getattr(read_arguments(words), name) == value
-    assert f"is called {now} now" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

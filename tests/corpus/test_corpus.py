@@ -14,8 +14,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from forked import MODELS, python
 from made_up_engine import MadeUpEngine
+from processes import python
 from pyarrow import parquet
 
 from moeviz.capture.corpus import trace_corpus
@@ -58,7 +58,6 @@ def test_a_corpus_is_the_trace_of_its_texts(texts, tmp_path):
     assert back.model == whole.model
 
 
-@pytest.mark.table("moeviz/corpus", "moeviz/capture")
 @pytest.mark.parametrize("batch_tokens", [0, 300])
 def test_the_embedded_model_decides_the_same_in_batches_of_like_lengths(batch_tokens, texts, tmp_path):
     model = load_model()
@@ -110,14 +109,13 @@ write_corpus(load_model(), [sys.argv[1]], sys.argv[2], Wanted(shard_bytes=600), 
 """
 
 
-@pytest.mark.table("moeviz/corpus", "moeviz/formats/dataset")
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no kill -9.")
 def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if_it_had_not_been(texts, tmp_path):
     torch.set_num_threads(1)
     model, folder = load_model(), tmp_path / "killed"
     write_corpus(model, [str(texts)], tmp_path / "whole", Wanted(shard_bytes=600))
     for when, there in (("before", 1), ("after", 3)):
-        died = python("-c", KILLED, str(texts), str(folder), when, warm=MODELS)
+        died = python("-c", KILLED, str(texts), str(folder), when)
         assert died.returncode == -signal.SIGKILL
         assert len(list(folder.glob("shard-*"))) == there, "what was done is there, and nothing else"
         assert len(list(folder.glob(".shard-*"))) == (when == "before") and not (folder / "manifest.json").exists()
@@ -326,11 +324,10 @@ print(*(peak_of(texts, Path(sys.argv[1], str(texts))) for texts in (100, 600)))
 """
 
 
-@pytest.mark.table("moeviz/corpus", "moeviz/formats/dataset", "moeviz/capture")
 def test_memory_does_not_grow_with_the_corpus(tmp_path):
     """In a process of its own: what is counted there is of no other thread, and of no garbage of other tests."""
     path = os.pathsep.join([str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", "")])
-    said = python("-c", PEAKS, str(tmp_path), warm=MODELS, env=os.environ | {"PYTHONPATH": path}, check=True)
+    said = python("-c", PEAKS, str(tmp_path), env=os.environ | {"PYTHONPATH": path}, check=True)
     small, large = map(int, said.stdout.split())
     assert large < 2 * small, said.stdout
 

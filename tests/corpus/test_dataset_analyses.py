@@ -80,7 +80,6 @@ def both(request, tmp_path_factory) -> tuple[RoutingTrace, Dataset]:
         return made, dataset_of(made, tmp_path_factory.mktemp("both") / "corpus", monkeypatch)
 
 
-@pytest.mark.table("moeviz/corpus", "moeviz/metrics")
 @pytest.mark.parametrize(("analysis", "metric"), PAIRS, ids=lambda pair: pair.__name__)
 @pytest.mark.parametrize("layers", [None, [1, 2]])
 def test_an_analysis_has_the_numbers_of_the_metric(analysis, metric, layers, both):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from forked import MODELS, python
 from made_up_engine import MadeUpEngine
+from processes import python
 from store_server import BUCKET, store_server
 
 from moeviz.capture.models.load import load_model
@@ -113,7 +113,7 @@ def test_a_run_that_is_killed_around_the_last_object_of_a_shard_ends_as_if_it_ha
     model, small = load_model(), Wanted(shard_bytes=600)
     write_corpus(model, [str(texts)], tmp_path / "whole", small)
     for when, there in (("before", 1), ("after", 2), ("half", 2)):
-        died = python("-c", KILLED, str(texts), str(store), when, warm=MODELS)
+        died = python("-c", KILLED, str(texts), str(store), when)
         assert died.returncode == -signal.SIGKILL
         found = read_dataset(store, partial=True)
         assert len(found.shards) == there and not check_dataset(found), "what was half sent is not there"

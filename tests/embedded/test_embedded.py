@@ -141,7 +141,6 @@ def test_recorded_traces_of_training_are_of_the_same_texts_and_end_with_the_weig
     assert saturation[-1] == 1 and saturation[0] < saturation[-2] < 1
 
 
-@pytest.mark.table("moeviz/embedded", "moeviz/capture")
 @PRINTED_BY
 def test_the_evaluation_that_ships_is_of_the_weights_that_ship(make, sections, model):
     check_sections(EVALUATION, make(model), sections)

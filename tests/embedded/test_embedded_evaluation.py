@@ -12,12 +12,12 @@ import pandas as pd
 import pytest
 import torch
 
+from models.evaluate import measures, page
+from models.evaluate.page import markdown
 from models.training.documents import DOMAINS as TRAINED_DOMAINS
 from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.embedded import evaluation
-from moeviz.embedded.evaluate import measures, page
-from moeviz.embedded.evaluate.page import markdown
 from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 
 
@@ -151,7 +151,6 @@ def few_texts():
     return [replace(text, text=text.text[:700]) for text in texts if texts.index(text) % 4 < 2]
 
 
-@pytest.mark.table("moeviz/embedded", "moeviz/metrics")
 @pytest.mark.usefixtures("read_once")
 def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch, model):
     """Of the same model under two names: one figure for each measure and kind of text, twice the same."""
@@ -184,5 +183,5 @@ def test_several_models_are_one_table_and_one_is_the_whole_page(monkeypatch, mod
     assert out.startswith("# Evaluation of embedded-natural") and "How routing settled" not in out
     page.main([])
     out = capsys.readouterr().out
-    assert out.startswith("# Evaluation of the embedded model\n\nWhat `python -m moeviz.embedded.evaluate` prints.")
+    assert out.startswith("# Evaluation of the embedded model\n\nWhat `python -m models.evaluate` prints.")
     assert "How routing settled" in out

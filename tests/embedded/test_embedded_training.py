@@ -203,7 +203,6 @@ def test_the_switches_start_from_a_shape():
     assert dense == Shape(experts=1, top_k=1, expert_width=512)
 
 
-@pytest.mark.table("moeviz/embedded", "models")
 @pytest.mark.parametrize("shape", SHAPES)
 def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp_path, shape):
     def run(name, tokens):
@@ -224,7 +223,6 @@ def test_a_run_that_was_stopped_goes_on_as_if_it_had_not_been(tokens_folder, tmp
         assert torch.equal(weight, resumed.model.state_dict()[name]), name
 
 
-@pytest.mark.table("moeviz/embedded", "models")
 def test_training_lowers_the_loss_and_reports_it(tokens_folder, tmp_path):
     run = Run(parse([str(tokens_folder), str(tmp_path), "--tokens", "10240", *OPTIONS]))
     before = run.report()
@@ -261,7 +259,6 @@ def work(tmp_path_factory):
     return corpus.parent
 
 
-@pytest.mark.table("moeviz/embedded", "models")
 def test_the_whole_way_from_texts_to_a_model_that_moeviz_opens(work, monkeypatch):
     monkeypatch.setattr(TrainingMixture, "compile_parts", lambda self: None)  # a compiler may not be there
     make_model(work, ["--tokens=1024", *OPTIONS])

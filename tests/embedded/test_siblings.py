@@ -84,7 +84,6 @@ def test_the_recorded_routing_is_what_the_weights_do_now(sibling):
     assert (now.experts == recorded.experts[:, rows]).all(axis=-1).mean() > 0.99
 
 
-@pytest.mark.table("models", "moeviz/embedded")
 @PRINTED_BY
 def test_the_evaluation_is_of_these_weights(make, sections, sibling):
     check_sections(sibling.evaluation, make(sibling.model), sections)

@@ -265,8 +265,6 @@ def test_the_facts_of_a_csv_are_found_in_any_row(trace):
     exact = replace(trace, logits=None)
     table = pd.read_csv(io.BytesIO(EXPORTS[0].write(trace)), dtype=str, keep_default_na=False)
     assert EXPORTS[0].read(table[::-1].to_csv(index=False).encode()).equals(exact)  # sorted the other way
-    table["about"] = [table["about"].iloc[-1], *[""] * (len(table) - 1)]  # as files of before have them
-    assert EXPORTS[0].read(table.to_csv(index=False).encode()).equals(exact)
 
 
 def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
@@ -385,7 +383,7 @@ def edited_csv(edit) -> bytes:
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda about: about.update(format="moeviz trace v9"), "this version of moeviz reads"),
+        (lambda about: about.update(format="moeviz trace v9"), "reads 'moeviz trace v2'"),
         (lambda about: about.update(rows="6"), "cut or edited"),
         (
             lambda about: about["model"].update(layers=[1, 6], num_layers=8),
@@ -398,9 +396,8 @@ def edited_csv(edit) -> bytes:
             "2,000 layers",
         ),
         (lambda about: about.update(weights=False), "its rows disagree"),
-        (lambda about: about.pop("idle_tokens"), "tokens have no"),
+        (lambda about: about.pop("idle_tokens"), "tokens of a trace file"),
         (lambda about: about["idle_tokens"].update(row=[1, 1]), "unknown column 'row'"),
-        (lambda about: about.update(format="moeviz trace v1"), "rows None .* does not fit 4 tokens"),
         (lambda about: about.pop("token_order"), "None as the order of the tokens, which does not fit 4 tokens"),
         (lambda about: about.update(token_order=[[0, 3]]), "the order of 3 tokens, and the table has 4"),
         (lambda about: about.update(token_order=[[0, 3], [2, 1]]), "the order of the tokens, which does not fit"),
@@ -529,7 +526,7 @@ def test_json_is_strict_and_says_minus_infinity_as_null():
 @pytest.mark.parametrize(
     ("edit", "sentence"),
     [
-        (lambda content: content.pop("format"), "this version of moeviz reads"),
+        (lambda content: content.pop("format"), "reads 'moeviz trace v2'"),
         (lambda content: content.pop("experts"), "experts are not lists of 2 layers"),
         (lambda content: content.update(extra=1), "unknown key 'extra'"),
         (lambda content: content["experts"].pop(), "experts are not lists of 2 layers"),

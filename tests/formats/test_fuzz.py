@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import fuzz, fuzz_mutations
-from benchmarks.fuzz_targets import TARGETS, link_seeds
 from moeviz.errors import InvalidTrace
+from tests.attack import fuzz, fuzz_mutations
+from tests.attack.fuzz_targets import TARGETS, link_seeds
 
 FOUND = sorted(fuzz.FOUND.iterdir())
 
@@ -30,7 +30,7 @@ def ready(monkeypatch, tmp_path):
                 monkeypatch.setattr(place, None)
             for place in ("trained", "check"):
                 monkeypatch.setattr(f"moeviz.cli.history.{place}", None)
-            monkeypatch.setattr("benchmarks.fuzz_targets.tempfile.mkdtemp", lambda prefix: str(tmp_path))
+            monkeypatch.setattr("tests.attack.fuzz_targets.tempfile.mkdtemp", lambda prefix: str(tmp_path))
             TARGETS[name].prepare()
 
     return prepare

@@ -14,7 +14,6 @@ import torch
 from importer_files import EXPECTED, FOLDER, READ, REFUSED, copied, differences, options_of
 from safetensors.numpy import save_file
 
-from benchmarks.import_damage import tried
 from moeviz import ExpertCounts, InvalidTrace, MoevizError, RoutingTrace
 from moeviz.errors import NotSaid
 from moeviz.file_limits import shown
@@ -25,6 +24,7 @@ from moeviz.formats.importers.table import importers, recognised
 from moeviz.formats.importers.torch_file import from_torch
 from moeviz.gguf_file import from_gguf
 from moeviz.routing_trace import NOT_RECORDED
+from tests.attack.import_damage import tried
 
 GGUF_COUNT = from_gguf((FOLDER / "imatrix.gguf").read_bytes()).tensors["blk.1.ffn_up_exps.weight.counts"][2] + 2
 FOUND = {name: recognised(source_of(FOLDER / name)) for name in READ}
@@ -442,7 +442,7 @@ def test_a_negative_expert_is_called_so(tmp_path):
 
 
 def test_damaged_files_are_read_or_refused_in_one_sentence():
-    """A short form of `python -m benchmarks.import_damage`."""
+    """A short form of `python -m tests.attack.import_damage`."""
     came, _, _ = tried(200, seed=7)
     assert came.keys() <= {"read", "refused"}
     assert came["refused"] > 50

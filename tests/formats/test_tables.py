@@ -14,12 +14,11 @@ from any_trace import any_trace
 from hypothesis import given
 from hypothesis import strategies as st
 from pyarrow import parquet
-from rich_trace import EVERY, READABLE, TABLES, again, rich_trace
+from rich_trace import EVERY, READABLE, again, rich_trace
 
-from moeviz import read_trace
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.csv_file import to_csv
-from moeviz.formats.exports import EXPORTS, read_bytes
+from moeviz.formats.exports import EXPORTS, read_bytes, read_trace, write_trace
 from moeviz.formats.table_facts import numbers_of, runs_of
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
@@ -200,25 +199,13 @@ def in_order():
     return replace(trace, tokens=trace.tokens.assign(sequence=sequence, position=position))
 
 
-@EVERY
-def test_a_file_of_version_1_opens_as_it_did(export):
-    path = DATA / f"trace_v1{export.suffix}"
-    assert b"moeviz trace v1" in path.read_bytes() or export.suffix == ".npz"
-    logits = None if export.suffix in SORTED else rich_trace().logits
-    assert read_trace(path).equals(replace(in_order(), logits=logits))
-
-
-@TABLES
-def test_a_table_of_version_1_whose_tokens_are_in_another_order_opens_as_it_did(export):
-    assert read_trace(DATA / f"trace_v1_out_of_order{export.suffix}").equals(replace(rich_trace(), logits=None))
-
-
-@TABLES
-def test_a_sorted_table_of_version_1_opens_with_its_tokens_in_order(export):
-    data = (DATA / f"trace_v1{export.suffix}").read_bytes()
-    for seed in range(8):
-        turned = SORTED[export.suffix](data, np.random.default_rng(seed).permutation)
-        assert export.read(turned).equals(replace(in_order(), logits=None))
+@pytest.mark.parametrize(("version", "what"), [("v1", "Record the trace again"), ("v3", "Update moeviz")])
+def test_a_file_of_another_layout_is_refused_and_says_what_to_do(tmp_path, version, what):
+    path = tmp_path / "trace.json"
+    write_trace(rich_trace(), path)
+    path.write_bytes(path.read_bytes().replace(b"moeviz trace v2", f"moeviz trace {version}".encode()))
+    with pytest.raises(InvalidTrace, match=what):
+        read_trace(path)
 
 
 def test_a_table_says_its_tokens_once_only_where_rows_are_many(trace):

@@ -28,8 +28,6 @@ from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 
 @pytest.fixture(scope="module")
 def data():

@@ -21,7 +21,6 @@ def test_asks_a_question_and_says_how_to_read_the_answer(picture):
     assert "Columns:" in chart.method and "Source:" in chart.method
 
 
-@pytest.mark.table("moeviz/history", "moeviz/charts")
 @every_picture
 def test_is_as_it_was_when_somebody_looked(picture, request):
     chart, _ = picture

@@ -40,8 +40,6 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 
 @pytest.fixture(scope="module")
 def brief():

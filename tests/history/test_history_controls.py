@@ -22,7 +22,6 @@ MEASURED_ALONE = {"mixtral", "counts", "phone-book"}  # the others have parts th
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
-@pytest.mark.table("moeviz/history", "tests/history_checks")
 @pytest.mark.parametrize("name", WITH_CHECKS)
 def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
     if name == "hmm-experts":
@@ -129,7 +128,6 @@ def test_a_misprint_is_found_and_is_no_check():
     assert (found["kind"] == MEASURED).sum() == len(found) - 1
 
 
-@pytest.mark.table("moeviz/history", "tests/history_checks")
 def test_another_seed_gives_other_runs_and_the_same_seed_the_same():
     first, again, other = (claims_of("hierarchical", quick=True, seed=seed) for seed in (0, 0, 11))
     assert first.equals(again) and not first["ours"].equals(other["ours"])

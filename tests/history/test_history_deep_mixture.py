@@ -34,8 +34,6 @@ from moeviz.history.deep_mixture_2013.model import (
 )
 from moeviz.history.shared.results import shipped
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 
 @pytest.fixture(scope="module")
 def mixture():

@@ -44,8 +44,6 @@ from moeviz.metrics.load import expert_load
 from moeviz.metrics.parameters import parameter_split
 from moeviz.parameters import active_parameters
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 TINY = Sizes(vocabulary=5, width=4, hidden=3, layers=2, heads=2, key_heads=1, experts=4, top_k=2)
 STEPS = 3
 

@@ -96,7 +96,6 @@ def test_a_system_that_is_not_there_is_refused_by_name():
         next(check_claims(["perceptron"]))
 
 
-@pytest.mark.table("moeviz/history", "tests/history_checks")
 def test_the_checks_of_two_systems_come_one_after_the_other_in_the_order_of_the_table():
     frames = list(check_claims(["counts", "local-experts"], quick=True))
     assert [frame["system"].unique().tolist() for frame in frames] == [["local-experts"], ["counts"]]

@@ -27,8 +27,6 @@ from moeviz.history.shared.datasets import Vowels, encode, stand_in
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import load_by_label
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 HALF, NEVER, ALWAYS = [0.0], [-100.0], [100.0]
 
 

@@ -39,8 +39,6 @@ from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 FIELDS = [each.name for each in fields(HiddenMarkovModels)]
 
 

@@ -44,8 +44,6 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 STEPS = 12
 WORDS = 64
 

@@ -26,7 +26,7 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
-from moeviz_app.views.menu import MENU, OLD_ADDRESSES, PAGES, STORY
+from moeviz_app.views.menu import MENU, PAGES, STORY
 from moeviz_app.widgets.components import history as component
 
 MOST_WORDS = 100  # of a step
@@ -56,7 +56,6 @@ def told(half: Half, scene: Scene) -> str:
     return " ".join(words.format_map(scene.quoted) for words in (step.before, half.new, half.left))
 
 
-@pytest.mark.table("moeviz/history", "app/")
 @every_half
 def test_a_step_says_what_is_new_and_what_is_left_in_few_words_and_leads_to_a_page(name, seen):
     half = HALVES[name]
@@ -118,7 +117,6 @@ def test_the_meters_count_slots_and_not_top_k():
     assert meters_of(replace(trace, experts=experts, weights=weights)).computed == pytest.approx(0.25)
 
 
-@pytest.mark.table("moeviz/history", "app/moeviz_app/widgets/components")
 @every_half
 def test_inputs_are_named_as_the_trace_has_them_and_what_the_browser_is_told_is_the_trace(name, seen, inputs, packed):
     scene, given = seen[name], inputs[seen[name].inputs]
@@ -313,4 +311,4 @@ def _never(*_: object, **__: object) -> None:
 
 
 def test_the_old_address_leads_here():
-    assert OLD_ADDRESSES["gallery"] == STORY and MENU["Story"][0] == STORY and STORY in PAGES
+    assert MENU["Story"][0] == STORY and STORY in PAGES

@@ -35,8 +35,6 @@ from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 QUICK = {"experts": 4, "iterations": 2}
 
 

@@ -40,8 +40,6 @@ from moeviz.history.switch_2021.model import (
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
-pytestmark = pytest.mark.table("moeviz/history", "tests/history_checks")
-
 GROUP = SEQUENCES * WORDS
 
 

@@ -16,7 +16,6 @@ GPUS = (
 )  # a pair for each part; `make kernels` compiles all for each
 
 
-@pytest.mark.table("kernels")
 @pytest.mark.parametrize("part", range(1, PARTS + 1))
 def test_every_kernel_compiles_without_spills_and_records_at_little_cost(part):
     """In a process of its own: this one may run kernels in Triton's interpreter, which cannot compile."""

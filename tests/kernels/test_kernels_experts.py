@@ -38,7 +38,6 @@ def test_the_plan_is_a_stable_sort_by_expert(tokens, experts, top_k, block):
         assert plan.tile_end[-1] <= plan.max_tiles
 
 
-@pytest.mark.table("kernels/")
 @pytest.mark.parametrize("dtype", ERROR, ids=str)
 @pytest.mark.parametrize(
     ("tokens", "hidden", "width", "experts", "top_k"), [(1, 32, 48, 8, 2), (7, 40, 24, 8, 2), (40, 64, 32, 5, 3)]

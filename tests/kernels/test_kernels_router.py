@@ -44,7 +44,6 @@ def check(logits, gating, bias=None, **options):
     return weights, experts
 
 
-@pytest.mark.table("kernels/")
 @pytest.mark.parametrize("dtype", FLOATS, ids=str)
 @pytest.mark.parametrize(("experts", "top_k"), SIZES)
 def test_softmax_routers_of_every_size(experts, top_k, dtype):

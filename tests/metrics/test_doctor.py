@@ -289,7 +289,6 @@ def test_rows_that_are_not_recorded_are_a_finding_unless_the_last_layer_alone_la
     assert row["says"].startswith("97 of 600 rows, each a token at a layer, are not recorded")
 
 
-@pytest.mark.table("moeviz/metrics", "moeviz/embedded")
 @pytest.mark.parametrize("name", [EMBEDDED, NATURAL, FINE])
 def test_no_fault_of_a_capture_is_found_in_sixty_texts_of_each_of_our_own_models(name):
     """The control, with token ids, and with neither ids nor texts; `neighbours` is about the text."""

@@ -67,7 +67,6 @@ def test_french_and_german_are_told_apart_and_exchanged_they_change_signs(texts)
     assert all(np.sign(amount) == np.sign(held[at]) and abs(amount) == 2 for at, amount in signs.items())
 
 
-@pytest.mark.table("moeviz/metrics")
 def test_random_halves_of_the_same_texts_find_nothing_in_95_of_100(texts):
     rng, named = np.random.default_rng(5), 0
     sequences = texts.tokens["sequence"].unique()

@@ -63,7 +63,6 @@ def test_an_even_load_needs_what_even_says():
     assert frame["of_even"].tolist() == [1] * 5
 
 
-@pytest.mark.table("moeviz/metrics")
 @pytest.mark.parametrize(("tokens", "k", "num_experts"), [(20, 1, 16), (40, 8, 64), (300, 2, 8), (5, 4, 128)])
 def test_by_lot_is_what_draws_by_lot_need(tokens, k, num_experts):
     """The mean of 100 draws of k different experts for each token, a whole expert away at most."""

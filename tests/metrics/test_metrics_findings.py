@@ -52,7 +52,6 @@ def words(rng, tokens):
     return [f" w{rank}" for rank in np.minimum(rng.zipf(1.6, tokens), 40)]
 
 
-@pytest.mark.table("moeviz/metrics")
 @pytest.mark.parametrize("tokens", [6, 52, 400])
 def test_of_routing_at_random_next_to_nothing_is_said(tokens):
     rng = np.random.default_rng(0)
@@ -60,7 +59,6 @@ def test_of_routing_at_random_next_to_nothing_is_said(tokens):
     assert said(traces) <= SELDOM * TRACES
 
 
-@pytest.mark.table("moeviz/metrics")
 @pytest.mark.parametrize("others", [60, 5000])
 def test_of_routing_drawn_at_random_with_the_usual_loads_next_to_nothing_is_said(others):
     rng = np.random.default_rng(1)

@@ -189,7 +189,6 @@ def test_neighbours_are_as_in_the_chart_of_neighbours_and_luck_is_about_the_same
     assert pairs["shuffled"].tolist() == pytest.approx(neighbours["shuffled"].tolist(), rel=0.1)
 
 
-@pytest.mark.table("moeviz/metrics")
 def test_many_layers_of_many_experts_are_counted_by_what_occurs_and_too_many_tokens_are_a_sentence(monkeypatch):
     trace = sample_trace(layers=96, tokens=64, experts=512, top_k=8)
     frame = information_between_layers(trace)

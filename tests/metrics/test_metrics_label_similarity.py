@@ -68,7 +68,6 @@ def test_a_label_is_clear_where_every_third_of_the_text_is_closest_to_it(referen
     assert clearly_like(routed([3, 3]), reference) is None, "two tokens have no thirds"
 
 
-@pytest.mark.table("moeviz/metrics")
 def test_an_evaluation_text_is_mostly_like_its_kind_and_a_text_of_two_kinds_like_none():
     whole = reference_routing()
     texts = whole.tokens["sequence"].to_numpy()

@@ -362,7 +362,6 @@ def test_a_trace_without_any_expert_is_drawn(opened):
     shows(drawn(opened(View(nobody).html)), nobody, 0, 2)
 
 
-@pytest.mark.table("moeviz/report", "moeviz/charts")
 @pytest.mark.browser
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_the_largest_trace_is_drawn_on_desktop_and_phone_and_has_no_grave_fault(opened, size, scheme):
@@ -413,7 +412,6 @@ def test_a_page_on_a_web_host_shows_one_choice_and_asks_for_its_own_files_alone(
     assert page.evaluate(MAKES_A_FUNCTION) == "EvalError"
 
 
-@pytest.mark.table("moeviz/report")
 @pytest.mark.browser
 @pytest.mark.parametrize(("size", "scheme"), [("desktop", "dark"), ("phone", "light")])
 def test_of_a_long_trace_of_a_stranger_the_host_s_page_shows_a_stretch_as_text(on_a_host, size, scheme):
@@ -447,7 +445,6 @@ def outputs(notebook) -> list[dict]:
     return [output.data for cell in cells for output in cell.outputs if output.output_type == "execute_result"]
 
 
-@pytest.mark.table("docs/", "moeviz/report", "moeviz/charts")
 @pytest.mark.docs
 def test_the_notebook_runs_and_its_file_holds_no_outputs(notebook):
     shown = outputs(notebook[0])
@@ -457,7 +454,6 @@ def test_the_notebook_runs_and_its_file_holds_no_outputs(notebook):
     assert not outputs(nbformat.read(NOTEBOOK, as_version=4))
 
 
-@pytest.mark.table("docs/notebooks", "moeviz/report")
 @pytest.mark.docs
 def test_the_notebook_for_colab_runs_as_far_as_no_gpu_is_needed(tmp_path):
     """On the embedded model. The cell that installs is for where moeviz is not there."""

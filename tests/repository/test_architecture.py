@@ -87,7 +87,7 @@ def test_there_is_no_room_for_everything():
 def test_a_name_is_of_one_class():
     """Somebody who reads it in a message or a search knows which one is meant."""
     assert shared(["class Found:\n    pass", "def found():\n    pass\n\n\nclass Found(dict):\n    pass"]) == {"Found"}
-    benchmarks = sorted((ROOT / "benchmarks").glob("*.py"))
+    benchmarks = sorted(path for folder in ("benchmarks", "tools") for path in (ROOT / folder).glob("*.py"))
     assert not shared(path.read_text("utf-8") for path in [*(ROOT / file for file in FILES), *benchmarks])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from benchmarks import harness
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md", "deploy/README.md", "docs/**/*.md")
+PLACES = ("CONTRIBUTING.md", "Makefile", "README.md", "SECURITY.md", "deploy/README.md", "docs/**/*.md", "tools/*.py")
 NAME = re.compile(r"benchmarks[./](\w+)")
 
 

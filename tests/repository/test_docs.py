@@ -89,7 +89,6 @@ def test_python_in_the_pages_runs(name, tmp_path, monkeypatch):
 
 
 @pytest.mark.docs
-@pytest.mark.table("docs/_ext", "moeviz/charts", "moeviz/analyses/pruning")
 def test_python_in_the_gallery_runs():
     names = gallery.made()
     assert names["trace"].tokens["phase"].nunique() == 2 and "label" in names["labelled"].tokens

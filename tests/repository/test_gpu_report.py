@@ -10,8 +10,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from benchmarks import gpu_report, gpu_wheels, kernels
-from benchmarks.gpu_report import FAILED, NO_GPU, OVER, Outcome, main, page, read_report
+from benchmarks import kernels
+from tools import gpu_report, gpu_wheels
+from tools.gpu_report import FAILED, NO_GPU, OVER, Outcome, main, page, read_report
 
 ABOUT = {"GPU": "Made-up GPU, 80 GB", "torch": "9.9", "date": "2026-01-02 03:04 UTC"}
 GOOD = Outcome("python -m pytest -m gpu", 13, (), 1, 61.4)

@@ -19,7 +19,7 @@ from reading import Block, blocks, commands, links, missing, same
 
 import moeviz
 import moeviz.training
-from moeviz.cli.main import COMMANDS, OLD_COMMANDS, main, parser, read_arguments
+from moeviz.cli.main import COMMANDS, main, parser, read_arguments
 from moeviz.cli.metrics import TOPICS
 from moeviz.cli.output import DONE, ERROR, FOUND
 from moeviz.cli.words import called
@@ -52,7 +52,6 @@ FINDS = ("check", "watch")  # exit code 1 is an answer
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
 
 
-@pytest.mark.table("docs/", "README.md", "moeviz/")
 @pytest.mark.docs
 @pytest.mark.usefixtures("kept_drawings")
 @each_page
@@ -155,7 +154,7 @@ def test_every_command_of_every_page_is_run_or_has_a_reason_why_not():
 def test_commands_in_sentences_exist(page):
     for command in IN_A_TABLE.findall(page.read_text(encoding="utf-8")):
         words = [word for word in shlex.split(command) if word != "…"]
-        if words[0] in (*(old[0] for old in OLD_COMMANDS if len(old) == 1), "COMMAND", "--version"):
+        if words[0] in ("COMMAND", "--version"):
             continue
         assert words[0] in COMMANDS, command
         one = called(parser(), words)

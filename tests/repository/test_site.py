@@ -52,10 +52,7 @@ PICTURES = ("", "-dark", "-narrow", "-narrow-dark")
 TITLES = [f"gallery/{name}.html" for name in ("charts", "beside", "expert", "history")]
 
 
-MADE_OF = pytest.mark.table("docs", "moeviz", "README.md", "CHANGELOG.md", together=True)
-
-
-@pytest.fixture(scope="module", params=[pytest.param("whole site", marks=MADE_OF)])
+@pytest.fixture(scope="module")
 def site(tmp_path_factory) -> Site:
     """Built once, with warnings as errors, where every connection is refused; written anew, and read where changed."""
     folder = tmp_path_factory.mktemp("docs")

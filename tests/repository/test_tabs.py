@@ -115,7 +115,6 @@ def test_two_visitors_at_once_share_no_cookies(own_tabs, site):
     assert other.page.evaluate("document.cookie") == ""
 
 
-@pytest.mark.table("tests/support")
 @pytest.mark.parametrize(
     "script",
     [

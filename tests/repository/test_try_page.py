@@ -28,9 +28,6 @@ sys.path.append(str(DOCS))
 from _ext import try_page
 
 pytestmark = pytest.mark.docs
-MADE_OF = pytest.mark.table(
-    "docs/try", "docs/_ext", "app/moeviz_app/widgets/components", "moeviz/charts", "moeviz/embedded"
-)
 SHORT = "Il fait froid à Paris. « Oui. »\n12 + 30 = 42"
 # JavaScript's \s has U+FEFF and lacks U+0085; the rest is what a split by bytes gets wrong.
 ODD = (
@@ -98,7 +95,7 @@ def within(found: dict) -> bool:
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize("plain", [False, pytest.param(True, marks=MADE_OF)], ids=["WebAssembly", "JavaScript"])
+@pytest.mark.parametrize("plain", [False, True], ids=["WebAssembly", "JavaScript"])
 def test_routers_decide_as_in_python(page, folder, embedded, plain):
     begin(page, model_folder(folder), plain=plain)
     for text in (SHORT, ODD[4], evaluation_set()[17].text[:300]):
@@ -128,7 +125,6 @@ def test_what_is_written_is_what_python_writes_and_a_seed_repeats_what_is_drawn(
     assert cold == written["ids"]
 
 
-@MADE_OF
 @pytest.mark.browser
 def test_muted_experts_and_deciding_words_are_those_of_python(model, embedded):
     ids = run(model, SHORT)["ids"]
@@ -183,7 +179,6 @@ def alike_next(mine, python):
             assert (both[0] != both[1]).mean() < 0.001
 
 
-@MADE_OF
 @pytest.mark.browser
 @pytest.mark.parametrize(
     ("text", "more"),
@@ -244,7 +239,7 @@ def visitor(visit, address):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), pytest.param("phone", "dark", marks=MADE_OF)])
+@pytest.mark.parametrize(("size", "scheme"), [("desktop", "light"), ("phone", "dark")])
 def test_a_text_is_run_muted_and_asked_which_word_decided(visitor, size, scheme):
     page = visitor(size=size, scheme=scheme)
     said = page.locator("#state")
@@ -272,7 +267,6 @@ def test_a_text_is_run_muted_and_asked_which_word_decided(visitor, size, scheme)
     assert wide <= 0
 
 
-@MADE_OF
 @pytest.mark.browser
 def test_an_expert_opens_beside_the_text_and_by_its_address(visitor):
     page = visitor("#expert?layer=3&expert=2")
@@ -290,7 +284,6 @@ def test_an_expert_opens_beside_the_text_and_by_its_address(visitor):
 SAVES = "Object.defineProperty(navigator, 'connection', { value: { saveData: true } })"
 
 
-@MADE_OF
 @pytest.mark.browser
 def test_where_data_are_dear_the_model_is_loaded_when_it_is_asked_for(visitor, folder):
     asked = []
@@ -333,7 +326,6 @@ def who_takes_a_word(page):
         expect(said).to_contain_text(answer)
 
 
-@MADE_OF
 @pytest.mark.browser
 def test_a_text_that_is_too_long_and_a_file_that_is_damaged_are_told(visitor, folder):
     page = visitor()

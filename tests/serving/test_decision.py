@@ -38,7 +38,6 @@ def routed(*layers, sequence=None) -> RoutingTrace:
     return RoutingTrace(model, token_frame(sequence, np.arange(tokens), ["x"] * tokens), experts)
 
 
-@pytest.mark.table("moeviz/serving")
 @pytest.mark.parametrize("kind", KINDS)
 def test_made_up_routing_is_judged_as_it_was_made_and_few_tokens_are_not_judged(kind):
     """In short; `python -m benchmarks.decide` is the long form."""

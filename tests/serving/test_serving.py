@@ -420,7 +420,6 @@ KNOWN = {
 }
 
 
-@pytest.mark.table("moeviz/serving", "moeviz/parameters.py")
 @pytest.mark.parametrize("model", KNOWN)
 def test_memory_and_cards_are_those_of_the_reference(model):
     wanted = figures("memory")
@@ -495,7 +494,6 @@ def together(layers):
     return [[len([*same]), layer] for layer, same in groupby(layers)]
 
 
-@pytest.mark.table("moeviz/capture/models", "moeviz/serving", "moeviz/published", "moeviz/parameters.py")
 def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
     """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
     found = {}

@@ -271,7 +271,6 @@ def test_a_plan_of_the_hottest_experts_is_judged_on_other_tokens():
 HOSTILE = ("a b", "x'; touch y; '", "$(touch y)", "`y`", "a\nb: c", "../../y", "-rf", "# #", "é", "|.*\\)", '"{}')
 
 
-@pytest.mark.table("moeviz/serving")
 @pytest.mark.parametrize("engine", ENGINES)
 def test_no_name_of_a_model_or_a_label_gets_into_a_file(engine):
     plain = export_plan(make_plan(awkward_trace(), 4, 4), engine)
@@ -285,7 +284,6 @@ def test_no_name_of_a_model_or_a_label_gets_into_a_file(engine):
         assert name not in "\n".join(plan_remarks(plan, engine, trace)) or name in ("a b", "-rf")
 
 
-@pytest.mark.table("moeviz/serving")
 @pytest.mark.parametrize("name", HOSTILE)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_the_command_has_the_file_s_name_as_one_word_whatever_it_is(engine, name):

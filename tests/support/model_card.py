@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from moeviz.embedded.evaluate import page as evaluation
+from models.evaluate import page as evaluation
 
 
 def cells(text, section):

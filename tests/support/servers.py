@@ -1,27 +1,23 @@
 """Servers that tests and benchmarks start: on a port that is theirs, and ended with the process that started them."""
 
-import ctypes
 import os
 import random
-import signal
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from tests.support.processes import end_with_parent
 from tests.support.waiting import SECONDS
 
 ROOT = Path(__file__).parents[2]
 PORTS = range(20_000, 32_000)  # below those that kernels give to whoever calls another port
 COOKIE_SECRET = "signs-the-cookies-of-tests"  # of every server that is started here
 GATE, SLOW = "MOEVIZ_TESTS_GATE", "MOEVIZ_TESTS_SLOW"  # read by tests/support/hooked_streamlit.py
-END_WITH_PARENT = 1  # PR_SET_PDEATHSIG of Linux's prctl
-_libc = ctypes.CDLL(None) if sys.platform == "linux" else None
 _kept: list[socket.socket] = []  # what keeps ports for this process
 
 
@@ -31,7 +27,7 @@ class Server:
 
     url: str
     lines: list[str]
-    process: Any  # a Popen, or a Child of tests/support/forked.py, which does what is asked of one here
+    process: subprocess.Popen
     gate: Path | None = None
 
     @contextmanager
@@ -51,21 +47,18 @@ def served(
     script: str = "app/moeviz_app/main.py",
     folder: Path = ROOT,
     ready_at: str = "You can now view",
-    warm: bool = False,
     **environment: str,
 ) -> Iterator[Server]:
     """The app, or a page of tests, on a port of this machine, started in that folder, until the block ends.
 
-    The block begins once the server has written a line that holds `ready_at`. With `warm`, it is forked from a process
-    that has imported what an app does; whose start, memory or imports are looked at is fresh.
+    The block begins once the server has written a line that holds `ready_at`.
     """
     port = free_port()
     hooked = GATE in environment or SLOW in os.environ
     streamlit = [str(ROOT / "tests" / "support" / "hooked_streamlit.py")] if hooked else ["-m", "streamlit"]
     command = [sys.executable, *streamlit, "run", str(ROOT / script), "--server.port", str(port)]
     command += ["--server.address", "127.0.0.1", "--server.headless", "true"]
-    begin = forked if warm and sys.platform == "linux" else fresh
-    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment, begin) as running:
+    with started(command, f"http://127.0.0.1:{port}", folder, ready_at, environment) as running:
         yield running
 
 
@@ -88,39 +81,26 @@ def free_port() -> int:
     raise RuntimeError(f"Every port from {PORTS.start} to {PORTS.stop - 1} is taken.")
 
 
-def end_with_parent() -> None:
-    """Run in a new process before its program: where Linux ends the process that started it, it is killed too."""
-    if _libc is not None:
-        _libc.prctl(END_WITH_PARENT, signal.SIGKILL)
-
-
-def fresh(command: list[str], folder: Path, environment: dict[str, str], output: int) -> subprocess.Popen:
-    """A process that runs this command, and writes to `output`."""
-    end = end_with_parent if _libc is not None else None
-    return subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=output, preexec_fn=end)
-
-
-def forked(command: list[str], folder: Path, environment: dict[str, str], output: int) -> Any:
-    """The same of a Python command, by the warm process of apps."""
-    from forked import APP, Child
-
-    return Child(tuple(command[1:]), output, output, warm=APP, env=environment, cwd=folder, of="app")
-
-
 @contextmanager
 def started(
     command: list[str],
     url: str,
     folder: Path = ROOT,
     ready_at: str = "You can now view",
-    environment: dict | None = None,
-    begin: Callable[[list[str], Path, dict[str, str], int], Any] = fresh,
+    environment: dict[str, str] | None = None,
 ) -> Iterator[Server]:
     """A server that this command starts, once it has written a line that holds `ready_at`, until the block ends."""
     environment = environment or {}
     reading, writing = os.pipe()
     try:
-        server = begin(command, folder, os.environ | {"MOEVIZ_COOKIE_SECRET": COOKIE_SECRET} | environment, writing)
+        server = subprocess.Popen(
+            command,
+            cwd=folder,
+            env=os.environ | {"MOEVIZ_COOKIE_SECRET": COOKIE_SECRET} | environment,
+            stdout=writing,
+            stderr=writing,
+            preexec_fn=end_with_parent if sys.platform == "linux" else None,
+        )
     finally:
         os.close(writing)
     output = os.fdopen(reading, encoding="utf-8")

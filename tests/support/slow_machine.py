@@ -11,7 +11,8 @@ import os
 import subprocess
 import sys
 
-from tests.support.servers import SLOW, end_with_parent
+from tests.support.processes import end_with_parent
+from tests.support.servers import SLOW
 
 LATE, LONGER = 12, 0.7  # ms of each message, seconds of each run
 BUSY = "while True: pass"

@@ -6,14 +6,14 @@ from contextlib import suppress
 import numpy as np
 import pytest
 import torch
-from survey.tiny_models import architectures, text_model, tiny_config
+from survey.mechanisms import each
+from survey.tiny_models import text_model, tiny_config
 from training_runs import TOKENIZER, collate, probe, recount, tiny, trainer_of, windows
 from transformers import DynamicCache
 
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
 
-pytestmark = pytest.mark.table("moeviz/training")
 CHECKPOINTS = {"none": None, "reentrant": True, "not reentrant": False}
 # Families whose routers do not each answer once for every token: what is counted is right, and is no k x tokens.
 NOT_TIMES_K = {"nllb_moe": "drops over capacity", "switch_transformers": "drops over capacity"}
@@ -324,8 +324,7 @@ def test_figures_are_of_the_sums_and_those_that_metrics_give_of_a_trace():
     assert importance(trace)["importance"].between(0, 1).all()
 
 
-@pytest.mark.table("moeviz/training")
-@pytest.mark.parametrize("architecture", architectures())
+@pytest.mark.parametrize("architecture", each())
 def test_every_family_goes_through_a_step_of_training(architecture):
     torch.manual_seed(0)
     config = tiny_config(architecture)

@@ -9,8 +9,6 @@ from transformers import TrainerCallback
 from moeviz.training import RoutingCallback, RoutingHealth, read_run
 from moeviz.training.router_hooks import Counters
 
-pytestmark = pytest.mark.table("moeviz/training")
-
 
 def violation(counts):
     """MaxVio of each layer."""

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import nbformat
-import pytest
 from nbclient import NotebookClient
 
 from benchmarks.training_pair import collapse
@@ -18,7 +17,6 @@ def outputs(notebook):
     return {cell.id: cell.outputs for cell in notebook.cells if cell.cell_type == "code"}
 
 
-@pytest.mark.table("moeviz/training")
 def test_the_notebook_trains_twice_and_draws_a_collapse_that_was_said(tmp_path):
     notebook = nbformat.read(NOTEBOOK, as_version=4)
     assert not any(outputs(notebook).values())  # the file holds none

@@ -91,7 +91,6 @@ def test_logs_of_a_long_run_are_summed_before_they_are_measured():
     assert frame["effective"].tolist() == pytest.approx([2] * 100)
 
 
-@pytest.mark.table("moeviz/training")
 @pytest.mark.parametrize(("experts", "top_k", "even"), [(8, 2, 1000), (256, 8, 1000), (8, 2, 20), (128, 8, 20)])
 def test_the_chance_level_is_what_luck_gives(experts, top_k, even):
     random, tokens = np.random.default_rng(0), even * experts // top_k

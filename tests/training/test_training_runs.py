@@ -244,7 +244,6 @@ def test_rules_for_a_run_from_scratch_are_quiet_where_it_is_uneven_at_first_and_
     assert Rules.from_scratch(dead=5, ignore=("load",)) == Rules(5, 1_000, 1.5, warmup=1_000_000, ignore=("load",))
 
 
-@pytest.mark.table("moeviz/training")
 def test_luck_alone_raises_no_alarm_in_twenty_seeds():
     """Routers that answer at random, on steps of 16 tokens, where a uniform share is 4 assignments."""
 

@@ -21,7 +21,6 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.metrics.routing_over_training import saturation_over_training
 from moeviz.training import RoutingCallback, RoutingHealth, Rules, read_run, watch
 
-pytestmark = pytest.mark.table("moeviz/training")
 SUPPORT = Path(__file__).parents[1] / "support"
 FOLDERS = os.pathsep.join([str(SUPPORT.parents[1]), str(SUPPORT), os.environ.get("PYTHONPATH", "")])
 ADAPTERS = {
@@ -64,7 +63,6 @@ def launched(script, ranks, *arguments):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
-@pytest.mark.table("moeviz/training")
 @pytest.mark.parametrize("way", ["loop", "trainer"])
 def test_two_ranks_are_one_process_in_every_figure(way, tmp_path):
     for ranks in (1, 2):

@@ -113,24 +113,8 @@ ICONS = {  # on a phone, where these four stand at the bottom, and More beside t
     "Story": ":material/menu_book:",
 }
 
-# Addresses of pages as they were once called, and of pages that are on another now: bookmarks and links in messages
-# still open what they opened. Places whose first page is called otherwise have their own names too.
-OLD_ADDRESSES = {
-    "capture": FIRST,
-    "gallery": STORY,
-    "run": FIRST,
-    "cooperation": "Co-activation",
-    "repetition": "Locality",
-    "counts": "Balance",
-    "formation": "Training",
-    "routing-over-training": "Training",
-    "flow": "Layers",
-    "coverage": "Load",
-    "explore": FIRST,
-    "train": "Training",
-    "story": STORY,
-    "open": "Traces",
-}
+# The names of places whose first page has another address: whoever types one finds it.
+PLACE_ADDRESSES = {"explore": FIRST, "train": "Training", "story": STORY, "open": "Traces"}
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
 TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
@@ -151,8 +135,8 @@ def menu() -> list[st.Page]:
     pages = {name: _page(name) for name in PAGES}
     pages["Expert"] = st.Page(expert_page, title="Expert", url_path=EXPERT)
     visit().pages = pages
-    moved = [st.Page(partial(_lead_on, name), title=name, url_path=old) for old, name in OLD_ADDRESSES.items()]
-    return [*pages.values(), *moved]
+    places = [st.Page(partial(_lead_on, name), title=name, url_path=path) for path, name in PLACE_ADDRESSES.items()]
+    return [*pages.values(), *places]
 
 
 def place_of(page: str) -> str:

@@ -30,12 +30,12 @@ UNREAD = cast(LongTensor, torch.empty(0, 0, dtype=torch.long))  # the ids before
 def prompt_ids(
     tokenizer: Any, request: CaptureRequest, name: str, limit: int | None, ids_of: Callable[[str], list[int]]
 ) -> list[list[int]]:
-    """Tokenise each prompt, as a turn of a chat where that is asked for, and check it against the model's context.
+    """Tokenise each prompt, as a chat turn if asked, and check it against the model's context.
 
     tokenizer   has `chat_template` and `apply_chat_template`.
-    ids_of      tokenises one text; with special tokens where it is no chat.
+    ids_of      tokenises one text; with special tokens unless it is a chat.
 
-    Raises `InvalidPrompt` for what cannot be read, and `CaptureError` where there is no chat template.
+    Raises `InvalidPrompt` for what cannot be read, and `CaptureError` if there is no chat template.
     """
     texts = list(request.prompts)
     if request.chat and not tokenizer.chat_template:
@@ -61,7 +61,7 @@ def draw_and_read(
     """Draw a token for each sequence from one stream of noise, as in a batch of transformers; read it; and so on.
 
     scores   (V,) float32 of what may follow each prompt, all of which are read.
-    ends     tells whether a token ends a text.
+    ends     returns whether a token ends a text.
     read     reads a token of a sequence (its number, the token); the scores (V,) of what may follow.
     so_far   what makes the trace as it is now, given its `ModelInfo.decoding`; yielded at first and after each draw, as
              `EngineModel.run` has it.

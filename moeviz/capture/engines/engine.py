@@ -53,7 +53,7 @@ class EngineModel(ABC):
     @property
     @abstractmethod
     def chats(self) -> bool:
-        """Whether the model comes with a chat template."""
+        """Return True if the model comes with a chat template."""
 
     @abstractmethod
     def count_tokens(self, text: str) -> int:
@@ -64,7 +64,7 @@ class EngineModel(ABC):
         return None
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Tell of each token of a turn of a chat whether the template added it; None where that cannot be told."""
+        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
         return None
 
     @abstractmethod
@@ -108,7 +108,7 @@ def growing_trace(model: EngineModel, request: CaptureRequest, seconds_between: 
             yield latest()
 
 
-# What only a transformers model can do: the argument, the value that asks for nothing, and how it is called.
+# Arguments that only a transformers model supports: each with the value that means "not asked" and its description.
 _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
     ("tokenizer", (None,), "a tokenizer of your own"),
     ("intervention", (None,), "interventions"),

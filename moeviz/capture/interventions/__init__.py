@@ -1,9 +1,9 @@
-"""Interventions, other decisions in place of the routers' own: one file each, all in the table `INTERVENTIONS`.
+"""Interventions, other decisions instead of the routers' own: one file each, all in the table `INTERVENTIONS`.
 
     Mute       some experts may not be chosen (or add nothing where they were)
     Force      some experts are chosen for every token
     Bias       some experts are chosen more readily, or less
-    TopK       another number of experts a token
+    TopK       another number of experts per token
     Swap       two experts get each other's tokens
     Replay     the routing of another trace
     Precision  the model in another precision

@@ -61,7 +61,7 @@ class Bias:
         return decision.again(pushed, None)
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where the choice moved against the bias, or a layer without one changed.
+        """Raise `CaptureError` if the choice moved against the bias, or a layer without one changed.
 
         The expert with the largest amount, where the router itself would have chosen it, must be there still, and the
         one with the most negative amount must not come in. Groups of experts are chosen first, so there only a single

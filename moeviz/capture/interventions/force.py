@@ -51,7 +51,7 @@ class Force:
                 )
 
     def change(self, decision: Decision) -> Choice:
-        """The forced experts, and the router's best beside them."""
+        """Return the forced experts, and the router's best next to them."""
         forced = experts_of_layer(self.experts, decision.layer)
         if not forced:
             return decision.weights, decision.experts

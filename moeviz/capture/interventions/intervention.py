@@ -70,7 +70,7 @@ def check_all_tokens(asked: object, layer: int, is_so: np.ndarray, otherwise: st
 
 
 def filled_slots(routing: LayerRouting) -> np.ndarray:
-    """How many slots of each token (T,) hold an expert."""
+    """Return the number of slots of each token (T,) that hold an expert."""
     slots: np.ndarray = (routing.experts >= 0).sum(axis=-1)
     return slots
 
@@ -90,8 +90,8 @@ class RouterLimits:
     num_experts: int  # those that compute nothing too
     top_k: int
     groups: int = 1  # of experts in order and of equal size,
-    groups_kept: int = 1  # of which a token's experts come from so many
-    ceiling: int = 2**15  # experts a token that moeviz can choose
+    groups_kept: int = 1  # of which a token's experts come from this many
+    ceiling: int = 2**15  # experts per token that moeviz can choose
 
     @property
     def group_size(self) -> int:
@@ -116,7 +116,7 @@ class RouterLimits:
 
 
 def groups_in_words(limits: RouterLimits) -> str:
-    """How many groups a token's experts come from, in words."""
+    """Say how many groups a token's experts come from."""
     return "one" if limits.groups_kept == 1 else str(limits.groups_kept)
 
 
@@ -187,7 +187,7 @@ class Intervention(Protocol):
         """Raise `CaptureError` where a model with these limits by layer, and these tokens, cannot be given it."""
 
     def change(self, decision: Decision) -> Choice:
-        """Weights and experts in place of those that the router chose; the same tensors where it leaves them alone."""
+        """Return the weights and experts to use instead of the router's own; the same tensors if nothing changes."""
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where a run did not do it.
@@ -204,8 +204,8 @@ class Option:
     flag: str  # "--mute"
     make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace
     keywords: Mapping[str, Any]  # as argparse takes them
-    least: int | None = None  # of whole numbers, where the option takes those
-    several: str | None = None  # what a value looks like, where there may be several, as in 3:1;4:2
+    least: int | None = None  # of whole numbers, if the option takes those
+    several: str | None = None  # what a value looks like, if there may be several, as in 3:1;4:2
     beside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further flags that go with it
 
     @property
@@ -238,7 +238,7 @@ def experts_of_layer(experts: Mapping[Any, Any], layer: int) -> list[int]:
 
 
 def is_one_of(experts: Tensor, ids: Sequence[int]) -> Tensor:
-    """Where a slot (T, K) holds one of these expert ids, bool."""
+    """Return a bool mask (T, K) of the slots that hold one of these expert ids."""
     found: Tensor = (experts[..., None] == experts.new_tensor(ids)).any(dim=-1)
     return found
 

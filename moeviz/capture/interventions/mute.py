@@ -71,7 +71,7 @@ class Mute:
         return weights, experts
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
-        """Raise `CaptureError` where a muted expert has a weight; with rerouting, where it has a slot or one is empty.
+        """Raise `CaptureError` if a muted expert has a weight; with rerouting, if it has a slot or one is empty.
 
         Without rerouting all other weights must be the router's own.
         """

@@ -18,7 +18,7 @@ else:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The routing of a trace of the same tokens, in place of what the routers decide.
+    """Replay the routing of a trace of the same tokens instead of what the routers decide.
 
     Replaying a model's own trace gives the same output, to the last bit.
 
@@ -74,7 +74,7 @@ class Replay:
 
 
 def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
-    """These rows in place of the tokens'. Padding keeps its own, or gets the first of them where slots are others."""
+    """Return these rows instead of the tokens' own; padding keeps its own, or gets the first if slots differ."""
     own = decision.weights, decision.experts
     if weights.shape[1] != decision.weights.shape[1]:
         own = weights[:1].expand(len(decision.kept), -1), experts[:1].expand(len(decision.kept), -1)

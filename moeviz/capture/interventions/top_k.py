@@ -1,4 +1,4 @@
-"""TopK: another number of experts a token."""
+"""TopK: another number of experts per token."""
 
 from dataclasses import dataclass
 
@@ -20,9 +20,9 @@ from moeviz.errors import CaptureError
 
 @dataclass(frozen=True, slots=True)
 class TopK:
-    """Another number of experts a token, in all layers or in some; weighed as the router would.
+    """Another number of experts per token, in all layers or in some; weighed as the router would.
 
-    >>> TopK(1)  # one expert a token, in all layers
+    >>> TopK(1)  # one expert per token, in all layers
     TopK(top_k=1, layers=None)
     """
 

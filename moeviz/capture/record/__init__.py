@@ -1,1 +1,1 @@
-"""How routers are recorded while a model runs."""
+"""Record routers while a model runs."""

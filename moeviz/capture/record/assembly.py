@@ -1,4 +1,4 @@
-"""Put what was heard in order: the tokens of each returned sequence, and where the model read them.
+"""Put what was recorded in order: the tokens of each returned sequence, and where the model read them.
 
 B rows of a forward, S its positions, R sequences of the trace, C their columns (prompt, then what was generated).
 """
@@ -29,14 +29,14 @@ class RoutedSequences:
     ids: np.ndarray  # (R, C)
     kept: np.ndarray  # (R, C) bool: no padding, and not after an end
     rows: np.ndarray  # (R, C): in which row of its batch each was read
-    prompt: int  # so many columns are of the prompt
+    prompt: int  # number of columns that belong to the prompt
     drafts: bool  # whether the model also read tokens that were then rejected
 
 
 def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) -> RoutingTrace:
-    """Arrange what was heard as the arrays of a trace: real tokens only, one sequence after the other.
+    """Arrange what was recorded as the arrays of a trace: real tokens only, one sequence after the other.
 
-    Raises `CaptureError` where that cannot be told, and where an intervention is not what was recorded.
+    Raises `CaptureError` if that is unknown, and if an intervention is not what was recorded.
     """
     recording.check()
     order, recording = recording.order, unrolled(recording)
@@ -89,7 +89,7 @@ def _sequences(run: ModelInput, site: str, written: GeneratedTokens) -> RoutedSe
 
 
 def _places(read: list[torch.Tensor], met: RoutedSequences) -> np.ndarray:
-    """For each token (R, C), where it stands among all rows that the routers were given, forward after forward.
+    """Return, for each token (R, C), its place among all rows that the routers received, forward after forward.
 
     Raises `CaptureError` unless the model read there what the sequence has there.
     """

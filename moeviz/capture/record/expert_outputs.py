@@ -47,7 +47,7 @@ class SlotOutputs(NamedTuple):
     whole: Tensor | None  # (N, D): their weighted sum, as the experts gave it; None where their block sums
     outputs: Callable[[slice], Tensor]  # (n, K, D) of some rows
     size: int  # D
-    of_all: Callable[[slice], Tensor] | None = None  # (n, E, D): of every expert for some rows, where it can be asked
+    of_all: Callable[[slice], Tensor] | None = None  # (n, E, D): of every expert for some rows, if available
     again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, where they were heard
 
 
@@ -221,7 +221,7 @@ class _SumsHeard(TorchFunctionMode):
 
 
 def _summing(router: Router) -> nn.Module | None:
-    """A router's experts, where they may sum weighted outputs slot by slot."""
+    """The experts of a router, if they may sum weighted outputs slot by slot."""
     experts = [*router.experts.values()]
     return experts[0] if len(experts) == 1 and _kind(router) not in _READERS else None
 
@@ -239,7 +239,7 @@ def _hearing(own: Callable[..., Tensor], record: OutputRecord, index: int) -> Ca
 
 
 def _of_thread(hook: Callable[..., None], thread: int) -> Callable[..., None]:
-    """Call the hook in this thread alone; a hook that answers nothing changes nothing."""
+    """Call the hook in this thread only; a hook that returns None changes nothing."""
 
     def mine(_module: nn.Module, *given: Any) -> None:
         if get_ident() == thread:
@@ -251,7 +251,7 @@ def _of_thread(hook: Callable[..., None], thread: int) -> Callable[..., None]:
 def _hooks(
     model: nn.Module, record: OutputRecord, index: int, router: Router
 ) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
-    """What is hooked for one router, and how: its layer, which reads the residual stream, and its experts."""
+    """The hooks for one router: its layer, which reads the residual stream, and its experts."""
     found = LAYER_INDEX.search(router.path)
     layer = model.get_submodule(router.path[: found.end(1)]) if found else router.block
 
@@ -347,7 +347,7 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
 
 
 def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | None:
-    """(N, K, D) outputs from the one weighted sum that was heard; None where weights are too small to divide by."""
+    """(N, K, D) outputs from the one weighted sum that was recorded; None if weights are too small to divide by."""
     if len(summed) != 1 or summed[0].shape != (*weights.shape, size):
         return None
     least = SMALLEST[summed[0].dtype == torch.float32]

@@ -75,7 +75,7 @@ def _times(number: int) -> str:
 
 @contextmanager
 def forwards_logged(model: nn.Module, site: str, forwards: ForwardLog, one_graph: bool = False) -> Iterator[None]:
-    """Inside the block `forwards` is told of each forward of the part that a site's routers are in.
+    """Note in `forwards`, inside the block, each forward of the part that contains a site's routers.
 
     one_graph   True for a model that torch.compile may make one graph of: what runs in the graph is not noted.
     """

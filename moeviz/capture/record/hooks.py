@@ -79,7 +79,7 @@ class Recording:
     outputs: list[RouterOutputs] = field(default_factory=list)  # one per router
     by: str = BY_HOOKS  # see `ModelInfo.recorded_by`
     expected: ExpectedRouting | None = None  # what routers were to decide otherwise
-    following: NextTokenRecord | None = None  # the likeliest next tokens, where they were asked for
+    following: NextTokenRecord | None = None  # the likeliest next tokens, if asked for
     added: OutputRecord | None = None  # what experts put out, where that was asked for
 
     @property
@@ -159,9 +159,9 @@ Given = list[tuple[list, Any]]  # a list, and what belongs to its end
 
 
 def shares_of_rows(batch: Recording, rows: Sequence[Recording]) -> Given:
-    """What each row's recording is to get of a forward in which each row of a batch read one token.
+    """Return the part of a forward for each row's recording, if each row of a batch read one token.
 
-    Raises `CaptureError` where routers did not answer as they should.
+    Raises `CaptureError` if routers did not answer as expected.
     """
     batch.check()
     (tokens,) = batch.read

@@ -1,4 +1,4 @@
-"""Let routers decide otherwise while a model runs: what an intervention says, in place of what they decided.
+"""Change what routers decide while a model runs: an intervention replaces their decisions.
 
 A router's answer is read as recording reads it, changed, and written back in the router's own form
 (`routers/router_adapters.py`). Where the experts are given ids and weights, what they are given is compared with that;
@@ -48,12 +48,12 @@ def check_can_change(run: ModelInput) -> None:
 def intervening(
     run: ModelInput, routers: tuple[ProbedRouter, ...], intervention: Intervention | None
 ) -> Iterator[ExpectedRouting | None]:
-    """Inside the block the routers decide what the intervention makes of their decisions.
+    """Let an intervention change the decisions of the routers inside the block.
 
     What it yields goes into the recording of the run, so that its traces are held against what was asked. Begin to
     record inside the block: then what is recorded is what was changed.
 
-    Raises `CaptureError` where the model cannot be given it.
+    Raises `CaptureError` if the model does not allow it.
     """
     if intervention is None:
         yield None
@@ -105,7 +105,7 @@ class RouterChange:
     own: RouterOutputs  # gets its own decisions
 
     def of(self, router: Router, weights: Tensor, experts: Tensor, again: Callable) -> Choice:
-        """Weights and experts (T, K) in place of these."""
+        """Return weights and experts (T, K) to use instead of these."""
         self.own.experts.append(experts.to(torch.int16))
         self.own.weights.append((weights if router.factor == 1 else weights * router.factor).detach())
         whole = len(self.kept) == len(weights)  # the prompts, and not what is generated after them
@@ -151,7 +151,7 @@ def _write(router: Router, answer: tuple, weights: Tensor, experts: Tensor, top_
 
 
 def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) -> AbstractContextManager[None]:
-    """Where experts are given ids and weights, these must be what the router's answer says."""
+    """Check that experts receive the ids and weights of the router's answer."""
     if len(router.experts) != 1:
         return nullcontext()
     (experts,) = router.experts.values()
@@ -170,7 +170,7 @@ def _checking_what_experts_are_given(router: Router, written: WrittenAnswers) ->
 
 
 def _in_words_what_experts_cannot(router: Router) -> AbstractContextManager[None]:
-    """What the experts' own code raises becomes a `CaptureError`: it may not be written for another number of them."""
+    """Turn what the experts' code raises into a `CaptureError`: it may not support another number of experts."""
     if len(router.experts) != 1:
         return nullcontext()
     (experts,) = router.experts.values()
@@ -189,7 +189,7 @@ def _in_words_what_experts_cannot(router: Router) -> AbstractContextManager[None
 
 
 def _ids_and_weights(parts: Sequence, size: int) -> tuple[Tensor, Tensor] | None:
-    """The two of these that are expert ids and weights, of so many slots in all; None where that cannot be told."""
+    """Return the two of these that are expert ids and weights with this many slots in all; None if that is unknown."""
     tensors = [part.flatten() for part in parts if isinstance(part, Tensor) and part.numel() == size]
     ids = [part for part in tensors if not part.is_floating_point()]
     weights = [part for part in tensors if part.is_floating_point()]

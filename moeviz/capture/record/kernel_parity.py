@@ -60,7 +60,7 @@ _known: WeakKeyDictionary[nn.Module, dict[str | None, "_Known"]] = WeakKeyDictio
 
 @dataclass(frozen=True, slots=True)
 class _Known:
-    """What was found of a model, and all that it depends on."""
+    """The result for a model, and all that it depends on."""
 
     found: ProbedModel
     settings: Hashable
@@ -68,7 +68,7 @@ class _Known:
 
 
 def probe_once(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
-    """What `probe` found of a model, as long as nothing that it depends on has changed. Raises as `probe` does."""
+    """Return what `probe` found, as long as nothing that it depends on has changed. Raises what `probe` raises."""
     routers = find_routers(model, site)
     parts = [part for router in routers for part in (router.module, router.block)]
     parts += registered_experts(model)
@@ -91,7 +91,7 @@ def probe_once(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
 
 
 def _settings(module: nn.Module) -> Hashable:
-    """What decides how a module answers, beside its tensors: its code, and its numbers and words."""
+    """Return what determines a module's answer in addition to its tensors: its code, numbers and strings."""
     values = vars(module)
     plain = ((name, value) for name, value in values.items() if isinstance(value, bool | int | float | str))
     return id(module), type(module), id(values.get("forward")), tuple(plain)

@@ -139,7 +139,7 @@ def kernels_deciding(model: PreTrainedModel, found: ProbedModel) -> Iterator[Non
 
 
 def recorded_by(model: PreTrainedModel, found: ProbedModel) -> str:
-    """How the routers run inside `kernels_recording_probed`, in the words of `ModelInfo.recorded_by`."""
+    """Say how the routers run inside `kernels_recording_probed`, for `ModelInfo.recorded_by`."""
     kind = "Triton" if running_device(model).type == "cuda" else "plain torch"
     ours, routers = sum(probed.trouble is None for probed in found.routers), len(found.routers)
     return f"kernels ({kind})" if ours == routers else f"kernels ({kind}, {ours} of {routers} routers)"
@@ -219,7 +219,7 @@ def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable
 
 
 def _or_mismatch(what: str, run: Callable[..., Any], *args: Any) -> Any:
-    """What a kernel gives. Raises `KernelMismatch` where it fails, of whatever kind: the model can run without it."""
+    """Return what a kernel computes. Raises `KernelMismatch` if it fails in any way: the model can run without it."""
     try:
         return run(*args)
     except Exception as error:

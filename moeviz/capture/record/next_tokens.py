@@ -107,7 +107,7 @@ class NextTokenRecord:
         return NextTokenRecord(self.head, self.required, *lens)
 
     def shares_of_rows(self, rows: "Sequence[NextTokenRecord]") -> list[tuple[list, Top]]:
-        """What each row's record is to get of a forward in which each row of a batch read one token."""
+        """Return the part of a forward for each row's record, if each row of a batch read one token."""
         for record in rows:
             record.why_not = record.why_not or self.why_not
             if self.norm is None:
@@ -130,7 +130,7 @@ class NextTokenRecord:
         self.normed = None if self.norm is None else self.norm(hidden)
 
     def stack_ended(self, hidden: Tensor) -> None:
-        """Keep what the head makes of the whole stack, which must end in the final norm: else there is no lens."""
+        """Keep the head's output for the whole stack, which must end in the final norm: otherwise there is no lens."""
         if self.norm is not None and (self.normed is None or not torch.equal(self.normed, hidden)):
             self.norm, self.lens, self.waiting = None, [], []
         self.normed = None
@@ -162,9 +162,9 @@ class NextTokenRecord:
         self.last = None
 
     def at(self, where: np.ndarray, read: Sequence[Tensor], tokenizer: PreTrainedTokenizerBase) -> NextTokens | None:
-        """The next tokens after those that stand at these places of all rows that were read.
+        """Return the next tokens after those at these places among all rows read.
 
-        Raises `CaptureError` where they were asked for and cannot be told.
+        Raises `CaptureError` if they were requested and are unavailable.
         """
         why_not = self.why_not
         if [len(ids) for ids, _ in self.rows] != [ids.numel() for ids in read]:
@@ -209,9 +209,9 @@ _known: WeakKeyDictionary[PreTrainedTokenizerBase, tuple[int, dict[int, str]]] =
 
 @contextmanager
 def next_tokens_recorded(run: ModelInput, request: CaptureRequest) -> Iterator[NextTokenRecord | None]:
-    """Inside the block the likeliest next tokens of what this thread reads are recorded, where the request asks so.
+    """Record the likeliest next tokens of what this thread reads inside the block, if the request asks for them.
 
-    Raises `CaptureError` where it asks for them and the model has none.
+    Raises `CaptureError` if it asks for them and the model has none.
     """
     why_not = why_no_next_tokens(run.model) if request.next_tokens else ""
     if why_not and request.next_tokens != AUTO:
@@ -265,7 +265,7 @@ def why_no_next_tokens(model: PreTrainedModel) -> str:
 
 
 def _is_cheap(head: Head, layers: int, run: ModelInput, request: CaptureRequest) -> bool:
-    """Whether the lens is worth its cost where nobody has asked for it by name: the head for every layer."""
+    """Return True if the lens (the head, for every layer) is worth its cost although nobody asked for it by name."""
     if request.next_tokens is True or head.model.device.type != "cpu":
         return True
     sequences, width = run.batch.input_ids.shape

@@ -1,7 +1,7 @@
 """Private names of transformers and accelerate, all of them, for what replaces routers and experts.
 
 Kernels and interventions put other functions in the place of a model's own, which no public hook allows. Whatever they
-need from inside those libraries is here, so that a release that renames it breaks this file alone, and
+need from inside those libraries is here, so that a release that renames it breaks only this file, and
 `make test-versions` says so. Plain listening does not import it: it rests on public hooks.
 """
 
@@ -19,7 +19,7 @@ from moeviz.capture.models.patching import patched_attribute
 
 
 def own_place(module: nn.Module) -> str:
-    """Where a module's forward stands: accelerate puts its own before it, and keeps the model's."""
+    """Return the attribute that holds a module's forward: accelerate puts its own before it, and keeps the model's."""
     return "_old_forward" if hasattr(module, "_hf_hook") else "forward"
 
 
@@ -48,7 +48,7 @@ def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractConte
 
 
 def running_device(model: PreTrainedModel) -> torch.device:
-    """Where a model runs: where its weights are brought when they are needed, or where they are.
+    """Return the device on which a model runs: the one that holds its weights, or to which they are brought.
 
     Weights that are brought are on the device "meta" until then.
     """
@@ -79,7 +79,7 @@ def has_own_gate(experts: nn.Module) -> bool:
 
 
 def apply_gate(experts: nn.Module) -> Callable:
-    """How experts combine gate and up."""
+    """Return how experts combine gate and up."""
     return experts._apply_gate
 
 

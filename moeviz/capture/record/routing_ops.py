@@ -54,7 +54,7 @@ def decide(
 
 
 def choose(logits: Tensor, bias: Tensor | None, gating: Gating) -> tuple[Tensor, Tensor]:
-    """The decision alone: weights (T, K) and experts (T, K), and no record."""
+    """Return the decision without a record: weights (T, K) and experts (T, K)."""
     if not logits.is_cuda:
         return choose_torch(logits, gating, bias)
     from moe_kernels.router import route as route_alone  # Triton is not there on every system

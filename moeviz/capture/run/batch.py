@@ -1,4 +1,4 @@
-"""Sequences that a model goes on with in one batch: each joins after its prompt was read, and leaves at a token.
+"""Decode sequences in one batch: each joins after its prompt was read, and can leave at any token.
 
 transformers' own continuous batching draws with one generator for all, runs in a thread of its own, takes its memory
 beforehand, and changes the model's attention. Here the rows of one cache stand flush right: what is left of a shorter
@@ -26,9 +26,9 @@ TAKEN = {"attention_mask", "position_ids", "cache"}  # arguments of a forward
 
 
 def why_no_batch(model: PreTrainedModel) -> str:
-    """Why sequences of a model do not go on in one batch, in a sentence; "" where nothing is known against it.
+    """Say why sequences of a model cannot be decoded in one batch; "" if nothing is known against it.
 
-    Whether a row then gives what it gives alone is for a trial to say.
+    A trial decides whether a row then gives what it gives by itself.
     """
     name = type(model).__name__
     if model.device.type != "cpu" or model.dtype != torch.float32:
@@ -46,7 +46,7 @@ def why_no_batch(model: PreTrainedModel) -> str:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class DecodingBatch:
-    """What a model keeps of sequences that it goes on with together. Whatever is done to one gives another."""
+    """The cache of sequences that are decoded together. Each operation returns a new one."""
 
     model: PreTrainedModel
     cache: Cache
@@ -76,7 +76,7 @@ class DecodingBatch:
         return all(type(layer) in MERGED for layer in self.cache.layers) and self.cache.get_seq_length() == length
 
     def bytes_of(self, rows: int, columns: int) -> int:
-        """Bytes that keys and values of so many rows and columns would take."""
+        """Return the bytes of keys and values for this many rows and columns."""
         of_layers = (_bytes_of_a_column(layer) * _columns(layer, columns) for layer in self.cache.layers)
         return rows * sum(of_layers)
 
@@ -115,7 +115,7 @@ def _with_layers(cache: Cache, layers: Iterable[Any]) -> Cache:
 
 
 def _columns(layer: Any, width: int) -> int:
-    """How many of so many columns a layer keeps: those within its window."""
+    """Return how many of `columns` columns a layer keeps: those within its window."""
     window = getattr(layer, "sliding_window", None)
     return width if window is None else min(width, window - 1)
 

@@ -101,7 +101,7 @@ Value = tuple[str, Callable[[Any], bool]]  # what is needed, in words, and wheth
 
 
 def check_values(settings: dict[str, Any], of: str) -> None:
-    """Raise `CaptureError` for the first of these settings that is none. `of`: whose they are, for the sentence."""
+    """Raise `CaptureError` for the first invalid setting. `of` says whose settings they are, for the message."""
     for name, value in settings.items():
         if name in VALUES and not VALUES[name][1](value):
             raise CaptureError(f"{of} {name} is {_shown(value)}; it must be {VALUES[name][0]}.")
@@ -131,7 +131,7 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
-    """NaN is on neither side of anything, so it is none."""
+    """NaN compares with nothing, so it is invalid."""
     return isinstance(value, Real) and not isinstance(value, bool) and low <= cast(Any, value) <= high
 
 
@@ -173,8 +173,8 @@ CHECKPOINT: Literal["checkpoint"] = "checkpoint"
 class Decoding:
     """How generation runs, by the names of transformers' `GenerationConfig`. Default: one plain sequence per prompt.
 
-    What stands here and in `Sampling` is what is done. Of the checkpoint's own generation settings, only the tokens
-    that start and end a text are taken; `decoding="checkpoint"` takes them all.
+    Only the settings here and in `Sampling` apply. Of the checkpoint's own generation settings, only the tokens
+    that start and end a text are used; `decoding="checkpoint"` takes them all.
 
     Whatever is chosen, a trace has the tokens of the sequences that are returned, each once, with the routing they had
     when they were read: dropped beams and rejected drafts are left out.
@@ -185,10 +185,10 @@ class Decoding:
     2
     """
 
-    num_beams: int = 1  # beam search over so many; the rows that the winners were read in make the trace
-    num_return_sequences: int = 1  # so many sequences of the trace for each prompt, one after the other
+    num_beams: int = 1  # beam search over this many; the rows that the winners were read in make the trace
+    num_return_sequences: int = 1  # number of sequences of the trace per prompt, one after another
     cache_implementation: str | None = None  # "static" and others; None: a cache that grows
-    prefill_chunk_size: int | None = None  # read the prompt in pieces of so many tokens
+    prefill_chunk_size: int | None = None  # read the prompt in pieces of this many tokens
     prompt_lookup_num_tokens: int | None = None  # draft so many tokens from the prompt, and check them at once
     assistant_model: PreTrainedModel | None = None  # a small model that drafts; its own routers are not recorded
 
@@ -199,11 +199,11 @@ class Decoding:
 
     @property
     def copies(self) -> int:
-        """How often each prompt is read: once, or for every sequence that is sampled. Beams share theirs."""
+        """Return how often each prompt is read: once, or for every sampled sequence. Beams share theirs."""
         return self.num_return_sequences if self.num_beams == 1 else 1
 
     def check(self, model: PreTrainedModel, rows: int) -> None:
-        """Raise `CaptureError` for what this model cannot do with so many rows."""
+        """Raise `CaptureError` for what this model cannot do with this many rows."""
         if self.drafts and rows != 1:
             raise CaptureError("Drafts are checked for one sequence at a time. Give one prompt, and no beams.")
         if self.assistant_model is model:
@@ -217,7 +217,7 @@ HowToDecode = Decoding | Literal["checkpoint"]
 
 
 def check_settings(sampling: object, decoding: object) -> None:
-    """Raise `CaptureError` for settings that are none, or that cannot be combined."""
+    """Raise `CaptureError` for settings that are invalid, or that cannot be combined."""
     if not isinstance(sampling, Sampling):
         raise CaptureError(f"sampling is a {type(sampling).__name__}; it must be a moeviz.Sampling.")
     check_values(_settings(sampling), "Sampling's")

@@ -21,8 +21,8 @@ from moeviz.gguf_file import Value
 from moeviz.text import quoted
 
 MOST_SEATS = 256  # sequences that a context of llama.cpp holds
-ROUND = 256  # cells of a cache come in so many
-_loading = threading.Lock()  # the log tells of one load at a time
+ROUND = 256  # cells of a cache come in multiples of this
+_loading = threading.Lock()  # the log covers one load at a time
 
 
 class Weights:
@@ -57,7 +57,7 @@ def _loaded(lib: Library, paths: Sequence[Path], params: Any) -> Any:
 
 
 def _why(lib: Library) -> str:
-    """The kind of trouble that the library's log tells of, without what may be a path."""
+    """Return the kind of error in the library's log, without anything that may be a path."""
     said = " ".join(lib.said)
     kinds = {
         "unknown model architecture": "its architecture is unknown to it",
@@ -71,7 +71,7 @@ def _why(lib: Library) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ComputeOptions:
-    """How a model computes; see `moeviz.capture.engines.llama_cpp.model.open_model`."""
+    """The way in which a model computes; see `moeviz.capture.engines.llama_cpp.model.open_model`."""
 
     threads: int
     micro_batch: int  # tokens that are computed at once
@@ -79,15 +79,15 @@ class ComputeOptions:
 
     @property
     def words(self) -> str:
-        """As `ModelInfo.recorded_by` has it."""
+        """Return the words for `ModelInfo.recorded_by`."""
         return f"eval callback ({'float32' if self.exact else 'float16'} cache)"
 
 
 class Context:
-    """A place for a number of sequences, each of so many tokens, in which a model reads.
+    """A context in which a model reads a number of sequences, each up to a number of tokens.
 
-    recording    keeps what the routers decide; None: nobody listens.
-    all_outputs  False computes the scores of the last token alone, for measurements: the last layer then leaves out the
+    recording    keeps what the routers decide; None: nothing is recorded.
+    all_outputs  False computes the scores of the last token only, for measurements: the last layer then leaves out the
                  other tokens, and so does the record.
     """
 
@@ -223,10 +223,10 @@ class Vocabulary:
         """True if this token ends a text, or a turn of a chat."""
         return bool(self.weights.library.llama.llama_vocab_is_eog(self.weights.vocab, token))
 
-    # What follows is what `moeviz.capture.run` asks of a transformers tokenizer.
+    # What follows is the part of a transformers tokenizer that `moeviz.capture.run` uses.
 
     def decode(self, token_ids: Sequence[int], **_how: Any) -> str:
-        """The text of these tokens, U+FFFD for what is no character."""
+        """Return the text of these tokens, with U+FFFD for bytes that are not a character."""
         return b"".join(map(self.piece, token_ids)).decode(errors="replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:

@@ -72,7 +72,7 @@ class GgufFiles:
 
     @property
     def architecture(self) -> str:
-        """As llama.cpp calls it: "qwen3moe"."""
+        """The architecture as llama.cpp calls it, such as "qwen3moe"."""
         return str(self.facts.get("general.architecture", ""))
 
     @property
@@ -90,9 +90,9 @@ class GgufFiles:
 
 
 def open_files(name: str) -> GgufFiles:
-    """All parts of the model whose file, or first part, has that name.
+    """Open all parts of the GGUF model whose file, or first part, has this name.
 
-    Raises `ModelNotFound` where a part is missing, damaged or cut off, or is no part of a model.
+    Raises `ModelNotFound` if a part is missing, damaged or cut off, or is not part of a model.
     """
     first = _path(name)
     paths = _parts(name, first)

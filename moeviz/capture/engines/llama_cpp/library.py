@@ -81,7 +81,7 @@ def library() -> Library:
 
 
 def path_of_library() -> Path:
-    """Where the file is that the package opens."""
+    """Return the path of the library that the package opens."""
     from llama_cpp_py_sync._cffi_bindings import _find_library
 
     return Path(_find_library())

@@ -82,10 +82,10 @@ def served_model(files: GgufFiles, info: ModelInfo) -> ServedModel | None:
 
 
 def _caches(files: GgufFiles, num_layers: int) -> tuple[LayerCache, ...] | None:
-    """Values that each layer keeps of a token, from the shapes of what makes them: keys and values, or latents.
+    """Return the number of values that each layer keeps per token (keys and values, or latents), by weight shapes.
 
-    None for layers that keep a state, or whose queries, keys and values are one matrix, and where a window is said
-    without the layers that it is for.
+    None for layers that keep a state, or whose queries, keys and values are one matrix, and if a window is given
+    without the layers that it applies to.
     """
     windows = _windows(files, num_layers)
     if windows is None:
@@ -113,7 +113,7 @@ def _windows(files: GgufFiles, num_layers: int) -> list[int | None] | None:
 
 
 def quantisation(files: GgufFiles) -> str:
-    """How its weights are stored: what the file calls itself, or else the type that most of them have."""
+    """Return how its weights are stored: the name in the file, or else the type of most of them."""
     said = files.facts.get("general.file_type")
     if isinstance(said, int) and said in FILE_TYPES:
         return FILE_TYPES[said]
@@ -125,7 +125,7 @@ def quantisation(files: GgufFiles) -> str:
 
 
 def _experts(files: GgufFiles) -> dict[int, int]:
-    """How many experts each layer has, by the last axis of their matrices."""
+    """Return the number of experts per layer, from the last axis of their matrices."""
     found: dict[int, int] = {}
     for name, (_, shape) in sorted(files.tensors.items()):
         if match := EXPERTS.fullmatch(name):

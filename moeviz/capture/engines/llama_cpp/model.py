@@ -89,7 +89,7 @@ def _steps(
 def _trace(
     recording: CallbackRecording, vocabulary: Vocabulary, info: ModelInfo, read: _Read, rows: int
 ) -> RoutingTrace:
-    """The first so many rows, one sequence after the other."""
+    """Return the first `rows` rows, one sequence after another."""
     recording.check(len(read.token))
     sequence, token, prompt = (np.array(part[:rows]) for part in (read.sequence, read.token, read.prompt))
     order = np.argsort(sequence, kind="stable")
@@ -103,7 +103,7 @@ def _trace(
 
 
 def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
-    """The facts, held against what was heard: a file that says other things than its model does is not believed."""
+    """Return the facts, checked against the recording: a file that contradicts its model is not trusted."""
     layers = tuple(recording.layers())
     wide = [int(chosen.max(initial=0)) + 1 for chosen in experts]
     if layers != info.layers or any(most > count for most, count in zip(wide, info.num_experts, strict=True)):
@@ -129,7 +129,7 @@ def open_model(
     check_memory: bool = True,
     **transformers_only: Any,
 ) -> "LlamaCppModel":
-    """Open the GGUF model whose file, or first part, has that name, in llama.cpp on the CPU.
+    """Open the GGUF model whose file, or first part, has this name, in llama.cpp on the CPU.
 
     exact         keys and values in float32, without flash attention: nothing is rounded but what the file itself has
                   rounded. False: as llama.cpp does by default, in float16, with flash attention where it can.
@@ -199,12 +199,12 @@ class LlamaCppModel(EngineModel):
         return self.opened()[1].spans(text)
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
         vocabulary = self.opened()[1]
         return added(vocabulary, vocabulary.spans, text, system)
 
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
-        """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
+        """Prompts are read one after another, each by itself; tokens are drawn as `moeviz.trace` does."""
         weights, vocabulary = self.opened()
         prompts = _prompts_of(vocabulary, request, self.info.name, self.max_tokens)
         yield from _steps(weights, vocabulary, self.how, self.info, request, prompts)

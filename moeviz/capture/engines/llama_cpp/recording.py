@@ -49,7 +49,7 @@ class ShownOutputs:
     _outputs: dict[int, np.ndarray] = field(default_factory=dict)
 
     def take(self, piece: Piece, values: np.ndarray, weights: dict[Piece, list[np.ndarray]]) -> None:
-        """Take what llama.cpp shows: streams and outputs until their sum comes, and then their figures alone."""
+        """Take what llama.cpp shows: streams and outputs until their sum comes, and then only their figures."""
         stem, layer = piece
         if stem in DOWN:
             self._outputs[layer] = values.reshape(-1, *values.shape[-2:])
@@ -154,7 +154,7 @@ class CallbackRecording:
             self.pieces.setdefault(piece, []).append(values.copy())
 
     def check(self, rows: int) -> None:
-        """Raise what went wrong in a callback; and `CaptureError` unless each layer routed so many rows, each once."""
+        """Raise what went wrong in a callback; and `CaptureError` unless each layer routed `rows` rows once."""
         if self.error is not None:
             raise self.error
         layers = self.layers()
@@ -176,7 +176,7 @@ class CallbackRecording:
         return sorted(layer for stem, layer in self.pieces if stem == TOPK)
 
     def routed(self, layer: int, rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-        """Ids (T, K), weights (T, K) and logits (T, E) of the first so many rows; None where logits were not heard."""
+        """Ids (T, K), weights (T, K) and logits (T, E) of the first `rows` rows; no logits if not recorded."""
         ids = self._last((TOPK,), layer, rows)
         names = (PROBS,) if (LATE, layer) in self.pieces and (PROBS, layer) in self.pieces else LOGITS
         if ids is None or (weights := self._last(WEIGHTS, layer, rows, ids.shape[1])) is None:

@@ -1,4 +1,4 @@
-"""Where an MLX model runs experts: its MoE blocks, and the modules in them that are listened to."""
+"""Find the MoE blocks of an MLX model, and the modules in them that are hooked."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from moeviz.errors import CaptureError
 
 EXPERTS = ("SwitchGLU", "SwitchMLP")  # what mlx-lm runs the experts of nearly every MoE with
 GATES = ("gate", "router")  # how its blocks call the module that scores experts
-# Of these mlx-lm multiplies what goes into the experts by the scores, and nothing that comes out of them.
+# For these, mlx-lm multiplies the inputs of the experts by the scores, and not their outputs.
 SCALED_BEFORE = ("mlx_lm.models.llama4",)
 SHARED = "share"  # in the names of what every token runs through: shared_experts, shared_mlp, share_expert …
 

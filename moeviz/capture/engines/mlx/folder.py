@@ -20,7 +20,7 @@ PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
 LARGEST_CONFIG = 64 * 2**20  # bytes
 MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # mlx-lm imports its module of that name
-LEAST = 2  # experts: one expert is no choice
+LEAST = 2  # experts: a single expert is not a choice
 EXPERTS = re.compile(r"(^|_)(experts|moe)(_|$)")  # in the names of a config's fields
 
 
@@ -46,7 +46,7 @@ class MlxFolder:
 
     @property
     def model_type(self) -> str:
-        """As mlx-lm names architectures."""
+        """The architecture as mlx-lm names it."""
         return str(self.config["model_type"])
 
 
@@ -68,7 +68,7 @@ def is_of_mlx(name: str) -> bool:
 
 
 def read_folder(name: str) -> MlxFolder:
-    """The folder of that name. Raises `ModelNotFound` where there is none of mlx-lm, or one that would run code."""
+    """Return the folder of this name. Raises `ModelNotFound` if it is not one of mlx-lm, or would run code."""
     place = name.removeprefix(PREFIX)
     if why := why_no_file(place):
         raise ModelNotFound(f"There is no MLX model at {quoted(name)}: the name {why}.")

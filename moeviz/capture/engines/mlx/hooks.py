@@ -1,4 +1,4 @@
-"""Listen to the MoE blocks of an MLX model: which experts each token is sent to, and with which weights.
+"""Hook the MoE blocks of an MLX model: which experts each token is sent to, and with which weights.
 
 T tokens of a forward, K slots, E experts, D the width of the model.
 
@@ -50,7 +50,7 @@ class _Call:
     """One call of a block, while it goes on."""
 
     ids: Any = None
-    answer: Any = None  # (…, K, D), in place of the experts' own
+    answer: Any = None  # (…, K, D), instead of the experts' own
     quiet: bool = False  # whether shared experts answer with zeros
     gate: Any = None  # what the gate answered in the first run, to be answered again in the second
     logits: Any = None
@@ -59,7 +59,7 @@ class _Call:
 
 @dataclass(slots=True)
 class BlockHooks:
-    """Ears in all MoE blocks of one model. `heard` has the last forward, by layer."""
+    """Hooks in all MoE blocks of one model. `heard` has the last forward, by layer."""
 
     blocks: list[MoeBlock]
     heard: dict[int, BlockRouting] = field(default_factory=dict)
@@ -72,12 +72,12 @@ class BlockHooks:
             _listen(self, block)
 
     def check(self, forward: Callable[[], Any]) -> None:
-        """Run `forward`, and raise `CaptureError` unless every block adds up its experts as it was heard to."""
+        """Run `forward`, and raise `CaptureError` unless every block adds up its experts as recorded."""
         self.checks = []
         try:
             mx.eval(forward())
             for layer, error, allowed in self.checks:
-                if not float(error) <= float(allowed):  # NaN is no agreement either
+                if not float(error) <= float(allowed):  # NaN does not agree either
                     raise CaptureError(
                         f"What the experts of layer {layer} answer does not enter this MLX model as a weighted sum "
                         f"(off by {float(error):.3g}, where {float(allowed):.3g} is rounding), so moeviz cannot say "
@@ -111,7 +111,7 @@ Call = Callable[..., Any]
 
 
 def _overhear(module: Any, made: Callable[[Call], Call]) -> None:
-    """This module alone gets another `__call__`, made from its own."""
+    """Only this module gets another `__call__`, made from its own."""
     own = type(module)
     module.__class__ = type(own.__name__, (own,), {"__call__": made(own.__call__), "__module__": own.__module__})
 
@@ -172,7 +172,7 @@ def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
 
 
 def _misfit(noise: Any, weights: Any, noisy: Any, most: Any) -> tuple[Any, Any]:
-    """How far what came out is from the weighted sum of the answers, and how far it may be."""
+    """Return the distance of the output from the weighted sum of the answers, and the largest distance allowed."""
     slots, width = noise.shape[-2:]
     wanted = (noise.reshape(-1, slots, width) * weights[..., None]).sum(axis=-2)
     error = mx.max(mx.abs(noisy.astype(mx.float32).reshape(-1, width) - wanted))
@@ -242,7 +242,7 @@ def _gate_call(block: MoeBlock, now: list[_Call], is_linear: bool) -> Callable[[
 
 
 def _telling(own: Call, now: list[_Call]) -> Call:
-    """The gate's own code, in which the function that chooses experts also tells which logits it was given."""
+    """Return the gate's own code, in which the function that chooses experts also records its logits."""
     code = getattr(own, "__code__", None)
     name = next((name for name in getattr(code, "co_names", ()) if SELECT in name and name in own.__globals__), None)
     if name is None:

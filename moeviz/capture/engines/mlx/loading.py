@@ -55,9 +55,9 @@ def with_weights(folder: MlxFolder, model: Any, dtype: str | None) -> Any:
 
 
 def hooked(folder: MlxFolder, model: Any) -> tuple[BlockHooks, int]:
-    """Ears in the model's MoE blocks, and how many experts a token is sent to at most. Nothing is computed yet.
+    """Hook the model's MoE blocks, and return the hooks and the largest number of experts per token.
 
-    Raises `CaptureError` for a dense model, and for one that runs experts otherwise.
+    Raises `CaptureError` for a dense model, and for one that runs experts in another way.
     """
     blocks = find_blocks(model)
     if not blocks:
@@ -74,7 +74,7 @@ def hooked(folder: MlxFolder, model: Any) -> tuple[BlockHooks, int]:
 
 
 def check_runs(folder: MlxFolder, model: Any, ears: BlockHooks) -> None:
-    """Run a few tokens, and raise `CaptureError` where MLX cannot, or where the blocks were not heard rightly."""
+    """Run a few tokens, and raise `CaptureError` if MLX cannot, or if the blocks were not recorded correctly."""
     try:
         ears.check(lambda: try_out(model))
     except RuntimeError as error:
@@ -109,7 +109,7 @@ HEADS = ("lm_head", "output", "head")  # how models call what turns the last sta
 # Beside a packed weight; and what transformers keeps as a buffer, since no gradient moves it.
 NO_PARAMETERS = ("scales", "biases", "global_scale", "e_score_correction_bias")
 UINT32 = 32  # bits, into which MLX packs quantised weights
-LITTLE = 100  # norms and the like are less than one part of so many: their precision is not named
+LITTLE = 100  # norms and the like are less than one part in this many: their precision is not named
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +160,7 @@ def _tensors(model: Any) -> Iterator[Tensor]:
 
 
 def _precision(tensors: Sequence[Tensor]) -> str:
-    """Of most weights, and of others that are many: "bfloat16", "4 bit, groups of 64", "4 bit … and 8 bit …"."""
+    """Return the precision of the largest parts: "bfloat16", "4 bit, groups of 64", "4 bit … and 8 bit …"."""
     found = Counter[str]()
     for tensor in tensors:
         found[tensor.kind] += tensor.size

@@ -83,11 +83,11 @@ class MlxModel(EngineModel):
         return [(int(start), int(end)) for start, end in read["offset_mapping"]]
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
-        """Of each token of a turn of a chat, whether the template added it; None where that cannot be told."""
+        """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
         return added_by_template(self.opened().tokenizer, text, system)
 
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
-        """Prompts are read one after the other, each as if it were alone; tokens are drawn as `moeviz.trace` does."""
+        """Prompts are read one after another, each by itself; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
         prompts = prompts_of(opened.tokenizer, request, self.info.name, self.max_tokens)
 
@@ -120,7 +120,7 @@ class MlxModel(EngineModel):
 def _forward(
     opened: _Opened, tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool
 ) -> tuple[torch.Tensor | None, ForwardRouting]:
-    """Read tokens: the scores (V,) of the next one, where they are asked for, and what the routers decided."""
+    """Read tokens: return the scores (V,) of the next one, if asked for, and what the routers decided."""
     ears = opened.ears
     ears.heard.clear()
     try:

@@ -1,6 +1,6 @@
-"""A server's answer beside what was asked: the model's name, the tokens of the prompt, and how much was generated.
+"""Compare a server's answer with what was asked: the model's name, the prompt's tokens, the number of new tokens.
 
-The facts of the model come from its answers, from a config, and from what a person said. Nothing is guessed. No server
+The facts about the model come from its answers, from a config, and from the user. Nothing is guessed. No server
 says how many experts a layer has. A config does: that of the model's own name, where moeviz knows it, or of the one
 that `facts` names. Each answer is held against it.
 """
@@ -76,10 +76,10 @@ def said_of_text(read: str, prompt: str, tokens: int) -> str:
 
 
 def said_of_zeros(parts: Sequence[np.ndarray]) -> str:
-    """The caution for tokens that have zeros in place of experts; each part is a sequence (L MoE layers, T, K).
+    """Return the caution for tokens that have zeros instead of experts; each part is a sequence (L MoE layers, T, K).
 
-    A prefix from a cache has zeros where nobody kept its routing. With several experts a token these are no choice, and
-    count as not recorded. With one, expert 0 could be the choice: so only of the first tokens, and at every layer.
+    A prefix from a cache has zeros where nobody kept its routing. With several experts per token this is no choice,
+    and count as not recorded. With one, expert 0 could be the choice: so only for the first tokens, at every layer.
     """
     tokens, (layers, _, top_k) = sum(part.shape[1] for part in parts), parts[0].shape
     zeros = [(part == 0).all(axis=2) for part in parts]
@@ -159,7 +159,7 @@ def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, r
 
 
 def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], str]:
-    """The layers with experts: as a person said, or those that hold more than zeros in the first answer."""
+    """Return the layers with experts: as the user said, or those that hold more than zeros in the first answer."""
     hidden, _, top_k = part.ids.shape
     told, empty = where.told.moe_layers, _empty(part.ids)
     if told is not None:
@@ -212,6 +212,6 @@ def nothing_but_zeros(name: str) -> CaptureError:
 
 
 def _empty(ids: np.ndarray) -> np.ndarray:
-    """Of each layer (L, T, K), whether it holds zeros alone."""
+    """Return, for each layer of (L, T, K), whether it holds only zeros."""
     nothing: np.ndarray = (ids == 0).all(axis=(1, 2))
     return nothing

@@ -269,7 +269,7 @@ def text_of(said: Any) -> str:
 
 
 class _Tokenizer:
-    """As much of a tokenizer as `token_texts` needs. Its methods run in a thread beside the event loop."""
+    """The part of a tokenizer that `token_texts` needs. Its methods run in another thread than the event loop."""
 
     def __init__(self, known: dict[Ids, str], ask: Decode) -> None:
         self._known, self._ask = known, ask

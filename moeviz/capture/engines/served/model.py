@@ -92,7 +92,7 @@ class ModelOnServer(EngineModel):
     def close(self) -> None:
         """Nothing: no connection outlives its run."""
 
-    # What each engine has its own way of.
+    # What differs between the engines.
 
     @abstractmethod
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
@@ -176,7 +176,7 @@ class ModelOnServer(EngineModel):
         return replace(answer, part=replace(part, text=texts), caution=said)
 
     async def _compared(self, server: Server, read: list[int], prompt: str, request: CaptureRequest) -> str:
-        """The caution for tokens that may not be those of the prompt. Raises `CaptureError` where they are not.
+        """Return the caution for tokens that may not be those of the prompt. Raises `CaptureError` if they are not.
 
         What a server's template makes of a chat, nobody else can know: there the prompt's text is looked for.
         """
@@ -191,7 +191,7 @@ class ModelOnServer(EngineModel):
         return said_of_text(str(text), prompt, len(read))
 
     async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
-        """Read the answer to a prompt as a file would be read. Raises `CaptureError` for what is no routing."""
+        """Read the answer to a prompt as a file would be read. Raises `CaptureError` if it is not routing."""
         try:
             answer = await self.complete(server, prompt, request)
             part = answer.part
@@ -232,7 +232,7 @@ class ModelOnServer(EngineModel):
 
 
 def _decoding(answers: Sequence[ServedAnswer], request: CaptureRequest) -> str:
-    """How tokens were generated, and which answers have fewer than were asked for."""
+    """Say how tokens were generated, and which answers have fewer than requested."""
     ended = [answer for answer in answers if answer.new < request.max_new_tokens]
     why = with_and([*dict.fromkeys(why_ended(answer.reason) for answer in ended)])
     words = decoding_words(request.sampling, Decoding())
@@ -273,7 +273,7 @@ def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:
 
 
 def limits_of(seconds: float | None) -> ConnectionLimits:
-    """How long to wait. Raises `CaptureError` for a time that is none."""
+    """Return the seconds to wait. Raises `CaptureError` for an invalid time."""
     if seconds is not None and not 0 < seconds < 10**7:
         raise CaptureError(f"seconds is {seconds!r}; it must be the seconds to wait for an answer, more than 0.")
     return ConnectionLimits() if seconds is None else ConnectionLimits(seconds)

@@ -31,9 +31,9 @@ class ServerName:
 
 
 def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -> ServerName:
-    """Take a name apart. `facts` and `told` count before what stands in the name.
+    """Take a name apart. `facts` and `told` override what the name says.
 
-    Raises `ModelNotFound` for a name that is no address of a server.
+    Raises `ModelNotFound` for a name that is not the address of a server.
     """
     address = name.removeprefix(f"{engine}+")
     if len(name) > LONGEST or not is_text(name) or not name.isprintable() or " " in name:
@@ -56,7 +56,7 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
 
 
 def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """Add what a person knows of the model, from its name and from `told`."""
+    """Add what the user says of the model, in its name and in `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}

@@ -1,6 +1,6 @@
 """SGLang, 0.5.13 or newer, started with --enable-return-routed-experts: ids of prompt and generated tokens, no weights.
 
-Its routing is bare numbers without a shape: how many layers and experts there are must come from a config, or be told.
+Its routing is bare numbers without a shape: the numbers of layers and experts must come from a config or from the user.
 """
 
 from typing import Any
@@ -73,7 +73,7 @@ class SglangModel(ModelOnServer):
         )
 
     def _part(self, answer: dict[str, Any], old: list[int], new: list[int]) -> SequenceRouting:
-        """The routing in an answer, beside the tokens that it is of. Raises `InvalidTrace` if the two do not fit."""
+        """Return the routing in an answer, and its tokens. Raises `InvalidTrace` if the two do not fit."""
         if sglang.routed(answer) is None:
             raise CaptureError(
                 f"{self.where.url} answered without routed experts. Start the server with "
@@ -102,7 +102,7 @@ class SglangModel(ModelOnServer):
 
 
 def _reason(meta: Any) -> Any:
-    """Why SGLang ended: {"type": "stop", "matched": …}, or the word alone."""
+    """Why SGLang ended: {"type": "stop", "matched": …}, or the bare word."""
     found = meta.get("finish_reason") if isinstance(meta, dict) else None
     return found.get("type") if isinstance(found, dict) else found
 
@@ -129,5 +129,5 @@ def before_opening(name: str) -> BeforeOpening:
 
 
 def model_facts(name: str) -> ModelInfo:
-    """The facts alone."""
+    """Return only the facts."""
     return open_model(name).info

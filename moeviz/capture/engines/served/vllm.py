@@ -35,7 +35,7 @@ class VllmModel(ModelOnServer):
         return (root if isinstance(root, str) else None), by
 
     async def complete(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
-        """By /v1/completions or /v1/chat/completions. A prompt alone takes one new token, which meets no router."""
+        """By /v1/completions or /v1/chat/completions. A prompt by itself needs one new token, which meets no router."""
         body: dict[str, Any] = {
             "model": self.served,
             "max_tokens": max(request.max_new_tokens, 1),
@@ -107,5 +107,5 @@ def before_opening(name: str) -> BeforeOpening:
 
 
 def model_facts(name: str) -> ModelInfo:
-    """The facts alone."""
+    """Return only the facts."""
     return open_model(name).info

@@ -15,7 +15,7 @@ from urllib.parse import parse_qsl, urlencode
 
 import numpy as np
 
-from benchmarks.fuzz_mutations import (
+from tests.attack.fuzz_mutations import (
     NUMBERS,
     Mutation,
     mutated_bytes,
@@ -28,7 +28,7 @@ from benchmarks.fuzz_mutations import (
 BUDGET = 2**24
 TIMES = 4  # the budget is of a file and what it unpacks to; what is made of that is in memory beside it
 FORMATS = ("csv", "parquet", "json", "npz")
-DATA = Path(__file__).parent.parent / "tests" / "data"
+DATA = Path(__file__).parents[2] / "tests" / "data"
 READERS = (
     "moeviz.formats.exports", "moeviz.formats.csv_file", "moeviz.formats.parquet_file", "moeviz.formats.json_file",
     "moeviz.formats.trace_file", "moeviz.formats.trace_facts", "moeviz.formats.table_facts",
@@ -81,13 +81,12 @@ def traces() -> list:
 
 
 def files(suffix: str) -> list[bytes]:
-    """Those traces in a format, and what older versions wrote in it."""
+    """Return those traces in a format."""
     from moeviz.formats.exports import EXPORTS
 
     (export,) = (export for export in EXPORTS if export.suffix == suffix)
     plain = [b"position,layer,expert\n0,0,1\n0,1,2\n1,0,0\n"] if suffix == ".csv" else []
-    older = [path.read_bytes() for path in sorted(DATA.glob(f"trace_v1*{suffix}"))]
-    return [export.write(trace) for trace in traces()] + [data for data in older if len(data) < 2**16] + plain
+    return [export.write(trace) for trace in traces()] + plain
 
 
 def read(suffix: str, data: bytes) -> bool:

@@ -1,5 +1,5 @@
 """What a crowd from one address costs others, and honest visitors behind the same one: the second half of
-`benchmarks.attack`.
+`tests.attack.attack`.
 
 Four messages of three megabytes; 300 web sockets that say nothing; 101 browsers whose cookies are made up, each with a
 long run; 28 uploads that announce 19.9 MB and send one byte. Beside each, one visitor of another address and one of the
@@ -21,8 +21,8 @@ from streamlit.proto.BackMsg_pb2 import BackMsg
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import moeviz
-from benchmarks.attack import MB, ask, put, xsrf
-from benchmarks.tab import COOKIE, Prompt, Refused, Tab, new_visitor, prompt_of
+from tests.attack.attack import MB, ask, put, xsrf
+from tests.attack.tab import COOKIE, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.support.servers import Server
 from tests.support.visit import Visit
 

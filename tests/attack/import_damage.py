@@ -1,6 +1,6 @@
 """Files of other programs, cut and flipped: each is read, or refused in one sentence, in little time and memory.
 
-    python -m benchmarks.import_damage [--tries 2000] [--seed 0] [--of parquet]
+    python -m tests.attack.import_damage [--tries 2000] [--seed 0] [--of parquet]
 
 Every file of `tests/data/importers` in turn is cut at a random byte, or has up to eight random bits flipped, and is
 read with what a person would tell beside it. Prints how many were read and refused, what took longest, and the most
@@ -18,7 +18,7 @@ import numpy as np
 
 from benchmarks.harness import forget_peak, peak_mb
 
-sys.path.append(str(Path(__file__).parent.parent / "tests" / "support"))
+sys.path.append(str(Path(__file__).parents[2] / "tests" / "support"))
 from importer_files import EXPECTED, FOLDER, READ, options_of
 
 from moeviz.errors import MoevizError

@@ -1,4 +1,4 @@
-"""The app's server with something added, for benchmarks: `python -m benchmarks.wrapped_server [--naive] OPTIONS`.
+"""The app's server with something added, for benchmarks: `python -m tests.attack.wrapped_server [--naive] OPTIONS`.
 
 --naive    the same app as one would write it first: one lock around the model, no line, no turns, and garbage is
            collected among all that torch imported after every script.
@@ -21,7 +21,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.errors import as_sentence
 from moeviz_app.jobs.fair_queue import Done
 
-MAIN = Path(__file__).parent.parent / "app" / "moeviz_app" / "main.py"
+MAIN = Path(__file__).parents[2] / "app" / "moeviz_app" / "main.py"
 INSPECTED = "moeviz inspected "
 
 

@@ -1,6 +1,6 @@
 """Does anything but one sentence come of damaged files, links and command lines?
 
-    python -m benchmarks.fuzz --minutes 30 [--only npz] [--seed 1] [--keep FOLDER]
+    python -m tests.attack.fuzz --minutes 30 [--only npz] [--seed 1] [--keep FOLDER]
 
 Each target gets an equal share of the minutes, in a process of its own. Where atheris is installed (pip install
 atheris; it needs libFuzzer's Python, 3.11 to 3.13 on Linux), it chooses inputs by the branches that they reach in
@@ -32,12 +32,12 @@ from collections import Counter
 from hashlib import sha256
 from pathlib import Path
 
-from benchmarks.fuzz_targets import TARGETS, Target
 from benchmarks.harness import forget_peak, peak_mb
+from tests.attack.fuzz_targets import TARGETS, Target
 
 SECONDS = 10  # that one input of a few kB may take
 MB = 1e6
-FOUND = Path(__file__).parent.parent / "tests" / "data" / "fuzz"
+FOUND = Path(__file__).parents[2] / "tests" / "data" / "fuzz"
 
 
 def main() -> int:
@@ -65,7 +65,7 @@ def main() -> int:
 
 def one(name: str, seconds: float, args: argparse.Namespace) -> dict:
     """One target in a process of its own; a crash of it is one of the other ends."""
-    command = [sys.executable, "-m", "benchmarks.fuzz", "--run", name, "--minutes", str(seconds / 60)]
+    command = [sys.executable, "-m", "tests.attack.fuzz", "--run", name, "--minutes", str(seconds / 60)]
     command += ["--seed", str(args.seed), "--keep", str(args.keep), *["--mutate"] * args.mutate]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     last = (done.stdout.splitlines() or [""])[-1]

@@ -1,6 +1,6 @@
 """What does somebody get who installs moeviz, in an environment of its own and without this repository?
 
-    python -m benchmarks.package      (make package)
+    python -m tools.package      (make package)
 
 Builds the source distribution and the wheel (a file in dist/ is not built again), checks what a package index would
 show of them, and installs the wheel twice, plain and with [app], each into a fresh environment and used from an empty

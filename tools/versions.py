@@ -1,6 +1,6 @@
 """Do capture and app work with the oldest and the newest versions that requirements.txt admits?
 
-    python -m benchmarks.versions [oldest] [newest]      (make test-versions: both)
+    python -m tools.versions [oldest] [newest]      (make test-versions: both)
 
 Each end gets an environment of its own under build/versions/, where the capture contract and the app's tests run, those
 that need neither a GPU nor a browser. "Oldest" is the first release series that each range names, of every package

@@ -1,6 +1,6 @@
 """How much memory do small tables take that mean harm?
 
-    python -m benchmarks.hostile_tables [--only NAME]
+    python -m tests.attack.hostile_tables [--only NAME]
 
 Each table of a few rows names what would be large: ids, layers, slots, labels, texts. A process of its own runs `moeviz
 metrics` on it, all topics; another opens it in the app, on the Traces page, and turns to its first page and the pages
@@ -27,7 +27,7 @@ from benchmarks.harness import peak_mb
 HIGH = 32_766
 MOST = 300  # MB above idle
 PLAIN = "position,layer,expert\n"
-MAIN = Path(__file__).parent.parent / "app" / "moeviz_app" / "main.py"
+MAIN = Path(__file__).parents[2] / "app" / "moeviz_app" / "main.py"
 PAGES = ("Load", "Co-activation", "Flow", "Layers", "Tokens")
 
 
@@ -113,7 +113,7 @@ def print_table(folder: Path, only: str) -> int:
 
 def peak(way: str, path: Path) -> tuple[float, str]:
     """The highest memory of a process in MB, and the first sentence that it said."""
-    command = [sys.executable, "-m", "benchmarks.hostile_tables", "--run", way, str(path)]
+    command = [sys.executable, "-m", "tests.attack.hostile_tables", "--run", way, str(path)]
     done = subprocess.run(
         command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False
     )

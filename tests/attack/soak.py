@@ -1,6 +1,6 @@
 """Half an hour of use: what does the server keep that it should have let go?
 
-    python -m benchmarks.soak [--minutes M] [--sessions N] [--think S]
+    python -m tests.attack.soak [--minutes M] [--sessions N] [--think S]
 
 Ten visitors run prompts, open new tabs and leave (see `benchmarks.load`). After a first stretch, in which caches fill,
 and at the end, all tabs are closed and the server is asked what it holds: memory, threads, open files, hooks and
@@ -18,7 +18,7 @@ from pathlib import Path
 
 from benchmarks.harness import megabytes
 from benchmarks.load import LoadResult, prompts_of, server, visit, warm
-from benchmarks.wrapped_server import INSPECTED
+from tests.attack.wrapped_server import INSPECTED
 from tests.support.servers import Server
 
 MOST_MB = 1.0  # per 1,000 runs

@@ -1,13 +1,13 @@
 """What does a stranger get out of a public server? A script that knows how moeviz was broken before.
 
-    python -m benchmarks.attack [--links 136] [--uploads 60]
+    python -m tests.attack.attack [--links 136] [--uploads 60]
 
 It starts `--public` on this machine and attacks it: links that name folders, other models and devices; forged choices
 in widgets; requests that say they were handed on; pages that frame it; Streamlit's own endpoints; paths that climb;
 messages and links without end; files, one after the other. What counts is measured from outside the app: the kernel
 says whether the folder of a model that is not listed was opened, `/metrics` how many models were loaded and how much
 memory the process holds. Printed are the four figures that have to be 0 or within the budget; then, of each crowd of
-`benchmarks/crowds.py`, how many times as slow it makes the runs of others. Beyond any limit it ends with 1.
+`tests/attack/crowds.py`, how many times as slow it makes the runs of others. Beyond any limit it ends with 1.
 """
 
 import argparse
@@ -350,7 +350,7 @@ def attack(url: str, decoy: Path, links: int, uploads: int) -> Found:
 
 def main() -> int:
     """Attack, and print what came of it."""
-    from benchmarks import crowds  # which takes from here
+    from tests.attack import crowds  # which imports this module
 
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--links", type=int, default=136, help="how many hostile links to open (default: 136)")

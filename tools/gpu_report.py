@@ -1,6 +1,6 @@
 """What moeviz does on the GPU of this machine, on one page: the GPU tests, and the kernels' benchmark.
 
-    python -m benchmarks.gpu_report [--output FILE] [--rounds N] [--resume] [--minutes M]        or: make gpu-report
+    python -m tools.gpu_report [--output FILE] [--rounds N] [--resume] [--minutes M]        or: make gpu-report
 
 Runs the kernels' own tests (on a GPU they run compiled), `benchmarks.kernels` and `pytest -m gpu`, and writes a page in
 Markdown, anew after each: what was measured before an interruption is on it. `--resume` goes on from there. `--minutes`

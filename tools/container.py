@@ -1,7 +1,7 @@
 """Do the steps of `deploy/Dockerfile` work where there is no Docker?
 
     debootstrap --variant=minbase --include=python3,python3-venv,ca-certificates trixie /tmp/root
-    python -m benchmarks.container /tmp/root [--port 8619]
+    python -m tools.container /tmp/root [--port 8619]
 
 Takes the Dockerfile line by line, in a bare Debian root (as root, on Linux): copies what it copies, runs what it runs,
 with the environment that it sets; then starts the container's command as its user, waits for its health check, opens a

@@ -9,12 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
-from moeviz.capture.corpus import trace_corpus
-from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.capture.run.decoding import Sampling
-from moeviz.capture.trace import trace
-from moeviz.embedded import EMBEDDED
-from moeviz.embedded.evaluate.measures import (
+from models.evaluate.measures import (
     STRETCH,
     context_gain,
     loss_by_domain,
@@ -22,6 +17,11 @@ from moeviz.embedded.evaluate.measures import (
     mistaken,
     side_by_side,
 )
+from moeviz.capture.corpus import trace_corpus
+from moeviz.capture.models.load import LoadedModel, load_model
+from moeviz.capture.run.decoding import Sampling
+from moeviz.capture.trace import trace
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 from moeviz.embedded.recorded_routing import traces_over_training
 from moeviz.metrics.load import balance
@@ -40,7 +40,7 @@ DRAWN = Sampling(temperature=0.7, top_k=40, seed=0)
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Print the whole evaluation of one model, or a table of several."""
-    parser = argparse.ArgumentParser(prog="python -m moeviz.embedded.evaluate", description="Evaluate models.")
+    parser = argparse.ArgumentParser(prog="python -m models.evaluate", description="Evaluate models.")
     says = "transformers models, by the names of `load_model` (default: embedded); of several, one table"
     parser.add_argument("models", metavar="MODEL", nargs="*", default=[EMBEDDED], help=says)
     names = parser.parse_args(argv).models
@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _command(name: str) -> str:
-    return "python -m moeviz.embedded.evaluate" + (f" {name}" if name != EMBEDDED else "")
+    return "python -m models.evaluate" + (f" {name}" if name != EMBEDDED else "")
 
 
 def losses(model: LoadedModel) -> str:

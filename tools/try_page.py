@@ -1,6 +1,6 @@
 """The model in the page `try/` of the site: is it the one of Python, what is downloaded, and how long does it take?
 
-    python -m benchmarks.try_page [equal | bytes | opening | cost] [--texts N]
+    python -m tools.try_page [equal | bytes | opening | cost] [--texts N]
 
 equal    the sixty held-out texts in Chromium against `moeviz.trace` in float32: rows (a token at a layer) whose experts
          differ, weights, logits, the five likeliest next tokens; what is written by the cache; and two controls that

@@ -1,6 +1,6 @@
 """Gather a folder of wheels with which `make gpu-report` runs on a CUDA machine that has no network.
 
-    python -m benchmarks.gpu_wheels [--output FOLDER] [--python 3.12] [--there FILE] [--platform TAG …]
+    python -m tools.gpu_wheels [--output FOLDER] [--python 3.12] [--there FILE] [--platform TAG …]
     or: make gpu-wheels PYTHON_THERE=3.12 THERE=FILE
 
 What the report needs beside torch and Triton, which stay the machine's own, with all that CUDA brings. Versions are

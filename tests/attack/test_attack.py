@@ -1,5 +1,6 @@
-"""A public server under attack, in short; `python -m benchmarks.attack` is the long form."""
+"""A public server under attack: in short, and with the marker `attack` the programs of this folder at length."""
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -7,7 +8,14 @@ import pytest
 from servers import served
 from watched_folder import WatchedFolder
 
-from benchmarks import attack, crowds
+from tests.attack import attack, crowds
+
+PROGRAMS = {
+    "attack": [],
+    "fuzz": ["--minutes", "5"],
+    "hostile_tables": [],
+    "import_damage": ["--tries", "2000"],
+}
 
 
 @pytest.fixture
@@ -17,15 +25,8 @@ def decoy(tmp_path):
     return attack.unlisted_model(tmp_path)
 
 
-@pytest.mark.table(
-    "app/moeviz_app/server",
-    "app/moeviz_app/session",
-    "app/moeviz_app/jobs",
-    "app/moeviz_app/settings.py",
-    "benchmarks/attack.py",
-)
 def test_strangers_load_no_model_read_no_folder_frame_nothing_and_fill_no_memory(decoy, capsys):
-    with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         found = attack.attack(server.url, decoy, links=12, uploads=6)
     assert (found.loaded, found.read, found.framed, found.errors) == (0, 0, 0, [])
     assert found.more_mb < attack.MORE_MB
@@ -40,19 +41,27 @@ def test_the_same_attack_on_a_private_server_opens_the_folder(decoy, server):
 
 def test_a_million_forged_rows_hold_nobody_up():
     found = attack.Found()
-    with served(warm=True, MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
+    with served(MOEVIZ_WARM_UP="0", **attack.PUBLIC) as server:
         attack.forged_rows(attack.AttackedServer(server.url, Path("nowhere"), 0, 0), found)
     assert not found.errors
 
 
-@pytest.mark.table("app/moeviz_app/server", "app/moeviz_app/jobs", "benchmarks/crowds.py")
+@pytest.mark.attack
 @pytest.mark.parametrize("name", crowds.CROWDS)
 def test_beside_a_crowd_visitors_of_its_address_and_of_others_run_and_the_server_is_ready(name, monkeypatch):
-    """In short: fewer cookies, for fewer places. How much slower runs are is for `python -m benchmarks.attack`."""
+    """In short: fewer cookies, for fewer places. How much slower runs are is for `python -m tests.attack.attack`."""
     for limit, value in {"ROUNDS": 1, "RUNS": 2, "COOKIES": 12}.items():
         monkeypatch.setattr(crowds, limit, value)
     few = {"MOEVIZ_RUNS_PER_ADDRESS": "10", "MOEVIZ_WARM_UP": "0"}
-    with served(warm=True, **crowds.SETTINGS | few) as server:
+    with served(**crowds.SETTINGS | few) as server:
         seen, ready = crowds.beside(server, crowds.CROWDS[name])
     assert ready and [each.refused for each in seen.values()] == [[], []]
     assert "Traceback" not in "".join(server.lines)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_a_program_that_attacks_finds_nothing(name, tmp_path):
+    options = [*PROGRAMS[name], *(["--keep", str(tmp_path)] if name == "fuzz" else [])]
+    done = subprocess.run([sys.executable, "-m", f"tests.attack.{name}", *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
