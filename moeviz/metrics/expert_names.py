@@ -23,7 +23,7 @@ SURE = 4.0  # times the standard error of the correlation of two unrelated facts
 GAIN = 0.03  # in correlation, that another kind in a name, or a class in place of kinds, must add
 MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
-UNNAMED = "no clear pattern"
+UNNAMED = "no name holds"
 JOINED = ", "  # between the kinds of a name; within a kind it is "; "
 SHOWN = 2  # kinds of a name, where there is little room
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
@@ -38,7 +38,7 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     what correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in
     it, or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set
     aside. From 0.32 up (0.3 for a class) the name holds, if that is also 4 standard errors of unrelated facts,
-    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no clear pattern.
+    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no name.
     Without labels, or where a kind has one text, only classes of tokens, or the other kinds, make names.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it

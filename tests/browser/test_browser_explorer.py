@@ -20,6 +20,7 @@ from random_traces import of_the_same_tokens, random_trace
 from servers import served
 
 import moeviz_app
+from moeviz.metrics.expert_names import UNNAMED
 from moeviz.metrics.tokens import visible
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz_app.widgets.components import base64
@@ -330,7 +331,7 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     tokens(page).last.click()
     expect(page.locator(".told")).to_have_text("Here the text ends.")
     chips = page.locator(".chip")
-    assert chips.locator(".called").all_text_contents()[:2] == ["German", "no clear pattern"]
+    assert chips.locator(".called").all_text_contents()[:2] == ["German", UNNAMED]
     expect(chips.nth(7)).to_contain_text("German, <b>SQL</b> +2")
     expect(page.locator(".named title").filter(has_text="German").first).to_be_attached()
 
