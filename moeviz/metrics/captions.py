@@ -575,14 +575,15 @@ def repeated_choice(layer: int, share: float, chance: float, first: bool, beyond
 
 
 @claim
+def used_first(used: int, experts: int) -> str:
+    return f"{used:,} of {experts:,} experts come first here."
+
+
+@claim
 def staying(stay: int, pairs: int, chance: float, used: int, experts: int) -> str:
-    first = f"{used:,} of {experts:,} experts come first here."
-    if not pairs:
-        return first
-    verb = f"stay{'s' * (stay == 1)}"
     return (
-        f"{stay:,} of {pairs:,} tokens {verb} with the expert of the token before, compared with {chance:,.0f} in "
-        f"random order; {first}"
+        f"{stay:,} of {pairs:,} tokens stay{'s' * (stay == 1)} with the expert of the token before, compared with "
+        f"{chance:,.0f} in random order; {used:,} of {experts:,} experts come first here."
     )
 
 

@@ -298,4 +298,7 @@ def first_choices_summary(trace: RoutingTrace) -> Claim:
     counts = np.bincount(first[chosen])
     stay, tokens = (pairs & (first[1:] == first[:-1])).sum(), int(counts.sum())
     chance = (counts * (counts - 1)).sum() / max(tokens * (tokens - 1), 1) * pairs.sum()
-    return captions.staying(stay, pairs.sum(), chance, (counts > 0).sum(), trace.model.num_experts[0])
+    used = (counts > 0).sum(), trace.model.num_experts[0]
+    if stay == round(chance):  # which says nothing
+        return captions.used_first(*used)
+    return captions.staying(stay, pairs.sum(), chance, *used)

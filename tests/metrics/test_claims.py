@@ -31,6 +31,7 @@ from moeviz.testing import sample_trace
 from moeviz.training.recorded import captions as of_training
 
 TRACES, CASES = int(os.environ.get("MOEVIZ_TRACES", "64")), 8
+EDGES = ("example", "400 tokens", "one token", "one expert", "7 tokens", "128 experts")
 GOLDEN = Path(__file__).parents[1] / "golden" / "sentences.txt"
 
 
@@ -61,7 +62,7 @@ def test_no_claim_about_a_random_trace_is_refuted(case):
     assert not wrong, "\n".join(wrong)
 
 
-@pytest.mark.parametrize("trace", shipped(), ids=str)
+@pytest.mark.parametrize("trace", list(shipped()), ids=EDGES)
 def test_no_claim_about_a_trace_that_ships_or_one_at_the_edges_is_refuted(trace):
     assert not [why for _, again in claims_of(trace) if (why := refuted(again))]
 

@@ -1204,17 +1204,33 @@ def lru_hits(seen, memory, bytes_each, *, capacity, bound):
 # ---- several traces -------------------------------------------------------------------------------------------------
 
 
-@counts
-def staying(seen):
+def _stay(seen) -> dict:
     (layer,) = seen.layers
     firsts = {t: seen.first(layer, t) for t in seen.recorded(layer) if seen.has(layer, t)}
-    follows = {b for a, b in pairwise(range(seen.T)) if (seen.sequence[a], seen.position[a] + 1) == (
-        seen.sequence[b], seen.position[b])}  # fmt: skip
+    follows = {
+        b
+        for a, b in pairwise(range(seen.T))
+        if (seen.sequence[a], seen.position[a] + 1) == (seen.sequence[b], seen.position[b])
+    }
     couples = [(a, b) for a, b in pairwise(range(seen.T)) if a in firsts and b in firsts and b in follows]
     two = list(combinations(firsts.values(), 2))
     chance = sum(a == b for a, b in two) / len(two) * len(couples) if couples else 0.0
     numbers = {"stay": sum(firsts[a] == firsts[b] for a, b in couples), "pairs": len(couples), "chance": chance}
     return numbers | {"used": len(set(firsts.values())), "experts": seen.E[layer]}
+
+
+@counts
+def used_first(seen):
+    found = _stay(seen)
+    check(abs(found["stay"] - found["chance"]) <= 0.5 + 1e-9, "more or fewer than in random order")
+    return {"used": found["used"], "experts": found["experts"]}
+
+
+@counts
+def staying(seen):
+    found = _stay(seen)
+    check(abs(found["stay"] - found["chance"]) >= 0.5 - 1e-9, "as many as in random order")
+    return found
 
 
 @counts
