@@ -75,13 +75,13 @@ Way = Iterator[tuple[dict, list]]  # (arguments for the forward, a list that fil
 
 @contextmanager
 def bare(_model) -> Way:
-    """The model alone."""
+    """Run the model without recording."""
     yield {}, []
 
 
 @contextmanager
 def moeviz(model, keep_logits: bool) -> Way:
-    """What moeviz does."""
+    """Record as moeviz does."""
     kept = []
     with listen(model, keep_logits) as recording:
         yield {}, kept
@@ -115,7 +115,7 @@ def output_router_logits(_model) -> Way:
 
 @contextmanager
 def naive_hook(model) -> Way:
-    """What most people write."""
+    """Record in the way that most people write by hand."""
     kept = []
     routers = [router.module for router in find_routers(model)]
     hooks = [router.register_forward_hook(lambda _module, _args, output: kept.extend(output)) for router in routers]

@@ -56,7 +56,7 @@ class Model:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Of routing with so many experts: bytes a token and layer, bytes a token beside, and ids a second of one core."""
+    """Measure, for a number of experts, bytes per token and layer, other bytes per token, ids read per second."""
 
     id_bytes: float
     weight_bytes: float
@@ -144,7 +144,7 @@ def embedded_bytes(folder: Path) -> dict[str, float]:
 
 
 def say_tracing(say: Callable[[str], object], rounds: int) -> None:
-    """CPU of tracing and of writing beside the bare forward, round by round in turn."""
+    """Measure the CPU time of tracing and of writing compared with the bare forward, in interleaved rounds."""
     from benchmarks.corpus_runs import long_texts, rounds_of, short_texts
 
     for name, texts in (("texts of 1,021 tokens", long_texts(3)), ("texts of 12 words", short_texts(400))):
@@ -196,7 +196,7 @@ def say_estimate(folder: Path, say: Callable[[str], object]) -> None:
 
 
 def questions() -> dict[str, Callable[[Any], object]]:
-    """What is asked of a dataset, by name."""
+    """The analyses of a dataset, by name."""
     from moeviz.corpus import analyses, rows
 
     asked: dict[str, Callable[[Any], object]] = {
@@ -218,7 +218,7 @@ def questions() -> dict[str, Callable[[Any], object]]:
 
 
 def load_from_rows(dataset: Any) -> np.ndarray:
-    """What the small tables save: every row of a layer is read."""
+    """Read every row of a layer: the cost that the small tables save."""
     name = f"experts_{dataset.model.layers[-1]:03}"
     total = np.zeros(256, np.int64)
     for _, _, columns in dataset.scan([name]):
@@ -240,7 +240,7 @@ def ask(folder: str, question: str) -> dict[str, float]:
 
 
 def of_process(folder: Path, what: str, of: str) -> dict[str, float]:
-    """The same, asked in a process of its own."""
+    """Run the same analysis in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.corpus", str(folder), "--only", what, "--of", of]
     answer: dict[str, float] = json.loads(subprocess.check_output(command, text=True, stderr=subprocess.DEVNULL))
     return answer

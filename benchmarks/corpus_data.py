@@ -29,7 +29,7 @@ TEXT, LABELS = 512, 8  # tokens of a text, and how many labels there are
 
 
 def made_up(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> RoutingTrace:
-    """A trace of so many tokens by the recipe above."""
+    """Return a trace of this many tokens by the recipe above."""
     rng = np.random.default_rng(seed)
     ids, weights = np.empty((layers, tokens, top_k), np.int16), np.empty((layers, tokens, top_k), np.float32)
     keeps = rng.random((layers, tokens)) < 0.2
@@ -53,7 +53,7 @@ def made_up(tokens: int, layers: int, experts: int, top_k: int, seed: int) -> Ro
 def write_made_up(
     folder: Path, tokens: int, layers: int, experts: int, top_k: int, weights: Weights = "float16", group: int = GROUP
 ) -> float:
-    """A dataset of so many tokens, a row group at a time; the seconds of CPU that writing took."""
+    """Write a dataset of this many tokens, one row group at a time; return the CPU seconds that it took."""
     groups = [made_up(min(group, tokens), layers, experts, top_k, seed) for seed in range(GROUPS)]
     each = len(groups[0].tokens)
     count = max(tokens // each, 1)

@@ -51,7 +51,7 @@ def write(texts: str, shard_bytes: int, out: str, actors: int) -> None:
 
 
 def measured(folder: Path, texts: Path, shard_bytes: int, way: str, number: int) -> dict[str, float]:
-    """One run: its seconds in all and until the first shard, and tokens a second after it."""
+    """One run: its seconds in all and until the first shard, and tokens per second after it."""
     from moeviz import read_dataset
 
     out = folder / f"{number} {way}"

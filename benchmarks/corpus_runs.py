@@ -1,4 +1,4 @@
-"""What `write_corpus` costs beside the bare forward, in CPU, and the peak of memory at several sizes of corpus."""
+"""What does `write_corpus` cost compared with the bare forward, in CPU time, and what is its peak of memory?"""
 
 import json
 import tempfile
@@ -29,7 +29,7 @@ def long_texts(count: int) -> list[str]:
 
 
 def short_texts(count: int) -> list[str]:
-    """The same texts in pieces of some words, in turn."""
+    """Return the same texts in pieces of some words."""
     words = " ".join(text for _, text in texts_that_ship()).split()
     pieces = [" ".join(words[start : start + SHORT]) for start in range(0, len(words), SHORT)]
     return [pieces[at % len(pieces)] for at in range(count)]
@@ -68,7 +68,7 @@ def bare(model: LoadedModel, texts: list[str]) -> None:
 
 
 def shard(model: LoadedModel, rows: list[Rows], folder: Path) -> None:
-    """The shard alone, of rows that are there."""
+    """Write only the shard, from rows that exist."""
     folder.mkdir(parents=True)
     with ShardWriter(storage_of(folder), 0, model.info, Kept()) as writer:
         for number, stretch in enumerate(rows):
@@ -83,7 +83,7 @@ def written(texts: list[str], path: Path) -> str:
 
 
 def peak_of_tracing(times: int) -> dict[str, float]:
-    """MB that a corpus of so many times `SMALL` short texts adds to this process, with small shards and row groups."""
+    """Return the MB that a corpus of this many times `SMALL` short texts adds to this process."""
     run.ROWS = 256
     model, texts = load_model(), short_texts(SMALL * times)
     with tempfile.TemporaryDirectory() as made:

@@ -45,7 +45,7 @@ def verdict(trace: RoutingTrace) -> str:
 
 
 def drifts(trace: RoutingTrace) -> bool:
-    """Whether loads are said to drift."""
+    """Return True if the loads are reported to drift."""
     return (persistence_sentence(persistence(trace)) or "").startswith("Loads drift")
 
 

@@ -42,7 +42,7 @@ class TraceCase:
 
 @dataclass
 class Others:
-    """What the other threads do, and what came of it."""
+    """The work of the other threads, and its outcome."""
 
     model: torch.nn.Module
     over: threading.Event = field(default_factory=threading.Event)
@@ -102,7 +102,7 @@ class _Handle:
 
 
 def jobs(model: LoadedModel, number: int, seed: int) -> list[TraceCase]:
-    """Jobs at random, each traced alone."""
+    """Return random jobs, each traced by itself."""
     draw, made = random.Random(seed), []
     for _ in range(number):
         text = " ".join(draw.choices(WORDS, k=draw.randint(1, 4)))
@@ -115,7 +115,7 @@ def jobs(model: LoadedModel, number: int, seed: int) -> list[TraceCase]:
 
 
 def outcome(model: LoadedModel, job: TraceCase) -> str:
-    """What a trace beside the other threads is."""
+    """Compare a trace recorded next to other threads with the one recorded by itself."""
     try:
         made = trace(model, job.text, **job.options)
     except MoevizError as error:

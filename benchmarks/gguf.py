@@ -51,7 +51,7 @@ def long_text() -> str:
 
 
 def compared(trace: RoutingTrace, expected: RoutingTrace) -> dict:
-    """How many ids and sets are equal, and how far weights and logits of equal rows are apart."""
+    """Count the equal ids and sets, and measure how far weights and logits of equal rows are apart."""
     same = trace.experts == expected.experts
     sets = (np.sort(trace.experts, -1) == np.sort(expected.experts, -1)).all(-1)
     rows = same.all(-1)
@@ -66,7 +66,7 @@ def compared(trace: RoutingTrace, expected: RoutingTrace) -> dict:
 
 
 def equal(folder: Path) -> None:
-    """Seven architectures beside transformers."""
+    """Compare seven architectures with transformers."""
     tokenizer, rows = AutoTokenizer.from_pretrained(embedded_path()), []
     for name in ("embedded", *MODELS):
         model = of_transformers(name)

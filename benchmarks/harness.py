@@ -79,7 +79,7 @@ def interleave(ways: Mapping[str, Callable[[], float]], rounds: int, warm_up: in
 
 
 def ratios(times: Mapping[str, Sequence[float]], way: str, over: str) -> list[float]:
-    """Of two ways, round by round: what else the machine did in a round is in both."""
+    """Return the ratios of two ways, round by round: whatever else the machine did in a round is in both."""
     return [one / other for one, other in zip(times[way], times[over], strict=True)]
 
 
@@ -113,7 +113,7 @@ def spread(values: Sequence[float], digits: int = 2) -> str:
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The value that this share of the others is below; not a number where there is none.
+    """Return the value that this share of the values is below; NaN if there are none.
 
     >>> percentile([3.0, 1.0, 2.0], 0.5)
     2.0
@@ -202,7 +202,7 @@ def main_thread(devtools: Any) -> float:
 
 
 def cpu_of(server: Server) -> float:
-    """CPU seconds of the server's processes so far, all their threads together. Of Linux alone; elsewhere NaN."""
+    """Return the CPU seconds of the server's processes so far, over all threads. Linux only; elsewhere NaN."""
     if not Path("/proc/self/stat").exists():
         return float("nan")
     stats = (Path(f"/proc/{process}/stat").read_text() for process in processes_of(server))
@@ -211,7 +211,7 @@ def cpu_of(server: Server) -> float:
 
 
 def megabytes(server: Server) -> float:
-    """Memory that the server's processes hold; what several share counts once. Of Linux alone."""
+    """Return the memory that the server's processes hold; what several share counts once. Linux only."""
     rollups = (Path(f"/proc/{process}/smaps_rollup").read_text().splitlines() for process in processes_of(server))
     return sum(int(line.split()[1]) for rollup in rollups for line in rollup if line.startswith("Pss:")) * 1024 / 1e6
 
@@ -233,6 +233,6 @@ def peak_mb() -> float:
 
 
 def forget_peak() -> None:
-    """Let `peak_mb` begin anew with the memory that is held now, where the system lets it."""
+    """Reset `peak_mb` to the memory that is held now, if the system allows it."""
     with suppress(OSError):  # another system, or a container that forbids it
         Path("/proc/self/clear_refs").write_text("5")

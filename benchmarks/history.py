@@ -28,7 +28,7 @@ from moeviz.history.systems import BESIDE, SYSTEMS, part, train
 
 
 def folder(name: str) -> Path:
-    """Where a system's files are."""
+    """Return the folder of a system's files."""
     return Path(part(name, "model").__file__).parent
 
 

@@ -56,7 +56,7 @@ def arms(gating: Gating, bias: Tensor | None, rows: int, device: str) -> dict[st
 
 
 def new_record(gating: Gating, rows: int, device: str) -> Record:
-    """What capture keeps: ids as `moeviz.RoutingTrace` has them, and weights as a router gives them."""
+    """The record that capture keeps: ids as in `moeviz.RoutingTrace`, and weights as a router gives them."""
     return Record(
         experts=torch.empty(rows, gating.top_k, dtype=torch.int16, device=device),
         weights=torch.empty(rows, gating.top_k, dtype=torch.bfloat16, device=device),
@@ -73,7 +73,7 @@ def route_then_copy(logits: Tensor, gating: Gating, bias: Tensor | None, record:
 
 
 def transformers_router(logits: Tensor, gating: Gating, bias: Tensor | None) -> tuple[Tensor, Tensor]:
-    """What Mixtral's and DeepSeek-V3's routers do in transformers 5.24, after their logits."""
+    """Route as Mixtral's and DeepSeek-V3's routers do in transformers 5.24, after their logits."""
     if gating.score == "softmax":
         weights, experts = torch.topk(logits.float().softmax(dim=-1), gating.top_k, dim=-1)
         return weights / weights.sum(dim=-1, keepdim=True), experts
@@ -197,7 +197,7 @@ def router_case(name: str, tokens: int, rounds: int, bytes_per_second: float) ->
 
 
 def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
-    """The plan of `tokens` tokens, beside torch's stable sort."""
+    """The plan of `tokens` tokens, compared with torch's stable sort."""
     ids = torch.rand(tokens, experts, device="cuda").argsort(dim=-1)[:, :top_k].int()
     ways = {
         "plain": [partial(plan_dispatch, ids, experts, 64)],
@@ -207,7 +207,7 @@ def dispatch_case(experts: int, top_k: int, tokens: int, rounds: int) -> Result:
 
 
 def experts_case(name: str, tokens: int, rounds: int, bytes_per_second: float) -> Result:
-    """The experts of one layer in bfloat16, dispatch included, beside transformers' grouped_mm."""
+    """The experts of one layer in bfloat16, dispatch included, compared with transformers' grouped_mm."""
     experts, top_k, hidden, width = SHAPES[name]
     module = experts_module(name)
     x = torch.randn(tokens, hidden, device="cuda", dtype=torch.bfloat16)
@@ -288,7 +288,7 @@ def cases(rounds: int, copy: float) -> dict[str, Callable[[], Result]]:
 
 
 def measured(name: str, case: Callable[[], Result]) -> Result:
-    """A case's figures with its name; how it failed, where it did."""
+    """Return a case's figures with its name, or its error if it failed."""
     try:
         return {"case": name} | case()
     except Exception as error:  # one case that a GPU cannot run says nothing of the others

@@ -43,7 +43,7 @@ from tests.attack.hostile_tables import TABLES
 from tests.attack.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.support.servers import Server, free_port, started
 
-PAGE = "traces"
+PAGE = "files"
 SECONDS_BETWEEN = 0.5
 
 
@@ -129,7 +129,7 @@ WORDS = (
 
 @dataclass(slots=True)
 class LoadResult:
-    """What the visitors saw."""
+    """The results that the visitors saw."""
 
     opened: list[float] = field(default_factory=list)  # seconds
     ran: list[float] = field(default_factory=list)
@@ -158,7 +158,7 @@ def main() -> None:
 
 
 def arguments() -> argparse.Namespace:
-    """What was asked for on the command line."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sessions", type=int, default=50)
     parser.add_argument("--think", type=float, default=2.0, help="mean pause between two runs, in seconds")
@@ -212,7 +212,7 @@ def loaded(name: str, sessions: int, think: float, seconds: float, processes: in
 
 
 def prompts_of(sessions: int) -> list[list[Prompt]]:
-    """What each visitor runs in turn: texts of their own, with the library's trace of each."""
+    """Return the prompts of each visitor: texts of their own, with the library's trace of each."""
     torch.set_num_threads(1)
     model, chance = moeviz.load_model(), random.Random(0)
     texts = [f"{n}: " + " ".join(chance.choices(WORDS, k=chance.randint(8, 40))) for n in range(sessions * TEXTS_EACH)]
@@ -255,7 +255,7 @@ def visit(
                 if over.wait(chance.uniform(0, 2 * think)):
                     return
                 run_once(tab, mine[turn % len(mine)], seen)
-    except Exception as error:  # of any kind: it is counted and told
+    except Exception as error:  # of any kind: it is counted and reported
         seen.errors.append(f"{type(error).__name__}: {error}"[:200])
 
 
@@ -304,12 +304,12 @@ def hog(running: Server, think: float, over: threading.Event, seen: LoadResult) 
 
 
 def counted(go: Callable[[], None], seen: LoadResult) -> Callable[[], None]:
-    """The same, with what goes wrong among the errors."""
+    """Do the same, and add what goes wrong to the errors."""
 
     def and_count() -> None:
         try:
             go()
-        except Exception as error:  # of any kind: it is counted and told
+        except Exception as error:  # of any kind: it is counted and reported
             seen.errors.append(f"{type(error).__name__}: {error}"[:200])
 
     return and_count

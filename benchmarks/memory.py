@@ -23,7 +23,7 @@ TEXT = "The quick brown fox jumps over the lazy dog. " * 5
 
 
 def router_stack() -> Qwen3MoeForCausalLM:
-    """As many routers, experts and slots; hardly anything else."""
+    """A model with this many routers, experts and slots, and little else."""
     config = Qwen3MoeConfig(
         vocab_size=64,
         hidden_size=8,

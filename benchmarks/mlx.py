@@ -56,7 +56,7 @@ def embedded_folder(place: Path, bits: int | None) -> Path:
 
 
 def plain(model: object, tokens: list[int], cache: list) -> np.ndarray:
-    """What mlx-lm computes to go on from a text: all tokens but the last without an output."""
+    """Continue a text as mlx-lm does: all tokens but the last without an output."""
     for start in range(0, len(tokens) - 1, STEP):
         model(mx.array([tokens[start : min(start + STEP, len(tokens) - 1)]]), cache=cache)
         mx.eval([part.state for part in cache])
@@ -66,7 +66,7 @@ def plain(model: object, tokens: list[int], cache: list) -> np.ndarray:
 
 
 def captured(model: MlxModel, keep_logits: bool, tokens: list[int], cache: list) -> None:
-    """The same with the routing of every token, as `moeviz.trace` runs it."""
+    """Do the same and record the routing of every token, as `moeviz.trace` does."""
     opened = model.opened()
     for start in range(0, len(tokens) - 1, STEP):
         _forward(opened, tokens[start : min(start + STEP, len(tokens) - 1)], cache, keep_logits, False)
@@ -74,7 +74,7 @@ def captured(model: MlxModel, keep_logits: bool, tokens: list[int], cache: list)
 
 
 def seconds(way: Callable[[list[int], list], object], cache: list, tokens: list[int], length: int) -> float:
-    """Of one run of `length` tokens, after a context where it is a single one."""
+    """Time one run of `length` tokens; a single token follows a context."""
     if length == 1:
         way(tokens[:CONTEXT], cache)
     read = tokens[CONTEXT : CONTEXT + 1] if length == 1 else tokens[:length]
@@ -86,7 +86,7 @@ def seconds(way: Callable[[list[int], list], object], cache: list, tokens: list[
 def compare(name: str, folder: Path, rounds: int) -> None:
     """Print a line for each length and way."""
     theirs, _ = utils.load_model(folder)
-    theirs.set_dtype(mx.float32)  # a CPU multiplies experts that are not packed in float32 alone
+    theirs.set_dtype(mx.float32)  # a CPU multiplies experts that are not packed in float32 only
     mx.eval(theirs.parameters())
     ours = moeviz.load_model(str(folder), backend="mlx", dtype="float32")
     tokens = np.random.default_rng(0).integers(3, 8000, max(LENGTHS) + CONTEXT).tolist()

@@ -78,12 +78,12 @@ def trace_of(seed: int) -> RoutingTrace:
 
 
 def overview(trace: RoutingTrace) -> alt.LayerChart:
-    """What moeviz draws."""
+    """Draw what moeviz draws."""
     return with_window(first_choice_overview(modal_first_choice(trace)), range(WINDOW))
 
 
 def cells(trace: RoutingTrace) -> alt.Chart:
-    """What it would be without a thought for size."""
+    """Draw it without regard to size."""
     frame = token_layer(trace).astype({"token": int, "layer": int, "expert": int, "weight": float, "text": str})
     colour = alt.Color("expert:N") if frame["expert"].nunique() < 10 else alt.Color("expert:Q")
     tooltip = ["token", "layer", "expert", "weight", "text"]

@@ -35,7 +35,7 @@ SECONDS_BETWEEN = 0.3  # as the app assembles traces
 
 
 def main() -> None:
-    """What the command line asks for."""
+    """The options of the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("alike", "cost"))
     parser.add_argument("--streams", type=int, default=500, help="of all models")
@@ -50,7 +50,7 @@ def main() -> None:
 
 
 def alike(streams: int) -> bool:
-    """Compare so many streams with quiet traces; whether all are as the documentation says."""
+    """Compare this many streams with quiet traces; return True if all are as the documentation says."""
     from forks import FAMILIES, asked_at_random, found_alike, opened
 
     holds, each = True, streams // len(FAMILIES)
@@ -69,7 +69,7 @@ def alike(streams: int) -> bool:
 
 
 def cost(texts: int, tokens: int, rounds: int) -> dict[str, dict[str, list[float]]]:
-    """CPU and wall milliseconds of so many texts, and of one, by each way."""
+    """Return CPU and wall milliseconds of this many texts, and of one, by each way."""
     alone, shared = moeviz.load_model(), moeviz.load_model()
     if why_not := share_decoding(shared):
         sys.exit(why_not)
@@ -80,7 +80,7 @@ def cost(texts: int, tokens: int, rounds: int) -> dict[str, dict[str, list[float
 
 
 def written(model: LoadedModel, texts: int, tokens: int) -> dict[str, float]:
-    """Write so many texts, and one: the milliseconds of each."""
+    """Generate this many texts, and one; return the milliseconds of each."""
     took = {}
     for number in (texts, 1):
         wall, cpu = time.perf_counter(), time.process_time()

@@ -99,7 +99,7 @@ def collapse(run: TrainingRun) -> dict[int, int]:
 
 
 def said(run: TrainingRun) -> dict[int, int]:
-    """By layer, the step at which its collapse was said."""
+    """Return, by layer, the step at which its collapse was reported."""
     alarms = run.alarms.query("kind == 'collapse'").drop_duplicates("layer")
     return dict(zip(alarms["layer"].tolist(), alarms["began"].tolist(), strict=True))
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from moeviz.errors import InvalidTrace
-from moeviz.text import listed
+from moeviz.text import no_layer
 
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
 SlotOrder = Literal["weight", "unknown"]
@@ -93,7 +93,7 @@ class ModelInfo:
         """
         wanted = set(layers)
         if missing := wanted - set(self.layers):
-            raise InvalidTrace(f"{self.name} has no MoE layer {min(missing)}. Choose from {listed(self.layers)}.")
+            raise InvalidTrace(no_layer(self.name, min(missing), self.layers))
         kept = [row for row, layer in enumerate(self.layers) if layer in wanted]
         layers, num_experts = (tuple(of_all[row] for row in kept) for of_all in (self.layers, self.num_experts))
         return replace(self, parameters=None, layers=layers, num_experts=num_experts), kept

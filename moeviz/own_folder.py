@@ -24,6 +24,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from moeviz.whole_files import write_file
+
 log = logging.getLogger("moeviz.own_folder")
 HOME = "MOEVIZ_HOME"
 NAME = "moeviz"
@@ -95,13 +97,7 @@ def _file(kind: str, name: str) -> Path:
 def _write(path: Path, data: bytes) -> None:
     path.parents[1].mkdir(mode=0o700, parents=True, exist_ok=True)
     path.parent.mkdir(mode=0o700, exist_ok=True)
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        unfinished.touch(mode=0o600)
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
+    write_file(path, data, mode=0o600)
 
 
 def token_file() -> Path | None:

@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 DOCKERFILE = ROOT / "deploy" / "Dockerfile"
 SECONDS_TO_START = 120
 TO_STOP = 30
-# As in the machine's own installs: which registry pip asks, and whose certificate it trusts.
+# Return pip's settings from the machine's own installs: the registry, and the certificates it trusts.
 PIP = {name: value for name, value in os.environ.items() if name.startswith("PIP_")}
 
 
@@ -38,7 +38,7 @@ def steps(text: str) -> list[tuple[str, str]]:
 
 
 def copied(root: Path, work: str, words: list[str]) -> None:
-    """COPY from the repository; between the stages nothing is to do, since they share the root."""
+    """COPY from the repository; nothing to do between the stages, since they share the root."""
     if words[0].startswith("--from"):
         return
     *sources, target = words
@@ -117,7 +117,7 @@ def main() -> int:
 
 
 def prepare(root: Path) -> None:
-    """What every image of Python has, and the network's names."""
+    """Provide what every image of Python has, and the network's names."""
     python = root / "usr/local/bin/python"
     python.parent.mkdir(parents=True, exist_ok=True)
     if not python.exists():

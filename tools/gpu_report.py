@@ -50,7 +50,7 @@ Result = dict[str, Any]  # of `benchmarks.kernels`: case, us (microseconds by wa
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run of pytest came to."""
+    """The outcome of a run of pytest."""
 
     command: str
     passed: int
@@ -166,7 +166,7 @@ def _version(package: str) -> str:
 
 
 def _said(program: str, *arguments: str) -> str:
-    """What a program prints; nothing where it is not there or fails."""
+    """Return what a program prints; "" if it is missing or fails."""
     if shutil.which(program) is None:
         return ""
     done = subprocess.run([program, *arguments], capture_output=True, text=True, check=False)

@@ -81,7 +81,7 @@ class Environment:
         return time.monotonic() - start
 
     def megabytes(self, without: str = "") -> float:
-        """What lies in its site-packages, in MB; less the folders whose name begins as `without` says."""
+        """Return the MB in its site-packages, without the folders whose names begin with `without`."""
         (packages,) = self.home.glob("lib/python*/site-packages")
         files = (path for path in packages.rglob("*") if path.is_file() and not path.is_symlink())
         kept = (path for path in files if not without or not re.match(without, path.relative_to(packages).parts[0]))
@@ -99,7 +99,7 @@ def main() -> int:
 
 
 def rows(empty: Path) -> Iterator[Row]:
-    """What is measured, its value, and whether it is as it should be."""
+    """A measurement: its name, its value, and whether it is as expected."""
     wheel, sdist = built()
     for file in (wheel, sdist):
         yield file.name, f"{file.stat().st_size / 1e6:.1f} MB", True
@@ -158,7 +158,7 @@ def of_readme(env: Environment) -> Iterator[Row]:
 
 
 def sizes(name: str, env: Environment) -> Iterator[Row]:
-    """How large an installation is, and how long one waits for `import moeviz`."""
+    """Measure the size of an installation, and the time of `import moeviz`."""
     torch = "torch$|torch-|torchgen|functorch|nvidia|triton"
     yield f"{name}: site-packages, MB", f"{env.megabytes():,.0f} ({env.megabytes(torch):,.0f} without torch)", True
     times = [float(env.run("python", "-c", IMPORT).stdout) for _ in range(IMPORTS)]
@@ -166,7 +166,7 @@ def sizes(name: str, env: Environment) -> Iterator[Row]:
 
 
 def traced(env: Environment) -> tuple[str, bool]:
-    """What `moeviz trace` wrote."""
+    """Return what `moeviz trace` wrote."""
     table = env.folder / "t.csv"
     table.unlink(missing_ok=True)
     done = env.run("moeviz", "trace", PROMPT, "-o", "t.csv")
@@ -199,7 +199,7 @@ def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
 
 
 def said_by_server(frames: list[bytes]) -> Iterator[Row]:
-    """The settings that the server tells every browser."""
+    """Return the settings that the server sends to every browser."""
     session = next(filter(None, map(new_session, frames)))
     colour = session.custom_theme.light.primary_color
     yield "[app]: theme, colour of buttons in the light", colour, colour == "#332288"

@@ -53,7 +53,7 @@ Answers = dict[str, Callable[[Route], None]]
 def asked(
     browser: Browser, address: str, folder: str, plain: bool = False, changed: Answers | None = None
 ) -> Iterator[Page]:
-    """A page with the model in it, and nothing else. `changed` answers in place of the server, by names."""
+    """Open a page with only the model in it. `changed` has files, by name, to serve instead of the server's."""
     page = browser.new_page()
     page.set_default_timeout(600_000)
     page.route(f"**/{OWN}", lambda route: route.fulfill(body="", content_type="text/javascript"))
@@ -126,7 +126,7 @@ def sizes(folder: Path) -> None:
 
 
 def opening(browser: Browser, address: str) -> None:
-    """Print how long a first visitor on a phone waits, where a line gives so many bits."""
+    """Print how long a first visitor on a phone waits, by the bit rate of the line."""
     rows = []
     for rate in RATES:
         context = browser.new_context(**SIZES["phone"])

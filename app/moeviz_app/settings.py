@@ -175,6 +175,9 @@ class Settings:
         "processes that serve visitors, for a team or in public, on Linux: one for each core that is to draw pages. "
         "Each loads the models that its visitors run, and has its share of what all may have together",
     )
+    seconds_to_answer: int = _row(
+        _count, "30", "seconds after which one of several processes that does not answer is replaced"
+    )
     max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
     sessions_per_visitor: int = _row(_count, ("100", "60", "30"), "tabs of one browser that may be connected at once")
     sessions_per_address: int = _row(

@@ -32,6 +32,7 @@ from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import no_layer
 
 EMBEDDING, ATTENTION, EXPERTS, MLP, BIAS, ROUNDING = "embedding", "attention", "experts", "MLP", "bias", "rounding"
 NONE = -1  # the layer of what is of no layer
@@ -118,7 +119,7 @@ def attributed(
         run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
     trace = assemble(recording, run, no_generated_tokens(run.batch))
     if missing := set(layers or ()) - set(trace.model.layers):
-        raise CaptureError(f"{run.info.name} has no router in layer {min(missing)}; it has {list(trace.model.layers)}.")
+        raise CaptureError(no_layer(run.info.name, min(missing), trace.model.layers))
     if trace.logits is None:
         raise _cannot(run, "its routers give no logits")
     logits = trace.logits[:, token].astype(np.float64)

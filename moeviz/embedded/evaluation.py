@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from moeviz.whole_files import replacing
+
 DOMAINS = {  # the kinds of text that the embedded model was trained on, and their names for readers
     "english_prose": "English prose",
     "technical_english": "technical English",
@@ -119,7 +121,8 @@ def save_ngrams(models: dict[str, ByteModel], file: Path = NGRAMS) -> None:
         keys = np.array(sorted(model.trigrams))
         arrays[f"{domain} steps"] = np.diff(keys, prepend=0).astype(np.int32)
         arrays[f"{domain} counts"] = np.array([model.trigrams[key] for key in keys.tolist()], np.int32)
-    np.savez_compressed(file, **arrays)
+    with replacing(file) as whole:
+        np.savez_compressed(whole, **arrays)
 
 
 def byte_models(file: Path = NGRAMS) -> dict[str, ByteModel]:

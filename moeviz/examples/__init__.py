@@ -27,6 +27,7 @@ from moeviz.formats.exports import write_trace
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
+from moeviz.whole_files import write_file
 
 OF_A_MODEL = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 BRIEF = 200  # characters that the few texts keep
@@ -50,10 +51,10 @@ def _write_texts(target: Path) -> dict[str, str]:
     french, python = ([(kind, text[:BRIEF]) for label, text in texts if label == kind] for kind in ("French", "Python"))
     for name, pairs in (("texts", texts), ("few", french + python), ("french", french), ("python", python)):
         lines = [json.dumps({"label": label, "text": text}, ensure_ascii=False) for label, text in pairs]
-        (target / f"{name}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    (target / "prompt.txt").write_text("Il fait froid à Paris.", encoding="utf-8")
+        write_file(target / f"{name}.jsonl", "\n".join(lines) + "\n")
+    write_file(target / "prompt.txt", "Il fait froid à Paris.")
     for label in ("French", "German", "Python"):
-        (target / f"{label.lower()}.txt").write_text(kinds[label], encoding="utf-8")
+        write_file(target / f"{label.lower()}.txt", kinds[label])
     return {
         "texts.jsonl": f"{len(texts)} texts of {len(kinds)} kinds, a line each",
         "few.jsonl": f"the beginnings of {len(french + python)} of them, French and Python: read in a second",
@@ -71,7 +72,7 @@ def _write_traces(target: Path) -> dict[str, str]:
     write_trace(of_example, target / "example.npz")
     write_trace(reference_routing(), target / "texts.npz")
     for name, answer in (("vllm.json", vllm_answer(of_example)), ("sglang.json", sglang_answer(of_example))):
-        (target / name).write_text(json.dumps(answer), encoding="utf-8")
+        write_file(target / name, json.dumps(answer))
     return {
         "trace.npz, counts.json, dataset/": "a made-up routing in three forms",
         "example.npz, texts.npz": "how the embedded model routes the app's example, and the beginnings of the texts",
@@ -142,7 +143,7 @@ def write_packed_copy(source: Path, folder: Path, bits: int = 4) -> None:
     with TemporaryDirectory() as place:
         read = Path(place)
         config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-        (read / "config.json").write_text(json.dumps({**config, **read_by_mlx(config)}), encoding="utf-8")
+        write_file(read / "config.json", json.dumps({**config, **read_by_mlx(config)}))
         shutil.copyfile(source / "model.safetensors", read / "model.safetensors")
         write_packed(read, folder, bits)
     for name in OF_A_TOKENIZER:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from moeviz.embedded import embedded_path
+from moeviz.whole_files import replacing
 
 ALIGN = 32
 TYPES = {"F32": 0, "F16": 1, "Q4_0": 2, "Q8_0": 8, "Q4_K": 12}
@@ -136,7 +137,7 @@ def write_gguf(path: Path, facts: Mapping[str, Any], tensors: Stored) -> Path:
         header += _text(name) + struct.pack(f"<I{len(shape)}Q", len(shape), *shape[::-1])
         header += struct.pack("<IQ", TYPES[kind], place)
         place += -(-len(data) // ALIGN) * ALIGN
-    with path.open("wb") as file:
+    with replacing(path) as file:
         for part in (header, *(data for *_, data in tensors.values())):
             file.write(part + bytes(-len(part) % ALIGN))
     return path

@@ -23,6 +23,7 @@ from moeviz.formats.importers.importer import Source
 from moeviz.formats.trace_facts import FORMAT, model_of
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import is_text, quoted
+from moeviz.whole_files import write_file
 
 COUNTS_FORMAT = "moeviz counts v1"
 SUFFIXES = (".json", ".csv")
@@ -105,4 +106,4 @@ def write_counts(counts: ExpertCounts, path: str | Path) -> None:
     """
     check_counts_target(path)
     is_json = Path(path).suffix.lower() == ".json"
-    Path(path).write_bytes(to_counts_json(counts) if is_json else to_counts_csv(counts))
+    write_file(path, to_counts_json(counts) if is_json else to_counts_csv(counts))

@@ -13,10 +13,8 @@ To add a format: write `trace -> bytes` and `bytes -> trace` in a new file, and 
 in `moeviz.formats.importers`: such files are recognised by what is in them, whatever they are called.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from errno import EISDIR
 from importlib.util import find_spec
 from pathlib import Path, PurePath
 
@@ -27,7 +25,7 @@ from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened, Source, source_of
-from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.table import imported, importers, is_ours, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
@@ -35,6 +33,7 @@ from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted, why_no_file
+from moeviz.whole_files import check_place, write_file
 
 OF_MODELS = (".gguf", ".safetensors", ".bin", ".pth")  # suffixes; a .pt file may hold what a router chose
 
@@ -242,20 +241,23 @@ def _own(source: Source) -> RoutingTrace:
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
         _check_no_model(source.name)
-        raise InvalidTrace(
-            f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
-            f"that is recognised by its content. Looked for: {looked_for()}."
-        )
+        raise _not_recognised(source)
     if isinstance(source.first, dict | list) and "format" not in source.first:
-        raise InvalidTrace(
-            f"{quoted(source.name)} is JSON, and neither a trace of moeviz, which says its format, nor anything that "
-            f"is recognised by its content. Looked for: {looked_for()}."
-        )
+        raise _not_recognised(source)
     trace = _reader(source.name)(source.data, source.max_bytes)
     if trace.model.name != UNNAMED:
         return trace
     name = source.name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
+
+
+def _not_recognised(source: Source) -> InvalidTrace:
+    ours, kind = ", ".join(export.suffix for export in EXPORTS if export.read), "folder" if source.is_folder else "file"
+    return InvalidTrace(
+        f"The {kind} {quoted(source.name)} is not recognised: it is neither a trace that moeviz wrote ({ours}, or the "
+        f"folder of a dataset), nor in one of the {len(importers())} formats of other programs that moeviz reads. If "
+        "you know its format, name it: --format NAME (format= in Python)."
+    )
 
 
 def _check_no_model(name: str) -> None:
@@ -273,12 +275,8 @@ def check_target(path: str | Path) -> None:
     """
     path = Path(path)
     export_for(path)
-    unfinished = _unfinished(path)
     try:
-        unfinished.touch()
-        unfinished.unlink()
-        if path.is_dir():
-            raise IsADirectoryError(EISDIR, os.strerror(EISDIR))
+        check_place(path)
     except OSError as error:
         raise MoevizError(
             f"{quoted(path)} cannot be written: {error.strerror or error}. Give another place."
@@ -303,16 +301,7 @@ def write_trace(trace: RoutingTrace, path: str | Path, plain: bool = False) -> N
     if plain and path.suffix.lower() != ".csv":
         raise MoevizError(f"Only a .csv file can be plain, not {quoted(path.name)}. Give one, or leave plain out.")
     data = to_csv(trace, plain) if plain else export_for(path).write(trace)
-    unfinished = _unfinished(path)
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-
-
-def _unfinished(path: Path) -> Path:
-    return path.with_name(f".{path.name}.{os.getpid()}.part")
+    write_file(path, data)
 
 
 _OPENED: dict[str, Opened] = {}  # by path: `moeviz app FILE` reads and serves in one process, and reads once

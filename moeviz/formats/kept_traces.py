@@ -7,7 +7,6 @@ another name, and never deleted.
 """
 
 import json
-import os
 import time
 import zipfile
 from collections.abc import Mapping
@@ -23,11 +22,10 @@ from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
+from moeviz.whole_files import write_file
 
 MOST, MOST_BYTES = 32, 2**29  # traces in the folder, and bytes of their files
 UNREADABLE = ".unreadable"  # behind the name of a file that was set aside
-UNFINISHED = ".part"
-SECONDS_TO_WRITE = 3600  # after which an unfinished file is nobody's any more
 LONGEST_COMMENT = 2**16 - 1  # bytes: what a zip archive can hold
 
 
@@ -60,7 +58,7 @@ def keep_trace(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     older = kept_traces(folder)
     path = folder / f"{_number(older):020d}-{digest}.npz"
-    _write(path, data)
+    write_file(path, data, mode=0o600)
     for other in older:
         if other.stem.endswith(digest):
             other.unlink(missing_ok=True)
@@ -97,33 +95,12 @@ def _number(older: list[Path]) -> int:
     return max([time.time_ns(), *(int(path.name[:20]) + 1 for path in older[:1])])
 
 
-def _write(path: Path, data: bytes) -> None:
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}{UNFINISHED}")
-    try:
-        with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
-    if os.name == "posix":  # else the rename itself may be lost
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-
-
 def _tidy(folder: Path, most: int, most_bytes: int) -> None:
-    """Remove the oldest of too many traces, and what a killed process did not finish."""
+    """Remove the oldest of too many traces."""
     taken = 0
     for number, path in enumerate(kept_traces(folder)):
         taken += path.stat().st_size
         if number >= most or taken > most_bytes:
-            path.unlink(missing_ok=True)
-    for path in folder.glob(f".*{UNFINISHED}"):
-        if time.time() - path.stat().st_mtime > SECONDS_TO_WRITE:
             path.unlink(missing_ok=True)
 
 

@@ -23,6 +23,7 @@ from moeviz.file_limits import MAX_ALL_EXPERTS, shown
 from moeviz.formats.trace_facts import parse_json
 from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
+from moeviz.whole_files import write_file
 
 STEERING_FORMAT = "ds4-expert-steering-v1"
 FACTS, NUMBERS = ".json", ".f32"
@@ -37,8 +38,8 @@ def write_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelI
     """
     _check_suffix(path)
     facts, numbers = to_steering_map(amounts, model)
-    Path(path).with_suffix(NUMBERS).write_bytes(numbers)
-    Path(path).write_bytes(facts)
+    write_file(Path(path).with_suffix(NUMBERS), numbers)
+    write_file(path, facts)
 
 
 def to_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelInfo) -> tuple[bytes, bytes]:

@@ -3,13 +3,13 @@
 Its Content-Security-Policy lets in only the files of its own folder: no script inside the page, and no eval.
 """
 
-from os import getpid
 from pathlib import Path
 
 from moeviz.errors import MoevizError
 from moeviz.report.view import check_drawable, data_of, document, file, most_tokens, vega
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted, why_no_file
+from moeviz.whole_files import write_file
 
 INDEX = "index.html"
 MARK = '<meta name="generator" content="moeviz: the page of a trace">'  # by which a page of ours is known
@@ -61,7 +61,7 @@ def write_page(trace: RoutingTrace, folder: str | Path) -> str:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         for name, data in files.items():  # the index first: by it, what was begun is known as ours
-            _replace(folder / name, data)
+            write_file(folder / name, data)
     except OSError as error:
         raise _cannot(folder, error) from error
     size = sum(map(len, files.values()))
@@ -93,16 +93,6 @@ def _is_ours(index: Path) -> bool:
         return False
     with index.open(encoding="utf-8", errors="replace") as page:
         return MARK in page.read(MARKED_WITHIN)
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """In one step: a visitor gets the old file or the new one, and a link is replaced, not followed."""
-    unfinished = path.with_name(f".{path.name}.{getpid()}.part")
-    try:
-        unfinished.write_bytes(data)
-        unfinished.replace(path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _cannot(folder: Path, error: OSError) -> MoevizError:

@@ -27,6 +27,7 @@ from moeviz.metrics.words import layer_word
 from moeviz.report.notebook import caution, safe
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
+from moeviz.whole_files import write_file
 
 HERE = Path(__file__).parent
 MAX_CELLS = 16_384  # of more, a browser needs seconds for the first picture
@@ -68,7 +69,7 @@ class View:
     def save(self, path: str | Path) -> Path:
         """Write the page to a file, and return its path."""
         path = Path(path)
-        path.write_text(self.html, encoding="utf-8")
+        write_file(path, self.html)
         return path
 
     def _repr_html_(self) -> str:

@@ -34,7 +34,7 @@ def served_tokens(trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep
     tokens.
     """
     if phase not in PHASES:
-        raise MoevizError(f"There is no phase {phase!r}. Choose from {', '.join(PHASES)}.")
+        raise MoevizError(f"There is no phase {phase!r}. Choose one of {', '.join(PHASES)}.")
     generated = (trace.tokens["phase"] == "generated").to_numpy()
     kept, said = _of_phase(phase, chunk, generated)
     if keep_repeats:

@@ -36,6 +36,7 @@ from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_BYTES, MAX_EXPERTS, MAX_LAYE
 from moeviz.text import is_text
 from moeviz.training.recorded.rules import KINDS, of_json
 from moeviz.training.recorded.run import FIGURES, WHOLE_RUN, RunFacts
+from moeviz.whole_files import replacing
 
 FORMAT = "moeviz training v1"
 FILE = "routing.jsonl"
@@ -292,10 +293,8 @@ def write_counts_of_log(folder: Path, rows: Sequence[dict[str, Any]]) -> None:
 
 
 def _write(table: pa.Table, target: Path) -> None:
-    """In one piece: whoever reads meanwhile finds the old file or the new one."""
-    beside = target.with_suffix(".writing")
-    parquet.write_table(table, beside, compression="zstd")
-    beside.replace(target)
+    with replacing(target) as file:
+        parquet.write_table(table, file, compression="zstd", write_page_checksum=True)
 
 
 class Arrays:

@@ -13,6 +13,7 @@ from moeviz.formats.trace_file import to_trace_file
 from moeviz.routing_trace import RoutingTrace
 from moeviz.training.recorded.run import SNAPSHOTS
 from moeviz.training.routing_file import COUNTS_FOLDER, FILE, FORMAT, LARGE, write_counts_of_log
+from moeviz.whole_files import write_file
 
 log = logging.getLogger("moeviz.training")
 DIGITS = 4  # of an importance: a probability, drawn as a colour
@@ -45,7 +46,12 @@ class RunWriter:
     def snapshot(self, step: int, tokens: int, changed: Sequence[float], trace: RoutingTrace) -> None:
         """A trace of the probe set; its name says how many tokens the model had been trained on."""
         target = self.folder / SNAPSHOTS / f"tokens-{tokens:013d}.npz"
-        self._safely(lambda: _replace(target, to_trace_file(trace)))
+
+        def write() -> None:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_file(target, to_trace_file(trace))
+
+        self._safely(write)
         self._append({"snapshot": step, "tokens": tokens, "changed": list(changed)})
 
     def fact(self, said: str) -> None:
@@ -70,14 +76,6 @@ class RunWriter:
             log.warning(
                 "moeviz cannot write to %s (%s); the training goes on, and this log is missing.", self.folder, error
             )
-
-
-def _replace(target: Path, data: bytes) -> None:
-    """In one piece: whoever reads meanwhile finds the old file or the new one."""
-    target.parent.mkdir(parents=True, exist_ok=True)
-    beside = target.with_suffix(".writing")
-    beside.write_bytes(data)
-    beside.replace(target)
 
 
 def _layer(row: dict[str, Any], dead: list[list[int]] | None, whole: bool) -> dict[str, Any]:

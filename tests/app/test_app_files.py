@@ -106,7 +106,7 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
     path = tmp_path / "large.csv"
     write_trace(sample_trace(tokens=5000), path)
     assert path.stat().st_size > 2**20
-    page = visit("/traces", at=serve(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)))
+    page = visit("/files", at=serve(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)))
     expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
     page.locator("input[type=file]").set_input_files(path)
     expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words

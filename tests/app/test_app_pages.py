@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import streamlit as st
-from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentences, visit_of
+from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of
 from labels import labelled
 from plain_box import RUN, TEXT
 from safetensors.torch import load_file, save_file
@@ -788,7 +788,7 @@ def test_the_table_of_all_experts_is_there_at_once_for_our_own_models(monkeypatc
     monkeypatch.setattr(expert_table, "_table", pytest.fail)
     app = page(TABLE)
     for name, experts in ((EMBEDDED, 48), (FINE, 186)):
-        app.selectbox(key=session.SEEN_IN).set_value(name).run()
+        look_at(app, name)
         assert not app.exception and pictures(app) == 1
         shown = app.dataframe[-1].value
         assert len(shown) == experts and {"share", "added", "role"} <= {*shown}
@@ -799,7 +799,7 @@ def test_the_table_of_all_experts_is_there_at_once_for_our_own_models(monkeypatc
 def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():
     trace = moeviz.trace_corpus(moeviz.load_model(), [("sums", "12 + 7 = 19"), ("prose", "It is cold.")])
     app = page(TABLE, trace)
-    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(app, "trace")
     assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not pictures(app)
     assert {"share", "mean_weight"} <= {*app.dataframe[-1].value} and "added" not in app.dataframe[-1].value
     press(app, expert_table.READ)
@@ -814,8 +814,8 @@ def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():
 
 def test_a_trace_that_cannot_be_read_here_says_why_nothing_is_known_of_outputs(trace):
     app = page(TABLE, replace(trace, model=replace(trace.model, name="a/file.gguf")))
-    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(app, "trace")
     assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not app.button
     empty = page(TABLE, trace.select(tokens=slice(0, 0)))
-    empty.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(empty, "trace")
     assert not empty.exception and "contains no tokens" in sentences(empty)

@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import re
+import selectors
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -19,7 +21,7 @@ from waiting import SECONDS, until
 import moeviz
 from benchmarks.harness import processes_of
 from moeviz_app import settings
-from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces
+from moeviz_app.processes import FirstProcess, HandedOver, VisitorPlaces, _Process
 from moeviz_app.session.session import LOST
 from tests.attack.tab import Tab, new_visitor, prompt_of
 from tests.support.servers import COOKIE_SECRET, free_port, started
@@ -33,6 +35,14 @@ def test_new_visitors_are_placed_in_turn_and_keep_their_place(monkeypatch):
     assert [places.of(who) for who in "abcdabcd"] == [0, 1, 2, 0, 0, 1, 2, 0]
     monkeypatch.setattr("moeviz_app.processes.MOST_VISITORS", 2)
     assert [places.of(who) for who in "ef"] == [1, 2] and len(places._of) <= 5
+
+
+def test_a_visitor_moves_where_the_process_is_absent_and_a_new_one_avoids_those_that_are_busy():
+    places = VisitorPlaces(3)
+    assert [places.of(who) for who in "abc"] == [0, 1, 2]
+    assert places.of("b", absent=[1]) == 0 and places.of("b") == 0, "and stays there"
+    assert [places.of(who, busy=[1]) for who in "cde"] == [2, 2, 0]
+    assert places.of("f", absent=[0, 2], busy=[1]) == 1 and places.of("g", absent=[0, 1, 2]) in (0, 1, 2)
 
 
 def test_what_all_visitors_may_have_is_divided_and_what_one_may_have_is_not():
@@ -87,13 +97,20 @@ class Handed(FirstProcess):
         self.pairs = [socket.socketpair() for _ in range(2)]
         for number, (ours, theirs) in enumerate(self.pairs):
             theirs.setblocking(False)
-            self.processes[number] = type("P", (), {"handing": ours})
+            ours.setblocking(False)
+            self.processes[number] = _Process(0, ours, serves=True)
+            self.selector.register(
+                ours, selectors.EVENT_READ, partial(lambda of, _: self._hear(of), self.processes[number])
+            )
 
     def turn(self):
         for key, _ in self.selector.select(0.01):
             key.data(key.fileobj)
         for connection in list(self.begun):
             self._look(connection)
+        for number in range(2):
+            self._ask(number)
+            self._send_waiting(number)
 
     def handed(self, number):
         with suppress(BlockingIOError):
@@ -133,7 +150,7 @@ def test_whatever_a_head_holds_it_is_handed_over_and_the_process_goes_on(first, 
     heads = [b"GET /metrics?process=9999 HTTP/1.1", b"Cookie: \xff=;;;=\nX-Forwarded-For: ,,[::1,\xe9"]
     heads += [bytes(chance.choices(b"\r\n:;=, aC\x00\xff", k=chance.randint(1, 400))) for _ in range(40)]
     for head in heads:
-        assert first._number_for(b"GET / HTTP/1.1\r\n" + head + b"\r\n\r\n", ("127.0.0.1", 1)) in (0, 1)
+        assert first._number_for(b"GET / HTTP/1.1\r\n" + head + b"\r\n\r\n", ("127.0.0.1", 1))[0] in (0, 1)
     monkeypatch.setattr("moeviz_app.processes.visitor_of", lambda _scope: 1 / 0)
     with socket.create_connection(first.listening.getsockname()) as caller:
         caller.sendall(b"GET / HTTP/1.1\r\n\r\n")
@@ -161,12 +178,92 @@ def test_silent_connections_make_room_for_others_and_those_that_end_are_forgotte
     until(lambda: (first.turn(), not first.silent)[1])
 
 
+def asked_for(first, path):
+    """The answer of the first process, which hands this to nobody."""
+    with socket.create_connection(first.listening.getsockname()) as caller:
+        caller.sendall(f"GET {path} HTTP/1.1\r\nHost: a\r\n\r\n".encode())
+        caller.setblocking(False)
+
+        def answer():
+            first.turn()
+            with suppress(BlockingIOError):
+                return caller.recv(4096).decode()
+
+        return until(answer)
+
+
+def test_health_without_a_number_speaks_for_all_processes(first):
+    assert asked_for(first, "/healthz").startswith("HTTP/1.1 200")
+    assert asked_for(first, "/healthz?").endswith("\r\n\r\nok\n")
+    one, other = first.processes
+    one.ready = False
+    assert asked_for(first, "/readyz").startswith("HTTP/1.1 200")
+    other.asked = 0.0
+    first._ask = lambda _number: None
+    assert "503" in (answer := asked_for(first, "/readyz"))[:12] and "1 of 2" in answer
+    assert asked_for(first, "/healthz").startswith("HTTP/1.1 200")
+    first.processes[0] = None
+    assert asked_for(first, "/healthz").startswith("HTTP/1.1 503") and not first.handed(1)
+
+
+def test_a_process_is_asked_and_answers_from_its_loop_and_one_that_does_not_is_killed_once(first, monkeypatch, capsys):
+    killed = []
+    monkeypatch.setattr(os, "kill", lambda *what: killed.append(what))
+    monkeypatch.setattr("moeviz_app.processes.SECONDS_BETWEEN_QUESTIONS", -1.0)
+    theirs = first.pairs[0][1]
+    until(lambda: (first.turn(), first.processes[0].asked)[1])
+    heard = HandedOver(fileno=os.dup(theirs.fileno()))
+    with heard, pytest.raises(BlockingIOError):
+        heard.accept()
+    before = first.processes[0].asked
+    until(lambda: (first.turn(), first.processes[0].asked != before)[1])
+    assert first.processes[0].ready and not killed
+    first.processes[1].asked -= settings.SETTINGS.seconds_to_answer
+    first.turn()
+    first.turn()
+    assert killed == [(0, signal.SIGKILL)] and "Process 1 has not answered" in capsys.readouterr().err
+
+
+def test_connections_that_cannot_be_handed_over_wait_and_visitors_take_turns(first, monkeypatch):
+    monkeypatch.setattr("moeviz_app.processes.MOST_SILENT", 4)
+    monkeypatch.setattr(first, "_ask", lambda _number: None)
+    monkeypatch.setattr(first, "_number_for", lambda head, _peer: (0, head.split()[1].decode()))
+    callers = []
+
+    def call(path):
+        callers.append(caller := socket.create_connection(first.listening.getsockname()))
+        caller.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+        until(lambda: (first.turn(), not first.silent and not first.begun)[1])
+        return caller
+
+    until(lambda: (call("/crowd"), first.waiting[0])[1])
+    mine = [call("/crowd") for _ in range(3)]
+    honest = call("/honest")
+    mine[0].close()
+    call("/crowd")
+    assert len(first.waiting[0]["/crowd"]) == 3 and len(first.waiting[0]["/honest"]) == 1, "the one that has gone"
+    call("/crowd")
+    assert len(first.waiting[0]["/crowd"]) == 3 and len(first.waiting[0]["/honest"]) == 1, "the oldest of the crowd"
+    while first.handed(0):
+        pass
+    until(lambda: (first.turn(), not first.waiting[0])[1])
+    arrived = []
+    with suppress(BlockingIOError):
+        while True:
+            arrived.append(socket.socket(fileno=socket.recv_fds(first.pairs[0][1], 1, 1)[1][0]))
+    honest.setblocking(False)
+    with pytest.raises(BlockingIOError):
+        honest.recv(1)
+    for each in (*callers, *arrived):
+        each.close()
+
+
 @pytest.fixture(scope="module")
 def server():
     port = free_port()
     command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
     more = {"MOEVIZ_PROCESSES": "2", "MOEVIZ_METRICS_TOKEN": TOKEN, "MOEVIZ_COOKIE_SECRET": COOKIE_SECRET}
-    more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1"}
+    more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1", "MOEVIZ_SECONDS_TO_ANSWER": "6"}
     with started(command, f"http://127.0.0.1:{port}", environment=more) as running:
         yield running
 
@@ -197,7 +294,7 @@ def test_a_connection_ends_with_its_answer_where_the_next_may_be_anothers(server
     for headers, closes in (({}, True), (cookie, False), (cookie | {"X-Forwarded-For": "192.0.2.1"}, True)):
         with socket.create_connection(("127.0.0.1", int(server.url.rpartition(":")[2])), timeout=SECONDS) as caller:
             lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-            caller.sendall(f"GET /healthz HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
+            caller.sendall(f"GET /healthz?process=0 HTTP/1.1\r\nHost: localhost\r\n{lines}\r\n".encode())
             assert (b"connection: close" in caller.recv(65536).lower()) == closes, headers
 
 
@@ -228,6 +325,28 @@ def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_not
     assert processes_of(server)[0] == first and len(processes_of(server)) == 3
     loads = [line for line in server.lines if "Loading weights:   0%" in line]
     assert len(loads) == 1, "for all of them, before the fork"
+
+
+def test_a_replacement_that_dies_before_it_serves_is_replaced_again_while_the_other_serves_on(server):
+    begun, (first, *forked) = len(server.lines), processes_of(server)
+    os.kill(forked[1], signal.SIGKILL)
+    replacement = until(lambda: next(iter({*processes_of(server)} - {first, *forked}), None))
+    os.kill(replacement, signal.SIGKILL)
+    number = until(lambda: re.search(r"Process (\d) ended before it served", "".join(server.lines[begun:])))
+    assert "1 of 2 processes" in told(server, "/healthz")[0]
+    assert told(server, "/healthz", 1 - int(number[1]))[0] == "ok\n"
+    until(lambda: told(server, "/healthz")[0] == "ok\n")
+    assert told(server, "/healthz", int(number[1]))[0] == "ok\n" and processes_of(server)[:2] == [first, forked[0]]
+
+
+def test_a_process_that_hangs_is_replaced_and_the_log_says_so(server):
+    begun, (first, *forked) = len(server.lines), processes_of(server)
+    os.kill(forked[0], signal.SIGSTOP)
+    until(lambda: "1 of 2 processes" in told(server, "/readyz")[0])
+    assert told(server, "/")[0], "those without a process go to the other"
+    until(lambda: any("has not answered" in line for line in server.lines[begun:]))
+    until(lambda: told(server, "/readyz")[0] == "ready\n")
+    assert forked[0] not in processes_of(server) and processes_of(server)[0] == first
 
 
 def test_nothing_is_left_behind(server):

@@ -25,7 +25,7 @@ def test_what_is_not_started_by_moeviz_app_follows_the_public_rules():
 
 
 def test_every_setting_says_what_it_means():
-    assert all(row[-1] for row in settings.table()) and len(LIMITS) == 16
+    assert all(row[-1] for row in settings.table()) and len(LIMITS) == 17
 
 
 @pytest.mark.parametrize("column", range(3), ids=WAYS)

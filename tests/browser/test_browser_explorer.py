@@ -223,7 +223,7 @@ def test_an_expert_is_a_link_that_a_plain_click_follows_within_the_app(opened):
     more = page.locator("a.named").first
     query = parse_qs(urlsplit(more.get_attribute("href")).query)
     expert = str(made("whole").experts[0, 2, 0])
-    assert query == {"layer": ["0"], "expert": [expert], "model": ["sample"], "seen": ["trace"]}
+    assert query == {"layer": ["0"], "expert": [expert], "of": ["sample"]}
     before = page.url
     more.click()
     expect(page.get_by_text(f"Opened (0, {expert})")).to_be_visible()

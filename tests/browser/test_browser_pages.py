@@ -20,7 +20,7 @@ from moeviz.charts import TOPICS
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
 from moeviz_app.views.explore import OVERVIEW
-from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
+from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, place_of
 
 pytestmark = pytest.mark.browser
 NAMES = [name for names in MENU.values() for name in names if name != FIRST]
@@ -89,7 +89,7 @@ def says_where_one_is(page: Page, name: str, size: str) -> None:
     expect(of_place).to_contain_text(MORE if phone and place not in ICONS else place)
     expect(page.locator(".st-key-menu a:visible")).to_have_count(len(ICONS) + 1 if phone else len(MENU))
     if len(MENU[place]) > 1:
-        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else TABS.get(name, name)])
+        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else name])
         assert not of_tab.evaluate(OUT_OF_SIGHT)
     assert not of_place.evaluate(OUT_OF_SIGHT)
     assert phone or not any(page.evaluate(BEYOND))
@@ -166,7 +166,7 @@ def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
     expect(page.get_by_role("heading", name=MORE)).to_be_visible()
     expect(page.get_by_text(QUESTIONS["Train"])).to_be_visible()
     fits(page)
-    go_to(page, "Training")
+    go_to(page, "Train")
 
 
 @pytest.mark.parametrize("name", [FIRST, *NAMES])
@@ -200,7 +200,7 @@ def test_what_strangers_wrote_stays_text_on_every_page(visit, tmp_path):
     trace = sample_trace(tokens=len(texts))
     file = tmp_path / "hostile.npz"
     write_trace(replace(trace, tokens=tokens, model=replace(trace.model, name=HOSTILE[1], caution=HOSTILE[0])), file)
-    page = visit("/traces")
+    page = visit("/files")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     for name in NAMES:

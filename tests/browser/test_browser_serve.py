@@ -21,7 +21,7 @@ def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(1)
     settled(page)
     check(page)
-    page.goto(page.url.partition("/serve")[0] + "/serve?of=The trace on screen&part=memory")
+    page.goto(page.url.partition("/serve")[0] + "/serve?subject=mixed&part=memory")
     expect(page.get_by_text(re.compile(r"^18\.9 MB")).first).to_be_visible()
     box = page.get_by_role("spinbutton", name="Memory for experts (MB)")
     box.fill("25")

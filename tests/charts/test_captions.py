@@ -50,6 +50,7 @@ def test_nearly_every_sentence_is_said_of_some_trace(told):
     assert CAPTIONED - {key for key, _ in told} <= {
         "z_loss_by_layer",
         "margin_by_layer",
+        "imbalance_by_layer",
         "load_of_two_layers",
         "touched_by_layer",
     }

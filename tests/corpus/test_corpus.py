@@ -18,6 +18,7 @@ from made_up_engine import MadeUpEngine
 from processes import python
 from pyarrow import parquet
 
+from moeviz import whole_files
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import load_model
 from moeviz.cli.main import main
@@ -125,7 +126,7 @@ def test_a_run_that_is_killed_before_and_after_a_shard_takes_its_name_ends_as_if
 
 def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_path, monkeypatch):
     whole = write_corpus(MadeUpEngine(), [str(texts)], tmp_path / "whole", SMALL)
-    folder, left, sync = tmp_path / "full", [30], storage.sync
+    folder, left, sync = tmp_path / "full", [30], whole_files.sync
 
     def full(path):
         left[0] -= 1
@@ -133,7 +134,8 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_pat
             raise OSError(28, os.strerror(28), str(path))
         sync(path)
 
-    monkeypatch.setattr(storage, "sync", full)
+    for place in (storage, whole_files):
+        monkeypatch.setattr(place, "sync", full)
     with pytest.raises(OSError, match=rf"No space left on device: '{folder}.*Make room there.*--resume") as said:
         write_corpus(MadeUpEngine(), [str(texts)], folder, SMALL)
     assert said.value.errno == errno.ENOSPC

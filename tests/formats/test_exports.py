@@ -174,20 +174,6 @@ def test_an_unknown_suffix_gets_the_list_of_suffixes(name, trace, tmp_path):
             act()
 
 
-def test_a_write_that_the_disk_refuses_leaves_the_file_that_was_there(trace, tmp_path, monkeypatch):
-    path = tmp_path / "trace.csv"
-    path.write_text("precious")
-
-    def full(self, data):
-        self.touch()
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("pathlib.Path.write_bytes", full)
-    with pytest.raises(OSError, match="No space left"):
-        write_trace(trace, path)
-    assert path.read_text() == "precious" and [file.name for file in tmp_path.iterdir()] == ["trace.csv"]
-
-
 def test_a_failed_write_leaves_the_file_that_was_there(trace, tmp_path):
     path = tmp_path / "trace.json"
     write_trace(trace, path)

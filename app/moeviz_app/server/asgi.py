@@ -2,8 +2,8 @@
 
 | route      | answers                                                                                             |
 |------------|-----------------------------------------------------------------------------------------------------|
-| `/healthz` | 200 while the process serves: restart it where it does not                                          |
-| `/readyz`  | 200 where a new visitor's run would be taken; 503 while the queue is full or the server is stopping |
+| `/healthz` | 200 while the process serves: restart it if it does not                                             |
+| `/readyz`  | 200 if a new visitor's run would be taken; 503 while the queue is full or the server is stopping    |
 | `/metrics` | what `metrics.py` counts, for Prometheus; to whom, MOEVIZ_METRICS_TOKEN says                        |
 """
 
@@ -250,17 +250,21 @@ def resident_bytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+def readiness() -> str:
+    """Return "ready" if a new visitor's run would be taken, else "busy" or "stopping"."""
+    if _stopping.is_set():
+        return "stopping"
+    full = metrics.value("sessions") >= settings.SETTINGS.max_sessions
+    return "busy" if full or metrics.value("waiting") >= settings.SETTINGS.max_waiting else "ready"
+
+
 async def _healthy(request: Request) -> Response:
     return PlainTextResponse("ok\n")
 
 
 async def _ready(request: Request) -> Response:
-    if _stopping.is_set():
-        return PlainTextResponse("stopping\n", 503)
-    full = metrics.value("sessions") >= settings.SETTINGS.max_sessions
-    if full or metrics.value("waiting") >= settings.SETTINGS.max_waiting:
-        return PlainTextResponse("busy\n", 503)
-    return PlainTextResponse("ready\n")
+    word = readiness()
+    return PlainTextResponse(f"{word}\n", 200 if word == "ready" else 503)
 
 
 async def _metrics(request: Request) -> Response:

@@ -81,10 +81,10 @@ def engine_difference_page() -> None:
 def _say_where_traces_come_from() -> None:
     example_note(
         f"The example texts, read first in {' and then in '.join(PRECISIONS)}. To compare two traces of the same text, "
-        "open two files on the Traces page, start the app with both (moeviz app A B), or run one prompt in two "
+        "open two files on the page Files, start the app with both (moeviz app A B), or run one prompt in two "
         "precisions."
     )
-    session.link_to("Traces", "Open files", ":material/upload:")
+    session.link_to("Files", "Open files", ":material/upload:")
 
 
 def _suggest() -> None:

@@ -7,7 +7,6 @@ left out. What is written goes to a folder beside the target, which takes the ta
 import json
 import os
 import re
-import secrets
 import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +22,7 @@ from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.metrics.pruning import LayerLimits
 from moeviz.text import cut as shortened
 from moeviz.text import quoted, why_no_file
+from moeviz.whole_files import new_folder, write_file
 
 FAMILIES = (  # `model_type`s whose checkpoints are held against the muted model in the tests
     "mixtral",
@@ -193,18 +193,12 @@ class Checkpoint:
         files = [file for shard in self.shards if (file := self._file(shard, kept)).tensors]
         total = sum(len(file.header) + file.size for file in files)
         check_space(target, total)
-        beside = target.parent / f".{target.name[:200]}.{secrets.token_hex(4)}"
-        beside.mkdir()
-        try:
+        with new_folder(target) as beside:
             done = 0
             for file in files:
                 done = self._copy(file, beside / file.name, done, total, progress)
             self._write_small(beside, files, kept, about or {})
             check_target(target)
-            beside.rename(target)
-        except BaseException:  # Ctrl-C too
-            shutil.rmtree(beside, ignore_errors=True)
-            raise
         after = self.limits.experts - len(next(iter(cut.values())))
         before = sum(tensor.size for tensors in self.shards.values() for tensor in tensors.values())
         return Written(target, (self.limits.experts, after), (before, sum(file.size for file in files)))
@@ -370,4 +364,4 @@ def _pieces(source: BinaryIO, size: int) -> Iterator[bytes]:
 
 
 def _write_json(path: Path, value: Mapping[str, Any]) -> None:
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2, ensure_ascii=False) + "\n")

@@ -76,6 +76,8 @@ class CaptureRequest:
 
 def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
     """Return one text or several as a request holds them. Raises `InvalidPrompt` for anything else."""
+    if hasattr(prompts, "tokenizer") or hasattr(prompts, "forward"):
+        raise InvalidPrompt('The model comes first, and then the text, as in moeviz.trace(model, "Il fait froid.").')
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
     if not all(isinstance(one, str) for one in found):
         raise InvalidPrompt(

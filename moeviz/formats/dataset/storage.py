@@ -6,7 +6,6 @@ drivers of one plan then do the work twice; where they write the same bytes, as 
 do, the shards are right all the same, and else the sums in `shard.json` show what is mixed.
 """
 
-import os
 import shutil
 import sys
 import tempfile
@@ -19,6 +18,7 @@ from moeviz.errors import MoevizError
 from moeviz.formats.dataset.layout import PLAN, SHARD, name_of
 from moeviz.formats.dataset.s3 import Place, S3Path
 from moeviz.text import quoted
+from moeviz.whole_files import sync, write_file
 
 LOCK = ".lock"
 
@@ -63,11 +63,7 @@ class LocalStorage:
 
     def put(self, name: str, content: str) -> None:
         """A small file, whole or not at all, and on the disk when this returns."""
-        part = self.path / f".{name}.{os.getpid()}"
-        part.write_text(content, encoding="utf-8")
-        sync(part)
-        part.replace(self.path / name)
-        sync(self.path)
+        write_file(self.path / name, content)
 
     def scratch(self, shard: int) -> Path:
         """A folder to write a shard in."""
@@ -154,15 +150,3 @@ def sizes_in(path: Place) -> dict[str, int]:
         return {name: size for name, size in path.files().items() if name.startswith("shard-")}
     shards = (place for place in path.glob("shard-*") if place.is_dir())
     return {f"{file.parent.name}/{file.name}": file.stat().st_size for shard in shards for file in shard.iterdir()}
-
-
-def sync(path: Path) -> None:
-    """Have the disk hold it before anything says that it is there."""
-    windows = sys.platform == "win32"
-    if windows and path.is_dir():
-        return  # a folder has no handle there
-    handle = os.open(path, os.O_RDWR if windows else os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

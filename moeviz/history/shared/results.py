@@ -16,6 +16,7 @@ from typing import TypeVar
 import numpy as np
 
 from moeviz.errors import MoevizError
+from moeviz.whole_files import replacing
 
 # Called again and again while a system is trained, with the share that is done, from 0 to 1, and how far it is in
 # words. It may raise, and training ends.
@@ -36,7 +37,8 @@ def save(result: object, path: Path) -> None:
     values = {field.name: getattr(result, field.name) for field in fields(result)}
     arrays = {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
     rest = {name: value for name, value in values.items() if name not in arrays}
-    np.savez_compressed(path, **arrays, **{_REST: np.array(json.dumps(rest))})
+    with replacing(path) as file:
+        np.savez_compressed(file, **arrays, **{_REST: np.array(json.dumps(rest))})
 
 
 def load(kind: type[Result], path: Path) -> Result:
