@@ -303,11 +303,11 @@ def takes_everything(recorded: int) -> str:
 
 
 @claim
-def nothing_stands_out(kinds: bool, one_text_each: bool) -> str:
+def nothing_stands_out(kinds: bool, judged: bool) -> str:
     if not kinds:
         return "No token stands out: chance could explain which ones it takes."
-    if one_text_each:
-        return "No token stands out. With one text of each kind, a kind cannot be distinguished from its text."
+    if not judged:
+        return "No token stands out; whether a kind of text does cannot be judged by so few texts or kinds."
     return "No kind of text and no token stands out: chance could explain what it takes."
 
 

@@ -226,7 +226,7 @@ def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kind
         return captions.takes_everything(recorded)
     taken, keeping = _taken(kinds), _keeping(tokens)
     if not taken and not keeping:
-        return captions.nothing_stands_out(kinds is not None, kinds is not None and bool(kinds["luck"].isna().all()))
+        return captions.nothing_stands_out(kinds is not None, kinds is not None and bool(kinds["luck"].notna().any()))
     return captions.stands_out(taken, kinds["uniform"].iloc[0] if kinds is not None else np.nan, keeping)
 
 

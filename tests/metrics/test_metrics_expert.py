@@ -198,7 +198,7 @@ def test_with_one_text_of_each_kind_nothing_is_judged():
     trace = texts_of_two_kinds(8, 0, each=1)
     assert expert_kinds(trace, 0, 0)["luck"].isna().all()
     said = expert_summary(trace, 0, 0, keeping_tokens(trace, 0, 0), expert_kinds(trace, 0, 0))
-    assert said.name == "nothing_stands_out" and said["one_text_each"]
+    assert said.name == "nothing_stands_out" and not said["judged"]
 
 
 def test_without_labels_kinds_are_refused_with_a_sentence(small):

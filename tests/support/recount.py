@@ -12,7 +12,7 @@ from math import comb, exp, isnan, log, log1p, log2, nan, sqrt
 from typing import NamedTuple
 
 import numpy as np
-from words_of_traces import KIND_OF
+from words_of_traces import class_of
 
 HANDFUL = 8
 COUNTS: dict[str, Callable] = {}
@@ -694,7 +694,7 @@ def expert_of_class(seen, *, layer, kind, expert):
     every, E = seen.counts(layer), seen.E[layer]
     table: dict = {}
     for t in seen.recorded(layer):
-        row = table.setdefault(KIND_OF[seen.text[t]], [0] * E)
+        row = table.setdefault(class_of(seen.text[t]), [0] * E)
         for e in seen.has(layer, t):
             row[e] += 1
     rows = [
@@ -808,7 +808,7 @@ def _name_of(seen, layer: int, expert: int) -> tuple[list[str], str, list[int], 
         return names, best
 
     kinds, by_kinds = grown(seen.label, 4) if seen.label else ([], 0.0)
-    usable = [KIND_OF[text] for text in seen.text]
+    usable = [class_of(text) for text in seen.text]
     classes, by_class = grown(usable, 1)
     if classes and (not kinds or by_class > by_kinds + 0.03):
         return classes, "tokens", tested, [t for t in tested if usable[t] in classes]
@@ -865,12 +865,12 @@ def names_that_hold(seen, *, layer, expert):
 def _tokens_of(seen, word: str) -> tuple[set[int], str]:
     """The tokens of a word as it stands in the texts, and what they are called."""
     if word in ("digits", "punctuation"):
-        return {t for t in range(seen.T) if KIND_OF[seen.text[t]] == word}, f"that are {word}"
+        return {t for t in range(seen.T) if class_of(seen.text[t]) == word}, f"that are {word}"
     text, owner = "", []
     for t in range(seen.T):
         if t and seen.sequence[t] != seen.sequence[t - 1]:
             text, owner = text + "\0", [*owner, None]
-        piece = "\0" if KIND_OF[seen.text[t]] == "special" else seen.text[t]
+        piece = "\0" if class_of(seen.text[t]) == "special" else seen.text[t]
         text, owner = text + piece, owner + [t] * len(piece)
 
     def letter(at: int) -> bool:
@@ -998,11 +998,11 @@ def takes_everything(seen, layer, expert):
 
 @counts
 def nothing_stands_out(seen, layer, expert):
-    texts: dict = {}
-    for t in range(seen.T):
-        texts.setdefault(seen.label[t] if seen.label else "", set()).add(seen.sequence[t])
-    one_each = seen.label is not None and all(len(of) < 2 for of in texts.values())
-    return {"kinds": seen.label is not None, "one_text_each": one_each}
+    if seen.label is None:
+        return {"kinds": False, "judged": False}
+    texts = {(seen.label[t], seen.sequence[t]) for t in range(seen.T)}
+    kinds = {seen.label[t] for t in seen.recorded(layer)}
+    return {"kinds": True, "judged": len(texts) > len({*seen.label}) and len(kinds) > 1}
 
 
 @counts
