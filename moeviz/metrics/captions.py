@@ -364,18 +364,23 @@ def odd_expert(layer: int, expert: int, note: str) -> str:
 
 
 @claim
-def roles(experts: int, specialists: int, committee: int, generalists: int) -> str:
+def breadths(experts: int, narrow: int, broad: int, none: int) -> str:
     return (
-        f"Of {experts:,} experts, specialists for kinds of text: {specialists:,}; members of a standing committee: "
-        f"{committee:,}; generalists, which take all kinds alike: {generalists:,}."
+        f"Of {experts:,} experts, {narrow:,} {'is' if narrow == 1 else 'are'} narrow, {broad:,} "
+        f"{'is' if broad == 1 else 'are'} broad, and {none:,} {'has' if none == 1 else 'have'} no kind of text."
     )
 
 
 @claim
-def committee(share: float, uniform: float) -> str:
+def names_by_chance(mean: float, fewest: int, most: int, experts: int) -> str:
+    return f"With the kinds shuffled among the texts, {mean:.1f} of {experts:,} names hold ({fewest:,} to {most:,})."
+
+
+@claim
+def committee(members: int, share: float, uniform: float) -> str:
     return (
-        f"A member of a committee takes {percent(share)} of its layer's assignments on average; a uniform share is "
-        f"{percent(uniform)}."
+        f"{members:,} of them lead most kinds of text, and each takes {percent(share)} of its layer's assignments on "
+        f"average; a uniform share is {percent(uniform)}."
     )
 
 

@@ -1,6 +1,6 @@
 """All experts of a model in one table: what each takes, how much it adds, and its role, as far as chance allows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil, comb
 
 import numpy as np
@@ -11,7 +11,7 @@ from moeviz.claims import Claim
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK, all_experts
-from moeviz.metrics.expert_names import expert_names, sample_of_texts, with_names
+from moeviz.metrics.expert_names import UNNAMED, expert_names, sample_of_texts, with_names
 from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
 from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
@@ -24,6 +24,7 @@ MEANS = ("norm", "added", "cosine", "residual")  # of `ExpertOutputs`, as means 
 KEPT = 3  # tokens of an expert
 OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
 SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
+NARROW, BROAD = "narrow", "broad"  # and UNNAMED: what people are told of an expert
 SPECIAL_FROM = 0.25  # `spec` of a specialist: of 15 kinds it has effectively half
 PRESENT = 0.8  # share of the kinds in which an expert of a standing committee leads
 FEW_DEAD = 3  # experts, which are named
@@ -355,17 +356,40 @@ def notes_on_experts(table: pd.DataFrame) -> list[str]:
     ]
 
 
+def breadth(table: pd.DataFrame) -> pd.Series:
+    """Return whether each expert of a table is narrow, broad, or has no kind of text: the words that people read.
+
+    table   of `expert_table`, with its columns name and role.
+
+    An expert has no kind of text if no name of it holds on texts that did not choose it. Of the others, a specialist
+    is narrow, and the rest are broad.
+    """
+    words = np.select([table["name"] == "", table["role"] == SPECIALIST], [UNNAMED, NARROW], BROAD)
+    return pd.Series(words, index=table.index, dtype="str", name="breadth")
+
+
+def breadth_sentence(table: pd.DataFrame) -> Claim:
+    """Claim how many experts of a table are narrow, broad, or have no kind of text."""
+    counts = breadth(table).value_counts()
+    return captions.breadths(len(table), *(int(counts.get(word, 0)) for word in (NARROW, BROAD, UNNAMED)))
+
+
+def chance_sentence(by_chance: Sequence[int], experts: int) -> Claim:
+    """Claim the control of `breadth_sentence`: the names that hold with the kinds shuffled among the texts.
+
+    by_chance   of `moeviz.metrics.expert_names.names_by_chance`.
+    """
+    return captions.names_by_chance(np.mean(by_chance), min(by_chance), max(by_chance), experts)
+
+
 def expert_table_sentences(table: pd.DataFrame) -> list[Claim]:
     """Claim what of a table holds: how many experts write, how many are special, and which ones are odd."""
     odd = pd.Series(notes_on_experts(table), index=table.index)
-    count, number = len(table), table["role"].value_counts()
-    claims = []
-    if table["q"].notna().any():
-        of = table["role"] == COMMITTEE
-        claims.append(captions.roles(count, number.get(SPECIALIST, 0), of.sum(), number.get(GENERALIST, 0)))
-        if of.any():
-            share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
-            claims.append(captions.committee(share.mean(), uniform.mean()))
+    count, claims = len(table), [breadth_sentence(table)] if (table["name"] != "").any() else []
+    of = table["role"] == COMMITTEE
+    if table["q"].notna().any() and of.any():
+        share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
+        claims.append(captions.committee(of.sum(), share.mean(), uniform.mean()))
     if "writes" in table:
         claims.append(captions.writers((table["writes"] != "").sum(), count))
     dead = int((table["tokens"] == 0).sum())

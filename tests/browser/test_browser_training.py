@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import SIZES, all_drawn, eventually, is_below, settled
+from browser import all_drawn, eventually, is_below, settled
 from browser_pages import check
 from made_runs import HOSTILE, layer, run_file
 from playwright.sync_api import expect
@@ -14,7 +14,7 @@ from moeviz.training.recorded.claims import router_verdict
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone"])
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/train", size=size)
     expect(page.get_by_text(router_verdict(example_runs()["aux-off"]).answer)).to_be_in_viewport()

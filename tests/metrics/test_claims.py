@@ -119,8 +119,8 @@ ELSEWHERE = {
     "metrics/test_metrics_contrast.py": "contrast no_contrast",
     "metrics/test_metrics_tune_targets.py": "tune_targets",
     "metrics/test_metrics_direct_attribution.py": "direct_parts",
-    "metrics/test_metrics_expert_table.py": "often_and_added added_and_missed expert_note odd_expert roles committee "
-    "writers dead_experts",
+    "metrics/test_metrics_expert_table.py": "often_and_added added_and_missed expert_note odd_expert breadths "
+    "names_by_chance committee writers dead_experts",
     "formats/test_expert_labels.py": "labels_of_others",
     "analyses/test_bits.py": "unreached super_experts cost_of_bits",
     "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice",

@@ -202,11 +202,11 @@ class Path {
     const name = trace.nameOf(at, expert);
     const link = explorer.linkTo(at, expert, shape(this.svg, "a", { class: "named", "data-spot": `name ${at} ${expert}` }));
     filled(link, null, { "aria-label": `Expert ${expert} of ${trace.nameOfLayer(at)}: open its page` });
-    shape(link, "title", {}, `${name ? name[1] : trace.names ? "No name holds" : `Expert ${expert}`}. Open its page`);
+    shape(link, "title", {}, `${name ? name[1] : trace.names ? "No kind of text" : `Expert ${expert}`}. Open its page`);
     const text = shape(link, "text", { ...where, class: place });
     shape(text, "tspan", { class: explorer.isNew(at, expert) ? "bold new" : "bold" }, `${expert} `);
     const fits = name && [...name[0]].length <= letters;
-    const words = name ? (fits ? name[0] : name[0].split(", ")[0]) : trace.names ? "no name holds" : "";
+    const words = name ? (fits ? name[0] : name[0].split(", ")[0]) : trace.names ? "no kind of text" : "";
     if (words) shape(text, "tspan", { class: name ? "" : "soft" }, `${cut(words, letters)} `);
     if (weight) shape(text, "tspan", { class: "soft" }, weight);
   }
