@@ -22,7 +22,7 @@ def check(
 ) -> "pd.DataFrame":
     """List what is not plausible in a trace, or in counts: one row per finding, none if nothing was found.
 
-    beside  another trace of the same tokens, to find rows that are off by one.
+    beside  another trace of the same tokens, to find which convention differs.
     tokens  the number of tokens that met a router, if known.
 
     Columns, checks and their sources are those of `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command
@@ -40,17 +40,19 @@ def check(
 def diff(one: "moeviz.routing_trace.RoutingTrace", other: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
     """Compare two recordings of the same tokens, such as of two engines or precisions: one row per layer.
 
-    Columns, definitions and source are those of `moeviz.metrics.engine_difference.engine_difference`. On the command
-    line: `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
+    A convention that differs, such as rows that are off by one, is undone first; `moeviz.metrics.conventions.explain`
+    names it. Columns, definitions and source are those of `moeviz.metrics.engine_difference.engine_difference`.
+    On the command line: `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
 
     >>> import moeviz
     >>> trace = moeviz.trace("embedded", "Il fait froid.")
     >>> moeviz.diff(trace, trace)["equal_sets"].min().item()
     1.0
     """
+    from moeviz.metrics.conventions import explain
     from moeviz.metrics.engine_difference import engine_difference
 
-    return engine_difference((one, other))
+    return engine_difference(explain((one, other)).undone)
 
 
 def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":

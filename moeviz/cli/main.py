@@ -55,6 +55,7 @@ COMMANDS = (
     "convert",
     "check",
     "diff",
+    "conformance",
     "compare",
     "watch",
     "completion",

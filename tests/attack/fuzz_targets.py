@@ -92,7 +92,7 @@ def files(suffix: str) -> list[bytes]:
 def read(suffix: str, data: bytes) -> bool:
     """Read a file; what is read must come back from a file that is written of it."""
     from moeviz.errors import InvalidTrace
-    from moeviz.formats.exports import EXPORTS, read_bytes
+    from moeviz.formats.exports import export_for, read_bytes
 
     try:
         trace = read_bytes(data, f"x{suffix}", BUDGET)
@@ -100,8 +100,9 @@ def read(suffix: str, data: bytes) -> bool:
         check_sentence(str(error))
         return False
     if len(data) % 4 == 0 and trace.experts.size < 10_000:
-        written = EXPORTS[3].write(trace)
-        assert EXPORTS[3].read(written, BUDGET).equals(trace), "it does not come back as it was"
+        trace_file = export_for("x.npz")
+        written = trace_file.write(trace)
+        assert trace_file.read(written, BUDGET).equals(trace), "it does not come back as it was"
     return True
 
 

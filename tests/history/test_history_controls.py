@@ -9,7 +9,7 @@ from history_checks.claims import IDENTITY, MEASURED, MECHANISM, MISPRINT, NOT_P
 from history_checks.claims_text import _text, check, holds, summary
 from history_checks.mechanisms import claims_about, noticed_by
 from history_checks.negative_controls import Control, controlled, swapped
-from history_checks.reproduction_claims import WITH_CHECKS, claims_of, controls_of
+from history_checks.reproduction_claims import claims_of, controls_of
 
 # Left to `moeviz history check --quick --controls`: each takes four to eight seconds.
 TOO_LONG = {
@@ -23,7 +23,12 @@ MEASURED_ALONE = {"mixtral", "counts", "sentences"}  # the others have parts tha
 NO_FIGURE = {"svm-experts", "hmm-experts", "conditional", "deep-mixture"}  # of the paper that holds for our data
 
 
-@pytest.mark.parametrize("name", WITH_CHECKS)
+# One of each kind: trained by gradient descent, by EM, a router in a Transformer, and figures alone. The others are
+# broken by `moeviz history check all --controls`.
+BROKEN_HERE = ("local-experts", "hierarchical", "switch", "counts")
+
+
+@pytest.mark.parametrize("name", BROKEN_HERE)
 def test_every_quick_claim_holds_and_misses_where_its_mechanism_is_broken(name, monkeypatch):
     if name == "hmm-experts":
         pytest.importorskip("hmmlearn")

@@ -494,6 +494,12 @@ def together(layers):
     return [[len([*same]), layer] for layer, same in groupby(layers)]
 
 
+@pytest.mark.parametrize("name", [EMBEDDED, "mistralai/Mixtral-8x7B-v0.1", "openai/gpt-oss-20b"])
+def test_a_well_known_model_of_the_table_is_what_its_configuration_gives(name):
+    assert memory.known_model(name) == served_model(name), "run make survey"
+
+
+@pytest.mark.survey
 def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
     """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
     found = {}

@@ -1,6 +1,7 @@
 """Pages of the app in Streamlit's own test harness, without a browser: open one, run a prompt, read what it says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -46,6 +47,11 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
     return opened(
         AppTest.from_function(script, default_timeout=SECONDS, args=(path, args)), trace, taken_by(path, args)
     )
+
+
+def script_of(function: Callable[[], None]) -> AppTest:
+    """A function as a script of Streamlit's, which has as long as other waits of tests: its own limit is 3 seconds."""
+    return AppTest.from_function(function, default_timeout=SECONDS)
 
 
 def taken_by(path: str, args: tuple[str, ...] = ()) -> Takes:
