@@ -151,6 +151,7 @@ MAY_IMPORT = {
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
+    "moeviz/claims.py": "",
     "moeviz/_lazy.py": "moeviz.text",
     "moeviz/text.py": "",
     "moeviz/whole_files.py": "",
