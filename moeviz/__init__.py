@@ -12,6 +12,7 @@ torch nor streamlit, and not even pandas, so that the command line answers at on
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import moeviz.interrupted as _interrupted  # noqa: F401  # from here on, Ctrl-C ends the command in one line
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 

@@ -61,6 +61,8 @@ def text_of_line(line: str, where: str, label: str | None = None) -> tuple[str, 
         raise InvalidPrompt(f"{where} is not JSON. It must look like {A_LINE}.") from error
     if not isinstance(found, dict):
         raise InvalidPrompt(f"{where} is not a JSON object. It must look like {A_LINE}.")
+    if isinstance(found.get("kind"), str):  # as the app calls it
+        found.setdefault("label", found["kind"])
     if label is not None:
         found.setdefault("label", label)
     for field in ("label", "text"):
