@@ -49,9 +49,7 @@ OTHERWISE = {
     "moeviz/training/routing_file.py:write_table": "to a file of `replacing`",
     "moeviz/history/shared/results.py:savez_compressed": "to a file of `replacing`",
     "moeviz/embedded/evaluation.py:savez_compressed": "to a file of `replacing`",
-    "moeviz/formats/trace_file.py:savez*": "to memory",
     "moeviz/spreadsheets.py:to_csv": "to memory",
-    "moeviz/formats/csv_file.py:to_csv": "to memory",
     "moeviz/formats/exports.py:to_csv": "ours, which returns bytes",
     "app/moeviz_app/views/expert_jobs.py:to_csv": "to memory",
     "moeviz/analyses/pruning/checkpoint.py:*": "in a folder of `new_folder`",
@@ -78,7 +76,7 @@ def writes_in(code: str) -> set[str]:
             "copy": ("shutil",),
             "move": ("shutil",),
             "rename": ("os", "part"),
-        }  # else it is of an array or a table
+        }
         if name in WRITES and owner in owners.get(name, (owner,)):
             found.add(name)
         if (name in ("open", "fdopen") and modes) or (owner == "os" and name in ("open", "write", "replace")):
