@@ -17,7 +17,7 @@ FAST := $(wildcard tests/metrics/test_metrics_*.py) tests/charts/test_charts.py 
 # Compiled modules are kept: each of dozens of processes would compile the library anew.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: audit app test test-fast test-all test-attack test-random survey test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store
+.PHONY: try audit app test test-fast test-all test-attack test-random survey test-slow-machine check bench package models kernels docs screenshots browser test-gpu gpu-report gpu-wheels test-gguf test-mlx test-vllm test-ray test-store
 .PHONY: test-package test-versions clean
 
 app: .venv/installed
@@ -72,6 +72,11 @@ audit: .venv/bin/python
 SITE ?= ../index.html
 docs: .venv/installed-test
 	$(BIN)/python -m sphinx -E -W --keep-going -q -D site_of_try=$(SITE) -d build/docs-doctrees docs build/docs
+
+# The page that runs the model in a browser, into build/try: static files for any web host. AT= is the address at which it
+# will be hosted, which previews of shared links need; DOCS= that of the documentation, if that is hosted too.
+try: .venv/installed-try
+	PYTHONPATH=docs $(BIN)/python -m _ext.try_page build/try $(if $(AT),--at $(AT)) $(if $(DOCS),--site $(DOCS))
 
 # The pictures of the README and the tutorials, taken anew. Look at them before you commit them.
 screenshots: .venv/installed-test browser
@@ -167,6 +172,10 @@ browser: .venv/installed-test
 
 .venv/installed: .venv/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable ".[app,history]"
+	@touch $@
+
+.venv/installed-try: .venv/bin/python pyproject.toml
+	$(BIN)/python -m pip install --quiet --editable ".[app,report]"
 	@touch $@
 
 .venv/installed-test: .venv/bin/python pyproject.toml

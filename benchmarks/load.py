@@ -43,7 +43,7 @@ from tests.attack.hostile_tables import TABLES
 from tests.attack.tab import Broke, Prompt, Refused, Tab, new_visitor, prompt_of
 from tests.support.servers import Server, free_port, started
 
-PAGE = "traces"
+PAGE = "files"
 SECONDS_BETWEEN = 0.5
 
 

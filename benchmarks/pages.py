@@ -113,7 +113,7 @@ def _open_file(page: Page, size: dict[str, int]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "large.npz"
         write_trace(sample_trace(**size), file)
-        go_to(page, "Traces")
+        go_to(page, "Files")
         page.locator("input[type=file]").set_input_files(file)
         page.get_by_text("Opened.").wait_for()
 
@@ -122,7 +122,7 @@ def of_dataset(browser: Browser, server: Server, name: str) -> Figures:
     """The pages of an opened dataset, and of one of its experts; beside them the page Load of the example."""
     found = of_page(browser, server, "load", 1)
     tab = TimedTab(browser, server, script=TOOLS)
-    tab.open(f"corpus?dataset={name}")
+    tab.open(f"many-texts?dataset={name}")
     found |= tab.until(FIRST_CHART).of("corpus: first chart")
     last = tab.until(IDLE)  # the charts on the screen: those below it wait
     found |= last.of("corpus: all") | {"corpus: MB sent": last.sent}
@@ -207,7 +207,7 @@ def of_experts(browser: Browser, server: Server) -> Figures:
     found: Figures = {}
     for name in ("embedded", "trace"):
         tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?seen={name}")
+        tab.open(f"experts?subject={name}")
         opened = tab.until(ATLAS_DRAWN)
         found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
         tab.page.evaluate(DRAW_ATLAS)  # once, so that all of it is compiled
@@ -219,11 +219,11 @@ def of_experts(browser: Browser, server: Server) -> Figures:
         tab.close()
     for name in ("embedded", "embedded-fine", "trace"):
         tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?seen={name}")
+        tab.open(f"experts?subject={name}")
         tab.until(ATLAS_DRAWN)
         settled(tab.page)
         tab.begin()
-        go_to(tab.page, "All experts")
+        go_to(tab.page, "Table")
         drawn = tab.until(TABLE_DRAWN)
         found |= {
             f"{name}: the table of all, browser CPU s": drawn.browser,
@@ -252,9 +252,9 @@ DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
 ATLAS = (48, 9654, 8, 128)  # layers, tokens, top-k, experts
 RUN = (48, 128, 1000)  # layers, experts, logs
 # The parts of a run to open, and the least number of charts: those of the part that is open at first.
-OF_TRAINING = {"training": 1, "training?run=aux-off&beside=aux-on": 2, "load": 4}
+OF_TRAINING = {"train": 1, "train?run=aux-off&beside=aux-on": 2, "load": 4}
 # Pages that begin with an answer, and what they were called before.
-ANSWERS = {"balance": "counts", "serve": "serve", "training": "training"}
+ANSWERS = {"balance": "counts", "serve": "serve", "train": "training"}
 
 
 def on_canvas() -> list[str]:
@@ -309,7 +309,7 @@ class Walkthrough:
         return found
 
     def open_big(self) -> None:
-        """A trace of many layers and experts, through the Traces page."""
+        """A trace of many layers and experts, through the page Files."""
         _open_file(self.page, BIG)
 
 

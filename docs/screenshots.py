@@ -54,9 +54,9 @@ SCREENSHOTS = (
     Screenshot("play-dark", "", FIRST_PAGE, 900, scheme="dark", plays=True),
     Screenshot("what-if", "what-if", {"prompt": EXAMPLES["Arithmetic"], "layer": 3}, 1060, press=True),
     Screenshot("placement", "placement", {"prompt": EXAMPLES["Python"], "layer": 3}, 750),
-    Screenshot("routing-over-training", "training", {"run": "embedded"}, 780),
+    Screenshot("routing-over-training", "train", {"run": "embedded"}, 780),
     Screenshot("who-takes", "experts", {"seen": "embedded", "find": "la"}, 640),
-    Screenshot("all-experts", "all-experts", {}, 760),
+    Screenshot("all-experts", "table", {}, 760),
     Screenshot("compare", "compare", {side: urlencode({"prompt": text}) for side, text in PAIR.items()}, 660),
     Screenshot("serve", "serve", {}, 730),
 )

@@ -5,10 +5,13 @@
     >>> trace.experts.shape[0], trace.experts.shape[2]  # layers, slots
     (6, 2)
 
-The front door: everything that a user needs is a name here, and imported on first use. `import moeviz` loads neither
-torch nor streamlit, and not even pandas, so that the command line answers at once.
+Everything that most programs need is a name here, imported on first use. `import moeviz` loads neither torch nor
+Streamlit nor pandas. It sets OMP_WAIT_POLICY=PASSIVE, unless the variable is set or torch is loaded already: torch's
+threads then sleep while they wait, which on a busy machine makes short forwards many times faster.
 """
 
+import os
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -52,6 +55,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
+if "torch" not in sys.modules:
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 # What is imported on first use, by the module that has it.
 _ON_FIRST_USE = {
     "moeviz.capture.trace": ("trace", "stream"),
@@ -87,7 +93,29 @@ _ON_FIRST_USE = {
     "moeviz.published": ("published_counts",),
     "moeviz.routing_trace": ("RoutingTrace",),
 }
-_MODULES = ("expert_counts", "metrics", "model_info", "routing_trace", "serving", "training")
+_MODULES = (
+    "analyses",
+    "capture",
+    "charts",
+    "corpus",
+    "embedded",
+    "errors",
+    "examples",
+    "expert_counts",
+    "formats",
+    "history",
+    "labelled_texts",
+    "metrics",
+    "model_info",
+    "next_tokens",
+    "parameters",
+    "published",
+    "report",
+    "routing_trace",
+    "serving",
+    "testing",
+    "training",
+)
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
@@ -149,17 +177,20 @@ __all__ = [
 if not TYPE_CHECKING:  # a type checker knows the names above, and that there are no others
 
     def __getattr__(name: str) -> Any:
-        if name in _MODULES:  # after `import moeviz` alone
+        if name in _MODULES:
             return import_module("moeviz." + name)
         if name not in _HOMES:
-            raise AttributeError(f"module 'moeviz' has no attribute {name!r}")
+            from moeviz.text import like
+
+            meant = "" if name.startswith("_") else like(name, __dir__())
+            raise AttributeError(f"module 'moeviz' has no attribute {name!r}.{meant}")
         from moeviz._plain_help import with_plain_help
 
         return with_plain_help(getattr(import_module(_HOMES[name]), name))
 
 
 def __dir__() -> list[str]:
-    return sorted(__all__)
+    return sorted({*__all__, *_MODULES})
 
 
 VIEWERS["plot"] = lambda trace: import_module("moeviz.report.plots").Plots(trace)

@@ -1,4 +1,4 @@
-"""One call for what the commands check, diff, compare and precision look for; each gives a table."""
+"""The commands check, diff, compare and precision as functions; each returns a table."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -14,19 +14,19 @@ if TYPE_CHECKING:
     from moeviz.analyses.precisions import PrecisionTrace
     from moeviz.routing_trace import Counted
 
-MOST = 8  # traces that are compared, as many as a visit of the app keeps
+MOST = 8  # traces, as many as a visit to the app keeps
 
 
 def check(
     counted: "Counted", beside: "moeviz.routing_trace.RoutingTrace | None" = None, tokens: int | None = None
 ) -> "pd.DataFrame":
-    """Look for what is not plausible in a trace, or in counts; a row a finding, and none where all is well.
+    """List what is not plausible in a trace, or in counts: one row per finding, none if nothing was found.
 
-    beside  a trace of the same tokens, to see whether rows are off by one.
-    tokens  how many tokens met a router, where that is known.
+    beside  another trace of the same tokens, to find which convention differs.
+    tokens  the number of tokens that met a router, if known.
 
-    Columns, checks and their sources as in `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command line
-    it is `moeviz check`.
+    Columns, checks and their sources are those of `moeviz.metrics.doctor.examine`; `says` is a sentence. On the command
+    line: `moeviz check`.
 
     >>> import moeviz
     >>> len(moeviz.check(moeviz.trace("embedded", "Il fait froid.")))
@@ -38,26 +38,28 @@ def check(
 
 
 def diff(one: "moeviz.routing_trace.RoutingTrace", other: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
-    """Compare two recordings of the same tokens, as by two engines or in two precisions; a row a layer.
+    """Compare two recordings of the same tokens, such as of two engines or precisions: one row per layer.
 
-    Columns, definitions and source as in `moeviz.metrics.engine_difference.engine_difference`. On the command line it
-    is `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
+    A convention that differs, such as rows that are off by one, is undone first; `moeviz.metrics.conventions.explain`
+    names it. Columns, definitions and source are those of `moeviz.metrics.engine_difference.engine_difference`.
+    On the command line: `moeviz diff`. Raises `InvalidTrace` for traces that have nothing in common.
 
     >>> import moeviz
     >>> trace = moeviz.trace("embedded", "Il fait froid.")
     >>> moeviz.diff(trace, trace)["equal_sets"].min().item()
     1.0
     """
+    from moeviz.metrics.conventions import explain
     from moeviz.metrics.engine_difference import engine_difference
 
-    return engine_difference((one, other))
+    return engine_difference(explain((one, other)).undone)
 
 
 def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
-    """Show two traces or more side by side, of models that may have nothing in common; a row a trace.
+    """Compare two traces or more, also of models that have nothing in common: one row per trace.
 
-    Columns, definitions and source as in `moeviz.metrics.multi_trace.figures_of_several`; `trace` is a letter, in the
-    order given. On the command line it is `moeviz compare`. Raises `InvalidTrace` for less than two traces, or more
+    Columns, definitions and source are those of `moeviz.metrics.multi_trace.figures_of_several`; `trace` is a letter,
+    in the order given. On the command line: `moeviz compare`. Raises `InvalidTrace` for fewer than two traces, or more
     than eight.
 
     >>> import moeviz
@@ -68,7 +70,7 @@ def compare(*traces: "moeviz.routing_trace.RoutingTrace") -> "pd.DataFrame":
     from moeviz.metrics.multi_trace import figures_of_several
 
     if not 2 <= len(traces) <= MOST:
-        raise InvalidTrace(f"Two to {MOST} traces are compared, and {len(traces)} were given. Give others.")
+        raise InvalidTrace(f"Two to {MOST} traces can be compared, and {len(traces)} were given.")
     return figures_of_several(dict(zip("ABCDEFGH", traces, strict=False)))
 
 
@@ -79,11 +81,11 @@ def precision(
     tokenizer: "PreTrainedTokenizerBase | None" = None,
     chat: bool = False,
 ) -> "pd.DataFrame":
-    """Count the tokens that go to another set of experts than in float32; a row a precision and layer.
+    """Count the tokens that go to another set of experts than in float32: one row per precision and layer.
 
-    The precisions are bfloat16, float16 and int8, as `moeviz.analyses.precisions.in_precisions` has them, and arguments
-    are as in `trace`. Columns: precision str, and those of `moeviz.metrics.comparison.set_changes`; `tied` and
-    `flipped` are NaN at layers whose router moeviz cannot rank. On the command line it is `moeviz precision`.
+    The precisions are bfloat16, float16 and int8, as in `moeviz.analyses.precisions.in_precisions`; arguments are those
+    of `trace`. Columns: precision str, and those of `moeviz.metrics.comparison.set_changes`; `tied` and `flipped` are
+    NaN at layers whose router moeviz cannot rank. On the command line: `moeviz precision`.
 
     >>> import moeviz
     >>> moeviz.precision("embedded", "Il fait froid.")["precision"].unique().tolist()  # doctest: +SKIP
@@ -95,7 +97,7 @@ def precision(
 
 
 def precision_table(found: "dict[str, PrecisionTrace]") -> "pd.DataFrame":
-    """Count the tokens sent to another set of experts than in float32, by precision and layer, by tie or not."""
+    """Count the tokens sent to another set of experts than in float32, by precision and layer, ties apart."""
     import pandas as pd
 
     from moeviz.metrics.comparison import set_changes

@@ -1,31 +1,36 @@
 """Labelled texts from files: what `moeviz corpus` and the app's Corpus page read. Files are not trusted."""
 
+import csv
+import io
 import json
 from collections.abc import Iterable
 from pathlib import PurePath
 
 from moeviz.embedded.evaluation import evaluation_set
 from moeviz.errors import InvalidPrompt
-from moeviz.text import is_text, quoted
+from moeviz.text import cut, is_text, quoted, with_and
 
+MOST_NAMED = 8  # columns, in a sentence
 A_LINE = '{"label": "French", "text": "Il fait froid."}'
 
 
 def texts_of_files(files: Iterable[tuple[str, bytes]]) -> list[tuple[str, str]]:
-    """The (label, text) pairs of files, given as names and contents.
+    """Return the (label, text) pairs of files, given as names and contents.
 
-    A `.jsonl` file has one pair per line; any other file is one text, labelled by its name without the suffix. Raises
+    A `.jsonl` file has a pair per line, and a `.csv` or `.tsv` file a pair per row, in the columns text and label; any
+    other file is one text. Without a label of its own, a text is labelled by the file's name without the suffix. Raises
     `InvalidPrompt`, with the file and the line, if one holds no text.
     """
     pairs = []
     for path, data in ((PurePath(name), data) for name, data in files):
-        text = _decoded(data, path)
-        pairs += _texts_of_lines(text, path.name) if path.suffix.lower() == ".jsonl" else [(_label(path), text)]
+        text, label = _decoded(data, path), _label(path)
+        read = {".jsonl": _texts_of_lines, ".csv": _texts_of_rows, ".tsv": _texts_of_rows}.get(path.suffix.lower())
+        pairs += [(label, text)] if read is None else read(text, path, label)
     return pairs
 
 
 def texts_that_ship() -> list[tuple[str, str]]:
-    """The (label, text) pairs of the held-out texts that ship with the embedded model."""
+    """Return the (label, text) pairs of the held-out texts that ship with the embedded model."""
     return [(text.label, text.text) for text in evaluation_set()]
 
 
@@ -47,24 +52,41 @@ def _decoded(data: bytes, path: PurePath) -> str:
     return text
 
 
-def _texts_of_lines(lines: str, name: str) -> list[tuple[str, str]]:
+def _texts_of_lines(lines: str, path: PurePath, label: str) -> list[tuple[str, str]]:
     # str.splitlines would cut at characters that JSON may hold as they are.
     numbered = enumerate(lines.split("\n"), start=1)
-    return [text_of_line(line, f"{name!r}, line {number}") for number, line in numbered if line.strip()]
+    return [text_of_line(line, f"{path.name!r}, line {number}", label) for number, line in numbered if line.strip()]
 
 
-def text_of_line(line: str, where: str, label: str | None = None) -> tuple[str, str]:
-    """The (label, text) pair of a line of JSON; `label` is for lines that have none. Raises `InvalidPrompt`."""
+def _texts_of_rows(table: str, path: PurePath, label: str) -> list[tuple[str, str]]:
+    """Read a table of texts. Its delimiter is a tab in a .tsv file, or the comma or semicolon of its first line."""
+    first = table.partition("\n")[0]
+    delimiter = "\t" if path.suffix.lower() == ".tsv" else ";" if ";" in first and "," not in first else ","
+    csv.field_size_limit(max(csv.field_size_limit(), len(table) + 1))
+    try:
+        rows = [*csv.DictReader(io.StringIO(table, newline=""), delimiter=delimiter, strict=True)]
+    except csv.Error as error:
+        raise InvalidPrompt(f"{path.name!r} cannot be read as a table: {error}. Save it as CSV again.") from error
+    columns = [] if not rows else [str(name) for name in rows[0] if name]
+    if "text" not in columns:
+        names = with_and([cut(name, 40) for name in columns[:MOST_NAMED]])
+        has = f"its columns are {names}" if columns else "it has no rows"
+        raise InvalidPrompt(
+            f"{path.name!r} has no column 'text': {has}. Name the column of the texts 'text', and that of their labels "
+            "'label'. (If it holds a trace, moeviz metrics reads it.)"
+        )
+    return [(row.get("label") or label, row["text"]) for row in rows if row["text"] and row["text"].strip()]
+
+
+def text_of_line(line: str, where: str, label: str) -> tuple[str, str]:
+    """Return the (label, text) pair of a line of JSON; `label` is for lines without one. Raises `InvalidPrompt`."""
     try:
         found = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise InvalidPrompt(f"{where} is not JSON. It must look like {A_LINE}.") from error
     if not isinstance(found, dict):
         raise InvalidPrompt(f"{where} is not a JSON object. It must look like {A_LINE}.")
-    if isinstance(found.get("kind"), str):  # as the app calls it
-        found.setdefault("label", found["kind"])
-    if label is not None:
-        found.setdefault("label", label)
+    found.setdefault("label", found.get("kind", label))
     for field in ("label", "text"):
         if not isinstance(found.get(field), str) or not found[field]:
             raise InvalidPrompt(f"{where} has no {field!r} with text in it. It must look like {A_LINE}.")

@@ -1,4 +1,4 @@
-"""From Python into the app: a trace on screen, in a server of its own."""
+"""Open a trace in the app from Python: `moeviz.open_in_app`."""
 
 import atexit
 import os
@@ -22,13 +22,13 @@ SECONDS_TO_STOP = 10
 
 
 class RunningApp:
-    """The app in a process of its own: its `url`, and `stop()`. It ends with the Python that started it.
+    """The app in a process of its own, which ends with the Python process that started it.
 
-    `url` holds the token that lets this user's browsers in, and nobody else.
+    `url` is its address, with the token that lets only this user's browsers in; `stop()` ends it.
 
     >>> import moeviz
     >>> app = moeviz.open_in_app()  # doctest: +SKIP
-    >>> app.address  # doctest: +SKIP
+    >>> app.url  # doctest: +SKIP
     'http://localhost:8501/?access=…'
     """
 
@@ -39,11 +39,11 @@ class RunningApp:
 
     @property
     def running(self) -> bool:
-        """True while it serves."""
+        """True while the server runs."""
         return self._process.poll() is None
 
     def stop(self) -> None:
-        """Stop the server, and remove what it read. Does nothing a second time."""
+        """Stop the server, and remove its temporary files. A second call does nothing."""
         atexit.unregister(self.stop)
         if self.running:
             self._process.terminate()
@@ -55,7 +55,7 @@ class RunningApp:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def wait(self) -> None:
-        """Return once it has ended: for the last line of a script, which would else take it along."""
+        """Wait until the server has ended: the last line of a script that should keep it open."""
         self._process.wait()
 
     def __enter__(self) -> "RunningApp":
@@ -75,21 +75,20 @@ class RunningApp:
 
 
 def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool = True) -> RunningApp:
-    """Open the app with this trace on screen, in a server of its own, and go on.
+    """Open the app with this trace on screen, in a server of its own, and return once it answers, after some seconds.
 
-    The trace goes into a temporary file, which is removed at the end. Returns once the app answers, after some seconds:
-    its `url` is for this machine's browsers, and `stop()` ends it; so does the end of this Python. As a context manager
-    it ends with the block.
+    The trace is written to a temporary file, which is removed at the end. The server is for this machine's browsers. It
+    ends by `stop()`, with the `with` block if used as a context manager, or with this Python process.
 
-    port      to serve on; default: one that is free.
-    browser   whether to open a browser too, where there is a screen.
+    port      the port to serve on; default: a free one.
+    browser   True also opens a browser, if there is a screen.
 
         app = moeviz.open_in_app(trace)
         app.url
         app.stop()
 
-    Raises `MoevizError` where the extra `app` is not installed, where the port is not free, and where the app does not
-    start, with what it said.
+    Raises `MoevizError` if the extra `app` is not installed, if the port is in use, and if the app does not start; the
+    message then has its last line of output.
 
     >>> import moeviz
     >>> app = moeviz.open_in_app(moeviz.read_trace("paris.npz"))  # doctest: +SKIP
@@ -107,7 +106,7 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
         raise
     try:
         _until_it_answers(running, port, said)
-    except BaseException:  # somebody who interrupts leaves no server behind
+    except BaseException:  # an interrupt leaves no server behind
         running.stop()
         raise
     return running
@@ -116,7 +115,7 @@ def open_in_app(trace: RoutingTrace, *, port: int | None = None, browser: bool =
 def _started(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.Popen[bytes]":
     command = [sys.executable, "-m", "moeviz", "app", str(folder / "trace.npz"), "--port", str(port)]
     command += [] if browser else ["--no-browser"]
-    token = asked_token()  # given on, for it may not have been kept
+    token = asked_token()  # passed on, since it may not be on disk
     with said.open("wb") as log:
         return subprocess.Popen(
             command,
@@ -124,7 +123,7 @@ def _started(folder: Path, port: int, browser: bool, said: Path) -> "subprocess.
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            start_new_session=os.name != "nt",  # Ctrl+C interrupts what one types, not the app
+            start_new_session=os.name != "nt",  # Ctrl+C in a notebook must not reach the app
         )
 
 
@@ -140,14 +139,16 @@ def _until_it_answers(app: RunningApp, port: int, said: Path) -> None:
         else:
             return
     lines = [line for line in said.read_text(errors="replace").splitlines() if line.strip()]
-    raise MoevizError(f"The app did not start on port {port}. It said: {lines[-1] if lines else 'nothing'}")
+    raise MoevizError(
+        f"The app did not start on port {port}. Its last line of output: {lines[-1] if lines else 'none'}"
+    )
 
 
 def _free_port(wanted: int) -> int:
-    """Return that port, or any for 0, if it is free. Another server's would be taken for ours."""
+    """Return that port, or a free one for 0. Raises `MoevizError` if it is in use: that server would pass for ours."""
     try:
         with socket.create_server(("localhost", wanted)) as free:
             port: int = free.getsockname()[1]
     except OSError as error:
-        raise MoevizError(f"Port {wanted} is not free. Give another, or none: then a free one is taken.") from error
+        raise MoevizError(f"Port {wanted} is in use. Give another, or none to get a free one.") from error
     return port

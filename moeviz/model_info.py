@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from moeviz.errors import InvalidTrace
-from moeviz.text import listed
+from moeviz.text import no_layer
 
 ScoreFunction = Literal["softmax", "sigmoid", "sqrt_softplus", "unknown"]
 SlotOrder = Literal["weight", "unknown"]
@@ -78,6 +78,9 @@ class ModelInfo:
     # or "kernels (Triton, 4 of 6 routers)" where those ran only some; "hooks (…)" gives the reason where kernels were
     # wanted and could not. "" where the source does not say.
     recorded_by: str = ""
+    # Whether what is recorded was checked against what the experts of this model received, and on how many tokens; or
+    # why not. "" if the source does not say.
+    witness: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"
@@ -93,7 +96,7 @@ class ModelInfo:
         """
         wanted = set(layers)
         if missing := wanted - set(self.layers):
-            raise InvalidTrace(f"{self.name} has no MoE layer {min(missing)}. Choose from {listed(self.layers)}.")
+            raise InvalidTrace(no_layer(self.name, min(missing), self.layers))
         kept = [row for row, layer in enumerate(self.layers) if layer in wanted]
         layers, num_experts = (tuple(of_all[row] for row in kept) for of_all in (self.layers, self.num_experts))
         return replace(self, parameters=None, layers=layers, num_experts=num_experts), kept

@@ -1,4 +1,4 @@
-"""A model and a text, or a trace, drawn as a page to click through: `moeviz.view`.
+"""A trace as a page to click through, in a notebook or a browser: `moeviz.view`.
 
 >>> from moeviz.testing import sample_trace
 >>> view(sample_trace(tokens=20))
@@ -14,34 +14,34 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def view(model_or_trace: Any, text: str | Sequence[str] | None = None, **options: Any) -> View:
-    """Show which experts each token goes to: its tokens as a strip, and token by layer as a map, linked and clickable.
+    """Show which experts each token goes to: a strip of tokens and a map of tokens and layers, linked and clickable.
 
-    model_or_trace  a `RoutingTrace`, which is drawn as it is; or a model, in any form that `moeviz.trace` takes.
-    text            what the model is to read: one text, or several. A trace has its own.
+    model_or_trace  a `RoutingTrace`, or a model in any form that `moeviz.trace` takes.
+    text            what the model reads: one text, or several; not with a trace, which has its own.
     options         of `moeviz.trace`, such as `max_new_tokens=40`, or `tokenizer=` for a transformers model.
 
-    A notebook shows the `View`; elsewhere `view(…).save("view.html")` writes a page that any browser opens, without a
-    server and without a network. It shows up to 256 tokens, and fewer where a model has more than 64 MoE layers:
-    `trace.select` gives a stretch of a longer text.
+    A notebook displays the returned `View`; elsewhere, `view(…).save("view.html")` writes a page that any browser
+    opens, without a server or a network. It shows up to 256 tokens, and fewer if a model has more than 64 MoE layers;
+    `trace.select` gives a part of a longer text.
 
-    Raises `MoevizError` for a model without a text, for a trace with one, for what is too large to draw or empty, and
-    where the extra `notebook` is not installed; and what `moeviz.trace` raises.
+    Raises `MoevizError` for a model without a text, for a trace with one, for a trace that is empty or too large to
+    draw, and if the extra `notebook` is not installed; and what `moeviz.trace` raises.
 
     >>> import moeviz
-    >>> page = moeviz.view("embedded", "Il fait froid.")  # in a notebook, it is drawn
+    >>> page = moeviz.view("embedded", "Il fait froid.")  # a notebook displays it
     >>> page.save("froid.html")  # doctest: +SKIP
     """
     if isinstance(model_or_trace, RoutingTrace):
         if text is not None or options:
             given = "a text" if text is not None else ", ".join(options)
             raise MoevizError(
-                f"A trace is drawn as it is, and got {given} too: give the model and the text, or the trace alone."
+                f"A trace needs no other argument, and got {given}. Give a model and a text, or only the trace."
             )
         return View(model_or_trace)
     if text is None:
         raise MoevizError(
             f"A view of {_short(model_or_trace)} needs a text for the model to read: "
-            'moeviz.view(model, "Il fait froid."). A trace in a file is drawn by moeviz.view(moeviz.read_trace(path)).'
+            'moeviz.view(model, "Il fait froid."). For a trace in a file: moeviz.view(moeviz.read_trace(path)).'
         )
     from moeviz.capture.trace import trace  # with torch, which a trace alone does not need
 

@@ -169,7 +169,7 @@ class RoutingTrace:
         if "label" not in self.tokens:
             raise MissingField(
                 f"{why} needs tokens with a label, and this trace has none. Record a labelled trace with “moeviz "
-                "corpus”, or open the evaluation set on the app's Traces page."
+                "corpus”, or choose the 60 texts of 15 kinds in the app."
             )
         codes, names = pd.factorize(self.tokens["label"])
         return [str(name) for name in names], codes
@@ -329,10 +329,10 @@ def _check_shapes(trace: RoutingTrace) -> None:
         if values is not None and values.shape != shape:
             raise InvalidTrace(f"The {field} have the shape {values.shape}; they must have {shape}.")
     if (following := trace.next_tokens) is not None:
-        of_layers = None if following.lens_ids is None else following.lens_ids.shape
-        if following.ids.shape != (T, NEXT) or of_layers not in (None, (L, T, NEXT)):
+        of_layers = None if following.lens_rows is None else following.lens_rows.shape
+        if following.rows.shape != (T, NEXT) or of_layers not in (None, (L, T, NEXT)):
             raise InvalidTrace(
-                f"The next tokens have the shape {following.ids.shape}, and after each layer {of_layers}; they must "
+                f"The next tokens have the shape {following.rows.shape}, and after each layer {of_layers}; they must "
                 f"have {(T, NEXT)} and {(L, T, NEXT)}."
             )
     if trace.outputs is not None and trace.outputs.norm.shape != (L, T, K):

@@ -31,8 +31,8 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts moeviz.expert_outputs "
-    "moeviz.next_tokens moeviz.routing_trace"
+    "moeviz._lazy moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
+    "moeviz.expert_outputs moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
 TORCH = "torch transformers accelerate"
@@ -77,6 +77,7 @@ MAY_IMPORT = {
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
     "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
+    "moeviz/history/shared/experts.py": "torch",
     "moeviz/history/shared/*": f". {INERT}",
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, and of models that are moeviz's own.
@@ -150,6 +151,7 @@ MAY_IMPORT = {
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
+    "moeviz/_lazy.py": "moeviz.text",
     "moeviz/text.py": "",
     "moeviz/interrupted.py": "",
     "moeviz/whole_files.py": "",

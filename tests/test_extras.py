@@ -55,7 +55,7 @@ near.is_near = lambda _name: True  # a screen is not there
 
 drawn, said = {}, {}
 for title, folder in {STORY: "story", **GALLERY}.items():
-    script = "from moeviz_app.views.menu import PAGES\\nPAGES[%r]()" % title
+    script = "from moeviz_app.views.menu import ROWS\\nROWS[%r].draw()" % title
     app = AppTest.from_string(script, default_timeout=120).run()
     assert not app.exception, (folder, app.exception)
     drawn[folder] = len(app.get("vega_lite_chart")) + len(app.get("bidi_component"))

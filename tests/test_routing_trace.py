@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.capture.corpus import joined
+from moeviz.capture.record.joining import joined
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts
@@ -258,7 +258,7 @@ def test_selecting_layers_drops_the_parameters_of_the_whole_model(trace):
 
 
 def test_a_layer_that_is_not_there_is_named(hand):
-    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose from 1 and 4"):
+    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose one of 1 and 4"):
         hand.select(layers=[1, 2])
 
 
@@ -340,18 +340,21 @@ def test_next_tokens_follow_the_tokens_and_layers_that_are_selected_and_joined()
     lens = np.stack([ids, ids[::-1], ids]), np.stack([p, p / 2, p])
     whole = replace(trace, next_tokens=NextTokens(tuple("abcdefg"), ids, p, *lens))
     part = whole.select(layers=[1], tokens=np.array([4, 2]))
-    assert part.next_tokens.ids.tolist() == ids[[4, 2]].tolist()
-    assert part.next_tokens.lens_ids.tolist() == [ids[::-1][[4, 2]].tolist()]
+    assert part.next_tokens.rows.tolist() == ids[[4, 2]].tolist()
+    assert part.next_tokens.lens_rows.tolist() == [ids[::-1][[4, 2]].tolist()]
     assert part.next_tokens.after(0) == [("abcdefg"[at], pytest.approx(0.1)) for at in ids[4]]
     assert "next tokens" in repr(whole) and whole.nbytes > trace.nbytes
     rest = whole.select(tokens=slice(2, None))
     other = replace(
-        rest.next_tokens, texts=tuple("gfedcba"), ids=6 - rest.next_tokens.ids, lens_ids=6 - rest.next_tokens.lens_ids
+        rest.next_tokens,
+        texts=tuple("gfedcba"),
+        rows=6 - rest.next_tokens.rows,
+        lens_rows=6 - rest.next_tokens.lens_rows,
     )
     again = joined([whole.select(tokens=slice(2)), replace(rest, next_tokens=other)])
     texts, first = np.array(again.next_tokens.texts), np.array(whole.next_tokens.texts)
-    assert (texts[again.next_tokens.ids] == first[ids]).all()
-    assert (texts[again.next_tokens.lens_ids] == first[lens[0]]).all()
+    assert (texts[again.next_tokens.rows] == first[ids]).all()
+    assert (texts[again.next_tokens.lens_rows] == first[lens[0]]).all()
     assert joined([whole, trace]).next_tokens is None
 
 

@@ -28,6 +28,7 @@ GENERATED: dict[str, Callable[[], str]] = {
     "by-kernels": tables.by_kernels,
     "capture": reference.capture,
     "charts": reference.charts,
+    "collapse": tables.collapse,
     "commands": reference.commands,
     "alarms": tables.alarms,
     "engines": tables.engines,

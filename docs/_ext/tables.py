@@ -176,6 +176,14 @@ def phone_book() -> str:
     return table(("network", "task", "learned", "right", "seeds from, to", "seeds"), rows)
 
 
+def collapse() -> str:
+    """The runs of the eight experts that live or die: the lowest and highest figure of ten starts of each cure."""
+    from moeviz_app.widgets.components.history import collapse_runs, collapse_table
+
+    heads = ("kept alive by", "dead of 8", "never had a fact", "busiest, %", "dropped, %", "remembered, %")
+    return table(heads, collapse_table(collapse_runs()).itertuples(index=False))
+
+
 def suffixes() -> str:
     """The file formats: how each is called, and whether it is read back."""
     from moeviz.formats.exports import EXPORTS

@@ -1,13 +1,19 @@
 """`try/` in the site: a page that runs the embedded model in the browser, with the app's own explorer and atlas.
 
-Its own code is in docs/try. Made here: what it takes from the app and from the charts, written once. Files lie in a
-folder that a digest of them names, so that the cache of a browser never mixes two releases.
+Its own code is in docs/try; what it takes from the app and from the charts is generated here. Files are in folders
+named by a digest of their contents, so that a browser's cache never mixes two releases. `make try` writes it alone:
+
+    python -m _ext.try_page FOLDER [--site ADDRESS] [--at ADDRESS]
+
+site  the address of the documentation that the page links to; without it there is no such link.
+at    the address at which the page will be hosted, which previews of shared links need.
 """
 
 import json
 import re
 import shutil
 import sys
+from argparse import ArgumentParser
 from collections import Counter
 from hashlib import sha256
 from html import escape
@@ -36,6 +42,7 @@ OWN = Path(__file__).parents[1] / "try"
 MODEL = Path(embedded.__file__).parent
 PARTS = ("config.json", "tokenizer.json", "model.safetensors")
 MOST_DECIDED = 128  # tokens, each of which is replaced four times: some seconds
+PREVIEW = OWN.parent / "pictures" / "first-page-light.png"
 LOADER = "vega_loader.js"
 EXPERT = "#expert"  # where links to an expert lead: the page itself
 
@@ -46,15 +53,17 @@ def finish(app, error: Exception | None) -> None:
         write(Path(app.outdir) / "try", app.config.site_of_try)
 
 
-def write(folder: Path, site: str = "") -> None:
-    """Write the page, all that it loads, and nothing else into a folder. It links to that site, if any."""
+def write(folder: Path, site: str = "", at: str = "") -> None:
+    """Write the page and all that it loads into an empty folder; `site` and `at` as the module's docstring says."""
     shutil.rmtree(folder, ignore_errors=True)
     model = {name: (MODEL / name).read_bytes() for name in PARTS}
     parts = f"model-{_digest(model)}"
     code = _code(parts, sum(map(len, model.values())))
     own = f"code-{_digest(code)}"
-    link = f'<a href="{escape(site)}">moeviz</a>' if site else ""
-    text = (OWN / "index.html").read_text("utf-8").replace("CODE", own).replace("SITE", link)
+    link = f'<a href="{escape(site)}">All of moeviz</a>' if site else ""
+    here = f"{escape(at.rstrip('/'))}/" if at else ""
+    text = (OWN / "index.html").read_text("utf-8").replace("HERECODE", here + own)
+    text = text.replace("CODE", own).replace("SITE", link)
     page = {"index.html": text.encode()}
     for place, files in ((folder / parts, model), (folder / own, code), (folder, page)):
         for name, content in files.items():
@@ -159,7 +168,8 @@ def _code(model: str, size: int) -> dict[str, bytes]:
         "atlas.json": _json(drawn),
         "words.json": _json(_answers(found, drawn["id"])),
     }
-    return own | {name: text.encode() for name, text in texts.items()}
+    preview = {"preview.png": PREVIEW.read_bytes()}
+    return own | preview | {name: text.encode() for name, text in texts.items()}
 
 
 def _answers(found: Atlas, id_: int) -> dict[str, Any]:
@@ -180,3 +190,22 @@ def _digest(files: dict[str, bytes]) -> str:
     for name, content in sorted(files.items()):
         whole.update(name.encode() + b"\0" + sha256(content).digest())
     return whole.hexdigest()[:12]
+
+
+def main() -> None:
+    """Write the page into the folder that the command line names."""
+    parser = ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    for name in ("site", "at"):
+        parser.add_argument(f"--{name}", default="", metavar="ADDRESS")
+    args = parser.parse_args()
+    write(args.folder, args.site, args.at)
+    size = sum(file.stat().st_size for file in args.folder.rglob("*") if file.is_file())
+    sys.stdout.write(
+        f"{args.folder}: {size / 1e6:.0f} MB of static files, for any web host. To see it here: "
+        f"python3 -m http.server --directory {args.folder}\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -93,7 +93,26 @@ function offer(words) {
   Object.assign(part("load"), { textContent: `${words} (${MB})`, hidden: false, onclick: load });
 }
 
+// ---- the tour ----
+
+const steps = [...document.querySelectorAll("#tour li")];
+
+function walkTo(at) {
+  steps.forEach((step, number) => step.classList.toggle("at", number === at));
+  steps[at].parentElement.start = at + 1;
+  part("step").textContent = `${at + 1} of ${steps.length}`;
+  part("back").disabled = at === 0;
+  part("next").disabled = at === steps.length - 1;
+  part("back").onclick = () => walkTo(at - 1);
+  part("next").onclick = () => walkTo(at + 1);
+}
+
 // ---- the prompt ----
+
+function fit() { // the whole text is seen; browsers that know `field-sizing` do it themselves
+  part("text").style.height = "auto";
+  part("text").style.height = `${part("text").scrollHeight + 2}px`;
+}
 
 const now = () => JSON.stringify(["text", "more", "temperature", "seed"].map((id) => part(id).value));
 
@@ -112,7 +131,7 @@ function run(event) {
 }
 
 part("ask").onsubmit = run;
-part("ask").oninput = tellStale;
+part("ask").oninput = () => (fit(), tellStale());
 part("text").onkeydown = (event) => {
   if (event.key === "Enter" && !event.shiftKey && !event.isComposing) (event.preventDefault(), part("ask").requestSubmit());
 };
@@ -152,7 +171,11 @@ function openAddress() {
   if (Number(expert) < count) open(Number(layer), Number(expert));
 }
 
+part("tour").classList.add("walked");
+document.querySelector("#tour .walk").hidden = false;
+walkTo(0);
 part("text").value = example.prompt;
+fit();
 ran = { what: now() };
 show(example.ids, example.data);
 await explorer.querySelector(".explorer").view.map.ready; // the picture first: the model would take its share of the line

@@ -1,1 +1,8 @@
 """One file or folder per question: a model and texts, or a trace, become a result with its frames and claims."""
+
+from typing import TYPE_CHECKING
+
+from moeviz._lazy import lazy_package
+
+if not TYPE_CHECKING:  # a type checker wants the import of the module
+    __getattr__, __dir__, __all__ = lazy_package(__name__)

@@ -32,6 +32,7 @@ from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import no_layer
 
 EMBEDDING, ATTENTION, EXPERTS, MLP, BIAS, ROUNDING = "embedding", "attention", "experts", "MLP", "bias", "rounding"
 NONE = -1  # the layer of what is of no layer
@@ -118,7 +119,7 @@ def attributed(
         run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
     trace = assemble(recording, run, no_generated_tokens(run.batch))
     if missing := set(layers or ()) - set(trace.model.layers):
-        raise CaptureError(f"{run.info.name} has no router in layer {min(missing)}; it has {list(trace.model.layers)}.")
+        raise CaptureError(no_layer(run.info.name, min(missing), trace.model.layers))
     if trace.logits is None:
         raise _cannot(run, "its routers give no logits")
     logits = trace.logits[:, token].astype(np.float64)
@@ -146,6 +147,7 @@ class _LayerStream:
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)  # module, what it read and answered
     given: Tensor | None = None  # to the router
     wrote: int = 0  # children that had written before the router ran
+    scale: float = 1.0  # by which the layer multiplies what a child answers, before it adds it (Granite)
 
     def began(self, read: Tensor | None, _: Tensor | None) -> None:
         """Note what the layer reads."""
@@ -165,7 +167,7 @@ class _LayerStream:
         if answered is None or isinstance(child, nn.Dropout | nn.Identity):
             return
         if "norm" not in kind:
-            self.kinds[name], self.written[name] = _kind(kind, routes), answered
+            self.kinds[name], self.written[name] = _kind(kind, routes), answered * self.scale
         elif read is not None:
             self.norms.append((child, read, answered))
 
@@ -182,9 +184,11 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         raise _cannot(run, "they are not all in the layers of one decoder")
     if len(order_of(run.model, routers)) != len(routers):
         raise _cannot(run, "its layers run several times")
-    heard = [_LayerStream() for _ in range(max(router.layer for router in routers) + 1)]
+    config = run.model.config.get_text_config()
+    scale = float(getattr(config, "residual_multiplier", 1.0))
+    heard = [_LayerStream(scale=scale) for _ in range(max(router.layer for router in routers) + 1)]
     routing = {router.module for site in router_sites(run.model) for router in find_routers(run.model, site)}
-    shape = run.batch.input_ids.numel(), run.model.config.get_text_config().hidden_size
+    shape = run.batch.input_ids.numel(), config.hidden_size
     with ExitStack() as stack:
         listen = partial(_listen, stack, shape, token)
         for layer, module in zip(heard, modules, strict=False):

@@ -58,8 +58,8 @@ def what_if(
     `effect` has one row per token of the traces. Columns: sequence int32 · position int32 · text str · loss float64
     (nats: of this token, given those before it; NaN for the first of a sequence) · loss_changed float64 · kl float64
     (nats: Kullback-Leibler divergence of the distribution of the next token, plain || changed) · next_token int32 (the
-    likeliest as it is) · next_token_changed int32 · probability float64 (of `next_token`) · probability_changed float64
-    (of the same token).
+    id of the likeliest as it is) · next_text str · next_token_changed int32 · next_text_changed str · probability
+    float64 (of `next_token`) · probability_changed float64 (of the same token).
 
     `chat` reads each prompt as a user's turn of a chat, as in `trace`. Both are read in eval mode, whatever mode the
     model is in: dropout and jitter would be drawn anew each time.
@@ -82,7 +82,7 @@ def what_if(
         changed, logits_changed = read_batch(other, (), None)
     else:
         changed, logits_changed = read_batch(run, routers, intervention)
-    return WhatIf(plain, changed, _effect(plain, logits, logits_changed))
+    return WhatIf(plain, changed, _with_texts(_effect(plain, logits, logits_changed), run.tokenizer))
 
 
 def loss_by_set(
@@ -289,6 +289,14 @@ def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFram
     losses = {name: _losses(part, ids, first) for name, part in {"loss": logits, "loss_changed": changed}.items()}
     tokens = plain.tokens[["sequence", "position", "text"]]
     return tokens.assign(**losses, **columns).astype({"next_token": "int32", "next_token_changed": "int32"})
+
+
+def _with_texts(effect: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
+    """Add the texts of the two likeliest tokens, each next to its id."""
+    for name in ("next_token", "next_token_changed"):
+        texts = [tokenizer.decode([token]) for token in effect[name]]
+        effect.insert(effect.columns.get_loc(name) + 1, name.replace("token", "text"), pd.Series(texts, dtype="str"))
+    return effect
 
 
 def _losses(logits: Tensor, ids: Tensor, first: np.ndarray) -> np.ndarray:

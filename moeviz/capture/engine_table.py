@@ -48,7 +48,7 @@ def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
         if engine.name == backend:
             return engine
     known = ", ".join([TRANSFORMERS, *(engine.name for engine in ENGINES)])
-    raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose from {known}.")
+    raise ModelNotFound(f"There is no backend {quoted(backend)}. Choose one of {known}.")
 
 
 def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":

@@ -267,8 +267,7 @@ CHARTS = (
         "How do tokens flow from expert to expert, layer by layer?",
         "Each column is a layer and its bands are experts. Each ribbon is the tokens that go from one first choice to "
         "the next, in the colour of the expert they leave, and stronger where there are more of them than chance "
-        "would give. The same colour in two layers is not the same expert; the Layers page shows all pairs of experts "
-        "for any two layers.",
+        "would give. The same colour in two layers is not the same expert.",
         measure=consecutive_transitions,
         draw=flow_ribbons,
         say=transitions_caption,

@@ -26,7 +26,7 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened
 
-HELP = "Open the app in a browser. Options that moeviz does not know are passed on to Streamlit."
+HELP = "Open the app in a browser. Options of Streamlit, such as --server.address, are passed on."
 EXAMPLES = """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is
@@ -38,7 +38,7 @@ EXAMPLES = """examples:
   moeviz app --no-token                               without a token: whoever uses this machine gets in
   moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
   moeviz app --team --behind lab.example --login-header X-Remote-User
-  moeviz app --public --server.address 0.0.0.0        for strangers; unknown options go to Streamlit"""
+  moeviz app --public --server.address 0.0.0.0        for strangers; options such as --server.address go to Streamlit"""
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
 FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
@@ -76,7 +76,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--login-header",
         metavar="NAME",
-        help="with --team: the header in which a proxy says who has logged in, in place of the token; the proxy's "
+        help="with --team: the header in which a proxy names who has logged in, instead of the token; the proxy's "
         "address stands in MOEVIZ_TRUSTED_PROXIES",
     )
     add_import_options(parser)

@@ -1,16 +1,15 @@
-"""Split routers' logits into what each part of the model wrote: `moeviz attribute`."""
+"""Split router logits into the contribution of each part of the model: `moeviz attribute`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import frame_text, print_findings, print_tables
 
-HELP = "Split the logits of a token's routers into what embedding, attention and earlier experts wrote."
+HELP = "Split the router logits of a token into the contributions of embedding, attention and earlier experts."
 EXAMPLES = """examples:
   moeviz attribute "Ich komme mit." --token 3 --layer 2
-  moeviz attribute "Ich komme mit." --json | jq .[0]"""
-NOTE = "the parts add up to the logits; they do not say which change would move the choice (moeviz occlude does)"
+  moeviz attribute "Ich komme mit." --json | jq .parts[0]"""
+LIMIT = "The parts add up to the logits; they do not show which change would move the choice: moeviz occlude does."
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -35,16 +34,16 @@ def run(args: Namespace) -> int:
     from moeviz.metrics.direct_attribution import direct_caption, direct_parts
 
     found = direct_attribution(load(args), prompt, args.token, layers=args.layer, chat=args.chat)
-    if args.json:
-        print(json.dumps(records(found)))
-        return 0
-    note(NOTE)
-    tables = []
+    tables, findings = [], []
     for layer in found["layer"].unique().tolist():
         if (found["slot"][found["layer"] == layer] >= 0).any():
             parts = direct_parts(found, layer)
-            note(f"layer {layer}: {direct_caption(parts)}")
+            findings.append(f"Layer {layer}: {direct_caption(parts)}")
             tables.append(parts.drop(columns="place").assign(layer=layer))
+    if args.json:
+        print_tables({"parts": found}, findings)
+        return 0
+    print_findings([*findings, LIMIT])
     if tables:
         table = pd.concat(tables)
         print(frame_text(table[["layer", *table.columns[:-1]]].round(3)))

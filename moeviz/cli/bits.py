@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_parent, frame_text, note, print_tables, progress
+from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut
 from moeviz.whole_files import write_file
@@ -14,7 +14,7 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.bits import BitsStudy
 
-HELP = "Plan how many bits each expert gets: some texts say what rounding it costs, and others judge, beside chance."
+HELP = "Plan the bits of each expert: some texts measure what rounding costs, others judge the plan, next to chance."
 EXAMPLES = """examples:
   moeviz bits embedded --units layers --tokens 32
   moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --units layers -o types.txt --form llama.cpp
@@ -65,15 +65,15 @@ def run(args: Namespace) -> int:
         progress=partial(progress, says="read {:,} of {:,} texts"),
     )
     if tokens is not None:
-        note(f"of each text the first {tokens:,} tokens were read")
-    for sentence in bits_sentences(study, args.rule):
-        note(sentence)
+        note(f"only the first {tokens:,} tokens of each text were read")
     if args.output is not None:
         write_file(args.output, _file(study, args))
         note(f"wrote {cut(args.output)}")
+    findings = bits_sentences(study, args.rule)
     if args.json:
-        print_tables({"units": study.units, "plans": study.plans})
+        print_tables({"units": study.units, "plans": study.plans}, findings)
     else:
+        print_findings(findings)
         print(f"{frame_text(study.units.round(5))}\n\n{frame_text(study.plans.round(5))}")
     return 0
 

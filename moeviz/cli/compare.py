@@ -13,7 +13,7 @@ from moeviz.errors import MissingField, MoevizError
 if TYPE_CHECKING:
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Show two traces or more side by side, of models that may have nothing in common."
+HELP = "Compare two traces or more, also of models that have nothing in common."
 EXAMPLES = """examples:
   moeviz compare mixtral.npz olmoe.npz
   moeviz compare embedded.npz natural.npz fine.npz --json | jq .says"""

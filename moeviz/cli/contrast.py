@@ -1,16 +1,15 @@
 """Find the experts that tell two sets of texts apart: `moeviz contrast`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import frame_text, note, print_findings, print_tables
 from moeviz.errors import InvalidTrace
 
-HELP = "Find the experts that take more of one set of texts than of another, beyond luck."
+HELP = "Find the experts that take more of one set of texts than of another, beyond chance."
 EXAMPLES = """examples:
   moeviz contrast corpus.npz --kinds French German        two kinds of a labelled trace
-  moeviz contrast polite.npz rude.npz --json | jq .[0]
+  moeviz contrast polite.npz rude.npz --json | jq .experts[0]
   moeviz contrast polite.npz rude.npz --steering polite.json
                                                           a map of those to turn up and down, for --bias and for ds4"""
 
@@ -19,9 +18,9 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz contrast`."""
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     parser.add_argument("other", metavar="OTHER", nargs="?", help="the second set of texts, traced with the same model")
-    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, in place of OTHER")
+    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, instead of OTHER")
     parser.add_argument(
-        "--steering", metavar="FILE.json", help="write +1 and -1 for the experts that tell them apart, to steer by"
+        "--steering", metavar="FILE.json", help="write +1 and -1 for the experts that distinguish them, for steering"
     )
     add_json(parser)
     add_import_options(parser)
@@ -47,9 +46,9 @@ def run(args: Namespace) -> int:
         write_steering_map(turned(found, 1.0), one.model, args.steering)
         note(f"wrote {args.steering}, and its numbers beside it")
     if args.json:
-        print(json.dumps(records(found)))
+        print_tables({"experts": found}, [contrast_sentence(found, names)])
         return 0
-    note(contrast_sentence(found, names))
+    print_findings([contrast_sentence(found, names)])
     held = found[found["holds"]].drop(columns="holds")
     if len(held):
         print(frame_text(held.sort_values("t", key=abs, ascending=False, kind="stable").round(3)))

@@ -21,7 +21,7 @@ from moeviz.text import quoted, why_no_file
 if TYPE_CHECKING:
     from moeviz.routing_trace import Counted
 
-HELP = "Convert a trace, counts, or what another program wrote, to a format given by the suffix."
+HELP = "Convert a trace, counts, or another program's file to the format that the suffix names."
 EXAMPLES = """examples:
   moeviz convert trace.npz trace.csv
   moeviz convert routes-by-hand.csv routes.parquet
@@ -38,8 +38,8 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz convert`."""
     parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     says = (
-        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix: "
-        "the folder of a dataset. One that ends in / or is a folder: a page for a web host, unless it is a dataset's"
+        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix "
+        "is the folder of a dataset; one that ends in /, or an existing folder, a page for a web host"
     )
     parser.add_argument("target", metavar="TO", help=says)
     parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
@@ -47,7 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
     )
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
-    says = "of a .csv file, leave out the column with the model's facts: for spreadsheets, and no longer whole here"
+    says = "in a .csv file, omit the column of the model's facts: for spreadsheets, and no longer complete for moeviz"
     parser.add_argument("--plain", action="store_true", help=says)
     add_counts_only(parser)
     add_import_options(parser)
@@ -70,7 +70,7 @@ def run(args: Namespace) -> int:
     if is_dataset(args.source) or is_dataset_target(target):
         note(f"wrote {target}: {convert_dataset(args, target)}")
         return 0
-    export_for(target)
+    check_output(target)
     found = read(args.source, args)
     if isinstance(found, ExpertCounts):
         write(found, target)
@@ -122,7 +122,7 @@ def convert_dataset(args: Namespace, target: str) -> str:
     from moeviz.formats.dataset.folder import check_begun
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
     from moeviz.formats.dataset.s3 import place_of
-    from moeviz.formats.exports import export_for, left_out, write_trace
+    from moeviz.formats.exports import left_out, write_trace
 
     if is_dataset_target(target):
         if is_dataset(args.source):
@@ -133,7 +133,7 @@ def convert_dataset(args: Namespace, target: str) -> str:
         if lost := left_out(trace, ""):
             note(lost)
         return f"{read_dataset(target)!r}"
-    export_for(target)
+    check_output(target)
     trace = trace_of(open_dataset(args.source, args))
     write_trace(trace, target)
     return f"{len(trace.tokens):,} tokens, {len(trace.model.layers)} layers"

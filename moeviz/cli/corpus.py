@@ -5,13 +5,13 @@ import re
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Iterable
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.options import NO_TEXT, add_counts_only, add_json, add_model, load, loading, number
 from moeviz.cli.output import check_output, frame_text, is_dataset_target, note, progress, records, visible_line, write
 from moeviz.errors import InvalidPrompt, InvalidTrace, MoevizError
-from moeviz.text import cut, listed, quoted, why_no_file
+from moeviz.text import cut, no_layer, quoted, why_no_file
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -45,6 +45,7 @@ DATASET_OPTIONS = (
     "ray",
     *RAY_OPTIONS,
 )
+TEXT_SUFFIXES = (".txt", ".md", ".jsonl", ".json", ".csv", ".tsv")
 FEW_EXPERTS = 16  # all of them fit into a line of a terminal
 BUSIEST = 5  # of more
 OWN_TOKENS = 256  # of each of the texts that ship
@@ -53,8 +54,9 @@ OWN_TOKENS = 256  # of each of the texts that ship
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz corpus`."""
     says = (
-        'a text file, labelled by its name without the suffix; or a .jsonl file with {"label": …, "text": …} on '
-        "each line; for a folder of -o also a .parquet file with a column “text”, or a folder of such files"
+        'a text file, labelled by its name without the suffix; a .jsonl file with {"label": …, "text": …} on each '
+        "line; or a .csv file with a column “text”, and “label” if it has labels; with -o FOLDER also a .parquet file "
+        "with such columns, or a folder of such files"
     )
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
@@ -289,9 +291,19 @@ def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]
     from moeviz.labelled_texts import texts_that_ship
 
     if not args.texts and args.model not in OWN_MODELS:
-        raise MoevizError(f"{args.model!r} needs texts to read. Name text files, or .jsonl files with labels.")
+        raise MoevizError(texts_missing(args.command, args.model))
     tokens = args.tokens or (None if args.texts else OWN_TOKENS)
     return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
+
+
+def texts_missing(command: str, model: str) -> str:
+    """Return the sentence on a model without texts; a file of texts in its place was meant to be read by one."""
+    if PurePath(model).suffix.lower() in TEXT_SUFFIXES:
+        return (
+            f"{quoted(model)} was taken as the model, and it is a file of texts. Name the model first: "
+            f"moeviz {command} embedded {cut(model)}"
+        )
+    return f"{quoted(model)} needs texts to read. Name text or .jsonl files: moeviz {command} MODEL TEXTS"
 
 
 def _contents(path: str) -> bytes:
@@ -303,7 +315,7 @@ def _contents(path: str) -> bytes:
 def check_layer(layer: int | None, model: "ModelInfo") -> None:
     """Raise `InvalidTrace` where the model has no such MoE layer: before it runs, not after."""
     if layer is not None and layer not in model.layers:
-        raise InvalidTrace(f"{model.name} has no MoE layer {layer}. Choose one of {listed(model.layers)}.")
+        raise InvalidTrace(no_layer(model.name, layer, model.layers))
 
 
 def tables(trace: "RoutingTrace") -> tuple[dict[str, "pd.DataFrame"], list[str]]:

@@ -1,13 +1,12 @@
-"""Say what routing costs to serve: `moeviz cost`."""
+"""Estimate what routing costs to serve: `moeviz cost`."""
 
-import json
 import re
 from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from moeviz.cli.options import add_json, add_phase, add_quiet, counted_at, number, numbers
-from moeviz.cli.output import frame_text, note, progress, records, visible_line
+from moeviz.cli.output import frame_text, print_tables, progress, visible_line
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 
@@ -16,12 +15,12 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
-HELP = "Say what routing costs to serve: caches, batches, prefetching, placement. It starts no server."
+HELP = "Estimate what the routing costs to serve: caches, batches, prefetching, placement. No server is started."
 EXAMPLES = """examples:
-  moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts a layer
-  moeviz cost cache trace.npz --chunk 16             the same where a prompt is read in chunks
+  moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts per layer
+  moeviz cost cache trace.npz --chunk 16             the same if a prompt is read in chunks
   moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
-  moeviz cost prefetch trace.npz --json | jq .[0]
+  moeviz cost prefetch trace.npz --json | jq .rows[0]
   moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
   moeviz cost placement trace.npz --devices 4 --copies 4"""
 COSTS = {
@@ -56,21 +55,21 @@ def arguments(parser: ArgumentParser) -> None:
         add_phase(of)
         add_json(of, "print the rows as JSON")
         add_quiet(of)
-    cache.add_argument("--capacities", **several, help="experts a layer that it holds, as 2,4 (default: 1 to all)")
+    cache.add_argument("--capacities", **several, help="experts it holds per layer, such as 2,4 (default: 1 to all)")
     cache.add_argument("--chunk", type=one, default=1, metavar="N", help="tokens of a step (default: 1)")
     cache.add_argument("--shared", action="store_true", help="one for all layers; --capacities count its places")
-    coverage.add_argument("--batch", **several, help="tokens of a batch, as 1,8,32")
+    coverage.add_argument("--batch", **several, help="tokens of a batch, such as 1,8,32")
     prefetch.add_argument(
         "--texts",
         action=Several,
         metavar="TEXTS",
-        help="FILE is a model that reads these, each next router one layer early; 'ship': those that ship",
+        help="FILE is a model, which reads these with each router run one layer early; 'ship': the texts that ship",
     )
     prefetch.add_argument(
         "--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text"
     )
-    placement.add_argument("--devices", type=one, metavar="N", help="how many devices (default: 8, 4 or 2)")
-    placement.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts, in all")
+    placement.add_argument("--devices", type=one, metavar="N", help="number of devices (default: 8, 4 or 2)")
+    placement.add_argument("--copies", type=number(int, 0), metavar="R", help="total number of copies of experts")
 
 
 def run(args: Namespace) -> int:
@@ -81,10 +80,9 @@ def run(args: Namespace) -> int:
 
 
 def print_estimate(table: "pd.DataFrame", said: str, heading: str, as_json: bool) -> None:
-    """Print a table under its heading and what is said of it; as JSON, what is said goes to stderr."""
+    """Print a table under its heading and a sentence on what it was judged by; or both as JSON."""
     if as_json:
-        note(said)
-        print(json.dumps(records(table)))
+        print_tables({"rows": table}, [said])
     else:
         print(f"{heading}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
 

@@ -6,23 +6,23 @@ from typing import TYPE_CHECKING
 
 from moeviz.cli.cost import in_lines, judged_tokens
 from moeviz.cli.options import add_json, add_phase, number, open_dataset
-from moeviz.cli.output import frame_text, note, records
+from moeviz.cli.output import frame_text, print_findings, records
 
 if TYPE_CHECKING:
     from moeviz.serving.answers import Answer
 
-HELP = "Say whether balancing experts over devices is worth a trial, and what else a routing gives reason to do."
+HELP = "Decide whether balancing experts over devices is worth a trial, and what else the routing suggests."
 EXAMPLES = """examples:
   moeviz decide trace.npz --devices 8                 trial, not now, or too little evidence
   moeviz decide trace.npz --capacity 4 --draft 2      memory for four experts a layer; drafts of two tokens
-  moeviz decide trace.npz --json | jq .[0].verdict"""
+  moeviz decide trace.npz --json | jq .answers[0].verdict"""
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz decide`."""
     says = "a file of a trace, or of counts by step or label, or a dataset's folder, whose shards are windows of time"
     parser.add_argument("file", metavar="FILE", help=says)
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
     parser.add_argument(
         "--capacity", type=number(int, 1), metavar="C", help="experts of each layer in fast memory (default: half)"
     )
@@ -34,12 +34,12 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz decide`."""
     answers, said = answers_at(args)
-    note(said)
     if args.json:
         facts = ("question", "verdict", "sentence")
         rows = [{name: getattr(each, name) for name in facts} | {"figures": records(each.figures)} for each in answers]
-        print(json.dumps(rows))
+        print(json.dumps({"findings": [said], "answers": rows}))
     else:
+        print_findings([said])
         print("\n\n".join(answer_text(each) for each in answers))
     return 0
 

@@ -2,18 +2,21 @@
 
 import json
 from argparse import ArgumentParser, Namespace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
-from moeviz.cli.output import frame_text, records
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, read_one_trace
+from moeviz.cli.output import DONE, FOUND, frame_text, records
 
 if TYPE_CHECKING:
+    from moeviz.metrics.conventions import Distance
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Compare two recordings of the same text: two engines, precisions, training and serving."
 EXAMPLES = """examples:
   moeviz diff served.json trace.npz
-  moeviz diff vllm.json transformers.npz --json | jq .shift"""
+  moeviz diff vllm.json transformers.npz --json | jq .conventions
+  moeviz diff vllm.json transformers.npz --fail-above 0.05    in a test: exit code 1 if more than 5% differ"""
 PARTINGS = 10  # sequences that are listed
 
 
@@ -21,6 +24,12 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz diff`."""
     parser.add_argument("source", metavar="A", help=ANY_FILE)
     parser.add_argument("other", metavar="B", help="another of the same text")
+    parser.add_argument(
+        "--fail-above",
+        type=number(float, 0, 1),
+        metavar="SHARE",
+        help="exit code 1 if more of the expert ids, or of the weights, differ as recorded, or if a convention does",
+    )
     add_json(parser)
     add_import_options(parser)
 
@@ -29,34 +38,56 @@ def run(args: Namespace) -> int:
     """Run `moeviz diff`."""
     found = difference(read_one_trace(args.source, args), read_one_trace(args.other, args))
     print(json.dumps(found) if args.json else difference_text(found))
-    return 0
+    return DONE if args.fail_above is None else failed(found, args.fail_above)
+
+
+def failed(found: dict[str, Any], most: float) -> int:
+    """Return the exit code of a comparison in which no more than a share may differ."""
+    apart = (found["recorded"][name] or 0 for name in ("ids", "weights"))
+    return FOUND if found["conventions"] or max(apart) > most else DONE
 
 
 def difference(one: "RoutingTrace", other: "RoutingTrace") -> dict[str, Any]:
-    """Compare two traces of one text: the shift, the tokens, the layers and the first partings, for JSON."""
-    from moeviz.metrics.engine_difference import engine_difference, first_partings, shifts, tokens_checked
+    """Compare two traces of one text: the conventions, the tokens, the layers and the first partings, for JSON."""
+    from moeviz.metrics.conventions import explain
+    from moeviz.metrics.engine_difference import (
+        agreement_sentence,
+        convention_sentence,
+        engine_difference,
+        first_partings,
+        tokens_checked,
+    )
 
-    moved = shifts((one, other))
+    found = explain((one, other))
     return {
         "a": one.model.name,
         "b": other.model.name,
-        "shift": int(moved["shift"][moved["chosen"]].iloc[0]),
-        "shifts": records(moved),
+        "conventions": [asdict(each) | {"says": convention_sentence(each)} for each in found.conventions],
+        "recorded": shares(found.recorded),
+        "left": shares(found.left),
+        "says": agreement_sentence(found),
         "tokens": records(tokens_checked((one, other)))[0],
-        "layers": records(engine_difference((one, other))),
-        "partings": records(first_partings((one, other))),
+        "layers": records(engine_difference(found.undone)),
+        "partings": records(first_partings(found.undone)),
     }
+
+
+def shares(distance: "Distance") -> dict[str, float | None]:
+    """Return a distance for JSON, null for what is not known."""
+    return {name: None if share != share else share for name, share in distance._asdict().items()}
 
 
 def difference_text(found: dict[str, Any]) -> str:
     """Return the difference of two traces as text for a terminal."""
     import pandas as pd
 
-    from moeviz.metrics.engine_difference import engine_difference_summary, shift_caption, tokens_caption
+    from moeviz.metrics.engine_difference import engine_difference_summary, tokens_caption
 
     layers, partings = pd.DataFrame(found["layers"]), pd.DataFrame(found["partings"])
     lines = [f"first   {found['a']}", f"second  {found['b']}", ""]
-    for says in (shift_caption(pd.DataFrame(found["shifts"])), tokens_caption(pd.DataFrame([found["tokens"]]))):
+    for each in found["conventions"]:
+        lines += [f"{each['kind']}: {each['says']}", ""]
+    for says in (found["says"], tokens_caption(pd.DataFrame([found["tokens"]]))):
         lines += [says, ""] if says else []
     lines += [engine_difference_summary(layers, partings), ""]
     lines += [frame_text(layers.round(4).astype(object).where(layers.notna(), "·")), ""]

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from moeviz.cli.options import add_import_options, add_json, add_loading, load, numbers, open_dataset, read_one_trace
-from moeviz.cli.output import frame_texts, note, progress, records
+from moeviz.cli.output import frame_texts, note, print_findings, print_tables, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, MoevizError
-from moeviz.text import why_no_file
+from moeviz.text import no_layer, why_no_file
 from moeviz.whole_files import write_file
 
 if TYPE_CHECKING:
@@ -99,18 +99,17 @@ def run(args: Namespace) -> int:
         raise MoevizError(f"Labels are written as .json, and {args.write_labels!r} is not. Give such a name.")
     labels = _labels_at(args.labels)
     recorded = _recorded(args)
+    findings: list[str] = []
     table, counted = _of_model(args) if recorded is None else (expert_table(recorded), recorded)
     if labels is not None:
         table = with_labels(table, labels, counted)
-        note(labels_sentence(table, labels))
+        findings.append(labels_sentence(table, labels))
     if args.layers:
         table = table[table["layer"].isin(args.layers)]
         if table.empty:
-            raise MoevizError(f"{args.source!r} has no MoE layer among {args.layers}. Choose others.")
+            raise MoevizError(no_layer(args.source, args.layers[0], counted.model.layers))
     table = table.assign(says=notes_on_experts(table))
-    for sentence in expert_table_sentences(table):
-        note(sentence)
-    _write(table, args)
+    _write(table, [*findings, *expert_table_sentences(table)], args)
     if args.write_labels is not None:
         from moeviz.formats.expert_labels import to_labels
 
@@ -159,13 +158,13 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.routers.geometry import nearest_by_weights
-    from moeviz.cli.corpus import texts_at
+    from moeviz.cli.corpus import texts_at, texts_missing
     from moeviz.embedded.own_models import OWN_MODELS
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.expert_table import expert_table, with_twins, with_writing
 
     if not args.texts and args.source not in OWN_MODELS:
-        raise MoevizError(f"{args.source!r} needs texts to read. Name text files, or .jsonl files with labels.")
+        raise MoevizError(texts_missing("experts", args.source))
     texts = texts_at(args.texts) if args.texts else texts_that_ship()
     args.model = args.source
     model = load(args)
@@ -204,7 +203,7 @@ def _muted(
     return rows.assign(loss_change=[loss_of_all(muted, *pair) for pair in pairs])
 
 
-def _write(table: "pd.DataFrame", args: Namespace) -> None:
+def _write(table: "pd.DataFrame", findings: list[str], args: Namespace) -> None:
     from moeviz.metrics.expert_table import filled_columns
     from moeviz.spreadsheets import table_as_csv
 
@@ -214,8 +213,10 @@ def _write(table: "pd.DataFrame", args: Namespace) -> None:
         write_file(args.output, data)
         note(f"wrote {args.output}")
     if args.json:
-        print(json.dumps(records(table)))
-    elif args.output is None:
+        print_tables({"experts": table}, findings)
+        return
+    print_findings(findings)
+    if args.output is None:
         shown = filled_columns(table, (*SHOWN, "loss_change"))
         for text in frame_texts(table[shown].round(3)):
             print(text)

@@ -27,7 +27,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz history`."""
-    says = "list (the default) says which systems there are, run trains one, check holds its claims against its paper"
+    says = "list the systems (the default), run: train one, or check: compare its claims with its paper"
     parser.add_argument(
         "action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list", help=says
     )
@@ -43,7 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
     parser.add_argument("--quick", action="store_true", help="check less, in seconds")
     parser.add_argument(
-        "--controls", action="store_true", help="check each claim again with its mechanism broken, where it must miss"
+        "--controls", action="store_true", help="check each claim again with its mechanism broken: it must then fail"
     )
     add_json(parser)
 
@@ -82,7 +82,7 @@ def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace"
             told[0] = int(done * 10) + 1
             note(says)
 
-    return part(name, "model").trace_of(train(name, seed, watch))
+    return part(name, "trace").trace_of(train(name, seed, watch))
 
 
 def check(args: Namespace) -> int:

@@ -7,9 +7,9 @@
 
 To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
 
-Results go to stdout and everything else to stderr. Exit code 0: done; 1: a check found something (`check`, `watch`,
-`families --check`, `history check`); 2: wrong usage; 3: an error, which a sentence on stderr explains. A command is
-imported when it is named, and what is heavy by its `arguments` or its `run`.
+Results go to stdout and everything else to stderr. Exit codes: 0 done; 1 a check found something (`check`, `watch`,
+`families --check`, `history check`); 2 wrong usage; 3 an error, with a sentence on stderr. A command is imported when
+it is named; heavy modules are imported in its `arguments` or `run`.
 """
 
 import logging
@@ -27,10 +27,10 @@ from typing import Any
 
 from moeviz.cli.options import add_quiet
 from moeviz.cli.output import DONE, ERROR, QUIET, complain, note
-from moeviz.cli.words import called, in_order, like, options_of
+from moeviz.cli.words import Parser, called, in_order, unknown_words
 from moeviz.errors import MoevizError
 from moeviz.interrupted import CODE, stop_at_once
-from moeviz.text import cut
+from moeviz.text import cut, like, why_not_read
 
 # In the order of `moeviz --help`.
 COMMANDS = (
@@ -58,10 +58,12 @@ COMMANDS = (
     "convert",
     "check",
     "diff",
+    "conformance",
     "compare",
     "watch",
     "completion",
 )
+STREAMLIT = re.compile(r"--\w+\.\w+")  # as Streamlit names its options
 EXAMPLES = """examples:
   moeviz app                                          open the app in a browser
   moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
@@ -70,20 +72,20 @@ EXAMPLES = """examples:
   moeviz experts embedded                             what each expert takes, adds and writes
   moeviz prune embedded                               which experts can go, and what that costs
   moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
-  moeviz attribute "Il fait froid." --layer 3         what each part of the model wrote of a choice
+  moeviz attribute "Il fait froid." --layer 3         what each part of the model added to a choice
   moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl    which experts to fine-tune for these texts
   moeviz corpus --embedded                            which experts each kind of text uses
-  moeviz metrics trace.csv --topic load               how the work is divided
+  moeviz metrics trace.csv --topic load               how evenly the work is shared
   moeviz lineage embedded embedded-natural            which experts were cut, copied or merged
   moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
-  moeviz cost cache trace.npz                         what the routing costs to serve: hits of a cache
+  moeviz cost cache trace.npz                         what the routing costs to serve: cache hits
   moeviz decide trace.npz --devices 8                 is balancing worth a trial, and what else is
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
-  moeviz families                                     which families of models moeviz reads, and how
+  moeviz families                                     which model families moeviz reads, and how
   moeviz convert trace.csv trace.parquet
   moeviz check trace.csv                              what is not plausible in a trace
   moeviz diff vllm.json transformers.npz              where two engines send the same tokens
-  moeviz compare mixtral.npz olmoe.npz                two models on one text, each by its own chance
+  moeviz compare mixtral.npz olmoe.npz                two models on one text, each next to its own chance
   moeviz watch run/routing                            alarms of a run, while it trains or afterwards"""
 
 
@@ -104,7 +106,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: Sequence[str] | None) -> int:
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # torch's threads sleep while they wait, and burn no CPU
     args = read_arguments(sys.argv[1:] if argv is None else argv)
     if args.command is None:
         parser().print_help()
@@ -126,25 +127,25 @@ def _run(argv: Sequence[str] | None) -> int:
     except MoevizError as error:
         complain(str(error))
     except OSError as error:
-        complain(f"{error.strerror or error}" + (f": {cut(str(error.filename))}" if error.filename else ""))
+        named = error.errno is not None and isinstance(error.filename, str)
+        complain(why_not_read(error.filename, error) if named else f"{error.strerror or error}.")
     return ERROR
 
 
 def read_arguments(given: Sequence[str]) -> Namespace:
-    """Read the words of a command line, options anywhere among them. Exits with 2, and says why, where they are wrong.
+    """Read the words of a command line, options anywhere among them. Exits with 2 and a sentence if they are wrong.
 
-    Those that are Streamlit's are in `extra`.
+    Streamlit's options are in `extra`.
     """
-    words = [*with_values(given)]
+    words = as_options(with_values(given))
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:
-        top.error(f"there is no command {cut(typed)!r}.{like(typed, COMMANDS)} moeviz --help lists all.")
+        top.error(f"There is no command {cut(typed)!r}.{like(typed, COMMANDS)}")
     args, args.extra = top.parse_known_args(words if typed == "app" else in_order(top, words))
-    if unknown := [word for word in args.extra if args.command != "app" or not word.startswith("-")]:
+    if unknown := [word for word in args.extra if args.command != "app" or not STREAMLIT.match(word)]:
         one = called(top, words)
-        meant = next((word for word in unknown if word.startswith("-")), "")
-        one.error(f"unrecognized arguments: {' '.join(unknown)}.{like(meant, [*options_of(one)])}")
+        one.error(unknown_words(one, unknown, args))
     return args
 
 
@@ -154,15 +155,15 @@ def command(name: str) -> ModuleType:
 
 
 def parser(words: Sequence[str] | None = None) -> ArgumentParser:
-    """Return the parser of every command; `args.command` says which one was typed.
+    """Return the parser of all commands; `args.command` is the one that was typed.
 
-    With the `words` that it will parse, it is no larger than they need: the command that they name has its arguments,
-    and where they begin with it, the other commands are no more than names.
+    Given the `words` to parse, it is as small as they allow: only the command that they name has its arguments, and if
+    they begin with it, the other commands are only names.
     """
     shape = RawDescriptionHelpFormatter
     says = "See which experts of a Mixture-of-Experts language model fire."
-    top = ArgumentParser("moeviz", description=says, epilog=EXAMPLES, formatter_class=shape)
-    top.add_argument("--version", action=Version)
+    top = Parser("moeviz", description=says, epilog=EXAMPLES, formatter_class=shape)
+    top.add_argument("-V", "--version", action=Version)
     add_quiet(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     typed = None if words is None else next((word for word in words if not word.startswith("-")), "")
@@ -179,8 +180,19 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
     return top
 
 
+def as_options(words: Sequence[str]) -> list[str]:
+    """Read the commands that other programs have for help and versions as options.
+
+    >>> as_options(["help", "trace"]), as_options(["version"])
+    (['trace', '--help'], ['--version'])
+    """
+    if words and words[0] in ("help", "version"):
+        return [*words[1:2], f"--{words[0]}"] if words[0] == "help" else ["--version"]
+    return [*words]
+
+
 class Version(Action):
-    """Print the version, and with which versions of what runs models."""
+    """Print the versions of moeviz and of what runs models."""
 
     def __init__(self, *given: Any, **how: Any) -> None:
         super().__init__(
@@ -199,14 +211,14 @@ class Version(Action):
 
 
 def with_values(words: Sequence[str]) -> list[str]:
-    """Join each of Streamlit's options to its value, which would else be taken for a FILE.
+    """Join each of Streamlit's options to its value, which would otherwise be read as a FILE.
 
     >>> with_values(["app", "--server.address", "0.0.0.0", "trace.npz"])
     ['app', '--server.address=0.0.0.0', 'trace.npz']
     """
     joined: list[str] = []
     for word in words:
-        if joined and re.fullmatch(r"--\w+\.\w+", joined[-1]) and not word.startswith("-"):
+        if joined and STREAMLIT.fullmatch(joined[-1]) and not word.startswith("-"):
             joined[-1] += f"={word}"
         else:
             joined.append(word)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.routing_trace import Counted
 
-HELP = "Say what stands out in a trace or counts, with a table of its layers; all numbers behind the app's charts."
+HELP = "Report what stands out in a trace or counts, with a table of its layers: the numbers behind the app's charts."
 EXAMPLES = """examples:
   moeviz metrics trace.npz
   moeviz metrics trace.npz --topic confidence --all   every table of the topic, whole
@@ -47,7 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz metrics`."""
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
     parser.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 0,5, by the model's own index")
+    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, such as 0,5, by the model's own index")
     parser.add_argument(
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
     )
@@ -69,7 +69,7 @@ def run(args: Namespace) -> int:
     for sentence in dict.fromkeys(lacking):
         note(sentence)
     if args.json:
-        print_tables(tables)
+        print_tables(tables, dict.fromkeys(said))
     elif tables and not args.all:
         print(in_short(args.topic, tables, [visible_line(sentence) for sentence in dict.fromkeys(said)]))
     for name, frame in tables.items() if args.all and not args.json else ():
@@ -81,10 +81,10 @@ def run(args: Namespace) -> int:
 
 
 def in_short(topic: str, tables: dict[str, "pd.DataFrame"], sentences: list[str]) -> str:
-    """Return what stands out in a topic, its table of layers or the first rows of its shortest, and where more is."""
+    """Return what stands out in a topic, its table of layers or else its shortest, and how to see more."""
     by_layer = [name for name, frame in tables.items() if "layer" in frame and frame["layer"].is_unique]
     name = (by_layer or sorted(tables, key=lambda one: len(tables[one])))[0]
-    frame = _by_token(tables[name]) if name == "token_choices" else tables[name]
+    frame = first_choices_by_token(tables[name]) if name == "token_choices" else tables[name]
     rows = [] if len(frame) <= SHORT else [f"the first {SHORT} of {len(frame):,} rows"]
     others = [f"{len(tables) - 1} more tables of {topic}"] if len(tables) > 1 else []
     more = f"{name}: {'; '.join([*rows, *others])}. " if rows or others else ""
@@ -92,10 +92,10 @@ def in_short(topic: str, tables: dict[str, "pd.DataFrame"], sentences: list[str]
     return "\n".join([*sentences, *[""] * bool(sentences), table, "", f"{more}More: --all, or --json for programs."])
 
 
-def _by_token(frame: "pd.DataFrame") -> "pd.DataFrame":
-    """Return a row a token: its text, and its first choice at each layer, or any of its experts where none is first.
+def first_choices_by_token(frame: "pd.DataFrame") -> "pd.DataFrame":
+    """Return a row per token: its text, and its first choice at each layer, or any of its experts if none is first.
 
-    A dot stands where there is none, or where the source does not say.
+    A dot marks a slot that is empty or not recorded.
     """
     first = frame[frame["slot"] == 0].pivot(index="token", columns="layer", values="expert").add_prefix("layer ")
     first = first.astype(object).mask(first < 0, "·")
@@ -111,9 +111,10 @@ Measured = tuple[str, Callable[["pd.DataFrame"], list[str]], Callable[[], "pd.Da
 
 
 def metrics_of(args: Namespace) -> Iterator[Measured]:
-    """Yield the metrics of a topic: the name of each, what stands out in its table, and a function that makes that."""
+    """Yield the metrics of a topic: the name of each, a function for what stands out, and one for its table."""
     from moeviz.charts import TOPICS as CHARTS
     from moeviz.formats.dataset.opening import is_dataset
+    from moeviz.routing_trace import RoutingTrace
 
     charts = {name.lower(): charts for name, charts in CHARTS.items()}[args.topic]
     charts = [*{chart.measure: chart for chart in charts}.values()]
@@ -121,6 +122,8 @@ def metrics_of(args: Namespace) -> Iterator[Measured]:
         yield from _of_dataset(charts, args)
         return
     trace = read(args.trace, args)
+    if args.token is not None and isinstance(trace, RoutingTrace) and args.token >= len(trace.tokens):
+        raise MissingField(f"There is no token {args.token}: the trace has tokens 0 to {len(trace.tokens) - 1}.")
     brief = not (args.all or args.json)
     for chart in charts:
         if brief and chart.tokens == "one" and args.token is None:
@@ -130,7 +133,7 @@ def metrics_of(args: Namespace) -> Iterator[Measured]:
 
 
 def _stands_out(chart: "Chart", trace: "Counted", args: Namespace, frame: "pd.DataFrame") -> list[str]:
-    """Say what stands out in the numbers of a chart; of a chart of one layer, where one is named."""
+    """Return sentences on what stands out in a chart's numbers; for a chart of one layer, only if one is named."""
     from moeviz.metrics.findings import findings
     from moeviz.metrics.words import in_words_of, layer_word
     from moeviz.routing_trace import RoutingTrace
@@ -173,24 +176,23 @@ def _analysed(name: str, dataset: "Dataset", layers: list[int] | None) -> "pd.Da
 
 
 def measure_chart(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.DataFrame":
-    """Measure the numbers of one chart; those of one layer for each layer in turn.
+    """Measure the numbers of one chart; for a chart of one layer, of each layer in turn.
 
-    Raises `MissingField` where an option is missing, and `InvalidTrace` if all layers together are too large a table.
+    Raises `MissingField` if an option is missing, and `InvalidTrace` if all layers together make too large a table.
     """
     from moeviz.routing_trace import RoutingTrace
 
-    name = chart.measure.__name__
     if args.layers:
         trace = trace.select(layers=args.layers)
     if chart.layers == "two" and not args.layers and len(trace.model.layers) > 2:
         trace = trace.select(layers=[trace.model.layers[0], trace.model.layers[-1]])
     if chart.layers == "two" and len(trace.model.layers) != 2:
-        raise MissingField(f"{name} compares two layers. Give --layers A,B, two of {listed(trace.model.layers)}.")
+        raise MissingField(f"This topic compares two layers. Give --layers A,B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
         if not isinstance(trace, RoutingTrace):
-            raise MissingField(f"{name} is about one token, and {trace!r} does not say where a token went.")
-        if args.token is None or args.token >= len(trace.tokens):
-            raise MissingField(f"{name} is about one token. Give --token N, from 0 to {len(trace.tokens) - 1}.")
+            raise MissingField(f"A table of one token needs a trace, and {trace!r} does not hold where a token went.")
+        if args.token is None:
+            raise MissingField(f"A table of one token needs --token N, from 0 to {len(trace.tokens) - 1}.")
         trace = trace.select(tokens=slice(args.token, args.token + 1))
     if chart.layers == "one":
         return _layer_by_layer(chart, trace)

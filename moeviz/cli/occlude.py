@@ -1,16 +1,15 @@
 """Find the earlier words that decide where later ones go: `moeviz occlude`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
-from moeviz.cli.output import frame_text, note, progress, records
+from moeviz.cli.output import frame_text, print_findings, print_tables, progress
 
 HELP = "Replace each word of a prompt in turn, and list the words that decide which expert a later one gets."
 EXAMPLES = """examples:
   moeviz occlude "Ich komme mit."
-  moeviz occlude - --json < prompt.txt | jq .[0]"""
+  moeviz occlude - --json < prompt.txt | jq .words[0]"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -28,9 +27,9 @@ def run(args: Namespace) -> int:
     found = occlude(load(args), prompt, chat=args.chat, progress=partial(progress, says="{} of {} forwards"))
     deciding = found.deciding()
     if args.json:
-        print(json.dumps(records(deciding)))
+        print_tables({"words": deciding}, [found.sentence()])
         return 0
-    note(found.sentence())
+    print_findings([found.sentence()])
     if len(deciding):
         print(frame_text(deciding.round(3)))
     return 0

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.output import note, watched
-from moeviz.cli.words import Several
+from moeviz.cli.words import Several, one_of_these
 from moeviz.errors import InvalidPrompt, MoevizError
-from moeviz.text import cut, quoted, why_no_file
+from moeviz.text import cut, quoted, why_no_file, why_not_read
 
 if TYPE_CHECKING:
     from moeviz.capture.engines.engine import EngineModel
@@ -29,9 +29,10 @@ if TYPE_CHECKING:
     from moeviz.routing_trace import Counted, RoutingTrace
 
 ANY_FILE = "a .csv, .parquet, .json or .npz file, or what another program wrote"
-PROMPT = "the text, or - to read it from standard input"
+LARGEST = 2**63  # what numpy and torch count to
+PROMPT = "the text, in quotes; or - to read it from standard input"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-NO_TEXT = "neither the tokens' texts nor their ids; their experts, which stay, give a part of the text away"
+NO_TEXT = "neither the tokens' texts nor their ids; their experts, which are kept, reveal part of the text"
 # moeviz.formats.importers.importer.SAYS, known without loading numpy
 IMPORT_OPTIONS = {
     "top_k": ("K", "experts that a token is sent to at each layer"),
@@ -46,20 +47,24 @@ IMPORT_OPTIONS = {
 CALLED = {"top_k": "experts_per_token", "hidden_layers": "num_layers"}
 
 
-def number(kind: type, low: int, high: int = 2**63) -> Callable[[str], int | float]:
+def number(kind: type, low: int, high: int | None = None) -> Callable[[str], int | float]:
     """Return a reader of numbers of that kind from `low` to `high`, for argparse's `type=`."""
+    what = "a whole number" if kind is int else "a number"
+    bounds = f"{what} from {low} to {high}" if high is not None else f"{what}, {low} or more"
 
     def read(text: str) -> int | float:
-        number = kind(text)
-        if not low <= number <= high:
-            raise ArgumentTypeError(f"{text} is not from {low} to {high}")
+        try:
+            number = kind(text)
+        except ValueError as error:
+            raise ArgumentTypeError(f"needs {bounds}, and got {cut(text)!r}") from error
+        if not low <= number <= (LARGEST if high is None else high):  # neither does not-a-number pass
+            raise ArgumentTypeError(f"needs {bounds}, and got {cut(text)!r}")
         return number
 
-    read.__name__ = "whole number" if kind is int else "number"  # argparse says "invalid … value"
     return read
 
 
-def numbers(kind: type, low: int, high: int = 2**63) -> dict[str, Any]:
+def numbers(kind: type, low: int, high: int | None = None) -> dict[str, Any]:
     """Return how argparse reads an option of several such numbers: 2,3 at once, or the option again."""
     return {"action": Several, "split": ",", "pattern": r"-?[\d.,]+", "read": number(kind, low, high), "metavar": "N"}
 
@@ -69,14 +74,14 @@ def one_of(names: Sequence[str]) -> Callable[[str], str]:
 
     def read(text: str) -> str:
         if text not in names:
-            raise ArgumentTypeError(f"{text!r} is none of {', '.join(names)}")
+            raise ArgumentTypeError(one_of_these(text, names))
         return text
 
     return read
 
 
 def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
-    """Add the prompt: a word, or the text of a file. Returns the group of what may be given in its place."""
+    """Add the prompt: a text, or a file that holds it. Returns the group of what may be given instead."""
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
     given.add_argument("-f", "--prompt-file", metavar="FILE", help="read the prompt from this file")
@@ -91,7 +96,7 @@ def add_json(parser: ArgumentParser, says: str = "print JSON") -> None:
 
 def add_quiet(parser: ArgumentParser) -> None:
     """Add -q."""
-    says = "say nothing beside the result but what is wrong"
+    says = "print only the result and errors"
     parser.add_argument("-q", "--quiet", action="store_true", default=SUPPRESS, help=says)
 
 
@@ -114,7 +119,7 @@ def add_loading(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
     parser.add_argument(
-        "--ignore-memory", action="store_true", help="load the model also where more memory is needed than is free"
+        "--ignore-memory", action="store_true", help="load the model even if it needs more memory than is free"
     )
 
 
@@ -142,8 +147,8 @@ def add_backend(parser: ArgumentParser) -> None:
 def add_counts_only(parser: _ActionsContainer) -> None:
     """Add --counts-only."""
     says = (
-        "of the routing, write no more than how many tokens each expert of each layer got, to -o FILE.json or .csv. "
-        "The experts of a token give a part of its text away, and counts of many tokens do not"
+        "write only the number of tokens per layer and expert, as .json or .csv. The experts of a token reveal part of "
+        "its text; counts of many tokens do not"
     )
     parser.add_argument("--counts-only", action="store_true", help=says)
 
@@ -183,31 +188,36 @@ def import_options(args: Namespace) -> "ImportOptions":
 
 
 def read_prompt(args: Namespace) -> str:
-    """Return the prompt as it was given, from the file of -f, or from standard input.
+    """Return the prompt as it was given, or from the file of -f or standard input without the newline at its end.
 
-    Raises `InvalidPrompt` for what is not text, and for a file that there is not.
+    Raises `InvalidPrompt` for what is not text, and for a file that does not exist.
     """
     given, path = args.prompt, args.prompt_file
     try:
         if path is not None:
-            return prompt_in(path)
-        text = sys.stdin.read() if given == "-" else given
+            return without_last_newline(prompt_in(path))
+        text = without_last_newline(sys.stdin.read()) if given == "-" else given
         text.encode()
     except UnicodeError as error:
         raise InvalidPrompt("The prompt is not text in UTF-8. Save the file in that encoding.") from error
     if not why_no_file(given) and Path(given).is_file():
-        note(f"{quoted(given)} is taken as the text itself, though a file is called so. To read that: -f {cut(given)}")
+        note(f"{quoted(given)} is the prompt itself, and also the name of a file. To read the file: -f {cut(given)}")
     return text
 
 
+def without_last_newline(text: str) -> str:
+    """Return a text without the newline with which editors and `echo` end it: that would be a token of its own."""
+    return text.removesuffix("\n").removesuffix("\r")
+
+
 def prompt_in(path: str) -> str:
-    """Return the text of a file. Raises `InvalidPrompt` where there is none, `UnicodeError` for what is not UTF-8."""
+    """Return the text of a file. Raises `InvalidPrompt` if it cannot be read, `UnicodeError` if it is not UTF-8."""
     if why := why_no_file(path):
         raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
     try:
         return Path(path).read_bytes().decode("utf-8-sig")
     except OSError as error:
-        raise InvalidPrompt(f"The prompt's file {quoted(path)} cannot be read: {error.strerror}.") from error
+        raise InvalidPrompt(why_not_read(path, error)) from error
 
 
 def loading(args: Namespace) -> dict[str, Any]:

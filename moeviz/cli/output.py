@@ -1,13 +1,12 @@
-"""Print and write a command's results: tables and JSON to stdout, notes and progress to stderr, traces to files.
-
-No text from anywhere can move the cursor of a terminal, or break its lines.
+"""Print and write a command's results: findings, tables and JSON to stdout, notes and progress to stderr, traces to
+files. No text from a file or a model can move the cursor of a terminal, or break its lines.
 """
 
 import json
 import shutil
 import sys
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePath
 from textwrap import wrap
 from threading import Event
@@ -21,57 +20,57 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import Counted
 
-# Exit codes: done, something was found that was asked for, wrong usage, an error. argparse has the third.
+# Exit codes: done; something was found that was asked for; wrong usage (set by argparse); an error.
 DONE, FOUND, USAGE, ERROR = 0, 1, 2, 3
-WIDTH = 120  # columns, where no terminal says how many it has
+WIDTH = 120  # columns of a terminal that does not report its width
 QUIET = Event()  # set with -q
-MOST_NAMED = 24  # of the columns that a table leaves out
-ROWS = 10_000  # of a table that become text at a time: text takes ten times the memory of numbers
+MOST_NAMED = 24  # columns that a table leaves out and names
+ROWS = 10_000  # rows that become text at a time: text takes ten times the memory of numbers
 
 
 def note(sentence: str) -> None:
-    """Tell a person something that is not a result; nothing with -q."""
+    """Print a sentence that is not a result to stderr; nothing with -q."""
     if not QUIET.is_set():
         complain(sentence)
 
 
 def complain(sentence: str) -> None:
-    """Say what is wrong, with -q too."""
+    """Print what is wrong to stderr, also with -q."""
     print(f"moeviz: {sentence}", file=sys.stderr, flush=True)
 
 
 def watched() -> bool:
-    """Return whether a person watches how far a run has come."""
+    """Return whether a person watches the progress of a run."""
     return sys.stderr.isatty() and not QUIET.is_set()
 
 
 def progress(done: int, total: int, says: str = "generated {} of {} tokens") -> None:
-    """Show how far a run has come, where a person watches."""
+    """Show the progress of a run, if a person watches."""
     if watched():
         print(f"\rmoeviz: {says.format(done, total)}", end="\n" * (done == total), file=sys.stderr, flush=True)
 
 
 def check_output(path: str | None, counts_only: bool = False) -> None:
-    """Raise `MoevizError` for a file that cannot be written: now, not after the model has run."""
+    """Raise `MoevizError` for a file that cannot be written, before the model has run."""
     from moeviz.formats.counts_file import check_counts_target
     from moeviz.formats.exports import check_target
 
     if counts_only:
         if path is None or is_dataset_target(path):
-            raise MoevizError("--counts-only writes one small file. Say where: -o FILE.json, or FILE.csv.")
+            raise MoevizError("--counts-only writes one small file, which needs a name that ends in .json or .csv.")
         check_counts_target(path)
     if path is not None:
         check_target(path)
 
 
 def check_parent(path: str | None) -> None:
-    """Raise `MoevizError` for a file of any kind that has no folder to lie in, or a name that no file can have."""
+    """Raise `MoevizError` for a file whose folder does not exist, or whose name no file can have."""
     if path is not None and (why_no_file(path) or not Path(path).absolute().parent.is_dir()):
-        raise MoevizError(f"There is no folder for the file {quoted(path)}. Make it, or name another file.")
+        raise MoevizError(f"The folder of the file {quoted(path)} does not exist. Create it, or name another file.")
 
 
 def is_dataset_target(target: str | None) -> bool:
-    """Return whether a target is a dataset's: a name without a suffix, where one was begun, or in a store."""
+    """Return whether a target is a dataset: a name without a suffix, a folder that holds one, or a place in a store."""
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.dataset.s3 import is_store
 
@@ -84,7 +83,7 @@ def is_dataset_target(target: str | None) -> bool:
 
 
 def write(trace: "Counted", path: str | None, counts_only: bool = False) -> None:
-    """Write a trace, or its counts alone, where a path is given, and note it."""
+    """Write a trace, or only its counts, if a path is given, and note it."""
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import counts_alone, write_counts
     from moeviz.formats.exports import left_out, write_trace
@@ -107,15 +106,22 @@ def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:
     return json.loads(frame.to_json(orient="records", double_precision=15))  # NaN is null
 
 
-def print_tables(tables: dict[str, "pd.DataFrame"]) -> None:
-    """Print tables as one JSON object on one line: for each name, its rows."""
-    for number, (name, frame) in enumerate(tables.items()):
-        sys.stdout.write(f"{', ' if number else '{'}{json.dumps(name)}: [")
+def print_findings(sentences: Iterable[str]) -> None:
+    """Print sentences that answer what was asked, one per line: they are results, as the table below them is."""
+    for sentence in sentences:
+        print(visible_line(sentence))
+
+
+def print_tables(tables: dict[str, "pd.DataFrame"], findings: Iterable[str] = ()) -> None:
+    """Print one JSON object on one line: the sentences under "findings", and the rows of each table under its name."""
+    sys.stdout.write(f'{{"findings": {json.dumps([*findings])}')
+    for name, frame in tables.items():
+        sys.stdout.write(f", {json.dumps(name)}: [")
         for start in range(0, len(frame), ROWS):
             rows = frame.iloc[start : start + ROWS].to_json(orient="records", double_precision=15)  # NaN is null
             sys.stdout.write((", " if start else "") + rows[1:-1])
         sys.stdout.write("]")
-    sys.stdout.write("}\n" if tables else "{}\n")
+    sys.stdout.write("}\n")
 
 
 def frame_text(frame: "pd.DataFrame") -> str:
@@ -125,7 +131,7 @@ def frame_text(frame: "pd.DataFrame") -> str:
 
 
 def fitting_text(frame: "pd.DataFrame", more: str = "--wide") -> str:
-    """Return a table as text that fits the terminal, and a line with the columns that did not; `more` shows those."""
+    """Return a table as text that fits the terminal, and a line that names the other columns; `more` shows those."""
     width = shutil.get_terminal_size((WIDTH, 24)).columns
 
     def too_wide(columns: int) -> bool:

@@ -43,7 +43,7 @@ def arguments(parser: ArgumentParser) -> None:
         "of a model"
     )
     model.add_argument("model", metavar="MODEL", nargs="?", default="embedded", help=says)
-    model.add_argument("--known", action="store_true", help="well-known models, next to what their makers say")
+    model.add_argument("--known", action="store_true", help="well-known models, next to their makers' figures")
     several = numbers(int, 1)
     parser.add_argument("--context", default=[8192], **several, help="tokens in the key-value cache (default: 8192)")
     parser.add_argument("--memory", action="store_true", help="print a table of the memory that serving it takes")
@@ -51,11 +51,13 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--bits", **several, help="for --memory: bits of a weight, as 16,8 (default: 16)")
     parser.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
     parser.add_argument(
-        "--gpu-memory", type=number(float, 1), metavar="GB", help="say what fits into a card of so many GB"
+        "--gpu-memory", type=number(float, 1), metavar="GB", help="also show what fits on a card with this memory"
     )
-    parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N", help="so many of these (default: 1)")
+    parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N", help="number of cards (default: 1)")
     add_backend(parser)
-    parser.add_argument("--trace", metavar="FILE", help="also say how many parameters the tokens of this trace touched")
+    parser.add_argument(
+        "--trace", metavar="FILE", help="also count the parameters that the tokens of this trace touched"
+    )
     add_json(parser)
 
 

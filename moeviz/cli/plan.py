@@ -7,7 +7,7 @@ from typing import Any
 
 from moeviz.cli.cost import in_lines, judged_tokens
 from moeviz.cli.options import add_json, add_phase, number
-from moeviz.cli.output import note
+from moeviz.cli.output import check_parent, note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
 from moeviz.whole_files import write_file
@@ -34,8 +34,8 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
     parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="how many devices (default: 8, 4 or 2)")
-    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts, in all (default: N)")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
+    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts in total (default: N)")
     parser.add_argument("--num-layers", type=number(int, 1), metavar="N", help="layers of the model, dense ones too")
     parser.add_argument(
         "--layers-on-gpu", type=number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
@@ -61,8 +61,8 @@ def write_plan(args: Namespace) -> dict[str, Any]:
         raise MoevizError(f"{engine.title} reads a {engine.suffix} file; got {quoted(target.name)}. Change the suffix.")
     for name in ("devices", "copies", "layers_on_gpu"):
         if getattr(args, name) is not None and name not in engine.takes:
-            note(f"--{name.replace('_', '-')} changes nothing for {engine.title}: nothing in its file depends on it")
-    target.parent.stat()
+            note(f"--{name.replace('_', '-')} has no effect for {engine.title}: its file does not depend on it")
+    check_parent(args.output)
     trace, said = judged_tokens(args)
     sizes = sizes_for(args.engine, args.devices, args.copies)
     plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)

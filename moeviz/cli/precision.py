@@ -25,13 +25,13 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz precision`."""
-    says = "in place of a prompt: loss and moved tokens over texts in files"
+    says = "instead of a prompt: loss and moved tokens over texts in files"
     add_prompt(parser).add_argument("--texts", action=Several, metavar="TEXTS", help=says)
     add_model(parser)
     parser.add_argument(
         "--beside",
         metavar="MODEL",
-        help="compare with this model, such as another quantisation in a .gguf file, in place of other dtypes",
+        help="compare with this model, such as another quantisation in a .gguf file, instead of other dtypes",
     )
     add_json(parser)
 

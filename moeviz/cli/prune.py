@@ -1,6 +1,5 @@
 """Which experts can a model do without, and at what cost: `moeviz prune`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -8,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, numbers, one_of
-from moeviz.cli.output import check_parent, frame_text, note, progress, records
+from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.text import cut
@@ -17,7 +16,7 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.checkpoint import Checkpoint
 
-HELP = "Measure which experts a model can do without: some texts choose them, and others judge, beside chance."
+HELP = "Measure which experts a model can do without: some texts choose them, others judge the loss, next to chance."
 EXAMPLES = """examples:
   moeviz prune embedded
   moeviz prune embedded --cut 1 --criteria reap,frequency,random --json
@@ -51,7 +50,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--by-kind",
         choices=[name for name in CRITERIA if name != "random"],
         metavar="NAME",
-        help="judge on each kind of text, and by this criterion let each choose alone too",
+        help="judge on each kind of text, and let each kind alone choose too, by this criterion",
     )
     parser.add_argument(
         "--by",
@@ -65,7 +64,7 @@ def arguments(parser: ArgumentParser) -> None:
         choices=REPLACED_BY,
         default=REPLACED_BY[0],
         metavar="WHAT",
-        help="what takes a cut expert's place: 'next best' of the router's (default), or 'mean output' of the expert",
+        help="what replaces a cut expert: the router's 'next best' (default), or the expert's 'mean output'",
     )
     parser.add_argument("--ranking", metavar="FILE", help="write the experts of each layer, the most needed first")
     parser.add_argument(
@@ -103,9 +102,7 @@ def run(args: Namespace) -> int:
         progress=partial(progress, says="read {:,} of {:,} texts"),
     )
     if tokens is not None:
-        note(f"of each text the first {tokens:,} tokens were read")
-    for sentence in pruning_sentences(curve, args.by if acts else args.criteria[0]):
-        note(sentence)
+        note(f"only the first {tokens:,} tokens of each text were read")
     if args.ranking:
         write_file(args.ranking, ranking(curve, args.by, args.form, one))
         note(f"wrote {cut(args.ranking)}")
@@ -114,23 +111,28 @@ def run(args: Namespace) -> int:
     rows = curve.losses
     if args.by_kind is None:
         rows = rows[(rows["chosen_on"] == ALL) & (rows["judged_on"] == ALL)]
-    print(json.dumps(records(rows)) if args.json else frame_text(rows.round(3)))
+    findings = pruning_sentences(curve, args.by if acts else args.criteria[0])
+    if args.json:
+        print_tables({"losses": rows}, findings)
+        return 0
+    print_findings(findings)
+    print(frame_text(rows.round(3)))
     return 0
 
 
 def _cut_from_files(args: Namespace) -> int | None:
-    """The experts to cut from each layer of a file that is written; None where --cut gives none, or several."""
+    """Return the number of experts to cut from each layer of a file; None if --cut gives none, or several."""
     one = args.cut[0] if args.cut and len(args.cut) == 1 else None
     if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
-        raise MoevizError("Experts are cut from files by one number a layer. Give it with --cut.")
+        raise MoevizError("A file needs one number of experts to cut from each layer. Give it with --cut N.")
     check_parent(args.ranking)
     if args.output is not None and args.replaced_by != REPLACED_BY[0]:
-        raise MoevizError("No model of transformers has mean outputs in place of experts. Leave --output out.")
+        raise MoevizError("No transformers model has mean outputs instead of experts. Leave out --output.")
     return one
 
 
 def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
-    """The files to cut from; what cannot be written is said before the model runs."""
+    """Return the files to cut from. Raises `MoevizError`, before the model runs, for what cannot be written."""
     from moeviz.analyses.pruning.checkpoint import Checkpoint, check_space, check_target
 
     target = check_target(args.output)
@@ -142,10 +144,10 @@ def _checkpoint(args: Namespace, count: int) -> "Checkpoint":
 def _write(
     checkpoint: "Checkpoint", folder: str, experts: Mapping[int, Sequence[int]], about: Mapping[str, Any]
 ) -> None:
-    """Write the model without these experts, layer by layer, and say how much smaller it is."""
+    """Write the model without these experts, layer by layer, and note how much smaller it is."""
     written = checkpoint.write(folder, experts, about, partial(progress, says="wrote {:,} of {:,} bytes"))
     (before, after), (was, now) = written.experts, written.size
     note(
-        f"wrote {cut(folder)}: {after:,} of {before:,} experts a layer, {now / 1e6:,.1f} MB of weights in "
-        f"place of {was / 1e6:,.1f} MB"
+        f"wrote {cut(folder)}: {after:,} of {before:,} experts per layer, {now / 1e6:,.1f} MB of weights "
+        f"instead of {was / 1e6:,.1f} MB"
     )

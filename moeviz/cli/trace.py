@@ -1,11 +1,13 @@
 """Trace a prompt: `moeviz trace`."""
 
 import json
+import shlex
 from argparse import ArgumentParser, BooleanOptionalAction, Namespace
 from typing import TYPE_CHECKING, Any
 
+from moeviz.cli.metrics import SHORT, first_choices_by_token
 from moeviz.cli.options import add_counts_only, add_json, add_model, add_prompt, load, number, read_prompt
-from moeviz.cli.output import check_output, frame_text, progress, visible_line, write
+from moeviz.cli.output import check_output, fitting_text, frame_text, progress, visible_line, write
 from moeviz.errors import CaptureError
 
 if TYPE_CHECKING:
@@ -20,9 +22,9 @@ EXAMPLES = """examples:
   moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
   moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
   moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
-  moeviz trace "Il fait froid." --next-tokens -o trace.npz    the five likeliest next tokens too
-  moeviz trace "Il fait froid." --outputs -o trace.npz    what each expert adds too
-  moeviz trace - --counts-only -o counts.json < prompt.txt    how often each expert was used, and no token
+  moeviz trace "Il fait froid." --next-tokens         also the likeliest next tokens, and after each layer
+  moeviz trace "Il fait froid." --outputs -o trace.npz    also what each expert adds
+  moeviz trace - --counts-only -o counts.json < prompt.txt    only how often each expert was used
   moeviz trace "Il fait froid." --json | jq .busiest"""
 
 
@@ -34,7 +36,7 @@ def arguments(parser: ArgumentParser) -> None:
     )
     add_model(parser)
     parser.add_argument(
-        "--max-new-tokens", type=number(int, 0), default=0, metavar="N", help="how many tokens to generate"
+        "--max-new-tokens", type=number(int, 0), default=0, metavar="N", help="number of tokens to generate"
     )
     parser.add_argument(
         "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
@@ -52,11 +54,15 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--decoding",
         choices=("checkpoint",),
-        help="generate as the checkpoint's own settings say, in place of the options above and below; --seed holds",
+        help="generate by the checkpoint's own settings instead of the options above and below; only --seed is kept",
     )
     parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N", help="beam search with N beams")
     parser.add_argument(
-        "--num-return-sequences", type=number(int, 1), default=1, metavar="N", help="how many continuations to generate"
+        "--num-return-sequences",
+        type=number(int, 1),
+        default=1,
+        metavar="N",
+        help="number of continuations to generate",
     )
     parser.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
     parser.add_argument(
@@ -71,22 +77,22 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--next-tokens",
         action="store_true",
-        help="record the five likeliest next tokens after each token too, and what they would be if the model stopped "
-        "at a layer, and write them to -o FILE.npz. The model's head then runs once for every token, and once more for "
-        "each of its MoE layers; the file has about 50 bytes more for each time",
+        help="also record the five likeliest next tokens after each token, and after each MoE layer (logit lens). -o "
+        "FILE.npz keeps them. The model's head then runs once per token, and once more per MoE layer; each run adds "
+        "about 50 bytes to the file",
     )
     parser.add_argument(
         "--outputs",
         action="store_true",
-        help="record what each expert puts out for each token too, in figures, and write them to -o FILE.npz. The "
-        "experts then run a second time, which makes a CPU's run up to half as long again; the file has 20 bytes more "
-        "for each token, layer and expert of a token",
+        help="also record figures of each expert's output for each token. -o FILE.npz keeps them. The experts then run "
+        "twice, so that a run on a CPU takes up to half as long again; the file has 20 bytes more per token, layer and "
+        "slot",
     )
     add_counts_only(parser)
     parser.add_argument(
         "--kernels",
         action=BooleanOptionalAction,
-        help="let moeviz's kernels run the routers, or not (default: on a GPU, if they know the model's routers)",
+        help="run the routers with moeviz's kernels, or without (default: on a GPU, if they know the model's routers)",
     )
     add_json(parser, "print the summary as JSON")
 
@@ -105,12 +111,55 @@ def run(args: Namespace) -> int:
     result = capture(load(args), request, progress=progress)
     write(result, args.output, args.counts_only)
     summary = summary_of(result)
-    print(json.dumps(summary) if args.json else summary_text(summary))
+    if args.json:
+        print(json.dumps(summary | {"routes": routes_of(result)}))
+        return 0
+    print("\n\n".join([summary_text(summary), *lens_text(result), routes_text(result, args.output)]))
     return 0
 
 
+def routes_of(trace: "RoutingTrace") -> list[dict[str, Any]]:
+    """Return the experts of each token, for JSON: for each layer, those that it went to, the highest weight first."""
+    names = list(map(str, trace.model.layers))
+    tokens = trace.tokens[["sequence", "position", "text", "phase"]].to_dict("records")
+    chosen = (
+        {name: [e for e in row if e >= 0] for name, row in zip(names, rows, strict=True)}
+        for rows in trace.experts.transpose(1, 0, 2).tolist()
+    )
+    return [token | {"experts": experts} for token, experts in zip(tokens, chosen, strict=True)]
+
+
+def routes_text(trace: "RoutingTrace", path: str | None) -> str:
+    """Return where the first tokens went, as text, and how to see all of them."""
+    from moeviz.metrics.tokens import token_choices
+
+    tokens = len(trace.tokens)
+    first = first_choices_by_token(token_choices(trace.select(tokens=slice(0, SHORT))))
+    command = f"moeviz metrics {shlex.quote(path or 'FILE')} --topic tokens --all"
+    heading = "The expert that each token went to first, by layer (· is none)."
+    if tokens > SHORT:
+        save = "" if path else "-o FILE, then "
+        heading += f" The first {SHORT} of {tokens:,} tokens; all, with weights: {save}{command}"
+    return f"{heading}\n{fitting_text(first, command)}"
+
+
+def lens_text(trace: "RoutingTrace") -> list[str]:
+    """Return the likeliest next token after the last token, if the model stopped after each layer, as a table."""
+    import pandas as pd
+
+    if trace.next_tokens is None or trace.next_tokens.lens_rows is None or trace.next_tokens.lens_p is None:
+        return []
+    texts, ids, p = trace.next_tokens.texts, trace.next_tokens.lens_rows[:, -1, 0], trace.next_tokens.lens_p[:, -1, 0]
+    rows = [
+        {"layer": layer, "next": visible_line(texts[at]), "p": round(chance, 3)}
+        for layer, at, chance in zip(trace.model.layers, ids.tolist(), p.tolist(), strict=True)
+    ]
+    heading = "The likeliest next token if the model stopped after this layer (logit lens; poor in early layers)."
+    return [f"{heading}\n{frame_text(pd.DataFrame(rows))}"]
+
+
 def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
-    """Return what the options ask for. Raises what a request is refused for: no model is opened for it."""
+    """Return the request of the options. Raises, before a model is opened, for a request that cannot be."""
     from moeviz.capture.run.decoding import Sampling
     from moeviz.capture.run.request import CaptureRequest
 
@@ -130,7 +179,7 @@ def request_of(args: Namespace, prompt: str) -> "CaptureRequest":
 
 
 def decoding_of(args: Namespace) -> "HowToDecode":
-    """Return how generation is to run. Raises `CaptureError` for options that exclude each other."""
+    """Return the way of generating. Raises `CaptureError` for options that exclude each other."""
     from moeviz.capture.run.decoding import CHECKPOINT, Decoding
 
     ways = Decoding(args.num_beams, args.num_return_sequences, args.cache, args.prefill_chunk_size, args.prompt_lookup)
@@ -138,8 +187,8 @@ def decoding_of(args: Namespace) -> "HowToDecode":
         return ways
     if ways != Decoding():
         raise CaptureError(
-            "With --decoding checkpoint the checkpoint says how generation runs. Leave out the options for beams, "
-            "sequences, caches, chunks and drafts, or --decoding."
+            "With --decoding checkpoint, the checkpoint's settings decide. Leave out the options for beams, sequences, "
+            "caches, chunks and drafts, or --decoding."
         )
     return CHECKPOINT
 

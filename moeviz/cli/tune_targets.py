@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_output, frame_text, note, progress, records
+from moeviz.cli.output import check_output, frame_text, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
@@ -20,7 +20,7 @@ FORMS = ("esft", "peft")
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz tune-targets`."""
-    says = "text files of the task, or .jsonl files with a text on each line: at least four texts"
+    says = "text files of the task, or .jsonl or .csv files of texts: at least four texts"
     parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
     parser.add_argument("texts", metavar="TEXTS", nargs="+", help=says)
     parser.add_argument(
@@ -39,7 +39,7 @@ def arguments(parser: ArgumentParser) -> None:
         type=number(float, 0, 1),
         default=0.2,
         metavar="P",
-        help="of a layer's work, for which experts are taken (default: 0.2, as in ESFT)",
+        help="share of a layer's work that the targets must do (default: 0.2, as in ESFT)",
     )
     parser.add_argument("-o", "--output", metavar="FILE", help="write the targets there, as JSON")
     parser.add_argument(
@@ -70,11 +70,16 @@ def run(args: Namespace) -> int:
     says = partial(progress, says="read {:,} of {:,} texts")
     pair = (trace_corpus(model, texts, progress=says), trace_corpus(model, base, progress=says))
     found = tune_targets(pair, args.score, args.share)
-    note(tune_targets_sentence(found, args.share))
     if args.output is not None:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
         write_file(args.output, json.dumps(written) + "\n")
         note(f"wrote {args.output}")
+    findings = [tune_targets_sentence(found, args.share)]
+    if args.json:
+        print_tables({"experts": found}, findings)
+        return 0
+    print_findings(findings)
     rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
-    print(json.dumps(records(found)) if args.json else frame_text(rows.drop(columns="in_esft").round(4)))
+    if len(rows):
+        print(frame_text(rows.drop(columns="in_esft").round(4)))
     return 0

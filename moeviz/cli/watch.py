@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from moeviz.training.recorded.run import TrainingRun
 
-HELP = "Say how the routers of a training run are: its alarms, and its last logs. Exit code 1 if an alarm is on."
+HELP = "Report the health of a training run's routers: its alarms and last logs. Exit code 1 if an alarm is on."
 EXAMPLES = """examples:
   moeviz watch run/routing                            alarms, and the last logs
   moeviz watch run/routing --ignore aux_off           exit code 1 if any other alarm is on
@@ -28,7 +28,7 @@ def arguments(parser: ArgumentParser) -> None:
     says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
     parser.add_argument("run", metavar="RUN", help=says)
     parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
-    says = "alarms that do not count, as aux_off; a,b for several"
+    says = "alarms to ignore, such as aux_off; a,b for several"
     parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND", help=says)
     add_json(parser)
     add_import_options(parser)
@@ -50,7 +50,7 @@ def run_of(args: Namespace) -> "TrainingRun":
     from moeviz.training.recorded.rules import ALARM_KINDS
 
     if unknown := [kind for kind in args.ignore if kind not in ALARM_KINDS]:
-        raise InvalidTrace(f"There is no alarm {unknown[0]!r}. Choose from {', '.join(ALARM_KINDS)}.")
+        raise InvalidTrace(f"There is no alarm {unknown[0]!r}. Choose one of {', '.join(ALARM_KINDS)}.")
     return read_run(args.run, import_options(args))
 
 

@@ -9,8 +9,6 @@ from moeviz.cli.output import check_output, frame_text, records, write
 from moeviz.cli.words import Several
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from moeviz.analyses.what_if import WhatIf
     from moeviz.capture.interventions.intervention import Intervention
     from moeviz.capture.interventions.precision import Precision
@@ -50,7 +48,7 @@ def run(args: Namespace) -> int:
     change, model = intervention_of(args), load(args)
     result = what_if(model, prompt, change, chat=args.chat)
     write(result.changed, args.output)
-    print(json.dumps(records(result.effect)) if args.json else effect_text(result, model.tokenizer))
+    print(json.dumps(records(result.effect)) if args.json else effect_text(result))
     return 0
 
 
@@ -67,15 +65,14 @@ def intervention_of(args: Namespace) -> "Intervention | Precision":
     return cast("Intervention | Precision", next(given).make(args, read_trace))
 
 
-def effect_text(result: "WhatIf", tokenizer: "PreTrainedTokenizerBase") -> str:
+def effect_text(result: "WhatIf") -> str:
     """Return the effect of an intervention as text: token by token, and its means."""
-    effect, columns = result.effect, ("next_token", "next_token_changed")
-    texts = {name: effect[name].map(lambda token: tokenizer.decode([token])) for name in columns}
+    effect, ids = result.effect, ["next_token", "next_token_changed"]
     another = (effect["next_token"] != effect["next_token_changed"]).mean()
     loss = effect[["loss", "loss_changed"]].mean()
     return "\n".join(
         [
-            frame_text(effect.drop(columns=["sequence"]).assign(**texts).round(4)),
+            frame_text(effect.drop(columns=["sequence", *ids]).round(4)),
             "",
             f"loss per token           {loss['loss']:.4f} -> {loss['loss_changed']:.4f} nats",
             f"KL, mean of tokens     {effect['kl'].mean():.4f} nats",

@@ -1,6 +1,6 @@
 """The texts of a corpus, read as a stream: which are in which shard, and those of one shard again. Not trusted.
 
-A place is (file, offset): a byte of a file with a text a line, a row of a Parquet file, 0 of a file that is one text.
+A place is (file, offset): a byte of a file with a text per line, a row of a table, or 0 of a file that is one text.
 """
 
 from collections.abc import Iterator, Sequence
@@ -112,9 +112,10 @@ def _of_file(path: Path, number: int, offset: int, lines: bool) -> Iterator[Text
         yield from _of_parquet(path, number, offset)
     elif suffix == ".jsonl" or lines:
         yield from _of_lines(path, number, offset, suffix == ".jsonl")
-    else:
-        ((label, text),) = texts_of_files([(path.name, path.read_bytes())])
-        yield Text((number, 0), label, text)
+    else:  # one text, or the rows of a table
+        for row, (label, text) in enumerate(texts_of_files([(path.name, path.read_bytes())])):
+            if row >= offset:
+                yield Text((number, row), label, text)
 
 
 def _of_lines(path: Path, number: int, offset: int, json: bool) -> Iterator[Text]:

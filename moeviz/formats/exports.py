@@ -25,7 +25,7 @@ from moeviz.formats.assignments_table import UNNAMED
 from moeviz.formats.counts_file import counts_in, is_counts
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opened, Source, source_of
-from moeviz.formats.importers.table import imported, is_ours, looked_for, named, recognised
+from moeviz.formats.importers.table import imported, importers, is_ours, named, recognised
 from moeviz.formats.importers.torch_file import is_torch
 from moeviz.formats.json_file import from_json, to_json
 from moeviz.formats.parquet_file import from_parquet, to_parquet
@@ -265,20 +265,23 @@ def _own(source: Source) -> RoutingTrace:
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
         _check_no_model(source.name)
-        raise InvalidTrace(
-            f"{source.name[:200]!r} does not have the suffix of a trace ({', '.join(suffixes)}), nor is it anything "
-            f"that is recognised by its content. Looked for: {looked_for()}."
-        )
+        raise _not_recognised(source)
     if isinstance(source.first, dict | list) and "format" not in source.first:
-        raise InvalidTrace(
-            f"{quoted(source.name)} is JSON, and neither a trace of moeviz, which says its format, nor anything that "
-            f"is recognised by its content. Looked for: {looked_for()}."
-        )
+        raise _not_recognised(source)
     trace = _reader(source.name)(source.data, source.max_bytes)
     if trace.model.name != UNNAMED:
         return trace
     name = source.name[:200].encode(errors="replace").decode()
     return replace(trace, model=replace(trace.model, name=f"from {name}"))
+
+
+def _not_recognised(source: Source) -> InvalidTrace:
+    ours, kind = ", ".join(export.suffix for export in EXPORTS if export.read), "folder" if source.is_folder else "file"
+    return InvalidTrace(
+        f"The {kind} {quoted(source.name)} is not recognised: it is neither a trace that moeviz wrote ({ours}, or the "
+        f"folder of a dataset), nor in one of the {len(importers())} formats of other programs that moeviz reads. If "
+        "you know its format, name it: --format NAME (format= in Python)."
+    )
 
 
 def _check_no_model(name: str) -> None:

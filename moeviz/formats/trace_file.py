@@ -41,7 +41,8 @@ from moeviz.routing_trace import ARRAYS, RoutingTrace
 from moeviz.text import is_text
 
 DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
-NEXT_DTYPES = {"ids": "<i4", "p": "<f4", "lens_ids": "<i4", "lens_p": "<f4"}
+NEXT_DTYPES = {"rows": "<i4", "p": "<f4", "lens_rows": "<i4", "lens_p": "<f4", "token_ids": "<i4"}
+OPTIONAL = ("lens_rows", "lens_p", "token_ids")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes
 # What numpy writes for these dtypes, to the letter. numpy's own reader hands the header to Python's parser instead.
 NPY_HEADER = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
@@ -157,7 +158,7 @@ def optional_parts_of(content: dict[str, Any], slots: tuple[int, int, int]) -> d
 
 
 def _next_as_json(following: NextTokens) -> dict[str, Any]:
-    """Next tokens as the header has them; the arrays of a lens are null where there is none."""
+    """Return next tokens as the header has them; arrays that there are not are null."""
     if not all(map(is_text, following.texts)):
         raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
     arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
@@ -166,7 +167,7 @@ def _next_as_json(following: NextTokens) -> dict[str, Any]:
 
 
 def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
-    """Next tokens from `_next_as_json`: of this many layers and tokens. Raises `InvalidTrace`."""
+    """Read next tokens from `_next_as_json`, of this many layers and tokens. Raises `InvalidTrace`."""
     if value is None:
         return None
     if not isinstance(value, dict) or value.keys() != {"texts", *NEXT_DTYPES}:
@@ -176,8 +177,9 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
     texts = value["texts"]
     if not isinstance(texts, list) or not all(map(is_text, texts)):
         raise InvalidTrace("The texts of the next tokens are not a list of texts. Save the trace again.")
-    shapes = {name: (layers, tokens, NEXT) if name.startswith("lens") else (tokens, NEXT) for name in NEXT_DTYPES}
-    optional = {name: name.startswith("lens") and value[name] is None for name in NEXT_DTYPES}
+    shapes: dict[str, tuple[int, ...]] = dict.fromkeys(("rows", "p"), (tokens, NEXT))
+    shapes |= dict.fromkeys(("lens_rows", "lens_p"), (layers, tokens, NEXT)) | {"token_ids": (len(texts),)}
+    optional = {name: name in OPTIONAL and value[name] is None for name in NEXT_DTYPES}
     arrays: dict[str, Any] = {
         name: None if optional[name] else _unpacked(value[name], f"{name} of the next tokens", shapes[name], kind)
         for name, kind in NEXT_DTYPES.items()

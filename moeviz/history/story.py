@@ -13,6 +13,7 @@ import tomllib
 from base64 import b64encode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cache
 from math import comb
 from pathlib import Path
 from types import MappingProxyType
@@ -23,19 +24,22 @@ import pandas as pd
 
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
+from moeviz.history.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
 from moeviz.metrics.expert_names import expert_names
 from moeviz.metrics.locality import FIRST_CHOICE, MIXTRAL_TABLE_5, locality
 from moeviz.metrics.words import item_word, percent
-from moeviz.routing_trace import RoutingTrace
+from moeviz.routing_trace import RoutingTrace, token_frame
 
 UNDECIDED, LEANING = 0.6, 0.9  # weights of a first choice that leave something to the others
 WORD = r"[a-z]{5,}"  # that can be read in a sentence
-LINE_STEP, LINE_EPOCHS = 5.0, 300  # with which one line comes to rest
+STARTS = 5  # of the mixture of 1991 and of its rival, seeds from 0 on
+EVERY_EPOCH = 10  # epochs from one point of a curve to the next
 PLACES = {"↖": 0, "↗": 8, "·": 40, "↙": 72, "↘": 80}  # to which digits are moved, of 81
-AROUND = 14, 22  # words before the one that is shown first, and from it on
+WINDOW = 16  # words of 2017: those of the sentence, and what comes after it
+MINE = "The sentence"
 READ = ("French", "German", "Python", "SQL", "English prose")  # kinds of text, of each the third of four
 TOKENS = 34  # of each of these
 FINE_LAYER = 2  # of six
@@ -110,6 +114,25 @@ class Branch:
     page: str
 
 
+class Idea(NamedTuple):
+    """Something that came after 2024."""
+
+    title: str
+    who: str  # models that have it
+    says: str  # [3] is the third source
+
+
+class CitedSource(NamedTuple):
+    """What a number in the story's words stands for."""
+
+    number: int
+    name: str
+    year: int
+    where: str  # in it
+    address: str
+    checked: str  # text, abstract, earlier, memory
+
+
 class TwinModel(NamedTuple):
     """One of two models that differ in how their load was balanced."""
 
@@ -120,31 +143,69 @@ class TwinModel(NamedTuple):
     repeats: tuple[float, float]  # lowest and highest share of neighbours with one first choice, of the layers
 
 
-def one_network() -> Scene:
-    """One line, which all vowels share."""
+class Rivals(NamedTuple):
+    """The mixture of 1991 and the network of its size, trained from the same seeds until both have the same error."""
+
+    mixtures: list[Any]  # AdaptiveMixture
+    networks: list[Any]  # BackpropagationNetwork
+
+    def mean(self, name: str) -> tuple[float, float]:
+        """Mean of `epochs`, `train_accuracy` or `test_accuracy`: of the mixtures, and of the networks."""
+        return tuple(float(np.mean([getattr(run, name) for run in runs])) for runs in self)
+
+    def curves(self) -> dict[str, Any]:
+        """Return the error of each start, every tenth epoch and at the end, for JSON."""
+        each = [[run.error_by_epoch[::EVERY_EPOCH].round(4).tolist() for run in runs] for runs in self]
+        return {
+            "every": EVERY_EPOCH,
+            "goal": part("local-experts", "model").STOP_AT,
+            "mixture": each[0],
+            "network": each[1],
+        }
+
+
+@cache
+def rivals() -> Rivals:
+    """Train both from each of STARTS seeds; it takes two seconds."""
     model, vowels = part("local-experts", "model"), stand_in()
-    result = model.train(vowels, experts=1, step=LINE_STEP, max_epochs=LINE_EPOCHS)
-    said, trace = _said_of_vowels(result.state()), _last(model.trace_of(result)).select(tokens=vowels.training)
-    quoted = {"right": percent(result.train_accuracy)}
-    return Scene("vowels", trace, meters_of(trace), quoted, {"says": said, "lines": result.expert_lines[-1].T.tolist()})
+    hidden = model.HIDDEN[shipped_result("local-experts").settings["experts"]]
+    mixtures = [model.train(vowels, seed=seed) for seed in range(STARTS)]
+    return Rivals(mixtures, [model.train_network(vowels, hidden, seed) for seed in range(STARTS)])
+
+
+def one_network() -> Scene:
+    """One network of the size of the mixture of 1991, which all vowels share."""
+    model, vowels = part("local-experts", "model"), stand_in()
+    trace = _last(part("local-experts", "trace").trace_of(model.train(vowels, experts=1, max_epochs=1))).select(
+        tokens=vowels.training
+    )
+    shown, network = rivals(), rivals().networks[0]
+    quoted = {"right": percent(shown.mean("train_accuracy")[1]), "epochs": round(shown.mean("epochs")[1])}
+    quoted |= {"hidden": spelled(network.below.shape[1]), "weights": network.below.size + network.above.size}
+    quoted |= {"seeds": spelled(STARTS)}
+    said = network.answer(encode(vowels)[0])[vowels.training].round(4)[:, None].tolist()
+    curves = shown.curves() | {"mixture": []}
+    return Scene("vowels", trace, meters_of(trace), quoted, {"says": said, "curves": curves})
 
 
 def compete() -> Scene:
     """1991: four experts answer for a vowel; two of them lead for none."""
     result, trace = shipped_result("local-experts"), _last(shipped_trace("local-experts"))
-    leading = np.unique(trace.experts[-1, :, 0])
-    quoted = {"leading": spelled(len(leading)), "epochs": result.epochs, "right": percent(result.train_accuracy)}
+    leading, shown = np.unique(trace.experts[-1, :, 0]), rivals()
+    epochs, right = shown.mean("epochs"), shown.mean("train_accuracy")
+    quoted = {"leading": spelled(len(leading)), "epochs": round(epochs[0]), "network_epochs": round(epochs[1])}
+    quoted |= {"ratio": f"{epochs[0] / epochs[1]:.2f}", "seeds": spelled(STARTS)}
+    quoted |= {"right": percent(right[0]), "network_right": percent(right[1])}
     lines = result.expert_lines[-1].T[leading].tolist()
-    shown = trace.select(tokens=stand_in().training)
-    drawn = {"says": _said_of_vowels(result.state()), "lines": lines}
-    return Scene("vowels", shown, meters_of(trace), quoted, drawn)
+    drawn = {"says": _said_of_vowels(result.state()), "lines": lines, "curves": shown.curves()}
+    return Scene("vowels", trace.select(tokens=stand_in().training), meters_of(trace), quoted, drawn)
 
 
 def tree() -> Scene:
     """1994: a root divides an input between two branches, and routers below it among four experts."""
     result, trace = shipped_result("hierarchical"), shipped_trace("hierarchical")
     passes = int((result.squared_error <= part("local-experts", "model").STOP_AT).argmax())
-    quoted = {"passes": passes, "epochs": shipped_result("local-experts").epochs}
+    quoted = {"passes": passes, "epochs": round(rivals().mean("epochs")[0])}
     quoted |= {"right": percent(result.train_accuracy)}
     shown = trace.select(tokens=stand_in().training)
     drawn = {"says": _said_of_vowels(result.tree(), "answers"), "tree": True}
@@ -200,7 +261,7 @@ def dropped() -> Scene:
 def every_layer() -> Scene:
     """2023: two of eight in every layer of a small model of ours; the counts are those of the real Mixtral."""
     published = _published("Mixtral 8x7B")
-    shown = _read(reference_routing())
+    shown = _with_sentence(reference_routing(), one_sentence().chosen)
     experts, top_k = int(published["experts"]), int(published["top_k"])
     quoted = {"layers": len(shown.model.layers), "k": top_k, "experts": experts, "pairs": comb(experts, top_k)}
     quoted |= {"total": _billions(float(published["total"])), "active": _billions(float(published["active"]))}
@@ -209,7 +270,7 @@ def every_layer() -> Scene:
 
 def fine() -> Scene:
     """Since 2024: many small experts and a shared one, chosen with a bias, in a small model of ours."""
-    routed = _read(reference_routing(FINE))
+    routed = _with_sentence(reference_routing(FINE), one_sentence().fine)
     trace = routed.select(layers=[FINE_LAYER])
     v3, experts, top_k = _published("DeepSeek-V3"), trace.model.num_experts[0], trace.model.top_k
     quoted = {"experts": experts, "k": top_k, "layer": FINE_LAYER, "layers": len(routed.model.layers)}
@@ -317,13 +378,13 @@ def _queue() -> Inputs:
 
 
 def _texts() -> Inputs:
-    """The beginnings of five texts; of each, its longest word is shown first."""
-    tokens = _read(reference_routing()).tokens
+    """The sentence and the beginnings of five texts; of each of those, its longest word is shown first."""
+    tokens = _with_sentence(reference_routing(), one_sentence().chosen).tokens
     words = tokens["text"].str.strip()
     length = words.str.len().where(words.str.isalpha(), 0)
-    starts = length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()
+    starts = [SHOWN[1], *length.groupby(tokens["label"]).idxmax()[list(READ)].tolist()]
     drawn = {"words": tokens["text"].tolist(), "groups": tokens["label"].tolist(), "starts": starts}
-    return Inputs("texts", _names(_read(reference_routing())), starts[0], drawn)
+    return Inputs("texts", _names(_with_sentence(reference_routing(), one_sentence().chosen)), starts[0], drawn)
 
 
 def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
@@ -352,25 +413,40 @@ def _sparse(trace: RoutingTrace) -> Scene:
     load = [_visits(shipped_trace("sparsely-gated")), _visits(trace_beside("sparsely-gated"))]
     quoted = {"k": trace.model.top_k, "experts": trace.model.num_experts[-1], "words": f"{len(trace.tokens):,}"}
     quoted |= {"least": int(min(load[0])), "least_without": int(min(load[1]))}
+    home = np.arange(len(trace.tokens)) % trace.model.num_experts[-1]  # words are dealt out to the machines in turn
+    quoted |= {"choices": trace.experts[-1].size, "messages": int((trace.experts[-1] != home[:, None]).sum())}
     return Scene("words", trace.select(tokens=_window(trace)[0]), meters_of(trace), quoted, {"load": [_visits(trace)]})
 
 
 def _window(trace: RoutingTrace) -> tuple[slice, int]:
-    """Words around one that two experts share, and its place among them: of the run with the losses."""
-    usual = shipped_trace("sparsely-gated")
-    words = usual.tokens["text"].str.fullmatch(WORD)
-    token = _nearest(np.where(words, usual.weights[-1, :, 0], 2), UNDECIDED)
-    start = max(0, token - AROUND[0])
-    return slice(start, min(len(trace.tokens), token + AROUND[1])), token - start
+    """Return the words of the sentence that the page begins with and some after it, and the place of "list" in them."""
+    words, text = SENTENCE.split(), trace.tokens["text"].tolist()
+    start = next(at for at in range(len(text)) if text[at : at + len(words)] == words)
+    return slice(start, start + WINDOW), words.index("list")
 
 
 def _read(trace: RoutingTrace) -> RoutingTrace:
-    """The beginning of one text of each kind of READ."""
+    """Return the beginning of one text of each kind of READ."""
     tokens = trace.tokens
     number = tokens.groupby("label")["sequence"].rank("dense")
     place = tokens.groupby("sequence").cumcount()
     kept = tokens[(number == 3) & (place < TOKENS)]
     return trace.select(tokens=np.concatenate([kept.index[kept["label"] == kind] for kind in READ]))
+
+
+def _with_sentence(trace: RoutingTrace, chosen: SentenceExperts) -> RoutingTrace:
+    """Return `_read` with the sentence that the page begins with before it, as the model of the trace routes it."""
+    read, texts = _read(trace), one_sentence().tokens
+    mine = token_frame(np.zeros(len(texts), int), np.arange(len(texts)), texts).assign(label=MINE)
+    theirs = read.tokens.assign(sequence=read.tokens["sequence"] + 1)
+    both = [
+        np.concatenate([each, of], axis=1).astype(of.dtype)
+        for each, of in ((chosen.experts, read.experts), (chosen.weights, read.weights))
+    ]
+    tokens = pd.concat([mine, theirs], ignore_index=True)[list(mine.columns)].astype(
+        {"sequence": mine["sequence"].dtype}
+    )
+    return RoutingTrace(read.model, tokens, *both)
 
 
 def _twin(title: str, trace: RoutingTrace) -> TwinModel:
@@ -407,13 +483,13 @@ def _visits(trace: RoutingTrace) -> list[int]:
 
 
 def _work(trace: RoutingTrace) -> list[list[float]]:
-    """How many inputs each expert of each layer is worth: the sum of its weights."""
+    """Return the sum of weights of each expert of each layer: the inputs that it is worth."""
     of_layers = zip(trace.experts, trace.weights, trace.model.num_experts, strict=True)
     return [np.bincount(e.ravel(), w.ravel(), experts).round(1).tolist() for e, w, experts in of_layers]
 
 
 def _room(trace: RoutingTrace) -> int:
-    """How many words an expert takes: whoever drops a word is full."""
+    """Return the number of words that an expert takes: whoever drops a word is full."""
     return max(_visits(trace))
 
 
@@ -441,9 +517,25 @@ def _step(row: dict[str, Any]) -> Step:
 
 
 def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
-    return {"show": globals()[half["show"]], "added": tuple(half.get("added", ()))}
+    return {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))}
 
 
+SCENES: dict[str, Callable[[], Scene]] = {
+    scene.__name__: scene
+    for scene in (
+        one_network,
+        compete,
+        tree,
+        layers,
+        unbalanced_layers,
+        switches,
+        top_two,
+        unbalanced_two,
+        dropped,
+        every_layer,
+        fine,
+    )
+}
 INPUTS = {
     "vowels": _vowels,
     "moved digits": _moved_digits,
@@ -456,6 +548,15 @@ _STORY = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding
 STEPS = tuple(map(_step, _STORY["steps"]))
 BRANCHES = tuple(Branch(**_words_of(row)) for row in _STORY["branches"])
 MEANING = _words_of(_STORY["meaning"])
+SOURCES = tuple(CitedSource(number, **row) for number, row in enumerate(_STORY["sources"], 1))
+
+
+def ideas() -> list[Idea]:
+    """Return what came after 2024, with the figures of the timeline."""
+    latest = timeline().dropna(subset=["experts", "top_k"]).iloc[-1]
+    figures = {"most": int(latest["experts"]), "most_k": int(latest["top_k"])}
+    rows = (_words_of(row) for row in _STORY["ideas"])
+    return [Idea(row["title"], row["who"], row["says"].format_map(figures)) for row in rows]
 
 
 class Point(NamedTuple):
@@ -479,6 +580,7 @@ _TEXTS = {
     for kind, rows in tomllib.loads(Path(__file__).with_name("article.toml").read_text(encoding="utf-8")).items()
 }
 POINTS = tuple(Point(**row) for row in _TEXTS["points"])
+NOT_SHOWN = {row["quotation"]: row["why"] for row in _TEXTS["not_shown"]}
 CORRECTIONS = tuple(Correction(**row) for row in _TEXTS["corrections"])
 
 

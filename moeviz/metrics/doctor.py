@@ -13,31 +13,28 @@ import numpy as np
 import pandas as pd
 
 from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.conventions import FEW_LAYERS, explain
 from moeviz.metrics.doctor_rows import (
-    DRAFT,
     FEW,
-    FEW_LAYERS,
     Anomaly,
     Rows,
     again,
     draft,
     duplicates,
-    equal_sets_by_layer,
     even,
     neighbours,
     padding,
     repeats,
     rows_of,
-    shift_beside,
     token_shift,
 )
-from moeviz.metrics.words import percent
+from moeviz.metrics.engine_difference import agreement_sentence, convention_sentence
 from moeviz.routing_trace import Counted, RoutingTrace
 
 LARGEST_WEIGHT = 100  # those of known families are below 10, scaled as they are
 COLUMNS = {"check": "str", "layer": "int32", "token": "int64", "rows": "int64", "says": "str"}
 RARE = 0.05  # of the other tokens: no more may go to expert 0 at all layers
-APART = 0.5  # times the usual share: a layer that agrees less is not of the same model
+MOST_APART = 0.1  # of what differs at chance: number formats differ by less
 
 
 def examine(
@@ -45,10 +42,11 @@ def examine(
 ) -> pd.DataFrame:
     """Examine a trace, or counts, for what is not plausible: no row is a good sign.
 
-    `beside` is another trace of the same tokens, `tokens` how many of them met a router, where that is known, and
-    `left_out` what its file lost, a sentence each. The order of slots plays no part. One row per finding. Columns:
-    check str (its name, as in `CHECKS`) · layer int32 (-1: all) · token int64 (first row of `tokens` that it is about;
-    -1: all) · rows int64 (how many) · says str.
+    `beside` is another trace of the same tokens: what the two do otherwise is a finding, named as in
+    `moeviz.metrics.conventions.explain`. `tokens` is how many of them met a router, if that is known, and `left_out`
+    what its file lost, a sentence each. The order of slots plays no part. One row per finding. Columns: check str (its
+    name, as in `CHECKS`, or the kind of a convention) · layer int32 (-1: all) · token int64 (first row of `tokens` that
+    it is about; -1: all) · rows int64 (how many) · says str.
 
     Source: the checks and their limits were tried on fourteen ways to spoil each of two traces, on captures that are
     publicly known to be bad, and on sixty texts by each of three models.
@@ -77,23 +75,15 @@ def _of_number(trace: RoutingTrace, tokens: int | None) -> Iterator[Anomaly]:
 
 
 def _beside(trace: RoutingTrace, beside: RoutingTrace | None) -> Iterator[Anomaly]:
+    """Name the conventions in which two traces differ, and how far they agree if none of them explains it."""
     if beside is None:
         return
-    if shift := shift_beside(trace, beside):
-        says = (
-            f"The trace agrees with the one beside it when its rows are moved by {shift:+d}: a row was "
-            f"{'lost' if shift > 0 else 'counted twice'}."
-        )
-        yield Anomaly("shift", -1, 0, len(trace.tokens), says)
-    shares = equal_sets_by_layer(trace, beside, shift)
-    usual = float(np.median([*shares.values()])) if len(shares) >= FEW_LAYERS else 0.0
-    for layer, share in shares.items():
-        if share < APART * usual:
-            says = (
-                f"At layer {layer}, {percent(share)} of the tokens have the experts that they have in the trace beside "
-                f"it, and at half of the layers {percent(usual)} or more: {DRAFT}"
-            )
-            yield Anomaly("draft", layer, 0, len(trace.tokens), says)
+    found = explain((trace, beside))
+    for one in found.conventions:
+        layer = one.layers[0] if len(one.layers) == 1 else -1
+        yield Anomaly(one.kind, layer, 0, len(trace.tokens), convention_sentence(one))
+    if found.left.ids > MOST_APART * found.left.chance and (says := agreement_sentence(found)):
+        yield Anomaly("disagreement", -1, 0, len(trace.tokens), says)
 
 
 def _of_counts(counts: ExpertCounts) -> Iterator[Anomaly]:

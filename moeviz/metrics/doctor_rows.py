@@ -10,7 +10,6 @@ import pandas as pd
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 
 FEW = 8  # tokens: of fewer, chance alone may do what is looked for
-FEW_LAYERS = 3  # with fewer, one layer is not told from the others
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,45 +96,8 @@ def rows_of(trace: RoutingTrace) -> Rows:
     )
 
 
-FURTHEST = 2  # rows
 ENOUGH_IDS = 200  # tokens, for what token ids alone say
 CLEARLY = 1.1  # times as many shared experts as where nothing is moved
-
-
-def shift_beside(trace: RoutingTrace, other: RoutingTrace) -> int:
-    """The shift of -2 to 2 rows at which most sets of experts are those of another trace; 0 wins a tie.
-
-    +1: row t of the trace is row t + 1 of the other, as where the trace lost its first row.
-    """
-    return max(range(-FURTHEST, FURTHEST + 1), key=lambda shift: (equal_sets(trace, other, shift), -abs(shift)))
-
-
-def equal_sets(trace: RoutingTrace, other: RoutingTrace, shift: int) -> float:
-    """The share of rows whose set is that of the other trace `shift` rows later, over the layers that both have."""
-    shares = equal_sets_by_layer(trace, other, shift)
-    return float(np.mean([*shares.values()])) if shares else 0.0
-
-
-def equal_sets_by_layer(trace: RoutingTrace, other: RoutingTrace, shift: int) -> dict[int, float]:
-    """The same for each layer that both have, and at which rows are recorded in both."""
-    mine, theirs = rows_at(trace, other, shift)
-    shares = {}
-    for layer in sorted(set(trace.model.layers) & set(other.model.layers)):
-        ours, others = (t.experts[t.model.layers.index(layer)] for t in (trace, other))
-        if ours.shape[1] != others.shape[1]:
-            continue
-        ours, others = np.sort(ours[mine], axis=1), np.sort(others[theirs], axis=1)
-        both = (ours[:, :1] != NOT_RECORDED).ravel() & (others[:, :1] != NOT_RECORDED).ravel()
-        if both.any():
-            shares[layer] = float((ours == others).all(axis=1)[both].mean())
-    return shares
-
-
-def rows_at(trace: RoutingTrace, other: RoutingTrace, shift: int) -> tuple[np.ndarray, np.ndarray]:
-    """Find the rows of two traces that are of the same sequence, and `shift` positions apart."""
-    keys = [t.tokens["sequence"].to_numpy(np.int64) * 2**32 + t.tokens["position"].to_numpy() for t in (trace, other)]
-    _, mine, theirs = np.intersect1d(keys[0] + shift, keys[1], assume_unique=True, return_indices=True)
-    return mine, theirs
 
 
 def overlap(mine: int, theirs: int, shift: int) -> tuple[slice, slice]:

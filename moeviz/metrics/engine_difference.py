@@ -1,57 +1,36 @@
 """Two recordings of the same text, by two engines, in two precisions, or in training and serving: where do they part?
 
-Who replays routing between training and inference needs to know. Rows that are off by one are found first, and put
-right: a misalignment is no disagreement. Nor is another token, which is left out and counted.
+Who replays routing between training and inference needs to know. A convention in which they differ is found first, and
+undone (`moeviz.metrics.conventions`): a misalignment is no disagreement. Nor is another token, which is left out and
+counted. The tables here take the two as they are: give them `explain(pair).undone`.
 """
-
-from math import sqrt
 
 import numpy as np
 import pandas as pd
 
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.doctor_rows import FURTHEST, equal_sets, rows_at
+from moeviz.metrics.convention_search import Pair, rows_at, shared_at_random
+from moeviz.metrics.conventions import Comparison, Convention, in_place, same_tokens
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.words import percent, short
-from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
-from moeviz.text import spans
-
-Pair = tuple[RoutingTrace, RoutingTrace]
-CLEARLY = 0.1  # of rows: so many more must agree before anything is moved
-SAME_TEXT = 0.95  # of tokens
-
-
-@needs_tokens
-def shifts(pair: Pair) -> pd.DataFrame:
-    """How well two traces agree when the rows of the second are moved, and which move is right.
-
-    One row per shift. Columns: shift int64 (row t of the first is row t + shift of the second) · equal_sets float64
-    (share of rows with equal sets of experts, over the layers that both have) · chosen bool (0, unless another shift
-    agrees in a tenth more of the rows, and in 2 / sqrt(tokens) more).
-
-    Source: simple counting.
-    """
-    shares = {shift: equal_sets(*pair, shift) for shift in range(-FURTHEST, FURTHEST + 1)}
-    best = max(shares, key=lambda shift: (shares[shift], -abs(shift)))
-    luck = 2 / sqrt(max(len(rows_at(*pair, best)[0]), 1))  # of few rows, another shift agrees in more by luck
-    chosen = best if shares[best] > shares[0] + max(CLEARLY, luck) else 0
-    return pd.DataFrame(
-        {"shift": list(shares), "equal_sets": list(shares.values()), "chosen": [shift == chosen for shift in shares]}
-    )
+from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
+from moeviz.text import spans, with_and
 
 
 @needs_tokens
 def engine_difference(pair: Pair) -> pd.DataFrame:
-    """How far two recordings of the same text agree, layer by layer, after rows that are off by one are put right.
+    """Measure how far two recordings of the same text agree, layer by layer.
 
     One row per layer that both have. Columns: layer int32 · tokens int64 (the same in both, and recorded in both) ·
     chosen int64 (experts of these tokens in the first trace) · different int64 (those of them that the second does not
     have) · equal_ids float64 (share of tokens with the same experts in the same order; NaN where an order is not known)
     · equal_sets float64 (share with the same experts) · shared float64 (mean share of the first trace's experts that
-    the second has) · ties float64 (share of tokens with other experts where the first trace's last choice was a tie) ·
-    margin_equal, margin_different float64 (median margin of tokens with the same and with other experts) · by_margin
-    float64 (how often a token with other experts has a smaller margin than one with the same: 0.5 if margins explain
-    nothing, 1 if all).
+    the second has) · at_random float64 (the same if its rows were shuffled) · weights float64 (of tokens with the same
+    experts, the sum of differences of mixing weights over the sum of the first's; NaN if either has none) · ties
+    float64 (share of tokens with other experts where the first trace's last choice was a tie) · margin_equal,
+    margin_different float64 (median margin of tokens with the same and with other experts) · by_margin float64 (how
+    often a token with other experts has a smaller margin than one with the same: 0.5 if margins explain nothing, 1 if
+    all).
 
     A margin is the lowest logit of a token's experts less the highest of all others, in the first trace; NaN without
     logits, and where a bias rather than the logits decides. Raises `InvalidTrace` if the traces have no layer in common
@@ -68,7 +47,12 @@ def engine_difference(pair: Pair) -> pd.DataFrame:
         if both.any():
             ours, others = one.experts[at, mine[both]], other.experts[there, theirs[both]]
             margin = None if one.logits is None else margins_of(one.logits[at, mine[both]], ours)
-            rows.append({"layer": layer, "tokens": len(ours)} | _of_layer(ours, others, margin))
+            weights = [
+                None if trace.weights is None else trace.weights[row, part[both]]
+                for trace, row, part in ((one, at, mine), (other, there, theirs))
+            ]
+            facts = _of_layer(ours, others, margin) | {"weights": _weights_apart(ours, others, *weights)}
+            rows.append({"layer": layer, "tokens": len(ours)} | facts)
     if not rows:
         raise MissingField("No token is recorded in both traces, so there is nothing to compare. Choose another trace.")
     frame = pd.DataFrame(rows).astype(
@@ -113,69 +97,23 @@ def tokens_checked(pair: Pair) -> pd.DataFrame:
 
     Source: simple comparison.
     """
-    mine, _, same, known = _matched(pair)
+    pair, _ = in_place(pair)
+    mine, theirs = rows_at(*pair, 0)
+    same, known = same_tokens(pair, mine, theirs)
     apart = pd.Series(~same).groupby(pair[0].tokens["sequence"].to_numpy()[mine]).cumsum().to_numpy() > 0
     counts = {"tokens": len(mine), "unknown": (~known).sum(), "different": (~same).sum(), "after": (apart & same).sum()}
     return pd.DataFrame([counts]).astype(np.int64)
 
 
 def aligned(pair: Pair) -> tuple[RoutingTrace, RoutingTrace, np.ndarray, np.ndarray]:
-    """Both traces, and which rows of the two are of the same token. Raises `InvalidTrace` for different texts."""
-    mine, theirs, same, _ = _matched(pair)
-    return *pair, mine[same], theirs[same]
-
-
-def _matched(pair: Pair) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rows of both that belong together, whether they may be of the same token, and whether that can be known."""
-    one, other = pair
+    """Return both traces, and which rows of the two are of the same token. Raises `InvalidTrace` for other texts."""
     if not common_layers(pair):
-        raise InvalidTrace(
-            f"The traces have no layer in common: {spans(one.model.layers)}; and {spans(other.model.layers)}. If one "
-            "numbers its MoE layers from 0, import it with the model's own indices."
-        )
-    mine, theirs = rows_at(one, other, _shift(pair))
-    if not len(mine):
-        raise InvalidTrace("The traces have no sequence and position in common. Give two traces of the same text.")
-    same, known = _same_tokens(pair, mine, theirs)
-    direct = rows_at(one, other, 0)
-    in_place, known_in_place = _same_tokens(pair, *direct)
-    here, moved = _share(in_place, known_in_place), _share(same, known)
-    if (known.any() or known_in_place.any()) and max(here, moved) < SAME_TEXT:
-        raise InvalidTrace(
-            f"The traces are of different texts: {1 - max(here, moved):.0%} of their tokens differ. Give two of the "
-            "same text."
-        )
-    if here > moved:  # the tokens are where they belong, the routing is not
-        same, known = np.ones(len(mine), bool), np.zeros(len(mine), bool)
-        for rows, at in zip((mine, theirs), direct, strict=True):
-            place = np.full(1 + max(rows.max(), at.max()), -1)
-            place[at] = np.arange(len(at))
-            found = place[rows]
-            same &= (found < 0) | in_place[found]
-            known |= (found >= 0) & known_in_place[found]
-    return mine, theirs, same, known
-
-
-def _same_tokens(pair: Pair, mine: np.ndarray, theirs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Which rows are of equal tokens, those of which nothing is known among them; and which are known."""
-    tokens = [trace.tokens.iloc[rows] for trace, rows in zip(pair, (mine, theirs), strict=True)]
-    ids, texts = ([part["token_id"].to_numpy() for part in tokens], [part["text"].to_numpy(object) for part in tokens])
-    by_id = (ids[0] != NO_TOKEN_ID) & (ids[1] != NO_TOKEN_ID)
-    known = by_id | ((texts[0] != "") & (texts[1] != ""))
-    same = np.where(by_id, ids[0] == ids[1], texts[0] == texts[1])
-    return (same | ~known).astype(bool), known.astype(bool)
-
-
-def _share(same: np.ndarray, known: np.ndarray) -> float:
-    return float(same[known].mean()) if known.any() else 0.0
-
-
-def _shift(pair: Pair) -> int:
-    """Choose a shift, as `shifts` does. Where nearly all rows agree unshifted, no other can agree in a tenth more."""
-    if equal_sets(*pair, 0) >= 1 - CLEARLY:
-        return 0
-    found = shifts(pair)
-    return int(found["shift"][found["chosen"]].iloc[0])
+        layers = (spans(trace.model.layers) for trace in pair)
+        raise InvalidTrace(f"The traces have no layer in common: {'; and '.join(layers)}. Choose another trace.")
+    pair, _ = in_place(pair)
+    mine, theirs = rows_at(*pair, 0)
+    same, _ = same_tokens(pair, mine, theirs)
+    return *pair, mine[same], theirs[same]
 
 
 def common_layers(pair: Pair) -> list[int]:
@@ -208,6 +146,7 @@ def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -
     same_order = (ours == others).all(axis=1).mean() if ours.shape == others.shape else 0.0
     facts: dict[str, float | int] = {"chosen": int(filled.sum()), "different": int(filled.sum() - shared.sum())}
     facts |= {"equal_ids": same_order, "equal_sets": equal.mean(), "shared": shared.sum() / max(filled.sum(), 1)}
+    facts |= {"at_random": shared_at_random(ours, others)}
     if margin is None:
         return facts | dict.fromkeys(("ties", "margin_equal", "margin_different", "by_margin"), np.nan)
     return facts | {
@@ -216,6 +155,18 @@ def _of_layer(ours: np.ndarray, others: np.ndarray, margin: np.ndarray | None) -
         "margin_different": float(np.median(margin[~equal])) if not equal.all() else np.nan,
         "by_margin": _smaller(margin[~equal], margin[equal]),
     }
+
+
+def _weights_apart(ours: np.ndarray, others: np.ndarray, mine: np.ndarray | None, theirs: np.ndarray | None) -> float:
+    """Return the sum of differences of the weights of tokens with the same experts, over the sum of the first's."""
+    same = equal_rows(ours, others)
+    if mine is None or theirs is None or not same.any():
+        return np.nan
+    by_expert = [
+        np.take_along_axis(weights[same], np.argsort(ids[same], axis=1, kind="stable"), 1)
+        for ids, weights in ((ours, mine), (others, theirs))
+    ]
+    return float(np.abs(by_expert[0] - by_expert[1]).sum() / max(np.abs(by_expert[0]).sum(), 1e-12))
 
 
 def margins_of(logits: np.ndarray, experts: np.ndarray) -> np.ndarray | None:
@@ -238,15 +189,97 @@ def _smaller(different: np.ndarray, equal: np.ndarray) -> float:
     return float((above + tied / 2).mean() / len(ordered))
 
 
-def shift_caption(moved: pd.DataFrame) -> str | None:
-    """Say by how many rows the traces are misaligned; None if they are not. Columns: those of `shifts`."""
-    shift = int(moved["shift"][moved["chosen"]].iloc[0])
-    if not shift:
-        return None
-    return (
-        f"Rows are misaligned: token t of the first is token t{shift:+d} of the second. One of the two lost a row, "
-        "or has one twice. What follows compares the rows that belong together."
-    )
+def convention_sentence(found: Convention) -> str:
+    """Say what differs between two recordings, where, and how much of the disagreement is left without it."""
+    return f"{_difference(found)} {_explains(found)}"
+
+
+def _difference(found: Convention) -> str:
+    layers, detail = _layers(found.layers), found.detail
+    match found.kind:
+        case "positions":
+            return f"The second counts positions otherwise: token t of the first is its token t{detail:+d}."
+        case "rows":
+            by, starts = detail
+            cause = "lost a row, or the second has one twice" if by > 0 else "has a row twice, or the second lost one"
+            where = ""
+            if starts:
+                more = f", and {len(starts) - 1:,} sequences more from some position" if len(starts) > 1 else ""
+                where = f" from position {starts[0][1]:,} of sequence {starts[0][0]}{more} on"
+            return f"Row t of the first is row t{by:+d} of the second{where}: the first {cause}."
+        case "layers" if detail[0] == "offset":
+            return f"Layer n of the first is layer n{detail[1]:+d} of the second."
+        case "layers":
+            some = with_and([f"layer {mine} is layer {there}" for mine, there in detail[1][:3]])
+            more = f", and {len(detail[1]) - 3} more are moved" if len(detail[1]) > 3 else ""
+            return f"Layers have other numbers: {some} of the second{more}."
+        case "experts":
+            most, alike = detail
+            how = ", alike in all of these" if alike and len(found.layers) > 1 else ""
+            return f"Experts have other numbers at {layers}: up to {most} of them{how}."
+        case "slots":
+            return f"One of the two records more experts per token: the first {detail} are in both."
+        case "rows of layers":
+            return f"Row t of the first is row t{detail:+d} of the second at {layers} only."
+        case "token alone":
+            return f"In one of the two, {layers} goes by the token alone, as a hash layer does."
+        case "other model":
+            return (
+                f"At {layers} the two agree no more than chance, and elsewhere they do: another model wrote it, as a "
+                "draft model does in vLLM before pull request 48622."
+            )
+        case "bias":
+            return f"At {layers}, one of the two chooses with a bias, or in groups, and the other without."
+        case "score function":
+            mine, theirs = (name.replace("sqrt_", "square root of ") for name in detail)
+            return f"The first weighs experts by a {mine}, the second by a {theirs}."
+        case "normalisation":
+            other = "second" if detail == "first" else "first"
+            return f"The {detail}’s weights of every token have one sum, and the {other}’s have not: one normalises."
+        case "equal weights":
+            return f"The {detail} gives all experts of a token the same weight."
+        case "weights of other slots":
+            return "The same weights belong to other slots: one of the two sorted ids or weights without the other."
+        case "scale":
+            return f"The first’s weights are {detail:.4g} times the second’s."
+        case "scale by layer":
+            low, high = min(of for _, of in detail), max(of for _, of in detail)
+            return f"The first’s weights are {low:.3g} to {high:.3g} times the second’s, by layer."
+        case _:
+            rule = {"reversed": "in reverse"}.get(detail, f"in {detail} order of their numbers")
+            return f"The second’s slots stand {rule}, and not by weight as in the first."
+
+
+def _layers(layers: tuple[int, ...]) -> str:
+    return f"layer{'s' if len(layers) > 1 else ''} {spans(layers)}" if layers else "all layers"
+
+
+MEASURED = {"positions": "tokens", "slot order": "orders of slots"}
+OF_WEIGHTS = ("score function", "normalisation", "equal weights", "weights of other slots", "scale", "scale by layer")
+
+
+def _explains(found: Convention) -> str:
+    if found.kind in ("other model", "token alone"):
+        return f"There {percent(found.before)} of the expert ids differ, and {percent(found.after)} elsewhere."
+    if found.kind in OF_WEIGHTS:
+        return f"Weights differ by {percent(found.before)} with that, and by {percent(found.after)} without."
+    what = MEASURED.get(found.kind, "expert ids")
+    return f"Without that, {percent(found.after)} of {what} differ instead of {percent(found.before)}."
+
+
+def agreement_sentence(found: Comparison) -> str | None:
+    """Say what is left if no convention explains it, compared with chance; None if nothing is."""
+    left = found.left
+    says = []
+    if left.ids > 0:
+        more = "Apart from that, " if found.conventions else "No convention explains it: "
+        says += [f"{more}{percent(left.ids)} of the expert ids differ; at chance {percent(left.chance)} would."]
+    if left.weights > SAME_WEIGHTS:
+        says += [f"Mixing weights of tokens with the same experts differ by {percent(left.weights)}."]
+    return " ".join(says) or None
+
+
+SAME_WEIGHTS = 1e-3  # relative: less is rounding
 
 
 def tokens_caption(checked: pd.DataFrame) -> str | None:

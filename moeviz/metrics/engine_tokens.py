@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from moeviz.errors import MissingField
-from moeviz.metrics.engine_difference import Pair, aligned, common_layers, differing, equal_rows, margins_of
+from moeviz.metrics.convention_search import Pair
+from moeviz.metrics.engine_difference import aligned, common_layers, differing, equal_rows, margins_of
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.routing_trace import NOT_RECORDED
 

@@ -14,7 +14,7 @@ from moeviz.metrics.significance import STANDS_OUT
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.text import with_and
+from moeviz.text import no_layer, with_and
 
 SHUFFLES = 199
 LUCK = 0.05  # what could be luck more often than this does not stand out
@@ -25,9 +25,7 @@ def row_of(trace: Counted | Statistics, layer: int, expert: int) -> int:
     """Find which of the L layers this is. Raises `InvalidTrace` for a layer or expert that the model does not have."""
     model = trace.model
     if layer not in model.layers:
-        raise InvalidTrace(
-            f"{model.name} has no MoE layer {layer}. Choose one of {model.layers[0]} to {model.layers[-1]}."
-        )
+        raise InvalidTrace(no_layer(model.name, layer, model.layers))
     row = model.layers.index(layer)
     if not 0 <= expert < model.num_experts[row]:
         raise InvalidTrace(

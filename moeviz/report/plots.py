@@ -27,6 +27,7 @@ from moeviz.metrics.inputs import COUNTS_ALONE
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted
+from moeviz.text import no_layer
 
 WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
 LINE = 105  # characters of a line as wide as that
@@ -104,7 +105,7 @@ def choices(trace: Counted, layer: int | None, layers: Sequence[int] | None, tok
         raise InvalidTrace(f"Charts of two layers need two different layers of {has}; got layers={pair}.")
     one = has[len(has) // 2] if layer is None else layer
     if missing := {one, *pair} - set(has):
-        raise InvalidTrace(f"{trace.model.name!r} has no MoE layer {min(missing)}. Choose one of {has}.")
+        raise InvalidTrace(no_layer(trace.model.name, min(missing), has))
     if isinstance(trace, ExpertCounts):
         token = None
     elif token is not None and not 0 <= token < len(trace.tokens):

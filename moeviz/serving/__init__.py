@@ -4,13 +4,17 @@ Traces become numbers, as in `moeviz.metrics`, and plans become files that engin
 a set of experts, so nothing here changes when the slots of a token are permuted. No torch, no charts.
 """
 
-from importlib import import_module
-from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-if not TYPE_CHECKING:  # a type checker wants the import of the topic
+from moeviz._lazy import lazy_package
 
-    def __getattr__(name: str) -> Any:  # a topic, after `import moeviz` alone
-        if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return import_module(f"{__name__}.{name}")
+FUNCTIONS = {
+    "answers": ("decide",),
+    "batches": ("batch_coverage",),
+    "cache": ("expert_cache", "shared_cache"),
+    "placement": ("serving_placement",),
+    "prefetch": ("prefetch_recall",),
+}
+
+if not TYPE_CHECKING:  # a type checker wants the import of the module
+    __getattr__, __dir__, __all__ = lazy_package(__name__, FUNCTIONS)

@@ -18,8 +18,17 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage, draft_sentence
 from moeviz.serving.budget import most_used_by_label, most_used_sentence
 from moeviz.serving.cache import expert_cache, hits_of_most
-from moeviz.serving.decision import persistence, persistence_sentence, placement_judgements, placement_verdict
+from moeviz.serving.decision import (
+    LITTLE,
+    TRIAL,
+    persistence,
+    persistence_sentence,
+    placement_judgements,
+    placement_verdict,
+    windows,
+)
 from moeviz.serving.placement import device_pairs, device_pairs_sentence
+from moeviz.serving.requests import different_texts
 
 WORTH = 0.01  # of all requests, for which memory is split unevenly
 FEWEST = 250  # tokens, of which a split is made or judged
@@ -176,14 +185,18 @@ def decide(
     """Answer what a serving engineer asks of a routing, judged on tokens that no plan was made from.
 
     `devices` share each layer's experts (by default 8, 4 or 2), `capacity` experts of each layer are in fast memory (by
-    default half), and a `draft` has so many tokens. `by_label` are the same tokens counted by label, where `trace` has
-    them by step. Of counts, what needs the order of tokens is said to need it. A question that cannot be answered says
-    why in its sentence.
+    default half), and a `draft` has this many tokens. A text that comes again counts once: a plan would be judged on
+    the tokens that it was made from. `by_label` are the same tokens counted by label, if `trace` has them by step. Of
+    counts, what needs the order of tokens is reported to need it. A question that cannot be answered says why in its
+    sentence.
 
     >>> from moeviz.testing import sample_trace
     >>> decide(sample_trace())[0].verdict
     'Too little evidence'
     """
+    again = 0
+    if isinstance(trace, RoutingTrace):
+        trace, again = different_texts(trace)
     ask: list[tuple[str, Callable[[], tuple[str | None, pd.DataFrame]]]] = [
         (BALANCE, lambda: balance(trace, devices)),
         (DRIFT, lambda: _drift(trace)),
@@ -192,7 +205,25 @@ def decide(
         (LABELS, lambda: _labels(trace if by_label is None else by_label)),
         (DRAFT, lambda: drafted(trace, draft)),
     ]
-    return [answer(question, find) for question, find in ask]
+    found = {question: answer(question, find) for question, find in ask}
+    found |= {name: _with_limits(found, name, trace, again) for name in (BALANCE, DRIFT) if found[name].verdict}
+    return [*found.values()]
+
+
+def _with_limits(found: dict[str, Answer], question: str, trace: Counted, again: int) -> Answer:
+    """Add to a verdict what was seen for it, and what the other verdict on the same loads makes of it."""
+    one, seen = found[question], next(windows(trace), None)
+    says = [one.sentence]
+    if again:
+        says += [f"{again:,} text{'s' * (again > 1)} came again and did not count twice."]
+    if seen is not None and one.verdict != LITTLE:
+        says += [f"{len(seen.counts):,} windows of time were seen: a period that is longer than all of them is not."]
+    if found[BALANCE].verdict == TRIAL and found[DRIFT].verdict == DRIFTS:
+        says += ["A plan is worth a trial and loads drift: it gets older, so judge it again on newer traffic."]
+    return one._replace(sentence=" ".join(says))
+
+
+DRIFTS = "Loads drift"
 
 
 def answer(question: str, find: Callable[[], tuple[str | None, pd.DataFrame]]) -> Answer:

@@ -354,4 +354,4 @@ def _capacities(asked: Sequence[int] | None, most: int, where: str) -> Int64[np.
 def _check_policies(policies: Sequence[str]) -> None:
     for policy in policies:
         if policy not in POLICIES:
-            raise MoevizError(f"There is no cache policy {policy!r}. Choose from {', '.join(POLICIES)}.")
+            raise MoevizError(f"There is no cache policy {policy!r}. Choose one of {', '.join(POLICIES)}.")

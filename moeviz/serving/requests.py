@@ -34,7 +34,7 @@ def served_tokens(trace: RoutingTrace, phase: str = "auto", chunk: int = 1, keep
     tokens.
     """
     if phase not in PHASES:
-        raise MoevizError(f"There is no phase {phase!r}. Choose from {', '.join(PHASES)}.")
+        raise MoevizError(f"There is no phase {phase!r}. Choose one of {', '.join(PHASES)}.")
     generated = (trace.tokens["phase"] == "generated").to_numpy()
     kept, said = _of_phase(phase, chunk, generated)
     if keep_repeats:
@@ -73,6 +73,24 @@ def repeats(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
             again[row] = path in known
             known.add(path)
     return again
+
+
+def different_texts(trace: RoutingTrace) -> tuple[RoutingTrace, int]:
+    """Return a trace with each text once, and the number of texts that repeat an earlier one.
+
+    Texts are the same if all their tokens are, or, if ids of tokens are not known, all their experts.
+    """
+    tokens, known, again = trace.tokens, set[bytes](), []
+    ids = tokens["token_id"].to_numpy()
+    for rows in tokens.groupby("sequence", sort=False).indices.values():
+        by_id = (ids[rows] != NO_TOKEN_ID).all()
+        text = ids[rows].tobytes() if by_id else trace.experts[:, rows].tobytes()
+        again.append((rows, text in known))
+        known.add(text)
+    if not any(seen for _, seen in again):
+        return trace, 0
+    kept = np.sort(np.concatenate([rows for rows, seen in again if not seen]))
+    return trace.select(tokens=kept), sum(seen for _, seen in again)
 
 
 FEW = 16  # slots

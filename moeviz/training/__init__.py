@@ -1,4 +1,4 @@
-"""Routing while a model trains: what its routers do, said in a sentence when something goes wrong.
+"""Routing while a model trains: figures of its routers, and a sentence when something goes wrong.
 
     from moeviz.training import watch
 
@@ -35,3 +35,6 @@ if not TYPE_CHECKING:  # a type checker knows the names above
         if name not in _HOMES:
             raise AttributeError(f"module 'moeviz.training' has no attribute {name!r}")
         return getattr(import_module(f"moeviz.training.{_HOMES[name]}"), name)
+
+    def __dir__() -> list[str]:
+        return sorted(__all__)

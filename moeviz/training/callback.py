@@ -18,6 +18,7 @@ from transformers import (
 )
 from transformers.trainer_callback import CallbackHandler, ExportableState
 
+from moeviz.errors import MoevizError
 from moeviz.training.layer_metrics import Detail
 from moeviz.training.recorded.rules import Rules, as_json, of_json
 from moeviz.training.router_hooks import Tokens
@@ -54,6 +55,8 @@ def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "R
     `RoutingCallback`.
     """
     callback = RoutingCallback(out, **options)
+    callback.tokenizer = callback.tokenizer or getattr(trainer, "processing_class", None)
+    callback._check_tokenizer()
     _lead(trainer.callback_handler, callback)
     return callback
 
@@ -122,6 +125,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         self.health = RoutingHealth(model, self.out, **self.options)
         self._effective(args)
         self.tokenizer = self.tokenizer or processing_class
+        self._check_tokenizer()
         if state.global_step:
             self._resume(state)
         else:
@@ -184,6 +188,14 @@ class RoutingCallback(TrainerCallback, ExportableState):
         if self.health is not None:
             self.health.report()
             self.health.close()
+
+    def _check_tokenizer(self) -> None:
+        """Raise `MoevizError` for a probe without a tokenizer: its texts could not be read."""
+        if self.probe and self.tokenizer is None:
+            raise MoevizError(
+                "The probe's texts need a tokenizer, and the trainer has none. Give it: tokenizer=…, or "
+                "Trainer(…, processing_class=tokenizer)."
+            )
 
     def state(self) -> dict[str, Any]:
         """For `trainer_state.json`: how this was made, and what the run has counted."""

@@ -203,7 +203,7 @@ def test_one_token_and_the_layers_that_were_asked_for(embedded):
     pd.testing.assert_frame_equal(some, whole[whole["layer"].isin([1, 4])].reset_index(drop=True))
     with pytest.raises(InvalidPrompt, match="no token 99 in a prompt of"):
         direct_attribution(embedded, TEXT, 99)
-    with pytest.raises(CaptureError, match="no router in layer 9"):
+    with pytest.raises(CaptureError, match="no MoE layer 9"):
         direct_attribution(embedded, TEXT, layers=[9])
 
 

@@ -91,5 +91,5 @@ def test_router_rows_are_what_the_logits_are_products_with(name):
 def test_a_router_without_a_row_for_each_expert_is_refused_with_a_sentence():
     with pytest.raises(CaptureError, match="does not hold its weights as one matrix with a row for each of its 16"):
         router_geometry(random_model("doge"))
-    with pytest.raises(CaptureError, match="has no router in layer 9"):
+    with pytest.raises(CaptureError, match="has no MoE layer 9"):
         router_geometry(tiny_model(CONFIGS["mixtral"]), [9])

@@ -278,7 +278,7 @@ def test_everything_is_as_before_afterwards(tokenizer):
 @pytest.mark.parametrize(
     ("intervention", "says"),
     [
-        (Mute({5: (0,)}), r"no MoE layer 5; it has \(0, 1, 2\)"),
+        (Mute({5: (0,)}), r"no MoE layer 5\. Choose one of 0, 1 and 2"),
         (Mute({0: (8,)}), "experts 0 to 7, not 8"),
         (Mute({0: range(7)}), "at most 6 can be muted, not 7"),
         (Force({0: (1, 2, 3)}), "3 cannot be forced"),
@@ -296,8 +296,11 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
         (untyped(Mute, {0: (1.0,)}, True, False), r"experts 0 to 7, not 1\.0"),
         (untyped(Mute, {True: (1,)}, True, False), "no MoE layer True"),
-        (untyped(Mute, {0: 3}, True, False), r"several expert ids a layer, such as \{3: \(1, 4\)\}, not 3"),
-        (untyped(Mute, (0, 1), True, False), r"takes experts by layer, such as .*, not \(0, 1\)"),
+        (
+            untyped(Mute, {0: 3}, True, False),
+            r"as in Mute\(\{3: \(1,\)\}\), and got 3",
+        ),
+        (untyped(Mute, (0, 1), True, False), r"needs experts by layer, as in .*, and got \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
         (Force({}), "Force names no expert"),
         (Mute({0: range(8)}), "at most 6 can be muted, not 8"),

@@ -78,14 +78,14 @@ def test_the_first_page_shows_the_example_and_what_the_model_is():
     app = first_page()
     assert not app.exception
     said = [markdown.value for markdown in app.markdown]
-    assert "**Example, recorded beforehand.**" in said
+    assert ":gray-badge[example of this place]" in said
     info = moeviz.load_model().info
-    assert any(f"{len(info.layers)} MoE layers of {info.num_experts[0]} experts" in words for words in said)
+    assert any(f"{len(info.layers)} layers × {info.num_experts[0]} experts" in words for words in said)
     assert drawn(app, EXPLORER)["id"] == drawn(first_page(example_trace()), EXPLORER)["id"]
     facts = {metric.label: metric.value for metric in app.metric}
     assert facts["MoE layers"] == f"{len(info.layers)} of {info.num_layers}"
     run(app, "One day")
-    assert "**Example, recorded beforehand.**" not in [markdown.value for markdown in app.markdown]
+    assert ":gray-badge[example of this place]" not in [markdown.value for markdown in app.markdown]
 
 
 def test_run_shows_the_trace_that_the_library_records():
@@ -192,11 +192,9 @@ def test_each_topic_page_draws_every_chart_of_its_topic(topic, real_trace):
 
 
 @pytest.mark.parametrize("topic", TOPICS)
-def test_a_page_without_a_trace_shows_the_example_and_says_where_to_get_another(topic):
+def test_a_page_without_a_trace_shows_the_example_of_its_place(topic):
     app = topic_page(topic)
-    assert not app.exception
-    assert any("Run a prompt on the Explore page" in markdown.value for markdown in app.markdown)
-    assert "6 tokens through embedded" not in sentences(app) and "tokens through embedded" in sentences(app)
+    assert not app.exception and pictures(app) and visit_of(app).subject is None
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
@@ -388,7 +386,7 @@ def test_tokens_and_names_never_reach_markdown_or_html(topic, real_trace):
     everything = "\n".join(unsafe_elements(app))
     assert "How is this computed?" in everything
     assert not [text for text in HOSTILE if text in everything]
-    assert HOSTILE[0] in sentences(app)  # the model's name
+    assert topic is not None or HOSTILE[0] in sentences(app), "the model's name"
 
 
 def test_a_hostile_name_in_an_error_stays_plain_text():

@@ -5,7 +5,18 @@ from math import comb
 
 import numpy as np
 import pytest
-from app_pages import SAFE_ELEMENTS, SECONDS, opened, pictures, sentences, traces_page, visit_of
+from app_pages import (
+    SAFE_ELEMENTS,
+    SECONDS,
+    look_at,
+    opened,
+    pictures,
+    sentences,
+    taken_by,
+    topic_page,
+    traces_page,
+    visit_of,
+)
 from importer_files import FOLDER
 from streamlit.testing.v1 import AppTest
 
@@ -19,13 +30,12 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
-from moeviz_app.session.opened import HELD_OUT, TRACE
-from moeviz_app.views.balance import BESIDE, FILES, KINDS, MEASURES
+from moeviz_app.views.balance import BESIDE, FILES, KINDS
 
 HOSTILE = "![x](http://example.com/x.png) <img src=x onerror=alert(1)>"
 
 
-def balance_page(trace: RoutingTrace | None = None, counts: SessionLibrary | None = None, **kept: object):
+def balance_page(trace: RoutingTrace | None = None, counts: SessionLibrary | None = None, subject: str | None = None):
     def script() -> None:
         from moeviz_app.views.balance import balance_page
 
@@ -34,13 +44,12 @@ def balance_page(trace: RoutingTrace | None = None, counts: SessionLibrary | Non
     app = AppTest.from_function(script, default_timeout=SECONDS)
     if counts is not None:
         visit_of(app).counts = counts
-    for key, value in kept.items():
-        app.session_state[key] = value
-    return opened(app, trace)
+    visit_of(app).subject = subject
+    return opened(app, trace, taken_by("balance_page"))
 
 
 def upload(name: str, data: bytes | None = None, **told: int):
-    """The Traces page with a file of other programs, and what is asked filled in."""
+    """The page Files with a file of other programs, and what is asked filled in."""
     app = traces_page()
     app.file_uploader(key=session.UPLOAD).upload(name, data or (FOLDER / name).read_bytes(), "text/plain").run()
     return filled(app, **told) if told else app
@@ -72,24 +81,25 @@ def parts(app) -> list[str]:
 
 @pytest.mark.parametrize("model", MODELS)
 def test_published_counts_are_there_on_the_first_day_with_source_and_licence(model):
-    app = balance_page(chosen_counts=f"{model} (published)")
+    app = balance_page(subject=model.lower())
     assert not app.exception and pictures(app) == 1
     counts = published_counts(model)
     assert answer(counts) in sentences(app) and luck_sentence(load_beside_luck(counts)) in sentences(app)
     assert "by the authors of OLMoE (allenai/OLMoE, Apache-2.0)" in sentences(app)
     assert "Counts do not say which token went where." in sentences(app)
     assert f"moeviz trace - --model {CHECKPOINTS[model]} -o trace.npz < text.txt" in sentences(app)
-    assert parts(app) == [MEASURES, KINDS, FILES]
+    assert parts(app) == [KINDS, FILES]
     found = {}
-    for part in (MEASURES, KINDS, FILES):
+    for part in (KINDS, FILES):
         app.session_state[session.COUNTED_PART] = part
         assert not app.run().exception
         found[part] = pictures(app) - 1
-    assert found == {MEASURES: 5, KINDS: 1, FILES: 0}
+    assert found == {KINDS: 1, FILES: 0}
+    assert pictures(topic_page("Load", subject=model.lower())) == 5, "on the tab Load"
 
 
 def test_of_the_example_it_is_said_what_the_busiest_expert_has_of_other_texts():
-    app = balance_page(chosen_counts=TRACE)
+    app = balance_page(subject="mixed")
     assert "No: expert 7 of layer 1 has 2.6 times its share; " in sentences(app)
     assert "Of 9,654 tokens of other texts, expert 7 of layer 1 has " in sentences(app)
 
@@ -105,12 +115,12 @@ def test_what_published_counts_say_is_in_the_words_of_the_kinds_of_text():
 
 
 def test_the_first_visitor_sees_published_counts_and_whoever_ran_a_prompt_their_own():
-    assert balance_page().selectbox(key=session.COUNTS).value == "Mixtral-8x7B (published)"
+    assert answer(published_counts("Mixtral-8x7B")) in sentences(balance_page())
     trace = sample_trace(tokens=64)
     app = balance_page(trace)
-    assert app.selectbox(key=session.COUNTS).value == TRACE and answer(trace) in sentences(app)
+    assert answer(trace) in sentences(app)
     assert "This is what these texts did, and not what the model does" in sentences(app)
-    app.selectbox(key=session.COUNTS).set_value(HELD_OUT).run()
+    look_at(app, "embedded")
     assert "not what the model does" not in sentences(app), "of 9,654 tokens"
     (box,) = (box for box in app.selectbox if box.key == session.GROUP)
     assert len(box.options) == 16
@@ -218,7 +228,7 @@ def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():
     assert not app.exception and "It holds counts" in app.success[0].value
     assert "Read as llama.cpp importance matrices. Nothing implausible was found." in sentences(app)
     (counts,) = visit_of(app).counts.values()
-    assert counts.model.top_k == 2 and app.session_state[session.COUNTS].startswith("from imatrix.gguf")
+    assert counts.model.top_k == 2 and visit_of(app).subject.startswith("counts from imatrix.gguf")
 
 
 def test_of_several_things_each_is_asked_for_and_what_is_missing_or_wrong_is_said():
@@ -264,13 +274,13 @@ def test_counts_beside_a_trace_of_the_same_shape_are_compared():
     trace = sample_trace(tokens=64)
     other = sample_trace(tokens=64, seed=5).counts()
     app = upload("mine.json", to_counts_json(other))
-    shelf, name = visit_of(app).counts, app.session_state[session.COUNTS]
-    app = balance_page(trace, counts=shelf, chosen_counts=name)
+    shelf, name = visit_of(app).counts, visit_of(app).subject
+    app = balance_page(trace, counts=shelf, subject=name)
     assert not app.exception
     assert BESIDE in parts(app)
     app.session_state[session.COUNTED_PART] = BESIDE
     assert pictures(app.run()) == 3 and "The first is these counts, the second the trace." in sentences(app)
-    alone = balance_page(sample_trace(layers=2), counts=shelf, chosen_counts=name)
+    alone = balance_page(sample_trace(layers=2), counts=shelf, subject=name)
     assert BESIDE not in parts(alone)
 
 
@@ -278,7 +288,7 @@ def test_hostile_names_and_labels_stay_text():
     info = ModelInfo(HOSTILE, HOSTILE, (0, 1), (4, 4), 1, caution=HOSTILE)
     counts = ExpertCounts(info, np.ones((2, 2, 4), int), np.full((2, 2), 4), (HOSTILE, "b"), "label")
     app = upload("hostile.json", to_counts_json(counts))
-    app = balance_page(None, counts=visit_of(app).counts, chosen_counts=app.session_state[session.COUNTS])
+    app = balance_page(None, counts=visit_of(app).counts, subject=visit_of(app).subject)
     assert not app.exception and f"Caution: {HOSTILE}" in sentences(app)
     unsafe = [node for node in app if hasattr(node, "proto") and node.type not in {*SAFE_ELEMENTS, "selectbox"}]
     assert not [node for node in unsafe if "example.com" in str(node.proto)]
@@ -289,7 +299,7 @@ def test_counts_of_an_enormous_number_of_groups_are_drawn():
     steps = tuple(range(1000))
     counts = ExpertCounts(info, np.ones((1000, 1, 4), int), np.full((1000, 1), 4), steps, "step")
     app = upload("steps.json", to_counts_json(counts))
-    app = balance_page(None, counts=visit_of(app).counts, chosen_counts=app.session_state[session.COUNTS])
+    app = balance_page(None, counts=visit_of(app).counts, subject=visit_of(app).subject)
     assert not app.exception
     (box,) = (box for box in app.selectbox if box.key == session.GROUP)
     assert len(box.options) == 201

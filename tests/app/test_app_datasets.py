@@ -34,7 +34,8 @@ from moeviz_app.widgets import answers
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 NAME = "my corpus"
 TOGETHER = {topic: pair for pair in (("Load", "Coverage"), ("Flow", "Layers")) for topic in pair}  # on one page
-TOPIC_PAGES = {topic: topic.lower().replace(" ", "-") for topic in TOPICS}
+TOPIC_PAGES = {topic: topic.lower().replace(" ", "-") for topic in TOPICS} | {"Flow": "layers", "Coverage": "load"}
+WITHOUT = ("Confidence", "Losses", "Parameters")  # topics that need what no dataset has: an example is shown instead
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def serving(monkeypatch) -> Callable:
     """A fresh visitor at a page of the app as `moeviz app FOLDER …` serves it."""
 
-    def serve(*paths: Path, at: str = "corpus", to: str = settings.PRIVATE, **query: str) -> AppTest:
+    def serve(*paths: Path, at: str = "many-texts", to: str = settings.PRIVATE, **query: str) -> AppTest:
         files = tuple(map(str, paths))
         monkeypatch.setattr(identity, "is_local", lambda: True)  # which a harness without a browser cannot tell
         monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, files=files, serve=to))
@@ -83,6 +84,15 @@ def press(app: AppTest, label: str) -> AppTest:
     return faultless(button.click().run())
 
 
+def subjects_of(app: AppTest) -> list[str]:
+    """What the subject bar offers, as people read it."""
+    return [line.partition(" — ")[0] for line in app.selectbox(key="subject").options]
+
+
+def chosen(app: AppTest) -> str:
+    return app.selectbox(key="subject").value
+
+
 def title(app: AppTest) -> str:
     return app.title[0].value
 
@@ -96,14 +106,21 @@ def damaged(folder: Path, file: str = "load.parquet", shard: int = 1) -> Path:
 
 def test_it_opens_on_the_page_corpus_with_the_numbers_of_the_trace(serving, folder):
     app = serving(folder, at="")
-    assert title(app) == "Corpus" and pictures(app) == 5
-    facts = "Dataset my corpus: 400 tokens in 10 texts through sample, 4 MoE layers, top-2 of 8 experts"
-    assert facts in sentences(app)
+    assert title(app) == "Many texts" and pictures(app) == 5
+    assert "400 tokens in 10 texts · sample, 4 layers × 8 experts, 2 per token" in said_of(app)
     assert counts_summary(expert_load(texts_of())) in sentences(app)
     assert visit_of(app).address == {"dataset": NAME, "layer": "2"}
 
 
-@pytest.mark.parametrize("topic", list(TOPICS))
+@pytest.mark.parametrize("topic", WITHOUT)
+def test_what_no_dataset_has_is_shown_of_an_example_and_the_page_says_so(serving, folder, topic):
+    app = serving(folder, at=TOPIC_PAGES[topic], dataset=NAME)
+    assert chosen(app) == f"dataset {NAME}" and "Shown instead: " in sentences(app) and pictures(app)
+    press(app, "Look at this one everywhere")
+    assert "Shown instead: " not in sentences(app) and chosen(app) != f"dataset {NAME}"
+
+
+@pytest.mark.parametrize("topic", [topic for topic in TOPICS if topic not in WITHOUT])
 def test_topics_draw_what_a_dataset_can_answer_and_name_the_rest_once(serving, folder, topic):
     app = serving(folder, at=TOPIC_PAGES[topic], dataset=NAME)
     charts = [chart for each in TOGETHER.get(topic, (topic,)) for chart in TOPICS[each]]
@@ -119,9 +136,9 @@ def test_balance_answers_for_a_dataset_as_for_its_trace_and_a_link_to_counts_lea
     app = serving(folder, at="balance", dataset=NAME)
     assert pictures(app) == 1 and balance_sentence(load_beside_luck(texts_of())) in sentences(app)
     assert visit_of(app).address["dataset"] == NAME
-    app = go_to(app, "balance", counts="mixtral-8x7b")
+    app = go_to(app, "balance", subject="mixtral-8x7b")
     assert balance_sentence(load_beside_luck(published_counts())) in sentences(app)
-    assert visit_of(app).address == {"counts": "mixtral-8x7b", "group": "0"}
+    assert visit_of(app).address == {"subject": "mixtral-8x7b", "group": "0"}
 
 
 def test_every_topic_that_was_promised_has_something_to_draw():
@@ -134,17 +151,17 @@ def test_a_layer_is_chosen_and_in_the_address(serving, folder):
     assert app.select_slider(key=session.CORPUS_LAYER).value == 3
     faultless(app.select_slider(key=session.CORPUS_LAYER).set_value(1).run())
     assert visit_of(app).address == {"dataset": NAME, "layer": "1"}
-    assert serving(folder, at="flow", dataset=NAME, layer="99").select_slider(key=session.CORPUS_LAYER).value == 2
+    assert serving(folder, at="layers", dataset=NAME, layer="99").select_slider(key=session.CORPUS_LAYER).value == 2
 
 
 def test_the_trace_comes_back_and_a_run_takes_the_place_of_the_dataset(serving, folder):
     app = serving(folder, at="load", dataset=NAME)
-    assert "Dataset my corpus" in sentences(app)
-    press(app, "Show the trace instead")
-    assert "Dataset my corpus" not in sentences(app) and pictures(app) == len(TOPICS["Load"] + TOPICS["Coverage"])
+    assert chosen(app) == f"dataset {NAME}"
+    app.selectbox(key="subject").set_value("mixed").run()
+    assert not app.exception and chosen(app) == "mixed" and pictures(app) == len(TOPICS["Load"] + TOPICS["Coverage"])
     app = serving(folder, at="load", dataset=NAME)
     go_to(app, "load", prompt="One day", model="embedded")
-    assert "Dataset my corpus" not in sentences(app)
+    assert chosen(app) == "trace"
 
 
 def test_an_expert_has_a_page_with_its_tokens_in_their_text(serving, folder):
@@ -186,14 +203,14 @@ def test_without_labels_what_needs_them_is_said_once(serving, tmp_path):
 def test_for_others_the_listed_folders_are_there_and_no_path_can_be_typed(serving, folder, tmp_path, to):
     write_dataset(texts_of(), tmp_path / "secret")
     app = serving(folder, to=to)
-    assert [*app.selectbox[0].options][1:] == [NAME]
+    assert f"dataset {NAME}" in subjects_of(app)
     assert not [box for box in app.text_input if box.key == "folder of a dataset"]
     assert str(tmp_path) not in str(app.main)
     app = serving(to=to)
-    assert not [box for box in app.selectbox if box.label == "Dataset"] and "Dataset" not in sentences(app)
+    assert not [name for name in subjects_of(app) if name.startswith("dataset ")]
 
 
-@pytest.mark.parametrize("page", ["corpus", "load", "expert"])
+@pytest.mark.parametrize("page", ["many-texts", "load", "expert"])
 @pytest.mark.parametrize(
     ("asked", "to"),
     [("name", settings.PUBLIC), ("path", settings.PUBLIC), ("climbing", settings.TEAM), ("path", settings.PRIVATE)],
@@ -203,16 +220,16 @@ def test_a_link_never_opens_a_folder_that_is_not_listed(serving, folder, tmp_pat
     link = {"name": "secret", "path": str(tmp_path / "secret"), "climbing": f"{NAME}/../secret"}[asked]
     app = serving(folder, at=page, to=to, dataset=link, layer="1", expert="1")
     assert "which is not open here" in sentences(app) and "200 tokens" not in sentences(app)
-    assert not visit_of(app).datasets and app.session_state[session.DATASET] in (None, NAME)
+    assert not visit_of(app).datasets and visit_of(app).subject in (None, f"dataset {NAME}")
     go_to(app, page, dataset=NAME, layer="1", expert="1")
-    assert app.session_state[session.DATASET] == NAME and "400 tokens" in sentences(app)
+    assert visit_of(app).subject == f"dataset {NAME}" and "400 tokens" in said_of(app)
 
 
 def test_the_machines_own_user_opens_a_folder_by_its_path(serving, folder):
     app = serving()
     app.text_input(key="folder of a dataset").set_value(str(folder)).run()
     faultless(app)
-    assert f"Dataset {NAME}: 400 tokens" in sentences(app)
+    assert chosen(app) == f"dataset {NAME}" and "400 tokens" in said_of(app)
     assert visit_of(app).address == {"dataset": NAME, "layer": "2"}
 
 
@@ -248,14 +265,14 @@ def test_even_a_forged_message_opens_no_path_for_others(serving, folder, to):
 # What is damaged, changed or hostile
 
 
-@pytest.mark.parametrize("page", ["corpus", "load", "expert"])
+@pytest.mark.parametrize("page", ["many-texts", "load", "expert"])
 def test_a_damaged_shard_is_named_and_the_rest_is_read_if_asked_for(serving, folder, page):
     app = serving(damaged(folder), at=page, dataset=NAME, layer="1", expert="2")
     assert sentences(app).count("shard-000001 is damaged: load.parquet is not what was written") == 1
     assert str(folder.parent) not in sentences(app)
     press(app, "Read the rest")
     assert "Left out: shard-000001 is damaged." in sentences(app) and pictures(app) >= 4
-    assert "280 tokens" in sentences(app)
+    assert "280 tokens" in said_of(app)
 
 
 def test_a_missing_shard_is_named_before_anything_is_read(serving, folder):
@@ -276,10 +293,10 @@ def test_a_dataset_that_is_not_finished_is_read_as_far_as_it_is(serving, folder)
 
 def test_a_dataset_that_is_written_anew_is_read_anew(serving, folder):
     app = serving(folder)
-    assert "400 tokens" in sentences(app)
+    assert "400 tokens" in said_of(app)
     shutil.rmtree(folder)
     write_dataset(texts_of(tokens=200), folder)
-    assert "200 tokens" in sentences(faultless(app.run()))
+    assert "200 tokens" in said_of(faultless(app.run()))
     assert counts_summary(expert_load(texts_of(tokens=200))) in sentences(app)
 
 
@@ -287,7 +304,7 @@ def test_a_dataset_that_is_gone_is_said_without_its_path(serving, folder):
     app = serving(folder)
     shutil.rmtree(folder)
     app = faultless(app.run())
-    assert title(app) == "Corpus" and str(folder.parent) not in str(app.main)
+    assert title(app) == "Many texts" and str(folder.parent) not in str(app.main)
 
 
 def test_names_of_strangers_are_plain_text(serving, folder):
@@ -304,9 +321,9 @@ def test_an_empty_dataset_and_one_layer_are_no_errors(serving, tmp_path):
     write_dataset(texts_of().select(tokens=slice(0, 0)), tmp_path / "empty")
     assert "holds no tokens" in sentences(serving(tmp_path / "empty"))
     write_dataset(texts_of().select(layers=[2]), tmp_path / "one")
-    for page in ("corpus", "load", "flow", "co-activation", "expert"):
+    for page in ("many-texts", "load", "layers", "co-activation", "expert"):
         app = serving(tmp_path / "one", at=page, dataset="one", expert="1")
-        assert ("follow each other" in sentences(app)) == (page == "flow")
+        assert ("follow each other" in sentences(app)) == (page == "layers")
 
 
 def test_an_answer_is_worked_out_once_for_everybody(serving, folder, monkeypatch):
@@ -358,7 +375,7 @@ def test_the_command_reads_a_dataset_before_it_serves(monkeypatch, folder, tmp_p
 
 
 def test_the_experts_of_a_dataset_are_seen_in_a_sample_of_its_texts(serving, folder):
-    app = serving(folder, at="experts", seen="dataset", dataset=NAME)
+    app = serving(folder, at="experts", dataset=NAME)
     assert title(app) == "What the 32 experts do" and "10 texts: 400 tokens of 2 kinds" in said_of(app)
     data, trace = drawn(app, "atlas"), texts_of()
     assert data["kinds"] == ["prose", "code"] and data["query"] == {"dataset": NAME}
@@ -367,8 +384,8 @@ def test_the_experts_of_a_dataset_are_seen_in_a_sample_of_its_texts(serving, fol
         rows = (trace.tokens["label"] == label).to_numpy()
         own = [[(layer[rows] == expert).any(-1).sum() for expert in range(8)] for layer in trace.experts]
         assert counts[..., kind].tolist() == own
-    assert visit_of(app).address["seen"] == "dataset" and visit_of(app).address["dataset"] == NAME
-    page = serving(folder, at="experts", seen="dataset", dataset="another")
+    assert visit_of(app).address["dataset"] == NAME
+    page = serving(folder, at="experts", dataset="another")
     assert "not open here" in sentences(page)
 
 

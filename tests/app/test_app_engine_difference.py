@@ -40,7 +40,7 @@ def test_a_misalignment_is_said_and_not_drawn_as_disagreement():
     app = visit(one, late(one, 1))
     app.selectbox(key=session.FIRST_TRACE).set_value("trace 0").run()
     app.selectbox(key=session.SECOND_TRACE).set_value("trace 1").run()
-    assert "Rows are misaligned: token t of the first is token t-1 of the second." in sentences(app)
+    assert "Row t of the first is row t-1 of the second" in sentences(app)
     assert "are the same in the second" in sentences(app) and pictures(app) == 2
     assert "every token has the same ones in both" in sentences(app)
 

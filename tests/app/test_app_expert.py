@@ -11,7 +11,7 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, drawn, pictures, sentences, visit_of
+from app_pages import HOSTILE, SECONDS, drawn, look_at, pictures, sentences, taken_by, visit_of
 from labels import labelled
 from streamlit.testing.v1 import AppTest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -21,13 +21,14 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.embedded.recorded_routing import expert_table_of, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
@@ -35,7 +36,6 @@ from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
-from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import JOB
 from moeviz_app.widgets.components import atlas as component
 from moeviz_app.widgets.components.atlas import typed
@@ -56,6 +56,11 @@ def visit(trace: RoutingTrace | None = None, name: str = "expert", **query: str)
         getattr(import_module(f"moeviz_app.views.{name}"), f"{name}_page")()
 
     app = AppTest.from_function(script, default_timeout=SECONDS, kwargs={"name": name})
+    subject = query.pop("subject", None)
+    visit_of(app).takes = replace(taken_by(f"{name}_page"), model=query.get("of"))
+    visit_of(app).subject = subject
+    if subject is not None:
+        visit_of(app).insists_on.add((visit_of(app).takes, subject))
     app.query_params.update(query)
     if trace is not None:
         visit_of(app).trace = trace
@@ -141,13 +146,13 @@ def test_a_bad_address_is_a_sentence_and_the_first_expert(query, sentence, title
 
 
 def test_a_link_to_a_model_that_is_not_here_shows_no_other_models_expert():
-    app = visit(layer="0", expert="1", model="somebody/else")
+    app = visit(layer="0", expert="1", of="somebody/else")
     assert "an expert of 'somebody/else', and there is no trace of that model here" in sentences(app)
     assert not app.title and not pictures(app)
 
 
 def test_the_embedded_model_s_sibling_is_seen_in_the_same_texts_and_an_address_says_of_which_it_is():
-    where = {"layer": "0", "expert": "7", "model": NATURAL, "seen": "held-out"}
+    where = {"layer": "0", "expert": "7", "subject": NATURAL}
     app = visit(**where)
     assert escape_markdown(NATURAL) in said(app) and pictures(app) == ALL
     assert "has not been computed" in sentences(app) and "muted, the model loses" not in said(app)
@@ -162,23 +167,20 @@ def test_the_embedded_model_s_sibling_is_seen_in_the_same_texts_and_an_address_s
 def test_ones_own_text_is_chosen_beside_the_held_out_ones():
     trace = moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. Il fait froid.")
     app = visit(trace, layer="1", expert="2")
-    (texts,) = app.segmented_control
     assert pictures(app) == ALL
-    texts.set_value("trace").run()
+    look_at(app, "trace")
     assert not app.exception
-    assert asked(app) == {"layer": "1", "expert": "2", "model": "embedded", "seen": "trace"}
     assert "no labels, so there are no kinds of text" in sentences(app)
     assert pictures(app) == WITHOUT_LABELS
-    press(app, "See the held-out texts")
-    assert asked(app) == {"layer": "1", "expert": "2"} and pictures(app) == ALL
+    press(app, "Look at the 60 texts of 15 kinds")
+    assert pictures(app) == ALL
 
 
 def test_a_link_to_ones_own_text_repeats_the_run():
     query = RunRequest("Il fait froid.", "embedded", seed=3).parameters()
     app = AppTest.from_function(link_script, default_timeout=SECONDS).run()
     assert not app.exception
-    assert app.text[0].value == str(query | {"layer": "2", "expert": "7", "seen": "trace"})
-    assert expert_query(recorded.held_out("embedded"), 2, 7) == {"layer": "2", "expert": "7"}
+    assert app.text[0].value == str(query | {"layer": "2", "expert": "7"})
 
 
 def link_script():
@@ -187,11 +189,11 @@ def link_script():
     from moeviz.testing import sample_trace
     from moeviz_app.jobs.run_request import RunRequest
     from moeviz_app.session import session
-    from moeviz_app.url.navigation import expert_query
+    from moeviz_app.url import navigation
 
     trace = sample_trace()
     session.set_trace(trace, RunRequest("Il fait froid.", "embedded", seed=3))
-    st.text(expert_query(trace, 2, 7))
+    st.text(navigation.expert_query(2, 7))
 
 
 def test_what_is_lost_in_ones_own_text_is_computed_in_the_background_and_kept(tiny, on_offer):
@@ -319,7 +321,6 @@ def test_a_trace_opened_from_csv_has_what_its_ids_tell(tiny):
     app = visit(trace, layer="2", expert="3")
     assert "expert ids alone" in sentences(app)
     assert "Read the texts again, with weights" in [button.label for button in app.button]
-    assert not app.segmented_control  # there is no other trace of this model
     assert "mean weight" not in said(app)
 
 
@@ -433,7 +434,7 @@ def of_array(data: dict, name: str, kind: type) -> np.ndarray:
 @pytest.mark.parametrize(("name", "named"), [(EMBEDDED, 47), (NATURAL, 10), (FINE, 116)])
 def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(name, named):
     app = experts()
-    app.selectbox(key=session.SEEN_IN).set_value(name).run()
+    look_at(app, name)
     data, trace = drawn(app, "atlas"), reference_routing(name)
     L, E = len(trace.model.layers), max(trace.model.num_experts)
     assert app.title[0].value == f"What the {L * E} experts do"
@@ -441,8 +442,9 @@ def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(nam
     assert (of_array(data, "name", np.uint16) > 0).sum() == named == names_of(trace.model)["holds"].sum()
     assert [column["label"] for column in data["columns"]] == list(dict.fromkeys(trace.tokens["label"]))
     said = drawn(app, "atlas search")["said"]
-    assert said[0] == f"{named} of the {L * E} experts have a name that holds:"
-    assert data["query"] == ({} if name == EMBEDDED else {"model": name, "seen": "held-out"})
+    assert said[0] == breadth_sentence(expert_table_of(name)) and f"{L * E - named} ha" in said[0]
+    assert "With the kinds shuffled among the texts" in said[1]
+    assert data["query"] == {"subject": name}
 
 
 def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
@@ -517,7 +519,7 @@ def test_every_trace_has_an_atlas_or_one_sentence(what):
     elif what == "large":
         trace = sample_trace(layers=48, tokens=25_000, top_k=2, experts=128)
     app = experts(trace)
-    app.selectbox(key=session.SEEN_IN).set_value("trace").run()
+    look_at(app, "trace")
     assert not app.exception
     if what in ("no texts", "no tokens"):
         assert sentences(app).count("trace") == 1 and not app.get("bidi_component")[1:]
@@ -559,13 +561,12 @@ def test_hostile_texts_and_labels_are_short_plain_text():
 
 def test_an_expert_is_seen_in_held_out_texts_first_and_is_called_by_its_name_in_ones_own():
     trace = moeviz.trace(moeviz.load_model(), "Il fait froid à Paris. Il fait froid.")
-    assert expert_query(trace, 2, 4) == {"layer": "2", "expert": "4", "model": EMBEDDED, "seen": "held-out"}
-    app = visit(trace, layer="2", expert="4", model=EMBEDDED, seen="held-out")
+    app = visit(trace, layer="2", expert="4")
     assert "#### German, Russian" in said_of(app) and "99% of German" in said_of(app)
     assert "Taking is not needing: it has 81% of Russian" in sentences(app)
     assert "Without it the model loses, in nats a token, 0.81 on German." in sentences(app)
-    (texts,) = app.segmented_control
-    texts.set_value("trace").run()
-    assert asked(app)["seen"] == "trace" and "#### German, Russian" in said_of(app)
+    look_at(app, "trace")
+    assert "#### German, Russian" in said_of(app)
     assert "German, Russian, HTML, French: 82% of its tokens are of these kinds" in sentences(app)
-    assert asked(press(app, "expert ›"))["seen"] == "trace", "the way on stays in the same text"
+    press(app, "expert ›")
+    assert len(visit_of(app).trace.tokens) == len(trace.tokens) and "82% of its tokens" not in sentences(app)

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from app_pages import visit_of
+from app_pages import script_of, visit_of
 from plain_box import RUN, TEXT
 from playwright.sync_api import expect
 from streamlit import config
@@ -56,7 +56,7 @@ def test_every_visitor_begins_with_the_file_that_the_server_was_started_with(sta
 def test_without_a_file_a_visit_begins_with_the_example():
     app = visit()
     assert visit_of(app).trace is None
-    assert [text.value for text in app.markdown if "recorded beforehand" in text.value]
+    assert [text.value for text in app.markdown if "example of this place" in text.value]
 
 
 def test_what_a_visitor_runs_takes_the_place_of_the_file_and_stays(started_with, trace, tmp_path):
@@ -95,7 +95,7 @@ def test_the_traces_page_says_how_large_a_file_may_be_and_how_a_larger_one_opens
     """The lower of two limits."""
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, max_upload_mb=ours))
     monkeypatch.setattr("streamlit.get_option", {"server.maxUploadSize": streamlit}.get)
-    app = AppTest.from_function(traces_page).run()
+    app = script_of(traces_page).run()
     assert not app.exception
     (words,) = [text.value for text in app.markdown if "Files up to" in text.value]
     assert words.startswith(f":small[Files up to {said} MB. Open a larger one, ") and "`moeviz app FILE`" in words
@@ -106,7 +106,7 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
     path = tmp_path / "large.csv"
     write_trace(sample_trace(tokens=5000), path)
     assert path.stat().st_size > 2**20
-    page = visit("/traces", at=serve(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)))
+    page = visit("/files", at=serve(MOEVIZ_MAX_UPLOAD_MB="1", MOEVIZ_OPEN=str(path)))
     expect(page.get_by_text("5,000 tokens through sample")).to_be_visible()
     page.locator("input[type=file]").set_input_files(path)
     expect(page.get_by_text("File must be 1.0MB or smaller.")).to_be_visible()  # in Streamlit's words
@@ -118,7 +118,7 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
 def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):
     made = []
     monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace: made.append(trace) or b"PK")
-    app = AppTest.from_function(traces_page)
+    app = script_of(traces_page)
     visit_of(app).trace = trace
     app.run()
     assert not app.exception and not made

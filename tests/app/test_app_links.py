@@ -15,7 +15,7 @@ from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.run_request import LONGEST, RunRequest
 from moeviz_app.session import session
-from moeviz_app.url import fields
+from moeviz_app.views import what_if as fields
 from moeviz_app.views.what_if import CHANGES
 from moeviz_app.widgets import pickers
 
@@ -26,7 +26,7 @@ FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day"
 def changed(app: AppTest) -> dict[str, object]:
     """What the widgets of What if hold."""
     widgets = [*app.selectbox, *app.slider, *app.multiselect]
-    return {widget.label: widget.value for widget in widgets}
+    return {widget.label: widget.value for widget in widgets if widget.key != "subject"}
 
 
 def compared(app: AppTest) -> list[str]:

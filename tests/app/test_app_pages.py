@@ -6,7 +6,7 @@ from dataclasses import replace
 import pandas as pd
 import pytest
 import streamlit as st
-from app_pages import MAIN, SECONDS, drawn, go_to, page, pictures, run, sentences, visit_of
+from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of
 from labels import labelled
 from plain_box import RUN, TEXT
 from safetensors.torch import load_file, save_file
@@ -25,6 +25,7 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -278,9 +279,9 @@ def test_an_edit_is_checked_against_what_a_text_may_be():
         told({"start": 0, "end": 2, "text": "0123456789"}, "abc", 10)
 
 
-def test_a_trace_from_a_file_has_no_word_to_change_and_the_page_says_so():
+def test_a_trace_from_a_file_has_no_word_to_change_and_the_example_is_shown_instead():
     app = page("moeviz_app.views.one_word.one_word_page", sample_trace())
-    assert "came in a file" in sentences(app) and pictures(app) == 1
+    assert "“letter” → “code”" in sentences(app) and pictures(app) == 1
 
 
 def corpus() -> AppTest:
@@ -729,7 +730,7 @@ def test_a_third_trace_is_taken_away_again():
     assert "trace 2" not in sentences(app)
 
 
-@pytest.mark.parametrize("private", [True, False])
+@pytest.mark.parametrize("private", [True])
 def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monkeypatch, tmp_path):
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
     monkeypatch.setattr(prune, "DRAWS", 2)
@@ -789,18 +790,18 @@ def test_the_table_of_all_experts_is_there_at_once_for_our_own_models(monkeypatc
     monkeypatch.setattr(expert_table, "_table", pytest.fail)
     app = page(TABLE)
     for name, experts in ((EMBEDDED, 48), (FINE, 186)):
-        app.selectbox(key=session.SEEN_IN).set_value(name).run()
+        look_at(app, name)
         assert not app.exception and pictures(app) == 1
         shown = app.dataframe[-1].value
-        assert len(shown) == experts and {"share", "added", "role"} <= {*shown}
+        assert len(shown) == experts and {"share", "added", "breadth"} <= {*shown}
         assert ("loss_change" in shown) == (name == EMBEDDED)
-        assert f"Of {experts} experts, specialists for kinds of text" in sentences(app)
+        assert breadth_sentence(recorded.expert_table(name)) in sentences(app)
 
 
 def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():
     trace = moeviz.trace_corpus(moeviz.load_model(), [("sums", "12 + 7 = 19"), ("prose", "It is cold.")])
     app = page(TABLE, trace)
-    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(app, "trace")
     assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not pictures(app)
     assert {"share", "mean_weight"} <= {*app.dataframe[-1].value} and "added" not in app.dataframe[-1].value
     press(app, expert_table.READ)
@@ -815,8 +816,8 @@ def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():
 
 def test_a_trace_that_cannot_be_read_here_says_why_nothing_is_known_of_outputs(trace):
     app = page(TABLE, replace(trace, model=replace(trace.model, name="a/file.gguf")))
-    app.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(app, "trace")
     assert not app.exception and expert_table.NOT_RECORDED in sentences(app) and not app.button
     empty = page(TABLE, trace.select(tokens=slice(0, 0)))
-    empty.selectbox(key=session.SEEN_IN).set_value(session.OF_TRACE).run()
+    look_at(empty, "trace")
     assert not empty.exception and "contains no tokens" in sentences(empty)

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from app_pages import SECONDS, address, page, pictures, sentences, visit
+from app_pages import SECONDS, address, look_at, page, pictures, sentences, visit
 from streamlit.testing.v1 import AppTest
 
 from moeviz import ParameterCounts, RoutingTrace
@@ -14,7 +14,7 @@ from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.memory import fit_sentence, known_model, known_models, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.testing import sample_trace
-from moeviz_app.session import opened, session
+from moeviz_app.session import session
 from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
 
 
@@ -53,9 +53,9 @@ def choice(app, label: str):
 
 def test_the_first_visitor_sees_whether_a_published_model_fits_in_one_sentence_and_one_picture():
     app = serve()
-    assert choice(app, "Model").value == "Mixtral-8x7B (published)" and choice(app, "On").value == USUAL
+    assert choice(app, "On").value == USUAL
     assert "Not whole: at 4 bits, 6 of the 8 experts of each layer fit on one RTX 4090. 2 stay in" in sentences(app)
-    assert pictures(app) == 1 and len(app.selectbox) == 2
+    assert pictures(app) == 1 and len(app.selectbox) == 1
     choice(app, "On").set_value("1x H100").run()
     assert "Yes, at 8 bits: it takes 49.7 GB of the 72 GB to use on one H100." in sentences(app)
     found = {}
@@ -86,7 +86,7 @@ def test_what_counts_cannot_say_is_said_part_by_part():
 
 def test_a_model_that_is_known_by_its_configuration_alone_has_an_answer_and_a_command_that_records_it():
     app = serve()
-    choice(app, "Model").set_value("Qwen/Qwen3-30B-A3B").run()
+    look_at(app, "Qwen/Qwen3-30B-A3B")
     assert "at 4 bits" in sentences(app) and pictures(app) == 1 and not app.exception
     assert "“moeviz trace - --model Qwen/Qwen3-30B-A3B -o trace.npz < text.txt”" in sentences(app)
     assert pictures(turned_to(app, EVERY_CARD)) == 2
@@ -116,7 +116,7 @@ def test_the_answer_changes_with_the_budget_and_the_devices():
     app.run()
     assert f"A device has {2 * int(few[1])} choices" in sentences(app)
     app = turned_to(serve(), DEVICES)
-    choice(app, "Model").set_value(opened.HELD_OUT).run()
+    look_at(app, "embedded")
     assert verdicts(app)[:2] == ["Not worth it", "Too little evidence"]
     assert "On 4 devices a balanced plan" in sentences(app) and "On 4 devices, the busiest has" in sentences(app)
     assert "on balancing the evidence says “too little evidence”" in " ".join(note.value for note in app.markdown)
@@ -287,11 +287,11 @@ def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
         ("engine", "vllm"),
         ("card", "9x H100"),
         ("part", "<b>"),
-        ("of", "/etc/passwd"),
+        ("subject", "/etc/passwd"),
     ],
 )
 def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):
-    app = visit("serve", **{"of": opened.TRACE, "part": "memory", name: odd})
+    app = visit("serve", **{"subject": "mixed", "part": "memory", name: odd})
     assert address(app).get(name) != odd and re.search("LRU (finds|and what else)|^Yes, at", sentences(app))
 
 

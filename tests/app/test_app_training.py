@@ -88,10 +88,10 @@ def test_only_the_part_that_is_open_is_drawn():
 
 
 def test_a_link_opens_the_part_that_was_on_screen():
-    app = visit("training", run="aux-on", part="losses")
+    app = visit("train", run="aux-on", part="losses")
     assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 5
     assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
-    app = visit("training", run="aux-on", part="none such")
+    app = visit("train", run="aux-on", part="none such")
     assert app.session_state[session.RUN_PART] is None and pictures(app) == 1
 
 
@@ -149,11 +149,11 @@ def test_an_upload_is_read_elsewhere_and_opens_alone():
 
 def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():
     data = (EXAMPLE_FOLDER / "aux-off" / "routing.jsonl").read_bytes()
-    app = visit("traces")
+    app = visit("files")
     app.file_uploader(key=session.UPLOAD).upload("mine.jsonl", data, "application/json").run()
     assert not app.exception and app.success[0].value == "Opened. It holds a training run, and no trace."
     assert "Look at the training run" in [link.proto.label for link in app.get("page_link")]
-    app = go_to(app, "training")
+    app = go_to(app, "train")
     assert app.selectbox(key=session.RUN).value == "mine.jsonl"
     assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
 

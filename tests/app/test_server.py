@@ -55,7 +55,7 @@ def test_a_private_server_answers_this_machine_and_says_the_same_headers_always(
         with pytest.raises(InvalidStatus):
             Visit(running.url, headers={"X-Forwarded-For": "127.0.0.1"})
         with Visit(running.url) as tab:
-            assert "Example, recorded beforehand" in tab.open()
+            assert "example of this place" in tab.open()
             _, _, said = ask(running.url, path="/metrics")
             assert b"moeviz_sessions 1.0\n" in said
         assert "(private)" in "".join(running.lines)
@@ -78,7 +78,7 @@ def test_a_private_server_prints_an_address_that_lets_one_s_browser_in_for_good(
     with served(**own) as running:
         assert ask(running.url, **cookie)[0] == 200
         with Visit(running.url, headers=cookie) as tab:
-            assert "Example, recorded beforehand" in tab.open()
+            assert "example of this place" in tab.open()
 
 
 def test_a_team_gives_its_token_then_sees_the_page_and_may_type_no_folder(tmp_path):

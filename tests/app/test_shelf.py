@@ -5,14 +5,14 @@ import gc
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import ref
 
 import pytest
-from app_pages import sentences, visit_of
-from streamlit.testing.v1 import AppTest
+from app_pages import script_of, sentences, visit_of
 
 from moeviz.errors import MoevizError
-from moeviz.formats.exports import EXPORTS
+from moeviz.formats.exports import export_for
 from moeviz.formats.importers.importer import Opened
 from moeviz.formats.kept_traces import keep_trace, kept_trace, kept_traces
 from moeviz.testing import sample_trace
@@ -116,13 +116,28 @@ def test_a_tab_that_is_gone_keeps_nothing():
     assert [trace() for trace in traces] == [None] * 3 and bytes_kept() == 0
 
 
+def test_a_trace_that_later_runs_pushed_out_is_freed(monkeypatch):
+    tab = SimpleNamespace(recent=SessionLibrary(), brought=[])
+    monkeypatch.setattr(recent, "visit", lambda: tab)
+    monkeypatch.setattr(recent, "keep", lambda *_: None)
+    seen = []
+    for number in range(recent.RECENT_TRACES + 3):
+        made = sample_trace(tokens=3)
+        seen.append(ref(made))
+        recent.remember(made, RunRequest(str(number), "embedded"), str(number))
+    del made
+    gc.collect()
+    assert [one() is None for one in seen] == [True] * 3 + [False] * recent.RECENT_TRACES
+    assert len(tab.recent.runs) == recent.RECENT_TRACES
+
+
 def nothing():
     pass
 
 
 def test_a_visit_that_is_over_keeps_nothing():
     """The same of a whole session of Streamlit, after the state of its widgets is cleared as it is at the end."""
-    app = AppTest.from_function(nothing)
+    app = script_of(nothing)
     visit_of(app).recent = filled(3)
     app.run()
     traces = [ref(trace) for trace in visit_of(app).recent.values()]
@@ -163,28 +178,28 @@ def remember_two():
     session.set_trace(sample_trace(tokens=6))
 
 
-def names_of(app: AppTest) -> list[str]:
+def names_of(app) -> list[str]:
     return [*visit_of(app).recent]
 
 
 def test_recent_traces_are_there_again_after_a_restart(own):
-    before = AppTest.from_function(remember_two).run()
+    before = script_of(remember_two).run()
     assert not before.exception
     recent.settle()
     assert [kept_trace(path).title for path in kept_traces(own)] == names_of(before)[::-1]
     for page in (traces_page, compare_page):
-        after = AppTest.from_function(page).run()
+        after = script_of(page).run()
         assert not after.exception
         assert [len(trace.tokens) for trace in visit_of(after).recent.values()] == [5, 6]
         ((first, run),) = visit_of(after).recent.runs
         assert run == RunRequest("five", "embedded") and len(first.tokens) == 5
         assert not after.run().exception and len(names_of(after)) == 2  # and not twice
-    assert "current trace" in str(AppTest.from_function(traces_page).run().selectbox[0].label).lower()
+    assert "current trace" in str(script_of(traces_page).run().selectbox[0].label).lower()
 
 
 def test_a_new_name_is_kept_too(own):
-    app = AppTest.from_function(remember_two).run()
-    page = AppTest.from_function(traces_page)
+    app = script_of(remember_two).run()
+    page = script_of(traces_page)
     visit_of(page).trace = visit_of(app).trace
     visit_of(page).recent = visit_of(app).recent
     page.run().text_input[0].set_value("mine").run()
@@ -201,10 +216,10 @@ def test_of_a_stranger_nothing_is_written_and_nothing_is_shown(own, monkeypatch,
     changes = {"turned off": {"keep_traces": False}, "a team": {"serve": "team"}}.get(why, {})
     monkeypatch.setattr(settings, "SETTINGS", replace(settings.SETTINGS, **changes))
     recent._troubles.append("a sentence about somebody's trace")
-    AppTest.from_function(remember_two).run()
+    script_of(remember_two).run()
     recent.settle()
     assert [kept_trace(path).title for path in kept_traces(own)] == ["of the machine's user"]
-    page = AppTest.from_function(traces_page).run()
+    page = script_of(traces_page).run()
     assert not visit_of(page).recent or not names_of(page)
     assert "somebody" not in sentences(page)
 
@@ -217,11 +232,11 @@ def test_only_one_person_on_their_own_machine_keeps_traces():
 
 
 def test_an_unreadable_trace_is_named_and_the_others_come_back(own):
-    AppTest.from_function(remember_two).run()
+    script_of(remember_two).run()
     recent.settle()
     newest, _ = kept_traces(own)
     newest.write_bytes(b"PK")
-    page = AppTest.from_function(traces_page).run()
+    page = script_of(traces_page).run()
     assert not page.exception and len(names_of(page)) == 1
     assert newest.name in sentences(page) and "was set aside as" in sentences(page)
     assert newest.with_name(newest.name + ".unreadable").exists()
@@ -231,11 +246,11 @@ def test_a_full_disk_is_one_sentence_and_nothing_is_lost_in_memory(own, monkeypa
     def full(*args, **more):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr("moeviz.formats.kept_traces._write", full)
-    app = AppTest.from_function(remember_two).run()
+    monkeypatch.setattr("moeviz.formats.kept_traces.write_file", full)
+    app = script_of(remember_two).run()
     recent.settle()
     assert len(names_of(app)) == 2 and kept_traces(own) == []
-    page = AppTest.from_function(traces_page)
+    page = script_of(traces_page)
     visit_of(page).recent = visit_of(app).recent
     said = sentences(page.run())
     assert "cannot be kept for later visits: No space left on device. It is here until the server stops." in said
@@ -247,13 +262,13 @@ def test_where_no_thread_can_be_started_it_is_said(own, monkeypatch):
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(recent._writer, "submit", full)
-    app = AppTest.from_function(remember_two).run()
+    app = script_of(remember_two).run()
     assert not app.exception and len(names_of(app)) == 2
     assert any("can't start new thread" in trouble for trouble in recent._troubles)
 
 
 def test_traces_that_were_let_go_are_named_on_the_page(limits):
-    app = AppTest.from_function(traces_page)
+    app = script_of(traces_page)
     tab = filled(2)
     limits(session_mb=1)
     tab.put("newest", sample_trace(tokens=4), 8)
@@ -263,9 +278,9 @@ def test_traces_that_were_let_go_are_named_on_the_page(limits):
 
 
 def test_a_file_is_opened_through_a_process_of_its_own(monkeypatch, trace):
-    app = AppTest.from_function(traces_page).run()
+    app = script_of(traces_page).run()
     read = []
     monkeypatch.setattr(opened, "read_sandboxed", lambda *args: read.append(args) or Opened(trace))
-    app.file_uploader[0].upload("mine.npz", EXPORTS[3].write(trace), "application/octet-stream").run()
+    app.file_uploader[0].upload("mine.npz", export_for("mine.npz").write(trace), "application/octet-stream").run()
     assert not app.exception and visit_of(app).trace is trace
     assert [name for _, name, *_ in read] == ["mine.npz"]

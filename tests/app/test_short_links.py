@@ -74,7 +74,7 @@ def test_the_address_of_a_run_holds_a_key_that_brings_another_visitor_the_same(l
     [
         (WHAT_IF, FRENCH.parameters() | {"change": "top-k", "changed_top_k": "1"}),
         (COMPARE, pair(FRENCH, ENGLISH)),
-        ("expert", FRENCH.parameters() | {"layer": "2", "expert": "7", "seen": "trace"}),
+        ("expert", FRENCH.parameters() | {"layer": "2", "expert": "7"}),
     ],
     ids=["what if", "compare", "expert"],
 )

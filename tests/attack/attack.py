@@ -58,7 +58,7 @@ CLIMBS = (
     "/component/x/../../../etc/passwd",
     "/app/static/x",
 )
-PAGES = ("", "what-if", "corpus", "compare", "traces", "expert")
+PAGES = ("", "what-if", "many-texts", "compare", "files", "expert")
 
 
 @dataclass(slots=True)
@@ -161,11 +161,11 @@ def forged_rows(target: AttackedServer, found: Found) -> None:
     rows = '{"edited_rows":{},"deleted_rows":[],"added_rows":[' + ",".join(["{}"] * 1_000_000) + "]}"
     for number in itertools.count():
         with Visit(target.url) as tab:
-            tab.open("", "corpus")
+            tab.open("", "many-texts")
             if number == len(widgets := fields(tab)):
                 return
             asked = BackMsg()
-            asked.rerun_script.page_name = "corpus"
+            asked.rerun_script.page_name = "many-texts"
             state = asked.rerun_script.widget_states.widgets.add()
             state.id, state.string_value = widgets[number], rows
             try:
@@ -255,13 +255,13 @@ def bombs(target: AttackedServer, found: Found) -> None:
     """Files that unpack to a thousand times their size are opened, eight in one tab."""
     token, file = xsrf(target.url), bomb()
     with Visit(target.url) as tab:
-        tab.open("", "traces")
+        tab.open("", "files")
         elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
         (widget,) = [each.file_uploader.id for each in elements if each.WhichOneof("type") == "file_uploader"]
         for number in range(8):
             put(target.url, tab.session, str(number), file, token)
             asked = BackMsg()
-            asked.rerun_script.page_name = "traces"
+            asked.rerun_script.page_name = "files"
             state = asked.rerun_script.widget_states.widgets.add()
             state.id = widget
             info = state.file_uploader_state_value.uploaded_file_info.add()

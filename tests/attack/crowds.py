@@ -69,11 +69,11 @@ def messages(url: str) -> Iterator[None]:
     with ExitStack() as stack:
         for number in range(MESSAGES):
             tab = stack.enter_context(Visit(url, headers=at(CROWDED), **DEAF))
-            tab.open("", "corpus")
+            tab.open("", "many-texts")
             elements = [said.delta.new_element for said in tab.said if said.WhichOneof("type") == "delta"]
             widgets = [each.text_area.id for each in elements if each.WhichOneof("type") == "text_area"]
             asked = BackMsg()
-            asked.rerun_script.page_name = "corpus"
+            asked.rerun_script.page_name = "many-texts"
             for widget, text in zip(widgets, ["x" * 10**6] * 3 if number % 2 else [rows], strict=False):
                 state = asked.rerun_script.widget_states.widgets.add()
                 state.id, state.string_value = widget, text
@@ -114,7 +114,7 @@ def uploads(url: str) -> Iterator[None]:
     host, token = urlsplit(url), xsrf(url)
     with ExitStack() as stack:
         tab = stack.enter_context(Visit(url, headers=at(CROWDED)))
-        tab.open("", "traces")
+        tab.open("", "files")
         for number in range(UPLOADS):
             stalled = stack.enter_context(socket.create_connection((host.hostname, host.port)))
             head = f"PUT /_stcore/upload_file/{tab.session}/{number} HTTP/1.1\r\nHost: {host.netloc}\r\n"
@@ -123,7 +123,7 @@ def uploads(url: str) -> Iterator[None]:
             stalled.sendall(f"{head}Content-Type: multipart/form-data; boundary=b\r\n\r\n-".encode())
         yield
         honest = stack.enter_context(Visit(url, headers=at(CROWDED)))
-        honest.open("", "traces")
+        honest.open("", "files")
         if put(url, honest.session, "1", bytes(19 * MB), token | {"X_Forwarded_For": CROWDED}) != 204:
             raise RuntimeError("An honest file was refused beside the uploads that stall.")
 

@@ -92,7 +92,7 @@ def files(suffix: str) -> list[bytes]:
 def read(suffix: str, data: bytes) -> bool:
     """Read a file; what is read must come back from a file that is written of it."""
     from moeviz.errors import InvalidTrace
-    from moeviz.formats.exports import EXPORTS, read_bytes
+    from moeviz.formats.exports import export_for, read_bytes
 
     try:
         trace = read_bytes(data, f"x{suffix}", BUDGET)
@@ -100,8 +100,9 @@ def read(suffix: str, data: bytes) -> bool:
         check_sentence(str(error))
         return False
     if len(data) % 4 == 0 and trace.experts.size < 10_000:
-        written = EXPORTS[3].write(trace)
-        assert EXPORTS[3].read(written, BUDGET).equals(trace), "it does not come back as it was"
+        trace_file = export_for("x.npz")
+        written = trace_file.write(trace)
+        assert trace_file.read(written, BUDGET).equals(trace), "it does not come back as it was"
     return True
 
 
@@ -170,7 +171,8 @@ def follow(data: bytes) -> bool:
     from moeviz.errors import MoevizError
     from moeviz_app.jobs.run_request import number_in, run_from_query
     from moeviz_app.session import session
-    from moeviz_app.url import fields
+    from moeviz_app.views.menu import ROWS
+    from moeviz_app.views.what_if import fill_in_change
     from moeviz_app.widgets.run_options import fill_in
 
     try:
@@ -185,10 +187,11 @@ def follow(data: bytes) -> bool:
             fill_in(run)
             assert run_from_query(run.parameters()) == run, "a link does not repeat the run that it asks for"
             session.point_at(number_in(query.get("layer")), number_in(query.get("token")))
-        if page in fields.PAGE_ADDRESSES:
-            fields.PAGE_ADDRESSES[page].fill_in(query)
-            fields.fill_in_change(example_trace().model)
-            fields.PAGE_ADDRESSES[page].written()
+        addresses = {row.name.lower().replace(" ", "-"): row.address for row in ROWS.values()}
+        if (address := addresses.get(page)) is not None:
+            address.fill_in(query)
+            fill_in_change(example_trace().model)
+            address.written()
     except MoevizError as error:
         check_sentence(str(error))
         return False

@@ -3,7 +3,7 @@
     python -m tests.attack.hostile_tables [--only NAME]
 
 Each table of a few rows names what would be large: ids, layers, slots, labels, texts. A process of its own runs `moeviz
-metrics` on it, all topics; another opens it in the app, on the Traces page, and turns to its first page and the pages
+metrics` on it, all topics; another opens it in the app, on the page Files, and turns to its first page and the pages
 Load, Co-activation, Flow, Layers and Tokens. Printed is the peak of each process above that of the same with the sample
 trace, in MB, and what was said first where something was refused.
 """
@@ -138,7 +138,7 @@ def run_metrics(path: Path) -> None:
 
 
 def run_app(path: Path) -> None:
-    """Open the file on the Traces page, and turn to a few others."""
+    """Open the file on the page Files, and turn to a few others."""
     import logging
 
     logging.disable(logging.CRITICAL)

@@ -68,7 +68,7 @@ def test_from_a_prompt_to_a_file_and_back(page, recorded, tmp_path):
     page.reload()  # the address repeats the view
     drawn(page)
     expect(tokens(page)).to_have_text(strip_of(recorded, 4))
-    go_to(page, "Traces")
+    go_to(page, "Files")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, "Explore")
@@ -117,7 +117,7 @@ def test_tokens_come_into_the_strip_as_they_are_generated_and_stop_keeps_them(pa
 
 def test_a_page_that_is_left_while_a_run_goes_on_keeps_what_was_shown(page, server):
     with generating(page, server, PROMPT) as count:
-        go_to(page, "Traces")
+        go_to(page, "Files")
         go_to(page, "Explore")
         expect(tokens(page).nth(count)).to_be_visible()
         some_generated(page, count)
@@ -175,7 +175,7 @@ def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
     file = tmp_path / "hostile.csv"
     rows = [f'{token},0,0,{token},"{text}"' for token, text in enumerate(hostile)]
     file.write_text("position,layer,slot,expert,token\n" + "\n".join(rows) + "\n")
-    page = visit("/traces")
+    page = visit("/files")
     page.locator("input[type=file]").set_input_files(file)
     expect(page.get_by_text("Opened.")).to_be_visible()
     go_to(page, "Explore")
@@ -189,7 +189,7 @@ def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
     expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
 
 
-@pytest.mark.parametrize("path", ["training", "traces", "load"])
+@pytest.mark.parametrize("path", ["train", "files", "load"])
 def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, serve, path):
     """A file of this name in a folder named pages was run by Streamlit itself, until the main page had been seen."""
     page = visit(f"/{path}", at=serve())

@@ -5,7 +5,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from browser import SIZES, all_drawn, click_at, go_to
+from browser import all_drawn, click_at, go_to
 from browser_pages import check
 from playwright.sync_api import Page, expect
 from servers import served
@@ -38,9 +38,9 @@ def answered(page: Page) -> None:
     check(page)
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desktop"])
 def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
-    page = visit("/corpus", at=serving, size=size)
+    page = visit("/many-texts", at=serving, size=size)
     expect(page.get_by_text("400 tokens in 10 texts through sample")).to_be_visible()
     expect(page.locator(".st-key-answer")).to_contain_text("The busiest is expert")
     all_drawn(page)
@@ -54,7 +54,7 @@ def test_its_pages_are_drawn_and_have_no_grave_fault(serving, visit, size):
 
 
 def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
-    page = visit("/corpus", at=serving)
+    page = visit("/many-texts", at=serving)
     answered(page)
     click_at(page.get_by_test_id("stVegaLiteChart").first.locator("canvas"), 0.5, 0.5)
     title = page.get_by_role("heading", level=1)
@@ -63,7 +63,7 @@ def test_a_cell_leads_to_an_expert_and_back_in_one_step(serving, visit):
     answered(page)
     expect(page).to_have_url(re.compile(r"^(?!.*datasets).*dataset="))  # its name, and not its path
     page.go_back()
-    expect(title).to_have_text("Corpus")
+    expect(title).to_have_text("Many texts")
 
 
 def test_other_contexts_and_another_expert_are_one_step_back_each(serving, visit):
@@ -89,7 +89,7 @@ def test_a_link_shows_the_same_expert_to_somebody_else_and_opens_no_other_folder
 
 
 def test_a_folder_is_opened_by_its_path_on_ones_own_machine(serving, visit, folder):
-    page = visit("/corpus", at=serving)
+    page = visit("/many-texts", at=serving)
     page.get_by_role("button", name="Open a dataset").click()
     page.get_by_role("textbox", name="Folder").fill(str(folder.parent / "secret"))
     page.get_by_role("textbox", name="Folder").press("Enter")

@@ -23,7 +23,7 @@ def test_a_tab_that_is_closed_keeps_no_trace_though_no_other_comes_or_goes(visit
     write_trace(sample_trace(tokens=3000), tmp_path / "mine.npz")
     running = serve(MOEVIZ_SECONDS_IDLE="1")
     watching = visit("/metrics", at=running, ready=None)  # no tab of Streamlit's
-    page = visit("/traces", at=running, own=True)
+    page = visit("/files", at=running, own=True)
     open_file(page, tmp_path / "mine.npz", "3,000 tokens through sample")
     assert not watching.evaluate(NOTHING_KEPT)
     page.close()
@@ -34,12 +34,12 @@ def test_a_trace_is_there_again_after_the_server_was_killed(visit, serve, tmp_pa
     write_trace(sample_trace(tokens=30), tmp_path / "mine.npz")
     home = {"MOEVIZ_HOME": str(tmp_path / "home"), "MOEVIZ_KEEP_TRACES": "1"}
     running = serve(**home)
-    page = visit("/traces", at=running)
+    page = visit("/files", at=running)
     open_file(page, tmp_path / "mine.npz", "30 tokens through sample")
     eventually(page, lambda: kept_traces(tmp_path / "home" / "traces"))
     page.goto("about:blank")
     running.process.kill()
-    page = visit("/traces", at=serve(**home))
+    page = visit("/files", at=serve(**home))
     page.get_by_role("combobox").click()
     page.get_by_role("option").click()
     expect(page.get_by_text("30 tokens through sample")).to_be_visible()

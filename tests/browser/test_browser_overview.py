@@ -21,12 +21,12 @@ DRAWN_BELOW = re.compile(r"^tokens [\d,]+ to [\d,]+ of 4,096$")
 
 @pytest.fixture
 def page(visit):
-    return visit("/traces")
+    return visit("/files")
 
 
 @pytest.fixture
 def phone(visit):
-    return visit("/traces", size="phone")
+    return visit("/files", size="phone")
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def large_trace(long_trace) -> RoutingTrace:
 
 
 def open_trace(page: Page, trace: RoutingTrace, then: str = "Tokens") -> None:
-    """On the Traces page, as a visitor would."""
+    """On the page Files, as a visitor would."""
     export = next(export for export in EXPORTS if export.suffix == ".npz")
     page.locator("input[type=file]").set_input_files(
         {"name": f"long{export.suffix}", "mimeType": export.mime, "buffer": export.write(trace)}

@@ -3,49 +3,16 @@
 On no page may anything serious be in the way of a screen reader, a keyboard or weak eyes.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
-from dataclasses import replace
-
-import numpy as np
-import pandas as pd
 import pytest
-from accessible import grave
 from browser import BACKGROUND, SIZES, TO_THE_TOP, all_drawn, eventually, fits, go_to, in_colours, settled
-from browser_pages import DRAWN, HOSTILE, PROMPT, run
-from playwright.sync_api import Page, expect
-from tabs import Visits
+from browser_pages import DRAWN
+from playwright.sync_api import expect
 
 from moeviz.charts import TOPICS
-from moeviz.formats.exports import write_trace
-from moeviz.testing import sample_trace
 from moeviz_app.views.explore import OVERVIEW
-from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, QUESTIONS, TABS, place_of
+from moeviz_app.views.menu import MORE, QUESTIONS
 
 pytestmark = pytest.mark.browser
-NAMES = [name for names in MENU.values() for name in names if name != FIRST]
-LONGER = "\n".join([PROMPT, "The old captain walked along the shore; 12 + 7 = 19."] * 3)
-
-
-@pytest.fixture(scope="module")
-def walk(tabs, server) -> Iterator[Callable[[str], AbstractContextManager[Page]]]:
-    """A visitor of a size, who has run a text, and goes from test to test; another one after a test that failed."""
-    visits, pages = Visits(tabs, lambda: server), {}
-
-    @contextmanager
-    def on(size: str) -> Iterator[Page]:
-        page = pages.pop(size, None)
-        if page is None:
-            page = visits(size=size)
-            run(page, LONGER)
-        yield page
-        visits.check(f"pages on a {size}")
-        pages[size] = page
-
-    yield on
-    visits.leave("pages")
-
-
 COLOURS = f"""() => [...document.querySelectorAll("{DRAWN}")].map((drawing) => drawing.tagName === "CANVAS"
   ? drawing.toDataURL()
   : [...new Set(drawing.innerHTML.match(/(fill|stroke)="[^"]*"/g))].sort().join())"""
@@ -63,36 +30,6 @@ def test_the_page_and_each_of_its_charts_follow_the_colours_of_the_system(visit)
         seen[scheme] = [page.evaluate(BACKGROUND), *page.evaluate(COLOURS)]
     assert len(seen["light"]) == len(seen["dark"]) == charts.count() + 1
     assert all(in_light != in_dark for in_light, in_dark in zip(seen["light"], seen["dark"], strict=True))
-
-
-def schemes(size: str, name: str) -> tuple[str, ...]:
-    """Of the history there are many pages: each size in one of them."""
-    if name in GALLERY:
-        return ("dark",) if size == "desktop" else ("light",)
-    return ("light", "dark")
-
-
-OUT_OF_SIGHT = """(link) => {
-  const [row, at] = [link.closest(".st-key-menu, .st-key-submenu"), link].map((part) => part.getBoundingClientRect());
-  return at.left < row.left - 1 || at.right > row.right + 1;
-}"""
-BEYOND = """() => [...document.querySelectorAll(".st-key-menu, .st-key-submenu")]
-  .map((row) => Math.max(row.scrollWidth - row.clientWidth, 0))"""
-
-
-def says_where_one_is(page: Page, name: str, size: str) -> None:
-    """The page has a name; its place and its tab are called current, and in sight; a desktop has room for both rows."""
-    expect(page.get_by_role("heading", level=1)).to_have_count(1)
-    place, phone = place_of(name), size == "phone"
-    of_place, of_tab = (page.locator(f".st-key-{row} a[aria-current=page]:visible") for row in ("menu", "submenu"))
-    expect(of_place).to_have_count(1)
-    expect(of_place).to_contain_text(MORE if phone and place not in ICONS else place)
-    expect(page.locator(".st-key-menu a:visible")).to_have_count(len(ICONS) + 1 if phone else len(MENU))
-    if len(MENU[place]) > 1:
-        expect(of_tab).to_have_text([EXHIBIT if name in GALLERY else TABS.get(name, name)])
-        assert not of_tab.evaluate(OUT_OF_SIGHT)
-    assert not of_place.evaluate(OUT_OF_SIGHT)
-    assert phone or not any(page.evaluate(BEYOND))
 
 
 SHIFTS = """() => {
@@ -166,45 +103,4 @@ def test_a_phone_has_four_places_at_the_thumb_and_the_rest_behind_more(visit):
     expect(page.get_by_role("heading", name=MORE)).to_be_visible()
     expect(page.get_by_text(QUESTIONS["Train"])).to_be_visible()
     fits(page)
-    go_to(page, "Training")
-
-
-@pytest.mark.parametrize("name", [FIRST, *NAMES])
-@pytest.mark.parametrize("size", SIZES)
-def test_a_page_is_drawn_and_has_no_grave_fault(walk, size, name):
-    with walk(size) as page:
-        go_to(page, name)
-        settled(page)
-        if name in TOPICS:
-            expect(page.locator(DRAWN).first).to_be_visible()
-        says_where_one_is(page, name, size)
-        for scheme in schemes(size, name):
-            in_colours(page, scheme)
-            fits(page)
-            assert not grave(page, colours_alone=scheme != schemes(size, name)[0]), scheme
-
-
-def test_what_strangers_wrote_stays_text_on_every_page(visit, tmp_path):
-    """Each hostile token twelve times, in two labelled texts, so that every topic has something to say of it."""
-    texts = list(HOSTILE) * 12
-    tokens = sample_trace(tokens=len(texts)).tokens
-    half = np.arange(len(texts)) < len(texts) // 2
-    tokens = tokens.assign(
-        text=pd.Series(texts, dtype="str"),
-        label=np.where(half, HOSTILE[1], HOSTILE[2]),
-        sequence=np.where(half, 0, 1).astype(np.int32),
-        position=(np.arange(len(texts)) % (len(texts) // 2)).astype(np.int32),
-        phase=tokens["phase"].where(~half, "prompt"),
-        token_id=np.arange(len(texts), dtype=np.int32) % len(HOSTILE),
-    )
-    trace = sample_trace(tokens=len(texts))
-    file = tmp_path / "hostile.npz"
-    write_trace(replace(trace, tokens=tokens, model=replace(trace.model, name=HOSTILE[1], caution=HOSTILE[0])), file)
-    page = visit("/traces")
-    page.locator("input[type=file]").set_input_files(file)
-    expect(page.get_by_text("Opened.")).to_be_visible()
-    for name in NAMES:
-        go_to(page, name)
-        settled(page)
-        expect(page.locator("img[src='x'], img[src*='example.com'], a[href*='example.com']")).to_have_count(0)
-        fits(page)
+    go_to(page, "Train")

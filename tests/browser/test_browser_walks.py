@@ -31,7 +31,7 @@ import moeviz
 from moeviz.formats.exports import read_trace
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs.recorded import EXAMPLES
-from moeviz_app.views.menu import MENU, TABS
+from moeviz_app.views.menu import MENU
 
 pytestmark = pytest.mark.browser
 OWN_TEXT = "Le chat dort sur le lit.\nfor i in range(3):\n    print(i)\n7 + 5 = 12"
@@ -96,8 +96,8 @@ class Walker:
         self.press(self.page.locator(".st-key-menu").get_by_role("link", name=place, exact=True))
         if name != MENU[place][0]:
             tabs, first = self.page.locator(".st-key-submenu"), MENU[place][0]
-            expect(tabs.locator("a[aria-current]")).to_have_text([TABS.get(first, first)])  # drawn: no press is lost
-            self.press(tabs.get_by_role("link", name=TABS.get(name, name), exact=True))
+            expect(tabs.locator("a[aria-current]")).to_have_text([first])  # drawn: no press is lost
+            self.press(tabs.get_by_role("link", name=name, exact=True))
         expect(title(self.page)).to_have_text(name)
         settled(self.page)
 
@@ -134,7 +134,7 @@ def title(page: Page) -> Locator:
 @pytest.mark.parametrize("walker", ["touch"], indirect=True)
 def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back(walker):
     page = walker.page
-    expect(page.get_by_text("Example, recorded beforehand.")).to_be_visible()
+    expect(page.get_by_text("example of this place")).to_be_visible()
     play = page.get_by_role("button", name="Play the path through the layers")
     page.locator(".steps").evaluate(PLAYED)
     walker.press(play)
@@ -151,7 +151,7 @@ def test_a_student_plays_through_the_example_asks_about_an_expert_and_comes_back
 
     walker.press(page.get_by_role("button", name="French", exact=True))
     ran(page, EXAMPLES["French"])
-    expect(page.get_by_text("Example, recorded beforehand.")).to_be_hidden()
+    expect(page.get_by_text("example of this place")).to_be_hidden()
     expect(box(page)).to_have_value(EXAMPLES["French"])
 
 
@@ -258,7 +258,7 @@ def test_a_link_that_generates_waits_for_run_and_then_shows_the_same(page, elsew
 
     other = elsewhere(page)
     expect(other.get_by_text("Links do not start such runs by themselves")).to_be_visible()
-    expect(other.get_by_text("Example, recorded beforehand.")).to_be_visible()
+    expect(other.get_by_text("example of this place")).to_be_visible()
     expect(box(other)).to_have_value("Il fait")
     press_run(other)
     ran(other, "Il fait")

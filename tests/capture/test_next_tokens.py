@@ -83,7 +83,7 @@ def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stay
     whole, lens = by_hand(model, found)
     got = found.next_tokens
     check((got.ids, got.p), whole, got.texts, tokenizer)
-    check((got.lens_ids, got.lens_p), lens, got.texts, tokenizer)
+    check((got.lens_rows, got.lens_p), lens, got.texts, tokenizer)
     assert len(set(got.texts)) > 20
 
 
@@ -92,8 +92,8 @@ def test_each_row_is_that_of_its_token_however_it_was_generated(decoding, models
     model = models["mixtral"]
     found = trace(model, PROMPTS[1], tokenizer=tokenizer, max_new_tokens=6, decoding=decoding, next_tokens=True)
     whole, lens = by_hand(model, found)
-    check((found.next_tokens.ids, found.next_tokens.p), whole, found.next_tokens.texts, tokenizer)
-    check((found.next_tokens.lens_ids, found.next_tokens.lens_p), lens, found.next_tokens.texts, tokenizer)
+    check((found.next_tokens.rows, found.next_tokens.p), whole, found.next_tokens.texts, tokenizer)
+    check((found.next_tokens.lens_rows, found.next_tokens.lens_p), lens, found.next_tokens.texts, tokenizer)
 
 
 def test_a_stream_ends_with_what_trace_gives_and_the_likeliest_token_is_what_is_written(models, tokenizer):
@@ -116,7 +116,7 @@ def test_logits_of_a_long_text_are_never_there_at_once(models, tokenizer, monkey
     handle.remove()
     assert max(rows) == 3 < len(whole.tokens)
     np.testing.assert_allclose(parts.next_tokens.lens_p, whole.next_tokens.lens_p, atol=1e-5)
-    assert (parts.next_tokens.ids == whole.next_tokens.ids).mean() > 0.99
+    assert (parts.next_tokens.rows == whole.next_tokens.rows).mean() > 0.99
 
 
 @pytest.mark.parametrize("architecture", ["granitemoe", "cohere2_moe"])
@@ -126,7 +126,7 @@ def test_what_a_family_does_to_its_logits_is_done(architecture, tokenizer):
     model.config.logits_scaling = 3.0  # of granitemoe
     found = trace(model, PROMPTS[1], tokenizer=tokenizer, next_tokens=True)
     whole, lens = by_hand(model, found)
-    check((found.next_tokens.ids, found.next_tokens.p), whole, found.next_tokens.texts, tokenizer)
+    check((found.next_tokens.rows, found.next_tokens.p), whole, found.next_tokens.texts, tokenizer)
     plain = lens.topk(NEXT).values.numpy()
     assert np.abs(found.next_tokens.lens_p - plain).max() > 1e-4, "the head alone has no such scale"
 
@@ -135,7 +135,7 @@ def test_under_an_intervention_next_tokens_are_those_of_what_if_and_there_is_no_
     model, change = models["mixtral"], Mute({1: (3,), 2: (0, 5)})
     found = trace(model, PROMPTS[1], tokenizer=tokenizer, intervention=change, next_tokens=True)
     other = what_if(model, PROMPTS[1], change, tokenizer=tokenizer)
-    assert (found.experts == other.changed.experts).all() and found.next_tokens.lens_ids is None
+    assert (found.experts == other.changed.experts).all() and found.next_tokens.lens_rows is None
     likeliest = token_texts_alone(tokenizer, other.effect["next_token_changed"].tolist())
     assert [found.next_tokens.after(row)[0][0] for row in range(len(likeliest))] == likeliest
     same = (other.effect["next_token"] == other.effect["next_token_changed"]).to_numpy()
@@ -182,7 +182,7 @@ def test_a_stack_that_does_not_end_in_its_norm_has_no_lens(tokenizer):
 
     model.model.forward = louder
     found = trace(model, "To be", tokenizer=tokenizer, next_tokens=True)
-    assert found.next_tokens.lens_ids is None and len(found.next_tokens.ids) == len(found.tokens)
+    assert found.next_tokens.lens_rows is None and len(found.next_tokens.rows) == len(found.tokens)
 
 
 def test_a_costly_lens_is_left_out_unless_it_is_asked_for(models, tokenizer, monkeypatch):
@@ -190,10 +190,10 @@ def test_a_costly_lens_is_left_out_unless_it_is_asked_for(models, tokenizer, mon
     for most, has in ((of_a_run, True), (of_a_run - 1, False)):
         monkeypatch.setattr(module, "LENS_BY_ITSELF", most)
         found = trace(models["mixtral"], "To be", tokenizer=tokenizer, next_tokens="auto").next_tokens
-        assert (found.lens_ids is not None) == has
+        assert (found.lens_rows is not None) == has
     for asked, has in (("auto", False), (True, True)):
         found = trace(models["mixtral"], "To be", tokenizer=tokenizer, next_tokens=asked).next_tokens
-        assert (found.lens_ids is not None) == has
+        assert (found.lens_rows is not None) == has
 
 
 @pytest.mark.parametrize("architecture", each())

@@ -4,12 +4,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from survey.oracle import witnessed
+import torch
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
+from moeviz.capture.record.witness import witnessed
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
@@ -22,6 +23,7 @@ TEXT = "To be, or not to be: that is the question."
 def traced(architecture, model=None, **options):
     model = model or random_model(architecture)
     model.generation_config.eos_token_id = None
+    moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), site=options.get("site"))  # the check before a first trace
     with witnessed(model) as testimony:
         trace = moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
     return trace, testimony
@@ -98,6 +100,24 @@ def test_layers_that_run_in_a_loop_are_unrolled():
     assert len(calls) == 9
     for depth, first in ((1, 0), (3, 1), (5, 2)):
         assert chosen(trace, depth) == [used(row) for call in calls[first::3] for row in call]
+
+
+def test_each_pass_of_a_loop_has_the_logits_that_its_router_made_in_that_pass():
+    """Held against the router's own product of weights and what it reads, heard by another hook."""
+    model, made = random_model("inkling2_loop"), []
+    router = next(one for one in find_routers(model) if one.path.startswith("model.layers.1."))
+
+    def hear(module, given, _answer):
+        hidden = given[0].reshape(-1, given[0].shape[-1])
+        made.append(torch.nn.functional.linear(hidden.float(), module.weight.float()))
+
+    hook = router.module.register_forward_hook(hear)
+    trace, _ = traced("inkling2_loop", model)
+    hook.remove()
+    passes = made[-3:]
+    assert len(made) % 3 == 0 and not torch.allclose(passes[0], passes[1]), "the passes are different ones"
+    for depth, logits in zip((1, 3, 5), passes, strict=True):
+        np.testing.assert_allclose(trace.logits[depth], logits.numpy(), rtol=1e-4, atol=1e-5)
 
 
 def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():

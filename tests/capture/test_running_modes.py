@@ -57,7 +57,8 @@ def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
-@pytest.mark.parametrize("way", [SLOW[0], pytest.param(SLOW[1], marks=pytest.mark.survey)])
+@pytest.mark.survey
+@pytest.mark.parametrize("way", SLOW)
 @pytest.mark.filterwarnings("ignore")
 def test_a_model_that_inductor_compiled_is_traced_as_it_was_written(way):
     check(way, "mixtral")

@@ -252,7 +252,7 @@ def test_every_architecture_gives_beside_others_what_it_gives_alone_or_keeps_its
     if why_not := share_decoding(loaded):
         assert why_not.endswith(".")
     else:
-        found = list(found_alike(loaded, [asked_at_random(chance) for _ in range(8)], chance))
+        found = list(found_alike(loaded, [asked_at_random(chance) for _ in range(4)], chance))
         assert found and [one for one in found if not one.holds] == []
 
 

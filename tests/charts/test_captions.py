@@ -79,7 +79,7 @@ def at_random(rng, tokens):
     return replace(made, experts=chosen, weights=None, logits=logits, tokens=frame)
 
 
-@pytest.mark.parametrize("tokens", [60, 600])
+@pytest.mark.parametrize("tokens", [60])
 def test_of_routing_at_random_each_sentence_is_said_at_most_once_in_twenty_times(tokens):
     rng, times = np.random.default_rng(0), Counter()
     for _ in range(TRACES):

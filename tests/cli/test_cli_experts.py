@@ -27,7 +27,7 @@ def test_a_model_has_a_row_an_expert_and_the_loss_where_it_is_asked_for(texts, t
     target = tmp_path / "experts.csv"
     asked = ["experts", "embedded", texts, "--layers", "3", "--mute", "--json", "-o", str(target)]
     assert main(asked) == 0
-    rows = json.loads(capsys.readouterr().out)
+    rows = json.loads(capsys.readouterr().out)["experts"]
     assert [(row["layer"], row["expert"]) for row in rows] == [(3, expert) for expert in range(8)]
     had = [row for row in rows if row["tokens"]]
     assert all(row["added"] > 0 and abs(row["cosine"]) <= 1 and row["loss_change"] is not None for row in had)
@@ -53,14 +53,13 @@ def test_a_trace_and_a_dataset_have_what_they_keep(tmp_path, capsys):
     found = {}
     for name in ("trace.npz", "folder"):
         assert main(["experts", str(tmp_path / name), "--json"]) == 0
-        found[name] = json.loads(capsys.readouterr().out)
+        found[name] = json.loads(capsys.readouterr().out)["experts"]
     for one, other in zip(found["trace.npz"], found["folder"], strict=True):
         assert one["share"] == pytest.approx(other["share"]) and one["added"] is other["added"] is None
         assert one["lift"] == pytest.approx(other["lift"]) and other["q"] is None
     assert main(["experts", str(tmp_path / "trace.npz"), "--layers", "5"]) == 0
-    out, err = capsys.readouterr()
-    assert out.splitlines()[0].split()[:3] == ["layer", "expert", "share"] and len(out.splitlines()) == 9
-    assert "Of 8 experts, specialists" in err
+    out = capsys.readouterr().out
+    assert out.splitlines()[-9].split()[:3] == ["layer", "expert", "share"] and "Of 8 experts, specialists" in out
 
 
 def test_labels_of_others_stand_beside_ours_and_ours_are_written(tmp_path, capsys, monkeypatch):
@@ -69,21 +68,21 @@ def test_labels_of_others_stand_beside_ours_and_ours_are_written(tmp_path, capsy
     write_trace(trace, "trace.npz")
     write_dataset(trace, "folder")
     assert main(["experts", "trace.npz", "--write-labels", "ours.json", "--json"]) == 0
-    ours = json.loads(capsys.readouterr().out)
+    ours = json.loads(capsys.readouterr().out)["experts"]
     (tmp_path / "X_L5_interp.json").write_text(json.dumps({"2": {"hypothesis": "<b>\x1b[2J", "metrics": {}}}))
     for source in ("trace.npz", "folder"):
         assert main(["experts", source, "--labels", "X_L5_interp.json", "ours.json", "--json"]) == 0
-        out, err = capsys.readouterr()
-        rows = json.loads(out)
+        out = capsys.readouterr().out
+        rows = json.loads(out)["experts"]
         special = [row for row, own in zip(rows, ours, strict=True) if own["role"] == "specialist"]
-        assert "with a lift of 2 or more there" in err and len(special) > 5
+        assert "with a lift of 2 or more there" in out and len(special) > 5
         told = [row for row in special if (row["layer"], row["expert"]) != (5, 2)]
         assert all(row["label_lift"] == pytest.approx(row["lift"]) for row in told)
         (theirs,) = (row for row in rows if (row["layer"], row["expert"]) == (5, 2))
         assert theirs["label"].startswith("<b>") and theirs["label_score"] is theirs["label_lift"] is None
     assert main(["experts", "trace.npz", "--labels", "X_L5_interp.json"]) == 0
-    out, err = capsys.readouterr()
-    assert "their scores are theirs alone" in err and "\x1b" not in out and "<b>" in out
+    out = capsys.readouterr().out
+    assert "their scores are theirs alone" in out and "\x1b" not in out and "<b>" in out
 
 
 @pytest.mark.parametrize(
@@ -92,7 +91,7 @@ def test_labels_of_others_stand_beside_ours_and_ours_are_written(tmp_path, capsy
         (["trace.npz", "--mute"], "is recorded, and losses without experts need"),
         (["trace.npz", "text.txt"], "is recorded, and texts need a model to read them"),
         (["trace.npz", "-o", "experts.xlsx"], "written as .csv or .json"),
-        (["trace.npz", "--layers", "99"], "has no MoE layer among"),
+        (["trace.npz", "--layers", "99"], "has no MoE layer 99"),
         (["some/model"], "needs texts to read"),
         (["trace.npz", "--labels", "trace.npz"], "has no labels of experts"),
         (["trace.npz", "--labels", "absent.json"], "absent.json"),

@@ -31,7 +31,7 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     asked = ["prune", "embedded", texts, "--cut", "1", "3", "--criteria", "reap", "random", "--json"]
     assert main([*asked, "--by-kind", "frequency"]) == 0
     out, err = capsys.readouterr()
-    rows = json.loads(out)
+    rows = json.loads(out)["losses"]
     whole = [row for row in rows if row["chosen_on"] == row["judged_on"] == "all texts"]
     assert [(row["criterion"], row["cut"]) for row in whole] == [
         ("reap", 1),
@@ -42,16 +42,16 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     assert [row["sd"] is not None for row in whole] == [False, False, True, True]
     assert all(isinstance(row["loss_increase"], float) for row in rows) and whole[1]["share"] == 3 / 8
     assert {row["criterion"] for row in rows if row["chosen_on"] != "all texts"} == {"frequency"}
-    assert "3 texts chose and 3 texts judged, by the split of seed 0" in err
-    assert "Cutting 1 of 8 experts a layer by gate × norm (REAP) costs" in err and "tokens were read" not in err
+    assert "3 texts chose and 3 texts judged, by the split of seed 0" in out
+    assert "Cutting 1 of 8 experts a layer by gate × norm (REAP) costs" in out and "tokens of each" not in err
 
 
 def test_texts_that_ship_are_read_in_part_and_a_table_is_printed(capsys, monkeypatch):
     monkeypatch.setattr("moeviz.labelled_texts.texts_that_ship", lambda: TEXTS)
     assert main(["prune", "embedded", "--cut", "1", "--criteria", "greatest", "--tokens", "16"]) == 0
     out, err = capsys.readouterr()
-    assert out.splitlines()[0].split()[:3] == ["criterion", "cut", "share"] and len(out.splitlines()) == 2
-    assert "of each text the first 16 tokens were read" in err
+    assert out.splitlines()[-2].split()[:3] == ["criterion", "cut", "share"] and "3 texts" in out.splitlines()[0]
+    assert "the first 16 tokens" in err
 
 
 def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_they_can(texts, tmp_path, capsys):
@@ -71,17 +71,19 @@ def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_the
     assert found["vllm-ascend"] == [{str(row["layer"]): row["experts"]} for row in layers]
     (kept,) = found["llm-compressor"]
     assert kept == {f"model.layers.{row['layer']}.mlp": sorted(row["experts"][:6]) for row in layers}
-    assert "Cutting 2 of 8 experts a layer by how often they are chosen costs" in capsys.readouterr().err
+    assert "Cutting 2 of 8 experts a layer by how often they are chosen costs" in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, capsys):
     target = tmp_path / "smaller"
     assert main(["prune", "embedded", texts, "--cut", "1", "--criteria", "reap", "-o", str(target), "--json"]) == 0
     out, err = capsys.readouterr()
-    assert "7 of 8 experts a layer, " in err and " MB of weights in place of " in err
+    assert "7 of 8 experts per layer, 23.1 MB" in err
     about = json.loads((target / "moeviz_pruning.json").read_text())
     assert about["model"] == "embedded" and about["criterion"] == "reap" and about["cut"] == 1
-    assert {row["criterion"] for row in json.loads(out)} == {"reap", "random"}, "a file is judged beside chance"
+    assert {row["criterion"] for row in json.loads(out)["losses"]} == {"reap", "random"}, (
+        "a file is compared with chance"
+    )
     assert moeviz.load_model(str(target)).info.num_experts == (7,) * 6
 
 
@@ -90,9 +92,9 @@ def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, c
     [
         (["some/model"], "'some/model' needs texts to read"),
         (["embedded", "--cut", "7"], "7 experts a layer cannot be cut: layer 0 has 8 experts, and a token takes 2"),
-        (["embedded", "--ranking", "r.json", "--form", "llm-compressor"], "one number a layer. Give it with --cut"),
-        (["embedded", "-o", "smaller", "--cut", "1", "2"], "one number a layer. Give it with --cut"),
-        (["embedded", "--ranking", "no/such/r.jsonl"], "There is no folder for the file 'no/such/r.jsonl'"),
+        (["embedded", "--ranking", "r.json", "--form", "llm-compressor"], "--cut N"),
+        (["embedded", "-o", "smaller", "--cut", "1", "2"], "--cut N"),
+        (["embedded", "--ranking", "no/such/r.jsonl"], "'no/such/r.jsonl' does not exist"),
         (["embedded", "-o", ".", "--cut", "1"], "is there already, and nothing is written over"),
         (["embedded", "-o", "no/such/folder", "--cut", "1"], "There is no folder"),
         (["embedded", "-o", "smaller", "--cut", "7"], "7 experts a layer cannot be cut: each layer has 8 experts"),
@@ -113,9 +115,9 @@ def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(tex
     sums.write_text("\n".join(json.dumps({"label": "sums", "text": f"{n} + 1 = {n + 1}\n" * 4}) for n in range(10, 16)))
     given = ["tune-targets", "embedded", str(french), "--base", str(sums)]
     assert main([*given, "-o", str(tmp_path / "esft.json"), "--json"]) == 0
-    out, err = capsys.readouterr()
-    rows = json.loads(out)
-    assert len(rows) == 48 and "of them are used more here than by other texts, beyond luck." in err
+    out = capsys.readouterr().out
+    rows = json.loads(out)["experts"]
+    assert len(rows) == 48 and "of them are used more here than by other texts, beyond luck." in out
     written = json.loads((tmp_path / "esft.json").read_text())["experts"]
     assert written == {
         str(layer): [row["expert"] for row in rows if row["layer"] == layer and row["target"]] for layer in range(6)

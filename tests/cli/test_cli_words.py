@@ -1,9 +1,12 @@
 """The words of a command line: options anywhere, old spellings, help, versions, exit codes, and what completes them."""
 
+import json
 import subprocess
 from pathlib import Path
 
 import pytest
+import torch
+from opened_instead import open_instead
 from processes import python
 
 from moeviz.cli.main import COMMANDS, main, read_arguments
@@ -74,7 +77,7 @@ def test_how_a_model_is_loaded_reaches_it(monkeypatch):
         asked.update(how, name=name)
         raise OSError("so far")
 
-    monkeypatch.setattr("moeviz.capture.opening.load_model", load)
+    open_instead(monkeypatch, load)
     for name in ("ablate", "occlude", "attribute", "precision"):
         asked.clear()
         assert main([name, "--dtype", "bfloat16", "--device-map", "cpu", PROMPT]) == 3
@@ -90,28 +93,116 @@ def test_options_of_files_are_called_as_those_of_other_commands():
 @pytest.mark.parametrize(
     ("words", "usage", "sentence"),
     [
-        (["metrc", "t.npz"], "usage: moeviz [-h]", "Did you mean metrics"),
-        (["metrics", "t.npz", "--topc", "load"], "usage: moeviz metrics", "Did you mean --topic"),
-        (["cost", "cache", "t.npz", "--capacites", "3"], "usage: moeviz cost cache", "Did you mean --capacities"),
-        (["trace"], "usage: moeviz trace", "one of the arguments PROMPT -f/--prompt-file is required"),
-        (["trace", "x", "-f", "y"], "usage: moeviz trace", "not allowed with"),
-        (["prune", "m", "--criteria", "luck"], "usage: moeviz prune", "'luck' is none of reap"),
-        (["ablate", "x", "--layers", "a"], "usage: moeviz ablate", "invalid whole number value: 'a'"),
+        (["metrc", "t.npz"], "moeviz", "mean metrics"),
+        (["metrics", "t.npz", "--topc", "load"], "moeviz metrics", "mean --topic?"),
+        (["metrics", "t.npz", "--topic", "loads"], "moeviz metrics", "mean load?"),
+        (["cost", "cahce", "t.npz"], "moeviz cost", "mean cache?"),
+        (["cost", "cache", "t.npz", "--capacites", "3"], "moeviz cost cache", "mean --capacities?"),
+        (
+            ["trace", "x", "--max_new_tokens", "4"],
+            "moeviz trace",
+            "mean --max-new-tokens?",
+        ),
+        (["trace", "x", "--max-new-token", "4"], "moeviz trace", "no option --max-new-token. Did"),
+        (["trace", "x", "--top-k", "4"], "moeviz trace", "mean --sample-top-k or --top-p?"),
+        (["precision", "x", "--to", "int4"], "moeviz precision", "no option --to.\n"),
+        (["app", "--prot", "80"], "moeviz app", "mean --port?"),
+        (["trace", "Hi", "there", "you"], "moeviz trace", 'moeviz trace "Hi there you"'),
+        (["trace", "x", "--max-new-tokens", "-3"], "moeviz trace", "--max-new-tokens needs a whole number, 0 or more"),
+        (["trace", "x", "--max-new-tokens", "a"], "moeviz trace", "and got 'a'"),
+        (["trace", "x", "--temperature", "nan"], "moeviz trace", "and got 'nan'"),
+        (["trace"], "moeviz trace", "PROMPT or --prompt-file is missing"),
+        (["convert", "a.npz"], "moeviz convert", "TO is missing"),
+        (["trace", "x", "-f", "y"], "moeviz trace", "--prompt-file cannot be combined with PROMPT"),
+        (["prune", "m", "--criteria", "luck"], "moeviz prune", "--criteria cannot be 'luck'"),
+        (["ablate", "x", "--layers", "a"], "moeviz ablate", "and got 'a'"),
+        (
+            ["plan", "a.npz", "b.npz", "--engine", "sglang", "-o", "c"],
+            "moeviz plan",
+            "'b.npz' is one",
+        ),
     ],
 )
-def test_wrong_words_name_the_command_s_usage_and_what_was_meant(words, usage, sentence, capsys):
+def test_a_wrong_command_line_is_a_line_of_usage_and_a_sentence(words, usage, sentence, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(words)
-    err = capsys.readouterr().err
-    assert stopped.value.code == 2 and err.startswith(usage) and sentence in err
+    first, second = capsys.readouterr().err.splitlines(keepends=True)
+    assert stopped.value.code == 2 and first.startswith(f"usage: {usage} ")
+    assert second.startswith("moeviz: ") and sentence in second
 
 
-def test_without_a_command_there_is_help_and_the_version_is_told(capsys):
+@pytest.mark.parametrize(
+    ("words", "begins"),
+    [
+        (["--version"], "moeviz 0."),
+        (["-V"], "moeviz 0."),
+        (["version"], "moeviz 0."),
+        (["help"], "usage: moeviz ["),
+        (["help", "trace"], "usage: moeviz trace"),
+    ],
+)
+def test_help_and_versions_are_options_and_commands(words, begins, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(words)
+    assert stopped.value.code == 0 and capsys.readouterr().out.startswith(begins)
+
+
+def test_without_a_command_there_is_help(capsys):
     assert main([]) == 0
     assert "moeviz trace" in capsys.readouterr().out
-    with pytest.raises(SystemExit) as stopped:
-        main(["--version"])
-    assert stopped.value.code == 0 and capsys.readouterr().out.startswith("moeviz 0.")
+
+
+@pytest.mark.parametrize(
+    ("model", "named"),
+    [
+        ("embeded", "Did you mean embedded?"),
+        ("http://localhost:8790", "vllm+http://localhost:8790"),
+        ("texts.jsonl", "'texts.jsonl' is a file"),
+    ],
+)
+def test_a_model_that_is_not_there_is_asked_about(model, named, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts.jsonl").write_text('{"text": "a"}')
+    assert main(["trace", "x", "--model", model]) == 3
+    assert named in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["bits", "prune", "experts"])
+def test_a_file_of_texts_in_the_model_s_place_is_asked_about(name, capsys):
+    assert main([name, "nothing.jsonl"]) == 3
+    assert f"moeviz {name} embedded nothing.jsonl" in capsys.readouterr().err
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="There is a GPU.")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0"])
+def test_a_gpu_that_is_not_there_is_one_sentence(device, capsys):
+    assert main(["trace", "x", "--device-map", device]) == 3
+    assert "no GPU that torch can use" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_token_that_is_not_in_the_trace_is_an_error(trace, tmp_path, capsys):
+    write_trace(trace, tmp_path / "t.npz")
+    assert main(["metrics", str(tmp_path / "t.npz"), "--topic", "tokens", "--token", "400"]) == 3
+    out, err = capsys.readouterr()
+    assert not out and f"0 to {len(trace.tokens) - 1}" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "rows"),
+    [
+        (["occlude", PROMPT], "words"),
+        (["attribute", PROMPT, "--layer", "3"], "parts"),
+        (["metrics", "t.npz"], "balance"),
+    ],
+)
+def test_findings_are_results_in_text_and_in_json(words, rows, trace, monkeypatch, tmp_path, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_trace(trace, "t.npz")
+    assert main([*words, "-q"]) == 0
+    printed = capsys.readouterr().out
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert rows in found and found["findings"][0] in printed
 
 
 def test_a_prompt_comes_from_a_file_and_a_file_s_name_is_warned_of(monkeypatch, tmp_path, capsys):
@@ -122,13 +213,13 @@ def test_a_prompt_comes_from_a_file_and_a_file_s_name_is_warned_of(monkeypatch, 
     for words in (["-f", "prompt.txt"], ["prompt.txt"]):
         with pytest.raises(ZeroDivisionError):
             main(["occlude", *words])
-    warned = [line for line in capsys.readouterr().err.splitlines() if "a file is called so" in line]
+    warned = [line for line in capsys.readouterr().err.splitlines() if "also the name of a file" in line]
     assert read == ["Il neige.", "prompt.txt"] and len(warned) == 1 and warned[0].endswith("-f prompt.txt")
     assert main(["occlude", "-f", "nowhere.txt"]) == 3
     (tmp_path / "latin.txt").write_bytes("été".encode("latin-1"))
     assert main(["occlude", "-f", "latin.txt"]) == 3
     said = capsys.readouterr().err
-    assert "'nowhere.txt' cannot be read: No such file" in said and "not text in UTF-8" in said
+    assert "There is no file 'nowhere.txt'" in said and "not text in UTF-8" in said
 
 
 @pytest.mark.parametrize("name", ["nope.gguf", "nope.pt", "nope.safetensors", "Il fait froid."])
@@ -140,10 +231,10 @@ def test_what_is_no_trace_s_name_and_is_not_there_is_said_so(name, capsys):
 
 
 def test_a_corpus_s_file_that_is_not_there_is_said_before_the_model_is_loaded(monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr("moeviz.capture.opening.load_model", pytest.fail)
+    open_instead(monkeypatch, pytest.fail)
     for out in ("out", "out.npz"):
         assert main(["corpus", str(tmp_path / "typo.jsonl"), "-o", str(tmp_path / out)]) == 3
-        assert "No such file or directory" in capsys.readouterr().err
+        assert "There is no file" in capsys.readouterr().err
 
 
 def test_exit_codes_tell_a_finding_from_an_error(trace, tmp_path, capsys):

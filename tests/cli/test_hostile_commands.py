@@ -6,6 +6,7 @@ from threading import Event
 
 import pytest
 import torch
+from opened_instead import open_instead
 from transformers import AutoConfig
 from waiting import SECONDS
 
@@ -49,7 +50,7 @@ def test_a_target_that_cannot_be_written_is_found_out_before_the_run(command, ta
     def never(*args, **more):
         pytest.fail("it ran")
 
-    monkeypatch.setattr("moeviz.capture.opening.load_model", never)
+    open_instead(monkeypatch, never)
     monkeypatch.setattr("moeviz.cli.history.trained", never)
     monkeypatch.setattr("moeviz.formats.exports.read_trace", never)
     before = {path: path.stat().st_mtime_ns for path in here.iterdir()}

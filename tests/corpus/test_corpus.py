@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 import torch
 from made_up_engine import MadeUpEngine
+from opened_instead import open_instead
 from processes import python
 from pyarrow import parquet
 
@@ -340,7 +341,7 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
 @pytest.fixture
 def engine(monkeypatch) -> MadeUpEngine:
     made = MadeUpEngine()
-    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: made)
+    open_instead(monkeypatch, lambda *asked, **how: made)
     return made
 
 

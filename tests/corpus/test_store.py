@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from made_up_engine import MadeUpEngine
+from opened_instead import open_instead
 from processes import python
 from store_server import BUCKET, store_server
 
@@ -73,7 +74,7 @@ def test_a_dataset_in_a_store_has_the_bytes_of_one_in_a_folder_and_the_same_answ
 
 @needs_a_store
 def test_the_command_writes_to_a_store_and_reads_it(texts, store, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.capture.opening.load_model", lambda *asked, **how: MadeUpEngine())
+    open_instead(monkeypatch, lambda *asked, **how: MadeUpEngine())
     assert main(["corpus", str(texts), "-o", str(store)]) == 0
     assert f"moeviz metrics '{store}' --topic load" in capsys.readouterr().out
     assert main(["corpus", str(texts), "-o", f"{store}/"]) == 3

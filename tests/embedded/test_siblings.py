@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
-from model_card import PRINTED_BY, check_sections
 from safetensors import safe_open
 
 import moeviz
@@ -82,11 +81,6 @@ def test_the_recorded_routing_is_what_the_weights_do_now(sibling):
     assert recorded.model.name == sibling.name
     assert now.tokens["text"].tolist() == recorded.tokens.loc[rows, "text"].tolist()
     assert (now.experts == recorded.experts[:, rows]).all(axis=-1).mean() > 0.99
-
-
-@PRINTED_BY
-def test_the_evaluation_is_of_these_weights(make, sections, sibling):
-    check_sections(sibling.evaluation, make(sibling.model), sections)
 
 
 def test_natural_s_first_choices_repeat_as_seldom_as_mixtral_s_and_the_embedded_model_s_far_more(recorded):

@@ -11,10 +11,11 @@ from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.exports import EXPORTS, read_bytes
+from moeviz.formats.exports import EXPORTS, export_for, read_bytes
 from moeviz.formats.trace_facts import parse_json
 from moeviz.formats.trace_file import to_trace_file
 
+JSON, NPZ = export_for("x.json"), export_for("x.npz")
 MB = 2**20
 BUDGET = 4 * MB
 
@@ -62,7 +63,7 @@ def test_where_memory_ends_a_file_is_refused_in_one_sentence(monkeypatch, trace)
     def full(*args):
         raise MemoryError
 
-    data = EXPORTS[3].write(trace)
+    data = NPZ.write(trace)
     monkeypatch.setattr("moeviz.formats.trace_file.np.frombuffer", full)
     with pytest.raises(InvalidTrace, match=r"'x\.npz' needs more memory to read than there is here"):
         read_bytes(data, "x.npz")
@@ -92,7 +93,7 @@ def test_lists_in_lists_without_end_are_refused():
 
 
 def test_a_wrong_fact_of_a_token_is_named_with_its_row(trace):
-    facts = json.loads(EXPORTS[2].write(trace))
+    facts = json.loads(JSON.write(trace))
     for name, value in (
         ("token_id", 2**40),
         ("position", -1),

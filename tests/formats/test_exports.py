@@ -26,6 +26,7 @@ from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 from moeviz.spreadsheets import escape_formula
 from moeviz.testing import sample_trace
 
+CSV, PARQUET, JSON = (export_for(f"x.{form}") for form in ("csv", "parquet", "json"))
 AWKWARD = (
     *(
         "NA",
@@ -198,7 +199,7 @@ def test_a_file_larger_than_we_read_is_refused_before_it_is_read(tmp_path):
 
 
 def test_a_csv_opens_in_plain_pandas(trace):
-    table = pd.read_csv(io.BytesIO(EXPORTS[0].write(trace)))
+    table = pd.read_csv(io.BytesIO(CSV.write(trace)))
     assert len(table) == trace.experts.size
     assert list(table.columns) == [
         *("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight"),
@@ -210,7 +211,7 @@ def test_a_csv_opens_in_plain_pandas(trace):
 
 
 def test_pandas_leaves_every_token_as_it_is_when_told_to():
-    data = EXPORTS[0].write(trace_of_texts(AWKWARD))
+    data = CSV.write(trace_of_texts(AWKWARD))
     empty = {"weight": "", "logit": "", "probability": ""}
     table = pd.read_csv(io.BytesIO(data), keep_default_na=False, na_values=empty).drop_duplicates("position")
     assert table["token"].tolist() == [escape_formula(text) for text in AWKWARD]
@@ -218,7 +219,7 @@ def test_pandas_leaves_every_token_as_it_is_when_told_to():
 
 
 def test_a_csv_says_the_logit_and_the_probability_of_the_chosen_expert(trace):
-    table = pd.read_csv(io.BytesIO(EXPORTS[0].write(trace)))
+    table = pd.read_csv(io.BytesIO(CSV.write(trace)))
     row = table[(table["position"] == 3) & (table["layer"] == 2) & (table["slot"] == 1)].iloc[0]
     expert = trace.experts[2, 3, 1]
     assert np.float32(row["logit"]) == trace.logits[2, 3, expert]
@@ -226,7 +227,7 @@ def test_a_csv_says_the_logit_and_the_probability_of_the_chosen_expert(trace):
 
 
 def test_no_cell_of_a_csv_is_a_formula():
-    rows = list(csv.reader(io.StringIO(EXPORTS[0].write(trace_of_texts(AWKWARD)).decode(), newline="")))
+    rows = list(csv.reader(io.StringIO(CSV.write(trace_of_texts(AWKWARD)).decode(), newline="")))
     columns = [rows[0].index(name) for name in ("token", "phase", "about")]
     cells = [row[column].lstrip("\ufeff \t\r\n") for row in rows[1:] for column in columns]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))]
@@ -245,16 +246,16 @@ def test_a_harmless_text_stays_as_it_is(text):
 
 
 def test_a_csv_that_lost_rows_is_refused(trace):
-    lines = EXPORTS[0].write(sample_trace()).split(b"\n")
+    lines = CSV.write(sample_trace()).split(b"\n")
     for kept, sentence in ((lines[:40], "so it was cut"), (lines[:40] + lines[60:], "cut or edited")):
         with pytest.raises(InvalidTrace, match=sentence):
-            EXPORTS[0].read(b"\n".join(kept) + b"\n")
+            CSV.read(b"\n".join(kept) + b"\n")
 
 
 def test_the_facts_of_a_csv_are_found_in_any_row(trace):
     exact = replace(trace, logits=None)
-    table = pd.read_csv(io.BytesIO(EXPORTS[0].write(trace)), dtype=str, keep_default_na=False)
-    assert EXPORTS[0].read(table[::-1].to_csv(index=False).encode()).equals(exact)  # sorted the other way
+    table = pd.read_csv(io.BytesIO(CSV.write(trace)), dtype=str, keep_default_na=False)
+    assert CSV.read(table[::-1].to_csv(index=False).encode()).equals(exact)  # sorted the other way
 
 
 def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
@@ -267,7 +268,7 @@ def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
 
 
 def test_a_csv_opens_again_when_excel_has_marked_it_as_utf8(trace):
-    assert EXPORTS[0].read(b"\xef\xbb\xbf" + EXPORTS[0].write(trace)).equals(replace(trace, logits=None))
+    assert CSV.read(b"\xef\xbb\xbf" + CSV.write(trace)).equals(replace(trace, logits=None))
 
 
 def plain(text: str) -> RoutingTrace:
@@ -304,7 +305,7 @@ def test_empty_cells_of_a_plain_csv_are_what_is_not_known():
 
 def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
     first = plain("layer,position,expert\n0,0,0\n")
-    assert read_bytes(EXPORTS[0].write(first), "other.csv").equals(first)
+    assert read_bytes(CSV.write(first), "other.csv").equals(first)
 
 
 @pytest.mark.parametrize(
@@ -361,7 +362,7 @@ def test_a_table_with_too_many_rows_is_refused(trace):
 
 def edited_csv(edit) -> bytes:
     """The CSV of the rich trace with its facts changed by a function."""
-    rows = list(csv.reader(io.StringIO(EXPORTS[0].write(rich_trace()).decode(), newline="")))
+    rows = list(csv.reader(io.StringIO(CSV.write(rich_trace()).decode(), newline="")))
     about = json.loads(rows[-1][-1])
     edit(about)
     rows[-1][-1] = json.dumps(about)
@@ -417,14 +418,14 @@ def edited_csv(edit) -> bytes:
 )
 def test_facts_that_do_not_fit_their_rows_are_refused(edit, sentence):
     with pytest.raises(InvalidTrace, match=sentence):
-        EXPORTS[0].read(edited_csv(edit))
+        CSV.read(edited_csv(edit))
 
 
 def test_two_rows_for_one_slot_are_refused():
-    rows = EXPORTS[0].write(rich_trace()).split(b"\n")
+    rows = CSV.write(rich_trace()).split(b"\n")
     rows[2] = rows[1].rpartition(b",")[0] + b","
     with pytest.raises(InvalidTrace, match="fill the same slot"):
-        EXPORTS[0].read(b"\n".join(rows))
+        CSV.read(b"\n".join(rows))
 
 
 # Parquet
@@ -437,7 +438,7 @@ def parquet_of(columns: dict, **options) -> bytes:
 
 
 def test_parquet_keeps_the_dtypes(trace):
-    table = pd.read_parquet(io.BytesIO(EXPORTS[1].write(trace)))
+    table = pd.read_parquet(io.BytesIO(PARQUET.write(trace)))
     kinds = {name: str(kind) for name, kind in table.dtypes.items()}
     integers = {"sequence": "int32", "position": "int32", "token_id": "int32", "layer": "int32", "slot": "int16"}
     floats = dict.fromkeys(("weight", "logit", "probability"), "float32")
@@ -447,7 +448,7 @@ def test_parquet_keeps_the_dtypes(trace):
 def test_a_plain_parquet_file_opens_like_a_plain_csv():
     data = parquet_of({"position": [1, 0], "layer": [0, 0], "expert": [2, 1], "weight": [1.0, 0.5], "more": [[1], [2]]})
     text = b"position,layer,expert,weight\n1,0,2,1\n0,0,1,0.5\n"
-    assert EXPORTS[1].read(data).equals(EXPORTS[0].read(text))
+    assert PARQUET.read(data).equals(CSV.read(text))
     assert read_bytes(data, "x.parquet").model.name == "from x.parquet"
 
 
@@ -473,17 +474,17 @@ def test_two_parquet_columns_of_one_name_are_refused():
     sink = pa.BufferOutputStream()
     parquet.write_table(table, sink)
     with pytest.raises(InvalidTrace, match="the same name"):
-        EXPORTS[1].read(sink.getvalue().to_pybytes())
+        PARQUET.read(sink.getvalue().to_pybytes())
 
 
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
     monkeypatch.delattr("pyarrow.parquet.ParquetFile.read")
     with pytest.raises(InvalidTrace, match="has 1,000 rows, and at most 900"):
-        EXPORTS[1].read(data, 900 * BYTES_A_ROW)
+        PARQUET.read(data, 900 * BYTES_A_ROW)
     texts = {"token": [f"{n}" * 200 for n in range(1000)]}  # more than the rows' share of the budget
     with pytest.raises(InvalidTrace, match=r"unpacks to \d{3},\d{3} bytes, and at most 128,000 are read"):
-        EXPORTS[1].read(parquet_of(texts), 1000 * BYTES_A_ROW)
+        PARQUET.read(parquet_of(texts), 1000 * BYTES_A_ROW)
 
 
 def test_a_text_that_a_small_parquet_file_repeats_a_million_times_is_refused():
@@ -499,14 +500,14 @@ def test_a_text_that_a_small_parquet_file_repeats_a_million_times_is_refused():
     )
     assert len(data) < 2**24
     with pytest.raises(InvalidTrace, match="unpacks to 100,000,000,000 bytes"):
-        EXPORTS[1].read(data)
+        PARQUET.read(data)
 
 
 # JSON
 
 
 def test_json_is_strict_and_says_minus_infinity_as_null():
-    text = EXPORTS[2].write(rich_trace()).decode()
+    text = JSON.write(rich_trace()).decode()
     content = json.loads(text, parse_constant=pytest.fail)
     assert content["logits"][1][0][2:] == [None, None]
     assert content["weights"][0][0] == [0.7, 0.1] and content["experts"][0][0] == [3, 0]
@@ -538,10 +539,10 @@ def test_json_is_strict_and_says_minus_infinity_as_null():
     ],
 )
 def test_a_wrong_json_trace_gets_one_sentence(edit, sentence):
-    content = json.loads(EXPORTS[2].write(rich_trace()))
+    content = json.loads(JSON.write(rich_trace()))
     edit(content)
     with pytest.raises(InvalidTrace, match=sentence):
-        EXPORTS[2].read(json.dumps(content).encode())
+        JSON.read(json.dumps(content).encode())
 
 
 @pytest.fixture(scope="module")

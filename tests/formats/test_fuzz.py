@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opened_instead import open_instead
 
 from moeviz.errors import InvalidTrace
 from tests.attack import fuzz, fuzz_mutations
@@ -26,8 +27,8 @@ def ready(monkeypatch, tmp_path):
         monkeypatch.setenv("HF_HUB_OFFLINE", "1")
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
         if name == "cli":
-            for place in ("moeviz.capture.opening.load_model", "moeviz.cli.families.differences"):
-                monkeypatch.setattr(place, None)
+            open_instead(monkeypatch, None)
+            monkeypatch.setattr("moeviz.cli.families.differences", None)
             for place in ("trained", "check"):
                 monkeypatch.setattr(f"moeviz.cli.history.{place}", None)
             monkeypatch.setattr("tests.attack.fuzz_targets.tempfile.mkdtemp", lambda prefix: str(tmp_path))

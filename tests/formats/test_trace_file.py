@@ -290,7 +290,7 @@ def predicted(trace):
 
 
 def test_next_tokens_come_back_to_the_last_bit_with_or_without_a_lens(trace, predicted):
-    without = replace(predicted, next_tokens=replace(predicted.next_tokens, lens_ids=None, lens_p=None))
+    without = replace(predicted, next_tokens=replace(predicted.next_tokens, lens_rows=None, lens_p=None))
     for one in (trace, predicted, without):
         assert from_trace_file(to_trace_file(one)).equals(one)
     assert not predicted.equals(trace) and not predicted.equals(without)
@@ -310,25 +310,25 @@ def spoil_next(**changes):
 @pytest.mark.parametrize(
     ("edit", "says"),
     [
-        (lambda header: header.update(next_tokens=[]), "they must have texts, ids"),
-        (lambda header: header["next_tokens"].pop("p"), "they must have texts, ids"),
-        (spoil_next(colour="red"), "they must have texts, ids"),
+        (lambda header: header.update(next_tokens=[]), "they must have texts, rows"),
+        (lambda header: header["next_tokens"].pop("p"), "they must have texts, rows"),
+        (spoil_next(colour="red"), "they must have texts, rows"),
         (spoil_next(texts="abc"), "not a list of texts"),
         (spoil_next(texts=["a", None]), "not a list of texts"),
         (spoil_next(texts=["\ud800"] * 7), "not a list of texts"),
-        (spoil_next(texts=["a"]), "ids without a text"),
-        (spoil_next(ids=None), "not the bytes of an array"),
-        (spoil_next(ids="AAAA"), "not the bytes of an array"),
+        (spoil_next(texts=["a"]), "rows without a text"),
+        (spoil_next(rows=None), "not the bytes of an array"),
+        (spoil_next(rows="AAAA"), "not the bytes of an array"),
         (spoil_next(p=7), "not the bytes of an array"),
-        (spoil_next(lens_p=None), "ids and probabilities; got one"),
+        (spoil_next(lens_p=None), "rows and probabilities; got one"),
         (lambda header: header["next_tokens"].update(p=header["next_tokens"]["p"][:-4] + "AAAA"), "not the bytes"),
         (lambda header: header["next_tokens"].update(p="!" * len(header["next_tokens"]["p"])), "not the bytes"),
         (lambda header: header["next_tokens"].update(p=packed(header, np.nan)), "must be from 0 to 1"),
         (lambda header: header["next_tokens"].update(p=packed(header, 1.5)), "must be from 0 to 1"),
         (lambda header: header["next_tokens"].update(p=packed(header, -0.5)), "must be from 0 to 1"),
         (lambda header: header["next_tokens"].update(p=packed(header, 0.9, at=3)), "the highest first"),
-        (lambda header: header["next_tokens"].update(ids=packed(header, -1, "<i4")), "ids without a text"),
-        (lambda header: header["next_tokens"].update(ids=packed(header, 7, "<i4")), "ids without a text"),
+        (lambda header: header["next_tokens"].update(rows=packed(header, -1, "<i4")), "rows without a text"),
+        (lambda header: header["next_tokens"].update(rows=packed(header, 7, "<i4")), "rows without a text"),
     ],
 )
 def test_damaged_next_tokens_are_refused_in_a_sentence(predicted, edit, says):
@@ -342,7 +342,7 @@ def test_damaged_next_tokens_are_refused_in_a_sentence(predicted, edit, says):
 
 def packed(header, value, dtype="<f4", at=0) -> str:
     """One of the arrays with another value in its first row."""
-    name = "p" if dtype == "<f4" else "ids"
+    name = "p" if dtype == "<f4" else "rows"
     values = np.frombuffer(b64decode(header["next_tokens"][name]), dtype).copy()
     values[at] = value
     return b64encode(values.tobytes()).decode()

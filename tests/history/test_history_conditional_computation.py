@@ -30,10 +30,10 @@ from moeviz.history.conditional_computation_2015.model import (
     GatedNetwork,
     reinforce,
     sparsity_loss,
-    trace_of,
     train,
     variance_loss,
 )
+from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.datasets import digits
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.co_activation import co_activation

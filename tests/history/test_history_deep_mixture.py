@@ -29,9 +29,9 @@ from moeviz.history.deep_mixture_2013.model import (
     DeepMixture,
     balanced,
     start,
-    trace_of,
     train,
 )
+from moeviz.history.deep_mixture_2013.trace import trace_of
 from moeviz.history.shared.results import shipped
 
 

@@ -14,7 +14,7 @@ from watching import heard_until_stopped
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
-from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, TopKChoice, as_one_block, at_random, cost
+from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, as_one_block, at_random, cost
 from moeviz.history.dense_contrast.exhibit import (
     HERE,
     MEMORY_COMPUTE,
@@ -28,16 +28,8 @@ from moeviz.history.dense_contrast.exhibit import (
     perplexity_by_step,
     shipped_sweep,
 )
-from moeviz.history.dense_contrast.model import (
-    KINDS,
-    WORDS,
-    DecoderRun,
-    balancing_loss,
-    perplexity,
-    sizes_of,
-    trace_of,
-    train,
-)
+from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import load, save, shipped
 from moeviz.metrics.load import expert_load
@@ -109,13 +101,6 @@ def test_costs_are_those_worked_by_hand():
     assert large.active == large.total == counted.total
     assert fast.active == fast.total == counted.active - counted.parts["routers"]
     assert fast.parts["dense_layers"] == 144 and not fast.parts["routers"]
-
-
-def test_the_balancing_loss_is_1_where_all_is_even_and_e_where_one_expert_gets_it_all():
-    even = TopKChoice(torch.zeros(4, 4), torch.arange(4)[:, None], torch.ones(4, 1))
-    one = TopKChoice(torch.tensor([[50.0, 0, 0, 0]] * 4), torch.zeros(4, 1, dtype=torch.int64), torch.ones(4, 1))
-    assert balancing_loss(even).item() == pytest.approx(1)
-    assert balancing_loss(one).item() == pytest.approx(4)
 
 
 def test_perplexity_of_a_decoder_that_knows_nothing_is_the_size_of_its_vocabulary():

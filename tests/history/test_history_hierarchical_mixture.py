@@ -19,10 +19,10 @@ from moeviz.history.hierarchical_1994.model import (
     Tree,
     errors,
     responsibilities,
-    trace_of,
     train,
     two_cuts,
 )
+from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import load_by_label

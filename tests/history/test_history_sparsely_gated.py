@@ -31,7 +31,6 @@ from moeviz.history.sparsely_gated_2017.model import (
     SparseLanguageModel,
     SparselyGated,
     SparseMixture,
-    trace_of,
     train,
 )
 from moeviz.history.sparsely_gated_2017.noisy_top_k import (
@@ -41,6 +40,7 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     one_level,
     squared_variation,
 )
+from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 

@@ -11,6 +11,7 @@ import torch
 from app_pages import SECONDS, pictures
 from streamlit.testing.v1 import AppTest
 
+import moeviz
 from moeviz.capture.models.load import model_facts
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
@@ -19,6 +20,7 @@ from moeviz.errors import MoevizError
 from moeviz.history import story
 from moeviz.history.deep_mixture_2013 import model as deep_mixture
 from moeviz.history.local_experts_1991.model import STOP_AT
+from moeviz.history.one_sentence import SENTENCE, one_sentence
 from moeviz.history.shared import datasets
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Inputs, Scene, meters_of
@@ -26,10 +28,10 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import expert_names
 from moeviz.parameters import active_parameters
-from moeviz_app.views.menu import MENU, PAGES, STORY
+from moeviz_app.views.menu import MENU, ROWS, STORY
 from moeviz_app.widgets.components import history as component
 
-MOST_WORDS = 100  # of a step
+MOST_WORDS = 120  # of a step
 HALVES = {half.show.__name__: half for step in STEPS for half in step.halves}
 every_half = pytest.mark.parametrize("name", HALVES)
 
@@ -136,10 +138,15 @@ def test_the_story_is_small_enough_to_be_sent(packed):
     assert len(json.dumps(packed)) < 350_000
 
 
-def test_one_line_is_right_as_often_as_a_coin(seen):
-    scene = seen["one_network"]
+def test_the_rival_of_1991_has_the_size_of_the_mixture_and_gets_as_many_right_as_its_words_say(seen):
+    scene, mixture = seen["one_network"], shipped(kind_of("local-experts"))
+    assert scene.quoted["weights"] == 25 and mixture.expert_lines[0].size + mixture.gate_lines[0].size == 24
     right = (np.array(scene.drawn["says"])[:, 0] > 0.5) == np.array(INPUTS["vowels"]().drawn["wanted"])
-    assert right.mean() == 0.5 and scene.quoted["right"] == "50%"
+    assert right.mean() == story.rivals().networks[0].train_accuracy and scene.quoted["right"] == "89%"
+    curves = seen["compete"].drawn["curves"]
+    for kind, runs in zip(("mixture", "network"), story.rivals(), strict=True):
+        assert [run[0] for run in curves[kind]] == [round(run.error_by_epoch[0], 4) for run in runs]
+        assert [len(run) for run in curves[kind]] == [run.epochs // curves["every"] + 1 for run in runs]
 
 
 @pytest.mark.parametrize("name", ["compete", "tree"])
@@ -156,7 +163,9 @@ def test_1991_two_of_four_experts_lead_and_learning_is_slow(seen):
     led = np.unique(seen["compete"].trace.experts[-1, :, 0])
     assert len(led) == 2 and seen["compete"].quoted["leading"] == "two"
     assert len(seen["compete"].drawn["lines"]) == 2
-    assert seen["compete"].quoted["epochs"] == shipped(kind_of("local-experts")).epochs
+    epochs = [np.mean([run.epochs for run in runs]) for runs in story.rivals()]
+    assert [seen["compete"].quoted[name] for name in ("epochs", "network_epochs")] == list(map(round, epochs))
+    assert seen["compete"].quoted["ratio"] == f"{epochs[0] / epochs[1]:.2f}"
 
 
 def test_1994_the_same_error_takes_a_few_passes(seen):
@@ -247,11 +256,30 @@ def test_2024_a_layer_of_many_small_experts_is_drawn_with_its_bias(seen, inputs)
     trace, whole = seen["fine"].trace, reference_routing(FINE)
     assert trace.model.layers == (2,) and trace.model.num_experts == (31,)
     kept = (whole.tokens["label"] == "French").to_numpy() & (whole.tokens["sequence"] == 38).to_numpy()
-    assert np.array_equal(trace.experts[0, :34], whole.experts[2, kept][:34])
+    assert np.array_equal(trace.experts[0, :12], one_sentence().fine.experts[2])
+    assert np.array_equal(trace.experts[0, 12 : 12 + 34], whole.experts[2, kept][:34])
     bias = fine_bias()
     assert seen["fine"].drawn["bias"] == bias[bias["layer"] == 2]["bias"].tolist()
-    assert inputs["texts"].drawn["groups"][::34] == list(story.READ)
-    assert [inputs["texts"].drawn["groups"][at] for at in inputs["texts"].drawn["starts"]] == list(story.READ)
+    drawn = inputs["texts"].drawn
+    assert drawn["groups"][12::34] == list(story.READ)
+    assert [drawn["groups"][at] for at in drawn["starts"]] == [story.MINE, *story.READ]
+
+
+def test_the_sentence_of_the_opening_goes_through_every_step_that_reads_words(inputs):
+    words, recorded = SENTENCE.split(), one_sentence()
+    assert "".join(recorded.tokens[1:]).split() == words == inputs["words"].drawn["words"][: len(words)]
+    assert inputs["words"].names[inputs["words"].first] == "the word “list”"
+    assert inputs["texts"].drawn["words"][inputs["texts"].first].strip() == "list"
+
+
+def test_the_recorded_sentence_is_what_the_embedded_model_does_with_it():
+    recorded, live = one_sentence(), moeviz.trace(EMBEDDED, SENTENCE)
+    assert live.tokens["text"].tolist() == recorded.tokens
+    assert np.array_equal(recorded.chosen.experts, live.experts)
+    assert np.abs(recorded.chosen.weights - live.weights).max() < 0.002
+    assert np.abs(recorded.scores - live.logits).max() < 0.01
+    x, answers = recorded.x[3, 5], recorded.answers[3, 5]
+    assert x.shape == answers[0].shape == (256,) and recorded.others.shape == (6, 540, 8)
 
 
 def test_the_twins_read_the_same_texts_and_their_names_are_those_of_the_metric():
@@ -271,9 +299,7 @@ def test_the_twins_read_the_same_texts_and_their_names_are_those_of_the_metric()
         first, text = reference_routing(model).experts[..., 0], reference_routing(model).tokens["sequence"].to_numpy()
         repeats = (first[:, 1:] == first[:, :-1])[:, text[1:] == text[:-1]].mean(axis=1)
         assert twin["said"] == f"first choices repeat: {100 * repeats.min():.0f}% to {100 * repeats.max():.0f}%"
-    assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {
-        "no clear pattern"
-    }
+    assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {"no kind of text"}
 
 
 def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone():
@@ -287,7 +313,7 @@ def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone
 
 def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     monkeypatch.setattr("torch.Tensor.backward", _never)
-    script = "from moeviz_app.views.menu import PAGES, STORY\nPAGES[STORY]()"
+    script = "from moeviz_app.views.menu import ROWS, STORY\nROWS[STORY].draw()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
     assert not app.exception and pictures(app) == 1
     said = [json.loads(node.proto.json) for node in app.get("bidi_component") if node.proto.json]
@@ -296,7 +322,11 @@ def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     assert [(step["year"], step["title"]) for step in steps] == [(step.year, step.title) for step in STEPS]
     assert [len(step["halves"]) for step in steps] == [1, 1, 1, 3, 2, 1, 1, 1] and len(twins) == 2
     words = "\n".join(text.value for text in app.markdown)
-    assert "Sometimes: it depends on what the load is balanced over" in words and "14% to 28%" in words
+    assert (
+        "Sometimes: it depends on what the load is balanced over" in words
+        and "14% to 28%" in words
+        and "“A rule instead”" in words
+    )
     assert "{" not in words
 
 
@@ -311,4 +341,4 @@ def _never(*_: object, **__: object) -> None:
 
 
 def test_the_old_address_leads_here():
-    assert MENU["Story"][0] == STORY and STORY in PAGES
+    assert MENU["Story"][0] == STORY and STORY in ROWS

@@ -28,9 +28,9 @@ from moeviz.history.svm_experts_2002.model import (
     new_gater,
     odd_or_even,
     squared_error,
-    trace_of,
     train,
 )
+from moeviz.history.svm_experts_2002.trace import trace_of
 from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT

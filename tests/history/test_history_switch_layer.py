@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from moeviz.history.switch_2021.model import DenseLayer, SwitchLayer, balancing_loss, capacity, matrix
+from moeviz.history.shared.experts import balancing_loss
+from moeviz.history.switch_2021.model import DenseLayer, SwitchLayer, capacity, matrix
 
 
 def layer_by_hand(capacity_factor: float = 1.0) -> SwitchLayer:

@@ -16,6 +16,7 @@ from moeviz.history.switch_2021.exhibit import (
     DROPPED_BY_PLACE,
     EXPERT_QUEUES,
     KINDS,
+    LARGE_LOGITS,
     OTHERS,
     SEEDS,
     THIS_RUN,
@@ -26,17 +27,9 @@ from moeviz.history.switch_2021.exhibit import (
     shipped_sweep,
     sweep,
 )
-from moeviz.history.switch_2021.model import (
-    EXPERTS,
-    SEQUENCES,
-    STEPS,
-    WORDS,
-    Switch,
-    capacity,
-    corpus,
-    trace_of,
-    train,
-)
+from moeviz.history.switch_2021.large_logits import large_logits
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, train
+from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
@@ -219,3 +212,11 @@ def test_the_pictures_ask_draw_and_say_how_they_are_computed(chart, short):
     spec = chart.draw(frame).to_dict()
     assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
     assert spec["width"] == "container" and "Source:" in chart.method
+
+
+def test_large_logits_change_experts_in_16_bits_and_the_z_loss_alone_pulls_them_back(shipping):
+    found = large_logits(shipping)
+    pd.testing.assert_frame_equal(found, pd.read_csv(LARGE_LOGITS), rtol=1e-3, atol=1e-6)
+    assert found["changed"].is_monotonic_increasing and found["changed"].iloc[-1] > 0.7
+    assert found["without"].tolist() == pytest.approx(found["offset"].tolist(), abs=1e-6), "no slope along an offset"
+    assert found["with_z_loss"].abs().max() < 3

@@ -17,6 +17,7 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.conditional_computation_2015 import model
+from moeviz.history.conditional_computation_2015 import trace as trace_file
 from moeviz.history.conditional_computation_2015.model import Conditional, train
 from moeviz.history.shared.datasets import Digits, digits
 
@@ -267,7 +268,7 @@ def _trained_plainly(run: Conditional, trained: model.GatedNetwork) -> list[tupl
         drawn = [(torch.rand(sigma.shape, generator=draws) < sigma).float() for _ in range(5)]
         answers = [network.classes(others, on).argmax(dim=1).numpy() for on in drawn]
         sure = network.classes(others, (sigma > 0.5).float()).argmax(dim=1).numpy()
-    trace, kinds = model.trace_of(run), np.unique(test.digit)
+    trace, kinds = trace_file.trace_of(run), np.unique(test.digit)
     means = np.array([sigma.numpy()[test.digit == kind].mean(axis=0) for kind in kinds])
     return [
         *pairs,
@@ -333,10 +334,10 @@ MECHANISMS = (
         ("steps have momentum", model._optimiser, ", momentum=MOMENTUM", ""),
         ("errors are means over draws", model._result, "for answer in answers", "for answer in answers[:1]"),
         ("a threshold is one half", model._result, "probability > 0.5", "probability > 0.25"),
-        ("a block that is on counts whole", model.trace_of, "np.ones((1, *on.shape), np.float32)",
+        ("a block that is on counts whole", trace_file.trace_of, "np.ones((1, *on.shape), np.float32)",
          "np.full((1, *on.shape), 0.5, np.float32)"),
-        ("the trace says what scores them", model.trace_of, 'else "sigmoid"', 'else "softmax"'),
-        ("the trace has the blocks that are on", model.trace_of, "else result.on", "else ~result.on"),
+        ("the trace says what scores them", trace_file.trace_of, 'else "sigmoid"', 'else "softmax"'),
+        ("the trace has the blocks that are on", trace_file.trace_of, "else result.on", "else ~result.on"),
     ),
 )
 # fmt: on

@@ -29,8 +29,10 @@ from moeviz.history.dense_contrast.decoder import (
     as_one_block,
     cost,
 )
-from moeviz.history.dense_contrast.model import KINDS, sizes_of, trace_of, train
+from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
+from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import Words, english
+from moeviz.history.shared.experts import balancing_loss
 from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters
@@ -334,7 +336,7 @@ def _trained_off(text: tuple[torch.Tensor, ...], kind: str, seed: int) -> float:
         adam.step()
         if step:
             curve.append(_perplexity(network, text[1]))
-        pairs += [(model.balancing_loss(c), b) for c, b in zip(choices, balances, strict=True)]
+        pairs += [(balancing_loss(c.logits.softmax(-1), c.experts), b) for c, b in zip(choices, balances, strict=True)]
     with torch.no_grad():
         choices = trained(text[1][:768].view(-1, 48))[1]
     if choices:
@@ -390,13 +392,13 @@ MECHANISMS = (
         "three steps by hand",
         _steps_off,
         ("the balancing loss is trained on", model._learn,
-         "loss + BALANCE * sum(balancing_loss(choice) for choice in choices)", "loss"),
+         "loss + BALANCE", "loss + 0 * BALANCE"),
         ("matrices start small", decoder.at_random, "INITIAL_SPREAD", "2 * INITIAL_SPREAD"),
         ("held-out words are not trained on", model.corpus, "text.training", "text.held_out"),
         ("the block as fast is as wide as a word's experts", Sizes.as_fast, "self.top_k * self.hidden", "self.hidden"),
-        ("fᵢ are shares of assignments", model.balancing_loss, "shares * choice", "choice"),
-        ("Pᵢ are mean probabilities", model.balancing_loss, ".softmax(dim=-1).mean(dim=0)", ".softmax(dim=-1)[0]"),
-        ("Pᵢ have a slope", model.balancing_loss, "choice.logits.softmax", "choice.logits.detach().softmax"),
+        ("fᵢ are shares of assignments", balancing_loss, "share * prob", "prob"),
+        ("Pᵢ are mean probabilities", balancing_loss, "probabilities.mean(dim=0)", "probabilities[0]"),
+        ("Pᵢ have a slope", balancing_loss, "probabilities.mean", "probabilities.detach().mean"),
         ("gradients are cut", model._learn, ", LONGEST_GRADIENT)", ", 9 * LONGEST_GRADIENT)"),
         ("a word is to be followed by the next", model._batch, "words[:, 1:]", "words[:, :-1]"),
         ("perplexity is of the next word", model._sequences, "text[1 : whole + 1]", "text[:whole]"),

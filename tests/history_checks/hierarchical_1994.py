@@ -8,6 +8,7 @@ from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
+from moeviz.history.hierarchical_1994 import trace as trace_file
 from moeviz.history.hierarchical_1994.model import (
     EM,
     FLAT,
@@ -230,7 +231,7 @@ def _run_off(seed: int) -> float:
         tree = model.one_pass(tree, inputs[:400], desired[:400])
     likely, said, _ = _plainly(run.tree(), inputs, desired)
     right = ((likely * said).sum(axis=1) > 0.5) == (desired > 0)
-    trace = model.trace_of(run, data)
+    trace = trace_file.trace_of(run, data)
     pairs += [
         ((run.train_accuracy, run.test_accuracy), (right[:400].mean(), right[400:].mean())),
         (trace.weights[1], -np.sort(-likely, axis=1)),
@@ -307,7 +308,7 @@ MECHANISMS = (
          "flat_pass if way == EM", "flat_pass if way != EM"),
         ("each quarter has a line of its own", two_cuts, "(points > 0)", "(points > 0.1)"),
         ("a uniform root stays so", model._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
-        ("the trace has the leaves' chances", model.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
+        ("the trace has the leaves' chances", trace_file.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
     ),
 )
 # fmt: on

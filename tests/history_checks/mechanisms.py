@@ -5,6 +5,7 @@ milliseconds. Its control is the mechanism broken: a piece of the source of the 
 """
 
 import inspect
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -39,7 +40,7 @@ def noticed_by(claim: str, off: Difference, *rows: tuple[str, Callable[..., Any]
 
 def claims_about(mechanisms: Sequence[Mechanism], seed: int) -> list[Claim]:
     """A claim for each mechanism; what several are compared with is measured once."""
-    found = {off: off(seed) for off in dict.fromkeys(mechanism.off for mechanism in mechanisms)}
+    found = {off: _measured(off, seed) for off in dict.fromkeys(mechanism.off for mechanism in mechanisms)}
     return [_claim(mechanism, found[mechanism.off]) for mechanism in mechanisms]
 
 
@@ -101,6 +102,13 @@ def kept(owner: Any, name: str) -> Iterator[list[tuple[tuple, Any]]]:
 
     with swapped(owner, name, watched):
         yield calls
+
+
+def _measured(off: Difference, seed: int) -> float:
+    try:
+        return off(seed)
+    except Exception:  # of any kind: a system that cannot even be compared is as far off as can be
+        return math.inf
 
 
 def _plain(value: Any) -> Any:

@@ -1,15 +1,18 @@
 """Do experts hold more of a phone book for the same work, and do they not help to find a rule?"""
 
+import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.negative_controls import Control
+from history_checks.mechanisms import apart, kept, noticed_by
+from history_checks.negative_controls import Control, swapped
 from moeviz.history.dense_contrast.decoder import MixtureBlock, TopKChoice
 from moeviz.history.phone_book import model
 from moeviz.history.phone_book.measure import remembered_by_decoder
 from moeviz.history.phone_book.model import BATCH, Facts, Network, RoutedFacts, facts_of, train
-from moeviz.history.phone_book.runs import MANY
+from moeviz.history.phone_book.runs import HELD_OUT, MANY, NAMES
+from moeviz.history.shared import experts as shared
 
 SMALL = {"facts": 10_000, "steps": 200}  # a book that is learned in seconds
 SMALL_DECODER = {"facts": 3_000, "steps": 150}
@@ -157,3 +160,149 @@ def _one_by_one(network: Network, x: torch.Tensor, choice: RoutedFacts) -> torch
         ]
         rows.append(sum(parts))
     return torch.stack(rows)
+
+
+# The mechanisms, each against something plainer.
+
+
+def _layer_off(seed: int) -> float:
+    """The logits of a few facts one by one, of 8 experts and of the dense network, in float64."""
+    pairs = []
+    for experts in (8, 2):
+        network = _network(experts, seed).double()
+        with torch.no_grad():
+            for parameter in network.norms:
+                parameter.uniform_(0.5, 1.5, generator=torch.Generator().manual_seed(seed))
+            network.bias.normal_(generator=torch.Generator().manual_seed(seed))
+        names = facts_of("book", 12, seed).names[:12]
+        logits, choice = network(names)
+        plain = [_plain_logits(network, *pair) for pair in names.tolist()]
+        pairs.append((logits, torch.stack([each for each, _ in plain])))
+        if choice is not None:
+            pairs.append((choice.experts, [chosen for _, chosen in plain]))
+    return apart(*pairs)
+
+
+def _plain_logits(network: Network, first: int, second: int) -> tuple[torch.Tensor, list[int]]:
+    h = network.first[first] + network.second[second]
+    x = h / (h.square().mean() + torch.finfo(h.dtype).eps).sqrt() * network.norms[0]
+    each = [(x @ u + b[0]).clamp(min=0) @ d for u, b, d in zip(network.up, network.bias, network.down, strict=True)]
+    chosen, weights = [], [1.0] * len(each)
+    if len(each) > 2:
+        scores = (x @ network.router).tolist()
+        chosen = sorted(range(len(each)), key=lambda expert: -scores[expert])[:2]
+        powers = [np.exp(scores[expert]) for expert in chosen]
+        weights = [powers[chosen.index(e)] / sum(powers) if e in chosen else 0.0 for e in range(len(each))]
+    z = h + sum(weight * answer for weight, answer in zip(weights, each, strict=True))
+    return (z / (z.square().mean() + torch.finfo(h.dtype).eps).sqrt() * network.norms[1]) @ network.head, chosen
+
+
+def _step_off(seed: int) -> float:
+    """The gradient of one step: cross-entropy, and a hundredth of E Σ f P; and the step sizes of a short run."""
+    network, facts = _network(8, seed).double(), facts_of("rule", 60, seed)
+    batch = torch.arange(40)
+    model._learn(network, torch.optim.SGD(network.parameters(), 0.0), facts, batch)
+    ours = {name: each.grad.clone() for name, each in network.named_parameters() if each.grad is not None}
+    network.zero_grad()
+    logits, choice = network(facts.names[:40])
+    loss = -logits.log_softmax(-1)[torch.arange(40), facts.numbers[:40]].mean()
+    shares = [float((choice.experts == expert).double().mean()) for expert in range(8)]
+    loss = loss + 0.01 * 8 * sum(f * p for f, p in zip(shares, choice.logits.softmax(-1).mean(0), strict=True))
+    loss.backward()
+    wanted = {name: each.grad for name, each in network.named_parameters() if each.grad is not None}
+    sizes, most, betas = [], [], []
+
+    def watched(network: Network, optimiser: torch.optim.Optimizer, facts: Facts, batch: torch.Tensor) -> None:
+        sizes.append(optimiser.param_groups[0]["lr"])
+        most.append(int(batch.max()))
+        betas.append(optimiser.param_groups[0]["betas"])
+
+    with swapped(model, "_learn", watched):
+        train("rule", 2, steps=100, seed=seed)
+    by_hand = [0.02 * min(1, (step + 1) / 50) * (1 - step / 100) for step in range(100)]
+    return apart(
+        *((ours.get(name, torch.zeros(1)), each) for name, each in wanted.items()),
+        (sizes, by_hand),
+        (max(most) < 2000, True),
+        (betas[0], (0.9, 0.98)),
+    )
+
+
+def _facts_off(seed: int) -> float:
+    """Facts of both tasks, and what a run of one step records of them, name by name."""
+    book, rule = (facts_of(task, 3000, seed) for task in ("book", "rule"))
+    pairs = [(len({tuple(pair) for pair in facts.names.tolist()}), NAMES**2) for facts in (book, rule)]
+    table = torch.zeros(NAMES, NAMES, dtype=torch.int64).index_put(tuple(rule.names.T), rule.numbers)
+    p, q = table[:, :1] // 8, table[:1] % 8  # any row and column tells a name's own share
+    pairs += [(table, 8 * p + q), (bool(((book.numbers >= 0) & (book.numbers < 64)).all()), True)]
+    pairs.append((bool((facts_of("book", 3000, seed + 1).numbers == book.numbers).all()), False))
+    pairs += [(len(each.unique()), 64) for each in (book.numbers, rule.numbers)]
+    pairs.append((torch.bincount(book.numbers).max() < 2 * NAMES**2 / 64, True))
+    with kept(model, "_recorded") as calls:
+        run = train("rule", 8, facts=3000, steps=1, seed=seed)
+    (_, _, network, facts), _ = calls[-1]
+    with torch.no_grad():
+        said = torch.cat([network(part)[0].argmax(-1) for part in facts.names.split(5000)])
+        right = (said == facts.numbers).double()
+        chosen = network(torch.tensor([[f, s] for f in range(16) for s in range(24)]))[1].experts
+    order = {tuple(pair): at for at, pair in enumerate(facts.names.tolist())}
+    wall = [order[f, s] for f in range(16) for s in range(24)]
+    return apart(
+        *pairs,
+        (run.remembered[-1], right[:3000].mean()),
+        (run.unseen[-1], right[-HELD_OUT:].mean()),
+        (run.seen, np.array(wall) < 3000),
+        (run.answers, said[wall]),
+        (run.right[-1], right[wall]),
+        (run.experts[-1], chosen),
+        (run.at_work, 2 * (2 * 48 * 48 + 48)),
+    )
+
+
+# fmt: off
+MECHANISMS = (
+    *noticed_by(
+        "facts one by one",
+        _layer_off,
+        ("two embeddings are summed", Network.forward, " + self.second[names[:, 1]]", ""),
+        ("experts see them normalised", Network.forward, "F.rms_norm(h, h.shape[1:])", "h"),
+        ("and scaled", Network.forward, " * self.norms[0]", ""),
+        ("experts are added to them", Network.forward, "z = h + (", "z = ("),
+        ("the head sees the sum normalised", Network.forward, "F.rms_norm(z, z.shape[1:])", "z"),
+        ("experts are chosen by the highest logits", Network.choose, "logits.topk(", "(-logits).topk("),
+        ("weights are a softmax over the chosen", Network.choose, "highest.softmax(dim=-1)",
+         "logits.softmax(dim=-1).gather(1, experts)"),
+        ("answers are weighted", Network.mixed, "own * choice.weights[:, :, None]", "own"),
+        ("a fact gets its own answers", Network.mixed, "[queues.slots]", "[queues.slots.flip(0)]"),
+        ("experts have a bias", Network.mixed, " + self.bias", ""),
+        ("and are rectified", Network.mixed, ".relu()", ""),
+        ("each expert has its queue", shared.queued, "chosen * room + place", "chosen * room"),
+        ("so is the dense block", Network.as_one_block, ".relu()", ""),
+        ("and it has a bias", Network.as_one_block, " + self.bias.flatten()", ""),
+    ),
+    *noticed_by(
+        "one step by hand",
+        _step_off,
+        ("the balancing loss is trained on", model._learn, "loss + BALANCE", "loss + 0 * BALANCE"),
+        ("fᵢ are shares of assignments", shared.balancing_loss, "share * prob", "prob"),
+        ("Pᵢ have a slope", shared.balancing_loss, "probabilities.mean", "probabilities.detach().mean"),
+        ("there are E experts", shared.balancing_loss, "return experts * ", "return "),
+        ("the step warms up", model._train, "min(1, (step + 1) / WARM_UP)", "1"),
+        ("and falls to 0", model._train, " * (1 - step / steps)", ""),
+        ("Adam forgets squares slowly", model._train, "0.98", "0.9"),
+        ("held-out facts are not learned", model._train, "torch.randint(known.learned,", "torch.randint(60_000,"),
+    ),
+    *noticed_by(
+        "facts and records, name by name",
+        _facts_off,
+        ("no pair of names comes twice", facts_of, "torch.randperm(NAMES**2,", "torch.randint(NAMES**2, (NAMES**2,),"),
+        ("another seed draws other facts", facts_of, "1000 + seed", "1000"),
+        ("a rule is a rule", facts_of, "8 * p[names[:, 0]]", "8 * p[names[:, 0]] + names[:, 0] % 2"),
+        ("both names count", facts_of, " + q[names[:, 1]]", ""),
+        ("remembered is of what was learned", model._recorded, "slice(facts.learned)", "slice(facts.learned + 3000)"),
+        ("unseen is of what never was", model._recorded, "slice(-HELD_OUT, None)", "slice(-2 * HELD_OUT, None)"),
+        ("the wall says what was learned", model._begun, "place < facts.learned", "place <= facts.learned + 3000"),
+        ("two experts are at work", model._begun, "of_experts * network.top_k // network.experts", "of_experts"),
+    ),
+)
+# fmt: on

@@ -17,7 +17,11 @@ from moeviz.errors import MoevizError
 from moeviz.history.systems import FOLDERS
 from moeviz.text import quoted
 
-WITH_CHECKS = FOLDERS | {"counts": "timeline", "phone-book": "phone_book"}  # by name, the file beside this one
+WITH_CHECKS = FOLDERS | {
+    "counts": "timeline",
+    "phone-book": "phone_book",
+    "sentences": "sentences",
+}  # by name, the file beside this one
 AT_ONCE = 2  # systems; each is trained on one thread, so that the figures do not depend on how many there are
 
 
@@ -34,7 +38,9 @@ def check_claims(
     misprint found: only the first two are checks). With `controls` also: control str (what was broken) · broken float64
     (the figure then) · caught bool (whether the claim missed then; True of what is no check).
 
-    Raises `MoevizError` for an unknown system, or if its process ends without an answer.
+    A system that fails, or whose process ends without an answer, has one row, which does not pass and says why.
+
+    Raises `MoevizError` for an unknown system.
     """
     if unknown := set(names) - set(WITH_CHECKS):
         raise MoevizError(
@@ -57,12 +63,9 @@ def claims_of(name: str, quick: bool = False, seed: int = 0, controls: bool = Fa
         again = (
             controlled(claims, controls_of(name), quick, seed) if controls else pd.DataFrame(index=range(len(claims)))
         )
-    except MoevizError as error:  # a library that is not there
-        claims = [Claim("could not be checked", NOT_PRINTED, NOT_PRINTED, "", False, str(error))]
-        again = controlled(claims, (), quick, seed) if controls else pd.DataFrame(index=[0])
-    frame = pd.concat([frame_of(claims), again], axis=1)
-    frame.insert(0, "system", pd.Series([name] * len(frame), dtype="str"))
-    return frame
+    except Exception as error:  # of any kind: one system that fails must not hide what the others show
+        return _not_checked(name, str(error) if isinstance(error, MoevizError) else repr(error), controls)
+    return _of_system(name, pd.concat([frame_of(claims), again], axis=1))
 
 
 def controls_of(name: str) -> tuple[Control, ...]:
@@ -80,7 +83,17 @@ def _in_a_process(name: str, options: list[str]) -> pd.DataFrame:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         last = (done.stderr.strip() or "it printed nothing").splitlines()[-1]
-        raise MoevizError(
-            f"The check of {name} ended without an answer ({last}). Run python {' '.join(command[1:])} to see why."
-        )
+        why = f"its process ended without an answer ({last}); run python {' '.join(command[1:])} to see why"
+        return _not_checked(name, why, "--controls" in options)
     return pd.DataFrame(json.loads(done.stdout))
+
+
+def _not_checked(name: str, why: str, controls: bool) -> pd.DataFrame:
+    claims = [Claim("could not be checked", NOT_PRINTED, NOT_PRINTED, "", False, why)]
+    again = controlled(claims, (), True, 0) if controls else pd.DataFrame(index=[0])
+    return _of_system(name, pd.concat([frame_of(claims), again], axis=1))
+
+
+def _of_system(name: str, frame: pd.DataFrame) -> pd.DataFrame:
+    frame.insert(0, "system", pd.Series([name] * len(frame), dtype="str"))
+    return frame

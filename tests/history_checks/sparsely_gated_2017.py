@@ -17,8 +17,10 @@ from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.errors import MoevizError
+from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
+from moeviz.history.sparsely_gated_2017 import trace as trace_file
 from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
@@ -341,7 +343,7 @@ def _short() -> Words:
 def _trained_off(text: Words, seed: int, groups: int) -> float:
     with kept(model, "_without_noise") as ended:
         run = train(4, K, 30.0, 20.0, groups, steps=3, seed=seed)
-        trace = model.trace_of(run)
+        trace = trace_file.trace_of(run)
     trained, draws = ended[0][0][0], torch.Generator().manual_seed(seed)
     network = model.SparseLanguageModel(len(text.vocabulary), 4, K, groups, draws)
     numbers, pairs = list(network.parameters()), []
@@ -436,10 +438,9 @@ MECHANISMS = (
         ("all gates start at 0", model._gate, "torch.zeros(shape)), nn", "torch.ones(shape)), nn"),
         ("layers start within one over the root of D", model._matrix, "math.sqrt(UNITS)", "UNITS"),
         ("answers are scaled by the gate", model.SparseMixture.forward, "own * routing.weights[:, :, None]", "own"),
-        ("a word gets its own answer", model.SparseMixture.forward, "index_select(0, place)",
-         "index_select(0, place.flip(0))"),
+        ("a word gets its own answer", model.SparseMixture.forward, "[queues.slots]", "[queues.slots.flip(0)]"),
         ("an expert is rectified", model.SparseMixture.forward, ".relu()", ""),
-        ("each expert has its rows", model._places, "expert * room + nth", "expert * room + nth.clamp(max=0)"),
+        ("each expert has its rows", experts.queued, "chosen * room + place", "chosen * room"),
         ("noise is drawn where there is a generator", model.SparseMixture._choice,
          "None if draws is None else torch.randn(shape, generator=draws)", "None"),
         ("and nowhere else", model.SparseMixture._choice, "None if draws is None else ", ""),
@@ -460,8 +461,8 @@ MECHANISMS = (
         ("balance is measured", model._balance, "each.max() / each.mean()", "each.mean() / each.max()"),
         ("held-out words have no noise", model._without_noise, "model(given)", "model(given, torch.Generator())"),
         ("perplexity is of each word", model._without_noise, "total / ends", "total / ends / 2"),
-        ("the trace has both gates' logits", model._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
-        ("the trace has the weights", model._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
+        ("the trace has both gates' logits", trace_file._levels, "[:, :, None] + within", "[:, :, None] * 0 + within"),
+        ("the trace has the weights", trace_file._one, ".astype(np.int16)", ".astype(np.int16)[:, ::-1]"),
     ),
 )
 # fmt: on

@@ -12,6 +12,7 @@ from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import datasets
 from moeviz.history.shared.datasets import Vowels, at_hand, encode, stand_in
 from moeviz.history.svm_experts_2002 import em, model
+from moeviz.history.svm_experts_2002 import trace as trace_file
 
 EXPERTS = (4, 8, 16)
 UNIFORM = 0.6  # of the uniform mixture's error
@@ -223,7 +224,7 @@ def _loop_off(seed: int) -> float:
         ]
         part = _given_out(weights, 69, draws)
         pairs.append((run.assigned[turn], part))
-    trace, alone = model.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
+    trace, alone = trace_file.trace_of(run), LinearSVC(dual=False, random_state=0).fit(task.inputs, task.odd)
     pairs += [
         (run.single_error, (alone.predict(test.inputs) != test.odd).mean()),
         (trace.experts[..., 0], run.first_choice),
@@ -371,7 +372,7 @@ MECHANISMS = (
          "mixed(weights, outputs), task", "outputs.sum(axis=1), task"),
         ("one machine learns from all", model.train, "machine(task.inputs, task.odd, kernel)",
          "machine(task.inputs[:50], task.odd[:50], kernel)"),
-        ("the trace has the first choice", model.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
+        ("the trace has the first choice", trace_file.trace_of, "[first, elsewhere]", "[given, elsewhere]"),
     ),
     *noticed_by(
         "classes that were dealt out anew",

@@ -13,8 +13,11 @@ from torch.nn.utils import clip_grad_norm_
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
+from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import queued
 from moeviz.history.switch_2021 import model
+from moeviz.history.switch_2021 import trace as trace_file
 from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
 from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
 
@@ -189,7 +192,7 @@ def _balance_off(seed: int) -> float:
         training, held_out, _ = CORPUS()
     words = np.concatenate([_english().training, _english().held_out])
     stretches = np.split(words, range(1025, len(words), 1025))
-    kinds = [model._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
+    kinds = [trace_file._kind(text) for text in ("if", "__init__", "12", "(", "<unk>")]
     return apart(
         (kinds == ["word", "word", "number", "sign", "rare"], True),
         (model.matrix(torch.Generator().manual_seed(seed), 40, 9), drawn),
@@ -284,7 +287,7 @@ def _trained_off(text: tuple, dense: bool, seed: int) -> float:
     first = tried[0][1]
     pairs += [(run.perplexity, math.exp(np.mean(costs))), (run.held_out_dropped, np.mean(lost))]
     if first is not None:
-        trace, gate = model.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
+        trace, gate = trace_file.trace_of(run), first.probabilities[torch.arange(1024), first.chosen].numpy()
         pairs += [
             (run.gate, gate),
             (trace.experts[0, :, 0], np.where(lost[0], -1, first.chosen)),
@@ -299,34 +302,33 @@ MECHANISMS = (
     *noticed_by(
         "a plain loop over words",
         _layer_off,
-        ("an answer is scaled by its probability", FORWARD, " * gate[rows, None]", ""),
-        ("and the router learns from that", FORWARD, "gate[rows, None]", "gate[rows, None].detach()"),
-        ("a word gets its own answer", FORWARD, "answers.flatten(0, 1)[slots]", "answers.flatten(0, 1)[slots.flip(0)]"),
-        ("an expert has its own words", FORWARD, "tokens[rows]", "tokens[rows.flip(0)]"),
+        ("an answer is scaled by its probability", FORWARD, " * gate[queues.kept, None]", ""),
+        ("and the router learns from that", FORWARD, "gate[queues.kept, None]", "gate[queues.kept, None].detach()"),
+        ("a word gets its own answer", FORWARD, "[queues.slots]", "[queues.slots.flip(0)]"),
+        ("an expert has its own words", queued, "x[kept]", "x[kept].flip(0)"),
         ("probabilities are a softmax", FORWARD, "logits.softmax(dim=-1)", "logits.sigmoid()"),
         ("the likeliest expert is chosen", FORWARD, "probabilities.max(dim=-1)", "probabilities.min(dim=-1)"),
-        ("past its capacity an expert takes none", FORWARD, "place < room\n", "place < room - 1\n"),
-        ("first come, first served", model.places, "hot(chosen, experts).cumsum(dim=0)",
-         "hot(chosen, experts).flip(0).cumsum(dim=0).flip(0)"),
+        ("past its capacity an expert takes none", queued, "place < room\n", "place < room - 1\n"),
+        ("first come, first served", experts.places, "argsort(stable=True)", "argsort(stable=True).flip(0)"),
         ("capacity goes with its factor", model.capacity, " * factor", ""),
         ("and is rounded up", model.capacity, "math.ceil", "math.floor"),
         ("an expert is rectified", FORWARD, ".relu()", ""),
         ("what the router reads is jittered", FORWARD, "read * torch", "read + 0 * torch"),
-        ("and nothing else is", FORWARD, "tokens[rows]", "read[rows]"),
+        ("and nothing else is", FORWARD, "queued(tokens, ", "queued(read, "),
     ),
     *noticed_by(
         "eight words by hand",
         _balance_off,
-        ("fᵢ are shares of words", model.balancing_loss, "share * probabilities.mean(dim=0)",
+        ("fᵢ are shares of words", experts.balancing_loss, "share * probabilities.mean(dim=0)",
          "probabilities.mean(dim=0)"),
-        ("Pᵢ are mean probabilities", model.balancing_loss, "probabilities.mean(dim=0)",
+        ("Pᵢ are mean probabilities", experts.balancing_loss, "probabilities.mean(dim=0)",
          "probabilities.max(dim=0).values"),
-        ("the loss is 1 where all are alike", model.balancing_loss, "experts * (", "("),
-        ("Pᵢ have a slope", model.balancing_loss, "(share * probabilities.mean",
+        ("the loss is 1 where all are alike", experts.balancing_loss, "experts * (", "("),
+        ("Pᵢ have a slope", experts.balancing_loss, "(share * probabilities.mean",
          "(0 * probabilities + share * probabilities.detach().mean"),
         ("weights start by their inputs", model.matrix, "shape[-2]", "shape[-1]"),
         ("held-out stretches are not trained on", model.corpus, "words[~kept_back]", "words"),
-        ("words have kinds", model._kind, "text.isdigit()", "text.isalpha()"),
+        ("words have kinds", trace_file._kind, "text.isdigit()", "text.isalpha()"),
         ("capacity forgives rounding", model.capacity, " - 1e-9", ""),
     ),
     *noticed_by(
@@ -352,7 +354,7 @@ MECHANISMS = (
         ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)",
          "+ torch.arange(WORDS + 1)"),
         ("a gate is the chosen expert's", model._result, "max(dim=-1).values", "min(dim=-1).values"),
-        ("the trace drops what was dropped", model.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
+        ("the trace drops what was dropped", trace_file.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
          "result.chosen"),
     ),
 )

@@ -8,19 +8,14 @@ import pytest
 
 CHECK = Path(__file__).parents[2] / "kernels" / "compile_check.py"
 PARTS = 8
-GPUS = (
-    ("80", "90"),
-    ("75", "89"),
-    ("100", "120"),
-    ("gfx90a", "gfx942"),
-)  # a pair for each part; `make kernels` compiles all for each
+GPUS = ("80", "90", "100", "gfx942")  # one for each part; `make kernels` compiles all for each of nine
 
 
 @pytest.mark.parametrize("part", range(1, PARTS + 1))
 def test_every_kernel_compiles_without_spills_and_records_at_little_cost(part):
     """In a process of its own: this one may run kernels in Triton's interpreter, which cannot compile."""
-    one, other = GPUS[part % len(GPUS)]
-    command = [sys.executable, CHECK, "--part", f"{part}/{PARTS}", "--for", one, other]
+    gpu = GPUS[part % len(GPUS)]
+    command = [sys.executable, CHECK, "--part", f"{part}/{PARTS}", "--for", gpu]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert all(f"{gpu} " in done.stdout for gpu in (one, other)) and "traced / plain" in done.stdout
+    assert f"{gpu} " in done.stdout and "traced / plain" in done.stdout

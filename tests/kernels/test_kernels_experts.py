@@ -11,7 +11,15 @@ from moe_kernels.dispatch import plan_dispatch
 from moe_kernels.experts import run_experts
 from moe_kernels.gating import Gating
 from moe_kernels.reference import plan_dispatch_torch, route_torch, run_experts_torch
-from moe_kernels.tiles import LARGE_TILE, Device, ExpertsTile, experts_tile, shared_memory_of, why_not_experts
+from moe_kernels.tiles import (
+    LARGE_TILE,
+    Device,
+    ExpertsTile,
+    experts_tile,
+    scan_rows,
+    shared_memory_of,
+    why_not_experts,
+)
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 TILE = ExpertsTile(16, 32, 32, 4, 3)
@@ -36,6 +44,19 @@ def test_the_plan_is_a_stable_sort_by_expert(tokens, experts, top_k, block):
             ours, theirs = getattr(plan, name), getattr(expected, name)
             assert torch.equal(ours, theirs) if isinstance(ours, torch.Tensor) else ours == theirs, name
         assert plan.tile_end[-1] <= plan.max_tiles
+
+
+def test_the_scan_of_the_blocks_goes_on_after_those_that_it_adds_up_at_once():
+    """Of 16 assignments each, one block more than two passes of its loop hold, and one less."""
+    at_once = scan_rows(8)
+    for blocks in (at_once + 1, 2 * at_once + 1, 2 * at_once - 1):
+        ids = choices(16 * blocks // 2, 8, 2)
+        plan, expected = plan_dispatch(ids, 8, 16, 16), plan_dispatch_torch(ids, 8, 16)
+        assert all(
+            torch.equal(ours, theirs)
+            for ours, theirs in zip(plan, expected, strict=True)
+            if isinstance(ours, torch.Tensor)
+        ), blocks
 
 
 @pytest.mark.parametrize("dtype", ERROR, ids=str)

@@ -7,10 +7,10 @@ import pytest
 from engine_traces import late, noisy
 
 from moeviz import InvalidTrace, RoutingTrace
+from moeviz.metrics.conventions import explain
 from moeviz.metrics.engine_difference import (
     engine_difference,
     first_partings,
-    shifts,
     tokens_caption,
     tokens_checked,
 )
@@ -50,11 +50,10 @@ def test_equal_ids_are_not_said_where_no_order_is_known(one):
 
 @pytest.mark.parametrize("by", [1, 2])
 def test_a_planted_shift_is_found_and_is_no_disagreement(one, by):
-    moved = shifts((late(one, by), one))
-    assert moved["shift"][moved["chosen"]].tolist() == [by]
-    assert (engine_difference((late(one, by), one))["equal_sets"] == 1).all()
-    back = shifts((one, late(one, by)))
-    assert back["shift"][back["chosen"]].tolist() == [-by]
+    for pair, moved in (((late(one, by), one), by), ((one, late(one, by)), -by)):
+        found = explain(pair)
+        assert [convention.detail for convention in found.conventions] == [(moved, ())]
+        assert (engine_difference(found.undone)["equal_sets"] == 1).all()
 
 
 def test_a_shift_is_found_in_every_sequence_of_a_batch():
@@ -65,14 +64,18 @@ def test_a_shift_is_found_in_every_sequence_of_a_batch():
     batch = replace(trace, tokens=tokens)
     first = np.arange(60) % 20 < 19
     lost = RoutingTrace(batch.model, tokens[first].reset_index(drop=True), batch.experts[:, np.roll(first, 1)])
-    moved = shifts((lost, batch))
-    assert moved["shift"][moved["chosen"]].tolist() == [1]
-    assert first_partings((lost, batch))["layer"].tolist() == [-1, -1, -1]
+    found = explain((lost, batch))
+    assert [convention.detail for convention in found.conventions] == [(1, ())]
+    assert first_partings(found.undone)["layer"].tolist() == [-1, -1, -1]
 
 
-def test_disagreement_is_not_taken_for_a_shift(one):
-    moved = shifts((one, noisy(one, 3.0)))
-    assert moved["shift"][moved["chosen"]].tolist() == [0]
+def test_weights_are_compared_by_expert_where_both_have_the_same(one):
+    """A layer's weights changed by .1 each: the ids are all the same, the weights are not."""
+    weights = one.weights.copy()
+    weights[1] += np.float32(0.1)
+    table = engine_difference((one, replace(one, weights=weights))).set_index("layer")
+    assert table["weights"].tolist() == [0, pytest.approx(0.2 / one.weights[1].sum(axis=1).mean(), rel=1e-3), 0]
+    assert engine_difference((one, replace(one, weights=None)))["weights"].isna().all()
 
 
 def test_margins_explain_what_noise_does(one):
@@ -143,18 +146,12 @@ def test_where_neither_ids_nor_texts_are_known_it_is_said_that_nothing_can_be_ch
     assert says((one, half)) == "12 of 60 tokens have neither an id nor a text in both, and cannot be checked."
 
 
-@pytest.mark.parametrize("shift", [0, 1])
-def test_another_token_is_left_out_and_is_no_disagreement(one, shift):
+def test_another_token_is_left_out_and_is_no_disagreement(one):
     """Token 30 is another one in the second, which sends it elsewhere: 29 equal tokens come after it."""
     ids, experts = one.tokens["token_id"].to_numpy().copy(), one.experts.copy()
     ids[30], experts[:, 30] = 99, (experts[:, 30] + 1) % 8
     other = RoutingTrace(one.model, one.tokens.assign(token_id=ids), experts)
-    pair = (late(one, shift), other) if shift else (one, other)
-    assert (engine_difference(pair)["equal_sets"] == 1).all()
-    checked = tokens_checked(pair).iloc[0]
-    assert checked["different"] == 1 + shift and checked["unknown"] == 0  # of moved rows, what either may be of
-    if not shift:
-        assert says(pair) == (
-            "1 of 60 tokens is another one in the second than in the first, and no figure counts it. 29 tokens come "
-            "after such a token, and may be routed differently for that reason alone."
-        )
+    assert (engine_difference((one, other))["equal_sets"] == 1).all()
+    assert tokens_checked((one, other)).iloc[0].tolist() == [60, 0, 1, 29]
+    moved = explain((late(one, 1), other))
+    assert [convention.kind for convention in moved.conventions] == ["rows"] and moved.left.ids < 0.05

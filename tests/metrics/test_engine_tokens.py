@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
-from engine_traces import late, noisy
+from engine_traces import noisy
 
 from moeviz.charts.engine_difference import MARGINS, PLACES
 from moeviz.errors import MissingField
@@ -13,8 +13,6 @@ from moeviz.metrics.engine_difference import (
     engine_difference,
     engine_difference_summary,
     first_partings,
-    shift_caption,
-    shifts,
 )
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
@@ -54,11 +52,6 @@ def test_each_token_is_told_for_what_it_is(one, other):
 def test_without_an_order_no_order_is_another(one, other):
     unordered = replace(other, model=replace(other.model, slot_order="unknown"))
     assert (token_differences((one, unordered))["kind"] == ORDER).sum() == 0
-
-
-def test_rows_that_are_off_by_one_are_no_differences(one):
-    table = token_differences((late(one, 1), one))
-    assert (table["kind"] == SAME).all() and table["place"].max() == 58
 
 
 def test_margins_of_what_differs_are_smaller_where_noise_did_it():
@@ -108,13 +101,6 @@ def test_the_sentence_counts_ids_and_says_where_they_part_and_what_ties_explain(
     assert say((other, one)).endswith("What ties explain is not known: that takes the router logits of the first.")
     tied = replace(one, logits=np.zeros_like(one.logits))
     assert say((tied, other)).endswith("Ties in the first explain 100% of the tokens with other experts.")
-
-
-def test_a_shift_is_said_and_is_no_disagreement(one):
-    assert shift_caption(shifts((one, one))) is None
-    pair = late(one, 1), one
-    assert "token t of the first is token t+1 of the second" in shift_caption(shifts(pair))
-    assert say(pair).startswith("All ")
 
 
 def test_of_several_texts_it_is_said_how_many_part(one):

@@ -19,7 +19,7 @@ from moeviz.metrics.expert_names import (
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 
-TEXTS, SHUFFLES = 4, 200  # texts of each kind
+TEXTS, SHUFFLES = 4, 30  # texts of each kind
 
 
 def of_kinds(kinds: list[str], experts: dict[str, int], tokens: int = 50, seed: int = 0) -> RoutingTrace:

@@ -319,7 +319,7 @@ app/moeviz_app/views/history/story: _bar _bars _words
 metrics/doctor: _part _zeros_of_one not_recorded
 metrics/doctor: _of_number _beside _of_counts zeros twice one_choice layers_alike one_part weights
 metrics/doctor_rows: draft repeats neighbours even again duplicates padding token_shift
-metrics/engine_difference: tokens_caption shift_caption _of_ties
+metrics/engine_difference: tokens_caption _of_ties _difference _explains _layers agreement_sentence
 """,
     "test_decision.py and test_serving_plans.py": """
 serving/decision: persistence_sentence _sides

@@ -4,6 +4,7 @@ from dataclasses import replace
 from itertools import product
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from benchmarks.decide import KINDS, drifts, made_routing, split_gains, verdict
@@ -23,8 +24,9 @@ from moeviz.serving.answers import (
 )
 from moeviz.serving.batches import draft_sentence
 from moeviz.serving.budget import most_used_by_label
-from moeviz.serving.decision import persistence, placement_judgements, placement_verdict, windows
+from moeviz.serving.decision import LITTLE, TRIAL, persistence, placement_judgements, placement_verdict, windows
 from moeviz.serving.placement import COPIES, device_pairs, device_pairs_sentence, serving_placement
+from moeviz.serving.requests import different_texts
 from moeviz.testing import sample_trace
 
 
@@ -173,3 +175,28 @@ def test_what_cannot_be_is_said_with_what_can():
     assert "3 devices cannot hold" in found[BALANCE] and "3 devices cannot hold" in found[PAIRS]
     assert "at most all 8; got 9. Choose another capacity." in found[MEMORY]
     assert "two labels or more" in found[LABELS] and "Too little evidence" in found[DRAFT]
+
+
+def test_a_text_that_comes_again_counts_once():
+    """One text sixty times: a plan would be judged on the tokens that it was made from."""
+    drawn = made_routing("bursty", 9_000, 0)
+    one = drawn.select(tokens=slice(0, 150))
+    copies = [one.tokens.assign(sequence=np.int32(at)) for at in range(60)]
+    frame = pd.concat(copies, ignore_index=True)
+    copied = RoutingTrace(one.model, frame, np.tile(one.experts, (1, 60, 1)))
+    assert placement_verdict(placement_judgements(copied, 8)).startswith(TRIAL)  # the control: what copies pretend
+    balance, drift = decide(copied, 8)[:2]
+    assert balance.verdict == drift.verdict == LITTLE and "59 texts came again" in balance.sentence
+    assert len(different_texts(drawn)[0].tokens) == 9_000 and different_texts(copied)[1] == 59
+
+
+def test_verdicts_say_what_was_seen_and_mention_one_another():
+    balance = decide(made_routing("stationary", 9_000, 0), 8)[0]
+    assert balance.verdict == TRIAL and "60 windows of time" in balance.sentence
+    assert "loads drift" not in balance.sentence
+    usual, moved = made_routing("stationary", 9_000, 1), made_routing("stationary", 9_000, 2)
+    later = usual.experts.copy()
+    later[:, 4_500::3] = moved.experts[:, 4_500::3]
+    both = decide(RoutingTrace(usual.model, usual.tokens, later), 8)[:2]
+    assert [one.verdict for one in both] == [TRIAL, "Loads drift"]
+    assert all("judge it again" in one.sentence for one in both)

@@ -395,7 +395,7 @@ def test_counts_say_what_needs_the_order_of_tokens():
         (lambda trace: expert_cache(trace, [9]), "has 8 experts, so a cache holds from 1 to 8 of them; got 9"),
         (lambda trace: expert_cache(trace, [0]), "got 0"),
         (lambda trace: expert_cache(trace, chunk=0), "A step cannot have 0 tokens"),
-        (lambda trace: expert_cache(trace, policies=["mru"]), "There is no cache policy 'mru'. Choose from lru, lfu"),
+        (lambda trace: expert_cache(trace, policies=["mru"]), "There is no cache policy 'mru'. Choose one of lru, lfu"),
         (lambda trace: batch_coverage(trace, [0]), "A batch has one token or more; got 0"),
         (lambda trace: serving_placement(trace, 3), "3 devices cannot hold in equal numbers"),
     ],
@@ -494,6 +494,12 @@ def together(layers):
     return [[len([*same]), layer] for layer, same in groupby(layers)]
 
 
+@pytest.mark.parametrize("name", [EMBEDDED, "mistralai/Mixtral-8x7B-v0.1", "openai/gpt-oss-20b"])
+def test_a_well_known_model_of_the_table_is_what_its_configuration_gives(name):
+    assert memory.known_model(name) == served_model(name), "run make survey"
+
+
+@pytest.mark.survey
 def test_the_table_of_well_known_models_is_what_their_configurations_give(request):
     """All whose cache grows evenly: of others nobody can tell what they keep of a text."""
     found = {}

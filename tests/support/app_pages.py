@@ -1,6 +1,7 @@
 """Pages of the app in Streamlit's own test harness, without a browser: open one, run a prompt, read what it says."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -11,9 +12,9 @@ from streamlit.util import calc_hash
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
-from moeviz_app.session.visit import KEY, Visit
-from moeviz_app.url import fields
-from moeviz_app.widgets import near
+from moeviz_app.session.visit import KEY, Takes, Visit
+from moeviz_app.views.menu import ROWS
+from moeviz_app.widgets import near, pickers
 
 is_near = near.is_near
 near.is_near = lambda _name: True  # AppTest has no screen that anything could be far from
@@ -43,27 +44,56 @@ def page(path: str, trace: RoutingTrace | None = None, *args: str) -> AppTest:
         module, function = path.rsplit(".", 1)
         getattr(import_module(module), function)(*args)
 
-    return opened(AppTest.from_function(script, default_timeout=SECONDS, args=(path, args)), trace)
+    return opened(
+        AppTest.from_function(script, default_timeout=SECONDS, args=(path, args)), trace, taken_by(path, args)
+    )
 
 
-def topic_page(topic: str, trace: RoutingTrace | None = None) -> AppTest:
-    return page("moeviz_app.views.topic.topic_page", trace, topic)
+def script_of(function: Callable[[], None]) -> AppTest:
+    """A function as a script of Streamlit's, which has as long as other waits of tests: its own limit is 3 seconds."""
+    return AppTest.from_function(function, default_timeout=SECONDS)
+
+
+def taken_by(path: str, args: tuple[str, ...] = ()) -> Takes:
+    """The subject that the page of that function takes, as the menu declares it."""
+    name = path.rpartition(".")[2]
+    for row in ROWS.values():
+        draw = getattr(row.draw, "func", row.draw)
+        if draw.__name__ == name and getattr(row.draw, "args", ())[:1] == args[:1]:
+            return row.takes or Takes()
+    return Takes()
+
+
+def topic_page(topic: str, trace: RoutingTrace | None = None, subject: str | None = None) -> AppTest:
+    app = page("moeviz_app.views.topic.topic_page", trace, topic)
+    return app if subject is None else look_at(app, subject)
 
 
 def traces_page(trace: RoutingTrace | None = None) -> AppTest:
     return page("moeviz_app.views.traces.traces_page", trace)
 
 
-def opened(app: AppTest, trace: RoutingTrace | None) -> AppTest:
+def opened(app: AppTest, trace: RoutingTrace | None, takes: Takes | None = None) -> AppTest:
+    if takes is not None:
+        visit_of(app).takes = takes
     if trace is not None:
         layers = trace.model.layers
         visit_of(app).trace = trace
+        visit_of(app).insists_on.add((visit_of(app).takes, "trace"))
         for key, value in {
             session.LAYER: layers[0],
             session.FIRST_LAYER: layers[0],
             session.SECOND_LAYER: layers[-1],
         }.items():
             app.session_state[key] = value
+    return app.run()
+
+
+def look_at(app: AppTest, subject: str) -> AppTest:
+    """The page, with another subject chosen; also one of which it would show little."""
+    visit = visit_of(app)
+    visit.subject = subject
+    visit.insists_on.add((visit.takes, subject))
     return app.run()
 
 
@@ -119,4 +149,4 @@ def address(app: AppTest) -> dict[str, str]:
 def pair(first: RunRequest | dict[str, str], second: RunRequest | dict[str, str]) -> dict[str, str]:
     """The query of a link that compares two runs."""
     runs = [run.parameters() if isinstance(run, RunRequest) else run for run in (first, second)]
-    return dict(zip(fields.SIDES, map(urlencode, runs), strict=True))
+    return dict(zip(pickers.SIDES, map(urlencode, runs), strict=True))

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Playwright, ViewportSize, expect
 from playwright.sync_api import Error as PlaywrightError
 
-from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE, TABS
+from moeviz_app.views.menu import EXHIBIT, FIRST, GALLERY, ICONS, MENU, MORE
 from tests.support.waiting import SECONDS
 
 AGENT = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
@@ -198,7 +198,7 @@ def go_to(page: Page, name: str) -> None:
     """By the links of the menu: the place that a page is in, unless it is open, then its tab; an exhibit is chosen."""
     (place,) = (place for place, names in MENU.items() if name in names)
     places, tabs = page.locator(".st-key-menu"), page.locator(".st-key-submenu")
-    first, tab = MENU[place][0], EXHIBIT if name in GALLERY else TABS.get(name, name)
+    first, tab = MENU[place][0], EXHIBIT if name in GALLERY else name
     link = places.get_by_role("link", name=place, exact=True)
     is_open = places.locator("a[aria-current]", has_text=place).count()
     if name == first or not is_open:
@@ -211,7 +211,7 @@ def go_to(page: Page, name: str) -> None:
         # Before it is drawn anew, with another place open, a click on it may be lost.
         expect(places.locator("a[aria-current]", has_text=place)).to_have_count(1)
         if name != first:
-            expect(tabs.locator("a[aria-current]")).to_have_text([TABS.get(first, first)])
+            expect(tabs.locator("a[aria-current]")).to_have_text([first])
             settled(page)  # what a page offers to download is asked for as it is drawn, and is gone with the page
     if name != first:
         tabs.get_by_role("link", name=tab, exact=True).click()

@@ -121,7 +121,7 @@ def without(trace: RoutingTrace, experts: list[tuple[int, int]]) -> RoutingTrace
     found = trace.next_tokens
     if found is not None:
         order = [1, 0, 2, 3, 4]
-        found = NextTokens(found.texts, found.ids[:, order].copy(), found.p)
+        found = NextTokens(found.texts, found.rows[:, order].copy(), found.p)
     return replace(trace, experts=ids, logits=None, next_tokens=found)
 
 

@@ -78,9 +78,9 @@ def difference(trace: RoutingTrace, answer: dict[str, Any]) -> dict[str, Any]:
         "logits": _most(answer["logits"] - trace.logits, ~differ),
     }
     if (next_tokens := trace.next_tokens) is not None:
-        found |= _of_next("next", answer["next"], next_tokens.texts, next_tokens.ids, next_tokens.p)
-        if next_tokens.lens_ids is not None and next_tokens.lens_p is not None and answer["lens"] is not None:
-            ids, p = (part.reshape(-1, part.shape[-1]) for part in (next_tokens.lens_ids, next_tokens.lens_p))
+        found |= _of_next("next", answer["next"], next_tokens.texts, next_tokens.rows, next_tokens.p)
+        if next_tokens.lens_rows is not None and next_tokens.lens_p is not None and answer["lens"] is not None:
+            ids, p = (part.reshape(-1, part.shape[-1]) for part in (next_tokens.lens_rows, next_tokens.lens_p))
             found |= _of_next("lens", answer["lens"], next_tokens.texts, ids, p)
     return found
 

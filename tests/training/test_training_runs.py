@@ -244,7 +244,7 @@ def test_rules_for_a_run_from_scratch_are_quiet_where_it_is_uneven_at_first_and_
     assert Rules.from_scratch(dead=5, ignore=("load",)) == Rules(5, 1_000, 1.5, warmup=1_000_000, ignore=("load",))
 
 
-def test_luck_alone_raises_no_alarm_in_twenty_seeds():
+def test_luck_alone_raises_no_alarm_in_five_seeds():
     """Routers that answer at random, on steps of 16 tokens, where a uniform share is 4 assignments."""
 
     def random_router(router):
@@ -258,7 +258,7 @@ def test_luck_alone_raises_no_alarm_in_twenty_seeds():
     config = {"vocab_size": 32, "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
     config |= {"num_attention_heads": 2, "num_key_value_heads": 2, "num_local_experts": 8, "num_experts_per_tok": 2}
     hasty, per_log = 0, []
-    for seed in range(20):
+    for seed in range(5):
         torch.manual_seed(seed)
         model = MixtralForCausalLM(MixtralConfig(**config, output_router_logits=True)).train()
         random_router(model.model.layers[0].mlp.gate)
@@ -274,7 +274,7 @@ def test_luck_alone_raises_no_alarm_in_twenty_seeds():
                 per_log.append(health.report()["moe/max_violation/worst"])
                 assert health.alarms.on == {}, (seed, step)
     assert max(per_log) > 1  # what a rule by logs would have cried at,
-    assert hasty > 20  # and one by steps did
+    assert hasty > 5  # and one by steps did
 
 
 # --- files

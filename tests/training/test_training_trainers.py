@@ -63,7 +63,7 @@ def launched(script, ranks, *arguments):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
-@pytest.mark.parametrize("way", ["loop", "trainer"])
+@pytest.mark.parametrize("way", ["trainer"])
 def test_two_ranks_are_one_process_in_every_figure(way, tmp_path):
     for ranks in (1, 2):
         launched("training_ranks.py", ranks, way, tmp_path / str(ranks))
@@ -179,9 +179,7 @@ def broken(model, batch, how, watched):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize(
-    ("how", "checkpoints"), [("wrapped", None), ("in place", None), ("by layer", None), ("by layer", False)]
-)
+@pytest.mark.parametrize(("how", "checkpoints"), [("in place", None), ("by layer", False)])
 def test_compiled_models_are_counted_without_more_graph_breaks(how, checkpoints):
     batch, found = collate(windows(count=4, ragged=True)), {}
     truth = recount(tiny(), batch)

@@ -20,7 +20,6 @@ from moeviz.text import quoted, why_no_file
 from moeviz_app import settings
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity
-from moeviz_app.session import session
 from moeviz_app.session.library import free_name
 from moeviz_app.session.visit import visit
 
@@ -83,24 +82,14 @@ def open_path(typed: str) -> str:
     return name
 
 
-def chosen() -> str | None:
-    """The name of the dataset that pages show in place of a trace; None where they show a trace."""
-    name = session.value(session.DATASET)
-    return name if name in offered() else None
-
-
-def shown() -> ShownDataset | None:
-    """Return the dataset on screen. Raises `MoevizError` where it cannot be read any more."""
-    name = chosen()
-    return None if name is None else named(name)
-
-
 def named(name: str) -> ShownDataset:
-    """The dataset of that name. Raises `MissingField` for one that is not open here, and `MoevizError` as `shown`."""
+    """The dataset of that name. Raises `MissingField` for one that is not open here, and `MoevizError`
+    for one that cannot be read any more.
+    """
     if (path := offered().get(name)) is None:
         raise MissingField(
             f"This link is about the dataset {quoted(name)}, which is not open here. Links do not open folders: start "
-            "moeviz with it, or open it on the Corpus page; then follow the link again."
+            "moeviz with it, or open it on the page Many texts; then follow the link again."
         )
     dataset, key = _read(name, path)
     rest = visit().left_out.get(key)

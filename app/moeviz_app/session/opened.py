@@ -1,4 +1,4 @@
-"""Files that visitors open, and what there is to look at by name: the trace on screen, held-out texts, and counts.
+"""Files that visitors open.
 
 Each file is read in a process of its own, a few at a time, within what is set. Counts take of the same memory as
 traces.
@@ -6,11 +6,8 @@ traces.
 
 import threading
 from collections.abc import Callable
-from functools import partial
 from typing import TypeVar
 from weakref import WeakKeyDictionary
-
-import streamlit as st
 
 from moeviz.errors import MoevizError, NotSaid
 from moeviz.expert_counts import ExpertCounts
@@ -18,15 +15,13 @@ from moeviz.formats.importers.importer import NOTHING_TOLD, ImportOptions, Opene
 from moeviz.formats.sandboxed_read import Limits, read_sandboxed
 from moeviz.formats.trace_facts import check_size
 from moeviz.metrics.tokens import visible
-from moeviz.published import MODELS, published_counts
 from moeviz.routing_trace import Counted
 from moeviz.text import quoted
 from moeviz_app import settings
-from moeviz_app.jobs import recorded
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import metrics
-from moeviz_app.session import session
 from moeviz_app.session.library import check_memory, free_name
+from moeviz_app.session.subject import OWN_COUNTS
 from moeviz_app.session.visit import visit
 
 MB = 10**6
@@ -85,39 +80,10 @@ def said_of(counted: Counted) -> tuple[str, tuple[str, ...]] | None:
 
 MOST = 4
 TITLE = 60  # characters
-TRACE, HELD_OUT = "The trace on screen", "embedded, 60 evaluation texts"
 
 
 def remember(counts: ExpertCounts) -> None:
-    """Keep counts among the last ones, and choose them."""
-    name = free_name(visible(counts.model.name)[:TITLE], {TRACE, HELD_OUT, *offered()})
+    """Keep counts among the last ones, and look at them."""
+    name = free_name(visible(counts.model.name)[:TITLE], visit().counts)
     visit().counts.put(name, counts, MOST)
-    session.set_value(session.COUNTS, name)
-
-
-def sources() -> dict[str, Callable[[], Counted]]:
-    """Return what may be looked at, by name: the trace on screen, then `offered`, then held-out texts."""
-    counts = {name: partial(_same, counts) for name, counts in offered().items()}
-    return {TRACE: session.shown_trace} | counts | {HELD_OUT: recorded.evaluation_routing}
-
-
-def _same(counts: ExpertCounts) -> ExpertCounts:
-    return counts
-
-
-def offered() -> dict[str, ExpertCounts]:
-    """Return counts by name: the visitor's own, the newest first, then published ones."""
-    return visit().counts.newest_first() | _published()
-
-
-@st.cache_resource(show_spinner=False)
-def _published() -> dict[str, ExpertCounts]:
-    return {published(model): published_counts(model) for model in MODELS}
-
-
-def published(model: str) -> str:
-    """Return the name of a model's published counts."""
-    return f"{model} (published)"
-
-
-FIXED = frozenset({TRACE, HELD_OUT, *map(published, MODELS)})  # names that are the same for everybody
+    visit().subject = f"{OWN_COUNTS}{name}"

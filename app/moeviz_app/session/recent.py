@@ -128,7 +128,15 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
     brought = visit().recent.put_last(free_name(title), trace, RECENT_TRACES)
     if brought and run is not None:
         _made_by(trace, run)
+    if brought:
+        visit().brought.append(trace)
     return brought
+
+
+def of_this_visit() -> dict[str, RoutingTrace]:
+    """Return the traces that were run or opened in this visit by name: what others ran here decides no first screen."""
+    brought = {id(trace) for trace in visit().brought}
+    return {name: trace for name, trace in traces().items() if id(trace) not in brought}
 
 
 def restore() -> list[str]:

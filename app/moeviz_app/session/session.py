@@ -6,16 +6,21 @@ Widgets keep their values under the keys below, across pages too (`persist_state
 
 from collections.abc import Hashable
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import streamlit as st
 
 from moeviz.charts.overview import BRUSH, brushed_window
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.model_catalog import LoadOptions
+from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.recent import remember
+from moeviz_app.session.subject import DATASET as OF_DATASET
+from moeviz_app.session.subject import TRACE, subject
 from moeviz_app.session.visit import visit
 
 PROMPT, MODEL, BOX = "prompt", "model", "prompt box"
@@ -39,34 +44,51 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
     "engine",
     "all_layers",
 )
-COUNTS, GROUP, COUNTED_LAYER = "chosen_counts", "group", "counted_layer"  # on the page Balance
-COUNTED_PART, SERVED, CARD, SERVE_PART = "counted_part", "served", "card", "serve_part"
-DATASET, CORPUS_LAYER = "chosen_dataset", "corpus_layer"  # what pages of topics show in place of a trace
+GROUP, COUNTED_LAYER = "group", "counted_layer"  # of counts
+COUNTED_PART, CARD, SERVE_PART = "counted_part", "card", "serve_part"
+CORPUS_LAYER = "corpus_layer"  # of a dataset
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
-SEEN_IN, WORD = "seen_in", "searched_word"  # on the page Experts
+WORD = "searched_word"  # on the page Experts
 FIRST_KIND, SECOND_KIND, CONTINUED = "first_kind", "second_kind", "continued"  # on Contrast
 PRUNING_SOURCE, CRITERIA, CUT, CUT_BY, SMALLER = "pruning_source", "criteria", "cut", "cut_by", "smaller"  # on Prune
 BASE, CHILD, LINEAGE_LAYER = "base", "child", "lineage_layer"  # on Lineage
-OF_DATASET, OF_TRACE = "dataset", "trace"  # texts there that are on screen; others go by their own names
 DEPTH = "depth"  # of the layers that are compared in three traces
 
 
 def current_trace() -> RoutingTrace | None:
-    """Return the trace that every page shows; None before the first run."""
+    """Return the trace that the visitor ran or opened last; None before the first run."""
     return visit().trace
 
 
 def shown_trace() -> RoutingTrace:
-    """Return the trace on screen; before the first run, the example that ships."""
-    if (trace := current_trace()) is None:
-        trace = recorded.example()
-        _choose_layers(trace)
+    """Return the trace on screen: of the page's subject, one of its texts if the page shows one at a time."""
+    one = subject()
+    trace = one.read()
+    if not isinstance(trace, RoutingTrace):
+        trace = current_trace() or recorded.example()
+    elif visit().takes.one_text and one.id in ROUTING:
+        trace = text_of(one.id, visit().text)
+    _choose_layers(trace)
     return trace
 
 
+@lru_cache(8)
+def text_of(model: str, number: int) -> RoutingTrace:
+    """Return one of the texts that ship with their routing through one of our own models."""
+    texts = recorded.held_out(model)
+    assert texts is not None, "it is one of our own"
+    return texts.select(tokens=(texts.tokens["sequence"] == number).to_numpy())
+
+
+def dataset() -> ShownDataset | None:
+    """Return the dataset on screen, if it is one. Raises `MoevizError` if it cannot be read any more."""
+    one = subject()
+    return one.read() if one.id.startswith(OF_DATASET) else None
+
+
 def is_example() -> bool:
-    """Return whether nothing has been run or opened yet."""
-    return current_trace() is None
+    """Return whether the trace on screen is the example that ships."""
+    return shown_trace() is recorded.example()
 
 
 def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = None) -> None:
@@ -75,8 +97,9 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
     A layer that it has too stays chosen, until a page points at another; the token does not, nor does a dataset.
     """
     _choose_layers(trace)
-    st.session_state.update({DATASET: None, WINDOW: 1})
+    st.session_state[WINDOW] = 1
     now = visit()
+    now.subject = TRACE
     now.trace, now.is_placed, now.is_lost, now.why_waiting, now.why_refused = trace, False, False, None, None
     now.seen.names.clear()
     remember(trace, run, title)
@@ -207,8 +230,9 @@ def forget_result(name: str) -> None:
 
 
 def selected_token() -> int | None:
-    """Return the row of the chosen token in the trace's `tokens`."""
-    return visit().token
+    """Return the row of the chosen token in the `tokens` of the trace on screen; None if it has no such row."""
+    token = visit().token
+    return token if token is not None and token < len(shown_trace().tokens) else None
 
 
 def pick_from_strip() -> None:
@@ -256,8 +280,9 @@ def window() -> range:
     """Return the rows of the tokens on screen: those brushed in the overview, or else those of the page."""
     if (brushed := visit().brushed) is not None:
         return brushed
-    start = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS
-    return range(start, min(start + MAX_TOKENS, len(shown_trace().tokens)))
+    start, tokens = (st.session_state.get(WINDOW, 1) - 1) * MAX_TOKENS, len(shown_trace().tokens)
+    start = start if start < tokens else 0
+    return range(start, min(start + MAX_TOKENS, tokens))
 
 
 def overview_key() -> str:

@@ -17,6 +17,26 @@ Place = tuple[int, int]  # layer, row of the token
 Query = dict[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Takes:
+    """The subject that a page takes: see `subject.py`, which has the words.
+
+    needs        without these the page can show nothing
+    prefers      without these it shows little: another subject is drawn, unless the visitor insists on theirs
+    example      the id of the subject that the place shows until the visitor chooses one
+    model        of which the subject must be, if an address says so
+    same_model   whether another model's subject is never drawn in place of one that has what the page needs
+    one_text     whether the page shows one of several texts at a time
+    """
+
+    needs: frozenset[str] = frozenset()
+    prefers: frozenset[str] = frozenset()
+    example: str = "mixed"
+    model: str | None = None
+    same_model: bool = False
+    one_text: bool = False
+
+
 @dataclass(slots=True)
 class PartsSeen:
     """The parts of a page that came near the screen, for as long as it is of the same trace."""
@@ -31,8 +51,15 @@ class PartsSeen:
 class Visit:
     """The state that a visitor keeps over reruns and pages."""
 
-    # The trace on screen, and the place in it.
-    trace: RoutingTrace | None = None  # None: the example that ships
+    # What the visitor looks at, and what the page on screen takes.
+    subject: str | None = None  # id of the chosen one; None: each place shows its example
+    takes: Takes = field(default_factory=Takes)
+    page_address: Any = None  # of the page on screen: a `PageAddress`, or None
+    insists_on: set[tuple[Takes, str]] = field(default_factory=set)  # subjects of which such a page shows little
+
+    # The trace that was run or opened last, and the place in the one on screen.
+    trace: RoutingTrace | None = None
+    text: int = 0  # which of several texts, on pages that show one at a time
     token: int | None = None  # its row
     brushed: range | None = None  # rows, in the overview
     overviews: int = 0  # drawn so far: each has a widget key of its own
@@ -61,6 +88,7 @@ class Visit:
     left_out: dict[str, frozenset[int]] = field(default_factory=dict)  # of a dataset's key: shards that are not whole
     results: dict[str, Any] = field(default_factory=dict)  # that took long, by all that they depend on
     upload: str | None = None  # the id of the last one that was opened
+    brought: list[RoutingTrace] = field(default_factory=list)  # traces of earlier visits, whoever's these were
     kept_seen: set[str] = field(default_factory=set)  # traces of earlier visits that were looked at
 
     # Pages by title, and addresses.

@@ -1,10 +1,10 @@
-"""A link repeats a view: the page in its path; prompt, model, generation, layer and token in its query.
+"""A link repeats a view: the page in its path, the subject in its query, and what the page itself adds (`fields.py`).
 
-What a page adds to that is in the table of `fields.py`; the page of one expert says which layer and expert of which
-trace, or of which dataset.
+The subject is a run, with a layer and a token (prompt=…), a dataset (dataset=…), or anything else that everybody has
+(subject=…). A place's example, and what came in a file, have no query.
 
-The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work. A
-trace that came in a file has no link. What is in an address is a stranger's: it is checked like what is typed, and any
+The address follows what a visitor does, so a bookmark, a link in a message and the browser's back button all work.
+What is in an address is a stranger's: it is checked like what is typed, and any
 web page can lead a browser here, so it runs nothing by itself but what is in memory already.
 
 With MOEVIZ_PROMPTS_IN_LINKS=0 a short key stands in an address, under which this server remembers the rest: what a
@@ -22,17 +22,16 @@ from urllib.parse import quote, urlencode
 
 import streamlit as st
 
-from moeviz.embedded import EMBEDDED
 from moeviz.errors import MoevizError
-from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
-from moeviz_app.jobs import recorded
 from moeviz_app.jobs.run_request import RunRequest
-from moeviz_app.session import datasets, recent, session
+from moeviz_app.session import recent, session
+from moeviz_app.session.subject import DATASET as OF_DATASET
+from moeviz_app.session.subject import OWN_COUNTS, TRACE, Look, view
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import DATASET, DATASET_PAGES, PAGE_ADDRESSES
 
-KEY = "key"
+KEY, SUBJECT, DATASET = "key", "subject", "dataset"
+OF = "of"  # the model of an expert, if the subject that the address names does not say it
 TEXTS = (
     "prompt",
     "system",
@@ -99,20 +98,25 @@ def _length(query: Mapping[str, str]) -> int:
 LINKS = ShortLinks()
 
 
-def expert_query(trace: RoutingTrace, layer: int, expert: int, seen: str | None = None) -> dict[str, str]:
-    """The query of the page of an expert of this trace.
+def subject_query(look: Look) -> dict[str, str]:
+    """Return what an address says of the chosen subject: nothing of a place's example, or of what came in a file."""
+    chosen = look.chosen.id
+    if chosen == TRACE:
+        run = recent.run_of(session.current_trace())
+        return run.parameters() if run is not None and run.fits_an_address else {}
+    if look.is_example or chosen.startswith(OWN_COUNTS):
+        return {}
+    return {DATASET: chosen.removeprefix(OF_DATASET)} if chosen.startswith(OF_DATASET) else {SUBJECT: chosen}
 
-    It is `seen` in this trace ("trace"), or at first in held-out texts of the model ("held-out"), if there are any:
-    a text of a few tokens says little of an expert.
-    """
-    where, model = {"layer": str(layer), "expert": str(expert)}, trace.model.name
-    if trace is recorded.held_out(model):
-        return where if model == EMBEDDED else where | {"model": model, "seen": "held-out"}
-    seen = seen or ("trace" if recorded.usual(trace.model) is None else "held-out")
-    run = recent.run_of(trace)
-    if run is not None and run.fits_an_address:
-        return run.parameters() | where | {"seen": seen}
-    return where | {"model": model, "seen": seen}
+
+def expert_query(layer: int, expert: int, sample: int = 0) -> dict[str, str]:
+    """Return the query of the page of an expert of the subject on screen; `sample` says which contexts are drawn."""
+    look = view()
+    query = subject_query(look)
+    if look.is_instead or not (query or look.is_example):
+        query[OF] = look.drawn.model
+    where = {"layer": str(layer), "expert": str(expert)}
+    return query | where | ({"sample": str(sample)} if sample else {})
 
 
 def asked_query() -> dict[str, str]:
@@ -129,27 +133,22 @@ def for_the_address(query: dict[str, str]) -> dict[str, str]:
     return query if settings.SETTINGS.prompts_in_links else LINKS.hidden(query)
 
 
-def dataset_expert_query(name: str, layer: int, expert: int, sample: int = 0) -> dict[str, str]:
-    """The query of the page of an expert, as this dataset shows it; `sample` says which of its contexts are drawn."""
-    where = {DATASET: name, "layer": str(layer), "expert": str(expert)}
-    return where | ({"sample": str(sample)} if sample else {})
-
-
 MOST_ON_THEIR_WAY = 20  # addresses that we wrote and the browser did not repeat yet
 FIRST_PATH = ""  # of the first page
 
 
 def write(page: str, run: RunRequest | None = None) -> None:
-    """Let the address of this page say what is on screen, by the run that made it: that of the trace, or this one."""
-    run = run or recent.run_of(session.current_trace())
-    wanted = {}
-    of_dataset = page in DATASET_PAGES and datasets.chosen() is not None
-    if run is not None and run.fits_an_address and not of_dataset:
-        wanted = run.parameters() | {"layer": str(session.chosen_layers("one")[0])}
+    """Let the address of this page say what is on screen: the subject, or this run, and what the page adds."""
+    look = view()
+    wanted = subject_query(look) if run is None else run.parameters()
+    if "prompt" in wanted and not look.is_instead:
+        wanted["layer"] = str(session.chosen_layers("one")[0])
         if (token := session.selected_token()) is not None:
             wanted["token"] = str(token)
-    if page in PAGE_ADDRESSES:
-        wanted |= PAGE_ADDRESSES[page].written()
+    elif DATASET in wanted and (layer := session.value(session.CORPUS_LAYER)) is not None:
+        wanted["layer"] = str(layer)
+    if (address := visit().page_address) is not None:
+        wanted |= address.written()
     wanted = for_the_address(wanted)
     set_address(page, wanted)
     write_address(wanted)

@@ -1,14 +1,15 @@
-"""The address of the page Serve: the model, the cards, which part is open, and what its controls hold.
+"""The address of the page Serve: the cards, which part is open, and what its controls hold.
 
 What is as it is at first stays out. What a link brings is a stranger's: a control takes it if it offers it.
 """
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import PageAddress
 
-OF, CARD, PART = "of", "card", "part"
+CARD, PART = "card", "part"
 PARTS = {  # of the page; and in an address
     "Experts in memory": "memory",
     "Devices": "devices",
@@ -34,7 +35,7 @@ HELD_IN = {
     DEVICES: "devices",
     ENGINE: "plan",
 }
-NAMES = (OF, CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
+NAMES = (CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
 LONGEST, MOST = 20, 1e6
 
 
@@ -57,12 +58,6 @@ def asked() -> dict[str, str]:
     return asked
 
 
-def fill_in(key: str, value: object, offered: Container[object]) -> None:
-    """Let a choice hold what a link asks for, if it offers it."""
-    if value in offered:
-        session.set_value(key, value)
-
-
 def fill_in_number(key: str, text: str | None, unit: float = 1.0) -> None:
     """Let a box hold the number that a link asks for, in this unit."""
     if text is None or len(text) > LONGEST or not text.replace(".", "", 1).isdecimal() or not text.isascii():
@@ -81,3 +76,6 @@ def show(name: str, value: object, usual: object) -> None:
 def written() -> dict[str, str]:
     """Return what the page's controls hold, as the query of an address."""
     return visit().serve_shown
+
+
+ADDRESS = PageAddress(written, ask)

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 import streamlit as st
 
-from moeviz.charts import load, specialization
+from moeviz.charts import specialization
 from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS
@@ -15,17 +15,19 @@ from moeviz.formats.counts_file import to_counts_csv, to_counts_json
 from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, luck_sentence
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
-from moeviz.published import CHECKPOINTS, MODELS
+from moeviz.published import CHECKPOINTS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz_app.jobs import model_service, recorded
 from moeviz_app.jobs.recorded import cached_for_example
-from moeviz_app.session import datasets, opened, session
+from moeviz_app.session import session
+from moeviz_app.session.subject import subject
 from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import number, page_address
 from moeviz_app.views.topic import draw
 from moeviz_app.widgets.answers import whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.expert_links import follow_click
-from moeviz_app.widgets.facts import dataset_facts, trace_name
+from moeviz_app.widgets.facts import cautions, dataset_facts
 from moeviz_app.widgets.files import doctor_says
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.pickers import choice_of, layer_of
@@ -34,7 +36,7 @@ ALL = "all together"
 MOST_GROUPS = 200  # in a list to choose from
 LONGEST = 40  # characters of a label
 ENOUGH = 2_000  # tokens: of fewer, a sentence says that a text is not the model
-MEASURES, KINDS, BESIDE, FILES = "Measures of each layer", "Kinds of text", "Beside the trace", "Files"
+KINDS, BESIDE, FILES = "Kinds of text", "Beside the trace", "Files"
 LACKING = (
     "Counts do not say which token went where. Routes of tokens, confidence, locality, co-activation, flow between "
     "layers and most costs of serving need that, so they take a trace. To record one: “moeviz trace - --model {} -o "
@@ -42,37 +44,28 @@ LACKING = (
 )
 
 
+ADDRESS = page_address(number(session.GROUP), number(session.COUNTED_LAYER))
+
+
 def balance_page() -> None:
-    """Draw two controls, the answer beside what luck may bring, one picture; the rest where it is asked for."""
+    """Draw the answer beside what chance may bring, and one picture; the rest where it is asked for."""
     question("Balance", BALANCE)
-    if datasets.chosen() is not None:
-        with explained():
-            shown = datasets.shown()
+    if gone := visit().counts.take_dropped():
+        say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
+    with explained():
+        if (shown := session.dataset()) is not None:
             dataset_facts(shown)
             if whole(shown):
                 draw([BALANCE], shown)
-        return
-    counted, part = _asked()
-    with explained():
+            return
+        counted = subject().read()
+        part = _part(counted)
         _answer(counted, part)
-    if isinstance(counted, ExpertCounts):
-        _of_counts(counted, part)
-    else:
-        with st.container(horizontal=True):
-            for page in ("Load", "Coverage", "Losses"):
-                session.link_to(page, page)
-
-
-def _asked() -> tuple[Counted, Counted]:
-    """Ask whose routing is judged, and on which tokens; the routing or counts, and the part of them."""
-    if gone := visit().counts.take_dropped():
-        say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")
-    offered = opened.sources()
-    usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = choice_of(st.selectbox, "Routing of", list(offered), session.COUNTS, usual, width=420)
-        counted = offered[name]()
-        return counted, _part(counted)
+        if isinstance(counted, ExpertCounts):
+            _of_counts(counted, part)
+    with st.container(horizontal=True):
+        for page in ("Load", "Losses"):
+            session.link_to(page, page)
 
 
 def _part(counted: Counted) -> Counted:
@@ -98,33 +91,36 @@ def _answer(counted: Counted, part: Counted) -> None:
             st.text(in_words_of(model, luck))
         if isinstance(part, RoutingTrace) and len(part.tokens) < ENOUGH:
             _beside_other_texts(frame, part)
-    trace = part if isinstance(part, RoutingTrace) and part is session.shown_trace() else None
+    trace = part if isinstance(part, RoutingTrace) else None
     if trace is not None:
-        follow_click(trace)
+        follow_click()
     picture_and_words(BALANCE, frame, trace, model)
     if isinstance(counted, RoutingTrace):
-        trace_name(counted)
-    else:
-        _facts(counted)
+        cautions(counted)
+    elif model.caution:
+        st.text(f"Caution: {model.caution}")
 
 
 def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
     """Say of a short text that it is not the model, with its busiest expert's load elsewhere where that is known."""
     usual = recorded.usual(part.model)
     said = None if usual is None or usual is part else elsewhere_sentence(frame, BALANCE.measure(usual))
-    st.text(said or "This is what these texts did, and not what the model does: choose counts of more tokens above.")
+    st.text(
+        said
+        or "This is what these texts did, and not what the model does: choose texts or counts of more tokens above."
+    )
 
 
 def _of_counts(counts: ExpertCounts, part: Counted) -> None:
     """Draw the parts below the answer to counts: what they show, and a sentence on what takes a trace."""
     say(LACKING.format(CHECKPOINTS.get(counts.model.name, "MODEL")))
     doctor_says(counts)
-    parts = [MEASURES, *([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
+    parts = [*([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
     opened = choice_of(st.segmented_control, "Details", parts, session.COUNTED_PART, None)
-    if opened in (MEASURES, KINDS):
-        layer, of = _layer(counts), part if opened == MEASURES else counts
-        for chart in load.CHARTS if opened == MEASURES else specialization.CHARTS:
-            _draw(chart, of.select(layers=[layer]) if chart.layers == "one" else of)
+    if opened == KINDS:
+        layer = _layer(counts)
+        for chart in specialization.CHARTS:
+            _draw(chart, counts.select(layers=[layer]) if chart.layers == "one" else counts)
     elif opened == BESIDE:
         st.text("The first is these counts, the second the trace.")
         for chart in COMPARISONS:
@@ -138,20 +134,6 @@ def _like(counts: ExpertCounts) -> bool:
     trace = session.current_trace()
     same = counts.model.layers, counts.model.num_experts
     return trace is not None and (trace.model.layers, trace.model.num_experts) == same
-
-
-def _facts(counts: ExpertCounts) -> None:
-    """Say whose counts these are, of how many tokens, and their caution. A file may say anything: never Markdown."""
-    model = counts.model
-    tokens, experts = int(counts.tokens.sum(axis=0).max(initial=0)), sorted({*model.num_experts})
-    layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
-    of = "–".join(dict.fromkeys((f"{experts[0]:,}", f"{experts[-1]:,}")))
-    st.text(
-        f"{tokens:,} tokens through {visible(model.name)}, counted in {layers}: top-{model.top_k} of {of} experts"
-        + (f", by {visible(model.backend)}" if model.backend not in ("file", "published") else "")
-    )
-    if model.caution:
-        st.text(f"Caution: {model.caution}")
 
 
 def _layer(counts: ExpertCounts) -> int:

@@ -35,12 +35,11 @@ from moeviz_app.jobs.recorded import EXAMPLES, MIXED, names_of, names_of_layer
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import BESIDE
 from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import altair_chart, heading, on_dark, part_of, picture_and_words
 from moeviz_app.widgets.components.texts import colours_of, token_strip
 from moeviz_app.widgets.messages import escape_markdown, example_note, explained, note, refuse, say
-from moeviz_app.widgets.pickers import bring_up_pair
+from moeviz_app.widgets.pickers import BESIDE, bring_up_pair
 from moeviz_app.widgets.run_panel import record
 
 HOW_MANY = {2: "both", 3: "all three"}
@@ -59,9 +58,12 @@ def compare_page() -> None:
         say(sentence)
     waits = bring_up_pair()
     offered = pickers.offered()
-    if len(offered) < 2:
+    own = pickers.offered_of(recent.of_this_visit())
+    if len(offered) < 2 or (len(own) < 2 and not pickers.is_chosen()):
         if not waits:
-            _what_ships(next(iter(offered.values()), None))
+            _what_ships(next(iter(own.values()), None))
+        if len(offered) > 1:
+            st.button("Compare traces of earlier visits", on_click=pickers.choose_newest)
         return
     choice = st.container()
     _offer_own_models(offered.get(session.value(session.FIRST_TRACE), next(iter(offered.values()))))
@@ -72,7 +74,7 @@ def compare_page() -> None:
 
 def _what_ships(trace: RoutingTrace | None) -> None:
     """Show, before there is a pair, beginnings of held-out texts through the models whose routing of them ships."""
-    example_note("Run a second text on the Explore page, or open a trace file on the Traces page, to compare your own.")
+    example_note("Run a second text on the Explore page, or open a trace file on the page Files, to compare your own.")
     _offer_own_models(trace)
     _compare({name: _beginnings(recorded.held_out(name)) for name in ROUTING})
 

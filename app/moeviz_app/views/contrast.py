@@ -11,21 +11,20 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.charts.comparison import CONTRAST
-from moeviz.embedded import EMBEDDED
 from moeviz.formats.steering_map import FACTS, NUMBERS, to_steering_map
 from moeviz.metrics.contrast import FEWEST, contrast_sentence, first_half, texts_of_label, turned
 from moeviz.metrics.tokens import written_text
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import AMOUNTS
+from moeviz_app.url.fields import AMOUNTS, page_address, short_text
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.texts import written
-from moeviz_app.widgets.messages import escape_markdown, example_note, explained, say
+from moeviz_app.widgets.messages import escape_markdown, explained, say
 from moeviz_app.widgets.run_panel import waited_for
 
 if TYPE_CHECKING:
@@ -38,13 +37,19 @@ MOST_TEXTS, MOST_TOKENS = 8, 160  # of each set that the model reads
 READS = "The model reads three sets of texts, with the experts turned and without …"
 
 
+ADDRESS = page_address(short_text("first", session.FIRST_KIND), short_text("second", session.SECOND_KIND))
+
+
 def contrast_page() -> None:
     """Choose two kinds of text; see the experts that tell them apart, and turn these up and down."""
     st.title("Contrast", anchor=False)
     if session.waiting() is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
-    trace = _labelled()
+    trace = session.shown_trace()
     kinds = _kinds(trace)
+    if len(kinds) < 2:
+        say(f"Contrast needs two kinds with {FEWEST} texts or more each, and these texts have {len(kinds)}.")
+        return
     one, other = _choose(kinds)
     with explained():
         halves = tuple(first_half(texts_of_label(trace, kind)) for kind in (one, other))
@@ -55,16 +60,6 @@ def contrast_page() -> None:
         picture_and_words(CONTRAST, found, model=trace.model, names=names)
         st.markdown("Counted in the first half of each text; what follows is measured on the second.")
         _dial(trace, found, (one, other))
-
-
-def _labelled() -> RoutingTrace:
-    """The trace on screen, where it is of labelled texts; or else the texts that ship, read by its model or by ours."""
-    trace = session.current_trace()
-    if trace is not None and len(_kinds(trace)) > 1:
-        return trace
-    texts = recorded.held_out(EMBEDDED) if trace is None else recorded.usual(trace.model)
-    example_note("Texts that ship with moeviz, of fifteen kinds. To contrast your own, open a trace of labelled texts.")
-    return recorded.held_out(EMBEDDED) if texts is None else texts
 
 
 def _kinds(trace: RoutingTrace) -> list[str]:

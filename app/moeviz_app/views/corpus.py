@@ -17,6 +17,8 @@ from moeviz_app.jobs import model_service
 from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import datasets, session
 from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.session.subject import DATASET as OF_DATASET
+from moeviz_app.session.subject import choose
 from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import charts_of, draw, question
 from moeviz_app.widgets.answers import whole
@@ -31,7 +33,6 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 
-NONE = "no dataset: texts of your own"
 LOADS, BALANCE, NEEDED, BY_LABEL = load.CHARTS[0], load.CHARTS[3], coverage.CHARTS[0], specialization.CHARTS[0]
 MORE = ("Load", "Specialization", "Co-activation", "Layers", "Locality")  # pages
 Texts = list[tuple[str, str]]
@@ -48,12 +49,12 @@ FILES = ["txt", "md", "py", "json", "jsonl", "csv", "html", "c", "js", "sql"]
 
 def corpus_page() -> None:
     """Give labelled texts, trace them one after the other, and see which experts each label uses."""
-    st.title("Corpus", anchor=False)
+    st.title("Many texts", anchor=False)
     choose_dataset()
-    if datasets.chosen() is not None:
-        with explained():
-            dataset_page(datasets.shown())
-        return
+    with explained():
+        if (shown := session.dataset()) is not None:
+            dataset_page(shown)
+            return
     st.markdown("Give labelled texts, by language or topic for example, and see which experts each label uses.")
     name = session.value(session.MODEL) or settings.SETTINGS.models[0]
     with explained():
@@ -140,7 +141,8 @@ def _checked(texts: Texts) -> Texts:
 
 def _run(name: str, texts: Texts) -> RoutingTrace:
     """Trace the texts, each a piece of work, so that other visitors come in between."""
-    from moeviz.capture.corpus import joined, trace_corpus
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.record.joining import joined
 
     def work_on(text: tuple[str, str]) -> Callable[["LoadedModel", Callable[[Any], None]], RoutingTrace]:
         return lambda loaded, _tell: trace_corpus(loaded, [text])
@@ -182,20 +184,9 @@ def _show(trace: RoutingTrace) -> None:
 
 
 def choose_dataset() -> None:
-    """Draw which dataset is on screen, if there is a choice; and a box for a folder, for the machine's own user."""
-    offered = datasets.offered()
-    if not offered and not datasets.may_type():
-        return
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        if offered:
-            names = [NONE, *offered]
-            at = names.index(datasets.chosen() or NONE)
-            chosen = st.selectbox("Dataset", names, index=at, width=420, key=f"dataset {at} {len(names)}")
-            if chosen != names[at]:
-                session.set_value(session.DATASET, None if chosen == NONE else chosen)
-                st.rerun()
-        if datasets.may_type():
-            _type()
+    """Draw a box for a folder, for the machine's own user. What is open is in the subject bar."""
+    if datasets.may_type():
+        _type()
 
 
 def _type() -> None:
@@ -206,7 +197,7 @@ def _type() -> None:
         if typed and (pressed or typed != visit().folder_tried):  # Enter opens it too
             visit().folder_tried = typed
             with explained(refuse):
-                session.set_value(session.DATASET, datasets.open_path(typed))
+                choose(f"{OF_DATASET}{datasets.open_path(typed)}")
                 st.rerun()
 
 

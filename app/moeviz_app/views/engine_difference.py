@@ -9,12 +9,13 @@ import streamlit as st
 from moeviz.charts.engine_difference import AGREEMENT, MARGINS, PLACES
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
+from moeviz.metrics.conventions import Comparison, explain
 from moeviz.metrics.engine_difference import (
+    agreement_sentence,
+    convention_sentence,
     engine_difference,
     engine_difference_summary,
     first_partings,
-    shift_caption,
-    shifts,
     tokens_caption,
     tokens_checked,
 )
@@ -40,7 +41,7 @@ _KEPT = "engine difference of a pair"
 class PairTables(NamedTuple):
     """The tables of a pair of traces."""
 
-    moved: pd.DataFrame
+    found: Comparison
     checked: pd.DataFrame
     layers: pd.DataFrame
     partings: pd.DataFrame
@@ -65,12 +66,14 @@ def engine_difference_page() -> None:
         pair = pickers.chosen(offered) if len(offered) > 1 else _example()
         found = _found(pair)
         with st.container(border=True, key="answer"):
-            for sentence in filter(None, (shift_caption(found.moved), tokens_caption(found.checked))):
+            for convention in found.found.conventions:
+                st.text(convention_sentence(convention))
+            for sentence in filter(None, (agreement_sentence(found.found), tokens_caption(found.checked))):
                 st.text(sentence)
             st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
         picture_and_words(AGREEMENT, found.layers)
-        _places(pair, found)
+        _places(found.found.undone, found)
         heading(MARGINS)
         with explained():
             if isinstance(found.margins, MissingField):
@@ -81,10 +84,10 @@ def engine_difference_page() -> None:
 def _say_where_traces_come_from() -> None:
     example_note(
         f"The example texts, read first in {' and then in '.join(PRECISIONS)}. To compare two traces of the same text, "
-        "open two files on the Traces page, start the app with both (moeviz app A B), or run one prompt in two "
+        "open two files on the page Files, start the app with both (moeviz app A B), or run one prompt in two "
         "precisions."
     )
-    session.link_to("Traces", "Open files", ":material/upload:")
+    session.link_to("Files", "Open files", ":material/upload:")
 
 
 def _suggest() -> None:
@@ -113,9 +116,11 @@ def _found(pair: Pair) -> PairTables:
     known = session.result(_KEPT)
     if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
         return known[1]
-    tables = shifts(pair), tokens_checked(pair), engine_difference(pair), first_partings(pair)
+    compared = explain(pair)
+    undone = compared.undone
+    tables = compared, tokens_checked(pair), engine_difference(undone), first_partings(undone)
     try:
-        found = PairTables(*tables, margins_of_both(pair))
+        found = PairTables(*tables, margins_of_both(undone))
     except MissingField as why:
         found = PairTables(*tables, why)
     session.keep_result(_KEPT, (tuple(map(ref, pair)), found))

@@ -3,21 +3,24 @@
 Of a dataset, in place of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
 """
 
+from functools import partial
+
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard
 from moeviz.metrics.expert import FEW, expert_numbers, loss_of_all, need_sentence, row_norms, with_losses
 from moeviz.metrics.expert_names import expert_name_sentence
 from moeviz.metrics.expert_tokens import contexts, expert_summary, expert_summary_of_counts
 from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import in_words_of
-from moeviz_app.jobs import model_catalog, recorded
-from moeviz_app.url.fields import DATASET
-from moeviz_app.url.navigation import asked_query, expert_query
+from moeviz_app.jobs import model_catalog
+from moeviz_app.session.subject import choose
+from moeviz_app.url.navigation import asked_query
 from moeviz_app.views.expert_context import (
     FIRST,
     LINES,
@@ -27,19 +30,18 @@ from moeviz_app.views.expert_context import (
     ExpertInDataset,
     ExpertInTrace,
     chosen_token,
-    expert_in_dataset,
-    expert_in_trace,
     names,
     numbers_line,
     panel,
     picture,
+    seen_expert,
     title,
 )
 from moeviz_app.views.expert_jobs import muted, offer_muting, offer_rows, offer_weights, rows
 from moeviz_app.widgets.answers import Answers, damage, whole
 from moeviz_app.widgets.chart_panel import heading
 from moeviz_app.widgets.components.texts import keyword_in_context
-from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert
+from moeviz_app.widgets.expert_links import SeenExpert
 from moeviz_app.widgets.facts import dataset_facts
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
@@ -54,14 +56,10 @@ NEEDS_TRACE = (
 
 
 def expert_page() -> None:
-    """Draw the page of one expert of one layer, named in the address; of a trace, or of a dataset if it names one."""
-    query, place = asked_query(), st.empty()
-    if DATASET in query:
-        place.title("Expert", anchor=False)
+    """Draw the page of one expert of one layer, named in the address, as the subject on screen shows it."""
     with explained():
-        seen = expert_in_dataset(query) if DATASET in query else expert_in_trace(query)
-        with place.container():
-            title(seen)
+        seen = seen_expert(asked_query())
+        title(seen)
         if isinstance(seen, ExpertInDataset):
             _draw_of_dataset(seen)
         else:
@@ -207,9 +205,8 @@ def _kinds(seen: ExpertInTrace, kinds: pd.DataFrame | None, lost: pd.DataFrame |
     else:
         heading(KINDS, seen.model)
         _tell(seen, "The tokens of this trace have no labels, so there are no kinds of text to compare.")
-        held_out = recorded.held_out(seen.model.name)
-        if held_out is not None and st.button("See the held-out texts"):
-            go_to_expert(expert_query(held_out, seen.layer, seen.expert))
+        if seen.model.name in ROUTING:
+            st.button("Look at the 60 texts of 15 kinds", on_click=partial(choose, seen.model.name))
     if lost is None and model_catalog.why_only_read(seen.model.name) is None:
         _tell(seen, "What is lost without this expert has not been computed for these texts.")
         offer_muting(seen)

@@ -2,7 +2,6 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,23 +12,24 @@ from moeviz.charts.expert import ATLAS, CELL, COMPANY, FLOW, KINDS, LOADS, TOKEN
 from moeviz.corpus import experts
 from moeviz.corpus.rows import contexts, in_lines
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, layer_word, percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
-from moeviz_app.jobs import recorded
+from moeviz.text import quoted
 from moeviz_app.jobs.recorded import names_of
 from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.datasets import ShownDataset
-from moeviz_app.url.navigation import dataset_expert_query, expert_query
+from moeviz_app.session.subject import view
+from moeviz_app.url.navigation import OF
 from moeviz_app.widgets.answers import Make, OnProgress
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, menu_and_reading, on_dark
-from moeviz_app.widgets.expert_links import SeenExpert, go_to_expert, steps
+from moeviz_app.widgets.expert_links import SeenExpert, steps
 from moeviz_app.widgets.messages import escape_markdown, note
 
-HELD_OUT, TRACE = "held-out", "trace"  # `seen` in the address
 SELECTIONS = {LOADS.key: CELL, COMPANY.key: CELL, ATLAS.key: CELL, TOKENS.key: TOKEN}  # what a click in a chart chooses
 # What is asked of a dataset that is no chart, and charts that ask it something else than a trace.
 NUMBERS, LINES = "numbers", "contexts"
@@ -102,48 +102,24 @@ class ExpertInDataset(SeenExpert):
         return asks
 
 
-def expert_in_dataset(asked: dict[str, str]) -> ExpertInDataset:
-    """Return the expert that the address names, in the dataset that it names: one that is listed, whatever it says."""
-    shown = datasets.named(asked["dataset"])
-    session.set_value(session.DATASET, shown.name)
-    model, query = shown.dataset.model, partial(dataset_expert_query, shown.name)
-    where, sample = checked(asked, model), number_in(asked.get("sample")) or 0
-    return ExpertInDataset(model, *where, shown.key, query, shown, sample)
+def seen_expert(asked: dict[str, str]) -> ExpertInTrace | ExpertInDataset:
+    """Return the expert that the address names, in the subject on screen.
 
-
-def expert_in_trace(asked: dict[str, str]) -> ExpertInTrace:
-    """Return the expert of the address, and draw the choice of texts. Raises `MissingField` where no trace has it."""
-    texts = _texts(asked.get("model"))
-    if not texts:
+    Raises `MissingField` if nothing here is of the model that the address names, and `MoevizError` for a dataset that
+    cannot be read any more.
+    """
+    look, sample = view(), number_in(asked.get("sample")) or 0
+    if (wanted := asked.get(OF)) is not None and look.drawn.model != wanted:
         raise MissingField(
-            f"This link is about an expert of {asked['model']!r}, and there is no trace of that model here yet. Run a "
+            f"This link is about an expert of {quoted(wanted)}, and there is no trace of that model here yet. Run a "
             "prompt with it, or open a trace file; then follow the link again."
         )
-    begin = next(name for name in (asked.get("seen"), HELD_OUT, *texts) if name in texts)
-    trace, held_out = texts[begin], begin == HELD_OUT
-    model, key = trace.model, f"held-out {trace.model.name}" if held_out else f"{id(trace)}"
-    found = ExpertInTrace(model, *checked(asked, model), key, partial(_query, trace, held_out), trace, held_out)
-    if len(texts) > 1:
-        _choose(found, begin, texts)
-    return found
-
-
-def _query(trace: RoutingTrace, held_out: bool, layer: int, expert: int) -> dict[str, str]:
-    return expert_query(trace, layer, expert, HELD_OUT if held_out else TRACE)
-
-
-def _texts(model: str | None) -> dict[str, RoutingTrace]:
-    """Return the traces that can show an expert of this model, by name; none named: of that of the current trace."""
-    current = session.current_trace()
-    wanted = model or (EMBEDDED if current is None else current.model.name)
-    held_out = recorded.held_out(wanted)
-    found = {} if held_out is None else {HELD_OUT: held_out}
-    recents = recent.traces() if current is None else {TRACE: current} | recent.traces()
-    for name, trace in recents.items():
-        known = any(trace is other for other in found.values())
-        if trace.model.name == wanted and len(trace.tokens) and not known:
-            found[name] = trace
-    return found
+    if (shown := session.dataset()) is not None:
+        return ExpertInDataset(shown.dataset.model, *checked(asked, shown.dataset.model), shown.key, shown, sample)
+    trace = session.shown_trace()
+    held_out = look.drawn.id in ROUTING
+    key = f"held-out {trace.model.name}" if held_out else f"{id(trace)}"
+    return ExpertInTrace(trace.model, *checked(asked, trace.model), key, trace, held_out)
 
 
 def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
@@ -160,27 +136,6 @@ def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
         words = f"The link asks for expert {expert!r}; layer {layer} of {model.name} has experts 0 to {count - 1}."
         return rows[layer], 0, f"{words} This is expert 0."
     return rows[layer], int(expert), ""
-
-
-def _choose(found: ExpertInTrace, begin: str, texts: dict[str, RoutingTrace]) -> None:
-    chosen = st.segmented_control(
-        "Seen in",
-        list(texts),
-        default=begin,
-        format_func=lambda name: _name(name, texts[name]),
-        required=True,
-        key=f"seen in {begin} {len(texts)} {steps()}",  # a choice holds until the address says otherwise
-    )
-    if chosen != begin:
-        if chosen not in (HELD_OUT, TRACE):
-            session.set_trace(texts[chosen], recent.run_of(texts[chosen]))
-        go_to_expert(_query(texts[chosen], chosen == HELD_OUT, found.layer, found.expert))
-
-
-def _name(name: str, trace: RoutingTrace) -> str:
-    if name == HELD_OUT:
-        return f"{trace.tokens['sequence'].nunique()} held-out texts"
-    return escape_markdown(recent.title_of(trace) if name == TRACE else name)
 
 
 def names(seen: SeenExpert) -> pd.DataFrame | None:

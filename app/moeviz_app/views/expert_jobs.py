@@ -91,7 +91,7 @@ def offer_weights(seen: ExpertInTrace) -> None:
     """Offer to trace the texts again, with weights; the trace then takes the place of the one on screen."""
 
     if offer_reading(seen.trace, "Read the texts again, with weights", "The new trace joins your recent ones."):
-        go_to_expert(expert_query(session.current_trace(), seen.layer, seen.expert))
+        go_to_expert(expert_query(seen.layer, seen.expert))
 
 
 def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = False) -> bool:
@@ -107,7 +107,7 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
         return lambda loaded, _tell: trace_corpus(loaded, [pair], outputs=outputs)
 
     def joined(parts: list[RoutingTrace]) -> RoutingTrace:
-        from moeviz.capture.corpus import joined
+        from moeviz.capture.record.joining import joined
 
         again = joined(parts)
         return again if "label" in trace.tokens else replace(again, tokens=again.tokens.drop(columns="label"))

@@ -1,6 +1,6 @@
-"""The page All experts, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
+"""The page Table, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
 
-from functools import lru_cache, partial
+from functools import lru_cache
 
 import pandas as pd
 import streamlit as st
@@ -11,21 +11,23 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard
 from moeviz.metrics.contribution import missed_sentence
 from moeviz.metrics.expert_names import sample_of_texts
-from moeviz.metrics.expert_table import expert_table, expert_table_sentences, filled_columns, notes_on_experts
+from moeviz.metrics.expert_table import breadth, expert_table, expert_table_sentences, filled_columns, notes_on_experts
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 from moeviz_app.jobs import model_catalog, model_service, recorded
-from moeviz_app.session import datasets, recent, session
+from moeviz_app.session import recent, session
+from moeviz_app.session.datasets import ShownDataset
+from moeviz_app.session.subject import subject
 from moeviz_app.views.expert_jobs import offer_reading
-from moeviz_app.views.experts import AtlasTexts, choose_texts, offered_texts
+from moeviz_app.views.experts import texts_on_screen
 from moeviz_app.widgets.answers import Answers, damage, whole
-from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words
-from moeviz_app.widgets.expert_links import follow_click_to
-from moeviz_app.widgets.messages import explained, note, say
+from moeviz_app.widgets.chart_panel import MOST_ROWS, heading, picture_and_words, tag
+from moeviz_app.widgets.expert_links import follow_click
+from moeviz_app.widgets.messages import explained, note
 
-PAGE = "All experts"
+PAGE = "Table"
 KEPT = 8  # traces whose table is kept
 MOST_SENTENCES = 5
 READ = "Read these texts again, with what each expert adds"
@@ -46,7 +48,7 @@ COLUMNS = {  # of the table: the title of each, and what it means
     "kind": ("takes most of", "the kind of text of which it has the largest share, beside its share of all others"),
     "lift": ("lift", "that share over its share of all other tokens"),
     "spec": ("spec", "0: the same share of every kind; 1: one kind alone"),
-    "role": ("role", "specialist, standing committee, or generalist, where luck does not explain it"),
+    "breadth": ("breadth", "narrow: few kinds of text; broad: more of them; or no kind of text"),
     "keeps": ("keeps", "tokens that go to it more than twice as often as others"),
     "writes": ("writes", "tokens that its output promotes, where they then follow"),
     "loss_change": ("loss without it", "how much worse these texts are predicted where it is muted, in nats a token"),
@@ -55,23 +57,23 @@ COLUMNS = {  # of the table: the title of each, and what it means
 
 
 def expert_table_page() -> None:
-    """Draw the choice of texts, what stands out, the picture of what experts add, and the table."""
+    """Draw what stands out, the picture of what experts add, and the table."""
     with st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading"):
         st.title(PAGE, anchor=False, width="content")
-        offered = offered_texts()
-        name = choose_texts(offered)
+        tag()
     with explained():
-        _draw(name, offered[name])
+        _draw()
 
 
-def _draw(name: str, texts: AtlasTexts) -> None:
-    trace = None if name == session.OF_DATASET else texts.read()
-    table = _of_dataset() if trace is None else _of_texts(name, trace)
+def _draw() -> None:
+    shown = session.dataset()
+    trace = None if shown is not None else texts_on_screen()
+    table = _of_dataset(shown) if shown is not None else None if trace is None else _of_texts(trace)
     if table is None:
         return
-    part = datasets.shown().dataset if trace is None else trace
+    part = trace if shown is None else shown.dataset
     model = part.model
-    follow_click_to(partial(texts.query, trace))
+    follow_click()
     table = table.assign(says=notes_on_experts(table))
     sentences = expert_table_sentences(table)
     with st.container(border=True, key="answer"):
@@ -87,12 +89,11 @@ def _draw(name: str, texts: AtlasTexts) -> None:
         picture_and_words(CONTRIBUTION, frame, part)
     elif trace is not None:
         _offer(trace)
-    _show(table, name)
+    _show(table)
 
 
-def _of_dataset() -> pd.DataFrame | None:
-    """Return the table of the dataset on screen, from its sums; None where the page has said why not, or not yet."""
-    shown = datasets.shown()
+def _of_dataset(shown: ShownDataset) -> pd.DataFrame | None:
+    """Return the table of a dataset, from its sums; None where the page has said why not, or not yet."""
     if not whole(shown):
         return None
     key = (shown.key, "expert table")
@@ -106,11 +107,8 @@ def _of_dataset() -> pd.DataFrame | None:
     return found
 
 
-def _of_texts(name: str, trace: RoutingTrace) -> pd.DataFrame | None:
-    if trace.tokens.empty:
-        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
-        return None
-    if name in ROUTING:
+def _of_texts(trace: RoutingTrace) -> pd.DataFrame:
+    if (name := subject().id) in ROUTING:
         return recorded.expert_table(name)
     sample = sample_of_texts(trace)
     if len(sample.tokens) < len(trace.tokens):
@@ -133,7 +131,8 @@ def _offer(trace: RoutingTrace) -> None:
         st.rerun()
 
 
-def _show(table: pd.DataFrame, name: str) -> None:
+def _show(table: pd.DataFrame) -> None:
+    table = table.assign(breadth=breadth(table))
     known = {column: COLUMNS[column] for column in filled_columns(table, COLUMNS)}
     shown = table[[*known]].head(MOST_ROWS)
     texts = shown.select_dtypes(exclude="number").columns

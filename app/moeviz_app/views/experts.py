@@ -3,9 +3,6 @@
 Of the held-out texts of our own models, of any trace that is open here, or of a sample of the dataset on screen.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -13,41 +10,37 @@ import streamlit as st
 
 from moeviz.charts import theme
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.own_models import OWN_MODELS
+from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
-from moeviz.metrics.tokens import visible
+from moeviz.metrics.expert_table import breadth_sentence, chance_sentence
 from moeviz.metrics.who_takes import FEW, WordTokens, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import names_of
 from moeviz_app.session import datasets, recent, session
+from moeviz_app.session.subject import subject
 from moeviz_app.url import navigation
-from moeviz_app.url.navigation import dataset_expert_query, expert_query, for_the_address
+from moeviz_app.url.fields import page_address, short_text
+from moeviz_app.url.navigation import expert_query, for_the_address
 from moeviz_app.widgets.answers import damage, whole
+from moeviz_app.widgets.chart_panel import tag
 from moeviz_app.widgets.components.atlas import atlas, packed_atlas, packed_found, search, typed
 from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
 
 PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
-ON_SCREEN = "trace and dataset that the page Experts has seen"
 TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
-@dataclass(frozen=True, slots=True)
-class AtlasTexts:
-    """Texts that an atlas can be of."""
-
-    label: str
-    read: Callable[[], RoutingTrace]
-    query: Callable[[RoutingTrace, int, int], dict[str, str]]  # of the page of an expert
+ADDRESS = page_address(short_text("find", session.WORD, cleared=True))
 
 
 def experts_page() -> None:
-    """Draw the choice of texts, the search, and the atlas."""
+    """Draw the search and the atlas."""
     drawn = False
     with explained():
         drawn = _draw()
@@ -58,20 +51,11 @@ def experts_page() -> None:
 def _draw() -> bool:
     """Draw all of it; else the page has said why there is nothing."""
     heading = st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading")
-    offered = offered_texts()
     with heading:
         title, facts = st.empty(), st.empty()
-        name = choose_texts(offered)
+        tag()
     title.title("Experts", anchor=False, width="content")
-    if name == session.OF_DATASET and not whole(datasets.shown()):
-        return False
-    try:
-        trace = offered[name].read()
-    except DamagedShard as error:
-        damage(datasets.shown(), error)
-        return False
-    if trace.tokens.empty:
-        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+    if (trace := texts_on_screen()) is None:
         return False
     names = names_of(trace.model, [trace, *recent.traces().values()])
     data, found = packed_atlas(trace, names)
@@ -79,79 +63,37 @@ def _draw() -> bool:
     title.title(
         f"What the {total:,} experts do" if total > 1 else "What the expert does", anchor=False, width="content"
     )
-    facts.markdown(f":small[{escape_markdown(_facts(found, trace, name))}]", width="content")
-    _search(found, data["id"], said_of_names(names, found), TRIES if name in ROUTING else _words_of(found))
-    _atlas(data, offered[name], trace)
+    facts.markdown(f":small[{escape_markdown(_facts(found, trace))}]", width="content")
+    tries = TRIES if subject().id in ROUTING else _words_of(found)
+    _search(found, data["id"], said_of_names(names, found), tries)
+    _atlas(data)
     return True
 
 
-def offered_texts() -> dict[str, AtlasTexts]:
-    """Return texts by what an address calls them: the dataset and the trace on screen, others, those that ship."""
-    found = {}
-    if (shown := datasets.chosen()) is not None:
-        dataset = partial(_of_dataset, shown)
-        found[session.OF_DATASET] = AtlasTexts(
-            f"Dataset {shown}", dataset, lambda _, *where: dataset_expert_query(shown, *where)
-        )
-    current = session.current_trace()
-    if current is not None:
-        found[session.OF_TRACE] = AtlasTexts(
-            recent.title_of(current), partial(_same, current), partial(expert_query, seen="trace")
-        )
-    found |= {
-        model: AtlasTexts(_begun(OWN_MODELS[model].who), partial(recorded.held_out, model), expert_query)
-        for model in ROUTING
-    }
-    for title, trace in recent.traces().items():
-        if trace is not current:
-            found[f"recent {title}"] = AtlasTexts(title, partial(_same, trace), partial(expert_query, seen="trace"))
-    return found
+def texts_on_screen() -> RoutingTrace | None:
+    """Return the texts of the subject, of a dataset a sample; None if the page has said why there are none."""
+    shown = session.dataset()
+    if shown is None:
+        trace = session.shown_trace()
+        if trace.tokens.empty:
+            say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
+        return None if trace.tokens.empty else trace
+    if not whole(shown):
+        return None
+    try:
+        return datasets.sample(shown)
+    except DamagedShard as error:
+        damage(shown, error)
+        return None
 
 
-def _same(trace: RoutingTrace) -> RoutingTrace:
-    return trace
-
-
-def _begun(words: str) -> str:
-    return words[0].upper() + words[1:]
-
-
-def choose_texts(offered: dict[str, AtlasTexts]) -> str:
-    """Draw the choice of texts: at first, and whenever something else comes on screen, that, if it is several texts."""
-    current, before = session.current_trace(), session.result(ON_SCREEN)
-    on_screen = current, datasets.chosen()
-    session.keep_result(ON_SCREEN, on_screen)
-    is_other = before is not None and (before[0] is not current or before[1] != on_screen[1])
-    if is_other or session.value(session.SEEN_IN) not in offered:
-        name = session.OF_DATASET if session.OF_DATASET in offered else EMBEDDED
-        if name == EMBEDDED and current is not None:
-            several = current.tokens["sequence"].nunique() > 1
-            name = session.OF_TRACE if several else current.model.name if recorded.usual(current.model) else EMBEDDED
-        session.set_value(session.SEEN_IN, name)
-    session.keep(session.SEEN_IN)
-    chosen: str = st.selectbox(
-        "Texts",
-        list(offered),
-        format_func=lambda name: visible(offered[name].label),
-        key=session.SEEN_IN,
-        label_visibility="collapsed",
-        width=340,
-    )
-    return chosen
-
-
-def _of_dataset(name: str) -> RoutingTrace:
-    found = datasets.sample(datasets.named(name))
-    assert found is not None, "it is read"
-    return found
-
-
-def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
+def _facts(found: Atlas, trace: RoutingTrace) -> str:
     """Say how many texts these are, of how many kinds, and whether they are a sample."""
     model, tokens, texts = found.trace.model, len(found.trace.tokens), found.trace.tokens["sequence"].nunique()
-    all_tokens = datasets.shown().dataset.tokens if name == session.OF_DATASET else len(trace.tokens)
+    shown = session.dataset()
+    all_tokens = len(trace.tokens) if shown is None else shown.dataset.tokens
     kinds = f" of {len(found.columns):,} kinds" if found.by == "kinds" else ""
-    held = " that the model never saw" if name in ROUTING else ""
+    held = " that the model never saw" if subject().id in ROUTING else ""
     part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
     coloured = (
         "each in its first expert’s colour"
@@ -163,8 +105,11 @@ def _facts(found: Atlas, trace: RoutingTrace, name: str) -> str:
 
 
 def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
-    """Say how many experts have a name that holds, and how a name is chosen; or why there are none."""
+    """Say how many experts have a kind of text, beside what chance gives; or why none is named."""
     total = sum(found.trace.model.num_experts)
+    if (one := subject().id) in ROUTING:
+        control = chance_sentence(recorded.names_by_chance()[one], total)
+        return breadth_sentence(recorded.expert_table(one)), f"{control} {_sibling(one)}".strip()
     if names is None:
         return (
             "Experts have no names here:",
@@ -177,10 +122,17 @@ def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
         how += " These texts have no labels, so names are classes of tokens."
     if not held:
         return (
-            f"None of the {total:,} experts has a name that holds:",
+            f"None of the {total:,} experts has a kind of text:",
             "what fits half of the texts does not fit the other half.",
         )
-    return f"{held:,} of the {total:,} experts have a name that holds:", how
+    return f"{held:,} of the {total:,} experts have a kind of text, and {total - held:,} have none:", how
+
+
+def _sibling(name: str) -> str:
+    """Return the same count for the model that was not pushed to specialise, next to the one that was."""
+    if name != EMBEDDED:
+        return ""
+    return f"In a sibling that was left alone in training: {breadth_sentence(recorded.expert_table(NATURAL))}"
 
 
 def _words_of(found: Atlas) -> list[str]:
@@ -225,12 +177,10 @@ def _said(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, st
 
 
 @st.fragment
-def _atlas(data: dict, texts: AtlasTexts, trace: RoutingTrace) -> None:
+def _atlas(data: dict) -> None:
     """The map, and the experts. A fragment: what is clicked on draws nothing else anew."""
-    query = for_the_address(texts.query(trace, trace.model.layers[0], 0))
+    query = for_the_address(expert_query(0, 0))
     constant = {name: value for name, value in query.items() if name not in ("layer", "expert")}
     opened = atlas(data, constant, key=ATLAS, on_open=lambda: None)
     if opened is not None:
-        if any(trace is other for other in recent.traces().values()):
-            session.set_trace(trace, recent.run_of(trace))  # the page of the expert shows it
-        open_expert(texts.query(trace, *opened))
+        open_expert(expert_query(*opened))

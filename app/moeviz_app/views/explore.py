@@ -10,7 +10,7 @@ from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.metrics.findings import Finding, findings
-from moeviz.metrics.tokens import written_text
+from moeviz.metrics.tokens import SPECIAL_TOKEN, written_text
 from moeviz.metrics.words import item_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -36,17 +36,19 @@ from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
 from moeviz_app.widgets.components.texts import has_run, written
 from moeviz_app.widgets.expert_links import open_expert
-from moeviz_app.widgets.facts import layer_word, trace_facts
+from moeviz_app.widgets.facts import trace_facts
 from moeviz_app.widgets.files import downloads
-from moeviz_app.widgets.messages import EXAMPLE, escape_markdown, explained, refuse, say
+from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.near import fill_first_screen, when_near
-from moeviz_app.widgets.pickers import choose_stretch
+from moeviz_app.widgets.pickers import choose_stretch, choose_text
 from moeviz_app.widgets.run_options import choose_model, choose_options
 from moeviz_app.widgets.run_panel import record
 
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+MOST_SPECIAL = 64  # tokens in a row that are looked at
+EXAMPLE_RUN = RunRequest(EXAMPLES[MIXED], EMBEDDED)
 BUTTONS = 40  # pixels of a row of them
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
 
@@ -56,17 +58,13 @@ def explore_page() -> None:
     tagline = st.container(horizontal=True, vertical_alignment="center", gap="small", key="tagline")
     trouble = st.container()  # as wide as the page
     with tagline:
-        line, note = st.container().empty(), st.empty()
+        st.markdown("**See which experts fire, token by token**")
         name, options, info = _model_and_options(trouble)
-    line.markdown(_headline(session.shown_trace().model))
-    if session.is_example():
-        note.markdown(EXAMPLE, width="content")
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
     if asked.run is not None and (info is not None or session.waiting() is not None):
         answer.empty()
-        note.empty()
         session.keep_refused(None)
         if visit().notice is not None:
             visit().notice.empty()  # it asks for Run, which was pressed
@@ -75,7 +73,6 @@ def explore_page() -> None:
         if session.refused() is None:
             if model_service.chats(name, session.how()) != chats:
                 st.rerun()  # the box can send a turn of a chat now
-            line.markdown(_headline(session.shown_trace().model))
             visit().box_of = session.shown_trace()
             with happening:
                 has_run(asked.text, asked.runs)
@@ -101,16 +98,6 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelI
         with about:
             options = choose_options(name, info)
     return name, options, info
-
-
-def _headline(info: ModelInfo) -> str:
-    """Say whose experts are on screen; what is chosen for the next run stands in the menu."""
-    layers, most, least = len(info.layers), max(info.num_experts), min(info.num_experts)
-    experts = f"{most} experts" if most == least else f"{least} to {most} experts"
-    own = None if recorded.usual(info) is None else OWN_MODELS[info.name]  # a file may call any model by that name
-    who = escape_markdown(info.name) if own is None else own.who
-    of = f"{layers} MoE {layer_word(info)}{'s' * (layers != 1)} of {experts}, {info.top_k} for each {item_word(info)}"
-    return f"**See which experts fire, token by token** *· {who}: {of}*"
 
 
 def _box(chats: bool) -> PromptInput:
@@ -145,10 +132,11 @@ def _text_of(trace: RoutingTrace) -> str:
 
 def run_on_screen() -> RunRequest | None:
     """Return the run that made the trace on screen, the example's too; None for one that came in a file."""
-    return RunRequest(EXAMPLES[MIXED], EMBEDDED) if session.is_example() else recent.run_of(session.shown_trace())
+    return EXAMPLE_RUN if session.is_example() else recent.run_of(session.shown_trace())
 
 
 def _answer(options: RunRequest) -> None:
+    choose_text()
     trace = session.shown_trace()
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
@@ -182,6 +170,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     found = _found(trace)
     if not session.is_placed():
         first = (found[0].layer, found[0].token) if found else (session.middle_layer(trace), 0)
+        first = first[0], _of_the_text(trace, first[1])
         session.point_at(*(TELLING if session.is_example() else first))
     rows = _rows(trace)
     whole = len(rows) == len(trace.tokens)
@@ -206,7 +195,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         can_decide=can_decide,
         direct=None if run is None else is_direct(trace),
         key=EXPLORER,
-        link=lambda _, *where: for_the_address(expert_query(trace, *where)),
+        link=lambda _, *where: for_the_address(expert_query(*where)),
         on_choice=partial(_choose, trace, part, rows),
     )
     log_moment("first chart sent")
@@ -217,7 +206,13 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         offer_occlusion(trace, run, can_decide and chosen.decide)
         show_direct(trace, run)
     if chosen.opened is not None:
-        open_expert(expert_query(trace, *chosen.opened))
+        open_expert(expert_query(*chosen.opened))
+
+
+def _of_the_text(trace: RoutingTrace, token: int) -> int:
+    """Return this token, or the next one after it that is no special token such as `<s>`, if there is one."""
+    rest = trace.tokens["text"].iloc[token : token + MOST_SPECIAL]
+    return next((token + at for at, text in enumerate(rest) if not SPECIAL_TOKEN.fullmatch(text)), token)
 
 
 def _to_link(run: RunRequest | None) -> RunRequest | None:

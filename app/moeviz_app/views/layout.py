@@ -13,17 +13,19 @@ from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.run_request import RunRequest, number_in, run_from_query
 from moeviz_app.server.logs import log_moment
 from moeviz_app.session import datasets, opened, recent, session, training_runs
-from moeviz_app.session.visit import visit
+from moeviz_app.session.subject import DATASET as OF_DATASET
+from moeviz_app.session.subject import MIXED, TRACE, choose, view
+from moeviz_app.session.visit import Takes, visit
 from moeviz_app.url import navigation
-from moeviz_app.url.fields import PAGE_ADDRESSES
 from moeviz_app.url.navigation import LINKS
-from moeviz_app.views.explore import run_on_screen
-from moeviz_app.views.menu import EXPERT, FIRST, draw_menu, draw_tabs, menu
+from moeviz_app.views.explore import EXAMPLE_RUN
+from moeviz_app.views.menu import EXPERT, FIRST, ROWS, draw_menu, draw_tabs, menu
 from moeviz_app.widgets import pickers
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.near import begin_page
 from moeviz_app.widgets.run_options import fill_in
 from moeviz_app.widgets.run_panel import record
+from moeviz_app.widgets.subject_bar import AGAIN, subject_bar
 
 STYLE = f"<style>\n{Path(__file__).with_name('layout.css').read_text('utf-8')}</style>"
 
@@ -34,14 +36,22 @@ def draw() -> None:
     page = st.navigation(menu(), position="hidden")
     st.set_page_config(page_title=f"{page.title} · moeviz", page_icon="🧭", layout="wide")
     st.html(STYLE)
+    row = ROWS.get(page.title)
     draw_menu(page.title)
     begin_page(page.url_path)
     session.keep_held()
+    visit().takes, visit().page_address = (row and row.takes) or Takes(), row and row.address
+    if page.url_path == EXPERT:
+        visit().takes = replace(visit().takes, model=navigation.asked_query().get(navigation.OF))
     with explained():
         if (begins := open_startup_files()) and page.title == FIRST:
             st.switch_page(session.page(begins))
     notice = visit().notice = st.empty()
     follow(page.url_path)
+    bar, before = st.empty() if row is not None and row.takes is not None else None, _subject()
+    if bar is not None:
+        with bar.container():
+            subject_bar()
     with notice.container() if session.notices() else nullcontext():
         for sentence in session.notices():
             say(sentence)
@@ -49,6 +59,9 @@ def draw() -> None:
     if not session.notices():  # the page ran something
         notice.empty()
     visit().notice = None
+    if bar is not None and _subject() != before:  # the page ran something
+        with bar.container():
+            subject_bar(AGAIN)
     if page.title == FIRST:
         draw_tabs(FIRST)
     else:
@@ -60,6 +73,10 @@ def draw() -> None:
     log_moment("script ends")
 
 
+def _subject() -> tuple[str | None, int]:
+    return visit().subject, id(visit().trace)
+
+
 def follow(page: str) -> None:
     """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
     asked = st.query_params.to_dict()
@@ -67,19 +84,35 @@ def follow(page: str) -> None:
         return
     with explained():
         asked = LINKS.shown(asked)
-    if "prompt" in asked:
-        session.set_value(session.DATASET, None)
+    with explained():
+        if "prompt" in asked:
+            _follow_run(asked)
+        elif (name := asked.get(navigation.DATASET)) is not None:
+            datasets.named(name)
+            choose(f"{OF_DATASET}{name}")
+            if (layer := number_in(asked.get("layer"))) is not None:
+                session.set_value(session.CORPUS_LAYER, layer)
+        elif navigation.SUBJECT in asked:
+            choose(asked[navigation.SUBJECT])
+    if (address := visit().page_address) is not None:
         with explained():
-            wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
-            run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
-            visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
-            if run_on_screen() != run:  # else what is being typed would be lost
-                _show(run, *place)
-                fill_in(run)
-            session.point_at(*place)
-    if page in PAGE_ADDRESSES:
-        with explained():
-            PAGE_ADDRESSES[page].fill_in(asked)
+            address.fill_in(asked)
+
+
+def _follow_run(asked: dict[str, str]) -> None:
+    """Look at the run that a link asks for, at its place. Raises what `_show` and `run_from_query` raise."""
+    wanted, place = run_from_query(asked), (number_in(asked.get("layer")), number_in(asked.get("token")))
+    run = replace(wanted, mute=())  # the plain run stands beside the one without some experts
+    visit().muted = (wanted, visit().muted[1] if visit().muted else 0)
+    if run == EXAMPLE_RUN:
+        if view().chosen.id != MIXED:
+            choose(MIXED)
+    elif recent.run_of(session.current_trace()) == run:  # else what is being typed would be lost
+        choose(TRACE)
+    else:
+        _show(run, *place)
+        fill_in(run)
+    session.point_at(*place)
 
 
 def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
@@ -125,7 +158,7 @@ def open_startup_files() -> str | None:
         pickers.choose(traces[0], traces[1])
     of_corpora = datasets.listed()
     if of_corpora and not traces:
-        session.set_value(session.DATASET, next(iter(of_corpora)))
+        choose(f"{OF_DATASET}{next(iter(of_corpora))}")
     if traces:
         return None
-    return "Training" if training_runs.started() else "Corpus" if of_corpora else "Balance" if files else None
+    return "Train" if training_runs.started() else "Many texts" if of_corpora else "Balance" if files else None

@@ -4,22 +4,43 @@ A tab is a page with an address of its own. Each topic of moeviz.charts is on on
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 
 import streamlit as st
 
+from moeviz.embedded import EMBEDDED
 from moeviz.history.systems import EXHIBITS
-from moeviz_app.session.visit import visit
+from moeviz.published import MODELS
+from moeviz_app.session.subject import (
+    COUNTED,
+    KINDS,
+    MIXED,
+    ORDER,
+    RUNS,
+    SCORES,
+    SERVED,
+    SEVERAL,
+    SIZE,
+    TRAINING,
+    WEIGHTS,
+)
+from moeviz_app.session.visit import Takes, visit
+from moeviz_app.url.fields import PageAddress
+from moeviz_app.url.serve_address import ADDRESS as SERVE
+from moeviz_app.views.balance import ADDRESS as BALANCE
 from moeviz_app.views.balance import balance_page
 from moeviz_app.views.compare import compare_page
+from moeviz_app.views.contrast import ADDRESS as CONTRAST
 from moeviz_app.views.contrast import contrast_page
 from moeviz_app.views.corpus import corpus_page
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.expert_table import PAGE as TABLE
 from moeviz_app.views.expert_table import expert_table_page
+from moeviz_app.views.experts import ADDRESS as EXPERTS
 from moeviz_app.views.experts import experts_page
 from moeviz_app.views.explore import explore_page
 from moeviz_app.views.history.gallery import exhibit_page
@@ -27,15 +48,19 @@ from moeviz_app.views.history.mixtral import mixtral_page
 from moeviz_app.views.history.story import article_page, story_page
 from moeviz_app.views.lineage import lineage_page
 from moeviz_app.views.models import models_page
+from moeviz_app.views.one_word import ADDRESS as WORD
 from moeviz_app.views.one_word import one_word_page
 from moeviz_app.views.prune import prune_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
 from moeviz_app.views.topic import topic_page
 from moeviz_app.views.traces import traces_page
+from moeviz_app.views.training import ADDRESS as RUN_ADDRESS
 from moeviz_app.views.training import training_page
+from moeviz_app.views.what_if import ADDRESS as CHANGE
 from moeviz_app.views.what_if import what_if_page
 from moeviz_app.widgets.components import component
+from moeviz_app.widgets.pickers import COMPARED, PAIR
 
 FIRST = "Explore"
 STORY = "From 1991 to Mixtral"
@@ -46,55 +71,80 @@ MORE, EXHIBIT = "More", "Exhibits"
 GALLERY = {row.title: folder for folder, row in EXHIBITS.items()}
 
 
-def _topics(*names: str) -> dict[str, Callable[[], None]]:
-    return {name: partial(topic_page, name) for name in names}
+@dataclass(frozen=True, slots=True)
+class PageRow:
+    """A page of the app. All that other parts of the app know of it is in this row."""
+
+    name: str
+    draw: Callable[[], None]
+    takes: Takes | None = None  # the subject that it is about; None: of none, and it has no subject bar
+    address: PageAddress | None = None  # what its address says in addition to the subject
 
 
-PLACES: dict[str, dict[str, Callable[[], None]]] = {  # a place, and its tabs: pages by name; it opens at the first
-    "Explore": {FIRST: explore_page, **_topics("Tokens")},
-    "Experts": {
-        "Experts": experts_page,
-        TABLE: expert_table_page,
-        **_topics("Specialization", "Locality", "Co-activation", "Confidence"),
-        "Layers": partial(topic_page, "Layers", "Flow", "Layers"),
-        "Prune": prune_page,
-        "Lineage": lineage_page,
-    },
-    "Compare": {
-        "Compare": compare_page,
-        "One word": one_word_page,
-        "Contrast": contrast_page,
-        "Engine difference": engine_difference_page,
-        "What if": what_if_page,
-    },
-    "Balance": {
-        "Balance": balance_page,
-        "Load": partial(topic_page, "Load", "Load", "Coverage"),
-        **_topics("Losses"),
-    },
-    "Serve": {"Serve": serve_page, **_topics("Parameters", "Placement")},
-    "Train": {"Training": training_page},
-    "Story": {
-        STORY: lambda: story_page(_page),
-        "Timeline": timeline_page,
-        "Article": lambda: article_page(_page),
-        **{title: partial(exhibit_page, folder) for title, folder in GALLERY.items()},
-        "Mixtral": mixtral_page,
-    },
-    "Open": {"Traces": traces_page, "Models": models_page, "Corpus": corpus_page},
+def _topic(name: str, takes: Takes, *topics: str) -> PageRow:
+    return PageRow(name, partial(topic_page, name, *topics), takes)
+
+
+def _takes(example: str, *needs: str, prefers: tuple[str, ...] = (), **more: bool) -> Takes:
+    return Takes(frozenset(needs), frozenset(prefers), example, **more)
+
+
+MIXTRAL = MODELS[0].lower()
+A_TEXT = _takes(MIXED, ORDER, one_text=True)
+OF_EXPERTS = _takes(EMBEDDED, ORDER, prefers=(SEVERAL,))
+AN_EXPERT = _takes(EMBEDDED, ORDER, prefers=(SEVERAL,), same_model=True)
+OF_MODEL = _takes(EMBEDDED, WEIGHTS)
+TO_RUN = _takes(MIXED, ORDER, WEIGHTS)
+TOKENS = _takes(EMBEDDED, ORDER)
+
+PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at the first
+    "Explore": (PageRow(FIRST, explore_page, A_TEXT), _topic("Tokens", A_TEXT)),
+    "Experts": (
+        PageRow("Experts", experts_page, OF_EXPERTS, EXPERTS),
+        PageRow(TABLE, expert_table_page, OF_EXPERTS),
+        _topic("Specialization", _takes(EMBEDDED, ORDER, prefers=(KINDS,))),
+        _topic("Locality", TOKENS),
+        _topic("Co-activation", TOKENS),
+        _topic("Confidence", _takes(MIXED, ORDER, SCORES)),
+        _topic("Layers", TOKENS, "Flow", "Layers"),
+        PageRow("Prune", prune_page, OF_MODEL),
+        PageRow("Lineage", lineage_page, OF_MODEL),
+    ),
+    "Compare": (
+        PageRow("Compare", compare_page, _takes(MIXED, ORDER), COMPARED),
+        PageRow("One word", one_word_page, TO_RUN, WORD),
+        PageRow("Contrast", contrast_page, _takes(EMBEDDED, ORDER, KINDS), CONTRAST),
+        PageRow("Engine difference", engine_difference_page, None, PAIR),
+        PageRow("What if", what_if_page, TO_RUN, CHANGE),
+    ),
+    "Balance": (
+        PageRow("Balance", balance_page, _takes(MIXTRAL, COUNTED), BALANCE),
+        _topic("Load", _takes(MIXTRAL, COUNTED), "Load", "Coverage"),
+        _topic("Losses", _takes(MIXED, ORDER, SCORES)),
+    ),
+    "Serve": (
+        PageRow("Serve", serve_page, _takes(MIXTRAL, SERVED), SERVE),
+        _topic("Parameters", _takes(MIXTRAL, SIZE)),
+        _topic("Placement", _takes(MIXTRAL, COUNTED)),
+    ),
+    "Train": (PageRow("Train", training_page, _takes(RUNS, TRAINING), RUN_ADDRESS),),
+    "Story": (
+        PageRow(STORY, lambda: story_page(_page)),
+        PageRow("Timeline", timeline_page),
+        PageRow("Article", lambda: article_page(_page)),
+        *(PageRow(title, partial(exhibit_page, folder)) for title, folder in GALLERY.items()),
+        PageRow("Mixtral", mixtral_page),
+    ),
+    "Open": (
+        PageRow("Files", traces_page),
+        PageRow("Models", models_page),
+        PageRow("Many texts", corpus_page, _takes(EMBEDDED, ORDER)),
+    ),
 }
-MENU = {place: tuple(tabs) for place, tabs in PLACES.items()}
-PAGES = {name: page for tabs in PLACES.values() for name, page in tabs.items()} | {MORE: lambda: _more_page()}
-TABS = {  # what a tab is called where its page's name says less, or is the place's
-    FIRST: "Text",
-    "Experts": "Atlas",
-    TABLE: "Table",
-    "Compare": "Side by side",
-    "Balance": "Overview",
-    "Serve": "Overview",
-    "Engine difference": "Engines, precisions",
-    "Traces": "Files",
-    "Corpus": "Many texts",
+MENU = {place: tuple(page.name for page in pages) for place, pages in PLACES.items()}
+ROWS = {page.name: page for pages in PLACES.values() for page in pages} | {
+    "Expert": PageRow("Expert", expert_page, AN_EXPERT),
+    MORE: PageRow(MORE, lambda: _more_page()),
 }
 QUESTIONS = {
     "Explore": "Where does each token go?",
@@ -114,7 +164,7 @@ ICONS = {  # on a phone, where these four stand at the bottom, and More beside t
 }
 
 # The names of places whose first page has another address: whoever types one finds it.
-PLACE_ADDRESSES = {"explore": FIRST, "train": "Training", "story": STORY, "open": "Traces"}
+PLACE_ADDRESSES = {"explore": FIRST, "story": STORY, "open": "Files"}
 
 NAME = '<a class="moeviz-name" href="./" target="_self" aria-label="moeviz: first page">moeviz</a>'
 TITLE = '<h1 class="moeviz-unseen">Explore: which experts fire, token by token</h1>'  # the first page shows none
@@ -132,9 +182,7 @@ _mark = component("menu", "<span hidden></span>", scripts="menu")
 
 def menu() -> list[st.Page]:
     """List the pages for st.navigation, which draws nothing: `draw_menu` does."""
-    pages = {name: _page(name) for name in PAGES}
-    pages["Expert"] = st.Page(expert_page, title="Expert", url_path=EXPERT)
-    visit().pages = pages
+    pages = visit().pages = {name: _page(name) for name in ROWS}
     places = [st.Page(partial(_lead_on, name), title=name, url_path=path) for path, name in PLACE_ADDRESSES.items()]
     return [*pages.values(), *places]
 
@@ -177,7 +225,7 @@ def draw_tabs(open_page: str) -> None:
         with st.container(horizontal=True, vertical_alignment="center", gap="small", key="submenu"):
             for name in tabs:
                 if name not in GALLERY:
-                    st.page_link(_page(name), label=TABS.get(name, name), width="content")
+                    st.page_link(_page(name), label=name, width="content")
             if set(GALLERY) <= set(tabs):
                 st.page_link(_page(next(iter(GALLERY))), label=EXHIBIT, width="content")
     if open_page in GALLERY:
@@ -204,7 +252,7 @@ def _more_page() -> None:
     st.title(MORE, anchor=False)
     for place, tabs in MENU.items():
         if place not in ICONS:
-            st.page_link(_page(tabs[0]), label=f"**{place}**", icon=":material/arrow_forward:")
+            st.page_link(_page(tabs[0].name), label=f"**{place}**", icon=":material/arrow_forward:")
             st.text(QUESTIONS[place])
 
 
@@ -217,4 +265,4 @@ def _path(name: str) -> str:
 
 
 def _page(name: str) -> st.Page:
-    return st.Page(PAGES[name], title=name, url_path=_path(name) or None, default=name == FIRST)
+    return st.Page(ROWS[name].draw, title=name, url_path=_path(name) or None, default=name == FIRST)

@@ -1,5 +1,6 @@
 """The page One word: type over a word of the text, and see which first choices change."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 import streamlit as st
@@ -14,12 +15,14 @@ from moeviz.text import cut
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example, names_of, names_of_layer
-from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.jobs.run_request import LONGEST as LONGEST_IN_LINK
+from moeviz_app.jobs.run_request import RunRequest, number_in
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import PageAddress
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.components.texts import CHANGED, NEW, Edit, colours_of, token_strip, told, word_edit
-from moeviz_app.widgets.messages import explained, refuse, say
+from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import run_live
 
 EXAMPLE = RunRequest(EXAMPLES[MIXED], EMBEDDED)
@@ -36,13 +39,7 @@ def one_word_page() -> None:
     st.title("One word", anchor=False)
     if session.waiting() is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
-    run = EXAMPLE if session.is_example() else recent.run_of(session.current_trace())
-    if run is None:
-        say(
-            "The trace on screen came in a file, and to change a word of its text takes the model. Here is the "
-            "example. To see your own text, run it on the Explore page."
-        )
-        run = EXAMPLE
+    run = EXAMPLE if session.is_example() else recent.run_of(session.shown_trace()) or EXAMPLE
     if visit().word_change is not None and visit().word_change[0] != run:
         visit().word_change = None
     edit = None
@@ -87,7 +84,7 @@ def _both(run: RunRequest, edit: Edit) -> tuple[RoutingTrace, RoutingTrace]:
     if run == EXAMPLE:
         plain = cached_for_example(recorded.example(), WORDS, lambda: run_live(run, key="the example goes on"))
     else:
-        plain = session.current_trace()
+        plain = session.shown_trace()
     changed = replace(run, prompt=edit.of(run.prompt), new_tokens=0)
     if (run, edit) == (EXAMPLE, EXAMPLE_EDIT):
         return plain, cached_for_example(recorded.example(), edit, lambda: run_live(changed, GOES_ON))
@@ -131,3 +128,21 @@ def _strip(side: int, trace: RoutingTrace, layer: int, start: int, kept: list[in
     selected = kept[place] if place is not None and place < len(kept) else None
     names = names_of_layer(names_of(trace.model, recent.traces().values()), layer)
     token_strip(trace, layer, rows, selected, colours_of(trace, layer, rows), pick, key, marks, names)
+
+
+def _word_written() -> dict[str, str]:
+    """The word that was typed over, and what stands in its place."""
+    if (found := visit().word_change) is None or len(found[1].of(found[0].prompt)) > LONGEST_IN_LINK:
+        return {}
+    start, end, text = found[1]
+    return {"word": f"{start}-{end}", "becomes": text}
+
+
+def _ask_for_word(query: Mapping[str, str]) -> None:
+    """Remember what stands in place of which word; the page checks it beside its text."""
+    start, end = (number_in(part) for part in query.get("word", "").partition("-")[::2])
+    text = query.get("becomes", "")
+    visit().word_linked = {"start": start, "end": end, "text": text} if start is not None and end is not None else None
+
+
+ADDRESS = PageAddress(_word_written, _ask_for_word)

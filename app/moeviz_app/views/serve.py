@@ -5,28 +5,29 @@ import streamlit as st
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
-from moeviz.embedded import EMBEDDED
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import layer_word
 from moeviz.parameters import CARDS, ServedModel
-from moeviz.published import CHECKPOINTS, MODELS
+from moeviz.published import CHECKPOINTS
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.decision import ENOUGH, placement_judgements
-from moeviz.serving.memory import best_precision, fit_sentence, known_model, known_models, memory_on_cards, what_fits
+from moeviz.serving.memory import best_precision, fit_sentence, known_model, memory_on_cards, what_fits
 from moeviz.serving.placement import placement_sentence, serving_placement
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.text import quoted
 from moeviz_app.jobs import model_catalog
-from moeviz_app.session import opened, session
+from moeviz_app.session import session
+from moeviz_app.session.subject import subject
 from moeviz_app.url import serve_address
+from moeviz_app.url.fields import fill_in
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
-from moeviz_app.widgets.facts import trace_name
+from moeviz_app.widgets.facts import cautions
 from moeviz_app.widgets.files import file_stem
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.pickers import choice_of
@@ -47,9 +48,9 @@ def serve_page() -> None:
     """Two controls, the answer in a sentence, one picture; four more questions with answers; and the rest in parts."""
     question("Serve", MEMORY)
     wanted = serve_address.asked()
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        name, counted = _chosen(wanted)
-        card, cards = _cards(wanted)
+    one = subject()
+    name, counted = one.model, one.read()
+    card, cards = _cards(wanted)
     served = fits = None
     with explained(lambda why: say(f"Which cards hold it takes the model's configuration. {why}")):
         served = _served(name, counted)
@@ -72,25 +73,9 @@ def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
     return bits, int(fits.loc[fits["weight_bits"] == bits, "fit"].iloc[0])
 
 
-def _chosen(wanted: dict[str, str]) -> tuple[str, Counted | None]:
-    """Ask for the model: one whose routing is here, or one that is known by its configuration alone."""
-    offered = opened.sources()
-    routed = {EMBEDDED, *CHECKPOINTS.values()}
-    others = [name for name in known_models() if name not in routed]
-    options = [*offered, *others]
-    usual = opened.published(MODELS[0]) if session.is_example() else opened.TRACE
-    if serve_address.OF not in wanted and serve_address.part_of(wanted) is not None:
-        wanted = wanted | {serve_address.OF: opened.TRACE}  # a link of when there was no other
-    serve_address.fill_in(session.SERVED, wanted.get(serve_address.OF), options)
-    name = choice_of(st.selectbox, "Model", options, session.SERVED, usual, width=420)
-    known = name in others or name in opened.FIXED
-    serve_address.show(serve_address.OF, name if known else None, usual)
-    return name, offered[name]() if name in offered else None
-
-
 def _cards(wanted: dict[str, str]) -> tuple[str, int]:
     """Ask for the cards that it is to run on."""
-    serve_address.fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
+    fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
     on = choice_of(st.selectbox, "On", list(ON), session.CARD, USUAL, format_func=_card_said, width=260)
     serve_address.show(serve_address.CARD, on, USUAL)
     return ON[on]
@@ -131,7 +116,7 @@ def serving(
     wanted = serve_address.asked() if wanted is None else wanted
     parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
     cards = st.container()  # filled when the controls below hold what they are to hold
-    serve_address.fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
+    fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
     opened = choice_of(st.segmented_control, "Details", parts, session.SERVE_PART, None)
     serve_address.show(serve_address.PART, PARTS.get(opened), None)
     if opened == EVERY_CARD:
@@ -142,7 +127,7 @@ def serving(
             picture_and_words(FITS, what_fits(served, bits_of(counted.model) if counted else bits))
     elif opened is not None:
         if isinstance(counted, RoutingTrace):
-            trace_name(counted)
+            cautions(counted)
         elif counted.model.caution:
             st.text(f"Caution: {visible(counted.model.caution)}")
         with explained():

@@ -22,6 +22,7 @@ from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import session
 from moeviz_app.url import serve_address
+from moeviz_app.url.fields import fill_in
 from moeviz_app.widgets.messages import note
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -85,7 +86,7 @@ def ask(
     """
     model, here = counted.model, len(counted.model.layers)
     all_layers = max(here if served is None else len(served.parameters.per_expert), here)
-    serve_address.fill_in(session.ENGINE, wanted.get(serve_address.ENGINE), ENGINES)
+    fill_in(session.ENGINE, wanted.get(serve_address.ENGINE), ENGINES)
     if (engine := session.value(session.ENGINE)) in ENGINES:
         session.keep(session.ENGINE)
         serve_address.show(serve_address.ENGINE, engine, next(iter(ENGINES)))
@@ -121,7 +122,7 @@ def _tokens(counted: Counted, wanted: Mapping[str, str]) -> tuple[Counted, str]:
     """Ask which tokens are judged; return them with a sentence about them."""
     if not isinstance(counted, RoutingTrace):
         return counted, f"{int(counted.tokens.sum(axis=0).max()):,} tokens, which are counted and not in order."
-    serve_address.fill_in(session.PHASE, wanted.get(serve_address.TOKENS), PHASES)
+    fill_in(session.PHASE, wanted.get(serve_address.TOKENS), PHASES)
     session.start_with(session.REPEATS, True)
     if wanted.get(serve_address.REPEATS) == OFF:
         session.set_value(session.REPEATS, False)

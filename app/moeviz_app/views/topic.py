@@ -5,8 +5,8 @@ Of a dataset, in place of a trace: the charts that it can answer, and one senten
 
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from functools import partial
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -14,19 +14,29 @@ from moeviz.charts import TOPICS, specialization
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import OVER_TIME
 from moeviz.corpus.analyses import FROM_ROWS, answer_of
-from moeviz.errors import DamagedShard
+from moeviz.errors import DamagedShard, MissingField
 from moeviz.formats.dataset.layout import ROWS
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace
-from moeviz_app.session import datasets, session
+from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving.memory import known_model
+from moeviz.text import quoted
+from moeviz_app.jobs import recorded
+from moeviz_app.session import session
 from moeviz_app.session.datasets import ShownDataset
-from moeviz_app.url.navigation import dataset_expert_query
+from moeviz_app.session.subject import subject
 from moeviz_app.widgets.answers import Answers, Make, OnProgress, damage, whole
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, show_all, trace_to_draw
-from moeviz_app.widgets.expert_links import choose_expert, choose_expert_of, follow_click_to
-from moeviz_app.widgets.facts import dataset_facts, trace_name
+from moeviz_app.widgets.expert_links import choose_expert, follow_click
+from moeviz_app.widgets.facts import cautions, dataset_facts
 from moeviz_app.widgets.messages import explained, say
-from moeviz_app.widgets.pickers import choose_layer, choose_token, choose_two_layers, choose_window
+from moeviz_app.widgets.pickers import (
+    choose_layer,
+    choose_text,
+    choose_token,
+    choose_two_layers,
+    choose_window,
+    layer_of,
+)
 
 NEEDS_TRACE = (
     "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
@@ -43,22 +53,60 @@ def topic_page(title: str, *topics: str) -> None:
     """
     st.title(title, anchor=False)
     topics = topics or (title,)
-    if datasets.chosen() is not None:
-        with explained():
-            dataset_topic(topics, datasets.shown())
-        return
+    charts = tuple(chart for topic in topics for chart in TOPICS[topic])
+    with explained():
+        if (shown := session.dataset()) is not None:
+            dataset_topic(topics, shown)
+            return
+        found = subject().read()
+        if not isinstance(found, RoutingTrace):
+            draw_counts(charts, _configuration(subject().model) if "Parameters" in topics else found)
+            return
+    choose_text()
     trace = trace_to_draw()
     if trace is None:
         return
-    trace_name(trace)
-    charts = tuple(chart for topic in topics for chart in TOPICS[topic])
+    cautions(trace)
     if any(chart.expert for chart in charts):
-        choose_expert(trace)
+        choose_expert(trace.model)
     _choices(charts, trace)
     if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
         _offer_labels()
         charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
     show_all(charts, trace)
+
+
+def _configuration(name: str) -> RoutingTrace:
+    """Return a trace of no tokens of a well-known model, for what depends on its configuration alone."""
+    known = known_model(name)
+    if known is None:
+        raise MissingField(f"The configuration of {quoted(name)} is not known here.")
+    layers = len(known.parameters.per_expert)
+    facts = {"top_k": known.top_k, "num_experts": (known.num_experts,) * layers, "parameters": known.parameters}
+    model = ModelInfo(name, "configuration", tuple(range(layers)), **facts)
+    no_tokens = recorded.example().tokens.iloc[:0]
+    return RoutingTrace(model, no_tokens, np.zeros((layers, 0, known.top_k), np.int16), None, None)
+
+
+def draw_counts(charts: Iterable[Chart], counts: Counted) -> None:
+    """Draw the charts that counts can answer, and name the questions that need the order of tokens."""
+    model, lacking = counts.model, []
+    layer = model.layers[len(model.layers) // 2]
+    if any(chart.layers == "one" for chart in charts):
+        layer = layer_of(model.layers, session.COUNTED_LAYER, layer)
+    for chart in charts:
+        try:
+            frame = chart.measure(counts.select(layers=[layer]) if chart.layers == "one" else counts)
+        except MissingField:
+            lacking.append(chart.question)
+            continue
+        heading(chart, model)
+        with explained():
+            if sentence := chart.caption(frame):
+                st.text(sentence)
+            picture_and_words(chart, frame, model=model)
+    if lacking:
+        say(f"Counts do not record which token went where. That is needed for: {' · '.join(lacking)}")
 
 
 def _offer_labels() -> None:
@@ -109,10 +157,10 @@ def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
 
 def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
     """Draw these charts, one after the other, with the choices that they need; what is not there yet follows."""
-    follow_click_to(partial(dataset_expert_query, shown.name))
+    follow_click()
     charts, model = list(charts), shown.dataset.model
     if any(chart.expert for chart in charts):
-        choose_expert_of(model, shown.key, partial(dataset_expert_query, shown.name))
+        choose_expert(model)
     if session.value(session.CORPUS_LAYER) not in model.layers:
         session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
     layers = {chart.layers: _layers(chart, shown) for chart in charts}

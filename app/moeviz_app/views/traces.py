@@ -10,30 +10,26 @@ from moeviz.formats.importers.table import OTHER_SUFFIXES
 from moeviz.routing_trace import RoutingTrace
 from moeviz.training.reading import is_run_file
 from moeviz_app import settings
-from moeviz_app.jobs import recorded
 from moeviz_app.server import identity
 from moeviz_app.session import opened, recent, session, training_runs
 from moeviz_app.session.opened import read_upload
 from moeviz_app.widgets.facts import trace_facts
 from moeviz_app.widgets.files import ask_for, doctor_says, downloads, import_options
-from moeviz_app.widgets.messages import example_note, explained, say
+from moeviz_app.widgets.messages import explained, say
 
 
 def traces_page() -> None:
     """Save the trace on screen, at first the example; open another."""
-    st.title("Traces", anchor=False)
+    st.title("Files", anchor=False)
     for sentence in recent.restore():
         say(sentence)
     if session.current_trace() is None and not recent.traces():
         _what_can_be_opened()
     st.subheader("Open a file", anchor=False)
     _open()
-    _open_evaluation()
     trace = session.shown_trace()
     _recent()
     st.subheader("The current trace", anchor=False)
-    if session.is_example():
-        example_note("Every page shows it until you run or open something.")
     trace_facts(trace)
     doctor_says(trace)
     st.markdown(
@@ -95,7 +91,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
         training_runs.open_upload(data, upload.name)
         session.done_with(upload.file_id)
         st.success("Opened. It holds a training run, and no trace.")
-        session.link_to("Training", "Look at the training run")
+        session.link_to("Train", "Look at the training run")
         return
     try:
         found = read_upload(data, upload.name, told).counted
@@ -138,17 +134,3 @@ def _recent() -> None:
     if new != chosen:
         recent.rename(chosen, new)
         st.rerun()
-
-
-def _open_evaluation() -> None:
-    """A labelled trace for those who have none: pages that compare kinds of text need one."""
-    asked = st.button(
-        "Open the evaluation set of the embedded model",
-        help=(
-            "Sixty texts of fifteen kinds, from French to SQL, that the model has never seen; each token is labelled "
-            "with its kind."
-        ),
-    )
-    if asked:
-        session.set_trace(recorded.evaluation_routing())
-        st.success("Opened. The Experts page shows what each expert takes of them.")

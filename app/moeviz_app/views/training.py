@@ -15,6 +15,7 @@ from moeviz.training.recorded.run import WHOLE_RUN, Over, TrainingRun
 from moeviz_app import settings
 from moeviz_app.session import session, training_runs
 from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import choice, number, page_address
 from moeviz_app.views.training_charts import measured, show_charts
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, on_dark, particulars, question
 from moeviz_app.widgets.messages import escape_markdown, explained, note, refuse, say
@@ -31,9 +32,17 @@ LIGHTS = {
 SECONDS = 5  # between two looks at a run that may grow
 
 
+ADDRESS = page_address(
+    choice("run", session.RUN, training_runs.SHIPPED),
+    choice("beside", session.OTHER_RUN, training_runs.SHIPPED, cleared=True),
+    number(session.RUN_LAYER),
+    choice("part", session.RUN_PART, training_runs.PARTS, cleared=True),
+)
+
+
 def training_page() -> None:
     """Draw two controls; of each run a light with an answer, and its picture; then alarms, and charts in parts."""
-    question("Training", HEALTH)
+    question("Train", HEALTH)
     with explained():
         shown = _chosen()
         for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):

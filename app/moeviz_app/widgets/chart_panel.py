@@ -22,8 +22,9 @@ from moeviz_app.jobs import model_service
 from moeviz_app.jobs.recorded import cached_for_example, names_of
 from moeviz_app.session import recent, session
 from moeviz_app.widgets.expert_links import ASKED, follow_click, one_more_step, steps
-from moeviz_app.widgets.messages import example_note, explained, note, say
+from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 from moeviz_app.widgets.near import draw_whole_page, when_near
+from moeviz_app.widgets.subject_bar import shown_instead_tag
 
 GLOSSARY = {
     "expert": "one of several feed-forward blocks side by side in a layer; a token runs through only a few of them.",
@@ -46,6 +47,9 @@ GLOSSARY = {
     "shuffled": "measured again after mixing up at random what belongs together: what luck alone shows.",
     "bits": "the unit of information: one bit halves the possibilities.",
     "nats": "information measured with natural logarithms: 1 nat is 1.44 bits.",
+    "narrow": "of an expert: it works on few kinds of text, as texts that did not choose its name confirm.",
+    "broad": "of an expert: it works on more kinds of text than a narrow one, and these are confirmed too.",
+    "no kind of text": "of an expert: no name for what it takes holds on texts that did not choose the name.",
     "auxiliary loss": "a term in the training loss that pushes routers to spread their tokens evenly.",
     "balance loss": "the auxiliary loss that is least where all experts of a layer get the same.",
     "collapse": "that a router sends nearly everything to a few experts, and the others learn nothing.",
@@ -87,7 +91,15 @@ class HasModel(Protocol):
 def heading(chart: Chart, model: ModelInfo | None = None) -> None:
     """A chart's question, in the words of the model that it is asked of, with those that it needs explained."""
     question = chart.question if model is None else chart.of(model).question
-    st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)))
+    with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+        st.subheader(question, anchor=False, help=explained_terms(*words_of(chart)), width="content")
+        tag()
+
+
+def tag() -> None:
+    """Draw on a picture that it is not of what the visitor has chosen, if the page draws something else."""
+    if (words := shown_instead_tag()) is not None:
+        st.badge(escape_markdown(words), color="orange", width="content")
 
 
 def question(title: str, chart: Chart) -> None:
@@ -95,6 +107,7 @@ def question(title: str, chart: Chart) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.title(title, anchor=False, width="content")
         st.markdown(chart.question, width="content", help=explained_terms(*words_of(chart)))
+        tag()
 
 
 def words_of(chart: Chart) -> tuple[str, ...]:
@@ -117,7 +130,7 @@ def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None
 
     Without `told`, its numbers too wait until it is near the screen.
     """
-    follow_click(trace)
+    follow_click()
     if told is None:
         heading(chart, trace.model)
         drawn = partial(_numbers_and_picture, chart, trace, say)
@@ -278,10 +291,8 @@ def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
 
 
 def trace_to_draw() -> RoutingTrace | None:
-    """The trace on screen; or None, after the page has said why there is nothing to draw."""
+    """Return the trace on screen; or None, after the page has said why there is nothing to draw."""
     trace = session.shown_trace()
-    if session.is_example():
-        example_note("Run a prompt on the Explore page, or open a trace file on the Traces page.")
     if trace.tokens.empty:
         say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
         return None

@@ -3,16 +3,12 @@
 On that page, the expert that is seen there knows the way to others.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import Any
 
 import streamlit as st
 
 from moeviz.metrics.words import layer_word
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.url.navigation import expert_query, for_the_address
@@ -41,34 +37,24 @@ def one_more_step() -> None:
     visit().expert_steps += 1
 
 
-def follow_click(trace: RoutingTrace) -> None:
+def follow_click() -> None:
     """Go where the last click asked to go: before a page draws, since what it would draw is left at once."""
-    follow_click_to(partial(expert_query, trace))
-
-
-def follow_click_to(query: Callable[[int, int], dict[str, str]]) -> None:
-    """Go where the last click asked to go, to the page of an expert that this query of its layer and id asks for."""
     if (where := session.value(ASKED)) is not None:
         session.set_value(ASKED, None)
-        open_expert(query(*where))
+        open_expert(expert_query(*where))
 
 
-def choose_expert(trace: RoutingTrace) -> None:
+def choose_expert(model: ModelInfo) -> None:
     """Say what a click on an expert does, and offer the same by the keyboard."""
-    choose_expert_of(trace.model, f"{id(trace)}", partial(expert_query, trace))
-
-
-def choose_expert_of(model: ModelInfo, key: str, query: Callable[[int, int], dict[str, str]]) -> None:
-    """Offer the page that this query asks for, by the keyboard; `key` is of one text's widgets alone."""
     word, layers = layer_word(model), model.layers
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
         st.markdown("Click an expert to see what it does.", width="content")
         with st.popover("Go to an expert", width="content"), st.container(horizontal=True, vertical_alignment="bottom"):
-            layer = st.selectbox(word.capitalize(), layers, key=f"{LAYER} {key}", width=120)
+            layer = st.selectbox(word.capitalize(), layers, key=f"{LAYER} {layers}", width=120)
             ids = range(model.num_experts[layers.index(layer)])
-            expert = st.selectbox("Expert", ids, key=f"{NUMBER} {key} {layer}", width=120)
+            expert = st.selectbox("Expert", ids, key=f"{NUMBER} {ids} {layer}", width=120)
             if st.button("Go", key="go to the expert"):
-                open_expert(query(layer, expert))
+                open_expert(expert_query(layer, expert))
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,16 +66,15 @@ class SeenExpert:
     expert: int
     trouble: str  # what of the address could not be had
     texts: str  # the part of `key` that is of the texts in which it is seen
-    query: Callable[..., dict[str, str]]  # of the page of an expert in the same texts
 
     @property
     def key(self) -> str:
         """The part of the keys of widgets and results that another expert, or other texts, has differently."""
         return f"{self.texts} {self.layer} {self.expert}"
 
-    def go(self, layer: int, expert: int, **more: Any) -> None:
+    def go(self, layer: int, expert: int, **more: int) -> None:
         """Go to another expert in the same texts."""
-        go_to_expert(self.query(layer, expert, **more))
+        go_to_expert(expert_query(layer, expert, **more))
 
 
 def go_to_expert(query: dict[str, str]) -> None:

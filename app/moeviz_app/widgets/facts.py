@@ -14,7 +14,6 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz.text import numbers_span
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import cached_for_example
-from moeviz_app.session import session
 from moeviz_app.session.datasets import ShownDataset
 
 ACTIVE_HELP = f"its top-k experts in each MoE layer, and everything else (convention “{CONVENTIONS[0]}”)."
@@ -49,8 +48,16 @@ def trace_name(trace: RoutingTrace) -> None:
     by = f"{model.recorded_by} in {model.backend}" if model.recorded_by else model.backend
     routed = f"{tokens:,} {item_word(model)}{'s' * (tokens != 1)}"
     st.text(f"{routed} through {model.name}{revision}{site}{dtype}, recorded by {by}")
+    cautions(trace)
+
+
+def cautions(trace: RoutingTrace) -> None:
+    """Draw what is to be known of a trace before its charts are read: few tokens, how it was generated, its caution."""
+    model, tokens = trace.model, len(trace.tokens)
     if 0 < tokens < HANDFUL:
         st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
+    if model.witness:
+        st.text(f"This model was {model.witness}." if model.witness.startswith("checked") else model.witness)
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:
@@ -58,26 +65,13 @@ def trace_name(trace: RoutingTrace) -> None:
 
 
 def dataset_facts(shown: ShownDataset) -> None:
-    """Draw a dataset's name, texts and shards that are left out, with the way back. A stranger's facts: plain text."""
+    """Draw a dataset's caution, and which shards are left out. A stranger's facts: plain text."""
     dataset, model = shown.dataset, shown.dataset.model
-    experts = "–".join(dict.fromkeys((f"{min(model.num_experts):,}", f"{max(model.num_experts):,}")))
-    layers = f"{len(model.layers):,} MoE layer{'s' * (len(model.layers) != 1)}"
-    with st.container(horizontal=True, vertical_alignment="center"):
-        st.text(
-            f"Dataset {shown.name}: {dataset.tokens:,} tokens in {dataset.texts:,} texts through "
-            f"{visible(model.name)}, {layers}, top-{model.top_k} of {experts} experts",
-            width="content",
-        )
-        st.button("Show the trace instead", key="leave the dataset", on_click=_leave, type="tertiary")
     if model.caution:
         st.text(f"Caution: {visible(model.caution)}")
     if dataset.left_out and not shown.why_not:
         more = f" and {len(dataset.left_out) - 1:,} more" if len(dataset.left_out) > 1 else ""
         st.text(f"Left out: {dataset.left_out[0]}{more}")
-
-
-def _leave() -> None:
-    session.set_value(session.DATASET, None)
 
 
 def trace_facts(trace: RoutingTrace) -> None:

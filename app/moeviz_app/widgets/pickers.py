@@ -1,18 +1,23 @@
 """Pickers of what a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
 import streamlit as st
 
+from moeviz.charts import TOPICS
 from moeviz.charts.overview import BRUSH, WHOLE_TRACE, described, with_window
+from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, PHASES, RoutingTrace
 from moeviz.text import quoted
 from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.run_request import RunRequest
+from moeviz_app.jobs.run_request import RunRequest, run_from_query
 from moeviz_app.session import recent, session
+from moeviz_app.session.subject import subject
 from moeviz_app.session.visit import visit
-from moeviz_app.url.fields import SIDES, THIRD, part_name
+from moeviz_app.url import fields
+from moeviz_app.url.fields import PageAddress
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, particulars
 from moeviz_app.widgets.components.texts import colours_of, token_strip
 from moeviz_app.widgets.facts import layer_word, trace_name
@@ -64,11 +69,29 @@ def choose_two_layers(trace: RoutingTrace) -> None:
             st.selectbox(label, free, key=key, persist_state="session", width=160)
 
 
+def choose_text() -> None:
+    """Choose one of several texts, on a page that shows one at a time."""
+    if visit().takes.one_text and (one := subject()).id in ROUTING:
+        texts = one.read().tokens["sequence"].nunique()
+        with st.container(horizontal=True, vertical_alignment="center"):
+            st.text(f"Text {visit().text + 1} of {texts}", width="content")
+            for label, step in (("‹ text", -1), ("text ›", 1)):
+                st.button(label, on_click=_another_text, args=(visit().text + step, texts))
+
+
+def _another_text(number: int, texts: int) -> None:
+    """Callback of the two buttons."""
+    visit().text, visit().is_placed = number % texts, False
+    session.turn_page()
+
+
 def choose_window(trace: RoutingTrace) -> None:
     """Choose which stretch of a long text is drawn token by token."""
     windows = session.windows(trace)
     if windows == 1:
         return
+    if session.value(session.WINDOW) not in range(1, windows + 1):
+        session.set_value(session.WINDOW, 1)
     with st.container(horizontal=True, vertical_alignment="center"):
         st.pagination(windows, key=session.WINDOW, on_change=session.turn_page, persist_state="session")
         rows = session.window()
@@ -115,6 +138,17 @@ def _overview(trace: RoutingTrace) -> None:
     particulars(chart, frame)
 
 
+CHART = "chart"  # in an address: the key of one of them
+SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
+THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
+MOST_FIELDS = 30  # of a run in an address
+BESIDE = {  # charts that Compare draws of both traces
+    chart.question: chart
+    for charts in TOPICS.values()
+    for chart in charts
+    if chart.layers in ("all", "one") and chart.tokens == "all"
+}
+
 Pair = tuple[RoutingTrace, RoutingTrace]
 ORDER = ("First trace", "Second trace", "Third trace")
 KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
@@ -122,8 +156,13 @@ KEYS = (session.FIRST_TRACE, session.SECOND_TRACE, session.THIRD_TRACE)
 
 def offered(parts: bool = True) -> dict[str, RoutingTrace]:
     """The recent traces, and with `parts` of those with generated tokens the two parts too."""
+    return offered_of(recent.traces(), parts)
+
+
+def offered_of(traces: Mapping[str, RoutingTrace], parts: bool = True) -> dict[str, RoutingTrace]:
+    """Return these traces by name; with `parts`, the prompt and the generated text of each that has both too."""
     found = {}
-    for name, trace in recent.traces().items():
+    for name, trace in traces.items():
         found[name] = trace
         phases = trace.tokens["phase"]
         if parts and phases.nunique() == len(PHASES.categories):
@@ -131,6 +170,17 @@ def offered(parts: bool = True) -> dict[str, RoutingTrace]:
                 part_name(name, phase): trace.select(tokens=(phases == phase).to_numpy()) for phase in PHASES.categories
             }
     return {name: trace for name, trace in found.items() if len(trace.tokens)}
+
+
+def is_chosen() -> bool:
+    """Return whether the visitor, or a link, has chosen what is compared."""
+    return session.value(KEYS[0]) is not None
+
+
+def choose_newest() -> None:
+    """Callback: compare the two newest traces, of earlier visits too."""
+    for key, name in zip(KEYS, [*offered()][:2], strict=False):
+        session.set_value(key, name)
 
 
 def choose(one: RoutingTrace, other: RoutingTrace, third: RoutingTrace | None = None) -> None:
@@ -233,3 +283,56 @@ def _wait(run: RunRequest) -> None:
         session.wait(why, run, None, None)
         fill_in(run)
         say(why)
+
+
+def part_name(name: str, phase: str) -> str:
+    """Return the name of the prompt, or of the generated text, of a recent trace."""
+    return f"{name} · {phase}"
+
+
+def _pair_written() -> dict[str, str]:
+    """The two traces that are compared, where a link can bring both."""
+    found = {side: _side(session.value(key)) for side, key in SIDES.items()}
+    if not all(found.values()):
+        return {}
+    return {side: text for side, text in found.items() if text}
+
+
+def _compared_written() -> dict[str, str]:
+    """Return the traces that are compared, the third where there is one, and the chart that is drawn of all."""
+    pair, chart = _pair_written(), BESIDE.get(session.value(session.BESIDE))
+    if (third := session.value(session.THIRD_TRACE)) is not None and pair:
+        text = _side(third)
+        pair = pair | {"third": text} if text else {}
+    return pair | {CHART: chart.key} if pair and chart is not None else pair
+
+
+def _side(chosen: str | None) -> str | None:
+    """The run of a trace, or of a part of one, by the name that was chosen."""
+    for name, trace in recent.traces().items():
+        run, parts = recent.run_of(trace), {part_name(name, phase): {"part": phase} for phase in PHASES.categories}
+        if chosen in (name, *parts):
+            fits = run is not None and run.fits_an_address
+            return urlencode(run.parameters() | parts.get(chosen, {})) if fits else None
+    return None
+
+
+def _ask_for_pair(query: Mapping[str, str]) -> None:
+    """Remember which runs are wanted; the page brings them up."""
+    pair: dict[str, tuple[RunRequest, str | None]] = {}  # by side: a run, and which part of its trace
+    for side in SIDES | THIRD:
+        try:
+            asked = dict(parse_qsl(query.get(side, ""), max_num_fields=MOST_FIELDS))
+        except ValueError:
+            continue
+        if "prompt" in asked:
+            pair[side] = run_from_query(asked), asked.get("part")
+    if pair:
+        visit().pair_asked = pair
+        session.set_value(session.THIRD_TRACE, None)  # until it is brought up, where there is one
+        by_key = {chart.key: question for question, chart in BESIDE.items()}
+        fields.fill_in(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)
+
+
+PAIR = PageAddress(_pair_written, _ask_for_pair)
+COMPARED = PageAddress(_compared_written, _ask_for_pair)

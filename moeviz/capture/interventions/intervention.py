@@ -14,6 +14,7 @@ import numpy as np
 
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import no_layer
 
 TINY = 1e-7  # weights that half precision rounds to 0
 
@@ -127,21 +128,23 @@ def check_layers(asked: Sequence[object], layers: LimitsByLayer) -> None:
     """Raise `CaptureError` for a layer that the model does not have."""
     for layer in asked:
         if not is_whole(layer) or layer not in layers:
-            raise CaptureError(f"The model has no MoE layer {shown(layer)}; it has {tuple(layers)}.")
+            raise CaptureError(no_layer("The model", shown(layer), tuple(layers)))
 
 
 def check_experts(what: object, experts: object, layers: LimitsByLayer) -> None:
     """Raise `CaptureError` unless `experts` names some, all of which are there."""
     if not isinstance(experts, Mapping):
-        raise CaptureError(f"{what} takes experts by layer, such as {{3: (1, 4)}}, not {experts!r}.")
+        raise CaptureError(f"{what} needs experts by layer, as in {what}({{3: (1, 4)}}), and got {experts!r}.")
     check_layers(tuple(experts), layers)
     for layer, ids in experts.items():
         if isinstance(ids, str) or not isinstance(ids, Sequence | set | frozenset | np.ndarray):
-            raise CaptureError(f"{what} takes several expert ids a layer, such as {{3: (1, 4)}}, not {ids!r}.")
+            raise CaptureError(
+                f"{what} needs a sequence of experts for each layer, as in {what}({{3: (1,)}}), and got {ids!r}."
+            )
         for expert in ids:
             check_expert(layer, expert, layers)
     if not any(len(ids) for ids in experts.values()):
-        raise CaptureError(f"{what} names no expert. Name one or more by layer, such as {{3: (1, 4)}}.")
+        raise CaptureError(f"{what} names no expert. Name one or more by layer, as in {what}({{3: (1, 4)}}).")
 
 
 def check_expert(layer: Any, expert: Any, layers: LimitsByLayer) -> None:

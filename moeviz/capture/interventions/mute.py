@@ -51,7 +51,8 @@ class Mute:
             if limits.groups == 1:
                 raise CaptureError(
                     f"Layer {layer} has {limits.num_experts} experts, and each token takes {limits.top_k}: at most "
-                    f"{limits.num_experts - limits.top_k} can be muted, not {len(muted)}. Or mute with reroute=False."
+                    f"{limits.num_experts - limits.top_k} can be muted, not {len(muted)}. Mute fewer, or "
+                    "without rerouting."
                 )
             raise _too_few(layer, limits, muted, f"at most {limits.left(muted)} are left in them")
 
@@ -92,7 +93,7 @@ class Mute:
 def _too_few(layer: int, limits: RouterLimits, muted: set[int], what: str) -> CaptureError:
     return CaptureError(
         f"Layer {layer} has {limits}, and each token takes {limits.top_k}: with {len(muted)} muted, {what}. Mute "
-        "fewer, or mute with reroute=False."
+        "fewer, or without rerouting."
     )
 
 

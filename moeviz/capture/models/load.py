@@ -19,16 +19,24 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_fits
-from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
+from moeviz.capture.models.memory import check_fits, device_of
+from moeviz.capture.models.parameters import (
+    TEXT_PART,
+    auto_class,
+    describe,
+    empty_model,
+    parameters_of_config,
+    text_reader,
+)
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.model_info import ModelInfo
-from moeviz.text import is_text, quoted, why_no_file
+from moeviz.text import cut, is_text, like, numbers_span, quoted, why_no_file
 
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
+NEAR = 0.8  # similarity from which a name was meant for one of our own models
 WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
@@ -46,9 +54,14 @@ class LoadedModel:
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
 
+    def __repr__(self) -> str:
+        experts = numbers_span(self.info.num_experts)
+        shape = f"{len(self.info.layers)} MoE layers of {experts} experts, {self.info.top_k} per token"
+        return f"<LoadedModel {self.name!r}: {shape}, {self.info.dtype}>"
+
     @property
     def name(self) -> str:
-        """The name under which it was asked for."""
+        """The name by which the model was opened."""
         return self.info.name
 
     @property
@@ -94,6 +107,8 @@ def load_model(
             "On the device 'meta' weights have shapes and no numbers, so nothing runs there. Choose 'cpu', 'cuda:0' or "
             "'auto'."
         )
+    if isinstance(device_map, str) and device_map.startswith("cuda"):
+        device_of(device_map if ":" in device_map else f"{device_map}:0")
     config = _config(name, source, revision)
     empty = empty_model(config, name)
     info = describe(empty, name, getattr(config, "_commit_hash", None))  # refuses what cannot be recorded
@@ -148,10 +163,22 @@ def model_source(name: str) -> str:
         raise ModelNotFound(
             f"The folder {quoted(name)} contains no config.json. Give the folder that save_pretrained wrote."
         )
+    if name.startswith(("http://", "https://")):
+        raise ModelNotFound(
+            f"{quoted(name)} does not say which engine serves the model. Write vllm+{cut(name)} or sglang+{cut(name)}."
+        )
+    if like_one := "" if "/" in name or folder.exists() else like(name, [*OWN_MODELS], NEAR):
+        raise ModelNotFound(f"There is no model {quoted(name)}.{like_one}")
+    if " " in name.strip() and "/" not in name and not folder.exists():
+        raise ModelNotFound(f"There is no model {quoted(name)}. If that is the text to read, it comes after the model.")
     if name.lower().endswith(".gguf"):
         raise ModelNotFound(
             f"{quoted(name)} is a GGUF file, which llama.cpp runs, and this needs a transformers model: with its "
             "config.json, and with modules in which something can be changed. Give the transformers checkpoint."
+        )
+    if folder.is_file():
+        raise ModelNotFound(
+            f"{quoted(name)} is a file. A model is the folder of a transformers checkpoint, a hub id, or a .gguf file."
         )
     if folder.is_absolute() or name.startswith((".", "~")) or name.count("/") > 1 or "\\" in name or not name.strip():
         raise ModelNotFound(
@@ -214,7 +241,7 @@ def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source, **reach(source, revision), **_at(revision), **SAFE
         )
-    return config
+        return text_reader(config)
 
 
 def _weights(
@@ -228,6 +255,7 @@ def _weights(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else the error names none of them
+            key_mapping=_names_in(config),
             **how,
             **_at(revision),
             **SAFE,
@@ -236,6 +264,12 @@ def _weights(
     if caution := caution_of(loading, config):
         log.warning("%s", caution)
     return model.eval(), caution
+
+
+def _names_in(config: PreTrainedConfig) -> dict[str, str] | None:
+    """Map the names that weights have in a whole checkpoint to those in the part of it that reads text."""
+    whole, _, part = config.model_type.rpartition("_")
+    return {rf"^{part}\.": ""} if TEXT_PART.get(whole) == part else None
 
 
 def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

@@ -41,7 +41,7 @@ def device_of(device_map: str | None) -> str:
         return {0: "cpu", 1: "cuda:0"}.get(gpus, "auto")
     if device_map != "cpu" and device_map not in [f"cuda:{number}" for number in range(gpus)]:
         has = f"only {', '.join(f'cuda:{number}' for number in range(gpus))}" if gpus else "no GPU that torch can use"
-        raise CaptureError(f"The device is {device_map}, and this machine has {has}. Choose another one.")
+        raise CaptureError(f"The device {device_map!r} is not there: this machine has {has}. Choose another, or 'cpu'.")
     return device_map
 
 

@@ -191,7 +191,8 @@ class NextTokenRecord:
         every = np.stack([ids, *(part for part, _ in lens)])
         tokens, rows = np.unique(every, return_inverse=True)
         texts, rows = _texts(tokenizer, tokens.tolist()), rows.reshape(every.shape).astype(np.int32)
-        return NextTokens(texts, rows[0], p, *((rows[1:], np.stack([part for _, part in lens])) if lens else ()))
+        of_lens = (rows[1:], np.stack([part for _, part in lens])) if lens else (None, None)
+        return NextTokens(texts, rows[0], p, *of_lens, tokens.astype(np.int32))
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, ...]:

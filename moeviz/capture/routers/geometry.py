@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_module
 from moeviz.errors import CaptureError
+from moeviz.text import no_layer
 
 COLUMNS = {"layer": "int32", "expert": "int16", "other": "int16", "cosine": "float64", "norm": "float64"}
 
@@ -34,7 +35,7 @@ def router_geometry(model: nn.Module, layers: Collection[int] | None = None) -> 
     """
     routers = {router.layer: router for router in find_routers(model)}
     if missing := set(layers or ()) - set(routers):
-        raise CaptureError(f"{type(model).__name__} has no router in layer {min(missing)}; it has {sorted(routers)}.")
+        raise CaptureError(no_layer(type(model).__name__, min(missing), sorted(routers)))
     parts = [_pairs(router) for layer, router in routers.items() if layers is None or layer in layers]
     return pd.concat(parts, ignore_index=True).astype(COLUMNS)
 

@@ -52,7 +52,7 @@ class CaptureRequest:
         check_new_tokens(self.max_new_tokens)
         check_settings(self.sampling, self.decoding)
         if self.system is not None and not self.chat:
-            raise InvalidPrompt("A system prompt is part of a chat. Give chat=True, or leave system out.")
+            raise InvalidPrompt("A system prompt is part of a chat. Ask for a chat too, or leave the prompt out.")
         given = self.prompts if self.token_ids is None else self.token_ids
         if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
@@ -76,6 +76,8 @@ class CaptureRequest:
 
 def prompts_of(prompts: str | Iterable[str]) -> tuple[str, ...]:
     """Return one text or several as a request holds them. Raises `InvalidPrompt` for anything else."""
+    if hasattr(prompts, "tokenizer") or hasattr(prompts, "forward"):
+        raise InvalidPrompt('The model comes first, and then the text, as in moeviz.trace(model, "Il fait froid.").')
     found = (prompts,) if isinstance(prompts, str) or not isinstance(prompts, Iterable) else tuple(prompts)
     if not all(isinstance(one, str) for one in found):
         raise InvalidPrompt(

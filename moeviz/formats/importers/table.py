@@ -109,11 +109,6 @@ def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
     return Opened(found, row.label, findings, left_out)
 
 
-def looked_for() -> str:
-    """Return the labels of all formats, for a sentence about a file that fits none."""
-    return ", ".join(row.label for row in importers())
-
-
 def _recognised(source: Source) -> Importer | None:
     if why := _why_not(source):
         raise InvalidTrace(why)

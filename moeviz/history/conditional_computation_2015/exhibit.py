@@ -9,7 +9,8 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, trace_of, train
+from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, train
+from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped
 
@@ -47,7 +48,7 @@ def blocks_by_digit(result: Conditional) -> pd.DataFrame:
 
 
 def blocks_on(result: Conditional) -> pd.DataFrame:
-    """How many blocks the test digits have on, from none to all, next to blocks chosen at random.
+    """Count the blocks that the test digits have on, from none to all, next to blocks chosen at random.
 
     At random means uniform block dropout with as many blocks on in all: the binomial distribution of B blocks, each on
     with the mean share. A policy that gave each digit the same number of blocks would be a single bar.
@@ -132,7 +133,7 @@ def block_probability_heatmap(frame: pd.DataFrame) -> alt.Chart:
 
 
 def blocks_on_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """How many digits have how many blocks on, and the same at random. Columns: those of `blocks_on`."""
+    """Draw the share of digits by the blocks that are on, and the same at random. Columns: those of `blocks_on`."""
     base = alt.Chart(frame).encode(
         x=alt.X("blocks_on:O", title="blocks on (orange: at random)", axis=theme.ids_axis()),
         tooltip=theme.tooltip(
@@ -207,7 +208,7 @@ BLOCKS_BY_DIGIT = Chart(
 )
 BLOCKS_ON = Chart(
     "How many blocks does a digit have on?",
-    "Each bar is the share of the test digits with so many blocks on, in one sample. The orange mark is what as many "
+    "Each bar is the share of the test digits with this many blocks on, in one sample. The orange mark is what as many "
     "blocks chosen at random would show.",
     measure=blocks_on,
     draw=blocks_on_bars,

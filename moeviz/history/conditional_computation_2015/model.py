@@ -1,9 +1,16 @@
-"""Gates that are on or off at random: how to train what decides, and how to keep it sparse.
+"""Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
 
-Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297
-(2015). Two Bengios: the estimators of 2013 are Yoshua's, the policy and its losses of 2015 Emmanuel's.
+One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
+each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
+policy cannot be trained by plain backpropagation, and there are two ways around that here.
 
-N samples, B blocks: a gate each.
+Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
+three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
+ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
+
+N digits, D pixels (784), B blocks, U units of a block, C classes.
+
+Two Bengios: the estimators of 2013 are Yoshua's, the policy and its losses of 2015 Emmanuel's.
 """
 
 import math
@@ -16,10 +23,7 @@ from jaxtyping import Bool, Float32, Int64, UInt8
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Digits, digits
-from moeviz.history.shared.gates import samples, switched_slots
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace
 
 
 def reinforce(
@@ -63,18 +67,6 @@ def variance_loss(probability: Float32[torch.Tensor, "N B"]) -> Float32[torch.Te
     """L_v = −Σⱼ varᵢ σᵢⱼ: a block's probability is to go with the digit, and not to be τ for all. Source: 2015, L_v."""
     return -probability.var(dim=0, correction=0).sum()
 
-
-# Conditional computation: blocks of a network, each on or off for every input, as a policy that is learnt decides.
-#
-# One hidden layer of 256 tanh units in 16 blocks tells handwritten digits apart. A policy sees the digit too, and gives
-# each block a probability of its own. A block that is off need not be computed. Being on or off has no slope, so the
-# policy cannot be trained by plain backpropagation, and there are two ways around that here.
-#
-# Source: the straight-through estimator: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013). Blocks, policy and its
-# three losses: E. Bengio, Bacon, Pineau & Precup, arXiv 1511.06297 (2015). The weights of the losses and the steps are
-# ours, since we train with momentum and on 4,000 digits; so is a running mean as the baseline.
-#
-# N digits, D pixels (784), B blocks, U units of a block, C classes.
 
 ESTIMATORS = ("policy", "straight-through", "uniform")  # the last learns no policy: block dropout
 BLOCKS, UNITS, CLASSES = 16, 16, 10
@@ -187,7 +179,7 @@ def train(
 def untrained(
     some: int, draws: torch.Generator
 ) -> tuple[GatedNetwork, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
-    """A network before training, and the first so many digits with what they are."""
+    """Return a network before training, and the first digits of this number with what they are."""
     images, wanted = _inputs(digits()[0])
     return _at_random(BLOCKS, draws), images[:some], wanted[:some]
 
@@ -287,53 +279,3 @@ def _optimiser(network: GatedNetwork) -> torch.optim.SGD:
     rest = [network.into, network.into_bias, network.out, network.out_bias]
     policy = {"params": [network.policy, network.policy_bias], "lr": POLICY_STEP}
     return torch.optim.SGD([{"params": rest, "weight_decay": DECAY}, policy], lr=STEP, momentum=MOMENTUM)
-
-
-# Conditional computation, 2013 and 2015 -> RoutingTrace.
-
-DRAWN = "Which blocks are on was drawn once, as in training: another draw with the same probabilities differs."
-THRESHOLDED = "A block is on if its probability is above 1/2; in training the blocks were drawn instead."
-
-
-def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
-    """The blocks of a gated network that each test digit switched on, as a trace.
-
-    A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit and, if the network got it
-    wrong, what it took it for; `label` is the digit. An expert is a block. Gates are independent, so a digit has any
-    number of blocks, none too, and the rows of weights do not sum to 1: a weight is what the block's output is
-    multiplied by, 1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the
-    policy, one sigmoid per block; where blocks are dropped uniformly nothing scores them, and there are none.
-
-    The blocks are those of the draw that gave the answers; with `thresholded` those whose probability is above 1/2,
-    and the answers are not told.
-
-    Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv
-    1511.06297 (2015).
-    """
-    settings = result.settings
-    on = result.probability > 0.5 if thresholded else result.on
-    experts, weights = switched_slots(on[None], np.ones((1, *on.shape), np.float32))
-    how = "over one half" if thresholded else "drawn"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"conditional computation, {settings['estimator']}, blocks {how}, seed {settings['seed']}",
-            backend="mixture",
-            layers=(0,),
-            num_experts=(on.shape[1],),
-            top_k=experts.shape[-1],
-            score_function="unknown" if result.logits is None else "sigmoid",
-            layer_kind="hidden layer",
-            item_kind="digit",
-            label_kind="digit",
-            caution=THRESHOLDED if thresholded else DRAWN,
-        ),
-        tokens=samples(_texts(result, thresholded), [str(digit) for digit in result.digit]),
-        experts=experts,
-        weights=weights,
-        logits=None if result.logits is None else result.logits[None],
-    )
-
-
-def _texts(result: Conditional, thresholded: bool) -> list[str]:
-    pairs = zip(result.digit, result.answer, strict=True)
-    return [f"{digit}" if thresholded or digit == answer else f"{digit} taken for {answer}" for digit, answer in pairs]

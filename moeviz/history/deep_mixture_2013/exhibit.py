@@ -12,17 +12,8 @@ from jaxtyping import Float
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
-from moeviz.history.deep_mixture_2013.model import (
-    EPOCHS,
-    LABELS,
-    LAYERS,
-    MOVES,
-    SHIFT,
-    DeepMixture,
-    moves,
-    trace_of,
-    train,
-)
+from moeviz.history.deep_mixture_2013.model import EPOCHS, MOVES, SHIFT, DeepMixture, moves, train
+from moeviz.history.deep_mixture_2013.trace import LABELS, LAYERS, trace_of
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 from moeviz.metrics.words import percent
@@ -103,7 +94,7 @@ def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
     the constraint limits: the sum of its gate over all samples so far, minus that mean.
 
     One row per epoch, layer and expert. Columns: epoch int32 (from 1) · layer int32 (1 or 2) · expert int16 · share
-    float64 (sums to 1 in a layer) · uniform float64 (1 / E) · lead float64 (samples) · bound bool (whether the
+    float64 (sums to 1 in a layer) · uniform float64 (1 / E) · lead float64 (samples) · bound bool (True if the
     constraint held in that epoch).
 
     Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), whose constraint is on running totals of the gate.

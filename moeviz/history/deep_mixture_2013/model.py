@@ -1,8 +1,17 @@
-"""Digits that are moved about on a larger picture, so that where they are has nothing to do with what they are.
+"""A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
 
-N digits, K of them moved.
+Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
+tells the gates what to go by: where the digit is, or what it is.
 
-Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013): MNIST on 36 × 36 pixels, moved by up to 4 in each direction.
+Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
+gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
+step size, the margin of the constraint and when it is lifted are ours.
+
+N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
+places, T samples kept.
+
+Digits are moved by up to 4 pixels in each direction on a picture of 36 × 36, so that where they are has nothing to do
+with what they are.
 """
 
 from collections.abc import Iterator
@@ -15,12 +24,9 @@ from jaxtyping import Float, Float32, Int, Int64, UInt8
 from torch import Tensor
 from torch.nn.functional import cross_entropy, relu
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Digits, digits
-from moeviz.history.shared.gates import samples, soft_slots
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace
 
 SIDE, SHIFT = 36, 4  # pixels: of the picture, and by how much a digit may be moved to either side, and up or down
 MOVES = 2 * SHIFT + 1
@@ -42,21 +48,9 @@ def moved(views: Float[Tensor, "N 9 9 36 36"], rows: Int64[Tensor, " K"], place:
 
 
 def moves(place: Int[Tensor, " K"] | Int[np.ndarray, " K"]) -> tuple:
-    """How far right and how far down of the middle a place is, in pixels. Place 0 is upper left; then row by row."""
+    """Return the pixels by which a place is right of the middle, and below it. Place 0 is upper left, row by row."""
     return place % MOVES - SHIFT, place // MOVES - SHIFT
 
-
-# A deep mixture of experts: two layers of experts, each with a gate of its own, on digits that are moved about.
-#
-# Every expert sees all of its layer's input, and so does the gate, which says how much each expert counts. Nothing
-# tells the gates what to go by: where the digit is, or what it is.
-#
-# Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013). Sizes are those of a row of its table, 4×100-4×20 with
-# gates 50-50; moves and constraint are the paper's too. It trained on MNIST, and here are 4,000 digits of it. The
-# step size, the margin of the constraint and when it is lifted are ours.
-#
-# N samples, D inputs of a layer, E experts, H outputs of an expert, G hidden units of a gate, L layers, C digits, P
-# places, T samples kept.
 
 DIGITS = 10
 EXPERT_UNITS, GATE_UNITS = (100, 20), (50, 50)  # of the first layer, of the second
@@ -116,7 +110,7 @@ class DeepMixture:
     settings: dict[str, int | bool]  # experts, constraint, epochs, seed
     shares: Float32[np.ndarray, "epochs L E"]  # mean gate over the training samples of each epoch; sums to 1
     samples: int  # in an epoch
-    bound: int  # so many epochs, the first ones, under the constraint
+    bound: int  # number of epochs, the first ones, under the constraint
     mean_gate: Float32[np.ndarray, "L C P E"] = field(repr=False)  # of the test digits of each kind, at each place
     digits_of_kind: Int64[np.ndarray, " C"]  # how many test digits there are of each
     error: float  # share of the test digits that are told wrong, each at all P places
@@ -236,70 +230,3 @@ def _measured(network: DeepMixtureNetwork, test: Digits, watch: Watch) -> dict[s
         "digit": np.tile(np.arange(DIGITS, dtype=np.uint8), PLACES),
         "place": np.repeat(np.arange(PLACES, dtype=np.uint8), DIGITS),
     }
-
-
-# A deep mixture of experts, 2013 -> RoutingTrace.
-
-LAYERS = (1, 2)  # as the paper counts
-THIRD = (2 * SHIFT + 1) // 3  # of the moves in a direction
-DOWN, RIGHT = ("upper", "middle", "lower"), ("left", "middle", "right")
-LABELS = ("digit", "place")
-
-
-def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None) -> RoutingTrace:
-    """How the two gates of a deep mixture divided 810 test digits: one of each kind at each of the 81 positions.
-
-    A token is one sample, alone in its sequence: `text` is "7 moved 2 right, 3 up". `label` is the digit or, with
-    "place", which of nine regions it was moved to; each has as many samples as any other. Layers are 1 and 2, as the
-    paper counts. The gates are soft, so every sample goes to all E experts of both layers, with weights that sum to 1;
-    counts of assignments are then the same for all experts. With `slots` 1 only the expert with the highest gate is
-    kept, weight and all, and counts tell who wins.
-
-    Raises `InvalidTrace` for a label other than digit or place, or slots that are not from 1 to E.
-
-    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013).
-    """
-    experts = result.logits.shape[2]
-    slots = experts if slots is None else slots
-    if label not in LABELS:
-        raise InvalidTrace(
-            f"Got the label {label!r}. Samples are labelled by {' or by '.join(LABELS)}; choose one of them."
-        )
-    if not 1 <= slots <= experts:
-        raise InvalidTrace(
-            f"Got {slots} slots per sample; each layer of this mixture has experts for 1 to {experts}. Choose a "
-            "number in that range."
-        )
-    chosen, weights = soft_slots(result.logits, slots)
-    steps = list(zip(*(part.tolist() for part in moves(result.place.astype(np.int64))), strict=True))
-    digits = [str(digit) for digit in result.digit]
-    texts = [f"{digit} {_in_words(*move)}" for digit, move in zip(digits, steps, strict=True)]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"deep mixture of {experts} and {experts} experts, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=LAYERS,
-            num_experts=(experts,) * len(LAYERS),
-            top_k=slots,
-            score_function="softmax",
-            dtype="float32",
-            item_kind="digit",
-            label_kind=label,
-        ),
-        tokens=samples(texts, digits if label == "digit" else [_region(*move) for move in steps]),
-        experts=chosen,
-        weights=weights,
-        logits=result.logits,
-    )
-
-
-def _in_words(right: int, down: int) -> str:
-    ways = ((right, "right", "left"), (down, "down", "up"))
-    said = [f"{abs(pixels)} {ahead if pixels > 0 else back}" for pixels, ahead, back in ways if pixels]
-    return f"moved {', '.join(said)}" if said else "in the middle"
-
-
-def _region(right: int, down: int) -> str:
-    """Nine of nine places each: upper left, upper middle and so on."""
-    across, along = RIGHT[(right + SHIFT) // THIRD], DOWN[(down + SHIFT) // THIRD]
-    return "middle" if across == along else f"{along} {across}"

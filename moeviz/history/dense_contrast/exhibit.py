@@ -14,7 +14,8 @@ from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
-from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, trace_of, train
+from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, train
+from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import Watch, shipped, unwatched
 

@@ -20,12 +20,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float32, Float64, Int16, Int64
 from torch import Tensor
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import MoevizError
 from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, TopKChoice, at_random, cost
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import balancing_loss
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import RoutingTrace, token_frame
 
 WIDTH, HIDDEN, LAYERS, HEADS, KEY_HEADS = 64, 128, 2, 4, 2
 SEQUENCES, WORDS = 16, 48  # N and P
@@ -110,13 +109,6 @@ def corpus() -> tuple[Int64[Tensor, " training"], Int64[Tensor, " held_out"]]:
     return torch.from_numpy(text.training), torch.from_numpy(text.held_out)
 
 
-def balancing_loss(choice: TopKChoice) -> Float[Tensor, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of assignments of expert i, Pᵢ its mean probability. 1 where both are even."""
-    experts = choice.logits.shape[1]
-    shares = F.one_hot(choice.experts, experts).float().mean(dim=(0, 1))
-    return experts * (shares * choice.logits.softmax(dim=-1).mean(dim=0)).sum()
-
-
 @torch.no_grad()
 def perplexity(decoder: Decoder, text: Int64[Tensor, " words"]) -> float:
     """e to the mean loss, in nats, of each word given those before it in its sequence: V where all words are alike."""
@@ -132,7 +124,7 @@ def _loss(
 
 def _learn(decoder: Decoder, optimiser: torch.optim.Optimizer, batch: tuple[Tensor, Tensor]) -> None:
     loss, choices = _loss(decoder, *batch)
-    loss = loss + BALANCE * sum(balancing_loss(choice) for choice in choices)
+    loss = loss + BALANCE * sum(balancing_loss(choice.logits.softmax(-1), choice.experts) for choice in choices)
     optimiser.zero_grad()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(decoder.parameters(), LONGEST_GRADIENT)
@@ -173,51 +165,4 @@ def _run(
         logits=logits,
         experts=experts.astype(np.int16),
         weights=weights,
-    )
-
-
-# A small Mixtral, sparse or with all experts on -> RoutingTrace.
-
-
-def trace_of(result: DecoderRun) -> RoutingTrace:
-    """The experts to which the two layers of a tiny Mixtral sent each of 768 held-out words, as a trace.
-
-    A token is a word, `text`, in sequences of 48. Weights are a softmax over the logits of the chosen experts alone, so
-    they sum to 1; with all experts on there are as many slots as experts, and every load is the same. The model's
-    parameters are counted.
-
-    Raises `InvalidTrace` for the dense network that is as fast, which has no router.
-
-    Source: Jiang et al. (arXiv 2401.04088), section 2.1.
-    """
-    layers, words, experts = result.logits.shape
-    if not experts:
-        raise InvalidTrace(
-            'Got the dense network that is as fast: it has no router to record. Train one of the kinds "sparse" or '
-            '"as large".'
-        )
-    vocabulary = english().vocabulary
-    place = np.arange(words)
-    name = "tiny Mixtral" if result.settings["kind"] == "sparse" else "tiny Mixtral with all experts on"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"{name}, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=tuple(range(layers)),
-            num_experts=(experts,) * layers,
-            top_k=result.experts.shape[-1],
-            score_function="softmax",
-            num_layers=layers,
-            dtype="float32",
-            item_kind="word",
-            parameters=ParameterCounts(
-                **result.parts,
-                shared_experts=0,
-                per_expert=(result.parts["routed_experts"] // (layers * experts),) * layers,
-            ),
-        ),
-        tokens=token_frame(place // WORDS, place % WORDS, [vocabulary[word] for word in result.words], result.words),
-        experts=result.experts,
-        weights=result.weights,
-        logits=result.logits,
     )

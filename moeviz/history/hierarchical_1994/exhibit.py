@@ -20,10 +20,10 @@ from moeviz.history.hierarchical_1994.model import (
     TREE,
     Hierarchy,
     errors,
-    trace_of,
     train,
     two_cuts,
 )
+from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
@@ -78,7 +78,7 @@ def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
     no preference; a lower gate is drawn where both of its leaves have samples, or its line divides nothing.
 
     One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
-    expert int16 (the leaf; for gates 0) · vowel str ("" for lines) · right bool (whether the tree's answer is on the
+    expert int16 (the leaf; for gates 0) · vowel str ("" for lines) · right bool (True if the tree's answer is on the
     right side of 0.5; True for lines) · line str (the gate or leaf; "" for samples).
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.

@@ -21,11 +21,10 @@ from moeviz.history.hmm_experts_1996.model import (
     HMMMixture,
     fit,
     matched,
-    names,
     settled_after,
-    trace_of,
     train,
 )
+from moeviz.history.hmm_experts_1996.trace import names, trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import shipped
@@ -54,7 +53,7 @@ def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.Data
     of its training utterances, one expert per speaker; experts trained by speaker belong to that one.
 
     One row per frame and expert, frame by frame. Columns: frame int64 (frames heard so far, from 0; 6.4 ms each) ·
-    expert int16 · speaker int16 (whom the expert is matched to, 1 to 9; 0 for nobody) · own bool (whether that is the
+    expert int16 · speaker int16 (whom the expert is matched to, 1 to 9; 0 for nobody) · own bool (True if that is the
     actual speaker) · share float64 (of the gate; a frame's shares sum to 1).
 
     Raises `MoevizError` if there is no such utterance.
@@ -79,7 +78,7 @@ def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.Data
 
 
 def settling(result: HMMMixture, data: Utterances) -> pd.DataFrame:
-    """How many utterances are with the right expert, and how many with the one that they keep, after so many frames.
+    """Count the utterances with the right expert, and with the one that they keep, after each number of frames.
 
     The expert of an utterance is the one with the highest share of the gate. It is right if that expert is matched to
     the actual speaker. After its end, an utterance counts as it ended, so that every share is a share of all
@@ -257,7 +256,7 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
 
 GATE_OVER_TIME = Chart(
     "How does the gate make up its mind?",
-    "The height of each colour is the gate's share for that expert after so many frames (6.4 ms each). The orange "
+    "The height of each colour is the gate's share for that expert after this many frames (6.4 ms each). The orange "
     "line is the top of the expert that is matched to this speaker; at 0 nothing has been heard yet.",
     measure=gate_over_time,
     draw=gate_areas,
@@ -265,7 +264,7 @@ GATE_OVER_TIME = Chart(
 SETTLING = Chart(
     "How soon is the gate sure?",
     "The lines show what share of the 370 test utterances is with the right expert, and what share with the one that "
-    "they will keep, after so many frames. An utterance that has ended counts as it ended.",
+    "they will keep, after this many frames. An utterance that has ended counts as it ended.",
     measure=settling,
     draw=settling_lines,
 )

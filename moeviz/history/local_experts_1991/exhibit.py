@@ -17,10 +17,10 @@ from moeviz.history.local_experts_1991.model import (
     STOP_AT,
     AdaptiveMixture,
     BackpropagationNetwork,
-    trace_of,
     train,
     train_network,
 )
+from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
 from moeviz.history.shared.results import shipped
@@ -39,8 +39,8 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
     and no other has a larger one.
 
     One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
-    expert int16 (for the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (whether the
-    mixture's answer is on the right side of 0.5; True for lines) · surviving bool (whether the expert survives
+    expert int16 (for the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (True if the
+    mixture's answer is on the right side of 0.5; True for lines) · surviving bool (True if the expert survives
     training) · line str ("" for samples; which line this is an end of).
 
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), figures 2 and 3.
@@ -92,7 +92,7 @@ def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
 
 
 def _border(gate: np.ndarray, one: int, other: int, low: np.ndarray, high: np.ndarray) -> list[tuple[float, float]]:
-    """The part of the line between two experts along which no third one is preferred; nothing where there is none."""
+    """The part of the line between two experts along which no third one is preferred; nothing if there is none."""
     ends = ends_of(gate[:, one] - gate[:, other], low, high)
     if len(ends) < 2:
         return []

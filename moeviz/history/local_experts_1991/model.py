@@ -13,16 +13,15 @@ N samples, D inputs (F1 and F2 in kHz, and 1), E experts, R recorded epochs.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float64
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Vowels, encode, stand_in
-from moeviz.history.shared.gates import check_samples, sigmoid, softmax, vowel_trace
+from moeviz.history.shared.gates import sigmoid, softmax
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.routing_trace import RoutingTrace
 
 STOP_AT = 0.08  # average squared error on the training speakers
 START = 0.1  # expert weights start uniform in ±0.1; all at 0 is a saddle
@@ -188,7 +187,7 @@ def _result(data: Vowels, states: list[MixtureState], settings: dict[str, int | 
 #
 # Source: Rumelhart, Hinton & Williams, Nature 323:533-536 (1986).
 
-HIDDEN = {2: 3, 4: 6, 8: 12}  # units of the network with about as many parameters as so many experts
+HIDDEN = {2: 3, 4: 6, 8: 12}  # experts, and hidden units of the network with about as many parameters
 NETWORK_STEP = 14.0  # the fastest of 6, 10, 14 and 20, as the paper chose one for each system
 NETWORK_START = 0.5  # at ±0.1 the hidden units take long to part
 
@@ -201,10 +200,16 @@ class BackpropagationNetwork:
     epochs: int | None  # needed to reach STOP_AT; None where it did not
     train_accuracy: float  # share of the training samples on the right side of 0.5
     test_accuracy: float
+    below: Float64[np.ndarray, "D hidden"]  # weights of the hidden units
+    above: Float64[np.ndarray, " hidden_and_1"]  # weights of the output, its bias last
+
+    def answer(self, inputs: Float64[np.ndarray, "N D"]) -> Float64[np.ndarray, " N"]:
+        """Answer of the network, from 0 to 1."""
+        return sigmoid(sigmoid(inputs @ self.below) @ self.above[:-1] + self.above[-1])
 
 
 def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_STEP) -> BackpropagationNetwork:
-    """Train a network of so many hidden units until its error is 0.08. The same arguments, the same result."""
+    """Train a network with this number of hidden units until its error is 0.08. The same arguments, the same result."""
     inputs, desired = encode(data)
     mine, wanted = inputs[data.training], desired[data.training]
     rng = np.random.default_rng(seed)
@@ -221,35 +226,8 @@ def train_network(data: Vowels, hidden: int, seed: int, step: float = NETWORK_ST
         pushed = push[:, None] * above[:-1] * units * (1 - units)
         above = above - step * np.append(push @ units, push.sum()) / len(mine)
         below = below - step * mine.T @ pushed / len(mine)
-    right = (sigmoid(sigmoid(inputs @ below) @ above[:-1] + above[-1]) > 0.5) == (desired > 0.5)
-    return BackpropagationNetwork(
-        error_by_epoch=np.array(errors),
-        epochs=len(errors) - 1 if errors[-1] <= STOP_AT else None,
-        train_accuracy=float(right[data.training].mean()),
-        test_accuracy=float(right[~data.training].mean()),
-    )
-
-
-# Adaptive mixtures of local experts, 1991 -> RoutingTrace.
-
-
-def trace_of(result: AdaptiveMixture, data: Vowels | None = None, slots: int | None = None) -> RoutingTrace:
-    """How an adaptive mixture of local experts divided its vowels, at each recorded epoch of its training.
-
-    A token is one sample, alone in its sequence: `text` is "[i] speaker 12" and `label` the vowel. A layer is a
-    recorded epoch, 0 before training. The gate is soft, so every sample goes to all E experts, with the mixing
-    proportions as weights, which sum to 1; counts of assignments are then the same for all experts. With `slots` 1
-    only the expert with the highest proportion is kept, weight and all, and counts tell who wins. `data` are those it
-    was trained on: the stand-in unless given.
-
-    Raises `InvalidTrace` where `data` are not those of the result, or `slots` are not from 1 to E.
-
-    Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991).
-    """
-    data = stand_in() if data is None else data
-    check_samples(result.source, data)
-    inputs, _ = encode(data)
-    epochs, _, experts = result.gate_lines.shape
-    logits = np.stack([result.state(at).logits(inputs) for at in range(epochs)]).astype(np.float32)
-    name = f"adaptive mixture of {experts} local experts, seed {result.settings['seed']}"
-    return vowel_trace(name, data, logits, result.recorded, "epoch", slots)
+    epochs = len(errors) - 1 if errors[-1] <= STOP_AT else None
+    trained = BackpropagationNetwork(np.array(errors), epochs, np.nan, np.nan, below, above)
+    right = (trained.answer(inputs) > 0.5) == (desired > 0.5)
+    train_accuracy, test_accuracy = (float(right[part].mean()) for part in (data.training, ~data.training))
+    return replace(trained, train_accuracy=train_accuracy, test_accuracy=test_accuracy)

@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 
 from moeviz.history.dense_contrast.decoder import INITIAL_SPREAD, Decoder, Sizes, at_random
-from moeviz.history.dense_contrast.model import balancing_loss
 from moeviz.history.phone_book.model import BALANCE, BATCH, NAMES, NUMBERS, WARM_UP, Facts, facts_of, train
 from moeviz.history.phone_book.runs import HERE, MANY, NETWORKS, RECORDED, BookRun
+from moeviz.history.shared.experts import balancing_loss
 from moeviz.history.shared.results import save
 
 WIDTH, HIDDEN, HEADS, TOP_K = 48, 16, 2, 2
@@ -62,7 +62,7 @@ def _words(names: torch.Tensor) -> torch.Tensor:
 def _loss(decoder: Decoder, facts: Facts, batch: torch.Tensor) -> torch.Tensor:
     logits, choices = decoder(_words(facts.names[batch]))
     loss = F.cross_entropy(logits[:, -1], 2 * NAMES + facts.numbers[batch])
-    return loss + BALANCE * sum(balancing_loss(choice) for choice in choices)
+    return loss + BALANCE * sum(balancing_loss(choice.logits.softmax(-1), choice.experts) for choice in choices)
 
 
 SEEDS = (0, 1, 2)
@@ -74,6 +74,7 @@ Measured = tuple[str, str, dict[str, Any], tuple[int, ...]]
 MEASURED: tuple[Measured, ...] = (
     *(("book", name, {"experts": experts}, SEEDS) for name, experts in NETWORKS.items()),
     *(("rule", name, {"task": "rule", "experts": experts}, SEEDS) for name, experts in NETWORKS.items()),
+    *(("rule", f"dense, as large as {n} experts", {"task": "rule", "experts": n, "top_k": n}, SEEDS) for n in (8, 32)),
     *(
         ("rule", name, {"task": "rule", "experts": NETWORKS[name], "facts": MANY}, SEEDS)
         for name in ("dense", "32 experts")
@@ -87,8 +88,7 @@ MEASURED: tuple[Measured, ...] = (
         for router, what in ROUTES.items()
         for experts in (8, 32)
     ),
-    ("controls", "dense, as large as 8 experts", {"experts": 8, "top_k": 8}, ONE_SEED),
-    ("controls", "dense, as large as 32 experts", {"experts": 32, "top_k": 32}, ONE_SEED),
+    *(("controls", f"dense, as large as {n} experts", {"experts": n, "top_k": n}, SEEDS) for n in (8, 32)),
     *(
         ("rule", f"{name}, half the step size", {"task": "rule", "experts": experts, "learning_rate": 1e-2}, ONE_SEED)
         for name, experts in NETWORKS.items()
@@ -116,11 +116,12 @@ def measure() -> Iterator[pd.DataFrame]:
 def _of_run(run: BookRun) -> dict[str, Any]:
     settings = {name: value for name, value in run.settings.items() if name != "book"}
     shares = {"remembered": run.remembered[-1], "unseen": run.unseen[-1]}
+    shares["best"] = run.unseen.max() if run.settings["task"] == "rule" else None
     return settings | shares | {name: getattr(run, name) for name in ("parameters", "expert_parameters", "at_work")}
 
 
 def _of_decoder(experts: int, seed: int) -> dict[str, Any]:
     settings = {"task": "book", "facts": FACTS, "experts": experts, "top_k": TOP_K, "router": "learned"}
     settings |= {"steps": STEPS, "learning_rate": LEARNING_RATE, "seed": seed}
-    unknown = dict.fromkeys(("unseen", "parameters", "expert_parameters", "at_work"))
+    unknown = dict.fromkeys(("unseen", "best", "parameters", "expert_parameters", "at_work"))
     return settings | {"remembered": remembered_by_decoder(experts, seed=seed)} | unknown

@@ -26,6 +26,7 @@ from torch import Tensor, nn
 
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book.runs import HELD_OUT, HIDDEN, NAMES, NUMBERS, TASKS, WALL, WIDTH, BookRun
+from moeviz.history.shared.experts import balancing_loss, queued
 
 STEPS, BATCH, LEARNING_RATE = 3000, 1024, 2e-2
 WARM_UP = 50  # steps
@@ -43,7 +44,7 @@ class Facts:
 
     names: Int64[Tensor, "pairs 2"]  # a first and a second name, each from 0 to 255
     numbers: Int64[Tensor, " pairs"]
-    learned: int  # so many, from the first
+    learned: int  # number of them, from the first
 
 
 class RoutedFacts(NamedTuple):
@@ -78,7 +79,7 @@ def train(
     `seed`, which is that of the weights and batches. The same arguments, the same result, on one machine.
     `watch` is called with the run so far every 100 steps; it may raise, and training ends.
 
-    Raises `MoevizError` for a task or router that is none, or arguments that make no network.
+    Raises `MoevizError` for an unknown task or router, or arguments that make no network.
     """
     learned = TASKS.get(task, 0) if facts is None else facts
     _check(task, experts, top_k, router, learned, steps)
@@ -132,7 +133,7 @@ def _check(task: str, experts: int, top_k: int, router: str, facts: int, steps: 
 
 
 def facts_of(task: str, learned: int, seed: int) -> Facts:
-    """The facts of a phone book ("book") or of a rule ("rule"), of which so many are learned."""
+    """The facts of a phone book ("book") or of a rule ("rule"), of which the first `learned` are learned."""
     drawn = torch.Generator().manual_seed(1000 + seed)
     pairs = torch.randperm(NAMES**2, generator=drawn)
     names = torch.stack([pairs // NAMES, pairs % NAMES], 1)
@@ -188,30 +189,18 @@ class Network(nn.Module):
         return (x @ self.up.transpose(0, 1).flatten(1) + self.bias.flatten()).relu() @ self.down.flatten(0, 1)
 
     def mixed(self, x: Float[Tensor, "T D"], choice: RoutedFacts) -> Float[Tensor, "T D"]:
-        """Weighted sum of what the chosen experts answer. Facts are packed by expert, in rows of one length."""
-        sent = choice.experts.flatten()
-        counts = torch.bincount(sent, minlength=self.experts)
-        longest, order = int(counts.max()), sent.argsort(stable=True)
-        place = torch.empty_like(sent)
-        place[order] = torch.arange(len(sent)) - (counts.cumsum(0) - counts)[sent[order]]
-        slot = sent * longest + place
-        packed = x.new_zeros(self.experts * longest, WIDTH).index_copy(0, slot, x.repeat_interleave(self.top_k, 0))
-        answers = (packed.view(self.experts, longest, WIDTH).bmm(self.up) + self.bias).relu().bmm(self.down)
-        return (answers.flatten(0, 1)[slot].view(len(x), self.top_k, WIDTH) * choice.weights[:, :, None]).sum(1)
-
-
-def balancing_loss(choice: RoutedFacts) -> Float[Tensor, ""]:
-    """E Σᵢ fᵢ Pᵢ: fᵢ the share of assignments of expert i, Pᵢ its mean probability. 1 where both are even."""
-    experts = choice.logits.shape[1]
-    shares = torch.bincount(choice.experts.flatten(), minlength=experts) / choice.experts.numel()
-    return experts * (shares * choice.logits.softmax(dim=-1).mean(dim=0)).sum()
+        """Weighted sum of what the chosen experts answer."""
+        queues = queued(x.repeat_interleave(self.top_k, 0), choice.experts.flatten(), self.experts)
+        answers = (queues.tokens.bmm(self.up) + self.bias).relu().bmm(self.down)
+        own = answers.flatten(0, 1)[queues.slots].view(len(x), self.top_k, WIDTH)
+        return (own * choice.weights[:, :, None]).sum(1)
 
 
 def _learn(network: Network, optimiser: torch.optim.Optimizer, facts: Facts, batch: Int64[Tensor, " T"]) -> None:
     logits, choice = network(facts.names[batch])
     loss = F.cross_entropy(logits, facts.numbers[batch])
     if choice is not None:
-        loss = loss + BALANCE * balancing_loss(choice)
+        loss = loss + BALANCE * balancing_loss(choice.logits.softmax(dim=-1), choice.experts)
     optimiser.zero_grad()
     loss.backward()
     optimiser.step()
@@ -248,7 +237,7 @@ def _begun(settings: dict[str, Any], network: Network, facts: Facts) -> BookRun:
 
 @torch.no_grad()
 def _recorded(run: BookRun, step: int, network: Network, facts: Facts) -> BookRun:
-    """The run with what the network answers after so many steps."""
+    """Return the run with what the network answers after this many steps."""
 
     def share(part: slice) -> float:
         return float((_answers(network, facts.names[part]) == facts.numbers[part]).double().mean())

@@ -41,7 +41,7 @@ class BookRun:
     remembered: Float64[np.ndarray, " R"]  # share of what it learned that it answers correctly
     unseen: Float64[np.ndarray, " R"]  # share of 4,000 pairs it never saw that it answers correctly
     right: Bool[np.ndarray, "R W"] = field(repr=False)  # on the wall, row by row
-    seen: Bool[np.ndarray, " W"] = field(repr=False)  # whether it learned that name
+    seen: Bool[np.ndarray, " W"] = field(repr=False)  # True if it learned that name
     numbers: Int8[np.ndarray, " W"] = field(repr=False)
     answers: Int8[np.ndarray, " W"] = field(repr=False)  # after the last step
     experts: Int8[np.ndarray, "R W K"] = field(repr=False)  # highest weight first; K is 0 in a dense network
@@ -63,7 +63,8 @@ def book_table() -> pd.DataFrame:
     Columns: part str (book, rule, controls: of the book, decoder: of a smaller book, in a decoder) · name str · task
     str · facts int64 (learned) · experts, top_k int64 (equal in a dense network) · router str · steps int64 ·
     learning_rate float64 · seed int64 · remembered float64 (share of what was learned that is answered correctly) ·
-    unseen float64 (the same of 4,000 pairs never seen; NaN in a decoder) · parameters, expert_parameters, at_work
+    unseen float64 (the same of 4,000 pairs never seen; NaN in a decoder) · best float64 (the highest `unseen` of all
+    recorded steps; NaN where it was not kept) · parameters, expert_parameters, at_work
     Int64 (in all, of all experts, and of those that work on one fact; missing in a decoder).
     """
     return pd.read_csv(TABLE, dtype=dict.fromkeys(COUNTS, "Int64"))
@@ -73,13 +74,14 @@ def book_means(table: pd.DataFrame) -> pd.DataFrame:
     """The table with a row for all seeds of the same run.
 
     Columns: part, name str · facts int64 · share, lowest, highest float64 (of `unseen` where the task is the rule, else
-    of `remembered`: the mean, the lowest and the highest) · seeds int64 (how many) · sparse bool (whether a router
-    chooses).
+    of `remembered`: the mean, the lowest and the highest) · best float64 (mean of the column of that name) · seeds
+    int64 (their number) · sparse bool (True if a router chooses).
     """
     share = table["unseen"].where(table["task"] == "rule", table["remembered"])
     rows = table.assign(share=share, sparse=table["top_k"] < table["experts"])
     found = rows.groupby(["part", "name", "facts"], sort=False).agg(
         **{name: ("share", how) for name, how in (("share", "mean"), ("lowest", "min"), ("highest", "max"))},
+        best=("best", "mean"),
         seeds=("seed", "nunique"),
         sparse=("sparse", "first"),
     )
@@ -87,7 +89,7 @@ def book_means(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def router_work(experts: int) -> float:
-    """How many multiplications the router adds, as a share of those of the dense network that is as fast.
+    """Return the multiplications that the router adds, as a share of those of the dense network that is as fast.
 
     >>> f"{router_work(32):.3f}"
     '0.125'

@@ -12,7 +12,8 @@ from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
 from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
-from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, trace_of, train
+from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, train
+from moeviz.history.sparsely_gated_2017.trace import trace_of
 
 TABLE = Path(__file__).with_name("sweep.csv")
 SEEDS = (0, 1, 2)

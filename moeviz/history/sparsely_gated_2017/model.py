@@ -2,10 +2,12 @@
 
 A word runs through a few of many experts, so that a model may have far more weights than work to do for each word.
 
-Source: Shazeer et al. (arXiv 1701.06538), sections 2 and 3.1 and appendix C. Ours are the sizes: 16 experts of 8,192
-weights each where the paper has up to 131,072 of a million. Its dropout is left out.
+Source: Shazeer et al. (arXiv 1701.06538), sections 2, 3.1 and 5.1 and appendices A to C. Ours are the sizes (16
+experts of 8,192 weights each, where the paper has up to 131,072 of a million), the text of 100,000 words, where the
+paper's has a billion, and Adam with one step size. Its dropout is left out.
 
-B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known.
+B sequences of T words, N = B · T; D units, E experts, K chosen of them, H hidden units of an expert, V words known;
+in a hierarchy G groups, k chosen of them.
 """
 
 import math
@@ -21,6 +23,7 @@ from torch.nn.utils import clip_grad_norm_
 
 from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import queued
 from moeviz.history.shared.results import Watch, unwatched
 from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     GateChoice,
@@ -31,8 +34,6 @@ from moeviz.history.sparsely_gated_2017.noisy_top_k import (
     squared_variation,
     two_levels,
 )
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
 
 UNITS = HIDDEN = 64  # D and H; 512 and 1,024 in the paper
 
@@ -62,17 +63,11 @@ class SparseMixture(nn.Module):
         return two_levels(primary, self._choice(x, self.gate, self.spread, draws))
 
     def forward(self, x: Float[Tensor, "N D"], routing: NoisyTopKRouting) -> Float[Tensor, "N D"]:
-        """Run every word through its own experts alone, and add up what they answer by the words' weights.
-
-        An expert's words are packed into a block with room for the most that any expert has, so that all experts can
-        work at once.
-        """
-        words, slots = routing.chosen.shape
-        place, room = _places(routing.chosen.flatten(), len(self.first))
-        wanted = x[:, None].expand(words, slots, UNITS).flatten(0, 1)
-        packed = x.new_zeros(len(self.first) * room, UNITS).index_copy(0, place, wanted)
-        answers = packed.view(-1, room, UNITS).bmm(self.first).relu().bmm(self.second)
-        own = answers.flatten(0, 1).index_select(0, place).view(words, slots, UNITS)
+        """Run every word through its own experts only, and add up what they answer by the word's weights."""
+        wanted = x.repeat_interleave(routing.chosen.shape[1], dim=0)
+        queues = queued(wanted, routing.chosen.flatten(), len(self.first))
+        answers = queues.tokens.bmm(self.first).relu().bmm(self.second)
+        own = answers.flatten(0, 1)[queues.slots].view(*routing.chosen.shape, UNITS)
         return (own * routing.weights[:, :, None]).sum(dim=1)
 
     def _choice(self, x: Tensor, gate: Tensor, spread: Tensor, draws: torch.Generator | None) -> GateChoice:
@@ -104,15 +99,6 @@ class SparseLanguageModel(nn.Module):
         return torch.addmm(self.bias, above.flatten(0, 1), self.output), routing
 
 
-def _places(expert: Int64[Tensor, " assignments"], experts: int) -> tuple[Int64[Tensor, " assignments"], int]:
-    """A row for each assignment, so that those of an expert lie together; and how many rows each expert has."""
-    counts = torch.bincount(expert, minlength=experts)
-    room, order = int(counts.max()), expert.argsort(stable=True)
-    nth = torch.empty_like(expert)
-    nth[order] = torch.arange(len(expert)) - (counts.cumsum(0) - counts)[expert[order]]
-    return expert * room + nth, room
-
-
 def _gate(shape: tuple[int, ...]) -> tuple[nn.Parameter, nn.Parameter]:
     """W_g and W_noise."""
     return nn.Parameter(torch.zeros(shape)), nn.Parameter(torch.zeros(shape))
@@ -130,13 +116,6 @@ def _lstm(draws: torch.Generator) -> nn.LSTM:
         weights.data = _matrix(weights.shape, draws).data
     return lstm
 
-
-# The sparsely-gated mixture of experts, trained: a language model of 2017, small, on a text of 100,000 words.
-#
-# Source: Shazeer et al. (arXiv 1701.06538), section 5.1 and appendices A to C. The paper's text has a billion words.
-# Ours are text and sizes, and Adam with one step size.
-#
-# N words, E experts, K chosen of them; in a hierarchy G groups, k chosen of them.
 
 SEQUENCES, LENGTH = 32, 32  # of a step, and words of each
 STEPS = 400
@@ -180,7 +159,7 @@ def train(
 ) -> SparselyGated:
     """Train a language model whose gate is kept balanced by two losses with these weights, w_importance and w_load.
 
-    A word goes to `top_k` experts. With `groups`, the experts are divided among so many, and a word goes to `top_k`
+    A word goes to `top_k` experts. With `groups`, the experts are divided among them, and a word goes to `top_k`
     groups and in each of them to `top_k` experts. The same arguments, the same result. `watch` is called before each
     step.
 
@@ -275,67 +254,3 @@ def _check(experts: int, top_k: int, groups: int, steps: int, weights: tuple[flo
             f"Got the loss weights {weights} and {steps} steps. Weights must be at least 0, and at least 1 step is "
             "needed."
         )
-
-
-# The sparsely-gated mixture of experts, 2017 -> RoutingTrace.
-
-LEVELS = (1, 2)  # primary gate, gates of the groups
-
-
-def trace_of(result: SparselyGated) -> RoutingTrace:
-    """The routing of words that a sparsely-gated mixture has not seen, without noise, as a trace.
-
-    A token is a word of the held-out text, 32 in a sequence; `token_id` is its index in the vocabulary. Weights are
-    those of the top k and sum to 1; logits are what the gate says without noise, x · W_g.
-
-    A hierarchy has two layers, its levels. The experts of the first are the G groups. Those of the second are all E,
-    expert j of group i under the id i · E / G + j; their weights are those of both gates multiplied, and so are their
-    probabilities: the logits there are log softmax(group) + log softmax(expert in its group). A word's experts are the
-    best of each of its groups, and need not be the best of all.
-
-    Source: Shazeer et al. (arXiv 1701.06538), section 2.1 and appendix B.
-    """
-    words, (count, experts) = english().vocabulary, result.logits.shape
-    number = np.arange(count)
-    hierarchy = result.group_logits.shape[1] > 0
-    chosen, weights, logits = _levels(result) if hierarchy else _one(result)
-    groups = result.group_logits.shape[1]
-    what = f"{groups} groups of {experts // groups} experts" if hierarchy else f"{experts} experts"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"sparsely-gated mixture of {what}, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=LEVELS if hierarchy else (0,),
-            num_experts=(groups, experts) if hierarchy else (experts,),
-            top_k=chosen.shape[-1],
-            score_function="softmax",
-            layer_kind="level" if hierarchy else "layer",
-            item_kind="word",
-        ),
-        tokens=token_frame(number // LENGTH, number % LENGTH, [words[word] for word in result.words], result.words),
-        experts=chosen,
-        weights=weights,
-        logits=logits,
-    )
-
-
-def _one(result: SparselyGated) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    return result.chosen[None].astype(np.int16), result.weights[None], result.logits[None]
-
-
-def _levels(
-    result: SparselyGated,
-) -> tuple[Int16[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T K"], Float32[np.ndarray, "2 T E"]]:
-    """Both levels in arrays of one width: a word has fewer groups than experts."""
-    (count, slots), (_, experts), (_, groups) = result.chosen.shape, result.logits.shape, result.group_logits.shape
-    chosen, weights = np.full((2, count, slots), NO_EXPERT, np.int16), np.zeros((2, count, slots), np.float32)
-    chosen[0, :, : result.groups.shape[1]], weights[0, :, : result.groups.shape[1]] = (
-        result.groups,
-        result.group_weights,
-    )
-    chosen[1], weights[1] = result.chosen, result.weights
-    logits = np.full((2, count, experts), -np.inf, np.float32)
-    logits[0, :, :groups] = result.group_logits
-    within = np.log(normalised_scores(result.logits.reshape(count, groups, -1), "softmax"))
-    logits[1] = (np.log(normalised_scores(result.group_logits, "softmax"))[:, :, None] + within).reshape(count, experts)
-    return *sort_slots(chosen, weights), logits

@@ -1,7 +1,7 @@
 """A mixture of support vector machines trained by expectation and maximisation: every expert learns from all examples.
 
 How much it learns from each is its responsibility, a number from 0 to 1, and no expert is ever full: the soft way,
-beside the loop of 2002 in `svm_mixtures`. The task is that of 1991: four vowels, two classes, and no straight line
+beside the loop of 2002 in `model`. The task is that of 1991: four vowels, two classes, and no straight line
 tells them apart. So two experts, each a line, have to share the vowels out.
 
 Source: Jordan & Jacobs, Hierarchical Mixtures of Experts and the EM Algorithm, Neural Computation 6(2):181-214 (1994),

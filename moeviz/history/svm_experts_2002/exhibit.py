@@ -24,7 +24,8 @@ from moeviz.history.svm_experts_2002.frames import (
     sweep,
     what_room_changes,
 )
-from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, trace_of, train
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, train
+from moeviz.history.svm_experts_2002.trace import trace_of
 from moeviz.routing_trace import RoutingTrace
 
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
@@ -177,7 +178,7 @@ SOFT_ERRORS = Chart(
 )
 ERROR_BY_EXPERTS = Chart(
     "Do more experts make fewer errors?",
-    "Each line is the share of test digits that so many experts classify wrongly, the mean of five seeds; it is solid "
+    "Each line is the share of test digits that as many experts classify wrongly, the mean of five seeds; it is solid "
     "for linear experts and dashed for rbf. The distance from green down to blue is what the linear experts' learning "
     "contributes; the rest is the gater's.",
     measure=error_by_experts,

@@ -29,7 +29,7 @@ def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
 
     One row per expert and part, three parts each. Columns: iteration int32 (from 1) · expert int16 · part str ·
     examples int64 · capacity int64 (examples) · uniform float64 (N / M) · turned_away float64 (share of those whose
-    first choice the expert is; 0 if there are none).
+    first choice the expert is; 0 if there are no others).
 
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule.
     """
@@ -190,7 +190,7 @@ def svm_lines(result: SoftMixture, data: Vowels, at: int = -1) -> pd.DataFrame:
     expert that the gate gives the highest proportion.
 
     One row per sample, and two per line, its ends. Columns: what str (sample or line) · f1, f2 float64 (kHz) · expert
-    int16 · vowel str ("" for lines) · right bool (whether the mixture's answer is on the right side of 0.5; True for
+    int16 · vowel str ("" for lines) · right bool (True if the mixture's answer is on the right side of 0.5; True for
     lines).
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), for the mixture; the picture is that of
@@ -230,7 +230,7 @@ def ends(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[floa
 
 
 def soft_errors(result: SoftMixture) -> pd.DataFrame:
-    """How many vowels are on the wrong side of 0.5, iteration by iteration.
+    """Count the vowels on the wrong side of 0.5, iteration by iteration.
 
     One row per iteration and system. Columns: iteration int32 (from 1) · system str · error float64 (share of samples).
 

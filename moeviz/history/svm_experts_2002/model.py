@@ -1,9 +1,22 @@
-"""The gater of a mixture of support vector machines: a small network that weighs them, with no softmax at its end.
+"""A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
 
-N examples, D inputs, H hidden units, M experts.
+A support vector machine takes at least the square of its examples in time, so many that learn from few each are
+quicker than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these
+machines is one.
 
-Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002). That it is trained by Adam, and from even
-weights, is ours.
+The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
+experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
+highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19
+years before the capacity factor of Switch Transformers.
+
+Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001)
+and Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so
+is the tanh on each expert's output, which keeps the gater steady.
+
+N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
+
+The gater is a small network that weighs the experts, with no softmax at its end; that it is trained by Adam, and from
+uniform weights, is ours. H hidden units of the gater.
 """
 
 from collections.abc import Callable
@@ -13,12 +26,9 @@ from functools import cache
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, UInt8
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import MoevizError
 from moeviz.history.shared.datasets import Digits, digits
-from moeviz.history.shared.gates import samples
 from moeviz.history.shared.results import Watch, history_extra, unwatched
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 STEPS = 300  # over all examples, in each iteration of the mixture
 STEP = 0.02
@@ -104,23 +114,6 @@ def trained(
         )
     return Gater(*numbers)
 
-
-# A parallel mixture of support vector machines: each learns from its own part of the examples, up to a largest size.
-#
-# A support vector machine takes at least the square of its examples in time, so many that learn from few each are
-# quicker than one that learns from all. Here they tell odd from even digits: no straight line does, and each of these
-# machines is one.
-#
-# The loop: 1. deal the examples out at random, N/M to each expert; 2. train every expert on its part; 3. leave the
-# experts as they are, and train the gater on all examples; 4. give every example to the expert that the gater weighs
-# highest and that still has room, at most N/M + c; and again from 2. Step 4 is a limit on an expert's capacity, 19
-# years before the capacity factor of Switch Transformers.
-#
-# Source: Collobert, Bengio & Bengio, A Parallel Mixture of SVMs for Very Large Scale Problems, NIPS 14:633-640 (2001)
-# and Neural Computation 14(5):1105-1114 (2002). The digits are ours, the paper has forest cover types and speech; so
-# is the tanh on each expert's output, which keeps the gater steady.
-#
-# N examples, D inputs, M experts, I iterations, S examples whose weights are kept.
 
 SETTINGS = ("experts", "room", "kernel", "iterations", "shuffled", "seed")
 KERNELS = ("linear", "rbf")
@@ -305,57 +298,3 @@ def _check(experts: int, room: int, kernel: str, iterations: int) -> None:
             f"Got {experts} experts, room {room}, kernel {kernel!r} and {iterations} iterations. Choose 1 to "
             f"{MOST_EXPERTS} experts, a room of at least 0, one of {list(KERNELS)}, and at least 1 iteration."
         )
-
-
-# The mixture of support vector machines of 2002 -> RoutingTrace.
-
-VIEWS = ("both", "first choice", "assigned")
-CAUTION = (
-    "All experts answer for every digit, with weights of any sign. Shown here are only the expert with the highest "
-    "weight and, if that one was full, the one that learns from the digit instead."
-)
-
-
-def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
-    """The expert that the gater weighs highest for each digit, and the one that learns from it, as a trace.
-
-    A token is a training digit, the first 1,000 of the 4,000, alone in its sequence: `text` is "7, image 12" and
-    `label` the digit. A layer is an iteration, from 1, after its gater has been trained. Slot 0 is the first choice,
-    the expert with the highest weight. Slot 1 is the expert that the digit was given to, from which it learns in the
-    next iteration; it is filled only where the first choice was full, so the share of tokens with two experts is the
-    overflow. `view` keeps one of the two alone, in one slot.
-
-    Weights are the gater's, as the mixture applies them: signed, unbounded, and they sum to nothing in particular. The
-    order is that of the sign too, since the rule of 2002 sorts by it. `logits` are the weights of all experts; there is
-    no score function, so what needs probabilities says that it has none.
-
-    Raises `InvalidTrace` for another view.
-
-    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002).
-    """
-    if view not in VIEWS:
-        raise InvalidTrace(f"Got the view {view!r}. Choose one of {list(VIEWS)}.")
-    iterations, kept, experts = result.weights.shape
-    first, given = (part[:, :kept].astype(np.int16) for part in (result.first_choice, result.assigned))
-    elsewhere = np.where(given == first, np.int16(NO_EXPERT), given)
-    slots = {"both": [first, elsewhere], "first choice": [first], "assigned": [given]}[view]
-    chosen = np.stack(slots, axis=-1)
-    weights = np.take_along_axis(result.weights, np.maximum(chosen, 0).astype(np.intp), axis=-1)
-    labels = [str(digit) for digit in result.digit[:kept]]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"mixture of {experts} support vector machines, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=tuple(range(1, iterations + 1)),
-            num_experts=(experts,) * iterations,
-            top_k=len(slots),
-            layer_kind="iteration",
-            item_kind="digit",
-            label_kind="digit",
-            caution=CAUTION,
-        ),
-        tokens=samples([f"{label}, image {number + 1}" for number, label in enumerate(labels)], labels),
-        experts=chosen,
-        weights=np.where(chosen == NO_EXPERT, np.float32(0), weights),
-        logits=result.weights,
-    )

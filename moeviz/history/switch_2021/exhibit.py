@@ -12,7 +12,8 @@ from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
 from moeviz.history.shared.results import Watch, shipped, unwatched
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, trace_of, train
+from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, train
+from moeviz.history.switch_2021.trace import trace_of
 
 EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
 WINDOW = 10  # steps of training in one point of a line
@@ -23,6 +24,7 @@ TWIN: Kind = {"dense": True}
 KINDS = (*({"aux_weight": w, "capacity_factor": c} for w in AUX_WEIGHTS for c in CAPACITY_FACTORS), TWIN)
 SEEDS = (0, 1)
 SWEEP = Path(__file__).with_name("sweep.csv")
+LARGE_LOGITS = Path(__file__).with_name("large_logits.csv")  # `large_logits` of the run that ships
 THIS_RUN, OTHERS = "the run on this page", "runs that ship"
 
 
@@ -85,7 +87,7 @@ def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def expert_queues(result: Switch) -> pd.DataFrame:
-    """How many of about 1,000 held-out words each expert is chosen for, and how many exceed its capacity.
+    """Count the held-out words, of about 1,000, that choose each expert, and those that exceed its capacity.
 
     The words are one group: capacity, ⌈words / experts · capacity factor⌉, is counted over all of them, first come,
     first served. Shares are shares of words, each of which goes to one expert, so they sum to 1.
@@ -268,6 +270,25 @@ def details(page: Page, result: Switch) -> None:
     page.markdown(_why_so_many_are_dropped(result))
     page.chart(DROP_RATES, result, runs)
     page.chart(DROPPED_BY_PLACE, result)
+    if not result.settings["dense"]:
+        _instability(page)
+
+
+def _instability(page: Page) -> None:
+    """Draw what large logits do in 16 bits, of the run that ships."""
+    page.title("An instability: large logits in 16 bits")
+    page.markdown(
+        "If all scores of the router grow by one number, its softmax does not see it, and the auxiliary loss "
+        "cannot mend it. But in 16 bits (bfloat16) large scores are rounded by much, and words change their "
+        "expert. Only the **z-loss** of ST-MoE (2022), the mean of log² Σ exp(score), pulls such an offset back; "
+        "it balances nothing. Of the run that ships; the last two columns: what is left of the offset after 3,000 "
+        "steps down the slope of the loss."
+    )
+    table = pd.read_csv(LARGE_LOGITS).set_index("offset")
+    shares = {name: table[name].map("{:.1%}".format) for name in ("changed", "rounded")}
+    left = {name: table[name].map("{:.1f}".format) for name in ("without", "with_z_loss")}
+    names = {"changed": "words that change", "rounded": "largest change of a probability"}
+    page.table(table.assign(**shares, **left).rename(columns=names | {"with_z_loss": "with z-loss"}))
 
 
 def _why_so_many_are_dropped(result: Switch) -> str:

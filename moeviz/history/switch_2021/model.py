@@ -1,8 +1,14 @@
-"""The Switch layer: each token goes to one expert, and past an expert's capacity it goes to none.
+"""Switch Transformer: a language model whose second block sends each word to one expert of eight.
 
-Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2.
+Two Transformer blocks read up to 32 words and say the next one. In the Switch layer each token goes to one expert,
+and past an expert's capacity it goes to none. All tokens of a batch are one group, so an expert has room for ⌈1,024 /
+experts · capacity factor⌉ of them, in training and in evaluation.
 
-T tokens of a group, D width of a token, H hidden units, E experts, C tokens that an expert has room for.
+Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2. Its models are T5s of 0.2 to
+1,600 billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
+
+T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence, N =
+S · W held-out words.
 """
 
 import math
@@ -10,17 +16,15 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Float32, Int, Int16, UInt8
 from torch import nn
 from torch.nn import functional
 
-from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.shared.datasets import UNKNOWN, english
+from moeviz.errors import MoevizError
+from moeviz.history.shared.datasets import english
+from moeviz.history.shared.experts import balancing_loss, queued
 from moeviz.history.shared.results import Watch, unwatched
-from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
 INIT_SCALE = 0.1  # section 2.4; a usual Transformer has 1.0
 JITTER = 0.01  # what the router reads is multiplied by 1 ± so much, drawn anew each time, in training alone
@@ -58,13 +62,11 @@ class SwitchLayer(nn.Module):
         probabilities = logits.softmax(dim=-1)
         gate, chosen = probabilities.max(dim=-1)
         room = capacity(len(tokens), self.experts, self.capacity_factor)
-        place = places(chosen, self.experts)
-        kept = place < room
-        rows, slots = kept.nonzero()[:, 0], (chosen * room + place)[kept]
-        queues = tokens.new_zeros(self.experts * room, tokens.shape[1]).index_copy(0, slots, tokens[rows])
-        answers = (queues.view(self.experts, room, -1) @ self.into).relu() @ self.out_of
-        answered = answers.flatten(0, 1)[slots] * gate[rows, None]
-        return Routed(torch.zeros_like(tokens).index_copy(0, rows, answered), logits, probabilities, chosen, ~kept)
+        queues = queued(tokens, chosen, self.experts, room)
+        answers = (queues.tokens @ self.into).relu() @ self.out_of
+        output = torch.zeros_like(tokens)
+        output[queues.kept] = answers.flatten(0, 1)[queues.slots] * gate[queues.kept, None]
+        return Routed(output, logits, probabilities, chosen, ~queues.kept)
 
 
 class DenseLayer(nn.Module):
@@ -88,47 +90,12 @@ def capacity(tokens: int, experts: int, factor: float) -> int:
     return math.ceil(tokens / experts * factor - 1e-9)  # 100 / 7 · 1.05 is a little above 15 in floating point
 
 
-def places(chosen: Int[torch.Tensor, " T"], experts: int) -> Int[torch.Tensor, " T"]:
-    """Each token's place in the queue of the expert that it chose, from 0: first come, first served.
-
-    >>> places(torch.tensor([1, 0, 1, 1]), experts=2).tolist()
-    [0, 0, 1, 2]
-    """
-    ahead = nn.functional.one_hot(chosen, experts).cumsum(dim=0)
-    return ahead.gather(1, chosen[:, None])[:, 0] - 1
-
-
-def balancing_loss(
-    probabilities: Float[torch.Tensor, "T E"], chosen: Int[torch.Tensor, " T"]
-) -> Float[torch.Tensor, ""]:
-    """Equations 4 to 6 without α: N Σᵢ fᵢ Pᵢ over N experts, 1 where routing is uniform.
-
-    fᵢ is the share of tokens that choose expert i (dropped ones too), and Pᵢ the mean of pᵢ(x). fᵢ has no gradient.
-
-    >>> float(balancing_loss(torch.full((4, 2), 0.5), torch.tensor([0, 1, 0, 1])))
-    1.0
-    """
-    experts = probabilities.shape[-1]
-    share = torch.bincount(chosen, minlength=experts) / len(chosen)
-    return experts * (share * probabilities.mean(dim=0)).sum()
-
-
 def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:
     """Weights from a normal distribution of standard deviation √(0.1 / fan-in), cut at two of them (section 2.4)."""
     deviation = math.sqrt(INIT_SCALE / shape[-2])
     drawn = nn.init.trunc_normal_(torch.empty(shape), 0, deviation, -2 * deviation, 2 * deviation, generator=draws)
     return nn.Parameter(drawn)
 
-
-# Switch Transformer: a language model whose second block sends each word to one expert of eight.
-#
-# Two Transformer blocks that read up to 32 words and say the next one. All tokens of a batch are one group, so an
-# expert has room for ⌈1,024 / experts · capacity factor⌉ of them, in training and in evaluation.
-#
-# Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022). Its models are T5s of 0.2 to 1,600
-# billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
-#
-# S sequences of a batch, W words of a sequence, D width of a word, E experts, N = S · W held-out words.
 
 SEQUENCES, WORDS = 32, 32
 WIDTH, HIDDEN, HEADS = 64, 128, 4
@@ -317,56 +284,3 @@ def _check(experts: int, capacity_factor: float, aux_weight: float, steps: int) 
             f"Got the capacity factor {capacity_factor} and the aux weight {aux_weight}. Choose a factor above 0 and "
             "a weight of at least 0."
         )
-
-
-# Switch Transformer, 2021 -> RoutingTrace.
-
-
-def trace_of(result: Switch) -> RoutingTrace:
-    """The expert to which the second block of a tiny Switch Transformer sent each of 1,024 held-out words, as a trace.
-
-    A token is a word, `text`, in sequences of 32; `label` says whether it is a word, a number, a sign or too rare for
-    the vocabulary. One layer, one slot, and the weight is the router's probability for that expert, so it does not sum
-    to 1. A word that was dropped has NO_EXPERT, and its logits, which say where it wanted to go: all words of the trace
-    are one group, over which capacity is counted.
-
-    Raises `InvalidTrace` for the dense twin, which has no router.
-
-    Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.
-    """
-    settings, words, experts = result.settings, *result.logits.shape
-    if settings["dense"]:
-        raise InvalidTrace("Got the dense twin, which has no router to record. Train a Switch Transformer instead.")
-    vocabulary = english().vocabulary
-    texts = [vocabulary[word] for word in result.words]
-    place = np.arange(words)
-    tokens = token_frame(place // WORDS, place % WORDS, texts, token_id=result.words)
-    served = np.where(result.dropped, NO_EXPERT, result.chosen)
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"tiny Switch Transformer of {experts} experts, seed {settings['seed']}",
-            backend="mixture",
-            layers=(1,),
-            num_experts=(experts,),
-            top_k=1,
-            score_function="softmax",
-            num_layers=2,
-            dtype="float32",
-            item_kind="word",
-            label_kind="kind of word",
-            caution=(
-                f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
-                f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
-            ),
-        ),
-        tokens=tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
-        experts=served.astype(np.int16)[None, :, None],
-        weights=np.where(result.dropped, 0, result.gate).astype(np.float32)[None, :, None],
-        logits=result.logits[None],
-    )
-
-
-def _kind(text: str) -> str:
-    if text == UNKNOWN:
-        return "rare"
-    return "number" if text.isdigit() else "word" if text.replace("_", "a").isalpha() else "sign"

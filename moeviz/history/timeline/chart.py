@@ -77,7 +77,7 @@ APART = 0.06  # years between systems of one month, which stand side by side
 HEIGHT = 520
 SQUEEZED = "parameters (logarithmic; squeezed below 1B)"
 KNOWN = ("Mixtral 8x7B", "DeepSeek-V3")  # named too: between the leaps, and alone in their months
-LEAP = 1.5  # a system is named where it is so many times as large as any before it
+LEAP = 1.5  # a system is named if it is this many times as large as any before it
 
 
 def parameters_over_time(frame: pd.DataFrame) -> alt.LayerChart:
@@ -181,6 +181,24 @@ def experts_over_time(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(alt.layer(rules, *dots), HEIGHT - 140)
 
 
+def turns(frame: pd.DataFrame) -> pd.DataFrame:
+    """Return the systems at which the number of experts in a layer turns: most before Mixtral, Mixtral, most since.
+
+    Columns: those of `experts_at_work`, of which `frame` has the rows.
+    """
+    (mixtral,) = frame.index[frame["name"] == KNOWN[0]]
+    before, since = frame.loc[: mixtral - 1, "experts"], frame.loc[mixtral + 1 :, "experts"]
+    return frame.loc[[before.idxmax(), mixtral, since.idxmax()]]
+
+
+def in_words(turning: pd.DataFrame) -> str:
+    """Say how many experts a layer has at each turn, and how many of them work."""
+    most, few, many = (
+        f"{row.experts:,.0f} with {row.at_work:.0f} at work in {int(row.year)}" for row in turning.itertuples()
+    )
+    return f"Since 2017 the number has not climbed but fallen and risen again: {most}, {few}, {many}."
+
+
 def _experts_axis(field: str) -> alt.Y:
     scale = alt.Scale(type="log", domain=[1, 2e5], nice=False)
     title = "experts in a layer (logarithmic)"
@@ -201,9 +219,8 @@ def _expert_tooltip() -> list[alt.Tooltip]:
 EXPERTS_AT_WORK = Chart(
     "How many experts does a layer have, and how many work at a time?",
     "A circle is all experts of a layer, and the diamond below it those that one input runs through; where both are "
-    "at one height, all of them do. Layers have grown from 4 experts to hundreds, and the share at work has fallen "
-    "from all to a few in a hundred. Shared experts, which always work, are not counted; hollow marks are numbers "
-    "from memory.",
+    f"at one height, all of them do. {in_words(turns(experts_at_work()))} Shared experts, which always work, are not "
+    "counted; hollow marks are numbers from memory.",
     measure=experts_at_work,
     draw=experts_over_time,
 )

@@ -70,7 +70,7 @@ def switch_parameters(
     gated: bool = True,
     vocabulary: int = 32_128,
 ) -> int:
-    """Parameters of a Switch Transformer, which is a T5 where every so many feed-forward layers are an MoE layer.
+    """Count the parameters of a Switch Transformer: a T5 in which every n-th feed-forward layer is an MoE layer.
 
     L `layers` in the encoder and as many in the decoder; d is `model`, f is `hidden`, of the E experts too:
 

@@ -72,7 +72,7 @@ class Rules:
 
     def __post_init__(self) -> None:
         if unknown := set(self.ignore) - set(KINDS):
-            raise InvalidTrace(f"There is no alarm {min(unknown)!r}. Choose from {', '.join(KINDS)}.")
+            raise InvalidTrace(f"There is no alarm {min(unknown)!r}. Choose one of {', '.join(KINDS)}.")
         for field in fields(self):
             value = getattr(self, field.name)
             if field.name != "ignore" and not _may_be(field.name, value):

@@ -3,6 +3,8 @@
 Why experts? The phone book at the head: what ships, and a network that a visitor has trained now.
 """
 
+import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ import streamlit as st
 
 from moeviz.charts.system_table import SIDE_BY_SIDE
 from moeviz.embedded.recorded_routing import said_of_study
+from moeviz.history.one_sentence import SENTENCE
 from moeviz.history.phone_book.runs import (
     MANY,
     RECORDED,
@@ -24,8 +27,19 @@ from moeviz.history.phone_book.runs import (
     router_work,
     shipped_run,
 )
-from moeviz.history.story import MEANING, POINTS, corrections, kinds_of_text, repeats_of_mixtral
+from moeviz.history.story import (
+    MEANING,
+    NOT_SHOWN,
+    POINTS,
+    SOURCES,
+    CitedSource,
+    corrections,
+    ideas,
+    kinds_of_text,
+    repeats_of_mixtral,
+)
 from moeviz.history.story import twins as found_twins
+from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Tell
@@ -36,6 +50,8 @@ from moeviz_app.widgets.components.history import (
     STOP,
     collapse,
     in_words,
+    opening,
+    packed_opening,
     packed_run,
     packed_story,
     packed_twins,
@@ -48,39 +64,26 @@ from moeviz_app.widgets.components.history import (
 from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import waiting_words
 
-TITLE = "Keep them alive"
-KEPT_ALIVE = (
-    "Eight experts learn a phone book of 2,500 facts, in your browser. A router gives each fact to **one** of them. "
-    "The expert that it picks learns, and is picked again: one that gets no fact is a **dead expert**, and where "
-    "nearly all facts go to a few, that is **collapse**. Choose what is to keep them alive, and train."
-)
-PUT_IN = (
-    "We put the trouble in: all facts lean the router the same way, as strongly as the last slider says. Without that "
-    "lean none of the eight died in our tries, and more was remembered than with any cure. Each run begins with new "
-    "random numbers, so single runs differ."
-)
+WORDS = tomllib.loads(Path(__file__).with_name("story.toml").read_text("utf-8"))
 METHOD = Path(__file__).with_name("collapse.md").read_text("utf-8")
 
 
 def collapse_panel() -> None:
     """Draw the panel: its question, the experts while they train, and behind a button how that is done."""
+    words = WORDS["garden"]
     with st.container(horizontal=True, vertical_alignment="center", gap="small"):
-        st.subheader(TITLE, anchor=False, help=explained_terms(KEPT_ALIVE, METHOD), width="content")
+        st.subheader(words["title"], anchor=False, help=explained_terms(words["lead"], METHOD), width="content")
         with st.popover("⋯", help="Method and sources"):
             st.markdown(METHOD)
-    st.markdown(KEPT_ALIVE)
-    collapse(PUT_IN, key="collapse")
-
-
-INTRO = (
-    "Press a year, or ← →. A box is an expert: **tinted**, it is computed for this input; **filled**, by how much its "
-    "answer counts; **framed**, it is new in this step."
-)
+    st.markdown(words["lead"])
+    collapse(words["note"], key="collapse")
 
 
 def story_page(page_of: Callable[[str], st.Page]) -> None:
     """Four panels, each with its question; then all systems in one chart. `page_of` is the menu's."""
     st.title("From 1991 to Mixtral", anchor=False)
+    with explained():
+        opening(_packed_opening(), key="opening")
     with explained():
         phone_book_panel()
     with explained():
@@ -92,18 +95,57 @@ def story_page(page_of: Callable[[str], st.Page]) -> None:
     with explained():
         heading(SIDE_BY_SIDE)
         picture_and_words(SIDE_BY_SIDE, SIDE_BY_SIDE.measure(recorded.gallery()))
-    st.text(
-        "All pictures are of small systems of ours; “Ours” has Mixtral's architecture. What was published of Mixtral "
-        "itself is on its page."
-    )
+    _own_sentence(page_of)
+    st.markdown(WORDS["steps"]["note"])
+
+
+def _own_sentence(page_of: Callable[[str], st.Page]) -> None:
+    """Draw a box for a sentence, which goes along to Explore."""
+    words = WORDS["own"]
+    st.subheader(words["title"], anchor=False)
+    st.markdown(words["lead"])
+    with st.container(horizontal=True, vertical_alignment="bottom"):
+        text = st.text_input("Your sentence", SENTENCE, max_chars=settings.SETTINGS.max_prompt_chars)
+        if st.button(words["button"], type="primary", disabled=not text.strip()):
+            session.set_value(session.PROMPT, text)
+            st.switch_page(page_of("Explore"))
 
 
 def _systems(page_of: Callable[[str], st.Page]) -> None:
-    st.subheader("From one network to Mixtral and its heirs", anchor=False)
-    st.markdown(INTRO)
+    st.subheader(WORDS["steps"]["title"], anchor=False)
+    st.markdown(WORDS["steps"]["lead"])
     asked = story(_packed_story(), key="story")
     if asked is not None:
         st.switch_page(page_of(asked))
+    with st.expander(WORDS["since"]["title"]):
+        rows = (f"* **{idea.title}** ({idea.who}). {cited(idea.says)}" for idea in ideas())
+        st.markdown("\n".join(rows) + "\n\n" + cited(WORDS["since"]["note"]))
+    with st.expander("Sources"):
+        st.markdown("\n".join(_source_in_words(source) for source in SOURCES))
+
+
+def cited(words: str) -> str:
+    """Turn numbers of sources, as in [3] or [11, 18], into raised links to them.
+
+    >>> cited("An idea[17].")
+    'An idea[¹⁷](https://arxiv.org/abs/2106.04426 "Roller and others, Hash Layers for Large Sparse Models").'
+    """
+
+    def links(found: re.Match) -> str:
+        sources = [SOURCES[int(number) - 1] for number in found[1].split(", ")]
+        return " ".join(f'[{raised(source.number)}]({source.address} "{source.name}")' for source in sources)
+
+    return re.sub(r"\[([\d, ]+)\]", links, words)
+
+
+def raised(number: int) -> str:
+    """Write a number in raised digits."""
+    return str(number).translate(str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
+def _source_in_words(source: CitedSource) -> str:
+    checked = WORDS["since"]["checked"][source.checked]
+    return f"{source.number}. [{source.name}]({source.address}) ({source.year}): {source.where} · *{checked}*"
 
 
 def _meaning() -> None:
@@ -112,6 +154,12 @@ def _meaning() -> None:
     data, said = _packed_twins()
     twins(data, key="twins")
     st.markdown(said)
+
+
+@st.cache_resource(show_spinner=False)
+def _packed_opening() -> dict[str, Any]:
+    words = {part: {name: " ".join(said.split()) for name, said in of.items()} for part, of in WORDS["opening"].items()}
+    return packed_opening(words)
 
 
 @st.cache_resource(show_spinner=False)
@@ -130,10 +178,7 @@ def _packed_twins() -> tuple[dict[str, Any], str]:
 def article_page(page_of: Callable[[str], st.Page]) -> None:
     """Each sentence with a link to the page where it can be seen; then the corrections. `page_of` is the menu's."""
     st.title("Article", anchor=False)
-    st.markdown(
-        "moeviz grew from an article, *The History of Mixture of Experts* (26 April 2024), which runs from 1991 to "
-        "Mixtral. This page shows where you can see each of its sentences at work, and what it got wrong."
-    )
+    st.markdown(WORDS["article"]["lead"].format(points=len(POINTS)))
     for point in POINTS:
         with st.container(border=True):
             st.markdown(f"“{point.quotation}”")
@@ -142,14 +187,15 @@ def article_page(page_of: Callable[[str], st.Page]) -> None:
                 st.markdown(point.look, width="stretch")
     st.subheader("Corrections", anchor=False)
     st.table(corrections().set_index("the article says"))
+    st.subheader("Not shown here, and why", anchor=False)
+    st.table(pd.DataFrame({"why": NOT_SHOWN}).rename_axis("the article says"))
 
 
 BOOK, WIRE = "phone book", "phone book now"  # keys of the two components; the first is that of the result too
 REFUSED = "phone book refused"
 SEEDS = (1, 10_000)  # of a network that is trained now; 0 is that of what ships
-TABS = {"book": "A phone book", "rule": "A rule instead", "controls": "Controls"}
-PARROTS = "[Mixture of Parrots](https://arxiv.org/abs/2410.19034)"
-HASH = "[Hash Layers](https://arxiv.org/abs/2106.04426)"
+COLUMNS = {"end": "share", "best": "best"}
+FIVE_ROWS = ("dense", "8 experts", "32 experts", "dense, as large as 8 experts", "dense, as large as 32 experts")
 
 
 @dataclass(slots=True, eq=False)
@@ -162,7 +208,7 @@ class Lesson:
 
 
 def phone_book_panel() -> None:
-    """Draw three networks that learn a phone book, a rule in its place, and the controls."""
+    """Draw three networks that learn a phone book, or a rule instead, and the controls."""
     with st.container(gap=None):
         phone_book(_data(), BOOK)
         _now()
@@ -234,62 +280,46 @@ def _data() -> dict[str, Any]:
     """Pack the recorded phone book that ships, once for all visitors."""
     means = book_means(book_table())
     runs = {name: packed_run(shipped_run(name)) for name in RECORDED}
-    return {"tabs": TABS, "runs": runs, "bars": _bars(means), **_words(means)}
+    return {"tabs": WORDS["book"]["tabs"], "runs": runs, "bars": _bars(means), **_words(means)}
 
 
 def _words(means: pd.DataFrame) -> dict[str, dict[str, str]]:
-    """The words above and below each tab; **strong** and [links](https://…) as the book's JavaScript reads them."""
-    book, few, many = TASKS["book"], TASKS["rule"], MANY
-    of = means.set_index(["part", "name", "facts"])["share"]
-    of_few, of_many = ({name: of["rule", name, seen] for name in ("dense", "32 experts")} for seen in (few, many))
-    wall = int(shipped_run("book-2").seen.sum())
-    router = {experts: f"{100 * router_work(experts):.1f}%" for experts in (8, 32)}
-    leads = {
-        "book": f"{book:,} names, each with a number from 0 to 63 drawn at random: nothing to understand, only to "
-        "remember. All three networks do the same work on a name; a box is an expert of 4,656 weights. **Lit boxes are "
-        "the work, all boxes are the memory.**",
-        "rule": "Now the numbers follow a rule, **8 p + q**: every first name has a p, every second name a q. The "
-        f"networks learn {few:,} names and are asked for names that they **never saw**.",
-        "controls": "Is it the experts? The same book in other networks, and what else we tried. Shares of names with "
-        "the right number; of one seed, where no more are named.",
+    """Return the words above and below each tab, as the book's JavaScript reads them."""
+    rule = means[(means["part"] == "rule") & (means["facts"] == TASKS["rule"])].set_index("name")
+    figures = {of: [_in_words(rule.loc[name, column]) for name in FIVE_ROWS] for of, column in COLUMNS.items()}
+    seen = shipped_run("book-2").seen
+    figures |= {"facts": TASKS["book"], "few": TASKS["rule"], "many": MANY, "wall": int(seen.sum()), "names": len(seen)}
+    figures |= {"router": [f"{100 * router_work(experts):.1f}%" for experts in (8, 32)]}
+    return {
+        part: {tab: " ".join(words.split()).format_map(figures) for tab, words in WORDS["book"][part].items()}
+        for part in ("leads", "says")
     }
-    says = {
-        "book": f"Squares: the {wall} of these {len(shipped_run('book-2').seen)} names that are in the book; filled: "
-        "remembered. Choose one. **Experts are a way to hold more for the same work.**",
-        "rule": f"**From {few:,} examples the dense network finds the rule better: {_said(of_few['dense'])} against "
-        f"{_said(of_few['32 experts'])} for 32 experts** (means of three seeds). With {many:,} it makes no difference: "
-        f"{_said(of_many['dense'])} and {_said(of_many['32 experts'])}. **Experts buy memory, not understanding** "
-        f"({PARROTS}). Squares: names never seen; filled: right.",
-        "controls": "**It is the memory:** a dense network as large remembers as much, but then each name costs all of "
-        "its weights. A name must meet the same experts at every visit; whether anybody learned which matters less "
-        f"({HASH}). The router's own work comes on top: {router[8]} more for 8 experts, {router[32]} for 32.",
-    }
-    return {"leads": leads, "says": says}
 
 
 def _bars(means: pd.DataFrame) -> list[dict[str, Any]]:
-    """The controls in three groups, each mean with its seeds."""
-    of_book = means["part"].isin(("book", "controls"))
-    others = means["name"].str.contains("as large|router|drawn")
+    """Five networks at both tasks, and the further controls; each mean with its seeds."""
+    five, book = means["name"].isin(FIVE_ROWS), means["part"].isin(("book", "controls"))
+    rule = (means["part"] == "rule") & (means["facts"] == TASKS["rule"])
     groups = {
-        f"The book: {TASKS['book']:,} names": means[of_book & ~others],
-        "The same book: other routes, other sizes": means[of_book & others | (means["part"] == "decoder")],
-        "A rule: names never seen": means[means["part"] == "rule"],
+        f"The book: {TASKS['book']:,} names": means[book & five],
+        f"A rule, {TASKS['rule']:,} examples: names never seen": means[rule & five],
+        "What else we tried": means[~(five & (book | rule))],
     }
     return [{"title": title, "rows": [_bar(row) for row in of.itertuples()]} for title, of in groups.items()]
 
 
 def _bar(row: Any) -> dict[str, Any]:
     name = "dense, as fast" if row.name == "dense" else row.name
-    if row.part == "rule":
-        name += f", {row.facts:,} examples"
+    if row.part == "rule" and (row.facts != TASKS["rule"] or row.name not in FIVE_ROWS):
+        name += f", rule, {row.facts:,} examples"
     elif row.part == "decoder":
         name += f", decoder as Mixtral’s, {row.facts:,} names"
-    seeds = "" if row.seeds == 1 else f"{row.seeds} seeds: {_said(row.lowest)} to {_said(row.highest)}"
-    return {"name": name, "share": row.share, "range": seeds, "sparse": bool(row.sparse)}
+    seeds = "" if row.seeds == 1 else f"{row.seeds} seeds: {_in_words(row.lowest)} to {_in_words(row.highest)}"
+    best = None if pd.isna(row.best) else row.best
+    return {"name": name, "share": row.share, "best": best, "range": seeds, "sparse": bool(row.sparse)}
 
 
-def _said(share: float) -> str:
+def _in_words(share: float) -> str:
     """A share as the book's JavaScript writes it."""
     if share > 0.9995:
         return "100%" if share == 1 else ">99.9%"

@@ -12,8 +12,8 @@ const newSeed = () => Math.floor(Math.random() * 2 ** 31);
 const runs = []; // of this visitor, the last first; they stay while the tab is open
 
 class Panel {
-  constructor(root, { sizes, knobs, presets, colours, note }) {
-    Object.assign(this, { root, sizes, knobs, presets });
+  constructor(root, { sizes, knobs, presets, colours, note, ahead }) {
+    Object.assign(this, { root, sizes, knobs, presets, ahead });
     this.settings = { ...Object.values(presets)[0] };
     this.garden = new Garden(colours, Math.ceil(sizes.steps / RECORDED));
     this.build(note);
@@ -25,12 +25,15 @@ class Panel {
       const press = () => {
         this.settings = { ...settings };
         this.drawSettings();
-        this.start();
+        this.lookAtStart();
       };
       return button("preset", name, null, press);
     });
-    const presets = holding(make("div", "presets", null, { role: "group", "aria-label": "Ready settings: each trains" }), ...this.presetButtons);
+    const presets = holding(make("div", "presets", null, { role: "group", "aria-label": "What keeps them alive" }), ...this.presetButtons);
     this.sliders = this.knobs.map((knob) => this.slider(knob));
+    this.guesses = Array.from({ length: this.sizes.experts }, (_, dead) => button("guess", `${dead}`, `${dead} will die`, () => this.say(dead)));
+    const guesses = holding(make("div", "presets", null, { role: "group", "aria-label": "Your guess" }), ...this.guesses);
+    const ask = make("p", "ask", `How many of ${this.sizes.experts} will die? Your guess first:`);
     this.train = button("train", "", null, () => (this.run ? this.finish() : this.start()));
     this.streamSays = make("p", "small");
     this.figures = FIGURES.map((name) => ({ name, value: make("b") }));
@@ -39,7 +42,7 @@ class Panel {
     this.table = make("table");
     const sliders = holding(make("div", "sliders"), ...this.sliders.map(({ box }) => box));
     const garden = holding(make("div", "garden"), this.garden.svg.parentElement, this.garden.stream, this.streamSays);
-    const knobs = holding(make("div", "knobs"), presets, sliders, this.train);
+    const knobs = holding(make("div", "knobs"), presets, sliders, ask, guesses, this.train);
     const score = holding(make("div", "score"), holding(make("div", "figures"), ...figures), this.said, this.table);
     this.root.replaceChildren(knobs, garden, score, make("p", "note small", note));
     this.drawSettings();
@@ -52,6 +55,7 @@ class Panel {
     input.oninput = () => {
       this.settings[key] = levels[input.value];
       this.drawSettings();
+      this.lookAtStart();
     };
     const box = holding(make("label", "knob"), make("span", "", title), output, input);
     return { box, input, output };
@@ -72,24 +76,31 @@ class Panel {
 
   // ---- training ----
 
-  begin() {
+  // A network that has not been trained, and what it does with all facts.
+  lookAtStart() {
+    this.end();
     this.training = new Training(this.sizes, { ...this.settings }, newSeed());
     this.records = [];
-    this.result = null;
     this.garden.clear();
-  }
-
-  // What an untrained network does, before anybody presses anything.
-  lookAtStart() {
-    this.begin();
     this.result = this.training.evaluate();
-    this.said.textContent = "Not trained yet. The plants show what the lean alone does to an untrained router.";
+    this.born = this.result.load.map(Boolean);
+    const never = this.born.filter((alive) => !alive).length;
+    this.said.textContent = `Not trained yet: ${never ? `${never} have no fact from the start and are counted apart` : `all ${this.born.length} are alive`}.`;
+    this.say(null);
     this.draw();
   }
 
+  // The visitor's guess; training waits for it.
+  say(dead) {
+    if (this.run || (dead !== null && this.training.step)) return;
+    this.guess = dead;
+    this.guesses.forEach((one, at) => one.setAttribute("aria-pressed", at === dead));
+    this.drawTrain();
+  }
+
   start() {
-    this.end();
-    this.begin();
+    if (this.training.step) return this.lookAtStart();
+    this.result = null;
     this.run = {}; // slices of the run before are none of this one
     this.began = performance.now();
     this.said.textContent = "Training …";
@@ -136,12 +147,16 @@ class Panel {
     const seconds = ((performance.now() - this.began) / 1000).toFixed(1);
     const result = (this.result = training.evaluate());
     const stopped = training.step < sizes.steps ? `, stopped at step ${training.step}` : "";
-    runs.unshift([cureOf(this.knobs, training.settings) + stopped, ...figuresOf(result, training.settings)]);
+    const figures = figuresOf(result, training.settings, this.born);
+    runs.unshift([cureOf(this.knobs, training.settings) + stopped, this.guess, ...figures]);
     runs.splice(MOST_RUNS);
     this.draw();
     this.drawRuns();
-    const [dead, busiest, , remembered] = figuresOf(result, training.settings);
-    this.said.textContent = `${training.step} steps in ${seconds} s. Dead experts: ${dead} of ${sizes.experts}; the busiest gets ${busiest} of the facts; ${remembered} are remembered.`;
+    const [dead, busiest, , remembered] = figures;
+    const verdict = `You said ${this.guess}: ${dead === "0" ? "none" : dead} of ${sizes.experts} died.`;
+    const ahead = this.ahead.find(({ settings }) => Object.keys(settings).every((key) => settings[key] === training.settings[key]));
+    const others = ahead && !stopped ? ` Of ten other starts: ${ahead.dead} dead, ${ahead.remembered}% remembered. ${ahead.says}` : "";
+    this.said.textContent = `${verdict} The busiest gets ${busiest} of the facts; ${remembered} are remembered (${training.step} steps in ${seconds} s).${others}`;
   }
 
   // ---- drawing ----
@@ -160,18 +175,20 @@ class Panel {
     while (this.garden.column < this.records.length) this.garden.add(this.records[this.garden.column].load);
     const room = settings.capacity ? settings.capacity / seen.load.length : Infinity;
     this.garden.draw({ ...seen, room, isTrained: step > 0 });
-    const said = figuresOf(seen, settings);
+    const said = figuresOf(seen, settings, this.born);
     this.figures.forEach(({ value }, i) => (value.textContent = step ? said[i] : "–"));
     this.streamSays.textContent = step ? `Who got the facts of each batch, step 1 to ${step}` : "Who gets the facts of each batch";
     this.drawTrain();
   }
 
   drawTrain() {
-    this.train.textContent = this.run ? "■ Stop" : this.training.step ? "▸ Train again" : `▸ Train, ${this.sizes.steps} steps`;
+    const waits = !this.run && !this.training.step && this.guess === null;
+    this.train.textContent = this.run ? "■ Stop" : this.training.step ? "Another start" : waits ? "Guess first, then train" : `▸ Train, ${this.sizes.steps} steps`;
+    this.train.disabled = waits;
   }
 
   drawRuns() {
-    const heads = ["kept alive by", ...FIGURES].map((text) => make("th", "", text, { scope: "col" }));
+    const heads = ["kept alive by", "guess", ...FIGURES].map((text) => make("th", "", text, { scope: "col" }));
     const rows = runs.map(([cure, ...figures]) => {
       const cells = figures.map((text) => make("td", "", text));
       return holding(make("tr"), make("th", "", cure, { scope: "row" }), ...cells);
@@ -194,9 +211,9 @@ function cureOf(knobs, settings) {
   return settings.lean === Math.max(...lean.levels) ? said : `${said}; lean ${valueOf(lean, settings)}`;
 }
 
-// In the order of FIGURES.
-function figuresOf({ load, dropped, remembered }, { capacity }) {
-  const dead = load.filter((share) => !share).length;
+// In the order of FIGURES. Dead is who had facts before training: who never had one is counted apart.
+function figuresOf({ load, dropped, remembered }, { capacity }, born) {
+  const dead = load.filter((share, expert) => !share && born[expert]).length;
   return [String(dead), percent(Math.max(...load)), capacity ? percent(dropped) : "–", percent(remembered)];
 }
 

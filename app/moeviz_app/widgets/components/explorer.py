@@ -65,12 +65,12 @@ def packed_next(found: NextTokens | None) -> dict[str, Any] | None:
     """The likeliest next tokens of every token, and of every layer where they are known; None where none are."""
     if found is None:
         return None
-    lens = found.lens_ids is not None
+    lens = found.lens_rows is not None
     return {
         "texts": [visible(text) for text in found.texts],
-        "ids": base64(found.ids, np.int32),
+        "ids": base64(found.rows, np.int32),
         "p": base64(found.p, np.float32),
-        "lensIds": base64(found.lens_ids, np.int32) if lens else None,
+        "lensIds": base64(found.lens_rows, np.int32) if lens else None,
         "lensP": base64(found.lens_p, np.float32) if lens else None,
     }
 

@@ -34,7 +34,7 @@ class Strip {
 
   choose(token) {
     this.explorer.choose({ token });
-    this.pieces[token].focus({ preventScroll: true });
+    this.pieces[token]?.focus({ preventScroll: true });
   }
 
   onKey(event) {
@@ -42,8 +42,8 @@ class Strip {
     const to = {
       ArrowRight: () => token + 1,
       ArrowLeft: () => token - 1,
-      ArrowDown: () => verticalNeighbour(this.pieces, token, 1),
-      ArrowUp: () => verticalNeighbour(this.pieces, token, -1),
+      ArrowDown: () => this.lineFrom(token, 1),
+      ArrowUp: () => this.lineFrom(token, -1),
       Home: () => 0,
       End: () => trace.T - 1,
       Enter: () => token,
@@ -53,6 +53,13 @@ class Strip {
     this.choose(clamped(to(), trace.T - 1));
     event.preventDefault();
     event.stopPropagation(); // Streamlit has hotkeys of its own
+  }
+
+  // The token on the next line, or the line before; past the window's last or first line, what is next to the window.
+  lineFrom(token, step) {
+    const to = verticalNeighbour(this.pieces, token, step);
+    const beyond = step > 0 ? this.window[1] : this.window[0] - 1;
+    return to === token && beyond >= 0 && beyond < this.explorer.trace.T ? beyond : to;
   }
 
   // Show another stretch of the tokens; what was in it before is gone.

@@ -13,11 +13,13 @@ from time import monotonic
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.theme import EXPERT_COLOURS
+from moeviz.history.one_sentence import SHOWN, one_sentence
 from moeviz.history.phone_book.runs import FIRST_NAMES, SECOND_NAMES, BookRun
-from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Meters, Scene, Step, TwinModel
+from moeviz.history.story import BRANCHES, INPUTS, SOURCES, STEPS, Half, Meters, Scene, Step, TwinModel
 from moeviz.metrics.expert_names import UNNAMED
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
@@ -52,10 +54,16 @@ def packed_story() -> dict[str, Any]:
         "colours": COLOURS,
         "inputs": {name: made._asdict() | {"drawn": _shown(made.drawn)} for name, made in inputs.items()},
         "steps": [_step(step) for step in STEPS],
+        "sources": sources(),
         "branches": [
             {name: getattr(branch, name) for name in ("year", "short", "title", "says", "page")} for branch in BRANCHES
         ],
     }
+
+
+def sources() -> list[dict[str, str]]:
+    """Return what the numbers in the story's words stand for, from 1 on."""
+    return [{"name": source.name, "address": source.address} for source in SOURCES]
 
 
 def packed_twins(found: Sequence[TwinModel], kinds: Sequence[str]) -> dict[str, Any]:
@@ -137,6 +145,41 @@ def _twin(twin: TwinModel) -> dict[str, Any]:
 COLLAPSE = tomllib.loads(Path(__file__).with_name("collapse.toml").read_text("utf-8"))
 SIZES, NO_CURE = COLLAPSE["sizes"], COLLAPSE["no_cure"]
 
+COLLAPSE_RUNS = Path(__file__).with_name("collapse.csv")
+
+
+def collapse_runs() -> pd.DataFrame:
+    """Return the runs that ship: ten starts of each cure, drawn before anybody had seen one.
+
+    Columns: arm str · seed int64 · dead, never int64 (experts that lost all their facts, or never had one) · busiest,
+    dropped, remembered float64 (shares of the facts). `python -m benchmarks.collapse --write` trains them anew.
+    """
+    return pd.read_csv(COLLAPSE_RUNS)
+
+
+def collapse_table(runs: pd.DataFrame) -> pd.DataFrame:
+    """Return a row per cure with the lowest and highest figure of its runs, as text: arm, dead, busiest, …"""
+    rows = []
+    for arm, of in runs.groupby("arm", sort=False):
+        row = {"arm": arm, "dead": _range(of["dead"]), "never": _range(of["never"])}
+        rows.append(row | {name: _range((100 * of[name]).round()) for name in ("busiest", "dropped", "remembered")})
+    return pd.DataFrame(rows)
+
+
+def _ahead() -> list[dict[str, Any]]:
+    """Return what ten starts of each cure came to, with the settings by which the page finds it."""
+    rows = collapse_table(collapse_runs()).set_index("arm")
+    return [
+        {"settings": NO_CURE | arm["set"], "says": arm.get("says", ""), **rows.loc[name, ["dead", "remembered"]]}
+        for name, arm in COLLAPSE["arms"].items()
+    ]
+
+
+def _range(values: pd.Series) -> str:
+    low, high = int(values.min()), int(values.max())
+    return f"{low}" if low == high else f"{low}–{high}"
+
+
 _collapse = component(
     "collapse",
     "<div class='frame'><div class='collapse'></div></div>",  # two, since a container query asks what is around
@@ -153,8 +196,43 @@ def collapse(note: str, key: str) -> None:
         "presets": {name: NO_CURE | changed for name, changed in COLLAPSE["presets"].items()},
         "colours": EXPERT_COLOURS[: SIZES["experts"]],
         "note": note,
+        "ahead": _ahead(),
     }
     _collapse(key=key, data=data)
+
+
+_opening = component(
+    "opening",
+    "<div class='frame'><div class='opening'></div></div>",
+    "controls opening",
+    "token explorer_parts story_parts opening",
+)
+
+
+def opening(data: Mapping[str, Any], key: str) -> None:
+    """Draw the data of `packed_opening`."""
+    _opening(data=dict(data), key=key)
+
+
+def packed_opening(words: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the sentence as the JavaScript reads it; arrays in base64. `words` are of its parts: what, who, other."""
+    found = one_sentence()
+    layers, experts, width = found.router.shape
+    halves = {name: base64(getattr(found, name), np.float16) for name in ("x", "residual", "answers", "others")}
+    return halves | {
+        "router": base64(found.router, np.float32),
+        "tokens": ["start", *map(visible, found.tokens[1:])],
+        "texts": list(map(visible, found.texts)),
+        "layers": layers,
+        "experts": experts,
+        "width": width,
+        "topK": found.answers.shape[2],
+        "expertSize": 3 * width * width,
+        "shown": SHOWN,
+        "colours": COLOURS,
+        "sources": sources(),
+        "words": words,
+    }
 
 
 STOP, BACK = "stop", "back"

@@ -180,10 +180,12 @@ class Book {
 
   drawBars() {
     const groups = this.data.bars.map(({ title, rows }) => {
-      const drawn = rows.map(({ name, share: value, range, sparse }) => {
+      const drawn = rows.map(({ name, share: value, best, range, sparse }) => {
         const fill = make("i", sparse ? "sparse" : "");
         fill.style.width = `${100 * value}%`;
-        return holding(make("div", "one"), make("span", "", name), holding(make("span", "bar"), fill), make("span", "figure", share(value)), make("span", "range", range));
+        const bar = holding(make("span", "bar"), fill);
+        if (best - value > 0.01) bar.append(make("u", "", null, { style: `left: ${100 * best}%`, title: `at its best step: ${share(best)}` }));
+        return holding(make("div", "one"), make("span", "", name), bar, make("span", "figure", share(value)), make("span", "range", range));
       });
       return holding(make("div", "group"), make("h3", "", title), ...drawn);
     });

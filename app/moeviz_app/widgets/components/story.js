@@ -3,6 +3,7 @@
 
 class Story {
   constructor(root, data, send) {
+    rich.sources = data.sources;
     Object.assign(this, { root, data, send, step: 0, half: 0, branch: -1, at: {} });
     for (const half of data.steps.flatMap((step) => step.halves)) {
       half.chosen = numbers(half.experts, Int8Array);

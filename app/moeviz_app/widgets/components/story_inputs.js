@@ -2,6 +2,7 @@
 // that one of them is chosen.
 
 const PLANE = { width: 460, height: 216, low: [200, 700], high: [1250, 3700] };
+const ERRORS = { width: 460, height: 132, left: 34, bottom: 16, most: 0.28, last: 1500 };
 const AROUND = 12; // words of a queue beside the one that has come
 
 class Inputs {
@@ -61,11 +62,34 @@ class Inputs {
       this.pick(far.indexOf(Math.min(...far)));
     };
     this.box.append(svg);
+    if (this.half.drawn.curves) this.box.append(this.errors(this.half.drawn.curves));
     this.slider("Vowel", (at) => names[at]);
     this.show = (at) => {
       filled(ring, null, { cx: across(drawn.at[at][0]), cy: down(drawn.at[at][1]) });
       this.slide(at);
     };
+  }
+
+  // The error of each start by pass over the vowels, until it is at the goal.
+  errors({ every, goal, mixture, network }) {
+    const { width, height, left, bottom, most, last } = ERRORS;
+    const across = (epoch) => left + (epoch / last) * (width - left);
+    const down = (error) => (1 - (error - 0.06) / (most - 0.06)) * (height - bottom);
+    const svg = document.createElementNS(SVG, "svg");
+    const count = (runs, name) => (runs.length ? `${runs.length} starts of ${name} end after ${runs.map((run) => (run.length - 1) * every).join(", ")} passes` : "");
+    filled(svg, null, { viewBox: `0 0 ${width} ${height}`, class: "plane errors", role: "img", "aria-label": [count(network, "one network"), count(mixture, "four experts")].filter(Boolean).join("; ") });
+    shape(svg, "path", { class: "edge", d: `M${left} ${down(goal)}H${width}` });
+    for (const [error, words] of [[0.25, "0.25"], [goal, `${goal}`]]) shape(svg, "text", { x: left - 4, y: down(error) + 4, class: "end" }, words);
+    for (const epoch of [0, 500, 1000, 1500]) shape(svg, "text", { x: across(epoch), y: height - 2, class: epoch ? "end" : "start" }, epoch ? `${epoch.toLocaleString("en")} passes` : "0");
+    for (const [name, runs] of [["network", network], ["mixture", mixture]]) {
+      for (const run of runs) {
+        const points = run.map((error, i) => `${across(i * every).toFixed(1)} ${down(Math.min(error, most)).toFixed(1)}`);
+        shape(svg, "path", { class: `run ${name}`, d: `M${points.join("L")}` });
+      }
+    }
+    shape(svg, "text", { x: across(900), y: down(0.2), class: "start network" }, "one network");
+    if (mixture.length) shape(svg, "text", { x: left + 6, y: down(0.13), class: "start mixture" }, "4 experts, gate");
+    return svg;
   }
 
   pixels() {

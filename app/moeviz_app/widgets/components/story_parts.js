@@ -1,7 +1,17 @@
-// What the story and its twins share: words with bold parts, and one choice of several.
+// What the story and its twins share: words with bold parts and sources, and one choice of several.
 
+// **Strong** words, and numbers of sources as in [3] or [11, 18]. `rich.sources`: of each its name and address.
 function rich(made, words) {
-  made.replaceChildren(...words.split("**").map((part, at) => (at % 2 ? make("b", "", part) : part)));
+  const parts = words.split(/(\*\*.+?\*\*|\[[\d, ]+\])/).map((part) => {
+    if (part.startsWith("**")) return make("b", "", part.slice(2, -2));
+    if (!/^\[[\d, ]+\]$/.test(part)) return part;
+    const links = part.slice(1, -1).split(", ").map((number) => {
+      const { name, address } = rich.sources[number - 1];
+      return make("a", "source", number, { href: address, title: name, "aria-label": `source ${number}: ${name}`, target: "_blank", rel: "noopener" });
+    });
+    return holding(make("sup"), ...links);
+  });
+  made.replaceChildren(...parts);
   return made;
 }
 

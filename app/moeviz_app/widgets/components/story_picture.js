@@ -4,6 +4,7 @@
 const HANGS = 36; // pixels below a box: how busy its expert is
 const BUSIEST = 4; // times a uniform load that this shows
 const CHIP = 26;
+const PASSING = 22; // pixels beside the boxes, where a dropped word passes
 const THICK = 14; // pixels of a line of weight 1
 
 class Picture {
@@ -48,7 +49,7 @@ class Picture {
     if (many) this.dot(`dot ${row}`, middle, top + 5);
     else if (layer.on.length > 1) {
       this.line(middle, top, middle, top + 14, 5, null);
-      from = this.router(`router ${row}`, middle, top + 14, half.router, this.added.has("router") || (row > 0 && this.added.has("layers")));
+      from = this.router(`router ${row}`, middle, top + 14, half.router, this.added.has("router") || this.isNewLayer(row));
     }
     this.hangs = rows > 1 ? HANGS / 2 : HANGS;
     this.thick = many ? THICK / 2 : THICK;
@@ -66,9 +67,15 @@ class Picture {
     if (half.drawn.says) places.forEach(([x], e) => this.text(x, last + 13, `says ${layer.says[e].toFixed(2)}`, "small"));
   }
 
+  // Of two layers the second is new; of many, those that had no experts while every other block had them.
+  isNewLayer(row) {
+    return this.added.has("layers") && (this.half.layers.length > 2 ? row % 2 === 0 : row > 0);
+  }
+
   // Boxes of a row, with lines from a router to them and on to where the answers meet. Gives back their middles and widths.
   experts(layer, row, first, last, left, from, to) {
-    const { half, width, colours } = this;
+    const { half, colours } = this;
+    const width = this.width - (half.drawn.capacity ? PASSING : 0);
     const count = layer.on.length;
     const gap = count > 20 ? 3 : count > 10 ? 5 : width < 500 ? 8 : 16;
     const wide = Math.min(count === 1 ? 140 : 86, (width - left - 4 - (count - 1) * gap) / count);
@@ -79,7 +86,7 @@ class Picture {
       const [fromX, fromY] = from[Math.floor((e * from.length) / count)];
       this.line(fromX, fromY, x, first, on ? Math.max(1.5, this.thick * layer.weights[e]) : 1, on ? colour : null);
       if (on) this.line(x, last, to[0], to[1], Math.max(1.5, this.thick * layer.weights[e]), colour);
-      const fresh = this.added.has("experts") || (row > 0 && this.added.has("layers")) || (e > 7 && this.added.has("small")) || this.added.has("room");
+      const fresh = this.added.has("experts") || this.isNewLayer(row) || (e > 7 && this.added.has("small"));
       this.box(`box ${row} ${e}`, x - wide / 2, first, wide, last - first, colour, on, layer.weights[e], fresh);
       if (wide > 11 && count > 1) this.text(x, first - 4, `${e}`, wide < 18 ? "tiny" : "small");
       return [x, wide];
@@ -143,7 +150,7 @@ class Picture {
     places.forEach(([x, wide], e) => {
       const full = layer.before[e] >= capacity;
       this.bar(full ? "load below" : "load", x, wide, top + 3, (HANGS * layer.before[e]) / capacity);
-      this.bar("room", x, wide, top + 3, HANGS);
+      this.bar(this.added.has("room") ? "room fresh" : "room", x, wide, top + 3, HANGS);
       this.text(x, top + HANGS + 15, `${layer.before[e]}`, full ? "small wrong" : "small");
     });
     if (layer.dropped < 0) return;
