@@ -9,6 +9,8 @@ from itertools import islice
 from pathlib import Path, PurePath
 
 MOST_SHOWN, MOST_LISTED, MOST_COMPARED = 200, 100, 1000  # characters, numbers, names of files
+SHORTEST_PART = 5  # characters of a part by which a longer name is recognised
+ALIKE = 0.8  # similarity from which another file was meant
 LONGEST_CAUTION = 3_000  # characters: trace files hold some more
 HALF = re.compile("[\ud800-\udfff]")  # a character
 LONGEST_PART, LONGEST_PATH = 255, 4096  # bytes: what Linux, macOS and Windows have in common, or less
@@ -101,6 +103,8 @@ def like(word: str, known: Sequence[str], least: float = 0.6) -> str:
     names = {name.lstrip("-").lower(): name for name in known}
     asked = word.partition("=")[0].lstrip("-").replace("_", "-").lower()
     near = get_close_matches(asked, names, n=2, cutoff=least)
+    if len(asked) >= SHORTEST_PART:  # --top-k is part of --sample-top-k
+        near = [*dict.fromkeys([*(name for name in names if asked in name), *near])][:2]
     near = near[:1] if near and near[0] == asked else near
     return f" Did you mean {' or '.join(names[name] for name in near)}?" if near else ""
 
@@ -132,7 +136,7 @@ def why_not_read(path: str, error: OSError) -> str:
         folder = PurePath(path).parent
         with suppress(OSError):
             names = [str(name) for name in islice(Path(folder).iterdir(), MOST_COMPARED)]
-            return f"There is no file {quoted(path)}.{like(str(PurePath(path)), names)}"
+            return f"There is no file {quoted(path)}.{like(str(PurePath(path)), names, ALIKE)}"
         return f"There is no file {quoted(path)}: there is no folder {quoted(folder)}."
     if isinstance(error, IsADirectoryError):
         return f"{quoted(path)} is a folder. Give a file."

@@ -33,8 +33,8 @@ HERE = Path(__file__).parent
 MAX_CELLS = 16_384  # of more, a browser needs seconds for the first picture
 MOST_LINE_BREAKS = 2  # in a row: blank lines say nothing about routing
 LONGEST = 300  # characters of a token
-AROUND, LINE = 170, 30  # pixels of all but the strip and the map, and of a line of the strip
-MOST_LINES, LETTERS_A_LINE = 6, 120  # of the strip in a notebook
+AROUND, LINE = 215, 29  # pixels of all but the strip and the map, and of a line of the strip
+MOST_LINES, LETTERS_A_LINE = 18, 75  # of the strip in a notebook
 POLICY = (
     "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
     "base-uri 'none'; form-action 'none'"
@@ -107,7 +107,7 @@ def check_drawable(trace: RoutingTrace) -> None:
 
 
 def _height(trace: RoutingTrace) -> int:
-    """Pixels of a frame that holds the page, which no script may ask it. The strip has what is left, and scrolls."""
+    """Estimate the pixels of a frame that shows the whole page, since no script may ask it; a longer strip scrolls."""
     text, tokens = trace.tokens["text"], len(trace.tokens)
     letters, breaks = int(text.str.len().sum()) + 3 * tokens, int(text.str.count("\n").sum())
     lines = min(MOST_LINES, -(-letters // LETTERS_A_LINE) + breaks) + bool(trace.model.caution)

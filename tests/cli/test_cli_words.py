@@ -104,6 +104,7 @@ def test_options_of_files_are_called_as_those_of_other_commands():
             "mean --max-new-tokens?",
         ),
         (["trace", "x", "--max-new-token", "4"], "moeviz trace", "no option --max-new-token. Did"),
+        (["trace", "x", "--top-k", "4"], "moeviz trace", "mean --sample-top-k or --top-p?"),
         (["precision", "x", "--to", "int4"], "moeviz precision", "no option --to.\n"),
         (["app", "--prot", "80"], "moeviz app", "mean --port?"),
         (["trace", "Hi", "there", "you"], "moeviz trace", 'moeviz trace "Hi there you"'),

@@ -52,7 +52,7 @@ class CaptureRequest:
         check_new_tokens(self.max_new_tokens)
         check_settings(self.sampling, self.decoding)
         if self.system is not None and not self.chat:
-            raise InvalidPrompt("A system prompt is part of a chat. Give chat=True, or leave system out.")
+            raise InvalidPrompt("A system prompt is part of a chat. Ask for a chat too, or leave the prompt out.")
         given = self.prompts if self.token_ids is None else self.token_ids
         if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
