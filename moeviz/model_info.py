@@ -78,6 +78,9 @@ class ModelInfo:
     # or "kernels (Triton, 4 of 6 routers)" where those ran only some; "hooks (…)" gives the reason where kernels were
     # wanted and could not. "" where the source does not say.
     recorded_by: str = ""
+    # Whether what is recorded was checked against what the experts of this model received, and on how many tokens; or
+    # why not. "" if the source does not say.
+    witness: str = ""
     zero_experts: int = 0  # the last so many expert ids compute nothing: the token skips, or passes as it is
     # In which order a token's experts stand: the highest weight first, or as the source had them, which may be any.
     slot_order: SlotOrder = "weight"

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.capture.corpus import joined
+from moeviz.capture.record.joining import joined
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import PARTS, ModelInfo, ParameterCounts

@@ -20,7 +20,7 @@ from moeviz.analyses.muting import muted_by_label
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.cli.main import main as moeviz_command
-from moeviz.embedded import EMBEDDED
+from moeviz.embedded import EMBEDDED, recorded_routing
 from moeviz.embedded.own_models import FINE
 from moeviz.embedded.recorded_routing import (
     BIAS,
@@ -33,6 +33,7 @@ from moeviz.embedded.recorded_routing import (
 )
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.metrics.expert import loss_of_all
+from moeviz.metrics.expert_names import names_by_chance
 
 log = logging.getLogger("moeviz.training")
 
@@ -72,6 +73,8 @@ def write_table(name: str, texts: list[tuple[str, str]]) -> None:
         pairs = zip(table["layer"], table["expert"], strict=True)
         table["loss_change"] = [loss_of_all(muted, layer, expert) for layer, expert in pairs]
     table.round(DIGITS).to_csv(TABLES[name], index=False, lineterminator="\n")
+    by_chance = recorded_routing.names_by_chance() | {name: names_by_chance(recorded_routing.reference_routing(name))}
+    recorded_routing.CHANCE.write_text(json.dumps(by_chance), "utf-8")
 
 
 def bias_of(model: LoadedModel) -> pd.DataFrame:

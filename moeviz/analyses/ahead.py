@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from moe_kernels.reference import scores_torch
-from moeviz.capture.corpus import fitting_stretches, joined
+from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import patched
+from moeviz.capture.record.joining import joined
 from moeviz.capture.record.kernel_parity import router_inputs
 from moeviz.capture.record.next_tokens import layers_of
 from moeviz.capture.record.private_names import own_forward

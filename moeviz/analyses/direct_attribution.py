@@ -147,6 +147,7 @@ class _LayerStream:
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)  # module, what it read and answered
     given: Tensor | None = None  # to the router
     wrote: int = 0  # children that had written before the router ran
+    scale: float = 1.0  # by which the layer multiplies what a child answers, before it adds it (Granite)
 
     def began(self, read: Tensor | None, _: Tensor | None) -> None:
         """Note what the layer reads."""
@@ -166,7 +167,7 @@ class _LayerStream:
         if answered is None or isinstance(child, nn.Dropout | nn.Identity):
             return
         if "norm" not in kind:
-            self.kinds[name], self.written[name] = _kind(kind, routes), answered
+            self.kinds[name], self.written[name] = _kind(kind, routes), answered * self.scale
         elif read is not None:
             self.norms.append((child, read, answered))
 
@@ -183,9 +184,11 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         raise _cannot(run, "they are not all in the layers of one decoder")
     if len(order_of(run.model, routers)) != len(routers):
         raise _cannot(run, "its layers run several times")
-    heard = [_LayerStream() for _ in range(max(router.layer for router in routers) + 1)]
+    config = run.model.config.get_text_config()
+    scale = float(getattr(config, "residual_multiplier", 1.0))
+    heard = [_LayerStream(scale=scale) for _ in range(max(router.layer for router in routers) + 1)]
     routing = {router.module for site in router_sites(run.model) for router in find_routers(run.model, site)}
-    shape = run.batch.input_ids.numel(), run.model.config.get_text_config().hidden_size
+    shape = run.batch.input_ids.numel(), config.hidden_size
     with ExitStack() as stack:
         listen = partial(_listen, stack, shape, token)
         for layer, module in zip(heard, modules, strict=False):

@@ -5,7 +5,7 @@ expert chosen and the best one left out cannot be told apart. Any other change c
 """
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
@@ -22,7 +22,8 @@ from moeviz.capture.record.hooks import listen
 from moeviz.capture.record.intervening import probe_routers
 from moeviz.capture.record.kernel_parity import ProbedRouter, router_inputs
 from moeviz.capture.record.private_names import own_forward, with_forward
-from moeviz.capture.routers.discovery import find_routers
+from moeviz.capture.record.witness import checked
+from moeviz.capture.routers.discovery import LAYER_INDEX, find_routers, router_sites
 from moeviz.capture.run.generation import decode
 from moeviz.capture.run.generation_plan import PROMPTS_ONLY
 from moeviz.capture.run.prompts import ModelInput, prepare
@@ -52,7 +53,9 @@ def in_precisions(
     tokenizer: PreTrainedTokenizerBase | None = None,
     chat: bool = False,
 ) -> dict[str, PrecisionTrace]:
-    """Read prompts in float32, and in each of `names`; by name, float32 first. Needs memory for a second model.
+    """Read prompts in float32, and in each of `names`; by name, float32 first.
+
+    The weights are converted where they are, one layer at a time while it runs, and are as they were afterwards.
 
     float32, bfloat16 and float16: weights and arithmetic, as `model.to` has it. int8: the weights of linear layers and
     of experts rounded to 8 bits, each row of the last dimension by its largest value; arithmetic, embeddings, norms and
@@ -62,28 +65,96 @@ def in_precisions(
     lie on disk.
     """
     run = prepare(model, CaptureRequest(prompts_of(prompts), chat=chat), tokenizer)
+    run = replace(run, info=replace(run.info, witness=checked(run)))
     names = [name for name in names if name != "float32"]
-    exact = replace(run, model=in_precision(run.model, "float32"))
-    routers = probe_routers(exact)
-    known = tuple(probed.trouble is None for probed in routers)
-    ties: list[dict[str, Tensor]] = [{} for _ in routers]
     with ExitStack() as stack:
+        stack.enter_context(converted(run.model, "float32"))
+        routers = probe_routers(run)
+        known = tuple(probed.trouble is None for probed in routers)
+        ties: list[dict[str, Tensor]] = [{} for _ in routers]
         for probed, noted in zip(routers, ties, strict=True):
             if probed.trouble is None:
                 noting = _noting_ties(probed, [name for name in names if name in DTYPES], noted)
                 stack.enter_context(with_forward(probed.router.module, noting))
-        plain = _trace(exact, "float32")
+        plain = _trace(run, "float32")
     kept = (run.batch.attention_mask == 1).flatten().cpu()
     none = torch.zeros(len(kept), dtype=torch.bool)
     found = {"float32": PrecisionTrace(plain, np.zeros(plain.experts.shape[:2], bool), known)}
     for name in names:
         tied = np.stack([noted.get(name, none).cpu()[kept].numpy() for noted in ties])
-        found[name] = PrecisionTrace(_trace(replace(run, model=in_precision(run.model, name)), name), tied, known)
+        with converted(run.model, name):
+            found[name] = PrecisionTrace(_trace(run, name), tied, known)
     return found
 
 
+@contextmanager
+def converted(model: PreTrainedModel, name: str) -> Iterator[None]:
+    """Inside the block a model runs in another precision, as `in_precision` copies it, in the memory of one model.
+
+    Each layer's weights are converted when it begins and put back when it ends; what is in no layer (embeddings, head)
+    is converted for the whole block. Other threads must not run the model meanwhile.
+    """
+    _check_precision(model, name)
+    rounded = {id(weights) for weights in _quantised(model)} if name == "int8" else set()
+    layers = _layers(model)
+    inside = {id(part) for layer in layers for part in layer.modules()}
+    outside = [part for part in model.modules() if id(part) not in inside]
+    own: dict[nn.Module, list[tuple[Tensor, Tensor]]] = {}
+
+    def put(place: nn.Module, parts: Iterable[nn.Module]) -> None:
+        own[place] = [
+            (values, values.data)
+            for part in parts
+            for values in (*part.parameters(recurse=False), *part.buffers(recurse=False))
+            if values.is_floating_point()
+        ]
+        for values, data in own[place]:
+            values.data = _as_precision(data, name, id(values) in rounded)
+
+    def back(place: nn.Module) -> None:
+        for values, data in reversed(own.pop(place, [])):
+            values.data = data
+
+    training = model.training
+    with ExitStack() as stack, torch.no_grad():
+        stack.callback(model.train, training)
+        model.eval()  # nothing may be drawn where two compare
+        for layer in layers:
+            stack.callback(back, layer)
+            begins = layer.register_forward_pre_hook(lambda layer, _given: put(layer, layer.modules()), prepend=True)
+            ends = layer.register_forward_hook(lambda layer, _given, _answer: back(layer), always_call=True)
+            stack.callback(begins.remove)
+            stack.callback(ends.remove)
+        stack.callback(back, model)
+        put(model, outside)
+        yield
+
+
+def _layers(model: PreTrainedModel) -> list[nn.Module]:
+    """Return the layers that routers stand in, and the dense ones in the same lists."""
+    paths = (router.path for site in router_sites(model) for router in find_routers(model, site))
+    found = (LAYER_INDEX.search(path) for path in paths)
+    lists = dict.fromkeys(match.string[: match.start(1)].rstrip(".") for match in found if match)
+    return [layer for path in lists for layer in model.get_submodule(path).children()]
+
+
+def _as_precision(values: Tensor, name: str, rounded: bool) -> Tensor:
+    other = values.to(DTYPES.get(name, torch.float32))
+    return _rounded(other) if rounded else other
+
+
 def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
-    """A copy of a model in another precision, in eval mode; see `in_precisions`."""
+    """Return a copy of a model in another precision, in eval mode; see `in_precisions`."""
+    _check_precision(model, name)
+    other: PreTrainedModel = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # type: ignore[arg-type]  # nothing may be drawn where two compare
+    if name == "int8":
+        with torch.no_grad():
+            for weights in _quantised(other):
+                weights.copy_(_rounded(weights))
+    return other
+
+
+def _check_precision(model: PreTrainedModel, name: str) -> None:
     if any(parameter.device.type == "meta" for parameter in model.parameters()):
         raise CaptureError(
             f"Some weights of {type(model).__name__} lie on disk, and a copy in another precision needs them all in "
@@ -91,12 +162,6 @@ def in_precision(model: PreTrainedModel, name: str) -> PreTrainedModel:
         )
     if name not in NAMES:
         raise CaptureError(f"There is no precision {name!r}; take one of {', '.join(NAMES)}.")
-    other: PreTrainedModel = copy.deepcopy(model).to(DTYPES.get(name, torch.float32)).eval()  # type: ignore[arg-type]  # nothing may be drawn where two compare
-    if name == "int8":
-        with torch.no_grad():
-            for weights in _quantised(other):
-                weights.copy_(_rounded(weights))
-    return other
 
 
 def _quantised(model: PreTrainedModel) -> Iterator[Tensor]:

@@ -1,6 +1,6 @@
 """Many labelled texts -> one trace, to see which experts each kind of text uses."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,14 +10,11 @@ import pandas as pd
 from moeviz.capture.engines.engine import EngineModel
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.opening import load_model
+from moeviz.capture.record.joining import joined
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.trace import trace
-from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.expert_outputs import joined_outputs
-from moeviz.model_info import ModelInfo
-from moeviz.next_tokens import joined_next_tokens
-from moeviz.routing_trace import ARRAYS, RoutingTrace
-from moeviz.text import cautions_in_one
+from moeviz.errors import InvalidPrompt
+from moeviz.routing_trace import RoutingTrace
 
 
 def trace_corpus(
@@ -127,46 +124,3 @@ def _spans(model: LoadedModel | EngineModel, text: str) -> list[tuple[int, int]]
     read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     found: list[tuple[int, int]] = read["offset_mapping"]
     return found
-
-
-def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
-    """Traces of one model as one, with `sequence` numbered consecutively. A field that one of them lacks is None.
-
-    Raises `CaptureError` if they are not of the same model.
-    """
-    model = _same_model([part.model for part in traces])
-    sequences = [int(part.tokens["sequence"].max()) + 1 if len(part.tokens) else 0 for part in traces]
-    starts = np.cumsum([0, *sequences[:-1]])
-    tokens = [
-        part.tokens.assign(sequence=part.tokens["sequence"] + np.int32(start))
-        for part, start in zip(traces, starts, strict=True)
-    ]
-    fields = {field: [getattr(part, field) for part in traces] for field in ARRAYS}
-    arrays = {
-        field: np.concatenate(parts, axis=1)
-        for field, parts in fields.items()
-        if all(part is not None for part in parts)
-    }
-    following = [part.next_tokens for part in traces if part.next_tokens is not None]
-    together = joined_next_tokens(following) if len(following) == len(traces) else None
-    added = [part.outputs for part in traces if part.outputs is not None]
-    outputs = joined_outputs(added) if len(added) == len(traces) else None
-    return RoutingTrace(model, pd.concat(tokens, ignore_index=True), **arrays, next_tokens=together, outputs=outputs)
-
-
-def _same_model(models: list[ModelInfo]) -> ModelInfo:
-    """The facts that all share. The score function is read off each trace, which a short one may not tell.
-
-    Cautions add up.
-    """
-    known = {model.score_function for model in models} - {"unknown"}
-    function = known.pop() if len(known) == 1 else "unknown"
-    caution = cautions_in_one([model.caution for model in models])
-    first, *others = (replace(model, score_function=function, caution=caution) for model in models)
-    for other in others:
-        if other != first:
-            raise CaptureError(
-                f"Only traces of one model can be joined, and these are of {first.name!r} and {other.name!r}, or of "
-                "two versions or precisions of one model. Trace all texts with the same model."
-            )
-    return first

@@ -23,7 +23,9 @@ from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
+from moeviz.capture.record.joining import joined
 from moeviz.capture.record.next_tokens import next_tokens_recorded
+from moeviz.capture.record.witness import BY_ITSELF, checked, reads_others
 from moeviz.capture.recorders import CaptureJob, KernelsUnavailable, record_with_hooks, record_with_kernels, why_hooks
 from moeviz.capture.run.decoding import Decoding, HowToDecode, Sampling
 from moeviz.capture.run.generation import (
@@ -36,7 +38,7 @@ from moeviz.capture.run.generation import (
     progress_watch,
 )
 from moeviz.capture.run.generation_plan import plan_for
-from moeviz.capture.run.prompts import no_generated_tokens, prepare
+from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.together import shared_decoding
 from moeviz.errors import CaptureError
@@ -205,7 +207,10 @@ def capture(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return whole_trace(model, request, progress)
-    job = _planned(model, request, tokenizer)
+    run = _prepared(model, request, tokenizer)
+    if len(run.batch.input_ids) > 1 and reads_others(run):
+        return _one_by_one(model, run, request, tokenizer, progress)
+    job = _planned(run, request)
     watch = progress_watch(progress, request.max_new_tokens)
     with exclusive(job.run.model):
         return _recorded(job, lambda _so_far: watch)
@@ -225,7 +230,13 @@ def capture_growing(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    job = _planned(model, request, tokenizer, growing=True)
+    run = _prepared(model, request, tokenizer)
+    if len(run.batch.input_ids) > 1 and reads_others(run):
+        raise CaptureError(
+            f"{type(run.model).__name__} routes a text otherwise when it stands in a batch, so several texts cannot "
+            "grow together. Stream one text at a time."
+        )
+    job = _planned(run, request, growing=True)
     shared = shared_decoding(job.run.model)
     if shared is not None and shared.takes(job):
         return shared.stream(job, seconds_between)
@@ -277,14 +288,35 @@ def _request(
     )
 
 
-def _planned(
+def _prepared(
+    model: LoadedModel | nn.Module, request: CaptureRequest, tokenizer: PreTrainedTokenizerBase | None
+) -> ModelInput:
+    """Read the prompts, and check the model if nobody has."""
+    run = prepare(model, request, tokenizer)
+    return replace(run, info=replace(run.info, witness=checked(run)))
+
+
+def _one_by_one(
     model: LoadedModel | nn.Module,
+    run: ModelInput,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
-    growing: bool = False,
-) -> CaptureJob:
-    """Read the prompts, and settle how to go on from them."""
-    run = prepare(model, request, tokenizer)
+    progress: Progress | None,
+) -> RoutingTrace:
+    """Record each prompt by itself, in a model that routes a text otherwise when it stands in a batch."""
+    why = BY_ITSELF.format(type(run.model).__name__)
+    if request.intervention is not None:
+        raise CaptureError(f"{why.partition(',')[0]}. Change the routing of one text at a time.")
+    rows = [
+        tuple(ids[kept == 1].tolist()) for ids, kept in zip(run.batch.input_ids, run.batch.attention_mask, strict=True)
+    ]
+    alone = (replace(request, prompts=(), chat=False, system=None, token_ids=(row,)) for row in rows)
+    whole = joined([capture(model, each, tokenizer=tokenizer, progress=progress) for each in alone])
+    return replace(whole, model=replace(whole.model, recorded_by=f"{whole.model.recorded_by} ({why})"))
+
+
+def _planned(run: ModelInput, request: CaptureRequest, growing: bool = False) -> CaptureJob:
+    """Settle how to go on from the prompts."""
     plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
     batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
     plan.decoding.check(run.model, len(batch.input_ids))

@@ -27,19 +27,14 @@ def divergence_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(bars, theme.ticks(base, "chance")), theme.MEDIUM)
 
 
-def difference_heatmap(frame: pd.DataFrame) -> alt.Chart:
+def difference_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
     """Layer by expert, orange where the second trace uses the expert more. Columns: those of `load_difference`."""
     most = float(frame["difference"].abs().max())
     chart = theme.cells(
         frame,
         x=theme.expert_axis(),
         y=theme.layer_rows(),
-        color=theme.gradient(
-            "difference",
-            "second less first, × uniform load (orange: more)",
-            {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
-            titleLimit=330,
-        ),
+        color=theme.difference_colour("difference", "second less first, × uniform load (orange: more)", most, dark),
         tooltip=theme.tooltip(
             layer="d",
             expert="d",
@@ -88,7 +83,7 @@ def changed_by_layer(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(bars, theme.MEDIUM)
 
 
-def contrast_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
+def contrast_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """Layer by expert, orange where the first set of texts uses the expert more. Columns: those of `contrast`."""
     most = float(frame["difference"].abs().max())
     base = alt.Chart(frame).encode(
@@ -103,12 +98,7 @@ def contrast_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
             q=("false discovery rate", ".3f"),
         ),
     )
-    colour = theme.gradient(
-        "difference",
-        "share, first − second (orange: more)",
-        {"scheme": theme.DIVERGING, "domain": [-most or -1, most or 1], "domainMid": 0},
-        titleLimit=330,
-    )
+    colour = theme.difference_colour("difference", "share, first − second (orange: more)", most, dark)
     within = base.transform_filter("!datum.holds").mark_rect(stroke=None, opacity=0.35).encode(color=colour)
     beyond = base.transform_filter("datum.holds").mark_rect(stroke=None).encode(color=colour)
     return theme.framed(alt.layer(within, beyond), theme.rows_height(frame["layer"].nunique()), canvas=True)
@@ -117,10 +107,11 @@ def contrast_heatmap(frame: pd.DataFrame) -> alt.LayerChart:
 CONTRAST = Chart(
     "Which experts tell the two apart?",
     "Each cell is an expert: orange if it takes a larger share of the tokens of the first texts, blue if of the "
-    "second. A pale cell is within luck: as large a difference comes up when the texts are dealt to the two sets "
+    "second. A faint cell is within chance: as large a difference comes up when the texts are dealt to the two sets "
     "at random.",
     measure=contrast,
     draw=contrast_heatmap,
+    themed=True,
 )
 COMPARISONS = (
     Chart(
@@ -136,6 +127,7 @@ COMPARISONS = (
         "the first, blue if a smaller one. The difference is in multiples of the uniform load.",
         measure=load_difference,
         draw=difference_heatmap,
+        themed=True,
     ),
     Chart(
         "Which of the two is better balanced?",

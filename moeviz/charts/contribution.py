@@ -6,10 +6,11 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.metrics.contribution import contribution, contribution_caption
-from moeviz.metrics.expert_table import COMMITTEE, GENERALIST, SPECIALIST
+from moeviz.metrics.expert_names import UNNAMED
+from moeviz.metrics.expert_table import BROAD, NARROW, breadth
 from moeviz.metrics.tokens import visible
 
-ROLES = {SPECIALIST: "#cc6699", COMMITTEE: "#cc7722", GENERALIST: "#4a8fd0", "no clear role": theme.OTHER}
+BREADTHS = {NARROW: "#cc6699", BROAD: "#4a8fd0", UNNAMED: theme.OTHER}
 SUPER = "Super Expert"
 CHOSEN, ADDS = "how often it is chosen, × a uniform share", "adds each time, × its layer’s mean"
 PLAIN = alt.Axis(grid=False, format=",.2~f")
@@ -21,24 +22,24 @@ LETTERS = 60  # of a name in a tooltip
 
 def contribution_points(frame: pd.DataFrame) -> alt.LayerChart:
     """A point for each expert: how often it is chosen, and how much it adds. Columns: those of `contribution`."""
-    role, shape = frame["role"].where(frame["role"].isin([*ROLES]), "no clear role"), frame["super"].map({True: SUPER})
-    rows = frame.drop(columns=["super"]).assign(
-        role=role, kind=shape.fillna("expert"), name=[visible(name)[:LETTERS] for name in frame["name"]]
+    words, shape = breadth(frame), frame["super"].map({True: SUPER})
+    rows = frame.drop(columns=["super", "role"]).assign(
+        breadth=words, kind=shape.fillna("expert"), name=[visible(name)[:LETTERS] for name in frame["name"]]
     )
     tips = [
         *theme.tooltip(layer="d", expert="d"),
-        *theme.tooltip(name=("name", ""), role=("role", "")),
+        *theme.tooltip(name=("name", ""), breadth=("takes", "")),
         *theme.tooltip(tokens=("tokens", ","), times_uniform=("chosen, × uniform", ".2f")),
         *theme.tooltip(added_times=("adds, × its layer’s mean", ".2f"), added=("gate × norm", ".3g")),
     ]
-    present = [name for name in ROLES if name in set(role)]
+    present = [name for name in BREADTHS if name in set(words)]
     few = len(rows) <= FEW
     points = theme.points(
         rows,
         {"filled": True, "size": 70 if few else 18, "opacity": 0.85 if few else 0.6, "cursor": "pointer"},
         x=alt.X("times_uniform:Q", title=CHOSEN, axis=PLAIN, scale=_scale(rows["times_uniform"])),
         y=alt.Y("added_times:Q", title=ADDS, axis=PLAIN, scale=_scale(rows["added_times"])),
-        color=theme.colour("role", present, [ROLES[name] for name in present], title=None, columns=4),
+        color=theme.colour("breadth", present, [BREADTHS[name] for name in present], title=None, columns=4),
         tooltip=tips,
     )
     if (rows["kind"] == SUPER).any():
@@ -58,7 +59,8 @@ def _scale(values: pd.Series) -> alt.Scale:
 CONTRIBUTION = Chart(
     "Does an expert that is chosen often also add much?",
     "Each point is an expert: to the right it is chosen more often, upwards its output moves the model further each "
-    "time. The dashed lines are a uniform share, and the mean of its layer. Click an expert to see it.",
+    "time. Its colour says whether it is narrow, broad, or has no kind of text. The dashed lines are a uniform share, "
+    "and the mean of its layer. Click an expert to see it.",
     measure=contribution,
     draw=contribution_points,
     expert="expert",

@@ -40,7 +40,6 @@ CROSS = "M-1,-1L1,1M-1,1L1,-1"  # where an expert has no token
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
-DIVERGING = "blueorange"  # blue below 0, orange above
 # "× as much as …": orange is more, blue is less, and 1× is the page's own grey, so that what is uniform recedes. On a
 # dark page the end of "less" is dim: unused experts must not shine. Apart under every colour blindness.
 LESS_TO_MORE = {
@@ -194,6 +193,17 @@ def gradient(field: str, title: str, scale: dict[str, Any] | None = None, **lege
     """
     above = alt.Legend(**{"title": title, "orient": "top", "gradientLength": 200} | legend)
     return alt.Color(f"{field}:Q", scale=alt.Scale(**{"scheme": VIRIDIS} | (scale or {})), legend=above)
+
+
+def difference_colour(field: str, title: str, most: float, dark: bool = False) -> alt.Color:
+    """Colour differences from -`most` to `most`: orange above 0, blue below, and 0 recedes into the page.
+
+    The chart is drawn on a canvas: see `framed`.
+    """
+    most = most or 1.0
+    scale = alt.Scale(domain=[-most, -most / 2, 0, most / 2, most], range=list(LESS_TO_MORE[_page(dark)]))
+    legend = alt.Legend(title=title, orient="top", gradientLength=200, titleLimit=330)
+    return alt.Color(f"{field}:Q", scale=scale, legend=legend)
 
 
 def ink_on(field: str, turns: float) -> dict[str, Any]:

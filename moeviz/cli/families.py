@@ -72,11 +72,11 @@ def card(row: dict[str, Any]) -> str:
 
 def table_text(wide: bool = False) -> str:
     """Return the table of families, all columns or as many as fit, and how many are exact."""
-    from moeviz.capture.routers.families import families, surveyed_version
+    from moeviz.capture.routers.families import families, surveyed_version, whole_architectures
 
     table = families()
     shown = table.drop(columns="remark").replace("", "·")
-    exact, kernels = (table[name].eq("yes").groupby(table["architecture"]).all() for name in ("exact", "kernels"))
+    exact, kernels = (whole_architectures(column) for column in ("exact", "kernels"))
     return (
         f"{frame_text(shown) if wide else fitting_text(shown)}\n\n"
         f"{len(table)} rows of {len(exact)} architectures: one with routers of several kinds has a row for each.\n"
@@ -92,7 +92,7 @@ def differences() -> str:
     """
     what, command = "The survey of the installed transformers is", "families --check"
     table_of = from_tests("survey.architectures", what, command).table_of
-    architectures = from_tests("survey.tiny_models", what, command).architectures
+    architectures = from_tests("survey.checkpoints", what, command).every_architecture
     import transformers
 
     from moeviz.capture.routers.families import families, surveyed_version

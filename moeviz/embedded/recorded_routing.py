@@ -9,6 +9,7 @@ The study in the model card is here too, as figures: where the load has to be ev
 models are trained by `python -m models.training.study`; their figures ship, their weights do not.
 """
 
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -25,6 +26,7 @@ ROUTING = {EMBEDDED: HERE / "reference.npz", NATURAL: HERE / "natural.npz", FINE
 MUTED = HERE / "muted.csv"
 TABLES = {EMBEDDED: HERE / "experts.csv", NATURAL: HERE / "natural_experts.csv", FINE: HERE / "fine_experts.csv"}
 BIAS = HERE / "fine_bias.csv"
+CHANCE = HERE / "names_by_chance.json"
 STUDY = HERE / "balance_study.csv"
 DIGITS = 5  # of the figures in tables
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
@@ -63,6 +65,15 @@ def expert_table_of(name: str = EMBEDDED) -> pd.DataFrame:
     words = dict.fromkeys(("kind", "keeps", "role", "name", "writes"), "str")
     ids = {"layer": "int32", "expert": "int16", "twin_by_weights": "int16", "twin_by_outputs": "int16"}
     return pd.read_csv(TABLES[name], dtype=words | ids, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
+
+
+def names_by_chance() -> dict[str, list[int]]:
+    """Return, by model, the names of experts that hold with the kinds shuffled among the held-out texts, twelve times.
+
+    Made by `moeviz.metrics.expert_names.names_by_chance`; a test computes it anew.
+    """
+    found: dict[str, list[int]] = json.loads(CHANCE.read_text("utf-8"))
+    return found
 
 
 def fine_bias() -> pd.DataFrame:

@@ -1,6 +1,7 @@
 """Names of experts: the kinds of text, or the class of tokens, that an expert has, where that holds on other texts."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -15,13 +16,13 @@ from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 # Correlation on the texts that did not choose the name. There are many more sets of kinds to choose from than classes:
-# with kinds shuffled over texts, 0.32 leaves fewer than 2 names of 48.
+# with kinds shuffled over texts, 0.32 leaves about 2 names of 48 (`names_by_chance`).
 HOLDS = {"kinds": 0.32, "tokens": 0.3, "": 1.0}
 SURE = 4.0  # times the standard error of the correlation of two unrelated facts, 1 / sqrt(tokens)
 GAIN = 0.03  # in correlation, that another kind in a name, or a class in place of kinds, must add
 MOST_KINDS = 4  # in a name
 FEWEST = 10  # tokens of the expert, on either half of the texts
-UNNAMED = "no clear pattern"
+UNNAMED = "no kind of text"
 JOINED = ", "  # between the kinds of a name; within a kind it is "; "
 SHOWN = 2  # kinds of a name, where there is little room
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
@@ -36,7 +37,7 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     what correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in
     it, or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set
     aside. From 0.32 up (0.3 for a class) the name holds, if that is also 4 standard errors of unrelated facts,
-    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no clear pattern.
+    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no kind of text.
     Without labels, or where a kind has one text, only classes of tokens, or the other kinds, make names.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
@@ -51,6 +52,23 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     aside = _set_aside(trace)
     frames = [_names_of_layer(trace, row, candidates, aside) for row in range(len(trace.model.layers))]
     return pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+
+
+def names_by_chance(trace: RoutingTrace, times: int = 12) -> list[int]:
+    """Count the names by kinds that hold with the kinds shuffled among whole texts, as a control, `times` times.
+
+    The generator's seed is 0. Raises `MissingField` as `expert_names` does, and for texts without labels.
+    """
+    _, codes = trace.labels("Names of experts")
+    texts, of_token = np.unique(trace.tokens["sequence"].to_numpy(), return_inverse=True)
+    kinds = np.zeros(len(texts), np.int64)
+    kinds[of_token] = codes
+    rng, found = np.random.default_rng(0), list[int]()
+    for _ in range(times):
+        labels = pd.array(rng.permutation(kinds)[of_token].astype(str), "str")
+        names = expert_names(replace(trace, tokens=trace.tokens.assign(label=labels)))
+        found.append(int((names["holds"] & (names["by"] == "kinds")).sum()))
+    return found
 
 
 def sample_of_texts(trace: RoutingTrace) -> RoutingTrace:

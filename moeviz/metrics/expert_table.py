@@ -1,6 +1,6 @@
 """All experts of a model in one table: what each takes, how much it adds, and its role, as far as chance allows."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from math import ceil, comb
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxtyping import Float64
 
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.expert import LUCK, all_experts
-from moeviz.metrics.expert_names import expert_names, sample_of_texts, with_names
+from moeviz.metrics.expert_names import UNNAMED, expert_names, sample_of_texts, with_names
 from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
 from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
@@ -23,6 +23,7 @@ MEANS = ("norm", "added", "cosine", "residual")  # of `ExpertOutputs`, as means 
 KEPT = 3  # tokens of an expert
 OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
 SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
+NARROW, BROAD = "narrow", "broad"  # and UNNAMED: what people are told of an expert
 SPECIAL_FROM = 0.25  # `spec` of a specialist: of 15 kinds it has effectively half
 PRESENT = 0.8  # share of the kinds in which an expert of a standing committee leads
 FEW_DEAD = 3  # experts, which are named
@@ -365,21 +366,50 @@ def _figure(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def breadth(table: pd.DataFrame) -> pd.Series:
+    """Return whether each expert of a table is narrow, broad, or has no kind of text: the words that people read.
+
+    table   of `expert_table`, with its columns name and role.
+
+    An expert has no kind of text if no name of it holds on texts that did not choose it. Of the others, a specialist
+    is narrow, and the rest are broad.
+    """
+    words = np.select([table["name"] == "", table["role"] == SPECIALIST], [UNNAMED, NARROW], BROAD)
+    return pd.Series(words, index=table.index, dtype="str", name="breadth")
+
+
+def breadth_sentence(table: pd.DataFrame) -> str:
+    """Count the experts of a table that are narrow, broad, or have no kind of text."""
+    counts = breadth(table).value_counts()
+    narrow, broad, none = (int(counts.get(word, 0)) for word in (NARROW, BROAD, UNNAMED))
+    return (
+        f"Of {len(table):,} experts, {narrow:,} {'is' if narrow == 1 else 'are'} narrow, {broad:,} "
+        f"{'is' if broad == 1 else 'are'} broad, and {none:,} {'has' if none == 1 else 'have'} {UNNAMED}."
+    )
+
+
+def chance_sentence(by_chance: Sequence[int], experts: int) -> str:
+    """Give the control of `breadth_sentence`: the names that hold with the kinds shuffled among the texts.
+
+    by_chance   of `moeviz.metrics.expert_names.names_by_chance`.
+    """
+    return (
+        f"With the kinds shuffled among the texts, {np.mean(by_chance):.1f} of {experts:,} names hold "
+        f"({min(by_chance):,} to {max(by_chance):,})."
+    )
+
+
 def expert_table_sentences(table: pd.DataFrame) -> list[str]:
     """Say what of a table holds, in plain sentences: how many write, how many are special, and the odd ones by name."""
     odd = pd.Series(notes_on_experts(table), index=table.index)
-    count, roles = len(table), table["role"].value_counts()
-    said = []
+    count, said = len(table), [breadth_sentence(table)] if (table["name"] != "").any() else []
     if table["q"].notna().any():
         of = table["role"] == COMMITTEE
-        said.append(
-            f"Of {count:,} experts, specialists for kinds of text: {roles.get(SPECIALIST, 0):,}; of a standing "
-            f"committee: {int(of.sum()):,}; generalists, which take all kinds alike: {roles.get(GENERALIST, 0):,}."
-        )
         if of.any():
             share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
             said.append(
-                f"An expert of a committee takes {percent(share.mean())} of its layer's assignments on average; a "
+                f"{int(of.sum()):,} of them lead most kinds of text, and each takes {percent(share.mean())} of its "
+                "layer's assignments on average; a "
                 f"uniform share is {percent(uniform.mean())}."
             )
     if "writes" in table:

@@ -21,9 +21,10 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.parameters import describe
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import FINE, NATURAL
-from moeviz.embedded.recorded_routing import reference_routing
+from moeviz.embedded.recorded_routing import expert_table_of, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
+from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -441,7 +442,8 @@ def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(nam
     assert (of_array(data, "name", np.uint16) > 0).sum() == named == names_of(trace.model)["holds"].sum()
     assert [column["label"] for column in data["columns"]] == list(dict.fromkeys(trace.tokens["label"]))
     said = drawn(app, "atlas search")["said"]
-    assert said[0] == f"{named} of the {L * E} experts have a name that holds:"
+    assert said[0] == breadth_sentence(expert_table_of(name)) and f"{L * E - named} ha" in said[0]
+    assert "With the kinds shuffled among the texts" in said[1]
     assert data["query"] == {"subject": name}
 
 

@@ -25,6 +25,7 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -278,9 +279,9 @@ def test_an_edit_is_checked_against_what_a_text_may_be():
         told({"start": 0, "end": 2, "text": "0123456789"}, "abc", 10)
 
 
-def test_a_trace_from_a_file_has_no_word_to_change_and_the_page_says_so():
+def test_a_trace_from_a_file_has_no_word_to_change_and_the_example_is_shown_instead():
     app = page("moeviz_app.views.one_word.one_word_page", sample_trace())
-    assert "came in a file" in sentences(app) and pictures(app) == 1
+    assert "“letter” → “code”" in sentences(app) and pictures(app) == 1
 
 
 def corpus() -> AppTest:
@@ -792,9 +793,9 @@ def test_the_table_of_all_experts_is_there_at_once_for_our_own_models(monkeypatc
         look_at(app, name)
         assert not app.exception and pictures(app) == 1
         shown = app.dataframe[-1].value
-        assert len(shown) == experts and {"share", "added", "role"} <= {*shown}
+        assert len(shown) == experts and {"share", "added", "breadth"} <= {*shown}
         assert ("loss_change" in shown) == (name == EMBEDDED)
-        assert f"Of {experts} experts, specialists for kinds of text" in sentences(app)
+        assert breadth_sentence(recorded.expert_table(name)) in sentences(app)
 
 
 def test_a_trace_without_outputs_says_so_and_is_read_again_with_them():

@@ -70,6 +70,14 @@ def test_the_least_lately_used_goes_where_another_needs_room(limits):
     assert machine.models.peek(A) and machine.models.peek(C)
 
 
+def test_a_model_whose_run_failed_is_free_to_go_again():
+    machine = Machine(budget=10)
+    with pytest.raises(ZeroDivisionError), machine.models.at_work(A):
+        raise ZeroDivisionError
+    machine.models.get(B)
+    assert machine.models.peek(A) is None and machine.models.peek(B)
+
+
 def test_each_device_has_a_budget_of_its_own():
     machine = Machine(budget=10)
     machine.models.get(A)

@@ -5,6 +5,7 @@ import gc
 import os
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from weakref import ref
 
 import pytest
@@ -113,6 +114,21 @@ def test_a_tab_that_is_gone_keeps_nothing():
     del tab
     gc.collect()
     assert [trace() for trace in traces] == [None] * 3 and bytes_kept() == 0
+
+
+def test_a_trace_that_later_runs_pushed_out_is_freed(monkeypatch):
+    tab = SimpleNamespace(recent=SessionLibrary(), brought=[])
+    monkeypatch.setattr(recent, "visit", lambda: tab)
+    monkeypatch.setattr(recent, "keep", lambda *_: None)
+    seen = []
+    for number in range(recent.RECENT_TRACES + 3):
+        made = sample_trace(tokens=3)
+        seen.append(ref(made))
+        recent.remember(made, RunRequest(str(number), "embedded"), str(number))
+    del made
+    gc.collect()
+    assert [one() is None for one in seen] == [True] * 3 + [False] * recent.RECENT_TRACES
+    assert len(tab.recent.runs) == recent.RECENT_TRACES
 
 
 def nothing():

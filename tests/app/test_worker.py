@@ -360,6 +360,26 @@ def test_a_thread_that_cannot_start_is_told_and_the_line_goes_on(monkeypatch):
     assert end_of(worker.ask(lambda _tell: 7)) == 7
 
 
+def test_no_work_is_lost_where_many_threads_ask_while_the_line_falls_to_rest_again_and_again():
+    """A queue whose thread ends just as somebody asks must begin another: each round asks at that moment."""
+    worker, done, wrong = FairQueue(1000), [], []
+
+    def visitor(number):
+        try:
+            for turn in range(60):
+                assert end_of(worker.ask(short((number, turn), done), Client(str(number), str(number)))) is None
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=visitor, args=(number,), daemon=True) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(SECONDS / 3)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
+    assert sorted(done) == [(number, turn) for number in range(8) for turn in range(60)]
+
+
 def test_the_clock_of_the_machine_may_jump(monkeypatch):
     """Only the monotonic clock counts; one that is set back or forth changes no turn."""
     monkeypatch.setattr(time, "time", lambda: pytest.fail("the wall clock was read"))

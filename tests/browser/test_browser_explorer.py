@@ -330,7 +330,7 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     tokens(page).last.click()
     expect(page.locator(".told")).to_have_text("Here the text ends.")
     chips = page.locator(".chip")
-    assert chips.locator(".called").all_text_contents()[:2] == ["German", "no clear pattern"]
+    assert chips.locator(".called").all_text_contents()[:2] == ["German", "no kind of text"]
     expect(chips.nth(7)).to_contain_text("German, <b>SQL</b> +2")
     expect(page.locator(".named title").filter(has_text="German").first).to_be_attached()
 

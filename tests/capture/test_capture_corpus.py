@@ -8,9 +8,10 @@ import pytest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.corpus import fitting_stretches, joined, trace_corpus
+from moeviz.capture.corpus import fitting_stretches, trace_corpus
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.models.parameters import describe
+from moeviz.capture.record.joining import joined
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.specialization import load_by_label

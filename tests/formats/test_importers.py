@@ -93,6 +93,24 @@ def test_a_top_k_that_the_counts_rule_out_is_refused(name):
             )
 
 
+def test_the_records_of_two_ranks_are_put_in_the_order_of_passes_and_then_of_ranks(tmp_path):
+    """Each rank read another request; the file has all of one rank first."""
+    content = torch.load(FOLDER / "sglang_per_token.pt", weights_only=False)
+    of_rank_1 = [
+        record | {"rank": 1, "input_ids": [1000 + one for one in record["input_ids"]]} for record in content["records"]
+    ]
+    torch.save(content | {"records": [*of_rank_1, *content["records"]]}, tmp_path / "two.pt")
+    one, two = read_trace(FOLDER / "sglang_per_token.pt"), read_trace(tmp_path / "two.pt")
+    expected, rows, at = [], [], 0
+    for record in content["records"]:
+        count = len(record["input_ids"])
+        expected += [*record["input_ids"], *(1000 + token for token in record["input_ids"])]
+        rows += 2 * [*range(at, at + count)]
+        at += count
+    assert two.tokens["token_id"].tolist() == expected
+    np.testing.assert_array_equal(two.experts, one.experts[:, rows])
+
+
 def test_one_changed_id_is_noticed(tmp_path):
     """The control: in formats of text, an id is changed by hand, and the comparison says so."""
     path = copied("big_moe_on_edge.csv", tmp_path)

@@ -6,16 +6,25 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from moeviz.embedded.recorded_routing import DIGITS, ROUTING, expert_table_of, reference_routing
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import FINE, NATURAL
+from moeviz.embedded.recorded_routing import DIGITS, ROUTING, expert_table_of, names_by_chance, reference_routing
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.metrics.contribution import contribution, contribution_caption, missed_sentence
+from moeviz.metrics.expert_names import UNNAMED, expert_names
+from moeviz.metrics.expert_names import names_by_chance as names_of_shuffled_kinds
 from moeviz.metrics.expert_table import (
+    BROAD,
     COMMITTEE,
     GENERALIST,
+    NARROW,
     SPECIALIST,
     _leading,
     _spec,
     adjusted,
+    breadth,
+    breadth_sentence,
+    chance_sentence,
     expert_table,
     expert_table_sentences,
     notes_on_experts,
@@ -97,8 +106,29 @@ def test_a_specialist_one_of_a_committee_and_generalists_are_told():
     others = table.drop(index=[1, 2])
     assert set(others["role"]) <= {GENERALIST, ""} and "b" not in set(others["kind"])
     first, second = expert_table_sentences(table)[:2]
-    assert first.startswith("Of 8 experts, specialists for kinds of text: 1; of a standing committee: 1; generalists, ")
-    assert second.startswith("An expert of a committee takes 4") and second.endswith("; a uniform share is 12%.")
+    counts = breadth(table).value_counts()
+    assert first == breadth_sentence(table) and counts.sum() == 8 and f"{counts[NARROW]} is narrow" in first
+    assert breadth(table)[1] == NARROW and breadth(table)[2] != NARROW
+    assert second.startswith("1 of them lead most kinds of text, and each takes 4") and second.endswith("is 12%.")
+
+
+@pytest.mark.parametrize(("name", "experts"), [(EMBEDDED, (20, 27, 1)), (NATURAL, None), (FINE, None)])
+def test_the_words_for_experts_agree_with_their_names_for_each_of_our_own_models(name, experts):
+    """The table, the map, the page of an expert and the path take names from one function, and these words from it."""
+    table, names = expert_table_of(name), expert_names(reference_routing(name))
+    words = breadth(table)
+    assert ((words != UNNAMED).to_numpy() == names["holds"].to_numpy()).all()
+    assert (table["name"].to_numpy() == names["name"].where(names["holds"], "").to_numpy()).all()
+    counts = tuple(int((words == word).sum()) for word in (NARROW, BROAD, UNNAMED))
+    assert sum(counts) == len(names) and experts in (None, counts)
+    assert all(str(count) in breadth_sentence(table) for count in counts)
+
+
+def test_the_control_of_the_names_is_what_shuffled_kinds_give():
+    recorded, texts = names_by_chance(), reference_routing()
+    assert names_of_shuffled_kinds(texts, 2) == recorded[EMBEDDED][:2]
+    assert max(recorded[EMBEDDED]) < 47, "names of the kinds as they are"
+    assert chance_sentence(recorded[EMBEDDED], 48).endswith("2.1 of 48 names hold (0 to 5).")
 
 
 def test_a_kind_beyond_luck_is_no_specialist_where_the_expert_has_all_others_too():

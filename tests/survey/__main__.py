@@ -22,17 +22,18 @@ sys.path[:0] = [
     str(ROOT / "tests" / "support"),
 ]  # of this checkout
 
-from survey.architectures import YES, table_of, write_table  # noqa: E402
+from moeviz.capture.routers.families import whole_architectures  # noqa: E402
+from survey.architectures import table_of, write_table  # noqa: E402
+from survey.checkpoints import every_architecture  # noqa: E402
 from survey.interventions import counts, interventions_of, write_interventions  # noqa: E402
 from survey.tiny_models import architectures  # noqa: E402
 
 
 def _families(write: bool) -> tuple[pd.DataFrame, str]:
-    found = table_of(architectures())
+    found = table_of(every_architecture())
     if write:
         write_table(found)
-    exact = found.groupby("architecture")["exact"].agg(lambda answers: (answers == YES).all())
-    kernels = found.groupby("architecture")["kernels"].agg(lambda answers: (answers == YES).all())
+    exact, kernels = (whole_architectures(column, found) for column in ("exact", "kernels"))
     return found, f"{exact.sum()} of {len(exact)} architectures exact, {kernels.sum()} run by moeviz's kernels"
 
 

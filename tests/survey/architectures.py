@@ -1,13 +1,17 @@
-"""Hold what moeviz records of an architecture against a witness of what its experts received.
+"""Open a tiny random checkpoint of an architecture by name, and hold its traces against what its experts received.
 
-A tiny random model reads a few tokens, with routers that spread their choices and selection biases that change them.
-Recording must not change a bit of the output, and the trace must be what the experts received, to the last bit. Then
-the same with the routers run by our kernels, where the check that precedes every swap lets them.
+The checkpoint is the whole model that people have, saved to a folder; its routers spread their choices, with selection
+biases that change them. Recording must not change a bit of the output, and the trace must be what the experts received,
+to the last bit. Then the same with the routers run by our kernels, where the check that precedes every swap lets them.
 """
 
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import pandas as pd
@@ -15,18 +19,22 @@ import torch
 import transformers
 from transformers import PreTrainedModel
 
+from moeviz.capture.models.load import LoadedModel, load_model, model_facts
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble, unrolled
 from moeviz.capture.record.hooks import Recording, listen
 from moeviz.capture.record.kernel_recording import kernels_recording, recording_of
-from moeviz.capture.routers.discovery import LAYER_KIND, Router, router_sites
-from moeviz.capture.routers.families import TABLE
+from moeviz.capture.record.witness import Testimony, witnessed
+from moeviz.capture.routers.discovery import LAYER_KIND, Router, find_routers, router_sites
+from moeviz.capture.routers.families import NOT_RECORDED, TABLE
 from moeviz.capture.routers.kernel_families import FAMILIES
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
+from moeviz.cli.main import main
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-from survey.oracle import Testimony, block_factor, witnessed
-from survey.tiny_models import CLOSE, UNSEEN, random_model, read, some_tokens, tokenizer
+from survey.checkpoints import write_checkpoint
+from survey.compare import block_factor
+from survey.tiny_models import CLOSE, read, some_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,22 +42,54 @@ class ArchitectureFinding:
     """Findings of the survey at one site of an architecture."""
 
     architecture: str
+    opened_as: str  # class of the model that its name opens
     site: str
     routers: tuple[Router, ...]  # as they are in the model, and every class of them once
-    trace: RoutingTrace
+    trace: RoutingTrace | None  # None for a site that is not recorded
     trouble: str  # how the trace differs from what the experts received; "" where it does not
     kernels: str  # why our kernels do not run some of its routers; "" where they run all
 
 
+# Sites that no trace of a text shows, and why.
+UNREACHED = {
+    ("ernie4_5_vl_moe", "images"): "a text never reaches it",
+    ("diffusion_gemma", "decoder"): "it reads noise, not the tokens of a text",
+}
+
+
 def survey(architecture: str) -> list[ArchitectureFinding]:
-    """Record an architecture, site by site, and hold what is recorded against the oracle."""
-    model = random_model(architecture)
-    return [_finding(architecture, model, site) for site in router_sites(model) if site != UNSEEN]
+    """Open an architecture by name, record it site by site, and hold what is recorded against the oracle."""
+    with TemporaryDirectory() as folder:
+        saved = write_checkpoint(architecture, Path(folder))
+        loaded, facts = load_model(folder), model_facts(folder)
+        for command in (["trace", "Il fait froid.", "--model", folder, "--json"], ["params", folder, "--json"]):
+            with redirect_stdout(StringIO()) as printed:
+                done = main(command)
+            if done != 0:
+                raise CaptureError(f"{architecture}: moeviz {command[0]} ends with {done}: {printed.getvalue()[:200]}")
+    if facts.num_experts[: len(loaded.info.num_experts)] != loaded.info.num_experts:
+        raise CaptureError(f"{architecture}: the config tells other experts than the model has.")
+    kept = dict(saved.named_parameters())
+    if trouble := [path for path, values in loaded.model.named_parameters() if not _is_among(path, values, kept)]:
+        raise CaptureError(f"{architecture}: opened with other weights than were saved: {trouble[:3]}.")
+    return [_finding(architecture, loaded, site) for site in router_sites(loaded.model)]
 
 
-def _finding(architecture: str, model: PreTrainedModel, site: str) -> ArchitectureFinding:
-    batch = some_tokens()
-    run = ModelInput(model, tokenizer(), describe(model, architecture, site=site), batch)
+def _is_among(path: str, values: torch.Tensor, saved: dict[str, torch.Tensor]) -> bool:
+    """True if a weight is one that was saved, under the same name or, in a part of the whole, under a longer one."""
+    tail = path.removeprefix("model.")
+    same = (kept for name, kept in saved.items() if name.endswith(tail) and kept.shape == values.shape)
+    return any(torch.equal(kept, values) for kept in same)
+
+
+def _finding(architecture: str, loaded: LoadedModel, site: str) -> ArchitectureFinding:
+    batch, model = some_tokens(), loaded.model
+    named = (architecture, type(model).__name__, site)
+    if why := UNREACHED.get((architecture, site)):
+        return ArchitectureFinding(
+            *named, find_routers(model, site), None, f"{NOT_RECORDED}{why}", "its site is not recorded"
+        )
+    run = ModelInput(model, loaded.tokenizer, describe(model, architecture, site=site), batch)
     plain = read(model, batch)
     with witnessed(model) as testimony, listen(model, keep_logits=True, site=site) as recording:
         output = read(model, batch)
@@ -57,7 +97,7 @@ def _finding(architecture: str, model: PreTrainedModel, site: str) -> Architectu
     trouble = "" if torch.equal(plain, output) else "recording changes what the model computes"
     trouble = trouble or difference_from_oracle(trace, recording, testimony) or _unscaled(model, recording.routers[0])
     kernels = _kernels(run, site, trace)
-    return ArchitectureFinding(architecture, site, recording.routers, trace, trouble, kernels)
+    return ArchitectureFinding(*named, recording.routers, trace, trouble, kernels)
 
 
 def difference_from_oracle(trace: RoutingTrace, recording: Recording, testimony: Testimony) -> str:
@@ -121,11 +161,14 @@ def rows_of(findings: list[ArchitectureFinding]) -> Iterator[dict[str, str]]:
 
 def _row(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
     reasons = {part.partition(" ")[0]: part.partition(" ")[2] for part in finding.kernels.split("; ")}
-    if finding.trace.model.layer_kind == LAYER_KIND:
+    if finding.trace is None:
+        reasons = {router.kind: finding.kernels}
+    elif finding.trace.model.layer_kind == LAYER_KIND:
         reasons = {router.kind: "runs several times a forward"}
     trouble = KNOWN_TROUBLE.get(finding.architecture, finding.trouble) if finding.trouble else YES
     return {
         "architecture": finding.architecture,
+        "opened_as": finding.opened_as,
         "router": router.kind,
         "site": finding.site,
         **_gating(finding, router),
@@ -138,7 +181,8 @@ def _row(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
 
 def _gating(finding: ArchitectureFinding, router: Router) -> dict[str, str]:
     tensors = [*router.block.named_parameters(), *router.block.named_buffers()]
-    facts = {"score": finding.trace.model.score_function.replace("_", " ")}
+    scored = finding.trace.model.score_function if finding.trace else "unknown"
+    facts = {"score": scored.replace("_", " ")}
     facts["bias"] = YES if any(SELECTION.search(name) for name, _ in tensors) else ""
     if (family := FAMILIES.get(router.kind)) is None:
         return facts | dict.fromkeys(("groups", "renormalised", "scaled"), OWN)

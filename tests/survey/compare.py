@@ -1,24 +1,22 @@
 """Hold a trace against what the experts received, or against another trace of the same: "equal", or how it differs."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_path
+from moeviz.capture.record.witness import ABSOLUTE, RELATIVE, Testimony, difference, is_standard, witnessed
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
-from moeviz.routing_trace import NO_EXPERT, RoutingTrace
-from survey.oracle import Routing, Testimony, witnessed
+from moeviz.routing_trace import RoutingTrace
 from survey.tiny_models import read, some_tokens, tokenizer
 
 EQUAL, WRONG, REFUSED, NOT_TRIED = "equal", "wrong", "refused", "not tried"
 ONE = "To be, or not to be, or to"
-RELATIVE, ABSOLUTE = 1e-3, 1e-5  # of weights: the same sums in another order
 
 
 def told_apart(made: RoutingTrace, model: PreTrainedModel) -> str:
@@ -71,53 +69,6 @@ def oracle_recording(model: PreTrainedModel) -> Iterator[OracleRecording]:
         yield OracleRecording(model, testimony)
 
 
-def difference(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony) -> str:
-    """How a trace of one sequence, read in one forward, differs from the last that the experts received; "" if not.
-
-    Before the last forward there may be those in which moeviz's kernels are tried out.
-    """
-    received = _of_the_site(made, model, testimony)
-    if len(received) < len(made.experts):
-        return f"{len(received)} layers were witnessed, and {len(made.experts)} recorded"
-    for layer, (router, routing) in enumerate(received[-len(made.experts) :]):
-        if len(routing) != len(made.tokens):
-            return f"layer {layer} received {len(routing)} tokens, and {len(made.tokens)} are recorded"
-        for token, expected in enumerate(routing):
-            if trouble := _at(made, layer, token, expected, router, _tolerance(model)):
-                return f"layer {layer}, token {token}: {trouble}"
-    return ""
-
-
-def _of_the_site(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony) -> list[tuple[Router, Routing]]:
-    """What was witnessed where the traced routers are, in the order in which it ran."""
-    heard, witnessed_at = {}, {unwrapped_path(path) for path, calls in testimony.items() if calls}
-    for router in find_routers(model, made.model.site or None):
-        places = (*router.experts, router.block_path, router.path)
-        heard |= dict.fromkeys([p for p in places if p in witnessed_at][:1], router)
-    return [
-        (heard[unwrapped_path(path)], routing) for path, routing in testimony.order if unwrapped_path(path) in heard
-    ]
-
-
-def _at(made: RoutingTrace, layer: int, token: int, expected: dict, router: Router, tolerance: float) -> str:
-    pairs = zip(made.experts[layer, token].tolist(), made.weights[layer, token].tolist(), strict=True)
-    told = {expert: weight for expert, weight in pairs if expert != NO_EXPERT}
-    received = {expert: weight for expert, weight in expected.items() if weight != 0}
-    trifles = {expert for expert, weight in told.items() if abs(weight) <= tolerance * ABSOLUTE / RELATIVE}
-    skips = router.zero_experts and any(expert >= router.num_experts - router.zero_experts for expert in told)
-    if set(told) - trifles != set(received) - trifles or not (skips or set(expected) <= set(told)):
-        return f"recorded {told}, received {expected}"
-    close = {"rtol": tolerance, "atol": tolerance * ABSOLUTE / RELATIVE}
-    if not all(np.isclose(told[e], w * router.factor, **close) for e, w in received.items() if w is not None):
-        return f"recorded {told}, received {expected}"
-    return ""
-
-
-def _tolerance(model: PreTrainedModel) -> float:
-    dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else model.dtype
-    return max(RELATIVE, torch.finfo(dtype).eps)
-
-
 def same(made: RoutingTrace, quiet: RoutingTrace) -> str:
     """EQUAL, or how a trace differs from the one that was made when nothing else went on."""
     if made.experts.shape != quiet.experts.shape or made.model.layers != quiet.model.layers:
@@ -129,3 +80,28 @@ def same(made: RoutingTrace, quiet: RoutingTrace) -> str:
     if not np.allclose(made.weights, quiet.weights, rtol=RELATIVE, atol=ABSOLUTE):
         return f"{WRONG}: other weights than when quiet"
     return EQUAL
+
+
+@torch.no_grad()
+def block_factor(model: nn.Module, read: Callable[[], object]) -> float | None:
+    """Measure what the first MoE block multiplies its experts' sum by: its output for ones, less that for zeros.
+
+    None where the block is a whole layer, or does more with the sum than multiply it and add to it.
+    """
+    path = next((path for path, part in model.named_modules() if is_standard(path, part)), None)
+    if path is None or path.split(".")[-2].isdigit():
+        return None
+    experts, block = model.get_submodule(path), model.get_submodule(path.rpartition(".")[0])
+    outputs = []
+    for constant in (0.0, 1.0):
+        with ExitStack() as stack:
+            answer = experts.register_forward_hook(lambda _e, _g, output, c=constant: torch.full_like(output, c))
+            stack.callback(answer.remove)
+            stack.callback(block.register_forward_hook(lambda _b, _g, output: outputs.append(_first(output))).remove)
+            read()
+    step = outputs[1] - outputs[0]
+    return float(step.median()) if step.std() < 1e-3 * step.abs().mean() else None
+
+
+def _first(output: Tensor | tuple) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output

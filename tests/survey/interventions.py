@@ -16,13 +16,13 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from moeviz.capture.record.kernel_parity import probe
+from moeviz.capture.record.witness import Testimony, witnessed
 from moeviz.capture.routers.discovery import find_routers, router_sites
 from moeviz.capture.routers.families import INTERVENTIONS, OBEYED
 from moeviz.capture.run.prompts import Batch
 from moeviz.capture.trace import trace
 from moeviz.errors import MoevizError
 from moeviz.routing_trace import RoutingTrace
-from survey.oracle import Testimony, witnessed
 from survey.reference_interventions import KINDS, TEXT, Renamed, Subject
 from survey.tiny_models import CLOSE, UNSEEN, random_model, read, tokenizer
 

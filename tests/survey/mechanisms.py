@@ -35,6 +35,16 @@ MECHANISMS = {
     "zaya": "an MLP that reads the router of the layer before, and a class that skips the layer",
 }
 
+# What else there is to opening a checkpoint by name.
+OPENED_AS = {
+    "qwen3_vl_moe": "a model that reads images too",
+    "qwen3_omni_moe": "a part of the checkpoint",
+    "kimi_k25": "a model whose text part is another architecture",
+    "dots3_note": "the text part of a checkpoint with a vision tower",
+    "openai_privacy_filter": "a model that labels tokens",
+    "diffusion_gemma": "a decoder that reads no tokens",
+}
+
 
 def each(names: Iterable[str] | None = None, keep: Iterable[str] = MECHANISMS) -> list:
     """Architectures as cases of a test: those not in `keep` have the marker `survey`."""

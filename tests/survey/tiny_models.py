@@ -190,20 +190,25 @@ def random_model(architecture: str) -> PreTrainedModel:
     model = text_model(architecture)(tiny_config(architecture)).float().eval()
     if model.config.is_encoder_decoder:
         model.generation_config.decoder_start_token_id = 2
-    routers = [router.module for site in router_sites(model) for router in find_routers(model, site)]
-    with torch.no_grad():
-        for values in model.parameters():
-            if not values.isfinite().all():
-                values.normal_(0, 0.02)
-        for name, values in [*model.named_parameters(), *model.named_buffers()]:
-            if SELECTION_BIAS.search(name):
-                values.normal_(0, 0.3)
-            if name.endswith("tid2eid"):  # which experts a token id has
-                values.random_(0, 8)
-        for weight in (weight for router in routers for weight in router.parameters()):
-            if weight.dim() == 2 and len(weight) > 1:
-                weight.normal_(0, 0.3)
+    fill_randomly(model)
     return model
+
+
+@torch.no_grad()
+def fill_randomly(model: PreTrainedModel) -> None:
+    """Give a tiny model routers that spread their choices, and selection biases that change them."""
+    routers = [router.module for site in router_sites(model) for router in find_routers(model, site)]
+    for values in model.parameters():
+        if not values.isfinite().all():
+            values.normal_(0, 0.02)
+    for name, values in [*model.named_parameters(), *model.named_buffers()]:
+        if SELECTION_BIAS.search(name):
+            values.normal_(0, 0.3)
+        if name.endswith("tid2eid"):  # which experts a token id has
+            values.random_(0, 8)
+    for weight in (weight for router in routers for weight in router.parameters()):
+        if weight.dim() == 2 and len(weight) > 1:
+            weight.normal_(0, 0.3)
 
 
 def some_tokens() -> Batch:
@@ -216,6 +221,7 @@ def some_tokens() -> Batch:
 def read(model: PreTrainedModel, batch: Batch) -> torch.Tensor:
     """One forward; the logits, or the last hidden states of a model without a head."""
     start = {}
+    torch.manual_seed(0)  # a model that writes by diffusion begins with noise
     if model.config.is_encoder_decoder:
         start = {"decoder_input_ids": decoder_start(model, len(batch.input_ids)).input_ids}
     output = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **start)

@@ -11,6 +11,7 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.cli.app import MOST_FILES
+from moeviz.embedded import recorded_routing
 from moeviz.embedded.recorded_routing import (
     ROUTING,
     example_trace,
@@ -93,6 +94,12 @@ def reference_muted() -> pd.DataFrame:
 def expert_table(model: str) -> pd.DataFrame:
     """Return the table of all experts of one of our own models, on the held-out texts."""
     return expert_table_of(model)
+
+
+@st.cache_resource(show_spinner=False)
+def names_by_chance() -> dict[str, list[int]]:
+    """Return, for each of our own models, how many names hold with the kinds shuffled among the held-out texts."""
+    return recorded_routing.names_by_chance()
 
 
 @st.cache_resource(show_spinner=False)

@@ -141,7 +141,8 @@ def _checked(texts: Texts) -> Texts:
 
 def _run(name: str, texts: Texts) -> RoutingTrace:
     """Trace the texts, each a piece of work, so that other visitors come in between."""
-    from moeviz.capture.corpus import joined, trace_corpus
+    from moeviz.capture.corpus import trace_corpus
+    from moeviz.capture.record.joining import joined
 
     def work_on(text: tuple[str, str]) -> Callable[["LoadedModel", Callable[[Any], None]], RoutingTrace]:
         return lambda loaded, _tell: trace_corpus(loaded, [text])

@@ -107,7 +107,7 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
         return lambda loaded, _tell: trace_corpus(loaded, [pair], outputs=outputs)
 
     def joined(parts: list[RoutingTrace]) -> RoutingTrace:
-        from moeviz.capture.corpus import joined
+        from moeviz.capture.record.joining import joined
 
         again = joined(parts)
         return again if "label" in trace.tokens else replace(again, tokens=again.tokens.drop(columns="label"))

@@ -11,7 +11,7 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard
 from moeviz.metrics.contribution import missed_sentence
 from moeviz.metrics.expert_names import sample_of_texts
-from moeviz.metrics.expert_table import expert_table, expert_table_sentences, filled_columns, notes_on_experts
+from moeviz.metrics.expert_table import breadth, expert_table, expert_table_sentences, filled_columns, notes_on_experts
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
@@ -48,7 +48,7 @@ COLUMNS = {  # of the table: the title of each, and what it means
     "kind": ("takes most of", "the kind of text of which it has the largest share, beside its share of all others"),
     "lift": ("lift", "that share over its share of all other tokens"),
     "spec": ("spec", "0: the same share of every kind; 1: one kind alone"),
-    "role": ("role", "specialist, standing committee, or generalist, where luck does not explain it"),
+    "breadth": ("breadth", "narrow: few kinds of text; broad: more of them; or no kind of text"),
     "keeps": ("keeps", "tokens that go to it more than twice as often as others"),
     "writes": ("writes", "tokens that its output promotes, where they then follow"),
     "loss_change": ("loss without it", "how much worse these texts are predicted where it is muted, in nats a token"),
@@ -132,6 +132,7 @@ def _offer(trace: RoutingTrace) -> None:
 
 
 def _show(table: pd.DataFrame) -> None:
+    table = table.assign(breadth=breadth(table))
     known = {column: COLUMNS[column] for column in filled_columns(table, COLUMNS)}
     shown = table[[*known]].head(MOST_ROWS)
     texts = shown.select_dtypes(exclude="number").columns

@@ -9,12 +9,16 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.charts import theme
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
+from moeviz.metrics.expert_table import breadth_sentence, chance_sentence
 from moeviz.metrics.who_takes import FEW, WordTokens, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
+from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import names_of
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.subject import subject
@@ -101,8 +105,11 @@ def _facts(found: Atlas, trace: RoutingTrace) -> str:
 
 
 def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
-    """Say how many experts have a name that holds, and how a name is chosen; or why there are none."""
+    """Say how many experts have a kind of text, beside what chance gives; or why none is named."""
     total = sum(found.trace.model.num_experts)
+    if (one := subject().id) in ROUTING:
+        control = chance_sentence(recorded.names_by_chance()[one], total)
+        return breadth_sentence(recorded.expert_table(one)), f"{control} {_sibling(one)}".strip()
     if names is None:
         return (
             "Experts have no names here:",
@@ -115,10 +122,17 @@ def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
         how += " These texts have no labels, so names are classes of tokens."
     if not held:
         return (
-            f"None of the {total:,} experts has a name that holds:",
+            f"None of the {total:,} experts has a kind of text:",
             "what fits half of the texts does not fit the other half.",
         )
-    return f"{held:,} of the {total:,} experts have a name that holds:", how
+    return f"{held:,} of the {total:,} experts have a kind of text, and {total - held:,} have none:", how
+
+
+def _sibling(name: str) -> str:
+    """Return the same count for the model that was not pushed to specialise, next to the one that was."""
+    if name != EMBEDDED:
+        return ""
+    return f"In a sibling that was left alone in training: {breadth_sentence(recorded.expert_table(NATURAL))}"
 
 
 def _words_of(found: Atlas) -> list[str]:

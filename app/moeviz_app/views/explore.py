@@ -10,7 +10,7 @@ from moeviz.charts import NAMED
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.metrics.findings import Finding, findings
-from moeviz.metrics.tokens import written_text
+from moeviz.metrics.tokens import SPECIAL_TOKEN, written_text
 from moeviz.metrics.words import item_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -47,6 +47,7 @@ from moeviz_app.widgets.run_panel import record
 OVERVIEW = (NAMED["load_heatmap"], NAMED["balance_by_layer"], NAMED["active_by_convention"])
 MOST_ASSIGNMENTS = 300_000  # of tokens to experts that one message brings to a browser: 2.4 MB of them
 EXPLORER = "explorer"  # its key
+MOST_SPECIAL = 64  # tokens in a row that are looked at
 EXAMPLE_RUN = RunRequest(EXAMPLES[MIXED], EMBEDDED)
 BUTTONS = 40  # pixels of a row of them
 NO_NEXT = "The next tokens are not in this file. Run the text here, and they are."
@@ -169,6 +170,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     found = _found(trace)
     if not session.is_placed():
         first = (found[0].layer, found[0].token) if found else (session.middle_layer(trace), 0)
+        first = first[0], _of_the_text(trace, first[1])
         session.point_at(*(TELLING if session.is_example() else first))
     rows = _rows(trace)
     whole = len(rows) == len(trace.tokens)
@@ -205,6 +207,12 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         show_direct(trace, run)
     if chosen.opened is not None:
         open_expert(expert_query(*chosen.opened))
+
+
+def _of_the_text(trace: RoutingTrace, token: int) -> int:
+    """Return this token, or the next one after it that is no special token such as `<s>`, if there is one."""
+    rest = trace.tokens["text"].iloc[token : token + MOST_SPECIAL]
+    return next((token + at for at, text in enumerate(rest) if not SPECIAL_TOKEN.fullmatch(text)), token)
 
 
 def _to_link(run: RunRequest | None) -> RunRequest | None:

@@ -56,6 +56,8 @@ def cautions(trace: RoutingTrace) -> None:
     model, tokens = trace.model, len(trace.tokens)
     if 0 < tokens < HANDFUL:
         st.text(in_words_of(model, f"That is too little to say what stands out, which takes {HANDFUL} tokens or more."))
+    if model.witness:
+        st.text(f"This model was {model.witness}." if model.witness.startswith("checked") else model.witness)
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
     if model.caution:

@@ -59,7 +59,10 @@ def _kept(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | No
         for part in experts:
             stack.enter_context(patched_attribute(part, "forward", lambda hidden, *_args, **_kwargs: hidden))
         output = model(input_ids=torch.zeros(1, tokens, dtype=torch.long, device="meta"), use_cache=True)
-    layers = output.cache.layers
+    cache = getattr(output, "cache", None)
+    if cache is None:
+        raise ValueError("a model that writes no text keeps nothing of what it read")
+    layers = cache.layers
     windows = (getattr(layer, "sliding_window", None) for layer in layers)
     counts = [sum(part.numel() for part in _tensors(vars(layer))) for layer in layers]
     return counts, [None if window is None else window - 1 for window in windows]  # the next token is not kept yet
@@ -86,8 +89,8 @@ def served_by_config(config: PreTrainedConfig, name: str) -> ServedModel:
     facts, caches = parameters_of_config(config, name), kv_cache(config)
     if caches is None or facts.parameters is None:
         raise CaptureError(
-            f"moeviz cannot tell how much memory {name!r} keeps of a text: it has an encoder, or a cache that does not "
-            "grow evenly. “moeviz params” says what its weights take."
+            f"moeviz cannot tell how much memory {name!r} keeps of a text: it has an encoder, writes no text, or has "
+            "a cache that does not grow evenly. “moeviz params” says what its weights take."
         )
     text = config.get_text_config()
     return ServedModel(

@@ -17,10 +17,17 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
-from moeviz.capture.models.folder import check_inside
+from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_fits, device_of
-from moeviz.capture.models.parameters import auto_class, describe, empty_model, parameters_of_config
+from moeviz.capture.models.parameters import (
+    TEXT_PART,
+    auto_class,
+    describe,
+    empty_model,
+    parameters_of_config,
+    text_reader,
+)
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
@@ -148,6 +155,7 @@ def model_source(name: str) -> str:
         if (folder / "config.json").is_file():
             check_inside(name, folder)
             return str(folder)
+        check_regular(folder)
         is_folder = folder.is_dir()
     except OSError as error:
         raise ModelNotFound(f"The folder {quoted(name)} cannot be opened: {error.strerror}.") from error
@@ -233,7 +241,7 @@ def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
         config: PreTrainedConfig = AutoConfig.from_pretrained(
             source, **reach(source, revision), **_at(revision), **SAFE
         )
-    return config
+        return text_reader(config)
 
 
 def _weights(
@@ -247,6 +255,7 @@ def _weights(
             use_safetensors=True,
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # else the error names none of them
+            key_mapping=_names_in(config),
             **how,
             **_at(revision),
             **SAFE,
@@ -255,6 +264,12 @@ def _weights(
     if caution := caution_of(loading, config):
         log.warning("%s", caution)
     return model.eval(), caution
+
+
+def _names_in(config: PreTrainedConfig) -> dict[str, str] | None:
+    """Map the names that weights have in a whole checkpoint to those in the part of it that reads text."""
+    whole, _, part = config.model_type.rpartition("_")
+    return {rf"^{part}\.": ""} if TEXT_PART.get(whole) == part else None
 
 
 def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:

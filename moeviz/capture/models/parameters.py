@@ -9,7 +9,15 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import nn
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForMultimodalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForTokenClassification,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
 
 from moeviz.capture.models.checkpoint import explained
 from moeviz.capture.routers.discovery import Router, find_routers, modules_in_use, router_sites
@@ -106,9 +114,35 @@ def packed_of(model: PreTrainedModel) -> tuple[int, int]:
     return sum(sizes.values()), experts
 
 
+# transformers' openers, the first of which that knows a config opens its checkpoint: what writes text comes first, then
+# models that read images or sound too, then those that label tokens, and last what has no head at all.
+OPENERS: tuple[type[Any], ...] = (
+    AutoModelForCausalLM,
+    AutoModelForSeq2SeqLM,
+    AutoModelForMultimodalLM,
+    AutoModelForTokenClassification,
+    AutoModel,
+)
+
+
+# Models of which one part reads and writes text, by model type: the name of that part, in the config and in the names
+# of weights. The other parts speak, and the whole has no forward.
+TEXT_PART = {"qwen3_omni_moe": "thinker"}
+
+
+def text_reader(config: PreTrainedConfig) -> PreTrainedConfig:
+    """Return the config of the part of a model that reads text; `config` itself for most models."""
+    part = TEXT_PART.get(config.model_type)
+    if part is None:
+        return config
+    reader: PreTrainedConfig = getattr(config, f"{part}_config")
+    reader._commit_hash = getattr(config, "_commit_hash", None)
+    return reader
+
+
 def auto_class(config: PreTrainedConfig) -> type[Any]:
-    """transformers' opener of models that generate text."""
-    return AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    """Return the one of transformers' openers that has a class for `config`; the first if none has."""
+    return next((opener for opener in OPENERS if type(config) in opener._model_mapping), OPENERS[0])
 
 
 def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:
@@ -117,7 +151,7 @@ def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrained
     Raises `CaptureError`, with the model's `name`, for a config that makes no sense or that is of no such model.
     """
     what = f"{quoted(name or config.model_type)} is a {config.model_type} model"
-    with explained(f"{what}, and transformers builds no text-generating model from its config", CaptureError):
+    with explained(f"{what}, and transformers builds no model from its config", CaptureError):
         with init_empty_weights(include_buffers=False), torch.device("meta"):
             model: PreTrainedModel = auto_class(config).from_config(config, trust_remote_code=False)
         model.tie_weights()  # moving to the meta device takes shared matrices apart

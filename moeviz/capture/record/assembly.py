@@ -3,7 +3,6 @@
 B rows of a forward, S its positions, R sequences of the trace, C their columns (prompt, then what was generated).
 """
 
-import logging
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,8 +17,6 @@ from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots, token_frame
-
-log = logging.getLogger("moeviz.capture")
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,8 +131,6 @@ def _tokens(run: ModelInput, met: RoutedSequences):
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
     """Add the facts that the recording shows to those that were known of the model before it ran."""
     of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
-    if of_routers:
-        log.warning("%s", " ".join(of_routers))
     heard = {
         "top_k": slots,
         "num_experts": tuple(heard.num_experts for heard in recording.outputs),

@@ -26,8 +26,8 @@ LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
 SITES = {
     "encoder": re.compile(r"\bencoder\b"),
     "decoder": re.compile(r"\bdecoder\b"),
-    "text": re.compile(r"\btext_moe\b"),
-    "images": re.compile(r"\bvision_moe\b"),
+    "images": re.compile(r"\bvision_(moe|tower)\b"),
+    "text": re.compile(r"\b(text_moe|language_model)\b"),
     "attention": re.compile(r"\bself_attention\b"),
 }
 OTHER_SITE = "feed-forward"

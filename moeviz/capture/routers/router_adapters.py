@@ -186,6 +186,7 @@ ROUTER_ADAPTERS: dict[str, RouterAdapter] = {
         "its block decides", _decided_by_the_block, _decision_alone, method="route_tokens_to_experts"
     ),
     "DeepseekV4HashRouter": RouterAdapter("the first layers look experts up by token id; not declared"),
+    "Dots3NoteVisionTopKRouter": RouterAdapter("of the vision tower, with more experts in later layers; not declared"),
     "DogeCDMoE": RouterAdapter(
         "no router module; pairs of product keys",
         _product_keys,

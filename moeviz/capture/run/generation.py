@@ -38,7 +38,7 @@ def expected_rows(batch: Batch, plan: GenerationPlan) -> int:
 def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Watch | None = None) -> GeneratedTokens:
     """Read the prompts and generate. `watch` is called after the prompts and after each generated token."""
     if plan.config is None:
-        model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
+        read_once(model, batch)
         if watch is not None:
             watch(batch.input_ids[:, :0])
         return no_generated_tokens(batch)
@@ -47,6 +47,12 @@ def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Wa
     watching = [] if watch is None else [_Watched(watch, start)]
     output = _generated(model, batch, plan, watching)
     return generated_tokens(model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan)
+
+
+@torch.no_grad()
+def read_once(model: PreTrainedModel, batch: Batch) -> None:
+    """Read the prompts in one forward."""
+    model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
 
 
 def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:

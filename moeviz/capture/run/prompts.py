@@ -85,7 +85,7 @@ def prepare(
     if tokenizer is None:
         raise CaptureError(f"{type(runs).__name__} came without a tokenizer. Pass tokenizer=, or the model's path.")
     ids = _given_ids(runs, request.token_ids) if request.token_ids else _ids_of_texts(tokenizer, request)
-    batch = _in_one_batch(runs, ids, request.max_new_tokens)
+    batch = in_one_batch(runs, ids, request.max_new_tokens)
     return ModelInput(runs, tokenizer, info, batch)
 
 
@@ -120,7 +120,7 @@ def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -
     return ids
 
 
-def _in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: int) -> Batch:
+def in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: int) -> Batch:
     """Check against the context, and pad on the left: generation goes on from the right end.
 
     An encoder's prompts are padded on the right, so that padding takes no places of experts with a capacity.

@@ -38,7 +38,7 @@ class Atlas {
 
   // A name, or why there is none.
   called(layer, expert, short = false) {
-    return this.nameOf(layer, expert, short) || (this.data.named ? "no clear pattern" : "");
+    return this.nameOf(layer, expert, short) || (this.data.named ? "no kind of text" : "");
   }
 
   // By its id where ids have colours, else by the kind of text that it is named for.

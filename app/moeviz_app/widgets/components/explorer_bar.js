@@ -86,7 +86,7 @@ class Legend {
     const { explorer } = this;
     const { trace } = explorer;
     const name = trace.nameOf(layer, expert);
-    const said = name ? name[0] : trace.names ? "no clear pattern" : "";
+    const said = name ? name[0] : trace.names ? "no kind of text" : "";
     const title = `Expert ${expert} of ${trace.nameOfLayer(layer)}${name ? `, ${name[1]}` : ""}: open its page`;
     const made = explorer.linkTo(layer, expert, make("a", tokens ? "chip" : "chip unused", null, { title, "aria-label": title }));
     const id = make("span", "id", expert, { style: painted(trace.colour(layer, expert)) });

@@ -206,7 +206,7 @@ class Path {
     const text = shape(link, "text", { ...where, class: place });
     shape(text, "tspan", { class: explorer.isNew(at, expert) ? "bold new" : "bold" }, `${expert} `);
     const fits = name && [...name[0]].length <= letters;
-    const words = name ? (fits ? name[0] : name[0].split(", ")[0]) : trace.names ? "no clear pattern" : "";
+    const words = name ? (fits ? name[0] : name[0].split(", ")[0]) : trace.names ? "no kind of text" : "";
     if (words) shape(text, "tspan", { class: name ? "" : "soft" }, `${cut(words, letters)} `);
     if (weight) shape(text, "tspan", { class: "soft" }, weight);
   }
