@@ -108,7 +108,7 @@ MAY_IMPORT = {
     "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
     # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
     "moeviz/capture/interventions/*": f". {INERT} torch",
-    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {FILES} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
@@ -153,6 +153,7 @@ MAY_IMPORT = {
     "moeviz/errors.py": "",
     "moeviz/_lazy.py": "moeviz.text",
     "moeviz/text.py": "",
+    "moeviz/interrupted.py": "",
     "moeviz/whole_files.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "moeviz.whole_files",

@@ -110,7 +110,7 @@ def test_the_rate_of_a_labelled_kind_is_counted_from_our_texts_and_nothing_else_
 
 def test_ours_are_written_as_they_are_read():
     table = expert_table(reference_routing())
-    found = labels_in(Source("l.json", {"l.json": to_labels(table, "embedded")}))
+    found = labels_in(Source("l.json", {"l.json": to_labels(table, "embedded")[0]}))
     labelled = table[(table["role"] == "specialist") | (table["name"] != "")].reset_index(drop=True)
     assert len(found) == len(labelled) > 5
     assert found[["layer", "expert"]].equals(labelled[["layer", "expert"]])

@@ -323,7 +323,7 @@ metrics/engine_difference: tokens_caption _of_ties _difference _explains _layers
 """,
     "test_decision.py and test_serving_plans.py": """
 serving/decision: persistence_sentence _sides
-serving/answers: split_sentence
+serving/answers: split_sentence _with_limits
 serving/batches: draft_sentence
 serving/placement: device_pairs_sentence together_sentence
 app/moeviz_app/views/serve_controls: _of_file
