@@ -31,7 +31,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz._lazy moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
+    "moeviz._lazy moeviz.errors moeviz.claims moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
     "moeviz.expert_outputs moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
@@ -151,6 +151,7 @@ MAY_IMPORT = {
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
+    "moeviz/claims.py": "",
     "moeviz/_lazy.py": "moeviz.text",
     "moeviz/text.py": "",
     "moeviz/interrupted.py": "",
