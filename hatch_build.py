@@ -24,7 +24,7 @@ TEXTS = {
         "Report it privately to whoever gave you this copy of moeviz, and not in a public issue.\n",
     ),
 }
-FILES = ("README.md", "docs/install.md", "CONTRIBUTING.md", "SECURITY.md")
+FILES = ("README.md", "docs/install.md", "SECURITY.md")
 
 
 class CustomMetadataHook(MetadataHookInterface):

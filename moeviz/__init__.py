@@ -15,6 +15,7 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+import moeviz.interrupted as _interrupted  # noqa: F401  # from here on, Ctrl-C ends the command in one line
 from moeviz._viewers import VIEWERS
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace, MissingField, ModelNotFound, MoevizError
 

@@ -31,7 +31,7 @@ HEAVY = {"streamlit", "altair", "torch", "transformers", "accelerate", "triton",
 WATCHED = {*PACKAGES, *HEAVY}
 
 INERT = (
-    "moeviz._lazy moeviz.errors moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
+    "moeviz._lazy moeviz.errors moeviz.claims moeviz.text moeviz.whole_files moeviz.model_info moeviz.expert_counts "
     "moeviz.expert_outputs moeviz.next_tokens moeviz.routing_trace"
 )
 FILES = f"moeviz.file_limits {INERT}"
@@ -108,7 +108,7 @@ MAY_IMPORT = {
     "moeviz/capture/run/*": f". moeviz.capture.models moeviz.capture.interventions {INERT} {TORCH}",
     # Decisions as tensors: they know no model, and import no torch, since the command line lists them.
     "moeviz/capture/interventions/*": f". {INERT} torch",
-    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {INERT} {TORCH}",
+    "moeviz/capture/models/*": f". moeviz.capture.routers moeviz.embedded moeviz.parameters {FILES} {TORCH}",
     "moeviz/capture/routers/*": f". {INERT} moe_kernels {TORCH}",
     "moeviz/capture/*": f"moeviz.capture moeviz.embedded moeviz.parameters {INERT} {TORCH}",
     # Traces become numbers, pictures and files.
@@ -151,8 +151,10 @@ MAY_IMPORT = {
     "moeviz/gguf_file.py": "moeviz.file_limits moeviz.errors moeviz.text",
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
+    "moeviz/claims.py": "",
     "moeviz/_lazy.py": "moeviz.text",
     "moeviz/text.py": "",
+    "moeviz/interrupted.py": "",
     "moeviz/whole_files.py": "",
     "moeviz/spreadsheets.py": "",
     "moeviz/own_folder.py": "moeviz.whole_files",

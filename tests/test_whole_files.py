@@ -49,15 +49,14 @@ OTHERWISE = {
     "moeviz/training/routing_file.py:write_table": "to a file of `replacing`",
     "moeviz/history/shared/results.py:savez_compressed": "to a file of `replacing`",
     "moeviz/embedded/evaluation.py:savez_compressed": "to a file of `replacing`",
-    "moeviz/formats/trace_file.py:savez*": "to memory",
     "moeviz/spreadsheets.py:to_csv": "to memory",
-    "moeviz/formats/csv_file.py:to_csv": "to memory",
     "moeviz/formats/exports.py:to_csv": "ours, which returns bytes",
     "app/moeviz_app/views/expert_jobs.py:to_csv": "to memory",
     "moeviz/analyses/pruning/checkpoint.py:*": "in a folder of `new_folder`",
     "moeviz/examples/__init__.py:copyfile": "into a folder that is made for it",
     "moeviz/cli/main.py:open": "/dev/null",
     "moeviz/formats/sandboxed_read.py:open": "memory, where the system can, or a temporary file",
+    "moeviz/interrupted.py:write": "to stderr",
     "moeviz/launch.py:open": "what a server that was started says, in a temporary folder",
     "moeviz/formats/kept_traces.py:replace": "a damaged file gets another name",
 }
@@ -73,11 +72,18 @@ def writes_in(code: str) -> set[str]:
         ]
         modes = [text for text in texts if isinstance(text, str) and {*text} <= {*"rwxabt+"} and {*text} & {*"wxa+"}]
         owner = getattr(getattr(call.func, "value", None), "id", "")
-        if name in WRITES and (owner in ("shutil", "os", "part") or name not in ("copy", "move", "rename")):
+        owners = {
+            "copy": ("shutil",),
+            "move": ("shutil",),
+            "rename": ("os", "part"),
+        }
+        if name in WRITES and owner in owners.get(name, (owner,)):
             found.add(name)
         if (name in ("open", "fdopen") and modes) or (owner == "os" and name in ("open", "write", "replace")):
             found.add(name)
-        if name == "replace" and len(call.args) == 1 and isinstance(call.args[0], ast.Name):  # a text's takes two
+        if (
+            name == "replace" and len(call.args) == 1 and isinstance(call.args[0], ast.Name) and not call.keywords
+        ):  # a text's takes two
             found.add(name)
     return found
 
@@ -254,7 +260,6 @@ def test_a_folder_is_there_as_a_whole_or_not_at_all(tmp_path):
         "plan trace.npz --engine sglang --devices 2 -o {}",
         "convert trace.npz {} --counts-only",
         "experts trace.npz -o {}",
-        "experts trace.npz --write-labels {}",
         "convert trace.npz {}",
     ],
 )

@@ -17,7 +17,7 @@ import numpy as np
 
 from moeviz.analyses.number_formats import FORMATS, NumberFormat
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
-from moeviz.capture.models.folder import check_inside, indexed_files, tensors_of
+from moeviz.capture.models.folder import check_inside, check_regular, indexed_files, tensors_of
 from moeviz.embedded.own_models import OWN_MODELS, model_folder
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.file_limits import MAX_ALL_EXPERTS, MAX_EXPERTS
@@ -207,6 +207,7 @@ def _tensors(name: str) -> dict[str, StoredTensor]:
         if path.is_dir():
             check_inside(name, path)
             return _of_folder(name, path)
+        check_regular(path)
         there = path.is_file()
     except OSError as error:
         raise ModelNotFound(f"{quoted(name)} cannot be opened: {error.strerror}.") from error

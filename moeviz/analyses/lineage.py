@@ -94,8 +94,9 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     in its own place) · averaged (a sum of two to eight) · related (like the base's experts, and no nearer to one than
     they are to each other) · zeroed · unrelated · cut (of the base, and in no expert of the child).
 
-    Experts whose neurons were put in another order, and experts moved among layers one by one, are not recognised: they
-    are unrelated here. Shared experts are left out.
+    An expert without a match that has the neurons of one of the base in another order, in whichever layer, is moved:
+    they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
+    no expert of that layer of the child is left without a match. Shared experts are left out.
 
     Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
     or the two have none of the same shape.
@@ -116,6 +117,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     _check_shapes(*files)
     search = _Search(*files, progress)
     rows = [row for layer in files[1].layers for row in search.layer(layer)]
+    _match_neurons(rows, *files)
     _name_copies(rows)
     rows += _lost(rows, search)
     table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
@@ -377,6 +379,51 @@ def _row(layer: int, expert: int, what: str, base_layer: int, sources: tuple[int
     return row | {"parts": ()} | dict.fromkeys(("similarity", "difference", "runner_up"), np.nan)
 
 
+MOST_UNMATCHED, SAME_LENGTHS = 512, 1e-3  # experts of either, and a relative difference of lengths
+
+
+def _match_neurons(rows: list[dict[str, Any]], base: ExpertFiles, child: ExpertFiles) -> None:
+    """Match experts without a match by their neurons, in whichever order and layer these are.
+
+    The lengths of neurons' weights, which no order changes, say which two to compare number by number.
+    """
+    unmatched = [row for row in rows if row["what"] == UNRELATED]
+    named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}
+    free = [(layer, one) for layer, experts in base.layers.items() for one in experts if (layer, one) not in named]
+    if not free or max(len(unmatched), len(free)) > MOST_UNMATCHED:
+        return
+    known = {(layer, one): _lengths(_neurons(base.layers[layer][one])) for layer, one in free} if unmatched else {}
+    for row in unmatched:
+        neurons = _neurons(child.layers[row["layer"]][row["expert"]])
+        own = _lengths(neurons)
+        for (layer, number), other in known.items():
+            if own.shape != other.shape or np.abs(own - other).max() > SAME_LENGTHS * other.max():
+                continue
+            source = _neurons(base.layers[layer][number])
+            difference = float(np.linalg.norm(neurons - source) / max(float(np.linalg.norm(source)), 1e-12))
+            if difference < SAME_LENGTHS:
+                row |= {"what": MOVED, "base_layer": layer, "base_experts": (number,), "parts": (1.0,)}
+                row |= {"similarity": 1.0, "difference": difference}
+                break
+
+
+def _neurons(expert: Expert) -> np.ndarray:
+    """Read all weights of an expert, a row per neuron, in the order of their lengths: that of a file plays no part."""
+    parts = []
+    for role, matrix in sorted(expert.items()):
+        height, width = matrix.shape
+        numbers = matrix.read(0, height).reshape(height, width).astype(np.float32)
+        parts.append(numbers.T if role == "down" else numbers)
+    neurons = np.concatenate(parts, axis=1)
+    ordered: np.ndarray = neurons[np.argsort((neurons.astype(np.float64) ** 2).sum(axis=1), kind="stable")]
+    return ordered
+
+
+def _lengths(neurons: np.ndarray) -> np.ndarray:
+    lengths: np.ndarray = np.linalg.norm(neurons, axis=1)
+    return lengths
+
+
 def _name_copies(rows: list[dict[str, Any]]) -> None:
     """Call all experts of one source copies, but for the one in the source's place that is as it was."""
     single = [row for row in rows if row["what"] in (KEPT, MOVED, TUNED)]
@@ -392,6 +439,7 @@ def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
         return []
     named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}
     untold = {row["base_layer"] for row in rows if row["what"] == RELATED}
+    untold |= {search.layers.get(row["layer"], -1) for row in rows if row["what"] == UNRELATED}  # it may be one of them
     now = {theirs: mine for mine, theirs in reversed(search.layers.items())}
     return [
         _row(now.get(layer, -1), -1, CUT, layer, (number,))
@@ -451,6 +499,11 @@ def _notes(found: Lineage) -> list[str]:
         pairs = [f"{mine} is {theirs}" for mine, theirs in others.items()]
         said = ", ".join(pairs[:4]) + (f" … and {len(pairs) - 4:,} more" if len(pairs) > 4 else "")
         notes.append(f"Layers have other numbers in {found.child} than in {found.base}: {said}.")
+    if len(matched) and (unknown := sorted(set(table.loc[table["what"] == UNRELATED, "layer"].tolist()))):
+        notes.append(
+            f"Experts of {found.child} without a match, at layer{'s' * (len(unknown) > 1)} {spans(unknown)}, may be "
+            f"some of {found.base} in another form. So it is not known whether any were cut there."
+        )
     if gone := sorted(set(table.loc[(table["what"] == CUT) & (table["layer"] < 0), "base_layer"].tolist())):
         notes.append(f"Of {found.base}, layer{'s' * (len(gone) > 1)} {spans(gone)} went whole.")
     return notes

@@ -8,7 +8,8 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.chart import Chart
-from moeviz.metrics.balance import balance_sentence, load_beside_luck, times_said
+from moeviz.metrics.balance import balance_sentence, load_beside_luck
+from moeviz.metrics.captions import times_said
 from moeviz.metrics.words import short
 
 NUMBERS_UP_TO = 10  # experts: of more, a cell has no place for a number

@@ -11,7 +11,7 @@ from moeviz.charts import theme
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import load_against_importance
 from moeviz.metrics.load import importance_caption
-from moeviz.training.recorded.captions import (
+from moeviz.training.recorded.claims import (
     aux_loss_caption,
     change_caption,
     effective_experts_caption,

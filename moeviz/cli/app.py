@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import re
 import runpy
 import shutil
 import socket
@@ -34,6 +35,7 @@ EXAMPLES = """examples:
   moeviz app imatrix.gguf --experts-per-token 8                   with counts, and what the file does not say
   moeviz app many                                     with the corpus in this folder: page Corpus
   moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
+  moeviz app my-checkpoint allenai/OLMoE-1B-7B-0924   with the model in this folder, and one of the hub
   moeviz app --port 8080 --no-browser
   moeviz app --no-token                               without a token: whoever uses this machine gets in
   moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
@@ -53,7 +55,7 @@ def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz app`."""
     says = (
         "show these, the first of them at once: traces, counts, runs of training, datasets, what other programs wrote; "
-        "or a model: .gguf"
+        "or a model: a folder, a .gguf, an id on the hub"
     )
     parser.add_argument("files", metavar="FILE", nargs="*", help=says)
     parser.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
@@ -160,13 +162,12 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
     from moeviz.embedded import EMBEDDED
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
     from moeviz.formats.exports import keep_opened, open_path
-    from moeviz.gguf_file import is_a_model
     from moeviz.training.reading import is_run, run_at
 
     read = read or open_path
     if len(files) > MOST_FILES:
         raise MoevizError(f"The app begins with up to {MOST_FILES} files, and {len(files)} are named. Leave some out.")
-    models = [file for file in files if is_a_model(file)]
+    models = [file for file in files if _is_model(file)]
     shown = [file for file in files if file not in models]
     for path in shown:
         if is_run(path):
@@ -182,9 +183,25 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
         os.environ[MODELS] = ",".join([*map(_model_on_offer, models), others])
 
 
+OF_FILES = {".npz", ".npy", ".csv", ".json", ".jsonl", ".parquet", ".pt", ".gguf", ".html"}  # which no hub id ends in
+HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+def _is_model(file: str) -> bool:
+    """Return whether this is a model: a GGUF file, a folder with a config.json, or an id on the hub."""
+    from moeviz.gguf_file import is_a_model
+
+    path = Path(file)
+    if path.is_dir():
+        return (path / "config.json").is_file()
+    if path.exists() or path.parent.exists() or path.suffix.lower() in OF_FILES:
+        return is_a_model(file)
+    return HUB_ID.fullmatch(file) is not None
+
+
 def _model_on_offer(file: str) -> str:
-    """Return a model's file as the app's setting names it. Raises `MoevizError` for one that is not opened."""
-    place = str(Path(file).resolve())
+    """Return a model as the app's setting names it. Raises `MoevizError` for one that is not opened."""
+    place = str(Path(file).resolve()) if Path(file).exists() else file
     if "," in place:
         raise MoevizError(f"The path {quoted(place)} has a comma in it, and commas separate models. Rename the file.")
     from moeviz.capture.opening import model_facts

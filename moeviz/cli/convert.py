@@ -57,7 +57,7 @@ def run(args: Namespace) -> int:
     """Run `moeviz convert`."""
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.dataset.opening import is_dataset
-    from moeviz.formats.exports import export_for, write_trace
+    from moeviz.formats.exports import export_for, left_out, write_trace
 
     target = args.target
     if args.counts_only:
@@ -77,8 +77,8 @@ def run(args: Namespace) -> int:
         return 0
     write_trace(found, target, plain=args.plain)
     note(f"wrote {target}: {len(found.tokens):,} tokens, {len(found.model.layers)} layers")
-    if found.logits is not None and export_for(target).suffix in (".csv", ".parquet"):
-        note("the router logits of experts that were not chosen are not in this format; .json and .npz keep them")
+    if lost := left_out(found, export_for(target).suffix):
+        note(lost)
     return 0
 
 
@@ -122,7 +122,7 @@ def convert_dataset(args: Namespace, target: str) -> str:
     from moeviz.formats.dataset.folder import check_begun
     from moeviz.formats.dataset.opening import is_dataset, read_dataset
     from moeviz.formats.dataset.s3 import place_of
-    from moeviz.formats.exports import write_trace
+    from moeviz.formats.exports import left_out, write_trace
 
     if is_dataset_target(target):
         if is_dataset(args.source):
@@ -130,6 +130,8 @@ def convert_dataset(args: Namespace, target: str) -> str:
         check_begun(place_of(target), resume=False)
         trace = read_one_trace(args.source, args)
         write_dataset(trace, target, args.weights or "exact", text=not args.no_text)
+        if lost := left_out(trace, ""):
+            note(lost)
         return f"{read_dataset(target)!r}"
     check_output(target)
     trace = trace_of(open_dataset(args.source, args))

@@ -113,8 +113,12 @@ def run(args: Namespace) -> int:
     if args.write_labels is not None:
         from moeviz.formats.expert_labels import to_labels
 
-        write_file(args.write_labels, to_labels(table, counted.model.name))
-        note(f"wrote {args.write_labels}")
+        labels, number = to_labels(table, counted.model.name)
+        if number:
+            write_file(args.write_labels, labels)
+            note(f"wrote {args.write_labels}: {number:,} label{'s' * (number > 1)}")
+        else:
+            note(f"{args.write_labels} was not written: no expert is a specialist, and none has a name that holds")
     return 0
 
 

@@ -15,7 +15,9 @@ it is named; heavy modules are imported in its `arguments` or `run`.
 import logging
 import os
 import re
+import signal
 import sys
+import warnings
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
@@ -27,6 +29,7 @@ from moeviz.cli.options import add_quiet
 from moeviz.cli.output import DONE, ERROR, QUIET, complain, note
 from moeviz.cli.words import Parser, called, in_order, unknown_words
 from moeviz.errors import MoevizError
+from moeviz.interrupted import CODE, stop_at_once
 from moeviz.text import cut, like, why_not_read
 
 # In the order of `moeviz --help`.
@@ -89,10 +92,17 @@ EXAMPLES = """examples:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command `moeviz` and return its exit code."""
     try:
+        if argv is None:  # until here, and from the last line on, Ctrl-C ends it at once
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            if not sys.warnoptions:  # what libraries remark on a stranger's file is not for the user, and not escaped
+                warnings.simplefilter("ignore")
         return _run(argv)
     except KeyboardInterrupt:
         note("stopped")
-        return 130
+        return CODE
+    finally:
+        if argv is None:
+            signal.signal(signal.SIGINT, stop_at_once)
 
 
 def _run(argv: Sequence[str] | None) -> int:

@@ -261,9 +261,13 @@ def read(path: str, args: Namespace) -> "Counted":
 
 
 def read_one_trace(path: str, args: Namespace) -> "RoutingTrace":
-    """Read the trace in a file. Raises `InvalidTrace` if it holds counts alone."""
+    """Read the trace in a file or a dataset. Raises `InvalidTrace` if it holds only counts."""
+    from moeviz.formats.dataset.convert import trace_of
+    from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import read_trace
 
+    if is_dataset(path):
+        return trace_of(open_dataset(path, args))
     return read_trace(path, format=args.format, options=import_options(args))
 
 
@@ -279,7 +283,7 @@ def open_dataset(path: str, args: Namespace) -> "Dataset":
     """Open a dataset where it lies, and note the shards that are left out of it."""
     from moeviz.formats.dataset.opening import read_dataset
 
-    dataset = read_dataset(path, partial=args.partial)
+    dataset = read_dataset(path, partial=getattr(args, "partial", False))
     for sentence in dataset.left_out:
         note(f"left out: {sentence}")
     return dataset

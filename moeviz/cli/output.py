@@ -86,7 +86,7 @@ def write(trace: "Counted", path: str | None, counts_only: bool = False) -> None
     """Write a trace, or only its counts, if a path is given, and note it."""
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.counts_file import counts_alone, write_counts
-    from moeviz.formats.exports import write_trace
+    from moeviz.formats.exports import left_out, write_trace
 
     if path is None:
         return
@@ -97,6 +97,8 @@ def write(trace: "Counted", path: str | None, counts_only: bool = False) -> None
     else:
         write_trace(trace, path)
         note(f"wrote {path}")
+        if lost := left_out(trace, PurePath(path).suffix.lower()):
+            note(lost)
 
 
 def records(frame: "pd.DataFrame") -> list[dict[str, Any]]:

@@ -61,7 +61,7 @@ def alarms_on(run: "TrainingRun", ignore: list[str]) -> "pd.DataFrame":
 
 def run_text(run: "TrainingRun", ignore: list[str], rows: int) -> str:
     """Return a run as text: its alarms, what to do, facts, and the last logs."""
-    from moeviz.training.recorded.captions import quiet_caption
+    from moeviz.training.recorded.claims import quiet_caption
     from moeviz.training.recorded.rules import ALARM_KINDS
 
     on = alarms_on(run, ignore)

@@ -136,7 +136,7 @@ def _of_lines(path: Path, number: int, offset: int, json: bool) -> Iterator[Text
 
 
 def _of_parquet(path: Path, number: int, offset: int) -> Iterator[Text]:
-    """One row per text: the column `text` and, if present, `label`."""
+    """One row per text: the column `text` and, if present, `label`, or else `kind`."""
     try:
         with parquet.ParquetFile(path) as file:
             names = file.schema_arrow.names
@@ -144,7 +144,7 @@ def _of_parquet(path: Path, number: int, offset: int) -> Iterator[Text]:
                 raise InvalidPrompt(
                     f"{path.name!r} has no column “text”. Give each row a text, and a label if it has one."
                 )
-            columns, row = [name for name in ("text", "label") if name in names], 0
+            columns, row = ["text", *[name for name in ("label", "kind") if name in names][:1]], 0
             for group in range(file.num_row_groups):
                 rows = file.metadata.row_group(group).num_rows
                 if row + rows > offset:
@@ -160,7 +160,7 @@ def _of_group(
     number, row = start
     for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=columns, use_threads=False):
         for found in batch.to_pylist():
-            text, label = found["text"], found.get("label", _stem(path))
+            text, label = found["text"], found.get(columns[-1] if len(columns) > 1 else "", _stem(path))
             if not isinstance(text, str) or not text or not isinstance(label, str) or not label:
                 raise InvalidPrompt(
                     f"{path.name!r}, row {row:,}, has no text, or no label. Give each row both, or no label."

@@ -69,8 +69,10 @@ def labels_in(source: Source) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
 
 
-def to_labels(table: pd.DataFrame, model: str) -> bytes:
-    """Write what `expert_table` says of experts in the form of colibri's atlas: specialists, and experts with a name.
+def to_labels(table: pd.DataFrame, model: str) -> tuple[bytes, int]:
+    """Write what `expert_table` says of experts in the form of colibri's atlas, and return how many labels that is.
+
+    Specialists have one, and experts with a name.
 
     table   of `moeviz.metrics.expert_table`.
     model   its name.
@@ -94,7 +96,7 @@ def to_labels(table: pd.DataFrame, model: str) -> bytes:
         "categories": sorted({entry["top_topic"] for entry in entries}),
         "canonical_specialists": entries,
     }
-    return (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode()
+    return (json.dumps(facts, ensure_ascii=False, indent=1) + "\n").encode(), len(entries)
 
 
 def _of_colibri(place: str, entry: Any) -> Row:

@@ -32,7 +32,7 @@ from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.trace_facts import check_size
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.text import quoted, why_no_file
+from moeviz.text import quoted, why_no_file, with_and
 from moeviz.whole_files import check_place, write_file
 
 OF_MODELS = (".gguf", ".safetensors", ".bin", ".pth")  # suffixes; a .pt file may hold what a router chose
@@ -77,6 +77,30 @@ EXPORTS = (
     Export("HTML report", ".html", "text/html", _report, None, needs="vl_convert"),
     Export("All charts (zip)", ".zip", "application/zip", _charts, None),
 )
+
+
+def left_out(trace: RoutingTrace, suffix: str) -> str:
+    """Return the sentence that names what a format does not keep of this trace; "" if it keeps all that there is.
+
+    suffix    of one of `EXPORTS`; "" for the folder of a dataset.
+
+    >>> from moeviz.testing import sample_trace
+    >>> left_out(sample_trace(), ".json")
+    ''
+    """
+    if suffix in (".json", ".npz"):
+        return ""
+    of_others = suffix in (".csv", ".parquet")
+    parts = {
+        "the router logits" + " of experts that were not chosen" * of_others: trace.logits,
+        "the next tokens": trace.next_tokens,
+        "the figures of the experts' outputs": trace.outputs,
+    }
+    lost = [name for name, part in parts.items() if part is not None]
+    if not lost:
+        return ""
+    place = f"in a {suffix} file" if suffix else "in a dataset"
+    return f"{with_and(lost)} cannot be read back from what is {place}; .json and .npz keep everything"
 
 
 def export_for(filename: str | Path) -> Export:

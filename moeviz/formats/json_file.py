@@ -7,7 +7,8 @@
       "experts": [[[expert, ...], ...], ...],        layers x tokens x slots, highest weight first, unless the model's
                                                      slot_order is "unknown"; -1 = empty slot, -2 = not recorded
       "weights": [[[weight, ...], ...], ...],        the same shape, or null for the whole of it
-      "logits":  [[[logit, ...], ...], ...]          layers x tokens x experts, or null; one null = no such expert
+      "logits":  [[[logit, ...], ...], ...],         layers x tokens x experts, or null; one null = no such expert
+      "next_tokens": {...}, "outputs": {...}         if the trace has them: as in a trace file, arrays in base64
     }
 
 Numbers have as many digits as float32 needs. It is strict JSON, without NaN and Infinity: a logit of -infinity is null.
@@ -23,8 +24,10 @@ from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS
 from moeviz.formats.table_facts import short_floats
 from moeviz.formats.trace_facts import check_size, facts_of, model_of, parse_json, tokens_as_json, tokens_of
+from moeviz.formats.trace_file import optional_parts_as_json, optional_parts_of
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 
+KEYS = {"format", "model", "tokens", "experts", "weights", "logits", "next_tokens", "outputs"}
 BYTES_A_VALUE = 32  # of memory, while a number, a text or a list is read
 
 
@@ -32,6 +35,7 @@ def to_json(trace: RoutingTrace) -> bytes:
     """Write a trace as JSON in UTF-8, one layer a line."""
     parts = {key: json.dumps(value) for key, value in facts_of(trace).items()}
     parts["tokens"] = json.dumps(tokens_as_json(trace.tokens), ensure_ascii=False)
+    parts |= {name: json.dumps(part) for name, part in optional_parts_as_json(trace).items()}
     parts |= {name: _layers(getattr(trace, name)) for name in ("experts", "weights", "logits")}
     return ("{" + ",\n".join(f'"{name}": {text}' for name, text in parts.items()) + "}\n").encode()
 
@@ -44,7 +48,7 @@ def from_json(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     check_size(data, max_bytes)
     _check_values(data, max_bytes)
     content = parse_json(data, "file")
-    if unknown := content.keys() - {"format", "model", "tokens", "experts", "weights", "logits"}:
+    if unknown := content.keys() - KEYS:
         raise InvalidTrace(
             f"The file has an unknown key {min(unknown)[:60]!r}, which a trace in JSON does not have. Remove it, or "
             "save the trace again with `to_json`."
@@ -58,6 +62,7 @@ def from_json(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         _integers(_flat(content.get("experts"), "experts", slots)).reshape(slots),
         _optional(content.get("weights"), "weights", slots, (int, float)),
         _optional(content.get("logits"), "logits", scores, (int, float, type(None))),
+        **optional_parts_of(content, slots),
     )
 
 

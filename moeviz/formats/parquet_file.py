@@ -1,10 +1,12 @@
 """Parquet: the long table of a trace with real dtypes, for pandas, DuckDB, Spark and R.
 
 The columns are those of `moeviz.formats.assignments_table`; the model's facts are JSON in the schema's metadata under
-`moeviz`. Reading gives the same trace, without its logits. A Parquet file from elsewhere opens like a plain CSV.
+`moeviz`. Pages and facts have checksums, which are compared when they are read. Reading gives the same trace, without
+its logits. A Parquet file from elsewhere opens like a plain CSV.
 """
 
 import json
+from hashlib import sha256
 
 import pandas as pd
 import pyarrow as pa
@@ -18,7 +20,7 @@ from moeviz.formats.table_facts import INTEGERS, TEXTS, facts_beside_table
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
-KEY = b"moeviz"
+KEY, DIGEST = b"moeviz", b"moeviz_sha256"  # of the metadata: the facts, and their digest
 MAX_TEXT_BYTES, TEXT_A_BYTE = 2**23, 16  # of text for each row of a small file, or of a larger one, by its size
 READ = (*INTEGERS, *TEXTS, "weight")
 UNREADABLE = (pa.ArrowException, OSError, ValueError, TypeError, LookupError)
@@ -29,7 +31,14 @@ def to_parquet(trace: RoutingTrace) -> bytes:
     table = pa.Table.from_pandas(table_of(trace), preserve_index=False)
     facts = json.dumps(facts_beside_table(trace)).encode()
     sink = pa.BufferOutputStream()
-    parquet.write_table(table.replace_schema_metadata({**table.schema.metadata, KEY: facts}), sink, compression="zstd")
+    parquet.write_table(
+        table.replace_schema_metadata(
+            {**table.schema.metadata, KEY: facts, DIGEST: sha256(facts).hexdigest().encode()}
+        ),
+        sink,
+        compression="zstd",
+        write_page_checksum=True,
+    )
     return bytes(sink.getvalue())
 
 
@@ -44,12 +53,13 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     try:
         file = parquet.ParquetFile(pa.BufferReader(data))
         _check_declared_size(file.metadata, max_bytes)
-        facts = (file.schema_arrow.metadata or {}).get(KEY)
+        metadata = file.schema_arrow.metadata or {}
+        facts = metadata.get(KEY)
         names = [name for name in file.schema_arrow.names if name in READ]
         _check_names(names)
         texts = [name for name in names if name in TEXTS]
         # A dictionary keeps a text once, however many rows repeat it: a small file cannot unfold into a large table.
-        file = parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts)
+        file = parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts, page_checksum_verification=True)
         table = file.read(columns=names)
         table.validate(full=True)
     except UNREADABLE as error:
@@ -63,6 +73,8 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         table = pd.DataFrame(columns, columns=names or file.schema_arrow.names)
         return trace_of_table(table, max_bytes=max_bytes)
     check_facts_size(len(facts), "metadata 'moeviz'", max_bytes)
+    if metadata.get(DIGEST, written := sha256(facts).hexdigest().encode()) != written:
+        raise InvalidTrace("The facts about the model are not what was written: the file is damaged. Write it again.")
     return trace_of_table(pd.DataFrame(columns), parse_json(facts, "metadata 'moeviz'"), max_bytes)
 
 

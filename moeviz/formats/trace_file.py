@@ -51,11 +51,7 @@ UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, Run
 
 def to_trace_file(trace: RoutingTrace, method: int = zipfile.ZIP_DEFLATED) -> bytes:
     """Write a trace as `.npz`; with `zipfile.ZIP_STORED`, ten times as fast and several times as large."""
-    facts = {**facts_of(trace), "tokens": tokens_as_json(trace.tokens)}
-    if trace.next_tokens is not None:
-        facts["next_tokens"] = _next_as_json(trace.next_tokens)
-    if trace.outputs is not None:
-        facts["outputs"] = {name: _packed(part, "<f4") for name, part in trace.outputs.arrays().items()}
+    facts = {**facts_of(trace), "tokens": tokens_as_json(trace.tokens), **optional_parts_as_json(trace)}
     header = json.dumps(facts).encode()
     if trace.outputs is not None:
         check_facts_size(len(header), "header", MAX_BYTES)
@@ -86,13 +82,12 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             slots = (len(model.layers), len(tokens), model.top_k)
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
             arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
-            following = _next_of(header.get("next_tokens"), len(model.layers), len(tokens))
-            outputs = _outputs_of(header.get("outputs"), slots)
+            parts = optional_parts_of(header, slots)
     except UNREADABLE as error:
         raise InvalidTrace(
             f"This is not a .npz trace file, or it is damaged ({str(error)[:200]}). Save the trace again."
         ) from error
-    return RoutingTrace(model, tokens, **arrays, next_tokens=following, outputs=outputs)
+    return RoutingTrace(model, tokens, **arrays, **parts)
 
 
 def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipInfo]:
@@ -142,6 +137,24 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tu
                 "damaged: save the trace again."
             )
         return np.frombuffer(bytearray(member.read(size)), dtype).reshape(dimensions)
+
+
+def optional_parts_as_json(trace: RoutingTrace) -> dict[str, Any]:
+    """Return a trace's next tokens and outputs, those that it has, ready for JSON: arrays as their bytes in base64."""
+    parts = {}
+    if trace.next_tokens is not None:
+        parts["next_tokens"] = _next_as_json(trace.next_tokens)
+    if trace.outputs is not None:
+        parts["outputs"] = {name: _packed(part, "<f4") for name, part in trace.outputs.arrays().items()}
+    return parts
+
+
+def optional_parts_of(content: dict[str, Any], slots: tuple[int, int, int]) -> dict[str, Any]:
+    """Read `optional_parts_as_json`, for layers, tokens and slots. Raises `InvalidTrace`."""
+    return {
+        "next_tokens": _next_of(content.get("next_tokens"), *slots[:2]),
+        "outputs": _outputs_of(content.get("outputs"), slots),
+    }
 
 
 def _next_as_json(following: NextTokens) -> dict[str, Any]:

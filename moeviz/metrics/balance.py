@@ -7,10 +7,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import LayerCounts, Statistics, layer_counts
 from moeviz.metrics.significance import RARE
-from moeviz.metrics.words import one_row, short
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted
 
 MOST_GROUPS = 4  # that stand under all tokens together: of more, there are only all together
@@ -103,74 +105,56 @@ def luck_band(tokens: int, chance: float, rare: float) -> tuple[int, int]:
     return int(got[low]), int(got[::-1][high])
 
 
-def balance_sentence(frame: pd.DataFrame) -> str:
-    """Say whether the work is shared evenly: who has most of it, and who least, beyond luck.
+def balance_sentence(frame: pd.DataFrame) -> Claim:
+    """Claim whether the work is shared evenly: who has most of it, and who least, beyond chance.
 
-    Columns: those of `load_beside_luck`. Of groups it speaks one by one, and says where their sum hides it.
+    Columns: those of `load_beside_luck`. Groups are judged one by one, and whether their sum hides it.
     """
     some = frame[frame["times_even"].notna()]
     if some.empty:
-        return "No token was counted, so nothing can be said."
+        return captions.nothing_counted()
     whole, groups = some[some["part"] == EVERYTHING], some[some["part"] != EVERYTHING]
     parts = whole if groups.empty else groups
     clear = parts[parts["beyond_luck"]]
     if clear.empty:
-        tokens = int(parts["counted"].max())
-        many = f"{tokens:,} token{'s' * (tokens != 1)}"
-        return f"As far as {many} can tell, yes: no expert has more or less than luck alone may bring."
+        return captions.even_load(parts["counted"].max())
     most, least = clear["times_even"].max(), clear["times_even"].min()
-    said = [_who(clear, clear["times_even"].idxmax())] if most > 1 else []
-    said += [_who(clear, clear["times_even"].idxmin())] if least < 1 else []
-    begin = "No" if most >= VERY or least == 0 else "Not quite" if most >= UNEVEN or least <= 1 / VERY else "Nearly"
+    degree = "No" if most >= VERY or least == 0 else "Not quite" if most >= UNEVEN or least <= 1 / VERY else "Nearly"
     top = whole["times_even"].max()
-    hidden = ""
-    if most >= UNEVEN and top - 1 < (most - 1) / 2:
-        hidden = f" All together it is {times_said(top)} times at most, so the sum hides it."
-    return f"{begin}: {'; '.join(said)}.{hidden}"
-
-
-def _who(clear: pd.DataFrame, at: object) -> str:
-    """One expert, with its share; of those without a token also how many more there are."""
-    row = one_row(clear, at)
-    where = f"in “{short(row.group)}”, " if row.part != EVERYTHING else ""
-    who = f"{where}expert {row.expert} of layer {row.layer} has"
-    if row.tokens:
-        return f"{who} {times_said(row.times_even)} {'times its share' if row.times_even > 1 else 'of its share'}"
-    more = int((clear["tokens"] == 0).sum()) - 1
-    return f"{who} no token" + (
-        f", and {more:,} more have none" if more > 1 else ", and 1 more has none" if more else ""
+    return captions.uneven_load(
+        degree,
+        most=_holder(clear, clear["times_even"].idxmax()) if most > 1 else None,
+        least=_holder(clear, clear["times_even"].idxmin()) if least < 1 else None,
+        empty=(clear["tokens"] == 0).sum(),
+        together=top if most >= UNEVEN and top - 1 < (most - 1) / 2 else None,
     )
 
 
-def times_said(times: float) -> str:
-    """Times a uniform share, with as many digits as tell it from 1, and from 0.
-
-    >>> [times_said(times) for times in (2.62, 12.0, 0.43, 0.078, 1.04, 1.0031)]
-    ['2.6', '12', '0.4', '0.08', '1.04', '1.003']
-    """
-    digits = next((digits for digits in range(5) if abs(times - 1) >= 10**-digits), 1)
-    return f"{times:.{2 if times < 0.095 else max(digits, 1)}f}" if times < 9.95 else f"{times:,.0f}"
+def _holder(clear: pd.DataFrame, at: object) -> captions.Holder:
+    row = one_row(clear, at)
+    return captions.Holder(row.group if row.part != EVERYTHING else "", row.layer, row.expert, row.times_even)
 
 
-def luck_sentence(frame: pd.DataFrame) -> str | None:
-    """Say what luck alone may bring, and how many experts have more or less. None where nothing was counted.
+def luck_sentence(frame: pd.DataFrame) -> Claim | None:
+    """Claim what chance may bring, and how many experts have more or less. None if nothing was counted.
 
     Columns: those of `load_beside_luck`.
     """
     some = frame[frame["times_even"].notna()]
     if some.empty:
         return None
-    low, high = times_said(some["luck_low"].min()), times_said(some["luck_high"].max())
-    tokens = "–".join(dict.fromkeys(f"{number:,}" for number in (some["counted"].min(), some["counted"].max())))
-    beyond = int(some["beyond_luck"].sum())
-    return (
-        f"Of {tokens} tokens sent at random, an expert gets {low} to {high} times its share by luck; "
-        f"{beyond:,} of {len(some):,} here are outside."
+    return captions.random_load(
+        fewest=some["counted"].min(),
+        tokens=some["counted"].max(),
+        low=some["luck_low"].min(),
+        high=some["luck_high"].max(),
+        beyond=some["beyond_luck"].sum(),
+        experts=len(some),
     )
 
 
-def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> str | None:
-    """Say what the busiest expert has of other texts; None where none is beyond luck. Both: `load_beside_luck`."""
+def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> Claim | None:
+    """Claim what the busiest expert has of other texts; None if none is beyond chance. Both: `load_beside_luck`."""
     clear = frame[frame["beyond_luck"] & (frame["times_even"] > 1)]
     if clear.empty:
         return None
@@ -178,6 +162,4 @@ def elsewhere_sentence(frame: pd.DataFrame, other: pd.DataFrame) -> str | None:
     there = other[(other["part"] == EVERYTHING) & (other["layer"] == row.layer) & (other["expert"] == row.expert)]
     if there.empty or there["times_even"].isna().any():
         return None
-    times, tokens = float(there["times_even"].iloc[0]), int(there["counted"].iloc[0])
-    has = f"{times_said(times)} {'times its share' if times >= 1 else 'of its share'}"
-    return f"Of {tokens:,} tokens of other texts, expert {row.expert} of layer {row.layer} has {has}."
+    return captions.load_elsewhere(there["counted"].iloc[0], row.layer, row.expert, there["times_even"].iloc[0])

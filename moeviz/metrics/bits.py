@@ -5,7 +5,9 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import CaptureError
+from moeviz.metrics import captions
 from moeviz.metrics.expert_table import super_experts as super_experts
 from moeviz.metrics.significance import HANDFUL
 from moeviz.text import quoted
@@ -17,7 +19,6 @@ SAYS = {  # by rule: what gets the many bits
     FREQUENCY: "by how often they are chosen",
     RANDOM: "at random",
 }
-NAMED = 32  # experts, of those that no token reached
 PROTECTED = 8  # bits of a Super Expert
 Bits = dict[tuple[int, int], int]  # by layer and expert
 
@@ -80,17 +81,8 @@ def mean_bits(units: pd.DataFrame, plan: Mapping[tuple[int, int], int]) -> float
     return float(np.average([plan[place] for place in places], weights=units["weights"]))
 
 
-def unreached_sentence(tokens: pd.DataFrame) -> str:
-    """Say which experts the texts that calibrate never reached, or hardly. Columns: layer, expert, tokens."""
+def unreached_sentence(tokens: pd.DataFrame) -> Claim:
+    """Claim which experts the texts that calibrate never reached, or hardly. Columns: layer, expert, tokens."""
     none, hardly = tokens[tokens["tokens"] == 0], int(tokens["tokens"].between(1, HANDFUL - 1).sum())
-    few = f"; {hardly:,} more have fewer than {HANDFUL}" if hardly else ""
-    if none.empty:
-        return f"Each of {len(tokens):,} experts got a token of the texts that calibrate{few}."
-    names = "; ".join(
-        f"layer {layer}: {', '.join(map(str, of_layer['expert']))}" for layer, of_layer in none[:NAMED].groupby("layer")
-    )
-    more = f"; and {len(none) - NAMED:,} more" if len(none) > NAMED else ""
-    return (
-        f"No token of the texts that calibrate reached {len(none):,} of {len(tokens):,} experts ({names}{more}){few}: "
-        "nothing is known of what rounding them costs, and they get the few bits."
-    )
+    names = tuple(zip(none["layer"].tolist(), none["expert"].tolist(), strict=True))
+    return captions.unreached(len(tokens), names, hardly, HANDFUL)

@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import Statistics, check_cells, chosen_experts, filled_slots, per_layer
-from moeviz.metrics.significance import clearest
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.significance import beyond_chance
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 MAX_ROUNDS = 500
@@ -184,20 +186,22 @@ def _products(weights: Float64[np.ndarray, "B E"], top: int) -> Float64[np.ndarr
     return sums
 
 
-def co_activation_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert that goes together with another most beyond chance, with the share of its tokens."""
-    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+def co_activation_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim the largest co-activation beyond chance, and of how many pairs it is."""
+    beyond = beyond_chance(frame["co_activation"], frame["expert_tokens"], frame["chance"])
+    if not beyond.any():
         return None
-    row = one_row(frame, at)
-    who = f"{percent(row.co_activation)} of the tokens of expert {row.expert} also go to expert {row.partner}"
-    return f"At layer {row.layer}, {who}; at random it would be {percent(row.chance)}."
+    row = one_row(frame, frame["co_activation"][beyond].idxmax())
+    return captions.company(row.layer, row.expert, row.partner, row.co_activation, row.chance, beyond.sum(), len(frame))
 
 
-def strongest_pairs_caption(frame: pd.DataFrame) -> str | None:
-    """Name the pair of experts that share most tokens beyond chance, with their number."""
-    if (at := clearest(frame["co_activation"], frame["expert_tokens"], frame["chance"])) is None:
+def strongest_pairs_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which pair of experts shares most tokens above chance, of those beyond it, and how many these are."""
+    beyond = beyond_chance(frame["co_activation"], frame["expert_tokens"], frame["chance"])
+    if not beyond.any():
         return None
-    row = one_row(frame, at)
+    row = one_row(frame, (frame["tokens"] - frame["chance_tokens"])[beyond].idxmax())
+    names = np.sort(frame.loc[beyond, ["expert", "partner"]].to_numpy(), axis=1)
     first, second = sorted((row.expert, row.partner))
-    pair = f"Experts {first} and {second} of layer {row.layer} share {row.tokens:,} tokens"
-    return f"{pair}; at random it would be about {row.chance_tokens:,.0f}."
+    pairs = len(np.unique(names, axis=0)), len(frame) // 2
+    return captions.pair(row.layer, first, second, row.tokens, row.chance_tokens, *pairs)

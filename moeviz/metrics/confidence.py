@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.tokens import token_columns
 from moeviz.metrics.words import one_row
@@ -100,27 +102,22 @@ def _quantiles(values: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip(QUANTILES, np.quantile(values, list(QUANTILES.values()), axis=1), strict=True))
 
 
-def entropy_caption(frame: pd.DataFrame) -> str | None:
-    """Name the most and the least decided layer, if the middle halves of their tokens do not meet."""
-    return _furthest_apart(
-        frame,
-        "Routers are most undecided at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f} of 1.",
-    )
+def entropy_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layers are the most and the least undecided, if the middle halves of their tokens do not meet."""
+    found = _furthest_apart(frame)
+    return found and captions.undecided(*found)
 
 
-def margin_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layers where the most probable expert leads most and least, under the same conditions."""
-    return _furthest_apart(
-        frame,
-        "The most probable expert leads most at layer {high}, least at layer {low}: median {top:.2f} and {bottom:.2f}.",
-    )
+def margin_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim in which layers the most probable expert leads most and least, under the same conditions."""
+    found = _furthest_apart(frame)
+    return found and captions.ahead(*found)
 
 
-def _furthest_apart(frame: pd.DataFrame, sentence: str) -> str | None:
+def _furthest_apart(frame: pd.DataFrame) -> tuple[int, int, float, float] | None:
     if not (frame["q10"] < frame["q90"]).any():  # one token, or one expert
         return None
     high, low = one_row(frame, frame["q50"].idxmax()), one_row(frame, frame["q50"].idxmin())
     if not (high.q25 > low.q75 and high.q50 >= low.q50 + CLEARLY_APART):
         return None
-    layers = {"high": f"{high.layer}", "low": f"{low.layer}"}
-    return sentence.format(**layers, top=high.q50, bottom=low.q50)
+    return high.layer, low.layer, high.q50, low.q50

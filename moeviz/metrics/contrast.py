@@ -4,9 +4,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float32, Float64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import check_one_model, needs_tokens
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.words import one_row
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -159,17 +161,14 @@ def _false_discovery_rate(
     return rate
 
 
-def contrast_sentence(found: pd.DataFrame, names: tuple[str, str]) -> str:
-    """Say how many experts tell two sets of texts apart, and which the most. Columns: those of `contrast`.
+def contrast_sentence(found: pd.DataFrame, names: tuple[str, str]) -> Claim:
+    """Claim how many experts distinguish two sets of texts, and which the most. Columns: those of `contrast`.
 
-    The names in it are as they were typed: it is for a text node, never for Markdown or HTML.
+    The names are as they were typed.
     """
     held = found[found["holds"]]
     if held.empty:
-        return f"No expert tells {names[0]} from {names[1]}: all differences are within luck."
-    best = one_row(held, held["t"].abs().idxmax())
-    which = "1 expert tells" if len(held) == 1 else f"{len(held):,} of {len(found):,} experts tell"
-    return (
-        f"{which} {names[0]} from {names[1]}, layer {best.layer}, expert {best.expert} the most: it takes "
-        f"{percent(best.share)} of the tokens of {names[0]} and {percent(best.other_share)} of {names[1]}."
-    )
+        return captions.no_contrast(*names)
+    best = one_row(held, held["difference"].abs().idxmax())
+    counts = len(held), len(found)
+    return captions.contrast(*names, *counts, best.layer, best.expert, best.share, best.other_share)

@@ -3,6 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
+
 RARE = 3.29  # standard deviations, which luck passes once in a thousand times
 
 
@@ -30,37 +33,28 @@ def contribution(table: pd.DataFrame) -> pd.DataFrame:
     return known.assign(added_times=times)[columns].reset_index(drop=True)
 
 
-def contribution_caption(frame: pd.DataFrame) -> str | None:
-    """Say whether experts that are chosen more often add more or less each time, where luck would rarely bring it.
+def contribution_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim whether experts that are chosen more often add more or less each time, if chance would rarely bring it.
 
     The mean over layers of Spearman's rank correlation is held against its standard deviation for unrelated ranks,
     sqrt(sum of 1 / (E - 1)) / L for L layers of E experts.
     """
     if (found := _rank_correlation(frame, "times_uniform", "added")) is None or abs(found[0]) <= found[1]:
         return None
-    more = "more" if found[0] > 0 else "less"
-    return (
-        f"Within a layer, experts that are chosen more often add {more} each time: rank correlation {found[0]:+.2f}, "
-        f"where luck rarely passes ±{found[1]:.2f}."
-    )
+    return captions.often_and_added(*found)
 
 
-def missed_sentence(table: pd.DataFrame) -> str | None:
-    """Say whether experts that add more are missed more, where losses without them are known and luck is rarely so.
+def missed_sentence(table: pd.DataFrame) -> Claim | None:
+    """Claim that experts that add more are missed more, if losses without them are known and chance is rarely so.
 
-    table   as for `contribution`, with loss_change. Luck is that of `contribution_caption`.
+    table   as for `contribution`, with loss_change. Chance is that of `contribution_caption`.
     """
     if "loss_change" not in table or (found := _rank_correlation(table, "added", "loss_change")) is None:
         return None
-    correlation, luck = found
-    if correlation <= luck:
+    if found[0] <= found[1]:
         return None
     chosen = _rank_correlation(table, "times_uniform", "loss_change")
-    beside = "" if chosen is None else f"; of how often they are chosen it is {chosen[0]:+.2f}"
-    return (
-        f"Within a layer, experts that add more are missed more: rank correlation {correlation:+.2f} with the loss "
-        f"without them, where luck rarely passes ±{luck:.2f}{beside}."
-    )
+    return captions.added_and_missed(*found, None if chosen is None else chosen[0])
 
 
 def _rank_correlation(frame: pd.DataFrame, one: str, other: str) -> tuple[float, float] | None:

@@ -5,6 +5,8 @@ from math import sqrt
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import Statistics, distinct_so_far, filled_slots, layer_counts, per_layer
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -96,26 +98,28 @@ def _steps(tokens: int, layers: int) -> np.ndarray:
     return np.unique(np.geomspace(1, tokens, most).round().astype(np.int64))
 
 
-def experts_needed_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer where the fewest experts do half of the work, if random ones need half more, and two."""
+def experts_needed_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim where the fewest experts do half of the work, compared with a uniform load, and at how many layers few do.
+
+    At random it would need half more, and two.
+    """
     half = frame[(frame["level"] == 0.5) & (frame["needed"] > 0)]
     clear = half[(half["by_lot"] >= 1.5 * half["needed"]) & (half["by_lot"] >= half["needed"] + 2)]
     if clear.empty:
         return None
-    row = one_row(clear, (clear["by_lot"] / clear["needed"]).idxmax())
-    few = "1 expert does" if row.needed == 1 else f"{row.needed} experts do"
-    return f"At layer {row.layer}, {few} half of the work or more; at random it would take {row.by_lot}."
+    row = one_row(clear, clear["of_even"].idxmin())
+    return captions.half_of_work(row.layer, row.needed, row.by_lot, len(clear), len(half))
 
 
-def experts_touched_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that uses the fewest experts in all, if four standard errors fewer than random choices would."""
+def experts_touched_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layer uses the fewest experts in all, if four standard errors fewer than random choices would."""
     if frame.empty:
         return None
     last = frame[frame["tokens"] == frame.groupby("layer")["tokens"].transform("max")]
     spread = (last["chance"] * (1 - last["chance"] / last["num_experts"])).clip(lower=0).map(sqrt)
     missing = (last["chance"] - last["experts"]) / (spread + 1 / STANDARD_ERRORS)
-    if missing.max() < STANDARD_ERRORS:
+    clear = last[missing >= STANDARD_ERRORS]
+    if clear.empty:
         return None
-    row = one_row(last, missing.idxmax())
-    touched = f"{row.experts} of its {row.num_experts} experts"
-    return f"Layer {row.layer} uses {touched}; choosing at random would use about {row.chance:.0f}."
+    row = one_row(clear, (clear["experts"] / clear["num_experts"]).idxmin())
+    return captions.used_experts(row.layer, row.experts, row.num_experts, row.chance, len(clear), len(last))

@@ -2,7 +2,9 @@
 
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.text import spans
 
 MOST = 24  # parts that are told one by one
@@ -42,14 +44,12 @@ def direct_parts(attribution: pd.DataFrame, layer: int) -> pd.DataFrame:
     return found.sort_values(["place", "slot"], ignore_index=True).astype(kinds)
 
 
-def direct_caption(parts: pd.DataFrame) -> str:
-    """Say how far the first choice is above the mean of all experts, and which parts wrote most of that.
+def direct_caption(parts: pd.DataFrame) -> Claim:
+    """Claim how far the first choice is above the mean of all experts, and which parts wrote most of that.
 
     Columns: `direct_parts`.
     """
     first = parts[parts["slot"] == parts["slot"].min()]
-    above = first["above_mean"].sum()
     most = first.loc[first["above_mean"].abs().nlargest(SAID).index]
-    told = ", ".join(f"{part} {value:+.2f}" for part, value in zip(most["part"], most["above_mean"], strict=True))
-    where = "above" if above >= 0 else "below"
-    return f"Expert {first['expert'].iloc[0]} is {abs(above):.2f} {where} the mean of all experts: {told}."
+    wrote = tuple(zip(most["part"].tolist(), most["above_mean"].tolist(), strict=True))
+    return captions.direct_parts(first["expert"].iloc[0], first["above_mean"].sum(), wrote)

@@ -31,6 +31,7 @@ from moeviz.metrics.doctor_rows import (
 from moeviz.metrics.engine_difference import agreement_sentence, convention_sentence
 from moeviz.routing_trace import Counted, RoutingTrace
 
+LARGEST_WEIGHT = 100  # those of known families are below 10, scaled as they are
 COLUMNS = {"check": "str", "layer": "int32", "token": "int64", "rows": "int64", "says": "str"}
 RARE = 0.05  # of the other tokens: no more may go to expert 0 at all layers
 MOST_APART = 0.1  # of what differs at chance: number formats differ by less
@@ -229,10 +230,19 @@ def _part(counts: np.ndarray) -> str:
 
 
 def weights(rows: Rows) -> Iterator[Anomaly]:
-    """Where nearly all tokens' weights have one sum, so should the others'."""
+    """Yield weights that no router gives; and if nearly all tokens' weights have one sum, those of the others."""
     if rows.weights is None or not rows.tokens:
         return
     for at, layer in enumerate(rows.layers):
+        of_layer = rows.weights[at]
+        if (bad := (of_layer < 0) | (of_layer > LARGEST_WEIGHT)).any():
+            token, slot = np.argwhere(bad)[0]
+            says = (
+                f"At layer {layer}, {bad.sum():,} weights are below 0 or above {LARGEST_WEIGHT}, which no router of a "
+                f"language model gives, the first being {of_layer[token, slot]:.3g} of token {token}."
+            )
+            yield Anomaly("weights", layer, int(token), int(bad.any(axis=1).sum()), says)
+            continue
         full = (rows.experts[at] >= 0).all(axis=1)
         sums = rows.weights[at].sum(axis=1)
         usual = float(np.median(sums[full])) if full.any() else 0.0

@@ -3,7 +3,9 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 from moeviz.text import spans
@@ -101,18 +103,16 @@ def word_change(pair: Pair) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).astype({"text": "str", "kind": "str"})
 
 
-def word_change_summary(changes: pd.DataFrame) -> str:
-    """Say how many first choices change, at which layer most, and how many before the word. Columns: `word_change`."""
+def word_change_summary(changes: pd.DataFrame) -> Claim:
+    """Claim how many first choices change, at which layer most, and how many before the word.
+
+    Columns: those of `word_change`.
+    """
     compared = changes[changes["kind"] != APART]
     changed = compared[compared["kind"] == OTHER]
-    of = f"{len(compared):,} first choices"
-    if changed.empty:
-        return f"None of {of} changes."
-    says = f"{len(changed):,} of {of} change{'s' * (len(changed) == 1)}"
-    by_layer = changed["layer"].value_counts().sort_index()
-    if compared["layer"].nunique() > 1 and (by_layer == by_layer.max()).sum() == 1:
-        layer = by_layer.idxmax()
-        says += f", most at layer {layer}: {by_layer.max():,} of {(compared['layer'] == layer).sum():,}"
-    if before := int((~changed["follows"]).sum()):
-        says += f"; {before:,} of them stand{'s' * (before == 1)} before the changed word"
-    return f"{says}."
+    by_layer, of_layer = (rows["layer"].value_counts() for rows in (changed, compared))
+    layer = None
+    if len(changed) and len(of_layer) > 1 and (by_layer == by_layer.max()).sum() == 1:
+        layer = int(by_layer.idxmax())
+    most = (0, 0) if layer is None else (by_layer[layer], of_layer[layer])
+    return captions.changed_choices(len(changed), len(compared), layer, *most, (~changed["follows"]).sum())

@@ -7,14 +7,14 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import STANDS_OUT
-from moeviz.metrics.tokens import visible
-from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.text import no_layer, with_and
+from moeviz.text import no_layer
 
 SHUFFLES = 199
 LUCK = 0.05  # what could be luck more often than this does not stand out
@@ -211,30 +211,25 @@ TAKES = 2.0  # times a uniform share, from which on an expert takes a kind of te
 MOST_NAMED = 3  # kinds in a sentence
 
 
-def need_sentence(kinds: pd.DataFrame) -> str:
-    """Say which kinds of text lose most without an expert, and which it takes and loses nothing: taking is not needing.
+def need_sentence(kinds: pd.DataFrame) -> Claim | None:
+    """Claim which kinds of text lose most without an expert, and which it takes and loses nothing.
 
     kinds   of `with_losses`.
 
-    Losses of over 0.05 nats a token are named. A kind is taken from twice a uniform share on, and loses nothing below
-    0.005 nats a token. "" where no loss is known. Labels are in it as they are: it is for a text node.
+    Losses of over 0.05 nats per token are named. A kind is taken from twice a uniform share on, and loses nothing below
+    0.005 nats per token. None if no loss is known.
     """
     known = kinds.dropna(subset="loss_change").sort_values("loss_change", ascending=False, kind="stable")
     if known.empty:
-        return ""
+        return None
     need = known[known["loss_change"] > NEEDED]
-    said = [f"{kind.loss_change:.2f} on {visible(str(kind.label))}" for kind in need.head(MOST_NAMED).itertuples()]
-    more = f", and more than {NEEDED} on {len(need) - MOST_NAMED} other kinds" if len(need) > MOST_NAMED else ""
-    first = f"Without it the model loses, in nats a token, {with_and(said)}{more}." if said else ""
-    first = first or f"Without it no kind of text loses more than {NEEDED} nats a token."
     idle = known[(known["loss_change"] < IDLE) & (known["times"] >= TAKES)]
-    idle = idle.sort_values("share", ascending=False, kind="stable").head(MOST_NAMED)
-    if idle.empty:
-        return first
-    taken = with_and(
-        [f"{percent(share)} of {visible(label)}" for label, share in zip(idle["label"], idle["share"], strict=True)]
+    idle = idle.sort_values("share", ascending=False, kind="stable")
+    losses, shares = (
+        tuple((str(label), value) for label, value in zip(rows["label"], rows[name], strict=True))[:MOST_NAMED]
+        for rows, name in ((need, "loss_change"), (idle, "share"))
     )
-    return f"{first} Taking is not needing: it has {taken}, where nothing is lost without it (under {IDLE})."
+    return captions.needed_by(losses, max(len(need) - MOST_NAMED, 0), NEEDED, shares, IDLE)
 
 
 def expert_atlas(trace: Counted | Statistics, layer: int, expert: int) -> pd.DataFrame:

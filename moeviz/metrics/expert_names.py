@@ -8,10 +8,12 @@ import pandas as pd
 from jaxtyping import Float64, Int64
 from pandas.api.types import is_integer_dtype
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import one_row, percent, short
+from moeviz.metrics.words import one_row, short
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -128,31 +130,23 @@ def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
     return frame.assign(name=frame[where].merge(held, how="left", on=where)["name"].fillna("").to_numpy())
 
 
-def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> str:
-    """Say an expert's name and how far it holds, from the rows of `expert_names`; "" where it has too few tokens."""
+def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> Claim | None:
+    """Claim an expert's name and how far it holds, from the rows of `expert_names`; None if it has too few tokens."""
     row = names[(names["layer"] == layer) & (names["expert"] == expert)].iloc[0]
     if not row["by"]:
-        return ""
+        return None
     if not row["holds"]:
-        return (
-            f"{UNNAMED.capitalize()}: what fits its tokens best on half of the texts does not hold on the other half "
-            f"(correlation {row['phi']:.2f})."
-        )
-    what = "these kinds" if row["by"] == "kinds" else "this class"
-    return (
-        f"{row['name']}: {percent(row['precision'])} of its tokens are of {what}, and {percent(row['share'])} of all "
-        "tokens are, on texts that did not choose the name."
-    )
+        return captions.no_name(row["phi"])
+    return captions.name_that_holds(row["name"], row["by"], row["precision"], row["share"])
 
 
-def expert_names_caption(frame: pd.DataFrame) -> str | None:
-    """Count the names that hold, and give the one that holds best; None where none does."""
+def expert_names_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim how many names hold, and which holds best; None if none does."""
     held = frame[frame["holds"]]
     if held.empty:
         return None
     best = one_row(held, held["phi"].idxmax())
-    clearest = f"the clearest is expert {best.expert} of layer {best.layer}: “{short(best.name)}”"
-    return f"{len(held):,} of {len(frame):,} experts have a name that holds; {clearest}."
+    return captions.names_that_hold(len(held), len(frame), best.layer, best.expert, best.name)
 
 
 def _kinds_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:

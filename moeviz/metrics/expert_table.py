@@ -7,7 +7,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField, MoevizError
+from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK, all_experts
 from moeviz.metrics.expert_names import UNNAMED, expert_names, sample_of_texts, with_names
 from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
@@ -15,7 +17,6 @@ from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import percent
 from moeviz.routing_trace import RoutingTrace
 
 SHUFFLES = 999
@@ -305,19 +306,11 @@ def with_labels(table: pd.DataFrame, labels: pd.DataFrame, source: RoutingTrace 
     return table.assign(label=words["label"], label_score=score, label_measure=words["label_measure"], **ours)
 
 
-def labels_sentence(table: pd.DataFrame, labels: pd.DataFrame) -> str:
-    """Say how many of others' labels are of experts of this table, and how many our texts can judge."""
+def labels_sentence(table: pd.DataFrame, labels: pd.DataFrame) -> Claim:
+    """Claim how many of others' labels are of experts of this table, and how many our texts can judge."""
     here, judged = table["label"] != "", table["label_lift"].notna()
-    said = (
-        f"Of {len(labels):,} labels of others, those of experts here: {int(here.sum()):,}; with the name of a kind of "
-    )
-    if not judged.any():
-        return f"{said}our texts: 0, so their scores are theirs alone."
-    borne_out = int((table["label_lift"] >= TWICE).sum())
-    return (
-        f"{said}our texts: {int(judged.sum()):,}, and with a lift of {TWICE:g} or more there: {borne_out:,}. All other "
-        "scores are theirs alone."
-    )
+    borne_out = table["label_lift"] >= TWICE
+    return captions.labels_of_others(len(labels), here.sum(), judged.sum(), borne_out.sum(), TWICE)
 
 
 def _plain(label: str) -> str:
@@ -347,23 +340,20 @@ def filled_columns(table: pd.DataFrame, names: Iterable[str]) -> list[str]:
 
 
 def notes_on_experts(table: pd.DataFrame) -> list[str]:
-    """Of each expert, what is odd about it, in few words: dead, adds nothing, a duplicate, a Super Expert; or ""."""
-    notes = []
-    for row in table.to_dict("records"):
-        said = ["no token is sent to it"] if not row["tokens"] else []
-        said += ["it adds nothing"] if row["tokens"] and row["added"] == 0 else []
-        said += [
-            f"as expert {row[f'twin_by_{by}']} by its {by}"
-            for by in ("weights", "outputs")
-            if row.get(f"cosine_of_{by}", np.nan) >= ALIKE
-        ]
-        said += [f"a Super Expert, whose outputs reach {_figure(row['greatest'])}"] if row["super"] else []
-        notes.append("; ".join(said))
-    return notes
-
-
-def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    """Note in a few words what is odd about each expert: dead, adds nothing, a duplicate, a Super Expert; or ""."""
+    return [
+        captions.expert_note(
+            dead=not row["tokens"],
+            idle=bool(row["tokens"]) and row["added"] == 0,
+            twins=tuple(
+                (by, row[f"twin_by_{by}"])
+                for by in ("weights", "outputs")
+                if row.get(f"cosine_of_{by}", np.nan) >= ALIKE
+            ),
+            greatest=row["greatest"] if row["super"] else None,
+        )
+        for row in table.to_dict("records")
+    ]
 
 
 def breadth(table: pd.DataFrame) -> pd.Series:
@@ -378,54 +368,36 @@ def breadth(table: pd.DataFrame) -> pd.Series:
     return pd.Series(words, index=table.index, dtype="str", name="breadth")
 
 
-def breadth_sentence(table: pd.DataFrame) -> str:
-    """Count the experts of a table that are narrow, broad, or have no kind of text."""
+def breadth_sentence(table: pd.DataFrame) -> Claim:
+    """Claim how many experts of a table are narrow, broad, or have no kind of text."""
     counts = breadth(table).value_counts()
-    narrow, broad, none = (int(counts.get(word, 0)) for word in (NARROW, BROAD, UNNAMED))
-    return (
-        f"Of {len(table):,} experts, {narrow:,} {'is' if narrow == 1 else 'are'} narrow, {broad:,} "
-        f"{'is' if broad == 1 else 'are'} broad, and {none:,} {'has' if none == 1 else 'have'} {UNNAMED}."
-    )
+    return captions.breadths(len(table), *(int(counts.get(word, 0)) for word in (NARROW, BROAD, UNNAMED)))
 
 
-def chance_sentence(by_chance: Sequence[int], experts: int) -> str:
-    """Give the control of `breadth_sentence`: the names that hold with the kinds shuffled among the texts.
+def chance_sentence(by_chance: Sequence[int], experts: int) -> Claim:
+    """Claim the control of `breadth_sentence`: the names that hold with the kinds shuffled among the texts.
 
     by_chance   of `moeviz.metrics.expert_names.names_by_chance`.
     """
-    return (
-        f"With the kinds shuffled among the texts, {np.mean(by_chance):.1f} of {experts:,} names hold "
-        f"({min(by_chance):,} to {max(by_chance):,})."
-    )
+    return captions.names_by_chance(np.mean(by_chance), min(by_chance), max(by_chance), experts)
 
 
-def expert_table_sentences(table: pd.DataFrame) -> list[str]:
-    """Say what of a table holds, in plain sentences: how many write, how many are special, and the odd ones by name."""
+def expert_table_sentences(table: pd.DataFrame) -> list[Claim]:
+    """Claim what of a table holds: how many experts write, how many are special, and which ones are odd."""
     odd = pd.Series(notes_on_experts(table), index=table.index)
-    count, said = len(table), [breadth_sentence(table)] if (table["name"] != "").any() else []
-    if table["q"].notna().any():
-        of = table["role"] == COMMITTEE
-        if of.any():
-            share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
-            said.append(
-                f"{int(of.sum()):,} of them lead most kinds of text, and each takes {percent(share.mean())} of its "
-                "layer's assignments on average; a "
-                f"uniform share is {percent(uniform.mean())}."
-            )
+    count, claims = len(table), [breadth_sentence(table)] if (table["name"] != "").any() else []
+    of = table["role"] == COMMITTEE
+    if table["q"].notna().any() and of.any():
+        share, uniform = table.loc[of, "share"], table.loc[of, "share"] / table.loc[of, "times_uniform"]
+        claims.append(captions.committee(of.sum(), share.mean(), uniform.mean()))
     if "writes" in table:
-        writes = int((table["writes"] != "").sum())
-        said.append(
-            f"{writes:,} of {count:,} experts write tokens that then follow; of the others nothing is said, whatever "
-            "their outputs promote."
-            if writes
-            else f"None of the {count:,} experts is shown to write: tokens that their outputs promote follow no more "
-            "often than luck allows."
-        )
+        claims.append(captions.writers((table["writes"] != "").sum(), count))
     dead = int((table["tokens"] == 0).sum())
     if dead > FEW_DEAD:
-        said.append(f"No token is sent to {dead:,} of {count:,} experts.")
+        claims.append(captions.dead_experts(dead, count))
         odd[table["tokens"] == 0] = ""
-    for row, words in zip(table.to_dict("records"), odd, strict=True):
-        if words:
-            said.append(f"Layer {row['layer']}, expert {row['expert']}: {words}.")
-    return said
+    return claims + [
+        captions.odd_expert(layer, expert, note)
+        for layer, expert, note in zip(table["layer"], table["expert"], odd, strict=True)
+        if note
+    ]

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK, has_token, row_of
 from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import percent
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
-from moeviz.text import with_and
 
 KEEPS = 1.2  # times its usual share, from which on a token keeps to an expert at all
 NOTHING = 1e-18  # of a sum
@@ -200,64 +200,44 @@ SECOND_TO_FIRST = 1.6  # a kind is named beside the first if it has at least one
 
 def expert_summary(
     trace: RoutingTrace, layer: int, expert: int, tokens: pd.DataFrame, kinds: pd.DataFrame | None = None
-) -> str:
-    """One or two sentences: the kinds of text that the expert takes, and the tokens that keep to it, with counts.
+) -> Claim:
+    """Claim which kinds of text the expert takes, and which tokens keep to it, with counts.
 
-    Kinds are named where shuffling whole texts does not explain their share, and tokens where luck does not: of routing
-    that is shuffled, something is said in at most 5% of the experts for each of the two. Otherwise the sentence says
-    that nothing stands out.
+    Kinds are named where shuffling whole texts does not explain their share, and tokens where chance does not: of
+    routing that is shuffled, something is claimed of at most 5% of the experts for each of the two. Otherwise the claim
+    is that nothing stands out.
 
     tokens   of `keeping_tokens`.
     kinds    of `expert_kinds`; None where the trace has no labels.
-
-    Token text and labels are in it as they are: it is for a text node, never for Markdown or HTML.
     """
     row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
     return expert_summary_of_counts(int(has.sum()), int(trace.recorded[row].sum()), tokens, kinds)
 
 
-def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kinds: pd.DataFrame | None = None) -> str:
-    """Say in one or two sentences what an expert does that `has` of the tokens `recorded` at its layer."""
+def expert_summary_of_counts(has: int, recorded: int, tokens: pd.DataFrame, kinds: pd.DataFrame | None = None) -> Claim:
+    """Claim what an expert does that `has` of the tokens `recorded` at its layer; see `expert_summary`."""
     if not recorded:
-        return "No token was recorded at this layer, so nothing is known of this expert here."
+        return captions.not_recorded_here()
     if recorded < HANDFUL:
-        return f"This is too short a text to say what it does: it has {has} of {_many(recorded, 'token')}."
+        return captions.too_short(has, recorded)
     if not has:
-        return f"Nothing here was routed to it: it has none of {_many(recorded, 'token')}."
+        return captions.takes_nothing(recorded)
     if has == recorded:
-        return f"Everything here was routed to it: it has all of {_many(recorded, 'token')}."
-    found = [sentence for sentence in (_of_kinds(kinds), _of_tokens(tokens)) if sentence]
-    return " ".join(found) or _nothing(kinds)
+        return captions.takes_everything(recorded)
+    taken, keeping = _taken(kinds), _keeping(tokens)
+    if not taken and not keeping:
+        return captions.nothing_stands_out(kinds is not None, kinds is not None and bool(kinds["luck"].notna().any()))
+    return captions.stands_out(taken, kinds["uniform"].iloc[0] if kinds is not None else np.nan, keeping)
 
 
-def _of_kinds(kinds: pd.DataFrame | None) -> str:
+def _taken(kinds: pd.DataFrame | None) -> tuple[captions.Taken, ...]:
     if kinds is None or not kinds["stands_out"].any():
-        return ""
+        return ()
     clear = kinds[kinds["stands_out"] & (kinds["share"] >= kinds["share"].iloc[0] / SECOND_TO_FIRST)].head(MOST_KINDS)
-    named = [
-        f"{percent(kind.share)} of {visible(str(kind.label))} "
-        f"({_many(kind.tokens, 'token')} in {_many(kind.texts, 'text')})"
-        for kind in clear.itertuples()
-    ]
-    return f"Takes {with_and(named)}; a uniform share would be {percent(kinds['uniform'].iloc[0])}."
+    return tuple(captions.Taken(str(kind.label), kind.share, kind.tokens, kind.texts) for kind in clear.itertuples())
 
 
-def _of_tokens(tokens: pd.DataFrame) -> str:
+def _keeping(tokens: pd.DataFrame) -> tuple[captions.Keeping, ...]:
     clear = tokens[(tokens["share"] >= NEARLY_ALL) & (tokens["lift"] >= TWICE) & (tokens["luck"] <= LUCK)]
     clear = clear[clear["text"].map(kind_of) != SPECIAL].head(MOST_TOKENS)
-    if not len(clear):
-        return ""
-    named = [f"“{visible(str(token.text))}” ({token.tokens} of {token.occurrences})" for token in clear.itertuples()]
-    return f"{'All' if (clear['share'] == 1).all() else 'All, or nearly all,'} of these go to it: {with_and(named)}."
-
-
-def _nothing(kinds: pd.DataFrame | None) -> str:
-    if kinds is None:
-        return "No token stands out: chance could explain which ones it takes."
-    if kinds["luck"].isna().all():
-        return "No token stands out. With one text of each kind, no kind can be told from its text."
-    return "No kind of text and no token stands out: chance could explain what it takes."
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}" if number == 1 else f"{number:,} {word}s"
+    return tuple(captions.Keeping(str(token.text), token.tokens, token.occurrences) for token in clear.itertuples())

@@ -14,11 +14,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int16, Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT, divergence
 from moeviz.metrics.vocabulary import SPECIAL, kind_of
-from moeviz.metrics.words import item_word, layer_word, percent, quoted, short
+from moeviz.metrics.words import item_word, layer_word
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -104,9 +106,9 @@ CHANCE = log(LUCK / KINDS)
 
 @dataclass(frozen=True)
 class Finding:
-    """A sentence, and the place where it is seen. It quotes tokens as they are: for a text node, never for HTML."""
+    """A claim, and the place where it is seen. It quotes tokens as they are: for a text node, never for HTML."""
 
-    sentence: str
+    sentence: Claim
     layer: int  # the model's own index
     token: int  # row of `trace.tokens`
     expert: int | None
@@ -188,7 +190,7 @@ def _busiest(
         luck = np.where(share >= STANDS_OUT * known, -tokens * divergence(share, known), 0.0)
         if luck.min() <= best:
             best, place = luck.min(), (one, int(luck.argmin()), uniform, usual if others else None)
-    return None if place is None else _say_busiest(trace, *place)
+    return None if place is None else _busiest_at(trace, *place)
 
 
 def _independent(one: LayerRuns, share: Float64[np.ndarray, " E"]) -> Float64[np.ndarray, " E"]:
@@ -201,38 +203,28 @@ def _independent(one: LayerRuns, share: Float64[np.ndarray, " E"]) -> Float64[np
     return independent
 
 
-def _say_busiest(
+def _busiest_at(
     trace: RoutingTrace, one: LayerRuns, expert: int, uniform: float, usual: Float64[np.ndarray, " E"] | None
 ) -> Finding:
     share = one.tokens[expert] / len(one.recorded)
-    what = "this text" if trace.tokens["sequence"].nunique() == 1 else "these texts"
-    if len(one.recorded) < len(trace.tokens):
-        what = f"the {item_word(trace.model)}s recorded there"
-    begin = f"{_begin(trace, one, expert)} {_role(trace)} {percent(share)} of {what}"
-    text = f"{begin}: {share / uniform:.1f}× a uniform share"
-    if usual is not None:
-        ratio = (
-            f"and {share / usual[expert]:.1f}× its share of other texts"
-            if usual[expert]
-            else "and in other texts it never is"
-        )
-        text += f", {ratio}"
-    return Finding(f"{text}.", one.layer, int(one.start[one.expert == expert][0]), expert)
+    claim = captions.busiest_of_text(
+        _place(trace, one, expert),
+        share,
+        share / uniform,
+        usual=None if usual is None else usual[expert],
+        all_recorded=len(one.recorded) == len(trace.tokens),
+        one_text=trace.tokens["sequence"].nunique() == 1,
+    )
+    return Finding(claim, one.layer, int(one.start[one.expert == expert][0]), expert)
 
 
-def _begin(trace: RoutingTrace, one: LayerRuns, expert: int) -> str:
-    return f"At {layer_word(trace.model)} {one.layer}, expert {expert} is"
+def _place(trace: RoutingTrace, one: LayerRuns, expert: int) -> captions.Place:
+    words = layer_word(trace.model), item_word(trace.model)
+    return captions.Place(one.layer, expert, trace.ordered, trace.model.top_k, *words)
 
 
-def _role(trace: RoutingTrace) -> str:
-    """Say what an expert is to the tokens that it has."""
-    return "the first choice for" if trace.ordered else f"among the {trace.model.top_k} experts of"
-
-
-def _of_all(trace: RoutingTrace, one: LayerRuns, expert: int) -> str:
-    share, item = percent(one.tokens[expert] / len(one.recorded)), item_word(trace.model)
-    every = f"all {item}s" if len(one.recorded) == len(trace.tokens) else f"the {item}s recorded there"
-    return f"and {'for' if trace.ordered else 'of'} {share} of {every}"
+def _of_all(trace: RoutingTrace, one: LayerRuns, expert: int) -> tuple[float, bool]:
+    return float(one.tokens[expert] / len(one.recorded)), len(one.recorded) == len(trace.tokens)
 
 
 def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
@@ -250,9 +242,9 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
         return None
     one, run = place
     start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
-    run_of = f"{_begin(trace, one, expert)} {_role(trace)} {length} {item_word(trace.model)}s in a row"
-    ends = f"from {quoted(trace, start)} to {quoted(trace, start + length - 1)}"
-    return Finding(f"{run_of}, {ends}, {_of_all(trace, one, expert)}.", one.layer, start, expert)
+    ends = (str(trace.tokens["text"].iat[row]) for row in (start, start + length - 1))
+    claim = captions.passage(_place(trace, one, expert), length, *ends, *_of_all(trace, one, expert))
+    return Finding(claim, one.layer, start, expert)
 
 
 def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Finding | None:
@@ -271,7 +263,7 @@ def _habit(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Findi
         if luck.min() <= best:
             best, at = luck.min(), int(luck.argmin())
             place = (one, int(expert[at]), np.intersect1d(np.flatnonzero(codes == code[at]), one.recorded))
-    return None if place is None else _say_habit(trace, *place)
+    return None if place is None else _habit_at(trace, *place)
 
 
 def _kept(
@@ -285,9 +277,9 @@ def _kept(
     return code[kept], expert[kept]
 
 
-def _say_habit(trace: RoutingTrace, one: LayerRuns, expert: int, rows: Int64[np.ndarray, " N"]) -> Finding:
+def _habit_at(trace: RoutingTrace, one: LayerRuns, expert: int, rows: Int64[np.ndarray, " N"]) -> Finding:
     text = str(trace.tokens["text"].iat[int(rows[0])])
-    token = f"{_begin(trace, one, expert)} {_role(trace)} “{short(text)}” all {len(rows)} times"
-    if int((trace.tokens["text"] == text).sum()) > len(rows):
-        token += " it is recorded"
-    return Finding(f"{token}, {_of_all(trace, one, expert)}.", one.layer, int(rows[0]), expert)
+    every = int((trace.tokens["text"] == text).sum()) == len(rows)
+    place = _place(trace, one, expert)
+    claim = captions.habit(place, text, len(rows), every, *_of_all(trace, one, expert))
+    return Finding(claim, one.layer, int(rows[0]), expert)

@@ -8,15 +8,17 @@ from math import comb
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import Statistics, needs_tokens
-from moeviz.metrics.layers import entropy_of_counts, first_choices_of_two, overlap
-from moeviz.metrics.significance import clearest
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.layers import SHUFFLES, entropy_of_counts, first_choices_of_two, orders_at_random, overlap
+from moeviz.metrics.significance import beyond_chance
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 MOST_PAIRS, MOST_PAIRED = 2**16, 2**26  # pairs of layers, and tokens of all of them: some seconds
-MOST_SHUFFLED, MOST_SHUFFLES = 2**24, 20
+MOST_SHUFFLED = 2**24
 CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 
@@ -113,7 +115,8 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
     at most the smaller of the two entropies, `maximum`. `shuffled` is what luck gives: the same with the later layer's
-    tokens shuffled (mean of `shuffles`, seed 0: 20 of them, fewer where there are many layers and tokens). `above` is
+    tokens shuffled (mean of `shuffles`, seed 0: 100 of them, as `overlap` has it, and fewer for very many layers and
+    tokens). `above` is
     information less shuffled, and 0 where that is below 0.
 
     One row per two MoE layers of the trace in which some token has an expert in both. Columns: from_layer int32 ·
@@ -134,15 +137,14 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
             f"{count:,} pairs of layers with {first.shape[1]:,} tokens each would be compared, and at most "
             f"{MOST_PAIRED:,} tokens of pairs are. Choose fewer tokens, or compare two layers."
         )
-    rng, rows = np.random.default_rng(0), []
-    shuffles = int(np.clip(MOST_SHUFFLED // max(work, 1), 1, MOST_SHUFFLES))
-    orders = [rng.permutation(first.shape[1]) for _ in range(shuffles)]
+    rows, shuffles = [], int(np.clip(MOST_SHUFFLED // max(work, 1), 1, SHUFFLES))
     for a, b in combinations(range(len(first)), 2):
         both = (first[a] >= 0) & (first[b] >= 0)
         if both.any():
             ends = trace.model.layers[a], trace.model.layers[b]
-            told = _told(first[a, both], first[b, both], [first[b, order[both[order]]] for order in orders])
-            rows.append((*ends, int(both.sum()), *told, shuffles))
+            tokens, after = int(both.sum()), first[b, both]
+            told = _told(first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)])
+            rows.append((*ends, tokens, *told, shuffles))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum", "above", "shuffles"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64", "shuffles": "int16"}
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
@@ -190,36 +192,35 @@ def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
     return together
 
 
-def transitions_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert whose first choices go on to another one most beyond chance."""
-    from_tokens = frame.groupby(["from_layer", "from_expert"])["tokens"].transform("sum")
-    if (at := clearest(frame["share"], from_tokens, frame["chance"])) is None:
+def transitions_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim the largest share of an expert's tokens that goes on to one other, of those beyond chance."""
+    taken = frame[frame["tokens"] > 0]
+    from_tokens = taken.groupby(["from_layer", "from_expert"])["tokens"].transform("sum")
+    beyond = beyond_chance(taken["share"], from_tokens, taken["chance"])
+    if not beyond.any():
         return None
-    row = one_row(frame, at)
-    of = f"Of the tokens whose first choice at layer {row.from_layer} is expert {row.from_expert}"
-    to = f"{percent(row.share)} choose expert {row.to_expert} first at layer {row.to_layer}"
-    return f"{of}, {to}; at random, {percent(row.chance)} would."
+    row = one_row(taken, taken["share"][beyond].idxmax())
+    ends = row.from_layer, row.from_expert, row.to_layer, row.to_expert
+    return captions.next_choice(*ends, row.share, row.chance, beyond.sum(), len(taken))
 
 
-def consecutive_information_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that tells most about the next beyond chance, if 1.5 times what shuffled tokens tell."""
-    told = _tells_most(frame)
-    return None if told is None else f"Beyond chance, {told[0]} tells most about the next, {told[1]}."
+def consecutive_information_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layer tells most about the next beyond chance, if half more than shuffled tokens tell."""
+    found = _tells_most(frame)
+    return found and captions.information_about_next(*found)
 
 
-def information_between_layers_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that tells most about a later one beyond chance, if 1.5 times what shuffled tokens tell."""
-    told = _tells_most(frame)
-    return None if told is None else f"Beyond chance, {told[0]} tells most about a later one, {told[1]}."
+def information_between_layers_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layer tells most about a later one beyond chance, if half more than shuffled tokens tell."""
+    found = _tells_most(frame)
+    return found and captions.information_about_later(*found)
 
 
-def _tells_most(frame: pd.DataFrame) -> tuple[str, str] | None:
-    """Say which layer tells most beyond chance; and about which, with the bits."""
+def _tells_most(frame: pd.DataFrame) -> tuple[int, int, float, float] | None:
     above = (frame["information"] - frame["shuffled"]).dropna()
     if above.empty or not above.max() >= CLEAR_BITS:
         return None
     row = one_row(frame, above.idxmax())
     if not row.information >= 1.5 * row.shuffled:
         return None
-    bits = f"{row.information:.2f} bits; with shuffled tokens, {row.shuffled:.2f}"
-    return f"layer {row.from_layer}", f"layer {row.to_layer}: {bits}"
+    return row.from_layer, row.to_layer, row.information, row.shuffled

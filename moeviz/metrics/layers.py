@@ -4,14 +4,18 @@ Expert ids mean nothing across layers: expert 3 of one layer has nothing to do w
 model was built so.
 """
 
+from functools import lru_cache
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Int16
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import check_cells, needs_tokens, recorded_together
 from moeviz.metrics.load import balance, expert_load
-from moeviz.metrics.significance import clearest
+from moeviz.metrics.significance import beyond_chance
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -110,8 +114,7 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
     kept, slots = _routed(trace), trace.model.top_k
     check_cells("Shared ids", trace.experts.size, 2**24, 1024, tokens=len(kept), slots=slots, slots_of_the_other=slots)
     first, second = trace.experts[:, kept]
-    rng = np.random.default_rng(0)
-    orders = [rng.permutation(len(first)) for _ in range(SHUFFLES)]
+    orders = orders_at_random(len(first))
     rows = [_information(first[:, 0], second[:, 0], trace.model.num_experts, orders)] if trace.ordered else []
     luck = float(np.mean([_shared(first, second[order]) for order in orders]))
     rows.append(("shared ids", "share of tokens", _shared(first, second), luck, 1.0))
@@ -120,6 +123,13 @@ def overlap(trace: RoutingTrace) -> pd.DataFrame:
         share=_ratio(frame["value"].to_numpy(), frame["maximum"].to_numpy()),
         chance_share=_ratio(frame["chance"].to_numpy(), frame["maximum"].to_numpy()),
     )
+
+
+@lru_cache(maxsize=1)
+def orders_at_random(tokens: int, shuffles: int = SHUFFLES) -> list[np.ndarray]:
+    """Orders of this many tokens, by seed 0: the same for all that is held against shuffled tokens."""
+    rng = np.random.default_rng(0)
+    return [rng.permutation(tokens) for _ in range(shuffles)]
 
 
 def _two_layers(trace: Counted) -> None:
@@ -179,37 +189,34 @@ def _shared(first: np.ndarray, second: np.ndarray) -> float:
     return float(same.any(axis=(1, 2)).mean()) if len(first) else float("nan")
 
 
-def ranked_load_caption(frame: pd.DataFrame) -> str | None:
-    """Tell which of two layers has the busier first expert: one and a half times as busy, and beyond luck."""
+def ranked_load_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which of two layers has the busier first expert: half as busy again, and beyond chance."""
     first = frame[frame["rank"] == 1]
     if len(first) != 2 or not first["times_even"].max() >= 1.5 * first["times_even"].min() > 0:
         return None
     assignments = frame.groupby("layer")["tokens"].transform("sum")
-    if clearest(frame["load"], assignments, frame["uniform"]) is None:
+    if not beyond_chance(frame["load"], assignments, frame["uniform"]).any():
         return None
     high, low = one_row(first, first["times_even"].idxmax()), one_row(first, first["times_even"].idxmin())
-    less = f"{low.times_even:.1f}× at layer {low.layer}"
-    return f"The busiest expert has {high.times_even:.1f}× a uniform share at layer {high.layer}, and {less}."
+    return captions.busier_of_two(high.layer, high.times_even, low.layer, low.times_even)
 
 
-def two_balances_caption(frame: pd.DataFrame) -> str | None:
-    """Tell which of two layers spreads its load more widely: one and a half times, and twice as widely as chance."""
+def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim at which of two layers the load varies more: half more, and twice as much as at random."""
     layers = frame.drop_duplicates("layer")
     if len(layers) != 2 or layers["cv"].isna().any():
         return None
     high, low = one_row(layers, layers["cv"].idxmax()), one_row(layers, layers["cv"].idxmin())
     if not high.cv > 0 or high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
         return None
-    numbers = f"{high.cv:.2f} and {low.cv:.2f}"
-    return f"The load is spread more widely at layer {high.layer} than at layer {low.layer}: std / mean of {numbers}."
+    return captions.wider_of_two(high.layer, high.cv, low.layer, low.cv)
 
 
-def overlap_caption(frame: pd.DataFrame) -> str | None:
-    """Say how much one layer's first choice tells of the other's, if one and a half times what shuffled tokens tell."""
+def overlap_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim how much one layer's first choice tells about the other's, if half more than shuffled tokens tell."""
     told = frame[frame["measure"] == "mutual information"]
     clear = told[(told["value"] >= 1.5 * told["chance"]) & (told["value"] >= told["chance"] + CLEAR_BITS)]
     if clear.empty:
         return None
     row = one_row(clear, clear.index[0])
-    bits = f"{row.value:.2f} bits"
-    return f"One layer's first choice tells {bits} about the other's; with shuffled tokens, {row.chance:.2f}."
+    return captions.information_of_two(row.value, row.chance)

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import LayerCounts, Statistics, filled_slots, layer_counts, needs_tokens
-from moeviz.metrics.significance import RARE, clearest
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.significance import RARE, beyond_chance
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
 
@@ -172,31 +174,32 @@ def coverage(trace: Counted | Statistics) -> pd.DataFrame:
     return pd.concat(frames, ignore_index=True).astype({"layer": np.int32})
 
 
-def load_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert that has most over a uniform share, if it is at least 1.5 times and beyond luck."""
+def load_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which expert has most compared with a uniform share, if it is at least 1.5 times and beyond chance."""
     assignments = frame.groupby("layer")["tokens"].transform("sum")
-    if (at := clearest(frame["load"], assignments, frame["uniform"])) is None:
+    if not frame["times_even"].notna().any():
+        return None
+    at = frame["times_even"].idxmax()
+    if not beyond_chance(frame["load"], assignments, frame["uniform"])[at]:
         return None
     row = one_row(frame, at)
-    times = f"{row.times_even:.1f}× a uniform share"
-    return f"Expert {row.expert} of layer {row.layer} has {percent(row.load)} of the layer's assignments: {times}."
+    return captions.busiest_expert(row.layer, row.expert, row.load, row.times_even)
 
 
-def importance_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert whose load and mean probability are furthest apart: at least 10 points, and one half more."""
+def importance_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim for which expert load and mean probability are furthest apart: at least 10 points, and one half more."""
     apart = (frame["load"] - frame["importance"]).abs()
     larger, smaller = frame[["load", "importance"]].max(axis=1), frame[["load", "importance"]].min(axis=1)
     some = frame.groupby("layer")["tokens"].transform("sum") > 0
-    apart = apart[some & (apart >= 0.1) & (larger >= 1.5 * smaller)]
-    if apart.empty:
+    clear = apart[some & (apart >= 0.1) & (larger >= 1.5 * smaller)]
+    if clear.empty:
         return None
-    row = one_row(frame, apart.idxmax())
-    given = f"{percent(row.load)} of the assignments, and a mean probability of {percent(row.importance)}"
-    return f"Expert {row.expert} of layer {row.layer} has {given}."
+    row = one_row(frame, clear.idxmax())
+    return captions.load_and_probability(row.layer, row.expert, row.load, row.importance, len(clear), len(frame))
 
 
-def balance_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer whose load is spread most beyond chance, at least twice; chance by the tail of chi-squared."""
+def balance_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim at which layer the load varies most beyond chance, at least twice; chance by the tail of chi-squared."""
     times = frame["cv"] / frame["chance_cv"]
     freedom = frame["num_experts"] - 1
     luck = [exp(-(n / 2) * (q - 1 - log(q))) if q > 1 else 1.0 for n, q in zip(freedom, times**2, strict=True)]
@@ -204,46 +207,31 @@ def balance_caption(frame: pd.DataFrame) -> str | None:
     if clear.empty:
         return None
     row = one_row(clear, clear["times"].idxmax())
-    first = f"The load of layer {row.layer} is spread {row.times:.1f} times as widely as at random"
-    return (
-        f"{first}; {(times.round(9) >= 2.0).sum()} of {len(frame)} layers, at least twice."
-        if len(frame) > 1
-        else f"{first}."
-    )
+    return captions.widest_load(row.layer, row.times, (times.round(9) >= 2.0).sum(), len(frame))
 
 
-def busiest_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer whose busiest expert has most over a uniform share, beyond luck."""
+def busiest_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim at which layer the busiest expert has most compared with a uniform share, beyond chance."""
     uniform = 1 / frame["num_experts"]
     every = frame.loc[frame.index.repeat(frame["num_experts"])]  # as many experts as could have been the busiest
     share = (every["max_over_mean"] * uniform.loc[every.index]).clip(upper=1)
-    if clearest(share, every["assignments"], uniform.loc[every.index]) is None:
+    if not beyond_chance(share, every["assignments"], uniform.loc[every.index]).any():
         return None
     row = one_row(frame, frame["max_over_mean"].idxmax())
-    most = ", the most of all layers" if len(frame) > 1 else ""
-    return f"The busiest expert of layer {row.layer} has {row.max_over_mean:.1f}× a uniform share{most}."
+    return captions.busiest_layer(row.layer, row.max_over_mean, len(frame))
 
 
-def counts_summary(loads: pd.DataFrame) -> str:
-    """The busiest expert of all layers, and how many experts no token reached. Columns: those of `expert_load`."""
+def counts_summary(loads: pd.DataFrame) -> Claim:
+    """Claim which expert of all layers is the busiest, and how many got no token. Columns: those of `expert_load`."""
     counted = loads[loads.groupby("layer")["tokens"].transform("sum") > 0]
     if counted.empty:
-        return "No token was counted in any layer."
-    row = one_row(counted, counted["times_even"].idxmax())
-    share = f"{percent(row.load)} of the layer's assignments, {row.times_even:.1f}× a uniform share"
-    says = f"The busiest is expert {row.expert} of layer {row.layer}, with {share}."
-    return f"{says} {_unused(counted)}"
-
-
-def _unused(counted: pd.DataFrame) -> str:
-    unused = counted[counted["tokens"] == 0]
-    if unused.empty:
-        row = one_row(counted, counted["times_even"].idxmin())
-        least = f"expert {row.expert} of layer {row.layer} has the least, {percent(row.load)}"
-        return f"Every one of the {len(counted):,} experts got some tokens; {least}."
-    number = unused.groupby("layer").size()
-    if len(number) == 1:
-        where = f"in layer {number.index[0]}"
-    else:
-        where = f"most of them in layer {number.idxmax()}: {number.max():,}"
-    return f"Of {len(counted):,} experts, {len(unused):,} got no token, {where}."
+        return captions.no_assignment()
+    row, least = (one_row(counted, at) for at in (counted["times_even"].idxmax(), counted["times_even"].idxmin()))
+    unused = counted.loc[counted["tokens"] == 0, "layer"].value_counts().sort_index()
+    return captions.load_of_all(
+        *(row.layer, row.expert, row.load, row.times_even, len(counted)),
+        least=None if len(unused) else (least.layer, least.expert, least.load),
+        unused=unused.sum(),
+        unused_layers=len(unused),
+        most_unused=(int(unused.idxmax()), int(unused.max())) if len(unused) else None,
+    )

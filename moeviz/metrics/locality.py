@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import Statistics, chosen_experts, needs_tokens, per_layer
-from moeviz.metrics.significance import clearest
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.significance import beyond_chance
+from moeviz.metrics.words import one_row
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -213,21 +215,20 @@ def _load_chance(chosen: Bool[np.ndarray, "T E"]) -> float:
     return float(shares @ (sets @ sets.T > 0) @ shares)
 
 
-def first_choice_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer where neighbours go to the same first expert most beyond chance."""
-    return _repeats_caption(frame[frame["choice"] == FIRST_CHOICE], "have the same first choice")
+def first_choice_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim in which layer neighbours go to the same first expert most often, of those beyond chance."""
+    return _repeats_caption(frame[frame["choice"] == FIRST_CHOICE], first=True)
 
 
-def any_choice_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer where neighbours have an expert in common most beyond chance."""
-    return _repeats_caption(frame[frame["choice"] != FIRST_CHOICE], "have an expert in common")
+def any_choice_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim in which layer neighbours have an expert in common most often, of those beyond chance."""
+    return _repeats_caption(frame[frame["choice"] != FIRST_CHOICE], first=False)
 
 
-def _repeats_caption(frame: pd.DataFrame, what: str) -> str | None:
+def _repeats_caption(frame: pd.DataFrame, first: bool) -> Claim | None:
     own = frame[frame["routing"] == THIS_TRACE]
-    at = clearest(own["share"], own["pairs"].astype("float64"), own["load_chance"].astype("float64"), 1.2)
-    if at is None:
+    beyond = beyond_chance(own["share"], own["pairs"].astype("float64"), own["load_chance"].astype("float64"), 1.2)
+    if not beyond.any():
         return None
-    row = one_row(own, at)
-    chance = percent(row.load_chance)
-    return f"At layer {row.layer}, {percent(row.share)} of neighbouring tokens {what}; at random it would be {chance}."
+    row = one_row(own, own["share"][beyond].idxmax())
+    return captions.repeated_choice(row.layer, row.share, row.load_chance, first, beyond.sum(), len(own))

@@ -3,6 +3,8 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
@@ -88,19 +90,18 @@ def z_loss(trace: RoutingTrace) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns).astype(kinds)
 
 
-def aux_loss_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer with the highest balancing loss, if it is a quarter above that of a uniform load."""
+def aux_loss_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layer has the highest balancing loss, if it is a quarter above that of a uniform load."""
     losses = frame["transformers"]
     if not losses.max() >= 1.25 * frame["even"].iloc[0]:
         return None
     row = one_row(frame, losses.idxmax())
-    return f"The loss is highest at layer {row.layer}: {row.transformers:.2f}, where a uniform load has {row.even:.0f}."
+    return captions.highest_aux_loss(row.layer, row.transformers, row.even)
 
 
-def z_loss_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer with the highest z-loss, if it is twice that of the median layer."""
+def z_loss_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which layer has the highest z-loss, if it is twice that of the median layer."""
     if len(frame) < 3 or not frame["z_loss"].max() >= 2.0 * frame["z_loss"].median():
         return None
     row = one_row(frame, frame["z_loss"].idxmax())
-    high, median = (f"{loss:,.0f}" if loss >= 100 else f"{loss:.3g}" for loss in (row.z_loss, frame["z_loss"].median()))
-    return f"The z-loss is highest at layer {row.layer}: {high} nats², where the median layer has {median}."
+    return captions.highest_z_loss(row.layer, row.z_loss, frame["z_loss"].median())

@@ -7,17 +7,18 @@ of what is possible, next to what chance gives each; and a layer is placed by ho
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import comb
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import check_recorded, per_layer
 from moeviz.metrics.load import balance
 from moeviz.metrics.locality import MIXTRAL, MIXTRAL_DEPTHS, locality, published_first_choices
 from moeviz.metrics.specialization import label_information
-from moeviz.metrics.words import percent
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -237,42 +238,35 @@ def _sets(trace: RoutingTrace) -> pd.DataFrame:
 CLEAR = 3.3  # standard errors of a difference: luck brings as much once in a thousand times
 
 
-def multi_trace_summary(figures: pd.DataFrame, repetition: pd.DataFrame | None, one_text: bool) -> list[str]:
-    """One sentence for each of the figures that the traces have; a first one where their texts differ.
+def multi_trace_summary(figures: pd.DataFrame, repetition: pd.DataFrame | None, one_text: bool) -> list[Claim]:
+    """Make one claim for each of the figures that the traces have; a first one if their texts differ.
 
-    Columns: those of `figures_of_several`, and of `repetition_of_several` (None where no trace tells).
+    Columns: those of `figures_of_several`, and of `repetition_of_several` (None if no trace has it).
     """
-    says = [] if one_text else ["These traces are not of the same tokens: part of what differs is due to the texts."]
-    if repetition is not None and (said := _of_repetition(figures, repetition)):
-        says.append(said)
-    told = figures[figures["information"].notna()]
-    if len(told):
-        bits = _by_name(told, lambda row: f"{row.information:.2f} ({_known(row.shuffled)})")
-        says.append(f"Bits that the expert tells about the kind of text (with labels shuffled): {bits}.")
-    told = figures[figures["busiest"].notna()]
-    if len(told):
-        loads = _by_name(told, lambda row: f"{row.busiest:.2f} ({row.busiest_by_lot:.2f})")
-        says.append(f"Load of the busiest expert, × the mean (at random): {loads}.")
-    sets = _by_name(figures, lambda row: f"{row.sets:,.0f} of {row.possible_sets:,.0f} ({row.sets_by_lot:,.0f})")
-    return [*says, f"Different sets of experts that tokens go to (at random): {sets}."]
+    claims = [] if one_text else [captions.other_texts()]
+    if repetition is not None and (claim := _repetition(figures, repetition)):
+        claims.append(claim)
+    for word, value, chance in (
+        (captions.bits_of_labels, "information", "shuffled"),
+        (captions.busiest_of_several, "busiest", "busiest_by_lot"),
+    ):
+        if known := _figures(figures, value, chance):
+            claims.append(word(known))
+    return [*claims, captions.sets_of_several(_figures(figures, "sets", "sets_by_lot", "possible_sets"))]
 
 
-def _of_repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> str | None:
-    """Who repeats most and who least, if luck does not explain the difference; else that it could."""
-    told = figures[figures["repetition"].notna()]
-    if len(told) < 2:
+def _repetition(figures: pd.DataFrame, repetition: pd.DataFrame) -> Claim | None:
+    """Claim which traces repeat most and least, if chance does not explain the difference; else that it could."""
+    known = figures[figures["repetition"].notna()]
+    if len(known) < 2:
         return None
-    ranked = told.sort_values("repetition", kind="stable")
+    ranked = known.sort_values("repetition", kind="stable")
     least, most = ranked.iloc[0], ranked.iloc[-1]
-    apart = float(most["repetition"] - least["repetition"])
     one, other = (_error(repetition[repetition["trace"] == each["trace"]]) for each in (least, most))
-    figure = _by_name(told, lambda row: _signed(row.repetition))
-    if apart <= CLEAR * float(np.hypot(one, other)):
-        return f"How often the first choice repeats, beyond chance, differs by no more than luck explains: {figure}."
-    return (
-        f"Beyond chance, the first choice repeats most in {most['trace']} and least in {least['trace']}: {figure}. "
-        f"By their loads alone: {_by_name(told, lambda row: _signed(row.repetition_by_load))}."
-    )
+    of_each = _figures(figures, "repetition", "repetition_by_load")
+    if most["repetition"] - least["repetition"] <= CLEAR * float(np.hypot(one, other)):
+        return captions.repetition_alike(of_each)
+    return captions.repetition(most["trace"], least["trace"], of_each)
 
 
 def _error(rows: pd.DataFrame) -> float:
@@ -285,39 +279,26 @@ def _error(rows: pd.DataFrame) -> float:
     return float((np.sqrt(share * (1 - share) / pairs) / (1 - some["chance"])).mean())
 
 
-def _signed(part: float) -> str:
-    """A share that may be below chance."""
-    if -0.005 < part < 0:
-        return "just below 0%"
-    return f"−{percent(-part)}" if part < 0 else percent(part)
+def _figures(figures: pd.DataFrame, value: str, *beside: str) -> tuple[captions.Figure, ...]:
+    """Take a figure of each trace that has it, with what stands next to it."""
+    known = figures.loc[figures[value].notna(), ["trace", value, *beside]]
+    return tuple(captions.Figure(*row) for row in known.itertuples(index=False))
 
 
-def _known(bits: float) -> str:
-    return "not known" if pd.isna(bits) else f"{bits:.2f}"
+def first_choices_summary(trace: RoutingTrace) -> Claim:
+    """Claim how many tokens of one layer keep the first choice of the token before, as a strip of tokens shows it.
 
-
-def _by_name(figures: pd.DataFrame, say: Callable[[Any], str]) -> str:
-    """Say a figure of each trace, by its name."""
-    return ", ".join(f"{row.trace} {say(row)}" for row in figures.itertuples(index=False))
-
-
-def first_choices_summary(trace: RoutingTrace) -> str:
-    """Say of one layer, by what a strip of its tokens shows, how many keep the first choice of the token before.
-
-    Beside it stands what the same tokens give in an order at random, rounded: the chance that two of them have the same
-    first choice, times the pairs of consecutive tokens of one text. Raises `MissingField` where it is not known.
+    Chance is what the same tokens give in random order: the chance that two of them have the same first choice, times
+    the pairs of consecutive tokens of one text. Raises `MissingField` if first choices are not known.
     """
     first = trace.first_choices("What stays with an expert")[0]
     sequence, chosen = trace.tokens["sequence"].to_numpy(), first >= 0
     position = trace.tokens["position"].to_numpy()
     pairs = chosen[1:] & chosen[:-1] & (sequence[1:] == sequence[:-1]) & (position[1:] == position[:-1] + 1)
     counts = np.bincount(first[chosen])
-    used = f"{(counts > 0).sum():,} of {trace.model.num_experts[0]:,} experts come first here"
-    if not pairs.any():
-        return f"{used}."
-    stay, tokens = int((pairs & (first[1:] == first[:-1])).sum()), int(counts.sum())
-    chance = (counts * (counts - 1)).sum() / (tokens * (tokens - 1)) * pairs.sum()
-    return (
-        f"{stay:,} of {pairs.sum():,} tokens stay{'s' * (stay == 1)} with the expert of the token before, where an "
-        f"order at random would give {chance:,.0f}; {used}."
-    )
+    stay, tokens = (pairs & (first[1:] == first[:-1])).sum(), int(counts.sum())
+    chance = (counts * (counts - 1)).sum() / max(tokens * (tokens - 1), 1) * pairs.sum()
+    used = (counts > 0).sum(), trace.model.num_experts[0]
+    if stay == round(chance):  # which says nothing
+        return captions.used_first(*used)
+    return captions.staying(stay, pairs.sum(), chance, *used)

@@ -3,9 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import distinct_so_far, needs_tokens, recorded_together
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.words import one_row
 from moeviz.model_info import PARTS, ParameterCounts
 from moeviz.parameters import CONVENTIONS, active_parameters, touched_parameters
 from moeviz.routing_trace import NO_EXPERT, Counted, RoutingTrace
@@ -96,31 +98,26 @@ def _counts(trace: Counted, why: str) -> ParameterCounts:
     return trace.model.parameters
 
 
-def parts_caption(frame: pd.DataFrame) -> str | None:
-    """Say what share of all parameters are routed experts, and how much of them one token uses, if half or more."""
+def parts_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim what share of all parameters are routed experts, and how much of them one token uses, if half or more."""
     every = frame[frame["convention"] == CONVENTIONS[0]]
     routed, total = every[every["part"] == "routed_experts"], every["parameters"].sum()
     if len(routed) != 1 or routed["parameters"].iloc[0] < 0.5 * total:
         return None
     row = one_row(routed, routed.index[0])
-    through = percent(row.active / row.parameters)
-    share = percent(row.parameters / total)
-    return f"Routed experts are {share} of all parameters; one token runs through {through} of them."
+    return captions.routed_parameters(row.parameters / total, row.active / row.parameters)
 
 
-def active_caption(frame: pd.DataFrame) -> str | None:
-    """Say what share of the parameters one token runs through, if it is half or less."""
+def active_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim what share of the parameters one token runs through, if it is half or less."""
     every = frame[frame["convention"] == CONVENTIONS[0]]
     active, total = int(every["active"].sum()), int(every["parameters"].sum())
-    if not total or active > 0.5 * total:
-        return None
-    return f"One token runs through {percent(active / total)} of all parameters: {active:,} of {total:,}."
+    return captions.active_parameters(active, total) if total and active <= 0.5 * total else None
 
 
-def touched_caption(frame: pd.DataFrame) -> str | None:
-    """Say what the whole text has touched, if it is a fifth more than one token runs through."""
+def touched_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim what the whole text has touched, if it is a fifth more than one token runs through."""
     if frame.empty or frame["touched"].iloc[-1] < 1.2 * frame["active"].iloc[-1]:
         return None
     row = one_row(frame, frame.index[-1])
-    touched, active = percent(row.touched / row.total), percent(row.active / row.total)
-    return f"Together, {row.tokens:,} tokens run through {touched} of all parameters, one token through {active}."
+    return captions.touched_parameters(row.tokens, row.touched / row.total, row.active / row.total)

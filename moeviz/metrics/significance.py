@@ -1,6 +1,5 @@
 """Shares beside chance: how likely one is by luck, and how far apart the distributions of two rows are."""
 
-from collections.abc import Hashable
 from math import log
 
 import numpy as np
@@ -21,20 +20,17 @@ def divergence(share: Float64[np.ndarray, " N"], chance: Float64[np.ndarray, " N
     return total
 
 
-def clearest(share: pd.Series, tries: pd.Series, chance: pd.Series, at_least: float = STANDS_OUT) -> Hashable | None:
-    """The label of the row whose share of so many tries chance explains least; None where that could be luck.
+def beyond_chance(share: pd.Series, tries: pd.Series, chance: pd.Series, at_least: float = STANDS_OUT) -> pd.Series:
+    """Mark the rows whose share of this many tries chance does not explain.
 
-    It must be `at_least` times chance, of a handful of tries or more, and as many rows as there are must bring such a
-    one at most once in a thousand times. That is stricter than for one text's words if they were independent, which
-    they are not.
+    A share must be `at_least` times chance, of a handful of tries or more, and chance must bring such a row, among this
+    many rows, at most once in a thousand times. That is stricter than for one text's tokens if they were independent,
+    which they are not.
     """
     known = (share.notna() & (tries >= HANDFUL) & chance.notna()).to_numpy(bool)
     got, n, p = (each.fillna(0).to_numpy(np.float64) for each in (share, tries, chance))
     surprise = np.where(known & (got > 0) & (got >= at_least * p), n * divergence(got, p), 0.0)
-    if not len(surprise) or surprise.max() < log(len(surprise) / RARE):
-        return None
-    found: Hashable = share.index[int(surprise.argmax())]
-    return found
+    return pd.Series(surprise >= log(max(len(surprise), 1) / RARE), share.index)
 
 
 def divergences(counts: Num[np.ndarray, "D E"], first: np.ndarray, second: np.ndarray) -> Float64[np.ndarray, " P"]:

@@ -10,10 +10,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int16, Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import Statistics, check_cells, fewest_slots, filled_slots, layer_counts, per_layer
-from moeviz.metrics.significance import clearest, divergences, entropy
-from moeviz.metrics.words import one_row, percent, short
+from moeviz.metrics.significance import beyond_chance, divergences, entropy
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
 SHUFFLES = 100
@@ -222,36 +224,37 @@ def most_information(counts: Int64[np.ndarray, "D E"], slots: int) -> float:
     return float(np.log2(min(labels, counts.shape[1] / slots))) if labels else np.nan
 
 
-def label_load_caption(frame: pd.DataFrame) -> str | None:
-    """Name the label that uses an expert most: at least twice a uniform share, and twice the mean of all labels."""
+def label_load_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which expert has most of a label, of those beyond chance, and how many cells these are.
+
+    At least twice a uniform share, and twice the mean of all labels.
+    """
     mean = frame.groupby("expert")["share"].transform("mean")
     known = frame["uniform"].clip(lower=mean)
     assignments = frame.groupby("label", sort=False)["assignments"].transform("sum")
-    if (at := clearest(frame["share"], assignments, known, 2.0)) is None:
+    beyond = beyond_chance(frame["share"], assignments, known, 2.0)
+    if not beyond.any():
         return None
-    row = one_row(frame, at)
-    share = f"{percent(row.share)} of the assignments of “{short(row.label)}” go to expert {row.expert}"
-    return f"At layer {row.layer}, {share}: {row.share / row.uniform:.1f}× a uniform share."
+    row = one_row(frame, frame["share"][beyond].idxmax())
+    times = row.share / row.uniform
+    return captions.expert_of_kind(row.layer, row.label, row.expert, row.share, times, beyond.sum(), len(frame))
 
 
-def label_information_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer whose experts tell most about the label, if clearly more than with shuffled labels."""
+def label_information_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim at which layer experts tell most about the label, if clearly more than with shuffled labels."""
     if frame["information"].isna().all():
         return None
     row = one_row(frame, frame["information"].idxmax())
     if not row.information - row.shuffled > 2.0 * (row.shuffled_highest - row.shuffled):
         return None
-    most = f"{row.information:.2f} bits of {row.maximum:.2f}; with shuffled labels {row.shuffled:.2f}"
-    return f"The expert tells most about the label at layer {row.layer}: {most}."
+    return captions.information_about_kinds(row.layer, row.information, row.maximum, row.shuffled)
 
 
-def label_divergence_caption(frame: pd.DataFrame) -> str | None:
-    """Name the two labels that are routed most differently, if far more so than with shuffled labels."""
+def label_divergence_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which two labels are routed most differently, if far more so than with shuffled labels."""
     if frame["divergence"].isna().all():
         return None
     row = one_row(frame, frame["divergence"].idxmax())
     if not (row.divergence >= row.shuffled + CLEAR_BITS and row.divergence >= 2.0 * row.shuffled):
         return None
-    pair = f"“{short(row.label)}” and “{short(row.other)}”"
-    numbers = f"{row.divergence:.2f} of 1 bit; with shuffled labels {row.shuffled:.2f}"
-    return f"{pair} are routed most differently: {numbers}."
+    return captions.most_different_kinds(row.label, row.other, row.divergence, row.shuffled)

@@ -3,10 +3,11 @@
 import numpy as np
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace, MissingField
+from moeviz.metrics import captions
 from moeviz.metrics.contrast import ONE_MODEL, Pair, shares_of_texts, told_apart
 from moeviz.metrics.inputs import check_one_model, needs_tokens
-from moeviz.metrics.words import percent
 from moeviz.text import quoted
 
 SCORES = ("token", "gate")
@@ -76,13 +77,7 @@ def _first_to(share: float, scores: np.ndarray) -> np.ndarray:
     return chosen & (scores > 0)
 
 
-def tune_targets_sentence(found: pd.DataFrame, share: float = SHARE) -> str:
-    """Say how many experts ESFT's rule takes, and how many of them are of this task. Columns: of `tune_targets`."""
+def tune_targets_sentence(found: pd.DataFrame, share: float = SHARE) -> Claim:
+    """Claim how many experts ESFT's rule takes, and how many of them are of this task. Columns: of `tune_targets`."""
     esft, targets = int(found["in_esft"].sum()), int(found["target"].sum())
-    layers = found["layer"].nunique()
-    said = f"The {esft:,} busiest of {len(found):,} experts do {percent(share)} of the work in "
-    said += "their layer" if layers == 1 else f"each of {layers:,} layers"
-    if not targets:
-        return f"{said}. None of them is used more here than by other texts, beyond luck."
-    are = "is" if targets == 1 else "are"
-    return f"{said}. {targets:,} of them {are} used more here than by other texts, beyond luck."
+    return captions.tune_targets(esft, len(found), share, found["layer"].nunique(), targets)

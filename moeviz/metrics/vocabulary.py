@@ -5,18 +5,19 @@ A token of the vocabulary is an id or, if a trace has no ids, a text.
 
 import re
 import unicodedata
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int16, Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import check_cells, per_layer
-from moeviz.metrics.significance import clearest
+from moeviz.metrics.significance import beyond_chance
 from moeviz.metrics.tokens import SPECIAL_TOKEN
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 AT_LEAST = 10  # occurrences of a token; OLMoE's table 8 leaves out the others too
@@ -271,35 +272,33 @@ def kind_of(text: str) -> str:
     return PUNCTUATION if text.strip() else SPACE
 
 
-def token_kinds_caption(frame: pd.DataFrame) -> str | None:
-    """Name the kind of token that goes to an expert most over what all tokens do."""
+def token_kinds_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which class of tokens goes to an expert most often compared with all tokens, of those beyond chance."""
     of_kind = frame.groupby("kind", sort=False)["assignments"].transform("sum")
-    if (at := clearest(frame["share"], of_kind, frame["share"] / frame["lift"])) is None:
+    beyond = beyond_chance(frame["share"], of_kind, frame["share"] / frame["lift"])
+    if not beyond.any():
         return None
-    row = one_row(frame, at)
-    where = f"{percent(row.share)} of the assignments of “{row.kind}” go to expert {row.expert}"
-    return f"At layer {row.layer}, {where}: {row.lift:.1f}× as much as of all tokens."
+    row = one_row(frame, frame["lift"][beyond].idxmax())
+    return captions.expert_of_class(row.layer, row.kind, row.expert, row.share, row.lift, beyond.sum(), len(frame))
 
 
-def vocabulary_layers_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer whose tokens keep most to one expert: a fifth more than luck gives."""
-    if (at := _most_above_luck(frame)) is None:
+def vocabulary_layers_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim at which layer tokens keep most to one expert, of those where it is a fifth more than when shuffled."""
+    clear = _clearly_kept(frame)
+    if clear.empty:
         return None
-    row = one_row(frame, at)
-    shares = f"{percent(row.specialization)} of its occurrences; shuffled, {percent(row.shuffled)}"
-    return f"At layer {row.layer}, a token keeps to one expert in {shares}."
+    row = one_row(clear, clear["specialization"].idxmax())
+    return captions.keeping_of_layer(row.layer, row.specialization, row.shuffled, len(clear), len(frame))
 
 
-def vocabulary_caption(frame: pd.DataFrame) -> str | None:
-    """Name the expert whose tokens keep most to it: a fifth more than luck gives, and at least five of them."""
-    if (at := _most_above_luck(frame)) is None:
+def vocabulary_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim which expert's tokens keep most to it: a fifth more than when shuffled, and at least five of them."""
+    clear = _clearly_kept(frame)
+    if clear.empty:
         return None
-    row = one_row(frame, at)
-    shares = f"{percent(row.specialization)} of their occurrences; shuffled, {percent(row.shuffled)}"
-    return f"At layer {row.layer}, tokens that belong to expert {row.expert} go there in {shares}."
+    row = one_row(clear, clear["specialization"].idxmax())
+    return captions.keeping_of_expert(row.layer, row.expert, row.specialization, row.shuffled, len(clear), len(frame))
 
 
-def _most_above_luck(frame: pd.DataFrame) -> Hashable | None:
-    over = frame["specialization"] / frame["shuffled"]
-    clear = over[(over >= 1.2) & (frame["token_ids"] >= 5)]
-    return None if clear.empty else clear.idxmax()
+def _clearly_kept(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[(frame["specialization"] >= 1.2 * frame["shuffled"]) & (frame["token_ids"] >= 5)]

@@ -8,11 +8,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool
 
+from moeviz.claims import Claim
 from moeviz.errors import MoevizError
+from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
 from moeviz.metrics.tokens import PART_OF_CHARACTER
 from moeviz.metrics.vocabulary import DIGITS, PUNCTUATION, SPECIAL, kind_of
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import RoutingTrace
 
 FEW = 8  # tokens of a word below which experts are not told apart
@@ -163,25 +165,18 @@ def _lower_end(share: np.ndarray, of: int) -> np.ndarray:
     return low
 
 
-def who_takes_sentence(found: WordTokens, takers: pd.DataFrame, weighed: bool) -> str:
-    """Say who takes the tokens of a word most, from the rows of `who_takes`; or that none does, or that they are few.
+def who_takes_sentence(found: WordTokens, takers: pd.DataFrame, weighed: bool) -> Claim:
+    """Claim who takes the tokens of a word most, from the rows of `who_takes`; or that none does, or that they are few.
 
     weighed   whether the trace has weights: see `RoutingTrace.weights`.
-
-    The word in it is as it was typed: it is for a text node, never for Markdown or HTML.
     """
     count = found.count
     if not count:
-        return f"“{found.word}” is not in these texts."
+        return captions.word_not_found(found.word)
     if count < FEW:
-        several = "tokens" if count != 1 else "token"
-        return f"Only {count} {several} {found.what} in these texts: too few to tell experts apart."
+        return captions.word_is_rare(found.what, count)
     if takers.empty:
-        return f"{count:,} tokens {found.what}; no expert takes clearly more of them than of others."
+        return captions.nobody_takes(found.what, count)
     best = one_row(takers, takers.index[0])
-    took = f"Layer {best.layer}, expert {best.expert} takes {best.tokens:,} of the {best.of:,} tokens {found.what}"
-    if not weighed:
-        return f"{took}; of all tokens it has {percent(best.usual)}."
-    return (
-        f"{took}, with {percent(best.share)} of the weight; of all tokens it has {percent(best.usual)} of the weight."
-    )
+    weight = best.share if weighed else None
+    return captions.taker(best.layer, best.expert, best.tokens, best.of, found.what, weight, best.usual)

@@ -7,7 +7,6 @@ import pandas as pd
 
 from moeviz.metrics.tokens import visible
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import RoutingTrace
 
 UNITS = (("GB", 1e9), ("MB", 1e6), ("kB", 1e3))
 LONGEST_QUOTE = 24  # characters
@@ -94,11 +93,6 @@ def bytes_said(number: float) -> str:
     """
     unit, size = byte_unit(number)
     return f"{number / size:,.0f} {unit}" if number >= 100 * size else f"{number / size:.3g} {unit}"
-
-
-def quoted(trace: RoutingTrace, token: int) -> str:
-    """The text of a token between quotation marks, without the space before a word."""
-    return f"“{short(str(trace.tokens['text'].iat[token]).strip(' ') or ' ')}”"
 
 
 def short(name: object) -> str:

@@ -10,11 +10,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64, Num
 
+from moeviz.claims import Claim
 from moeviz.errors import MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.placement import placement_sizes
-from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.batches import batch_coverage, draft_sentence
 from moeviz.serving.budget import most_used_by_label, most_used_sentence
 from moeviz.serving.cache import expert_cache, hits_of_most
@@ -137,24 +138,20 @@ def best_split(
     return np.array(places[::-1])
 
 
-def split_sentence(frame: pd.DataFrame) -> str | None:
-    """Say whether an uneven split of the memory is worth it. Columns: those of `split_memory`; None without rows.
+def split_sentence(frame: pd.DataFrame) -> Claim | None:
+    """Claim whether an uneven split of the memory is worth it. Columns: those of `split_memory`; None without rows.
 
-    It is where it brings a hundredth of all requests or more in every judgement, and it is not where it does in none.
+    It is if it gains a hundredth of all requests or more in every judgement, and it is not if it does in none.
     """
     if frame.empty:
         return None
     if (tokens := frame["tokens"].min()) < FEWEST:
-        return f"Too little evidence: a part has {tokens:,} tokens. To judge a split takes {FEWEST:,}."
+        return captions.few_tokens(tokens, FEWEST)
     gain = frame["split"] - frame["equal"]
-    begin = "Worth it" if gain.min() >= WORTH else "Not worth it" if gain.max() < WORTH else "Too little evidence"
-    span = f"{100 * gain.min():+.1f} to {100 * gain.max():+.1f}".replace("-", "−")
-    of = f"{frame['capacity'].iloc[0]} of {frame['num_experts'].iloc[0]}"
-    return (
-        f"{begin}: memory for {of} experts of each layer, split over layers where it buys most, changes hits by {span} "
-        f"points on tokens that the split was not made from. Split equally they are {percent(frame['equal'].mean())} "
-        f"(chance: {percent(frame['chance'].mean())}). A point is asked for, in every judgement."
-    )
+    verdict = "Worth it" if gain.min() >= WORTH else "Not worth it" if gain.max() < WORTH else captions.LITTLE
+    sizes = frame["capacity"].iloc[0], frame["num_experts"].iloc[0]
+    rates = frame["equal"].mean(), frame["chance"].mean()
+    return captions.split_memory(verdict, *sizes, gain.min(), gain.max(), *rates)
 
 
 BALANCE = "Is balancing over devices worth a trial?"

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int32, Int64, Num
 
+from moeviz.claims import Claim
 from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import LayerCounts, layer_counts
 from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.requests import NONE, LayerSets, layer_sets
 from moeviz.text import listed
 
@@ -151,20 +153,19 @@ def _windows(lengths: Int64[np.ndarray, " n"]) -> Int64[np.ndarray, " n"]:
     return lengths[::-1].cumsum().cumsum()[::-1]
 
 
-def batch_coverage_caption(frame: pd.DataFrame) -> str | None:
-    """Say what the largest batch in a row that is short of all experts needs, if a fifth less than at random."""
+def batch_coverage_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim what the largest batch in a row that is short of all experts needs, if a fifth less than at random."""
     several = frame[(frame["batch"] >= HANDFUL) & frame["consecutive"].notna()]
     means = several.groupby("batch")[["consecutive", "even"]].mean().reset_index()
     fewer = means[means["consecutive"] <= (1 - 0.2) * means["even"]]
     if fewer.empty:
         return None
     row = one_row(fewer, fewer.index[-1])
-    needs = f"{row.batch:.0f} tokens in a row need {row.consecutive:.1f} experts a layer"
-    return f"{needs}; if they chose at random, it would be {row.even:.1f}."
+    return captions.batch_needs(int(row.batch), row.consecutive, row.even)
 
 
-def draft_sentence(trace: Counted, draft: int) -> str:
-    """Say how many more experts a draft of tokens in a row needs than one token: the cost of speculative decoding.
+def draft_sentence(trace: Counted, draft: int) -> Claim:
+    """Claim how many more experts a draft of tokens in a row needs than one token: the cost of speculative decoding.
 
     A step that checks a draft reads the experts of all its tokens, and keeps some of them. Raises `MoevizError` for a
     draft of fewer than two tokens.
@@ -174,15 +175,7 @@ def draft_sentence(trace: Counted, draft: int) -> str:
     means = batch_coverage(trace, [1, draft]).groupby("batch")[["random", "consecutive", "even"]].mean()
     one, row, most = means["random"].iloc[0], means.iloc[-1], max(trace.model.num_experts) - trace.model.zero_experts
     if not isinstance(trace, RoutingTrace):
-        return (
-            f"Not known: counts do not say which token followed which. {draft} tokens that have nothing to do with "
-            f"each other need {row['random']:.1f} of {most} experts of a layer."
-        )
+        return captions.draft_unknown(draft, row["random"], most)
     if len(trace.tokens) < FEWEST_DRAFTED or np.isnan(row["consecutive"]):
-        return f"Too little evidence: there are {len(trace.tokens):,} tokens, and it takes {FEWEST_DRAFTED:,} in texts."
-    times, at_random = row["consecutive"] / one, row["even"] / one
-    return (
-        f"{times:.1f} times the experts: {draft} tokens in a row need {row['consecutive']:.1f} of {most} experts of a "
-        f"layer, and one needs {one:.1f} (at random {at_random:.1f} times). In reads of experts, such a draft pays if "
-        f"more than {times:.1f} of its tokens are kept on average, with the one that the model adds."
-    )
+        return captions.few_tokens(len(trace.tokens), FEWEST_DRAFTED)
+    return captions.draft_needs(draft, one, row["consecutive"], most, row["even"])

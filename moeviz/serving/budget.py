@@ -6,10 +6,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int, Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import MoevizError
 from moeviz.expert_counts import ExpertCounts
-from moeviz.metrics.words import bytes_said, label_word, percent
+from moeviz.metrics.words import label_word
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.cache import expert_cache, hits_of_most
 
 GIGABYTE = 1e9  # bytes, as on the data sheets of cards
@@ -84,49 +86,38 @@ def budget_of(trace: Counted, gigabytes: float, expert_bytes: float) -> Budget:
     return Budget(int(fitting[-1]) if len(fitting) else 0, float(needed[-1]))
 
 
-def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, expert_bytes: float) -> str:
-    """Say in a sentence or two what a budget of gigabytes buys. `rates` are the trace's `hit_rates`, with bytes."""
+def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, expert_bytes: float) -> Claim:
+    """Claim what a budget of gigabytes buys. `rates` are the trace's `hit_rates`, with bytes."""
     capacity, needed = budget_of(trace, gigabytes, expert_bytes)
+    memory = gigabytes * GIGABYTE
     sizes = np.array(trace.model.num_experts) - trace.model.zero_experts
     if capacity >= sizes.max():
-        return f"{_said(gigabytes)} hold all experts, which take {_said(needed)}: nothing is fetched."
+        return captions.all_held(memory, needed * GIGABYTE)
+    held = memory, capacity, int(sizes.min()), int(sizes.max())
     row = rates[rates["capacity"] == capacity].set_index("policy")
-    of = f"{sizes.max()}" if len(set(sizes)) == 1 else f"{sizes.min()} to {sizes.max()}"
-    held = f"{_said(gigabytes)} hold {capacity} of the {of} experts of each layer"
     if row.empty:
-        least = np.minimum(trace.model.top_k, sizes).sum() * expert_bytes / GIGABYTE
-        return f"{held}. That is less than one token needs: it takes {_said(least)} or more."
+        return captions.less_than_a_token(*held, np.minimum(trace.model.top_k, sizes).sum() * expert_bytes)
+    rate = row["rate"]
     if "lru" not in row.index:
-        said = f"{held}: the most used {capacity} have {percent(row['rate']['static'])} of the assignments"
-        if "others" not in row.index:
-            return f"{said}."
-        rate, chance = percent(row["rate"]["others"]), percent(row["rate"]["chance"])
-        other = f"of a {label_word(trace.model)} that they were not chosen from"
-        return f"{said}; {other} {rate}, where chance is {chance}."
-    if np.isnan(row["rate"]["lru"]):
-        return f"{held}. What it finds is not known: no expert was chosen in the second half of the tokens."
-    found = f"LRU finds {percent(row['rate']['lru'])} of what a token needs there"
-    chance, bound = percent(row["rate"]["chance"]), percent(row["rate"]["bound"])
-    beside = f"a random set would have {chance}, and no rule that fetches on demand over {bound}"
-    return f"{held}: {found} ({beside}), and fetches {_said(row['gigabytes_a_token']['lru'])} a token."
+        others = rate["others"] if "others" in row.index else None
+        return captions.most_used_of_counts(*held, rate["static"], label_word(trace.model), others, rate["chance"])
+    if np.isnan(rate["lru"]):
+        return captions.hits_unknown(*held)
+    fetched = row["gigabytes_a_token"]["lru"] * GIGABYTE
+    return captions.lru_hits(*held, rate["lru"], rate["chance"], rate["bound"], fetched)
 
 
-def most_used_sentence(trace: Counted) -> str:
-    """Say which share of the assignments the most used half of the experts has: if possible, of others than its own."""
+def most_used_sentence(trace: Counted) -> Claim:
+    """Claim which share of the assignments the most used half of the experts has: if possible, of other tokens."""
     rates = _of_fixed_sets(trace)
     size = (rates.groupby("layer")["capacity"].transform("max") + 1) // 2
     half = rates[(rates["capacity"] == size) & (rates["requests"] > 0)]
     names = ("chance", "static", "static_warm")
     weight = half[["requests"]].to_numpy(np.float64).T
     chance, same, other = (_weighted(half[[name]].to_numpy().T, weight)[0] for name in names)
-    if isinstance(trace, RoutingTrace):
-        said = f", chosen from the first half of the tokens, has {percent(other)} of the assignments of the second"
-    elif np.isnan(other):
-        said = f" has {percent(same)} of the assignments that it was chosen from; counts do not tell of others"
-    else:
-        kind = label_word(trace.model)
-        said = f" has {percent(same)} of the assignments, and of a {kind} that it was not chosen from {percent(other)}"
-    return f"The most used half of each layer's experts{said} (chance: {percent(chance)})."
+    ordered = isinstance(trace, RoutingTrace)
+    others = None if np.isnan(other) and not ordered else other
+    return captions.most_used_half(same, others, label_word(trace.model), chance, ordered)
 
 
 def most_used_by_label(counts: ExpertCounts) -> pd.DataFrame:
@@ -160,10 +151,6 @@ def _of_fixed_sets(trace: Counted) -> pd.DataFrame:
     return rates.assign(static=rates["static"] + first)
 
 
-def _said(gigabytes: float) -> str:
-    return bytes_said(gigabytes * GIGABYTE)
-
-
 def _rows_of_sizes(layer: Int[np.ndarray, " n"], least: int) -> Int64[np.ndarray, "C L"]:
     """For each size from `least` on, the row of each layer: of one that has fewer experts, the row of all of them.
 
@@ -182,8 +169,8 @@ def _weighted(rates: Float64[np.ndarray, "C L"], weights: Float64[np.ndarray, "C
     return np.where(total > 0, mean, np.nan)
 
 
-def hit_rates_caption(frame: pd.DataFrame) -> str | None:
-    """Say whether LRU or the fixed set of the most used has more hits, where they hold half of the experts.
+def hit_rates_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim whether LRU or the fixed set of the most used has more hits, if they hold half of the experts.
 
     By a tenth of all requests, and by four standard errors of a difference of two shares.
     """
@@ -194,7 +181,4 @@ def hit_rates_caption(frame: pd.DataFrame) -> str | None:
     row, judged = rates.loc[size], max(int(frame["requests"].iloc[0]) // 2, 1)
     if not abs(row["lru"] - row["static"]) >= max(0.1, STANDARD_ERRORS * (0.5 / judged) ** 0.5):
         return None
-    lru, fixed = percent(row["lru"]), percent(row["static"])
-    where = f"with {size} experts a layer, LRU hits {lru} and the most used experts {fixed}"
-    what = "Recency" if row["lru"] > row["static"] else "Popularity"
-    return f"{what} decides: {where}; chance is {percent(row['chance'])}."
+    return captions.recency_or_popularity(size, row["lru"], row["static"], row["chance"])

@@ -7,11 +7,13 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Int64
 
+from moeviz.claims import Claim
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.inputs import check_cells
 from moeviz.metrics.placement import placement_sizes, rebalance_experts
-from moeviz.metrics.words import percent
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
+from moeviz.serving.captions import LITTLE
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others
 
 ENOUGH = 1_000  # choices of a device, for a verdict
@@ -21,7 +23,7 @@ WORTH = 0.05  # of the load of the busiest device
 DRAWS, RANK = 20, 1  # placements at random, and the place of the one to be beaten: 19 of 20 are worse
 Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 Judged = dict[str, Pair]
-TRIAL, NOT_NOW, LITTLE = "Worth a trial", "Not now", "Too little evidence"
+TRIAL, NOT_NOW = "Worth a trial", "Not now"
 
 
 class LayerWindows(NamedTuple):
@@ -138,15 +140,15 @@ def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"]]]:
         yield name, ~some
 
 
-def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
-    """Say whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
+def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None:
+    """Claim whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
 
-    It is where every judgement takes a twentieth or more off the busiest device, leaves less on it than 19 of 20
-    placements at random, and finds more of the busiest experts busy again than chance; it is not where none takes a
-    twentieth off. Else, and where a device has under `enough` choices, there is too little evidence. None where nothing
+    It is if every judgement takes a twentieth or more off the busiest device, leaves less on it than 19 of 20
+    placements at random, and finds more of the busiest experts busy again than chance; it is not if none takes a
+    twentieth off. Otherwise, and if a device has under `enough` choices, there is too little evidence. None if nothing
     was judged.
 
-    **Error rates**, of 100 made-up routings each, with 4 layers of 64 experts, 6 a token, and 8 devices
+    **Error rates**, of 100 made-up routings each, with 4 layers of 64 experts, 6 per token, and 8 devices
     (`benchmarks/decide.py`). At 9,000 tokens: always the same experts busy, 100 trials; all alike, 100 not now; others
     in the second half, 99 too little evidence and 1 trial; others in each text, 100 not now. At 1,800 and at 300
     tokens: 800 of 800 too little evidence.
@@ -155,27 +157,16 @@ def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
         return None
     devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
     if experts == devices:
-        return f"{experts} experts on {devices} devices are one each, so there is nothing to place."
+        return captions.one_expert_per_device(experts, devices)
     if (choices := frame["choices"].min()) < enough:
-        has = f"a device has {choices:,.0f} choices in a part of them"
-        return f"{LITTLE}: {has}, where luck alone makes it uneven. It takes {enough:,}."
+        return captions.few_choices_per_device(choices, enough)
     change = frame["planned"] / frame["in_order"] - 1
     least, most = change.min(), change.max()
     beats = ((frame["planned"] < frame["luck"]) & (frame["kept"] > frame["chance"])).all()
-    begin = TRIAL if most <= -WORTH and beats else NOT_NOW if least > -WORTH else LITTLE
-    span = _signed(least) if len(change) == 1 else f"{_signed(least)} to {_signed(most)}"
-    drawn = _signed((frame["at_random"] / frame["in_order"]).mean() - 1)
-    kept, chance = percent(frame["kept"].min()), percent(frame["chance"].mean())
-    return (
-        f"{begin}: on {devices} devices a balanced plan changes the load of the busiest by {span}, judged on tokens it "
-        f"was not made from; placements at random change it by {drawn}. Of the busiest quarter of experts, {kept} or "
-        f"more are the busiest again (chance: {chance}). In every judgement {percent(WORTH)} less is asked for, less "
-        "than 19 of 20 placements at random leave, and more experts again than by chance."
-    )
-
-
-def _signed(share: float) -> str:
-    return f"{100 * share:+.1f}%".replace("-", "−")
+    verdict = TRIAL if most <= -WORTH and beats else NOT_NOW if least > -WORTH else LITTLE
+    drawn = (frame["at_random"] / frame["in_order"]).mean() - 1
+    again = frame["kept"].min(), frame["chance"].mean()
+    return captions.placement_trial(verdict, devices, least, most, drawn, *again, WORTH)
 
 
 def persistence(trace: Counted) -> pd.DataFrame:
@@ -219,23 +210,19 @@ def _moved(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> floa
     return float(np.abs(one / one.sum() - other / other.sum()).sum() / 2)
 
 
-def persistence_sentence(frame: pd.DataFrame, enough: int = ENOUGH) -> str | None:
-    """Say whether experts stay busy, and whether loads drift. Columns: those of `persistence`; None without rows.
+def persistence_sentence(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None:
+    """Claim whether experts stay busy, and whether loads drift. Columns: those of `persistence`; None without rows.
 
-    They drift where more than half of the layers are beyond all twenty deals. Of fewer than eight windows, or where a
-    half has under `enough` choices at a layer, nothing is said.
+    They drift if more than half of the layers are beyond all twenty random orders. Of fewer than eight windows, or if a
+    half has under `enough` choices at a layer, nothing is claimed.
     """
     if frame.empty:
         return None
     if (number := frame["windows"].min()) < TEXTS:
-        return f"{LITTLE}: there are {number} windows of time, and it takes {TEXTS}."
+        return captions.few_windows(number, TEXTS)
     if (choices := frame["choices"].min()) < enough:
-        return f"{LITTLE}: one half has {choices:,} choices at a layer, and it takes {enough:,}."
-    kept, chance, moved, dealt = (percent(frame[name].mean()) for name in ("kept", "chance", "moved", "dealt"))
+        return captions.few_choices(choices, enough)
+    means = (frame[name].mean() for name in ("kept", "chance", "moved", "dealt"))
     beyond, layers = int(frame["beyond"].sum()), len(frame)
-    begin = "Loads drift" if 2 * beyond > layers else "No drift beyond luck"
-    return (
-        f"{begin}: of the busiest quarter of experts in the first half, {kept} are among the busiest of the second "
-        f"(chance: {chance}). {moved} of the choices went to other experts; windows dealt at random move {dealt}. "
-        f"That is more than in each of 20 deals at {beyond} of {layers} layers."
-    )
+    verdict = "Loads drift" if 2 * beyond > layers else "No drift beyond chance"
+    return captions.drift(verdict, *means, beyond, layers)

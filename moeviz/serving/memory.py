@@ -14,10 +14,12 @@ from typing import Any
 
 import pandas as pd
 
+from moeviz.claims import Claim
 from moeviz.errors import MoevizError
-from moeviz.metrics.words import bytes_said, one_row
+from moeviz.metrics.words import one_row
 from moeviz.model_info import ParameterCounts
 from moeviz.parameters import CARDS, FREE, LayerCache, ServedModel, cards_needed, usable_bytes, weight_bytes
+from moeviz.serving import captions
 
 MOST_READ = 8192  # tokens that one step reads of a prompt, at most
 VALUE_BYTES = 2  # keys and values, and a step's buffers, are in 16 bits
@@ -156,25 +158,13 @@ def best_precision(frame: pd.DataFrame) -> int:
     return int(frame["weight_bits"].min() if whole.empty else whole["weight_bits"].max())
 
 
-def fit_sentence(frame: pd.DataFrame) -> str:
-    """Say whether a model fits on the cards, and at which precision; else what does. Columns: `memory_on_cards`."""
+def fit_sentence(frame: pd.DataFrame) -> Claim:
+    """Claim whether a model fits on the cards, and at which precision; else what does. Columns: `memory_on_cards`."""
     bits = best_precision(frame)
     row = one_row(frame, frame.index[frame["weight_bits"] == bits][0])
-    on = f"one {row.card}" if row.cards == 1 else f"{row.cards} × {row.card}"
-    usable, together = bytes_said(row.usable * 1e9), bytes_said(row.together * 1e9)
-    more = f"it takes {row.needed:,} of these cards"
     if row.together <= row.usable:
-        tight = " With the scales of such a format it may not." if _tight(row) else ""
-        return f"Yes, at {bits} bits: it takes {together} of the {usable} to use on {on}.{tight}"
-    if row.fit >= row.top_k:
-        rest = row.num_experts - row.fit
-        stay = "1 stays" if rest == 1 else f"{rest} stay"
-        held = f"{row.fit} of the {row.num_experts} experts of each layer fit on {on}"
-        return f"Not whole: at {bits} bits, {held}. {stay} in the computer's memory, or {more}."
-    if row.fit < 0:
-        return f"No: at {bits} bits, not even the rest without experts fits on {on}. Whole, {more}."
-    held = f"{row.fit} of the {row.num_experts} experts of each layer {'fits' if row.fit == 1 else 'fit'} on {on}"
-    return f"No: at {bits} bits, {held}, and a token needs {row.top_k}. Whole, {more}."
+        return captions.model_fits(row.card, row.cards, bits, row.together * 1e9, row.usable * 1e9, bool(_tight(row)))
+    return captions.model_does_not_fit(row.card, row.cards, bits, row.fit, row.num_experts, row.top_k, row.needed)
 
 
 def _tight(row: Any) -> bool:

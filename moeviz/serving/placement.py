@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float64, Int, Int64
 
+from moeviz.claims import Claim
 from moeviz.metrics.inputs import LayerCounts, check_cells
 from moeviz.metrics.placement import placement_sizes, planned_replicas, rebalance_experts
-from moeviz.metrics.words import one_row, percent
+from moeviz.metrics.words import one_row
 from moeviz.routing_trace import NOT_RECORDED, Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.requests import LayerSets, counts_of_labels, layer_sets, of_others, with_tokens
 
 CONTIGUOUS, BALANCED, COACTIVE, COPIES = PLACEMENTS = ("contiguous", "balanced", "coactive", "copies")
@@ -58,16 +60,15 @@ def serving_placement(trace: Counted, devices: int | None = None, copies: int | 
     return pd.DataFrame(rows).astype(whole).astype({"placement": "str", "plan": "str"})
 
 
-def placement_sentence(table: pd.DataFrame) -> str | None:
-    """How even the devices' work is, in a sentence; None where nothing was judged. `table`: `serving_placement`."""
+def placement_sentence(table: pd.DataFrame) -> Claim | None:
+    """Claim how even the devices' work is; None if nothing was judged. `table`: `serving_placement`."""
     means = table.groupby("placement")[["imbalance", "reached"]].mean()
     if means.isna().any(axis=None):
         return None
     load = means["imbalance"]
-    return (
-        f"On {devices_said(table)} devices, the busiest has {load[BALANCED]:.2f} times the mean load if experts are "
-        f"balanced, {load[COPIES]:.2f} with copies and {load[CONTIGUOUS]:.2f} in order; a token reaches "
-        f"{means['reached'][BALANCED]:.1f} devices at a layer."
+    return captions.busiest_device(
+        *(table["devices"].min(), table["devices"].max()),
+        *(load[CONTIGUOUS], load[BALANCED], load[COPIES], means["reached"][BALANCED]),
     )
 
 
@@ -143,17 +144,13 @@ def kept_whole(trace: RoutingTrace, first: Bool[np.ndarray, " T"]) -> tuple[floa
     return tuple(np.mean(shares, axis=0).tolist())
 
 
-def together_sentence(trace: RoutingTrace) -> str:
-    """Say how many tokens need no expert but those kept, if these are the busiest and if they share tokens."""
+def together_sentence(trace: RoutingTrace) -> Claim:
+    """Claim how many tokens need no expert but those kept, if these are the busiest and if they share tokens."""
     half = len(trace.tokens) // 2
     shares = kept_whole(trace, np.arange(len(trace.tokens)) < half)
     if half < FEWEST or np.isnan(shares).any():
-        return f"How many tokens find all of theirs on the GPU is not judged: it takes {2 * FEWEST:,} tokens."
-    busy, together, chance = map(percent, shares)
-    return (
-        f"With half of each layer's experts, chosen from the first half of the tokens, {together} of the tokens of the "
-        f"second find all of theirs; with the busiest {busy} (chance: {chance})."
-    )
+        return captions.kept_whole_unknown(2 * FEWEST)
+    return captions.kept_whole(*shares)
 
 
 def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "E E"]:
@@ -232,26 +229,25 @@ def _pair_by_lot(experts: int, k: int, devices: int) -> Float64[np.ndarray, "N N
     return np.where(np.eye(devices, dtype=bool), 1 - missed[0], both)
 
 
-def device_pairs_sentence(frame: pd.DataFrame) -> str | None:
-    """Say which two devices tokens need together most and least. Columns: those of `device_pairs`; None of one device.
+def device_pairs_sentence(frame: pd.DataFrame) -> Claim | None:
+    """Claim which two devices tokens need together most and least; None of one device.
 
-    Devices are named as with experts in order.
+    Columns: those of `device_pairs`. Devices are named as with experts in order.
     """
     in_order = frame[frame["placement"] == CONTIGUOUS]
     pairs = in_order[in_order["device"] != in_order["other"]]
     if pairs.empty or pairs["share"].isna().any():
         return None
     if (tokens := int(frame["tokens"].iloc[0])) < FEWEST:
-        return f"Too little evidence: {tokens:,} tokens are judged, and it takes {FEWEST:,}."
+        return captions.few_tokens(tokens, FEWEST)
     most, least = (one_row(pairs, at) for at in (pairs["share"].idxmax(), pairs["share"].idxmin()))
-    reached = {
-        name: rows["share"].sum() for name, rows in frame[frame["device"] == frame["other"]].groupby("placement")
-    }
-    ends = f", devices {least.device} and {least.other} least, by {percent(least.share)}" if len(pairs) > 1 else ""
-    return (
-        f"With experts in order, a token needs {reached[CONTIGUOUS]:.1f} devices at a layer (balanced: "
-        f"{reached[BALANCED]:.1f}). Devices {most.device} and {most.other} are needed together most, by "
-        f"{percent(most.share)} of tokens{ends} (at random each pair is by {percent(most.by_lot)})."
+    reached = frame[frame["device"] == frame["other"]].groupby("placement")["share"].sum()
+    return captions.device_pairs(
+        reached[CONTIGUOUS],
+        reached[BALANCED],
+        most=(most.device, most.other, most.share),
+        least=(least.device, least.other, least.share) if len(pairs) > 1 else None,
+        chance=most.by_lot,
     )
 
 
@@ -336,13 +332,12 @@ def plan_text(plan: Int64[np.ndarray, " S"], devices: int) -> str:
     return "|".join(" ".join(map(str, part)) for part in plan.reshape(devices, -1).tolist())
 
 
-def serving_placement_caption(frame: pd.DataFrame) -> str | None:
-    """Say what balancing or copies change in the busiest device on held-out tokens, if a fifth or more."""
+def serving_placement_caption(frame: pd.DataFrame) -> Claim | None:
+    """Claim what balancing or copies change in the busiest device on held-out tokens, if a fifth or more."""
     means = frame.groupby("placement")["imbalance"].mean()
     if not {"contiguous", "balanced", "copies"} <= set(means.index) or not means["contiguous"] > 1:
         return None
     better = means[["balanced", "copies"]].min()
     if not abs(means["contiguous"] - better) >= 0.2 * means["contiguous"] or frame["imbalance"].isna().any():
         return None
-    plan = f"balanced {means['balanced']:.2f}×, with copies {means['copies']:.2f}×"
-    return f"The busiest device has {means['contiguous']:.2f}× the mean load with experts in order, {plan} (held out)."
+    return captions.balanced_or_copied(means["contiguous"], means["balanced"], means["copies"])

@@ -16,11 +16,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from moeviz.metrics.load import balance_of_counts
-from moeviz.text import listed
+from moeviz.training.recorded import captions
 from moeviz.training.recorded.rules import ALARM_KINDS, Rules
 from moeviz.training.recorded.run import WHOLE_RUN
 
 Key = tuple[str, int]  # kind of alarm, layer
+Cause = tuple[float | None, bool]  # the coefficient of the aux loss, if it is known; whether none is computed
 JUDGED_TOGETHER = ("load", "collapse", "confidence")
 CALM = 3  # judgements in a row
 SELDOM = 1 / 100  # of a uniform share: an expert that gets less is not back
@@ -109,7 +110,7 @@ class Alarms:
         self.judged = self.judged + seen.counts
         self.mass[:, :2] += np.nan_to_num([[row["mass"] * row["tokens"], row["tokens"]] for row in seen.rows])
 
-    def _dead(self, cause: str) -> tuple[dict[Key, str], set[Key]]:
+    def _dead(self, cause: Cause) -> tuple[dict[Key, str], set[Key]]:
         """Layers with experts that are dead or not back yet; and those of which another sentence is true now."""
         due, news = {}, set()
         before, now = self.down, self.missed >= self.rules.dead
@@ -121,13 +122,13 @@ class Alarms:
                 self.named[row, :size] = now[row, :size] & (self.named[row, :size] | died)
             dead = np.flatnonzero(self.named[row, :size])
             if len(dead):
-                names = f"expert {dead[0]} of {size} has" if len(dead) == 1 else f"{len(dead)} of {size} experts have"
-                due[key] = f"layer {layer}: {names} been dead since step {self.since[row, dead].max()}{cause}"
+                since = self.since[row, dead].max()
+                due[key] = captions.alarm_dead(layer, tuple(dead.tolist()), size, since, *cause)
             elif self.down[row, :size].any() and key in self.on:
-                due[key] = f"layer {layer}: an expert that was dead gets less than 1/100 of its uniform share{cause}"
+                due[key] = captions.alarm_hardly_back(layer, *cause)
         return due, news
 
-    def _load(self, cause: str) -> dict[Key, str]:
+    def _load(self, cause: Cause) -> dict[Key, str]:
         """Load, collapse and confidence: of so many steps that luck has little part in it, and until then as before."""
         due: dict[Key, str] = {}
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
@@ -138,22 +139,18 @@ class Alarms:
             self.judged[row], self.mass[row, :2] = 0, 0
         return due
 
-    def _load_of(self, row: int, layer: int, size: int, cause: str) -> dict[Key, str]:
+    def _load_of(self, row: int, layer: int, size: int, cause: Cause) -> dict[Key, str]:
         counts = self.judged[row, :size]
         share, busy = counts / counts.sum(), np.argsort(-counts, kind="stable")
         limit = self.rules.collapsed * (1 + self._margin("collapse", layer))
         if self._due(("collapse", layer), _effective(counts) < limit):
             few = busy[: self.watched.top_k]
-            names = (
-                f"experts {listed(sorted(few.tolist()), 8)} of {size} do"
-                if len(few) > 1
-                else f"expert {few[0]} of {size} does"
-            )
-            return {("collapse", layer): f"layer {layer}: {names} {share[few].sum():.0%} of the work{cause}"}
+            names = tuple(sorted(few.tolist()))
+            return {("collapse", layer): captions.alarm_collapse(layer, names, size, share[few].sum(), *cause)}
         limit = self._most(size) * (1 - self._margin("load", layer))
         if self._due(("load", layer), bool(share[busy[0]] * size - 1 > limit)):
-            times = f"{share[busy[0]] * size:.1f} times its share (of at most {size / self.watched.top_k:.3g})"
-            return {("load", layer): f"layer {layer}: expert {busy[0]} has {times}{cause}"}
+            times, most = share[busy[0]] * size, size / self.watched.top_k
+            return {("load", layer): captions.alarm_load(layer, busy[0], times, most, *cause)}
         return {}
 
     def _due(self, key: Key, now: bool) -> bool:
@@ -177,8 +174,7 @@ class Alarms:
         others = (1 - self.rules.mass) * (1 + self._margin("confidence", layer))  # what is left to the other experts
         if not self._due(("confidence", layer), bool(self.watched.top_k < size and rising and 1 - mass < others)):
             return {}
-        what = f"the selected experts have {mass:.1%} of the probability, so the router explores no other"
-        return {("confidence", layer): f"layer {layer}: {what}"}
+        return {("confidence", layer): captions.alarm_confidence(layer, mass)}
 
     def _logits(self, step: int, seen: LogFigures) -> dict[Key, str]:
         due: dict[Key, str] = {}
@@ -191,11 +187,9 @@ class Alarms:
             rms, less = float(seen.rows[row]["logit_rms"]), 1 - self._margin("logits", layer)
             growth = 1 + (self.rules.z_growth - 1) * less
             if now[row] >= growth * lowest and now[row] > log(size) ** 2:
-                what = f"the z-loss went from {lowest:.3g} to {now[row]:.3g} within {self.rules.z_steps} steps"
-                due["logits", layer] = f"layer {layer}: {what}"
+                due["logits", layer] = captions.alarm_z_loss(layer, lowest, now[row], self.rules.z_steps)
             elif seen.low_precision and rms > self.rules.logit_rms * less:
-                what = f"the root mean square of the router's logits is {rms:.3g}, in half precision"
-                due["logits", layer] = f"layer {layer}: {what}"
+                due["logits", layer] = captions.alarm_logits(layer, rms)
         self.z_losses = [(at, values) for at, values in self.z_losses if at >= step - self.rules.z_steps]
         self.z_losses.append((step, now))
         return due
@@ -205,13 +199,10 @@ class Alarms:
             return {}
         if not seen.counts.any():  # nothing was trained on
             return {key: text for key, text in self.on.items() if key[0] == "aux_off"}
-        why = "its coefficient is 0" if seen.aux_computed else "none is computed"
-        return {("aux_off", WHOLE_RUN): f"the aux loss is off: {why}, so nothing keeps the load even"}
+        return {("aux_off", WHOLE_RUN): captions.alarm_aux_off(seen.aux_computed)}
 
-    def _cause(self, seen: LogFigures) -> str:
-        if seen.aux_computed and seen.aux_coefficient is not None:
-            return f"; the coefficient of the aux loss is {seen.aux_coefficient:g}"
-        return "; no aux loss is computed" if self.watched.has_aux and not seen.aux_computed else ""
+    def _cause(self, seen: LogFigures) -> Cause:
+        return seen.aux_coefficient if seen.aux_computed else None, self.watched.has_aux and not seen.aux_computed
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a checkpoint keeps of the alarms, as JSON."""

@@ -135,18 +135,22 @@ def test_a_planted_outlier_is_protected_and_named():
         experts.down_proj[5] *= 100
     study = bits_study(loaded(model), few, draws=2, tokens=8, budget=3.6)
     assert study.units.loc[study.units["super"], ["layer", "expert", "bits"]].to_numpy().tolist() == [[1, 5, 8]]
-    assert "Super Experts, which are given bits before all others: 5 of layer 1." in bits_sentences(study)
+    claims = {claim.name: claim for claim in bits_sentences(study)}
+    assert claims["super_experts"]["experts"] == ((1, 5),)
+    assert (claims["texts_of_study"]["chose"], claims["texts_of_study"]["seed"]) == (len(study.calibrated), study.seed)
+    rows = study.plans.set_index("plan")["loss_increase"]
+    costs = claims["cost_of_bits"]
+    assert (costs["cost"], costs["uniform"], costs["at_random"]) == (rows["kl"], rows["uniform"], rows["random"])
     assert study.plans["bits"][:4].max() <= 3.6 + 1e-9
 
 
 def test_experts_without_tokens_are_named_and_a_long_list_is_cut():
     tokens = pd.DataFrame({"layer": [0] * 3 + [2], "expert": [0, 1, 2, 0], "tokens": [0, 99, 0, 7]})
-    assert unreached_sentence(tokens).startswith(
-        "No token of the texts that calibrate reached 2 of 4 experts (layer 0: 0, 2); 1 more have fewer than"
-    )
+    unreached = unreached_sentence(tokens)
+    assert (unreached["experts"], unreached["none"], unreached["hardly"]) == (4, ((0, 0), (0, 2)), 1)
     many = pd.DataFrame({"layer": 0, "expert": range(100), "tokens": 0})
-    assert "; and 68 more)" in unreached_sentence(many)
-    assert unreached_sentence(tokens[1:2]) == "Each of 1 experts got a token of the texts that calibrate."
+    assert len(unreached_sentence(many)["none"]) == 100 and " 99" not in unreached_sentence(many)
+    assert unreached_sentence(tokens[1:2])["none"] == ()
 
 
 def test_files_are_those_that_quantisers_read():

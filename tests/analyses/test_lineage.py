@@ -264,6 +264,36 @@ def test_strangers_have_no_match(layers, tmp_path):
         assert lineage.table["similarity"].max() < lineage.threshold
 
 
+def in_another_order(expert: Expert, seed: int) -> Expert:
+    """The same function: neurons are put in another order."""
+    order = torch.randperm(len(expert["w1"]), generator=torch.Generator().manual_seed(seed))
+    return {"w1": expert["w1"][order], "w2": expert["w2"][:, order], "w3": expert["w3"][order]}
+
+
+def test_neurons_in_another_order_and_experts_of_another_layer_are_moved_and_nothing_is_cut(layers, tmp_path):
+    turned = [[in_another_order(e, at) if at % 2 else e for at, e in enumerate(experts)] for experts in layers]
+    table = moeviz.lineage("embedded", saved(tmp_path / "turned", turned)).table
+    assert table["what"].tolist() == ["kept", "moved"] * 24
+    assert [of for (of,) in table["base_experts"]] == table["expert"].tolist()
+    swapped = [[*experts] for experts in layers]
+    swapped[1][3], swapped[4][6] = layers[4][6], layers[1][3]
+    table = moeviz.lineage("embedded", saved(tmp_path / "swapped", swapped)).table
+    moved = table[table["what"] == "moved"]
+    assert moved[["layer", "expert", "base_layer"]].to_numpy().tolist() == [[1, 3, 4], [4, 6, 1]]
+    assert moved["base_experts"].tolist() == [(6,), (3,)] and (table["what"] == "kept").sum() == 46
+
+
+def test_an_expert_is_not_called_cut_where_one_without_a_match_may_be_it(layers, tmp_path):
+    """Neurons in another order, with noise: what is left says so. The control is the same layer without that expert."""
+    child = [[*experts] for experts in layers]
+    child[2][5] = noisy(in_another_order(layers[2][5], 1), 0.2)
+    lineage = moeviz.lineage("embedded", saved(tmp_path / "child", child))
+    assert lineage.table["what"].value_counts().to_dict() == {"kept": 47, "unrelated": 1}
+    assert "not known whether any were cut" in lineage.says[-1]
+    child[2].pop(5)
+    assert "cut" in moeviz.lineage("embedded", saved(tmp_path / "cut", child)).table["what"].tolist()
+
+
 def test_experts_of_one_origin_are_not_given_to_any_of_the_others(layers, tmp_path):
     """Both models were upcycled from one MLP and then trained apart: each expert is as near to all of the other's."""
     for name, seed in (("base", 0), ("child", 100)):

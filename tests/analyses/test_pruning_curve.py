@@ -213,11 +213,15 @@ def test_each_kind_is_judged_under_each_kind_s_choice(curve):
 
 def test_sentences_name_the_texts_and_the_chance_beside_each_cut(curve):
     first, *cuts, kinds = pruning_sentences(curve)[:-1]
-    assert first.startswith("3 texts chose and 3 texts judged, by the split of seed 0; the whole model's loss on these")
-    assert [words[:44] for words in cuts] == [f"Cutting {cut} of 8 experts a layer by gate × nor" for cut in (1, 4)]
-    assert all("; at random " in words and " ± " in words for words in cuts)
-    assert all("; of 3 kinds of text " in words and " loses most, " in words for words in cuts)
-    assert kinds.startswith("With 1 cut, a kind of text loses ")
+    assert first.name == "texts_of_study" and (first["chose"], first["judged"], first["seed"]) == (3, 3, 0)
+    assert [claim.name for claim in cuts] == ["cost_of_cut"] * 2 and [claim["cut"] for claim in cuts] == [1, 4]
+    whole = cost_of_cuts(curve.losses).set_index(["criterion", "cut"])["loss_increase"]
+    for claim in cuts:
+        assert (claim["experts"], claim["kinds"], claim["cost"]) == (8, 3, whole["reap", claim["cut"]])
+        assert claim["at_random"] == whole["random", claim["cut"]] and claim["sd"] > 0
+    assert kinds.name == "own_choice" and kinds["cut"] == 1
+    mean = pruning_sentences(replace(curve, replaced_by="mean output"))
+    assert mean[1].name == "mean_output_instead"
 
 
 def test_progress_counts_texts_and_what_it_raises_stops_the_run():
@@ -248,14 +252,16 @@ def test_groups_are_read_off_the_router():
     assert set(limits_of(loaded(tiny_model(CONFIGS["deepseek_v3"]))).values()) == {LayerLimits(16, 4, 4, 2)}
 
 
-@pytest.mark.parametrize(
-    ("loss", "says"),
-    [(0.5, ", which is no worse"), (0.35, ", which is less than a standard deviation worse"), (0.2, "0.400 ± 0.100.")],
-)
-def test_a_criterion_that_is_no_better_than_chance_is_said_to_be_none(curve, loss, says):
+def test_a_criterion_that_is_no_better_than_chance_is_worded_so(curve):
+    ends = set()
+    for loss in (0.5, 0.35, 0.2):
+        _, claim = pruning_sentences(replace(curve, losses=losses_of(loss)))
+        assert (claim["cost"], claim["at_random"], claim["sd"]) == (loss, 0.4, 0.1)
+        ends.add(claim.replace(f"{loss:.3f}", ""))
+    assert len(ends) == 3
+
+
+def losses_of(loss):
     rows = [("reap", 1, loss, np.nan), ("random", 1, 0.4, 0.1)]
-    losses = pd.DataFrame(rows, columns=["criterion", "cut", "loss_increase", "sd"]).assign(
-        chosen_on=ALL, judged_on=ALL
-    )
-    _, said = pruning_sentences(replace(curve, losses=losses))
-    assert f"costs {loss:.3f} nats a token; at random 0.400 ± 0.100" in said and said.endswith(f"{says.rstrip('.')}.")
+    frame = pd.DataFrame(rows, columns=["criterion", "cut", "loss_increase", "sd"])
+    return frame.assign(chosen_on=ALL, judged_on=ALL)

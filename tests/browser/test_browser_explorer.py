@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+import page_sentences as pages
 import pytest
-import recount
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
@@ -20,6 +20,7 @@ from random_traces import of_the_same_tokens, random_trace
 from servers import served
 
 import moeviz_app
+from moeviz.metrics.expert_names import UNNAMED
 from moeviz.metrics.tokens import visible
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz_app.widgets.components import base64
@@ -330,7 +331,7 @@ def test_the_card_names_experts_and_says_which_tokens_are_likely_next(opened):
     tokens(page).last.click()
     expect(page.locator(".told")).to_have_text("Here the text ends.")
     chips = page.locator(".chip")
-    assert chips.locator(".called").all_text_contents()[:2] == ["German", "no kind of text"]
+    assert chips.locator(".called").all_text_contents()[:2] == ["German", UNNAMED]
     expect(chips.nth(7)).to_contain_text("German, <b>SQL</b> +2")
     expect(page.locator(".named title").filter(has_text="German").first).to_be_attached()
 
@@ -577,8 +578,8 @@ def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
             part for part in ("A close call", "Expert ", "scores alone", "empty", "nothing", "×", "%") if part in words
         )
         try:
-            recount.check_card(words, trace, layer, token)
-        except recount.Refuted as why:
+            pages.check_card(words, trace, layer, token)
+        except pages.Refuted as why:
             wrong.append(f"seed {seed}: {why}")
     assert not wrong, "\n".join(wrong)
     assert {"A close call", "scores alone", "empty", "%"} <= set(kinds)
@@ -587,9 +588,9 @@ def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
 def test_each_number_of_a_card_is_counted_again(told_by_cards):
     noticed = Counter()
     for _, trace, layer, token, words in cards(told_by_cards, range(60)):
-        for at, changed in recount.changed(words):
-            told = partial(recount.check_card, changed, trace, layer, token)
-            noticed[recount.notices(told), at] += 1
+        for at, changed in pages.changed(words):
+            told = partial(pages.check_card, changed, trace, layer, token)
+            noticed[pages.notices(told), at] += 1
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert missed <= 0.01 * sum(noticed.values()), noticed
 
@@ -613,8 +614,8 @@ def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
     for seed, trace, layer, texts, window, words in counted(told_by_cards, range(case, 1000, 8)):
         said += words is not None
         try:
-            recount.check_counted(words, trace, layer, texts, window)
-        except recount.Refuted as why:
+            pages.check_counted(words, trace, layer, texts, window)
+        except pages.Refuted as why:
             wrong.append(f"seed {seed}: {why}")
     assert not wrong, "\n".join(wrong)
     assert said > 100
@@ -623,9 +624,9 @@ def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
 def test_each_number_under_the_strip_is_counted_again(told_by_cards):
     noticed = Counter()
     for _, trace, layer, texts, window, words in counted(told_by_cards, range(60)):
-        for at, changed in recount.changed(words or ""):
-            told = partial(recount.check_counted, changed, trace, layer, texts, window)
-            noticed[recount.notices(told), at] += 1
+        for at, changed in pages.changed(words or ""):
+            told = partial(pages.check_counted, changed, trace, layer, texts, window)
+            noticed[pages.notices(told), at] += 1
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert noticed and missed <= 0.01 * sum(noticed.values()), noticed
 
@@ -656,9 +657,9 @@ def said_of_next(told_by_cards, seeds):
         data["muted"] = {"experts": base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
         plain, without_them = told_by_cards([(data, tokens)], OF_NEXT)[0]
         for token, words in zip(tokens, plain, strict=True):
-            yield words, partial(recount.check_next, trace=trace, texts=data["texts"], token=token)
+            yield words, partial(pages.check_next, trace=trace, texts=data["texts"], token=token)
         for token, words in zip(tokens, without_them, strict=True):
-            yield words, partial(recount.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
+            yield words, partial(pages.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
 
 
 @pytest.mark.parametrize("case", [0])  # of eight
@@ -670,7 +671,7 @@ def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
         )
         try:
             check(words)
-        except recount.Refuted as why:
+        except pages.Refuted as why:
             wrong.append(f"{words!r}: {why}")
     assert not wrong, "\n".join(wrong)
     assert len(kinds) == 7
@@ -679,6 +680,6 @@ def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
 def test_each_number_on_next_tokens_is_counted_again(told_by_cards):
     noticed = Counter()
     for words, check in said_of_next(told_by_cards, range(40)):
-        noticed.update((recount.notices(partial(check, changed)), at) for at, changed in recount.changed(words))
+        noticed.update((pages.notices(partial(check, changed)), at) for at, changed in pages.changed(words))
     missed = sum(n for (seen, _), n in noticed.items() if not seen)
     assert noticed and missed <= 0.01 * sum(noticed.values()), noticed

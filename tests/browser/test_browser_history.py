@@ -51,7 +51,7 @@ def met(scene: Scene, inputs: str) -> int:
 def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server, scenes):
     page = visit("/from-1991-to-mixtral")
     expect(page.locator(".book .wall").first).to_be_visible()
-    eventually(page, lambda: sum(stands(page.locator(".book"))[of] for of in ("y", "height")) < 700)
+    eventually(page, lambda: sum(stands(page.locator(".opening .open"))[of] for of in ("y", "height")) < 760)
     shows(page, "One network", 1, 1, 0)
     page.get_by_role("button", name="1991: what was added").click()
     shows(page, "1991: Experts that compete", 4, 4, 4)

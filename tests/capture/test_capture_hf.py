@@ -85,6 +85,7 @@ def test_on_a_gpu_the_trace_is_what_the_experts_received(family, tokenizer):
 
 def check_against_the_experts(model, max_new_tokens, tokenizer):
     model.generation_config.eos_token_id = None  # so that both sequences have the same number of generated tokens
+    trace(model, PROMPTS, tokenizer=tokenizer)  # the checks before a first trace read tokens of their own
     oracle = Oracle(model)
     got = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=max_new_tokens)
     oracle.close()

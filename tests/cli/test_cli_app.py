@@ -12,10 +12,11 @@ from pathlib import Path
 import pytest
 from importer_files import FOLDER
 from streamlit import config
+from tiny_models import CONFIGS
 from waiting import SECONDS
 
 from moeviz.cli import app as serve
-from moeviz.cli.app import open_browser, own_address
+from moeviz.cli.app import _is_model, begin_with, open_browser, own_address
 from moeviz.cli.main import main
 from moeviz.formats.exports import open_cached, write_trace
 
@@ -255,3 +256,18 @@ def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
     run = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
     assert all(line.startswith(str(clone)) for line in run.stdout.splitlines()), run.stdout
+
+
+def test_the_app_begins_with_the_model_of_a_folder(monkeypatch, tmp_path):
+    CONFIGS["mixtral"].save_pretrained(tmp_path)
+    monkeypatch.delenv("MOEVIZ_MODELS", raising=False)
+    begin_with([str(tmp_path)])
+    assert os.environ["MOEVIZ_MODELS"].split(",") == [str(tmp_path), "embedded"]
+
+
+@pytest.mark.parametrize(
+    ("name", "is_model"),
+    [("allenai/OLMoE-1B-7B-0924", True), ("Qwen/Qwen1.5-MoE-A2.7B", True), ("no/trace.npz", False), ("none", False)],
+)
+def test_an_id_on_the_hub_is_a_model_and_a_file_is_not(name, is_model):
+    assert _is_model(name) == is_model

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -10,6 +11,7 @@ from moeviz.cli.main import main
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.formats.dataset.convert import write_dataset
 from moeviz.formats.exports import write_trace
+from moeviz.testing import sample_trace
 
 TEXTS = [("sums", "12 + 7 = 19\n45 - 6 = 39"), ("prose", "It is cold, and the people of the land went out.")]
 
@@ -101,3 +103,23 @@ def test_what_cannot_be_is_one_sentence(asked, says, tmp_path, capsys, monkeypat
     write_trace(reference_routing(), "trace.npz")
     assert main(["experts", *asked]) == 3
     assert says in capsys.readouterr().err
+
+
+def test_labels_are_not_written_where_there_are_none(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_trace(sample_trace(), "trace.npz")
+    assert main(["experts", "trace.npz", "--write-labels", "none.json", "--json"]) == 0
+    said = capsys.readouterr().err
+    assert "none.json was not written" in said and "wrote" not in said and not Path("none.json").exists()
+
+
+def test_a_dataset_can_be_contrasted_as_its_trace_can(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    trace = reference_routing()
+    write_trace(trace, "trace.npz")
+    write_dataset(trace, "folder")
+    out = []
+    for source in ("trace.npz", "folder"):
+        assert main(["contrast", source, "--kinds", "French", "Python", "--json"]) == 0
+        out.append(json.loads(capsys.readouterr().out))
+    assert out[0] == out[1] and len(out[0]) == 48

@@ -42,8 +42,7 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     assert [row["sd"] is not None for row in whole] == [False, False, True, True]
     assert all(isinstance(row["loss_increase"], float) for row in rows) and whole[1]["share"] == 3 / 8
     assert {row["criterion"] for row in rows if row["chosen_on"] != "all texts"} == {"frequency"}
-    assert "3 texts chose and 3 texts judged, by the split of seed 0" in out
-    assert "Cutting 1 of 8 experts a layer by gate × norm (REAP) costs" in out and "tokens of each" not in err
+    assert f"{whole[0]['loss_increase']:.3f}" in out and "tokens of each" not in err
 
 
 def test_texts_that_ship_are_read_in_part_and_a_table_is_printed(capsys, monkeypatch):
@@ -71,7 +70,7 @@ def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_the
     assert found["vllm-ascend"] == [{str(row["layer"]): row["experts"]} for row in layers]
     (kept,) = found["llm-compressor"]
     assert kept == {f"model.layers.{row['layer']}.mlp": sorted(row["experts"][:6]) for row in layers}
-    assert "Cutting 2 of 8 experts a layer by how often they are chosen costs" in capsys.readouterr().out
+    assert "2 of 8 experts" in capsys.readouterr().out
 
 
 def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, capsys):
@@ -117,7 +116,7 @@ def test_tune_targets_writes_the_experts_that_the_texts_use_more_than_others(tex
     assert main([*given, "-o", str(tmp_path / "esft.json"), "--json"]) == 0
     out = capsys.readouterr().out
     rows = json.loads(out)["experts"]
-    assert len(rows) == 48 and "of them are used more here than by other texts, beyond luck." in out
+    assert len(rows) == 48 and f"{sum(row['target'] for row in rows)} of them" in out
     written = json.loads((tmp_path / "esft.json").read_text())["experts"]
     assert written == {
         str(layer): [row["expert"] for row in rows if row["layer"] == layer and row["target"]] for layer in range(6)

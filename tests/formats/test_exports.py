@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -12,10 +13,13 @@ import pytest
 from pyarrow import parquet
 from rich_trace import EVERY, again, rich_trace
 
+import moeviz
+from moeviz.cli.main import main
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.formats.assignments_table import BYTES_A_ROW, table_of, trace_of_table
 from moeviz.formats.csv_file import IN_LAST_ROW, to_csv
-from moeviz.formats.exports import export_for, read_bytes, read_trace, write_trace
+from moeviz.formats.exports import EXPORTS, export_for, left_out, read_bytes, read_trace, write_trace
+from moeviz.formats.parquet_file import from_parquet, to_parquet
 from moeviz.formats.table_facts import short_floats
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
@@ -539,3 +543,53 @@ def test_a_wrong_json_trace_gets_one_sentence(edit, sentence):
     edit(content)
     with pytest.raises(InvalidTrace, match=sentence):
         JSON.read(json.dumps(content).encode())
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A trace with every optional part."""
+    return moeviz.trace(moeviz.load_model(), "Il fait froid.", next_tokens=True, outputs=True)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".npz"])
+def test_what_keeps_everything_does(whole, suffix):
+    read = export_for(f"a{suffix}").read(export_for(f"a{suffix}").write(whole), 2**30)
+    assert read.outputs.equals(whole.outputs) and read.next_tokens.equals(whole.next_tokens)
+    assert np.array_equal(read.logits, whole.logits) and not left_out(whole, suffix)
+
+
+def test_every_part_that_a_format_loses_is_named_and_no_other(whole):
+    """`left_out` against what comes back from each format that is read."""
+    parts = {"logits": "logits", "next_tokens": "next tokens", "outputs": "outputs"}
+    for export in EXPORTS:
+        if export.read is not None:
+            read = export.read(export.write(whole), 2**30)
+            lost = {words for name, words in parts.items() if getattr(read, name) is None}
+            assert {words for words in parts.values() if words in left_out(whole, export.suffix)} == lost
+        bare = replace(whole, logits=None, next_tokens=None, outputs=None)
+        assert not left_out(bare, export.suffix)
+
+
+@pytest.mark.parametrize("target", ["a.csv", "a.parquet", "a.html", "dataset"])
+def test_convert_names_what_is_left_out(whole, target, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write_trace(whole, "whole.npz")
+    assert main(["convert", "whole.npz", target]) == 0
+    said = capsys.readouterr().err
+    assert all(words in said for words in ("logits", "next tokens", "outputs"))
+
+
+def test_a_flipped_bit_of_a_parquet_file_never_becomes_another_trace(trace):
+    data, chance = to_parquet(trace), random.Random(0)
+    written, refused = from_parquet(data), 0
+    for _ in range(200):
+        at, damaged = chance.randrange(8 * len(data)), bytearray(data)
+        damaged[at // 8] ^= 1 << at % 8
+        try:
+            read = from_parquet(bytes(damaged))
+        except InvalidTrace:
+            refused += 1
+            continue
+        assert read.model == written.model and read.tokens.equals(written.tokens)
+        assert np.array_equal(read.experts, written.experts) and np.array_equal(read.weights, written.weights)
+    assert refused > 20

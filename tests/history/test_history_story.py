@@ -26,7 +26,7 @@ from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Inputs, Scene, meters_of
 from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
-from moeviz.metrics.expert_names import expert_names
+from moeviz.metrics.expert_names import UNNAMED, expert_names
 from moeviz.parameters import active_parameters
 from moeviz_app.views.menu import MENU, ROWS, STORY
 from moeviz_app.widgets.components import history as component
@@ -299,7 +299,7 @@ def test_the_twins_read_the_same_texts_and_their_names_are_those_of_the_metric()
         first, text = reference_routing(model).experts[..., 0], reference_routing(model).tokens["sequence"].to_numpy()
         repeats = (first[:, 1:] == first[:, :-1])[:, text[1:] == text[:-1]].mean(axis=1)
         assert twin["said"] == f"first choices repeat: {100 * repeats.min():.0f}% to {100 * repeats.max():.0f}%"
-    assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {"no kind of text"}
+    assert {name for name, by in zip(packed[1]["names"], packed[1]["by"], strict=True) if not by} == {UNNAMED}
 
 
 def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone():

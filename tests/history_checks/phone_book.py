@@ -210,11 +210,12 @@ def _step_off(seed: int) -> float:
     loss = loss + 0.01 * 8 * sum(f * p for f, p in zip(shares, choice.logits.softmax(-1).mean(0), strict=True))
     loss.backward()
     wanted = {name: each.grad for name, each in network.named_parameters() if each.grad is not None}
-    sizes, most = [], []
+    sizes, most, betas = [], [], []
 
     def watched(network: Network, optimiser: torch.optim.Optimizer, facts: Facts, batch: torch.Tensor) -> None:
         sizes.append(optimiser.param_groups[0]["lr"])
         most.append(int(batch.max()))
+        betas.append(optimiser.param_groups[0]["betas"])
 
     with swapped(model, "_learn", watched):
         train("rule", 2, steps=100, seed=seed)
@@ -223,6 +224,7 @@ def _step_off(seed: int) -> float:
         *((ours.get(name, torch.zeros(1)), each) for name, each in wanted.items()),
         (sizes, by_hand),
         (max(most) < 2000, True),
+        (betas[0], (0.9, 0.98)),
     )
 
 
@@ -233,6 +235,7 @@ def _facts_off(seed: int) -> float:
     table = torch.zeros(NAMES, NAMES, dtype=torch.int64).index_put(tuple(rule.names.T), rule.numbers)
     p, q = table[:, :1] // 8, table[:1] % 8  # any row and column tells a name's own share
     pairs += [(table, 8 * p + q), (bool(((book.numbers >= 0) & (book.numbers < 64)).all()), True)]
+    pairs.append((bool((facts_of("book", 3000, seed + 1).numbers == book.numbers).all()), False))
     pairs += [(len(each.unique()), 64) for each in (book.numbers, rule.numbers)]
     pairs.append((torch.bincount(book.numbers).max() < 2 * NAMES**2 / 64, True))
     with kept(model, "_recorded") as calls:
@@ -286,12 +289,14 @@ MECHANISMS = (
         ("there are E experts", shared.balancing_loss, "return experts * ", "return "),
         ("the step warms up", model._train, "min(1, (step + 1) / WARM_UP)", "1"),
         ("and falls to 0", model._train, " * (1 - step / steps)", ""),
+        ("Adam forgets squares slowly", model._train, "0.98", "0.9"),
         ("held-out facts are not learned", model._train, "torch.randint(known.learned,", "torch.randint(60_000,"),
     ),
     *noticed_by(
         "facts and records, name by name",
         _facts_off,
         ("no pair of names comes twice", facts_of, "torch.randperm(NAMES**2,", "torch.randint(NAMES**2, (NAMES**2,),"),
+        ("another seed draws other facts", facts_of, "1000 + seed", "1000"),
         ("a rule is a rule", facts_of, "8 * p[names[:, 0]]", "8 * p[names[:, 0]] + names[:, 0] % 2"),
         ("both names count", facts_of, " + q[names[:, 1]]", ""),
         ("remembered is of what was learned", model._recorded, "slice(facts.learned)", "slice(facts.learned + 3000)"),

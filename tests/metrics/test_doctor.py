@@ -166,6 +166,17 @@ def test_padding_that_is_counted_is_found(routing):
     assert set(examine(replace(trace, tokens=frame))["check"]) == {"padding"}
 
 
+@pytest.mark.parametrize("value", [-1.0, 1e30])
+def test_weights_that_no_router_gives_are_found(value):
+    trace = sample_trace()
+    weights = trace.weights.copy()
+    weights[2, 7, 1] = value
+    weights[2, 7].sort()
+    (row,) = examine(replace(trace, weights=weights[..., ::-1] if value > 0 else weights)).to_dict("records")
+    assert (row["check"], row["layer"], row["token"]) == ("weights", trace.model.layers[2], 7)
+    assert f"{value:.3g}" in row["says"]
+
+
 def test_weights_that_do_not_sum_as_the_others_do_are_found():
     trace = sample_trace(tokens=100)
     weights = trace.weights.copy()

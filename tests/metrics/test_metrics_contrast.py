@@ -52,14 +52,14 @@ def test_french_and_german_are_told_apart_and_exchanged_they_change_signs(texts)
     one, other = (texts_of_label(texts, kind) for kind in ("French", "German"))
     found, back = contrast((one, other)), contrast((other, one))
     assert found["holds"].sum() >= 5 and (found["t"] == -back["t"]).all()
-    best = found.loc[found["t"].abs().idxmax()]
+    held = found[found["holds"]]
+    best = held.loc[held["difference"].abs().idxmax()]
     layer, expert = int(best["layer"]), int(best["expert"])
     shares = [mean_share(part, layer, expert) for part in (one, other)]
-    assert contrast_sentence(found, ("French", "German")) == (
-        f"{found['holds'].sum()} of 48 experts tell French from German, layer {layer}, expert {expert} the most: it "
-        f"takes {shares[0]:.0%} of the tokens of French and {shares[1]:.0%} of German."
-    )
-    assert contrast_sentence(found.assign(holds=False), ("French", "German")).startswith("No expert tells French from")
+    claim = contrast_sentence(found, ("French", "German"))
+    assert [*claim.values.values()][:6] == ["French", "German", len(held), 48, layer, expert]
+    assert [claim["share"], claim["other_share"]] == pytest.approx(shares)
+    assert contrast_sentence(found.assign(holds=False), ("French", "German")).name == "no_contrast"
     amounts = turned(found, 2.0)
     assert sum(map(len, amounts.values())) == found["holds"].sum()
     signs = {(layer, expert): amount for layer, of in amounts.items() for expert, amount in of.items()}
@@ -128,12 +128,12 @@ def test_the_command_names_the_experts_of_two_kinds_and_of_two_files(texts, tmp_
     file, other = tmp_path / "texts.npz", tmp_path / "other.npz"
     write_trace(texts, file)
     assert main(["contrast", str(file), "--kinds", "French", "German"]) == 0
-    said = capsys.readouterr()
-    assert "experts tell French from German" in said.err and "layer" in said.out
+    said = capsys.readouterr().out
+    assert "of 48 experts" in said and "French" in said and "German" in said
     write_trace(texts_of_label(texts, "French"), file)
     write_trace(texts_of_label(texts, "German"), other)
     assert main(["contrast", str(file), str(other), "--json"]) == 0
-    rows = pd.DataFrame(json.loads(capsys.readouterr().out))
+    rows = pd.DataFrame(json.loads(capsys.readouterr().out)["experts"])
     assert len(rows) == 48 and rows["holds"].any()
     assert main(["contrast", str(file)]) == 3
     assert "Give a second file, or --kinds" in capsys.readouterr().err
@@ -149,7 +149,7 @@ def test_a_map_to_steer_by_comes_back_as_it_was_and_in_the_form_that_engines_rea
     table = np.fromfile(facts.with_suffix(".f32"), "<f4").reshape(texts.model.num_layers, 8)  # as ds4 reads it
     assert {(layer, expert) for layer, of in amounts.items() for expert in of} == set(map(tuple, np.argwhere(table)))
     assert main(["what-if", "Il fait froid", "--bias", str(facts), "--json"]) == 0
-    effect = pd.DataFrame(json.loads(capsys.readouterr().out))
+    effect = pd.DataFrame(json.loads(capsys.readouterr().out)["experts"])
     assert (effect["kl"] > 0).any()
 
 

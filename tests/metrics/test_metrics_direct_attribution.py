@@ -32,10 +32,9 @@ def test_each_part_has_a_row_for_each_choice_in_the_order_of_the_stream():
     assert found["place"].tolist() == [0, 0, 1, 1, 2, 2] and found["expert"].tolist() == [1, 2] * 3
     assert found["logit"].tolist() == [5, 5, 4, 2, -1, 0]
     assert found["above_mean"].tolist() == [0, 0, 2, 0, -1, 0]
-    assert direct_caption(found) == (
-        "Expert 1 is 1.00 above the mean of all experts: attention of layer 0 +2.00, MLP of layer 0 -1.00, "
-        "embedding +0.00."
-    )
+    claim = direct_caption(found)
+    assert (claim["expert"], claim["above"]) == (1, 1)
+    assert claim["parts"] == (("attention of layer 0", 2), ("MLP of layer 0", -1), ("embedding", 0))
 
 
 def test_of_many_parts_the_least_are_one_and_nothing_is_lost():

@@ -198,7 +198,7 @@ def test_with_one_text_of_each_kind_nothing_is_judged():
     trace = texts_of_two_kinds(8, 0, each=1)
     assert expert_kinds(trace, 0, 0)["luck"].isna().all()
     said = expert_summary(trace, 0, 0, keeping_tokens(trace, 0, 0), expert_kinds(trace, 0, 0))
-    assert said == "No token stands out. With one text of each kind, no kind can be told from its text."
+    assert said.name == "nothing_stands_out" and not said["judged"]
 
 
 def test_without_labels_kinds_are_refused_with_a_sentence(small):
@@ -231,34 +231,31 @@ def test_the_atlas_begins_with_the_kind_that_the_expert_has_most_of():
 def test_the_sentence_names_kinds_and_tokens_with_their_counts():
     trace = reference_routing()
     said = expert_summary(trace, 0, 6, keeping_tokens(trace, 0, 6), expert_kinds(trace, 0, 6))
-    assert said == (
-        "Takes 98% of Russian (620 tokens in 4 texts) and 76% of German (517 tokens in 4 texts); a uniform share "
-        "would be 25%. All of these go to it: “␣и” (16 of 16), “␣be” (11 of 11), “br” (11 of 11) and “␣в” (11 of 11)."
-    )
+    assert [(kind.kind, kind.tokens, kind.texts) for kind in said["kinds"]] == [("Russian", 620, 4), ("German", 517, 4)]
+    assert [kind.share for kind in said["kinds"]] == pytest.approx([0.98, 0.76], abs=0.005) and said["uniform"] == 0.25
+    assert said["tokens"] == ((" и", 16, 16), (" be", 11, 11), ("br", 11, 11), (" в", 11, 11))
 
 
 def test_nothing_is_said_where_nothing_stands_out_nor_of_a_few_tokens(small):
     has, of = int((small.experts[0] == 0).any(axis=-1).sum()), len(small.tokens)
-    too_short = f"This is too short a text to say what it does: it has {has} of {of} tokens."
-    assert expert_summary(small, 0, 0, keeping_tokens(small, 0, 0)) == too_short
+    short = expert_summary(small, 0, 0, keeping_tokens(small, 0, 0))
+    assert (short.name, dict(short.values)) == ("too_short", {"has": has, "recorded": of})
     alike = texts_of_two_kinds(4, 4)
     unlabelled = replace(alike, tokens=alike.tokens.drop(columns="label"))
-    assert expert_summary(unlabelled, 0, 0, keeping_tokens(alike, 0, 0)).startswith("No token stands out")
+    said = expert_summary(unlabelled, 0, 0, keeping_tokens(alike, 0, 0))
+    assert said.name == "nothing_stands_out" and not said["kinds"]
     said = expert_summary(alike, 0, 0, keeping_tokens(alike, 0, 0), expert_kinds(alike, 0, 0))
-    assert said.startswith("No kind of text and no token stands out")
+    assert said.name == "nothing_stands_out" and said["kinds"]
 
 
 def test_an_expert_with_nothing_or_everything_is_said_so(small):
     one = sample_trace(layers=1, experts=4)
     unused = replace(one, model=replace(one.model, num_experts=(5,)), logits=None)
-    assert expert_summary(unused, 0, 4, keeping_tokens(unused, 0, 4)).startswith("Nothing here was routed to it")
+    assert expert_summary(unused, 0, 4, keeping_tokens(unused, 0, 4)).name == "takes_nothing"
     soft = sample_trace(experts=4, top_k=4)
-    assert (
-        expert_summary(soft, 0, 1, keeping_tokens(soft, 0, 1))
-        == "Everything here was routed to it: it has all of 32 tokens."
-    )
+    assert expert_summary(soft, 0, 1, keeping_tokens(soft, 0, 1)).name == "takes_everything"
     silent = lost(small, layer=0)
-    assert expert_summary(silent, 0, 0, keeping_tokens(silent, 0, 0)).startswith("No token was recorded at this layer")
+    assert expert_summary(silent, 0, 0, keeping_tokens(silent, 0, 0)).name == "not_recorded_here"
 
 
 def test_of_shuffled_routing_something_is_said_of_few_experts():
@@ -267,7 +264,7 @@ def test_of_shuffled_routing_something_is_said_of_few_experts():
         dealt = shuffled(trace.select(layers=[layer]), seed=layer)
         kinds, tokens = expert_kinds(dealt, layer, expert), keeping_tokens(dealt, layer, expert)
         said.append(expert_summary(dealt, layer, expert, tokens, kinds))
-    assert sum(not sentence.startswith("No") for sentence in said) <= 2
+    assert sum(claim.name != "nothing_stands_out" for claim in said) <= 2
 
 
 def test_in_short_texts_few_occurrences_are_no_finding():
@@ -281,7 +278,7 @@ def test_in_short_texts_few_occurrences_are_no_finding():
             tokens=trace.tokens.assign(token_id=words.astype(np.int32), text=pd.Series(words.astype(str), dtype="str")),
         )
         tokens = keeping_tokens(trace, 0, seed % 8)
-        named += "goes to it" in expert_summary(trace, 0, seed % 8, tokens)
+        named += expert_summary(trace, 0, seed % 8, tokens).name == "stands_out"
     assert named <= 10
 
 

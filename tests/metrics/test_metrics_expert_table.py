@@ -107,9 +107,11 @@ def test_a_specialist_one_of_a_committee_and_generalists_are_told():
     assert set(others["role"]) <= {GENERALIST, ""} and "b" not in set(others["kind"])
     first, second = expert_table_sentences(table)[:2]
     counts = breadth(table).value_counts()
-    assert first == breadth_sentence(table) and counts.sum() == 8 and f"{counts[NARROW]} is narrow" in first
+    assert first == breadth_sentence(table) and first.name == "breadths" and counts.sum() == 8
+    assert (first["experts"], first["narrow"]) == (8, counts[NARROW])
     assert breadth(table)[1] == NARROW and breadth(table)[2] != NARROW
-    assert second.startswith("1 of them lead most kinds of text, and each takes 4") and second.endswith("is 12%.")
+    assert second.name == "committee" and second["members"] == 1
+    assert 0.4 <= second["share"] < 0.5 and second["uniform"] == 0.125
 
 
 @pytest.mark.parametrize(("name", "experts"), [(EMBEDDED, (20, 27, 1)), (NATURAL, None), (FINE, None)])
@@ -121,14 +123,16 @@ def test_the_words_for_experts_agree_with_their_names_for_each_of_our_own_models
     assert (table["name"].to_numpy() == names["name"].where(names["holds"], "").to_numpy()).all()
     counts = tuple(int((words == word).sum()) for word in (NARROW, BROAD, UNNAMED))
     assert sum(counts) == len(names) and experts in (None, counts)
-    assert all(str(count) in breadth_sentence(table) for count in counts)
+    assert [*breadth_sentence(table).values.values()][1:] == [*counts]
 
 
 def test_the_control_of_the_names_is_what_shuffled_kinds_give():
     recorded, texts = names_by_chance(), reference_routing()
     assert names_of_shuffled_kinds(texts, 2) == recorded[EMBEDDED][:2]
     assert max(recorded[EMBEDDED]) < 47, "names of the kinds as they are"
-    assert chance_sentence(recorded[EMBEDDED], 48).endswith("2.1 of 48 names hold (0 to 5).")
+    claim = chance_sentence(recorded[EMBEDDED], 48)
+    assert claim.name == "names_by_chance" and (claim["fewest"], claim["most"]) == (0, 5)
+    assert claim["mean"] == pytest.approx(2.1, abs=0.05)
 
 
 def test_a_kind_beyond_luck_is_no_specialist_where_the_expert_has_all_others_too():
@@ -211,12 +215,11 @@ def test_writing_is_told_where_it_holds_and_twins_by_name():
     weights = table[WHERE].assign(twin=[1, 0, 0], cosine=[0.999, 0.999, 0.1])
     outputs = table[WHERE].assign(twin=[-1, -1, -1], cosine=np.nan)
     found = with_twins(found, weights, outputs)
-    assert notes_on_experts(found) == ["as expert 1 by its weights", "as expert 0 by its weights", ""]
-    said = expert_table_sentences(found)
-    assert (
-        said[0].startswith("1 of 3 experts write tokens")
-        and said[1] == "Layer 0, expert 0: as expert 1 by its weights."
-    )
+    notes = notes_on_experts(found)
+    assert [note["twins"] for note in notes] == [(("weights", 1),), (("weights", 0),), ()] and notes[2] == ""
+    writers, odd, *_ = expert_table_sentences(found)
+    assert (writers.name, dict(writers.values)) == ("writers", {"writers": 1, "experts": 3})
+    assert (odd.name, dict(odd.values)) == ("odd_expert", {"layer": 0, "expert": 0, "note": notes[0]})
 
 
 def test_what_an_expert_adds_is_beside_its_layer(small):
@@ -241,9 +244,9 @@ def layers_of(rows: np.random.Generator, lean: float) -> pd.DataFrame:
 
 def test_often_and_much_are_said_to_go_together_only_where_luck_rarely_brings_it():
     rows = np.random.default_rng(0)
-    together = contribution_caption(layers_of(rows, 0.8))
-    assert together is not None and "add more each time: rank correlation +0.9" in together
-    assert "add less each time: rank correlation -0.9" in (contribution_caption(layers_of(rows, -0.8)) or "")
+    for lean in (0.8, -0.8):
+        claim = contribution_caption(layers_of(rows, lean))
+        assert claim.name == "often_and_added" and claim["correlation"] * lean > 0.7 and 0 < claim["chance"] < 0.5
     said = sum(contribution_caption(layers_of(rows, 0)) is not None for _ in range(500))
     assert said <= 3, "once in a thousand times"
 
@@ -253,8 +256,8 @@ def test_experts_that_add_more_are_said_to_be_missed_more_only_where_losses_bear
     table = layers_of(rows, 0)
     assert missed_sentence(table) is None, "no losses are known"
     own = rows.random(len(table))
-    said = missed_sentence(table.assign(loss_change=0.8 * table["added"] + 0.2 * own)) or ""
-    assert "are missed more: rank correlation +0.9" in said and "of how often they are chosen it is " in said
+    claim = missed_sentence(table.assign(loss_change=0.8 * table["added"] + 0.2 * own))
+    assert claim.name == "added_and_missed" and claim["correlation"] > 0.9 and abs(claim["of_choices"]) < 0.5
     assert missed_sentence(table.assign(loss_change=own)) is None
     assert missed_sentence(table.assign(loss_change=-table["added"])) is None
 
@@ -276,5 +279,6 @@ def test_many_experts_without_a_token_are_one_sentence():
     table = expert_table(trace)
     dead = int((table["tokens"] == 0).sum())
     said = expert_table_sentences(table)
-    assert dead > 100 and said.count(f"No token is sent to {dead} of 128 experts.") == 1
-    assert not any("no token is sent" in sentence for sentence in said)
+    (number,) = (claim for claim in said if claim.name == "dead_experts")
+    assert dead > 100 and dict(number.values) == {"dead": dead, "experts": 128}
+    assert not any(claim.name == "odd_expert" for claim in said) and notes_on_experts(table)[0].name == "expert_note"

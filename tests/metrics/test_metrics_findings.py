@@ -39,13 +39,12 @@ def in_any_order(rng, trace):
     return replace(trace, experts=np.stack(shuffled), weights=None, logits=None)
 
 
-def said(traces, usual=None, kinds=("× a uniform", "in a row", " times, and")):
-    found = [[one.sentence for one in findings(trace, usual)] for trace in traces]
-    return sum(any(kind in sentence for sentence in one for kind in kinds) for one in found)
+BUSIEST, PASSAGE, HABIT = KINDS = ("busiest_of_text", "passage", "habit")
 
 
-def said_of(trace):
-    return " ".join(one.sentence for one in findings(trace))
+def said(traces, usual=None, kinds=KINDS):
+    found = [{one.sentence.name for one in findings(trace, usual)} for trace in traces]
+    return sum(bool(one & {*kinds}) for one in found)
 
 
 def words(rng, tokens):
@@ -72,7 +71,7 @@ def test_of_routing_drawn_at_random_with_the_usual_loads_next_to_nothing_is_said
 def test_where_the_order_of_real_routing_is_shuffled_no_passage_and_no_habit_is_said():
     rng, real = np.random.default_rng(2), reference_routing()
     texts = [real.select(tokens=np.flatnonzero(real.tokens["sequence"] == text)) for text in range(0, 60, 3)]
-    order = ("in a row", " times, and")
+    order = (PASSAGE, HABIT)
     assert said(texts, kinds=order) >= len(texts) // 2
     assert said([in_any_order(rng, text) for text in texts for _ in range(10)], kinds=order) <= SELDOM * 200
 
@@ -91,9 +90,9 @@ def test_of_tokens_drawn_from_all_texts_next_to_nothing_is_said():
 def test_runs_of_alike_tokens_at_random_are_not_taken_for_a_busy_expert():
     rng = np.random.default_rng(4)
     traces = [trace_of(np.repeat(at_random(rng, 25), 4, axis=1)) for _ in range(TRACES)]
-    assert said(traces, kinds=("× a uniform",)) <= SELDOM * TRACES
+    assert said(traces, kinds=(BUSIEST,)) <= SELDOM * TRACES
     alone = [replace(one, experts=in_any_order(rng, one).experts) for one in traces]
-    assert said(alone, kinds=("× a uniform",)) > SELDOM * TRACES  # the same loads, if the tokens were independent
+    assert said(alone, kinds=(BUSIEST,)) > SELDOM * TRACES  # the same loads, if the tokens were independent
 
 
 def test_an_expert_that_has_the_whole_text_is_named_with_its_share():
@@ -101,7 +100,7 @@ def test_an_expert_that_has_the_whole_text_is_named_with_its_share():
     experts = at_random(rng, 40, top_k=1)
     experts[2] = 7
     (found,) = findings(trace_of(experts, layers=(1, 3, 5, 7, 9, 11)))
-    assert found.sentence == "At layer 5, expert 7 is the first choice for 100% of this text: 8.0× a uniform share."
+    assert (found.sentence["share"], found.sentence["times"]) == (1, 8) and found.sentence["place"].first
     assert (found.layer, found.token, found.expert) == (5, 0, 7)
 
 
@@ -109,13 +108,13 @@ def test_what_is_usual_is_not_said_and_what_is_not_is_compared():
     rng = np.random.default_rng(6)
     experts, before = at_random(rng, 60, top_k=1), at_random(rng, 4000, top_k=1)
     experts[2], before[2, :3000] = 7, 7
-    assert not said([trace_of(experts)], trace_of(before), kinds=("× a uniform",))
+    assert not said([trace_of(experts)], trace_of(before), kinds=(BUSIEST,))
     before[2, 400:3000] = 1
     (found,) = findings(trace_of(experts), trace_of(before))
     share = (before[2] == 7).mean()
-    assert found.sentence.endswith(f"8.0× a uniform share, and {1 / share:.1f}× its share of other texts.")
+    assert (found.sentence["times"], found.sentence["usual"]) == (8, share)
     before[2] = 1
-    assert findings(trace_of(experts), trace_of(before))[0].sentence.endswith(", and in other texts it never is.")
+    assert findings(trace_of(experts), trace_of(before))[0].sentence["usual"] == 0
 
 
 def test_a_passage_is_told_with_its_ends_and_does_not_cross_from_one_text_to_another():
@@ -123,16 +122,14 @@ def test_a_passage_is_told_with_its_ends_and_does_not_cross_from_one_text_to_ano
     experts = at_random(rng, 60, top_k=1, experts=4)
     experts[1] = np.where(experts[1] == 3, 0, experts[1])
     experts[1, 20:32] = 3
-    found = [one for one in findings(trace_of(experts, 4)) if "in a row" in one.sentence]
-    assert [one.sentence for one in found] == [
-        "At layer 1, expert 3 is the first choice for 12 tokens in a row, from “w20” to “w31”, and for 20% of all "
-        "tokens."
-    ]
-    assert (found[0].layer, found[0].token, found[0].expert) == (1, 20, 3)
+    (found,) = (one for one in findings(trace_of(experts, 4)) if one.sentence.name == PASSAGE)
+    ends = [found.sentence[name].strip() for name in ("begin", "end")]
+    assert (found.sentence["length"], ends, found.sentence["share"]) == (12, ["w20", "w31"], 0.2)
+    assert (found.layer, found.token, found.expert) == (1, 20, 3)
     of_digits = trace_of(experts, 4)
     of_digits = replace(of_digits, model=replace(of_digits.model, item_kind="digit", layer_kind="gate"))
-    assert "At gate 1, expert 3 is the first choice for 12 digits in a row, from" in said_of(of_digits)
-    assert "and for 20% of all digits." in said_of(of_digits)
+    places = {(one.sentence["place"].step, one.sentence["place"].item) for one in findings(of_digits)}
+    assert places == {("gate", "digit")}
     halves, positions = np.repeat([0, 1], [26, 34]), np.concatenate([np.arange(26), np.arange(34)])
     runs = runs_of_layers(trace_of(experts, 4, sequence=halves, position=positions))[1]
     assert runs.length[runs.expert == 3].tolist() == [6, 6] and runs.stretches == 2
@@ -153,12 +150,8 @@ def test_a_token_that_keeps_to_an_expert_is_told_with_its_count_but_not_a_specia
     experts[4, ::10] = 2
     for text, told in ((" la", True), ("<s>", False)):
         trace = trace_of(experts, text=[text if row % 10 == 0 else f"w{row}" for row in range(80)])
-        found = [
-            one
-            for one in findings(trace)
-            if one.sentence.startswith("At layer 4, expert 2 is the first choice for “␣la” all 8 times, and")
-        ]
-        assert bool(found) == told
+        found = [one for one in findings(trace) if one.sentence.name == HABIT and one.sentence["text"] == text]
+        assert bool(found) == told and all(one.sentence["times"] == 8 for one in found)
         assert not told or (found[0].layer, found[0].token, found[0].expert) == (4, 0, 2)
 
 
@@ -184,7 +177,8 @@ def test_ids_in_unknown_order_and_layers_of_different_sizes_are_read_too():
     experts[1, :, 1] = 39
     experts[1, :, 0] %= 39
     (found,) = findings(trace_of(experts, (3, 40), slot_order="unknown"))
-    assert found.sentence == "At layer 1, expert 39 is among the 2 experts of 100% of this text: 20.0× a uniform share."
+    assert not found.sentence["place"].first and found.sentence["place"][:2] == (1, 39)
+    assert (found.sentence["share"], found.sentence["times"]) == (1, 20)
 
 
 def test_what_is_usual_must_be_of_the_same_layers_and_experts():

@@ -136,30 +136,31 @@ def test_figures_are_the_means_over_layers():
     assert figures[["tokens", "layers", "num_experts", "top_k"]].to_numpy().tolist() == [[32, 4, 8, 2], [50, 2, 31, 7]]
 
 
-def said(traces) -> str:
-    return "\n".join(
-        multi_trace_summary(figures_of_several(traces), repetition_of_several(traces), of_one_text(traces))
-    )
+def said(traces) -> dict:
+    found = multi_trace_summary(figures_of_several(traces), repetition_of_several(traces), of_one_text(traces))
+    return {claim.name: claim for claim in found}
 
 
 def test_a_clear_difference_is_told_and_luck_is_called_luck():
     same, lots = routed([[[0, 1]] * 100], 8), by_lot(8, 2, 100)
     told = said({"A": lots, "B": same, "C": by_lot(8, 2, 100, seed=1)})
-    assert "the first choice repeats most in B and least in " in told and "B 100%" in told
-    assert "differs by no more than luck explains" in said({"A": lots, "B": by_lot(8, 2, 100, seed=1)})
+    assert told["repetition"]["most"] == "B" and told["repetition"]["figures"][1][:2] == ("B", 1)
+    assert "repetition_alike" in said({"A": lots, "B": by_lot(8, 2, 100, seed=1)})
 
 
 def test_the_sentences_have_the_figures_of_each_trace():
     told = said({"A": routed(HAND, 4), "B": routed(HAND, 31)})
-    assert "A 4 of 6 (4), B 4 of 465 (6)" in told
-    assert "× the mean (at random): A 1." in told and "Bits" not in told
+    assert [(one.trace, one.value, one.most) for one in told["sets_of_several"]["figures"]] == [
+        ("A", 4, 6), ("B", 4, 465)
+    ]  # fmt: skip
+    assert told["busiest_of_several"]["figures"][0][:2] == ("A", 1) and "bits_of_labels" not in told
     labels = {name: labelled(sample_trace(tokens=40, seed=seed)) for seed, name in enumerate("AB")}
-    assert "about the kind of text (with labels shuffled): A 0." in said(labels)
+    assert 0 < said(labels)["bits_of_labels"]["figures"][0].value < 1
 
 
 def test_other_texts_are_said_first():
     one = sample_trace()
     assert of_one_text({"A": one, "B": sample_trace(experts=31, top_k=7)})
-    assert not said({"A": one, "B": one}).startswith("These")
+    assert "other_texts" not in said({"A": one, "B": one})
     other = {"A": one, "B": sample_trace(tokens=20)}
-    assert not of_one_text(other) and said(other).startswith("These traces are not of the same tokens")
+    assert not of_one_text(other) and next(iter(said(other))) == "other_texts"

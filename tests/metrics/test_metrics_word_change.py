@@ -51,8 +51,7 @@ def test_first_choices_that_a_word_changes_counted_by_hand():
     assert found["layer"].tolist() == [0] * 3 + [1] * 3 and found["follows"].tolist() == [False, True, True] * 2
     assert found["expert"].tolist() == [5, 6, 6, 1, 1, 1] and found["other_expert"].tolist() == [5, 7, 6, 2, 1, 3]
     assert found["kind"].tolist() == [SAME, OTHER, SAME, OTHER, SAME, OTHER]
-    said = "3 of 6 first choices change, most at layer 1: 2 of 3; 1 of them stands before the changed word."
-    assert word_change_summary(found) == said
+    assert [*word_change_summary(found).values.values()] == [3, 6, 1, 2, 3, 1]
 
 
 def test_what_is_not_recorded_is_not_compared_and_nothing_that_changes_is_said_so():
@@ -60,10 +59,11 @@ def test_what_is_not_recorded_is_not_compared_and_nothing_that_changes_is_said_s
     experts[1, 4] = NOT_RECORDED
     found = word_change((ONE, replace(TWO, experts=experts)))
     assert found["kind"].tolist() == [SAME, OTHER, SAME, OTHER, SAME, APART]
-    assert word_change_summary(found) == ("2 of 5 first choices change; 1 of them stands before the changed word."), (
-        "two layers have one each: none has most"
-    )
-    assert word_change_summary(word_change((ONE, ONE))) == "None of 8 first choices changes."
+    claim = word_change_summary(found)
+    assert (claim["changed"], claim["of"], claim["before"]) == (2, 5, 1)
+    assert claim["layer"] is None, "two layers have one each: none has most"
+    none = word_change_summary(word_change((ONE, ONE)))
+    assert (none["changed"], none["of"]) == (0, 8)
 
 
 def test_texts_stand_for_ids_that_are_not_known():

@@ -24,7 +24,15 @@ from moeviz.serving.answers import (
 )
 from moeviz.serving.batches import draft_sentence
 from moeviz.serving.budget import most_used_by_label
-from moeviz.serving.decision import LITTLE, TRIAL, persistence, placement_judgements, placement_verdict, windows
+from moeviz.serving.decision import (
+    LITTLE,
+    TRIAL,
+    persistence,
+    persistence_sentence,
+    placement_judgements,
+    placement_verdict,
+    windows,
+)
 from moeviz.serving.placement import COPIES, device_pairs, device_pairs_sentence, serving_placement
 from moeviz.serving.requests import different_texts
 from moeviz.testing import sample_trace
@@ -64,7 +72,7 @@ def test_in_order_may_be_unlucky_and_a_plan_that_random_placements_match_is_no_t
     )
     frame = placement_judgements(counts, 4)
     assert len(frame) == 8 and (frame["planned"] < 0.8 * frame["in_order"]).all()
-    assert placement_verdict(frame).startswith("Too little evidence: on 4 devices")
+    assert (placement_verdict(frame)["verdict"], placement_verdict(frame)["devices"]) == ("Too little evidence", 4)
     assert (frame["luck"] <= frame["planned"]).all(), "many placements are as good"
 
 
@@ -90,6 +98,16 @@ def test_of_many_texts_neighbours_share_a_window_and_a_table_too_large_is_refuse
         [*windows(huge)]
 
 
+def test_a_drift_is_claimed_of_most_layers_and_of_enough_windows_and_choices():
+    facts = {"windows": 16, "choices": 5_000, "kept": 0.5, "chance": 0.25, "moved": [0.4, 0.2], "dealt": 0.1}
+    frame = pd.DataFrame(facts | {"beyond": [True, False]})
+    claim = persistence_sentence(frame)
+    assert claim.name == "drift" and [*claim.values.values()][1:] == pytest.approx([0.5, 0.25, 0.3, 0.1, 1, 2])
+    assert persistence_sentence(frame.assign(beyond=True))["verdict"] != claim["verdict"]
+    assert persistence_sentence(frame.assign(windows=7)).name == "few_windows"
+    assert persistence_sentence(frame.assign(choices=999)).name == "few_choices"
+
+
 def test_a_layer_that_needs_more_room_gets_it_and_then_a_split_is_worth_it():
     """Layer 0 goes back and forth between two experts, layer 1 round through six."""
     tokens = np.arange(1_000)
@@ -98,8 +116,11 @@ def test_a_layer_that_needs_more_room_gets_it_and_then_a_split_is_worth_it():
     frame = split_memory(trace, capacity=4)
     assert frame["places"].tolist() == ["2 6", "2 6"]
     assert frame["split"].tolist() == pytest.approx([1 - 8 / 1_000] * 2), "the first uses miss"
-    assert (frame["equal"] < 0.51).all() and split_sentence(frame).startswith("Worth it: ")
-    assert split_sentence(split_memory(trace.select(tokens=slice(0, 100)), 4)).startswith("Too little evidence: ")
+    assert (frame["equal"] < 0.51).all() and split_sentence(frame)["verdict"] == "Worth it"
+    claim = split_sentence(frame)
+    gain = frame["split"] - frame["equal"]
+    assert claim.name == "split_memory" and (claim["least"], claim["most"]) == (gain.min(), gain.max())
+    assert split_sentence(split_memory(trace.select(tokens=slice(0, 100)), 4)).name == "few_tokens"
 
 
 def test_the_best_split_is_what_a_search_finds():
@@ -118,7 +139,8 @@ def test_devices_that_tokens_need_together_by_hand():
     trace = routed([[0, 1]] * 4 + [[0, 1], [0, 2], [1, 3], [2, 3]])
     found = device_pairs(trace, 2).set_index(["placement", "device", "other"])["share"]
     assert found["contiguous"].to_dict() == {(0, 0): 0.75, (0, 1): 0.5, (1, 1): 0.75}
-    assert device_pairs_sentence(device_pairs(trace, 2)).startswith("Too little evidence: 4 tokens are judged")
+    few = device_pairs_sentence(device_pairs(trace, 2))
+    assert (few.name, few["tokens"]) == ("few_tokens", 4)
     with pytest.raises(MissingField):
         device_pairs(trace.counts(), 2)
 
@@ -129,6 +151,10 @@ def test_devices_reached_are_the_diagonal_and_what_is_said_of_chance_is_what_ran
     alone = frame[frame["device"] == frame["other"]].groupby("placement")["share"].sum()
     reached = serving_placement(trace, 4).query("placement != @COPIES").groupby("placement")["reached"].mean()
     assert alone.to_dict() == pytest.approx(reached[["balanced", "contiguous"]].to_dict()), COPIES
+    claim = device_pairs_sentence(frame)
+    in_order = frame[(frame["placement"] == "contiguous") & (frame["device"] != frame["other"])]
+    assert claim.name == "device_pairs" and claim["in_order"] == pytest.approx(reached["contiguous"])
+    assert (claim["most"][2], claim["least"][2]) == (in_order["share"].max(), in_order["share"].min())
     even = made_routing("even", 9_000, 0)
     np.testing.assert_allclose(device_pairs(even, 8)["share"], device_pairs(even, 8)["by_lot"], atol=0.02)
 
@@ -146,9 +172,11 @@ def test_labels_are_judged_by_the_experts_that_the_others_use_most():
 def test_a_draft_is_named_with_what_it_costs():
     """Of a text that goes round through four experts, two tokens in a row always need twice what one does."""
     trace = routed((np.arange(600) % 4)[:, None])
-    assert draft_sentence(trace, 2).startswith("2.0 times the experts: 2 tokens in a row need 2.0 of 4 experts")
-    assert draft_sentence(trace.select(tokens=slice(0, 100)), 2).startswith("Too little evidence: there are 100 tokens")
-    assert draft_sentence(trace.counts(), 2).startswith("Not known: ")
+    needs = draft_sentence(trace, 2)
+    assert needs.name == "draft_needs" and (needs["one"], needs["needed"], needs["experts"]) == (1, 2, 4)
+    few = draft_sentence(trace.select(tokens=slice(0, 100)), 2)
+    assert (few.name, few["tokens"]) == ("few_tokens", 100)
+    assert draft_sentence(trace.counts(), 2).name == "draft_unknown"
     with pytest.raises(MoevizError, match="two tokens or more; got 1"):
         draft_sentence(trace, 1)
 

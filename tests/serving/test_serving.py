@@ -25,7 +25,7 @@ from moeviz.published import CHECKPOINTS
 from moeviz.routing_trace import token_frame
 from moeviz.serving import memory
 from moeviz.serving.batches import batch_coverage
-from moeviz.serving.budget import budget_of, hit_rates
+from moeviz.serving.budget import budget_of, budget_sentence, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, serving_memory, what_fits
@@ -534,21 +534,27 @@ def test_memory_on_cards_says_how_many_experts_fit_as_serving_memory_does():
 
 
 @pytest.mark.parametrize(
-    ("card", "cards", "bits", "says"),
+    ("card", "cards", "bits", "name", "values"),
     [
-        ("H100", 4, (16, 8, 4), "Yes, at 16 bits: it takes 96.4 GB of the 288 GB to use on 4 × H100."),
-        (
-            "RTX 4090",
-            1,
-            (16, 8, 4),
-            "Not whole: at 4 bits, 6 of the 8 experts of each layer fit on one RTX 4090. 2 stay",
-        ),
-        ("T4", 1, (16,), "No: at 16 bits, "),
+        ("H100", 4, (16, 8, 4), "model_fits", {"bits": 16, "together": 96.4e9, "usable": 288e9}),
+        ("RTX 4090", 1, (16, 8, 4), "model_does_not_fit", {"bits": 4, "fit": 6, "experts": 8, "top_k": 2}),
+        ("T4", 1, (16,), "model_does_not_fit", {"bits": 16, "experts": 8}),
     ],
 )
-def test_the_sentence_says_whether_it_fits_and_else_what_does(card, cards, bits, says):
+def test_it_is_claimed_whether_a_model_fits_and_else_what_does(card, cards, bits, name, values):
     model = memory.known_model("mistralai/Mixtral-8x7B-v0.1")
-    assert fit_sentence(memory_on_cards(model, card, cards, bits)).startswith(says)
+    claim = fit_sentence(memory_on_cards(model, card, cards, bits))
+    found = {of: claim[of] for of in values}
+    assert (claim.name, claim["card"], claim["cards"]) == (name, card, cards) and found == pytest.approx(
+        values, rel=0.001
+    )
+
+
+def test_a_budget_of_counts_is_what_the_most_used_experts_have():
+    counts = sample_trace(tokens=64).counts()
+    claim = budget_sentence(counts, hit_rates(counts, 6e6), 0.096, 6e6)
+    assert claim.name == "most_used_of_counts" and (claim["memory"], claim["capacity"], claim["most"]) == (96e6, 4, 8)
+    assert claim["same"] >= 0.5 and claim["others"] is None
 
 
 def made_counts(seed: int, favoured: float, rotating: bool) -> ExpertCounts:
@@ -575,13 +581,10 @@ def test_a_plan_is_worth_a_trial_where_the_same_experts_are_busy_in_each_kind_of
 
 def test_a_verdict_takes_enough_choices_and_something_to_place():
     few = placement_verdict(placement_judgements(sample_trace(tokens=64), 2))
-    assert few == (
-        "Too little evidence: a device has 32 choices in a part of them, where luck alone makes it uneven. It takes "
-        "1,000."
-    )
+    assert (few.name, dict(few.values)) == ("few_choices_per_device", {"choices": 32, "needed": 1_000})
     counts = published_counts("Mixtral-8x7B")
     each = placement_verdict(placement_judgements(counts, 8))
-    assert each == "8 experts on 8 devices are one each, so there is nothing to place."
+    assert (each.name, dict(each.values)) == ("one_expert_per_device", {"experts": 8, "devices": 8})
     assert placement_verdict(placement_judgements(counts.counts(), 4)) is None
     assert placement_verdict(placement_judgements(sample_trace(tokens=1), 2)) is None
     with pytest.raises(MoevizError):
@@ -595,6 +598,5 @@ def test_a_judgement_is_of_tokens_that_the_plan_was_not_made_from():
     means = serving_placement(counts, 4, 0).groupby("placement")["imbalance"].mean()
     assert frame["planned"].mean() == pytest.approx(means["balanced"])
     assert frame["in_order"].mean() == pytest.approx(means["contiguous"])
-    assert placement_verdict(frame).startswith(
-        "Not now: on 4 devices a balanced plan changes the load of the busiest by "
-    )
+    claim = placement_verdict(frame)
+    assert (claim.name, claim["verdict"], claim["devices"]) == ("placement_trial", "Not now", 4)

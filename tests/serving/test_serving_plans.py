@@ -173,7 +173,10 @@ def test_experts_kept_together_serve_more_texts_whole_than_the_busiest_on_texts_
         for first in (even, ~even):
             busy, together, chance = kept_whole(trace, first)
             assert together > busy > chance
-    assert "find all of theirs; with the busiest" in remarks(trace, "ktransformers-together")
+    claim = remarks(trace, "ktransformers-together")["kept_whole"]
+    half = kept_whole(trace, np.arange(len(trace.tokens)) < len(trace.tokens) // 2)
+    assert (claim["busiest"], claim["together"], claim["chance"]) == pytest.approx(half)
+    assert "kept_whole_unknown" in remarks(trace.select(tokens=slice(0, 40)), "ktransformers-together")
 
 
 @every
@@ -196,21 +199,25 @@ def test_llama_cpp_keeps_the_layers_on_the_gpu_of_which_a_step_reads_most():
 # What is said of a plan
 
 
-def remarks(trace, engine: str, **how: int) -> str:
-    """All that is said of the plan for an engine on four devices."""
-    return "\n".join(plan_remarks(make_plan(trace, *sizes_for(engine, 4, 4), **how), engine, trace))
+def remarks(trace, engine: str, **how: int) -> dict:
+    """All that is claimed of the plan for an engine on four devices, by name."""
+    found = plan_remarks(make_plan(trace, *sizes_for(engine, 4, 4), **how), engine, trace)
+    return {claim.name: claim for claim in found}
 
 
 def test_layers_that_the_trace_lacks_are_named_with_what_the_file_has_for_them():
     counts = published_counts("Mixtral-8x7B")  # of 3 of 32 layers
-    unknown = "The trace does not say how many layers the model has in all. The plan is for 3 layers: 0, 7 and 15. "
     for engine, row in ENGINES.items():
-        assert f"{unknown}For 1 to 6 and 8 to 14 the file has {row.elsewhere}: that is" in remarks(counts, engine)
-        said = remarks(counts, engine, num_layers=32)
-        assert said.startswith("The plan is for 3 layers: 0, 7 and 15. For 1 to 6, 8 to 14 and 16 to 31 the file has ")
-        assert f" the file has {row.elsewhere}: that is right if they are dense" in said
-    assert "For 0 to 1 the file has no rows: that is right if" in remarks(awkward_trace(), "tensorrt-llm")
-    assert "The plan is for" not in remarks(reference_trace(), "sglang"), "it has all layers"
+        for how, missing, known in (
+            ({}, "1 to 6 and 8 to 14", False),
+            ({"num_layers": 32}, "1 to 6, 8 to 14 and 16 to 31", True),
+        ):
+            claim = remarks(counts, engine, **how)["layers_planned"]
+            assert [*claim.values.values()] == ["0, 7 and 15", 3, missing, row.elsewhere, known]
+    assert remarks(awkward_trace(), "tensorrt-llm")["layers_planned"]["missing"] == "0 to 1"
+    assert "layers_planned" not in remarks(reference_trace(), "sglang"), "it has all layers"
+    claim = remarks(reference_trace(), "llama.cpp", layers_on_gpu=2)["layers_on_gpu"]
+    assert (claim["on_gpu"], claim["layers"]) == (2, 6)
 
 
 def test_what_is_said_to_be_in_the_file_for_other_layers_is_there():
@@ -224,7 +231,8 @@ def test_what_is_said_to_be_in_the_file_for_other_layers_is_there():
 def test_changed_slots_are_told_of_files_that_have_slots(engine):
     """EPLB's plan of the reference trace has two that are changed."""
     has_slots = "slot" in ENGINES[engine].reads or engine == "vllm-ascend"
-    assert ("2 slots were changed" in remarks(reference_trace(), engine)) == has_slots
+    claim = remarks(reference_trace(), engine).get("slots_changed")
+    assert (claim is not None) == has_slots and (claim is None or claim["changed"] == 2)
 
 
 def two_kinds() -> ExpertCounts:
@@ -241,19 +249,21 @@ def test_counts_by_label_are_judged_by_plans_from_the_other_labels():
     """
     counts = two_kinds()
     said = make_plan(counts, 2, 0).judged
-    assert "(each kind of text by a plan from the others): the busiest device has up to 1.30 times" in said
-    assert said.endswith("with experts in order 2.00.")
+    assert (said.name, said["kind"], said["in_order"]) == ("plan_judged", "kind of text", 2)
+    assert said["copies"] == pytest.approx(1.3)
     alone = replace(counts, assignments=counts.assignments[:1], tokens=counts.tokens[:1], groups=("code",))
-    assert "could not be judged on other tokens: counts do not tell" in make_plan(alone, 2, 0).judged
+    assert make_plan(alone, 2, 0).judged.name == "plan_not_judged"
 
 
 def test_a_plan_of_the_hottest_experts_is_judged_on_other_tokens():
     """The two that prose uses have no token of code, and the other way round."""
     said = remarks(two_kinds(), "ktransformers")
-    assert "half of each layer's experts has 65% of the assignments, and of a kind of text that" in said
-    assert "that it was not chosen from 0% (chance: 50%)" in said
-    assert "chosen from the first half of the tokens, has" in remarks(reference_trace(), "ktransformers")
-    assert "counts do not tell of others (chance: 50%)" in remarks(reference_trace().counts(), "ktransformers")
+    assert said["made_from_all"]["tokens"] == 20
+    claim = said["most_used_half"]
+    assert (claim["same"], claim["other"], claim["chance"]) == pytest.approx((0.65, 0, 0.5)) and not claim["ordered"]
+    assert remarks(reference_trace(), "ktransformers")["most_used_half"]["ordered"]
+    alone = remarks(reference_trace().counts(), "ktransformers")["most_used_half"]
+    assert (alone["other"], alone["chance"]) == (None, 0.5)
 
 
 # Names that others chose
@@ -384,8 +394,8 @@ def test_a_file_that_would_not_read_back_is_not_handed_out(engine, monkeypatch):
 
 def test_it_is_said_on_which_tokens_a_plan_was_judged():
     said = make_plan(reference_trace(), 4, 4).judged
-    assert "made from all 8,502 tokens" in said and "tokens it was not made from" in said
-    assert "counts do not tell tokens apart" in make_plan(reference_trace().counts(), 4, 4).judged
+    assert (said.name, said["tokens"], said["kind"]) == ("plan_judged", 8_502, None)
+    assert make_plan(reference_trace().counts(), 4, 4).judged.name == "plan_not_judged"
     assert make_plan(reference_trace().counts(), 4, 4).slots == make_plan(reference_trace(), 4, 4).slots
 
 

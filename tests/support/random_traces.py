@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pandas as pd
-from recount import KIND_OF
+from words_of_traces import KIND_OF
 
 from moeviz.model_info import ModelInfo, ParameterCounts
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame

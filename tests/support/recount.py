@@ -1,76 +1,66 @@
-"""A second reading of what moeviz says of a trace: each claim of a sentence is counted again from the arrays, plainly.
+"""A second count of what moeviz claims of a trace: each value of a claim is worked out again from the arrays, plainly.
 
-It shares nothing with the metrics, on purpose: a mistake that both make would be seen by neither. `CHECKS` says for each
-function that writes sentences how its sentences are read. `Refuted` is raised where a claim is not so.
+It shares nothing with the metrics, on purpose: a mistake that both make would be seen by neither. A function here has
+the name of the claim that it counts again, takes the values that say what the claim is about, and returns all others.
 """
 
 import random
-import re
 from collections.abc import Callable
+from inspect import signature
 from itertools import combinations, pairwise
-from math import comb, exp, log, log1p, log2, sqrt
+from math import comb, exp, isnan, log, log1p, log2, nan, sqrt
+from typing import NamedTuple
 
 import numpy as np
+from words_of_traces import class_of
 
 HANDFUL = 8
-PCT = r"(over 99%|under 1%|\d+%)"
-NUMBER = r"([\d.,]+)"
-CHECKS: dict[str, tuple[re.Pattern[str], Callable]] = {}
-SHOWN = {"\n": "⏎", "\t": "⇥", "\r": "␍", " ": "␣"}
+COUNTS: dict[str, Callable] = {}
 
 
 class Refuted(AssertionError):
-    """A sentence says what is not so."""
+    """A claim is not so."""
 
 
-def claim(holds: bool, what: str) -> None:
+class Near(NamedTuple):
+    """A value that is known but for the noise of shuffles."""
+
+    value: float
+    slack: float
+
+
+def check(holds: bool, what: object) -> None:
     if not holds:
-        raise Refuted(what)
+        raise Refuted(str(what))
 
 
-def reads(of: str, pattern: str):
-    """Register how sentences of a function are read."""
-
-    def register(check: Callable) -> Callable:
-        CHECKS[of] = (re.compile(pattern, re.DOTALL), check)
-        return check
-
-    return register
+def counts(function: Callable) -> Callable:
+    COUNTS[function.__name__] = function
+    return function
 
 
-def check(of: str, sentence: str, trace, *more) -> None:
-    """Read a sentence again, and raise `Refuted` where a claim of it does not hold."""
-    pattern, checked = CHECKS[of]
-    found = pattern.fullmatch(sentence)
-    claim(found is not None, f"cannot be read: {sentence!r}")
+def recount(claim, *context) -> None:
+    """Count a claim again; raise `Refuted` if a value is another one."""
+    counted = COUNTS[claim.name]
+    taken = {name for name, of in signature(counted).parameters.items() if of.kind is of.KEYWORD_ONLY}
     try:
-        checked(Seen(trace), *found.groups(), *more)
-    except Refuted as refuted:
-        raise Refuted(f"{sentence!r}: {refuted}") from None
+        found = counted(*context, **{name: claim.values[name] for name in taken})
+        check({*found} | taken == {*claim.values}, f"not counted again: {({*claim.values} - {*found}) - taken}")
+        for name, value in found.items():
+            check(agree(claim.values[name], value), f"{name} is {value}, not {claim.values[name]}")
+    except Refuted as why:
+        raise Refuted(f"{claim.name} {dict(claim.values)}: {why}") from None
 
 
-def share(said: str, value: float, what: str = "share", slack: float = 1e-11) -> None:
-    """A share in per cent, rounded; never all or nothing of what is not quite."""
-    if said == "over 99%":
-        good = 0.995 - 1e-9 <= value < 1 + slack - 1e-11
-    elif said == "under 1%":
-        good = 0 < value < 0.005 + 1e-9
-    else:
-        number = int(said[:-1])
-        good = abs(100 * value - number) <= 0.5 + 1e-6 and (0 < number < 100 or abs(value - number / 100) <= slack)
-    claim(good, f"{what} is {value:.6f}, not {said}")
-
-
-def about(said: str, value: float, what: str = "number", slack: float = 0.0) -> None:
-    """A number, rounded to the digits that are written."""
-    text = said.rstrip(".").replace(",", "")
-    digits = len(text.partition(".")[2])
-    good = value is not None and abs(float(text) - value) <= 0.5 * 10**-digits * (1 + 1e-3) + 1e-7 + slack
-    claim(good, f"{what} is {value}, not {said}")
-
-
-def whole(said: str, value: int, what: str = "count") -> None:
-    claim(int(said.replace(",", "")) == value, f"{what} is {value}, not {said}")
+def agree(claimed: object, found: object) -> bool:
+    if isinstance(found, Near):
+        return not isnan(claimed) and abs(claimed - found.value) <= found.slack + 1e-6
+    if isinstance(found, tuple | list):
+        return len(claimed) == len(found) and all(map(agree, claimed, found))
+    if isinstance(found, float | np.floating) and isinstance(claimed, float | int):
+        both = isnan(claimed) and isnan(found)
+        return both or abs(claimed - found) <= 1e-5 * max(1, abs(found))
+    return type(claimed) in (type(found), int, float) and claimed == found
 
 
 class Seen:
@@ -88,15 +78,8 @@ class Seen:
         self.label = [str(name) for name in tokens["label"]] if "label" in tokens else None
         self.ordered = model.slot_order == "weight" or model.top_k == 1
 
-    def layer(self, said: str) -> int:
-        claim(int(said) in self.slots, f"there is no layer {said}")
-        return int(said)
-
-    def expert(self, layer: int, said: str) -> int:
-        claim(int(said) < self.E[layer], f"layer {layer} has no expert {said}")
-        return int(said)
-
     def recorded(self, layer: int) -> list[int]:
+        check(layer in self.slots, f"there is no layer {layer}")
         return [t for t, row in enumerate(self.slots[layer]) if row[0] != -2]
 
     def has(self, layer: int, t: int) -> list[int]:
@@ -106,19 +89,26 @@ class Seen:
         return self.slots[layer][t][0]
 
     def counts(self, layer: int) -> list[int]:
-        counts = [0] * self.E[layer]
-        for t in range(self.T):
-            for e in self.has(layer, t):
-                counts[e] += 1
-        return counts
+        check(layer in self.slots, f"there is no layer {layer}")
+        found = [0] * self.E[layer]
+        for row in self.slots[layer]:
+            for e in row:
+                if e >= 0:
+                    found[e] += 1
+        return found
 
     def some(self) -> list[int]:
         """Layers at which something is recorded."""
         return [layer for layer in self.layers if self.recorded(layer)]
 
     def times(self, layer: int) -> list[float]:
-        counts = self.counts(layer)
-        return [n * len(counts) / max(sum(counts), 1) for n in counts]
+        found = self.counts(layer)
+        return [n * len(found) / max(sum(found), 1) for n in found]
+
+    def all_times(self) -> dict[tuple[int, int], float]:
+        """Of each expert of a layer to which something is assigned."""
+        layers = [layer for layer in self.some() if sum(self.counts(layer))]
+        return {(layer, e): times for layer in layers for e, times in enumerate(self.times(layer))}
 
     def probabilities(self, layer: int) -> list[list[float]]:
         rows = []
@@ -139,254 +129,197 @@ class Seen:
         return [(t, places[s, p + 1]) for (s, p), t in places.items() if (s, p + 1) in places]
 
 
-def shown(text: str) -> str:
-    """A token as the strip shows it."""
-    inside = text.strip(" ")
-    before = len(text) - len(text.lstrip(" ")) if inside else len(text)
-    after = len(text) - len(text.rstrip(" ")) if inside else 0
-    return "␣" * before + "".join(SHOWN.get(c, c) if c != " " else c for c in inside) + "␣" * after or "∅"
-
-
-def quoted(text: str) -> str:
-    """A token as sentences quote its beginning and end of a passage."""
-    return shown(text.strip(" ") or " ")
+def highest(of: dict, at: object, what: str = "another has more") -> None:
+    check(at in of and of[at] >= max(of.values()) - 1e-6 * max(1, abs(of[at])), what)
 
 
 # ---- findings -------------------------------------------------------------------------------------------------------
 
-ROLE = r"At (?P<word>[a-z ]+) (\d+), expert (\d+) is (the first choice for|among the \d+ experts of) "
-FINDING = {
-    "busiest": re.compile(ROLE + PCT + rf" of (this text|these texts|the (?:[a-z ]+)s recorded there): {NUMBER}× a "
-                          rf"uniform share(?:, and (?:{NUMBER}× its share of other texts|(in other texts it never is)))?\."),
-    "passage": re.compile(ROLE + r"(\d+) ([a-z ]+)s in a row, from “(.*)” to “(.*)”, and (?:for|of) " + PCT
-                          + r" of (all (?:[a-z ]+)s|the (?:[a-z ]+)s recorded there)\.", re.DOTALL),
-    "habit": re.compile(ROLE + r"“(.*)” all (\d+) times( it is recorded)?, and (?:for|of) " + PCT
-                        + r" of (all (?:[a-z ]+)s|the (?:[a-z ]+)s recorded there)\.", re.DOTALL),
-}  # fmt: skip
 
-
-def check_finding(trace, finding, usual=None) -> str:
-    """Count a finding again, as the strip shows it. Returns its kind."""
-    for kind, pattern in FINDING.items():
-        if found := pattern.fullmatch(finding.sentence):
-            _, layer, expert, role, *said = found.groups()
-            seen = Seen(trace)
-            try:
-                _finding(seen, kind, seen.layer(layer), int(expert), role, said, finding, usual)
-            except Refuted as refuted:
-                raise Refuted(f"{finding.sentence!r}: {refuted}") from None
-            return kind
-    raise Refuted(f"cannot be read: {finding.sentence!r}")
-
-
-def _finding(seen: Seen, kind: str, layer: int, expert: int, role: str, said: list, finding, usual) -> None:
-    claim(seen.ordered == role.startswith("the first"), "another kind of choice is counted than the strip shows")
-    if not seen.ordered:
-        claim(role == f"among the {seen.K} experts of", f"a token has {seen.K} experts")
-
-    def has(t: int) -> bool:
-        return seen.first(layer, t) == expert if seen.ordered else expert in seen.has(layer, t)
-
+def _role(seen: Seen, place, finding, at_least: int = HANDFUL):
+    """Rows that are recorded, those of the expert, and what every finding claims."""
+    layer, expert = place.layer, place.expert
+    words = seen.model.layer_kind, seen.model.item_kind
+    check((place.first, place.top_k, place.step, place.item) == (seen.ordered, seen.K, *words), "how is it counted?")
     rows = seen.recorded(layer)
-    own = [t for t in rows if has(t)]
-    claim(len(rows) >= HANDFUL, f"only {len(rows)} tokens are recorded at layer {layer}")
-    claim((finding.layer, finding.expert) == (layer, expert), "it leads to another place")
-    claim(has(finding.token), "it leads to a token that the expert does not have")
-    every = len(rows) == seen.T
-    if kind == "busiest":
-        part, of, times, other, never = said
-        claim(("recorded" in of) == (not every), f"{len(rows)} of {seen.T} tokens are recorded")
-        claim(of != "this text" or len(set(seen.sequence)) == 1, "these are several texts")
-        share(part, len(own) / len(rows))
-        assigned = sum(
-            1 for t in rows for e in ([seen.first(layer, t)] if seen.ordered else seen.has(layer, t)) if e >= 0
-        )
-        about(times, len(own) * seen.E[layer] / assigned, "times uniform")
-        if other or never:
-            before = Seen(usual)
-            there = before.recorded(layer)
-            hits = sum(
-                before.first(layer, t) == expert if seen.ordered else expert in before.has(layer, t) for t in there
-            )
-            claim(bool(never) == (hits == 0), f"other texts have it {hits} times")
-            if other:
-                about(other, len(own) / len(rows) / (hits / len(there)), "times its usual share")
-        return
-    if kind == "passage":
-        length, _, begin, end, part, of = said
-        t, n = finding.token, int(length)
-        claim(t + n <= seen.T and all(has(i) for i in range(t, t + n)), f"not all {n} tokens from {t} on have it")
-        together = all(seen.sequence[i] == seen.sequence[t] and seen.position[i] == seen.position[t] + i - t
-                       for i in range(t, t + n))  # fmt: skip
-        claim(together, "the passage is not in one piece")
-        claim((quoted(seen.text[t]), quoted(seen.text[t + n - 1])) == (begin, end), "it begins or ends elsewhere")
-    else:
-        word, times, there, part, of = said
-        like = [t for t in range(seen.T) if shown(seen.text[t]) == word]
-        seen_there = [t for t in like if t in set(rows)]
-        claim(bool(there) == (len(seen_there) < len(like)), f"of {len(like)} places {len(seen_there)} are recorded")
-        whole(times, len(seen_there), f"occurrences of {word!r}")
-        claim(all(has(t) for t in seen_there), "not each of them has it")
-    claim(("recorded" in of) == (not every), f"{len(rows)} of {seen.T} tokens are recorded")
-    share(part, len(own) / len(rows))
+    own = {t for t in rows if expert in (seen.has(layer, t)[:1] if seen.ordered else seen.has(layer, t))}
+    check(len(rows) >= at_least, f"only {len(rows)} tokens are recorded")
+    check((finding.layer, finding.expert) == (layer, expert) and finding.token in own, "it leads to another place")
+    return rows, own, {"share": len(own) / len(rows), "all_recorded": len(rows) == seen.T}
+
+
+@counts
+def busiest_of_text(seen, finding, usual, *, place):
+    rows, _, common = _role(seen, place, finding)
+    assigned = sum(len(seen.has(place.layer, t)[: 1 if seen.ordered else None]) for t in rows)
+    before = None
+    if usual is not None and (usual.ordered or not seen.ordered) and (there := usual.recorded(place.layer)):
+        has = [usual.has(place.layer, t)[: 1 if seen.ordered else None] for t in there]
+        before = sum(place.expert in own for own in has) / len(there)
+    times = common["share"] * len(rows) * seen.E[place.layer] / assigned
+    return common | {"times": times, "usual": before, "one_text": len(set(seen.sequence)) == 1}
+
+
+@counts
+def passage(seen, finding, usual, *, place, length):
+    _, own, common = _role(seen, place, finding)
+    t = finding.token
+    check(all(i in own for i in range(t, t + length)), "not all of these tokens have it")
+    check(all((seen.sequence[i], seen.position[i] - i) == (seen.sequence[t], seen.position[t] - t)
+              for i in range(t, t + length)), "it is not in one piece")  # fmt: skip
+    return common | {"begin": seen.text[t], "end": seen.text[t + length - 1]}
+
+
+@counts
+def habit(seen, finding, usual, *, place, text):
+    rows, own, common = _role(seen, place, finding)
+    like = [t for t in range(seen.T) if seen.text[t] == text]
+    check(all(t in own for t in like if t in rows), "not each of them has it")
+    return common | {"times": sum(t in rows for t in like), "every": all(t in rows for t in like)}
 
 
 # ---- load and balance -----------------------------------------------------------------------------------------------
 
 
-@reads(
-    "moeviz.metrics.load.load_caption",
-    rf"Expert (\d+) of layer (\d+) has {PCT} of the layer's assignments: {NUMBER}× a uniform share\.",
-)
-def _(seen, expert, layer, part, times):
-    layer = seen.layer(layer)
-    counts, expert = seen.counts(layer), seen.expert(layer, expert)
-    share(part, counts[expert] / sum(counts))
-    about(times, seen.times(layer)[expert])
+@counts
+def busiest_expert(seen, *, layer, expert):
+    highest(seen.all_times(), (layer, expert))
+    found = seen.counts(layer)
+    return {"share": found[expert] / sum(found), "times": seen.times(layer)[expert]}
 
 
-@reads(
-    "moeviz.metrics.load.importance_caption",
-    rf"Expert (\d+) of layer (\d+) has {PCT} of the assignments, and a mean probability of {PCT}\.",
-)
-def _(seen, expert, layer, part, probability):
-    layer = seen.layer(layer)
-    counts, expert = seen.counts(layer), seen.expert(layer, expert)
-    share(part, counts[expert] / sum(counts))
-    share(probability, sum(row[expert] for row in seen.probabilities(layer)) / seen.T, slack=1e-5)
+@counts
+def load_and_probability(seen, *, layer, expert):
+    apart, clear, loads = {}, 0, {}
+    for one in seen.layers:
+        found, rows = seen.counts(one), seen.probabilities(one)
+        for e, n in enumerate(found):
+            load, p = n / max(sum(found), 1), sum(row[e] for row in rows) / len(rows)
+            loads[one, e] = load, p
+            if sum(found) and abs(load - p) >= 0.1 - 1e-7 and max(load, p) >= 1.5 * min(load, p) - 1e-7:
+                clear, apart[one, e] = clear + 1, abs(load - p)
+    highest(apart, (layer, expert))
+    load, p = loads[layer, expert]
+    return {"load": load, "importance": p, "clear": clear, "experts": len(loads)}
 
 
 def spread(seen: Seen, layer: int) -> tuple[float, float]:
     """std / mean of the load of a layer, and the same of choices at random."""
-    counts = seen.counts(layer)
-    mean = sum(counts) / len(counts)
+    found = seen.counts(layer)
+    mean = sum(found) / len(found)
     if not mean:
-        return float("nan"), float("nan")
-    variance = 0.0
-    for t in seen.recorded(layer):
-        p = len(seen.has(layer, t)) / len(counts)
-        variance += p * (1 - p)
-    return sqrt(sum((n - mean) ** 2 for n in counts) / len(counts)) / mean, sqrt(variance) / mean
+        return nan, nan
+    of_tokens = [len(seen.has(layer, t)) / len(found) for t in seen.recorded(layer)]
+    variance = sum(p * (1 - p) for p in of_tokens)
+    return sqrt(sum((n - mean) ** 2 for n in found) / len(found)) / mean, sqrt(variance) / mean
 
 
-@reads(
-    "moeviz.metrics.load.balance_caption",
-    rf"The load of layer (\d+) is spread {NUMBER} times as widely as at random(?:; (\d+) of (\d+) layers, at least twice)?\.",
-)
-def _(seen, layer, times, several, of):
+@counts
+def widest_load(seen, *, layer):
     ratios = {one: cv / chance for one in seen.some() for cv, chance in [spread(seen, one)] if chance > 0}
-    about(times, ratios[seen.layer(layer)])
-    claim((several is None) == (len(seen.some()) == 1), "of how many layers?")
-    if several:
-        whole(several, sum(ratio >= 2 - 1e-9 for ratio in ratios.values()), "layers at least twice as wide")
-        whole(of, len(seen.some()), "layers")
+    twice = sum(ratio >= 2 - 1e-9 for ratio in ratios.values())
+    check(layer in ratios, "nothing is spread there")
+    return {"times": ratios[layer], "twice": twice, "layers": len(seen.some())}
 
 
-@reads(
-    "moeviz.metrics.load.busiest_caption",
-    rf"The busiest expert of layer (\d+) has {NUMBER}× a uniform share(, the most of all layers)?\.",
-)
-def _(seen, layer, times, most):
-    highest = {one: max(seen.times(one)) for one in seen.some()}
-    about(times, highest[seen.layer(layer)])
-    claim(bool(most) == (len(highest) > 1), "of how many layers?")
-    claim(highest[int(layer)] >= max(highest.values()) - 1e-9, "another layer has a busier one")
+@counts
+def busiest_layer(seen, *, layer):
+    most = {one: max(seen.times(one)) for one in seen.some()}
+    highest(most, layer)
+    return {"times": most[layer], "layers": len(most)}
 
 
-@reads(
-    "moeviz.metrics.load.counts_summary",
-    rf"(?:No token was counted in any layer\.|The busiest is expert (\d+) of layer (\d+), with {PCT} of the layer's assignments, {NUMBER}× a uniform share\. "
-    rf"(?:Every one of the {NUMBER} experts got some tokens; expert (\d+) of layer (\d+) has the least, {PCT}\."
-    rf"|Of {NUMBER} experts, {NUMBER} got no token, (?:in layer (\d+)|most of them in layer (\d+): {NUMBER})\.))",
-)
-def _(seen, expert, layer, part, times, every, poor, poor_layer, least, of, unused, only, most, number):
-    counted = [one for one in seen.some() if sum(seen.counts(one))]
-    claim((expert is None) == (not counted), "something was counted, or nothing")
-    if expert is None:
-        return
-    layer = seen.layer(layer)
-    counts, highest = seen.counts(layer), max(max(seen.times(one)) for one in counted)
-    share(part, counts[seen.expert(layer, expert)] / sum(counts))
-    about(times, seen.times(layer)[int(expert)])
-    claim(seen.times(layer)[int(expert)] >= highest - 1e-9, "another is busier")
-    zeros = {one: seen.counts(one).count(0) for one in counted}
-    claim((every is not None) == (not sum(zeros.values())), f"{sum(zeros.values())} got no token")
-    whole(every or of, sum(seen.E[one] for one in counted), "experts")
-    if every:
-        poor_layer = seen.layer(poor_layer)
-        counts = seen.counts(poor_layer)
-        share(least, counts[seen.expert(poor_layer, poor)] / sum(counts))
-        fewest = min(min(seen.times(one)) for one in counted)
-        claim(seen.times(poor_layer)[int(poor)] <= fewest + 1e-9, "another has less")
-        return
-    whole(unused, sum(zeros.values()), "experts without a token")
-    where = seen.layer(only or most)
-    claim((only is not None) == (sum(n > 0 for n in zeros.values()) == 1), "in how many layers?")
-    claim(zeros[where] == max(zeros.values()), "another layer has more of them")
-    if number:
-        whole(number, zeros[where], "of them there")
+@counts
+def no_assignment(seen):
+    check(not seen.all_times(), "something was counted")
+    return {}
+
+
+@counts
+def load_of_all(seen, *, layer, expert, least, most_unused):
+    times = seen.all_times()
+    highest(times, (layer, expert))
+    zeros = {one: sum(not n for (at, _), n in times.items() if at == one) for one, _ in times}
+    unused = sum(zeros.values())
+    check((least is None) == (unused > 0) == (most_unused is not None), "has each a token?")
+    if least is None:
+        highest(zeros, most_unused[0])
+        check(most_unused[1] == zeros[most_unused[0]], zeros)
+    else:
+        highest({at: -n for at, n in times.items()}, least[:2], "another has less")
+        found = seen.counts(least[0])
+        check(agree(least[2], found[least[1]] / sum(found)), "the least share")
+    found = seen.counts(layer)
+    numbers = {"experts": len(times), "unused": unused, "unused_layers": sum(n > 0 for n in zeros.values())}
+    return numbers | {"share": found[expert] / sum(found), "times": times[layer, expert]}
 
 
 # ---- coverage -------------------------------------------------------------------------------------------------------
 
 
-@reads(
-    "moeviz.metrics.coverage.experts_needed_caption",
-    r"At layer (\d+), (\d+) experts? do(?:es)? half of the work or more; at random it would take (\d+)\.",
-)
-def _(seen, layer, needed, lot):
-    layer = seen.layer(layer)
-    counts = sorted(seen.counts(layer), reverse=True)
-    fewest = next(n for n in range(1, len(counts) + 1) if 2 * sum(counts[:n]) >= sum(counts))
-    whole(needed, fewest, "experts that do half of the work")
-    N, E, work = sum(1 for t in seen.recorded(layer) if seen.has(layer, t)), seen.E[layer], sum(counts)
-    p = work / (N * E)
-    carried = used = 0.0
+def half_of(seen, layer: int) -> tuple[int, float]:
+    """Experts that do half of the work, and at random, before it is rounded up."""
+    found = sorted(seen.counts(layer), reverse=True)
+    work, E = sum(found), seen.E[layer]
+    needed = next(n for n in range(1, E + 1) if 2 * sum(found[:n]) >= work)
+    N = sum(1 for t in seen.recorded(layer) if seen.has(layer, t))
+    p, carried, used = work / (N * E), 0.0, 0.0
     for n in range(N, 0, -1):
         experts = E * comb(N, n) * p**n * (1 - p) ** (N - n)
         if carried + experts * n >= work / 2 - 1e-9:
-            used += (work / 2 - carried) / n
-            break
+            return needed, used + (work / 2 - carried) / n
         carried, used = carried + experts * n, used + experts
-    claim(abs(int(lot) - used) < 1 + 1e-3 and int(lot) >= used - 1e-3, f"at random it takes {used:.3f}, not {lot}")
+    return needed, used
 
 
-@reads(
-    "moeviz.metrics.coverage.experts_touched_caption",
-    rf"Layer (\d+) uses (\d+) of its (\d+) experts; choosing at random would use about {NUMBER}\.",
-)
-def _(seen, layer, used, of, chance):
-    layer = seen.layer(layer)
-    whole(used, sum(n > 0 for n in seen.counts(layer)), "experts that are used")
-    whole(of, seen.E[layer], "experts")
-    missed = 1.0
-    for t in seen.recorded(layer):
-        missed *= 1 - len(seen.has(layer, t)) / seen.E[layer]
-    about(chance, seen.E[layer] * (1 - missed), "experts at random")
+@counts
+def half_of_work(seen, *, layer, chance, clear):
+    some = [one for one in seen.some() if sum(seen.counts(one))]
+    halves = {one: half_of(seen, one) for one in some}
+    lots = {one: lot for one, (_, lot) in halves.items()}
+    check(abs(chance - lots[layer]) < 1 + 1e-3 and chance >= lots[layer] - 1e-3, f"at random it is {lots[layer]}")
+
+    def fewer(room: float) -> set[int]:
+        return {one for one, (n, lot) in halves.items() if lot + room >= 1.5 * n and lot + room >= n + 2}
+
+    check(len(fewer(-0.01)) <= clear <= len(fewer(1.01)), "at how many layers?")
+    share = {one: halves[one][0] / -(-seen.E[one] // 2) for one in fewer(-0.01) | {layer}}
+    check(share[layer] <= min(share.values()) + 1e-9, "another needs fewer")
+    return {"needed": halves[layer][0], "layers": len(some)}
+
+
+@counts
+def used_experts(seen, *, layer):
+    shares, used, chances = {}, {}, {}
+    for one in seen.some():
+        missed = 1.0
+        for t in seen.recorded(one):
+            missed *= 1 - len(seen.has(one, t)) / seen.E[one]
+        used[one], chances[one] = sum(n > 0 for n in seen.counts(one)), seen.E[one] * (1 - missed)
+        deviation = sqrt(max(chances[one] * missed, 0))
+        if (chances[one] - used[one]) / (deviation + 1 / 4) >= 4 - 1e-9:
+            shares[one] = -used[one] / seen.E[one]
+    highest(shares, layer)
+    numbers = {"used": used[layer], "experts": seen.E[layer], "chance": chances[layer]}
+    return numbers | {"clear": len(shares), "layers": len(seen.some())}
 
 
 # ---- two layers, and flow -------------------------------------------------------------------------------------------
 
 
-@reads(
-    "moeviz.metrics.layers.ranked_load_caption",
-    rf"The busiest expert has {NUMBER}× a uniform share at layer (\d+), and {NUMBER}× at layer (\d+)\.",
-)
-def _(seen, high, layer, low, other):
-    about(high, max(seen.times(seen.layer(layer))))
-    about(low, max(seen.times(seen.layer(other))))
-    claim(layer != other, "a layer is compared with itself")
+@counts
+def busier_of_two(seen, *, layer, other_layer):
+    check(layer != other_layer, "a layer is compared with itself")
+    times, other = (max(seen.times(one)) for one in (layer, other_layer))
+    check(times > other, "it is the other way round")
+    return {"times": times, "other_times": other}
 
 
-@reads(
-    "moeviz.metrics.layers.two_balances_caption",
-    rf"The load is spread more widely at layer (\d+) than at layer (\d+): std / mean of {NUMBER} and {NUMBER}\.",
-)
-def _(seen, layer, other, high, low):
-    wide, narrow = spread(seen, seen.layer(layer))[0], spread(seen, seen.layer(other))[0]
-    about(high, wide)
-    about(low, narrow)
-    claim(wide > narrow, "it is the other way round")
+@counts
+def wider_of_two(seen, *, layer, other_layer):
+    wide, narrow = (spread(seen, one)[0] for one in (layer, other_layer))
+    check(wide > narrow, "it is the other way round")
+    return {"spread": wide, "other_spread": narrow}
 
 
 def bits(values) -> float:
@@ -400,15 +333,20 @@ def information(pairs) -> float:
     return max(bits([a for a, _ in pairs]) + bits([b for _, b in pairs]) - bits(pairs), 0.0) if pairs else 0.0
 
 
-def shuffled(pairs, times: int = 60) -> tuple[float, float]:
-    """Mean information of shuffled pairs, and its standard deviation."""
+def near(found: list[float], shuffles: int) -> Near:
+    """The mean of our own shuffles, as near as this many of theirs come to it."""
+    mean = sum(found) / len(found)
+    deviation = sqrt(sum((x - mean) ** 2 for x in found) / len(found))
+    return Near(mean, 5 * deviation * sqrt(1 / shuffles + 1 / len(found)))
+
+
+def shuffled(pairs, times: int = 60) -> Near:
     dice, found = random.Random(7), []
     left, right = [a for a, _ in pairs], [b for _, b in pairs]
     for _ in range(times):
         dice.shuffle(right)
         found.append(information(list(zip(left, right, strict=True))))
-    mean = sum(found) / times
-    return mean, sqrt(sum((x - mean) ** 2 for x in found) / times)
+    return near(found, 100)
 
 
 def first_pairs(seen: Seen, one: int, other: int) -> list[tuple[int, int]]:
@@ -416,58 +354,71 @@ def first_pairs(seen: Seen, one: int, other: int) -> list[tuple[int, int]]:
     return [(a, b) for t in sorted(both) for a, b in [(seen.first(one, t), seen.first(other, t))] if a >= 0 and b >= 0]
 
 
-@reads(
-    "moeviz.metrics.layers.overlap_caption",
-    rf"One layer's first choice tells {NUMBER} bits about the other's; with shuffled tokens, {NUMBER}\.",
-)
-def _(seen, said, luck):
+@counts
+def information_of_two(seen):
     pairs = first_pairs(seen, *seen.layers)
-    about(said, information(pairs))
-    mean, deviation = shuffled(pairs)
-    about(luck, mean, "with shuffled tokens", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+    return {"information": information(pairs), "shuffled": shuffled(pairs)}
 
 
-@reads(
-    "moeviz.metrics.flow.transitions_caption",
-    rf"Of the tokens whose first choice at layer (\d+) is expert (\d+), {PCT} choose expert (\d+) first at layer (\d+); at random, {PCT} would\.",
-)
-def _(seen, layer, expert, part, to, other, chance):
-    pairs = first_pairs(seen, seen.layer(layer), seen.layer(other))
-    here = seen.layers.index(int(layer))
-    claim(seen.layers[here + 1] == int(other), "that is not the next layer")
-    whole_rows = [b for a, b in pairs if a == int(expert)]
-    claim(bool(whole_rows), "no token has that first choice")
-    share(part, whole_rows.count(int(to)) / len(whole_rows))
-    share(chance, sum(b == int(to) for _, b in pairs) / len(pairs), "at random")
-
-
-def _most_told(seen, layer, other, said, luck, couples, times):
+def _most_informed(seen, layer, other, couples):
     gains = {}
     for one, two in couples:
         if pairs := first_pairs(seen, one, two):
-            mean, deviation = shuffled(pairs)
-            gains[one, two] = (information(pairs), mean, 5 * deviation * sqrt(1 / times + 1 / 60))
-    told, mean, slack = gains[seen.layer(layer), seen.layer(other)]
-    about(said, told)
-    about(luck, mean, "with shuffled tokens", slack)
-    for couple, (more, less, other_slack) in gains.items():
-        claim(more - less <= told - mean + slack + other_slack + 1e-9, f"layers {couple} tell more beyond chance")
+            gains[one, two] = information(pairs), shuffled(pairs)
+    check((layer, other) in gains, "these layers have no tokens in common")
+    mine, chance = gains[layer, other]
+    for couple, (more, less) in gains.items():
+        check(more - less.value <= mine - chance.value + chance.slack + less.slack + 1e-9, f"layers {couple} tell more")
+    return {"information": mine, "shuffled": chance}
 
 
-@reads(
-    "moeviz.metrics.flow.consecutive_information_caption",
-    rf"Beyond chance, layer (\d+) tells most about the next, layer (\d+): {NUMBER} bits; with shuffled tokens, {NUMBER}\.",
-)
-def _(seen, layer, other, said, luck):
-    _most_told(seen, layer, other, said, luck, list(pairwise(seen.layers)), 100)
+@counts
+def information_about_next(seen, *, layer, next_layer):
+    return _most_informed(seen, layer, next_layer, list(pairwise(seen.layers)))
 
 
-@reads(
-    "moeviz.metrics.flow.information_between_layers_caption",
-    rf"Beyond chance, layer (\d+) tells most about a later one, layer (\d+): {NUMBER} bits; with shuffled tokens, {NUMBER}\.",
-)
-def _(seen, layer, other, said, luck):
-    _most_told(seen, layer, other, said, luck, list(combinations(seen.layers, 2)), 20)
+@counts
+def information_about_later(seen, *, layer, later_layer):
+    return _most_informed(seen, layer, later_layer, list(combinations(seen.layers, 2)))
+
+
+@counts
+def next_choice(seen, *, layer, expert, to_layer, to_expert):
+    rows = []
+    for one, two in pairwise(seen.layers):
+        pairs = first_pairs(seen, one, two)
+        for a, b in sorted(set(pairs)):
+            tries = [y for x, y in pairs if x == a]
+            rows.append(
+                ((one, a, two, b), tries.count(b) / len(tries), len(tries), sum(y == b for _, y in pairs) / len(pairs))
+            )
+    return _beyond(rows, (layer, expert, to_layer, to_expert), len(rows)) | {"pairs": len(rows)}
+
+
+def surprise(share: float, tries: float, chance: float) -> float:
+    """tries x KL, in nats: how little chance explains a share."""
+    tiny = 2.3e-308
+    return tries * (
+        share * log(max(share, tiny) / max(chance, tiny))
+        + (1 - share) * log(max(1 - share, tiny) / max(1 - chance, tiny))
+    )
+
+
+def _beyond(rows: list, at: object, cells: int, least: float = 1.5, rank: Callable | None = None) -> dict:
+    """Of (place, share, tries, chance): how many are beyond chance among this many cells; `at` has most of them."""
+    limit = log(max(cells, 1) / 0.001)
+    clear = {
+        place: (share, tries, chance)
+        for place, share, tries, chance in rows
+        if share > 0
+        and tries >= HANDFUL
+        and share >= least * chance - 1e-12
+        and surprise(share, tries, chance) >= limit
+    }
+    check(at in clear, "chance explains it")
+    order = {place: (rank or (lambda place, share, tries, chance: share))(place, *of) for place, of in clear.items()}
+    highest(order, at)
+    return {"share": clear[at][0], "chance": clear[at][2], "beyond": len(clear)}
 
 
 # ---- confidence and losses ------------------------------------------------------------------------------------------
@@ -479,68 +430,54 @@ def middle(values: list[float]) -> float:
     return ordered[half] if len(ordered) % 2 else (ordered[half - 1] + ordered[half]) / 2
 
 
-def _ends(seen, high, low, top, bottom, of_row):
+def _ends(seen, most_layer, least_layer, of_row):
     medians = {}
     for layer in seen.layers:
         if values := [v for row in seen.probabilities(layer) if (v := of_row(row, seen.E[layer])) is not None]:
             medians[layer] = middle(values)
-    about(top, medians[seen.layer(high)], slack=1e-5)
-    about(bottom, medians[seen.layer(low)], slack=1e-5)
-    claim(medians[int(high)] >= max(medians.values()) - 1e-6, "another layer is higher")
-    claim(medians[int(low)] <= min(medians.values()) + 1e-6, "another layer is lower")
+    highest(medians, most_layer)
+    highest({at: -median for at, median in medians.items()}, least_layer)
+    return {"most": medians[most_layer], "least": medians[least_layer]}
 
 
-@reads(
-    "moeviz.metrics.confidence.entropy_caption",
-    rf"Routers are most undecided at layer (\d+), least at layer (\d+): median {NUMBER} and {NUMBER} of 1\.",
-)
-def _(seen, high, low, top, bottom):
-    _ends(
-        seen, high, low, top, bottom, lambda row, E: -sum(p * log(p) for p in row if p > 0) / log(E) if E > 1 else None
-    )
+@counts
+def undecided(seen, *, most_layer, least_layer):
+    def entropy(row, E):
+        return -sum(p * log(p) for p in row if p > 0) / log(E) if E > 1 else None
+
+    return _ends(seen, most_layer, least_layer, entropy)
 
 
-@reads(
-    "moeviz.metrics.confidence.margin_caption",
-    rf"The most probable expert leads most at layer (\d+), least at layer (\d+): median {NUMBER} and {NUMBER}\.",
-)
-def _(seen, high, low, top, bottom):
-    _ends(seen, high, low, top, bottom, lambda row, E: max(row) - (sorted(row)[-2] if E > 1 else 0))
+@counts
+def ahead(seen, *, most_layer, least_layer):
+    return _ends(seen, most_layer, least_layer, lambda row, E: max(row) - (sorted(row)[-2] if E > 1 else 0))
 
 
-@reads(
-    "moeviz.metrics.losses.aux_loss_caption",
-    rf"The loss is highest at layer (\d+): {NUMBER}, where a uniform load has (\d+)\.",
-)
-def _(seen, layer, said, even):
+@counts
+def highest_aux_loss(seen, *, layer):
     losses = {}
     for one in seen.layers:
-        rows, counts = seen.probabilities(one), seen.counts(one)
-        losses[one] = seen.E[one] * sum(n / seen.T * sum(row[e] for row in rows) / seen.T for e, n in enumerate(counts))
-    about(said, losses[seen.layer(layer)], slack=1e-4)
-    claim(losses[int(layer)] >= max(losses.values()) - 1e-6, "another layer has more")
-    whole(even, seen.K, "k")
+        rows, found = seen.probabilities(one), seen.counts(one)
+        losses[one] = seen.E[one] * sum(n / seen.T * sum(row[e] for row in rows) / seen.T for e, n in enumerate(found))
+    highest(losses, layer)
+    return {"loss": losses[layer], "uniform": float(seen.K)}
 
 
-@reads(
-    "moeviz.metrics.losses.z_loss_caption",
-    rf"The z-loss is highest at layer (\d+): {NUMBER} nats², where the median layer has {NUMBER}\.",
-)
-def _(seen, layer, said, median):
+@counts
+def highest_z_loss(seen, *, layer):
     losses = {}
     for at, one in enumerate(seen.layers):
         rows = [row[: seen.E[one]] for row in seen.trace.logits[at].astype(float).tolist()]
         sums = [max(row) + log(sum(exp(x - max(row)) for x in row)) for row in rows]
         losses[one] = sum(x * x for x in sums) / len(sums)
-    about(said, losses[seen.layer(layer)], slack=1e-5 * losses[int(layer)])
-    about(median, middle(list(losses.values())), slack=1e-5 * losses[int(layer)])
-    claim(losses[int(layer)] >= max(losses.values()) - 1e-6, "another layer has more")
+    highest(losses, layer)
+    return {"loss": losses[layer], "median": middle(list(losses.values()))}
 
 
 # ---- parameters -----------------------------------------------------------------------------------------------------
 
 
-def _all_and_active(seen) -> tuple[int, int, int, int]:
+def all_and_active(seen) -> tuple[int, int, int, int]:
     p = seen.model.parameters
     rest = (
         p.input_embedding + p.output_embedding + p.attention + p.routers + p.shared_experts + p.dense_layers + p.other
@@ -549,68 +486,47 @@ def _all_and_active(seen) -> tuple[int, int, int, int]:
     return rest + p.routed_experts, rest + running, p.routed_experts, running
 
 
-@reads(
-    "moeviz.metrics.parameters.parts_caption",
-    rf"Routed experts are {PCT} of all parameters; one token runs through {PCT} of them\.",
-)
-def _(seen, part, through):
-    total, _, routed, running = _all_and_active(seen)
-    share(part, routed / total)
-    share(through, running / routed)
+@counts
+def routed_parameters(seen):
+    total, _, routed, running = all_and_active(seen)
+    return {"share": routed / total, "used": running / routed}
 
 
-@reads(
-    "moeviz.metrics.parameters.active_caption",
-    rf"One token runs through {PCT} of all parameters: {NUMBER} of {NUMBER}\.",
-)
-def _(seen, part, active, of):
-    total, running, _, _ = _all_and_active(seen)
-    share(part, running / total)
-    whole(active, running, "active")
-    whole(of, total, "all")
+@counts
+def active_parameters(seen):
+    total, running, _, _ = all_and_active(seen)
+    return {"active": running, "total": total}
 
 
-@reads(
-    "moeviz.metrics.parameters.touched_caption",
-    rf"Together, {NUMBER} tokens run through {PCT} of all parameters, one token through {PCT}\.",
-)
-def _(seen, tokens, touched, one):
+@counts
+def touched_parameters(seen):
     together = set(range(seen.T)).intersection(*(seen.recorded(layer) for layer in seen.layers))
-    whole(tokens, len(together), "tokens that are recorded everywhere")
-    total, active, routed, _ = _all_and_active(seen)
+    total, active, routed, _ = all_and_active(seen)
     ran = total - routed
     for layer, size in zip(seen.layers, seen.model.parameters.per_expert, strict=True):
         first_zero = seen.E[layer] - seen.model.zero_experts
         ran += size * len({e for t in together for e in seen.has(layer, t) if e < first_zero})
-    share(touched, ran / total)
-    share(one, active / total)
+    return {"tokens": len(together), "touched": ran / total, "active": active / total}
 
 
 # ---- locality and co-activation -------------------------------------------------------------------------------------
 
 
-def _repeats(seen, layer, part, chance, alike):
-    layer = seen.layer(layer)
-    some = [t for t in seen.recorded(layer) if seen.has(layer, t)]
-    pairs = [(a, b) for a, b in seen.neighbours(layer) if seen.has(layer, a) and seen.has(layer, b)]
-    share(part, sum(alike(layer, a, b) for a, b in pairs) / len(pairs))
-    share(chance, sum(alike(layer, a, b) for a in some for b in some) / len(some) ** 2, "at random")
+@counts
+def repeated_choice(seen, *, layer, first):
+    def alike(at, a, b):
+        if first:
+            return seen.first(at, a) == seen.first(at, b)
+        return bool(set(seen.has(at, a)) & set(seen.has(at, b)))
 
-
-@reads(
-    "moeviz.metrics.locality.first_choice_caption",
-    rf"At layer (\d+), {PCT} of neighbouring tokens have the same first choice; at random it would be {PCT}\.",
-)
-def _(seen, layer, part, chance):
-    _repeats(seen, layer, part, chance, lambda at, a, b: seen.first(at, a) == seen.first(at, b))
-
-
-@reads(
-    "moeviz.metrics.locality.any_choice_caption",
-    rf"At layer (\d+), {PCT} of neighbouring tokens have an expert in common; at random it would be {PCT}\.",
-)
-def _(seen, layer, part, chance):
-    _repeats(seen, layer, part, chance, lambda at, a, b: bool(set(seen.has(at, a)) & set(seen.has(at, b))))
+    rows = []
+    for one in seen.some():
+        some = [t for t in seen.recorded(one) if seen.has(one, t)]
+        pairs = [(a, b) for a, b in seen.neighbours(one) if seen.has(one, a) and seen.has(one, b)]
+        if pairs:
+            share = sum(alike(one, a, b) for a, b in pairs) / len(pairs)
+            rows.append((one, share, len(pairs), sum(alike(one, a, b) for a in some for b in some) / len(some) ** 2))
+    return _beyond(rows, layer, len(seen.some()), 1.2) | {"layers": len(seen.some())}
 
 
 def pairs_at_random(seen, layer: int) -> dict[tuple[int, int], float]:
@@ -652,76 +568,56 @@ def pairs_at_random(seen, layer: int) -> dict[tuple[int, int], float]:
     return found
 
 
-def together(seen, layer: int, one: int, other: int) -> int:
-    return sum(one in seen.has(layer, t) and other in seen.has(layer, t) for t in seen.recorded(layer))
+def _company(seen, layer):
+    """Rows of all ordered pairs, tokens that two share, and at random."""
+    load, chance = seen.counts(layer), pairs_at_random(seen, layer)
+    experts = [e for e, n in enumerate(load) if n]
+    sets = [seen.has(layer, t) for t in seen.recorded(layer)]
+    shared = {(a, b): sum(a in one and b in one for one in sets) for a in experts for b in experts if a != b}
+    rows = [((a, b), n / load[a], load[a], chance[a, b] / load[a]) for (a, b), n in shared.items()]
+    return rows, shared, chance
 
 
-@reads(
-    "moeviz.metrics.co_activation.co_activation_caption",
-    rf"At layer (\d+), {PCT} of the tokens of expert (\d+) also go to expert (\d+); at random it would be {PCT}\.",
-)
-def _(seen, layer, part, expert, partner, chance):
-    layer = seen.layer(layer)
-    expert, partner = seen.expert(layer, expert), seen.expert(layer, partner)
-    own = seen.counts(layer)[expert]
-    claim(own > 0 and expert != partner, "no such pair")
-    share(part, together(seen, layer, expert, partner) / own)
-    value = pairs_at_random(seen, layer)[expert, partner] / own
-    near(lambda: share(chance, value, "at random"), chance, value)
+@counts
+def company(seen, *, layer, expert, partner):
+    rows, _, _ = _company(seen, layer)
+    found = _beyond(rows, (expert, partner), len(rows))
+    return found | {"chance": Near(found["chance"], 1e-4), "pairs": len(rows)}
 
 
-def near(exactly: Callable[[], None], said: str, value: float) -> None:
-    """What is found by trial may lie on either side of where a number is rounded."""
-    if said.endswith("%") and said[0].isdigit() and abs(100 * value - int(said[:-1])) <= 0.5 + 1e-3:
-        return
-    exactly()
-
-
-@reads(
-    "moeviz.metrics.co_activation.strongest_pairs_caption",
-    rf"Experts (\d+) and (\d+) of layer (\d+) share {NUMBER} tokens; at random it would be about {NUMBER}\.",
-)
-def _(seen, one, other, layer, shared, chance):
-    layer = seen.layer(layer)
-    one, other = seen.expert(layer, one), seen.expert(layer, other)
-    claim(one != other, "no such pair")
-    whole(shared, together(seen, layer, one, other), "tokens that they share")
-    about(chance, pairs_at_random(seen, layer).get((one, other), 0.0), "at random", 1e-4)
+@counts
+def pair(seen, *, layer, expert, partner):
+    rows, shared, chance = _company(seen, layer)
+    above = {}
+    for place, *of in rows:
+        try:
+            _beyond([(place, *of)], place, len(rows))
+            above[tuple(sorted(place))] = shared[place] - chance[place]
+        except Refuted:
+            pass
+    highest({at: n - 1e-4 * (at != (expert, partner)) for at, n in above.items()}, (expert, partner))
+    numbers = {"tokens": shared[expert, partner], "chance": Near(chance[expert, partner], 1e-4)}
+    return numbers | {"beyond": len(above), "pairs": len(rows) // 2}
 
 
 # ---- kinds of text and of tokens ------------------------------------------------------------------------------------
 
 
-def _of_label(seen, layer: int, name: str) -> list[list[int]]:
-    """Counts of experts of each label that reads like this."""
-    claim(seen.label is not None, "there are no labels")
-    found = []
-    for label in dict.fromkeys(seen.label):
-        if shown_label(label) == name:
-            counts = [0] * seen.E[layer]
-            for t in seen.recorded(layer):
-                if seen.label[t] == label:
-                    for e in seen.has(layer, t):
-                        counts[e] += 1
-            found.append(counts)
-    claim(bool(found), f"no label reads {name!r}")
-    return found
-
-
-def shown_label(name: str) -> str:
-    return shown(name)
-
-
-@reads(
-    "moeviz.metrics.specialization.label_load_caption",
-    rf"At layer (\d+), {PCT} of the assignments of “(.*)” go to expert (\d+): {NUMBER}× a uniform share\.",
-)
-def _(seen, layer, part, name, expert, times):
-    layer = seen.layer(layer)
-    (counts,) = _of_label(seen, layer, name)
-    expert = seen.expert(layer, expert)
-    share(part, counts[expert] / max(sum(counts), 1))
-    about(times, counts[expert] / max(sum(counts), 1) * seen.E[layer])
+@counts
+def expert_of_kind(seen, *, layer, label, expert):
+    table = {}
+    for name in dict.fromkeys(seen.label):
+        own = [e for t in seen.recorded(layer) if seen.label[t] == name for e in seen.has(layer, t)]
+        table[name] = [own.count(e) for e in range(seen.E[layer])]
+    check(label in table, f"no label is {label!r}")
+    uniform, rows, known = 1 / seen.E[layer], [], [row for row in table.values() if sum(row)]
+    for name, row in table.items():
+        for e, n in enumerate(row):
+            mean = sum(other[e] / sum(other) for other in known) / max(len(known), 1)
+            rows.append(((name, e), n / max(sum(row), 1), sum(row), max(uniform, mean)))
+    found = _beyond(rows, (label, expert), len(rows), 2.0)
+    times = found["share"] / uniform
+    return {"share": found["share"], "times": times, "beyond": found["beyond"], "cells": len(rows)}
 
 
 def divergence(rows: list[list[float]]) -> float:
@@ -739,23 +635,11 @@ def _texts(seen, layer: int, first: bool) -> dict[tuple[str, int], list[int]]:
     """Counts of experts of each text: the tokens of one sequence that have one label."""
     texts: dict = {}
     for t in range(seen.T):
-        counts = texts.setdefault((seen.label[t], seen.sequence[t]), [0] * seen.E[layer])
+        found = texts.setdefault((seen.label[t], seen.sequence[t]), [0] * seen.E[layer])
         chosen = seen.has(layer, t)
         for e in chosen[:1] if first else chosen:
-            counts[e] += 1
+            found[e] += 1
     return texts
-
-
-def _dealt(texts: dict, times: int = 60) -> list[dict[str, list[int]]]:
-    """Counts by label, with the texts dealt anew among the labels."""
-    dice, labels, counts, found = random.Random(3), [label for label, _ in texts], list(texts.values()), []
-    for _ in range(times):
-        dice.shuffle(counts)
-        table: dict = {}
-        for label, row in zip(labels, counts, strict=True):
-            table[label] = [a + b for a, b in zip(table.get(label, [0] * len(row)), row, strict=True)]
-        found.append(table)
-    return found
 
 
 def _by_label(texts: dict) -> dict[str, list[int]]:
@@ -765,66 +649,128 @@ def _by_label(texts: dict) -> dict[str, list[int]]:
     return table
 
 
-@reads(
-    "moeviz.metrics.specialization.label_information_caption",
-    rf"The expert tells most about the label at layer (\d+): {NUMBER} bits of {NUMBER}; with shuffled labels {NUMBER}\.",
-)
-def _(seen, layer, said, most, luck):
-    layer = seen.layer(layer)
-    told = {}
-    for one in seen.some():
-        table = _by_label(_texts(seen, one, first=False))
-        if any(map(sum, table.values())):
-            told[one] = divergence(list(table.values()))
-    about(said, told[layer])
-    claim(told[layer] >= max(told.values()) - 1e-9, "another layer tells more")
+def _dealt(texts: dict, times: int = 60) -> list[dict[str, list[int]]]:
+    """Counts by label, with the texts dealt anew among the labels."""
+    dice, keys, rows, found = random.Random(3), list(texts), list(texts.values()), []
+    for _ in range(times):
+        dice.shuffle(rows)
+        found.append(_by_label({(label, at): row for at, ((label, _), row) in enumerate(zip(keys, rows, strict=True))}))
+    return found
+
+
+def informed(seen) -> dict[int, float]:
+    """Bits that the expert tells about the label, by layer."""
+    tables = {one: list(_by_label(_texts(seen, one, first=False)).values()) for one in seen.some()}
+    return {one: divergence(table) for one, table in tables.items() if any(map(sum, table))}
+
+
+@counts
+def information_about_kinds(seen, *, layer):
+    told = informed(seen)
+    highest(told, layer)
     texts = _texts(seen, layer, first=False)
     labels = sum(1 for row in _by_label(texts).values() if sum(row))
     slots = min(len(seen.has(layer, t)) for t in seen.recorded(layer) if seen.has(layer, t))
-    about(most, log2(min(labels, seen.E[layer] / slots)))
     deals = [divergence(list(table.values())) for table in _dealt(texts) if any(map(sum, table.values()))]
-    mean = sum(deals) / len(deals)
-    deviation = sqrt(sum((x - mean) ** 2 for x in deals) / len(deals))
-    about(luck, mean, "with shuffled labels", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+    most = log2(min(labels, seen.E[layer] / slots))
+    return {"information": told[layer], "maximum": most, "shuffled": near(deals, 100)}
 
 
-@reads(
-    "moeviz.metrics.specialization.label_divergence_caption",
-    rf"“(.*)” and “(.*)” are routed most differently: {NUMBER} of 1 bit; with shuffled labels {NUMBER}\.",
-)
-def _(seen, one, other, said, luck):
+@counts
+def most_different_kinds(seen, *, label, other):
     (layer,) = seen.layers
     texts = _texts(seen, layer, first=True)
-    table = {shown_label(label): row for label, row in _by_label(texts).items()}
-    claim({one, other} <= set(table), "no such labels")
-    own = divergence([table[one], table[other]])
-    about(said, own)
-    for a, b in combinations(table.values(), 2):
-        if sum(a) and sum(b):
-            claim(divergence([a, b]) <= own + 1e-9, "two others differ more")
-    deals = [[row for label, row in deal.items() if shown_label(label) in (one, other)] for deal in _dealt(texts)]
+    table = {name: row for name, row in _by_label(texts).items() if sum(row)}
+    pairs = {(a, b): divergence([table[a], table[b]]) for a, b in combinations(table, 2)}
+    pairs |= {(b, a): bits for (a, b), bits in pairs.items()}
+    highest(pairs, (label, other), "two others differ more")
+    deals = [[row for name, row in deal.items() if name in (label, other)] for deal in _dealt(texts)]
     found = [divergence(rows) for rows in deals if all(map(sum, rows))]
-    mean = sum(found) / len(found)
-    deviation = sqrt(sum((x - mean) ** 2 for x in found) / len(found))
-    about(luck, mean, "with shuffled labels", 5 * deviation * sqrt(1 / 100 + 1 / 60))
+    return {"divergence": pairs[label, other], "shuffled": near(found, 100)}
 
 
-@reads(
-    "moeviz.metrics.vocabulary.token_kinds_caption",
-    rf"At layer (\d+), {PCT} of the assignments of “([a-z, ]+)” go to expert (\d+): {NUMBER}× as much as of all tokens\.",
-)
-def _(seen, layer, part, kind, expert, times):
-    layer = seen.layer(layer)
-    expert = seen.expert(layer, expert)
-    counts = [0] * seen.E[layer]
+@counts
+def expert_of_class(seen, *, layer, kind, expert):
+    every, E = seen.counts(layer), seen.E[layer]
+    table: dict = {}
     for t in seen.recorded(layer):
-        if KIND_OF[seen.text[t]] == kind:
-            for e in seen.has(layer, t):
-                counts[e] += 1
-    claim(sum(counts) > 0, "no token is of this kind")
-    share(part, counts[expert] / sum(counts))
-    every = seen.counts(layer)
-    about(times, counts[expert] / sum(counts) / (every[expert] / sum(every)))
+        row = table.setdefault(class_of(seen.text[t]), [0] * E)
+        for e in seen.has(layer, t):
+            row[e] += 1
+    rows = [
+        ((name, e), n / sum(row), sum(row), every[e] / sum(every))
+        for name, row in table.items()
+        if sum(row)
+        for e, n in enumerate(row)
+    ]
+    found = _beyond(rows, (kind, expert), len(rows), rank=lambda place, share, tries, chance: share / chance)
+    lift = found["share"] / found["chance"]
+    return {"share": found["share"], "lift": lift, "beyond": found["beyond"], "cells": len(rows)}
+
+
+def codes_of(seen) -> list:
+    return [token if token >= 0 else text for token, text in zip(seen.ids, seen.text, strict=True)]
+
+
+def _keeping(seen, layer: int, codes: list) -> dict:
+    """Of each token that occurs often enough, its main expert and the share that goes there."""
+    found, rows = {}, seen.recorded(layer)
+    for code in set(codes):
+        own = [t for t in rows if codes[t] == code]
+        if len(own) >= 10:
+            n = [sum(e in seen.has(layer, t) for t in own) for e in range(seen.E[layer])]
+            found[code] = (n.index(max(n)), max(n) / len(own), max(n) > 0)
+    return found
+
+
+def _kept_by_chance(seen, layer: int, codes: list, times: int = 40) -> Near:
+    dice, rows, means = random.Random(5), seen.recorded(layer), []
+    for _ in range(times):
+        own = [codes[t] for t in rows]
+        dice.shuffle(own)
+        dealt = list(codes)
+        for t, code in zip(rows, own, strict=True):
+            dealt[t] = code
+        shares = [part for _, part, _ in _keeping(seen, layer, dealt).values()]
+        means.append(sum(shares) / len(shares))
+    return near(means, 20)
+
+
+def _clearly(shares: dict, chance: dict, clear: int) -> None:
+    """How many shares are a fifth above chance, as far as that is known."""
+    sure, may = (
+        sum(shares[at] >= 1.2 * (chance[at].value + sign * chance[at].slack) for at in shares) for sign in (1, -1)
+    )
+    check(sure <= clear <= may, f"clear are {sure} to {may}")
+
+
+@counts
+def keeping_of_layer(seen, *, layer, clear):
+    codes = codes_of(seen)
+    kept = {one: [p for _, p, _ in _keeping(seen, one, codes).values()] for one in seen.some()}
+    shares = {one: sum(of) / len(of) for one, of in kept.items() if len(of) >= 5}
+    chance = {one: _kept_by_chance(seen, one, codes) for one in shares}
+    _clearly(shares, chance, clear)
+    check(layer in shares, "it has too few such tokens")
+    above = {at: p for at, p in shares.items() if p >= 1.2 * (chance[at].value + chance[at].slack) or at == layer}
+    highest(above, layer)
+    return {"share": shares[layer], "shuffled": chance[layer], "layers": len(seen.some())}
+
+
+@counts
+def keeping_of_expert(seen, *, layer, expert, clear):
+    codes, own = codes_of(seen), {}
+    for main, part, some in _keeping(seen, layer, codes).values():
+        if some:
+            own.setdefault(main, []).append(part)
+    shares = {e: sum(of) / len(of) for e, of in own.items() if len(of) >= 5}
+    chance = _kept_by_chance(seen, layer, codes)
+    _clearly(shares, dict.fromkeys(shares, chance), clear)
+    highest(shares, expert)
+    return {"share": shares[expert], "shuffled": chance, "experts": seen.E[layer]}
+
+
+# ---- names of experts, and who takes a word -------------------------------------------------------------------------
 
 
 def _correlation(both: int, of: int, has: int, size: int) -> float:
@@ -833,7 +779,7 @@ def _correlation(both: int, of: int, has: int, size: int) -> float:
 
 
 def _name_of(seen, layer: int, expert: int) -> tuple[list[str], str, list[int], list[int]] | None:
-    """The kinds or the class that an expert is named by, which of the two, and the tokens set aside: all, the name's."""
+    """The kinds or class that name an expert, which of the two, and the tokens set aside: all, and the name's."""
     seen_texts: dict = {}
     for t in range(seen.T):
         label = seen.label[t] if seen.label else ""
@@ -862,14 +808,14 @@ def _name_of(seen, layer: int, expert: int) -> tuple[list[str], str, list[int], 
         return names, best
 
     kinds, by_kinds = grown(seen.label, 4) if seen.label else ([], 0.0)
-    usable = [KIND_OF[text] for text in seen.text]
+    usable = [class_of(text) for text in seen.text]
     classes, by_class = grown(usable, 1)
     if classes and (not kinds or by_class > by_kinds + 0.03):
-        return classes, "this class", tested, [t for t in tested if usable[t] in classes]
+        return classes, "tokens", tested, [t for t in tested if usable[t] in classes]
     if kinds:
         counts = {kind: sum(seen.label[t] == kind for t in has & set(chosen)) for kind in kinds}
         kinds.sort(key=lambda kind: -counts[kind])
-        return kinds, "these kinds", tested, [t for t in tested if seen.label[t] in kinds]
+        return kinds, "kinds", tested, [t for t in tested if seen.label[t] in kinds]
     return None
 
 
@@ -877,64 +823,54 @@ def _holds(seen, layer: int, expert: int, what: str, tested: list[int], inside: 
     own = sum(expert in seen.has(layer, t) for t in tested)
     both = sum(expert in seen.has(layer, t) for t in inside)
     found = _correlation(both, len(inside), own, len(tested))
-    return found, found >= max(0.32 if what == "these kinds" else 0.3, 4 / sqrt(len(tested)))
+    return found, found >= max(0.32 if what == "kinds" else 0.3, 4 / sqrt(len(tested)))
 
 
-@reads(
-    "moeviz.metrics.expert_names.expert_name_sentence",
-    rf"(?:No clear pattern: what fits its tokens best on half of the texts does not hold on the other half "
-    rf"\(correlation (-?[\d.]+)\)\.|(.*): {PCT} of its tokens are of (these kinds|this class), and {PCT} of all tokens "
-    r"are, on texts that did not choose the name\.)",
-)
-def _(seen, low, name, precision, what, part, layer, expert):
+def _named(seen, layer, expert):
     named = _name_of(seen, layer, expert)
-    claim(named is not None, "no name fits any of its tokens")
-    names, of_what, tested, inside = named
-    found, holds = _holds(seen, layer, expert, of_what, tested, inside)
-    claim(holds == (low is None), f"the correlation is {found:.3f}")
-    if low is not None:
-        about(low.lstrip("-"), abs(found))
-        return
-    claim(name == ", ".join(names) and what == of_what, f"the name is {names}, {of_what}")
+    check(named is not None, "no name fits any of its tokens")
+    names, by, tested, inside = named
     own = [t for t in tested if expert in seen.has(layer, t)]
-    share(precision, len(set(own) & set(inside)) / len(own))
-    share(part, len(inside) / len(tested))
+    return ", ".join(names), by, own, tested, inside, *_holds(seen, layer, expert, by, tested, inside)
 
 
-@reads(
-    "moeviz.metrics.expert_names.expert_names_caption",
-    rf"{NUMBER} of {NUMBER} experts have a name that holds; the clearest is expert (\d+) of layer (\d+): “(.*)”\.",
-)
-def _(seen, number, of, expert, layer, name):
+@counts
+def no_name(seen, layer, expert):
+    *_, phi, holds = _named(seen, layer, expert)
+    check(not holds, "a name holds")
+    return {"phi": phi}
+
+
+@counts
+def name_that_holds(seen, layer, expert):
+    name, by, own, tested, inside, _, holds = _named(seen, layer, expert)
+    check(holds, "it does not hold")
+    shares = {"precision": len(set(own) & set(inside)) / len(own), "share": len(inside) / len(tested)}
+    return {"name": name, "by": by} | shares
+
+
+@counts
+def names_that_hold(seen, *, layer, expert):
     held = {}
     for one in seen.some():
         for e in range(seen.E[one]):
             if (named := _name_of(seen, one, e)) is not None:
-                found, holds = _holds(seen, one, e, *named[1:])
+                phi, holds = _holds(seen, one, e, *named[1:])
                 if holds:
-                    held[one, e] = (found, ", ".join(named[0]))
-    whole(number, len(held))
-    whole(of, sum(seen.E.values()))
-    where = seen.layer(layer), int(expert)
-    claim(where in held, "it has no name that holds")
-    claim(held[where][0] >= max(found for found, _ in held.values()) - 1e-9, "another one holds better")
-    claim(quoted(held[where][1]) == name or shown_label(held[where][1]) == name, f"its name is {held[where][1]!r}")
-
-
-# ---- who takes a word, and what is lost without an expert ---------------------------------------------------------------
-
-WHAT = r"(of “.*”(?: inside words)?(?: in any case)?|that are digits|that are punctuation)"
+                    held[one, e] = phi, ", ".join(named[0])
+    highest({at: phi for at, (phi, _) in held.items()}, (layer, expert))
+    return {"held": len(held), "experts": sum(seen.E.values()), "name": held[layer, expert][1]}
 
 
 def _tokens_of(seen, word: str) -> tuple[set[int], str]:
     """The tokens of a word as it stands in the texts, and what they are called."""
     if word in ("digits", "punctuation"):
-        return {t for t in range(seen.T) if KIND_OF[seen.text[t]] == word}, f"that are {word}"
+        return {t for t in range(seen.T) if class_of(seen.text[t]) == word}, f"that are {word}"
     text, owner = "", []
     for t in range(seen.T):
         if t and seen.sequence[t] != seen.sequence[t - 1]:
             text, owner = text + "\0", [*owner, None]
-        piece = "\0" if KIND_OF[seen.text[t]] == "special" else seen.text[t]
+        piece = "\0" if class_of(seen.text[t]) == "special" else seen.text[t]
         text, owner = text + piece, owner + [t] * len(piece)
 
     def letter(at: int) -> bool:
@@ -953,7 +889,7 @@ def _tokens_of(seen, word: str) -> tuple[set[int], str]:
 
 
 def _weight_of(seen, layer: int, expert: int, rows: list[int]) -> float:
-    """An expert's part of the weight of some tokens, each token's weights summing to 1; of the tokens without weights."""
+    """An expert's part of the weight of some tokens, each token's summing to 1; of the tokens without weights."""
     one, total = seen.layers.index(layer), 0.0
     for t in rows:
         row = seen.slots[layer][t]
@@ -965,209 +901,130 @@ def _weight_of(seen, layer: int, expert: int, rows: list[int]) -> float:
     return total / max(len(rows), 1)
 
 
-@reads(
-    "moeviz.metrics.who_takes.who_takes_sentence",
-    rf"(?:“(.*)” is not in these texts\.|Only (\d+) tokens? {WHAT} in these texts: too few to tell experts apart\.|"
-    rf"{NUMBER} tokens {WHAT}; no expert takes clearly more of them than of others\.|"
-    rf"Layer (\d+), expert (\d+) takes {NUMBER} of the {NUMBER} tokens {WHAT}(?:, with {PCT} of the weight)?; of all tokens "
-    rf"it has {PCT}( of the weight)?\.)",
-)
-def _(seen, none, few, few_what, many, many_what, layer, expert, took, of, what, part, usual, weighed, word):
-    hits, called = _tokens_of(seen, word)
-    claim(none is None or (none == word and not hits), f"there are {len(hits)} tokens of {word!r}")
-    if none is not None:
-        return
-    claim((few_what or many_what or what) == called, f"they are {called}")
-    claim((few is None) == (len(hits) >= 8) and bool(hits), f"there are {len(hits)}")
-    if few is not None:
-        return whole(few, len(hits))
-
+def _gains(seen, hits):
     def gain(one: int, e: int) -> float:
         rows = [t for t in seen.recorded(one) if t in hits]
         p, n, z = min(_weight_of(seen, one, e, rows), 1), len(rows), 1.64
         low = (p + z * z / (2 * n) - z * sqrt(p * (1 - p) / n + z * z / (4 * n * n))) / (1 + z * z / n) if n else 0
         return low - _weight_of(seen, one, e, seen.recorded(one))
 
-    gains = {(one, e): gain(one, e) for one in seen.layers for e in range(seen.E[one])}
-    if many is not None:
-        claim(max(gains.values()) <= 0.05 + 1e-6, "some expert takes clearly more")
-        return whole(many, len(hits))
-    layer, expert = seen.layer(layer), seen.expert(int(layer), expert)
+    return {(one, e): gain(one, e) for one in seen.layers for e in range(seen.E[one])}
+
+
+@counts
+def word_not_found(seen, word):
+    check(not _tokens_of(seen, word)[0], "it is there")
+    return {"word": word}
+
+
+@counts
+def word_is_rare(seen, word):
+    hits, what = _tokens_of(seen, word)
+    check(0 < len(hits) < HANDFUL, len(hits))
+    return {"what": what, "tokens": len(hits)}
+
+
+@counts
+def nobody_takes(seen, word):
+    hits, what = _tokens_of(seen, word)
+    check(max(_gains(seen, hits).values()) <= 0.05 + 1e-6, "some expert takes clearly more")
+    return {"what": what, "tokens": len(hits)}
+
+
+@counts
+def taker(seen, word, *, layer, expert):
+    hits, what = _tokens_of(seen, word)
+    highest(_gains(seen, hits), (layer, expert))
     rows = [t for t in seen.recorded(layer) if t in hits]
-    claim(gains[layer, expert] >= max(gains.values()) - 1e-6, "another one takes more")
-    whole(took, sum(expert in seen.has(layer, t) for t in rows), "tokens of it that it has")
-    whole(of, len(rows), "tokens of it that are recorded")
-    claim(bool(weighed) == bool(part) == (seen.trace.weights is not None), "are there weights?")
-    if part:
-        share(part, _weight_of(seen, layer, expert, rows), slack=1e-6)
-    share(usual, _weight_of(seen, layer, expert, seen.recorded(layer)), slack=1e-6)
-    return None
+    took = sum(expert in seen.has(layer, t) for t in rows)
+    weight = None if seen.trace.weights is None else _weight_of(seen, layer, expert, rows)
+    usual = _weight_of(seen, layer, expert, seen.recorded(layer))
+    return {"tokens": took, "of": len(rows), "what": what, "weight": weight, "usual": usual}
 
 
-@reads(
-    "moeviz.metrics.expert.need_sentence",
-    r"(?:Without it the model loses, in nats a token, (.*?)(?:, and more than 0\.05 on (\d+) other kinds)?\.|"
-    r"(Without it no kind of text loses more than 0\.05 nats a token)\.)"
-    r"(?: Taking is not needing: it has (.*), where nothing is lost without it \(under 0\.005\)\.)?",
-)
-def _(seen, needed, more, none, taken, layer, expert, losses):
-    rows = seen.recorded(layer)
+# ---- one expert -----------------------------------------------------------------------------------------------------
+
+
+@counts
+def needed_by(seen, layer, expert, losses, *, least, idle):
+    rows, part = seen.recorded(layer), {}
     uniform = sum(len(seen.has(layer, t)) for t in rows) / max(len(rows), 1) / seen.E[layer]
-    part = {}
+    check((least, idle) == (0.05, 0.005), "other limits")
     for kind in losses:
         own = [t for t in rows if seen.label[t] == kind]
-        part[kind] = sum(expert in seen.has(layer, t) for t in own) / len(own) if own else float("nan")
-    most = sorted((kind for kind in losses if losses[kind] > 0.05), key=lambda kind: -losses[kind])
-    claim((none is None) == bool(most), f"{most} lose something")
-    if needed:
-        said = [f"{losses[kind]:.2f} on {shown(kind)}" for kind in most[:3]]
-        claim(needed == _with_and(said), f"it loses {said}")
-        claim(
-            (more is None) == (len(most) <= 3) and int(more or 0) == max(len(most) - 3, 0),
-            f"{len(most)} lose something",
-        )
-    idle = [kind for kind in losses if losses[kind] < 0.005 and part[kind] / uniform >= 2] if uniform else []
-    idle.sort(key=lambda kind: (-part[kind], -losses[kind]))
-    claim((taken is None) == (not idle), f"{idle} lose nothing")
-    if taken:
-        words = re.split(r", | and (?=(?:over |under )?\d+% of )", taken)
-        claim(len(words) == len(idle[:3]), f"it takes {idle[:3]}")
-        for word, kind in zip(words, idle, strict=False):
-            found = re.fullmatch(PCT + " of (.*)", word)
-            claim(found is not None and found[2] == shown(kind), f"it takes {kind!r}")
-            share(found[1], part[kind])
+        part[kind] = sum(expert in seen.has(layer, t) for t in own) / len(own) if own else nan
+    most = sorted((kind for kind in losses if losses[kind] > least), key=lambda kind: -losses[kind])
+    free = [kind for kind in losses if losses[kind] < idle and part[kind] / uniform >= 2] if uniform else []
+    free.sort(key=lambda kind: (-part[kind], -losses[kind]))
+    needed = [(kind, float(losses[kind])) for kind in most[:3]]
+    return {
+        "needed": needed,
+        "others": max(len(most) - 3, 0),
+        "taken": [(kind, part[kind]) for kind in free[:3]],
+    }
 
 
-def _with_and(words: list[str]) -> str:
-    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} and {words[-1]}"
-
-
-# The words of random traces, and the kind of each.
-KIND_OF = {
-    " la": "word, space before", " the": "word, space before", " chat": "word, space before", "la": "word, no space before",
-    "ing": "word, no space before", "42": "digits", " 7": "digits", ",": "punctuation", "=": "punctuation",
-    "\n": "space or line break", " ": "space or line break", "и": "other script", "<s>": "special",
-    **{f" w{row}": "word, space before" for row in range(40)},
-}  # fmt: skip
-
-
-def _keeping(seen, layer: int, codes: list) -> dict:
-    """Of each token of the vocabulary that occurs often enough, its main expert and the share that goes there."""
-    found = {}
-    for code in set(codes):
-        rows = [t for t in seen.recorded(layer) if codes[t] == code]
-        if len(rows) >= 10:
-            counts = [sum(e in seen.has(layer, t) for t in rows) for e in range(seen.E[layer])]
-            found[code] = (counts.index(max(counts)), max(counts) / len(rows), max(counts) > 0)
-    return found
-
-
-def _kept_by_luck(seen, layer: int, codes: list, times: int = 40) -> tuple[float, float]:
-    dice, rows, means = random.Random(5), seen.recorded(layer), []
-    for _ in range(times):
-        own = [codes[t] for t in rows]
-        dice.shuffle(own)
-        dealt = list(codes)
-        for t, code in zip(rows, own, strict=True):
-            dealt[t] = code
-        shares = [part for _, part, _ in _keeping(seen, layer, dealt).values()]
-        means.append(sum(shares) / len(shares))
-    mean = sum(means) / times
-    return mean, sqrt(sum((x - mean) ** 2 for x in means) / times)
-
-
-def codes_of(seen) -> list:
-    return [token if token >= 0 else text for token, text in zip(seen.ids, seen.text, strict=True)]
-
-
-@reads(
-    "moeviz.metrics.vocabulary.vocabulary_layers_caption",
-    rf"At layer (\d+), a token keeps to one expert in {PCT} of its occurrences; shuffled, {PCT}\.",
-)
-def _(seen, layer, part, luck):
-    layer, codes = seen.layer(layer), codes_of(seen)
-    shares = [one for _, one, _ in _keeping(seen, layer, codes).values()]
-    share(part, sum(shares) / len(shares))
-    mean, deviation = _kept_by_luck(seen, layer, codes)
-    _about_share(luck, mean, deviation)
-
-
-def _about_share(said: str, mean: float, deviation: float) -> None:
-    slack = 5 * deviation * sqrt(1 / 20 + 1 / 40)
-    if said[0].isdigit():
-        about(said[:-1], 100 * mean, "shuffled", 100 * slack)
-    else:
-        claim(mean > 0.995 - slack if "over" in said else mean < 0.005 + slack, f"shuffled, it is {mean}")
-
-
-@reads(
-    "moeviz.metrics.vocabulary.vocabulary_caption",
-    rf"At layer (\d+), tokens that belong to expert (\d+) go there in {PCT} of their occurrences; shuffled, {PCT}\.",
-)
-def _(seen, layer, expert, part, luck):
-    layer, codes = seen.layer(layer), codes_of(seen)
-    own = [one for main, one, some in _keeping(seen, layer, codes).values() if some and main == int(expert)]
-    claim(bool(own), "no token belongs to it")
-    share(part, sum(own) / len(own))
-    _about_share(luck, *_kept_by_luck(seen, layer, codes))
-
-
-@reads(
-    "moeviz.metrics.expert_tokens.expert_summary",
-    r"(?:(?P<none>No token was recorded at this layer, so nothing is known of this expert here\.)"
-    r"|This is too short a text to say what it does: it has (?P<few>\d+) of (?P<of_few>\d+) tokens?\."
-    r"|Nothing here was routed to it: it has none of (?P<nothing>[\d,]+) tokens?\."
-    r"|Everything here was routed to it: it has all of (?P<everything>[\d,]+) tokens?\."
-    r"|(?P<luck>No (?:kind of text and no )?token stands out.*)"
-    r"|(?:Takes (?P<kinds>.*?); a uniform share would be (?P<uniform>over 99%|under 1%|\d+%)\.)? ?"
-    r"(?:All(?P<nearly>, or nearly all,)? of these go to it: (?P<tokens>.*)\.)?)",
-)
-def _(seen, none, few, of_few, nothing, everything, luck, kinds, uniform, nearly, tokens, layer, expert):
+def _own(seen, layer, expert):
     rows = seen.recorded(layer)
-    own = [t for t in rows if expert in seen.has(layer, t)]
-    claim((none is not None) == (not rows), f"{len(rows)} tokens are recorded")
-    if none is not None:
-        return
-    claim((few is not None) == (len(rows) < HANDFUL), f"{len(rows)} tokens are recorded")
-    if few is not None:
-        whole(few, len(own))
-        whole(of_few, len(rows))
-        return
-    claim(
-        (nothing is not None) == (not own) and (everything is not None) == (len(own) == len(rows)), f"it has {len(own)}"
-    )
-    if nothing or everything:
-        whole(nothing or everything, len(rows))
-    if luck:
-        claim(("kind" in luck) <= (seen.label is not None), "there are no labels")
-    if kinds:
-        assigned = sum(len(seen.has(layer, t)) for t in rows)
-        share(uniform, assigned / len(rows) / seen.E[layer], "uniform share")
-        for part, name, n, texts in re.findall(
-            rf"{PCT} of (.*?) \(([\d,]+) tokens? in ([\d,]+) texts?\)(?:, | and |$)", kinds, re.DOTALL
-        ):
-            like = [t for t in rows if shown_label(seen.label[t]) == name]
-            whole(n, len(like), f"tokens of {name}")
-            whole(texts, len({seen.sequence[t] for t in range(seen.T) if shown_label(seen.label[t]) == name}), "texts")
-            share(part, sum(t in own for t in like) / len(like))
-            claim(
-                sum(t in own for t in like) / len(like) >= 1.5 * assigned / len(rows) / seen.E[layer] - 1e-9, "not much"
-            )
-        claim(len(re.findall(r" texts?\)", kinds)) >= 1, f"cannot be read: {kinds}")
-    if tokens:
-        found = re.findall(r"“(.*?)” \((\d+) of (\d+)\)", tokens, re.DOTALL)
-        claim(bool(found), f"cannot be read: {tokens}")
-        codes, every = codes_of(seen), True
-        for word, n, of in found:
-            like = {codes[t] for t in range(seen.T) if shown(seen.text[t]) == word}
-            counts = [(sum(codes[t] == c for t in own), sum(codes[t] == c for t in rows)) for c in like]
-            claim((int(n), int(of)) in counts, f"{word!r} has {counts}")
-            claim(int(n) >= 0.9 * int(of) - 1e-9, "not nearly all")
-            every &= n == of
-        claim(every == (nearly is None), "all of them, or not all")
+    return rows, [t for t in rows if expert in seen.has(layer, t)]
 
 
-# ---- serving --------------------------------------------------------------------------------------------------------
+@counts
+def not_recorded_here(seen, layer, expert):
+    check(not seen.recorded(layer), "tokens are recorded")
+    return {}
+
+
+@counts
+def too_short(seen, layer, expert):
+    rows, own = _own(seen, layer, expert)
+    check(0 < len(rows) < HANDFUL, len(rows))
+    return {"has": len(own), "recorded": len(rows)}
+
+
+@counts
+def takes_nothing(seen, layer, expert):
+    rows, own = _own(seen, layer, expert)
+    check(not own and len(rows) >= HANDFUL, len(own))
+    return {"recorded": len(rows)}
+
+
+@counts
+def takes_everything(seen, layer, expert):
+    rows, own = _own(seen, layer, expert)
+    check(own == rows and len(rows) >= HANDFUL, len(own))
+    return {"recorded": len(rows)}
+
+
+@counts
+def nothing_stands_out(seen, layer, expert):
+    if seen.label is None:
+        return {"kinds": False, "judged": False}
+    texts = {(seen.label[t], seen.sequence[t]) for t in range(seen.T)}
+    kinds = {seen.label[t] for t in seen.recorded(layer)}
+    return {"kinds": True, "judged": len(texts) > len({*seen.label}) and len(kinds) > 1}
+
+
+@counts
+def stands_out(seen, layer, expert, *, kinds, tokens):
+    rows, own = _own(seen, layer, expert)
+    uniform = sum(len(seen.has(layer, t)) for t in rows) / len(rows) / seen.E[layer]
+    check(kinds or tokens, "nothing does")
+    for kind in kinds:
+        like = [t for t in rows if seen.label[t] == kind.kind]
+        share = sum(t in own for t in like) / max(len(like), 1)
+        texts = {seen.sequence[t] for t in range(seen.T) if seen.label[t] == kind.kind}
+        check(agree(kind, (kind.kind, share, len(like), len(texts))), f"{kind}: {share}")
+        check(share >= 1.5 * uniform - 1e-9, "not much")
+    codes = codes_of(seen)
+    for token in tokens:
+        like = {codes[t] for t in range(seen.T) if seen.text[t] == token.text}
+        found = [(sum(codes[t] == c for t in own), sum(codes[t] == c for t in rows)) for c in like]
+        check((token.tokens, token.of) in found and token.tokens >= 0.9 * token.of - 1e-9, f"{token}: {found}")
+    return {"uniform": uniform if seen.label is not None else nan}
+
+
+# ---- placement and serving ------------------------------------------------------------------------------------------
 
 
 def packed(loads: list[float], devices: int) -> list[int]:
@@ -1182,7 +1039,7 @@ def packed(loads: list[float], devices: int) -> list[int]:
     return device
 
 
-def busiest_device(planned: list[int], judged: list[int], devices: int, plan: str) -> float:
+def device_load(planned: list[int], judged: list[int], devices: int, plan: str) -> float:
     """Load of the busiest device, times the mean."""
     E = len(planned)
     if plan == "in order":
@@ -1212,86 +1069,70 @@ def usual_devices(experts: int) -> int:
     return next(n for n in (8, 4, 2) if experts % n == 0 and experts >= 2 * n)
 
 
-@reads(
-    "moeviz.metrics.placement.imbalance_caption",
-    rf"On held-out tokens, balancing lowers the busiest device of layer (\d+) from {NUMBER}× to {NUMBER}× a uniform share\.",
-)
-def _(seen, layer, before, after):
-    planned, judged = halves(seen, seen.layer(layer))
-    devices = usual_devices(len(planned))
-    about(before, busiest_device(planned, judged, devices, "in order"))
-    about(after, busiest_device(planned, judged, devices, "balanced"))
-
-
-def _mean_loads(seen) -> tuple[set[int], dict[str, float], dict[int, list[int]]]:
-    means, plans, numbers = {}, {}, set()
-    for plan in ("in order", "balanced", "copies"):
-        found = []
-        for layer in seen.some():
-            planned, judged = halves(seen, layer)
-            devices = usual_devices(len(planned))
-            numbers.add(devices)
-            found.append(busiest_device(planned, judged, devices, plan))
-            plans[layer] = packed(planned, devices)
-        found = [load for load in found if load == load]  # of layers to which something was assigned
-        means[plan] = sum(found) / len(found)
-    return numbers, means, plans
-
-
-@reads(
-    "moeviz.serving.placement.serving_placement_caption",
-    rf"The busiest device has {NUMBER}× the mean load with experts in order, balanced {NUMBER}×, with copies {NUMBER}× \(held out\)\.",
-)
-def _(seen, plain, balanced, copies):
-    _, means, _ = _mean_loads(seen)
-    for said, plan in ((plain, "in order"), (balanced, "balanced"), (copies, "copies")):
-        about(said, means[plan], plan)
-
-
-@reads(
-    "moeviz.serving.placement.placement_sentence",
-    rf"On (\d+)(?: to (\d+))? devices, the busiest has {NUMBER} times the mean load if experts are balanced, {NUMBER} with copies and {NUMBER} in order; "
-    rf"a token reaches {NUMBER} devices at a layer\.",
-)
-def _(seen, least, most, balanced, copies, plain, reached):
-    numbers, means, plans = _mean_loads(seen)
-    whole(least, min(numbers), "devices")
-    whole(most or least, max(numbers), "devices")
-    for said, plan in ((plain, "in order"), (balanced, "balanced"), (copies, "copies")):
-        about(said, means[plan], plan)
-    per_layer = []
+def _held_out(seen, plan: str) -> dict[int, float]:
+    """Load of the busiest device on tokens that the plan was not made from, by layer."""
+    found = {}
     for layer in seen.some():
-        rows = seen.recorded(layer)
-        rows = rows[len(rows) // 2 :]
-        computing = seen.E[layer] - seen.model.zero_experts
-        hit = [len({plans[layer][e] for e in seen.has(layer, t) if e < computing}) for t in rows]
-        per_layer.append(sum(hit) / len(hit))
-    about(reached, sum(per_layer) / len(per_layer), "devices reached")
+        planned, judged = halves(seen, layer)
+        found[layer] = device_load(planned, judged, usual_devices(len(planned)), plan)
+    return {layer: load for layer, load in found.items() if load == load}
 
 
-@reads(
-    "moeviz.serving.batches.batch_coverage_caption",
-    rf"(\d+) tokens in a row need {NUMBER} experts a layer; if they chose at random, it would be {NUMBER}\.",
-)
-def _(seen, batch, needed, chance):
-    B, found, even = int(batch), [], []
+def mean(values) -> float:
+    values = list(values)
+    return sum(values) / len(values)
+
+
+@counts
+def balanced_devices(seen):
+    plain, balanced = (_held_out(seen, plan) for plan in ("in order", "balanced"))
+    loads = {"before": mean(plain.values()), "after": mean(balanced.values()), "layers": len(plain)}
+    lower, higher = (sum(sign * (plain[one] - balanced[one]) > 0 for one in plain) for sign in (1, -1))
+    return loads | {"lower": lower, "higher": higher}
+
+
+def _mean_loads(seen) -> dict[str, float]:
+    plans = {"in_order": "in order", "balanced": "balanced", "copies": "copies"}
+    return {name: mean(_held_out(seen, plan).values()) for name, plan in plans.items()}
+
+
+@counts
+def balanced_or_copied(seen):
+    return _mean_loads(seen)
+
+
+@counts
+def busiest_device(seen):
+    numbers, reached = [], []
+    for layer in seen.some():
+        planned, _ = halves(seen, layer)
+        devices, rows = usual_devices(len(planned)), seen.recorded(layer)
+        plan, rows = packed(planned, devices), rows[len(rows) // 2 :]
+        hit = [len({plan[e] for e in seen.has(layer, t) if e < len(planned)}) for t in rows]
+        numbers.append(devices)
+        reached.append(mean(hit))
+    return _mean_loads(seen) | {"devices": min(numbers), "most_devices": max(numbers), "reached": mean(reached)}
+
+
+@counts
+def batch_needs(seen, *, batch):
+    found, even = [], []
     for layer in seen.some():
         follows, computing = dict(seen.neighbours(layer)), seen.E[layer] - seen.model.zero_experts
-        windows = []
-        rows = seen.recorded(layer)
+        windows, rows = [], seen.recorded(layer)
         for at in range(len(rows)):
-            window = rows[at : at + B]
-            if len(window) == B and all(follows.get(a) == b for a, b in pairwise(window)):
+            window = rows[at : at + batch]
+            if len(window) == batch and all(follows.get(a) == b for a, b in pairwise(window)):
                 windows.append(len({e for w in window for e in seen.has(layer, w) if e < computing}))
         if windows:
-            found.append(sum(windows) / len(windows))
-            even.append(computing * (1 - (1 - min(seen.K / computing, 1)) ** B))
-    about(needed, sum(found) / len(found), "experts needed")
-    about(chance, sum(even) / len(even), "at random")
+            found.append(mean(windows))
+            even.append(computing * (1 - (1 - min(seen.K / computing, 1)) ** batch))
+    check(bool(found), "no layer has so many tokens in a row")
+    return {"needed": mean(found), "chance": mean(even)}
 
 
 def _hits(seen, size: int) -> dict[str, float]:
-    """Hit rates of a cache of so many experts a layer on the second half of the tokens; layers weigh by their requests."""
+    """Hit rates of a cache of this size per layer on the second half of the tokens; layers weigh by requests."""
     rates = {"lru": [], "static": [], "chance": []}
     for layer in seen.some():
         computing = seen.E[layer] - seen.model.zero_experts
@@ -1316,328 +1157,142 @@ def _hits(seen, size: int) -> dict[str, float]:
     return {name: sum(r * w for r, w in rows) / sum(w for _, w in rows) for name, rows in rates.items() if rows}
 
 
-@reads(
-    "moeviz.serving.budget.hit_rates_caption",
-    rf"(Recency|Popularity) decides: with (\d+) experts a layer, LRU hits {PCT} and the most used experts {PCT}; chance is {PCT}\.",
-)
-def _(seen, what, size, lru, fixed, chance):
-    rates = _hits(seen, int(size))
-    share(lru, rates["lru"], "LRU")
-    share(fixed, rates["static"], "the most used")
-    share(chance, rates["chance"], "chance")
-    claim((what == "Recency") == (rates["lru"] > rates["static"]), "the other decides")
+@counts
+def recency_or_popularity(seen, *, capacity):
+    rates = _hits(seen, capacity)
+    return {"recent": rates["lru"], "popular": rates["static"], "chance": rates["chance"]}
 
 
-@reads(
-    "moeviz.serving.budget.budget_sentence",
-    r"(.*) hold (?:(all) experts, which take (.*): nothing is fetched\."
-    rf"|(\d+) of the (\d+)(?: to (\d+))? experts of each layer(?:\. That is less than one token needs: it takes (.*) or more\."
-    r"|(\. What it finds is not known: no expert was chosen in the second half of the tokens\.)"
-    rf"|: LRU finds {PCT} of what a token needs there \(a random set would have {PCT}, and no rule that fetches on demand over {PCT}\), and fetches (.*) a token\.))",
-)
-def _(seen, memory, every, all_of, size, low, high, less, unknown, lru, chance, bound, fetched, bytes_each):
+def _budget(seen, memory, bytes_each, capacity) -> dict:
     sizes = [seen.E[layer] - seen.model.zero_experts for layer in seen.layers]
-    budget = said_bytes(memory)
-    if every:
-        about_bytes(all_of, sum(sizes) * bytes_each)
-        claim(budget >= 0.99 * sum(sizes) * bytes_each, "they do not fit")
-        return
     needed = [sum(min(n, one) for one in sizes) * bytes_each for n in range(max(sizes) + 1)]
-    fits = max(n for n, whole_size in enumerate(needed) if whole_size <= 1.01 * budget)
-    claim(int(size) in (fits, fits - 1) and needed[int(size)] <= 1.01 * budget, f"{fits} fit")
-    claim((int(low), int(high or low)) == (min(sizes), max(sizes)), f"a layer has {min(sizes)} to {max(sizes)}")
-    if less:
-        about_bytes(less, sum(min(seen.K, one) for one in sizes) * bytes_each)
-        return
-    rates = _hits(seen, int(size))
-    claim((unknown is not None) == ("lru" not in rates), "is it known?")
-    if unknown:
-        return
-    share(lru, rates["lru"], "LRU")
-    share(chance, rates["chance"], "chance")
-    claim(bound in ("over 99%", "under 1%") or rates["lru"] - 0.005 <= int(bound[:-1]) / 100 <= 1, "no bound")
-    asked = 0.0
+    fits = max(n for n, of in enumerate(needed) if of <= memory * (1 + 1e-9))
+    check(capacity == fits, f"{fits} fit")
+    return {"memory": memory, "fewest": min(sizes), "most": max(sizes)}
+
+
+@counts
+def all_held(seen, memory, bytes_each):
+    needed = sum(seen.E[layer] - seen.model.zero_experts for layer in seen.layers) * bytes_each
+    check(memory >= needed * (1 - 1e-9), "they do not fit")
+    return {"memory": memory, "needed": needed}
+
+
+@counts
+def less_than_a_token(seen, memory, bytes_each, *, capacity):
+    least = sum(min(seen.K, seen.E[layer] - seen.model.zero_experts) for layer in seen.layers) * bytes_each
+    return _budget(seen, memory, bytes_each, capacity) | {"needed": least}
+
+
+@counts
+def hits_unknown(seen, memory, bytes_each, *, capacity):
+    check("lru" not in _hits(seen, capacity), "it is known")
+    return _budget(seen, memory, bytes_each, capacity)
+
+
+@counts
+def lru_hits(seen, memory, bytes_each, *, capacity, bound):
+    rates, asked = _hits(seen, capacity), 0.0
     for layer in seen.some():
-        computing = seen.E[layer] - seen.model.zero_experts
-        rows = seen.recorded(layer)
-        asked += sum(sum(e < computing for e in seen.has(layer, t)) for t in rows) / len(rows)
-    about_bytes(fetched, (1 - rates["lru"]) * asked * bytes_each)
-
-
-UNITS = {"kB": 1e3, "MB": 1e6, "GB": 1e9}
-
-
-def said_bytes(said: str) -> float:
-    number, unit = said.split(" ")
-    return float(number.replace(",", "")) * UNITS[unit]
-
-
-def about_bytes(said: str, value: float) -> None:
-    claim(abs(said_bytes(said) - value) <= 0.006 * value + 1, f"{value} bytes, not {said}")
-
-
-# ---- one token ------------------------------------------------------------------------------------------------------
-
-
-POINTS = r"less than 0\.1|[\d.]+"
-CARD = re.compile(
-    r"(?:Where (?P<missing>.+) sent this [a-z ]+ is not recorded\."
-    r"|(?P<dropped>.+) gave this [a-z ]+ no expert: it was dropped\."
-    r"|(?P<name>.+?)(?: uses all its (?P<all>\d+) experts| has (?P<one>one) expert|'s router picks experts? (?P<ids>[\d, and]+) of (?P<of>\d+))\."
-    r"(?: (?P<weights>Its weight is not recorded\.|Their weights are not recorded\.|Which of them has the most weight is not recorded\."
-    r"|Its output is weighted .+?|Their outputs are added, weighted .+?)(?:(?<=%)\.|(?<=\d)\.(?!\d)|(?<=recorded\.)))"
-    r"(?: (?P<empty>\d+) of its (?P<slots>\d+) slots (?:is|are) empty\.)?"
-    r"(?: Experts? (?P<idle>[\d, and]+) computes? nothing\.)?"
-    r"(?: (?P<others>By score alone it would have picked others: this router does not go by scores alone\.)"
-    r"| (?P<same>By score alone it would have picked the same; but this router does not go by scores alone\.)"
-    rf"| (?P<close>A close call: e|E)xpert (?P<next>\d+), the next best, was (?P<points>{POINTS}) points behind expert (?P<last>\d+)\.)?)"
-)
-
-
-def check_card(sentence: str, trace, layer: int, token: int) -> None:
-    """What the card says of one token at one layer."""
-    found = CARD.fullmatch(sentence)
-    claim(found is not None, f"cannot be read: {sentence!r}")
-    try:
-        _card(Seen(trace), found.groupdict(), layer, token)
-    except Refuted as refuted:
-        raise Refuted(f"{sentence!r} (layer {layer}, token {token}): {refuted}") from None
-
-
-def _ids(said: str) -> list[int]:
-    return [int(n) for n in re.findall(r"\d+", said)]
-
-
-def _card(seen: Seen, said: dict, layer: int, token: int) -> None:
-    at, own, E = seen.layers.index(layer), seen.has(layer, token), seen.E[layer]
-    name = said["missing"] or said["dropped"] or said["name"]
-    claim(name.lower().endswith(f" {layer}"), f"it is about {name}")
-    claim((said["missing"] is not None) == (seen.first(layer, token) == -2), "recorded, or not")
-    claim((said["dropped"] is not None) == (seen.first(layer, token) == -1), "dropped, or not")
-    if said["missing"] or said["dropped"]:
-        return
-    claim((said["ids"] is None) == (len(own) == E), f"it has {own} of {E}")
-    if said["ids"]:
-        ids = _ids(said["ids"])
-        claim(ids == own if seen.ordered else ids == sorted(own), f"it has {own}")
-        whole(said["of"], E)
-    elif said["all"]:
-        whole(said["all"], E)
-    weights = seen.trace.weights
-    numbers = re.findall(r"(<1%|>99%|-?\d+%|× -?[\d.]+)", said["weights"])
-    claim(bool(numbers) == (weights is not None), "weights are recorded, or not")
-    if numbers:
-        mine = [float(w) for e, w in zip(seen.slots[layer][token], weights[at, token], strict=True) if e >= 0]
-        expected = mine if len(mine) <= 8 else [mine[0], mine[-1]]
-        claim(len(numbers) == len(expected), f"the weights are {mine}")
-        for number, weight in zip(numbers, expected, strict=True):
-            claim(weight_agrees(number, weight), f"a weight is {weight}, not {number}")
-    empty = min(seen.K, E) - len(own)
-    claim((said["empty"] is not None) == (empty > 0), f"{empty} slots are empty")
-    if said["empty"]:
-        whole(said["empty"], empty)
-        whole(said["slots"], min(seen.K, E))
-    idle = [e for e in own if e >= E - seen.model.zero_experts]
-    claim(sorted(_ids(said["idle"] or "")) == sorted(idle), f"{idle} compute nothing")
-    _edge(seen, said, layer, token, own)
-
-
-def weight_agrees(said: str, weight: float) -> bool:
-    if said == ">99%":
-        return 0.995 - 1e-6 <= weight < 1
-    if said == "<1%":
-        return 0 < weight < 0.005 + 1e-6
-    if said.endswith("%"):
-        number = int(said[:-1])
-        return (
-            abs(100 * weight - number) <= 0.5 + 1e-4
-            and (number != 100 or weight > 1 - 2e-6)
-            and (number != 0 or weight <= 0)
-        )
-    return abs(float(said[2:]) - weight) <= 0.005 + 1e-6
-
-
-def _edge(seen: Seen, said: dict, layer: int, token: int, own: list[int]) -> None:
-    told = said["others"] or said["same"] or said["next"]
-    if seen.trace.logits is None or seen.model.score_function == "unknown" or len(own) >= seen.E[layer]:
-        claim(told is None, "no scores are known, or there is no other expert")
-        return
-
-    def gap(at: int, t: int, scores: list[float]) -> float:
-        chosen = seen.has(at, t)
-        rest = [p for e, p in enumerate(scores) if e not in chosen]
-        return min((scores[e] for e in chosen), default=1.0) - max(rest, default=0.0)
-
-    tables = {at: seen.probabilities(at) for at in seen.layers}
-    here = tables[layer][token]
-    mine = gap(layer, token, here)
-    fine = 2 / 65535
-    claim(told is not None, "scores are known")
-    if said["others"]:
-        claim(mine < fine, "by score it would have picked the same")
-    if said["same"] or said["next"]:
-        claim(mine > -fine, "by score it would have picked others")
-    gaps = [gap(at, t, tables[at][t]) for at in seen.layers for t in range(seen.T)]
-    if said["same"]:
-        claim(min(gaps) < fine, "this router goes by scores alone")
-    if said["next"]:
-        claim(min(gaps) > -fine, "this router does not go by scores alone")
-        last, following = int(said["last"]), int(said["next"])
-        claim(last in own and following not in own, "which was chosen?")
-        claim(here[last] <= min(here[e] for e in own) + fine, "another of its experts has a lower score")
-        claim(here[following] >= max(p for e, p in enumerate(here) if e not in own) - fine, "another was nearer")
-        points = said["points"]
-        if points.startswith("less"):
-            claim(100 * mine < 0.1 + 100 * fine, f"it was {100 * mine} points")
-        else:
-            about(points, 100 * mine, "points", 100 * fine)
-        weights = seen.trace.weights
-        matters = False
-        if weights is not None:
-            row = {
-                e: abs(float(w))
-                for e, w in zip(seen.slots[layer][token], weights[seen.layers.index(layer), token], strict=True)
-            }
-            total = sum(row[e] for e in own)
-            matters = row[last] * len(own) >= 0.5 * total
-            if abs(row[last] * len(own) - 0.5 * total) < 1e-5 or abs(100 * mine - 2) < 100 * fine:
-                return
-        claim(
-            (said["close"] != "E") == (100 * mine < 2 and matters),
-            f"{100 * mine:.3f} points; weights {weights is not None}",
-        )
+        computing, rows = seen.E[layer] - seen.model.zero_experts, seen.recorded(layer)
+        asked += mean(sum(e < computing for e in seen.has(layer, t)) for t in rows)
+    check(rates["lru"] - 1e-9 <= bound <= 1 + 1e-9, "no bound")
+    numbers = {"hits": rates["lru"], "chance": rates["chance"], "fetched": (1 - rates["lru"]) * asked * bytes_each}
+    return _budget(seen, memory, bytes_each, capacity) | numbers
 
 
 # ---- several traces -------------------------------------------------------------------------------------------------
 
 
-def check_engine_summary(sentence: str, one, other) -> None:
-    """The expert ids of the first trace that the second does not have: for traces of the same tokens, row by row."""
-    a, b = Seen(one), Seen(other)
-    chosen = different = 0
-    parted: dict[int, tuple[int, str, int]] = {}  # by sequence
-    for t in range(a.T):
-        for layer in a.layers:
-            if a.first(layer, t) == -2 or b.first(layer, t) == -2:
-                continue
-            mine, theirs = a.has(layer, t), b.has(layer, t)
-            chosen, different = chosen + len(mine), different + sum(e not in theirs for e in mine)
-            if sorted(mine) != sorted(theirs):
-                parted.setdefault(a.sequence[t], (a.position[t], quoted(a.text[t]), layer))
-    if found := re.match(rf"All {NUMBER} expert ids of the first are the same in the second\.", sentence):
-        whole(found[1], chosen)
-        claim(not parted, f"they part at {parted}")
-        return
-    found = re.match(
-        rf"Of {NUMBER} expert ids of the first, {NUMBER} (?:is|are) different in the second \({PCT}\)\. ", sentence
-    )
-    claim(found is not None, f"cannot be read: {sentence!r}")
-    whole(found[1], chosen)
-    whole(found[2], different)
-    share(found[3], different / chosen)
-    sequences = list(dict.fromkeys(a.sequence))
-    if place := re.search(r"They first part at token (\d+) \(“(.*?)”\), layer (\d+)\.", sentence, re.DOTALL):
-        claim(len(sequences) == 1, f"there are {len(sequences)} sequences")
-        claim((int(place[1]), place[2], int(place[3])) == parted[sequences[0]], f"they part at {parted}")
-        return
-    several = r"(\d+) of (\d+) sequences part, sequence (\d+) at token (\d+) \(“(.*?)”\), layer (\d+)\."
-    place = re.search(several, sentence, re.DOTALL)
-    claim(place is not None, f"cannot be read: {sentence!r}")
-    numbers = [int(said) if at != 4 else said for at, said in enumerate(place.groups())]
-    first = next(one for one in sequences if one in parted)
-    claim(numbers == [len(parted), len(sequences), first, *parted[first]], f"they part at {parted}")
-
-
-@reads(
-    "moeviz.metrics.multi_trace.first_choices_summary",
-    rf"(?:{NUMBER} of {NUMBER} tokens (stays?) with the expert of the token before, where an order at random would give "
-    rf"{NUMBER}; )?{NUMBER} of {NUMBER} experts come first here\.",
-)
-def _(seen, stay, pairs, verb, chance, used, experts):
+def _stay(seen) -> dict:
     (layer,) = seen.layers
     firsts = {t: seen.first(layer, t) for t in seen.recorded(layer) if seen.has(layer, t)}
-    whole(used, len(set(firsts.values())), "experts that come first")
-    whole(experts, seen.E[layer])
-    couples = [(a, b) for a, b in pairwise(range(seen.T)) if a in firsts and b in firsts]
-    couples = [(a, b) for a, b in couples if seen.sequence[a] == seen.sequence[b]]
-    couples = [(a, b) for a, b in couples if seen.position[b] == seen.position[a] + 1]
-    claim((stay is None) == (not couples), f"{len(couples)} pairs")
-    if couples:
-        same = sum(firsts[a] == firsts[b] for a, b in couples)
-        whole(stay, same, "tokens that stay")
-        whole(pairs, len(couples), "pairs")
-        claim((verb == "stays") == (same == 1), verb)
-        two = list(combinations(firsts.values(), 2))
-        about(chance, sum(a == b for a, b in two) / len(two) * len(couples), "at random", 1e-6)
+    follows = {
+        b
+        for a, b in pairwise(range(seen.T))
+        if (seen.sequence[a], seen.position[a] + 1) == (seen.sequence[b], seen.position[b])
+    }
+    couples = [(a, b) for a, b in pairwise(range(seen.T)) if a in firsts and b in firsts and b in follows]
+    two = list(combinations(firsts.values(), 2))
+    chance = sum(a == b for a, b in two) / len(two) * len(couples) if couples else 0.0
+    numbers = {"stay": sum(firsts[a] == firsts[b] for a, b in couples), "pairs": len(couples), "chance": chance}
+    return numbers | {"used": len(set(firsts.values())), "experts": seen.E[layer]}
 
 
-def check_word_change(sentence: str, one, other, word: int) -> None:
+@counts
+def used_first(seen):
+    found = _stay(seen)
+    check(abs(found["stay"] - found["chance"]) <= 0.5 + 1e-9, "more or fewer than in random order")
+    return {"used": found["used"], "experts": found["experts"]}
+
+
+@counts
+def staying(seen):
+    found = _stay(seen)
+    check(abs(found["stay"] - found["chance"]) >= 0.5 - 1e-9, "as many as in random order")
+    return found
+
+
+@counts
+def changed_choices(mine, theirs, word):
     """Of two readings whose tokens are the same but for the one in row `word`."""
-    mine, theirs = Seen(one), Seen(other)
-    changed, compared = {}, {}
-    before = 0
+    changed, compared, before = {}, {}, 0
     for layer in mine.layers:
         rows = [t for t in set(mine.recorded(layer)) & set(theirs.recorded(layer)) if t != word]
         differ = [t for t in rows if mine.first(layer, t) != theirs.first(layer, t)]
         changed[layer], compared[layer] = len(differ), len(rows)
         before += sum(t < word for t in differ)
-    total = sum(changed.values())
-    if none := re.fullmatch(rf"None of {NUMBER} first choices changes\.", sentence):
-        claim(total == 0, f"{total} change")
-        return whole(none[1], sum(compared.values()))
-    found = re.fullmatch(
-        rf"{NUMBER} of {NUMBER} first choices changes?(?:, most at layer (\d+): {NUMBER} of {NUMBER})?"
-        rf"(?:; {NUMBER} of them stands? before the changed word)?\.",
-        sentence,
-    )
-    claim(found is not None, f"cannot be read: {sentence!r}")
-    number, of, layer, most, of_layer, early = found.groups()
-    whole(number, total)
-    whole(of, sum(compared.values()))
-    ranked = sorted(changed.values())
-    claim((layer is None) == (len([n for n in compared.values() if n]) < 2 or ranked[-1] == ranked[-2]), f"{changed}")
-    if layer is not None:
-        whole(most, ranked[-1])
-        whole(most, changed[int(layer)])
-        whole(of_layer, compared[int(layer)])
-    whole(early or "0", before, "before the word")
+    most = [one for one, n in changed.items() if n and n == max(changed.values())]
+    layer = most[0] if len(most) == 1 and sum(n > 0 for n in compared.values()) > 1 else None
+    numbers = {"changed": sum(changed.values()), "of": sum(compared.values()), "before": before}
+    return numbers | {"layer": layer, "most": changed.get(layer, 0), "of_layer": compared.get(layer, 0)}
 
 
-def check_multi_summary(says: list[str], traces: dict) -> None:
-    """Figures of several traces: the means over layers."""
-    seen = {name: Seen(trace) for name, trace in traces.items()}
-    for sentence in says:
-        if sentence.startswith("These traces"):
-            texts = [(one.sequence, one.text) for one in seen.values()]
-            claim(any(each != texts[0] for each in texts), "they are of the same tokens")
-        elif sentence.startswith("Load of the busiest"):
-            for name, value, luck in re.findall(r"([ABC]) ([\d.]+) \(([\d.]+)\)", sentence):
-                layers = [at for at in seen[name].some() if sum(seen[name].counts(at))]
-                about(value, sum(max(seen[name].times(at)) for at in layers) / len(layers), f"busiest of {name}")
-                means, slack = zip(*(busiest_at_random(seen[name], at) for at in layers), strict=True)
-                about(luck, sum(means) / len(means), f"busiest of {name} at random", max(slack))
-        elif sentence.startswith("Different sets"):
-            for name, sets, of, luck in re.findall(r"([ABC]) ([\d,]+) of ([\d,]+) \(([\d,]+)\)", sentence):
-                counts, possible, chance = [], [], []
-                for at in seen[name].some():
-                    rows = [frozenset(seen[name].has(at, t)) for t in seen[name].recorded(at)]
-                    full = [row for row in rows if len(row) == max(map(len, rows))]
-                    counts.append(len(set(full)))
-                    possible.append(comb(seen[name].E[at], len(full[0])))
-                    chance.append(possible[-1] * (1 - (1 - 1 / possible[-1]) ** len(full)))
-                for said, values in ((sets, counts), (of, possible), (luck, chance)):
-                    mean = sum(values) / len(values)
-                    claim(abs(int(said.replace(",", "")) - mean) <= 0.5 + 1e-6, f"sets of {name}: {mean}, not {said}")
-        elif sentence.startswith("Bits that"):
-            for name, value in re.findall(r"([ABC]) ([\d.]+) \(", sentence):
-                told = []
-                for at in seen[name].some():
-                    table = _by_label(_texts(seen[name], at, first=False))
-                    if any(map(sum, table.values())):
-                        told.append(divergence(list(table.values())))
-                about(value, sum(told) / len(told), f"bits of {name}")
-        else:
-            _repetition(sentence, seen)
+@counts
+def other_texts(traces):
+    texts = [(one.sequence, one.text) for one in traces.values()]
+    check(any(each != texts[0] for each in texts), "they are of the same tokens")
+    return {}
+
+
+def _of_each(figures, counted: dict) -> dict:
+    check([one.trace for one in figures] == [*counted], f"of each of {[*counted]}")
+    for one in figures:
+        check(agree((one.value, one.chance, one.most), counted[one.trace]), f"{one}: {counted[one.trace]}")
+    return {}
+
+
+@counts
+def bits_of_labels(traces, *, figures):
+    # What shuffled labels give is counted with each layer's own claim.
+    chance = {one.trace: one.chance for one in figures}
+    told = {name: list(informed(one).values()) for name, one in traces.items() if one.label}
+    return _of_each(figures, {name: (mean(of), chance.get(name), nan) for name, of in told.items() if of})
+
+
+@counts
+def busiest_of_several(traces, *, figures):
+    found = {}
+    for name, one in traces.items():
+        if layers := [at for at in one.some() if sum(one.counts(at))]:
+            means, slack = zip(*(busiest_at_random(one, at) for at in layers), strict=True)
+            found[name] = mean(max(one.times(at)) for at in layers), Near(mean(means), max(slack)), nan
+    return _of_each(figures, found)
+
+
+@counts
+def sets_of_several(traces, *, figures):
+    found = {}
+    for name, one in traces.items():
+        number, possible, chance = [], [], []
+        for at in one.some():
+            rows = [frozenset(one.has(at, t)) for t in one.recorded(at)]
+            full = [row for row in rows if len(row) == max(map(len, rows))]
+            number.append(len(set(full)))
+            possible.append(comb(one.E[at], len(full[0])))
+            chance.append(possible[-1] * (1 - (1 - 1 / possible[-1]) ** len(full)))
+        found[name] = mean(number), mean(chance), mean(possible)
+    return _of_each(figures, found)
 
 
 def busiest_at_random(seen: Seen, layer: int) -> tuple[float, float]:
@@ -1648,251 +1303,39 @@ def busiest_at_random(seen: Seen, layer: int) -> tuple[float, float]:
     return float(highest.mean()), float(5 * highest.std() * sqrt(1 / 50 + 1 / 400))
 
 
-def _repetition(sentence: str, seen: dict) -> None:
-    beyond, by_load = {}, {}
-    for name, one in seen.items():
-        if one.ordered:
-            layers, loads = [], []
-            for at in one.some():
-                pairs = [(a, b) for a, b in one.neighbours(at) if one.has(at, a) and one.has(at, b)]
-                if pairs and one.E[at] > 1:
-                    part = sum(one.first(at, a) == one.first(at, b) for a, b in pairs) / len(pairs)
-                    layers.append((part - 1 / one.E[at]) / (1 - 1 / one.E[at]))
-                    firsts = [one.first(at, t) for t in one.recorded(at) if one.has(at, t)]
-                    twice = sum((firsts.count(e) / len(firsts)) ** 2 for e in set(firsts))
-                    loads.append((twice - 1 / one.E[at]) / (1 - 1 / one.E[at]))
-            if layers:
-                beyond[name], by_load[name] = sum(layers) / len(layers), sum(loads) / len(loads)
-    head, _, tail = sentence.partition(". By their loads")
-    for part_of, values in ((head, beyond), (tail, by_load)):
-        said = re.findall(rf"([ABC]) (?:(just below 0%)|(−?){PCT})", part_of)
-        claim(not part_of or {name for name, *_ in said} == set(values), f"of each of {set(values)}")
-        for name, below, sign, part in said:
-            if below:
-                claim(-0.005 < values[name] < 0, f"repetition of {name} is {values[name]}")
-            else:
-                share(part, -values[name] if sign else values[name], f"repetition of {name}")
-    if found := re.match(r"Beyond chance, the first choice repeats most in ([ABC]) and least in ([ABC]):", sentence):
-        claim(beyond[found[1]] == max(beyond.values()) and beyond[found[2]] == min(beyond.values()), f"{beyond}")
-    else:
-        claim("no more than luck explains" in sentence, f"cannot be read: {sentence!r}")
+def _repetition(traces, figures) -> dict[str, float]:
+    found = {}
+    for name, one in traces.items():
+        layers, loads = [], []
+        for at in one.some() if one.ordered else ():
+            pairs = [(a, b) for a, b in one.neighbours(at) if one.has(at, a) and one.has(at, b)]
+            if pairs and one.E[at] > 1:
+                part = sum(one.first(at, a) == one.first(at, b) for a, b in pairs) / len(pairs)
+                layers.append((part - 1 / one.E[at]) / (1 - 1 / one.E[at]))
+                firsts = [one.first(at, t) for t in one.recorded(at) if one.has(at, t)]
+                twice = sum((firsts.count(e) / len(firsts)) ** 2 for e in set(firsts))
+                loads.append((twice - 1 / one.E[at]) / (1 - 1 / one.E[at]))
+        if layers:
+            found[name] = mean(layers), mean(loads), nan
+    _of_each(figures, found)
+    return {name: of[0] for name, of in found.items()}
 
 
-# ---- what pages and reports write themselves ------------------------------------------------------------------------
+@counts
+def repetition_alike(traces, *, figures):
+    _repetition(traces, figures)
+    return {}
 
 
-def check_name(said: list[str], trace) -> None:
-    """The line above a trace's facts; and that it is too short, once and where it is."""
-    seen = Seen(trace)
-    found = re.match(rf"{NUMBER} ([a-z ]+?)(s?) through ", said[0])
-    claim(found is not None, f"cannot be read: {said[0]!r}")
-    whole(found[1], seen.T, "tokens")
-    claim((found[3] == "s") == (seen.T != 1), "one, or several")
-    short = [line for line in said if "too little" in line]
-    claim(len(short) == (0 < seen.T < HANDFUL), f"{seen.T} tokens")
+@counts
+def repetition(traces, *, figures, most, least):
+    beyond = _repetition(traces, figures)
+    highest(beyond, most)
+    highest({name: -value for name, value in beyond.items()}, least)
+    return {}
 
 
-def check_headline(sentence: str, trace) -> None:
-    """Whose experts are on screen."""
-    seen = Seen(trace)
-    found = re.search(
-        r": (\d+) MoE ([a-z ]+?)(s?) of (\d+)(?: to (\d+))? experts, (\d+) for each ([a-z ]+)\*$", sentence
-    )
-    claim(found is not None, f"cannot be read: {sentence!r}")
-    whole(found[1], len(seen.layers), "layers")
-    claim((found[3] == "s") == (len(seen.layers) != 1), "one layer, or several")
-    claim((int(found[4]), int(found[5] or found[4])) == (min(seen.E.values()), max(seen.E.values())), "experts")
-    whole(found[6], seen.K, "top-k")
-
-
-def check_figures(rows: dict, trace) -> None:
-    """The numbers under a trace."""
-    seen = Seen(trace)
-    if "Prompt tokens" in rows:
-        whole(rows["Prompt tokens"][0], seen.phase.count("prompt"))
-        whole(rows["Generated"][0], seen.phase.count("generated"))
-    else:
-        whole(next(value for name, (value, _) in rows.items() if name == "Digits"), seen.T)
-    missing = sum(any(seen.first(layer, t) == -2 for layer in seen.layers) for t in range(seen.T))
-    claim(("Not recorded" in rows) == (missing > 0), f"{missing} are not recorded")
-    if missing:
-        whole(rows["Not recorded"][0], missing)
-    most, least = max(seen.E.values()), min(seen.E.values())
-    claim(rows["Experts"][0] == f"{seen.K} of " + (f"{most}" if most == least else f"{least}–{most}"), "experts")
-    if seen.model.parameters is not None:
-        total, active, _, _ = _all_and_active(seen)
-        claim((rows["Parameters"][0], rows["Active"][0]) == (total, active), f"{total} parameters, {active} active")
-
-
-def check_numbers(sentence: str, trace, layer: int, expert: int) -> None:
-    """The line of numbers on the page of an expert."""
-    seen = Seen(trace)
-    rows, counts = seen.recorded(layer), seen.counts(layer)
-    own = [t for t in rows if expert in seen.has(layer, t)]
-    found = re.fullmatch(
-        rf"(?:\*\*(nan|[\d.]+)×\*\* a uniform load, rank (\d+) of (\d+)  ·  )?has \*\*{NUMBER}\*\* of {NUMBER} tokens"
-        rf"(?:  ·  first choice for \*\*{PCT}\*\* of them)?(?:  ·  mean weight (-?[\d.]+))?",
-        sentence,
-    )
-    claim(found is not None, f"cannot be read: {sentence!r}")
-    times, rank, of, has, recorded, first, weight = found.groups()
-    whole(has, len(own))
-    whole(recorded, len(rows))
-    claim((times is not None) == (bool(rows) and sum(counts) > 0), f"{sum(counts)} assignments")
-    if times:
-        about(times, seen.times(layer)[expert])
-        better = sum(n > counts[expert] for n in counts) + counts[:expert].count(counts[expert])
-        whole(rank, better + 1, "rank")
-        whole(of, len(counts))
-    claim((first is not None) == (seen.ordered and bool(own)), "first choices")
-    if first:
-        share(first, sum(seen.first(layer, t) == expert for t in own) / len(own))
-    known = seen.trace.weights
-    claim((weight is not None) == (known is not None and bool(own)), "weights")
-    if weight:
-        at = seen.layers.index(layer)
-        about(weight, sum(float(known[at, t, seen.slots[layer][t].index(expert)]) for t in own) / len(own), slack=1e-5)
-
-
-COUNTED = re.compile(
-    r"At (?P<layer>.+), expert (?P<expert>\d+) (?P<verb>has|is among those of) (?P<most>\d+) of the (?P<of>\d+)"
-    r"(?P<how> recorded| shown)? (?P<item>.+?)s(?:, (?P<run>\d+) of them in a row, from “(?P<first>.*?)” to “(?P<last>.*)”)?\.",
-    re.DOTALL,
-)
-
-
-def check_counted(sentence: str | None, trace, layer: int, texts: list[str], window: tuple[int, int]) -> None:
-    """The sentence under the strip, on the expert that most of its tokens show at a layer; None where there is none."""
-    seen, (start, end) = Seen(trace), window
-    shows = {t: (seen.has(layer, t)[:1] if seen.ordered else seen.has(layer, t)) for t in range(start, end)}
-    recorded = [t for t in shows if seen.first(layer, t) != -2]
-    counts = [sum(e in own for own in shows.values()) for e in range(seen.E[layer])]
-    alone = counts.count(max(counts)) == 1
-    claim((sentence is None) == (len(recorded) < 8 or not alone), f"{len(recorded)} tokens, {counts}")
-    if sentence is None:
-        return
-    said = COUNTED.fullmatch(sentence)
-    claim(said is not None, f"cannot be read: {sentence!r}")
-    expert = counts.index(max(counts))
-    claim(said["layer"].endswith(f" {layer}"), f"it is about {said['layer']}")
-    claim(
-        int(said["expert"]) == expert and int(said["most"]) == counts[expert], f"it is {expert} with {counts[expert]}"
-    )
-    claim((said["verb"] == "has") == seen.ordered, "first choices, or any")
-    whole(said["of"], len(recorded))
-    runs, before = [[]], None
-    for t in range(start, end):
-        place = (seen.sequence[t], seen.position[t])
-        if before != (place[0], place[1] - 1) or expert not in shows[t]:
-            runs.append([])
-        if expert in shows[t]:
-            runs[-1].append(t)
-        before = place
-    length = max(map(len, runs))
-    claim((said["run"] is not None) == (length > 2), f"the longest run is {length}")
-    if said["run"]:
-        whole(said["run"], length)
-        longest = [(texts[run[0]], texts[run[-1]]) for run in runs if len(run) == length]
-        claim((said["first"], said["last"]) == longest[0], f"the run is {longest[0]}")
-
-
-GOES_ON = re.compile(
-    r"(?:The text goes on with “(?P<no>.*)”, which is not among these five"
-    r"|The text does go on with “(?P<first>.*)” \(bold\)"
-    r"|The text goes on with “(?P<other>.*)” \(bold\), given (?P<p>[<>]?\d+%)"
-    r"|(?P<end>Here the text ends))\. Click an expert above to mute it\.",
-    re.DOTALL,
-)
-MUTED = re.compile(
-    r"(?:“(?P<was>.*?)”: (?P<before>[<>]?\d+%) → (?P<fell>(?:under )?[<>]?\d+%)\.(?: Now “(?P<now>.*)” is likeliest\.)?"
-    r"(?P<unused> This \w+ itself did not use (?P<them>it|them), but earlier ones may have\.)? ?)?"
-    r"(?:(?P<moved>\d+) of (?P<of>\d+) first choices change(?P<dots> \(orange dots\))?\.)?(?P<dashed> ?Dashed: as it was\.)?",
-    re.DOTALL,
-)
-
-
-def part_agrees(said: str, value: float) -> bool:
-    """Whether a share is what a page writes of it: whole percent, and no 0 % or 100 % that is none."""
-    if said == ">99%":
-        return 0.995 - 1e-6 <= value < 1
-    if said == "<1%":
-        return 0 < value < 0.005 + 1e-6
-    return abs(100 * value - int(said[:-1])) <= 0.5 + 1e-4
-
-
-def _follows(seen: Seen, token: int) -> bool:
-    after = token + 1
-    return after < seen.T and (seen.sequence[after], seen.position[after]) == (
-        seen.sequence[token],
-        seen.position[token] + 1,
-    )
-
-
-def check_next(sentence: str, trace, texts: list[str], token: int) -> None:
-    """The sentence on the likeliest next tokens: whether the token that does follow is one of them."""
-    seen, said = Seen(trace), GOES_ON.fullmatch(sentence)
-    claim(said is not None, f"cannot be read: {sentence!r}")
-    likely = [(shown(text), p) for text, p in trace.next_tokens.after(token)]
-    claim((said["end"] is not None) == (not _follows(seen, token)), "where the text ends")
-    if said["end"]:
-        return
-    follows = texts[token + 1]
-    claim(follows in (said["no"], said["first"], said["other"]), f"what follows is {follows!r}")
-    place = next((at for at, (text, _) in enumerate(likely) if text == follows), None)
-    claim((said["no"] is not None) == (place is None) and (said["first"] is not None) == (place == 0), f"it is {place}")
-    if said["p"]:
-        claim(part_agrees(said["p"], likely[place][1]), f"it has {likely[place][1]}")
-
-
-def check_muted(sentence: str, trace, muted, mutes: list[tuple[int, int]], token: int) -> None:
-    """The sentence on what changes without some experts (layer and expert)."""
-    seen, now, said = Seen(trace), Seen(muted), MUTED.fullmatch(sentence)
-    claim(said is not None and sentence != "", f"cannot be read: {sentence!r}")
-    moved = [(row, t) for row in seen.layers for t in range(seen.T) if seen.first(row, t) != now.first(row, t)]
-    claim((said["moved"] is not None) == seen.ordered, "first choices are known")
-    if seen.ordered:
-        claim((int(said["moved"]), int(said["of"])) == (len(moved), len(seen.layers) * seen.T), f"{len(moved)} change")
-        claim((said["dots"] is not None) == bool(moved), "dots")
-    before, after = trace.next_tokens.after(token), muted.next_tokens.after(token)
-    claim(said["was"] == shown(before[0][0]) and part_agrees(said["before"], before[0][1]), f"it was {before[0]}")
-    left = {}
-    for text, p in after:
-        left.setdefault(shown(text), p)
-    if said["was"] in left:
-        claim(part_agrees(said["fell"], left[said["was"]]), f"now {left[said['was']]}")
-    else:
-        percent = int(said["fell"].removeprefix("under ").removesuffix("%"))
-        claim(said["fell"].startswith("under ") and percent - 1 <= 100 * after[-1][1] < percent, f"{after[-1][1]}")
-    first = shown(after[0][0])
-    claim(said["now"] == (None if first == said["was"] else first), f"the likeliest is {first!r}")
-    used = any(expert in seen.has(layer, token) for layer, expert in mutes)
-    claim(
-        (said["unused"] is None) == used and (used or (said["them"] == "them") == (len(mutes) > 1)), "whether it had it"
-    )
-
-
-def changed(sentence: str) -> list[tuple[int, str]]:
-    """The sentence with each of its numbers in turn made another one: a control, which a second count must refute."""
-    made = []
-    for at, found in enumerate(re.finditer(r"\d+(?:[.,]\d+)*", sentence)):
-        text = found[0]
-        digits = len(text.partition(".")[2])
-        more = float(text.replace(",", "")) * 1.5 + 3
-        number = f"{more:.{digits}f}" if digits else str(int(more))
-        made.append((at, sentence[: found.start()] + number + sentence[found.end() :]))
-    return made
-
-
-def notices(again: Callable[[], None]) -> bool:
-    """Whether a second count does not agree: also where a changed number leads to no place at all."""
-    try:
-        again()
-    except (Refuted, LookupError, ValueError, ZeroDivisionError):
-        return True
-    return False
-
-
-# ---- balance beside luck, and a verdict on placement -----------------------------------------------------------------
+# ---- balance compared with chance, and a verdict on placement -------------------------------------------------------
 
 
 def luck(tokens: int, chance: float, rare: float) -> tuple[int, int]:
@@ -1904,7 +1347,7 @@ def luck(tokens: int, chance: float, rare: float) -> tuple[int, int]:
     return low, next(n for n in range(tokens, -1, -1) if sum(each[n:]) > rare / 2)
 
 
-def cells_beside_luck(seen: Seen, grouped: bool) -> list[dict]:
+def cells_by_chance(seen: Seen, grouped: bool) -> list[dict]:
     """Each expert of each part: all tokens together, and each label."""
     names = list(dict.fromkeys(seen.label)) if grouped else []
     parts = [None, *(names if 2 <= len(names) <= 4 else ())]
@@ -1926,128 +1369,103 @@ def cells_beside_luck(seen: Seen, grouped: bool) -> list[dict]:
     return cells
 
 
-WHO = (
-    rf"(?:in “(.*?)”, )?expert (\d+) of layer (\d+) has (?:{NUMBER} times its share|{NUMBER} of its share"
-    r"|(no token)(?:, and (\d+) more ha(?:ve|s) none)?)"
-)
+@counts
+def nothing_counted(seen, grouped):
+    check(not cells_by_chance(seen, grouped), "tokens were counted")
+    return {}
 
 
-def times_of(said: str, value: float) -> None:
-    about(said, value, "times its share")
-    claim(float(said) != 1 or abs(value - 1) < 1e-4, f"{value} is not 1")
-
-
-@reads(
-    "moeviz.metrics.balance.balance_sentence",
-    rf"(?:(No|Not quite|Nearly): {WHO}(?:; {WHO})?\.(?: All together it is {NUMBER} times at most, so the sum hides it\.)?"
-    rf"|As far as {NUMBER} tokens? can tell, yes: no expert has more or less than luck alone may bring\."
-    r"|(No token was counted, so nothing can be said\.))",
-)
-def _(seen, begin, *found):
-    *whos, hidden, tokens, nothing, grouped = found
-    cells = cells_beside_luck(seen, grouped)
-    claim(bool(nothing) == (not cells), "was any token counted?")
-    if nothing:
-        return
+def _clear(seen, grouped):
+    cells = cells_by_chance(seen, grouped)
     own = [cell for cell in cells if cell["part"] is not None] or cells
-    clear = [cell for cell in own if cell["clear"]]
-    claim(bool(tokens) == (not clear), f"{len(clear)} are beyond luck")
-    if tokens:
-        return whole(tokens, max(cell["of"] for cell in own), "tokens")
-    most, least = (end(cell["times"] for cell in clear) for end in (max, min))
-    right = "No" if most >= 2 or not least else "Not quite" if most >= 1.5 or least <= 0.5 else "Nearly"
-    claim(begin == right, f"it is {right}: {most} and {least}")
-    claim((whos[1] is not None) + (whos[8] is not None) == (most > 1) + (least < 1), "who is told of?")
-    for part, expert, layer, more, less, none, others in (whos[:7], whos[7:]):
-        if expert is None:
-            continue
-        (cell,) = [
-            cell
-            for cell in clear
-            if (cell["layer"], cell["expert"]) == (int(layer), int(expert))
-            and (part is None if cell["part"] is None else shown(cell["part"]) == part)
-        ] or [{}]
-        claim(bool(cell), "it is not beyond luck")
-        claim(cell["times"] == (most if more else least), "another has more, or less")
-        if more or less:
-            times_of(more or less, cell["times"])
-            claim((cell["times"] > 1) == bool(more), "more or less?")
-        else:
-            empty = sum(cell["n"] == 0 for cell in clear)
-            claim(none is not None and cell["n"] == 0, "it has tokens")
-            whole(others or "0", empty - 1, "others without a token")
+    return cells, own, [cell for cell in own if cell["clear"]]
+
+
+@counts
+def even_load(seen, grouped):
+    _, own, clear = _clear(seen, grouped)
+    check(not clear, f"{len(clear)} are beyond chance")
+    return {"tokens": max(cell["of"] for cell in own)}
+
+
+@counts
+def uneven_load(seen, grouped, *, most, least):
+    cells, _, clear = _clear(seen, grouped)
+    top, bottom = (end(cell["times"] for cell in clear) for end in (max, min))
+    degree = "No" if top >= 2 or not bottom else "Not quite" if top >= 1.5 or bottom <= 0.5 else "Nearly"
+    for holder, times, there in ((most, top, top > 1), (least, bottom, bottom < 1)):
+        check((holder is not None) == there, "who is named?")
+        places = [(c["part"] or "", c["layer"], c["expert"]) for c in clear if agree(times, c["times"])]
+        check(holder is None or (tuple(holder[:3]) in places and agree(holder.times, times)), f"{times} at {places}")
     together = max(cell["times"] for cell in cells if cell["part"] is None)
-    claim((hidden is not None) == (most >= 1.5 and together - 1 < (most - 1) / 2), "does the sum hide it?")
-    if hidden:
-        times_of(hidden, together)
+    hidden = top >= 1.5 and together - 1 < (top - 1) / 2
+    return {"degree": degree, "empty": sum(not c["n"] for c in clear), "together": together if hidden else None}
 
 
-@reads(
-    "moeviz.metrics.balance.luck_sentence",
-    rf"Of {NUMBER}(?:–{NUMBER})? tokens sent at random, an expert gets {NUMBER} to {NUMBER} times its share by luck; "
-    rf"{NUMBER} of {NUMBER} here are outside\.",
-)
-def _(seen, fewest, tokens, low, high, beyond, every, grouped):
-    cells = cells_beside_luck(seen, grouped)
-    whole(fewest, min(cell["of"] for cell in cells), "fewest tokens")
-    whole(tokens or fewest, max(cell["of"] for cell in cells), "tokens")
-    about(low, min(cell["low"] for cell in cells), "the least by luck")
-    about(high, max(cell["high"] for cell in cells), "the most by luck")
-    whole(beyond, sum(cell["clear"] for cell in cells), "beyond luck")
-    whole(every, len(cells), "experts")
+@counts
+def random_load(seen, grouped):
+    cells = cells_by_chance(seen, grouped)
+    tokens, ends = [cell["of"] for cell in cells], [(cell["low"], cell["high"]) for cell in cells]
+    numbers = {"fewest": min(tokens), "tokens": max(tokens), "beyond": sum(cell["clear"] for cell in cells)}
+    return numbers | {"low": min(ends)[0], "high": max(high for _, high in ends), "experts": len(cells)}
 
 
-@reads(
-    "moeviz.serving.decision.placement_verdict",
-    rf"(?:(\d+) experts on (\d+) devices are one each, so there is nothing to place\."
-    rf"|Too little evidence: a device has {NUMBER} choices in a part of them, where luck alone makes it uneven\. It takes {NUMBER}\."
-    rf"|(Worth a trial|Not now|Too little evidence): on (\d+) devices a balanced plan changes the load of the busiest by "
-    rf"([+−][\d.]+)%(?: to ([+−][\d.]+)%)?, judged on tokens it was not made from; placements at random change it by "
-    rf"([+−][\d.]+)%\. Of the busiest quarter of experts, {PCT} or more are the busiest again \(chance: {PCT}\)\. "
-    rf"In every judgement 5% less is asked for, less than 19 of 20 placements at random leave, and more experts again than by chance\.)",
-)
-def _(seen, experts, one_each, choices, takes, begin, devices, least, most, lot, kept, chance, asked, enough):
-    if experts:
-        whole(experts, max(seen.E.values()) - seen.model.zero_experts, "experts")
-        return whole(one_each, asked, "devices")
+@counts
+def load_elsewhere(seen, other, *, layer, expert):
+    clear = [cell for cell in cells_by_chance(seen, False) if cell["clear"] and cell["times"] > 1]
+    highest({(cell["layer"], cell["expert"]): cell["times"] for cell in clear}, (layer, expert))
+    return {"tokens": len(other.recorded(layer)), "times": other.times(layer)[expert]}
+
+
+@counts
+def one_expert_per_device(seen, devices, enough):
+    experts = max(seen.E.values()) - seen.model.zero_experts
+    check(experts == devices, "there are more")
+    return {"experts": experts, "devices": devices}
+
+
+def _choices(seen, devices) -> float:
+    return min(sum(side) / devices for of in halves_of_windows(seen) for both in of.values() for side in both)
+
+
+@counts
+def few_choices_per_device(seen, devices, enough):
+    check(_choices(seen, devices) < enough, "there are enough")
+    return {"choices": Near(_choices(seen, devices), 0.5), "needed": enough}
+
+
+@counts
+def placement_trial(seen, asked, enough, *, verdict, worth):
+    check(_choices(seen, asked) >= enough and worth == 0.05, "there is too little evidence")
     ways = [of for of in halves_of_windows(seen) if of]
-    fewest = min(sum(side) / asked for of in ways for both in of.values() for side in both)
-    claim((choices is not None) == (fewest < enough), f"a device has {fewest}")
-    if choices:
-        about(choices, fewest, "choices", slack=0.5)
-        return whole(takes, enough, "enough")
-    whole(devices, asked, "devices")
     changes, drawn, again, beaten = [], [], [], []
     for of, way in ((of, way) for of in ways for way in (1, -1)):
         pairs = {layer: both[::way] for layer, both in of.items()}
-        loads = {
-            plan: sum(busiest_device(*both, asked, plan) for both in pairs.values())
-            for plan in ("in order", "balanced")
-        }
-        luck = sorted(
+        loads = [sum(device_load(*both, asked, plan) for both in pairs.values()) for plan in ("in order", "balanced")]
+        lots = sorted(
             sum(
-                busiest_device(*[[both[1][e] for e in at_random(seen, layer, draw)]] * 2, asked, "in order")
+                device_load(*[[both[1][e] for e in at_random(seen, layer, draw)]] * 2, asked, "in order")
                 for layer, both in pairs.items()
             )
             for draw in range(20)
         )
-        changes.append(100 * (loads["balanced"] / loads["in order"] - 1))
-        drawn.append(100 * (sum(luck) / 20 / loads["in order"] - 1))
-        again.append(sum(busy_again(*both) for both in pairs.values()) / len(pairs))
-        beaten.append(loads["balanced"] < luck[1])
-    lot_of = [max(len(both[0]) // 4, 1) / len(both[0]) for both in ways[0].values()]
-    by_lot = sum(lot_of) / len(lot_of)
-    good = all(beaten) and min(again) > by_lot
+        changes.append(loads[1] / loads[0] - 1)
+        drawn.append(mean(lots) / loads[0] - 1)
+        again.append(mean(busy_again(*both) for both in pairs.values()))
+        beaten.append(loads[1] < lots[1])
+    chance = mean(max(len(both[0]) // 4, 1) / len(both[0]) for both in ways[0].values())
+    good = all(beaten) and min(again) > chance
     right = (
-        "Worth a trial" if max(changes) <= -5 and good else "Not now" if min(changes) > -5 else "Too little evidence"
+        "Worth a trial"
+        if max(changes) <= -0.05 and good
+        else "Not now"
+        if min(changes) > -0.05
+        else "Too little evidence"
     )
-    on_the_edge = any(abs(change + 5) < 1e-9 for change in changes) or abs(min(again) - by_lot) < 1e-9
-    claim(begin == right or on_the_edge, f"it is {right}: {changes} {again}")
-    about(least.replace("−", "-").lstrip("+"), min(changes), "least")
-    about((most or least).replace("−", "-").lstrip("+"), max(changes), "most")
-    about(lot.replace("−", "-").lstrip("+"), sum(drawn) / len(drawn), "at random")
-    share(kept, min(again), "again")
-    share(chance, by_lot, "by lot")
+    on_the_edge = any(abs(change + 0.05) < 1e-9 for change in changes) or abs(min(again) - chance) < 1e-9
+    check(verdict == right or on_the_edge, f"it is {right}: {changes} {again}")
+    ends = {"devices": asked, "least": min(changes), "most": max(changes), "at_random": mean(drawn)}
+    return ends | {"kept": min(again), "chance": chance}
 
 
 def halves_of_windows(seen):
@@ -2082,18 +1500,3 @@ def busy_again(one: list[int], other: list[int]) -> float:
     most = max(len(one) // 4, 1)
     first, second = (set(sorted(range(len(of)), key=lambda e: (-of[e], e))[:most]) for of in (one, other))
     return len(first & second) / most
-
-
-@reads(
-    "moeviz.metrics.balance.elsewhere_sentence",
-    rf"Of {NUMBER} tokens of other texts, expert (\d+) of layer (\d+) has (?:{NUMBER} times its share|{NUMBER} of its share)\.",
-)
-def _(seen, tokens, expert, layer, more, less, other):
-    clear = [cell for cell in cells_beside_luck(seen, False) if cell["clear"] and cell["times"] > 1]
-    (cell,) = [cell for cell in clear if (cell["layer"], cell["expert"]) == (int(layer), int(expert))] or [None]
-    claim(cell is not None and cell["times"] == max(each["times"] for each in clear), "another is the busiest")
-    there = Seen(other)
-    whole(tokens, len(there.recorded(int(layer))), "tokens of other texts")
-    times = there.times(int(layer))[int(expert)]
-    claim((times >= 1) == bool(more), "more or less?")
-    times_of(more or less, times)

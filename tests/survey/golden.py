@@ -7,12 +7,12 @@ import torch
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import listen
+from moeviz.capture.record.witness import witnessed
 from moeviz.capture.routers.discovery import router_sites
 from moeviz.capture.run.prompts import Batch, ModelInput, no_generated_tokens
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 from survey.architectures import difference_from_oracle
-from survey.oracle import witnessed
 from survey.tiny_models import UNSEEN, random_model, read, tokenizer
 
 SEQUENCES, POSITIONS = 4, 24

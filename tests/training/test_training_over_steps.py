@@ -11,9 +11,10 @@ from made_runs import CHARTS, TWO_RUNS, layer, made_run
 
 from moeviz.charts import training as charts
 from moeviz.charts import training as figures
+from moeviz.claims import Claim
 from moeviz.errors import MissingField
 from moeviz.training.reading import example_runs
-from moeviz.training.recorded.captions import Verdict, quiet_caption, router_verdict
+from moeviz.training.recorded.claims import quiet_caption, router_verdict
 from moeviz.training.recorded.over_steps import (
     balance_over_steps,
     counts_at_end,
@@ -161,27 +162,28 @@ def test_every_chart_draws_a_run_of_one_log(chart, run):
 
 def test_sentences_are_counted_from_the_frame(run):
     load = charts.HEATMAP.caption(load_over_steps(run, 3).query("step <= 40"))
-    assert load == "At the end, expert 0 has 2.7 times its uniform share, and expert 2 has been dead since step 15."
+    assert (load["expert"], load["times"]) == (0, pytest.approx(2.67, abs=0.05))
+    assert load["dead"] == (1, 2, 15)
     even = charts.HEATMAP.caption(load_over_steps(run, 0))
-    assert even == "At the end, expert 0 has 1.0 times its uniform share, and none is dead."
-    violation = charts.BALANCE.caption(balance_over_steps({"r": run}).query("step == 10"))
-    assert violation.startswith("At the end, the worst is layer 3, at a MaxVio of 1.00, where luck alone gives 0.")
-    aux = figures.AUX.caption(measured(figures.AUX, run))
-    assert "in “<b>A” the model's aux loss is 1.2, and its coefficient is 0.01; in “B”" in aux
-    loss = figures.LOSS.caption(measured(figures.LOSS, run))
-    assert loss.startswith("At the end, in “<b>A” the loss is 4.488 without the aux loss, and 4.500 with it; in “B”")
+    assert (even["expert"], even["times"], even["dead"], even["back"]) == (0, 1, None, None)
+    ((name, (layer, worst, chance)),) = charts.BALANCE.caption(balance_over_steps({"r": run}).query("step == 10"))[
+        "runs"
+    ]
+    assert (name, layer, worst) == (None, 3, 1) and 0 < chance < 1
+    assert figures.AUX.caption(measured(figures.AUX, run))["runs"][0] == ("<b>A", pytest.approx((1.2, 0.01)))
+    assert figures.LOSS.caption(measured(figures.LOSS, run))["runs"][0] == ("<b>A", pytest.approx((4.5, 4.488)))
     plain, unknown = (replace(run, logs=run.logs.assign(aux_in_loss=part)) for part in (0.0, np.nan))
-    assert figures.LOSS.caption(figures.LOSS.measure({"r": plain})) == "At the end, the loss is 4.500."
-    assert figures.LOSS.caption(figures.LOSS.measure({"r": unknown})).endswith("the loss as it was logged is 4.500.")
+    assert figures.LOSS.caption(figures.LOSS.measure({"r": plain}))["runs"] == ((None, (4.5, 4.5)),)
+    assert figures.LOSS.caption(figures.LOSS.measure({"r": unknown}))["runs"] == ((None, (4.5, None)),)
     gradients = figures.GRADIENTS.caption(measured(figures.GRADIENTS, run))
-    assert gradients.startswith("At the end, the router of layer 3 has the smallest gradient: 25.0% of that of layer 0")
+    assert dict(gradients.values) == {"layer": 3, "share": pytest.approx(0.25), "largest_layer": 0}
 
 
 def test_a_run_without_an_alarm_says_so_and_that_its_warm_up_is_not_over(run):
-    assert quiet_caption(run) == "No alarm is on at step 50."
     warming = replace(run, facts=replace(run.facts, rules=Rules.from_scratch()))
-    assert quiet_caption(warming) == "No expert is dead at step 50. The other alarms begin after 1,000,000 tokens."
-    assert quiet_caption(made_run([])) == "Nothing has been logged yet, so nothing can be said."
+    assert [stated(quiet_caption(one)) for one in (run, warming, made_run([]))] == [
+        ("no_alarm", {"step": 50}), ("warming_up", {"step": 50, "tokens": 1_000_000}), ("nothing_logged", {})
+    ]  # fmt: skip
 
 
 def test_what_a_run_lacks_is_said(run):
@@ -218,8 +220,8 @@ def test_of_two_runs_the_one_without_figures_is_named_and_keeps_its_colour(run):
     assert figures.CHANGE.lacking(frame) is None
     of_two = frame.assign(run=pd.Categorical(frame["run"], ["<A>", "B"]))
     told = figures.CHANGE.lacking(of_two)
-    assert told == "“<A>” has fewer than two snapshots of a probe set: only “B” is drawn."
-    assert figures.CHANGE.caption(of_two).startswith("At the end, in “B” ")
+    assert (told["lacking"], told["drawn"]) == (("<A>",), ("B",))
+    assert [name for name, _ in figures.CHANGE.caption(of_two)["runs"]] == ["B"]
     colour = figures.CHANGE.draw(of_two).to_dict()["layer"][0]["encoding"]["color"]
     assert colour["scale"]["domain"] == ["<A>", "B"] and colour["legend"] is not None
     none = of_two.assign(mean=float("nan"))
@@ -240,7 +242,11 @@ def test_losses_of_runs_with_and_without_an_aux_loss_are_compared_without_it():
     }
 
 
-def judged(run: TrainingRun, *alarms: tuple) -> tuple[str, str]:
+def stated(claim: Claim) -> tuple[str, dict]:
+    return claim.name, dict(claim.values)
+
+
+def judged(run: TrainingRun, *alarms: tuple) -> tuple[str, Claim]:
     """The light and the answer, with these alarms: kind, layer, began, over, what it says."""
     rows = [dict(zip(("kind", "layer", "began", "over", "says"), alarm, strict=True)) for alarm in alarms]
     table = pd.DataFrame([row | {"on": np.isnan(row["over"])} for row in rows] or None, columns=list(ALARMS))
@@ -262,38 +268,35 @@ def test_the_verdict_begins_with_the_answer_and_the_gravest_alarm_comes_first(ru
         "step 10: the aux loss is off: none is computed, so nothing keeps the load even",
     )
     rising = ("logits", 0, 10, ON, "step 10: layer 0: the z-loss went from 1 to 4 within 100 steps")
-    assert judged(run, dead, load, collapse, off) == (
-        "red", "No, since step 30: in layer 3, expert 0 of 4 does 53% of the work."
-    )  # fmt: skip
-    assert judged(run, load, dead) == (
-        "red", "No, since step 40: at layer 3, expert 3 of 4 has been dead since step 1."
-    )  # fmt: skip
-    assert judged(run, load, rising) == (
-        "amber", "Not quite, since step 20: at layer 3, expert 0 has 2.7 times its share (of at most 4)."
-    )  # fmt: skip
-    assert judged(run, rising) == (
-        "amber", "Not quite, since step 10: at layer 0, the z-loss went from 1 to 4 within 100 steps."
-    )  # fmt: skip
+    light, answer = judged(run, dead, load, collapse, off)
+    values = {"step": 30, "layer": 3, "experts": (0,), "of": 4, "share": pytest.approx(0.53, abs=0.005)}
+    assert light == "red" and stated(answer) == ("collapsed", values)
+    for alarms, light, degree, step in (
+        ((load, dead), "red", "No", 40),
+        ((load, rising), "amber", "Not quite", 20),
+        ((rising,), "amber", "Not quite", 10),
+    ):  # fmt: skip
+        said = judged(run, *alarms)
+        assert (said[0], said[1]["degree"], said[1]["step"]) == (light, degree, step)
+        named = next(alarm for alarm in alarms if alarm[2] == step)
+        assert f"at layer {named[1]}, " in said[1]["alarm"], "in its own words"
     run = replace(run, facts=replace(run.facts, rules=Rules(enough=100)))
     light, answer = judged(run, off)
-    assert light == "amber" and answer.startswith("So far, but nothing keeps the load even: the aux loss is off.")
+    assert light == "amber" and answer.name == "unguarded"
     over = ("collapse", 3, 30, 40.0, "step 40: layer 3: more experts share the work again")
-    assert judged(run, over) == (
-        "green",
-        "Yes: no alarm is on at step 50. One alarm is over. The busiest, expert 0 of layer 3, has 2.1 times its share.",
-    )
+    light, answer = judged(run, over)
+    assert light == "green" and stated(answer) == (
+        "healthy", {"step": 50, "over": 1, "layer": 3, "expert": 0, "times": pytest.approx(2.1, abs=0.05)}
+    )  # fmt: skip
 
 
 def test_where_nothing_can_be_said_the_verdict_is_grey(run):
-    assert judged(made_run([])) == ("grey", "Nothing has been logged yet, so nothing can be said.")
+    assert (judged(made_run([]))[0], judged(made_run([]))[1].name) == ("grey", "nothing_logged")
     early = made_run([[layer(0, [10, 9])]])
     warming = replace(run, facts=replace(run.facts, rules=Rules.from_scratch()))
-    assert judged(warming)[1] == "No expert is dead at step 50. The other alarms begin after 1,000,000 tokens."
-    assert router_verdict(early) == Verdict(
-        "grey",
-        "Too early to say.",
-        "A uniform share is 10 assignments so far, and the load is judged from 1,000 on.",
-    )
+    assert judged(warming)[1].name == "warming_up"
+    light, answer, beside = router_verdict(early)
+    assert (light, answer.name) == ("grey", "too_early") and dict(beside.values) == {"choices": 9.5, "enough": 1_000}
     for odd in (
         replace(run, counts=None),
         replace(
@@ -310,21 +313,19 @@ def test_what_a_collapse_is_beside_are_the_experts_that_get_next_to_nothing():
     shipped = example_runs()["aux-off"]
     verdict, counts = router_verdict(shipped), counts_at_end(shipped)[1].tolist()
     busy = sorted(counts)[-2:]
-    assert verdict.answer == (
-        f"No, since step 30: in layer 1, experts 0 and 3 of 8 do {round(100 * sum(busy) / sum(counts))}% of the work."
-    )
+    share = pytest.approx(sum(busy) / sum(counts))
+    assert dict(verdict.answer.values) == {"step": 30, "layer": 1, "experts": (0, 3), "of": 8, "share": share}
     starved = [count for count in counts if count < sum(counts) / 8 / 20]
-    assert verdict.beside == (
-        f"Of the other 6, {len(starved)} get less than a twentieth of a uniform share: {sum(starved)} of the last "
-        f"{sum(counts):,} assignments."
-    )
+    assert dict(verdict.beside.values) == {
+        "experts": len(starved), "of": 6, "assignments": sum(starved), "of_assignments": sum(counts)
+    }  # fmt: skip
 
 
 def test_none_is_dead_is_not_said_beside_a_stretch_of_death_without_a_word_on_it(run):
     back = charts.HEATMAP.caption(load_over_steps(run, 3))
-    assert back.endswith("and none is dead: expert 2, which had no token from step 15 on, has some again.")
+    assert (back["dead"], back["back"]) == (None, (1, 2, 15))
     shipped = charts.HEATMAP.caption(load_over_steps(example_runs()["aux-off"], 1))
-    assert "and none is dead: expert 7, which had no token from step 63 on, has some again." in shipped
+    assert (shipped["dead"], shipped["back"]) == (None, (1, 7, 63))
 
 
 def test_alarms_stand_in_the_rows_of_their_layers_as_long_as_they_were_on(run):

@@ -44,7 +44,7 @@ from moeviz_app.server import metrics
 from moeviz_app.server.access import IN_ADDRESS, METRICS, AccessControl
 from moeviz_app.server.client_address import is_from_a_proxy, is_loopback
 from moeviz_app.server.identity import VisitorCookie, visitor_of
-from moeviz_app.server.logs import error_facts, write_lines
+from moeviz_app.server.logs import error_facts, is_new, write_lines
 from moeviz_app.server.tabs import Tabs
 from moeviz_app.server.uploads import Uploads
 from moeviz_app.settings import PRIVATE, PUBLIC, TEAM, Settings
@@ -281,7 +281,8 @@ async def _metrics(request: Request) -> Response:
 def _count_error(error: Exception) -> None:
     """A bug in a page: the visitor sees that there was one, the log says where."""
     metrics.count("script_errors")
-    log.error("a page failed", extra=error_facts(error))
+    if is_new(error):
+        log.error("a page failed", extra=error_facts(error))
 
 
 ROUTES = [Route("/healthz", _healthy), Route("/readyz", _ready), Route(METRICS, _metrics)]

@@ -1,6 +1,8 @@
-"""The log as JSON, one object a line, for whoever collects it; and moments for those who measure.
+"""The log as JSON, one object per line, for whoever collects it; and moments for those who measure.
 
-Of an error it says the kind and the places in the code, and not its words, which may quote a prompt.
+Of an error it has the kind and the places in the code, and not its words, which may quote a prompt; of what libraries
+log, the sentence without what they fill in. Whatever a visitor sends is ASCII here, and one place writes so many lines
+a minute: the next one has the number of those that were left out.
 """
 
 import json
@@ -10,8 +12,13 @@ import time
 import traceback
 from typing import Any
 
+from streamlit import config
+from streamlit import logger as streamlit_logger
+
 from moeviz_app import settings
 
+OURS, LONGEST = ("moeviz", "moeviz_app"), 200  # loggers that hold no word of a visitor; characters of others' sentences
+MOST_A_MINUTE = 20  # lines of one place
 USUAL = set(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message", "taskName"}
 
 
@@ -24,12 +31,39 @@ class JsonLines(logging.Formatter):
             "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created)) + f".{record.msecs:03.0f}Z",
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": record.getMessage() if record.name.partition(".")[0] in OURS else str(record.msg)[:LONGEST],
         }
         said |= {name: value for name, value in vars(record).items() if name not in USUAL}
         if record.exc_info and record.exc_info[1] is not None:
             said |= error_facts(record.exc_info[1])
-        return json.dumps(said, ensure_ascii=False, default=str)
+        return json.dumps(said, default=str)
+
+
+class Seldom(logging.Filter):
+    """Lets through so many records of one place in a minute, and each error once."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._of: dict[tuple[str, int, str], tuple[float, int]] = {}  # by place and kind: the minute, and records in it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether a record is written."""
+        error = record.exc_info[1] if record.exc_info else None
+        if error is not None and not is_new(error):
+            return False
+        place, minute = (record.pathname, record.lineno, type(error).__name__), time.monotonic() // 60
+        began, number = self._of.get(place, (minute, 0))
+        if began != minute and number > MOST_A_MINUTE:
+            record.left_out = number - MOST_A_MINUTE
+        self._of[place] = minute, number + 1 if began == minute else 1
+        return self._of[place][1] <= MOST_A_MINUTE
+
+
+def is_new(error: BaseException) -> bool:
+    """Return whether an error is seen here for the first time: Streamlit logs it, and tells us too."""
+    new = not getattr(error, "moeviz_logged", False)
+    error.moeviz_logged = True  # type: ignore[attr-defined]
+    return new
 
 
 def error_facts(error: BaseException) -> dict[str, Any]:
@@ -42,7 +76,16 @@ def error_facts(error: BaseException) -> dict[str, Any]:
 
 
 def write_lines() -> None:
-    """Let every logger that writes, ours, Streamlit's and uvicorn's, write such lines from now on."""
+    """Let every logger that writes, ours, Streamlit's and uvicorn's, write such lines, later ones too."""
+    usual = streamlit_logger.setup_formatter
+
+    def set_up(logger: Any) -> None:
+        usual(logger)
+        for handler in logger.handlers:
+            _as_lines(handler)
+
+    streamlit_logger.setup_formatter = set_up
+    config.set_option("logger.enableRich", False)  # which prints an error's words and source code in colours
     logging.captureWarnings(True)
     logging.getLogger("moeviz").setLevel(logging.INFO)
     if not logging.root.handlers:
@@ -50,7 +93,16 @@ def write_lines() -> None:
     loggers = [each for each in logging.Logger.manager.loggerDict.values() if isinstance(each, logging.Logger)]
     for logger in (logging.root, *loggers):
         for handler in logger.handlers:
-            handler.setFormatter(JsonLines())
+            _as_lines(handler)
+
+
+def _as_lines(handler: logging.Handler) -> None:
+    handler.setFormatter(JsonLines())
+    if SELDOM not in handler.filters:
+        handler.addFilter(SELDOM)
+
+
+SELDOM = Seldom()
 
 
 def log_moment(what: str) -> None:

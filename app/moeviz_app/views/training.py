@@ -8,7 +8,7 @@ import streamlit as st
 from moeviz.charts.training import HEALTH
 from moeviz.errors import MissingField
 from moeviz.metrics.tokens import visible
-from moeviz.training.recorded.captions import router_verdict
+from moeviz.training.recorded.claims import router_verdict
 from moeviz.training.recorded.over_steps import logs_in_a_column
 from moeviz.training.recorded.rules import ALARM_KINDS
 from moeviz.training.recorded.run import WHOLE_RUN, Over, TrainingRun

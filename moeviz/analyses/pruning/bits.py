@@ -9,7 +9,8 @@ import pandas as pd
 from torch import Tensor, nn
 
 from moeviz.analyses.precisions import experts_rounded
-from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, texts_said
+from moeviz.analyses.pruning import captions
+from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
@@ -19,6 +20,7 @@ from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.routers.geometry import expert_matrices
 from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
+from moeviz.claims import Claim
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.bits import FREQUENCY, KL, LOSS, RANDOM, SAYS, Bits, mean_bits, plan_of_bits, super_experts
 from moeviz.metrics.bits import unreached_sentence as unreached_sentence
@@ -249,31 +251,16 @@ def _table(plans: Sequence[tuple[str, float]], losses: np.ndarray, count: int) -
     return mean.astype({"plan": "str", "tokens": "int64"})
 
 
-def bits_sentences(study: BitsStudy, rule: str = KL) -> list[str]:
-    """Say what the texts reached, what is protected, and what the plan costs beside others of its size."""
+def bits_sentences(study: BitsStudy, rule: str = KL) -> list[Claim]:
+    """Claim what the texts reached, what is protected, and what the plan costs compared with others of its size."""
     rows = study.plans.set_index("plan")["loss_increase"]
     sd = study.plans.set_index("plan")["sd"].get(RANDOM, np.nan)
-    said = [
-        f"{texts_said(study.calibrated)} calibrated and {texts_said(study.judged)} judged, by the split of seed "
-        f"{study.seed}; the whole model's loss on these is {study.loss:.3f} nats a token.",
+    claims = [
+        captions.texts_of_study("calibrated", len(study.calibrated), len(study.judged), study.seed, study.loss),
         unreached_sentence(study.tokens),
     ]
     if study.tokens["super"].any():
-        names = study.tokens[study.tokens["super"]]
-        of = ", ".join(
-            f"{expert} of layer {layer}" for layer, expert in zip(names["layer"], names["expert"], strict=True)
-        )
-        said.append(f"Super Experts, which are given bits before all others: {of}.")
-    spread = f" ± {sd:.4f}" if np.isfinite(sd) else ""
-    costs = (
-        f"At {study.budget:g} bits a weight of an expert, chosen {SAYS[rule]}, rounding costs {rows[rule]:.4f} nats a "
-        f"token; uniform {rows[UNIFORM]:.4f}, by frequency {rows[FREQUENCY]:.4f}, at random {rows[RANDOM]:.4f}{spread}"
-    )
-    if rows[rule] >= rows[RANDOM]:
-        costs += ", which is no worse"
-    elif rows[rule] > rows[RANDOM] - np.nan_to_num(sd):
-        costs += ", which is less than a standard deviation worse"
-    said.append(f"{costs}.")
-    if rows[UNIFORM] <= rows[rule]:
-        said.append("As many bits spread evenly cost no more: take them where a format has them.")
-    return said
+        names = study.tokens.loc[study.tokens["super"], ["layer", "expert"]]
+        claims.append(captions.super_experts(tuple(names.itertuples(index=False, name=None))))
+    costs = (rows[name] for name in (rule, UNIFORM, FREQUENCY, RANDOM))
+    return [*claims, captions.cost_of_bits(study.budget, SAYS[rule], *costs, sd if np.isfinite(sd) else None)]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from moeviz.analyses.pruning import captions
 from moeviz.analyses.pruning.novices import MeanOutputs, mean_outputs, novices_in_place
 from moeviz.analyses.what_if import read_batch
 from moeviz.capture.corpus import fitting_stretches, trace_corpus
@@ -18,6 +19,7 @@ from moeviz.capture.record.intervening import probe_routers, router_limits
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.capture.run.prompts import prepare
 from moeviz.capture.run.request import CaptureRequest
+from moeviz.claims import Claim
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.pruning import (
     ALL,
@@ -200,71 +202,51 @@ def as_read(model: LoadedModel, texts: Texts, tokens: int | None) -> Iterator[tu
         yield from ((label, stretch) for stretch in (stretches if tokens is None else stretches[:1]))
 
 
-def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[str]:
-    """Say which texts chose and which judged, and what each cut by a criterion costs beside cuts at random.
-
-    Kinds of text are as their files have them: it is for a text node, never for Markdown or HTML.
-    """
+def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Claim]:
+    """Claim which texts chose and which judged, and what each cut by a criterion costs compared with cuts at random."""
     rows = curve.losses
     whole = cost_of_cuts(rows).set_index(["criterion", "cut"])
     experts = {limit.experts for limit in curve.limits.values()}
-    of = f" of {experts.pop():,}" if len(experts) == 1 else ""
-    said = [
-        f"{texts_said(curve.chose)} chose and {texts_said(curve.judged)} judged, by the split of seed {curve.seed}; "
-        f"the whole model's loss on these is {curve.loss:.3f} nats a token."
-    ]
+    claims = [captions.texts_of_study("chose", len(curve.chose), len(curve.judged), curve.seed, curve.loss)]
     if curve.replaced_by == MEAN_OUTPUT:
-        said.append("A cut expert gives every token its mean output over the texts that chose.")
+        claims.append(captions.mean_output_instead())
     if criterion not in whole.index:
         criterion = whole.index[0][0]
     for cut in whole.loc[[criterion]].index.get_level_values("cut"):
         row = whole.loc[(criterion, cut)]
-        costs = (
-            f"Cutting {cut:,}{of} experts a layer {CRITERIA[criterion]} costs {row['loss_increase']:.3f} nats a token"
+        chance = whole.loc[(RANDOM, cut)] if criterion != RANDOM and (RANDOM, cut) in whole.index else None
+        sd = (row if chance is None else chance)["sd"]
+        claims.append(
+            captions.cost_of_cut(
+                *(cut, experts.copy().pop() if len(experts) == 1 else None, CRITERIA[criterion], row["loss_increase"]),
+                at_random=None if chance is None else chance["loss_increase"],
+                sd=sd if np.isfinite(sd) else None,
+                **_worst(rows, criterion, cut),
+            )
         )
-        chance = whole.loc[(RANDOM, cut)] if criterion != RANDOM and (RANDOM, cut) in whole.index else row
-        sd = f" ± {chance['sd']:.3f}" if np.isfinite(chance["sd"]) else ""
-        if chance is not row:
-            costs += f"; at random {chance['loss_increase']:.3f}{sd}"
-            if row["loss_increase"] >= chance["loss_increase"]:
-                costs += ", which is no worse"
-            elif row["loss_increase"] > chance["loss_increase"] - np.nan_to_num(chance["sd"]):
-                costs += ", which is less than a standard deviation worse"
-        said.append(f"{costs}{sd if chance is row else ''}{_worst(rows, criterion, cut)}.")
-    return said + _kinds_said(rows)
+    return claims + _by_choice_of_kinds(rows)
 
 
-def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> str:
-    """The kind of text that pays most, where there are several."""
+def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> dict[str, Any]:
+    """Find the kind of text that pays most, if there are several."""
     of_cut = rows[(rows["criterion"] == criterion) & (rows["cut"] == cut) & (rows["chosen_on"] == ALL)]
-    kinds = of_cut[of_cut["judged_on"] != ALL].to_dict("records")
-    if not kinds:
-        return ""
-    worst = max(kinds, key=lambda row: float(row["loss_increase"]))
-    return f"; of {len(kinds):,} kinds of text {worst['judged_on']} loses most, {worst['loss_increase']:.3f}"
-
-
-def _kinds_said(rows: pd.DataFrame) -> list[str]:
-    """Whose calibration decides: each kind under its own choice, and under the others'."""
-    kinds = rows[(rows["chosen_on"] != ALL) & (rows["judged_on"] != ALL)]
+    kinds = of_cut[of_cut["judged_on"] != ALL]
     if kinds.empty:
-        return []
-    said = []
+        return {"kinds": 0, "worst": None}
+    worst = kinds.loc[kinds["loss_increase"].idxmax()]
+    return {"kinds": len(kinds), "worst": (str(worst["judged_on"]), float(worst["loss_increase"]))}
+
+
+def _by_choice_of_kinds(rows: pd.DataFrame) -> list[Claim]:
+    """Claim whose calibration decides: each kind under its own choice, and under the others'."""
+    kinds, claims = rows[(rows["chosen_on"] != ALL) & (rows["judged_on"] != ALL)], []
     for cut, of_cut in kinds.groupby("cut"):
         own = of_cut["chosen_on"] == of_cut["judged_on"]
-        if not own.any() or own.all():
-            continue
-        means = [of_cut.loc[which, "loss_increase"].mean() for which in (own, ~own)]
-        said.append(
-            f"With {cut:,} cut, a kind of text loses {means[0]:.3f} nats a token where its own texts chose, and "
-            f"{means[1]:.3f} where those of another kind did, on average over kinds."
-        )
-    return said
-
-
-def texts_said(texts: Texts) -> str:
-    """How many texts, in words."""
-    return f"{len(texts):,} text{'s' * (len(texts) != 1)}"
+        if own.any() and not own.all():
+            claims.append(
+                captions.own_choice(cut, *(of_cut.loc[which, "loss_increase"].mean() for which in (own, ~own)))
+            )
+    return claims
 
 
 class Steps:

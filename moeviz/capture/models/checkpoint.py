@@ -1,5 +1,6 @@
 """Checkpoints that lack weights or hold too many, and the complaints of their readers: each in one sentence."""
 
+import logging
 import re
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
@@ -21,12 +22,33 @@ def explained(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[N
     """Around a call of transformers that reads a stranger's files, and around nothing of ours.
 
     What a damaged file makes it raise can be anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. All
-    of it becomes `kind`, with `says` and the first line of the complaint.
+    of it becomes `kind`, with `says` and the first line of the complaint. What it writes to its log meanwhile (a report
+    with the tensors' names as they are, tracebacks) is left out: we report what matters of it ourselves.
     """
+    logger = logging.getLogger("transformers")
+    for handler in logger.handlers:
+        if _WHILE_READING not in handler.filters:
+            handler.addFilter(_WHILE_READING)
+    _WHILE_READING.calls += 1
     try:
         yield
     except Exception as error:
         raise kind(f"{says}: {_complaint(error)}") from error
+    finally:
+        _WHILE_READING.calls -= 1
+
+
+class _WhileReading(logging.Filter):
+    """Leaves out what transformers logs while a stranger's files are read."""
+
+    calls = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Return whether nothing is being read."""
+        return not self.calls
+
+
+_WHILE_READING = _WhileReading()
 
 
 def check_weights(name: str, loading: dict[str, Any]) -> None:

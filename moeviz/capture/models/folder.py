@@ -5,6 +5,7 @@ What reads weights without a model, a few rows at a time, begins here.
 
 import hashlib
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,16 +13,26 @@ from safetensors import SafetensorError, safe_open
 
 from moeviz.embedded.own_models import OWN_MODELS, found_folder
 from moeviz.errors import ModelNotFound
+from moeviz.file_limits import MAX_EXPERTS, MAX_LAYERS
 from moeviz.text import cut, quoted, why_no_file
 
 INDEX = "*.safetensors.index.json"
 LARGEST_INDEX = 200 * 2**20  # bytes; of a model with a million weights it is a tenth of that
+LARGEST_CONFIG = 2**24  # bytes; those of transformers' models have some kB
+LAYERS = re.compile(r"(num|n)_(hidden_|decoder_|encoder_)?layers?|\w+_layers")  # as configs name them
+EXPERTS = re.compile(r"\w*(num|n)_\w*experts")
+MOST_TENSORS, LONGEST_ROW = (
+    2**17,
+    2**24,
+)  # of a file; of a tensor's last axis: the largest have 60,000 and 2**18
+LARGE, HOLES = 2**30, 8  # bytes of a file from which on its length may be this many times what the disk holds of it
 
 
 def check_inside(name: str, folder: Path) -> None:
-    """Raise `ModelNotFound` where a file of this folder is a link out of it, or its index names weights elsewhere.
+    """Raise `ModelNotFound` for a folder that leads out of itself, or whose config asks for more than any model has.
 
-    The snapshots of the hub's cache are links to the files of the same model beside them, and are let be.
+    A file may be a link out of it, or no file that can be read (a pipe, a device), or its index may name weights
+    elsewhere. The snapshots of the hub's cache are links to the files of the same model beside them, and are let be.
     """
     inside = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
@@ -32,12 +43,45 @@ def check_inside(name: str, folder: Path) -> None:
                 f"The folder {quoted(name)} has a link that leads out of it: {quoted(path.name)}. Put the file itself "
                 "into the folder."
             )
+        check_regular(path)
+    _check_config(name, folder / "config.json")
     for index in folder.glob(INDEX):
         for shard in _shards(index):
             if not _is_in(folder / shard, inside):
                 raise ModelNotFound(
                     f"The folder {quoted(name)} has an index of weights that leads out of it: {quoted(cut(shard))}."
                 )
+
+
+def check_regular(path: Path) -> None:
+    """Raise `ModelNotFound` for a pipe or a device: opening one may wait for ever, or have no end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise ModelNotFound(f"{quoted(path.name)} is a pipe or a device. Give the files of a checkpoint.")
+
+
+def _check_config(name: str, path: Path) -> None:
+    """Raise `ModelNotFound` for a config that is too large, or that declares too many layers or experts."""
+    if not path.is_file():
+        return
+    if (size := path.stat().st_size) > LARGEST_CONFIG:
+        raise ModelNotFound(
+            f"The config.json of {quoted(name)} has {size:,} bytes, and at most {LARGEST_CONFIG:,} are read. Download "
+            "the model again."
+        )
+    try:
+        parts = [json.loads(path.read_bytes())]
+    except (ValueError, RecursionError):
+        return  # transformers says so itself
+    while parts:
+        part = parts.pop()
+        for key, value in part.items() if isinstance(part, dict) else ():
+            most = MAX_LAYERS if LAYERS.fullmatch(key) else MAX_EXPERTS if EXPERTS.fullmatch(key) else None
+            if most is not None and isinstance(value, int | float) and value > most:
+                raise ModelNotFound(
+                    f"The config.json of {quoted(name)} says {cut(key)} = {value:g}, and at most {most:,} are "
+                    "read. Use the config.json that belongs to the weights."
+                )
+            parts += [value] if isinstance(value, dict) else []
 
 
 def _is_in(path: Path, folders: list[Path]) -> bool:
@@ -98,8 +142,17 @@ def tensors_of(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
     """Return the tensors of a safetensors file, in the order of their bytes, and the metadata of its header.
 
     The library checks the header: its length, that tensors follow each other without gaps, and that the file has all
-    of them. Raises `ModelNotFound` for a file that is damaged.
+    of them. Raises `ModelNotFound` for a file that is damaged, is mostly holes, or has more tensors or longer rows than
+    any checkpoint.
     """
+    check_regular(path)
+    about = path.stat()
+    there = getattr(about, "st_blocks", about.st_size) * 512
+    if about.st_size > LARGE and there * HOLES < about.st_size:
+        raise ModelNotFound(
+            f"{quoted(path.name)} is {about.st_size:,} bytes long, and the disk holds {there:,} of them: the rest are "
+            "holes. Was it downloaded to its end?"
+        )
     try:
         with safe_open(path, "np"):
             pass
@@ -111,6 +164,12 @@ def tensors_of(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", None) or {}
+    longest = max((told["shape"][-1] for told in header.values() if told["shape"]), default=0)
+    if len(header) > MOST_TENSORS or longest > LONGEST_ROW:
+        raise ModelNotFound(
+            f"{quoted(path.name)} has {len(header):,} tensors with rows of up to {longest:,} numbers, and at most "
+            f"{MOST_TENSORS:,} with {LONGEST_ROW:,} are read. Give a model's checkpoint."
+        )
     places = {}
     for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
         start, stop = told["data_offsets"]

@@ -17,7 +17,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
-from moeviz.capture.models.folder import check_inside
+from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
 from moeviz.capture.models.memory import check_fits, device_of
 from moeviz.capture.models.parameters import (
@@ -155,6 +155,7 @@ def model_source(name: str) -> str:
         if (folder / "config.json").is_file():
             check_inside(name, folder)
             return str(folder)
+        check_regular(folder)
         is_folder = folder.is_dir()
     except OSError as error:
         raise ModelNotFound(f"The folder {quoted(name)} cannot be opened: {error.strerror}.") from error

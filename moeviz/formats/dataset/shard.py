@@ -157,7 +157,7 @@ class ShardWriter:
             columns | {"tokens": pa.array(tokens, pa.int64()), "first_row": pa.array(first, pa.int64())}
         )
         for name, table in tables.items():
-            parquet.write_table(table, self.part / f"{name}.parquet", compression="zstd")
+            parquet.write_table(table, self.part / f"{name}.parquet", compression="zstd", write_page_checksum=True)
         facts: dict[str, Any] = {"shard": self.shard, "plan": plan, "texts": len(number), "tokens": self.tokens}
         facts |= {"score_functions": sorted(self.functions), "files": files_in(self.part)}
         if self.cautions:

@@ -128,6 +128,10 @@ def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
 
     Raises `InvalidTrace` if that is more than `max_bytes`, and `OSError` if it cannot be read.
     """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise InvalidTrace(
+            f"{quoted(path.name)} is a pipe or a device, whose end is not known. Save it as a file first."
+        )
     names = {path.name: path} if not path.is_dir() else dict(_wanted(path))
     size = sum(file.stat().st_size for file in names.values())
     if size > max_bytes or len(names) > MAX_FILES:

@@ -7,9 +7,11 @@ from collections.abc import Callable
 from shlex import quote
 from typing import NamedTuple
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField, MoevizError
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.budget import most_used_sentence
 from moeviz.serving.placement import together_sentence
 from moeviz.serving.plans.plan import ExpertPlan, Layers, all_rows, check_even, check_plan, layers_in_all
@@ -399,18 +401,15 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
     was not made from. `trace` is the one that the plan was made from.
     """
     engine = engine_named(name)
-    remarks = [_missing_layers(plan, engine)]
+    remarks: list[str | None] = [_missing_layers(plan, engine)]
     if changed := engine.repaired(plan):
-        remarks.append(
-            f"{changed} slot{'s were' if changed > 1 else ' was'} changed, so that no device has an expert twice."
-        )
-    made = f"It is made from all {plan.tokens:,} tokens"
+        remarks.append(captions.slots_changed(changed))
     if "layers_on_gpu" in engine.takes:
-        where = f"the experts of {plan.layers_on_gpu} of {len(plan.slots)} stay on the GPU"
-        whole = f"{engine.title} places whole layers: {where}, in those layers of which a step reads most."
-        remarks.append(f"{made}, and was not judged on others. {whole}")
+        remarks.append(captions.made_from_all(plan.tokens))
+        remarks.append(captions.layers_on_gpu(engine.title, plan.layers_on_gpu, len(plan.slots)))
     elif not engine.takes:
-        remarks.append(f"{made}. {most_used_sentence(trace)}")
+        remarks.append(captions.made_from_all(plan.tokens))
+        remarks.append(most_used_sentence(trace))
         if engine.holds is _together and isinstance(trace, RoutingTrace):
             remarks.append(together_sentence(trace))
     else:
@@ -418,20 +417,15 @@ def plan_remarks(plan: ExpertPlan, name: str, trace: Counted) -> list[str]:
     return [remark for remark in remarks if remark]
 
 
-def _missing_layers(plan: ExpertPlan, engine: Engine) -> str:
-    """Which layers the plan lacks; "" if it has all of them. Nobody knows whether these are dense."""
+def _missing_layers(plan: ExpertPlan, engine: Engine) -> Claim | None:
+    """Claim which layers the plan lacks; None if it has all of them. Nobody knows whether these are dense."""
     in_all = plan.num_layers or max(plan.slots) + 1
     missing = [layer for layer in range(in_all) if layer not in plan.slots]
-    unknown = "The trace does not say how many layers the model has in all. " if plan.num_layers is None else ""
-    if not missing and not unknown:
-        return ""
-    has = f"{unknown}The plan is for {len(plan.slots)} layers: {spans([*plan.slots])}."
-    if not missing:
-        return has
-    return (
-        f"{has} For {spans(missing)} the file has {engine.elsewhere}: that is right if they are dense. If they have "
-        "experts, record them too."
-    )
+    if not missing and plan.num_layers is not None:
+        return None
+    lacks = spans(missing) if missing else ""
+    known = plan.num_layers is not None
+    return captions.layers_planned(spans([*plan.slots]), len(plan.slots), lacks, engine.elsewhere, known)
 
 
 def export_plan(plan: ExpertPlan, name: str) -> bytes:

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Int64
 
+from moeviz.claims import Claim
 from moeviz.errors import MissingField, MoevizError
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics.inputs import layer_counts
@@ -14,6 +15,7 @@ from moeviz.metrics.placement import placement_sizes, rebalance_experts
 from moeviz.metrics.words import label_word
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.serving import captions
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.placement import BALANCED, COPIES, device_loads, kept_together, serving_placement
 from moeviz.serving.requests import layer_sets
@@ -38,7 +40,7 @@ class ExpertPlan:
     by_need: tuple[int, ...]  # layers, those first of which a step reads the largest share of the experts
     layers_on_gpu: int  # of these, whose experts are on the GPU where an engine places whole layers
     repaired: int  # slots that EPLB filled otherwise, changed so that no device has an expert twice
-    judged: str  # on which tokens the plan was judged, and how it did
+    judged: Claim  # on which tokens the plan was judged, and how it did
 
     @property
     def copies(self) -> int:
@@ -179,25 +181,17 @@ def _by_need(trace: Counted) -> tuple[int, ...]:
     return tuple(sorted(map(int, share.index), key=lambda layer: (-round(share[layer] / sizes[layer], 12), layer)))
 
 
-def _judged(trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None) -> str:
-    """A sentence: how a plan made in this way does on tokens that it was not made from."""
-    made = f"It is made from all {tokens:,} tokens"
+def _judged(trace: Counted, tokens: int, devices: int, copies: int | None, placed: pd.DataFrame | None) -> Claim:
+    """Claim how a plan made in this way does on tokens that it was not made from."""
     if devices == 1:
-        return f"{made}, and was not judged: one device does all the work."
+        return captions.plan_not_judged(tokens, "one device does all the work")
     table = (serving_placement(trace, devices, copies) if placed is None else placed).set_index("placement")
     counted = isinstance(trace, ExpertCounts)
     if table["imbalance"].isna().any():
-        why = "counts do not tell tokens apart" if counted else "there are too few of them"
-        return f"{made}, and could not be judged on other tokens: {why}."
-    how = "planned from the first half, judged on the second"
-    if counted:
-        how = f"each {label_word(trace.model)} by a plan from the others"
-    chosen, plain = (table.loc[[name], "imbalance"].max() for name in (COPIES, "contiguous"))
-    packed = table.loc[[BALANCED], "imbalance"].max()
-    return (
-        f"{made}. Judged on tokens it was not made from ({how}): the busiest device has up to {chosen:.2f} times the "
-        f"mean load; without copies {packed:.2f}, with experts in order {plain:.2f}."
-    )
+        why = "counts do not distinguish tokens" if counted else "there are too few of them"
+        return captions.plan_not_judged(tokens, why)
+    loads = (table.loc[[name], "imbalance"].max() for name in (COPIES, BALANCED, "contiguous"))
+    return captions.plan_judged(tokens, label_word(trace.model) if counted else None, *loads)
 
 
 def layers_in_all(plan: ExpertPlan, engine: str) -> int:

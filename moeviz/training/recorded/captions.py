@@ -1,310 +1,283 @@
-"""Sentences about runs: the caption of each chart, None where there is nothing to say; and whether a router is healthy.
+"""The words of every claim about training runs; what is claimed, and when, is in `claims.py` and `training/alarms.py`.
 
-Names of runs are a stranger's: a sentence is for a text node, never for HTML or Markdown.
+To mend a sentence, change it here, then run `pytest --update-golden tests/metrics/test_claims.py`. Names of runs and
+alarms' own words are a stranger's: for text nodes only.
 """
 
-import re
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, TypeVar
 
-import numpy as np
-import pandas as pd
-
-from moeviz.metrics.balance import times_said
+from moeviz.claims import claim
+from moeviz.metrics.captions import count, times_said
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
 from moeviz.text import listed, with_and
-from moeviz.training.recorded.over_steps import counts_at_end
-from moeviz.training.recorded.run import (
-    ALIVE,
-    SNAPSHOTS,
-    WHOLE_RUN,
-    TrainingRun,
-    chance_violation,
-    max_violation,
-    runs_of,
-)
 
 LONGEST_NAME = 40
-
-
-def lacking_caption(frame: pd.DataFrame, columns: Sequence[str], lacks: str) -> str | None:
-    """Name the runs that a chart of several runs cannot draw: those in which these columns are empty.
-
-    None if it draws all of them, or none.
-    """
-    names, drawn = runs_of(frame), {*frame.loc[frame[list(columns)].notna().any(axis=1), "run"]}
-    lacking = [name for name in names if name not in drawn]
-    if not lacking or not drawn:
-        return None
-    rest = with_and([_quoted(name) for name in names if name in drawn])
-    return f"{with_and([*map(_quoted, lacking)])} has {lacks}: only {rest} is drawn."
-
-
-def load_over_steps_caption(frame: pd.DataFrame) -> str | None:
-    """Name the busiest expert at the end, and say how many are dead. Columns: those of `load_over_steps`."""
-    over = "tokens" if "tokens" in frame else "step"
-    end = frame[(frame[over] == frame[over].max()) & frame["times_even"].notna()]
-    if end.empty:
-        return None
-    busiest = end.loc[end["times_even"].idxmax()]
-    dead = end[end["dead_since"] != ALIVE]
-    was = frame.loc[(frame["dead_since"] != ALIVE) & ~frame["expert"].isin(dead["expert"]), ["expert", "dead_since"]]
-    sentence = f"At the end, expert {busiest['expert']:.0f} has {busiest['times_even']:.1f} times its uniform share"
-    if len(dead) == 1:
-        first = dead.iloc[0]
-        return f"{sentence}, and expert {first['expert']:.0f} has been dead since step {first['dead_since']:,.0f}."
-    if len(dead):
-        first = dead["dead_since"].min()
-        return f"{sentence}, and {len(dead)} of {len(end)} experts are dead, the first of them since step {first:,.0f}."
-    if len(once := was["expert"].unique()) == 1:
-        back = f"expert {once[0]:.0f}, which had no token from step {was['dead_since'].min():,.0f} on, has some again"
-        return f"{sentence}, and none is dead: {back}."
-    if len(once):
-        return f"{sentence}, and none is dead: {len(once)} experts without a token before have some again."
-    return f"{sentence}, and none is dead."
-
-
-def violation_caption(frame: pd.DataFrame) -> str | None:
-    """Name the worst layer of each run at the end, and its MaxVio. Columns: those of `balance_over_steps`."""
-    parts = []
-    for name, last in _ends(frame[frame["worst"].notna()]):
-        where = f"layer {last['worst_layer']:.0f}" if last["worst_layer"] >= 0 else "a layer"
-        luck = "" if pd.isna(last["chance"]) else f", where luck alone gives {last['chance']:.2f}"
-        parts.append(f"{name}the worst is {where}, at a MaxVio of {last['worst']:.2f}{luck}")
-    return _at_the_end(parts)
-
-
-def effective_experts_caption(frame: pd.DataFrame) -> str | None:
-    """Name the layer that uses the fewest experts in effect. Columns: those of `balance_over_steps`."""
-    known = frame[frame["fewest"].notna()]
-    return _at_the_end(
-        [
-            f"{name}layer {last['fewest_layer']:.0f} works with {last['fewest']:.0%} of its experts in effect"
-            for name, last in _ends(known)
-        ]
-    )
-
-
-def loss_caption(frame: pd.DataFrame) -> str | None:
-    """Say the last loss of each run, without its aux loss where that is known. Columns: those of `loss_over_steps`."""
-    parts = []
-    for name, last in _ends(frame[frame["loss"].notna()]):
-        logged, without = last["loss"], last["without_aux"]
-        if pd.isna(without):
-            parts.append(f"{name}the loss as it was logged is {logged:.3f}")
-        else:
-            beside = "" if logged == without else f" without the aux loss, and {logged:.3f} with it"
-            parts.append(f"{name}the loss is {without:.3f}{beside}")
-    return _at_the_end(parts)
-
-
-def aux_loss_caption(frame: pd.DataFrame) -> str | None:
-    """Say the last aux loss of each run, and its coefficient. Columns: those of `aux_over_steps`."""
-    parts = []
-    for name, last in _ends(frame):
-        if pd.isna(last["aux_loss"]):
-            parts.append(f"{name}no aux loss is computed")
-        else:
-            factor = last["aux_coefficient"]
-            how = "" if pd.isna(factor) else f", and its coefficient is {factor:g}"
-            parts.append(f"{name}the model's aux loss is {last['aux_loss']:.3g}{how}")
-    return _at_the_end(parts)
-
-
-def logits_caption(frame: pd.DataFrame) -> str | None:
-    """Compare the z-loss at the end with that at first. Columns: those of `logits_over_steps`."""
-    z_loss = frame[frame["figure"] == "z-loss"]
-    first = dict(_ends(z_loss, 0))
-    return _at_the_end(
-        [
-            f"{name}the z-loss of the worst layer is {last['worst']:.3g}, after {first[name]['worst']:.3g} at first"
-            for name, last in _ends(z_loss)
-        ]
-    )
-
-
-def change_caption(frame: pd.DataFrame) -> str | None:
-    """Say how many choices changed since the snapshot before. Columns: those of `change_over_steps`."""
-    return _at_the_end(
-        [
-            f"{name}{last['mean']:.0%} of the choices changed since the snapshot before, most in layer "
-            f"{last['most_layer']:.0f}: {last['most']:.0%}"
-            for name, last in _ends(frame)
-        ]
-    )
-
-
-def gradients_caption(frame: pd.DataFrame) -> str | None:
-    """Name the router with the smallest gradient at the end. Columns: those of `gradients_over_steps`."""
-    over = "tokens" if "tokens" in frame else "step"
-    end = frame[frame[over] == frame[over].max()]
-    least, most = (end.loc[getattr(end["router_grad_norm"], name)()] for name in ("idxmin", "idxmax"))
-    if len(end) < 2 or not most["router_grad_norm"] > 0:
-        return None
-    share = least["router_grad_norm"] / most["router_grad_norm"]
-    return (
-        f"At the end, the router of layer {least['layer']:.0f} has the smallest gradient: {share:.1%} of that of layer "
-        f"{most['layer']:.0f}, the largest."
-    )
-
-
-def _ends(frame: pd.DataFrame, row: int = -1) -> Iterator[tuple[str, pd.Series]]:
-    """The last row of each run, or its first with 0, and how the part of a sentence about it begins."""
-    over = "tokens" if "tokens" in frame else "step"
-    names = runs_of(frame)
-    for name in names:
-        rows = frame[frame["run"] == name].sort_values(over)
-        if len(rows):
-            yield f"in {_quoted(name)} " if len(names) > 1 else "", rows.iloc[row]
+V = TypeVar("V")
+Ends = Sequence[tuple[str | None, V]]  # by run, what it has at its end; without a name if there is one run
 
 
 def _quoted(name: str) -> str:
     return f"“{visible(name)[:LONGEST_NAME]}”"
 
 
-def _at_the_end(parts: list[str]) -> str | None:
-    return f"At the end, {'; '.join(parts)}." if parts else None
+def _at_the_end(runs: Ends[V], words: Callable[..., str]) -> str:
+    parts = [("" if name is None else f"in {_quoted(name)} ") + words(*values) for name, values in runs]
+    return f"At the end, {'; '.join(parts)}."
 
 
-def quiet_caption(run: TrainingRun) -> str:
-    """Say how many alarms are on in a run of which none can be named."""
-    if run.facts.source == SNAPSHOTS:
-        return "Snapshots alone have no alarms: see when the routing settled."
-    if run.alarms_on is None:
-        return "This source has no alarms: moeviz judges runs that it watched itself."
-    if not len(run.logs):
-        return "Nothing has been logged yet, so nothing can be said."
-    last, warmup = run.logs.iloc[-1], run.facts.rules.warmup
-    if run.alarms_on:
-        number = "One alarm is" if run.alarms_on == 1 else f"{run.alarms_on:,} alarms are"
-        where = "and this source does not say which: open the folder of the run"
-        return f"{number} on at step {last['step']:,.0f}, {where}."
-    if 0 < warmup >= last["tokens"]:
-        return f"No expert is dead at step {last['step']:,.0f}. The other alarms begin after {warmup:,} tokens."
-    return f"No alarm is on at step {last['step']:,.0f}."
+def _experts(experts: Sequence[int], size: int) -> str:
+    return f"experts {listed(experts, 8)} of {size} do" if len(experts) > 1 else f"expert {experts[0]} of {size} does"
 
 
-STARVED = 1 / 20  # of a uniform share
-LIGHTS = ("green", "amber", "red", "grey")
+# ---- charts of runs -------------------------------------------------------------------------------------------------
 
 
-class Verdict(NamedTuple):
-    """A light with an answer, and what the answer is beside: luck, or who else gets nothing."""
+@claim
+def not_drawn(lacking: Sequence[str], drawn: Sequence[str], lacks: str) -> str:
+    have = "has" if len(lacking) == 1 else "have"
+    are = "is" if len(drawn) == 1 else "are"
+    return f"{with_and([*map(_quoted, lacking)])} {have} {lacks}: only {with_and([*map(_quoted, drawn)])} {are} drawn."
 
-    light: str  # of LIGHTS; grey where nothing can be said
-    answer: str
-    beside: str
 
+class Stretch(NamedTuple):
+    """Experts without a token: how many, the first of them, and the step since which it had none."""
 
-class Busiest(NamedTuple):
-    """The busiest expert of the layer whose busiest has most."""
-
-    layer: int
+    experts: int
     expert: int
-    times: float
-    luck: float
+    since: float
 
 
-def router_verdict(run: TrainingRun) -> Verdict:
-    """Say whether the router is healthy at the last log: a collapse or a dead expert first, then what is uneven.
-
-    Shares are of the last logs, so many that a uniform share is 1,000 assignments. What is on, and since when, is what
-    the alarms say. Names and sentences in a run are a stranger's: for text nodes alone.
-    """
-    if not len(run.logs) or run.alarms_on is None or run.facts.source != "moeviz":
-        return Verdict("amber" if run.alarms_on else "grey", quiet_caption(run), "")
-    on = run.alarms[run.alarms["on"]]
-    by_kind = {kind: rows.sort_values(["began", "layer"]) for kind, rows in on.groupby("kind")}
-    if (collapse := by_kind.get("collapse")) is not None:
-        return _collapsed(run, collapse.iloc[0])
-    if (dead := by_kind.get("dead")) is not None:
-        return Verdict("red", f"No, since step {dead['began'].iloc[0]:,}: {_said(dead.iloc[0])}.", _rest(len(dead) - 1))
-    busiest = _busiest(run)
-    if (load := by_kind.get("load")) is not None:
-        since = f"Not quite, since step {load['began'].iloc[0]:,}"
-        return Verdict("amber", f"{since}: {_said(load.iloc[0])}.", _luck(busiest))
-    others = on[~on["kind"].isin(["aux_off"])]
-    if len(others):
-        row = others.sort_values(["began", "layer"]).iloc[0]
-        return Verdict("amber", f"Not quite, since step {row['began']:,}: {_said(row)}.", _rest(len(others) - 1))
-    if 0 < run.facts.rules.warmup >= run.logs["tokens"].iloc[-1]:
-        return Verdict("grey", quiet_caption(run), "")
-    if busiest is None or _choices(run) < run.facts.rules.enough:
-        return _early(run)
-    last, over = int(run.logs["step"].iloc[-1]), len(run.alarms) - len(on)
-    was = "" if not over else " One alarm is over." if over == 1 else f" {over:,} alarms are over."
-    whose = f"The busiest, expert {busiest.expert} of layer {busiest.layer}"
-    who = f"{whose}, has {times_said(busiest.times)} times its share."
-    if len(on):
-        return Verdict("amber", f"So far, but nothing keeps the load even: the aux loss is off. {who}", _luck(busiest))
-    return Verdict("green", f"Yes: no alarm is on at step {last:,}.{was} {who}", _luck(busiest))
+@claim
+def load_at_end(expert: int, times: float, experts: int, dead: Stretch | None, back: Stretch | None) -> str:
+    sentence = f"At the end, expert {expert} has {times:.1f} times its uniform share"
+    if dead is not None:
+        if dead.experts == 1:
+            return f"{sentence}, and expert {dead.expert} has been dead since step {dead.since:,.0f}."
+        return f"{sentence}, and {dead.experts} of {experts} experts are dead, the first since step {dead.since:,.0f}."
+    if back is None:
+        return f"{sentence}, and none is dead."
+    if back.experts == 1:
+        was = f"expert {back.expert}, which had no token from step {back.since:,.0f} on, has some again"
+        return f"{sentence}, and none is dead: {was}."
+    return f"{sentence}, and none is dead: {back.experts} experts without a token before have some again."
 
 
-def _collapsed(run: TrainingRun, alarm: pd.Series) -> Verdict:
-    """Who does the work in that layer, and who nearly none."""
-    since, layer = f"No, since step {alarm['began']:,}", int(alarm["layer"])
-    if run.counts is None or layer not in run.facts.layers or run.facts.top_k is None:
-        return Verdict("red", f"{since}: {_said(alarm)}.", "")
-    row, k = run.facts.layers.index(layer), run.facts.top_k
-    counts = counts_at_end(run)[row, : run.facts.num_experts[row]]
-    if not counts.sum():
-        return Verdict("red", f"{since}: {_said(alarm)}.", "")
-    few = np.argsort(-counts, kind="stable")[:k]
-    share = percent(counts[few].sum() / counts.sum())
-    names = f"experts {listed(sorted(few.tolist()), 8)}" if k > 1 else f"expert {few[0]}"
-    does = f"in layer {layer}, {names} of {len(counts)} {'do' if k > 1 else 'does'} {share} of the work"
-    rest = np.delete(counts, few)
-    starved = rest[rest < STARVED * counts.sum() / len(counts)]
-    if not len(starved):
-        return Verdict("red", f"{since}: {does}.", "")
-    get = "1 gets" if len(starved) == 1 else f"{len(starved):,} get"
-    beside = (
-        f"Of the other {len(rest):,}, {get} less than a twentieth of a uniform share: {starved.sum():,} of the last "
+@claim
+def violation_at_end(runs: Ends[tuple[int | None, float, float | None]]) -> str:
+    def words(layer: int | None, worst: float, chance: float | None) -> str:
+        where = "a layer" if layer is None else f"layer {layer}"
+        usual = "" if chance is None else f", compared with {chance:.2f} by chance"
+        return f"the worst is {where}, at a MaxVio of {worst:.2f}{usual}"
+
+    return _at_the_end(runs, words)
+
+
+@claim
+def fewest_experts_at_end(runs: Ends[tuple[int, float]]) -> str:
+    return _at_the_end(
+        runs, lambda layer, share: f"layer {layer} works with {share:.0%} of its experts in effect, the fewest"
     )
-    return Verdict("red", f"{since}: {does}.", f"{beside}{counts.sum():,} assignments.")
 
 
-def _early(run: TrainingRun) -> Verdict:
-    known = _choices(run)
-    if not known:
-        return Verdict("grey", quiet_caption(run), "")
-    enough = f"the load is judged from {run.facts.rules.enough:,} on"
-    takes = f"A uniform share is {known:,.0f} assignments so far, and {enough}."
-    return Verdict("grey", "Too early to say.", takes)
+@claim
+def loss_at_end(runs: Ends[tuple[float, float | None]]) -> str:
+    def words(logged: float, without: float | None) -> str:
+        if without is None:
+            return f"the loss as it was logged is {logged:.3f}"
+        both = "" if logged == without else f" without the aux loss, and {logged:.3f} with it"
+        return f"the loss is {without:.3f}{both}"
+
+    return _at_the_end(runs, words)
 
 
-def _choices(run: TrainingRun) -> float:
-    """Assignments of a uniform share, of all logs, in the layer with the fewest."""
-    if run.counts is None or not run.facts.layers:
-        return 0.0
-    sums = np.maximum(run.counts, 0).sum(axis=(0, 2), dtype=np.float64)
-    return float((sums / np.maximum(np.array(run.facts.num_experts), 1)).min())
+@claim
+def aux_loss_at_end(runs: Ends[tuple[float | None, float | None]]) -> str:
+    def words(loss: float | None, coefficient: float | None) -> str:
+        if loss is None:
+            return "no aux loss is computed"
+        factor = "" if coefficient is None else f", and its coefficient is {coefficient:g}"
+        return f"the model's aux loss is {loss:.3g}{factor}"
+
+    return _at_the_end(runs, words)
 
 
-def _busiest(run: TrainingRun) -> Busiest | None:
-    """Of the last logs; None where nothing was assigned."""
-    if run.counts is None or not run.facts.layers:
-        return None
-    counts = counts_at_end(run)
-    most = np.array([max_violation(of, size) for of, size in zip(counts, run.facts.num_experts, strict=True)])
-    if np.isnan(most).all():
-        return None
-    row = int(np.nanargmax(most))
-    luck = chance_violation(np.array(counts[row].sum()), run.facts.num_experts[row], run.facts.top_k)
-    return Busiest(run.facts.layers[row], int(counts[row].argmax()), float(most[row]) + 1, float(luck) + 1)
+@claim
+def z_loss_at_end(runs: Ends[tuple[float, float]]) -> str:
+    return _at_the_end(
+        runs, lambda last, first: f"the z-loss of the worst layer is {last:.3g}, after {first:.3g} at first"
+    )
 
 
-def _luck(busiest: Busiest | None) -> str:
-    return "" if busiest is None else f"Luck alone would give the busiest {busiest.luck:.2f} times its share."
+@claim
+def change_at_end(runs: Ends[tuple[float, int, float]]) -> str:
+    def words(mean: float, layer: int, most: float) -> str:
+        return f"{mean:.0%} of the choices changed since the snapshot before, most in layer {layer}: {most:.0%}"
+
+    return _at_the_end(runs, words)
 
 
-def _rest(more: int) -> str:
-    return "" if more < 1 else "One more alarm like it is on." if more == 1 else f"{more:,} more alarms like it are on."
+@claim
+def smallest_gradient(layer: int, share: float, largest_layer: int) -> str:
+    return (
+        f"At the end, the router of layer {layer} has the smallest gradient: {share:.1%} of that of layer "
+        f"{largest_layer}, the largest."
+    )
 
 
-def _said(alarm: pd.Series) -> str:
-    """An alarm in its own words, without its step and its cause."""
-    text = re.sub(r"^step [\d,]+: ", "", visible(str(alarm["says"])).partition("; ")[0].rstrip("."))
-    where, rest = f"at layer {alarm['layer']}, ", text.removeprefix(f"layer {alarm['layer']}: ")
-    return rest if alarm["layer"] == WHOLE_RUN else where + rest
+# ---- what can be claimed of alarms ----------------------------------------------------------------------------------
+
+
+@claim
+def snapshots_have_no_alarms() -> str:
+    return "Snapshots by themselves have no alarms: see when the routing settled."
+
+
+@claim
+def source_has_no_alarms() -> str:
+    return "This source has no alarms: moeviz judges runs that it watched itself."
+
+
+@claim
+def nothing_logged() -> str:
+    return "Nothing has been logged yet, so nothing can be said."
+
+
+@claim
+def unnamed_alarms(alarms: int, step: float) -> str:
+    number = "One alarm is" if alarms == 1 else f"{alarms:,} alarms are"
+    return f"{number} on at step {step:,.0f}, and this source does not name them: open the folder of the run."
+
+
+@claim
+def warming_up(step: float, tokens: int) -> str:
+    return f"No expert is dead at step {step:,.0f}. The other alarms begin after {tokens:,} tokens."
+
+
+@claim
+def no_alarm(step: float) -> str:
+    return f"No alarm is on at step {step:,.0f}."
+
+
+# ---- is the router healthy? -----------------------------------------------------------------------------------------
+
+
+@claim
+def nothing_more() -> str:
+    return ""
+
+
+@claim
+def alarm_on(degree: str, step: int, alarm: str) -> str:
+    return f"{degree}, since step {step:,}: {alarm}."
+
+
+@claim
+def collapsed(step: int, layer: int, experts: Sequence[int], of: int, share: float) -> str:
+    return f"No, since step {step:,}: in layer {layer}, {_experts(experts, of)} {percent(share)} of the work."
+
+
+@claim
+def starved(experts: int, of: int, assignments: int, of_assignments: int) -> str:
+    get = "1 gets" if experts == 1 else f"{experts:,} get"
+    return (
+        f"Of the other {of:,}, {get} less than a twentieth of a uniform share: {assignments:,} of the last "
+        f"{of_assignments:,} assignments."
+    )
+
+
+@claim
+def more_alarms(more: int) -> str:
+    return "One more alarm like it is on." if more == 1 else f"{more:,} more alarms like it are on."
+
+
+def _busiest(layer: int, expert: int, times: float) -> str:
+    return f"The busiest, expert {expert} of layer {layer}, has {times_said(times)} times its share."
+
+
+@claim
+def unguarded(layer: int, expert: int, times: float) -> str:
+    return f"So far, but nothing keeps the load even: the aux loss is off. {_busiest(layer, expert, times)}"
+
+
+@claim
+def healthy(step: int, over: int, layer: int, expert: int, times: float) -> str:
+    was = f" {count(over, 'alarm')} {'is' if over == 1 else 'are'} over." if over else ""
+    return f"Yes: no alarm is on at step {step:,}.{was} {_busiest(layer, expert, times)}"
+
+
+@claim
+def busiest_by_chance(times: float) -> str:
+    return f"By chance the busiest would have {times:.2f} times its share."
+
+
+@claim
+def too_early() -> str:
+    return "Too early to say."
+
+
+@claim
+def judged_from(choices: float, enough: int) -> str:
+    return f"A uniform share is {choices:,.0f} assignments so far, and the load is judged from {enough:,} on."
+
+
+# ---- alarms, which a run's file keeps -------------------------------------------------------------------------------
+
+
+def _cause(aux_coefficient: float | None, none_computed: bool) -> str:
+    if aux_coefficient is not None:
+        return f"; the coefficient of the aux loss is {aux_coefficient:g}"
+    return "; no aux loss is computed" if none_computed else ""
+
+
+@claim
+def alarm_dead(
+    layer: int, experts: Sequence[int], size: int, since: int, aux_coefficient: float | None, none_computed: bool
+) -> str:
+    names = f"expert {experts[0]} of {size} has" if len(experts) == 1 else f"{len(experts)} of {size} experts have"
+    return f"layer {layer}: {names} been dead since step {since}{_cause(aux_coefficient, none_computed)}"
+
+
+@claim
+def alarm_hardly_back(layer: int, aux_coefficient: float | None, none_computed: bool) -> str:
+    cause = _cause(aux_coefficient, none_computed)
+    return f"layer {layer}: an expert that was dead gets less than 1/100 of its uniform share{cause}"
+
+
+@claim
+def alarm_collapse(
+    layer: int, experts: Sequence[int], size: int, share: float, aux_coefficient: float | None, none_computed: bool
+) -> str:
+    cause = _cause(aux_coefficient, none_computed)
+    return f"layer {layer}: {_experts(experts, size)} {share:.0%} of the work{cause}"
+
+
+@claim
+def alarm_load(
+    layer: int, expert: int, times: float, most: float, aux_coefficient: float | None, none_computed: bool
+) -> str:
+    cause = _cause(aux_coefficient, none_computed)
+    return f"layer {layer}: expert {expert} has {times:.1f} times its share (of at most {most:.3g}){cause}"
+
+
+@claim
+def alarm_confidence(layer: int, probability: float) -> str:
+    what = f"the selected experts have {probability:.1%} of the probability"
+    return f"layer {layer}: {what}, so the router explores no other"
+
+
+@claim
+def alarm_z_loss(layer: int, lowest: float, now: float, steps: int) -> str:
+    return f"layer {layer}: the z-loss went from {lowest:.3g} to {now:.3g} within {steps} steps"
+
+
+@claim
+def alarm_logits(layer: int, rms: float) -> str:
+    return f"layer {layer}: the root mean square of the router's logits is {rms:.3g}, in half precision"
+
+
+@claim
+def alarm_aux_off(computed: bool) -> str:
+    why = "its coefficient is 0" if computed else "none is computed"
+    return f"the aux loss is off: {why}, so nothing keeps the load even"

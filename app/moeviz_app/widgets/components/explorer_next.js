@@ -72,14 +72,20 @@ class Next {
     if (explorer.isWaiting()) return "The model runs without it …";
     if (explorer.mutes.length && trace.now !== trace.plain) return this.toldOfMutes();
     if (!trace.next) return explorer.whyNoNext;
-    const [list, goesOn] = [trace.next.after(token), this.goesOn()];
     const said = explorer.canMute ? " Click an expert above to mute it." : "";
-    if (!list.length) return `Nothing is recorded after this ${trace.item}.`;
-    if (goesOn === null) return `Here the text ends.${said}`;
+    const list = trace.next.after(token);
+    return this.follows(list) + (list.length ? said : "");
+  }
+
+  // Says whether the token that does follow is one of these.
+  follows(list) {
+    const goesOn = this.goesOn();
+    if (!list.length) return `Nothing is recorded after this ${this.explorer.trace.item}.`;
+    if (goesOn === null) return "Here the text ends.";
     const place = list.findIndex(({ text }) => text === goesOn);
-    if (place < 0) return `The text goes on with “${goesOn}”, which is not among these five.${said}`;
-    if (!place) return `The text does go on with “${goesOn}” (bold).${said}`;
-    return `The text goes on with “${goesOn}” (bold), given ${percent(list[place].p)}.${said}`;
+    if (place < 0) return `The text goes on with “${goesOn}”, which is not among these five.`;
+    if (!place) return `The text does go on with “${goesOn}” (bold).`;
+    return `The text goes on with “${goesOn}” (bold), given ${percent(list[place].p)}.`;
   }
 
   toldOfMutes() {

@@ -202,7 +202,7 @@ class Path {
     const name = trace.nameOf(at, expert);
     const link = explorer.linkTo(at, expert, shape(this.svg, "a", { class: "named", "data-spot": `name ${at} ${expert}` }));
     filled(link, null, { "aria-label": `Expert ${expert} of ${trace.nameOfLayer(at)}: open its page` });
-    shape(link, "title", {}, `${name ? name[1] : trace.names ? "No clear pattern" : `Expert ${expert}`}. Open its page`);
+    shape(link, "title", {}, `${name ? name[1] : trace.names ? "No kind of text" : `Expert ${expert}`}. Open its page`);
     const text = shape(link, "text", { ...where, class: place });
     shape(text, "tspan", { class: explorer.isNew(at, expert) ? "bold new" : "bold" }, `${expert} `);
     const fits = name && [...name[0]].length <= letters;

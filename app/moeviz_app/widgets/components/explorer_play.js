@@ -114,7 +114,9 @@ class Player {
     if (!here) return;
     const last = layer === trace.L - 1;
     card.next.title.textContent = last ? "Five likeliest next tokens" : `If the model stopped after ${trace.nameOfLayer(layer)}`;
-    card.next.fill(u < 1 ? mixed(before, here, ease(Math.max(0, u))) : here);
+    const list = u < 1 ? mixed(before, here, ease(Math.max(0, u))) : here;
+    card.next.fill(list);
+    card.next.words.textContent = card.next.follows(list); // of these bars, and not of those at the end
   }
 
   // The token in the experts' hands: a dot for each, as large as its weight. Drawn anew with the path.

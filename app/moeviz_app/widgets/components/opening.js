@@ -89,7 +89,7 @@ class Opening {
     };
     text(14, "One Transformer layer");
     path("M92 404V30m-5 9l5 -9l5 9M92 384H184V288H103M92 268H184V64H103");
-    box(316, 50, "Attention", "reads earlier tokens; one for all");
+    box(316, 50, "Attention", "one for all tokens");
     box(222, 28, "Norm");
     shape(svg, "rect", { x: 6, y: 84, width: 172, height: 122, rx: 10, class: "part hot" });
     text(104, "Feed-forward block");
