@@ -457,7 +457,7 @@ except moeviz.CaptureError as error:
 """
     done = python("-c", script, check=True)
     imported, refused, of_next = done.stdout.splitlines()
-    assert imported.split() == ["hooks", "assembly", "expert_outputs", "forwards", "hooks", "next_tokens"]
+    assert imported.split() == "hooks assembly expert_outputs forwards hooks joining next_tokens witness".split()
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
     assert of_next == "next_tokens is 'yes'; it can be True, False or \"auto\"."
 
