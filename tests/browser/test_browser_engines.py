@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import all_drawn, fits, go_to, settled
-from browser_pages import HOSTILE, check, subject
+from browser_pages import HOSTILE, check, look_at, subject
 from engine_traces import noisy
 from importer_files import FOLDER
 from playwright.sync_api import expect
@@ -59,6 +59,7 @@ def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened,
     all_drawn(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
     go_to(page, "Balance")
+    look_at(page, HOSTILE[2])
     expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
     expect(page.get_by_text(f"Caution: {HOSTILE[1]}")).to_be_visible()
     check(page)
