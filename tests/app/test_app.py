@@ -227,8 +227,8 @@ def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     assert others == (2 if topic == "Specialization" else 0), "what several lack is said once"
     assert sentences(app).count("and this trace (sample) has none.") == (topic == "Load")
     marks = [mark for mark in app.markdown if mark.value == ":orange-badge[Built\\-in model, not sample]"]
-    without_scores = topic in ("Confidence", "Losses")  # of which nothing could be drawn: another trace is, and marked
-    assert len(marks) == len(TOPICS[topic]) * without_scores
+    is_instead = topic in ("Confidence", "Losses", "Parameters")  # another trace is drawn, and marked
+    assert len(marks) == len(TOPICS[topic]) * is_instead
 
 
 def test_a_trace_without_labels_is_one_sentence_in_place_of_the_charts_of_kinds(trace):
