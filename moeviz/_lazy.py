@@ -22,7 +22,7 @@ class CallableModule(ModuleType):
 
     def _function(self) -> Callable[..., Any]:
         package, _, name = self.__name__.rpartition(".")
-        home = sys.modules[package]._homes.get(name, name)  # type: ignore[attr-defined]  # a `LazyPackage`
+        home = sys.modules[package]._homes.get(name, name)  # a `LazyPackage`
         found: Callable[..., Any] = getattr(import_module(f"{package}.{home}"), name)
         return found
 

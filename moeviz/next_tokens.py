@@ -61,7 +61,8 @@ class NextTokens:
     @property
     def ids(self) -> Int32[np.ndarray, "T 5"]:
         """Token ids of the likeliest tokens, [t, n]. Raises `MissingField` if the source does not have them."""
-        return self._known_ids()[self.rows]
+        found: np.ndarray = self._known_ids()[self.rows]
+        return found
 
     @property
     def lens_ids(self) -> Int32[np.ndarray, "L T 5"] | None:
@@ -75,8 +76,10 @@ class NextTokens:
 
     def select(self, layers: Sequence[int], tokens: np.ndarray | slice) -> "NextTokens":
         """Return those after some tokens and, by the lens, after some layers (by their place in the trace)."""
-        lens = (None if part is None else part[list(layers)][:, tokens] for part in (self.lens_rows, self.lens_p))
-        return NextTokens(self.texts, self.rows[tokens], self.p[tokens], *lens, self.token_ids)
+        lens_rows, lens_p = (
+            None if part is None else part[list(layers)][:, tokens] for part in (self.lens_rows, self.lens_p)
+        )
+        return NextTokens(self.texts, self.rows[tokens], self.p[tokens], lens_rows, lens_p, self.token_ids)
 
     @property
     def nbytes(self) -> int:
@@ -105,16 +108,15 @@ class NextTokens:
 def joined_next_tokens(parts: Sequence[NextTokens]) -> NextTokens:
     """Join those of several traces, token after token; with a lens, and with token ids, if all have them."""
     starts = np.cumsum([0, *(len(part.texts) for part in parts)])[:-1].astype(np.int32)
-    lens_rows = [
-        part.lens_rows + start for part, start in zip(parts, starts, strict=True) if part.lens_rows is not None
-    ]
-    lens_p = [part.lens_p for part in parts if part.lens_p is not None]
-    lens = (np.concatenate(every, axis=1) if len(every) == len(parts) else None for every in (lens_rows, lens_p))
+    rows = [part.lens_rows + start for part, start in zip(parts, starts, strict=True) if part.lens_rows is not None]
+    p = [part.lens_p for part in parts if part.lens_p is not None]
+    lens_rows, lens_p = (np.concatenate(every, axis=1) if len(every) == len(parts) else None for every in (rows, p))
     ids = [part.token_ids for part in parts if part.token_ids is not None]
     return NextTokens(
         tuple(text for part in parts for text in part.texts),
         np.concatenate([part.rows + start for part, start in zip(parts, starts, strict=True)]),
         np.concatenate([part.p for part in parts]),
-        *lens,
+        lens_rows,
+        lens_p,
         np.concatenate(ids) if len(ids) == len(parts) else None,
     )

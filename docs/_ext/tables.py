@@ -218,7 +218,7 @@ def settings() -> str:
 
 def streamlit() -> str:
     """The file that says how Streamlit serves the app."""
-    return f"```toml\n{(ROOT / 'app/.streamlit/config.toml').read_text(encoding='utf-8').rstrip()}\n```"
+    return f"```toml\n{(ROOT / 'app/moeviz_app/.streamlit/config.toml').read_text(encoding='utf-8').rstrip()}\n```"
 
 
 def architecture() -> str:

@@ -27,9 +27,12 @@ from moeviz.capture.record.joining import joined
 from moeviz.capture.record.kernel_parity import router_inputs
 from moeviz.capture.record.next_tokens import layers_of
 from moeviz.capture.record.private_names import own_forward
+from moeviz.capture.record.witness import checked
 from moeviz.capture.routers.discovery import Router, find_routers, order_of
 from moeviz.capture.routers.kernel_families import FAMILIES
 from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.prompts import prepare
+from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
@@ -64,6 +67,7 @@ def trace_ahead(
     for done, text in enumerate(texts, start=1):
         stretches = fitting_stretches(model, text, tokens)
         for stretch in stretches if tokens is None else stretches[:1]:
+            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence of its own: not to be heard
             with listener.listening() as heard:
                 traces.append(trace(model, stretch, kernels=False, keep_logits=False))
             ranked.append(_padded(heard, routers, len(traces[-1].tokens)))

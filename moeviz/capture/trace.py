@@ -37,7 +37,7 @@ from moeviz.capture.run.generation import (
     generated_tokens,
     progress_watch,
 )
-from moeviz.capture.run.generation_plan import plan_for
+from moeviz.capture.run.generation_plan import GenerationPlan, plan_for
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, Kernels, prompts_of
 from moeviz.capture.together import shared_decoding
@@ -207,10 +207,10 @@ def capture(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return whole_trace(model, request, progress)
-    run = _prepared(model, request, tokenizer)
+    run, plan = _prepared(model, request, tokenizer)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         return _one_by_one(model, run, request, tokenizer, progress)
-    job = _planned(run, request)
+    job = _planned(run, plan, request)
     watch = progress_watch(progress, request.max_new_tokens)
     with exclusive(job.run.model):
         return _recorded(job, lambda _so_far: watch)
@@ -230,13 +230,13 @@ def capture_growing(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    run = _prepared(model, request, tokenizer)
+    run, plan = _prepared(model, request, tokenizer, growing=True)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         raise CaptureError(
             f"{type(run.model).__name__} routes a text otherwise when it stands in a batch, so several texts cannot "
             "grow together. Stream one text at a time."
         )
-    job = _planned(run, request, growing=True)
+    job = _planned(run, plan, request)
     shared = shared_decoding(job.run.model)
     if shared is not None and shared.takes(job):
         return shared.stream(job, seconds_between)
@@ -289,11 +289,15 @@ def _request(
 
 
 def _prepared(
-    model: LoadedModel | nn.Module, request: CaptureRequest, tokenizer: PreTrainedTokenizerBase | None
-) -> ModelInput:
-    """Read the prompts, and check the model if nobody has."""
+    model: LoadedModel | nn.Module,
+    request: CaptureRequest,
+    tokenizer: PreTrainedTokenizerBase | None,
+    growing: bool = False,
+) -> tuple[ModelInput, GenerationPlan]:
+    """Read the prompts, settle how to go on from them, and check the model if nobody has."""
     run = prepare(model, request, tokenizer)
-    return replace(run, info=replace(run.info, witness=checked(run)))
+    plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
+    return replace(run, info=replace(run.info, decoding=plan.words, witness=checked(run))), plan
 
 
 def _one_by_one(
@@ -315,12 +319,11 @@ def _one_by_one(
     return replace(whole, model=replace(whole.model, recorded_by=f"{whole.model.recorded_by} ({why})"))
 
 
-def _planned(run: ModelInput, request: CaptureRequest, growing: bool = False) -> CaptureJob:
-    """Settle how to go on from the prompts."""
-    plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
-    batch, info = run.batch.repeated(plan.decoding.copies), replace(run.info, decoding=plan.words)
+def _planned(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
+    """Repeat the prompts as planned. Raises `CaptureError` for a plan that so many cannot follow."""
+    batch = run.batch.repeated(plan.decoding.copies)
     plan.decoding.check(run.model, len(batch.input_ids))
-    return CaptureJob(replace(run, batch=batch, info=info), plan, request)
+    return CaptureJob(replace(run, batch=batch), plan, request)
 
 
 def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:

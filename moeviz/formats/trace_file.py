@@ -81,7 +81,9 @@ def from_trace_file(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             model, tokens = model_of(header), tokens_of(header.get("tokens"))
             slots = (len(model.layers), len(tokens), model.top_k)
             shapes = {"experts": slots, "weights": slots, "logits": (*slots[:2], max(model.num_experts))}
-            arrays = {name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members}
+            arrays: dict[str, Any] = {
+                name: _array(archive, members[name], name, shapes[name]) for name in ARRAYS if name in members
+            }
             parts = optional_parts_of(header, slots)
     except UNREADABLE as error:
         raise InvalidTrace(

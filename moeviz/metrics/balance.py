@@ -148,7 +148,7 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
         tokens=some["counted"].max(),
         low=some["luck_low"].min(),
         high=some["luck_high"].max(),
-        beyond=some["beyond_luck"].sum(),
+        beyond=int(some["beyond_luck"].sum()),
         experts=len(some),
     )
 

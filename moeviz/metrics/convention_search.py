@@ -177,8 +177,8 @@ def likeness(pair: Pair, layers: Sequence[int], others: Sequence[int], shift: in
         common.append(np.stack([shared(part[first], part[second]) for part in ids]).astype(float))
     centred = [part - part.mean(axis=1, keepdims=True) for part in common]
     sizes = [np.sqrt((part**2).sum(axis=1)) for part in centred]
-    found = centred[0] @ centred[1].T / np.maximum(sizes[0][:, None] * sizes[1], 1e-9)
-    return found
+    correlated: np.ndarray = centred[0] @ centred[1].T / np.maximum(sizes[0][:, None] * sizes[1], 1e-9)
+    return correlated
 
 
 def split_rows(pair: Pair, state: State, by: int) -> State | None:

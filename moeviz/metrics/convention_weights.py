@@ -66,7 +66,8 @@ def weighed(pair: Pair, rows: list[int] | None = None) -> Weighed | None:
         return None
     source = one if one.logits is not None else other
     logits = None if source.logits is None else source.logits[same].astype(np.float64)
-    return Weighed(*(part[same].astype(np.float64) for part in weights), np.nonzero(same)[0], logits, ids[0][same])
+    ours, others = (part[same].astype(np.float64) for part in weights)
+    return Weighed(ours, others, np.nonzero(same)[0], logits, ids[0][same])
 
 
 def find_weighting(found: Weighed) -> tuple[Undone, ...]:
@@ -179,6 +180,7 @@ def _functions(found: Weighed) -> tuple[str, str] | None:
 
 def _rescored(found: Weighed, functions: tuple[str, str]) -> Weighed:
     """Give the second's weights the first's score function, and keep each row's sum."""
+    assert found.logits is not None, "the score function is known by the logits"
     mine, theirs = (_chosen_scores(found.logits, found.ids, name) for name in functions)
     if found.ranked:
         mine, theirs = np.sort(mine, axis=1), np.sort(theirs, axis=1)
@@ -191,7 +193,8 @@ def undo_weights(pair: Pair, some: tuple[Undone, ...]) -> Pair:
     """Return two traces with these conventions of weights undone."""
     one, other = pair
     for undone in some:
-        if other.weights is None or one.weights is None:
+        ours, others = one.weights, other.weights
+        if others is None or ours is None:
             break
         if undone.kind == "weights of other slots":
             other = repaired(other, one)
@@ -199,16 +202,15 @@ def undo_weights(pair: Pair, some: tuple[Undone, ...]) -> Pair:
             other = replace(other, weights=None)
         elif undone.kind == "normalisation":
             one, other = (
-                replace(
-                    trace, weights=trace.weights / np.maximum(np.abs(trace.weights).sum(axis=2, keepdims=True), 1e-12)
-                )
-                for trace in (one, other)
+                replace(trace, weights=part / np.maximum(np.abs(part).sum(axis=2, keepdims=True), 1e-12))
+                for trace, part in ((one, ours), (other, others))
             )
         elif undone.kind == "score function":
             logits = one.logits if one.logits is not None else other.logits
+            assert logits is not None, "the score function is known by the logits"
             mine, theirs = (_chosen_scores(logits, other.experts, name) for name in undone.detail)
-            scored = other.weights * mine / np.maximum(theirs, TINY)
-            kept = other.weights.sum(axis=2, keepdims=True) / np.maximum(scored.sum(axis=2, keepdims=True), TINY)
+            scored = others * mine / np.maximum(theirs, TINY)
+            kept = others.sum(axis=2, keepdims=True) / np.maximum(scored.sum(axis=2, keepdims=True), TINY)
             experts, weights = sort_slots(other.experts, (scored * kept).astype(np.float32))
             other = replace(other, experts=experts, weights=weights)
         else:
@@ -216,7 +218,7 @@ def undo_weights(pair: Pair, some: tuple[Undone, ...]) -> Pair:
             layers = range(len(other.model.layers))
             factors = np.array([by_layer.get(at, 1.0) if by_layer else undone.detail for at in layers], np.float32)
             if (factors > 0).all():
-                other = replace(other, weights=other.weights * factors[:, None, None])
+                other = replace(other, weights=others * factors[:, None, None])
     return one, other
 
 

@@ -188,7 +188,7 @@ def in_place(pair: Pair) -> tuple[Pair, list[Convention]]:
     if not best:
         return pair, []
     second = pair[1].select(tokens=pair[1].tokens["position"].to_numpy() >= best)
-    tokens = second.tokens.assign(position=second.tokens["position"] - np.int32(best))
+    tokens = second.tokens.assign(position=(second.tokens["position"] - best).astype(np.int32))
     moved = Convention("positions", (), best, 1 - known.get(0, 0.0), 1 - known[best])
     return (pair[0], replace(second, tokens=tokens)), [moved]
 
@@ -408,7 +408,7 @@ def _necessary(pair: Pair, base: State, found: State) -> tuple[State, list[Conve
 
 def _share(pair: Pair, state: State, layers: Collection[int]) -> float:
     """Return the share of the first's ids that differ in some layers; a slot that one lacks is one that differs."""
-    wrong, filled = 0, 0
+    wrong, filled = 0.0, 0.0
     for both in state.layers:
         if both[0] in layers:
             ours, others, *_ = ids_of(pair, state, both)

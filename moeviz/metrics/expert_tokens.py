@@ -240,4 +240,5 @@ def _taken(kinds: pd.DataFrame | None) -> tuple[captions.Taken, ...]:
 def _keeping(tokens: pd.DataFrame) -> tuple[captions.Keeping, ...]:
     clear = tokens[(tokens["share"] >= NEARLY_ALL) & (tokens["lift"] >= TWICE) & (tokens["luck"] <= LUCK)]
     clear = clear[clear["text"].map(kind_of) != SPECIAL].head(MOST_TOKENS)
-    return tuple(captions.Keeping(str(token.text), token.tokens, token.occurrences) for token in clear.itertuples())
+    rows = zip(clear["text"], clear["tokens"], clear["occurrences"], strict=True)
+    return tuple(captions.Keeping(str(text), int(tokens), int(of)) for text, tokens, of in rows)

@@ -242,8 +242,8 @@ def _passage(trace: RoutingTrace, layers: list[LayerRuns], chance: float) -> Fin
         return None
     one, run = place
     start, length, expert = (int(of_runs[run]) for of_runs in (one.start, one.length, one.expert))
-    ends = (str(trace.tokens["text"].iat[row]) for row in (start, start + length - 1))
-    claim = captions.passage(_place(trace, one, expert), length, *ends, *_of_all(trace, one, expert))
+    begin, end = (str(trace.tokens["text"].iat[row]) for row in (start, start + length - 1))
+    claim = captions.passage(_place(trace, one, expert), length, begin, end, *_of_all(trace, one, expert))
     return Finding(claim, one.layer, start, expert)
 
 

@@ -201,7 +201,7 @@ def transitions_caption(frame: pd.DataFrame) -> Claim | None:
         return None
     row = one_row(taken, taken["share"][beyond].idxmax())
     ends = row.from_layer, row.from_expert, row.to_layer, row.to_expert
-    return captions.next_choice(*ends, row.share, row.chance, beyond.sum(), len(taken))
+    return captions.next_choice(*ends, row.share, row.chance, int(beyond.sum()), len(taken))
 
 
 def consecutive_information_caption(frame: pd.DataFrame) -> Claim | None:

@@ -1,6 +1,7 @@
 """How the work is divided among the experts of each layer. Layers are never pooled: their experts are unrelated."""
 
 from math import exp, log
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -179,7 +180,7 @@ def load_caption(frame: pd.DataFrame) -> Claim | None:
     assignments = frame.groupby("layer")["tokens"].transform("sum")
     if not frame["times_even"].notna().any():
         return None
-    at = frame["times_even"].idxmax()
+    at: Any = frame["times_even"].idxmax()
     if not beyond_chance(frame["load"], assignments, frame["uniform"])[at]:
         return None
     row = one_row(frame, at)
@@ -233,5 +234,5 @@ def counts_summary(loads: pd.DataFrame) -> Claim:
         least=None if len(unused) else (least.layer, least.expert, least.load),
         unused=unused.sum(),
         unused_layers=len(unused),
-        most_unused=(int(unused.idxmax()), int(unused.max())) if len(unused) else None,
+        most_unused=(int(unused.index[unused.argmax()]), int(unused.max())) if len(unused) else None,
     )

@@ -20,7 +20,6 @@ from moeviz.serving.batches import batch_coverage, draft_sentence
 from moeviz.serving.budget import most_used_by_label, most_used_sentence
 from moeviz.serving.cache import expert_cache, hits_of_most
 from moeviz.serving.decision import (
-    LITTLE,
     TRIAL,
     persistence,
     persistence_sentence,
@@ -213,7 +212,7 @@ def _with_limits(found: dict[str, Answer], question: str, trace: Counted, again:
     says = [one.sentence]
     if again:
         says += [f"{again:,} text{'s' * (again > 1)} came again and did not count twice."]
-    if seen is not None and one.verdict != LITTLE:
+    if seen is not None and one.verdict != captions.LITTLE:
         says += [f"{len(seen.counts):,} windows of time were seen: a period that is longer than all of them is not."]
     if found[BALANCE].verdict == TRIAL and found[DRIFT].verdict == DRIFTS:
         says += ["A plan is worth a trial and loads drift: it gets older, so judge it again on newer traffic."]

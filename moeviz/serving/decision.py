@@ -222,7 +222,7 @@ def persistence_sentence(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | N
         return captions.few_windows(number, TEXTS)
     if (choices := frame["choices"].min()) < enough:
         return captions.few_choices(choices, enough)
-    means = (frame[name].mean() for name in ("kept", "chance", "moved", "dealt"))
+    kept, chance, moved, dealt = (float(frame[name].mean()) for name in ("kept", "chance", "moved", "dealt"))
     beyond, layers = int(frame["beyond"].sum()), len(frame)
     verdict = "Loads drift" if 2 * beyond > layers else "No drift beyond chance"
-    return captions.drift(verdict, *means, beyond, layers)
+    return captions.drift(verdict, kept, chance, moved, dealt, beyond, layers)

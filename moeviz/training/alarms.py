@@ -112,7 +112,8 @@ class Alarms:
 
     def _dead(self, cause: Cause) -> tuple[dict[Key, str], set[Key]]:
         """Layers with experts that are dead or not back yet; and those of which another sentence is true now."""
-        due, news = {}, set()
+        due: dict[Key, str] = {}
+        news: set[Key] = set()
         before, now = self.down, self.missed >= self.rules.dead
         self.down = now | (before & (self.lately < SELDOM))
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):

@@ -1,5 +1,6 @@
 """The app's logic, in Streamlit's own test harness: what is on a page, and what it says where something is missing."""
 
+from copy import deepcopy
 from dataclasses import replace
 
 import pandas as pd
@@ -10,6 +11,7 @@ from app_pages import (
     SAFE_ELEMENTS,
     drawn,
     first_page,
+    go_to,
     pictures,
     run,
     sentences,
@@ -26,6 +28,7 @@ from tiny_models import DENSE
 import moeviz
 from moeviz.charts import TOPICS, specialization
 from moeviz.charts.theme import MAX_TOKENS
+from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import installed
 from moeviz.embedded.recorded_routing import example_trace
 from moeviz.errors import CaptureError, ModelNotFound
@@ -41,7 +44,7 @@ from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.session import session
 from moeviz_app.settings import read_settings
 from moeviz_app.views.explore import EXPLORER
-from moeviz_app.widgets import run_panel
+from moeviz_app.widgets import run_panel, subject_bar
 from moeviz_app.widgets.components.texts import PART_OF_CHARACTER
 from moeviz_app.widgets.files import file_stem
 
@@ -198,8 +201,8 @@ def test_a_page_without_a_trace_shows_the_example_of_its_place(topic):
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
-def test_a_trace_without_tokens_is_explained(topic):
-    empty = sample_trace().select(tokens=slice(0, 0))
+def test_a_trace_without_tokens_is_explained(topic, real_trace):
+    empty = real_trace.select(tokens=slice(0, 0))
     app = first_page(empty) if topic is None else topic_page(topic, empty)
     assert not app.exception
     assert "This trace contains no tokens" in sentences(app)
@@ -221,9 +224,11 @@ def test_what_expert_ids_alone_cannot_show_is_explained(topic, ids_only_trace):
     others = sum(text.value.count("?") for text in app.text if text.value.startswith("The same goes for: "))
     without_labels = (len(specialization.CHARTS) - 1) * (topic == "Specialization")  # one sentence in place of them
     assert pictures(app) + len(explanations) + others + without_labels == len(TOPICS[topic])
-    if topic == "Confidence":
-        assert sentences(app).count("and this trace (sample) has none.") == 1, "what several lack is said once"
-        assert others == len(TOPICS[topic]) - 1
+    assert others == (2 if topic == "Specialization" else 0), "what several lack is said once"
+    assert sentences(app).count("and this trace (sample) has none.") == (topic == "Load")
+    marks = [mark for mark in app.markdown if mark.value == ":orange-badge[Built\\-in model, not sample]"]
+    is_instead = topic in ("Confidence", "Losses", "Parameters")  # another trace is drawn, and marked
+    assert len(marks) == len(TOPICS[topic]) * is_instead
 
 
 def test_a_trace_without_labels_is_one_sentence_in_place_of_the_charts_of_kinds(trace):
@@ -374,8 +379,18 @@ def test_a_file_that_holds_no_trace_is_explained_and_the_last_trace_stays(name, 
 
 
 def unsafe_elements(app: AppTest) -> list[str]:
-    """Everything on the page that Streamlit may read as Markdown or HTML, labels and help texts too."""
-    return [str(node.proto) for node in app if hasattr(node, "proto") and node.type not in SAFE_ELEMENTS]
+    """Everything on the page that Streamlit may read as Markdown or HTML, labels and help texts too.
+
+    The options of a list that unfolds, and the chosen one, are plain text.
+    """
+    read = []
+    for node in app:
+        if hasattr(node, "proto") and node.type not in SAFE_ELEMENTS:
+            read.append(deepcopy(node.proto))
+            if node.type == "selectbox":
+                read[-1].ClearField("options")
+                read[-1].ClearField("raw_value")
+    return [str(proto) for proto in read]
 
 
 @pytest.mark.parametrize("topic", [None, *TOPICS])
@@ -429,13 +444,13 @@ def test_a_setting_that_is_no_such_thing_is_named(name, value):
         read_settings({name: value})
 
 
-def test_the_evaluation_set_opens_as_a_labelled_trace():
-    app = traces_page()
-    app.button[0].click().run()
-    trace = visit_of(app).trace
-    assert trace.tokens["label"].nunique() == 15
-    page = topic_page("Specialization", trace)
-    assert pictures(page) == len(TOPICS["Specialization"]) and not page.exception
+def test_the_evaluation_set_is_chosen_in_the_list_and_labelled(trace):
+    app = first_page(trace)
+    app.selectbox(key=subject_bar.KEY).set_value(EMBEDDED).run()
+    assert visit_of(app).subject == EMBEDDED and not app.exception
+    assert recorded.held_out(EMBEDDED).tokens["label"].nunique() == 15
+    go_to(app, "specialization")
+    assert pictures(app) == len(TOPICS["Specialization"]) and not app.exception
 
 
 def test_the_first_page_says_what_an_embedded_trace_is_routed_like():

@@ -456,7 +456,7 @@ def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
     bits = np.unpackbits(of_array(answer["found"], "bits", np.uint8), bitorder="little")
     assert bits.sum() == answer["found"]["count"] == 9
     assert drawn(app, "atlas") == before
-    assert "too few to tell" in "".join(search(app, "JavaScript")["said"])
+    assert "too few to distinguish experts" in "".join(search(app, "JavaScript")["said"])
     assert search(app, "x" * 100_000)["found"] is None
     assert search(app, "<script>alert(1)</script>")["said"][1].endswith("is not in these texts.")
 

@@ -196,13 +196,6 @@ def test_a_bookmark_opens_its_page_on_a_server_that_nobody_has_visited(visit, se
     expect(page.get_by_role("link", name="Explore")).to_be_visible()
 
 
-@pytest.mark.parametrize("old, new", [("cooperation", "co-activation"), ("formation", "training"), ("flow", "layers")])
-def test_an_old_address_leads_on_to_the_page_under_its_new_name(visit, old, new):
-    page = visit(f"/{old}?prompt=Il+fait+froid.&layer=2")
-    expect(page).to_have_url(re.compile(f"/{new}.*layer=2"))
-    expect(page.get_by_role("heading", level=1)).to_be_visible()
-
-
 def test_an_address_repeats_the_view_and_going_back_leaves_a_page_in_one_step(page, visit):
     run(page, "Il fait froid.", "ControlOrMeta+Enter")
     choose_layer(page, 5)

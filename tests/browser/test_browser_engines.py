@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import all_drawn, fits, go_to, settled
-from browser_pages import HOSTILE, check
+from browser_pages import HOSTILE, check, look_at, subject
 from engine_traces import noisy
 from importer_files import FOLDER
 from playwright.sync_api import expect
@@ -59,6 +59,7 @@ def test_both_pages_are_drawn_of_strangers_files_and_have_no_grave_fault(opened,
     all_drawn(page)
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(3)
     go_to(page, "Balance")
+    look_at(page, HOSTILE[2])
     expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
     expect(page.get_by_text(f"Caution: {HOSTILE[1]}")).to_be_visible()
     check(page)
@@ -82,16 +83,16 @@ def test_an_upload_asks_for_what_it_does_not_say_and_leads_to_its_counts(visit):
     page.get_by_role("button", name="Open", exact=True).click()
     expect(page.get_by_text("It holds counts")).to_be_visible()
     page.get_by_role("link", name="Look at the counts").click()
-    expect(page.get_by_text("tokens through from imatrix.gguf")).to_be_visible()
+    expect(subject(page)).to_have_value("from imatrix.gguf")
     expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
 
 
 def test_published_counts_have_an_address(visit):
     page = visit("/balance?subject=olmoe-1b-7b&group=2&counted_layer=15")
-    expect(page.get_by_text("tokens through OLMoE-1B-7B")).to_be_visible()
+    expect(subject(page)).to_have_value(re.compile("^OLMoE-1B-7B"))
     expect(page.get_by_role("heading", name="Balance", exact=True)).to_be_visible()
     expect(page.get_by_role("combobox", name="Tokens of")).to_have_value("c4")
-    page.get_by_role("radio", name="Measures of each layer").click()
+    page.get_by_role("radio", name="Kinds of text").click()
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "15")
     settled(page)
     expect(page).to_have_url(re.compile("balance.*subject=olmoe-1b-7b.*group=2"))

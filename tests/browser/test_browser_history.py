@@ -14,7 +14,7 @@ from playwright.sync_api import Locator, Page, expect
 from torch.testing import assert_close
 
 from benchmarks.collapse import SCRIPT, Twin, found, in_page
-from moeviz.history.phone_book.runs import shipped_run
+from moeviz.history.phone_book.runs import TASKS, shipped_run
 from moeviz.history.story import INPUTS, STEPS, Scene
 from moeviz_app.widgets.components.history import NO_CURE, SIZES
 
@@ -161,7 +161,7 @@ def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit,
     expect(book.get_by_role("button", name="▸ Watch them learn")).to_be_visible()
     press(page, "A rule instead")
     expect(shares).to_have_text(ship("rule"))
-    expect(say).to_contain_text("Experts buy memory, not understanding")
+    expect(say).to_contain_text(f"From {TASKS['rule']:,} examples")
     press(page, "Controls")
     expect(book.get_by_text("drawn anew each visit").first).to_be_visible()
     expect(wall).not_to_be_visible()

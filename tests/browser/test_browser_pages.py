@@ -54,7 +54,7 @@ HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", ["/", "/load"])
+@pytest.mark.parametrize("path", ["/", "/load?subject=mixed"])
 def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size, path):
     page = visit(path, size=size)
     places = page.locator(PLACES)

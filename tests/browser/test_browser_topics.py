@@ -35,7 +35,7 @@ def click_in(page: Page, question: str, across: float, down: float) -> None:
     ],
 )
 def test_a_click_on_an_expert_leads_to_its_page_and_back_in_one_step(visit, address, question, across, down):
-    page = visit(f"/{address}", ready=shows_a_chart)
+    page = visit(f"/{address}?subject=mixed", ready=shows_a_chart)
     click_in(page, question, across, down)
     expect(title(page)).to_have_text(re.compile(r"Layer \d, expert \d"))
     expect(page).to_have_url(re.compile(r"expert\?.*layer=\d&expert=\d"))

@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from accessible import grave
 from browser import fits, go_to, in_colours, settled
-from browser_pages import DRAWN, HOSTILE, LOADED
+from browser_pages import DRAWN, HOSTILE, LOADED, look_at
 from playwright.sync_api import Page, Response, expect
 from servers import Server, served
 from small_corpus import texts_of
@@ -159,4 +159,7 @@ def test_every_page_opens_by_the_menu_on_a_dataset(visit, opened, subjects):
 
 
 def test_every_page_opens_by_the_menu_on_counts(visit, opened):
-    walk(visit("/balance?subject=counts.json", at=opened), opened, "desktop")
+    page = visit("/balance", at=opened)
+    look_at(page, HOSTILE[1])
+    expect(page.locator(".st-key-answer")).to_contain_text("tokens sent at random")
+    walk(page, opened, "desktop")

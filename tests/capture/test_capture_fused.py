@@ -401,8 +401,8 @@ def test_logits_are_kept_without_a_copy_where_the_model_leaves_them_alone(writte
 
 
 def test_logits_that_are_written_into_later_on_are_no_trace(tokenizer):
-    """The probe and the first forward leave them alone."""
-    model, options = write_into_logits(tiny_model(FAMILIES["mixtral"]), first=3), {"tokenizer": tokenizer}
+    """The check of the model (once, and of its batches twice), the probe and the first forward leave them alone."""
+    model, options = write_into_logits(tiny_model(FAMILIES["mixtral"]), first=6), {"tokenizer": tokenizer}
     assert trace(model, PROMPTS, kernels=True, **options).logits.any()
     with pytest.raises(
         CaptureError, match=r"wrote into the logits of model\.layers\.0\.mlp\.gate after it had decided"
@@ -457,7 +457,9 @@ except moeviz.CaptureError as error:
 """
     done = python("-c", script, check=True)
     imported, refused, of_next = done.stdout.splitlines()
-    assert imported.split() == ["hooks", "assembly", "expert_outputs", "forwards", "hooks", "next_tokens"]
+    by, *ours = imported.split()
+    assert by == "hooks"
+    assert ours == ["assembly", "expert_outputs", "forwards", "hooks", "joining", "next_tokens", "witness"]
     assert refused == "kernels is 'yes'; it can be True, False or \"auto\"."
     assert of_next == "next_tokens is 'yes'; it can be True, False or \"auto\"."
 

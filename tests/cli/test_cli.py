@@ -25,7 +25,7 @@ from moeviz.cli import output
 from moeviz.cli.main import COMMANDS, command, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
-from moeviz.formats.exports import read_counts, read_trace, write_trace
+from moeviz.formats.exports import left_out, read_counts, read_trace, write_trace
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import balance, expert_load
 from moeviz.metrics.specialization import load_by_label
@@ -98,7 +98,7 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     code += "; parser(words).parse_args(words)"
     code += "; print(*(name for name in sys.modules if name.startswith(('moeviz.', 'pandas.core'))))"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
-    ours = ("_viewers", "errors", "text")
+    ours = ("_viewers", "errors", "interrupted", "text")
     files = ("cli", "cli.main", "cli.diff", "cli.options", "cli.output", "cli.words")
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
@@ -567,9 +567,9 @@ def test_a_token_cannot_steer_the_terminal(trace, tmp_path, capsys):
 
 def test_convert_keeps_everything_and_says_what_stays_behind(trace, trace_path, tmp_path, capsys):
     assert main(["convert", trace_path, str(tmp_path / "b.json")]) == 0
-    assert "are not in this format" not in capsys.readouterr().err
+    assert "cannot be read back" not in capsys.readouterr().err
     assert main(["convert", str(tmp_path / "b.json"), str(tmp_path / "c.csv")]) == 0
-    assert "are not in this format" in capsys.readouterr().err
+    assert left_out(trace, ".csv") in capsys.readouterr().err
     assert read_trace(tmp_path / "b.json").equals(trace)
     assert read_trace(tmp_path / "c.csv").equals(replace(trace, logits=None))
 

@@ -13,8 +13,9 @@ from npz_files import members_of, npy_header, npz
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_outputs import FIGURES, ExpertOutputs
+from moeviz.file_limits import MAX_BYTES
 from moeviz.formats import trace_file
-from moeviz.formats.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS, left_out
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.next_tokens import NEXT, NextTokens
 
@@ -409,7 +410,16 @@ def test_more_outputs_than_any_reader_takes_are_not_written(put_out, monkeypatch
         to_trace_file(put_out)
 
 
-def test_formats_that_do_not_hold_what_was_recorded_by_choice_give_the_trace_without_it(trace, predicted, put_out):
+def test_each_format_holds_what_was_recorded_by_choice_or_names_it_and_gives_the_trace_without_it(
+    trace, predicted, put_out
+):
     for export in EXPORTS:
-        if export.read is not None and export.suffix != ".npz":
-            assert export.write(predicted) == export.write(put_out) == export.write(trace)
+        if export.read is None:
+            continue
+        for whole in (predicted, put_out):
+            if export.suffix in (".npz", ".json"):
+                assert export.read(export.write(whole), MAX_BYTES).equals(whole)
+                assert not left_out(whole, export.suffix)
+            else:
+                assert export.write(whole) == export.write(trace)
+                assert left_out(whole, export.suffix) != left_out(trace, export.suffix)

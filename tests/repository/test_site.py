@@ -272,7 +272,7 @@ def test_every_environment_variable_is_on_the_page_of_settings(site):
 
 def test_every_setting_of_streamlit_is_on_the_page_of_settings(site):
     text = site.texts["reference/settings.html"]
-    settings = tomllib.loads((ROOT / "app/.streamlit/config.toml").read_text())
+    settings = tomllib.loads((ROOT / "app/moeviz_app/.streamlit/config.toml").read_text())
     names = {name for section, values in settings.items() for name in (section, *values)}
     assert missing(names | {"noSuchSetting"}, text) == {"noSuchSetting"}
 

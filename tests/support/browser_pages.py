@@ -50,6 +50,19 @@ def ask_for(page: Page, how_many: str) -> None:
     page.keyboard.press("Escape")
 
 
+def subject(page: Page) -> Locator:
+    """The box of the bar under the menu, whose value is the title of what the visitor looks at."""
+    return page.get_by_role("combobox", name="What you are looking at")
+
+
+def look_at(page: Page, name: str) -> None:
+    """Choose another subject in that bar, by a part of its title."""
+    subject(page).fill(name)
+    page.get_by_role("option", name=name).click()
+    expect(subject(page)).to_have_value(re.compile(re.escape(name)))
+    settled(page)
+
+
 def tokens(page: Page) -> Locator:
     return page.get_by_role("listbox", name=re.compile("^Tokens")).get_by_role("option")
 

@@ -72,7 +72,8 @@ class Subject:
     @property
     def title(self) -> str:
         """The model and the name, for people."""
-        return " · ".join(filter(None, (model_title(self.model), self.name)))
+        parts = dict.fromkeys((model_title(self.model), self.name))  # one's own counts are called as their model
+        return " · ".join(filter(None, parts))
 
     def lacks(self, needs: frozenset[str]) -> list[str]:
         """Return what it lacks of these needs, the most telling first."""

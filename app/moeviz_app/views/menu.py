@@ -252,7 +252,7 @@ def _more_page() -> None:
     st.title(MORE, anchor=False)
     for place, tabs in MENU.items():
         if place not in ICONS:
-            st.page_link(_page(tabs[0].name), label=f"**{place}**", icon=":material/arrow_forward:")
+            st.page_link(_page(tabs[0]), label=f"**{place}**", icon=":material/arrow_forward:")
             st.text(QUESTIONS[place])
 
 

@@ -98,6 +98,8 @@ def draw_counts(charts: Iterable[Chart], counts: Counted) -> None:
         try:
             frame = chart.measure(counts.select(layers=[layer]) if chart.layers == "one" else counts)
         except MissingField:
+            frame = None
+        if frame is None or frame.empty:  # of a configuration, there are no tokens to draw
             lacking.append(chart.question)
             continue
         heading(chart, model)

@@ -8,13 +8,14 @@ tokens, before its first trace. The survey (`tests/survey`) holds every architec
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from moeviz.capture.models.load import context_length
@@ -68,6 +69,17 @@ def witnessed(model: nn.Module) -> Iterator[Testimony]:
         yield testimony
 
 
+def _before(module: nn.Module, note: Callable[..., None], with_kwargs: bool = False) -> RemovableHandle:
+    """Let `note` get what this thread gives to a module; other threads may run the model meanwhile."""
+    thread = threading.get_ident()
+
+    def noted(*given: object) -> None:
+        if threading.get_ident() == thread:
+            note(*given)
+
+    return module.register_forward_pre_hook(noted, with_kwargs=with_kwargs)
+
+
 def is_standard(path: str, part: nn.Module) -> bool:
     """Return whether a module is one of experts that are given (hidden states, expert ids, weights)."""
     return path.rpartition(".")[2] == "experts" and type(part).__name__ not in WITNESSES
@@ -84,7 +96,7 @@ def _ids_and_weights(experts: nn.Module, calls: Calls) -> list:
         weights = next(part for part in tensors if part.is_floating_point() and part.shape == ids.shape)
         calls.append([dict(zip(*row, strict=True)) for row in zip(ids.tolist(), weights.tolist(), strict=True)])
 
-    return [experts.register_forward_pre_hook(note, with_kwargs=True)]
+    return [_before(experts, note, with_kwargs=True)]
 
 
 def _masks(experts: nn.Module, calls: Calls) -> list:
@@ -102,9 +114,9 @@ def _masks(experts: nn.Module, calls: Calls) -> list:
 
         return note_rows
 
-    hooks = [experts.register_forward_pre_hook(note)]
+    hooks = [_before(experts, note)]
     numbered = {int(name.split("_")[1]): part for name, part in experts.items() if name.startswith("expert_")}
-    return hooks + [part.register_forward_pre_hook(note_expert(number)) for number, part in numbered.items()]
+    return hooks + [_before(part, note_expert(number)) for number, part in numbered.items()]
 
 
 def _places(rows: Tensor, among: Tensor) -> list[int]:
@@ -121,7 +133,7 @@ def _scaled_inputs(experts: nn.Module, calls: Calls) -> list:
         chosen = (scaled != 0).any(dim=-1)  # (E, T)
         calls.append([dict.fromkeys(chosen[:, token].nonzero()[:, 0].tolist()) for token in range(chosen.shape[1])])
 
-    return [experts.register_forward_pre_hook(note)]
+    return [_before(experts, note)]
 
 
 def _sorted_rows(block: nn.Module, calls: Calls) -> list:
@@ -139,8 +151,8 @@ def _sorted_rows(block: nn.Module, calls: Calls) -> list:
                 calls[-1][token][expert] = None
 
     return [
-        block.router.register_forward_pre_hook(note_tokens),
-        block.input_linear.register_forward_pre_hook(note),
+        _before(block.router, note_tokens),
+        _before(block.input_linear, note),
     ]
 
 
@@ -150,7 +162,7 @@ def _looked_up(embedding_holder: nn.Module, calls: Calls) -> list:
     def note(_module: nn.Module, given: tuple) -> None:
         calls.append([dict.fromkeys(row) for row in given[0].tolist()])
 
-    return [embedding_holder.down_embed.register_forward_pre_hook(note)]
+    return [_before(embedding_holder.down_embed, note)]
 
 
 STANDARD = "experts"
@@ -194,7 +206,7 @@ def checked(run: ModelInput) -> str:
 def _check(run: ModelInput, site: str) -> str:
     trial = replace(run, batch=_trial_batch(run))
     hooks = recording_hooks(run.model, site=site or None)
-    with exclusive(run.model), torch.random.fork_rng(), hooks as recording, witnessed(run.model) as testimony:
+    with exclusive(run.model), _own_draws(run.model), hooks as recording, witnessed(run.model) as testimony:
         read_once(run.model, trial.batch)
         made = assemble(recording, trial, no_generated_tokens(trial.batch))
     if made.model.caution:
@@ -247,7 +259,7 @@ def _reads_others(run: ModelInput, site: str) -> bool:
 def _read(run: ModelInput, site: str, rows: list[list[int]]) -> RoutingTrace:
     trial = replace(run, batch=in_one_batch(run.model, rows, 0))
     hooks = recording_hooks(run.model, keep_logits=True, site=site or None)
-    with exclusive(run.model), torch.random.fork_rng(), hooks as recording:
+    with exclusive(run.model), _own_draws(run.model), hooks as recording:
         read_once(run.model, trial.batch)
         return assemble(recording, trial, no_generated_tokens(trial.batch))
 
@@ -257,6 +269,14 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
     known = np.isfinite(one) & np.isfinite(other)
     spread = float(one[known].std())
     return float(np.sqrt(np.mean((one[known] - other[known]) ** 2))) / spread if spread else 0.0
+
+
+def _own_draws(model: nn.Module) -> AbstractContextManager[None]:
+    """Give back the random numbers that a model draws in a block, if it is in training mode.
+
+    Otherwise it draws none, and what other threads draw meanwhile stays drawn.
+    """
+    return torch.random.fork_rng(enabled=any(part.training for part in model.modules()))
 
 
 def _trial_batch(run: ModelInput) -> Batch:

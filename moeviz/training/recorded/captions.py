@@ -5,7 +5,7 @@ alarms' own words are a stranger's: for text nodes only.
 """
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from moeviz.claims import claim
 from moeviz.metrics.captions import count, times_said
@@ -22,7 +22,7 @@ def _quoted(name: str) -> str:
     return f"“{visible(name)[:LONGEST_NAME]}”"
 
 
-def _at_the_end(runs: Ends[V], words: Callable[..., str]) -> str:
+def _at_the_end(runs: Ends[Any], words: Callable[..., str]) -> str:
     parts = [("" if name is None else f"in {_quoted(name)} ") + words(*values) for name, values in runs]
     return f"At the end, {'; '.join(parts)}."
 

@@ -235,7 +235,7 @@ class Opening {
     const long = (0.42 * PLANE.height) / Math.max(...this.arrows.map((arrow) => Math.hypot(...arrow)));
     const screen = ([x, y], by) => [PLANE.width / 2 + x * by, PLANE.height / 2 - y * by];
     const svg = document.createElementNS(SVG, "svg");
-    filled(svg, null, { viewBox: `0 0 ${PLANE.width} ${PLANE.height}`, class: "tokens", role: "img", "aria-label": `Tokens as points, the rows of experts ${one} and ${other} as arrows` });
+    filled(svg, null, { viewBox: `0 0 ${PLANE.width} ${PLANE.height}`, class: "tokens", role: "group", "aria-label": `Tokens as points, the rows of experts ${one} and ${other} as arrows` });
     const across = [this.arrows[0][1] - this.arrows[1][1], this.arrows[1][0] - this.arrows[0][0]];
     const far = 900 / (Math.hypot(...across) || 1);
     const [from, to] = [screen(across, -far), screen(across, far)];
