@@ -28,8 +28,9 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.visit import Takes, visit
 
 # What subjects have, and pages need.
-ORDER, SEVERAL, KINDS, SCORES, WEIGHTS, COUNTED, SIZE, SERVED, TRAINING = (
+ORDER, PROMPT, SEVERAL, KINDS, SCORES, WEIGHTS, COUNTED, SIZE, SERVED, TRAINING = (
     "order",
+    "prompt",
     "several",
     "kinds",
     "scores",
@@ -46,6 +47,7 @@ LACKS = {  # in a list, and as the reason for which a page shows another subject
     COUNTED: ("nothing counted", "For {model} there is a configuration only: no tokens have been counted."),
     ORDER: ("no tokens in order", "{model}: counts do not record which expert each token went to."),
     WEIGHTS: ("cannot be run here", "This page runs the model again, and this recording cannot be run here."),
+    PROMPT: ("no prompt to run again", "This page reads one prompt again, and these texts are not one prompt."),
     SEVERAL: ("one text only", "One text shows little of what experts do: that takes several texts."),
     KINDS: ("no kinds of text", "{model}: these texts have no labels for their kinds."),
     SCORES: ("no router scores", "{model}: the router scores were not recorded."),
@@ -158,7 +160,7 @@ def choose(id_: str) -> None:
 
 def subjects() -> dict[str, Subject]:
     """Return what there is to look at by id: examples, the visitor's own, datasets, published counts, models, runs."""
-    found = [_of_trace(MIXED, recorded.example(), "six short texts in one", {WEIGHTS}, recorded.example)]
+    found = [_of_trace(MIXED, recorded.example(), "six short texts in one", {WEIGHTS, PROMPT}, recorded.example)]
     found += [_texts_that_ship(model) for model in ROUTING]
     found += _own_traces()
     for name, counts in visit().counts.newest_first().items():
@@ -194,7 +196,7 @@ def _own_traces() -> list[Subject]:
 def _own(id_: str, name: str, trace: RoutingTrace) -> Subject:
     run = recent.run_of(trace)
     can_run = run is not None and model_catalog.why_only_read(run.model) is None
-    return _of_trace(id_, trace, f"“{visible(name)}”", {WEIGHTS} if can_run else set(), lambda: trace)
+    return _of_trace(id_, trace, f"“{visible(name)}”", {WEIGHTS, PROMPT} if can_run else set(), lambda: trace)
 
 
 def _of_trace(id_: str, trace: RoutingTrace, name: str, more: set[str], read: Callable[[], RoutingTrace]) -> Subject:

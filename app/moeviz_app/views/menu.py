@@ -19,6 +19,7 @@ from moeviz_app.session.subject import (
     KINDS,
     MIXED,
     ORDER,
+    PROMPT,
     RUNS,
     SCORES,
     SERVED,
@@ -94,7 +95,7 @@ A_TEXT = _takes(MIXED, ORDER, one_text=True)
 OF_EXPERTS = _takes(EMBEDDED, ORDER, prefers=(SEVERAL,))
 AN_EXPERT = _takes(EMBEDDED, ORDER, prefers=(SEVERAL,), same_model=True)
 OF_MODEL = _takes(EMBEDDED, WEIGHTS)
-TO_RUN = _takes(MIXED, ORDER, WEIGHTS)
+TO_RUN = _takes(MIXED, ORDER, WEIGHTS, PROMPT)
 TOKENS = _takes(EMBEDDED, ORDER)
 
 PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at the first
