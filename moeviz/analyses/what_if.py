@@ -295,7 +295,7 @@ def _with_texts(effect: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.
     """Add the texts of the two likeliest tokens, each next to its id."""
     for name in ("next_token", "next_token_changed"):
         texts = [tokenizer.decode([token]) for token in effect[name]]
-        effect.insert(effect.columns.get_loc(name) + 1, name.replace("token", "text"), pd.Series(texts, dtype="str"))
+        effect.insert([*effect.columns].index(name) + 1, name.replace("token", "text"), pd.Series(texts, dtype="str"))
     return effect
 
 

@@ -113,7 +113,7 @@ def word_change_summary(changes: pd.DataFrame) -> Claim:
     by_layer, of_layer = (rows["layer"].value_counts() for rows in (changed, compared))
     layer = None
     if len(changed) and len(of_layer) > 1 and (by_layer == by_layer.max()).sum() == 1:
-        layer = int(by_layer.index[by_layer.argmax()])
+        layer = int(by_layer.index[int(by_layer.argmax())])
     most, of = (0, 0) if layer is None else (int(by_layer[layer]), int(of_layer[layer]))
     before = int((~changed["follows"]).sum())
     return captions.changed_choices(len(changed), len(compared), layer, most, of, before)

@@ -234,5 +234,5 @@ def counts_summary(loads: pd.DataFrame) -> Claim:
         least=None if len(unused) else (least.layer, least.expert, least.load),
         unused=unused.sum(),
         unused_layers=len(unused),
-        most_unused=(int(unused.index[unused.argmax()]), int(unused.max())) if len(unused) else None,
+        most_unused=(int(unused.index[int(unused.argmax())]), int(unused.max())) if len(unused) else None,
     )

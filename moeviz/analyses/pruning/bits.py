@@ -262,5 +262,6 @@ def bits_sentences(study: BitsStudy, rule: str = KL) -> list[Claim]:
     if study.tokens["super"].any():
         names = study.tokens.loc[study.tokens["super"], ["layer", "expert"]]
         claims.append(captions.super_experts(tuple(names.itertuples(index=False, name=None))))
-    costs = (rows[name] for name in (rule, UNIFORM, FREQUENCY, RANDOM))
-    return [*claims, captions.cost_of_bits(study.budget, SAYS[rule], *costs, sd if np.isfinite(sd) else None)]
+    cost, uniform, by_frequency, at_random = (float(rows[name]) for name in (rule, UNIFORM, FREQUENCY, RANDOM))
+    spread = sd if np.isfinite(sd) else None
+    return [*claims, captions.cost_of_bits(study.budget, SAYS[rule], cost, uniform, by_frequency, at_random, spread)]

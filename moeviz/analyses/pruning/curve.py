@@ -233,19 +233,18 @@ def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> dict[str, Any]:
     kinds = of_cut[of_cut["judged_on"] != ALL]
     if kinds.empty:
         return {"kinds": 0, "worst": None}
-    worst = kinds.loc[kinds["loss_increase"].idxmax()]
+    worst = kinds.iloc[int(kinds["loss_increase"].argmax())]
     return {"kinds": len(kinds), "worst": (str(worst["judged_on"]), float(worst["loss_increase"]))}
 
 
 def _by_choice_of_kinds(rows: pd.DataFrame) -> list[Claim]:
     """Claim whose calibration decides: each kind under its own choice, and under the others'."""
     kinds, claims = rows[(rows["chosen_on"] != ALL) & (rows["judged_on"] != ALL)], []
-    for cut, of_cut in kinds.groupby("cut"):
+    for _, of_cut in kinds.groupby("cut"):
         own = of_cut["chosen_on"] == of_cut["judged_on"]
         if own.any() and not own.all():
-            claims.append(
-                captions.own_choice(cut, *(of_cut.loc[which, "loss_increase"].mean() for which in (own, ~own)))
-            )
+            by_own, by_others = (float(of_cut.loc[which, "loss_increase"].mean()) for which in (own, ~own))
+            claims.append(captions.own_choice(int(of_cut["cut"].iloc[0]), by_own, by_others))
     return claims
 
 
