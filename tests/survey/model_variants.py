@@ -17,7 +17,7 @@ from moeviz.capture.record.hooks import listen
 from moeviz.capture.routers.discovery import Router, find_routers, router_sites
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens
 from moeviz.capture.trace import stream, trace
-from survey.compare import NOT_TRIED, ONE, WRONG, as_it_runs, not_running, oracle_recording, told_apart
+from survey.compare import EQUAL, NOT_TRIED, ONE, WRONG, as_it_runs, oracle_recording, same, told_apart
 from survey.tiny_models import random_model, some_tokens, tokenizer
 
 HALVES = {"float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -56,11 +56,10 @@ def _streamed_under_autocast(architecture: str) -> str:
     """The model runs in a thread of the stream's own, where the caller's autocast must hold too."""
     model, seen = random_model(architecture), []
     hook = model.register_forward_pre_hook(lambda *_: seen.append(torch.is_autocast_enabled("cpu")))
-    with torch.autocast("cpu", torch.bfloat16), oracle_recording(model) as hearing:
-        if trouble := not_running(model):
-            return trouble
-        made = list(stream(model, ONE, tokenizer=tokenizer(), max_new_tokens=0))[-1]
-        verdict = hearing.verdict(made)
+    with torch.autocast("cpu", torch.bfloat16):
+        if (verdict := as_it_runs(model)) == EQUAL:  # the oracle hears this thread only
+            quiet = trace(model, ONE, tokenizer=tokenizer())
+            verdict = same(list(stream(model, ONE, tokenizer=tokenizer(), max_new_tokens=0))[-1], quiet)
     hook.remove()
     return verdict if all(seen) else f"{WRONG}: the stream forgets the caller's autocast"
 
