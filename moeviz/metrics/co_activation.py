@@ -192,7 +192,8 @@ def co_activation_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond.any():
         return None
     row = one_row(frame, frame["co_activation"][beyond].idxmax())
-    return captions.company(row.layer, row.expert, row.partner, row.co_activation, row.chance, int(beyond.sum()), len(frame))
+    pairs = int(beyond.sum()), len(frame)
+    return captions.company(row.layer, row.expert, row.partner, row.co_activation, row.chance, *pairs)
 
 
 def strongest_pairs_caption(frame: pd.DataFrame) -> Claim | None:
