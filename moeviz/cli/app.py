@@ -27,7 +27,7 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened
 
-HELP = "Open the app in a browser. Options of Streamlit, such as --server.address, are passed on."
+HELP = "Open the app in a browser. Other options are passed on to Streamlit."
 EXAMPLES = """examples:
   moeviz app
   moeviz app trace.npz                                open it with this trace on screen, however large the file is

@@ -46,8 +46,9 @@ def hooked(model, before):
 
 @pytest.fixture
 def rows(model):
-    """How many rows each forward of the model had."""
+    """The number of rows of each forward of the model, which is checked before."""
     seen = []
+    trace(model, TEXTS[0])
     with hooked(model, lambda ids: seen.append(len(ids))):
         yield seen
 
