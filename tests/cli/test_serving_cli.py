@@ -165,7 +165,7 @@ def test_options_that_an_engine_s_file_does_not_depend_on_are_named(file, tmp_pa
         numbers = ["--devices", "4", "--copies", "4", "--layers-on-gpu", "2"]
         assert main(["plan", file, "--engine", engine, *numbers, "-o", str(path)]) == 0
         said, written = capsys.readouterr().err, path.read_bytes()
-        assert [line for line in said.splitlines() if "changes nothing" in line] == [
+        assert [line for line in said.splitlines() if "has no effect" in line] == [
             f"moeviz: --{name} has no effect for {row.title}: its file does not depend on it" for name in options
         ]
         kept = [word for option in ("devices", "copies") if option not in options for word in (f"--{option}", "4")]
