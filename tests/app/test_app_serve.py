@@ -302,4 +302,4 @@ def test_counts_show_what_needs_no_order_and_what_does():
     assert pictures(turned_to(app, BATCHES)) == 1, "of any tokens"
     assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
     said = sentences(turned_to(app, PLAN))
-    assert "could not be judged on other tokens" in said and app.code and "nan" not in said
+    assert "could not be judged on others" in said and app.code and "nan" not in said
