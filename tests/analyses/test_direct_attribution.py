@@ -223,8 +223,8 @@ def test_the_command_prints_the_parts_of_the_chosen_experts(embedded, capsys):
 
     found = direct_attribution(embedded, TEXT, TOKEN, layers=[3])
     assert main(["attribute", TEXT, "--token", str(TOKEN), "--layer", "3"]) == 0
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     parts = direct_parts(found, 3)
-    assert direct_caption(parts) in err and len(out.splitlines()) == len(parts) + 1
+    assert direct_caption(parts) in out and len(out.splitlines()) == len(parts) + 3  # findings, limit and heading
     assert main(["attribute", TEXT, "--token", str(TOKEN), "--layer", "3", "--json"]) == 0
-    assert len(json.loads(capsys.readouterr().out)) == len(found)
+    assert len(json.loads(capsys.readouterr().out)["parts"]) == len(found)

@@ -147,7 +147,7 @@ def test_all_ways_to_open_a_model_on_a_device_share_one_line(monkeypatch):
 def test_a_device_that_is_not_there_is_refused_before_anything_is_loaded(monkeypatch):
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 0)
     monkeypatch.setattr(model_service, "_load", pytest.fail)
-    with pytest.raises(CaptureError, match=r"The device is cuda:0, and this machine has no GPU that torch can use\."):
+    with pytest.raises(CaptureError, match=r"cuda:0.*no GPU that torch can use"):
         model_service.model("embedded", model_catalog.LoadOptions(None, "cuda:0"))
     monkeypatch.setattr(memory.torch.cuda, "device_count", lambda: 2)
     with pytest.raises(CaptureError, match=r"this machine has only cuda:0, cuda:1"):
