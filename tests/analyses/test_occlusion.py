@@ -167,5 +167,5 @@ def test_the_command_prints_the_sentence_and_the_rows(found, capsys):
     from moeviz.cli.main import main
 
     assert main(["occlude", TEXT]) == 0
-    out, err = capsys.readouterr()
-    assert found.sentence() in err and len(out.splitlines()) == len(found.deciding()) + 1
+    out = capsys.readouterr().out
+    assert found.sentence() in out and len(out.splitlines()) == len(found.deciding()) + 2

@@ -59,7 +59,7 @@ def test_an_earlier_page_is_replaced_and_what_else_lies_there_stays(trace, tmp_p
 
 
 def test_a_page_whose_writing_was_ended_can_be_written_again(trace, tmp_path, monkeypatch):
-    monkeypatch.setattr("moeviz.report.page_folder._replace", stop_after_the_first())
+    monkeypatch.setattr("moeviz.report.page_folder.write_file", stop_after_the_first())
     with pytest.raises(KeyboardInterrupt):
         write_page(trace, tmp_path)
     monkeypatch.undo()
