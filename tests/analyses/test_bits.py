@@ -204,7 +204,7 @@ def test_the_command_prints_rows_and_writes_plans(tmp_path, capsys):
         (["embedded", "--form", "llama.cpp"], "Add --units layers"),
         (["some/model"], "'some/model' needs texts to read"),
         (["embedded", str(texts), "--bits", "4", "3"], "Bits are few and many, from 2 to 8"),
-        (["embedded", "-o", "no/such/file"], "There is no folder for the file 'no/such/file'"),
+        (["embedded", "-o", "no/such/file"], "The folder of the file 'no/such/file'"),
     ):
         assert main(["bits", *given]) == 3
         assert says in capsys.readouterr().err
