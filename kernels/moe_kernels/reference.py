@@ -30,7 +30,7 @@ def choose_torch(
 ) -> tuple[Tensor, Tensor]:
     """Return weights (T, K) float32 and experts (T, K) int64, without a record: the fast path in torch, for CPUs.
 
-    pushed   (E,), added to the ranks: inf for experts that rank above all others, -inf for those that are
+    pushed   (E,) or (T, E), added to the ranks: inf for experts that rank above all others, -inf for those that are
              absent. An absent expert adds nothing to the score of its group. It is chosen only if too few
              others are left in the groups kept; the caller decides what that means.
     """

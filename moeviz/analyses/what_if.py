@@ -12,9 +12,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from moeviz.analyses.precisions import in_precision
+from moeviz.capture.interventions.bias import Bias
+from moeviz.capture.interventions.force import Force
 from moeviz.capture.interventions.intervention import Intervention
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.interventions.precision import NAMES, Precision
+from moeviz.capture.interventions.swap import Swap
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eager_mode, eval_mode
 from moeviz.capture.record.assembly import assemble
@@ -24,7 +27,9 @@ from moeviz.capture.record.kernel_parity import ProbedRouter
 from moeviz.capture.run.prompts import ModelInput, no_generated_tokens, prepare
 from moeviz.capture.run.request import CaptureRequest, prompts_of
 from moeviz.capture.trace import again_request, check_same_texts
+from moeviz.claims import Claim
 from moeviz.errors import CaptureError
+from moeviz.metrics.effect import Asked, choices_moved
 from moeviz.routing_trace import RoutingTrace
 
 Progress = Callable[[int, int], None]  # (done, total)
@@ -32,7 +37,7 @@ Progress = Callable[[int, int], None]  # (done, total)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class WhatIf:
-    """A prompt read twice: by the model as it is, and with an intervention.
+    """A prompt read twice: by the model as it is, and with an intervention; `moved` claims how many choices moved.
 
     >>> import moeviz
     >>> result = moeviz.what_if("embedded", "12 + 7 = 19", moeviz.Mute({3: (1,)}))
@@ -43,6 +48,7 @@ class WhatIf:
     plain: RoutingTrace
     changed: RoutingTrace
     effect: pd.DataFrame
+    moved: Claim | None = None
 
 
 def what_if(
@@ -82,7 +88,21 @@ def what_if(
         changed, logits_changed = read_batch(other, (), None)
     else:
         changed, logits_changed = read_batch(run, routers, intervention)
-    return WhatIf(plain, changed, _with_texts(_effect(plain, logits, logits_changed), run.tokenizer))
+    effect = _with_texts(_effect(plain, logits, logits_changed), run.tokenizer)
+    return WhatIf(plain, changed, effect, choices_moved(plain, changed, _asked(intervention)))
+
+
+def _asked(intervention: Intervention | Precision) -> Asked | None:
+    """Return the experts that a change is about, by layer, and what it adds to their scores; None if about all."""
+    if isinstance(intervention, Bias):
+        asked: Asked = intervention.amounts
+    elif isinstance(intervention, Swap):
+        asked = {intervention.layer: {intervention.one: 0.0, intervention.other: 0.0}}
+    elif isinstance(intervention, Mute | Force):
+        asked = {layer: dict.fromkeys(experts, 0.0) for layer, experts in intervention.experts.items()}
+    else:
+        return None
+    return {int(layer): {int(expert): float(more) for expert, more in of.items()} for layer, of in asked.items()}
 
 
 def loss_by_set(

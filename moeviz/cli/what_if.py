@@ -1,11 +1,10 @@
 """Run a prompt with the routing changed: `moeviz what-if`."""
 
-import json
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, cast
 
 from moeviz.cli.options import add_json, add_model, add_prompt, load, number, read_prompt
-from moeviz.cli.output import check_output, frame_text, records, write
+from moeviz.cli.output import check_output, frame_text, print_tables, visible_line, write
 from moeviz.cli.words import Several
 
 if TYPE_CHECKING:
@@ -19,7 +18,8 @@ EXAMPLES = """examples:
   moeviz what-if "12 + 7 = 19" --experts-per-token 1
   moeviz what-if "12 + 7 = 19" --swap 2 0 5           experts 0 and 5 of layer 2 get each other's tokens
   moeviz what-if "12 + 7 = 19" --bias polite.json     as moeviz contrast --steering wrote it
-  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz"""
+  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz
+  moeviz what-if "12 + 7 = 19" --replay other.npz --live-weights      only its experts, weighed by this model"""
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -48,7 +48,10 @@ def run(args: Namespace) -> int:
     change, model = intervention_of(args), load(args)
     result = what_if(model, prompt, change, chat=args.chat)
     write(result.changed, args.output)
-    print(json.dumps(records(result.effect)) if args.json else effect_text(result))
+    if args.json:
+        print_tables({"effect": result.effect}, [result.moved] if result.moved else [])
+    else:
+        print(effect_text(result))
     return 0
 
 
@@ -72,6 +75,8 @@ def effect_text(result: "WhatIf") -> str:
     loss = effect[["loss", "loss_changed"]].mean()
     return "\n".join(
         [
+            visible_line(result.moved or "This prompt has no choice."),
+            "",
             frame_text(effect.drop(columns=["sequence", *ids]).round(4)),
             "",
             f"loss per token           {loss['loss']:.4f} -> {loss['loss_changed']:.4f} nats",

@@ -241,6 +241,31 @@ def changed_choices(changed: int, of: int, layer: int | None, most: int, of_laye
     return f"{changed:,} of {of:,} first choices change{'s' * (changed == 1)}{where}{early}."
 
 
+class Nearest(NamedTuple):
+    """The choice that is nearest to another one: an expert, and how far it is from coming in or going out."""
+
+    layer: int
+    expert: int
+    text: str
+    chosen: bool
+    logits: float
+
+
+@claim
+def choices_moved(moved: int, of: int, layers: Sequence[tuple[int, int]], nearest: Nearest | None) -> str:
+    none = f"None of {of:,} choices becomes another set of experts."
+    if moved:
+        shown = [f"{number:,} at layer {layer}" for layer, number in layers[:8]]
+        if rest := layers[8:]:
+            shown.append(f"{sum(number for _, number in rest):,} at {len(rest)} more")
+        return f"{moved:,} of {of:,} choices become{'s' * (moved == 1)} another set of experts: {with_and(shown)}."
+    if nearest is None:
+        return f"{none} How near one is, is not known: logits alone do not decide here."
+    side = "above the best one left out" if nearest.chosen else "below the last one chosen"
+    near = f"The nearest is at layer {nearest.layer}, for “{short(nearest.text)}”"
+    return f"{none} {near}: expert {nearest.expert} is {nearest.logits:.2g} logits {side}."
+
+
 # ---- one expert -----------------------------------------------------------------------------------------------------
 
 

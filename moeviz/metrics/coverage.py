@@ -117,8 +117,8 @@ def experts_touched_caption(frame: pd.DataFrame) -> Claim | None:
         return None
     last = frame[frame["tokens"] == frame.groupby("layer")["tokens"].transform("max")]
     spread = (last["chance"] * (1 - last["chance"] / last["num_experts"])).clip(lower=0).map(sqrt)
-    missing = (last["chance"] - last["experts"]) / (spread + 1 / STANDARD_ERRORS)
-    clear = last[missing >= STANDARD_ERRORS]
+    missing = last["chance"] - last["experts"] - STANDARD_ERRORS * spread
+    clear = last[missing >= 1 - 1e-3]  # one expert, where chance would leave out none
     if clear.empty:
         return None
     row = one_row(clear, (clear["experts"] / clear["num_experts"]).idxmin())

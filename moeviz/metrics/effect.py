@@ -1,5 +1,7 @@
 """Effects of a change: an intervention, in the figures that `moeviz.what_if` makes, or another word in a text."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -7,7 +9,7 @@ from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
 from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
+from moeviz.routing_trace import NO_EXPERT, NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 from moeviz.text import spans
 
 
@@ -36,6 +38,66 @@ def effect_summary(effect: pd.DataFrame) -> dict[str, float]:
         "kl": float(effect["kl"].mean()),
         "another": float((effect["next_token"] != effect["next_token_changed"]).mean()),
     }
+
+
+Asked = Mapping[int, Mapping[int, float]]  # layer: expert: what a change adds to its score
+
+
+def choices_moved(plain: RoutingTrace, changed: RoutingTrace, asked: Asked | None = None) -> Claim | None:
+    """Claim how many choices go to other experts, and at which layers; if none does, how far the nearest is from it.
+
+    A choice is the set of experts of a token at a layer, recorded in both traces, which are of the same tokens. None if
+    there is no choice.
+
+    asked   the experts that a change is about, by layer, with what it adds to their scores (0 if nothing); the nearest
+            is then one that more of the same would move. By default all experts.
+
+    Source: simple comparison; the distance is that of logits, if these alone decide.
+    """
+    recorded = plain.recorded & changed.recorded
+    differ = recorded & (_sets(plain, changed) != _sets(changed, plain)).any(axis=-1)
+    if not recorded.any():
+        return None
+    counts = dict(zip(plain.model.layers, differ.sum(axis=1).tolist(), strict=True))
+    layers = tuple((layer, number) for layer, number in counts.items() if number)
+    near = None if layers else _nearest(plain, recorded, asked)
+    return captions.choices_moved(int(differ.sum()), int(recorded.sum()), layers, near)
+
+
+def _sets(trace: RoutingTrace, other: RoutingTrace) -> np.ndarray:
+    """The experts of each choice in ascending order, in as many slots as the larger of two traces has."""
+    more = max(other.experts.shape[2] - trace.experts.shape[2], 0)
+    padded = np.pad(trace.experts, ((0, 0), (0, 0), (0, more)), constant_values=NO_EXPERT)
+    return np.asarray(np.sort(padded, axis=-1))
+
+
+def _nearest(trace: RoutingTrace, recorded: np.ndarray, asked: Asked | None) -> captions.Nearest | None:
+    found = []
+    for row, (layer, experts) in enumerate(zip(trace.model.layers, trace.model.num_experts, strict=True)):
+        about = dict.fromkeys(range(experts), 0.0) if asked is None else asked.get(layer, {})
+        if not about or not recorded[row].any():
+            continue
+        if trace.logits is None or (any(about.values()) and trace.model.score_function != "softmax"):
+            return None
+        scores = trace.logits[row, recorded[row], :experts].astype(np.float64)
+        chosen = (trace.experts[row, recorded[row], :, None] == np.arange(experts)).any(axis=1)
+        if (_ends(scores, chosen)[0] < _ends(scores, chosen)[1]).any():  # something else decides too
+            return None
+        scores[:, [*about]] += [*about.values()]
+        last, best = _ends(scores, chosen)
+        apart = np.where(chosen, scores - best[:, None], last[:, None] - scores)[:, [*about]]
+        amount, own = np.array([*about.values()]), chosen[:, [*about]]
+        apart[np.where(own, amount > 0, amount < 0)] = np.inf  # it is pushed the other way
+        token, place = np.unravel_index(int(apart.argmin()), apart.shape)
+        text, expert = trace.tokens["text"].to_numpy()[recorded[row]][token], [*about][place]
+        found.append(captions.Nearest(layer, expert, str(text), bool(chosen[token, expert]), float(apart.min())))
+    near = min(found, key=lambda one: one.logits, default=None)
+    return near if near is not None and np.isfinite(near.logits) else None
+
+
+def _ends(scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The score of the last expert chosen, and that of the best one left out."""
+    return np.where(chosen, scores, np.inf).min(axis=1), np.where(chosen, -np.inf, scores).max(axis=1)
 
 
 Pair = tuple[RoutingTrace, RoutingTrace]

@@ -134,6 +134,7 @@ def balance_of_counts(counts: Num[np.ndarray, " E"]) -> dict[str, float]:
 
 
 MEASURES = ("max_over_mean", "max_violation", "cv", "normalised_entropy", "gini", "jain")
+ROUNDING = 1e-7
 OVER_TIME = ("part", "layer", "assignments", *MEASURES, "dead_experts")
 
 
@@ -192,7 +193,7 @@ def importance_caption(frame: pd.DataFrame) -> Claim | None:
     apart = (frame["load"] - frame["importance"]).abs()
     larger, smaller = frame[["load", "importance"]].max(axis=1), frame[["load", "importance"]].min(axis=1)
     some = frame.groupby("layer")["tokens"].transform("sum") > 0
-    clear = apart[some & (apart >= 0.1) & (larger >= 1.5 * smaller)]
+    clear = apart[some & (apart >= 0.1 - ROUNDING) & (larger >= 1.5 * smaller - ROUNDING)]
     if clear.empty:
         return None
     row = one_row(frame, clear.idxmax())

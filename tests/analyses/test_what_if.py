@@ -86,6 +86,52 @@ def test_another_trace_s_routing_is_followed(tokenizer):
     assert routing(result.changed) == routing(foreign) != routing(result.plain)
 
 
+@pytest.mark.parametrize(
+    ("family", "scores"),
+    [("mixtral", torch.exp), ("olmoe", None), ("deepseek_v3", torch.sigmoid)],
+)
+def test_ids_of_another_trace_are_weighed_by_the_live_router(family, scores, tokenizer):
+    """Rollout Routing Replay: the experts of one model, and the scores of the other, worked out from its logits."""
+    model, other = tiny_model(FAMILIES[family]), tiny_model(FAMILIES[family])
+    with torch.no_grad():
+        for part in other.modules():
+            if hasattr(part, "top_k") and hasattr(part, "weight"):
+                part.weight.normal_(0, 1)
+    foreign = replace(trace(other, PROMPTS, tokenizer=tokenizer), weights=None, logits=None)
+    found = what_if(model, PROMPTS, Replay(foreign, live_weights=True), tokenizer=tokenizer).changed
+    assert (np.sort(found.experts) == np.sort(foreign.experts)).all()
+    logits = torch.from_numpy(found.logits).double().gather(-1, torch.from_numpy(found.experts).long())
+    live = torch.from_numpy(found.logits).double().softmax(-1).gather(-1, torch.from_numpy(found.experts).long())
+    if scores is not None:
+        live = scores(logits) / scores(logits).sum(-1, keepdim=True)
+    live *= getattr(FAMILIES[family], "routed_scaling_factor", 1.0)
+    np.testing.assert_allclose(found.weights, live, rtol=1e-4)
+    own = trace(model, PROMPTS, tokenizer=tokenizer)
+    plain, replayed = (logits_of(model, tokenizer, of) for of in (None, Replay(own, live_weights=True)))
+    assert torch.equal(plain, replayed) and not (found.experts == own.experts).all()
+    dropped = foreign.experts.copy()
+    dropped[0, 0, -1] = -1
+    with pytest.raises(CaptureError, match="1 slots"):
+        what_if(model, PROMPTS, Replay(replace(foreign, experts=dropped), live_weights=True), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("amount", [0.0, 0.001, -0.001])
+def test_the_nearest_choice_moves_if_a_bias_is_as_large_as_it_is_far_and_not_before(amount, tokenizer):
+    model = tiny_model(CONFIGS["mixtral"])
+
+    def moved(bias: float):
+        return what_if(model, TEXT, Bias({1: {2: bias}}), tokenizer=tokenizer).moved
+
+    near = moved(amount)["nearest"]
+    assert moved(amount)["moved"] == 0 and near.layer == 1 and near.expert == 2
+    further = (-1 if near.chosen else 1) * near.logits
+    assert moved(amount + 0.99 * further)["moved"] == 0
+    assert moved(amount + 1.01 * further)["layers"][0][0] == 1
+    muted = what_if(model, TEXT, Mute({1: (2,)}), tokenizer=tokenizer)
+    differ = np.sort(muted.plain.experts) != np.sort(muted.changed.experts)
+    assert muted.moved["moved"] == differ.any(axis=-1).sum() > 0
+
+
 @pytest.mark.parametrize("family", ["mixtral", "olmoe", "deepseek_v3", "gpt_oss", "ernie4_5_moe"])
 def test_another_top_k_is_that_of_a_model_with_that_top_k(family, tokenizer):
     model, other = tiny_model(FAMILIES[family]), tiny_model(FAMILIES[family])
@@ -320,7 +366,7 @@ def test_a_trace_of_something_else_is_not_replayed(tokenizer):
     with pytest.raises(CaptureError, match="other tokens"):
         what_if(model, TEXT, Replay(trace(model, "To be", tokenizer=tokenizer)), tokenizer=tokenizer)
     foreign = trace(tiny_model(CONFIGS["olmoe"]), TEXT, tokenizer=tokenizer)
-    with pytest.raises(CaptureError, match="needs weights, and the same layers"):
+    with pytest.raises(CaptureError, match=r"needs weights .*, and the same layers"):
         what_if(model, TEXT, Replay(foreign), tokenizer=tokenizer)
 
 

@@ -115,6 +115,27 @@ def test_a_file_too_large_to_upload_is_refused_with_the_way_to_open_it_and_opens
     ).to_be_visible()
 
 
+def test_the_downloads_name_what_each_format_leaves_out(trace):
+    """Nothing is left out of a trace of experts and weights, and its logits of two formats."""
+    plain = replace(trace, logits=None, next_tokens=None, outputs=None)
+    shown = {}
+    for name, one in {"all": trace, "plain": plain}.items():
+        app = script_of(_downloads)
+        app.session_state["of"] = one
+        shown[name] = [text.value.replace("\\", "") for text in app.run().markdown]
+        assert not app.exception
+    (sentence,) = shown["all"]
+    assert not shown["plain"] and all(word in sentence for word in (".csv or .parquet", "logits", ".json and .npz"))
+
+
+def _downloads() -> None:
+    import streamlit as st
+
+    from moeviz_app.widgets.files import downloads
+
+    downloads(st.session_state["of"])
+
+
 def test_all_charts_are_offered_and_made_only_when_asked_for(monkeypatch, trace):
     made = []
     monkeypatch.setattr("moeviz.report.all_charts.charts_zip", lambda trace: made.append(trace) or b"PK")

@@ -135,7 +135,7 @@ def test_the_usage_of_what_if_shows_that_its_changes_exclude_each_other(monkeypa
     with pytest.raises(SystemExit):
         main(["what-if", "--help"])
     usage = capsys.readouterr().out.partition("\n\n")[0]
-    assert re.search(r"\(--mute [^()]* \| --replay TRACE\) \[--no-reroute\]", usage)
+    assert re.search(r"\(--mute [^()]* \| --replay TRACE\) \[--no-reroute\] \[--live-weights\]", usage)
 
 
 # moeviz trace
@@ -648,8 +648,14 @@ def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys)
     changed = read_trace(target)
     assert not np.isin(changed.experts[3], [1, 4]).any() and not (changed.experts[2] == 0).any()
     assert main(["what-if", "12 + 7 = 19", "--replay", str(target), "--json"]) == 0
-    rows = json.loads(capsys.readouterr().out)
-    assert len(rows) == len(changed.tokens) and rows[0]["loss"] is None and rows[1]["loss"] > 0
+    told = json.loads(capsys.readouterr().out)
+    rows = told["effect"]
+    assert (
+        len(told["findings"]) == 1
+        and len(rows) == len(changed.tokens)
+        and rows[0]["loss"] is None
+        and rows[1]["loss"] > 0
+    )
 
 
 @pytest.mark.parametrize(

@@ -149,7 +149,7 @@ def test_a_map_to_steer_by_comes_back_as_it_was_and_in_the_form_that_engines_rea
     table = np.fromfile(facts.with_suffix(".f32"), "<f4").reshape(texts.model.num_layers, 8)  # as ds4 reads it
     assert {(layer, expert) for layer, of in amounts.items() for expert in of} == set(map(tuple, np.argwhere(table)))
     assert main(["what-if", "Il fait froid", "--bias", str(facts), "--json"]) == 0
-    effect = pd.DataFrame(json.loads(capsys.readouterr().out))
+    effect = pd.DataFrame(json.loads(capsys.readouterr().out)["effect"])
     assert (effect["kl"] > 0).any()
 
 

@@ -12,7 +12,7 @@ from moeviz.charts import NAMED
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.errors import MoevizError
 from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, load_beside_luck, luck_sentence
-from moeviz.metrics.effect import word_change, word_change_summary
+from moeviz.metrics.effect import choices_moved, word_change, word_change_summary
 from moeviz.metrics.expert import expert_kinds, need_sentence
 from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
@@ -136,6 +136,13 @@ def of_several(trace, seen, seed):
         yield claim, {name: Seen(one) for name, one in traces.items()}
     part = trace.select(layers=trace.model.layers[-1:])
     yield quietly(lambda: first_choices_summary(part)), Seen(part)
+    rng = np.random.default_rng(seed)
+    layer, asked = int(rng.choice(trace.model.layers)), None
+    if seed % 16:
+        experts = trace.model.num_experts[trace.model.layers.index(layer)]
+        asked = {layer: {int(rng.integers(experts)): float(rng.choice([0, 0.001, -0.001]))}}
+    for changed in (other, trace):
+        yield choices_moved(trace, changed, asked), seen, Seen(changed), asked
     word = len(trace.tokens) // 2
     again = with_another_word(other, word)
     yield quietly(lambda: word_change_summary(word_change((trace, again)))), seen, Seen(again), word

@@ -29,6 +29,10 @@ class Near(NamedTuple):
     slack: float
 
 
+class OneOf(list):
+    """Values that are as good as each other."""
+
+
 def check(holds: bool, what: object) -> None:
     if not holds:
         raise Refuted(str(what))
@@ -55,6 +59,8 @@ def recount(claim, *context) -> None:
 def agree(claimed: object, found: object) -> bool:
     if isinstance(found, Near):
         return not isnan(claimed) and abs(claimed - found.value) <= found.slack + 1e-6
+    if isinstance(found, OneOf):
+        return claimed is not None and any(agree(claimed, one) for one in found)
     if isinstance(found, tuple | list):
         return len(claimed) == len(found) and all(map(agree, claimed, found))
     if isinstance(found, float | np.floating) and isinstance(claimed, float | int):
@@ -297,7 +303,7 @@ def used_experts(seen, *, layer):
             missed *= 1 - len(seen.has(one, t)) / seen.E[one]
         used[one], chances[one] = sum(n > 0 for n in seen.counts(one)), seen.E[one] * (1 - missed)
         deviation = sqrt(max(chances[one] * missed, 0))
-        if (chances[one] - used[one]) / (deviation + 1 / 4) >= 4 - 1e-9:
+        if chances[one] - used[one] - 4 * deviation >= 1 - 1e-3:
             shares[one] = -used[one] / seen.E[one]
     highest(shares, layer)
     numbers = {"used": used[layer], "experts": seen.E[layer], "chance": chances[layer]}
@@ -340,10 +346,10 @@ def near(found: list[float], shuffles: int) -> Near:
     return Near(mean, 5 * deviation * sqrt(1 / shuffles + 1 / len(found)))
 
 
-def shuffled(pairs, times: int = 60) -> Near:
+def shuffled(pairs) -> Near:
     dice, found = random.Random(7), []
     left, right = [a for a, _ in pairs], [b for _, b in pairs]
-    for _ in range(times):
+    while len(found) < 60 or (len({*found}) < 4 and len(found) < 1500):  # where a rare pair decides, more
         dice.shuffle(right)
         found.append(information(list(zip(left, right, strict=True))))
     return near(found, 100)
@@ -1246,6 +1252,40 @@ def changed_choices(mine, theirs, word):
     layer = most[0] if len(most) == 1 and sum(n > 0 for n in compared.values()) > 1 else None
     numbers = {"changed": sum(changed.values()), "of": sum(compared.values()), "before": before}
     return numbers | {"layer": layer, "most": changed.get(layer, 0), "of_layer": compared.get(layer, 0)}
+
+
+@counts
+def choices_moved(mine, theirs, asked):
+    """Of two readings of one text; `asked` are experts that a change is about, and what it adds to their scores."""
+    rows = {at: [t for t in mine.recorded(at) if t in set(theirs.recorded(at))] for at in mine.layers}
+    moved = {at: sum({*mine.has(at, t)} != {*theirs.has(at, t)} for t in rows[at]) for at in mine.layers}
+    of = sum(map(len, rows.values()))
+    numbers = {"moved": sum(moved.values()), "of": of, "layers": [(at, n) for at, n in moved.items() if n]}
+    return numbers | {"nearest": None if numbers["moved"] else _nearest(mine, rows, asked)}
+
+
+def _nearest(seen, rows, asked):
+    found = []
+    for layer in seen.layers:
+        about = dict.fromkeys(range(seen.E[layer]), 0.0) if asked is None else asked.get(layer, {})
+        for t in rows[layer] if about else ():
+            if seen.trace.logits is None or (any(about.values()) and seen.model.score_function != "softmax"):
+                return None
+            logits = seen.trace.logits[seen.layers.index(layer), t].astype(float).tolist()[: seen.E[layer]]
+            own = {*seen.has(layer, t)}
+            others = {*range(seen.E[layer])} - own
+            if own and others and min(logits[e] for e in own) < max(logits[e] for e in others):
+                return None
+            now = [score + about.get(e, 0.0) for e, score in enumerate(logits)]
+            for e, amount in about.items():
+                if e in own and amount <= 0 and others:
+                    found.append((now[e] - max(now[o] for o in others), layer, e, seen.text[t], True))
+                elif e in others and amount >= 0 and own:
+                    found.append((min(now[o] for o in own) - now[e], layer, e, seen.text[t], False))
+    if not found or min(found)[0] == float("inf"):
+        return None
+    gap = min(found)[0]
+    return OneOf([(layer, e, text, chosen, apart) for apart, layer, e, text, chosen in found if apart <= gap + 1e-9])
 
 
 @counts

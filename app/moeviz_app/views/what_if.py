@@ -254,7 +254,10 @@ def _run(name: str, prompt: str, change: Any) -> tuple["WhatIf", pd.DataFrame]:
 
 
 def _show(found: "WhatIf", effect: pd.DataFrame) -> None:
-    st.container(border=True, key="answer").text(_most_moved(effect))
+    with st.container(border=True, key="answer"):
+        st.text(_most_moved(effect))
+        if found.moved:
+            st.text(visible(found.moved))
     _figures(effect_summary(found.effect))
     heading(EFFECT)
     picture_and_words(EFFECT, effect)

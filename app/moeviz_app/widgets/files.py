@@ -7,14 +7,14 @@ import streamlit as st
 
 from moeviz.errors import NotSaid
 from moeviz.formats.counts_file import counts_alone, to_counts_json
-from moeviz.formats.exports import EXPORTS
+from moeviz.formats.exports import EXPORTS, left_out
 from moeviz.formats.importers.importer import AXES, MOST, SAYS, ImportOptions, layers_of
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.text import quoted, with_and
 from moeviz_app.jobs import model_service
 from moeviz_app.session.opened import said_of
 from moeviz_app.session.visit import visit
-from moeviz_app.widgets.messages import explained, refuse, say
+from moeviz_app.widgets.messages import explained, note, refuse, say
 
 LABELS = {
     "top_k": "Experts that a token is sent to (top-k)",
@@ -101,9 +101,14 @@ WORDS_IN_NAME = 5
 
 
 def downloads(trace: RoutingTrace) -> None:
-    """A button for each format. The file is only made when somebody asks for it."""
+    """Draw a button for each format, with what the format leaves out. A file is only made when somebody asks for it."""
+    exports = [export for export in EXPORTS if export.ready]
+    lost: dict[str, list[str]] = {}  # the suffixes of which a sentence is true
+    for export in exports:
+        if export.read and (sentence := left_out(trace, export.suffix)):
+            lost.setdefault(sentence.replace(export.suffix, "{}"), []).append(export.suffix)
     with st.container(horizontal=True):
-        for export in (export for export in EXPORTS if export.ready):
+        for export in exports:
             st.download_button(
                 export.label,
                 data=model_service.file_maker(partial(export.write, trace)),  # without a session, so it holds the trace
@@ -124,6 +129,8 @@ def downloads(trace: RoutingTrace) -> None:
             help="How many tokens each expert got, and nothing of any one token. All other files say more: the experts "
             "of a token give a part of its text away.",
         )
+    for sentence, suffixes in lost.items():
+        note(f"Of this trace, {sentence.format(' or '.join(suffixes))}.")
 
 
 def file_stem(trace: Counted, words: bool = True) -> str:

@@ -177,8 +177,8 @@ class Decision:
     experts: Tensor  # (T, K)
     kept: Tensor  # (T,) bool: no padding
     factor: float  # what the block multiplies its experts' sum by besides
-    # Choose again: pushed (E,), as `choose_torch` has it; top-k; and with removed=True, experts that are pushed to -inf
-    # have no part in the scores either.
+    # Choose again: pushed (E,) or (T, E), as `choose_torch` has it; top-k; and with removed=True, experts that are
+    # pushed to -inf have no part in the scores either.
     again: Callable[..., Choice]
 
 
