@@ -16,6 +16,7 @@ from moeviz.errors import CaptureError
 from moeviz.text import quoted, spans, with_and
 
 Progress = Callable[[int, int], None]
+Place = tuple[int, int]  # layer, expert
 
 NUMBERS, MOST_NUMBERS = 2**23, 2**13  # that are kept of a checkpoint, and of an expert, to find whom to look at
 AT_ONCE = 2**18  # numbers of each expert that are held against those of others
@@ -24,7 +25,8 @@ KNOWN, QUANTILE = 256, 0.99  # cosines that are kept of two layers; of unrelated
 MOST_SOURCES = 8  # of a merged expert
 NEARER, MERGED = 0.9, 0.5  # distance of a match, as a share of that of the base's own experts to each other
 SAME = 1e-6  # relative difference that is no more than adding up in another order
-KEPT, MOVED, TUNED, COPIED, AVERAGED = "kept", "moved", "tuned", "copied", "averaged"
+MATRIX = 0.95  # cosine of a matrix with its source, in a splice
+KEPT, MOVED, TUNED, COPIED, AVERAGED, SPLICED = "kept", "moved", "tuned", "copied", "averaged", "spliced"
 RELATED, UNRELATED, ZEROED, CUT = "related", "unrelated", "zeroed", "cut"
 COLUMNS = {
     "layer": "int32",
@@ -48,6 +50,7 @@ class Lineage:
     chance         the cosine that 99% of unrelated experts (of different layers) stay below.
     threshold      the cosine that a match needs.
     left_out       other stacks of layers with experts, which were not compared: of the base, and of the child.
+    splices        of each spliced expert (layer, number): the base's expert (layer, number) that each matrix is of.
 
     >>> import moeviz
     >>> found = moeviz.lineage("embedded", "embedded")
@@ -63,6 +66,7 @@ class Lineage:
     chance: float
     threshold: float
     left_out: tuple[tuple[str, ...], tuple[str, ...]]
+    splices: dict[Place, dict[str, Place]]
 
     @property
     def says(self) -> list[str]:
@@ -91,8 +95,10 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
 
     `what` is one of: kept (the same numbers in the same place, but for rounding where the formats differ) · moved
     (the same numbers in another place) · tuned (one source, changed) · copied (a source that several have, and not it
-    in its own place) · averaged (a sum of two to eight) · related (like the base's experts, and no nearer to one than
-    they are to each other) · zeroed · unrelated · cut (of the base, and in no expert of the child).
+    in its own place) · averaged (a sum of two to eight) · spliced (its matrices are of several experts, in whichever
+    layers; base_layer and base_experts are those of most of them, and parts their shares of the matrices) · related
+    (like the base's experts, and no nearer to one than they are to each other) · zeroed · unrelated · cut (of the base,
+    and in no expert of the child).
 
     An expert without a match that has the neurons of one of the base in another order, in whichever layer, is moved:
     they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
@@ -123,7 +129,8 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     table = pd.DataFrame(rows, columns=[*COLUMNS]).astype(COLUMNS)
     formats = files[0].format, files[1].format
     left_out = files[0].left_out, files[1].left_out
-    return Lineage(table, base, child, search.layers, formats, search.chance, search.threshold, left_out)
+    layers, splices = search.layers, search.splices
+    return Lineage(table, base, child, layers, formats, search.chance, search.threshold, left_out, splices)
 
 
 def _shape_of(experts: dict[int, Expert]) -> Shapes:
@@ -158,6 +165,7 @@ class _Search:
         counts = [sum(map(len, file.layers.values())) for file in (base, child)]
         self.total, self.done, self.progress = counts[0] + 2 * counts[1], 0, progress
         size = min(MOST_NUMBERS, NUMBERS // max(counts))
+        self.ends, self.splices = dict[Shapes, list[int]](), dict[Place, dict[str, Place]]()
         self.samples = {id(file): self._sampled(file, size) for file in (base, child)}
         alike, known = dict[tuple[int, int], float](), dict[tuple[int, int], np.ndarray]()
         for mine, theirs in product(child.layers, base.layers):
@@ -190,7 +198,9 @@ class _Search:
         for layer, experts in file.layers.items():
             rows = []
             for number, expert in experts.items():
-                rows.append(_sample_of(expert, size))
+                parts = _sample_of(expert, size)
+                rows.append(np.concatenate(parts))
+                self.ends[shapes_of(expert)] = np.cumsum([len(part) for part in parts])[:-1].tolist()
                 if not np.isfinite(rows[-1]).all():
                     raise _not_finite(file, layer, number)
                 self._step()
@@ -226,9 +236,31 @@ class _Search:
             pairs = sorted(zip((numbers[at] for at in sources_at), parts, strict=True))
             row = _row(layer, number, what, theirs, tuple(source for source, _ in pairs))
             row |= {"parts": tuple(part for _, part in pairs), "similarity": similarity, "difference": difference}
+            if what in (AVERAGED, TUNED, RELATED, UNRELATED) and (splice := self._spliced(layer, sample)):
+                self.splices[layer, number] = splice
+                row |= _spliced_row([*splice.values()])
             rows.append(row | {"runner_up": float(others.max()) if len(others) else np.nan})
             self._step()
         return rows
+
+    def _spliced(self, layer: int, sample: np.ndarray) -> dict[str, Place] | None:
+        """Find the base's expert that each matrix of an expert is of; None if it is one, or cannot be told."""
+        shape = _shape_of(self.child.layers[layer])
+        places = [(one, number) for one, experts in self.base.layers.items() for number in experts]
+        places = [(one, number) for one, number in places if _shape_of(self.base.layers[one]) == shape]
+        others = np.concatenate([self._sample(self.base, one) for one in dict.fromkeys(one for one, _ in places)])
+        of_others = np.split(others, self.ends[shape], axis=1)
+        pairs = zip(np.split(sample, self.ends[shape]), of_others, strict=True)
+        cosines = np.stack([_unit(theirs) @ _unit(mine[None])[0] for mine, theirs in pairs])
+        best = cosines.max(axis=1)
+        near = cosines >= best[:, None] - SAME
+        if best.min() < MATRIX or near.all(axis=0).any():
+            return None
+        chosen = [int(np.flatnonzero(row)[0]) for row in near]
+        apart = 1 - cosines[:, chosen].min(axis=1)  # from the source of another matrix
+        if (apart < np.maximum(4 * (1 - best), 1e-3)).any():
+            return None
+        return {role: places[at] for (role, _), at in zip(sorted(shape), chosen, strict=True)}
 
     def _as_near(self, cosines: np.ndarray, chosen: list[int], size: int) -> list[int]:
         """List others that may be nearer than the nearest by the sample: two at most."""
@@ -323,15 +355,15 @@ def _not_finite(file: ExpertFiles, layer: int, number: int) -> CaptureError:
     )
 
 
-def _sample_of(expert: Expert, size: int) -> np.ndarray:
-    """Sample numbers of an expert: rows far apart of each of its matrices, or parts of one row."""
+def _sample_of(expert: Expert, size: int) -> list[np.ndarray]:
+    """Sample numbers of each matrix of an expert, by the matrices' names: rows far apart, or parts of one row."""
     found = []
     for _, matrix in sorted(expert.items()):
         height, width = matrix.shape
         most = size // len(expert)
         rows = np.linspace(0, height - 1, min(height, max(most // width, 1)), dtype=int)
         found.append(matrix.pick(rows).ravel()[:: -(-width // most)])
-    return np.concatenate(found)
+    return found
 
 
 def _unit(rows: np.ndarray) -> np.ndarray:
@@ -377,6 +409,15 @@ def _rounding(one: Expert, other: Expert) -> float:
 def _row(layer: int, expert: int, what: str, base_layer: int, sources: tuple[int, ...] = ()) -> dict[str, Any]:
     row = {"layer": layer, "expert": expert, "what": what, "base_layer": base_layer, "base_experts": sources}
     return row | {"parts": ()} | dict.fromkeys(("similarity", "difference", "runner_up"), np.nan)
+
+
+def _spliced_row(sources: list[Place]) -> dict[str, Any]:
+    """Describe a splice by the layer of most of its matrices, and the experts of that layer."""
+    layer = Counter(layer for layer, _ in sources).most_common(1)[0][0]
+    counts = sorted(Counter(expert for of, expert in sources if of == layer).items())
+    parts = tuple(count / len(sources) for _, count in counts)
+    row = {"what": SPLICED, "base_layer": layer, "base_experts": tuple(expert for expert, _ in counts)}
+    return row | {"parts": parts, "similarity": np.nan, "difference": np.nan}
 
 
 MOST_UNMATCHED, SAME_LENGTHS = 512, 1e-3  # experts of either, and a relative difference of lengths
@@ -438,6 +479,7 @@ def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
     if not any(row["base_experts"] for row in rows):
         return []
     named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}
+    named |= {source for splice in search.splices.values() for source in splice.values()}
     untold = {row["base_layer"] for row in rows if row["what"] == RELATED}
     untold |= {search.layers.get(row["layer"], -1) for row in rows if row["what"] == UNRELATED}  # it may be one of them
     now = {theirs: mine for mine, theirs in reversed(search.layers.items())}
@@ -456,6 +498,7 @@ PHRASES = {
     TUNED: "{} tuned",
     COPIED: "{} copied",
     AVERAGED: "{} averaged",
+    SPLICED: "{} spliced",
     RELATED: "{} related, though from which expert cannot be told",
     ZEROED: "{} set to zero",
     UNRELATED: "{} unrelated",
@@ -493,6 +536,9 @@ def _notes(found: Lineage) -> list[str]:
         if stacks:
             named = with_and([stack.rstrip(".") for stack in stacks])
             notes.append(f"Not compared: the experts of {name} in {named}.")
+    for (layer, number), splice in [*found.splices.items()][:4]:
+        of = [f"{role} of expert {expert} of layer {at}" for role, (at, expert) in splice.items()]
+        notes.append(f"Expert {number} of layer {layer} of {found.child} is spliced: {with_and(of)} of {found.base}.")
     matched = set(table.loc[table["base_experts"].map(len) > 0, "layer"])
     others = {mine: theirs for mine, theirs in found.layers.items() if mine != theirs and mine in matched}
     if others:

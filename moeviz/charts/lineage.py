@@ -10,7 +10,18 @@ from moeviz.metrics.lineage import WHAT, expert_fates, lineage_pairs
 COLOURS = dict(
     zip(
         WHAT,
-        ("#4a8fd0", "#88CCEE", "#44AA99", "#999933", "#DDCC77", "#AA4499", theme.OTHER, "#882255", "#CC6677"),
+        (
+            "#4a8fd0",
+            "#88CCEE",
+            "#44AA99",
+            "#999933",
+            "#DDCC77",
+            "#117733",
+            "#AA4499",
+            theme.OTHER,
+            "#882255",
+            "#CC6677",
+        ),
         strict=True,
     )
 )

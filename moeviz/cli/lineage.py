@@ -71,9 +71,9 @@ def _readable(table: "pd.DataFrame") -> "pd.DataFrame":
     """Return the table with its sources in words: "3", or "0.50 x 3 + 0.50 x 4"."""
     sources = [
         " + ".join(f"{part:.2f} x {expert}" for part, expert in zip(parts, experts, strict=True))
-        if len(parts) > 1
+        if len(parts) > 1 and what != "spliced"
         else ", ".join("MLP" if expert < 0 else str(expert) for expert in experts)
-        for parts, experts in zip(table["parts"], table["base_experts"], strict=True)
+        for parts, experts, what in zip(table["parts"], table["base_experts"], table["what"], strict=True)
     ]
     columns = ["layer", "expert", "what", "base_layer", "base_experts", "similarity", "difference", "runner_up"]
     shown = table.assign(base_experts=sources)[columns].round(4)

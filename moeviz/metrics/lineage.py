@@ -9,7 +9,7 @@ from moeviz.metrics.inputs import Statistics
 from moeviz.routing_trace import RoutingTrace
 
 # What may have been done to an expert, the nearest to nothing first; as `moeviz.analyses.lineage` has them.
-WHAT = ("kept", "moved", "tuned", "copied", "averaged", "related", "unrelated", "zeroed", "cut")
+WHAT = ("kept", "moved", "tuned", "copied", "averaged", "spliced", "related", "unrelated", "zeroed", "cut")
 FIGURES = ["tokens", "share", "times_uniform", "kind", "lift", "q", "role", "name"]
 
 
@@ -39,8 +39,8 @@ def lost_experts(lineage: pd.DataFrame, seen: RoutingTrace | Statistics) -> pd.D
 def expert_fates(lineage: pd.DataFrame) -> pd.DataFrame:
     """Turn the table of `moeviz.lineage` around: what became of each expert of the base.
 
-    An expert that several have is what the nearest of them is: kept before moved, tuned, copied and averaged. Where it
-    cannot be told, there is no row.
+    An expert that several have is what the nearest of them is: kept before moved, tuned, copied, averaged and spliced.
+    If that is not known, there is no row.
 
     One row per expert of the base. Columns: layer int32 (the base's) · expert int16 · what str · children int64
     (experts that come from it).

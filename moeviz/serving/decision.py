@@ -24,6 +24,7 @@ DRAWS, RANK = 20, 1  # placements at random, and the place of the one to be beat
 Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 Judged = dict[str, Pair]
 TRIAL, NOT_NOW = "Worth a trial", "Not now"
+LATER_HALF, LAST_QUARTER = "the second half", "the last quarter"
 
 
 class LayerWindows(NamedTuple):
@@ -69,9 +70,9 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
 
     A plan of the first half of the windows (`windows`) is judged on the second half, and that of the second on the
     first; of eight windows or more also those of half of them on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
-    and the other way round. Of counts by label, a plan of all other labels is judged on each. The plan is `balanced` of
-    `serving_placement`: the same number of experts on each device, without copies. Counts of everything together have
-    no rows.
+    and the other way round; and, for how a plan ages, one of the first quarter on the last quarter. Of counts by label,
+    a plan of all other labels is judged on each. The plan is `balanced` of `serving_placement`: the same number of
+    experts on each device, without copies. Counts of everything together have no rows.
 
     One row per judgement, with means over layers. Columns: judged_on str · devices int16 · num_experts int16 (the most
     of a layer) · in_order, planned float64 (busiest device / mean, of assignments) · at_random, luck float64 (the mean
@@ -125,48 +126,60 @@ def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, Judged]]:
             yield counts.row, groups.shape[1], dict(zip(names, of_others(groups), strict=False))
         return
     for row, _, counted in windows(trace):
-        judged = {of: (counted[some].sum(axis=0), counted[~some].sum(axis=0)) for of, some in _sides(len(counted))}
+        judged = {of: (counted[fit].sum(axis=0), counted[own].sum(axis=0)) for of, fit, own in _sides(len(counted))}
         yield row, counted.shape[1], {of: pair for of, pair in judged.items() if pair[0].any() and pair[1].any()}
 
 
-def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"]]]:
-    """Which windows a plan is made from, by what it is judged on."""
+def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"], Bool[np.ndarray, " W"]]]:
+    """Yield what a plan is judged on, the windows that it is made from, and those that it is judged on."""
     place = np.arange(number)
-    yield "the second half", place < number // 2
-    yield "the first half", place >= number // 2
-    for other in (1, 2, 3) if number >= TEXTS else ():
+    yield LATER_HALF, place < number // 2, place >= number // 2
+    yield "the first half", place >= number // 2, place < number // 2
+    if number < TEXTS:
+        return
+    for other in (1, 2, 3):
         some, name = np.isin(place % 4, (0, other)), f"windows 1 and {other + 1} of each four"
-        yield f"all but {name}", some
-        yield name, ~some
+        yield f"all but {name}", some, ~some
+        yield name, ~some, some
+    yield LAST_QUARTER, place < number // 4, place >= number - number // 4
 
 
 def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None:
     """Claim whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
 
     It is if every judgement takes a twentieth or more off the busiest device, leaves less on it than 19 of 20
-    placements at random, and finds more of the busiest experts busy again than chance; it is not if none takes a
-    twentieth off. Otherwise, and if a device has under `enough` choices, there is too little evidence. None if nothing
-    was judged.
+    placements at random, and finds more of the busiest experts busy again than chance; and if it is still a twentieth
+    after the log, should a plan go on losing as it loses from the half that follows to the last quarter. It is not if
+    no judgement takes a twentieth off. Otherwise, and if a device has under `enough` choices, there is too little
+    evidence. None if nothing was judged.
 
-    **Error rates**, of 100 made-up routings each, with 4 layers of 64 experts, 6 per token, and 8 devices
-    (`benchmarks/decide.py`). At 9,000 tokens: always the same experts busy, 100 trials; all alike, 100 not now; others
-    in the second half, 99 too little evidence and 1 trial; others in each text, 100 not now. At 1,800 and at 300
-    tokens: 800 of 800 too little evidence.
+    **Error rates**: `benchmarks/decide.py` prints the verdicts on twenty simulated processes in logs of three sizes, 20
+    draws each, compared with what a plan does afterwards: ERRORS
     """
     if frame.empty:
         return None
     devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
     if experts == devices:
         return captions.one_expert_per_device(experts, devices)
+    ageing = frame["judged_on"] == LAST_QUARTER
+    every, frame = frame, frame[~ageing]
     if (choices := frame["choices"].min()) < enough:
         return captions.few_choices_per_device(choices, enough)
     change = frame["planned"] / frame["in_order"] - 1
+    later = _later(every)
     least, most = change.min(), change.max()
     beats = ((frame["planned"] < frame["luck"]) & (frame["kept"] > frame["chance"])).all()
     verdict = TRIAL if most <= -WORTH and beats else NOT_NOW if least > -WORTH else LITTLE
+    verdict = LITTLE if verdict == TRIAL and later is not None and later > -WORTH else verdict
     drawn = (frame["at_random"] / frame["in_order"]).mean() - 1
     again = frame["kept"].min(), frame["chance"].mean()
-    return captions.placement_trial(verdict, devices, least, most, drawn, *again, WORTH)
+    return captions.placement_trial(verdict, devices, least, most, later, drawn, *again, WORTH)
+
+
+def _later(frame: pd.DataFrame) -> float | None:
+    """What a plan would change after the log, on a straight line through what it changes of later and later parts."""
+    change = (frame["planned"] / frame["in_order"] - 1).set_axis(frame["judged_on"])
+    return float(2 * change[LAST_QUARTER] - change[LATER_HALF]) if LAST_QUARTER in change.index else None
 
 
 def persistence(trace: Counted) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, DENSE, tiny_model
 
 import moeviz
-from moeviz.analyses.lineage import AVERAGED, COPIED, CUT, KEPT, MOVED, RELATED, TUNED, UNRELATED, ZEROED
+from moeviz.analyses.lineage import AVERAGED, COPIED, CUT, KEPT, MOVED, RELATED, SPLICED, TUNED, UNRELATED, ZEROED
 from moeviz.analyses.number_formats import FORMATS
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
@@ -48,7 +48,7 @@ def saved(path: Path, layers: list[list[Expert]], dtype: torch.dtype = torch.bfl
     (path / "config.json").write_text(json.dumps(config or {}))
     name = "model.layers.{}.mlp.experts.{}.{}.weight"
     tensors = {
-        name.format(layer, number, part): values.to(dtype).contiguous()
+        name.format(layer, number, part): values.to(dtype, copy=True).contiguous()
         for layer, experts in enumerate(layers)
         for number, expert in enumerate(experts)
         for part, values in expert.items()
@@ -281,6 +281,31 @@ def test_neurons_in_another_order_and_experts_of_another_layer_are_moved_and_not
     moved = table[table["what"] == "moved"]
     assert moved[["layer", "expert", "base_layer"]].to_numpy().tolist() == [[1, 3, 4], [4, 6, 1]]
     assert moved["base_experts"].tolist() == [(6,), (3,)] and (table["what"] == "kept").sum() == 46
+
+
+def test_a_splice_is_taken_apart_by_its_matrices_and_no_source_of_one_is_cut(layers, tmp_path):
+    """Of one layer, and of two others; the control is a mean of both, which is no splice."""
+    child = [[*experts] for experts in layers]
+    child[2][0] = layers[2][0] | {"w2": layers[2][1]["w2"]}
+    child[3][6] = layers[4][5] | {"w3": layers[0][7]["w3"]}
+    child[5][0] = mixed((0.5, layers[5][0]), (0.5, layers[5][1]))
+    lineage = moeviz.lineage("embedded", saved(tmp_path / "child", child, torch.float32))
+    rows = lineage.table[lineage.table["what"] != KEPT][[*RESULTS]].itertuples(index=False, name=None)
+    assert [*rows] == [
+        (2, 0, SPLICED, 2, (0, 1)),
+        (3, 6, SPLICED, 4, (5,)),
+        (5, 0, AVERAGED, 5, (0, 1)),
+        (3, -1, CUT, 3, (6,)),
+    ]
+    assert lineage.splices == {
+        (2, 0): {"down": (2, 1), "gate": (2, 0), "up": (2, 0)},
+        (3, 6): {"down": (4, 5), "gate": (4, 5), "up": (0, 7)},
+    }
+    alone = [[layers[2][0] | {"w2": layers[2][1]["w2"]}], *layers[:2], *layers[3:]]
+    table = moeviz.lineage("embedded", saved(tmp_path / "alone", alone, torch.float32)).table
+    assert {(2, 0), (2, 1)}.isdisjoint(
+        (layer, of[0]) for layer, of in table.loc[table["what"] == CUT, ["base_layer", "base_experts"]].to_numpy()
+    )
 
 
 def test_an_expert_is_not_called_cut_where_one_without_a_match_may_be_it(layers, tmp_path):
@@ -542,7 +567,7 @@ def test_each_format_is_read_as_its_makers_read_it():
 
 
 def test_the_words_of_the_charts_are_those_of_the_table():
-    words = (KEPT, MOVED, TUNED, COPIED, AVERAGED, RELATED, UNRELATED, ZEROED, CUT)
+    words = (KEPT, MOVED, TUNED, COPIED, AVERAGED, SPLICED, RELATED, UNRELATED, ZEROED, CUT)
     assert words == WHAT
 
 

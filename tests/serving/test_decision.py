@@ -71,7 +71,7 @@ def test_in_order_may_be_unlucky_and_a_plan_that_random_placements_match_is_no_t
         "step",
     )
     frame = placement_judgements(counts, 4)
-    assert len(frame) == 8 and (frame["planned"] < 0.8 * frame["in_order"]).all()
+    assert len(frame) == 9 and (frame["planned"] < 0.8 * frame["in_order"]).all()
     assert (placement_verdict(frame)["verdict"], placement_verdict(frame)["devices"]) == ("Too little evidence", 4)
     assert (frame["luck"] <= frame["planned"]).all(), "many placements are as good"
 

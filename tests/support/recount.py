@@ -1465,7 +1465,8 @@ def one_expert_per_device(seen, devices, enough):
 
 
 def _choices(seen, devices) -> float:
-    return min(sum(side) / devices for of in halves_of_windows(seen) for both in of.values() for side in both)
+    ways = halves_of_windows(seen)[:4]
+    return min(sum(side) / devices for of in ways for both in of.values() for side in both)
 
 
 @counts
@@ -1477,7 +1478,8 @@ def few_choices_per_device(seen, devices, enough):
 @counts
 def placement_trial(seen, asked, enough, *, verdict, worth):
     check(_choices(seen, asked) >= enough and worth == 0.05, "there is too little evidence")
-    ways = [of for of in halves_of_windows(seen) if of]
+    *ways, quarters = halves_of_windows(seen)
+    ways = [of for of in ways if of]
     changes, drawn, again, beaten = [], [], [], []
     for of, way in ((of, way) for of in ways for way in (1, -1)):
         pairs = {layer: both[::way] for layer, both in of.items()}
@@ -1494,7 +1496,11 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
         again.append(mean(busy_again(*both) for both in pairs.values()))
         beaten.append(loads[1] < lots[1])
     chance = mean(max(len(both[0]) // 4, 1) / len(both[0]) for both in ways[0].values())
-    good = all(beaten) and min(again) > chance
+    later = None
+    if quarters:
+        old = [sum(device_load(*both, asked, p) for both in quarters.values()) for p in ("in order", "balanced")]
+        later = 2 * (old[1] / old[0] - 1) - changes[0]
+    good = all(beaten) and min(again) > chance and (later is None or later <= -0.05)
     right = (
         "Worth a trial"
         if max(changes) <= -0.05 and good
@@ -1502,16 +1508,16 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
         if min(changes) > -0.05
         else "Too little evidence"
     )
-    on_the_edge = any(abs(change + 0.05) < 1e-9 for change in changes) or abs(min(again) - chance) < 1e-9
+    on_the_edge = any(abs(change + 0.05) < 1e-9 for change in (*changes, later or 0)) or abs(min(again) - chance) < 1e-9
     check(verdict == right or on_the_edge, f"it is {right}: {changes} {again}")
-    ends = {"devices": asked, "least": min(changes), "most": max(changes), "at_random": mean(drawn)}
+    ends = {"devices": asked, "least": min(changes), "most": max(changes), "later": later, "at_random": mean(drawn)}
     return ends | {"kept": min(again), "chance": chance}
 
 
 def halves_of_windows(seen):
-    """The counts of each layer in two sets of windows: halves of time, and half of each four windows."""
+    """The counts of each layer in two sets of windows: halves of time, half of each four, first and last quarter."""
     texts = list(dict.fromkeys(seen.sequence))
-    ways = [{} for _ in range(4)]
+    ways = [{} for _ in range(5)]
     for layer in seen.some():
         rows = seen.recorded(layer)
         if len(texts) >= 8:
@@ -1526,6 +1532,13 @@ def halves_of_windows(seen):
             both = halves(seen, layer, {t for t in rows if window[t] in some})
             if any(both[0]) and any(both[1]):
                 of[layer] = both
+        quarter = number // 4 if number >= 8 else 0
+        early, late = (
+            [t for t in rows if window[t] in part] for part in (range(quarter), range(number - quarter, number))
+        )
+        both = tuple(halves(seen, layer, {*rows} - {*part})[1] for part in (early, late))
+        if any(both[0]) and any(both[1]):
+            ways[4][layer] = both
     return ways
 
 
