@@ -11,7 +11,7 @@ from moeviz.claims import Claim
 from moeviz.expert_counts import ExpertCounts
 from moeviz.metrics import captions
 from moeviz.metrics.inputs import LayerCounts, Statistics, layer_counts
-from moeviz.metrics.significance import RARE
+from moeviz.metrics.significance import HANDFUL, RARE
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted
 
@@ -113,6 +113,8 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     some = frame[frame["times_even"].notna()]
     if some.empty:
         return captions.nothing_counted()
+    if (why := _unjudged(some)) is not None:
+        return why
     whole, groups = some[some["part"] == EVERYTHING], some[some["part"] != EVERYTHING]
     parts = whole if groups.empty else groups
     clear = parts[parts["beyond_luck"]]
@@ -130,18 +132,26 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     )
 
 
+def _unjudged(some: pd.DataFrame) -> Claim | None:
+    """Claim why nothing is said of how the work is shared; None if it can be."""
+    if not some["expert"].any():
+        return captions.one_choice()
+    number = some["counted"].max()
+    return captions.few_counted(number, HANDFUL, "token") if number < HANDFUL else None
+
+
 def _holder(clear: pd.DataFrame, at: object) -> captions.Holder:
     row = one_row(clear, at)
     return captions.Holder(row.group if row.part != EVERYTHING else "", row.layer, row.expert, row.times_even)
 
 
 def luck_sentence(frame: pd.DataFrame) -> Claim | None:
-    """Claim what chance may bring, and how many experts have more or less. None if nothing was counted.
+    """Claim what chance may bring, and how many experts have more or less. None if there is too little to judge.
 
     Columns: those of `load_beside_luck`.
     """
     some = frame[frame["times_even"].notna()]
-    if some.empty:
+    if some.empty or _unjudged(some) is not None:
         return None
     return captions.random_load(
         fewest=some["counted"].min(),

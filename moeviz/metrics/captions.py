@@ -56,6 +56,16 @@ def nothing_counted() -> str:
 
 
 @claim
+def few_counted(number: int, needed: int, what: str) -> str:
+    return f"Too little to say: {count(number, what)} at a layer, and {needed} are needed."
+
+
+@claim
+def one_choice() -> str:
+    return "Each layer has one expert, so nothing is chosen."
+
+
+@claim
 def even_load(tokens: int) -> str:
     return f"As far as {count(tokens, 'token')} can tell, yes: no expert has more or less than chance may bring."
 

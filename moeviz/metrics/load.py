@@ -10,7 +10,7 @@ from jaxtyping import Int64, Num
 from moeviz.claims import Claim
 from moeviz.metrics import captions
 from moeviz.metrics.inputs import LayerCounts, Statistics, filled_slots, layer_counts, needs_tokens
-from moeviz.metrics.significance import RARE, beyond_chance
+from moeviz.metrics.significance import HANDFUL, RARE, beyond_chance
 from moeviz.metrics.words import one_row
 from moeviz.routing_trace import Counted, RoutingTrace
 
@@ -228,6 +228,10 @@ def counts_summary(loads: pd.DataFrame) -> Claim:
     counted = loads[loads.groupby("layer")["tokens"].transform("sum") > 0]
     if counted.empty:
         return captions.no_assignment()
+    if not counted["expert"].any():
+        return captions.one_choice()
+    if (number := counted.groupby("layer")["tokens"].sum().max()) < HANDFUL:
+        return captions.few_counted(number, HANDFUL, "choice")
     row, least = (one_row(counted, at) for at in (counted["times_even"].idxmax(), counted["times_even"].idxmin()))
     unused = counted.loc[counted["tokens"] == 0, "layer"].value_counts().sort_index()
     return captions.load_of_all(

@@ -18,6 +18,7 @@ from moeviz.metrics import captions
 from moeviz.metrics.inputs import check_recorded, per_layer
 from moeviz.metrics.load import balance
 from moeviz.metrics.locality import MIXTRAL, MIXTRAL_DEPTHS, locality, published_first_choices
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.specialization import label_information
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
@@ -98,13 +99,15 @@ def information_of_several(traces: Several) -> pd.DataFrame:
     experts there are, the more both can be, so what counts is how far the one is above the other.
 
     One row per trace and layer. Columns: trace str · depth float64 (0 to 1) · those of `label_information`. Raises
-    `MissingField` if no trace has labels.
+    `MissingField` if no trace has labels of two kinds or more; one kind tells nothing.
 
     Source: `moeviz.metrics.specialization.label_information`.
     """
     labelled = {name: trace for name, trace in traces.items() if "label" in trace.tokens}
+    labelled = {name: trace for name, trace in labelled.items() if trace.tokens["label"].nunique() > 1}
     if not labelled:
         next(iter(traces.values())).labels("Information about the kind of text")
+        raise MissingField("Information about the kind of text needs two kinds or more. Trace texts of another kind.")
     return _of_each(labelled, label_information)
 
 
@@ -299,6 +302,10 @@ def first_choices_summary(trace: RoutingTrace) -> Claim:
     stay, tokens = (pairs & (first[1:] == first[:-1])).sum(), int(counts.sum())
     chance = (counts * (counts - 1)).sum() / max(tokens * (tokens - 1), 1) * pairs.sum()
     used = (counts > 0).sum(), trace.model.num_experts[0]
+    if used[1] == 1:
+        return captions.one_choice()
+    if tokens < HANDFUL:
+        return captions.few_counted(tokens, HANDFUL, "first choice")
     if stay == round(chance):  # which says nothing
         return captions.used_first(*used)
     return captions.staying(stay, pairs.sum(), chance, *used)

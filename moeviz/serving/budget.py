@@ -9,6 +9,8 @@ from jaxtyping import Float64, Int, Int64
 from moeviz.claims import Claim
 from moeviz.errors import MoevizError
 from moeviz.expert_counts import ExpertCounts
+from moeviz.metrics.captions import few_counted
+from moeviz.metrics.significance import HANDFUL
 from moeviz.metrics.words import label_word
 from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving import captions
@@ -103,6 +105,8 @@ def budget_sentence(trace: Counted, rates: pd.DataFrame, gigabytes: float, exper
         return captions.most_used_of_counts(*held, rate["static"], label_word(trace.model), others, rate["chance"])
     if np.isnan(rate["lru"]):
         return captions.hits_unknown(*held)
+    if isinstance(trace, RoutingTrace) and (number := trace.recorded.sum(axis=1).max()) < HANDFUL:
+        return few_counted(number, HANDFUL, "token")
     fetched = row["gigabytes_a_token"]["lru"] * GIGABYTE
     return captions.lru_hits(*held, rate["lru"], rate["chance"], rate["bound"], fetched)
 

@@ -9,6 +9,7 @@ import ast
 import os
 import pickle
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import NoneType
 from typing import get_args, get_origin, get_type_hints
@@ -27,11 +28,27 @@ from moeviz.embedded.recorded_routing import example_trace, reference_routing
 from moeviz.metrics import captions as of_metrics
 from moeviz.metrics import findings as found_in
 from moeviz.metrics.significance import HANDFUL as OURS
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 from moeviz.testing import sample_trace
 from moeviz.training.recorded import captions as of_training
 
 TRACES, CASES = int(os.environ.get("MOEVIZ_TRACES", "64")), 8
-EDGES = ("example", "400 tokens", "one token", "one expert", "7 tokens", "128 experts")
+EDGES = (
+    "example",
+    "400 tokens",
+    "one token",
+    "one expert",
+    "7 tokens",
+    "128 experts",
+    "empty",
+    "not recorded",
+    "one kind",
+)
+# Of one token or one expert nothing else may be claimed: why, what is counted exactly, and where the memory goes.
+OF_LITTLE = "few_counted one_choice too_short takes_everything word_is_rare choices_moved all_held "
+OF_LITTLE += (
+    "less_than_a_token other_texts bits_of_labels busiest_of_several sets_of_several changed_choices busiest_device"
+)
 GOLDEN = Path(__file__).parents[1] / "golden" / "sentences.txt"
 
 
@@ -49,6 +66,13 @@ def shipped():
     yield from (example_trace(), reference_routing().select(tokens=slice(0, 400)))
     yield from (sample_trace(tokens=1), sample_trace(experts=1, top_k=1), sample_trace(tokens=7, experts=64))
     yield sample_trace(layers=2, tokens=64, experts=128, top_k=8)
+    plain = replace(sample_trace(tokens=40), logits=None)
+    for gone in (NO_EXPERT, NOT_RECORDED):
+        rows = np.random.default_rng(0).random(plain.experts.shape[:2]) < 0.5
+        experts, weights = plain.experts.copy(), plain.weights.copy()
+        experts[rows], weights[rows] = gone, 0
+        yield replace(plain, experts=experts, weights=weights)
+    yield replace(plain, tokens=plain.tokens.assign(label="a"))
 
 
 @pytest.mark.parametrize("case", range(CASES))
@@ -65,6 +89,13 @@ def test_no_claim_about_a_random_trace_is_refuted(case):
 @pytest.mark.parametrize("trace", list(shipped()), ids=EDGES)
 def test_no_claim_about_a_trace_that_ships_or_one_at_the_edges_is_refuted(trace):
     assert not [why for _, again in claims_of(trace) if (why := refuted(again))]
+
+
+def test_of_one_token_or_one_expert_nothing_is_claimed_but_why():
+    for trace in (sample_trace(tokens=1), sample_trace(experts=1, top_k=1)):
+        names = {claim.name for claim, _ in claims_of(trace)}
+        assert names <= {*OF_LITTLE.split()} and names & {"few_counted", "one_choice"}
+    assert not {claim.name for claim, _ in claims_of(sample_trace(tokens=60))} <= {*OF_LITTLE.split()}, "the control"
 
 
 def mistaken(value):

@@ -75,7 +75,12 @@ def of_charts(trace, only=None):
         if key not in measured:
             measured[key] = quietly(lambda chart=chart: chart.measure(parts[chart.layers]))
         if measured[key] is not None and (only is None or name == only):
-            yield chart.caption(measured[key]), seen[chart.layers], *((False,) if name == "balance_dots" else ())
+            recorded = int(parts[chart.layers].recorded.sum(axis=1).max(initial=0))  # as the page has it
+            yield (
+                chart.caption(measured[key], recorded),
+                seen[chart.layers],
+                *((False,) if name == "balance_dots" else ()),
+            )
 
 
 def of_findings(trace, seen, seed):

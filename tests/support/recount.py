@@ -184,6 +184,27 @@ def habit(seen, finding, usual, *, place, text):
     return common | {"times": sum(t in rows for t in like), "every": all(t in rows for t in like)}
 
 
+# ---- too little -----------------------------------------------------------------------------------------------------
+
+
+@counts
+def few_counted(seen, *_, what):
+    number = {
+        "token": lambda layer: len(seen.recorded(layer)),
+        "choice": lambda layer: sum(seen.counts(layer)),
+        "first choice": lambda layer: sum(bool(seen.has(layer, t)) for t in seen.recorded(layer)),
+    }[what]
+    most = max(map(number, seen.layers))
+    check(most < HANDFUL, f"there are {most}")
+    return {"number": most, "needed": HANDFUL}
+
+
+@counts
+def one_choice(seen, *_):
+    check({seen.E[layer] for layer in seen.some()} == {1}, "there are several experts")
+    return {}
+
+
 # ---- load and balance -----------------------------------------------------------------------------------------------
 
 
@@ -1306,7 +1327,7 @@ def _of_each(figures, counted: dict) -> dict:
 def bits_of_labels(traces, *, figures):
     # What shuffled labels give is counted with each layer's own claim.
     chance = {one.trace: one.chance for one in figures}
-    told = {name: list(informed(one).values()) for name, one in traces.items() if one.label}
+    told = {name: list(informed(one).values()) for name, one in traces.items() if len({*(one.label or ())}) > 1}
     return _of_each(figures, {name: (mean(of), chance.get(name), nan) for name, of in told.items() if of})
 
 
