@@ -7,7 +7,6 @@ Then children of a dense model, whose MLP each expert is made of: a copy, one wi
 Upcycling, arXiv 2502.19261), one with more weight, and one of a stranger.
 """
 
-import json
 import sys
 import tempfile
 from collections import Counter
@@ -17,11 +16,13 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 
+sys.path.append(str(Path(__file__).parents[1] / "support"))
+sys.path.append(str(Path(__file__).parents[1] / "analyses"))
+from test_lineage import EXPERTS, LAYERS, Expert, in_another_order, mixed, noisy, saved
+
 import moeviz
 from moeviz.embedded import embedded_path
 
-LAYERS, EXPERTS = 6, 8
-Expert = dict[str, torch.Tensor]
 Layers = list[list[Expert]]
 
 
@@ -37,37 +38,6 @@ def of_the_model() -> Layers:
     ]
 
 
-def saved(folder: Path, layers: Layers) -> str:
-    folder.mkdir()
-    (folder / "config.json").write_text(json.dumps({}))
-    name = "model.layers.{}.mlp.experts.{}.{}.weight"
-    tensors = {
-        name.format(layer, number, part): values.clone().contiguous()
-        for layer, experts in enumerate(layers)
-        for number, expert in enumerate(experts)
-        for part, values in expert.items()
-    }
-    save_file(tensors, folder / "model.safetensors")
-    return str(folder)
-
-
-def drawn(seed: int) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def noisy(expert: Expert, share: float, seed: int = 0) -> Expert:
-    made = drawn(seed)
-    return {
-        of: values + share * values.std() * torch.randn(values.shape, generator=made) for of, values in expert.items()
-    }
-
-
-def permuted(expert: Expert, seed: int) -> Expert:
-    """The same function, with its neurons in another order."""
-    order = torch.randperm(256, generator=drawn(seed))
-    return {"w1": expert["w1"][order], "w2": expert["w2"][:, order], "w3": expert["w3"][order]}
-
-
 def in_4_bits(expert: Expert) -> Expert:
     """Symmetric, a scale for each 32 numbers."""
 
@@ -77,10 +47,6 @@ def in_4_bits(expert: Expert) -> Expert:
         return ((blocks / scale).round() * scale).reshape(values.shape)
 
     return {of: rounded(values) for of, values in expert.items()}
-
-
-def mean(one: Expert, other: Expert) -> Expert:
-    return {of: (one[of] + other[of]) / 2 for of in one}
 
 
 def at(layers: Layers, layer: int, number: int, expert: Expert) -> Layers:
@@ -108,7 +74,7 @@ def spliced_over_layers(base: Layers) -> Layers:
 CHILDREN: dict[str, tuple[Callable[[Layers], Layers], dict[str, int]]] = {
     "as it was": (lambda base: base, {"kept": 48}),
     "every other expert with its neurons permuted": (
-        lambda base: [[permuted(e, n) if n % 2 else e for n, e in enumerate(experts)] for experts in base],
+        lambda base: [[in_another_order(e, n) if n % 2 else e for n, e in enumerate(experts)] for experts in base],
         {"kept": 24, "moved": 24},
     ),
     "layers 1 and 2, 4 and 5 swapped": (swapped_layers, {"kept": 16, "moved": 32}),
@@ -117,14 +83,14 @@ CHILDREN: dict[str, tuple[Callable[[Layers], Layers], dict[str, int]]] = {
     "matrices of experts of two other layers": (spliced_over_layers, {"kept": 47, "spliced": 1, "cut": 1}),
     "expert 5 cut from each layer": (lambda base: [e[:5] + e[6:] for e in base], {"kept": 30, "moved": 12, "cut": 6}),
     "experts 6 and 7 merged": (
-        lambda base: [[*e[:6], mean(e[6], e[7])] for e in base], {"kept": 36, "averaged": 6},
+        lambda base: [[*e[:6], mixed((0.5, e[6]), (0.5, e[7]))] for e in base], {"kept": 36, "averaged": 6},
     ),
     "upcycled from expert 3": (
         lambda base: [[noisy(e[3], 0.05, n) for n in range(EXPERTS)] for e in base], {"copied": 48, "cut": 42},
     ),
     "rounded to 4 bits": (lambda base: [[*map(in_4_bits, e)] for e in base], {"tuned": 48}),
     "one expert permuted and noisy": (
-        lambda base: at(base, 2, 5, noisy(permuted(base[2][5], 1), 0.2)), {"kept": 47, "unrelated": 1},
+        lambda base: at(base, 2, 5, noisy(in_another_order(base[2][5], 1), 0.2)), {"kept": 47, "unrelated": 1},
     ),
     "of noise": (
         lambda base: [[noisy(e, 300.0, n) for n, e in enumerate(experts)] for experts in base], {"unrelated": 48},
@@ -134,7 +100,7 @@ CHILDREN: dict[str, tuple[Callable[[Layers], Layers], dict[str, int]]] = {
 
 def drawn_anew(expert: Expert, seed: int) -> Expert:
     """Half of the neurons, with the spread of the others."""
-    new, out = noisy(expert, 300.0, seed), torch.rand(256, generator=drawn(seed)) < 0.5
+    new, out = noisy(expert, 300.0, seed), torch.rand(256, generator=torch.Generator().manual_seed(seed)) < 0.5
     scaled = {of: values / values.std() * expert[of].std() for of, values in new.items()}
     mask = {"w1": out[:, None], "w2": out[None], "w3": out[:, None]}
     return {of: torch.where(mask[of], scaled[of], values) for of, values in expert.items()}
@@ -168,7 +134,7 @@ def main() -> int:
             made = [[make(experts[3], seed) for seed in range(4)] for experts in base]
             children.append((what, dense(base, folder), made, {word: 24}))
         for number, (what, source, made, expected) in enumerate(children):
-            found = moeviz.lineage(source, saved(folder / str(number), made))
+            found = moeviz.lineage(source, saved(folder / str(number), made, torch.float32))
             words = dict(Counter(found.table["what"]))
             right = words == {word: count for word, count in expected.items() if count}
             wrong += not right

@@ -45,7 +45,7 @@ from moeviz.serving.answers import split_memory
 from moeviz.serving.batches import draft_sentence
 
 Figures = Iterator[tuple[float, float]]  # what moeviz says, and what we find
-TOLERANCE = 2e-4
+TOLERANCE = 5e-4
 
 
 # ---- the model, worked out by hand ----------------------------------------------------------------------------------
@@ -54,7 +54,7 @@ TOLERANCE = 2e-4
 @contextmanager
 def by_hand(model, bias=None, rounded=None, heard=None):
     """Let each MoE block of the embedded model be worked out here: its router, its choice, its experts, their sum."""
-    blocks = [layer.mlp for layer in model.model.layers]
+    blocks, cached = [layer.mlp for layer in model.model.layers], {}
 
     def forward(layer: int, block, hidden: torch.Tensor) -> torch.Tensor:
         x = hidden.reshape(-1, hidden.shape[-1])
@@ -71,7 +71,9 @@ def by_hand(model, bias=None, rounded=None, heard=None):
             for expert, weight in zip(own, parts / parts.sum(), strict=True):
                 pair, down = block.experts.gate_up_proj[expert], block.experts.down_proj[expert]
                 if rounded and (layer, expert) in rounded:
-                    pair, down = (by_blocks(of, rounded[layer, expert]) for of in (pair, down))
+                    if (layer, expert) not in cached:
+                        cached[layer, expert] = [by_blocks(of, rounded[layer, expert]) for of in (pair, down)]
+                    pair, down = cached[layer, expert]
                 gate, up = (pair @ x[t]).chunk(2)
                 outputs.append((expert, float(weight), down @ (gate / (1 + torch.exp(-gate)) * up)))
                 answer[t] += weight * outputs[-1][2]
@@ -196,8 +198,8 @@ def _scores(trace, score: str) -> dict[int, list[float]]:
 def bias() -> Figures:
     loaded, texts = moeviz.load_model(), reference_routing()
     chosen = tuple(first_half(texts_of_label(texts, kind)) for kind in ("French", "German"))
-    amounts = turned(contrast(chosen), 1.0)
-    third = texts_of_label(texts, "SQL" if "SQL" in {*texts.tokens["label"]} else "Spanish")
+    amounts = turned(contrast(chosen), 4.0)
+    third = texts_of_label(texts, "Spanish")
     third = third.select(tokens=third.tokens["sequence"].isin(third.tokens["sequence"].unique()[:2]).to_numpy())
     row = loss_by_set(loaded, {"third": third}, moeviz.Bias(amounts)).iloc[0]
     plain, biased = [], []
@@ -211,7 +213,7 @@ def bias() -> Figures:
     yield row["tokens"], len(plain)
     yield row["loss"], float(np.mean(plain))
     yield row["loss_changed"], float(np.mean(biased))
-    assert abs(np.mean(plain) - np.mean(biased)) > 1e-3, "the bias changes nothing, so nothing was judged"
+    assert abs(np.mean(plain) - np.mean(biased)) > 0.01, "the bias changes nothing, so nothing was judged"
 
 
 # ---- outputs of other engines ---------------------------------------------------------------------------------------
