@@ -178,7 +178,7 @@ def seconds_of_forward(model: LoadedModel, text: str, positions: int) -> float:
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _RoutesJob:
     """A text, the routers whose choices are judged, and how their other routes are made."""
 
     run: ModelInput
@@ -189,7 +189,9 @@ class _Job:
     rng: np.random.Generator
 
 
-def _job(run: ModelInput, alternatives: str | int, layers: Sequence[int] | None, rng: np.random.Generator) -> _Job:
+def _job(
+    run: ModelInput, alternatives: str | int, layers: Sequence[int] | None, rng: np.random.Generator
+) -> _RoutesJob:
     if alternatives not in ("auto", "all", "swap") and not (
         isinstance(alternatives, int) and not isinstance(alternatives, bool) and alternatives > 0
     ):
@@ -215,14 +217,14 @@ def _job(run: ModelInput, alternatives: str | int, layers: Sequence[int] | None,
             f"None of the routers of {run.info.name} can be let choose again, so there are no other routes to compare "
             f"with: {next(iter(left_out.values()))}."
         )
-    return _Job(run, able, judged, left_out, alternatives, rng)
+    return _RoutesJob(run, able, judged, left_out, alternatives, rng)
 
 
-def _depth(job: _Job) -> int:
+def _depth(job: _RoutesJob) -> int:
     return int(job.run.model.config.get_text_config().num_hidden_layers)
 
 
-def _all_sets(job: _Job, probed: ProbedRouter) -> bool:
+def _all_sets(job: _RoutesJob, probed: ProbedRouter) -> bool:
     limits = router_limits(probed)
     few = limits.groups == 1 and math.comb(limits.num_experts, limits.top_k) <= MOST_SETS
     if job.alternatives == "all" and not few:
@@ -233,7 +235,7 @@ def _all_sets(job: _Job, probed: ProbedRouter) -> bool:
     return few and job.alternatives != "swap"
 
 
-def _number(job: _Job, probed: ProbedRouter) -> int:
+def _number(job: _RoutesJob, probed: ProbedRouter) -> int:
     """Return the number of other routes of a token."""
     limits = router_limits(probed)
     K = limits.top_k
@@ -272,7 +274,7 @@ class _Routes:
 
 
 def _of_text(
-    job: _Job, number: int, positions: int | None, judge: LoadedModel | None, text: str, *, check: bool
+    job: _RoutesJob, number: int, positions: int | None, judge: LoadedModel | None, text: str, *, check: bool
 ) -> RouteRegret:
     """Judge the routes of one text."""
     run = job.run
@@ -305,7 +307,7 @@ def _of_text(
     return _result(job, number, at, losses, sets, own, every, error, ids)
 
 
-def _positions(job: _Job, most: int | None) -> Tensor:
+def _positions(job: _RoutesJob, most: int | None) -> Tensor:
     """Return the tokens (P,) that are judged: some token follows, and they are not special."""
     ids = job.run.batch.input_ids[0].cpu().numpy()
     able = np.flatnonzero(~np.isin(ids[:-1], job.run.tokenizer.all_special_ids))
@@ -351,7 +353,7 @@ def _alternatives(own: Tensor, likeliest: Tensor, num_experts: int, every: bool)
     return torch.cat([own[None], swapped.flatten(0, 1)])
 
 
-def _drawn(wanted: Tensor, job: _Job) -> Tensor:
+def _drawn(wanted: Tensor, job: _RoutesJob) -> Tensor:
     """Return the own routes and as many of the others as are asked for, drawn for each token."""
     others = len(wanted) - 1
     if not isinstance(job.alternatives, int) or job.alternatives >= others:
@@ -384,7 +386,7 @@ def _loss(logits: Tensor, target: Tensor) -> Tensor:
     return logits.logsumexp(-1) - own
 
 
-def _error(job: _Job, at: Tensor, losses: list[Tensor], sets: list[Tensor], target: Tensor) -> float:
+def _error(job: _RoutesJob, at: Tensor, losses: list[Tensor], sets: list[Tensor], target: Tensor) -> float:
     """Return the largest difference of a few changes from plain forwards. Raises `CaptureError` for a large one."""
     rng, run, worst = np.random.default_rng(0), job.run, 0.0
     most = MOST_ERROR.get(run.model.dtype, MOST_ERROR_OF_HALF)
@@ -407,7 +409,7 @@ def _error(job: _Job, at: Tensor, losses: list[Tensor], sets: list[Tensor], targ
 
 
 def _result(
-    job: _Job,
+    job: _RoutesJob,
     number: int,
     at: Tensor,
     losses: list[Tensor],
