@@ -149,12 +149,13 @@ def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None
 
     It is if every judgement takes a twentieth or more off the busiest device, leaves less on it than 19 of 20
     placements at random, and finds more of the busiest experts busy again than chance; and if it is still a twentieth
-    after the log, should a plan go on losing as it loses from the half that follows to the last quarter. It is not if
-    no judgement takes a twentieth off. Otherwise, and if a device has under `enough` choices, there is too little
-    evidence. None if nothing was judged.
+    after the log, should a plan go on losing as it loses from the half that follows to the last quarter: a tenth if a
+    device has under `enough` choices in a quarter. It is not if no judgement takes a twentieth off. Otherwise, and if a
+    device has under `enough` choices, there is too little evidence. None if nothing was judged.
 
-    **Error rates**: `benchmarks/decide.py` prints the verdicts on twenty simulated processes in logs of three sizes, 20
-    draws each, compared with what a plan does afterwards: ERRORS
+    **Error rates**: `benchmarks/decide.py` compares the verdicts on twenty simulated processes, in logs of three sizes
+    and 20 draws each, with what a plan does afterwards. Of 60 rows, 59 have at most one wrong verdict in 20; two states
+    that change at random have two at 3,000 tokens. A period that is longer than the log is not seen.
     """
     if frame.empty:
         return None
@@ -170,7 +171,8 @@ def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None
     least, most = change.min(), change.max()
     beats = ((frame["planned"] < frame["luck"]) & (frame["kept"] > frame["chance"])).all()
     verdict = TRIAL if most <= -WORTH and beats else NOT_NOW if least > -WORTH else LITTLE
-    verdict = LITTLE if verdict == TRIAL and later is not None and later > -WORTH else verdict
+    few = (every["choices"][ageing] < enough).any()  # a quarter of so little says less, so that more is asked for
+    verdict = LITTLE if verdict == TRIAL and later is not None and later > -WORTH * (1 + few) else verdict
     drawn = (frame["at_random"] / frame["in_order"]).mean() - 1
     again = frame["kept"].min(), frame["chance"].mean()
     return captions.placement_trial(verdict, devices, least, most, later, drawn, *again, WORTH)

@@ -1521,7 +1521,9 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
     if quarters:
         old = [sum(device_load(*both, asked, p) for both in quarters.values()) for p in ("in order", "balanced")]
         later = 2 * (old[1] / old[0] - 1) - changes[0]
-    good = all(beaten) and min(again) > chance and (later is None or later <= -0.05)
+    few = quarters and min(sum(side) / asked for both in quarters.values() for side in both) < enough
+    limit = -0.1 if few else -0.05
+    good = all(beaten) and min(again) > chance and (later is None or later <= limit)
     right = (
         "Worth a trial"
         if max(changes) <= -0.05 and good
@@ -1529,7 +1531,11 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
         if min(changes) > -0.05
         else "Too little evidence"
     )
-    on_the_edge = any(abs(change + 0.05) < 1e-9 for change in (*changes, later or 0)) or abs(min(again) - chance) < 1e-9
+    on_the_edge = (
+        any(abs(change + 0.05) < 1e-9 for change in changes)
+        or abs((later or 0) - limit) < 1e-9
+        or abs(min(again) - chance) < 1e-9
+    )
     check(verdict == right or on_the_edge, f"it is {right}: {changes} {again}")
     ends = {"devices": asked, "least": min(changes), "most": max(changes), "later": later, "at_random": mean(drawn)}
     return ends | {"kept": min(again), "chance": chance}
