@@ -112,6 +112,7 @@ def test_options_of_files_are_called_as_those_of_other_commands():
         (["trace", "x", "--max-new-tokens", "a"], "moeviz trace", "and got 'a'"),
         (["trace", "x", "--temperature", "nan"], "moeviz trace", "and got 'nan'"),
         (["trace"], "moeviz trace", "PROMPT or --prompt-file is missing"),
+        (["corpus", "a.txt", "--embedded"], "moeviz corpus", ""),
         (["convert", "a.npz"], "moeviz convert", "TO is missing"),
         (["trace", "x", "-f", "y"], "moeviz trace", "--prompt-file cannot be combined with PROMPT"),
         (["prune", "m", "--criteria", "luck"], "moeviz prune", "--criteria cannot be 'luck'"),
