@@ -20,7 +20,7 @@ from app_pages import (
     visit_of,
 )
 from labels import labelled
-from plain_box import TEXT, example
+from plain_box import TEXT
 from streamlit import config
 from streamlit.testing.v1 import AppTest
 
@@ -30,7 +30,7 @@ from moeviz.charts.theme import MAX_TOKENS
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import installed
 from moeviz.embedded.recorded_routing import example_trace
-from moeviz.errors import CaptureError, ModelNotFound
+from moeviz.errors import ModelNotFound
 from moeviz.formats.exports import EXPORTS
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import expert_load, load_caption
@@ -100,13 +100,6 @@ def test_run_shows_the_trace_that_the_library_records():
     assert any(fact.label == "Touched" and f"{touched:,}" in fact.help for fact in app.metric)
 
 
-def test_an_example_fills_the_prompt_and_runs():
-    app = first_page()
-    app.button(key=example("German")).click().run()
-    assert "das Meer" in app.text_area(key=TEXT).value
-    assert "das Meer" in "".join(visit_of(app).trace.tokens["text"])
-
-
 def test_generated_tokens_are_marked_and_the_seed_repeats_them():
     app = first_page()
     app.slider(key=session.NEW_TOKENS).set_value(5).run()
@@ -174,13 +167,6 @@ def test_the_strip_shows_the_first_choice_of_the_chosen_layer(trace):
     tokens = strip(trace, layer=2)["tokens"]
     assert [token["expert"] for token in tokens] == [str(expert) for expert in trace.experts[2, :, 0]]
     assert len({token["colour"] for token in tokens if token["expert"] == tokens[0]["expert"]}) == 1
-
-
-def test_a_long_trace_is_drawn_a_window_at_a_time():
-    trace = sample_trace(layers=2, tokens=MAX_TOKENS + 10)
-    assert len(strip(trace)["tokens"]) == MAX_TOKENS
-    positions = [token["position"] for token in strip(trace, window=2)["tokens"]]
-    assert positions == list(range(MAX_TOKENS, MAX_TOKENS + 10))
 
 
 @pytest.mark.parametrize("topic", TOPICS)
@@ -259,13 +245,6 @@ def test_a_model_with_one_layer_has_nothing_to_compare():
     assert "the trace has only one" in sentences(app)
 
 
-def test_an_empty_prompt_runs_nothing_and_the_last_trace_stays(trace):
-    """The box itself says so, in the browser."""
-    app = run(first_page(trace), "")
-    assert not app.exception
-    assert visit_of(app).trace is trace
-
-
 def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     prompt = "one two three " * 500
     app = run(first_page(trace), prompt)
@@ -273,19 +252,6 @@ def test_a_prompt_over_the_context_is_told_how_much_fits_and_is_kept(trace):
     assert f"a prompt of {limit:,} tokens fits" in sentences(app)
     assert app.text_area(key=TEXT).value == prompt
     assert visit_of(app).trace is trace
-
-
-def test_a_run_that_breaks_off_leaves_the_model_free_for_the_next(monkeypatch, trace):
-    def breaks_off(*_, **__):
-        raise CaptureError("The router went away.")
-
-    with monkeypatch.context() as broken:
-        broken.setattr("moeviz.capture.trace.capture", breaks_off)
-        app = run(first_page(trace), "One day")
-        assert "The router went away." in sentences(app)
-        assert visit_of(app).trace is trace
-    assert not run(app, "One day").exception
-    assert visit_of(app).trace is not trace
 
 
 def test_a_model_that_fails_is_a_sentence_on_the_page_and_the_whole_story_in_the_log(monkeypatch, trace, caplog):

@@ -5,10 +5,9 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-import streamlit as st
 from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of
 from labels import labelled
-from plain_box import RUN, TEXT
+from plain_box import TEXT
 from safetensors.torch import load_file, save_file
 from streamlit.testing.v1 import AppTest
 from survey.tiny_models import random_model
@@ -89,39 +88,6 @@ def test_what_cannot_be_compared_says_why_and_the_rest_is_drawn():
     (why,) = (text.value for text in app.text if "expert by expert" in text.value)
     assert "these are wide: layers 0 to 47 with 128 experts; and sample: layers 0 to 5 with 8 experts." in why
     assert not app.expander, "in one sentence"
-
-
-def test_prompt_and_generation_of_one_trace_are_two_to_compare(trace):
-    assert trace.tokens["phase"].nunique() == 2
-    options = compare(trace).selectbox(key=session.FIRST_TRACE).options
-    assert options == ["trace 0", "trace 0 · prompt", "trace 0 · generated"]
-
-
-def test_recent_traces_keep_their_names_and_the_oldest_go():
-    app = AppTest.from_function(recent_script, default_timeout=SECONDS).run()
-    assert not app.exception
-    assert [text.value for text in app.text] == ["mine", "8", "t7 t7 t7"]
-
-
-def recent_script():
-    from dataclasses import replace
-
-    import streamlit as st
-
-    from moeviz.testing import sample_trace
-    from moeviz_app.session import recent, session
-
-    for number in range(8):
-        trace = sample_trace(tokens=3)
-        session.set_trace(replace(trace, tokens=trace.tokens.assign(text=[f"t{number} "] * 3)))
-    newest = next(iter(recent.traces()))
-    session.set_trace(sample_trace(tokens=4))
-    recent.rename(next(iter(recent.traces())), "mine")
-    session.set_trace(session.current_trace())  # shown again, it keeps its name
-    names = list(recent.traces())
-    st.text(names[0])
-    st.text(len(names))
-    st.text(newest)
 
 
 def what_if(**changes) -> AppTest:
@@ -339,16 +305,6 @@ def visit(**query: str) -> AppTest:
 def address(app: AppTest) -> dict[str, str]:
     """What the browser's address is to end in: written there, where the harness has none."""
     return visit_of(app).address
-
-
-def test_a_link_that_waited_no_longer_asks_for_run_once_it_runs(monkeypatch):
-    app = visit(prompt="One day", new_tokens="3")
-    assert "press Run on the Explore page" in sentences(app)
-    monkeypatch.setattr(
-        "moeviz_app.widgets.run_panel.run_live", lambda *_: st.stop()
-    )  # what is on the page while a run goes on
-    app.button(key=RUN).click().run()
-    assert not app.exception and "press Run on the Explore page" not in sentences(app)
 
 
 def test_a_link_that_generates_or_needs_another_model_waits_for_run(monkeypatch):

@@ -689,22 +689,6 @@ def test_a_name_is_taken_apart():
     assert server_name("vllm", "http://h:1").url == "http://h:1"  # with backend="vllm"
 
 
-def test_what_only_transformers_can_do_is_one_sentence(stub):
-    with pytest.raises(
-        CaptureError, match="runs in vllm, where moeviz reads what the routers decide and changes nothing"
-    ):
-        moeviz.trace(opened(stub), "Hello", intervention=moeviz.Mute({0: [1]}))
-    with pytest.raises(ModelNotFound, match="'dtype' is nothing that can be said of a served model"):
-        opened(stub, dtype="float32")
-
-
-def test_labelled_texts_and_the_command_line(stub, tmp_path, capsys):
-    corpus = moeviz.trace_corpus(opened(stub), [("a", "one"), ("b", "two"), ("a", "three")])
-    assert corpus.tokens["label"].tolist() == ["a"] * 3 + ["b"] * 3 + ["a"] * 5
-    assert main(["trace", "Hello", "--model", name_of(stub), "-o", str(tmp_path / "t.npz")]) == 0, capsys.readouterr()
-    check(moeviz.read_trace(tmp_path / "t.npz"), read("Hello"), prompt=5)
-
-
 def test_an_error_is_one_of_ours(stub):
     """Whatever a server answers, one sentence comes of it. The control: a good answer makes a trace."""
     model, rng = opened(stub), np.random.default_rng(0)

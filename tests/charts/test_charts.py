@@ -155,18 +155,11 @@ def test_tooltips_have_no_field_that_vega_makes_an_image_or_a_heading_of(chart):
     tips = [tip for encoding in encodings(sample_spec(chart)) for tip in _list(encoding.get("tooltip", []))]
     names = {tip.get(key) for tip in tips for key in ("field", "title")}
     assert not names & {"image", "title"}
+    assert not {"title", "background"} & sample_spec(chart).keys(), "the page has its own"
 
 
 def _list(value) -> list:
     return value if isinstance(value, list) else [value]
-
-
-@every_chart
-def test_has_no_title_or_background_of_its_own(chart):
-    spec = sample_spec(chart)
-    assert "title" not in spec
-    assert "background" not in spec
-    assert spec["width"] == "container"
 
 
 def _map(trace: RoutingTrace):

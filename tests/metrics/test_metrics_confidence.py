@@ -79,10 +79,6 @@ def test_shares_and_margins_lie_between_0_and_1(trace):
         assert (np.diff(quantiles, axis=1) >= 0).all()
 
 
-def test_no_tokens_have_no_entropy(trace):
-    assert router_entropy(trace.select(tokens=slice(0, 0)))["entropy"].isna().all()
-
-
 @pytest.mark.parametrize("measure", [router_entropy, token_entropy, top_margin])
 def test_ids_alone_do_not_tell_how_sure_a_router_is(measure, ids_only_trace):
     with pytest.raises(MissingField, match=r"needs router logits, and this trace \(sample\) has none"):

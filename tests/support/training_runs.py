@@ -1,6 +1,5 @@
 """Tiny models and data for the tests of routing while a model trains."""
 
-
 import torch
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
