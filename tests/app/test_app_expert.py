@@ -492,7 +492,8 @@ def test_a_forged_message_opens_no_expert(told, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["one text", "no texts", "unordered", "one layer", "one expert", "no tokens", "large"])
-def test_every_trace_has_an_atlas_or_one_sentence(what):
+def test_every_trace_has_an_atlas_or_one_sentence(what, monkeypatch):
+    monkeypatch.setattr("moeviz.metrics.expert_names.MOST_TOKENS", 2_000)
     trace = sample_trace(layers=2, tokens=24, top_k=2, experts=4)
     if what == "no texts":
         trace = replace(trace, tokens=trace.tokens.assign(text=""))
@@ -505,7 +506,7 @@ def test_every_trace_has_an_atlas_or_one_sentence(what):
     elif what == "no tokens":
         trace = trace.select(tokens=slice(0, 0))
     elif what == "large":
-        trace = sample_trace(layers=48, tokens=25_000, top_k=2, experts=128)
+        trace = sample_trace(layers=48, tokens=2_500, top_k=2, experts=128)
     app = experts(trace)
     look_at(app, "trace")
     assert not app.exception
@@ -514,11 +515,11 @@ def test_every_trace_has_an_atlas_or_one_sentence(what):
         return
     data = drawn(app, "atlas")
     assert (data["first"] is None) == (what == "unordered")
-    assert data["tokens"] == min(len(trace.tokens), 20_000)
+    assert data["tokens"] == min(len(trace.tokens), 2_000)
     said = "".join(drawn(app, "atlas search")["said"])
     assert "this is one text" in said and not of_array(data, "name", np.uint16).any()
-    assert len(json.dumps(data)) < 2_500_000
-    assert ("a sample of 25,000" in said_of(app)) == (what == "large")
+    assert len(json.dumps(data)) < 400_000, "of ten times as many tokens, less than 4 MB"
+    assert ("a sample of 2,500" in said_of(app)) == (what == "large")
 
 
 def said_of(app: AppTest) -> str:

@@ -12,8 +12,8 @@ import moeviz
 from moeviz.charts import NAMED
 from moeviz.testing import sample_trace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.jobs import model_catalog, model_service, run_request
+from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.views import what_if as fields
 from moeviz_app.views.what_if import CHANGES
@@ -203,8 +203,9 @@ def test_a_choice_by_hand_ends_what_a_link_still_wants():
     assert not visit_of(app).pair_asked
 
 
-def test_what_a_link_cannot_bring_stays_out_of_the_address():
-    app = run(run(visit(""), FRENCH.prompt), "a " * (LONGEST // 2 + 1))
+def test_what_a_link_cannot_bring_stays_out_of_the_address(monkeypatch):
+    monkeypatch.setattr(run_request, "LONGEST", 40)
+    app = run(run(visit(""), FRENCH.prompt), "a " * 21)
     assert not {"first", "second"} & address(go_to(app, COMPARE)).keys()
     app = run(visit(""), FRENCH.prompt)
     visit_of(app).recent.put("from a file", sample_trace(), most=8)

@@ -29,9 +29,9 @@ from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs import model_catalog, model_service, recorded, run_request
 from moeviz_app.jobs.recorded import EXAMPLES
-from moeviz_app.jobs.run_request import LONGEST, RunRequest
+from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
@@ -377,13 +377,14 @@ def test_an_address_cannot_load_what_a_visitor_may_not(monkeypatch):
     assert visit_of(app).trace is None
 
 
-def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace):
+def test_a_trace_from_a_file_and_a_long_prompt_have_no_address(trace, monkeypatch):
+    monkeypatch.setattr(run_request, "LONGEST", 40)
     app = run(visit(), "Il fait froid.")
     visit_of(app).trace = trace
     app.run()
     assert address(app) == {}
-    assert RunRequest("x" * (LONGEST + 1), "embedded").parameters()["prompt"]
-    app = run(visit(), "a " * (LONGEST // 2 + 1))
+    assert RunRequest("x" * 41, "embedded").parameters()["prompt"]
+    app = run(visit(), "a " * 21)
     assert not app.exception and address(app) == {}
 
 
@@ -641,7 +642,7 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
     monkeypatch.setattr(prune, "DRAWS", 2)
     monkeypatch.setattr(identity, "may_keep_on_disk", lambda: private)
-    monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::4])
+    monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::10])
     app = page("moeviz_app.views.prune.prune_page")
     assert not app.exception and not pictures(app)
     press(app, "Measure")

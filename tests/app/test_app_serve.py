@@ -96,11 +96,11 @@ def test_a_model_that_is_known_by_its_configuration_alone_has_an_answer_and_a_co
 
 
 def test_every_model_on_every_card_has_an_answer():
-    for name in known_models():
-        for card, cards in ON.values():
-            frame = memory_on_cards(known_model(name), card, cards)
-            assert fit_sentence(frame).name in ("model_fits", "model_does_not_fit")
-            assert (frame["fit"].between(-1, frame["num_experts"])).all()
+    cards, names = [*ON.values()], known_models()
+    for name, (card, number) in [*((name, cards[0]) for name in names), *((names[-1], on) for on in cards)]:
+        frame = memory_on_cards(known_model(name), card, number)
+        assert fit_sentence(frame).name in ("model_fits", "model_does_not_fit")
+        assert (frame["fit"].between(-1, frame["num_experts"])).all()
 
 
 def test_the_answer_changes_with_the_budget_and_the_devices():

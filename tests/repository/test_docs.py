@@ -57,7 +57,7 @@ WITH_PYTHON = [name for name, text in TEXTS.items() if blocks(text, "python") an
 
 
 @pytest.mark.usefixtures("kept_drawings")
-@pytest.mark.parametrize("name", filter(has_examples, [*MODULES, *EXTENSIONS, "history_checks.claims"]))
+@pytest.mark.parametrize("name", [*filter(has_examples, [*MODULES, *EXTENSIONS, "history_checks.claims"])])
 def test_examples_in_docstrings_run(name):
     assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
 
