@@ -243,10 +243,7 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (Swap(0, 1, 1), "cannot be swapped with itself"),
         (untyped(Mute, {0: (True,)}, True, False), "experts 0 to 7, not True"),
         (untyped(Mute, {0: (1.0,)}, True, False), r"experts 0 to 7, not 1\.0"),
-        (
-            untyped(Mute, {0: 3}, True, False),
-            r"as in Mute\(\{3: \(1,\)\}\), and got 3",
-        ),
+        (untyped(Mute, {0: 3}, True, False), r"as in Mute\(\{3: \(1,\)\}\), and got 3"),
         (untyped(Mute, (0, 1), True, False), r"needs experts by layer, as in .*, and got \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
         (TopK(0), "1 to 8 experts, not 0"),

@@ -311,11 +311,7 @@ def test_an_opened_file_is_the_trace_on_screen(export, trace):
 
 
 @pytest.mark.parametrize(
-    ("name", "data"),
-    [
-        ("broken.npz", b"PK\x03\x04 not a zip"),
-        ("prices.csv", b"fruit,price\napple,3\n"),
-    ],
+    ("name", "data"), [("broken.npz", b"PK\x03\x04 not a zip"), ("prices.csv", b"fruit,price\napple,3\n")]
 )
 def test_a_file_that_holds_no_trace_is_explained_and_the_last_trace_stays(name, data, trace):
     app = traces_page(trace)

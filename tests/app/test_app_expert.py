@@ -455,17 +455,7 @@ def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
     assert search(app, "<script>alert(1)</script>")["said"][1].endswith("is not in these texts.")
 
 
-@pytest.mark.parametrize(
-    "told",
-    [
-        None,
-        {},
-        {"word": 7},
-        {"word": "x" * 10**6},
-        {"word": "\ud800\u202e"},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("told", [None, {}, {"word": 7}, {"word": "x" * 10**6}, {"word": "\ud800\u202e"}], ids=str)
 def test_whatever_a_browser_types_is_a_short_text(told):
     word = typed(told)
     assert isinstance(word, str) and len(word) <= 200 and word.encode().decode() == word
@@ -473,13 +463,7 @@ def test_whatever_a_browser_types_is_a_short_text(told):
 
 @pytest.mark.parametrize(
     "told",
-    [
-        {"expert": [99, 0]},
-        {"expert": [0, 8]},
-        {"expert": ["0", "1"]},
-        "layer 0",
-        {"expert": [0, 1], "id": 1},
-    ],
+    [{"expert": [99, 0]}, {"expert": [0, 8]}, {"expert": ["0", "1"]}, "layer 0", {"expert": [0, 1], "id": 1}],
     ids=str,
 )
 def test_a_forged_message_opens_no_expert(told, monkeypatch):

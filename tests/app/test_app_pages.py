@@ -356,12 +356,7 @@ def test_a_click_that_carries_the_address_of_before_does_not_go_back():
     assert address(app) == now | {"layer": "1"}
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        {"layer": "99", "token": "99999"},
-    ],
-)
+@pytest.mark.parametrize("query", [{"layer": "99", "token": "99999"}])
 def test_an_address_that_asks_for_nonsense_shows_the_prompt_without_it(query):
     app = visit(prompt="One day", **query)
     assert not app.exception

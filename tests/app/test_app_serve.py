@@ -151,11 +151,7 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
 
 @pytest.mark.parametrize(
     "odd",
-    [
-        sample_trace(tokens=1),
-        sample_trace(layers=1, tokens=20),
-        sample_trace(tokens=2, experts=2, top_k=2),
-    ],
+    [sample_trace(tokens=1), sample_trace(layers=1, tokens=20), sample_trace(tokens=2, experts=2, top_k=2)],
     ids=["one token", "one layer", "all experts"],
 )
 def test_odd_traces_are_drawn_or_told_why_not(odd):

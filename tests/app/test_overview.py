@@ -13,15 +13,7 @@ from streamlit.testing.v1 import AppTest
 
 from moeviz import ModelInfo, RoutingTrace
 from moeviz.charts import theme
-from moeviz.charts.overview import (
-    BRUSH,
-    HOVERED,
-    LETTERS,
-    brushed_window,
-    first_choice_overview,
-    png,
-    with_window,
-)
+from moeviz.charts.overview import BRUSH, HOVERED, LETTERS, brushed_window, first_choice_overview, png, with_window
 from moeviz.errors import InvalidTrace
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import token_layer, visible

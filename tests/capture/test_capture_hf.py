@@ -128,10 +128,7 @@ def test_listening_does_not_change_a_bit_of_the_output(family, tokenizer):
 
 @pytest.mark.parametrize(
     ("family", "layers", "num_experts", "score"),
-    [
-        ("qwen3_moe", (0, 2), 8, "softmax"),
-        ("deepseek_v3", (1, 2), 16, "sigmoid"),
-    ],
+    [("qwen3_moe", (0, 2), 8, "softmax"), ("deepseek_v3", (1, 2), 16, "sigmoid")],
 )
 def test_facts_about_the_model_are_its_own(family, layers, num_experts, score, tokenizer):
     got = trace(tiny_model(CONFIGS[family]), "To be or not to be", tokenizer=tokenizer)

@@ -8,16 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_models import (
-    MODELS,
-    RECORDED,
-    facts,
-    of_transformers,
-    tensors,
-    tokenizer_facts,
-    write_gguf,
-    write_model,
-)
+from gguf_models import MODELS, RECORDED, facts, of_transformers, tensors, tokenizer_facts, write_gguf, write_model
 from same_outputs import assert_same_outputs
 from tiny_models import tiny_tokenizer
 

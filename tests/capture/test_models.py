@@ -200,10 +200,7 @@ DAMAGED: dict[str, tuple[Damage, str]] = {
     "a config that is a folder": (as_folder("config.json"), r"contains no config\.json"),
     "a config without end": (written("config.json", b"[" * 100_000), "maximum recursion depth"),
     "an unknown kind of model": (said(model_type="nosuch"), "model type `nosuch`"),
-    "a negative width": (
-        said(hidden_size=-32),
-        "builds no model from its config: .*negative dimension",
-    ),
+    "a negative width": (said(hidden_size=-32), "builds no model from its config: .*negative dimension"),
     "no experts": (said(num_experts=0), "to choose 4 of 0 experts"),
     "experts as text": (said(num_experts="16"), "Field 'num_experts' expected int, got str"),
     "more chosen than there are": (said(num_experts_per_tok=17), "to choose 17 of 16 experts"),

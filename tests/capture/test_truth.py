@@ -64,11 +64,7 @@ def rewrite(file: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        (ROUTER, ROUTER),
-        (".0.mlp.experts.3.gate_proj", "model.layers.0.mlp.experts.gate_up_proj"),
-    ],
+    ("part", "named"), [(ROUTER, ROUTER), (".0.mlp.experts.3.gate_proj", "model.layers.0.mlp.experts.gate_up_proj")]
 )
 def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, part, named):
     rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if part in key])

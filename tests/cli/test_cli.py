@@ -647,8 +647,7 @@ def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
     )
     table = table.assign(tolerance="exactly", passed=True, remark="")
     monkeypatch.setattr(
-        "history_checks.claims_text.check_claims",
-        lambda names, *rest: asked.append(names) or iter([table]),
+        "history_checks.claims_text.check_claims", lambda names, *rest: asked.append(names) or iter([table])
     )
     assert main(["history", "check", "all"]) == main(["history", "check"]) == 0
     assert asked == [[], []] and capsys.readouterr().out.count("CPU time: ") == 2

@@ -363,10 +363,7 @@ def edited_csv(edit) -> bytes:
     [
         (lambda about: about.update(format="moeviz trace v9"), "reads 'moeviz trace v2'"),
         (lambda about: about.update(rows="6"), "cut or edited"),
-        (
-            lambda about: about["model"].update(layers=[1, 6], num_layers=8),
-            r"layer is 5; it must be one of \(1, 6\)",
-        ),
+        (lambda about: about["model"].update(layers=[1, 6], num_layers=8), r"layer is 5; it must be one of \(1, 6\)"),
         (lambda about: about["model"].update(top_k=1), "slot is 1; it must be from 0 to 0"),
         (lambda about: about["model"].update(num_experts=[3, 2]), "Got expert 3 in layer 1"),
         (

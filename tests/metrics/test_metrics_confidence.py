@@ -21,10 +21,7 @@ def by_hand() -> RoutingTrace:
     """
     with np.errstate(divide="ignore"):
         logits = np.log(
-            [
-                [[1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]],
-                [[1 / 2, 1 / 2, 0, 0], [3 / 4, 1 / 4, 0, 0]],
-            ]
+            [[[1 / 4, 1 / 4, 1 / 4, 1 / 4], [1 / 2, 1 / 4, 1 / 8, 1 / 8]], [[1 / 2, 1 / 2, 0, 0], [3 / 4, 1 / 4, 0, 0]]]
         ).astype(np.float32)
     return RoutingTrace(
         model=ModelInfo("by hand", "test", layers=(0, 2), num_experts=(4, 2), top_k=1, score_function="softmax"),

@@ -117,11 +117,7 @@ def test_several_texts_are_named_where_they_begin():
 
 
 @pytest.mark.parametrize(
-    ("shape", "most"),
-    [
-        ({"tokens": 14, "layers": 6}, 430),
-        ({"tokens": 256, "layers": 32, "top_k": 8}, 1_000),
-    ],
+    ("shape", "most"), [({"tokens": 14, "layers": 6}, 430), ({"tokens": 256, "layers": 32, "top_k": 8}, 1_000)]
 )
 def test_it_weighs_little_more_than_vega(shape, most):
     assert 400 * KILOBYTE < len(View(sample_trace(**shape)).html) < most * KILOBYTE
@@ -329,13 +325,7 @@ def test_what_strangers_wrote_stays_text(opened):
 
 
 @pytest.mark.browser
-@pytest.mark.parametrize(
-    "shape",
-    [
-        {"tokens": 1, "layers": 1},
-        {"tokens": 40, "layers": 4, "experts": 64, "top_k": 8},
-    ],
-)
+@pytest.mark.parametrize("shape", [{"tokens": 1, "layers": 1}, {"tokens": 40, "layers": 4, "experts": 64, "top_k": 8}])
 def test_small_and_wide_traces_are_drawn(opened, shape):
     trace = sample_trace(**shape)
     page = drawn(opened(View(trace).html))

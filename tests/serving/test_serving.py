@@ -29,11 +29,7 @@ from moeviz.serving.budget import budget_of, budget_sentence, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, serving_memory, what_fits
-from moeviz.serving.placement import (
-    coactive,
-    devices_reached,
-    serving_placement,
-)
+from moeviz.serving.placement import coactive, devices_reached, serving_placement
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
 from moeviz.testing import sample_trace
