@@ -762,3 +762,26 @@ def taker(layer: int, expert: int, tokens: int, of: int, what: str, weight: floa
         f"Layer {layer}, expert {expert} takes {tokens:,} of the {of:,} tokens {what}{part}; of all tokens it has "
         f"{usually}."
     )
+
+
+# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
+
+FIGURES = {
+    "imbalance": ("the busiest device does", lambda value: f"{value:.2f} times the mean"),
+    "hits": ("hits are", percent),
+    "loss": ("the cost is", lambda value: f"{value:.3f} nats per token"),
+}
+MORE_IS_BETTER = ("hits",)
+
+
+@claim
+def stale_plan(
+    verdict: str, plan: str, figure: str, stale: float, fresh: float, chance: float, kept: float | None
+) -> str:
+    what, form = FIGURES.get(figure, FIGURES["loss"])
+    share = "" if kept is None or verdict == "No better than chance" else percent(min(kept, 1.0))
+    keeps = f" It keeps {share} of what the fresh one gains over chance." if share else ""
+    return (
+        f"{verdict}: with the plan ({plan}) of the first recording, {what} {form(stale)} on the second; with a fresh "
+        f"plan {form(fresh)}, at random {form(chance)}.{keeps}"
+    )

@@ -130,6 +130,7 @@ ELSEWHERE = {
     "serving/test_serving.py": "most_used_of_counts model_fits model_does_not_fit",
     "serving/test_serving_plans.py": "slots_changed made_from_all layers_on_gpu layers_planned plan_judged "
     "plan_not_judged kept_whole kept_whole_unknown most_used_half",
+    "serving/test_staleness.py": "stale_plan few_choices_for_staleness layers_judged fresh_plan_fits texts_in_both",
     "training/test_training_over_steps.py": "*",
 }
 
