@@ -766,10 +766,10 @@ def taker(layer: int, expert: int, tokens: int, of: int, what: str, weight: floa
 
 # ---- a plan of one recording, judged on another ---------------------------------------------------------------------
 
-FIGURES = {
-    "imbalance": ("the busiest device does", lambda value: f"{value:.2f} times the mean"),
-    "hits": ("hits are", percent),
-    "loss": ("the cost is", lambda value: f"{value:.3f} nats per token"),
+FIGURES = {  # what is judged, and its unit
+    "imbalance": ("the busiest device does", " times the mean"),
+    "hits": ("hits are", "%"),
+    "loss": ("the cost is", " nats per token"),
 }
 MORE_IS_BETTER = ("hits",)
 
@@ -778,10 +778,12 @@ MORE_IS_BETTER = ("hits",)
 def stale_plan(
     verdict: str, plan: str, figure: str, stale: float, fresh: float, chance: float, kept: float | None
 ) -> str:
-    what, form = FIGURES.get(figure, FIGURES["loss"])
+    what, unit = FIGURES.get(figure, FIGURES["loss"])
+    of_stale, of_fresh, of_chance = (percent(n) if unit == "%" else f"{n:.3g}" for n in (stale, fresh, chance))
+    unit = "" if unit == "%" else unit
     share = "" if kept is None or verdict == "No better than chance" else percent(min(kept, 1.0))
     keeps = f" It keeps {share} of what the fresh one gains over chance." if share else ""
     return (
-        f"{verdict}: with the plan ({plan}) of the first recording, {what} {form(stale)} on the second; with a fresh "
-        f"plan {form(fresh)}, at random {form(chance)}.{keeps}"
+        f"{verdict}: with the plan ({plan}) of the first recording, {what} {of_stale}{unit} on the second; with a "
+        f"fresh plan {of_fresh}, at random {of_chance}.{keeps}"
     )

@@ -1,7 +1,8 @@
 """Plans of one recording judged on another: placements on devices, and sets of experts kept in memory."""
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,8 @@ from moeviz.serving.decision import ENOUGH, judged_twice
 from moeviz.serving.placement import BALANCED, COPIES, device_loads
 
 Counts = Int64[np.ndarray, " E"]
-COLUMNS = {"layers": np.int32, "choices": np.int64}
+COLUMNS: dict[str, Any] = dict.fromkeys(("plan", "figure", "verdict"), "str")
+COLUMNS |= {"layers": np.int32, "choices": np.int64}
 
 
 class Plan(NamedTuple):
@@ -43,12 +45,12 @@ def placements(devices: int | None = None, copies: int | None = None) -> Plans:
         def worth(plan: np.ndarray, own: Counts) -> float:
             return float(device_loads(plan, own, n).max() * n / own.sum())
 
+        def packed(more: int, counts: Counts) -> np.ndarray:
+            slots: np.ndarray = rebalance_experts(counts[None], experts + more, 1, 1, n)[0]
+            return slots
+
         for name, more in ((BALANCED, 0), (COPIES, extra)):
-            yield Plan(
-                *(name, "imbalance"),
-                lambda counts, more=more: rebalance_experts(counts[None], experts + more, 1, 1, n)[0],
-                worth,
-            )
+            yield Plan(name, "imbalance", partial(packed, more), worth)
 
     return of_layer
 
@@ -57,13 +59,14 @@ def kept_sets(capacities: Sequence[int] | None = None) -> Plans:
     """Plan which experts of each layer stay in fast memory: those used most. By default half of them."""
 
     def of_layer(_counted: Counted, _row: int, experts: int) -> Iterator[Plan]:
+        def busiest(size: int, counts: Counts) -> np.ndarray:
+            return np.argsort(-counts, kind="stable")[:size]
+
+        def worth(plan: np.ndarray, own: Counts) -> float:
+            return float(own[plan].sum() / own.sum())
+
         for capacity in [(experts + 1) // 2] if capacities is None else capacities:
-            size = min(capacity, experts)
-            yield Plan(
-                *(f"{capacity} experts kept", "hits"),
-                lambda counts, size=size: np.argsort(-counts, kind="stable")[:size],
-                lambda plan, own: float(own[plan].sum() / own.sum()),
-            )
+            yield Plan(f"{capacity} experts kept", "hits", partial(busiest, min(capacity, experts)), worth)
 
     return of_layer
 
@@ -106,7 +109,7 @@ def plan_staleness(made_on: Counted, judged_on: Counted, plans: Plans) -> pd.Dat
         stale, fresh, *drawn = np.mean([figures for _, figures in layers], axis=0).tolist()
         facts = {"layers": len(layers), "choices": min(choices)}
         rows.append(staleness(name, layers[0][0], stale, fresh, drawn)._asdict() | facts)
-    return pd.DataFrame(rows).astype({"plan": "str", "figure": "str", "verdict": "str"} | COLUMNS)
+    return pd.DataFrame(rows).astype(COLUMNS)
 
 
 def _counts(counted: Counted) -> dict[int, Counts]:

@@ -124,7 +124,7 @@ ELSEWHERE = {
     "names_by_chance committee writers dead_experts",
     "formats/test_expert_labels.py": "labels_of_others",
     "analyses/test_bits.py": "unreached super_experts cost_of_bits",
-    "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice",
+    "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice cost_in_all",
     "serving/test_decision.py": "few_tokens few_windows few_choices split_memory draft_unknown draft_needs drift "
     "device_pairs",
     "serving/test_serving.py": "most_used_of_counts model_fits model_does_not_fit",
