@@ -9,6 +9,7 @@ lineage      memory of finding again what was done to a made-up checkpoint of se
 quantised    sets of experts of the embedded model in llama.cpp, by the type of its weights (extra gguf)
 llama.cpp    milliseconds per token with llama.cpp listened to / not, in turns (extra gguf)
 mlx          the same for mlx-lm, in float32 and in 4 bits (extra mlx)
+ray          seconds to the first shard of a corpus and tokens per second after it, by actors of Ray (extra ray)
 """
 
 import argparse
@@ -393,6 +394,49 @@ def mlx(args: Args) -> None:
                 return time.perf_counter() - start
 
             print_costs(folder.name, seconds, ["moeviz", "moeviz + logits", "mlx-lm"], [1, 64, 512], args.times)
+
+
+WRITE = """
+import json, sys, time
+begun, done = time.time(), []
+texts, out, shard_bytes, actors = sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
+from moeviz.corpus.run import Wanted, write_corpus
+def progress(texts, total, seconds): done.append((time.time() - begun, texts))
+wanted = Wanted(shard_bytes=shard_bytes, threads=1)
+if actors:
+    from moeviz.corpus.on_ray import Cluster, write_corpus_on_ray
+    write_corpus_on_ray("embedded", [texts], out, wanted, progress=progress, cluster=Cluster(actors=actors))
+else:
+    from moeviz import load_model
+    write_corpus(load_model(), [texts], out, wanted, progress=progress)
+print(json.dumps(done))
+"""
+
+
+@figure("ray", 2)
+def ray(args: Args) -> None:
+    """The texts that ship in twelve shards, by processes that take turns; every folder must hold the same bytes."""
+    from moeviz import read_dataset
+    from moeviz.labelled_texts import texts_that_ship
+
+    texts, rows, written = texts_that_ship(), [], []
+    with tempfile.TemporaryDirectory(dir=args.folder) as place:
+        source = Path(place) / "texts.jsonl"
+        source.write_text("\n".join(json.dumps({"label": label, "text": text}) for label, text in texts), "utf-8")
+        size = sum(len(text.encode()) for _, text in texts) // 12 + 1
+        for number in range(args.times):
+            for actors in (0, 1, 2):
+                out = Path(place) / f"{number} {actors}"
+                command = [sys.executable, "-c", WRITE, str(source), str(out), str(size), str(actors)]
+                (first, then), *_, (last, every) = json.loads(
+                    subprocess.check_output(command, text=True).splitlines()[-1]
+                )
+                rate = read_dataset(out).tokens * (every - then) / every / (last - first)
+                rows.append([str(actors), f"{first:.1f}", f"{rate:,.0f}"])
+                files = {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
+                written.append(files)
+    print(table(["actors", "seconds to the first shard", "tokens per second after"], rows))
+    print(f"The same bytes in all {len(written)}: {all(one == written[0] for one in written)}")
 
 
 def main() -> None:

@@ -105,7 +105,7 @@ def pruning_curve(
     cut_total  number of experts cut in all layers together, more where it costs less (`cut_in_all`); next to as many
                cut from each layer alike, as far as it divides.
     criteria   names of `CRITERIA`.
-    judged_on  texts of another recording, another day or customer, whose second half judges instead; their first half
+    judged_on  texts of another recording or customer, whose second half judges instead; their first half
                makes the fresh choice that the choice of `texts` is compared with.
     judge      another checkpoint of the model, which is cut and judged instead; the fresh choice is by its own scores.
     draws      random choices of experts, with which the others are compared.
@@ -154,9 +154,9 @@ def pruning_curve(
     wanted, scores = _Cuts(), expert_scores(trace)
     choices = {ALL: scores}
     if judged_on is not None or judge is not None:
-        again = [*as_read(judge or model, fresh, tokens)]
-        steps.total += len(again)
-        seen = trace_corpus(judge or model, again, outputs=True, progress=lambda *_: steps.one_more())
+        others = [*as_read(judge or model, fresh, tokens)]
+        steps.total += len(others)
+        seen = trace_corpus(judge or model, others, outputs=True, progress=lambda *_: steps.one_more())
         choices[FRESH] = expert_scores(seen)
     for chosen_on, of in choices.items():
         for criterion in criteria:
@@ -295,7 +295,7 @@ def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
     total, text, layers = int(whole["cut"].iloc[0]), str(whole["per_layer"][criterion]), len(curve.limits)
     counts, increase = [*map(int, text.split())] or [0], whole["loss_increase"]
     alike = cost_of_cuts(curve.losses).set_index(["criterion", "cut"])["loss_increase"]
-    same = (criterion, total // layers) if total % layers == 0 else None
+    same = criterion, total // layers if total % layers == 0 else 0
     return [
         captions.cost_in_all(
             *(total, min(counts), max(counts), CRITERIA[criterion], float(increase[criterion])),
