@@ -42,15 +42,14 @@ class Replay:
         ):
             raise CaptureError(
                 f"The trace to replay is of {model.name}: layers {model.layers}, {model.num_experts} experts"
-                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, or live weights, and the "
-                f"same layers and experts as the model that runs: {experts}."
+                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, or live weights, and "
+                f"the same layers and experts as the model that runs: {experts}."
             )
-        if self.live_weights and (
-            (self.trace.experts < 0).any() or model.top_k != max(of.top_k for of in layers.values())
-        ):
+        needed = max(limits.top_k for limits in layers.values())
+        if self.live_weights and ((self.trace.experts < 0).any() or model.top_k != needed):
             raise CaptureError(
-                f"Live weights need {max(of.top_k for of in layers.values())} experts for every token, and the trace has "
-                f"{model.top_k}, or empty slots. Leave live weights out, or record the trace with as many."
+                f"Live weights need {needed} experts for every token, and the trace has {model.top_k}, or empty slots. "
+                "Leave live weights out, or record the trace with as many."
             )
         if not self.trace.recorded.all():
             raise CaptureError(
