@@ -66,7 +66,7 @@ def kept_sets(capacities: Sequence[int] | None = None) -> Plans:
             return float(own[plan].sum() / own.sum())
 
         for capacity in [(experts + 1) // 2] if capacities is None else capacities:
-            yield Plan(f"{capacity} experts kept", "hits", partial(busiest, min(capacity, experts)), worth)
+            yield Plan(f"{capacity} experts in memory", "hits", partial(busiest, min(capacity, experts)), worth)
 
     return of_layer
 

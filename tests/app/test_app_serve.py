@@ -323,6 +323,6 @@ def test_plans_are_judged_on_another_recording_of_the_visitor():
     assert not app.exception
     devices = chosen_devices(one.model)
     _, figures = stale(*(served_tokens(trace).trace for trace in (one, other)), devices)
-    kept = ["none to keep" if row != row else percent(row) for row in figures["kept"]]
+    kept = ["none to keep" if row != row else percent(row).replace("-", "−") for row in figures["kept"]]
     assert [metric.value for metric in app.metric] == kept and len(kept) == 3
     assert any(figures["verdict"][0] in node.value for node in app.markdown)

@@ -295,7 +295,7 @@ def draw_staleness(counted: Counted, fit: int) -> None:
             return
         with st.container(horizontal=True):
             for row in found.figures.itertuples():
-                kept = "none to keep" if row.kept != row.kept else percent(row.kept)
+                kept = "none to keep" if row.kept != row.kept else percent(row.kept).replace("-", "−")
                 st.metric(f"{row.plan}: kept", kept, help="0% is chance, and 100% a fresh plan of the other recording.")
         st.dataframe(found.figures[["plan", "stale", "fresh", "chance", "verdict"]], hide_index=True, width="stretch")
         note(in_words_of(counted.model, found.sentence))
