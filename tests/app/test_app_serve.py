@@ -13,6 +13,7 @@ from moeviz.metrics.words import percent
 from moeviz.routing_trace import NO_TOKEN_ID
 from moeviz.serving.answers import stale
 from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.decision import LITTLE
 from moeviz.serving.memory import fit_sentence, known_model, known_models, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.serving.plans.plan import make_plan
@@ -312,13 +313,16 @@ def test_counts_show_what_needs_no_order_and_what_does():
 
 def test_plans_are_judged_on_another_recording_of_the_visitor():
     """None is asked about without one; chosen, it gives what is kept as one number per plan, and a sentence."""
-    one, other = (sample_trace(tokens=1_200, top_k=4, experts=16, seed=seed) for seed in (0, 1))
+    one, other = (sample_trace(tokens=4_000, top_k=4, experts=16, seed=seed) for seed in (0, 1))
+    few = other.select(tokens=slice(0, 400))
     label = "Is a plan of this recording still good on another?"
     app = serve(one)
     assert label not in [box.label for box in app.selectbox] and not app.metric
-    visit_of(app).recent = SessionLibrary({"one": one, "another": other})
+    visit_of(app).recent = SessionLibrary({"one": one, "few": few, "another": other})
     app.run()
-    assert choice(app, label).options == ["another"] and not app.metric
+    assert sorted(choice(app, label).options) == ["another", "few"] and not app.metric
+    choice(app, label).set_value("few").run()
+    assert LITTLE in sentences(app) and not app.metric
     choice(app, label).set_value("another").run()
     assert not app.exception
     devices = chosen_devices(one.model)

@@ -290,7 +290,7 @@ def draw_staleness(counted: Counted, fit: int) -> None:
         least, most = counted.model.top_k, max(counted.model.num_experts) - counted.model.zero_experts
         capacity, devices = fit if least <= fit < most else None, chosen_devices(counted.model)
         found = answer(STALE, lambda: stale(chosen_tokens(counted), chosen_tokens(others[name]), devices, capacity))
-        if found.figures.empty:
+        if found.figures.empty or found.verdict == LITTLE:
             st.text(found.sentence)
             return
         with st.container(horizontal=True):
