@@ -786,4 +786,92 @@ def stale_plan(
     return (
         f"{verdict}: with the plan ({plan}) of the first recording, {what} {of_stale}{unit} on the second; with a "
         f"fresh plan {of_fresh}, at random {of_chance}.{keeps}"
+
+
+# ---- routes ---------------------------------------------------------------------------------------------------------
+
+
+@claim
+def routes_alike(cells: int) -> str:
+    return f"All routes of {count(cells, 'token')} and layers give the same loss, so none is better than another."
+
+
+@claim
+def route_ranks(
+    tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
+) -> str:
+    band = "" if low != low else f" (95 % of resampled texts: {percent(low)} to {percent(high)})"
+    return (
+        f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
+        f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
+        f"cost {gain:.3f} nats more on average, over {count(tokens, 'token')} of {count(texts, 'text')}."
+    )
+
+
+@claim
+def route_certainty(surest: float, least: float, surest_ties: float, least_ties: float, tie: float) -> str:
+    return (
+        f"Where the model is surest, {percent(surest)} of the other routes are better, and where it is least sure "
+        f"{percent(least)}; with differences up to {tie:g} nats as ties {percent(surest_ties)} and "
+        f"{percent(least_ties)}."
+    )
+
+
+@claim
+def route_stakes(most: float, related: float) -> str:
+    return (
+        f"A tenth of the tokens and layers holds {percent(most)} of what is at stake (the spread over routes). How "
+        f"much is at stake and how well it is done have a rank correlation of {related:.2f}."
+    )
+
+
+@claim
+def route_of_kind(at_random: float, of_kind: float) -> str:
+    share = 1 - of_kind / at_random if at_random > 0 else float("nan")
+    known = f": {percent(share)} of what the routers gain is the kind" if 0 <= share <= 1 else ""
+    return (
+        f"A route at random costs {at_random:.3f} nats more than a token's own, and that of another token of the same "
+        f"kind of text {of_kind:.3f}{known}."
+    )
+
+
+@claim
+def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -> str:
+    ties = f"; with small differences as ties, in {with_ties:,}"
+    if not blind:
+        return f"In all {groups:,} groups of tokens the routers choose better than chance{ties} they do not."
+    named = with_and([f"“{short(name)}”" for name in shown[:3]])
+    return (
+        f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "
+        f"{named}. Of many groups one or two get there by chance."
+    )
+
+
+# ---- paths ----------------------------------------------------------------------------------------------------------
+
+
+@claim
+def paths_beyond(distinct: int, shuffled: float, often: int, holding: int, by_chance: int) -> str:
+    depend = "are not independent" if distinct < shuffled else "look independent"
+    return (
+        f"Tokens take {distinct:,} different paths, and {shuffled:,.0f} if each layer's choices are shuffled within "
+        f"the kind of text: layers {depend} given the kind. Of {often:,} common paths, {holding:,} come more often "
+        f"than that also on texts set aside; of shuffled ones {by_chance:,}."
+    )
+
+
+@claim
+def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: float) -> str:
+    return (
+        f"The path that holds best on texts set aside leads through experts {', '.join(map(str, path))}: "
+        f"{count(tokens, 'token')}, {lift:,.1f}× as many as independent layers give, and {lift_aside:,.1f}× there."
+    )
+
+
+@claim
+def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> str:
+    return (
+        f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
+        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
+        f"{percent(plane)} of the three nearest as such."
     )
