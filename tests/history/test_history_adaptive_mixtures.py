@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from history_checks.local_experts_1991 import acceptance, claims
 
+from benchmarks import history_tables
+from benchmarks.measured_vowels import peterson_barney, read_table
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.local_experts_1991 import exhibit as table_1
 from moeviz.history.local_experts_1991.exhibit import MIXTURE, NETWORK, decision_lines, error_by_epoch
@@ -21,7 +23,7 @@ from moeviz.history.local_experts_1991.model import (
 )
 from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared import datasets
-from moeviz.history.shared.datasets import VOWELS, encode, peterson_barney, read_table, stand_in
+from moeviz.history.shared.datasets import VOWELS, encode, stand_in
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
@@ -145,8 +147,8 @@ def test_the_curves_end_where_the_error_is_reached(data, mixture):
 
 
 def test_the_table_of_the_paper_stands_beside_ours_of_the_same_seeds(monkeypatch):
-    monkeypatch.setattr(table_1, "at_hand", lambda: [stand_in()])
-    ours = table_1.table_1(range(2)).set_index(["system", "of"])
+    monkeypatch.setattr(history_tables, "at_hand", lambda: [stand_in()])
+    ours = history_tables.table_1(range(2)).set_index(["system", "of"])
     mixtures = [train(experts=8, seed=seed) for seed in range(2)]
     row = ours.loc[("8 experts", table_1.STAND_IN)]
     assert row["epochs"] == np.mean([run.epochs for run in mixtures]) and row["missed"] == 0

@@ -7,16 +7,15 @@ import pandas as pd
 import pytest
 from history_checks import conditional_computation_2015 as checks
 
+from benchmarks import history_tables
 from moeviz.errors import MissingField
 from moeviz.history.conditional_computation_2015 import exhibit as gated_blocks
 from moeviz.history.conditional_computation_2015.exhibit import (
     DRAWN_BLOCKS,
     NAMES,
-    TARGETS,
     blocks_by_digit,
     blocks_on,
     error_by_blocks,
-    sweep,
 )
 from moeviz.history.conditional_computation_2015.model import (
     Conditional,
@@ -131,9 +130,12 @@ def test_the_sweep_is_averaged_over_its_seeds_and_what_is_shown_comes_last(tmp_p
 
 def test_the_sweep_trains_each_network_at_each_seed(monkeypatch, brief):
     asked = []
-    monkeypatch.setattr(gated_blocks, "train", lambda *where, **how: asked.append((where, how)) or brief)
-    frame = sweep(seeds=(0, 1))
-    assert len(frame) == len(asked) == 2 * (sum(map(len, TARGETS.values())) + 2)
+    monkeypatch.setattr(
+        "moeviz.history.conditional_computation_2015.model.train",
+        lambda *where, **how: asked.append((where, how)) or brief,
+    )
+    frame = history_tables.blocks_on(seeds=(0, 1))
+    assert len(frame) == len(asked) == 2 * (sum(map(len, history_tables.TARGETS.values())) + 2)
     assert asked[-1] == (("uniform", 1.0), {"blocks": 2, "seed": 1})
     assert frame["network"].iloc[-1] == "dense, 32 units"
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from history_checks.dense_contrast import claims
 
+from benchmarks.history_tables import perplexities
 from moeviz.errors import InvalidTrace
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
@@ -118,7 +119,7 @@ def test_the_curves_are_those_of_the_sweep_and_of_this_run_without_step_0(runs):
 
 def test_a_sweep_trains_every_kind_from_every_seed():
     seen = []
-    frame = memory_and_compute.sweep((5,), lambda done, says: seen.append(done), steps=1)
+    frame = perplexities((5,), lambda done, says: seen.append(done), steps=1)
     assert frame.groupby("kind", sort=False)["seed"].unique().map(list).to_dict() == {kind: [5] for kind in KINDS}
     assert frame["step"].tolist() == [0, 1] * 3 and seen == pytest.approx([0, 1 / 3, 2 / 3])
 

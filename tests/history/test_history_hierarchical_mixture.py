@@ -7,19 +7,20 @@ import numpy as np
 import pytest
 from history_checks.hierarchical_1994 import TWO_CUTS, claims
 
+from benchmarks.gates_1994 import _curve, errors
 from moeviz.errors import InvalidTrace
-from moeviz.history.hierarchical_1994.exhibit import _curve, ended, shipped_error_by_shape, square_lines, tree_lines
-from moeviz.history.hierarchical_1994.model import (
+from moeviz.history.hierarchical_1994.exhibit import (
     EM,
     FLAT,
     GRADIENT,
     ONE_CUT,
     TREE,
-    Hierarchy,
-    errors,
-    train,
-    two_cuts,
+    ended,
+    shipped_error_by_shape,
+    square_lines,
+    tree_lines,
 )
+from moeviz.history.hierarchical_1994.model import Hierarchy, train, two_cuts
 from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.datasets import Vowels, stand_in
 from moeviz.history.shared.results import shipped

@@ -9,16 +9,15 @@ import numpy as np
 import pytest
 from history_checks.hmm_experts_1996 import claims, oracle_difference
 
+from benchmarks.history_tables import accuracies, pair
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.hmm_experts_1996.exhibit import (
     GATE_OVER_TIME,
     SETTLING,
     SOFT_AND_HARD,
-    accuracies,
     first_right,
     gate_over_time,
     names,
-    pair,
     settling,
     shipped_accuracies,
     slowest,

@@ -12,9 +12,9 @@ from app_pages import SECONDS, drawn, sentences
 from streamlit.testing.v1 import AppTest
 from waiting import PAUSE, until
 
+from benchmarks.phone_book import MEASURED
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book import model, runs
-from moeviz.history.phone_book.measure import MEASURED
 from moeviz.history.phone_book.model import facts_of, train
 from moeviz.history.phone_book.runs import MANY, NETWORKS, RECORDED, book_means, book_table, shipped_run
 from moeviz_app.jobs.fair_queue import Busy

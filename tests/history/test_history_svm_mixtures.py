@@ -5,6 +5,7 @@ import pytest
 from history_checks.svm_experts_2002 import better
 from watching import heard_until_stopped
 
+from benchmarks import history_tables
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.history.shared.results import shipped
 from moeviz.history.svm_experts_2002 import exhibit as expert_room
@@ -164,7 +165,7 @@ def test_the_parts_of_the_bars_are_all_examples(mixture):
 
 def test_the_table_that_ships_has_the_settings_of_its_sweep_and_says_what_the_page_says():
     table = expert_room.swept()
-    assert len(table) == len(expert_room.SEEDS) * (5 + 5 + 4 + len(expert_room.SWEPT_ROOM) - 1)
+    assert len(table) == len(history_tables.MACHINE_SEEDS) * (5 + 5 + 4 + len(history_tables.SWEPT_ROOM) - 1)
     errors = expert_room.error_by_experts().set_index(["kernel", "system", "experts"])["error"].sort_index()
     gated = errors["linear", "gated mixture"]
     assert gated.loc[:16].is_monotonic_decreasing, "beyond 16 it goes to and fro"
@@ -178,11 +179,11 @@ def test_the_table_that_ships_has_the_settings_of_its_sweep_and_says_what_the_pa
 
 
 def test_a_small_sweep_has_a_row_a_training(monkeypatch):
-    monkeypatch.setattr(expert_room, "SEEDS", range(1))
-    monkeypatch.setattr(expert_room, "SWEPT_EXPERTS", {"linear": (2,)})
-    monkeypatch.setattr(expert_room, "SWEPT_ROOM", (1, 3500))
-    monkeypatch.setattr(expert_room, "train", lambda *a, **k: train(*a, **k, iterations=1))
-    table = expert_room.sweep()
+    monkeypatch.setattr(history_tables, "MACHINE_SEEDS", range(1))
+    monkeypatch.setattr(history_tables, "SWEPT_EXPERTS", {"linear": (2,)})
+    monkeypatch.setattr(history_tables, "SWEPT_ROOM", (1, 3500))
+    monkeypatch.setattr(svm_mixtures, "train", lambda *a, **k: train(*a, **k, iterations=1))
+    table = history_tables.machines()
     assert table["shuffled"].tolist() == [False, True, False] and table["experts"].tolist() == [2, 2, 8]
     assert table["capacity_factor"].tolist() == pytest.approx([2001 / 2000, 2001 / 2000, 8])
     assert table["overflow"].iloc[-1] == 0

@@ -5,6 +5,8 @@ import pandas as pd
 import pytest
 from history_checks.switch_2021 import dropping
 
+from benchmarks.history_tables import dropping as train_kinds
+from benchmarks.history_tables import large_logits
 from moeviz.errors import InvalidTrace
 from moeviz.history.shared.results import shipped
 from moeviz.history.switch_2021.exhibit import (
@@ -18,10 +20,9 @@ from moeviz.history.switch_2021.exhibit import (
     dropped_by_place,
     expert_queues,
     shipped_sweep,
-    sweep,
 )
-from moeviz.history.switch_2021.large_logits import large_logits
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, train
+from moeviz.history.switch_2021.model import EXPERTS, STEPS, capacity, train
+from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus
 from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -149,7 +150,7 @@ def test_the_claims_can_fail():
 
 def test_a_sweep_tells_how_far_it_is():
     seen = []
-    runs = sweep(KINDS[-2:], seeds=(3,), steps=1, watch=lambda done, says: seen.append((done, says)))
+    runs = train_kinds(KINDS[-2:], seeds=(3,), steps=1, watch=lambda done, says: seen.append((done, says)))
     assert [done for done, _ in seen] == [0, 0.5] and seen[1][1].startswith("run 2 of 2, step 0")
     assert runs["dense"].tolist() == [False, True] and runs["capacity_factor"].isna().tolist() == [False, True]
 

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.history_tables import balance_table
 from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
@@ -21,7 +22,7 @@ from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
 from moeviz.history.sparsely_gated_2017 import trace as trace_file
-from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
+from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
 

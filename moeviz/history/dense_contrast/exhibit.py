@@ -11,13 +11,14 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import NAMED, theme
-from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
 from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, train
 from moeviz.history.dense_contrast.trace import trace_of
-from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
-from moeviz.history.shared.results import Watch, shipped, unwatched
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.results import shipped
+
+TEXT = words_beside(__file__)
 
 TABLE = Path(__file__).with_name("payoff.csv")
 
@@ -121,25 +122,12 @@ def memory_against_compute(result: DecoderRun) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"network": "str", "kind": "str"})
 
 
-def sweep(seeds: tuple[int, ...] = SEEDS, watch: Watch = unwatched, **settings: int) -> pd.DataFrame:
-    """Train each kind from each of these seeds. `settings` are passed to `train`.
+def shipped_sweep() -> pd.DataFrame:
+    """Runs of each kind with the default settings, from each of three seeds.
 
     One row per run and recorded step. Columns: kind str · seed int64 · step int64 · perplexity float64 (on held-out
     words).
     """
-    runs = [(kind, seed) for kind in KINDS for seed in seeds]
-    frames = []
-    for number, (kind, seed) in enumerate(runs):
-
-        def part(done: float, says: str, before: int = number) -> None:
-            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
-
-        frames.append(_curve(train(kind=kind, seed=seed, **settings, watch=part)))
-    return pd.concat(frames, ignore_index=True)
-
-
-def shipped_sweep() -> pd.DataFrame:
-    """The sweep that ships, of the default settings. Columns: those of `sweep`."""
     return pd.read_csv(SWEEP)
 
 
@@ -154,12 +142,13 @@ def perplexity_by_step(result: DecoderRun, runs: pd.DataFrame) -> pd.DataFrame:
 
     Source: the measure of Jelinek, Mercer, Bahl & Baker (1977); the comparison is our own.
     """
-    frame = pd.concat([runs.assign(run=OTHERS), _curve(result).assign(run=THIS_RUN)], ignore_index=True)
+    frame = pd.concat([runs.assign(run=OTHERS), curve_of(result).assign(run=THIS_RUN)], ignore_index=True)
     frame = frame.loc[frame["step"] > 0, ["run", "kind", "seed", "step", "perplexity"]]
     return frame.reset_index(drop=True).astype({"run": "str", "kind": "str"})
 
 
-def _curve(result: DecoderRun) -> pd.DataFrame:
+def curve_of(result: DecoderRun) -> pd.DataFrame:
+    """Return the perplexity of a run at each recorded step. Columns: those of `shipped_sweep`."""
     steps = {"step": np.array(result.recorded, np.int64), "perplexity": result.perplexity}
     return pd.DataFrame({"kind": result.settings["kind"], "seed": result.settings["seed"]} | steps)
 
@@ -296,28 +285,9 @@ def _colour(field: str, values: tuple[str, ...], colours: tuple[str, ...]) -> al
     return theme.colour(field, values, colours, symbolOpacity=1)
 
 
-MEMORY_COMPUTE = Chart(
-    "What do a mixture and its dense twins cost?",
-    "A mixture needs the memory of the dense network above it, which is as large, and the compute of the one to its "
-    "left, which is as fast. On the dashed line all parameters are active.",
-    measure=memory_against_compute,
-    draw=memory_compute_triangle,
-)
-PERPLEXITY = Chart(
-    "Which network predicts the next word best?",
-    "Each line is a run on the same text, and the thick one is that of this page; lower is better. Lines of one kind "
-    "differ only by their seed, so two kinds really differ only if all lines of one lie below those of the other.",
-    measure=perplexity_by_step,
-    draw=perplexity_lines,
-)
-PAYOFF = Chart(
-    "What do more experts bring, at the same compute?",
-    "Each point is a small model trained on the same text, and lower is better. All do the same work for a token: to "
-    "the right there are more experts to choose two from. The line runs through the means of the seeds; the dashed one "
-    "is at the dense model's.",
-    measure=loss_by_parameters,
-    draw=payoff_curve,
-)
+MEMORY_COMPUTE = TEXT.chart(memory_against_compute, memory_compute_triangle)
+PERPLEXITY = TEXT.chart(perplexity_by_step, perplexity_lines)
+PAYOFF = TEXT.chart(loss_by_parameters, payoff_curve)
 
 
 def picture(page: Page, result: DecoderRun) -> None:
@@ -328,21 +298,9 @@ def picture(page: Page, result: DecoderRun) -> None:
 def details(page: Page, result: DecoderRun) -> None:
     """Draw the two sizes, the perplexity beside that of the other kinds, and what more experts bring."""
     sizes = result.cost
-    page.figures(
-        {
-            "Parameters": (sizes.total, f"{sizes.total:,}: all of them have to be held in memory."),
-            "Active": (sizes.active, f"{sizes.active:,}: only those that work on one word cost compute."),
-            "Multiply-adds": (
-                sizes.multiply_adds,
-                f"{sizes.multiply_adds:,} for one word: one multiplication for each number of the matrices that the "
-                "word runs through. Attention between words is not counted; it is the same for all kinds.",
-            ),
-            "Perplexity": (
-                f"{result.perplexity[-1]:.1f}",
-                "On all held-out words: lower is better, and 2,000 is random guessing.",
-            ),
-        }
-    )
+    counts = {"Parameters": sizes.total, "Active": sizes.active, "Multiply-adds": sizes.multiply_adds}
+    exact = {"total": f"{sizes.total:,}", "active": f"{sizes.active:,}", "multiply_adds": f"{sizes.multiply_adds:,}"}
+    page.figures(TEXT.figures(counts | {"Perplexity": f"{result.perplexity[-1]:.1f}"}, **exact))
     page.chart(PERPLEXITY, result, shipped_sweep())
     page.chart(PAYOFF, payoff_runs())
     page.text(payoff_words(loss_by_parameters(payoff_runs())))
@@ -364,5 +322,4 @@ EXHIBIT = Exhibit(
         (PERPLEXITY, lambda: (shipped(DecoderRun), shipped_sweep())),
     ),
     trace_charts=(NAMED["parameters_by_part"],),
-    sweep=sweep,
 )

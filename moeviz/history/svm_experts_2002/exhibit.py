@@ -1,6 +1,5 @@
 """The exhibit of the SVM experts of 2002: which are full, what that costs, and what more experts gain."""
 
-from itertools import product
 from pathlib import Path
 
 import altair as alt
@@ -8,17 +7,15 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
-from moeviz.history.shared.results import Watch, shipped, unwatched
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.results import shipped
 from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, assign, train
 from moeviz.history.svm_experts_2002.trace import trace_of
 
+TEXT = words_beside(__file__)
+
 HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"
 SWEEP = Path(__file__).with_name("sweep.csv")
-SEEDS = range(5)
-SWEPT_EXPERTS = {"linear": (2, 4, 8, 16, 32), "rbf": (2, 4, 8, 16)}
-SWEPT_ROOM = (1, 50, 125, 250, 500, 1000, 3500)  # of 8 experts: the last is as good as no limit
 AT = 8  # experts, where room is swept
 
 
@@ -99,25 +96,13 @@ def error_by_iteration(result: SVMMixture) -> pd.DataFrame:
     return frame.melt("iteration", var_name="system", value_name="error").astype({"system": "str"})
 
 
-def sweep(watch: Watch = unwatched) -> pd.DataFrame:
-    """Train with each number of experts, and 8 experts with each extra capacity, five seeds: minutes. Written as SWEEP.
+def swept() -> pd.DataFrame:
+    """Trainings with each number of experts, and of 8 experts with each extra capacity, with five seeds each.
 
     One row per training. Columns: kernel str · experts int64 · room int64 · shuffled bool · seed int64 ·
     capacity_factor float64 ((N/M + c) / (N/M)) · single, uniform, gated float64 (test errors) · overflow float64 (share
     of examples) · largest float64 (share of the examples that the largest expert learns from).
     """
-    grid = [(kernel, m, 1, s) for kernel, many in SWEPT_EXPERTS.items() for m, s in product(many, (False, True))]
-    grid = [row for row in grid if row[0] == "linear" or not row[3]]
-    grid += [("linear", AT, room, False) for room in SWEPT_ROOM[1:]]
-    rows = []
-    for number, ((kernel, experts, room, shuffled), seed) in enumerate(product(grid, SEEDS)):
-        watch(number / len(grid) / len(SEEDS), f"{experts} {kernel} experts, room {room}")
-        rows.append(_row(train(experts, room, kernel, shuffled=shuffled, seed=seed)))
-    return pd.DataFrame(rows)
-
-
-def swept() -> pd.DataFrame:
-    """The table of `sweep` that ships."""
     return pd.read_csv(SWEEP)
 
 
@@ -165,19 +150,6 @@ def what_room_changes() -> pd.DataFrame:
     }
     means = table.groupby(["room", "capacity_factor"])[list(names)].mean().reset_index()
     return means.rename(columns=names).melt(["room", "capacity_factor"], var_name="what", value_name="share")
-
-
-def _row(result: SVMMixture) -> dict[str, object]:
-    examples, experts = result.assigned.shape[1], int(result.settings["experts"])
-    facts = {name: result.settings[name] for name in ("kernel", "experts", "room", "shuffled", "seed")}
-    return facts | {
-        "capacity_factor": result.capacity * experts / examples,
-        "single": result.single_error,
-        "uniform": result.uniform_error,
-        "gated": result.test_error[-1],
-        "overflow": result.overflow[-1],
-        "largest": np.bincount(result.assigned[-1]).max() / examples,
-    }
 
 
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
@@ -290,43 +262,11 @@ def _doubling(field: str, title: str, values: list[int]) -> alt.X:
     return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, format="d"))
 
 
-EXPERT_ROOM = Chart(
-    "Which experts are too full for the examples that prefer them?",
-    "Blue and grey are what an expert learns from next: at most its capacity N/M + c, the dashed line. Orange is what "
-    "the gater would also have given it; another expert got this instead, and it is grey in that expert's bar.",
-    measure=expert_room,
-    draw=room_bars,
-)
-OVERFLOW = Chart(
-    "How many examples do not get their first choice?",
-    "Each bar is the share of the training examples that found their first choice full; the dashed line is the same "
-    "for a gater that prefers experts at random.",
-    measure=overflow_by_iteration,
-    draw=overflow_bars,
-)
-ERRORS = Chart(
-    "Does the gater make up for experts that learn from few examples?",
-    "Each line is a share of digits classified wrongly; lower is better. With uniform weights the same experts count "
-    "equally, and the grey line is one machine that learns from all examples.",
-    measure=error_by_iteration,
-    draw=error_lines,
-)
-ERROR_BY_EXPERTS = Chart(
-    "Do more experts make fewer errors?",
-    "Each line is the share of test digits that as many experts classify wrongly, the mean of five seeds; it is solid "
-    "for linear experts and dashed for rbf. The distance from green down to blue is what the linear experts' learning "
-    "contributes; the rest is the gater's.",
-    measure=error_by_experts,
-    draw=error_by_experts_lines,
-)
-WHAT_ROOM_CHANGES = Chart(
-    "What does more capacity for each expert change?",
-    "From left to right, each of 8 linear experts can learn from more examples, up to no limit: fewer examples are "
-    "turned away, the largest expert takes a larger share of all examples (a uniform share is 12.5%), and the error "
-    "hardly changes.",
-    measure=what_room_changes,
-    draw=room_lines,
-)
+EXPERT_ROOM = TEXT.chart(expert_room, room_bars)
+OVERFLOW = TEXT.chart(overflow_by_iteration, overflow_bars)
+ERRORS = TEXT.chart(error_by_iteration, error_lines)
+ERROR_BY_EXPERTS = TEXT.chart(error_by_experts, error_by_experts_lines)
+WHAT_ROOM_CHANGES = TEXT.chart(what_room_changes, room_lines)
 
 
 def picture(page: Page, result: SVMMixture) -> None:
@@ -338,24 +278,14 @@ def picture(page: Page, result: SVMMixture) -> None:
 
 def details(page: Page, result: SVMMixture) -> None:
     """Draw the figures, errors by number of experts, and who gets which digit."""
-    page.figures(
-        {
-            "Gated mixture": (
-                f"{result.test_error[-1]:.1%}",
-                "Share of 1,000 test digits classified wrongly as odd or even.",
-            ),
-            "Uniform mixture": (
-                f"{result.uniform_error:.1%}",
-                "The same, with experts trained on random parts that all count equally.",
-            ),
-            "Single machine": (
-                f"{result.single_error:.1%}",
-                "The same for one machine that learns from all 4,000 digits.",
-            ),
-            "Capacity": (f"{result.capacity:,}", "The number of examples that an expert can learn from: N/M + c."),
-            "Overflow": (f"{result.overflow[-1]:.0%}", "Share of the training digits whose first choice was full."),
-        }
-    )
+    figures = {
+        "Gated mixture": f"{result.test_error[-1]:.1%}",
+        "Uniform mixture": f"{result.uniform_error:.1%}",
+        "Single machine": f"{result.single_error:.1%}",
+        "Capacity": f"{result.capacity:,}",
+        "Overflow": f"{result.overflow[-1]:.0%}",
+    }
+    page.figures(TEXT.figures(figures))
     page.chart(ERROR_BY_EXPERTS)
     trace = trace_of(result, page.choose(PageControl("view", "Expert", ("first choice", "assigned"), kind="buttons")))
     last = trace.select(layers=trace.model.layers[-1:])
@@ -387,5 +317,4 @@ EXHIBIT = Exhibit(
         (ERROR_BY_EXPERTS, lambda: ()),
         (WHAT_ROOM_CHANGES, lambda: ()),
     ),
-    sweep=sweep,
 )
