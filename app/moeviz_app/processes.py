@@ -126,10 +126,15 @@ class _Process:
     ready: bool = True  # for new visitors, by its last answer
     asked: float | None = None  # when, if the answer has not come
     answered: float = field(default_factory=time.monotonic)
+    killed: bool = False
 
     @property
     def answers(self) -> bool:
-        return self.serves and (self.asked is None or time.monotonic() < self.asked + 2 * SECONDS_BETWEEN_QUESTIONS)
+        return (
+            self.serves
+            and not self.killed
+            and (self.asked is None or time.monotonic() < self.asked + 2 * SECONDS_BETWEEN_QUESTIONS)
+        )
 
 
 class FirstProcess:
@@ -325,9 +330,11 @@ class FirstProcess:
             return
         patience = settings.SETTINGS.seconds_to_answer if process.serves else SECONDS_TO_START
         since = process.asked if process.serves else process.begun
+        if process.killed:
+            return
         if since is not None and now > since + patience:
             _report(logging.ERROR, f"Process {number} has not answered for {patience:.0f} seconds. It is replaced.")
-            process.asked = process.begun = now  # this is reported once
+            process.killed = True
             os.kill(process.pid, signal.SIGKILL)
         elif process.serves and process.asked is None and now > process.answered + SECONDS_BETWEEN_QUESTIONS:
             process.asked = now

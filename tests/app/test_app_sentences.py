@@ -15,8 +15,8 @@ from moeviz.embedded.recorded_routing import example_trace
 from moeviz.metrics.expert import expert_numbers
 from moeviz.testing import sample_trace
 from moeviz_app.session import session
-from moeviz_app.views import expert_context, explore
-from moeviz_app.widgets import facts
+from moeviz_app.views import expert_context
+from moeviz_app.widgets import facts, subject_bar
 
 
 class Written:
@@ -49,7 +49,7 @@ def test_what_pages_write_of_a_random_trace_is_so(page, case):
         page.said.clear()
         facts.trace_name(trace)
         pages.check_name(page.said, trace)
-        pages.check_headline(explore._headline(trace.model), trace)
+        pages.check_shape(subject_bar.shape(trace.model), trace)
         pages.check_figures(facts._figures_of(trace), trace)
         for layer in trace.model.layers[:2]:
             expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
@@ -58,15 +58,14 @@ def test_what_pages_write_of_a_random_trace_is_so(page, case):
             pages.check_numbers(page.said[0], trace, layer, expert)
 
 
-def test_headline_and_box_belong_to_the_trace_on_screen_and_not_to_the_model_chosen():
+def test_bar_and_box_belong_to_the_trace_on_screen_and_not_to_the_model_chosen():
     trace = sample_trace(layers=3, tokens=30, experts=16, top_k=4)
     app = first_page(trace)
-    headline = next(line.value for line in app.markdown if line.value.startswith("**See which"))
-    assert headline.endswith("*· sample: 3 MoE layers of 16 experts, 4 for each token*")
+    assert ":small[30 tokens · 3 layers × 16 experts, 4 per token]" in [line.value for line in app.markdown]
     written = "".join(trace.tokens["text"][trace.tokens["phase"] == "prompt"])
     assert app.session_state[session.PROMPT] == written
     app = first_page(example_trace())
-    assert "the small Mixtral that ships" in next(line.value for line in app.markdown if "See which" in line.value)
+    assert any("6 layers × 8 experts, 2 per token" in line.value for line in app.markdown)
 
 
 @pytest.mark.parametrize("tokens", [1, HANDFUL - 1, HANDFUL])

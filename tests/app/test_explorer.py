@@ -187,7 +187,7 @@ def test_names_and_next_tokens_are_sent_as_they_are():
     trace = made("next", layers=3, tokens=12)
     data = json.loads(json.dumps(packed(trace)["next"]))
     found = trace.next_tokens
-    assert np.array_equal(array(data["ids"], np.int32).reshape(12, 5), found.ids)
+    assert np.array_equal(array(data["ids"], np.int32).reshape(12, 5), found.rows)
     assert np.array_equal(array(data["lensP"], np.float32).reshape(3, 12, 5), found.lens_p)
     assert data["texts"] == [visible(text) for text in found.texts]
     rows = [(0, 1, True, "a, b, c"), (2, 7, True, "x" * 10_000), (1, 1, False, UNNAMED)]

@@ -147,8 +147,8 @@ def test_the_first_page_says_what_each_was_trained_for(siblings, monkeypatch):
     choice.set_value(FINE).run()
     assert not app.exception
     assert OWN_MODELS[FINE].trained_for in sentences(app) and OWN_MODELS[EMBEDDED].trained_for not in sentences(app)
-    headline = f"{OWN_MODELS[EMBEDDED].who}: 6 MoE layers of 8 experts, 2 for each"
-    assert any(headline in each.value for each in app.markdown), "of the trace on screen, not of the model chosen"
+    shape = "6 layers × 8 experts, 2 per token"
+    assert any(shape in each.value for each in app.markdown), "of the trace on screen, not of the model chosen"
 
 
 @pytest.mark.usefixtures("siblings")

@@ -263,7 +263,7 @@ def server():
     port = free_port()
     command = [sys.executable, "-m", "moeviz", "app", "--public", "--no-browser", "--port", str(port)]
     more = {"MOEVIZ_PROCESSES": "2", "MOEVIZ_METRICS_TOKEN": TOKEN, "MOEVIZ_COOKIE_SECRET": COOKIE_SECRET}
-    more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1", "MOEVIZ_SECONDS_TO_ANSWER": "6"}
+    more |= {"OMP_NUM_THREADS": "1", "MOEVIZ_WARM_UP": "1", "MOEVIZ_SECONDS_TO_ANSWER": "15"}
     with started(command, f"http://127.0.0.1:{port}", environment=more) as running:
         yield running
 
@@ -283,6 +283,7 @@ def test_a_visitor_keeps_to_a_process_others_are_in_the_other_and_both_run(serve
     mine, other, model = new_visitor(), new_visitor(), moeviz.load_model()
     with Tab(server.url, mine) as one, Tab(server.url, mine) as two, Tab(server.url, other) as third:
         for tab in (one, two, third):
+            until(lambda: told(server, "/healthz")[0] == "ok\n")  # a new visitor avoids a process that does not answer
             tab.come()
             tab.run(prompt_of(model, f"Tab {id(tab)} says", 0))
         assert sorted(tabs_of(server, number) for number in range(2)) == [1, 2]

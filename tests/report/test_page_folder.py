@@ -134,7 +134,7 @@ def test_a_dataset_s_folder_and_its_options_mean_a_dataset(here, trace, capsys):
 
 
 def test_what_no_page_can_be_made_of_is_said_in_a_sentence(here, trace, capsys):
-    main(["convert", "trace.npz", "-o", "counts.json", "--counts-only"])
+    assert main(["convert", "trace.npz", "counts.json", "--counts-only"]) == 0
     (here / "file").write_text("")
     for source, target, sentence in (
         ("counts.json", "page/", "holds counts of how many tokens"),

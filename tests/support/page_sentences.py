@@ -183,12 +183,10 @@ def check_name(said: list[str], trace) -> None:
     claim(len(short) == (0 < seen.T < 8), f"{seen.T} tokens")
 
 
-def check_headline(sentence: str, trace) -> None:
-    """Whose experts are on screen."""
+def check_shape(sentence: str, trace) -> None:
+    """Check the layers and experts in the subject bar."""
     seen = Seen(trace)
-    found = re.search(
-        r": (\d+) MoE ([a-z ]+?)(s?) of (\d+)(?: to (\d+))? experts, (\d+) for each ([a-z ]+)\*$", sentence
-    )
+    found = re.fullmatch(r"(\d+) ([a-z ]+?)(s?) × (\d+)(?:–(\d+))? experts, (\d+) per ([a-z ]+)", sentence)
     claim(found is not None, f"cannot be read: {sentence!r}")
     whole(found[1], len(seen.layers), "layers")
     claim((found[3] == "s") == (len(seen.layers) != 1), "one layer, or several")

@@ -8,7 +8,7 @@ tokens, before its first trace. The survey (`tests/survey`) holds every architec
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from weakref import WeakKeyDictionary
 
@@ -276,7 +276,11 @@ def _own_draws(model: nn.Module) -> AbstractContextManager[None]:
 
     Otherwise it draws none, and what other threads draw meanwhile stays drawn.
     """
-    return torch.random.fork_rng(enabled=any(part.training for part in model.modules()))
+    if not any(part.training for part in model.modules()):
+        return nullcontext()
+    devices = {tensor.device for tensor in model.parameters()} - {torch.device("cpu"), torch.device("meta")}
+    kind = next(iter(devices)).type if devices else None
+    return torch.random.fork_rng([one for one in devices if one.type == kind], device_type=kind)
 
 
 def _trial_batch(run: ModelInput) -> Batch:
