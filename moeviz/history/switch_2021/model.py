@@ -1,7 +1,7 @@
 """Switch Transformer: a language model whose second block sends each word to one expert of eight.
 
 Two Transformer blocks read up to 32 words and say the next one. In the Switch layer each token goes to one expert,
-and past an expert's capacity it goes to none. All 1,024 tokens of a batch are one group, over which capacity is counted.
+and past an expert's capacity it goes to none. All 1,024 tokens of a batch are one group: capacity is counted over it.
 
 Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2. Its models are T5s of 0.2 to
 1,600 billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
