@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from moeviz.embedded.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
-from moeviz.history.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from history_checks.dense_contrast import claims
 
 from benchmarks.history_tables import perplexities
+from moeviz.embedded.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.errors import InvalidTrace
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
@@ -19,10 +20,7 @@ from moeviz.history.dense_contrast.exhibit import (
     HERE,
     PAYOFF,
     REAL,
-    loss_by_parameters,
     memory_against_compute,
-    payoff_runs,
-    payoff_words,
     perplexity_by_step,
     shipped_sweep,
 )
