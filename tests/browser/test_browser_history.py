@@ -48,6 +48,12 @@ def met(scene: Scene, inputs: str) -> int:
     return int((scene.trace.experts[:, INPUTS[inputs]().first] >= 0).sum())
 
 
+def first_word() -> str:
+    """The word of 2017 that is shown first."""
+    inputs = INPUTS["words"]()
+    return str(inputs.drawn["words"][inputs.first])
+
+
 def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server, scenes):
     page = visit("/from-1991-to-mixtral")
     expect(page.locator(".book .wall").first).to_be_visible()
@@ -58,7 +64,8 @@ def test_the_story_is_walked_by_its_rail_its_buttons_and_the_keys(visit, server,
     expect(page.locator(".story .router.fresh")).to_have_count(1)
     step(page, "2017").click()
     shows(page, "2017: Sparse and noisy", 16, met(scenes["top_two"], "words"), 16)
-    expect(page.locator(".story").get_by_role("status")).to_have_text(re.compile("“sequence”: 2 of 16 are computed"))
+    said = re.compile(f"“{first_word()}”: 2 of 16 are computed")
+    expect(page.locator(".story").get_by_role("status")).to_have_text(said)
     page.get_by_role("radio", name="without them").click()
     shows(page, "2017: Sparse and noisy", 16, 2, 0)
     least = scenes["unbalanced_two"].quoted["least_without"]
@@ -99,7 +106,7 @@ def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place
     page.keyboard.press("ArrowRight")  # there is no more digit, and no other step
     shows(page, "2013–15: Inside a deep network", 8, 8, 4)
     step(page, "2017").click()
-    page.get_by_role("radio", name="sequence").nth(0).focus()
+    page.get_by_role("radio", name=first_word(), exact=True).focus()
     page.get_by_role("button", name="2020–21: what was added").press("Enter")
     shows(page, "2020–21: Limited room: GShard, Switch", 8, 0, 0)
     expect(page.locator(".story .room.fresh")).to_have_count(8)

@@ -9,8 +9,13 @@ import pandas as pd
 import streamlit as st
 from explorer_traces import STAND_IN, made, without
 
-from moeviz_app.url.navigation import expert_query
 from moeviz_app.widgets.components.explorer import Muted, explorer, told
+
+
+def address(_, layer, expert):
+    """Return the query of an expert's page, as a page does that says where the trace comes from."""
+    return {"of": "sample", "layer": str(layer), "expert": str(expert)}
+
 
 st.set_page_config(layout="wide")
 ask = st.query_params.get
@@ -70,7 +75,7 @@ def shown():
         found,
         stale=stale,
         key="explorer",
-        link=expert_query,
+        link=address,
         on_choice=hear,
         muted=muted,
         names=names_of(trace),
