@@ -13,7 +13,6 @@ from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_besi
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
-
 SWEEP = Path(__file__).with_name("sweep.csv")
 NAMES = {"policy": "learned policy", "straight-through": "straight-through", "uniform": "uniform dropout"}
 DRAWN_BLOCKS = "shown above"

@@ -18,7 +18,6 @@ from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 from moeviz.metrics.words import percent
 
 TEXT = words_beside(__file__)
-
 FACTORS = ("where", "what")
 
 

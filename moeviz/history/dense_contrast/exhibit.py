@@ -16,7 +16,6 @@ from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_besi
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
-
 SEEDS = (0, 1, 2)
 SWEEP = Path(__file__).with_name("sweep.csv")
 HERE, REAL = "trained here", "Mixtral 8x7B"

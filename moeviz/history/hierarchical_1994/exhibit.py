@@ -25,7 +25,6 @@ from moeviz.history.shared.exhibit import (
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
-
 TABLE = Path(__file__).with_name("sweep.csv")
 TREE, FLAT, ONE_CUT = "tree", "one gate over all four", "tree whose root stays uniform"
 SHAPES = (TREE, FLAT, ONE_CUT)

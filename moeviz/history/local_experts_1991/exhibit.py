@@ -33,7 +33,6 @@ from moeviz.history.shared.exhibit import (
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
-
 BORDER_POINTS = 201  # along a border of the gate
 MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
 EVERY_EPOCH = 10  # epochs: a curve of as many points as can be seen

@@ -12,7 +12,6 @@ from moeviz.metrics.specialization import load_by_label
 from moeviz.published import published_counts
 
 TEXT = words_beside(__file__)
-
 CHOICES = {"first choice": 1 / 8, "first or second choice": 1 - (6 * 5) / (8 * 7)}  # and its chance
 KINDS = {"github": "code", "book": "books", "c4": "web"}
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from moeviz.errors import MoevizError
 
@@ -79,7 +79,8 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
         frames, lengths, training = file["frames"], file["lengths"], file["training"]
         speaker = file["speakers"].astype(np.int64) - 1
     each = np.split(frames, np.cumsum(lengths, dtype=np.int64)[:-1])
-    return _utterances(each, speaker, training), _utterances(each, speaker, ~training)
+    parts = (training, ~training)
+    return tuple(Utterances(tuple(each[i] for i in np.flatnonzero(part)), speaker[part]) for part in parts)
 
 
 def english() -> Words:
@@ -96,15 +97,8 @@ def english() -> Words:
     index = {word: number for number, word in enumerate(known)}
     numbers = np.array([index.get(word, 0) for word in words])
     end = int(len(numbers) * (1 - HELD_OUT_WORDS))
-    return Words(_without_repeats(numbers[:end]), _without_repeats(numbers[end:]), known)
-
-
-def _without_repeats(words: np.ndarray) -> np.ndarray:
-    return words[np.diff(words, prepend=-1) != 0]
-
-
-def _utterances(each: list[np.ndarray], speaker: np.ndarray, kept: Bool[np.ndarray, " N"]) -> Utterances:
-    return Utterances(tuple(each[i] for i in np.flatnonzero(kept)), speaker[kept])
+    parts = (numbers[:end], numbers[end:])
+    return Words(*(part[np.diff(part, prepend=-1) != 0] for part in parts), known)
 
 
 def _checked(name: str) -> bytes:

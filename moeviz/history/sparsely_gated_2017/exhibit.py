@@ -14,7 +14,6 @@ from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, tr
 from moeviz.history.sparsely_gated_2017.trace import trace_of
 
 TEXT = words_beside(__file__)
-
 TABLE = Path(__file__).with_name("sweep.csv")
 # (w_importance, w_load): CV(importance), CV(load), max / mean load. Shazeer 2017, table 6: 256 experts, 4 for a word.
 PRINTED_TABLE = {

@@ -13,7 +13,6 @@ from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, assign, t
 from moeviz.history.svm_experts_2002.trace import trace_of
 
 TEXT = words_beside(__file__)
-
 HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"
 SWEEP = Path(__file__).with_name("sweep.csv")
 AT = 8  # experts, where room is swept

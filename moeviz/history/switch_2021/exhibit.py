@@ -15,7 +15,6 @@ from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch
 from moeviz.history.switch_2021.trace import trace_of
 
 TEXT = words_beside(__file__)
-
 EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
 WINDOW = 10  # steps of training in one point of a line
 CAPACITY_FACTORS = (1.0, 1.25, 2.0)  # Table 1
