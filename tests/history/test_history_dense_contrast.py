@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from history_checks.dense_contrast import claims
 
 from benchmarks.history_tables import perplexities
-from moeviz.embedded.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.errors import InvalidTrace
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
@@ -25,6 +24,7 @@ from moeviz.history.dense_contrast.exhibit import (
     shipped_sweep,
 )
 from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.results import shipped

@@ -8,9 +8,9 @@ import pandas as pd
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.parameters import written
-from moeviz.embedded.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
 from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, train
+from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
