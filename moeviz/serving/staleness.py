@@ -24,7 +24,7 @@ COLUMNS: dict[str, Any] = dict.fromkeys(("plan", "figure", "verdict"), "str")
 COLUMNS |= {"layers": np.int32, "choices": np.int64}
 
 
-class Plan(NamedTuple):
+class JudgedPlan(NamedTuple):
     """A plan of one layer: how it is made from counts, and judged on other counts."""
 
     name: str
@@ -33,13 +33,13 @@ class Plan(NamedTuple):
     worth: Callable[[np.ndarray, Counts], float]
 
 
-Plans = Callable[[Counted, int, int], Iterator[Plan]]  # of a recording, a row of its layers and the experts there
+Plans = Callable[[Counted, int, int], Iterator[JudgedPlan]]  # of a recording, a row of its layers and the experts there
 
 
 def placements(devices: int | None = None, copies: int | None = None) -> Plans:
     """Plan experts over devices: `balanced`, and with `copies` of the hottest (see `serving_placement`)."""
 
-    def of_layer(counted: Counted, row: int, experts: int) -> Iterator[Plan]:
+    def of_layer(counted: Counted, row: int, experts: int) -> Iterator[JudgedPlan]:
         n, extra = placement_sizes(counted, row, devices, copies)
 
         def worth(plan: np.ndarray, own: Counts) -> float:
@@ -50,7 +50,7 @@ def placements(devices: int | None = None, copies: int | None = None) -> Plans:
             return slots
 
         for name, more in ((BALANCED, 0), (COPIES, extra)):
-            yield Plan(name, "imbalance", partial(packed, more), worth)
+            yield JudgedPlan(name, "imbalance", partial(packed, more), worth)
 
     return of_layer
 
@@ -58,7 +58,7 @@ def placements(devices: int | None = None, copies: int | None = None) -> Plans:
 def kept_sets(capacities: Sequence[int] | None = None) -> Plans:
     """Plan which experts of each layer stay in fast memory: those used most. By default half of them."""
 
-    def of_layer(_counted: Counted, _row: int, experts: int) -> Iterator[Plan]:
+    def of_layer(_counted: Counted, _row: int, experts: int) -> Iterator[JudgedPlan]:
         def busiest(size: int, counts: Counts) -> np.ndarray:
             return np.argsort(-counts, kind="stable")[:size]
 
@@ -66,7 +66,7 @@ def kept_sets(capacities: Sequence[int] | None = None) -> Plans:
             return float(own[plan].sum() / own.sum())
 
         for capacity in [(experts + 1) // 2] if capacities is None else capacities:
-            yield Plan(f"{capacity} experts in memory", "hits", partial(busiest, min(capacity, experts)), worth)
+            yield JudgedPlan(f"{capacity} experts in memory", "hits", partial(busiest, min(capacity, experts)), worth)
 
     return of_layer
 
