@@ -861,3 +861,28 @@ def rules_that_predict(better: int, rules: int, f1: float, f1_token: float, f1_k
         f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
         f"{decoration}"
     )
+
+
+# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
+
+FIGURES = {  # what is judged, and its unit
+    "imbalance": ("the busiest device does", " times the mean"),
+    "hits": ("hits are", "%"),
+    "loss": ("the cost is", " nats per token"),
+}
+MORE_IS_BETTER = ("hits",)
+
+
+@claim
+def stale_plan(
+    verdict: str, plan: str, figure: str, stale: float, fresh: float, chance: float, kept: float | None
+) -> str:
+    what, unit = FIGURES.get(figure, FIGURES["loss"])
+    of_stale, of_fresh, of_chance = (percent(n) if unit == "%" else f"{n:.3g}" for n in (stale, fresh, chance))
+    unit = "" if unit == "%" else unit
+    share = "" if kept is None or verdict == "No better than chance" else percent(min(kept, 1.0))
+    keeps = f" It keeps {share} of what the fresh one gains over chance." if share else ""
+    return (
+        f"{verdict}: with the plan ({plan}) of the first recording, {what} {of_stale}{unit} on the second; with a "
+        f"fresh plan {of_fresh}, at random {of_chance}.{keeps}"
+    )
