@@ -25,8 +25,7 @@ from mlx_lm.models.cache import make_prompt_cache
 
 import moeviz
 from benchmarks.harness import interleave, quartiles, ratios
-from moeviz.capture.engines.mlx.model import MlxModel, _forward
-from moeviz.capture.engines.mlx.run import STEP
+from moeviz.capture.engines.mlx.model import STEP, MlxModel, _forward
 from moeviz.embedded import embedded_path
 
 LENGTHS = (1, 64, 512)

@@ -85,7 +85,7 @@ MAY_IMPORT = {
     f"moeviz.embedded.recorded_routing moeviz.embedded.own_models {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
-    "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
+    "moeviz/corpus/on_ray.py": f". moeviz.capture moeviz.formats.dataset {FILES} torch ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # A question each: what a model's routing rests on, what a change costs, what checkpoints have in common.
     "moeviz/analyses/*": f"moeviz.analyses moeviz.capture moeviz.metrics moeviz.embedded {FILES} moe_kernels {TORCH}",

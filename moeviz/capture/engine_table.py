@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # torch comes with an engine, not with the question which one
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`.
+    """An engine that runs models.
 
-    Where bytes, context or weights are known before a model is opened, it has `before_opening(name)` too.
+    `module` has `open_model(name, **how) -> EngineModel` and `before_opening(name) -> BeforeOpening`.
     """
 
     name: str  # as `load_model(backend=…)` and `--backend` take it
@@ -58,14 +58,6 @@ def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.en
 
 
 def before_opening(engine: EngineEntry, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
-    """Look at the model of that name without opening it. Raises what `model_facts` raises."""
-    from moeviz.capture.engines.engine import BeforeOpening
-    from moeviz.capture.models.memory import bytes_needed
-
-    module = import_module(engine.module)
-    if hasattr(module, "before_opening"):
-        found: BeforeOpening = module.before_opening(name)
-        return found
-    info = module.model_facts(name)
-    size = 0 if info.parameters is None else bytes_needed(info.parameters.total, info.dtype)
-    return BeforeOpening(info, size, None, None)
+    """Look at the model of that name without opening it. Raises what `load_model` raises before it reads weights."""
+    facts: moeviz.capture.engines.engine.BeforeOpening = import_module(engine.module).before_opening(name)
+    return facts

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.corpus.analyses import DatasetStatistics, co_activation
-from moeviz.corpus.rows import Progress, chosen_of, quiet, told, vocabulary_of
+from moeviz.corpus.rows import Progress, chosen_of, quiet, scan_rows, vocabulary_of
 from moeviz.formats.dataset.layout import experts_column, stored_values
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.metrics import expert as of_expert
@@ -136,7 +136,7 @@ def _texts(
     row, column = np.full(int(ids.max(initial=0)) + 2, -1), experts_column(layer)
     row[ids[wanted]] = wanted
     found = _TextCounts(np.zeros(len(ids), np.int64))
-    for rows in told(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
+    for rows in scan_rows(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
         which = row[np.minimum(rows["token_id"], len(row) - 1)]
         here = (which >= 0) & (rows[column][:, 0] != stored_values(rows[column].dtype)[1])
         found.add(rows["text"][here], which[here])

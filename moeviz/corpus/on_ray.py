@@ -1,8 +1,8 @@
 """A corpus written by actors of Ray, on several machines or fractions of a GPU, with the plain loop's shards.
 
 Ray's own pool hands shard numbers to actors, starts an actor again that was lost, and gives it the same shard. Texts
-and traces are never sent: an actor reads its texts and writes its shard, under the rules of every writer, so a text
-cannot come twice. The one file that imports Ray.
+and traces are never sent: an actor opens the model by its name, reads the texts of a shard and writes the shard, under
+the rules of every writer, so a text cannot come twice. This is the only file that imports Ray.
 """
 
 import logging
@@ -19,11 +19,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from moeviz.corpus.actor import Job, Tracer
-from moeviz.corpus.run import Clock, FirstLook, Told, Wanted, planned_run
+import torch
+
+from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.opening import load_model
+from moeviz.corpus.run import (
+    IN_MEMORY,
+    Clock,
+    FirstLook,
+    Told,
+    Wanted,
+    first_look,
+    how_to_go_on,
+    planned_run,
+    write_shard,
+)
 from moeviz.corpus.texts import files_of
 from moeviz.errors import MoevizError
-from moeviz.formats.dataset.folder import DatasetFolder, check_begun, plan_in, writing
+from moeviz.formats.dataset.folder import DatasetFolder, check_begun, digest_of, plan_in, writing
 from moeviz.formats.dataset.layout import name_of
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
@@ -49,6 +63,75 @@ class Cluster:
     address: str | None = None
     actors: int | None = None
     gpus: float | int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """Settings of an actor, small enough to be sent."""
+
+    model: str
+    how: dict[str, Any]  # of load_model
+    files: list[Path]
+    folder: Place
+    wanted: Wanted
+    threads: int
+    gpus: float | int
+    directory: str
+
+
+class Tracer:
+    """An actor: one process with a model of its own. What it returns are numbers and sentences."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model: LoadedModel | EngineModel | None = None
+        self.folder: DatasetFolder | None = None
+
+    def look(self) -> tuple[FirstLook | None, str]:
+        """Open the model and ask what it says before it reads a text; or say why it cannot be opened."""
+        try:
+            return first_look(self._opened(), self.job.wanted), ""
+        except (MoevizError, OSError) as error:
+            return None, self._sentence(error)
+
+    def write(self, shard: int, digest: str) -> tuple[int, str]:
+        """Write a shard of the plan with this digest; its number, and "" or why it could not be written."""
+        try:
+            folder = self._planned(digest)
+            if not folder.has(shard):
+                write_shard(self._opened(), self.job.files, folder, shard, lambda texts: None)
+            return shard, ""
+        except (MoevizError, OSError) as error:
+            return shard, self._sentence(error)
+
+    def _opened(self) -> LoadedModel | EngineModel:
+        if self.model is None:
+            if not self.job.gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no card from an actor that asked for none
+            if Path(self.job.directory).is_dir():
+                os.chdir(self.job.directory)  # a model's relative path means what it means to the driver
+            self.model = load_model(self.job.model, **self.job.how)
+            torch.set_num_threads(self.job.threads)
+        return self.model
+
+    def _planned(self, digest: str) -> DatasetFolder:
+        if self.folder is None:
+            plan = plan_in(self.job.folder)
+            if plan is None or digest_of(plan) != digest:
+                raise MoevizError(f"{quoted(self.job.folder)} is another folder there. Every machine needs the same.")
+            first = first_look(self._opened(), self.job.wanted)
+            planned = plan["weights_identity"], plan.get(IN_MEMORY, first.in_memory)
+            if (first.identity, first.in_memory) != planned:
+                raise MoevizError(
+                    f"The files of {quoted(self.job.model)} are not those that the run was planned with, or have other "
+                    "times. Copy them with their times (rsync -a), or give a folder that all machines share."
+                )
+            self.folder = DatasetFolder(self.job.folder, plan)
+        return self.folder
+
+    def _sentence(self, error: Exception) -> str:
+        said = how_to_go_on(error, self.job.folder) if isinstance(error, OSError) else str(error)
+        return f"on {socket.gethostname()}: {said}"
 
 
 def check_ray(cluster: Cluster) -> None:

@@ -30,7 +30,7 @@ def quiet(_read: int, _of: int) -> None:
     """Tell nobody."""
 
 
-def told(
+def scan_rows(
     dataset: Dataset, columns: Sequence[str], progress: Progress, before: int, of: int
 ) -> Iterator[dict[str, Any]]:
     """Read these columns of every row group, and report each; `before` rows were read already, of `of`."""
@@ -86,7 +86,7 @@ def vocabulary_of(
         raise MissingField("Top tokens need the tokens' texts, and this dataset was written without them.")
     words: dict[int, str] = {}
     size, counted = 0, np.zeros(0, np.int64)
-    for rows in told(dataset, ["token_id", "token", experts_column(layer)], progress, 0, of):
+    for rows in scan_rows(dataset, ["token_id", "token", experts_column(layer)], progress, 0, of):
         missing = stored_values(rows[experts_column(layer)].dtype)[1]
         ids = rows["token_id"][rows[experts_column(layer)][:, 0] != missing].astype(np.int64)
         if not len(ids):
@@ -118,7 +118,7 @@ def chosen_of(
     row = np.full(int(ids.max(initial=0)) + 2, -1)
     row[ids] = np.arange(len(ids))
     filled = recorded = 0
-    for rows in told(dataset, ["token_id", experts_column(layer)], progress, dataset.tokens, of):
+    for rows in scan_rows(dataset, ["token_id", experts_column(layer)], progress, dataset.tokens, of):
         chosen = rows[experts_column(layer)]
         which = row[np.minimum(rows["token_id"], len(row) - 1)]
         has = chosen < num_experts

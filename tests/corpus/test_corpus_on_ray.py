@@ -7,8 +7,7 @@ import pytest
 
 from moeviz.cli.main import main
 from moeviz.corpus import on_ray
-from moeviz.corpus.actor import Job, Tracer
-from moeviz.corpus.on_ray import Cluster
+from moeviz.corpus.on_ray import Cluster, Job, Tracer
 from moeviz.corpus.run import Wanted, planned_run
 from moeviz.corpus.texts import files_of
 from moeviz.errors import MoevizError

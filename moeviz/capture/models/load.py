@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_fits, device_of
+from moeviz.capture.models.memory import WAY_AROUND, check_fits, device_of
 from moeviz.capture.models.parameters import (
     TEXT_PART,
     auto_class,
@@ -37,7 +37,6 @@ from moeviz.text import cut, is_text, like, numbers_span, quoted, why_no_file
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
 NEAR = 0.8  # similarity from which a name was meant for one of our own models
-WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)

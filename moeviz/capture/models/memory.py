@@ -10,6 +10,7 @@ from moeviz.errors import CaptureError
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
 OVERHEAD = 1.1  # of the weights, for what a run takes besides
+WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 def bytes_needed(parameters: int, dtype: str | None) -> int:

@@ -13,11 +13,10 @@ from torch import Tensor
 from moeviz.capture.engines.decoding_loop import draw_and_read, prompt_ids, token_rows
 from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Vocabulary, Weights
-from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
+from moeviz.capture.engines.llama_cpp.files import GgufFiles, describe, open_files, served_model
 from moeviz.capture.engines.llama_cpp.library import library
-from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
-from moeviz.capture.models.memory import OVERHEAD, check_bytes
+from moeviz.capture.models.memory import OVERHEAD, WAY_AROUND, check_bytes
 from moeviz.capture.run.prompts import added
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -114,10 +113,8 @@ def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray
     return replace(info, top_k=experts.shape[-1], score_function=recording.score_function())
 
 
-__all__ = ["LlamaCppModel", "before_opening", "model_facts", "open_model"]
 MICRO_BATCH = 256  # tokens: the scores of all of them lie in memory at once, 157 MB with 150,000 in the vocabulary
 MOST = 2**14
-WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 def open_model(
@@ -160,7 +157,10 @@ def open_model(
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """Read a GGUF model's facts and size without loading it. Raises what `model_facts` raises."""
+    """Read a GGUF model's facts and size without loading it, for which llama.cpp is not needed.
+
+    Raises `ModelNotFound` for a file that is not there, not whole or not a model, and `CaptureError` for a dense model.
+    """
     files = open_files(name)
     info, context = describe(files), files.number("context_length") or None
     return BeforeOpening(info, _bytes(files), context, files.identity, served=served_model(files, info))

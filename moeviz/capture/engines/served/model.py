@@ -92,7 +92,7 @@ class ModelOnServer(EngineModel):
     def close(self) -> None:
         """Nothing: no connection outlives its run."""
 
-    # What differs between the engines.
+    # Different for each engine:
 
     @abstractmethod
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
@@ -103,14 +103,14 @@ class ModelOnServer(EngineModel):
         """Ask for one prompt, and read what comes back. Its part has token ids, but no texts."""
 
     @abstractmethod
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """The token ids of a prompt."""
-
-    @abstractmethod
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """Ask for the text of each of these sequences of token ids."""
 
-    # What both share.
+    # Shared by both engines:
+
+    async def tokenize(self, server: Server, text: str) -> list[int]:
+        """Return the token ids of a prompt, by /tokenize."""
+        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
 
     def _with(self, work: Callable[[Server], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """Give a piece of work a connection of its own."""

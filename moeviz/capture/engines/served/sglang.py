@@ -14,7 +14,6 @@ from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
 from moeviz.formats.importers.build_trace import SequenceRouting, tokens_of
-from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
 
 
@@ -88,10 +87,6 @@ class SglangModel(ModelOnServer):
             )
         return sglang.read_response(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
 
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """By /tokenize."""
-        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
-
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """By /detokenize, all at once."""
         body = {"model": self.served, "tokens": [list(ids) for ids in several], "skip_special_tokens": False}
@@ -126,8 +121,3 @@ def open_model(
 def before_opening(name: str) -> BeforeOpening:
     """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
-
-
-def model_facts(name: str) -> ModelInfo:
-    """Return only the facts."""
-    return open_model(name).info

@@ -8,13 +8,12 @@ import anyio
 from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.answer import ServedAnswer
 from moeviz.capture.engines.served.connection import Ids, NotThere, Server
-from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
+from moeviz.capture.engines.served.model import ModelOnServer, drawn, known_of, limits_of, messages, only_choice
 from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
 from moeviz.formats.importers.build_trace import tokens_of
-from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
 AT_ONCE = 16  # requests for the text of a token
@@ -59,10 +58,6 @@ class VllmModel(ModelOnServer):
         part = vllm.read_choice(answer, choice, self.told)
         return ServedAnswer(part, len(new or ()), prompt, answer.get("model"), choice.get("finish_reason"))
 
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """By /tokenize."""
-        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
-
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """By /detokenize, one sequence a request and some requests at once."""
         found, few = [""] * len(several), anyio.Semaphore(AT_ONCE)
@@ -104,8 +99,3 @@ def open_model(
 def before_opening(name: str) -> BeforeOpening:
     """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
-
-
-def model_facts(name: str) -> ModelInfo:
-    """Return only the facts."""
-    return open_model(name).info
