@@ -12,6 +12,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.joining import joined
 from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.trace import trace
 from moeviz.errors import InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
@@ -101,10 +102,14 @@ def _end_of_stretch(
 
 
 def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
-    spans = _spans(model, text)
+    """Return the places where a text may be cut, both ends included, and the number of tokens before each.
+
+    No place is inside a character.
+    """
+    is_other = isinstance(model, EngineModel)
+    spans = model.token_spans(text) if is_other else token_spans(model.tokenizer, text)
     if spans is None:
-        name = model.name if isinstance(model, EngineModel) else type(model.tokenizer).__name__
+        name = model.name if is_other else type(model.tokenizer).__name__
         raise InvalidPrompt(
             f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting a "
             f"text needs to know which characters a token stands for, and {name} does not say. Give shorter texts."
@@ -113,14 +118,3 @@ def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.n
     ended = np.maximum.accumulate(ends)  # all tokens of one split character have its span
     inner = np.flatnonzero(starts[1:] >= ended[:-1]) + 1
     return np.array([0, *starts[inner], len(text)]), np.array([0, *inner, len(starts)])
-
-
-def _spans(model: LoadedModel | EngineModel, text: str) -> list[tuple[int, int]] | None:
-    """Which characters each token stands for; None where the tokenizer does not say."""
-    if isinstance(model, EngineModel):
-        return model.token_spans(text)
-    if not model.tokenizer.is_fast:
-        return None
-    read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    found: list[tuple[int, int]] = read["offset_mapping"]
-    return found

@@ -158,7 +158,7 @@ def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, 
 def test_a_site_that_a_model_does_not_have_is_named_with_those_that_it_has():
     with pytest.raises(CaptureError, match=r"no routers at 'decoder'; choose .*attention"):
         traced("jetmoe", site="decoder")
-    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has only one kind"):
+    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has one kind only"):
         traced("mixtral", site="decoder")
 
 

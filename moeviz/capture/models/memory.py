@@ -9,7 +9,7 @@ from moeviz.errors import CaptureError
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-OVERHEAD = 1.1  # of the weights, for what a run takes besides
+OVERHEAD = 1.1  # of the weights, for what a run needs in addition
 WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
@@ -30,7 +30,7 @@ def bytes_free(device_map: str | None) -> int | None:
 
 
 def device_of(device_map: str | None) -> str:
-    """Where a model is opened: "cpu", "cuda:1", or "auto" where it may be spread over several GPUs.
+    """Return where a model is opened: "cpu", "cuda:1", or "auto" if it may be spread over several GPUs.
 
     Raises `CaptureError` for a GPU that is not there.
 
@@ -59,7 +59,7 @@ def check_fits(name: str, parameters: int, dtype: str | None, device_map: str | 
 
 
 def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way_around: str = "") -> None:
-    """Raise `CaptureError` unless `needed` bytes are free; `stored` says in which form, as the sentence has it."""
+    """Raise `CaptureError` unless `needed` bytes are free; `stored` names their form, for the message."""
     free = bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
@@ -70,7 +70,7 @@ def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way
 
 
 def _free_memory() -> int | None:
-    """Of this machine, or of the container that we run in where that is less."""
+    """Return the free memory of this machine, or of the container that we run in if that is less."""
     if not MEMINFO.exists():
         return None
     lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())

@@ -5,6 +5,7 @@ A turn is written out by the tokenizer's own template, and of each token it can 
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -184,23 +185,23 @@ def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
         ) from error
 
 
+def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Span] | None:
+    """Return the characters that each token of a text stands for, special tokens left out; None if nobody knows."""
+    if not tokenizer.is_fast:
+        return None
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [(int(start), int(end)) for start, end in read["offset_mapping"]]
+
+
 def added_by_template(
     tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None
 ) -> tuple[bool, ...] | None:
-    """Tell of each token of a prompt whether the template added it: it has no character of the text or system prompt.
+    """Return, for each token of a prompt, whether the template added it: it has no character of text or system prompt.
 
-    None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
-    characters a token stands for.
+    None if that is unknown: the template changes what it is given, or the tokenizer does not say which characters a
+    token stands for.
     """
-
-    def spans_of(whole: str) -> list[Span] | None:
-        if not tokenizer.is_fast:
-            return None
-        read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        found: list[Span] = read["offset_mapping"]
-        return found
-
-    return added(tokenizer, spans_of, text, system)
+    return added(tokenizer, partial(token_spans, tokenizer), text, system)
 
 
 def added(

@@ -31,7 +31,7 @@ from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
 from moeviz.capture.models.memory import OVERHEAD, WAY_AROUND, check_bytes
 from moeviz.capture.routers.score_function import score_function
-from moeviz.capture.run.prompts import added_by_template
+from moeviz.capture.run.prompts import added_by_template, token_spans
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
@@ -191,11 +191,7 @@ class MlxModel(EngineModel):
 
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
         """Which characters of `text` each of its tokens stands for; None for a tokenizer that does not say."""
-        tokenizer = self.opened().tokenizer
-        if not tokenizer.is_fast:
-            return None
-        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [(int(start), int(end)) for start, end in read["offset_mapping"]]
+        return token_spans(self.opened().tokenizer, text)
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
         """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
