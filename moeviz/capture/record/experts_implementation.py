@@ -71,7 +71,7 @@ def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) ->
 
 
 def _runner(experts: nn.Module) -> Callable[[int, Tensor], Tensor]:
-    """Return a function of an expert's id and its rows. Looking up module attributes costs as much as a small product."""
+    """Return a function of an expert's id and its rows. Attribute look-ups of modules cost as much as products."""
     if not is_usual(experts):
         return partial(_expert, experts)
     gate_up, down = experts.gate_up_proj, experts.down_proj
