@@ -90,39 +90,31 @@ def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     by name and cannot record the model at all.
     """
     from moeviz.capture.record.kernel_parity import KernelMismatch
+    from moeviz.capture.record.kernel_recording import (
+        kernels_deciding,
+        kernels_recording_probed,
+        recorded_by,
+        recording_of,
+    )
 
-    with eager_mode(job.run.model):
-        found = _probed(job)
-        way = _kernels_record if job.request.intervention is None else _kernels_decide
+    model, keep_logits = job.run.model, job.request.keep_logits
+    with eager_mode(model):
+        found = _probe(job)
+        by = recorded_by(model, found)
         try:
-            with way(job, found) as so_far:
-                yield so_far
+            if job.request.intervention is None:
+                rows = expected_rows(job.run.batch, job.plan)
+                with kernels_recording_probed(model, found, rows, keep_logits, by_reference=True) as record:
+                    yield lambda: recording_of(record, keep_logits, by)
+                return
+            hooks = recording_hooks(model, keep_logits, job.request.site)
+            with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
+                yield lambda: replace(recording, by=by, expected=expected)
         except KernelMismatch as difference:
             raise KernelsUnavailable(str(difference)) from difference
 
 
-@contextmanager
-def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
-    from moeviz.capture.record.kernel_recording import kernels_recording_probed, recorded_by, recording_of
-
-    model = job.run.model
-    rows = expected_rows(job.run.batch, job.plan)
-    with kernels_recording_probed(model, found, rows, job.request.keep_logits, by_reference=True) as record:
-        yield lambda: recording_of(record, job.request.keep_logits, recorded_by(model, found))
-
-
-@contextmanager
-def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
-    """Let kernels decide and hooks record what the intervention makes of their decisions."""
-    from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
-
-    model = job.run.model
-    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
-    with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
-        yield lambda: replace(recording, by=recorded_by(model, found), expected=expected)
-
-
-def _probed(job: CaptureJob) -> "ProbedModel":
+def _probe(job: CaptureJob) -> "ProbedModel":
     """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
     from moeviz.capture.record.kernel_parity import probe_once
     from moeviz.capture.record.kernel_recording import log_troubles

@@ -124,20 +124,8 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
-    request = _request(
-        prompts,
-        max_new_tokens,
-        sampling,
-        decoding,
-        kernels,
-        intervention,
-        keep_logits,
-        site,
-        chat,
-        system,
-        next_tokens,
-        outputs,
-    )
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
     return capture(model, request, tokenizer=tokenizer, progress=progress)
 
 
@@ -178,20 +166,8 @@ def stream(
     >>> seen == sorted(seen)
     True
     """
-    request = _request(
-        prompts,
-        max_new_tokens,
-        sampling,
-        decoding,
-        kernels,
-        intervention,
-        keep_logits,
-        site,
-        chat,
-        system,
-        next_tokens,
-        outputs,
-    )
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
     return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
 
