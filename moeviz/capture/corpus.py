@@ -28,8 +28,8 @@ def trace_corpus(
 ) -> RoutingTrace:
     """Run labelled texts through a model, one after the other, and record what every router decides.
 
-    Each text becomes a sequence of the trace, exactly as `trace` records it alone, and its tokens carry its label. A
-    text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
+    Each text becomes a sequence of the trace, exactly as `trace` records it by itself, and its tokens carry its label.
+    A text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
     model knows nothing of the stretch before it, and metrics treat it as a separate text.
 
     model        what `load_model` returns, or a name that it takes.
@@ -69,9 +69,9 @@ def trace_corpus(
 
 
 def fitting_stretches(model: LoadedModel | EngineModel, text: str, most: int | None = None) -> list[str]:
-    """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated.
+    """Cut a text between tokens into pieces that fit into the model's context; nothing is left out or repeated.
 
-    most   tokens of a piece, where that is less than the context holds.
+    most   tokens of a piece, if that is less than the context holds.
     """
     limit = min((limit for limit in (model.max_tokens, most) if limit is not None), default=None)
     if limit is None or model.count_tokens(text) <= limit:
@@ -86,10 +86,10 @@ def fitting_stretches(model: LoadedModel | EngineModel, text: str, most: int | N
 def _end_of_stretch(
     model: LoadedModel | EngineModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int, limit: int
 ) -> int:
-    """The last cut that leaves a stretch from `start` short enough for the model's context."""
-    room = limit
+    """Find the last cut that leaves a stretch from `start` short enough for the model's context."""
+    most = limit
     while True:
-        end = int(np.searchsorted(tokens, tokens[start] + room, side="right")) - 1
+        end = int(np.searchsorted(tokens, tokens[start] + most, side="right")) - 1
         if end <= start:
             raise InvalidPrompt(
                 f"The model's context holds {limit:,} tokens, which is too few for a single character. Use a model "
@@ -98,7 +98,7 @@ def _end_of_stretch(
         excess = model.count_tokens(text[places[start] : places[end]]) - limit
         if excess <= 0:
             return end
-        room -= excess  # a piece may have more tokens than it had inside the text, and special ones besides
+        most -= excess  # a piece may have more tokens than it had inside the text, and special ones in addition
 
 
 def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.ndarray]:

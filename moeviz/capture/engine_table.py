@@ -1,4 +1,4 @@
-"""Which engine runs a model of that name: a row for each. An engine is imported when a model of its is opened."""
+"""The engines that run models, a row each. An engine is imported when a model of it is opened."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,9 +36,9 @@ TRANSFORMERS = "transformers"
 
 
 def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
-    """The engine that runs the model of that name; None for transformers.
+    """Return the engine that runs the model of that name; None for transformers.
 
-    Raises `ModelNotFound` for a backend that there is not.
+    Raises `ModelNotFound` for an unknown backend.
     """
     if backend is None:
         return next((engine for engine in ENGINES if engine.knows(name)), None)
@@ -52,7 +52,7 @@ def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
 
 
 def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":
-    """The model of that name in that engine's hands. Raises what `load_model` raises."""
+    """Open the model of that name in an engine. Raises what `load_model` raises."""
     model: moeviz.capture.engines.engine.EngineModel = import_module(engine.module).open_model(name, **how)
     return model
 

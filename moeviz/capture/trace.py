@@ -159,7 +159,7 @@ def stream(
     unchanged, so other recordings of it may take their turn, and each of several streams gives what it gives alone. To
     cancel, leave the loop, or `close()` the generator: the model stops before its next token.
 
-    Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
+    Raises what `trace` raises, and `CaptureError` for beams: which of them win is known only at the end.
 
     >>> import moeviz
     >>> seen = [len(trace.tokens) for trace in moeviz.stream("embedded", "Il fait", max_new_tokens=3)]
@@ -178,7 +178,7 @@ def capture(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
-    """Do as `trace` does, by one request in place of its keywords. Arguments and errors as there."""
+    """Do as `trace` does, by one request instead of its keywords. Arguments and errors as there."""
     model = load_model(model) if isinstance(model, str) else model
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
@@ -199,7 +199,7 @@ def capture_growing(
     tokenizer: PreTrainedTokenizerBase | None = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
-    """Do as `stream` does, by one request in place of its keywords. Arguments and errors as there."""
+    """Do as `stream` does, by one request instead of its keywords. Arguments and errors as there."""
     if not isinstance(model, EngineModel):
         request.check_can_grow()
     model = load_model(model) if isinstance(model, str) else model
@@ -257,7 +257,7 @@ def _request(
     decoding: HowToDecode | None,
     *rest: Any,
 ) -> CaptureRequest:
-    """The keywords of `trace` as one value. Raises what they are refused for before a model is opened."""
+    """Put the keywords of `trace` into one value, and refuse wrong ones before a model is opened."""
     sampling = Sampling() if sampling is None else sampling
     return CaptureRequest(
         prompts_of(prompts), max_new_tokens, sampling, Decoding() if decoding is None else decoding, *rest
@@ -296,14 +296,14 @@ def _one_by_one(
 
 
 def _planned(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
-    """Repeat the prompts as planned. Raises `CaptureError` for a plan that so many cannot follow."""
+    """Repeat the prompts as planned. Raises `CaptureError` for a plan that this many prompts cannot follow."""
     batch = run.batch.repeated(plan.decoding.copies)
     plan.decoding.check(run.model, len(batch.input_ids))
     return CaptureJob(replace(run, batch=batch), plan, request)
 
 
 def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
-    """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
+    """Run with kernels if they are wanted; if they decide differently from the routers, run again with hooks."""
     why = why_hooks(job)
     if why is None:
         try:
@@ -332,7 +332,7 @@ class _Cancelled(BaseException):
 
 
 def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
-    """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
+    """Run the model in a thread of its own that takes turns with the caller; between turns others may use the model."""
     throttle = Throttle(seconds_between)
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
     nothing = no_generated_tokens(job.run.batch)
