@@ -246,7 +246,7 @@ def test_models_of_others_keep_their_classes_and_their_answers(folders):
         assert (np.array(theirs(tokens)) == before).all()
         assert type(theirs.layers[0].block_sparse_moe) is mixtral.MixtralSparseMoeBlock
     assert [kind.__call__ for kind in classes] == written
-    assert not model._opened.ears.heard
+    assert not model._opened.hooks.recorded
 
 
 @pytest.mark.parametrize("bits", [8, 4])

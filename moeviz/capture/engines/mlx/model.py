@@ -21,7 +21,7 @@ from moeviz.capture.engines.mlx.loading import (
     check_runs,
     describe,
     facts_of,
-    hooked,
+    hook_model,
     load,
     stops_of,
     weights_bytes,
@@ -154,7 +154,7 @@ class _Opened:
     """An MLX model in memory, with its hooks and its tokenizer."""
 
     model: Any
-    ears: BlockHooks
+    hooks: BlockHooks
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
 
@@ -165,15 +165,15 @@ class MlxModel(EngineModel):
     shows_outputs = True
 
     def __init__(self, folder: MlxFolder, model: Any) -> None:
-        ears, top_k = hooked(folder, model)
-        self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
+        hooks, top_k = hook_model(folder, model)
+        self.info = describe(folder.name, model, hooks.blocks, top_k, caution_of(folder))
         self._limit = folder.max_tokens
         self._turn = Lock()
-        ears.heard.clear()
-        check_runs(folder, model, ears)
+        hooks.recorded.clear()
+        check_runs(folder, model, hooks)
         tokenizer = open_tokenizer(folder.name, str(folder.path))
         stops = stops_of(folder, tokenizer.eos_token_id)
-        self._opened: _Opened | None = _Opened(model, ears, tokenizer, stops)
+        self._opened: _Opened | None = _Opened(model, hooks, tokenizer, stops)
 
     @property
     def max_tokens(self) -> int | None:
@@ -204,7 +204,7 @@ class MlxModel(EngineModel):
 
         def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
-                opened.ears.wants_figures = request.outputs
+                opened.hooks.wants_figures = request.outputs
                 return _forward(opened, tokens, cache, keep_logits, output)
 
         yield from _run_prompts(
@@ -232,34 +232,34 @@ def _forward(
     opened: _Opened, tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool
 ) -> tuple[torch.Tensor | None, ForwardRouting]:
     """Read tokens: return the scores (V,) of the next one, if asked for, and what the routers decided."""
-    ears = opened.ears
-    ears.heard.clear()
+    hooks = opened.hooks
+    hooks.recorded.clear()
     try:
         out = opened.model(mx.array([tokens]), cache=cache)
-        heard = [ears.heard.get(block.layer) for block in ears.blocks]
+        recorded = [hooks.recorded.get(block.layer) for block in hooks.blocks]
     finally:
-        ears.heard.clear()
-        ears.streams.clear()
+        hooks.recorded.clear()
+        hooks.streams.clear()
     wanted = [
         part
-        for each in heard
+        for each in recorded
         if each
         for part in (each.experts, each.weights, each.logits if keep_logits else None, each.figures)
     ]
     scores = out[0, -1].astype(mx.float32) if output else None
     mx.eval([part for part in wanted if part is not None], [c.state for c in cache], [] if scores is None else scores)
-    rows = _rows(heard, len(tokens), keep_logits)
+    rows = _rows(recorded, len(tokens), keep_logits)
     return None if scores is None else torch.from_numpy(np.array(scores)), rows
 
 
-def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
+def _rows(recorded: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
     """Copy what the hooks recorded to numpy. Raises `CaptureError` unless every block met every token once."""
-    if any(each is None or each.weights.shape[0] != tokens for each in heard):
+    if any(each is None or each.weights.shape[0] != tokens for each in recorded):
         raise CaptureError(
             "A layer of this MLX model did not route every token that the model read once, and moeviz cannot tell "
             "which routing belongs to which token. Record it from the transformers checkpoint."
         )
-    parts = [each for each in heard if each is not None]
+    parts = [each for each in recorded if each is not None]
     experts = [host(each.experts).reshape(tokens, -1) for each in parts]
     weights = [host(each.weights) for each in parts]
     logits = None
