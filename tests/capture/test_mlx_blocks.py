@@ -1,4 +1,4 @@
-"""What is recorded of an MoE block of MLX: the weights that it applies, or it is refused. The blocks are made up here."""
+"""Recording MoE blocks of MLX: the weights that they apply, or a refusal. The blocks are made up here."""
 
 import numpy as np
 import pytest

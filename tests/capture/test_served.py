@@ -197,7 +197,7 @@ def test_a_config_says_what_the_server_does_not(stub, engine, config):
 def test_a_well_known_model_needs_nothing_said(stub):
     """The server names Mixtral-8x7B, whose config moeviz has; but it answers with four layers."""
     stub.routes["/v1/models"] = lambda body: {"data": [{"id": "tiny", "root": "mistralai/Mixtral-8x7B-v0.1"}]}
-    with pytest.raises(CaptureError, match="4 layers of 2 experts a token, and its config has 32 layers of 2"):
+    with pytest.raises(CaptureError, match="4 layers of 2 experts per token, and its config has 32 layers of 2"):
         moeviz.load_model(name_of(stub, told=""))
 
 
@@ -332,7 +332,7 @@ def test_rows_of_zeros_are_not_recorded(stub):
     stub.routes["/v1/completions"] = lambda body: in_place(slice(0, 2), 0)(stub.complete(body, read(body["prompt"])))
     trace = moeviz.trace(model, "Hello")
     assert (trace.experts[:, :2] == NOT_RECORDED).all() and trace.recorded[:, 2:].all()
-    assert trace.model.caution.startswith("2 of 5 tokens have zeros in place of experts")
+    assert trace.model.caution.startswith("2 of 5 tokens have zeros instead of experts")
     assert "They count as not recorded." in trace.model.caution
 
 
@@ -711,7 +711,7 @@ def test_what_only_transformers_can_do_is_one_sentence(stub):
         CaptureError, match="runs in vllm, where moeviz reads what the routers decide and changes nothing"
     ):
         moeviz.trace(opened(stub), "Hello", intervention=moeviz.Mute({0: [1]}))
-    with pytest.raises(ModelNotFound, match="'dtype' is nothing that can be said of a served model"):
+    with pytest.raises(ModelNotFound, match="'dtype' is not an option of a served model"):
         opened(stub, dtype="float32")
 
 

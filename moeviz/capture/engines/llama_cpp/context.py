@@ -205,9 +205,9 @@ class Vocabulary:
         return self._pieces[token]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Which characters each token stands for, none of them special; all tokens of a split character have its span.
+        """Return the characters of each token, special tokens left out; all tokens of a split character have its span.
 
-        None where the tokens do not join to the text, but for a space that the tokenizer puts before it.
+        None if the tokens do not join to the text, except for a space that the tokenizer puts before it.
         """
         pieces = [self.piece(token) for token in self.ids(text, special=False)]
         whole, data = b"".join(pieces), _utf8(text)
@@ -223,14 +223,14 @@ class Vocabulary:
         """True if this token ends a text, or a turn of a chat."""
         return bool(self.weights.library.llama.llama_vocab_is_eog(self.weights.vocab, token))
 
-    # What follows is the part of a transformers tokenizer that `moeviz.capture.run` uses.
+    # The methods of a transformers tokenizer that `moeviz.capture.run` uses:
 
     def decode(self, token_ids: Sequence[int], **_how: Any) -> str:
         """Return the text of these tokens, with U+FFFD for bytes that are not a character."""
         return b"".join(map(self.piece, token_ids)).decode(errors="replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """The text of each; bytes that are no character by themselves read <0xC3>."""
+        """Return the text of each; bytes that are not a character by themselves become <0xC3>."""
         return [_named(self.piece(token)) for token in ids]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> str:

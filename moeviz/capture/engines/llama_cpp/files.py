@@ -202,7 +202,7 @@ PART_OF_NAME = {
 }
 # Tables that are computed, and the biases of balancing, which a rule sets and no gradient: transformers counts neither.
 NO_PARAMETERS = re.compile(r"(^|\.)(rope_(freqs|factors_long|factors_short)|exp_probs_b)\b")
-# How llama.cpp calls a mixture of types: `general.file_type`, its enum llama_ftype.
+# The names of mixtures of types: `general.file_type`, llama.cpp's enum llama_ftype.
 FILE_TYPES = {
     0: "float32", 1: "float16", 2: "Q4_0", 3: "Q4_1", 7: "Q8_0", 8: "Q5_0", 9: "Q5_1", 10: "Q2_K", 11: "Q3_K_S",
     12: "Q3_K_M", 13: "Q3_K_L", 14: "Q4_K_S", 15: "Q4_K_M", 16: "Q5_K_S", 17: "Q5_K_M", 18: "Q6_K", 19: "IQ2_XXS",

@@ -47,7 +47,7 @@ class Library:
     ggml: Any
     ggml_path: Path
     version: str
-    # The last lines of its log that tell of trouble. They may hold paths, so nobody is shown them.
+    # The last warnings of its log. They may hold paths, so nobody is shown them.
     said: deque[str] = field(default_factory=lambda: deque(maxlen=8))
     keep: list[Any] = field(default_factory=list)  # what it calls back must not be collected
 
@@ -117,7 +117,7 @@ def _check_parameters(found: Library, raw: ctypes.CDLL) -> None:
 def _written(raw: ctypes.CDLL, name: str) -> int:
     """Bytes of the struct that a function returns: what it writes is the same whatever was there before."""
     function = getattr(raw, name)
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # where it is to write
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # the memory that it writes to
     seen = []
     for fill in (0xA5, 0x5A):
         room = (ctypes.c_ubyte * ROOM)(*[fill] * ROOM)

@@ -98,10 +98,12 @@ def _trace(
     tokens = token_rows(vocabulary, [part.tolist() for part in sequences], [int(part.sum()) for part in prompts])
     experts, sorted_weights = sort_slots(ids, weights)
     outputs = recording.outputs(order, experts, sorted_weights)
-    return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs)
+    return RoutingTrace(
+        _checked_facts(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs
+    )
 
 
-def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
+def _checked_facts(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
     """Return the facts, checked against the recording: a file that contradicts its model is not trusted."""
     layers = tuple(recording.layers())
     wide = [int(chosen.max(initial=0)) + 1 for chosen in experts]
@@ -128,8 +130,8 @@ def open_model(
 ) -> "LlamaCppModel":
     """Open the GGUF model whose file, or first part, has this name, in llama.cpp on the CPU.
 
-    exact         keys and values in float32, without flash attention: nothing is rounded but what the file itself has
-                  rounded. False: as llama.cpp does by default, in float16, with flash attention where it can.
+    exact         keys and values in float32, without flash attention: nothing is rounded except by the file itself.
+                  False: as llama.cpp does by default, in float16, with flash attention if it can.
     micro_batch   tokens that are computed at once; the record is the same.
     threads       default: as many as torch takes.
     check_memory  compare the size of the files with the memory that is free, before they are loaded.
@@ -137,7 +139,7 @@ def open_model(
     Raises
     ------
     ModelNotFound: there is no such file, a part is missing, or it is damaged. CaptureError: llama.cpp is missing, or
-    not as moeviz knows it; a dense model, one whose routing cannot be told apart, or one that does not fit into memory.
+    not as moeviz knows it; a dense model, one whose layers' routing has one name, or one that does not fit into memory.
     """
     if given := [option for option, value in transformers_only.items() if value is not None]:
         raise CaptureError(

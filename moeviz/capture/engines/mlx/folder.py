@@ -1,8 +1,8 @@
 """A folder of mlx-lm: what is in it, refused in a sentence before mlx-lm reads any of it. Needs no MLX.
 
-A config that mlx-lm would take for another model than it describes, without a word, is found before anything runs:
-mlx-lm takes a config's fields by name, and its own default for one that is not there. transformers 5 writes some under
-other names (`rope_parameters`), and leaves out what equals a default of its own.
+A config that mlx-lm would silently take for another model than it describes is found before anything runs: mlx-lm takes
+a config's fields by name, and its own default for one that is missing. transformers 5 writes some under other names
+(`rope_parameters`), and leaves out those that equal its own defaults.
 """
 
 import json
@@ -16,7 +16,7 @@ from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.text import quoted, why_no_file
 
-PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the app's settings
+PREFIX = "mlx:"  # before a folder, where only a name can be given: in the app's settings
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
 LARGEST_CONFIG = 64 * 2**20  # bytes
 MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # mlx-lm imports its module of that name
@@ -97,11 +97,8 @@ def read_folder(name: str) -> MlxFolder:
 
 def why_no_experts(folder: MlxFolder) -> CaptureError:
     """The error for a model in which moeviz found no experts that it knows."""
-    counts = {
-        key: value
-        for key, value in folder.text.items()
-        if EXPERTS.search(key) and "per_tok" not in key and _is_many(value)
-    }
+    named = {key: value for key, value in folder.text.items() if EXPERTS.search(key) and "per_tok" not in key}
+    counts = {key: value for key, value in named.items() if type(value) is int and value >= LEAST}
     if not counts:
         return CaptureError(
             f"{quoted(folder.name)} is a {folder.model_type} model, and no layer of it has experts, so there is no "
@@ -113,10 +110,6 @@ def why_no_experts(folder: MlxFolder) -> CaptureError:
         "experts in a way that moeviz does not know (neither SwitchGLU nor SwitchMLP). Record it from the "
         "transformers checkpoint."
     )
-
-
-def _is_many(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= LEAST
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
@@ -144,7 +137,7 @@ def _check_no_code(name: str, path: Path, config: dict[str, Any]) -> None:
         )
 
 
-# How far a text may go changes no number that is computed, and nothing is left to chance.
+# Fields that change no computed number; attention_dropout is off, since nothing is trained.
 DECIDES_NOTHING = {
     "model_type",
     "max_position_embeddings",
