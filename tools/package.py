@@ -1,12 +1,12 @@
-"""What does somebody get who installs moeviz, in an environment of its own and without this repository?
+"""Check what somebody gets who installs moeviz, in an environment of its own and without this repository.
 
     python -m tools.package      (make package)
 
 Builds the source distribution and the wheel (a file in dist/ is not built again), checks what a package index would
 show of them, and installs the wheel twice, plain and with [app], each into a fresh environment and used from an empty
 folder. A real Chromium opens the app; what the server says of its settings is read from what it sends. At the end the
-plain environment gets the source distribution in place of the wheel. Prints a table; 1 where something is not as it
-should be.
+plain environment gets the source distribution instead of the wheel. Prints a table; exit code 1 if something is not as
+it should be.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""The model in the page `try/` of the site: is it the one of Python, what is downloaded, and how long does it take?
+"""Compare the model in the page `try/` of the site with Python's; measure what is downloaded, and how long it takes.
 
     python -m tools.try_page [equal | bytes | opening | cost] [--texts N]
 
@@ -45,7 +45,7 @@ BLANKS = ("  \ufeff", "  \x85", "plain text, no odd blank")
 RATES = (20, 100)  # Mbit/s
 LATENCY = 20  # ms
 ROUNDS = 5
-OWN = "page.js"  # left out where the model alone is asked
+OWN = "page.js"  # left out if only the model is asked
 Answers = dict[str, Callable[[Route], None]]
 
 

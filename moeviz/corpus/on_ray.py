@@ -28,7 +28,7 @@ from moeviz.corpus.run import (
     IN_MEMORY,
     Clock,
     FirstLook,
-    Told,
+    ReportProgress,
     Wanted,
     first_look,
     how_to_go_on,
@@ -46,7 +46,7 @@ from moeviz.text import quoted
 
 LOST = 5  # times that an actor is started again; one that is lost more often is lost for a reason
 OBJECT_STORE = 2**27  # bytes; what is sent is numbers of shards
-# Ray asks nobody on the internet, and looks for no project of uv's; who sets these otherwise is asked.
+# Ray sends nothing to the internet, and looks for no project of uv's, unless the user sets these.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
@@ -56,7 +56,7 @@ class Cluster:
 
     address  None: Ray is started on this machine for this run. "auto": the cluster that this machine is in; or the
              HOST:PORT of its head.
-    actors   each opens a model of its own. None: as many as there is room for.
+    actors   each opens a model of its own. None: as many as fit.
     gpus     of an actor: 0.5 puts two on a card, whose memory they share; 0 runs on the CPU.
     """
 
@@ -67,7 +67,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Settings of an actor, small enough to be sent."""
+    """The settings of an actor, small enough to be sent."""
 
     model: str
     how: dict[str, Any]  # of load_model
@@ -88,14 +88,14 @@ class Tracer:
         self.folder: DatasetFolder | None = None
 
     def look(self) -> tuple[FirstLook | None, str]:
-        """Open the model and ask what it says before it reads a text; or say why it cannot be opened."""
+        """Open the model and return its facts, before it reads a text; or the reason why it cannot be opened."""
         try:
             return first_look(self._opened(), self.job.wanted), ""
         except (MoevizError, OSError) as error:
             return None, self._sentence(error)
 
     def write(self, shard: int, digest: str) -> tuple[int, str]:
-        """Write a shard of the plan with this digest; its number, and "" or why it could not be written."""
+        """Write a shard of the plan with this digest; return its number, and "" or why it could not be written."""
         try:
             folder = self._planned(digest)
             if not folder.has(shard):
@@ -130,12 +130,12 @@ class Tracer:
         return self.folder
 
     def _sentence(self, error: Exception) -> str:
-        said = how_to_go_on(error, self.job.folder) if isinstance(error, OSError) else str(error)
-        return f"on {socket.gethostname()}: {said}"
+        words = how_to_go_on(error, self.job.folder) if isinstance(error, OSError) else str(error)
+        return f"on {socket.gethostname()}: {words}"
 
 
 def check_ray(cluster: Cluster) -> None:
-    """Raise `MoevizError` where Ray is not installed, or cannot be asked for this."""
+    """Raise `MoevizError` if Ray is not installed, or cannot do this."""
     if find_spec("ray") is None:
         raise MoevizError('Running on Ray needs Ray, which is not installed here: `pip install "moeviz[ray]"`.')
     address = cluster.address
@@ -154,7 +154,7 @@ def write_corpus_on_ray(
     folder: str | Place,
     wanted: Wanted | None = None,
     resume: bool = False,
-    progress: Told | None = None,
+    progress: ReportProgress | None = None,
     cluster: Cluster | None = None,
     **how: Any,
 ) -> Dataset:
@@ -173,11 +173,11 @@ def write_corpus_on_ray(
     wanted = replace(wanted, threads=wanted.threads or (begun or {}).get("threads", 1))
     job = Job(model, how, files, folder, wanted, wanted.threads or 1, cluster.gpus, str(Path.cwd()))
     with _ray(cluster, job.threads) as ray:
-        actors = _actors(ray, job, _room(ray, cluster, job.threads))
-        first = _first(ray, actors)
+        actors = _actors(ray, job, _count_actors(ray, cluster, job.threads))
+        first = _first_answer(ray, actors)
         with writing(folder, planned_run(first, files, wanted, begun), resume) as open_folder:
             try:
-                _written(ray, actors, open_folder, Clock(open_folder, progress))
+                _write_shards(ray, actors, open_folder, Clock(open_folder, progress))
             finally:
                 ray.shutdown()  # no actor is to outlive the lock on the folder
                 open_folder.sweep()
@@ -185,24 +185,24 @@ def write_corpus_on_ray(
     return read_dataset(folder)
 
 
-def _written(ray: Any, actors: list[Any], folder: DatasetFolder, tell: Clock) -> None:
-    """Every shard that is not there yet. Raises `MoevizError` with the sentence of the first that failed."""
+def _write_shards(ray: Any, actors: list[Any], folder: DatasetFolder, tell: Clock) -> None:
+    """Write every shard that is not there yet. Raises `MoevizError` with the message of the first that failed."""
     from ray.util import ActorPool
 
     pool = ActorPool(actors)
     actors.clear()  # one that nobody holds ends, and gives its place to one that has to start again
     try:
-        for shard, said in pool.map_unordered(lambda actor, n: actor.write.remote(n, folder.digest), folder.pending()):
-            if said:
-                raise MoevizError(f"{name_of(shard)}: {said}")
+        for shard, why in pool.map_unordered(lambda actor, n: actor.write.remote(n, folder.digest), folder.pending()):
+            if why:
+                raise MoevizError(f"{name_of(shard)}: {why}")
             tell(folder.shards[shard]["texts"])
             if pool.has_free():
                 pool.pop_idle()
     except ray.exceptions.RayActorError as error:
-        raise MoevizError(_lost(error)) from error
+        raise MoevizError(_explain_loss(error)) from error
 
 
-def _lost(error: Exception) -> str:
+def _explain_loss(error: Exception) -> str:
     why = " ".join(str(error).split())
     return (
         f"An actor was lost {LOST + 1} times, so the run was stopped; what is done is kept. Is there memory for the "
@@ -216,19 +216,19 @@ def _actors(ray: Any, job: Job, count: int) -> list[Any]:
     return [actor.remote(job) for _ in range(count)]
 
 
-def _first(ray: Any, actors: list[Any]) -> FirstLook:
-    """The first answer; the other actors open their models meanwhile. Raises `MoevizError`."""
+def _first_answer(ray: Any, actors: list[Any]) -> FirstLook:
+    """Return the first answer; the other actors open their models meanwhile. Raises `MoevizError`."""
     try:
         (ready, *_), _ = ray.wait([actor.look.remote() for actor in actors], num_returns=1)
-        first, said = ray.get(ready)
+        first, failure = ray.get(ready)
     except ray.exceptions.RayActorError as error:
-        raise MoevizError(_lost(error)) from error
+        raise MoevizError(_explain_loss(error)) from error
     if first is None:
-        raise MoevizError(f"The model could not be opened {said}")
+        raise MoevizError(f"The model could not be opened {failure}")
     return first
 
 
-def _room(ray: Any, cluster: Cluster, threads: int) -> int:
+def _count_actors(ray: Any, cluster: Cluster, threads: int) -> int:
     """Return the number of actors to run. Raises `MoevizError` if there are no resources: Ray would wait silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     free = [
@@ -247,7 +247,7 @@ def _room(ray: Any, cluster: Cluster, threads: int) -> int:
 
 @contextmanager
 def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
-    """Ray, started here or joined, and left again."""
+    """Start Ray here or join a cluster, and leave it again."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -257,7 +257,7 @@ def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is not None:
         try:
-            if cluster.address != "auto":  # Ray would knock for minutes where nobody listens
+            if cluster.address != "auto":  # Ray would try for minutes if nobody answers
                 host, _, port = cluster.address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
             ray.init(address=cluster.address, **quiet)

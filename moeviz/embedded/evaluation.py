@@ -41,7 +41,7 @@ class EvaluationText:
 
 
 def evaluation_set() -> tuple[EvaluationText, ...]:
-    """All held-out texts, domain by domain.
+    """Read all held-out texts, domain by domain.
 
     >>> {text.label for text in evaluation_set()} == set(DOMAINS.values())
     True
