@@ -202,7 +202,7 @@ def test_cuts_and_flips_anywhere_end_in_facts_or_in_one_sentence(small, tmp_path
 
 
 @pytest.mark.parametrize("name", ["no.gguf", "a\0b.gguf", "x" * 300 + ".gguf", "."])
-def test_a_name_that_is_no_file_is_one_sentence(name):
+def test_a_name_that_is_not_a_file_is_refused_in_one_sentence(name):
     with pytest.raises(ModelNotFound, match=r"GGUF file"):
         moeviz.load_model(name, backend="llama.cpp")
 

@@ -199,7 +199,7 @@ def test_what_is_raised_in_the_middle_comes_out_and_leaves_nothing(model):
     assert moeviz.trace(model, PROMPT, max_new_tokens=3).equals(before)
 
 
-def test_progress_is_told_of_every_token(model):
+def test_progress_is_reported_for_every_token(model):
     told = []
     moeviz.trace(model, PROMPTS, max_new_tokens=3, progress=lambda done, asked: told.append((done, asked)))
     assert told == [(0, 3), (1, 3), (2, 3), (3, 3)]

@@ -76,7 +76,7 @@ def test_an_index_that_names_weights_elsewhere_is_refused(folder, shard):
 
 
 @pytest.mark.parametrize("text", ["[", "{}", '{"weight_map": [1]}', '{"weight_map": {"a": 1}}', "[" * 100_000])
-def test_an_index_that_is_none_is_told_by_its_reader(folder, text):
+def test_a_file_that_is_not_an_index_is_reported_by_its_reader(folder, text):
     (folder / "model.safetensors").unlink()
     (folder / "model.safetensors.index.json").write_text(text)
     with pytest.raises(ModelNotFound, match="did not load"):

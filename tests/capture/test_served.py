@@ -194,7 +194,7 @@ def test_a_config_says_what_the_server_does_not(stub, engine, config):
         check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)
 
 
-def test_a_well_known_model_needs_nothing_said(stub):
+def test_a_well_known_model_needs_no_options(stub):
     """The server names Mixtral-8x7B, whose config moeviz has; but it answers with four layers."""
     stub.routes["/v1/models"] = lambda body: {"data": [{"id": "tiny", "root": "mistralai/Mixtral-8x7B-v0.1"}]}
     with pytest.raises(CaptureError, match="4 layers of 2 experts per token, and its config has 32 layers of 2"):
@@ -292,7 +292,7 @@ def in_place(place, value):
         (lambda answer: b'{"a": ' + b"[" * 100_000, "not JSON"),
     ],
 )
-def test_what_is_no_routing_is_refused_with_its_reason(stub, change, says):
+def test_what_is_not_routing_is_refused_with_its_reason(stub, change, says):
     assert says in spoilt(stub, change)
 
 
@@ -687,7 +687,7 @@ def test_threads_may_ask_one_model_at_once(stub):
         "vllm+http://\ud800",
     ],
 )
-def test_a_name_that_is_no_address_is_refused(name):
+def test_a_name_that_is_not_an_address_is_refused(name):
     with pytest.raises(ModelNotFound) as refused:
         moeviz.load_model(name)
     assert len(str(refused.value)) < 700
