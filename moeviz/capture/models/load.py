@@ -19,7 +19,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrained
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import WAY_AROUND, check_fits, device_of
+from moeviz.capture.models.memory import check_fits, device_of
 from moeviz.capture.models.parameters import (
     TEXT_PART,
     auto_class,
@@ -225,7 +225,7 @@ def _check_memory(
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
-    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map)
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from moeviz.capture.engines.decoding_loop import draw_and_read, prompt_ids, token_rows
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar, check_options
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Vocabulary, Weights
 from moeviz.capture.engines.llama_cpp.files import GgufFiles, describe, open_files, served_model
 from moeviz.capture.engines.llama_cpp.library import library
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
-from moeviz.capture.models.memory import OVERHEAD, WAY_AROUND, check_bytes
+from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.prompts import added
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidPrompt
@@ -141,11 +141,7 @@ def open_model(
     ModelNotFound: there is no such file, a part is missing, or it is damaged. CaptureError: llama.cpp is missing, or
     not as moeviz knows it; a dense model, one whose layers' routing has one name, or one that does not fit into memory.
     """
-    if given := [option for option, value in transformers_only.items() if value is not None]:
-        raise CaptureError(
-            f"{quoted(name)} runs in llama.cpp on the CPU, in the precision that its file has: it takes no {given[0]}. "
-            "Leave that out, or load the transformers checkpoint."
-        )
+    check_options(name, "llama.cpp on the CPU, in the precision that its file has", transformers_only)
     threads = torch.get_num_threads() if threads is None else threads
     for what, value in (("micro_batch", micro_batch), ("threads", threads)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
@@ -154,7 +150,7 @@ def open_model(
     describe(files)  # refuses what cannot be traced, before anything is loaded
     library()
     if check_memory:
-        check_bytes(quoted(name), _bytes(files), "as it is stored", "cpu", WAY_AROUND)
+        check_bytes(quoted(name), _bytes(files), "as it is stored", "cpu")
     return LlamaCppModel(files, Weights(files.paths), ComputeOptions(threads, micro_batch, exact))
 
 

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from moeviz.capture.engines.decoding_loop import draw_and_read, outputs_of, prompt_ids, token_rows
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar, check_options
 from moeviz.capture.engines.mlx.folder import MlxFolder, caution_of, read_folder
 from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
 from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
@@ -29,7 +29,7 @@ from moeviz.capture.engines.mlx.loading import (
 )
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
-from moeviz.capture.models.memory import OVERHEAD, WAY_AROUND, check_bytes
+from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.prompts import added_by_template, token_spans
 from moeviz.capture.run.request import CaptureRequest
@@ -287,18 +287,14 @@ def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True
     Before the model is returned, eight tokens are run through it, and every MoE block must add up its experts' answers
     as moeviz says that it does.
     """
-    if given := [option for option, value in transformers_only.items() if value is not None]:
-        raise CaptureError(
-            f"{quoted(name)} runs in MLX, on the device that MLX takes by default: it takes no {given[0]}. Leave that "
-            "out, or load the transformers checkpoint."
-        )
+    check_options(name, "MLX, on the device that MLX takes by default", transformers_only)
     if dtype not in (None, "auto", *DTYPES):
         raise CaptureError(f"dtype is {dtype!r}; for MLX it must be one of {', '.join(DTYPES)}, or None.")
     folder = read_folder(name)
     need_mlx()
     lazy = load(folder)
     if check_memory:
-        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None, WAY_AROUND)
+        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None)
     return MlxModel(folder, with_weights(folder, lazy, None if dtype == "auto" else dtype))
 
 
