@@ -145,14 +145,14 @@ def measured(lines: Path) -> dict[str, Any] | None:
 def facts() -> dict[str, str]:
     """The device, the versions and the date."""
     device = torch.cuda.get_device_properties(0)
-    driver = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+    driver = _program_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
     return {
         "GPU": f"{device.name}, {device.total_memory / 1e9:.0f} GB, compute capability {device.major}.{device.minor}",
         "driver": driver or "not known",
         "CUDA of torch": str(torch.version.cuda),
         **{package: _version(package) for package in PACKAGES},
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        "commit": _said("git", "describe", "--always", "--dirty") or "not known",
+        "commit": _program_output("git", "describe", "--always", "--dirty") or "not known",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -164,7 +164,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _said(program: str, *arguments: str) -> str:
+def _program_output(program: str, *arguments: str) -> str:
     """Return what a program prints; "" if it is missing or fails."""
     if shutil.which(program) is None:
         return ""

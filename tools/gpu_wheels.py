@@ -71,7 +71,7 @@ def needed(python: str, frozen: str = "") -> set[str]:
             waiting += _requirements(name, requirement.extras)
     lines = (line.partition("==") for line in frozen.splitlines() if "==" in line)
     there = {canonicalize_name(name): version.strip() for name, _, version in lines}
-    return {_pinned(name) for name, wanted in seen.items() if name not in there or not wanted.contains(there[name])}
+    return {_pin(name) for name, wanted in seen.items() if name not in there or not wanted.contains(there[name])}
 
 
 def _requirements(name: str, extras: set[str]) -> Iterator[Requirement]:
@@ -85,7 +85,7 @@ def _requirements(name: str, extras: set[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-def _pinned(name: str) -> str:
+def _pin(name: str) -> str:
     try:
         return f"{name}=={distribution(name).version}"
     except PackageNotFoundError:  # needed there and not here

@@ -192,13 +192,13 @@ def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
         page.get_by_text("Five likeliest next tokens", exact=True).wait_for(timeout=SECONDS_TO_START * 1000)
         page.screenshot(path=PLACE / "app.png")
         yield "[app]: the page answers", answer.status, answer.status == 200
-        yield from said_by_server(frames)
+        yield from server_settings(frames)
         yield "[app]: background on the page", background(page), background(page) == "rgb(253, 253, 251)"
         yield "[app]: requests to other hosts", len(foreign), not foreign
         browser.close()
 
 
-def said_by_server(frames: list[bytes]) -> Iterator[Row]:
+def server_settings(frames: list[bytes]) -> Iterator[Row]:
     """Return the settings that the server sends to every browser."""
     session = next(filter(None, map(new_session, frames)))
     colour = session.custom_theme.light.primary_color

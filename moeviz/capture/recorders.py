@@ -77,7 +77,7 @@ def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
     """Record the model's own routers with hooks that keep what they return."""
     model = job.run.model
     hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
-    with eager_mode(model), _changed(job) as expected, hooks as recording:
+    with eager_mode(model), _apply_intervention(job) as expected, hooks as recording:
         by = f"{recording.by} ({job.why_hooks.removesuffix('.')})" if job.why_hooks else recording.by
         yield lambda: replace(recording, expected=expected, by=by)
 
@@ -108,7 +108,7 @@ def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
                     yield lambda: recording_of(record, keep_logits, by)
                 return
             hooks = recording_hooks(model, keep_logits, job.request.site)
-            with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
+            with kernels_deciding(model, found), _apply_intervention(job, found) as expected, hooks as recording:
                 yield lambda: replace(recording, by=by, expected=expected)
         except KernelMismatch as difference:
             raise KernelsUnavailable(str(difference)) from difference
@@ -134,7 +134,9 @@ def _probe(job: CaptureJob) -> "ProbedModel":
     return found
 
 
-def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractContextManager[ExpectedRouting | None]:
+def _apply_intervention(
+    job: CaptureJob, found: "ProbedModel | None" = None
+) -> AbstractContextManager[ExpectedRouting | None]:
     """Return the block in which the job's intervention changes what routers decide."""
     if job.request.intervention is None:
         return nullcontext()

@@ -183,13 +183,13 @@ def capture(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return whole_trace(model, request, progress)
-    run, plan = _prepared(model, request, tokenizer)
+    run, plan = _prepare_run(model, request, tokenizer)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         return _one_by_one(model, run, request, tokenizer, progress)
-    job = _planned(run, plan, request)
+    job = _plan_job(run, plan, request)
     watch = progress_watch(progress, request.max_new_tokens)
     with exclusive(job.run.model):
-        return _recorded(job, lambda _so_far: watch)
+        return _record(job, lambda _so_far: watch)
 
 
 def capture_growing(
@@ -206,13 +206,13 @@ def capture_growing(
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    run, plan = _prepared(model, request, tokenizer, growing=True)
+    run, plan = _prepare_run(model, request, tokenizer, growing=True)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         raise CaptureError(
             f"{type(run.model).__name__} routes a text otherwise when it stands in a batch, so several texts cannot "
             "grow together. Stream one text at a time."
         )
-    job = _planned(run, plan, request)
+    job = _plan_job(run, plan, request)
     shared = shared_decoding(job.run.model)
     if shared is not None and shared.takes(job):
         return shared.stream(job, seconds_between)
@@ -264,7 +264,7 @@ def _request(
     )
 
 
-def _prepared(
+def _prepare_run(
     model: LoadedModel | nn.Module,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -295,14 +295,14 @@ def _one_by_one(
     return replace(whole, model=replace(whole.model, recorded_by=f"{whole.model.recorded_by} ({why})"))
 
 
-def _planned(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
+def _plan_job(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
     """Repeat the prompts as planned. Raises `CaptureError` for a plan that this many prompts cannot follow."""
     batch = run.batch.repeated(plan.decoding.copies)
     plan.decoding.check(run.model, len(batch.input_ids))
     return CaptureJob(replace(run, batch=batch), plan, request)
 
 
-def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+def _record(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
     """Run with kernels if they are wanted; if they decide differently from the routers, run again with hooks."""
     why = why_hooks(job)
     if why is None:
@@ -360,7 +360,7 @@ def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
         try:
             wait_for_a_turn()
             with autocast():
-                whole = _recorded(job, watching)
+                whole = _record(job, watching)
             if throttle.stale:
                 made.put(whole)
                 wait_for_a_turn()

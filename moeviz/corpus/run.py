@@ -135,7 +135,7 @@ def write_shard(
     texts, number = texts_of_shard(files, facts, plan["lines"]), facts["first_text"]
     with folder.writer(shard) as writer:
         for window in _windows(model, texts, number):
-            traced = _traced(model, window, plan["batch_tokens"], folder, writer)
+            traced = _trace_window(model, window, plan["batch_tokens"], folder, writer)
             for at, label, stretches in window:
                 writer.add(at, label, [next(traced) for _ in stretches])
             tell(len(window))
@@ -163,7 +163,7 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
         yield held
 
 
-def _traced(
+def _trace_window(
     model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, writer: ShardWriter
 ) -> Iterator[Rows]:
     """Trace all stretches and yield what is kept, in their order; run in batches of like lengths, or one by one.

@@ -69,7 +69,7 @@ def planned(files: Sequence[Path], shard_bytes: int, lines: bool = False) -> lis
             _close(shards, digest)
             shards.append({"first_text": count, "texts": 0, "place": list(text.place)})
             digest, size = sha256(), 0
-        size += _digested(digest, text)
+        size += _add_to_digest(digest, text)
         shards[-1]["texts"] += 1
     if not shards:
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
@@ -81,7 +81,7 @@ def texts_of_shard(files: Sequence[Path], shard: dict[str, Any], lines: bool = F
     """Yield the texts of one shard again. Raises `InvalidPrompt` after the last, unless they are as planned."""
     digest, left = sha256(), shard["texts"]
     for text in texts_from(files, tuple(shard["place"]), lines):
-        _digested(digest, text)
+        _add_to_digest(digest, text)
         yield text
         left -= 1
         if not left:
@@ -98,7 +98,7 @@ def _close(shards: list[dict[str, Any]], digest: Any) -> None:
         shards[-1]["sha256"] = digest.hexdigest()
 
 
-def _digested(digest: Any, text: Text) -> int:
+def _add_to_digest(digest: Any, text: Text) -> int:
     label, content = text.label.encode(), text.text.encode()
     for part in (label, content):
         digest.update(len(part).to_bytes(8, "little"))

@@ -172,7 +172,7 @@ class NextTokenRecord:
         if not why_not:
             (ids, p), *lens = [_at(parts, where) for parts in (self.rows, *self.lens)]
             if np.isfinite(p).all() and all(np.isfinite(part).all() for _, part in lens):
-                return self._named(ids, p, lens, tokenizer)
+                return self._name_tokens(ids, p, lens, tokenizer)
             why_not = (
                 "The model's logits are not all numbers, so it has no likeliest next tokens. Load it in a wider dtype, "
                 "or leave next_tokens out."
@@ -181,7 +181,7 @@ class NextTokenRecord:
             raise CaptureError(why_not)
         return None
 
-    def _named(
+    def _name_tokens(
         self, ids: np.ndarray, p: np.ndarray, lens: list[tuple[np.ndarray, np.ndarray]], tokenizer: Any
     ) -> NextTokens:
         """Name each token that is among the likeliest once."""
@@ -235,11 +235,11 @@ def next_tokens_hooks(record: NextTokenRecord) -> Iterator[None]:
     with ExitStack() as stack:
         for index in range(len(record.lens)):
             note = partial(record.layer_ended, index)
-            stack.enter_context(_ended(record.layers[index], note, head))
+            stack.enter_context(_output_hook(record.layers[index], note, head))
         if record.last_layer is not None:
-            stack.enter_context(_ended(record.last_layer, record.last_layer_ended, head))
-        stack.enter_context(_ended(head.base, record.stack_ended, head))
-        stack.enter_context(_ended(head.model, record.model_ended, head, of=lambda output: output.logits))
+            stack.enter_context(_output_hook(record.last_layer, record.last_layer_ended, head))
+        stack.enter_context(_output_hook(head.base, record.stack_ended, head))
+        stack.enter_context(_output_hook(head.model, record.model_ended, head, of=lambda output: output.logits))
         yield
 
 
@@ -292,7 +292,7 @@ def layers_of(model: nn.Module, routers: Sequence[Router]) -> nn.ModuleList | No
 
 
 @contextmanager
-def _ended(
+def _output_hook(
     module: nn.Module, note: Callable[[Any], None], head: Head, of: Callable[[Any], Any] | None = None
 ) -> Iterator[None]:
     """Inside the block `note` gets what a module answers to this thread, first of several, but not for the head."""

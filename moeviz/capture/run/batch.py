@@ -86,7 +86,7 @@ class DecodingBatch:
         mask = torch.cat([pad(part.mask, (width - part.mask.shape[1], 0)) for part in (self, other)])
         pairs = zip(self.cache.layers, other.cache.layers, strict=True)
         return DecodingBatch(
-            self.model, _with_layers(self.cache, (_merged(one, two, width) for one, two in pairs)), mask
+            self.model, _with_layers(self.cache, (_merge_layers(one, two, width) for one, two in pairs)), mask
         )
 
     def only(self, rows: Sequence[int]) -> "DecodingBatch":
@@ -127,15 +127,15 @@ def _bytes_of_a_column(layer: Any) -> int:
     return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (layer.keys, layer.values))
 
 
-def _merged(one: Any, two: Any, width: int) -> Any:
+def _merge_layers(one: Any, two: Any, width: int) -> Any:
     if not one.is_initialized:
         return copy(one)
     columns = _columns(one, width)
     pairs = ((one.keys, two.keys), (one.values, two.values))
-    return _layer(one, width, *(torch.cat([_padded(part, columns) for part in pair]) for pair in pairs))
+    return _layer(one, width, *(torch.cat([_pad_columns(part, columns) for part in pair]) for pair in pairs))
 
 
-def _padded(part: Tensor, columns: int) -> Tensor:
+def _pad_columns(part: Tensor, columns: int) -> Tensor:
     return pad(part, (0, 0, columns - part.shape[-2], 0))
 
 

@@ -104,19 +104,19 @@ def check_values(settings: dict[str, Any], of: str) -> None:
     """Raise `CaptureError` for the first invalid setting. `of` says whose settings they are, for the message."""
     for name, value in settings.items():
         if name in VALUES and not VALUES[name][1](value):
-            raise CaptureError(f"{of} {name} is {_shown(value)}; it must be {VALUES[name][0]}.")
+            raise CaptureError(f"{of} {name} is {_shorten(value)}; it must be {VALUES[name][0]}.")
 
 
 def check_new_tokens(max_new_tokens: object) -> None:
     """Raise `InvalidPrompt` for a number of tokens that nobody can generate."""
     if not _is_whole(max_new_tokens, 0, MOST_NEW_TOKENS):
         raise InvalidPrompt(
-            f"Cannot generate {_shown(max_new_tokens)} tokens. Give a whole number from 0 to {MOST_NEW_TOKENS:,} as "
+            f"Cannot generate {_shorten(max_new_tokens)} tokens. Give a whole number from 0 to {MOST_NEW_TOKENS:,} as "
             "max_new_tokens."
         )
 
 
-def _shown(value: object) -> str:
+def _shorten(value: object) -> str:
     """Format a value of any kind, short enough for a sentence."""
     if _is_whole(value, -(10**30), 10**30):
         return str(value)

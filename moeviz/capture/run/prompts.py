@@ -223,13 +223,13 @@ def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> l
     if any(marked.count(mark) != 1 for mark in marks):
         return None
     for as_it_stands in (given, [part.strip() for part in given]):
-        filled, spans = _filled(marked, dict(zip(marks, as_it_stands, strict=True)))
+        filled, spans = _fill_marks(marked, dict(zip(marks, as_it_stands, strict=True)))
         if filled == whole:
             return spans
     return None
 
 
-def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
+def _fill_marks(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
     """Replace each mark in a text, and return where the replacements stand."""
     spans: list[Span] = []
     for mark in sorted(texts, key=marked.index):

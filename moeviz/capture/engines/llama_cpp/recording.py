@@ -92,9 +92,9 @@ class CallbackRecording:
     _wanted: dict[bytes, Piece | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._heard())
+        self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._make_callback())
 
-    def _heard(self) -> Any:
+    def _make_callback(self) -> Any:
         """The function that llama.cpp calls for every tensor of its graphs: so it does little."""
         ffi, wanted = self.library.ggml_ffi, self._wanted
         kind, cast, text = ffi.typeof("struct ggml_tensor *"), ffi.cast, ffi.string

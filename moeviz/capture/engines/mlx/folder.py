@@ -163,7 +163,7 @@ def check_complete(folder: MlxFolder, args_class: type) -> None:
     ]
     if lacking:
         says = f"does not say {', '.join(lacking)}, without which mlx-lm builds no {folder.model_type}"
-        raise _refused(folder, says, {name: _by_transformers(folder, name) for name in lacking})
+        raise _config_error(folder, says, {name: _by_transformers(folder, name) for name in lacking})
 
 
 def check_means_the_same(folder: MlxFolder, args: Any) -> None:
@@ -178,7 +178,7 @@ def check_means_the_same(folder: MlxFolder, args: Any) -> None:
             says = (
                 f"does not say {name}: mlx-lm's {folder.model_type} takes {taken!r}, and transformers {meant!r}{WRONG}"
             )
-            raise _refused(folder, says, {name: meant})
+            raise _config_error(folder, says, {name: meant})
 
 
 def caution_of(folder: MlxFolder) -> str:
@@ -203,19 +203,19 @@ def _check_rope(folder: MlxFolder, args: Any) -> None:
     kind = f"mlx-lm's {folder.model_type}"
     if any(isinstance(value, dict) for value in rope.values()):
         says = f"gives its kinds of layers rope_parameters of their own, which {kind} does not read{WRONG}"
-        raise _refused(folder, says, {})
+        raise _config_error(folder, says, {})
     for name in ("rope_theta", "partial_rotary_factor"):
         meant, taken = rope.get(name, Missing), getattr(args, name, Missing)
         if Missing not in (meant, taken) and meant != taken:
             says = f"has {name} = {meant} in rope_parameters, where {kind} does not look: it takes {taken!r}{WRONG}"
-            raise _refused(folder, says, {name: meant})
+            raise _config_error(folder, says, {name: meant})
     scaled = rope.get("rope_type", rope.get("type"))
     if scaled not in PLAIN and not getattr(args, "rope_scaling", None):
         says = f"has {scaled!r} in rope_parameters, where {kind} does not look: it takes no scaling{WRONG}"
-        raise _refused(folder, says, {"rope_scaling": rope})
+        raise _config_error(folder, says, {"rope_scaling": rope})
 
 
-def _refused(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
+def _config_error(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
     """The sentence: what the config says, what mlx-lm makes of it, and which field to add."""
     known = {name: value for name, value in add.items() if value is not Missing}
     what = ", ".join(f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in known.items())

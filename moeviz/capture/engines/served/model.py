@@ -85,7 +85,7 @@ class ModelOnServer(EngineModel):
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         answers = []
         for prompt in request.prompts:
-            answers.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
+            answers.append((yield from poll(self._with(partial(self._answer, request=request, prompt=prompt)))))
         trace = self._trace(answers, request)
         yield lambda: trace
 
@@ -162,7 +162,7 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> ServedAnswer:
+    async def _answer(self, server: Server, request: CaptureRequest, prompt: str) -> ServedAnswer:
         """Return the answer to one prompt, compared with the prompt, with the texts of its tokens."""
         answer = await self._read(server, prompt, request)
         part = answer.part

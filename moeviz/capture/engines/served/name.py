@@ -52,10 +52,10 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
         raise ModelNotFound(f"{quoted(name)} is not the http or https address of a server. {_like(engine)}")
     path = parts.path.rstrip("/").removesuffix("/v1")  # if the address of the OpenAI client was given
     found = ServerName(name, engine, f"{parts.scheme}://{parts.netloc}{path}", parts.fragment or None, facts)
-    return _with_told(found, parts.query, told)
+    return _add_facts(found, parts.query, told)
 
 
-def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
+def _add_facts(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
     """Add the facts that the user gives, in the name and in `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
