@@ -271,7 +271,7 @@ def in_place(place, value):
         (in_place((3, 1, 0), 8), "names expert 8"),
         (with_rows(lambda rows: rows[1:]), "5 rows of routing for 5 prompt tokens and 2 generated ones"),
         (with_rows(lambda rows: np.concatenate([rows, rows[:1]])), "7 rows of routing"),
-        (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts a token"),
+        (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts per token"),
         (with_rows(lambda rows: rows[:, :, :1]), "4 layers of 1 experts a token"),
         (with_rows(lambda rows: rows[0]), "not a full table"),
         (with_rows(lambda rows: rows[:0]), "not a full table"),
