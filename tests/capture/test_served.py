@@ -272,7 +272,7 @@ def in_place(place, value):
         (with_rows(lambda rows: rows[1:]), "5 rows of routing for 5 prompt tokens and 2 generated ones"),
         (with_rows(lambda rows: np.concatenate([rows, rows[:1]])), "7 rows of routing"),
         (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts per token"),
-        (with_rows(lambda rows: rows[:, :, :1]), "4 layers of 1 experts a token"),
+        (with_rows(lambda rows: rows[:, :, :1]), "4 layers of 1 experts per token"),
         (with_rows(lambda rows: rows[0]), "not a full table"),
         (with_rows(lambda rows: rows[:0]), "not a full table"),
         (lambda answer: {"choices": []}, "not the routing of this prompt: It has 0 choices"),
