@@ -43,6 +43,8 @@ SESSION = f"moeviz_app.session {JOBS}"
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
     # Programs that use the whole house, and that nothing in it imports: how the model that ships was trained.
+    # The training text is what the byte models of the evaluation are fitted to.
+    "models/training/evaluation_set.py": f"models.training models.evaluate.byte_models moeviz {TORCH}",
     "models/training/*": f"models.training moeviz {TORCH}",
     "models/evaluate/*": f"models.evaluate moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
