@@ -1,7 +1,5 @@
 """Models with several kinds of routers, loops, drops and experts that compute nothing, from prompt to trace."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -133,13 +131,7 @@ def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
     assert chosen(trace, 1) == received(testimony, "layers.1.")
 
 
-def test_layers_whose_routers_are_not_declared_are_there_too():
-    trace, testimony = traced("deepseek_v4", max_new_tokens=3)
-    assert trace.model.layers == (0, 1, 2, 3)
-    assert chosen(trace, 0) == received(testimony, "layers.0.")
-
-
-def test_a_block_that_decides_is_heard_and_left_as_it_was():
+def test_a_block_that_decides_is_recorded_and_left_as_it_was():
     trace, testimony = traced("dbrx", max_new_tokens=3)
     assert chosen(trace, 3) == received(testimony, "blocks.3.")
     model = random_model("dbrx")
@@ -147,7 +139,7 @@ def test_a_block_that_decides_is_heard_and_left_as_it_was():
     assert all("route_tokens_to_experts" not in vars(router.block) for router in find_routers(model))
 
 
-def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, tmp_path):
+def test_a_caution_is_logged_and_stays_with_the_trace(caplog, tmp_path):
     trace, _ = traced("nllb_moe")
     assert "experts 0 and 1 run whatever the router decides" in caplog.text
     assert trace.model.caution in caplog.text and trace.model.caution
@@ -158,7 +150,7 @@ def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, 
 def test_a_site_that_a_model_does_not_have_is_named_with_those_that_it_has():
     with pytest.raises(CaptureError, match=r"no routers at 'decoder'; choose .*attention"):
         traced("jetmoe", site="decoder")
-    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has only one kind"):
+    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has one kind only"):
         traced("mixtral", site="decoder")
 
 
@@ -174,20 +166,3 @@ def test_a_model_without_a_head_is_traced_but_does_not_generate():
     assert len(moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer()).tokens)
     with pytest.raises(CaptureError, match="MixtralModel generates no text"):
         moeviz.trace(model, TEXT, tokenizer=tiny_tokenizer(), max_new_tokens=2)
-
-
-@pytest.mark.parametrize("architecture", ["dbrx", "llama4", "doge", "switch_transformers", "jetmoe", "beam", "zaya"])
-def test_the_call_with_kernels_gives_the_same_trace(architecture):
-    model, tokenizer = random_model(architecture), tiny_tokenizer()
-    model.generation_config.eos_token_id = None
-    plain, kernels = (
-        moeviz.trace(model, TEXT, tokenizer=tokenizer, max_new_tokens=4, kernels=kernels) for kernels in (False, True)
-    )
-    assert replace(kernels.model, recorded_by="hooks") == plain.model and kernels.tokens.equals(plain.tokens)
-    np.testing.assert_array_equal(np.sort(kernels.experts), np.sort(plain.experts))
-    np.testing.assert_allclose(kernels.weights, plain.weights, atol=1e-6)
-
-
-def test_the_kernels_do_not_record_loops():
-    with pytest.raises(CaptureError, match="answered 3 times when the model ran once"):
-        moeviz.trace(random_model("inkling2_loop"), TEXT, tokenizer=tiny_tokenizer(), kernels=True)

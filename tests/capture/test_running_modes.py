@@ -53,7 +53,7 @@ def test_the_trace_is_what_the_experts_receive_of_the_finished_sequence(family, 
 @pytest.mark.parametrize("way", EVERYWHERE)
 @pytest.mark.parametrize("family", each(MANY_KINDS, keep=["deepseek_v3"]))
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
+def test_whatever_else_goes_on_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
@@ -108,7 +108,7 @@ def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tok
         assert spread[1] == pytest.approx(20 * spread[0], rel=0.3), family
 
 
-def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
+def test_the_survey_recognises_a_wrong_trace(monkeypatch):
     from survey import compare
 
     plain = compare.trace
@@ -161,12 +161,7 @@ def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(m
         (ONE, Decoding(num_return_sequences=2), Sampling(), "same every time"),
         (ONE, Decoding(num_beams=2, num_return_sequences=3), Sampling(), "2 beams cannot give 3 sequences"),
         (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the most likely"),
-        (
-            ONE,
-            Decoding(cache_implementation="no such"),
-            Sampling(),
-            "is 'no such'; it must be one of 'static'",
-        ),
+        (ONE, Decoding(cache_implementation="no such"), Sampling(), "is 'no such'; it must be one of 'static'"),
     ],
 )
 def test_what_cannot_go_together_is_a_sentence(prompts, decoding, sampling, says, model, tokenizer):

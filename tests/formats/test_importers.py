@@ -37,7 +37,7 @@ def test_a_file_holds_what_its_writer_put_there(name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_routing_is_refused_with_its_reason(name):
+def test_what_is_not_routing_is_refused_with_its_reason(name):
     with pytest.raises(InvalidTrace, match=r"pickle|legacy|placement"):
         read_counted(FOLDER / name)
 
@@ -468,9 +468,3 @@ def test_damaged_files_are_read_or_refused_in_one_sentence():
 
 def test_an_array_is_shown_in_one_line():
     assert "\n" not in shown(np.zeros((3, 9)))
-
-
-def test_a_raw_error_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(table, "DAMAGED", ())
-    came, _, _ = tried(200, seed=7)
-    assert [what for what in came if what.startswith("raw ")]

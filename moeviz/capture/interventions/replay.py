@@ -20,35 +20,36 @@ else:
 class Replay:
     """Replay the routing of a trace of the same tokens instead of what the routers decide.
 
-    Replaying a model's own trace gives the same output, to the last bit. `live_weights` replays only the experts, and
-    the router weighs them by its own scores, as training with Rollout Routing Replay does; the trace needs no weights.
+    Replaying a model's own trace gives the same output, to the last bit. With `live_weights` only the experts are the
+    trace's, and each router weighs them by its own scores, as R3 does in reinforcement learning: a trace without
+    weights will do.
 
     >>> import moeviz
     >>> model = moeviz.load_model()
     >>> own = moeviz.trace(model, "Il fait froid.")
     >>> moeviz.what_if(model, "Il fait froid.", moeviz.Replay(own)).effect["kl"].max().item()
     0.0
-
-    Source: R3 (arXiv 2510.11370), section 4.
     """
 
     trace: RoutingTrace
     live_weights: bool = False
 
     def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
-        """Raise `CaptureError` for a trace of other layers, other experts or other tokens, or without what is used."""
+        """Raise `CaptureError` for a trace of other layers, other experts, or without weights."""
         model, experts = self.trace.model, {layer: limits.num_experts for layer, limits in layers.items()}
-        no_weights = self.trace.weights is None and not self.live_weights
-        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or no_weights:
+        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or (
+            self.trace.weights is None and not self.live_weights
+        ):
             raise CaptureError(
                 f"The trace to replay is of {model.name}: layers {model.layers}, {model.num_experts} experts"
-                f"{', no weights' * no_weights}. It needs weights (or live_weights, which takes the router's), and the "
-                f"same layers and experts as the model that runs: {experts}."
+                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, or live weights, and "
+                f"the same layers and experts as the model that runs: {experts}."
             )
-        if self.live_weights and not self.trace.filled.all():
+        needed = max(limits.top_k for limits in layers.values())
+        if self.live_weights and ((self.trace.experts < 0).any() or model.top_k != needed):
             raise CaptureError(
-                f"{int((~self.trace.filled).sum()):,} slots of the trace to replay hold no expert, and a router weighs "
-                "all of a token's experts together. Replay its weights too."
+                f"Live weights need {needed} experts for every token, and the trace has {model.top_k}, or empty slots. "
+                "Leave live weights out, or record the trace with as many."
             )
         if not self.trace.recorded.all():
             raise CaptureError(
@@ -63,42 +64,34 @@ class Replay:
 
     def change(self, decision: Decision) -> Choice:
         """The trace's choice; in the router's own order of slots where both chose the same."""
-        recorded = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
-        experts = decision.experts.new_tensor(recorded)
+        experts = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
         if self.live_weights:
-            weights, experts = _weighed(decision, experts)
-        else:
-            weights = decision.weights.new_tensor(self.trace.need("weights", "Replay")[decision.index])
-        factor = 1 if self.live_weights else decision.factor  # a recorded weight has the block's factor in it
+            rows, chosen = decision.kept.nonzero(), decision.experts.new_tensor(experts)
+            pushed = decision.weights.new_zeros(len(decision.experts), decision.limits.num_experts).float()
+            pushed[rows.expand_as(chosen), chosen] = float("inf")
+            return decision.again(pushed, None)
+        weights = decision.weights.new_tensor(self.trace.need("weights", "Replay")[decision.index])
+        experts = decision.experts.new_tensor(experts)
         own_weights, own = decision.weights[decision.kept], decision.experts[decision.kept]
         if experts.shape != own.shape:
-            return _put(decision, weights / factor, experts)
+            return _put(decision, weights / decision.factor, experts)
         place, theirs = own.argsort(dim=-1).argsort(dim=-1), experts.argsort(dim=-1)
         experts, weights = (part.gather(-1, theirs).gather(-1, place) for part in (experts, weights))
-        same = (experts == own).all(dim=-1, keepdim=True) if self.live_weights else weights == own_weights * factor
-        return _put(decision, own_weights.where(same, weights / factor), experts)
+        same = weights == own_weights * decision.factor
+        return _put(decision, own_weights.where(same, weights / decision.factor), experts)
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
         if self.live_weights:
-            for (layer, now, _), asked in zip(intervention.layer_pairs(changed, own), self.trace.experts, strict=True):
-                same = (np.sort(now.experts) == np.sort(asked)).all(axis=-1)
-                intervention.check_all_tokens(self, layer, same, "another expert was chosen than in the trace")
+            for index, (layer, now, _) in enumerate(intervention.layer_pairs(changed, own)):
+                same = (np.sort(now.experts, axis=-1) == np.sort(self.trace.experts[index], axis=-1)).all(axis=-1)
+                intervention.check_all_tokens(self, layer, same, "other experts were chosen")
             return
         weights = self.trace.need("weights", "Replay")
         replayed = DecidedRouting(changed.layers, self.trace.experts, weights, changed.precision)
         for layer, now, asked in intervention.layer_pairs(changed, replayed):
             expected = intervention.weights_by_expert(asked, layers[layer].num_experts)
             intervention.check_weights(self, layer, now, expected, changed.precision)
-
-
-def _weighed(decision: Decision, experts: Tensor) -> Choice:
-    """Return the router's own weights of these experts (tokens without padding, K), and the experts in its order."""
-    pushed = decision.weights.new_zeros(len(decision.kept), decision.limits.num_experts).float()
-    rows = decision.kept.nonzero()
-    pushed[rows, experts] = float("inf")
-    weights, chosen = decision.again(pushed, experts.shape[1])
-    return weights[decision.kept], chosen[decision.kept]
 
 
 def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
@@ -112,12 +105,7 @@ def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
 
 OPTION = Option(
     "--replay",
-    lambda args, read: Replay(read(args.replay), live_weights=args.live_weights),
+    lambda args, read: Replay(read(args.replay), args.live_weights),
     {"metavar": "TRACE", "help": "use the routing of a trace of the same prompt"},
-    beside={
-        "--live-weights": {
-            "action": "store_true",
-            "help": "with --replay: only the experts of the trace, weighed by this model's routers",
-        }
-    },
+    beside={"--live-weights": {"action": "store_true", "help": "with --replay: experts only, weighed by the routers"}},
 )
