@@ -10,6 +10,7 @@ import pytest
 import torch
 from fused_models import FAMILIES
 from gguf_models import of_transformers, write_gguf, write_model
+from made_children import EXPERTS, LAYERS, Expert, in_another_order, mixed, noisy, of_the_model, saved
 from numpy.testing import assert_array_equal
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, DENSE, tiny_model
@@ -26,48 +27,13 @@ from moeviz.formats.exports import write_trace
 from moeviz.metrics.expert_table import expert_table
 from moeviz.metrics.lineage import WHAT, expert_fates, lineage_pairs
 
-LAYERS, EXPERTS, MATRICES = 6, 8, ("w1", "w2", "w3")
-Expert = dict[str, torch.Tensor]
 RESULTS = ("layer", "expert", "what", "base_layer", "base_experts")
 
 
 @pytest.fixture(scope="module")
 def layers() -> list[list[Expert]]:
     """The experts of the embedded model, by layer and number."""
-    weights = load_file(embedded_path() / "model.safetensors")
-    name = "model.layers.{}.block_sparse_moe.experts.{}.{}.weight"
-    return [
-        [{part: weights[name.format(layer, one, part)].float() for part in MATRICES} for one in range(EXPERTS)]
-        for layer in range(LAYERS)
-    ]
-
-
-def saved(path: Path, layers: list[list[Expert]], dtype: torch.dtype = torch.bfloat16, config: dict | None = None):
-    """A checkpoint with these experts and nothing else."""
-    path.mkdir()
-    (path / "config.json").write_text(json.dumps(config or {}))
-    name = "model.layers.{}.mlp.experts.{}.{}.weight"
-    tensors = {
-        name.format(layer, number, part): values.to(dtype, copy=True).contiguous()
-        for layer, experts in enumerate(layers)
-        for number, expert in enumerate(experts)
-        for part, values in expert.items()
-    }
-    save_file(tensors, path / "model.safetensors")
-    return str(path)
-
-
-def mixed(*parts: tuple[float, Expert]) -> Expert:
-    return {name: sum(part * expert[name] for part, expert in parts) for name in parts[0][1]}
-
-
-def noisy(expert: Expert, share: float, seed: int = 0) -> Expert:
-    """With noise of this share of each matrix's norm."""
-    made = torch.Generator().manual_seed(seed)
-    return {
-        name: values + share * values.std() * torch.randn(values.shape, generator=made)
-        for name, values in expert.items()
-    }
+    return of_the_model()
 
 
 def found(base: str, child: str) -> list[tuple]:
@@ -262,12 +228,6 @@ def test_strangers_have_no_match(layers, tmp_path):
         assert lineage.table["what"].tolist() == ["unrelated"] * 48
         assert lineage.says[0] == f"None of the 48 experts of {stranger} comes from embedded, as far as weights say."
         assert lineage.table["similarity"].max() < lineage.threshold
-
-
-def in_another_order(expert: Expert, seed: int) -> Expert:
-    """The same function: neurons are put in another order."""
-    order = torch.randperm(len(expert["w1"]), generator=torch.Generator().manual_seed(seed))
-    return {"w1": expert["w1"][order], "w2": expert["w2"][:, order], "w3": expert["w3"][order]}
 
 
 def test_neurons_in_another_order_and_experts_of_another_layer_are_moved_and_nothing_is_cut(layers, tmp_path):

@@ -14,28 +14,14 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 sys.path.append(str(Path(__file__).parents[1] / "support"))
-sys.path.append(str(Path(__file__).parents[1] / "analyses"))
-from test_lineage import EXPERTS, LAYERS, Expert, in_another_order, mixed, noisy, saved
+from made_children import EXPERTS, Expert, in_another_order, mixed, noisy, of_the_model, saved
 
 import moeviz
-from moeviz.embedded import embedded_path
 
 Layers = list[list[Expert]]
-
-
-def of_the_model() -> Layers:
-    weights = load_file(embedded_path() / "model.safetensors")
-    name = "model.layers.{}.block_sparse_moe.experts.{}.{}.weight"
-    return [
-        [
-            {part: weights[name.format(layer, one, part)].float() for part in ("w1", "w2", "w3")}
-            for one in range(EXPERTS)
-        ]
-        for layer in range(LAYERS)
-    ]
 
 
 def in_4_bits(expert: Expert) -> Expert:
