@@ -121,7 +121,7 @@ def _colours(bands: pd.DataFrame) -> pd.Series:
 
 
 def _ribbons(steps: pd.DataFrame, bands: pd.DataFrame, layers: list[int]) -> tuple[pd.DataFrame, float]:
-    """Where each ribbon leaves and arrives, those wide enough, and the share of steps in the others."""
+    """Return the ends of each ribbon that is wide enough, and the share of steps in the others."""
     ribbons = steps.reset_index(drop=True)
     at = {side: bands.add_prefix(f"{side}_") for side in ("from", "to")}
     for side in ("from", "to"):
@@ -201,7 +201,7 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
 
 
 def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
-    """Bits that each layer tells about the next, with shuffled and maximum. Columns: those of
+    """Bits of each layer about the next, with shuffled and maximum. Columns: those of
     `consecutive_information`."""
     title = ["layer (predicting the next MoE layer)", "(orange: shuffled, grey: maximum)"]
     base = alt.Chart(frame).encode(
@@ -224,7 +224,7 @@ def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
-    """Layer by later layer, by what one tells about the other. Columns: those of `information_between_layers`."""
+    """Layer by later layer, by the bits of one about the other. Columns: those of `information_between_layers`."""
     layers = [int(layer) for layer in np.unique(frame[["from_layer", "to_layer"]])]
     bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
     scale, axis = alt.Scale(domain=layers), theme.ids_axis()

@@ -2,9 +2,8 @@
 
 The columns are those of `moeviz.formats.assignments_table`, and a last one, `about`: the model's facts as JSON in the
 last row, out of a spreadsheet's sight, and a word on that in the first, so that a file that was cut is noticed. With
-them the file opens here as the same trace, also where its rows were sorted, or where the first has the facts, as in
-files of before. `plain` leaves the column out. Texts are quoted, numbers are not; weights have as many digits as
-float32 needs, and no more.
+them the file opens here as the same trace, also if its rows were sorted. `plain` leaves the column out. Texts are
+quoted, numbers are not; weights have as many digits as float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
 like that, in any of their forms and behind any blanks and invisible characters, or with a tab, a line break or an
@@ -25,7 +24,7 @@ from pyarrow import csv
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
-from moeviz.formats.table_facts import NUMBERS, TEXTS, facts_beside_table, short_floats
+from moeviz.formats.table_facts import NUMBERS, TEXTS, check_names, facts_beside_table, short_floats
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import escape_formula
@@ -114,8 +113,5 @@ def _parsed(data: bytes, max_bytes: int) -> pd.DataFrame:
             f"This is not a CSV table in UTF-8: {str(error)[:200]}. Save it as CSV in that encoding."
         ) from error
     names = [str(name).strip() for name in table.iloc[0].fillna("")]
-    if len(set(names)) != len(names):
-        raise InvalidTrace(
-            f"Several columns of the table have the same name: {', '.join(names)[:200]}. Rename or remove them."
-        )
+    check_names(names)
     return table.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)

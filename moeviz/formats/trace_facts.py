@@ -132,7 +132,7 @@ def _check_format(found: Any) -> None:
 
 
 def _are_token_facts(name: str, values: list[Any]) -> bool:
-    """Of a whole column at once: one by one, the tokens of a large file would take minutes."""
+    """Check a whole column at once: one by one, the tokens of a large file would take minutes."""
     kinds = set(map(type, values))
     if name in TOKEN_INTEGERS:
         low, high = TOKEN_INTEGERS[name]

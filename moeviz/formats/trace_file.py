@@ -1,14 +1,13 @@
 """The trace file, `.npz`: a trace as it is, every bit of it, in the smallest file.
 
-A zip of `experts.npy`, `weights.npy` and `logits.npy` (the last two where the trace has them) and `header.npy`, which
-is JSON in UTF-8. numpy alone reads it:
+A zip of `experts.npy`, `weights.npy` and `logits.npy` (the last two if the trace has them) and `header.npy`, which
+is JSON in UTF-8. numpy reads it without moeviz:
 
     arrays = numpy.load("trace.npz")
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
 The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
-arrays in base64, and so are the figures of experts' outputs under "outputs". A version that does not know them opens
-the file without them.
+arrays in base64, and so are the figures of experts' outputs under "outputs".
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -44,7 +43,7 @@ DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
 NEXT_DTYPES = {"rows": "<i4", "p": "<f4", "lens_rows": "<i4", "lens_p": "<f4", "token_ids": "<i4"}
 OPTIONAL = ("lens_rows", "lens_p", "token_ids")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes
-# What numpy writes for these dtypes, to the letter. numpy's own reader hands the header to Python's parser instead.
+# The exact bytes that numpy writes for these dtypes. numpy's own reader hands the header to Python's parser instead.
 NPY_HEADER = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error)
 

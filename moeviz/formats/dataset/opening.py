@@ -28,9 +28,9 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
     """Open a dataset. Nothing of it is read but its manifest; sizes are compared, and sums when a table is read.
 
     path     a folder, or s3://BUCKET/PREFIX
-    partial  read the shards that are whole, and say in `left_out` which are not.
+    partial  read the shards that are whole, and name the others in `left_out`.
 
-    Raises `InvalidTrace`, with the shard's name, where a shard is missing, damaged, or not of this dataset, and for a
+    Raises `InvalidTrace`, with the shard's name, if a shard is missing, damaged, or not of this dataset, and for a
     dataset that is not finished; `MoevizError` for an address that makes no sense, or a store that does not answer; and
     `OSError` if it cannot be read.
 
@@ -73,7 +73,7 @@ def _opened(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
 
 
 def _unfinished(path: Place, partial: bool) -> Dataset:
-    """The shards of a dataset that are there so far, by what each says of itself."""
+    """Open the shards of a dataset that are there so far, by the file of each."""
     if not (path / PLAN).exists():
         raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
     if not partial:
@@ -113,7 +113,7 @@ def _strangers(sizes: dict[str, int], content: dict[str, Any]) -> list[str]:
 
 
 def _shard(path: Place, number: int, facts: dict[str, Any]) -> Shard:
-    """Raises `InvalidTrace` for what no writer says of a shard."""
+    """Return a shard by its facts. Raises `InvalidTrace` for facts that no writer gives."""
     numbers = [facts.get(name) for name in ("shard", "texts", "tokens")]
     files = facts.get("files")
     whole = all(type(value) is int and value >= 0 for value in numbers) and numbers[0] == number

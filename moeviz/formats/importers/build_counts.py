@@ -19,7 +19,7 @@ MAX_CELLS = 2**25
 
 @dataclass(frozen=True, slots=True)
 class CountTable:
-    """A table of counts (G, L, E), or (L, E), as a file has it, and what the file says beside it."""
+    """A table of counts (G, L, E), or (L, E), as a file has it, with the facts that the file states."""
 
     table: np.ndarray
     backend: str
@@ -123,7 +123,7 @@ def _all_experts(table: np.ndarray, counted: CountTable, options: ImportOptions)
 
 
 def _check_top_k(table: np.ndarray, tokens: np.ndarray, layers: list[int], top_k: int) -> None:
-    """An expert cannot get more tokens than there are: then a token was sent to fewer experts than somebody said."""
+    """An expert cannot get more tokens than there are: then top-k is smaller than was stated."""
     over = table > tokens[..., None]
     if over.any():
         group, row, expert = np.argwhere(over)[0]

@@ -1,7 +1,7 @@
 """Megatron-LM's --save-tokens-per-expert-interval: `tokens_per_expert/rank{r}.jsonl`, a line for each layer and step.
 
 A rank lists its own experts, and among how many devices a layer's were divided is not in the file. A step counts where
-every rank that has a layer has it at that step: what a killed rank did not write is left out, and said. Layers of
+every rank that has a layer has it at that step: what a killed rank did not write is left out, with a note. Layers of
 multi-token prediction are left out. With FP8 and FP4, the numbers include padding.
 """
 
@@ -21,7 +21,7 @@ Counts = dict[tuple[int, int], dict[int, np.ndarray]]  # by step and layer, what
 
 
 def recognise(source: Source) -> bool:
-    """A folder with `tokens_per_expert/rank0.jsonl`, or JSON lines with `tpe`."""
+    """Tokens_per_expert/rank0.jsonl, or lines with tpe."""
     if source.is_folder:
         return bool(source.matching(FILES))
     return isinstance(source.first, dict) and {"iter", "layer", "tpe"} <= source.first.keys()
@@ -98,7 +98,6 @@ FORMAT = Importer(
     name="megatron-counts",
     label="Megatron-LM's tokens per expert",
     becomes="counts",
-    looks_for="tokens_per_expert/rank0.jsonl, or lines with tpe",
     recognise=recognise,
     read=read,
     asks=("expert_parallel", "top_k"),

@@ -62,7 +62,7 @@ def importers() -> tuple[Importer, ...]:
 
 
 def named(name: str) -> Importer:
-    """Return the format of that name. Raises `MoevizError` for one that there is not."""
+    """Return the format of that name. Raises `MoevizError` for an unknown one."""
     for row in importers():
         if row.name == name:
             return row
@@ -86,7 +86,7 @@ def recognised(source: Source) -> Importer | None:
 def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
     """Read the trace, or the counts, in a file of that format. What the doctor finds is logged too.
 
-    Raises `InvalidTrace` for a damaged file, and for one that is no routing; `NotSaid` where something must be told.
+    Raises `InvalidTrace` for a damaged file, and for one that is not routing; `NotSaid` if an option is missing.
     """
     try:
         found: Counted = _guarded(lambda: row.read(source, options), source, row.label)
