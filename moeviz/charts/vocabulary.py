@@ -106,7 +106,7 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
-    """Draw how strongly each expert's tokens keep to it, in one layer. Columns: those of `vocabulary_specialization`."""
+    """Draw how strongly each expert's tokens keep to it in a layer. Columns: those of `vocabulary_specialization`."""
     ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
     bars = theme.bars(
         frame.drop(columns="layer"),
