@@ -40,7 +40,7 @@ class WatchedTraining:
         """CPU time of one step; hooks are put on and taken off outside of it."""
         self.health.close()
         if watched:
-            self.health.heard._listen(self.model)
+            self.health.recorder._hook_model(self.model)
         start = time.process_time()
         loss = self.model(**self.batch, use_cache=False).loss
         loss.backward()
@@ -65,8 +65,8 @@ def measured(tokens: int, rounds: int) -> tuple[list[float], float, RoutingHealt
 
 def kept(health: RoutingHealth) -> tuple[int, int]:
     """Bytes that the meter holds on the device, and bytes of each step until the next log."""
-    counters = [part for each in health.heard.counters.values() for part in (each.counts, each.sums)]
-    held = sum(part.nbytes for part in (*counters, health._sums, health._aux, health.heard.aux))
+    counters = [part for each in health.recorder.counters.values() for part in (each.counts, each.sums)]
+    held = sum(part.nbytes for part in (*counters, health._sums, health._aux, health.recorder.aux))
     return held, counters[0].numel() * torch.int32.itemsize
 
 
