@@ -334,8 +334,6 @@ def test_routers_that_are_not_those_of_the_checkpoint_are_said():
             health.load_state_dict(kept)
             said = [text for text in health.said if "Routers are not those that the checkpoint was saved with" in text]
             assert bool(said) == expected and all("in layer 1:" in text for text in said)
-            health.load_state_dict({name: value for name, value in kept.items() if name != "routers"})
-            assert health.said == kept["said"]  # a checkpoint of before: not judged
 
 
 @pytest.mark.filterwarnings("ignore")
