@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from moeviz.corpus.run import Wanted
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.dataset.s3 import Place
-    from moeviz.model_info import ModelInfo
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Trace labelled texts and show which experts each kind of text uses."
@@ -147,7 +146,8 @@ def run(args: Namespace) -> int:
     from moeviz.capture.corpus import trace_corpus
 
     model = load(args)
-    check_layer(args.layer, model.info)
+    if args.layer is not None and args.layer not in model.info.layers:  # before it runs, not after
+        raise InvalidTrace(no_layer(model.info.name, args.layer, model.info.layers))
     result = trace_corpus(model, texts, outputs=args.outputs, progress=partial(progress, says="traced {} of {} texts"))
     write(result, args.output, args.counts_only)
     if not args.json:
@@ -182,12 +182,12 @@ def trace_to_dataset(args: Namespace) -> str:
     folder = place_of(args.output)
     check_begun(folder, args.resume)
     if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
+        folder.mkdir(parents=True, exist_ok=True)  # a target that cannot be written is refused before the model runs
     from moeviz.corpus.run import Wanted, write_corpus
     from moeviz.corpus.texts import files_of
 
     for file in files_of(args.files):
-        file.stat()  # one that is not there is said before the model is loaded
+        file.stat()  # a missing file is reported before the model is loaded
     wanted = Wanted(
         weights=args.weights or "float16",
         text=not args.no_text,
@@ -310,12 +310,6 @@ def _contents(path: str) -> bytes:
     if why := why_no_file(path):
         raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
     return Path(path).read_bytes()
-
-
-def check_layer(layer: int | None, model: "ModelInfo") -> None:
-    """Raise `InvalidTrace` where the model has no such MoE layer: before it runs, not after."""
-    if layer is not None and layer not in model.layers:
-        raise InvalidTrace(no_layer(model.name, layer, model.layers))
 
 
 def tables(trace: "RoutingTrace") -> tuple[dict[str, "pd.DataFrame"], list[str]]:

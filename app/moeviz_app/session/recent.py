@@ -66,7 +66,7 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
     found = []
     try:
         paths = kept_traces(folder()) if identity.may_keep_traces() else []
-    except OSError:  # there is no such place: whoever writes there is told
+    except OSError:  # there is no such folder: the error is reported when something is written
         paths = []
     for path in paths:
         if path.name not in seen:
@@ -80,12 +80,12 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
 
 
 def troubles() -> list[str]:
-    """Return what went wrong since this was asked last, a sentence each: to the machine's own user alone."""
+    """Return what went wrong since the last call, a sentence each: only to the machine's own user."""
     if not identity.may_keep_traces():
         return []
-    told = [*_troubles]
-    del _troubles[: len(told)]
-    return told
+    sentences = [*_troubles]
+    del _troubles[: len(sentences)]
+    return sentences
 
 
 def _write(trace: RoutingTrace, title: str, run: dict[str, str]) -> None:
@@ -111,7 +111,7 @@ def traces() -> dict[str, RoutingTrace]:
 
 
 def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> None:
-    """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
+    """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, if it may."""
     name = next((name for name, other in traces().items() if other is trace), None)
     known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
     visit().recent.put(name, trace, RECENT_TRACES)

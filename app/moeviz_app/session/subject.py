@@ -1,4 +1,4 @@
-"""What a visitor looks at: a text through a model, several texts, counts, a dataset, a model, or training runs.
+"""The subject on screen: a text through a model, several texts, counts, a dataset, a model, or training runs.
 
 The visitor chooses one subject, and the choice stays over all pages. Until then, each place shows an example of its
 own. A page declares what it needs of a subject (`Takes`). If the chosen one lacks some of that, the page draws the
@@ -53,7 +53,7 @@ LACKS = {  # in a list, and as the reason for which a page shows another subject
     SCORES: ("no router scores", "{model}: the router scores were not recorded."),
 }
 TEXT, TEXTS, COUNTS, MODEL, RUN = "Text", "Texts", "Counts", "Model", "Training"
-MIXED, TRACE, RUNS = "mixed", "trace", "runs"  # ids, beside those made of names
+MIXED, TRACE, RUNS = "mixed", "trace", "runs"  # ids, in addition to those made of names
 RECENT, DATASET, OWN_COUNTS = "recent ", "dataset ", "counts "  # how the ids of what visitors bring begin
 NAMES = {EMBEDDED: "Built-in model", NATURAL: "Built-in, left alone", FINE: "Built-in, many small experts"}
 LONGEST = 60  # characters of a name
@@ -93,7 +93,7 @@ class Look:
 
     @property
     def is_instead(self) -> bool:
-        """Whether the page draws another subject than the chosen one."""
+        """True if the page draws another subject than the chosen one."""
         return self.drawn.id != self.chosen.id
 
 
