@@ -33,7 +33,7 @@ from moeviz.training.recorded.over_steps import (
     logits_over_steps,
     loss_over_steps,
 )
-from moeviz.training.recorded.run import ALIVE, runs_of
+from moeviz.training.recorded.run import ALIVE, axis_of, runs_of
 
 # On a canvas nobody reads a description of each mark; marks without a value are drawn too.
 CELLS = {"stroke": None, "aria": False, "invalid": None}
@@ -81,11 +81,6 @@ class RunChart(Chart):
     def lacking(self, frame: pd.DataFrame) -> str | None:
         """Name the runs that are not drawn; None if all are, or none."""
         return lacking_caption(frame, self.drawn_columns, self.lacks)
-
-
-def axis_of(frame: pd.DataFrame) -> str:
-    """The column of the axis."""
-    return "tokens" if "tokens" in frame else "step"
 
 
 def along(frame: pd.DataFrame, note: str = "", field: str = "") -> alt.X:

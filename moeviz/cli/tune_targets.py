@@ -57,7 +57,7 @@ def run(args: Namespace) -> int:
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.routers.discovery import expert_tensors
     from moeviz.cli.corpus import texts_at
-    from moeviz.formats.tune_targets import to_esft, to_peft
+    from moeviz.formats.recipes import to_esft, to_peft
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
 

@@ -18,11 +18,12 @@ from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
 LARGE_SVG = 100_000  # characters; with this many marks a bitmap is smaller
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
 
 def check_installed() -> None:
-    """Raise where the optional converter is missing."""
+    """Raise `MoevizError` if the optional converter is missing."""
     if not installed():
         raise MoevizError('Drawing the charts of a report needs vl-convert-python: run `pip install "moeviz[report]"`.')
 
@@ -57,8 +58,7 @@ def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
 def _svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
+    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
 
 
 def _data_uri(spec: dict[str, Any]) -> str:

@@ -54,6 +54,7 @@ SNAPSHOTS = "snapshots"  # the folder of trace files in that of a run
 WHOLE_RUN = -1  # instead of a layer, for an alarm of the whole run
 NOT_COUNTED = -1  # in `counts` of a log without any, in `dead` and in the `alarms` of a log if they are unknown
 ALIVE = -1  # in `dead_since`
+Over = Literal["step", "tokens"]  # the axis
 
 
 def empty(columns: dict[str, str]) -> pd.DataFrame:
@@ -65,6 +66,11 @@ def runs_of(frame: pd.DataFrame) -> list[str]:
     """List the runs of a frame: if `run` is a category, those without a row too."""
     runs = frame["run"]
     return [*runs.cat.categories] if isinstance(runs.dtype, pd.CategoricalDtype) else [*dict.fromkeys(runs)]
+
+
+def axis_of(frame: pd.DataFrame) -> Over:
+    """Return the column of a frame's axis."""
+    return "tokens" if "tokens" in frame else "step"
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,6 @@ def summary_of(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 MOST_BINS = 120
-Over = Literal["step", "tokens"]  # what the axis is
 
 
 @dataclass(frozen=True, slots=True)
