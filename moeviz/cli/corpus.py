@@ -201,7 +201,7 @@ def trace_to_dataset(args: Namespace) -> str:
         dataset = _on_ray(args, cluster, folder, wanted)
     else:
         dataset = write_corpus(load(args), args.files, folder, wanted, resume=args.resume, progress=_progress)
-    return json.dumps(facts_of(dataset)) if args.json else _said(dataset)
+    return json.dumps(facts_of(dataset)) if args.json else _summary(dataset)
 
 
 def _cluster(args: Namespace) -> "Cluster | None":
@@ -222,9 +222,8 @@ def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wante
     from moeviz.corpus.on_ray import write_corpus_on_ray
 
     note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
-    how = {"backend": args.backend} | loading(args)
-    told = {"resume": args.resume, "progress": _progress, "cluster": cluster}
-    return write_corpus_on_ray(args.model, args.files, folder, wanted, **told, **how)
+    how = {"resume": args.resume, "progress": _progress, "cluster": cluster, "backend": args.backend}
+    return write_corpus_on_ray(args.model, args.files, folder, wanted, **how, **loading(args))
 
 
 def facts_of(dataset: "Dataset") -> dict[str, Any]:
@@ -234,22 +233,18 @@ def facts_of(dataset: "Dataset") -> dict[str, Any]:
     return facts | {"shards": len(dataset.shards), "labels": dataset.labels(), "left_out": list(dataset.left_out)}
 
 
-def _said(dataset: "Dataset") -> str:
+def _summary(dataset: "Dataset") -> str:
     facts, layers = facts_of(dataset), len(dataset.model.layers)
-    words = "with their texts" if dataset.kept.text else "without their texts and ids"
-    told = (
-        ""
-        if dataset.kept.text
-        else (
-            "The experts of a token give a part of its text away. "
-            f"“moeviz convert {quoted(dataset.path)} counts.json --counts-only” writes counts alone.\n"
-        )
-    )
+    words, caution = "with their texts", ""
+    if not dataset.kept.text:
+        words = "without their texts and ids"
+        caution = "The experts of a token give a part of its text away. "
+        caution += f"“moeviz convert {quoted(dataset.path)} counts.json --counts-only” writes only counts.\n"
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
     what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
     return (
         f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shard{'s' * (facts['shards'] != 1)}\n"
-        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{told}"
+        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{caution}"
         f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
         "locality) reads it where it lies."
     )

@@ -121,8 +121,8 @@ def attributed(
     asked = replace(run, mute=())
     key = ("direct", token, _key(trace, asked))
     if (known := _kept.get(key)) is not None:
-        told: pd.DataFrame = known
-        return told
+        parts_known: pd.DataFrame = known
+        return parts_known
     model_catalog.bring_torch()
     from moeviz.analyses.direct_attribution import attributed as split
     from moeviz.capture.trace import again_request, check_same_texts
