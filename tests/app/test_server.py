@@ -113,7 +113,7 @@ def test_the_log_of_a_public_server_is_json_and_holds_no_prompt_and_it_ends_in_t
     assert SECRET not in text
     lines = [json.loads(line) for line in running.lines if line.startswith("{")]
     assert [line["message"] for line in lines if line["logger"] == "moeviz.app"] == [
-        server.WAYS_SAID["public"],
+        server.WAYS["public"],
         "refused: closed",
         "moeviz stops",
     ]
