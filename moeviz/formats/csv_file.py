@@ -41,7 +41,7 @@ def to_csv(trace: RoutingTrace, plain: bool = False) -> bytes:
     columns = {name: _cells(name, table[name]) for name in map(str, table)}
     rows: Iterable[Sequence[str]] = zip(*columns.values(), strict=True)
     if not plain:
-        about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
+        about = _quote(json.dumps(facts_beside_table(trace), ensure_ascii=False))
         columns[ABOUT] = [IN_LAST_ROW, *[""] * (len(table) - 2), about][-max(len(table), 1) :]
         rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
     return "".join(f"{','.join(row)}\n" for row in [list(columns), *rows]).encode()
@@ -54,7 +54,7 @@ def from_csv(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     `max_bytes` is the most that the file may have, and that its rows may take while they are read.
     """
     check_size(data, max_bytes)
-    table = _parsed(data, max_bytes)
+    table = _parse_table(data, max_bytes)
     if ABOUT not in table or table[ABOUT].isna().all():
         return trace_of_table(table.drop(columns=ABOUT, errors="ignore"), max_bytes=max_bytes)
     cells = table[ABOUT].dropna()
@@ -79,15 +79,15 @@ def _cells(name: str, column: pd.Series) -> list[str]:
     if name in NUMBERS:
         return ["" if number != number else repr(number) for number in short_floats(column.to_numpy()).tolist()]
     if name in ESCAPED:
-        return [_quoted(escape_formula(text)) for text in column]
-    return [_quoted(text) for text in column] if name in TEXTS else [str(number) for number in column.tolist()]
+        return [_quote(escape_formula(text)) for text in column]
+    return [_quote(text) for text in column] if name in TEXTS else [str(number) for number in column.tolist()]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _parsed(data: bytes, max_bytes: int) -> pd.DataFrame:
+def _parse_table(data: bytes, max_bytes: int) -> pd.DataFrame:
     """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:

@@ -92,7 +92,7 @@ def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
     if name in TEXTS:
         if not (types.is_string(kind) or types.is_large_string(kind)):
             raise InvalidTrace(f"Column {name!r} is of type {kind}; it must be text.")
-        if (size := _unfolded(column)) > most:
+        if (size := _unfolded_bytes(column)) > most:
             raise InvalidTrace(
                 f"Column {name!r} unpacks to {size:,} bytes of text, and at most {most:,} are read from a file of this "
                 "size. Use .npz for more."
@@ -104,7 +104,7 @@ def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
     return series
 
 
-def _unfolded(column: pa.ChunkedArray) -> int:
+def _unfolded_bytes(column: pa.ChunkedArray) -> int:
     """Bytes of text when each row has its own copy."""
     if not types.is_dictionary(column.type):
         return int(column.nbytes)

@@ -67,7 +67,7 @@ def read_sandboxed(data: bytes, filename: str, limits: Limits, options: ImportOp
     Raises what `open_bytes` raises; `InvalidTrace` too if the file takes more time or memory than `limits` allow; and
     `MoevizError` if no process can be started.
     """
-    return _opened(answered(data, filename, limits, options), filename, limits.max_bytes)
+    return _open_answer(answered(data, filename, limits, options), filename, limits.max_bytes)
 
 
 def answered(
@@ -78,8 +78,8 @@ def answered(
     name = repr(PurePath(filename).name[:200])
     try:
         with _answer_file() as file:
-            code = _run(data, filename, limits, options, file, module)
-            answer = _read(file, limits.max_bytes + MORE)
+            code = _run_child(data, filename, limits, options, file, module)
+            answer = _read_answer(file, limits.max_bytes + MORE)
     except subprocess.TimeoutExpired as error:
         raise InvalidTrace(
             f"{name} takes longer than {limits.seconds:,.0f} seconds to read, so it was given up. {FEW}"
@@ -93,7 +93,7 @@ def answered(
     raise _error_of(code, answer, name)
 
 
-def _opened(answer: bytes, filename: str, max_bytes: int) -> Opened:
+def _open_answer(answer: bytes, filename: str, max_bytes: int) -> Opened:
     """Open the answer of a child. All of it is checked, since a stranger's file made it."""
     line, _, body = answer.partition(b"\n")
     facts = _facts_in(line)
@@ -138,7 +138,9 @@ def _error_of(code: int, answer: bytes, name: str) -> InvalidTrace:
     )
 
 
-def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str) -> int:
+def _run_child(
+    data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str
+) -> int:
     """The exit code of the child; its answer is in the file."""
     asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
     asked["options"] = asdict(options)
@@ -168,7 +170,7 @@ def _answer_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _read(answer: IO[bytes], most: int) -> bytes:
+def _read_answer(answer: IO[bytes], most: int) -> bytes:
     size = answer.seek(0, os.SEEK_END)
     answer.seek(0)
     if size > most:

@@ -97,12 +97,12 @@ def lines_of(readline: ReadLine, size: int) -> Lines:
             good = _skip_log(found, line, kind)
             last = line if good and kind == A_LOG else last
         else:
-            good = _taken(found, line)
+            good = _take_line(found, line)
             last = b"" if good and line.startswith((A_LOG, A_BEGINNING)) else last
         found.damaged += found.unfinished + (ended and not good)  # what was not ended before was not the last
         found.unfinished = not (ended or good)  # without its end, a line counts if it is whole all the same
     if last:
-        _taken(found, last)
+        _take_line(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
             f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
@@ -125,10 +125,10 @@ def _skip_log(found: Lines, line: bytes, kind: bytes) -> bool:
         return False
     if kind != A_LOG or NO_ALARM in head:
         return True
-    return _taken(found, head + b"}", skipped=True)
+    return _take_line(found, head + b"}", skipped=True)
 
 
-def _taken(found: Lines, line: bytes, skipped: bool = False) -> bool:
+def _take_line(found: Lines, line: bytes, skipped: bool = False) -> bool:
     """Take a line if it makes sense; True if it was taken."""
     try:
         said = json.loads(line)

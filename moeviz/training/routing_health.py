@@ -164,7 +164,7 @@ class RoutingHealth:
                 rows[row][name] = float(value)
         self._gradients = {}
         self._check(seen, rows)
-        events = self.alarms.judge(self._judged(seen, rows))
+        events = self.alarms.judge(self._figures_of_log(seen, rows))
         dead = [self.alarms.dead_of(row) for row in range(len(rows))]
         figures = log_metrics(
             rows,
@@ -198,7 +198,7 @@ class RoutingHealth:
         if not self._window:
             return
         steps, parts = zip(*self._window, strict=True)
-        counts, sums, aux = self._reduced(torch.stack(parts).long(), self._sums, self._aux)
+        counts, sums, aux = self._sum_over_ranks(torch.stack(parts).long(), self._sums, self._aux)
         self.alarms.follow(steps, counts[..., :-1])
         self._empty += int((counts[..., -1].max(axis=1) == 0).sum())
         self._settled.add(len(steps), counts.sum(axis=0), sums, aux)
@@ -211,7 +211,7 @@ class RoutingHealth:
 
         They never mix with those of training.
         """
-        counts, sums = self._reduced(*self.recorder.take("eval"))
+        counts, sums = self._sum_over_ranks(*self.recorder.take("eval"))
         if not counts.any():
             return {}
         rows = layer_metrics(counts[:, :-1], counts[:, -1], sums, self.recorder.layers, self.recorder.num_experts)
@@ -231,7 +231,7 @@ class RoutingHealth:
         finally:
             self.recorder.now.muted = False
         before, self._before = self._before, trace
-        self.changed = [] if before is None else _changed(before, trace)
+        self.changed = [] if before is None else _changed_shares(before, trace)
         self.settle()
         tokens = self.total + self._settled.tokens
         if (writer := self._begin()) is not None:
@@ -310,7 +310,7 @@ class RoutingHealth:
         top_k = max(router.top_k for router in self.routers)
         return Watched(self.recorder.layers, self.recorder.num_experts, top_k, has_aux)
 
-    def _judged(self, seen: "Settled", rows: list[dict[str, Any]]) -> LogFigures:
+    def _figures_of_log(self, seen: "Settled", rows: list[dict[str, Any]]) -> LogFigures:
         computed = seen.aux_loss is not None
         counts, low = seen.counts[:, :-1], self.recorder.low_precision
         return LogFigures(self.steps, counts, rows, self.total, computed, self.coefficient, low)
@@ -324,7 +324,7 @@ class RoutingHealth:
         coefficient = self.coefficient if self.effective is None else self.effective
         return None if coefficient is None else coefficient * seen.aux_loss
 
-    def _reduced(self, *tensors: Tensor) -> list[np.ndarray]:
+    def _sum_over_ranks(self, *tensors: Tensor) -> list[np.ndarray]:
         """Sum over all ranks. Only sums are reduced, never ratios."""
         if _world(self.group) > 1:
             tensors = tuple(tensor.clone() for tensor in tensors)
@@ -403,7 +403,7 @@ class Settled:
         return cls() if not kept else cls(kept["steps"], *(np.array(kept[name]) for name in ("counts", "sums", "aux")))
 
 
-def _changed(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
+def _changed_shares(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
     """1 - router saturation of each layer."""
     frame = router_saturation(before, trace).drop_duplicates("layer")
     return [1 - float(value) for value in frame["saturation"]]

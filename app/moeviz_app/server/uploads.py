@@ -58,7 +58,7 @@ class Uploads:
         self.addresses[tab] = network_behind(scope, self.proxies)
         length = header(scope, "content-length")  # without it, as long as Streamlit lets it be
         is_number = length.isascii() and length.isdecimal() and len(length) < 16
-        if (refused := self._judged(tab, int(length) if is_number else self.largest)) is not None:
+        if (refused := self._check_budget(tab, int(length) if is_number else self.largest)) is not None:
             await refuse(refused, scope, receive, send)
             return
         came, began = 0, asyncio.get_running_loop().time()
@@ -73,7 +73,7 @@ class Uploads:
             size = len(message.get("body", b""))
             came += size
             self.on_their_way[tab] += size
-            if (refused := self._judged(tab, 0)) is not None:
+            if (refused := self._check_budget(tab, 0)) is not None:
                 raise _Stopped(refused)
             return message
 
@@ -87,7 +87,7 @@ class Uploads:
             self.on_their_way[tab] -= came
             self.on_their_way += Counter()  # which drops those at zero
 
-    def _judged(self, tab: str, more: int) -> Refusal | None:
+    def _check_budget(self, tab: str, more: int) -> Refusal | None:
         held = self.on_their_way + Counter(kept_files())
         self.addresses = {each: self.addresses[each] for each in self.addresses.keys() & {tab, *held}}
         here = self.addresses[tab]

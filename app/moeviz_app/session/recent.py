@@ -116,7 +116,7 @@ def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> 
     known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
     visit().recent.put(name, trace, RECENT_TRACES)
     if run is not None:
-        _made_by(trace, run)
+        _remember_run(trace, run)
     if not known:
         keep(trace, name, run_of(trace))
 
@@ -127,7 +127,7 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
         return False
     brought = visit().recent.put_last(free_name(title), trace, RECENT_TRACES)
     if brought and run is not None:
-        _made_by(trace, run)
+        _remember_run(trace, run)
     if brought:
         visit().brought.append(trace)
     return brought
@@ -167,7 +167,7 @@ def free_name(title: str) -> str:
     return library.free_name(title, traces())
 
 
-def _made_by(trace: RoutingTrace, run: Any) -> None:
+def _remember_run(trace: RoutingTrace, run: Any) -> None:
     kept = {id(other) for other in traces().values()} - {id(trace)}
     runs = visit().recent.runs
     runs[:] = [*(pair for pair in runs if id(pair[0]) in kept), (trace, run)]

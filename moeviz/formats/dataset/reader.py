@@ -88,7 +88,7 @@ class Dataset:
     def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, Columns]]:
         """A small table of each shard in turn, as columns, checked against its sha256 and against the model."""
         for shard in self.shards:
-            yield shard, _of_shard(shard, partial(_checked, self, shard, name, layers))
+            yield shard, _name_shard(shard, partial(_read_table, self, shard, name, layers))
 
     def scan(
         self, columns: Sequence[str], texts: np.ndarray | None = None
@@ -98,7 +98,7 @@ class Dataset:
         Of `texts`, by their numbers, in order: row groups without any of them are not read.
         """
         for shard in self.shards:
-            with _of_shard(shard, partial(self.file, shard)) as file:
+            with _name_shard(shard, partial(self.file, shard)) as file:
                 for group in range(file.metadata.num_row_groups):
                     if texts is not None and not _has_any(file, group, texts):
                         continue
@@ -122,12 +122,12 @@ class Dataset:
 
     def rows(self, shard: Shard, group: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one row group by name, as `group` gives them. Raises `DamagedShard`."""
-        with _of_shard(shard, partial(self.file, shard)) as file:
+        with _name_shard(shard, partial(self.file, shard)) as file:
             return self.group(shard, file, group, columns)
 
     def group(self, shard: Shard, file: parquet.ParquetFile, group: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one row group by name: ids and weights (T, K), words as Arrow dictionaries, the rest as numpy."""
-        return _of_shard(shard, lambda: {name: self._column(file, group, name) for name in columns})
+        return _name_shard(shard, lambda: {name: self._column(file, group, name) for name in columns})
 
     def _column(self, file: parquet.ParquetFile, group: int, name: str) -> Any:
         facts = file.metadata.row_group(group)
@@ -232,7 +232,7 @@ class Dataset:
         return list(found)
 
 
-def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
+def _name_shard(shard: Shard, made: Callable[[], Made]) -> Made:
     """Raise errors about a shard's data again, with the shard's name in the sentence."""
     try:
         return made()
@@ -256,7 +256,7 @@ def _rows(file: parquet.ParquetFile) -> int:
     return sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
 
 
-def _checked(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
+def _read_table(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
     """The columns of a small table; layers and labels of the model as numbers from 0."""
     file, facts = f"{name}.parquet", shard.files[f"{name}.parquet"]
     if facts["bytes"] > MAX_TABLE_BYTES:
@@ -271,10 +271,10 @@ def _checked(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | 
     wanted = None if layers is None or not where else [(where[0], "in", list(layers))]
     table = parquet.read_table(BytesIO(data), filters=wanted)
     columns = {column: table.column(column).to_numpy() for column in table.column_names}
-    return {column: _valid(dataset.model, column, values) for column, values in columns.items()}
+    return {column: _check_column(dataset.model, column, values) for column, values in columns.items()}
 
 
-def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
+def _check_column(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
     """Layers become rows of the L; raises `ValueError` for what the model does not have."""
     if column in ("layer", "from_layer", "to_layer"):
         own = np.asarray(model.layers)

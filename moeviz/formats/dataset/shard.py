@@ -66,7 +66,7 @@ def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
         rows["token_id"] = trace.tokens["token_id"].to_numpy(np.int32)
         rows["token"] = trace.tokens["text"].to_numpy(object)
     if (kind := WEIGHTS[kept.weights]) is not None:
-        rows["weights"] = _as_kept(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
+        rows["weights"] = _convert_weights(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
     return rows
 
 
@@ -136,7 +136,7 @@ class ShardWriter:
             if field.name == "label":
                 columns.append(pa.DictionaryArray.from_arrays(rows["label"], names))
             elif kind in ("experts", "weights"):
-                columns.append(_packed(rows[kind][:, self.model.layers.index(int(layer))]))
+                columns.append(_pack_rows(rows[kind][:, self.model.layers.index(int(layer))]))
             else:
                 columns.append(pa.array(rows[field.name], field.type))
         table = pa.Table.from_arrays(columns, schema=self.schema)
@@ -184,7 +184,7 @@ def files_in(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _as_kept(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
+def _convert_weights(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
     most = float(np.finfo(kind).max)
     if (highest := float(np.abs(weights).max(initial=0))) > most:
         raise InvalidTrace(
@@ -194,7 +194,7 @@ def _as_kept(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
     return weights.astype(kind)
 
 
-def _packed(rows: np.ndarray) -> pa.Array:
+def _pack_rows(rows: np.ndarray) -> pa.Array:
     """(T, K) as T binaries of fixed size."""
     rows = np.ascontiguousarray(rows)
     kind = pa.binary(rows.shape[1] * rows.dtype.itemsize)
@@ -241,12 +241,12 @@ class ShardStatistics:
             stored = np.ascontiguousarray(ids[:, row].T)  # (K, T): slot by slot is ten times as fast
             recorded, chosen = stored[0] != self.missing, np.minimum(stored, self.E)
             wide = chosen.astype(np.intp)
-            by_label = self._binned(wide, label, self.W)
+            by_label = self._count_bins(wide, label, self.W)
             self.load[:, row] += by_label
             group[row] = by_label.sum(axis=0)
-            self.first[:, row] += self._binned(wide[:1], label, self.W)
+            self.first[:, row] += self._count_bins(wide[:1], label, self.W)
             filled = (chosen != self.E).sum(axis=0)
-            self.slots[:, row] += self._binned(filled[None, recorded], label[recorded], self.K + 1)
+            self.slots[:, row] += self._count_bins(filled[None, recorded], label[recorded], self.K + 1)
             for i, j in combinations(range(self.K), 2):
                 self.pairs[row] += np.bincount(wide[i] * self.W + wide[j], minlength=self.W**2)
             if before is not None:
@@ -255,7 +255,7 @@ class ShardStatistics:
             self.near[:, row] += same_as_before(chosen, filled > 0, follows, label, len(self.labels), self.E)
         self.groups.append(group)
 
-    def _binned(self, values: np.ndarray, label: np.ndarray, width: int) -> np.ndarray:
+    def _count_bins(self, values: np.ndarray, label: np.ndarray, width: int) -> np.ndarray:
         bins = np.bincount((label * width + values).ravel(), minlength=len(self.labels) * width)
         return bins.reshape(len(self.labels), width)
 

@@ -36,9 +36,9 @@ class CountTable:
 
 def build_counts(counted: CountTable, name: str, options: ImportOptions) -> ExpertCounts:
     """Build `ExpertCounts`. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
-    table = _whole(counted.table)
+    table = _check_counts(counted.table)
     table = table if table.ndim == 3 else table[None]
-    rows, layers, said = _kept(table, counted, options)
+    rows, layers, said = _choose_layers(table, counted, options)
     table = table[:, rows]
     table, few = _all_experts(table, counted, options)
     top_k = options.need("top_k", f"A file of {counted.backend}'s counts") if counted.top_k is None else counted.top_k
@@ -78,7 +78,7 @@ def sum_counts(
     return layers.tolist(), table if group is not None else table[0]
 
 
-def _whole(values: np.ndarray) -> np.ndarray:
+def _check_counts(values: np.ndarray) -> np.ndarray:
     table = np.asarray(values)
     if table.dtype.kind not in "iuf" or table.ndim not in (2, 3) or not table.size:
         raise InvalidTrace("The counts are not a full table of numbers, layers by experts. Write the file again.")
@@ -89,7 +89,9 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return table.astype(np.int64)
 
 
-def _kept(table: np.ndarray, counted: CountTable, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _choose_layers(
+    table: np.ndarray, counted: CountTable, options: ImportOptions
+) -> tuple[list[int], list[int], list[str]]:
     every = [int(n) for n in (range(table.shape[1]) if counted.layers is None else counted.layers)]
     if len(every) > MAX_LAYERS or len(every) != table.shape[1]:
         raise InvalidTrace(f"The file names {len(every):,} layers and counts {table.shape[1]:,}.")

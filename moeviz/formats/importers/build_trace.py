@@ -61,16 +61,16 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
             f"The requests of the {about.what} do not have the same layers and top-k. Import them one by one."
         )
     ids = np.concatenate([part.ids for part in parts], axis=1).astype(np.int64)
-    rows, layers, cautions = _kept(ids, about, options)
+    rows, layers, cautions = _choose_layers(ids, about, options)
     ids = ids[rows]
     experts, said = _number_of_experts(ids, about.experts or options.experts, about.what)
-    ids, lost = _marked(ids, layers)
+    ids, lost = _mark_missing(ids, layers)
     if lost:
         said = [
             *said,
             f"Not recorded in the {about.what}: {lost:,} of {ids[..., 0].size:,} rows, each a token at a layer.",
         ]
-    weights, logits = (_stacked([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
+    weights, logits = (_stack_parts([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
     chosen, weights = sort_slots(ids.astype(np.int16), weights)
     if logits is not None:
         experts = max(experts, logits.shape[-1])
@@ -86,7 +86,9 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
     )
 
 
-def _kept(ids: np.ndarray, about: SourceInfo, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _choose_layers(
+    ids: np.ndarray, about: SourceInfo, options: ImportOptions
+) -> tuple[list[int], list[int], list[str]]:
     """Which rows of the layer axis are of MoE layers, and their own indices."""
     every = list(range(len(ids)) if about.layers is None else about.layers)
     if not (about.hidden or options.moe_layers):
@@ -129,7 +131,7 @@ def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[i
     return found, [f"The {what} does not say how many experts a layer has: {found} counts those up to the highest id."]
 
 
-def _marked(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
+def _mark_missing(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
     """The ids with the rows marked that were not recorded, and how many. Raises `InvalidTrace` for an expert twice."""
     missing = np.asarray((ids < 0).all(axis=-1))
     if ids.shape[2] > 1:
@@ -147,7 +149,7 @@ def _marked(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
     return ids, int(missing.sum())
 
 
-def _stacked(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:
+def _stack_parts(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:
     if any(part is None for part in parts):
         return None
     with np.errstate(over="ignore"):
@@ -186,7 +188,7 @@ def _tokens(parts: Sequence[SequenceRouting]) -> pd.DataFrame:
     sequence = several if parts[0].sequence is None else parts[0].sequence
     known = {name: [getattr(part, name) for part in parts] for name in ("position", "token_id", "generated")}
     position = [np.arange(size) if p is None else p for p, size in zip(known["position"], sizes, strict=True)]
-    ids, late = (_joined(known[name]) for name in ("token_id", "generated"))
+    ids, late = (_join_parts(known[name]) for name in ("token_id", "generated"))
     texts = [text for part in parts for text in (part.text or [""] * part.ids.shape[1])]
     phase = None if late is None else np.where(late, "generated", "prompt")
     frame = token_frame(sequence, np.concatenate(position), texts, ids, phase)
@@ -198,7 +200,7 @@ def _tokens(parts: Sequence[SequenceRouting]) -> pd.DataFrame:
     return frame
 
 
-def _joined(parts: list[Any]) -> np.ndarray | None:
+def _join_parts(parts: list[Any]) -> np.ndarray | None:
     return None if any(part is None for part in parts) else np.concatenate(parts)
 
 

@@ -39,14 +39,14 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
         )
     counts: Counts = {}
     for rank, name in enumerate(files):
-        _add(source, name, rank, devices, counts)
+        _add_lines(source, name, rank, devices, counts)
     steps, layers = _whole_steps(source, counts, devices)
-    table = np.array([[_summed(counts[step, layer], devices) for layer in layers] for step in steps])
+    table = np.array([[_sum_ranks(counts[step, layer], devices) for layer in layers] for step in steps])
     counted = CountTable(table, "megatron-lm", layers, groups=tuple(steps), group_kind="step")
     return build_counts(counted, source.name, options)
 
 
-def _add(source: Source, name: str, rank: int, devices: int, counts: Counts) -> None:
+def _add_lines(source: Source, name: str, rank: int, devices: int, counts: Counts) -> None:
     for row in source.lines_of(name):
         if row["block"] != "decoder":
             continue
@@ -88,7 +88,7 @@ def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int
     return kept, layers
 
 
-def _summed(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
+def _sum_ranks(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
     """The counts of all experts, from those that each rank counted of its part."""
     parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
     return np.concatenate([np.sum(part, axis=0) for part in parts])

@@ -164,10 +164,10 @@ def balance_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
             frames.append(found.assign(run=name))
     if not frames:
         raise MissingField("Balance over steps needs figures of layers, and this run has none.")
-    return _joined(frames)
+    return _join_runs(frames)
 
 
-def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+def _join_runs(frames: list[pd.DataFrame]) -> pd.DataFrame:
     whole = pd.concat(frames, ignore_index=True)
     return whole[["run", *whole.columns.drop("run")]]
 
@@ -306,7 +306,7 @@ def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
         found = logs[[over, "loss", "aux_loss", "aux_coefficient"]].assign(run=name)
         found.insert(2, "without_aux", logs["loss"] - logs["aux_in_loss"])
         frames.append(found.assign(aux_mean=aux["mean"].to_numpy(), aux_worst=aux["worst"].to_numpy()))
-    return _joined(frames)
+    return _join_runs(frames)
 
 
 def aux_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
@@ -366,7 +366,7 @@ def change_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
             frames.append(table.assign(run=name, most_layer=layers))
     if not frames:
         raise MissingField("Change of the routing needs snapshots of a probe set, and this run has none.")
-    return _joined(frames)
+    return _join_runs(frames)
 
 
 def gradients_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
