@@ -14,6 +14,8 @@ from typing import Any
 import altair as alt
 from altair.utils.schemapi import disable_debug_mode
 
+from moeviz.charts.chart import DATA
+from moeviz.charts.theme import ON_DARK
 from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
@@ -100,10 +102,21 @@ class Unchecked:
     """All that Streamlit asks of a chart."""
 
     chart: alt.TopLevelMixin
+    dark: bool = False  # whether it stands on a dark page
 
     def to_dict(self) -> dict[str, Any]:
-        """The chart as Vega-Lite."""
-        return self.chart.to_dict(validate=False)
+        """Return the chart as Vega-Lite, in the colours of its page."""
+        spec: dict[str, Any] = self.chart.to_dict(validate=False)
+        return _on_dark(spec) if self.dark else spec
+
+
+def _on_dark(part: Any) -> Any:
+    """Return a part of a chart in the colours of a dark page; its data stay as they are."""
+    if isinstance(part, dict):
+        return {name: value if name in DATA else _on_dark(value) for name, value in part.items()}
+    if isinstance(part, list):
+        return [_on_dark(each) for each in part]
+    return ON_DARK.get(part, part) if isinstance(part, str) else part
 
 
 def without_checks() -> None:

@@ -54,6 +54,7 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.specialization import label_divergence, load_by_label
 from moeviz.metrics.tokens import token_choices, token_expert
 from moeviz.metrics.vocabulary import top_tokens
+from moeviz.report.pictures import Unchecked
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import hit_rates
 from moeviz.serving.placement import serving_placement
@@ -345,10 +346,21 @@ def test_focus_is_the_most_frequent_experts_and_no_empty_slot():
     assert len(theme.focus(pd.Series(range(20)))) == theme.FOCUS
 
 
-@pytest.mark.parametrize("page", ["#ffffff", "#0e1117"])
-def test_lines_and_their_names_stand_out_on_a_light_and_a_dark_page(page):
+@pytest.mark.parametrize(
+    ("page", "panel", "note"), [("#FDFDFB", "#F2F1EC", theme.NOTE), ("#14161D", "#1F222C", theme.ON_DARK[theme.NOTE])]
+)
+def test_lines_and_what_is_written_stand_out_on_a_light_and_a_dark_page(page, panel, note):
     for colour in (theme.CHANCE, theme.NOTE, theme.MAIN):
         assert _contrast(colour, page) >= 3
+    assert _contrast(note, page) >= 4.5 and _contrast(note, panel) >= 4.5
+
+
+def test_what_is_written_has_another_colour_on_a_dark_page_and_the_data_stay(trace):
+    frame = pd.DataFrame({"x": [1], "text": [theme.NOTE]})
+    chart = alt.Chart(frame).mark_text(color=theme.NOTE).encode(x="x:Q", text="text:N")
+    light, dark = (str(Unchecked(chart, dark).to_dict()) for dark in (False, True))
+    assert light.count(theme.NOTE) == 2
+    assert (dark.count(theme.NOTE), dark.count(theme.ON_DARK[theme.NOTE])) == (1, 1)
 
 
 def _contrast(one: str, other: str) -> float:

@@ -33,7 +33,7 @@ from moeviz.text import quoted
 from moeviz.training.recorded.over_steps import worst_layer
 from moeviz.training.recorded.run import Over, TrainingRun
 from moeviz_app.session import session, training_runs
-from moeviz_app.widgets.chart_panel import alternative, heading, on_dark, picture_and_words
+from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, on_dark, picture_and_words
 from moeviz_app.widgets.messages import explained, say
 from moeviz_app.widgets.pickers import choice_of, layer_of
 
@@ -147,7 +147,7 @@ def _second(name: str, run: TrainingRun, layer: int, over: Over) -> None:
         picture, _ = st.columns([3, 1], gap="medium")
         with picture:
             drawn = HEATMAP.picture(frame, dark=on_dark())
-            st.altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))
+            altair_chart(drawn, key=f"{HEATMAP.key} of the other", alt=alternative(HEATMAP))
 
 
 def show_snapshots(run: TrainingRun) -> None:

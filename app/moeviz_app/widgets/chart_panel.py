@@ -301,7 +301,7 @@ def trace_to_draw() -> RoutingTrace | None:
 
 def altair_chart(chart: Any, **options: Any) -> Any:
     """`st.altair_chart` of a chart of ours, which is known to be one: Altair does not check it again."""
-    return st.altair_chart(Unchecked(chart), **options)
+    return st.altair_chart(Unchecked(chart, on_dark()), **options)
 
 
 def picture_of_experts(chart: Chart, picture: Any, part: HasModel, alt: str) -> None:
