@@ -161,7 +161,10 @@ def choose(id_: str) -> None:
 def subjects() -> dict[str, Subject]:
     """Return what there is to look at by id: examples, the visitor's own, datasets, published counts, models, runs."""
     found = [_of_trace(MIXED, recorded.example(), "six short texts in one", {WEIGHTS, PROMPT}, recorded.example)]
-    found += [_texts_that_ship(model) for model in ROUTING]
+    for model in ROUTING:
+        has = frozenset({ORDER, SEVERAL, KINDS, COUNTED, SIZE, SERVED, WEIGHTS})
+        texts = partial(recorded.held_out, model)
+        found.append(Subject(model, TEXTS, model, "60 texts of 15 kinds", has, texts))
     found += _own_traces()
     for name, counts in visit().counts.newest_first().items():
         found.append(_of_counts(f"{OWN_COUNTS}{name}", counts, name))
@@ -176,11 +179,6 @@ def subjects() -> dict[str, Subject]:
             found.append(Subject(model, MODEL, model, "configuration only", has, lambda: None))
     found.append(Subject(RUNS, RUN, "", "training runs", frozenset({TRAINING}), lambda: None))
     return {one.id: one for one in found}
-
-
-def _texts_that_ship(model: str) -> Subject:
-    own = {ORDER, SEVERAL, KINDS, COUNTED, SIZE, SERVED, WEIGHTS}
-    return Subject(model, TEXTS, model, "60 texts of 15 kinds", frozenset(own), partial(recorded.held_out, model))
 
 
 def _own_traces() -> list[Subject]:

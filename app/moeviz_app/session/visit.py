@@ -123,12 +123,8 @@ class Visit:
 def visit() -> Visit:
     """Return the state of the visit that this script runs for."""
     if KEY not in st.session_state:
-        st.session_state[KEY] = Visit(is_lost=_had_another())
+        # The browser lists streamlit, a token, and the session before: its page has stayed open if it names one.
+        asks = st.context.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        st.session_state[KEY] = Visit(is_lost=len(asks) > 2 and bool(asks[2].strip()))
     found: Visit = st.session_state[KEY]
     return found
-
-
-def _had_another() -> bool:
-    """Return whether the browser asks for a session that this server no longer has: its page has stayed open."""
-    asks = st.context.headers.get("Sec-WebSocket-Protocol", "").split(",")  # streamlit, a token, the session before
-    return len(asks) > 2 and bool(asks[2].strip())
