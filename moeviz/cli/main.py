@@ -42,6 +42,8 @@ COMMANDS = (
     "prune",
     "bits",
     "routes",
+    "paths",
+    "similar",
     "occlude",
     "attribute",
     "contrast",

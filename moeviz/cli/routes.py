@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 HELP = "Compare each token's route with others of the same cost, by the loss of the next token, next to chance."
 EXAMPLES = """examples:
-  moeviz routes embedded --positions 4
-  moeviz routes embedded --positions 4 --by kind --json | jq .groups[0]
+  moeviz routes embedded --positions 4 --most-texts 1
+  moeviz routes embedded --positions 4 --most-texts 1 --by kind --json | jq .groups[0]
   moeviz routes Qwen/Qwen3-30B-A3B texts.jsonl --alternatives 8 --positions 20 -o cells.csv"""
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
 WAYS = ("auto", "all", "swap")

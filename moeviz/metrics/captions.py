@@ -821,3 +821,33 @@ def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -
         f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "
         f"{named}. Of many groups one or two get there by chance."
     )
+
+
+# ---- paths ----------------------------------------------------------------------------------------------------------
+
+
+@claim
+def paths_beyond(distinct: int, shuffled: float, often: int, holding: int, by_chance: int) -> str:
+    depend = "are not independent" if distinct < shuffled else "look independent"
+    return (
+        f"Tokens take {distinct:,} different paths, and {shuffled:,.0f} if each layer's choices are shuffled within "
+        f"the kind of text: layers {depend} given the kind. Of {often:,} common paths, {holding:,} come more often "
+        f"than that also on texts set aside; of shuffled ones {by_chance:,}."
+    )
+
+
+@claim
+def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: float) -> str:
+    return (
+        f"The path that holds best on texts set aside leads through experts {', '.join(map(str, path))}: "
+        f"{count(tokens, 'token')}, {lift:,.1f}× as many as independent layers give, and {lift_aside:,.1f}× there."
+    )
+
+
+@claim
+def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> str:
+    return (
+        f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
+        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
+        f"{percent(plane)} of the three nearest as such."
+    )
