@@ -73,7 +73,8 @@ MAY_IMPORT = {
     # It is learned once more by a decoder as Mixtral's.
     "moeviz/history/phone_book/*": f". moeviz.history.shared moeviz.history.dense_contrast {INERT} torch",
     # What others published of it is no data set of the history's own.
-    "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
+    "moeviz/history/mixtral/exhibit.py": ". moeviz.history.shared.exhibit moeviz.charts moeviz.metrics "
+    f"moeviz.published {INERT} altair",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
     "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
@@ -82,7 +83,7 @@ MAY_IMPORT = {
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, and of models that are moeviz's own.
     "moeviz/history/story.py": "moeviz.history moeviz.metrics "
-    f"moeviz.embedded.recorded_routing moeviz.embedded.own_models {INERT}",
+    f"moeviz.embedded.recorded_routing moeviz.embedded.one_sentence moeviz.embedded.own_models {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
     "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",

@@ -44,6 +44,7 @@ COMMANDS = (
     "routes",
     "paths",
     "similar",
+    "rules",
     "occlude",
     "attribute",
     "contrast",

@@ -10,6 +10,7 @@ models are trained by `python -m models.training.study`; their figures ship, the
 """
 
 import json
+import math
 from pathlib import Path
 
 import pandas as pd
@@ -116,8 +117,9 @@ def said_of_study() -> str:
     """Sum up the study in a sentence of its figures: what makes experts follow kinds of text, and what that costs."""
     means = study_means()
     told, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
+    worse = f"{abs(math.expm1(cost)):.0%} {'higher' if cost > 0 else 'lower'}"
     return (
-        f"In a study of {len(balance_study())} smaller models, experts told {told['batch', 0.0]:.2f} bits about the "
-        f"kind of text where balance was counted over batches, {told['window', 0.0]:.2f} where it was counted within "
-        f"each text, and that cost {cost:.2f} nats a token."
+        f"In a study of {len(balance_study())} smaller models, to know a token's expert told "
+        f"{told['batch', 0.0]:.2f} bits about the kind of its text if balance was counted over batches, and "
+        f"{told['window', 0.0]:.2f} if within each text (0 is nothing); and the perplexity of the latter was {worse}."
     )

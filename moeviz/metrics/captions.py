@@ -851,3 +851,38 @@ def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> 
         f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
         f"{percent(plane)} of the three nearest as such."
     )
+
+
+@claim
+def rules_that_predict(better: int, rules: int, f1: float, f1_token: float, f1_kind: float) -> str:
+    decoration = " So a name in words is mostly decoration here." if 2 * better < rules else ""
+    return (
+        f"On texts that did not choose them, the rules of {better:,} of {rules:,} experts predict better than the "
+        f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
+        f"{decoration}"
+    )
+
+
+# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
+
+FIGURES = {  # what is judged, and its unit
+    "imbalance": ("the busiest device does", " times the mean"),
+    "hits": ("hits are", "%"),
+    "loss": ("the cost is", " nats per token"),
+}
+MORE_IS_BETTER = ("hits",)
+
+
+@claim
+def stale_plan(
+    verdict: str, plan: str, figure: str, stale: float, fresh: float, chance: float, kept: float | None
+) -> str:
+    what, unit = FIGURES.get(figure, FIGURES["loss"])
+    of_stale, of_fresh, of_chance = (percent(n) if unit == "%" else f"{n:.3g}" for n in (stale, fresh, chance))
+    unit = "" if unit == "%" else unit
+    share = "" if kept is None or verdict == "No better than chance" else percent(min(kept, 1.0))
+    keeps = f" It keeps {share} of what the fresh one gains over chance." if share else ""
+    return (
+        f"{verdict}: with the plan ({plan}) of the first recording, {what} {of_stale}{unit} on the second; with a "
+        f"fresh plan {of_fresh}, at random {of_chance}.{keeps}"
+    )
