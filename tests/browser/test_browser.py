@@ -298,7 +298,7 @@ def test_a_busy_browser_loses_no_choice_and_of_two_links_clicked_at_once_the_lat
 def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown, tmp_path):
     page = shown("/load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
-        page.get_by_test_id("stPopover").filter(has_text="⋯").get_by_role("button").first.click()
+        page.get_by_test_id("stPopover").filter(has_text="Details").get_by_role("button").first.click()
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).first.click()
         page.keyboard.press("Escape")
