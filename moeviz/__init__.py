@@ -24,9 +24,11 @@ if TYPE_CHECKING:
     from moeviz.analyses.lineage import Lineage, lineage
     from moeviz.analyses.occlusion import Occlusion, occlude
     from moeviz.analyses.pruning.curve import pruning_curve
+    from moeviz.analyses.routes import route_regret
     from moeviz.analyses.what_if import WhatIf, ablate, what_if
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.engines.engine import EngineModel
+    from moeviz.capture.interventions.at_token import AtToken
     from moeviz.capture.interventions.bias import Bias
     from moeviz.capture.interventions.force import Force
     from moeviz.capture.interventions.mute import Mute
@@ -69,6 +71,7 @@ _ON_FIRST_USE = {
     "moeviz.analyses.occlusion": ("Occlusion", "occlude"),
     "moeviz.capture.opening": ("load_model",),
     "moeviz.capture.run.decoding": ("Decoding", "Sampling"),
+    "moeviz.capture.interventions.at_token": ("AtToken",),
     "moeviz.capture.interventions.bias": ("Bias",),
     "moeviz.capture.interventions.force": ("Force",),
     "moeviz.capture.interventions.mute": ("Mute",),
@@ -76,6 +79,7 @@ _ON_FIRST_USE = {
     "moeviz.capture.interventions.replay": ("Replay",),
     "moeviz.capture.interventions.swap": ("Swap",),
     "moeviz.capture.interventions.top_k": ("TopK",),
+    "moeviz.analyses.routes": ("route_regret",),
     "moeviz.analyses.what_if": ("WhatIf", "ablate", "what_if"),
     "moeviz.checks": ("check", "compare", "diff", "precision"),
     "moeviz.corpus.run": ("write_corpus",),
@@ -119,6 +123,7 @@ _MODULES = (
 _HOMES = {name: module for module, names in _ON_FIRST_USE.items() for name in names}
 
 __all__ = [
+    "AtToken",
     "Bias",
     "CaptureError",
     "Dataset",
@@ -162,6 +167,7 @@ __all__ = [
     "read_counts",
     "read_dataset",
     "read_trace",
+    "route_regret",
     "stream",
     "trace",
     "trace_corpus",

@@ -72,11 +72,7 @@ def writes_in(code: str) -> set[str]:
         ]
         modes = [text for text in texts if isinstance(text, str) and {*text} <= {*"rwxabt+"} and {*text} & {*"wxa+"}]
         owner = getattr(getattr(call.func, "value", None), "id", "")
-        owners = {
-            "copy": ("shutil",),
-            "move": ("shutil",),
-            "rename": ("os", "part"),
-        }
+        owners = {"copy": ("shutil",), "move": ("shutil",), "rename": ("os", "part")}
         if name in WRITES and owner in owners.get(name, (owner,)):
             found.add(name)
         if (name in ("open", "fdopen") and modes) or (owner == "os" and name in ("open", "write", "replace")):

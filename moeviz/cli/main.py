@@ -41,6 +41,7 @@ COMMANDS = (
     "experts",
     "prune",
     "bits",
+    "routes",
     "occlude",
     "attribute",
     "contrast",

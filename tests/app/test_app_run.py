@@ -114,11 +114,6 @@ def test_a_link_may_ask_for_what_the_library_refuses(query):
         run_from_query(query).request()
 
 
-def test_a_link_repeats_a_chat():
-    asked = RunRequest("a", "embedded", chat=True, system="Be brief.")
-    assert asked.parameters() == {"prompt": "a", "model": "embedded", "chat": "True", "system": "Be brief."}
-
-
 def test_the_strip_tells_apart_what_a_chat_template_added(monkeypatch):
     trace = moeviz.trace("embedded", "One day")
     monkeypatch.setattr(

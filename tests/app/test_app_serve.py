@@ -96,11 +96,11 @@ def test_a_model_that_is_known_by_its_configuration_alone_has_an_answer_and_a_co
 
 
 def test_every_model_on_every_card_has_an_answer():
-    for name in known_models():
-        for card, cards in ON.values():
-            frame = memory_on_cards(known_model(name), card, cards)
-            assert fit_sentence(frame).name in ("model_fits", "model_does_not_fit")
-            assert (frame["fit"].between(-1, frame["num_experts"])).all()
+    cards, names = [*ON.values()], known_models()
+    for name, (card, number) in [*((name, cards[0]) for name in names), *((names[-1], on) for on in cards)]:
+        frame = memory_on_cards(known_model(name), card, number)
+        assert fit_sentence(frame).name in ("model_fits", "model_does_not_fit")
+        assert (frame["fit"].between(-1, frame["num_experts"])).all()
 
 
 def test_the_answer_changes_with_the_budget_and_the_devices():
@@ -151,14 +151,8 @@ def test_a_trace_without_tokens_says_that_there_is_nothing_to_draw(trace):
 
 @pytest.mark.parametrize(
     "odd",
-    [
-        sample_trace(tokens=1),
-        sample_trace(layers=1, tokens=20),
-        sample_trace(tokens=20, top_k=1),
-        sample_trace(tokens=20, experts=7),
-        sample_trace(tokens=2, experts=2, top_k=2),
-    ],
-    ids=["one token", "one layer", "top-1", "seven experts", "all experts"],
+    [sample_trace(tokens=1), sample_trace(layers=1, tokens=20), sample_trace(tokens=2, experts=2, top_k=2)],
+    ids=["one token", "one layer", "all experts"],
 )
 def test_odd_traces_are_drawn_or_told_why_not(odd):
     app = serve(sized(odd))
@@ -261,20 +255,12 @@ def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
     ("name", "odd"),
     [
         ("memory", "-1"),
-        ("memory", "1e9"),
-        ("memory", "9" * 400),
-        ("memory", "9" * 15),
         ("memory", "nan"),
-        ("memory", "٣"),
         ("devices", "3"),
-        ("devices", "0"),
         ("tokens", "<b>"),
         ("repeats", "maybe"),
-        ("expert_mb", "inf"),
         ("engine", "vllm"),
-        ("card", "9x H100"),
         ("part", "<b>"),
-        ("subject", "/etc/passwd"),
     ],
 )
 def test_what_a_link_asks_that_is_not_offered_is_ignored(name, odd):

@@ -127,10 +127,3 @@ def _stop_at_news(heard, listen):
             assert told.value is None
             heard.close()
             raise CaptureError("stopped")
-
-
-def test_what_changes_a_model_is_a_sentence(listed):
-    assert (
-        "runs in vllm, where moeviz reads what the routers decide and changes nothing"
-        in model_catalog.why_only_read(listed)
-    )

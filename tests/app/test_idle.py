@@ -1,9 +1,7 @@
 """Tabs whose time is over: let go without another one coming or going."""
 
-import asyncio
 from types import SimpleNamespace
 
-import coroutines
 import pytest
 from streamlit.runtime.memory_session_storage import MemorySessionStorage
 from streamlit.runtime.session_manager import SessionInfo
@@ -50,19 +48,3 @@ def test_a_session_within_its_time_stays(kept):
 def test_without_a_server_there_is_nothing_to_do(monkeypatch):
     monkeypatch.setattr(asgi.Runtime, "exists", lambda: False)
     assert asgi.end_expired_sessions() == 0
-
-
-def test_it_is_looked_again_and_again_until_the_server_ends(monkeypatch):
-    looked = []
-    monkeypatch.setattr(asgi, "SECONDS_BETWEEN_LOOKS", 0)
-    monkeypatch.setattr(asgi, "end_expired_sessions", lambda: looked.append(1))
-
-    async def serve() -> None:
-        looking = asyncio.create_task(asgi.end_idle_sessions())
-        while len(looked) < 3:
-            await asyncio.sleep(0)
-        looking.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await looking
-
-    coroutines.run(serve())

@@ -6,7 +6,6 @@ import types
 import numpy as np
 import pytest
 import torch
-from accelerate import disk_offload
 from tiny_models import CONFIGS, DENSE, tiny_model, tiny_tokenizer
 from waiting import SECONDS
 
@@ -70,11 +69,18 @@ def as_dicts(trace):
     ]
 
 
-@every_family
-@pytest.mark.parametrize("max_new_tokens", [0, 5])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_trace_is_what_the_experts_received(family, max_new_tokens, dtype, tokenizer):
-    check_against_the_experts(tiny_model(CONFIGS[family], dtype), max_new_tokens, tokenizer)
+@pytest.mark.parametrize(
+    ("family", "dtype"),
+    [
+        ("mixtral", torch.float32),
+        ("mixtral", torch.bfloat16),
+        ("deepseek_v3", torch.float32),
+        ("gpt_oss", torch.float32),
+    ],
+)
+def test_the_trace_is_what_the_experts_received(family, dtype, tokenizer):
+    """Of left-padded prompts and what is generated after them; one prompt alone is the survey's."""
+    check_against_the_experts(tiny_model(CONFIGS[family], dtype), 5, tokenizer)
 
 
 @pytest.mark.gpu
@@ -97,7 +103,7 @@ def check_against_the_experts(model, max_new_tokens, tokenizer):
     assert (got.tokens["phase"] == "generated").sum() == 2 * generated
 
 
-@every_family
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3"])
 def test_a_padded_sequence_gets_the_trace_that_it_gets_alone(family, tokenizer):
     model = tiny_model(CONFIGS[family])
     batch = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=4)
@@ -109,7 +115,7 @@ def test_a_padded_sequence_gets_the_trace_that_it_gets_alone(family, tokenizer):
         np.testing.assert_allclose(row.weights, alone.weights, atol=1e-5)
 
 
-@every_family
+@pytest.mark.parametrize("family", ["mixtral", "gpt_oss"])
 def test_listening_does_not_change_a_bit_of_the_output(family, tokenizer):
     model = tiny_model(CONFIGS[family])
     ids = tokenizer(PROMPTS[1], return_tensors="pt")["input_ids"]
@@ -122,13 +128,7 @@ def test_listening_does_not_change_a_bit_of_the_output(family, tokenizer):
 
 @pytest.mark.parametrize(
     ("family", "layers", "num_experts", "score"),
-    [
-        ("mixtral", (0, 1, 2), 8, "softmax"),
-        ("olmoe", (0, 1), 16, "softmax"),
-        ("qwen3_moe", (0, 2), 8, "softmax"),
-        ("deepseek_v3", (1, 2), 16, "sigmoid"),
-        ("gpt_oss", (0, 1), 8, "softmax"),
-    ],
+    [("qwen3_moe", (0, 2), 8, "softmax"), ("deepseek_v3", (1, 2), 16, "sigmoid")],
 )
 def test_facts_about_the_model_are_its_own(family, layers, num_experts, score, tokenizer):
     got = trace(tiny_model(CONFIGS[family]), "To be or not to be", tokenizer=tokenizer)
@@ -163,13 +163,6 @@ def test_the_same_seed_draws_the_same_tokens_and_leaves_the_random_state_alone(t
     assert one.equals(two)
     assert not one.tokens.equals(other.tokens)
     assert torch.equal(state, torch.get_rng_state())
-
-
-def test_how_a_checkpoint_likes_to_be_sampled_does_not_change_a_greedy_run(tokenizer):
-    model = tiny_model(CONFIGS["mixtral"])
-    plain = trace(model, "To be", tokenizer=tokenizer, max_new_tokens=8)
-    model.generation_config.update(do_sample=True, temperature=1.5, top_k=3)
-    assert trace(model, "To be", tokenizer=tokenizer, max_new_tokens=8).equals(plain)
 
 
 def test_a_sequence_ends_before_its_end_token(tokenizer):
@@ -267,17 +260,6 @@ def test_threads_wait_for_each_other_and_get_their_own_trace(tokenizer):
     for thread in threads:
         thread.join(SECONDS)
     assert all(one.equals(other) for one, other in zip(got, expected, strict=True))
-
-
-def test_a_model_whose_weights_lie_on_disk_gives_the_same_trace(tokenizer, tmp_path):
-    model = tiny_model(CONFIGS["mixtral"])
-    expected = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=3)
-    disk_offload(model, str(tmp_path), execution_device=torch.device("cpu"))
-    assert model.device.type == "meta"
-    got = trace(model, PROMPTS, tokenizer=tokenizer, max_new_tokens=3)
-    np.testing.assert_array_equal(got.experts, expected.experts)
-    # A file's pages may be aligned otherwise than memory is, and sums then differ in their last bit on some processors.
-    np.testing.assert_allclose(got.weights, expected.weights, rtol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,6 @@ def test_without_chat_nothing_changes(model):
     assert trace.equals(moeviz.trace(model, "Il fait froid.", tokenizer=tiny_tokenizer()))
 
 
-def test_a_stream_of_a_chat_ends_with_its_trace(model):
-    options = {"tokenizer": tokenizer_with(TEMPLATE), "chat": True, "max_new_tokens": 3}
-    *_, last = moeviz.stream(model, "One", **options)
-    assert last.equals(moeviz.trace(model, "One", **options))
-
-
 def test_each_of_several_prompts_is_a_turn_of_its_own(model):
     trace = moeviz.trace(model, ["One", "Two"], tokenizer=tokenizer_with(TEMPLATE), chat=True)
     assert text_of(trace) == "<s>[user] One\n[assistant] <s>[user] Two\n[assistant] "

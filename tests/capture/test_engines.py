@@ -63,11 +63,6 @@ def test_a_trace_is_made_once_and_is_the_last_of_a_stream(model):
     assert [len(trace.tokens) for trace in grown] == [5, 6, 7, 8, 9] and grown[-1].equals(whole)
 
 
-def test_prompts_alone_are_one_step(model):
-    assert len(moeviz.trace(model, ["a", "b"]).tokens) == 5
-    assert model.asked[0].prompts == ("a", "b") and model.steps == 1
-
-
 def test_a_stream_that_is_seldom_looked_at_ends_as_the_whole_trace(model):
     grown = list(moeviz.stream(model, "a", max_new_tokens=4, seconds_between=1000.0))
     assert all(trace is grown[0] for trace in grown[:-1]) and len(grown[-1].tokens) == TOKENS

@@ -8,16 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from gguf_models import (
-    MODELS,
-    RECORDED,
-    facts,
-    of_transformers,
-    tensors,
-    tokenizer_facts,
-    write_gguf,
-    write_model,
-)
+from gguf_models import MODELS, RECORDED, facts, of_transformers, tensors, tokenizer_facts, write_gguf, write_model
 from same_outputs import assert_same_outputs
 from tiny_models import tiny_tokenizer
 
@@ -28,7 +19,6 @@ from moeviz.capture.engines.llama_cpp import library as library_file
 from moeviz.capture.engines.llama_cpp.context import Context, Vocabulary
 from moeviz.capture.engines.llama_cpp.library import library, path_of_library
 from moeviz.capture.engines.llama_cpp.recording import TOPK, CallbackRecording
-from moeviz.capture.run.request import CaptureRequest
 from moeviz.cli.main import main
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
@@ -123,17 +113,6 @@ def test_the_same_seed_draws_what_transformers_draws_for_one_prompt_and_for_seve
     for given in (prompts[0], prompts):
         asked = {"max_new_tokens": 12, "sampling": sampling}
         assert_same(moeviz.trace(embedded, given, **asked), moeviz.trace("embedded", given, **asked))
-
-
-def test_each_of_several_prompts_has_the_routing_that_it_has_alone(embedded):
-    prompts = ["Il fait froid.", "def f(x):\n    return", "12"]
-    together = moeviz.trace(embedded, prompts, max_new_tokens=5)
-    for sequence, prompt in enumerate(prompts):
-        alone = moeviz.trace(embedded, prompt, max_new_tokens=5)
-        rows = np.flatnonzero(together.tokens["sequence"] == sequence)
-        assert together.experts[:, rows].tolist() == alone.experts.tolist()
-        assert np.array_equal(together.logits[:, rows], alone.logits)
-    assert moeviz.trace(embedded, prompts).experts.tolist() == moeviz.trace("embedded", prompts).experts.tolist()
 
 
 def test_a_stream_grows_token_by_token_and_ends_with_the_trace(embedded):
@@ -240,19 +219,6 @@ def test_a_corpus_in_a_folder_is_the_trace_of_its_texts(embedded, folder, tmp_pa
 def test_prompts_that_cannot_be_run_are_refused_before_they_are(prompts, new, why, embedded):
     with pytest.raises(InvalidPrompt, match=why):
         moeviz.trace(embedded, prompts, max_new_tokens=new)
-
-
-@pytest.mark.parametrize(
-    ("asked", "why"),
-    [
-        ({"intervention": moeviz.Mute({0: (1,)})}, "interventions need a transformers model"),
-        ({"kernels": True}, "moeviz's kernels need a transformers model"),
-        ({"decoding": moeviz.Decoding(num_beams=2)}, "beams, drafts and caches need a transformers model"),
-    ],
-)
-def test_what_only_transformers_can_do_is_one_sentence(asked, why, embedded):
-    with pytest.raises(CaptureError, match=why):
-        moeviz.trace(embedded, PROMPT, **asked)
 
 
 def test_logits_are_left_out_where_they_are_not_wanted(embedded):
@@ -393,9 +359,3 @@ def test_the_recorded_names_and_shapes_are_those_that_llama_cpp_shows(name, fold
         key: part.shape for key, part in heard.items()
     }
     assert (TOPK, expected.model.layers[0]) in recording.pieces
-
-
-def test_asking_an_engine_twice_is_the_same(embedded):
-    asked = CaptureRequest((PROMPT,))
-    first, second = (next(iter(embedded.run(asked)))() for _ in range(2))
-    assert first.equals(second)

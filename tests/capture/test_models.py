@@ -82,17 +82,6 @@ def test_pickled_weights_are_not_read(tmp_path):
         load_model(str(tmp_path))
 
 
-def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path):
-    (tmp_path / "config.json").write_text(
-        json.dumps(
-            {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Config", "AutoModelForCausalLM": "evil.Model"}}
-        )
-    )
-    (tmp_path / "evil.py").write_text("raise SystemExit('ran')")
-    with pytest.raises(ModelNotFound):
-        load_model(str(tmp_path))
-
-
 def test_a_dense_model_is_refused_before_its_weights_are_read(tmp_path):
     DENSE.save_pretrained(tmp_path)  # no weights there at all
     with pytest.raises(CaptureError, match="LlamaForCausalLM declares no router"):
@@ -202,56 +191,28 @@ def without_tokenizer(folder: Path) -> None:
 DAMAGED: dict[str, tuple[Damage, str]] = {
     "weights of no bytes": (written(WEIGHTS, b""), "did not load: .*header too small"),
     "weights cut short": (cut_to(100_000), "did not load: .*not fully covered"),
-    "a header cut short": (cut_to(100), "did not load: .*invalid header length"),
-    "a header said to be endless": (written(WEIGHTS, b"\xff" * 99), "did not load: .*header too large"),
     "a header that is no JSON": (written(WEIGHTS, struct.pack("<Q", 8) + b"{notjson"), "invalid JSON in header"),
-    "a header that is a list": (written(WEIGHTS, struct.pack("<Q", 2) + b"[]"), "invalid JSON in header"),
     "numbers of an unknown type": (header_changed(lambda of: of.update(dtype="Q7")), "unknown variant `Q7`"),
-    "numbers of another size": (
-        header_changed(lambda of: of.update(dtype="F16")),
-        "invalid shape, data type, or offset",
-    ),
-    "numbers before the first": (header_changed(lambda of: of.update(data_offsets=[5, 1])), "invalid offset"),
     "no weights": (removed(WEIGHTS), r"no file named model\.safetensors"),
-    "weights that are a folder": (as_folder(WEIGHTS), r"no file named model\.safetensors"),
     "weights in pickle alone": (in_pickle_alone, r"no file named model\.safetensors"),
     "a config that is no JSON": (written("config.json", b"{not"), "not a valid JSON file"),
     "a config that is a list": (written("config.json", b"[1]"), "Should have a `model_type` key"),
-    "a config that is nothing": (written("config.json", b"null"), "not one that transformers reads: TypeError"),
     "a config that is a folder": (as_folder("config.json"), r"contains no config\.json"),
     "a config without end": (written("config.json", b"[" * 100_000), "maximum recursion depth"),
     "an unknown kind of model": (said(model_type="nosuch"), "model type `nosuch`"),
-    "no kind of model": (said(model_type=None), "Should have a `model_type` key"),
-    "a kind of model that is a list": (said(model_type=["olmoe"]), "unhashable type"),
-    "a negative width": (
-        said(hidden_size=-32),
-        "builds no model from its config: .*negative dimension",
-    ),
-    "no width": (said(hidden_size=0), "builds no model from its config: ZeroDivisionError"),
-    "a width without memory": (said(hidden_size=2**40), "Storage size calculation overflowed"),
-    "no heads": (said(num_attention_heads=0), "builds no model from its config: ZeroDivisionError"),
+    "a negative width": (said(hidden_size=-32), "builds no model from its config: .*negative dimension"),
     "no experts": (said(num_experts=0), "to choose 4 of 0 experts"),
-    "a negative number of experts": (said(num_experts=-3), "negative dimension -3"),
     "experts as text": (said(num_experts="16"), "Field 'num_experts' expected int, got str"),
     "more chosen than there are": (said(num_experts_per_tok=17), "to choose 17 of 16 experts"),
-    "none chosen": (said(num_experts_per_tok=0), "to choose 0 of 16 experts"),
-    "an unknown activation": (said(hidden_act="nope"), "KeyError: 'nope'"),
     "numbers of an unknown dtype": (said(dtype="float99"), "'torch' has no attribute 'float99'"),
     "another number of experts": (said(num_experts=8), "6 weights of another shape .*is 16 x 32 x 48, not 8 x 32 x 48"),
     "more layers": (said(num_hidden_layers=3), "lacks 11 weights of the model"),
     "no tokenizer": (without_tokenizer, "comes without a tokenizer"),
     "half a tokenizer": (removed("tokenizer.json"), "The tokenizer of .* did not load: Couldn't instantiate"),
-    "a tokenizer that is no JSON": (written("tokenizer.json", b"{"), "The tokenizer of .* did not load"),
     "a tokenizer that is empty": (written("tokenizer.json", b"{}"), "The tokenizer of .* did not load: KeyError"),
-    "a tokenizer's config that is a list": (
-        written("tokenizer_config.json", b"[]"),
-        "The tokenizer of .* did not load",
-    ),
     "a shard missing": (a_shard(Path.unlink), "No such file or directory: .*model-00002-of"),
     "a shard cut short": (a_shard(lambda file: os.truncate(file, file.stat().st_size - 9)), "not fully covered"),
     "an index that is no JSON": (sharded(written(INDEX, b"{")), "did not load"),
-    "an index that is a list": (sharded(written(INDEX, b"[]")), "did not load: TypeError"),
-    "an index of nothing": (sharded(written(INDEX, b"{}")), "did not load: KeyError"),
 }
 
 
@@ -310,7 +271,6 @@ def test_an_error_of_ours_stays_loud(copy, monkeypatch):
         (ValueError("one of:\n(1) this\n(2) that"), "It failed: one of: (1) this (2) that."),
         (Exception("x" * 10_000), f"It failed: Exception: {'x' * 300}…"),
         (ValueError("a\x1b[31m\u202eb"), r"It failed: a\x1b[31m\u202eb."),
-        (MemoryError(), "It failed: MemoryError."),
         (KeyError("metadata"), "It failed: KeyError: 'metadata'."),
     ],
 )
@@ -338,8 +298,9 @@ ONE_OF_EACH_KIND = [
 ]
 
 
-@pytest.mark.parametrize("architecture", ONE_OF_EACH_KIND)
-@pytest.mark.parametrize("device_map", [None, "auto"])
+@pytest.mark.parametrize(
+    ("architecture", "device_map"), [("mixtral", "auto"), *((name, None) for name in ONE_OF_EACH_KIND)]
+)
 def test_what_save_pretrained_wrote_loads_without_a_caution(architecture, device_map, tmp_path):
     torch.manual_seed(0)
     saved(text_model(architecture)(tiny_config(architecture)), tmp_path)

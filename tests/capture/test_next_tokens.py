@@ -8,7 +8,7 @@ import pytest
 import torch
 from survey.mechanisms import each
 from survey.tiny_models import random_model
-from tiny_models import CONFIGS, DENSE, every_decoding, tiny_model, tiny_tokenizer
+from tiny_models import CONFIGS, every_decoding, tiny_model, tiny_tokenizer
 
 import moeviz
 from moeviz.analyses.what_if import what_if
@@ -22,7 +22,7 @@ from moeviz.next_tokens import NEXT
 
 PROMPTS = ["To be", "12 + 7 = 19, und heute ist es kalt"]
 FAMILIES = ("embedded", "mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss")
-every_family = pytest.mark.parametrize("family", FAMILIES)
+KERNELS = {"kernels": True, "max_new_tokens": 2}
 
 
 @pytest.fixture(scope="module")
@@ -73,8 +73,9 @@ def token_texts_alone(tokenizer, ids):
     return [known[one] for one in ids]
 
 
-@every_family
-@pytest.mark.parametrize("how", [{}, {"max_new_tokens": 5}, {"kernels": True}], ids=["read", "write", "kernels"])
+@pytest.mark.parametrize(
+    ("family", "how"), [*((name, {"max_new_tokens": 5}) for name in FAMILIES), ("mixtral", KERNELS)]
+)
 def test_next_tokens_and_lens_are_those_of_the_model_itself_and_the_routing_stays(family, how, models, tokenizer):
     model = models[family]
     plain = trace(model, PROMPTS, tokenizer=tokenizer, **how)
@@ -211,12 +212,7 @@ def test_every_architecture_has_next_tokens_as_its_own_forward_or_says_why_not(a
     assert replace(found, next_tokens=None).equals(trace(model, PROMPTS[1], tokenizer=tokenizer))
 
 
-def test_a_dense_model_is_refused_as_before(tokenizer):
-    with pytest.raises(CaptureError, match="declares no router"):
-        trace(tiny_model(DENSE), "To be", tokenizer=tokenizer, next_tokens=True)
-
-
-@pytest.mark.parametrize("vocabulary", [8192, 64 * 5, 64 * 4, 1000, 7])
+@pytest.mark.parametrize("vocabulary", [64 * 5, 64 * 4, 1000, 7])
 def test_the_largest_found_in_parts_are_the_largest(vocabulary):
     p = torch.randn(40, vocabulary, generator=torch.Generator().manual_seed(vocabulary)).softmax(-1)
     p[0, :10] = p[1].max()  # several are equally large

@@ -272,23 +272,14 @@ def in_place(place, value):
         (with_rows(lambda rows: rows[1:]), "5 rows of routing for 5 prompt tokens and 2 generated ones"),
         (with_rows(lambda rows: np.concatenate([rows, rows[:1]])), "7 rows of routing"),
         (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts a token"),
-        (with_rows(lambda rows: rows[:, :, :1]), "4 layers of 1 experts a token"),
         (with_rows(lambda rows: rows[0]), "not a full table"),
-        (with_rows(lambda rows: rows[:0]), "not a full table"),
         (lambda answer: {"choices": []}, "not the routing of this prompt: It has 0 choices"),
-        (lambda answer: {"choices": answer["choices"] * 2}, "It has 2 choices, and one was asked for"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": "%%%"}]}, "not base64"),
-        (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": [[["a"]]]}]}, "not a full table"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": None}]}, "--enable-return-routed-exp"),
         (lambda answer: {"choices": [answer["choices"][0] | {"prompt_token_ids": None}]}, "does not say which tokens"),
-        (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": None}]}, "does not say which tokens"),
         (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": [-1, 101]}]}, "token id is negative"),
-        (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": [2**40, 1]}]}, "token id is negative, or"),
         (lambda answer: {"choices": [answer["choices"][0] | {"token_ids": ["a", "b"]}]}, "not the routing"),
         (lambda answer: [1], "not JSON"),
-        (lambda answer: b"<html>", "not JSON"),
-        (lambda answer: b'{"choices": [{"routed', "not JSON"),
-        (lambda answer: b"[" * 100_000, "not JSON"),
         (lambda answer: b'{"a": ' + b"[" * 100_000, "not JSON"),
     ],
 )
@@ -359,11 +350,9 @@ def answering(stub, engine="vllm", chat=False, prompt=None, **more):
     [
         ({"prompt": FOX[-5:]}, "only the last 5 of its 19 tokens were read"),
         ({"prompt": FOX[:4]}, "only the first 4 of its 19 tokens were read"),
-        ({"prompt": "Another text"}, "it has 19 tokens, and the 12 that were read are others from token 0 on"),
         ({"prompt": FOX.replace("fox", "cow")}, "it has 19 tokens, and the 19 that were read are others from token 16"),
         ({"prompt": FOX + " jumps"}, "it has 19 tokens, and the 25 that were read are others from token 19 on"),
         ({"model": "other"}, "answered as the model 'other', and 'tiny' was asked"),
-        ({"model": ["tiny"]}, "answered as the model ['tiny'], and 'tiny' was asked"),
     ],
 )
 @pytest.mark.parametrize("start", [None, 2])
@@ -670,18 +659,12 @@ def test_threads_may_ask_one_model_at_once(stub):
     "name",
     [
         "vllm+ftp://localhost",
-        "vllm+file:///etc/passwd",
         "vllm+http://",
         "vllm+http://host:99999",
-        "vllm+http://[::1",
-        "vllm+http://host:0",
         "vllm+http://a host",
-        "vllm+http://host/\nx",
-        "vllm+localhost:8000",
         "vllm+",
         "vllm+http://host?hidden=3",
         "vllm+http://host?experts=many",
-        "vllm+http://host?experts=0",
         "vllm+http://host?moe_layers=1-99999999999",
         "vllm+http://" + "a" * 5000,
         "vllm+http://\ud800",
@@ -704,22 +687,6 @@ def test_a_name_is_taken_apart():
     assert (where.url, where.model, where.facts) == ("https://host:30000/llm", "org/model", "a/b")
     assert (where.told.experts, where.told.moe_layers) == (8, (1, 2, 3, 5))
     assert server_name("vllm", "http://h:1").url == "http://h:1"  # with backend="vllm"
-
-
-def test_what_only_transformers_can_do_is_one_sentence(stub):
-    with pytest.raises(
-        CaptureError, match="runs in vllm, where moeviz reads what the routers decide and changes nothing"
-    ):
-        moeviz.trace(opened(stub), "Hello", intervention=moeviz.Mute({0: [1]}))
-    with pytest.raises(ModelNotFound, match="'dtype' is nothing that can be said of a served model"):
-        opened(stub, dtype="float32")
-
-
-def test_labelled_texts_and_the_command_line(stub, tmp_path, capsys):
-    corpus = moeviz.trace_corpus(opened(stub), [("a", "one"), ("b", "two"), ("a", "three")])
-    assert corpus.tokens["label"].tolist() == ["a"] * 3 + ["b"] * 3 + ["a"] * 5
-    assert main(["trace", "Hello", "--model", name_of(stub), "-o", str(tmp_path / "t.npz")]) == 0, capsys.readouterr()
-    check(moeviz.read_trace(tmp_path / "t.npz"), read("Hello"), prompt=5)
 
 
 def test_an_error_is_one_of_ours(stub):

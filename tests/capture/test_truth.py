@@ -6,22 +6,18 @@ import io
 import json
 import sys
 import unicodedata
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
 import pytest
 import torch
-from any_trace import any_trace
 from foreign import calling, here
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import python
-from pyarrow import parquet
 from refused_settings import MODELS_THAT_ARE_NONE, SETTINGS_THAT_ARE_NONE
 from safetensors.torch import load_file, save_file
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -33,7 +29,6 @@ from moeviz.capture.record.hooks import listen
 from moeviz.errors import MoevizError
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
-from moeviz.formats.parquet_file import to_parquet
 from moeviz.spreadsheets import escape_formula
 from moeviz.testing import sample_trace
 
@@ -69,14 +64,7 @@ def rewrite(file: Path, change) -> None:
 
 
 @pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        (ROUTER, ROUTER),
-        ("lm_head.weight", "lm_head.weight"),  # the config does not tie it to the embeddings
-        (".0.mlp.experts.3.gate_proj", "model.layers.0.mlp.experts.gate_up_proj"),
-        (".0.mlp.experts.3.", "model.layers.0.mlp.experts.down_proj"),
-        (".0.mlp.experts.", "model.layers.0.mlp.experts.down_proj"),
-    ],
+    ("part", "named"), [(ROUTER, ROUTER), (".0.mlp.experts.3.gate_proj", "model.layers.0.mlp.experts.gate_up_proj")]
 )
 def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, part, named):
     rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if part in key])
@@ -88,21 +76,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, par
 def test_the_first_few_missing_weights_are_named_and_the_others_counted(checkpoint):
     rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if key != ROUTER])
     with pytest.raises(MoevizError, match=r"lacks 24 weights of the model \(.*norm.* … and 21 more\).* random numbers"):
-        moeviz.load_model(str(checkpoint))
-
-
-def test_a_router_of_another_shape_is_refused_with_both_shapes(checkpoint):
-    rewrite(checkpoint / WEIGHTS, lambda tensors: tensors.update({ROUTER: torch.zeros(12, 32)}))
-    with pytest.raises(MoevizError, match=f"{ROUTER} is 12 x 32, not 16 x 32"):
-        moeviz.load_model(str(checkpoint))
-
-
-def test_a_weight_that_the_index_names_and_its_shard_lacks_is_refused_by_its_name(checkpoint):
-    (checkpoint / WEIGHTS).unlink()
-    tiny_model(CONFIGS["olmoe"]).save_pretrained(checkpoint, max_shard_size="200KB")
-    index = json.loads((checkpoint / f"{WEIGHTS}.index.json").read_text())
-    rewrite(checkpoint / index["weight_map"][ROUTER], lambda tensors: tensors.pop(ROUTER))
-    with pytest.raises(MoevizError, match=f"lacks 1 weight of the model .{ROUTER}."):
         moeviz.load_model(str(checkpoint))
 
 
@@ -171,72 +144,12 @@ def busiest(trace, layer, apart_from=()):
     return int(load.argmax())
 
 
-@contextmanager
-def experts_that_give_nothing(model, architecture, layer, expert):
-    """The same by other means: the last weights of an expert are 0."""
-    block = model.transformer.blocks[layer] if architecture == "dbrx" else model.model.layers[layer]
-    weights = {
-        "jetmoe": lambda: block.mlp.output_linear.weight,
-        "llama4": lambda: block.feed_forward.experts.down_proj,
-        "dbrx": lambda: block.ffn.experts.mlp.w2.unflatten(0, (8, -1)),
-        "gemma4": lambda: block.experts.down_proj,
-    }
-    with torch.no_grad():
-        part = weights[architecture]()
-        before = part[expert].clone()
-        part[expert] = 0
-        yield
-        part[expert] = before
-
-
-@pytest.mark.parametrize("architecture", ["jetmoe", "llama4", "dbrx", "gemma4"])
-def test_silencing_an_expert_does_what_taking_its_weights_away_does(architecture):
-    model, tokenizer = a_model(architecture)
-    plain = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
-    layer = plain.model.layers[-1]
-    expert = busiest(plain, layer)
-    ids = torch.tensor([plain.tokens["token_id"].tolist()])
-    with torch.no_grad():
-        before = model(ids).logits[0].double()
-        with experts_that_give_nothing(model, architecture, layer, expert):
-            after = model(ids).logits[0].double()
-    kl = (before.softmax(-1) * (before.log_softmax(-1) - after.log_softmax(-1))).sum(-1).numpy()
-    silent = moeviz.Mute({layer: (expert,)}, reroute=False)
-    found = outcome_of(lambda: moeviz.what_if(model, NUMBERS_AND_WORDS, silent, tokenizer=tokenizer))
-    assert isinstance(found, moeviz.WhatIf), found
-    assert kl.mean() > 0
-    np.testing.assert_allclose(found.effect["kl"], kl, rtol=1e-3, atol=1e-12)
-
-
 def outcome_of(work):
     """What it gives, or how it fails: a wrong exception is a wrong result."""
     try:
         return work()
     except Exception as error:
         return error
-
-
-@pytest.mark.parametrize("architecture", ["jetmoe", "llama4", "dbrx", "zaya"])
-def test_exchanged_experts_get_each_other_s_tokens_in_every_form_of_answer(architecture):
-    model, tokenizer = a_model(architecture)
-    plain = moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer)
-    layer = plain.model.layers[-1]
-    one = busiest(plain, layer)
-    other = busiest(plain, layer, apart_from=[one, *range(8, max(plain.model.num_experts))])
-    change = moeviz.Swap(layer, one, other)
-    changed = outcome_of(lambda: moeviz.trace(model, NUMBERS_AND_WORDS, tokenizer=tokenizer, intervention=change))
-    assert isinstance(changed, moeviz.RoutingTrace), changed
-    expected = np.select([plain.experts[-1] == one, plain.experts[-1] == other], [other, one], plain.experts[-1])
-    np.testing.assert_array_equal(changed.experts[-1], expected)
-    np.testing.assert_array_equal(changed.weights[-1], plain.weights[-1])
-    assert not np.array_equal(changed.experts, plain.experts)
-
-
-def test_a_router_that_cannot_be_changed_is_refused_by_name():
-    model, tokenizer = a_model("doge")
-    for change in (moeviz.Mute({1: (0,)}, reroute=False), moeviz.Swap(1, 0, 5)):
-        failed = outcome_of(lambda change=change: moeviz.what_if(model, NUMBERS_AND_WORDS, change, tokenizer=tokenizer))
-        assert isinstance(failed, moeviz.CaptureError) and "DogeCDMoE" in str(failed), failed
 
 
 # 4. Interventions on routers that limit the choice to groups.
@@ -497,11 +410,13 @@ def test_every_field_of_a_generation_config_has_a_hostile_value():
     assert set(vars(GenerationConfig())) == set(HOSTILE) | ITS_TOKENS
 
 
-@pytest.mark.parametrize("field", HOSTILE)
-def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(field, writer, clean):
-    written = {int(token) for trace in clean.values() for token in trace.tokens["token_id"]}
-    value = HOSTILE[field](sorted(written)) if callable(HOSTILE[field]) else HOSTILE[field]
-    hostile = writer(**{field: value})
+@pytest.mark.parametrize("first", range(8))
+def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(first, writer, clean):
+    """Eight fields at a time: what one of them does alone, it does beside the others."""
+    written = sorted({int(token) for trace in clean.values() for token in trace.tokens["token_id"]})
+    hostile = writer(
+        **{name: HOSTILE[name](written) if callable(HOSTILE[name]) else HOSTILE[name] for name in [*HOSTILE][first::8]}
+    )
     for way, trace in clean.items():
         assert hostile[way].equals(trace), way
 
@@ -563,85 +478,13 @@ def test_a_change_that_changes_nothing_has_no_effect_in_train_mode(family):
 # 8. A table whose rows were sorted.
 
 
-def csv_sorted(data: bytes, key) -> bytes:
-    """A CSV as a spreadsheet saves it after its rows were sorted: the facts move with their row."""
-    names, *rows = csv.reader(io.StringIO(data.decode(), newline=""))
-    out = io.StringIO()
-    csv.writer(out).writerows([names, *sorted(rows, key=lambda row: key(dict(zip(names, row, strict=True))))])
-    return out.getvalue().encode()
-
-
-@pytest.mark.parametrize("column", ["expert", "weight", "layer", "slot", "token"])
-def test_a_csv_that_a_spreadsheet_sorted_reopens_as_the_same_trace(column):
-    trace = replace(sample_trace(tokens=40), logits=None)
-    assert read_bytes(csv_sorted(to_csv(trace), lambda row: row[column]), "sorted.csv").equals(trace)
-
-
-def parquet_sorted(data: bytes, rng: np.random.Generator) -> bytes:
-    table, sink = parquet.read_table(io.BytesIO(data)), pa.BufferOutputStream()
-    parquet.write_table(table.take(pa.array(rng.permutation(len(table)), pa.int64())), sink)
-    return sink.getvalue().to_pybytes()
-
-
-@given(drawn=any_trace(not_recorded=st.just(0), slot_order=st.just("weight")))
-def test_a_table_reopens_as_the_same_trace_in_whatever_order_its_rows_come(drawn):
-    trace, rng = drawn.trace(), np.random.default_rng(drawn.seed)
-    assert read_bytes(csv_sorted(to_csv(trace), lambda _: rng.random()), "x.csv").equals(trace)
-    assert read_bytes(parquet_sorted(to_parquet(trace), rng), "x.parquet").equals(trace)
-
-
 # 9. A typed U+FFFD, and what is named a share.
-
-
-@pytest.mark.parametrize("text", ["a\ufffdb", "\ufffd", "é\ufffd\ufffd"])
-def test_a_typed_replacement_character_is_shown_as_itself(text):
-    from moeviz.capture.run.token_texts import token_texts
-
-    tokenizer = tiny_tokenizer()  # that of the embedded model: the character is three of its tokens
-    shown = "".join(token_texts(tokenizer, tokenizer(text, add_special_tokens=False)["input_ids"]))
-    assert shown.replace("⟨\ufffd 1/3⟩⟨\ufffd 2/3⟩⟨\ufffd 3/3⟩", "\ufffd") == text
-
-
-def test_the_auxiliary_loss_under_a_uniform_load_is_called_a_loss():
-    from moeviz.charts.losses import aux_loss_by_layer
-    from moeviz.metrics.losses import aux_loss
-    from moeviz.testing import sample_trace
-
-    trace = sample_trace()
-    frame = aux_loss(trace)
-    assert (frame["even"] == trace.model.top_k).all()  # the key stays
-    titles = json.dumps(aux_loss_by_layer(frame).to_dict())
-    assert '"the loss under a uniform load"' in titles
-    assert "no share" in aux_loss.__doc__
 
 
 # 10. A sentence where a traceback came.
 
 
-@pytest.mark.parametrize(
-    ("file", "data"),
-    [
-        (WEIGHTS, b""),
-        (WEIGHTS, b"\x02\0\0\0\0\0\0\0[]"),
-        ("config.json", b"null"),
-        ("config.json", b'{"model_type": "olmoe", "hidden_size": -32}'),
-        ("config.json", b'{"model_type": "olmoe", "num_experts": "16"}'),
-        ("config.json", b'{"model_type": "olmoe", "num_experts": 0}'),
-        ("tokenizer.json", b"{}"),
-        ("tokenizer_config.json", b"[]"),
-        (f"{WEIGHTS}.index.json", b"[]"),
-    ],
-)
-def test_a_damaged_checkpoint_is_one_sentence(checkpoint, file, data):
-    if "index" in file:
-        (checkpoint / WEIGHTS).unlink()
-    (checkpoint / file).write_bytes(data)
-    with pytest.raises(MoevizError) as refused:
-        moeviz.load_model(str(checkpoint))
-    assert str(refused.value).endswith(".") and len(str(refused.value)) < 1000
-
-
-@pytest.mark.parametrize("name", ["a" * 5000, "/a" * 3000, "a\0b", "a\udcff", "a\ud800b", "~nobody-of-that-name/x"])
+@pytest.mark.parametrize("name", ["a" * 5000, "a\0b", "a\ud800b", "~nobody-of-that-name/x"])
 def test_a_name_that_no_model_can_have_is_one_short_sentence(name, monkeypatch):
     from moeviz.capture.models.load import load_model, model_facts
 
@@ -735,21 +578,14 @@ def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_op
     [
         ({"stop_strings": ["e"]}, "stop_strings, which moeviz cannot record: it ends a text by its characters"),
         ({"token_healing": True}, "token_healing, which moeviz cannot record: it changes the prompt"),
-        ({"guidance_scale": 2.0}, "guidance_scale, which moeviz cannot record"),
-        ({"max_time": 1.0}, "max_time, which moeviz cannot record"),
         ({"num_beams": 0}, "The checkpoint's own num_beams is 0; it must be a whole number from 1"),
-        ({"num_return_sequences": 2}, "do not hold: Greedy methods"),
         ({"do_sample": True, "temperature": -1.0}, "own temperature is -1.0; it must be 0, or a number from"),
         (
             {"do_sample": True, "top_p": -1.0},
             "cannot generate as this checkpoint's own settings say: `top_p` has to be",
         ),
         ({"penalty_alpha": 0.9, "top_k": 4}, "ask for contrastive search, which moeviz cannot record"),
-        ({"num_beams": 4, "num_beam_groups": 2}, "ask for group beam search"),
-        ({"prompt_lookup_num_tokens": 3}, "ask for assisted generation"),
-        ({"dola_layers": "high"}, "ask for dola generation"),
         ({"early_stopping": "soon"}, "do not hold"),
-        ({"num_beams": "four"}, "The checkpoint's own num_beams is 'four'"),
     ],
 )
 def test_settings_of_a_checkpoint_that_cannot_be_followed_are_a_sentence(settings, says):

@@ -103,29 +103,6 @@ def test_a_command_imports_its_own_file_and_not_those_of_the_others():
     assert set(said) == {f"moeviz.{name}" for name in (*ours, *files)}
 
 
-@pytest.mark.parametrize(
-    "argv",
-    [
-        ["dance"],
-        ["cost"],
-        ["convert", "a.csv"],
-        ["params", "embedded", "--colour"],
-        ["metrics", "x.csv", "--topic", "weather"],
-        ["metrics", "x.csv", "--layers", "9" * 30],
-        ["trace", "x", "--temperature", "-1"],
-        ["trace", "x", "--top-p", "2"],
-        ["trace", "x", "--max-new-tokens", "many"],
-        ["trace", "x", "--seed", "nan"],
-        ["corpus"],
-        ["corpus", "a.txt", "--embedded"],
-    ],
-)
-def test_wrong_usage_is_exit_code_2(argv, capsys):
-    with pytest.raises(SystemExit) as stopped:
-        main(argv)
-    assert stopped.value.code == 2 and "usage: moeviz" in capsys.readouterr().err
-
-
 def test_topics_are_those_of_the_charts():
     assert tuple(name.lower() for name in TOPICS) == TOPIC_NAMES
 
@@ -141,9 +118,8 @@ def test_the_usage_of_what_if_shows_that_its_changes_exclude_each_other(monkeypa
 # moeviz trace
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet", ".json", ".npz"])
-def test_trace_writes_a_file_that_opens_again(suffix, tmp_path, capsys):
-    path = tmp_path / f"out{suffix}"
+def test_trace_writes_a_file_that_opens_again(tmp_path, capsys):
+    path = tmp_path / "out.parquet"
     assert main(["trace", "Il fait froid.", "--max-new-tokens", "3", "-o", str(path)]) == 0
     trace = read_trace(path)
     assert trace.model.name == "embedded" and "Il fait froid." in "".join(trace.tokens["text"])
@@ -165,16 +141,6 @@ def test_the_summary_in_json_names_the_busiest_expert_of_each_layer(tmp_path, ca
     assert summary["generated"] == "".join(trace.tokens["text"][trace.tokens["phase"] == "generated"])
 
 
-def test_kernels_give_the_same_trace(tmp_path):
-    traces = []
-    for name, flags in {"plain.npz": [], "kernels.npz": ["--kernels"]}.items():
-        assert main(["trace", "Il fait froid.", "--max-new-tokens", "3", *flags, "-o", str(tmp_path / name)]) == 0
-        traces.append(read_trace(tmp_path / name))
-    assert traces[0].tokens.equals(traces[1].tokens)
-    assert (traces[0].experts == traces[1].experts).all()
-    assert [trace.model.recorded_by for trace in traces] == ["hooks", "kernels (plain torch)"]
-
-
 def test_the_checkpoint_s_own_settings_are_an_option(tmp_path, capsys):
     path, options = str(tmp_path / "out.npz"), ["--max-new-tokens", "3", "--decoding", "checkpoint", "--seed", "4"]
     assert main(["trace", "Il fait froid.", *options, "-o", path]) == 0
@@ -182,11 +148,6 @@ def test_the_checkpoint_s_own_settings_are_an_option(tmp_path, capsys):
     assert f"decoding   {own}" in capsys.readouterr().out and read_trace(path).model.decoding == own
     assert main(["trace", "Il fait froid.", *options, "--num-beams", "2"]) == 3
     assert "Leave out the options for beams" in capsys.readouterr().err
-
-
-def test_settings_that_are_none_are_refused_before_the_model_is_opened(capsys):
-    assert main(["trace", "Il fait", "--model", "/no/such/folder", "--temperature", "1", "--top-p", "0"]) == 3
-    assert "Sampling's top_p is 0.0; it must be a number above 0" in capsys.readouterr().err
 
 
 def test_counts_alone_are_written_where_they_are_asked_for(corpus, tmp_path, capsys):
@@ -229,14 +190,6 @@ def test_counts_alone_need_a_file_of_counts_before_anything_runs(words, sentence
     assert sentence in capsys.readouterr().err
 
 
-def test_the_help_says_what_ids_give_away_where_texts_are_left_out(capsys):
-    for name in ("corpus", "convert"):
-        with pytest.raises(SystemExit):
-            main([name, "--help"])
-        said = " ".join(capsys.readouterr().out.split())
-        assert "their experts, which are kept, reveal part of the text" in said and "--counts-only" in said
-
-
 def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "stdin", io.StringIO("Il neige.\n"))
     path = tmp_path / "out.json"
@@ -245,51 +198,11 @@ def test_trace_reads_the_prompt_from_standard_input(monkeypatch, tmp_path):
     assert "".join(trace.tokens["text"]).endswith("Il neige.") and trace.logits is None
 
 
-def test_the_same_seed_gives_the_same_file(tmp_path):
-    for name in ("a.npz", "b.npz"):
-        options = [
-            "--max-new-tokens",
-            "4",
-            "--temperature",
-            "1",
-            "--sample-top-k",
-            "50",
-            "--top-p",
-            "0.9",
-            "--seed",
-            "3",
-        ]
-        assert main(["trace", "Il", *options, "-o", str(tmp_path / name)]) == 0
-    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
-
-
-def test_a_wrong_suffix_is_said_before_the_model_is_loaded(monkeypatch, capsys):
-    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
-    assert main(["trace", "x", "-o", "trace.xls"]) == 3
-    assert "'trace.xls' does not have the suffix of a trace" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(("prompt", "sentence"), [("", "prompt"), ("\udcff", "not text in UTF-8")])
 def test_a_prompt_that_cannot_run_gets_one_sentence(prompt, sentence, capsys):
     assert main(["trace", prompt]) == 3
     out, err = capsys.readouterr()
     assert out == "" and sentence in err
-
-
-def test_a_model_that_is_not_there_gets_one_sentence(capsys, tmp_path):
-    assert main(["trace", "x", "--model", str(tmp_path / "none")]) == 3
-    assert "There is no model at" in capsys.readouterr().err
-
-
-def test_a_folder_that_is_not_there_is_named_before_the_model_is_loaded(capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("moeviz.capture.models.load.load_model", pytest.fail)
-    path = tmp_path / "none" / "out.csv"
-    assert main(["trace", "Il", "-o", str(path)]) == 3
-    out, err = capsys.readouterr()
-    assert (
-        out == ""
-        and err == f"moeviz: {str(path)!r} cannot be written: No such file or directory. Give another place.\n"
-    )
 
 
 # moeviz corpus
@@ -313,9 +226,8 @@ def test_corpus_files_are_read_to_the_letter(corpus):
     ]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".npz"])
-def test_corpus_writes_a_labelled_trace_that_metrics_read(suffix, corpus, tmp_path, capsys):
-    path = str(tmp_path / f"out{suffix}")
+def test_corpus_writes_a_labelled_trace_that_metrics_read(corpus, tmp_path, capsys):
+    path = str(tmp_path / "out.csv")
     assert main(["corpus", *corpus, "-o", path]) == 0
     out, err = capsys.readouterr()
     trace = read_trace(path)
@@ -372,12 +284,8 @@ def test_the_texts_that_ship_are_several_a_label():
         ("a.txt", b"\xff\xfe", "'a.txt' is not text in UTF-8"),
         ("a.txt", b" \n", "'a.txt' is empty"),
         ("a.jsonl", b'{"label": "x", "text": "y"}\n{"label": ', "'a.jsonl', line 2 is not JSON"),
-        ("a.jsonl", b"\n[1]", "'a.jsonl', line 2 is not a JSON object"),
         ("a.jsonl", b'{"label": "x"}', "line 1 has no 'text' with text in it"),
-        ("a.jsonl", b'{"label": "", "text": "y"}', "line 1 has no 'label' with text in it"),
-        ("a.jsonl", b'{"label": 3, "text": "y"}', "line 1 has no 'label' with text in it"),
         ("a.jsonl", b'{"label": "x", "text": "\\ud800"}', "line 1 has half a character in its 'text'"),
-        ("a.jsonl", b"[" * 100_000, "line 1 is not JSON"),
     ],
 )
 def test_a_corpus_file_that_holds_no_texts_gets_one_sentence(name, content, sentence, tmp_path, monkeypatch, capsys):
@@ -581,11 +489,6 @@ def test_a_damaged_file_gets_one_sentence(tmp_path, capsys):
     assert not (tmp_path / "b.csv").exists()
 
 
-def test_a_file_that_is_not_there_is_named(tmp_path, capsys):
-    assert main(["convert", str(tmp_path / "none.csv"), str(tmp_path / "b.csv")]) == 3
-    assert "There is no file" in capsys.readouterr().err
-
-
 # how commands end
 
 
@@ -626,12 +529,6 @@ def test_progress_goes_to_a_terminal_only(monkeypatch, capsys):
     assert capsys.readouterr().err == "\rmoeviz: generated 1 of 2 tokens\rmoeviz: generated 2 of 2 tokens\n"
 
 
-def test_corpus_tells_a_terminal_of_its_texts(monkeypatch, corpus, capsys):
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    assert main(["corpus", *corpus[:2]]) == 0
-    assert "\rmoeviz: traced 1 of 2 texts\rmoeviz: traced 2 of 2 texts\n" in capsys.readouterr().err
-
-
 def test_a_summary_says_what_is_not_as_in_most_models():
     trace = sample_trace(layers=2)
     odd = replace(trace.model, num_experts=(9, 8), site="encoder", layer_kind="unrolled layer", zero_experts=1)
@@ -656,10 +553,8 @@ def test_what_if_tells_the_effect_and_writes_the_changed_trace(tmp_path, capsys)
     ("change", "says"),
     [
         (["--mute", "3"], "'3' names no experts. Write LAYER:EXPERT"),
-        (["--force", "9:0"], "no MoE layer 9"),
         (["--experts-per-token", "9"], "1 to 8 experts"),
         (["--swap", "0", "1", "1"], "Expert 1 cannot be swapped with itself"),
-        (["--swap", "0", "1", "8"], "experts 0 to 7, not 8"),
     ],
 )
 def test_what_if_says_what_cannot_be_changed(change, says, capsys):
@@ -694,12 +589,6 @@ def test_families_finds_what_an_installed_transformers_does_otherwise(monkeypatc
     assert main(["families", "--check"]) == 1
     out = capsys.readouterr().out.split("\n\n", 1)[1]
     assert "OldRouter" in out and "OlmoeTopKRouter" in out and "MixtralTopKRouter" not in out
-
-
-def test_families_check_says_that_it_needs_a_checkout(monkeypatch, capsys, tmp_path):
-    monkeypatch.setattr("moeviz.cli.checkout.CHECKOUT", tmp_path)
-    assert main(["families", "--check"]) == 3
-    assert "in a checkout of the repository" in capsys.readouterr().err
 
 
 # moeviz precision, and more of params and trace
@@ -758,8 +647,7 @@ def test_history_check_all_is_the_check_without_a_name(monkeypatch, capsys):
     )
     table = table.assign(tolerance="exactly", passed=True, remark="")
     monkeypatch.setattr(
-        "history_checks.claims_text.check_claims",
-        lambda names, *rest: asked.append(names) or iter([table]),
+        "history_checks.claims_text.check_claims", lambda names, *rest: asked.append(names) or iter([table])
     )
     assert main(["history", "check", "all"]) == main(["history", "check"]) == 0
     assert asked == [[], []] and capsys.readouterr().out.count("CPU time: ") == 2

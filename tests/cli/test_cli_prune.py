@@ -33,12 +33,7 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     out, err = capsys.readouterr()
     rows = json.loads(out)["losses"]
     whole = [row for row in rows if row["chosen_on"] == row["judged_on"] == "all texts"]
-    assert [(row["criterion"], row["cut"]) for row in whole] == [
-        ("reap", 1),
-        ("reap", 3),
-        ("random", 1),
-        ("random", 3),
-    ]
+    assert [(row["criterion"], row["cut"]) for row in whole] == [("reap", 1), ("reap", 3), ("random", 1), ("random", 3)]
     assert [row["sd"] is not None for row in whole] == [False, False, True, True]
     assert all(isinstance(row["loss_increase"], float) for row in rows) and whole[1]["share"] == 3 / 8
     assert {row["criterion"] for row in rows if row["chosen_on"] != "all texts"} == {"frequency"}

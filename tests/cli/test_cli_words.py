@@ -98,11 +98,7 @@ def test_options_of_files_are_called_as_those_of_other_commands():
         (["metrics", "t.npz", "--topic", "loads"], "moeviz metrics", "mean load?"),
         (["cost", "cahce", "t.npz"], "moeviz cost", "mean cache?"),
         (["cost", "cache", "t.npz", "--capacites", "3"], "moeviz cost cache", "mean --capacities?"),
-        (
-            ["trace", "x", "--max_new_tokens", "4"],
-            "moeviz trace",
-            "mean --max-new-tokens?",
-        ),
+        (["trace", "x", "--max_new_tokens", "4"], "moeviz trace", "mean --max-new-tokens?"),
         (["trace", "x", "--max-new-token", "4"], "moeviz trace", "no option --max-new-token. Did"),
         (["trace", "x", "--top-k", "4"], "moeviz trace", "mean --sample-top-k or --top-p?"),
         (["precision", "x", "--to", "int4"], "moeviz precision", "no option --to.\n"),
@@ -112,15 +108,12 @@ def test_options_of_files_are_called_as_those_of_other_commands():
         (["trace", "x", "--max-new-tokens", "a"], "moeviz trace", "and got 'a'"),
         (["trace", "x", "--temperature", "nan"], "moeviz trace", "and got 'nan'"),
         (["trace"], "moeviz trace", "PROMPT or --prompt-file is missing"),
+        (["corpus", "a.txt", "--embedded"], "moeviz corpus", ""),
         (["convert", "a.npz"], "moeviz convert", "TO is missing"),
         (["trace", "x", "-f", "y"], "moeviz trace", "--prompt-file cannot be combined with PROMPT"),
         (["prune", "m", "--criteria", "luck"], "moeviz prune", "--criteria cannot be 'luck'"),
         (["ablate", "x", "--layers", "a"], "moeviz ablate", "and got 'a'"),
-        (
-            ["plan", "a.npz", "b.npz", "--engine", "sglang", "-o", "c"],
-            "moeviz plan",
-            "'b.npz' is one",
-        ),
+        (["plan", "a.npz", "b.npz", "--engine", "sglang", "-o", "c"], "moeviz plan", "'b.npz' is one"),
     ],
 )
 def test_a_wrong_command_line_is_a_line_of_usage_and_a_sentence(words, usage, sentence, capsys):

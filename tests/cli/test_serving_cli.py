@@ -11,7 +11,7 @@ from gguf_models import write_model
 from serving_data import figures, reference_trace
 from tiny_models import CONFIGS, tiny_model
 
-from moeviz import ModelInfo, RoutingTrace, published_counts
+from moeviz import ModelInfo, RoutingTrace
 from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.cli.cost import HEADINGS, in_lines
 from moeviz.cli.main import main
@@ -142,13 +142,6 @@ def test_a_person_reads_on_which_tokens_it_was_judged(what, file, capsys):
         assert "first half of these, judged on the second" in said
 
 
-def test_help_says_that_nothing_is_served(capsys):
-    for words in (["cost", "--help"], ["--help"]):
-        with pytest.raises(SystemExit):
-            main(words)
-        assert "No server is started" in " ".join(capsys.readouterr().out.split())
-
-
 @pytest.mark.parametrize("engine", ENGINES)
 def test_a_plan_is_written_with_what_starts_its_engine(engine, file, tmp_path, capsys):
     path = tmp_path / f"plan{ENGINES[engine].suffix}"
@@ -172,25 +165,6 @@ def test_options_that_an_engine_s_file_does_not_depend_on_are_named(file, tmp_pa
         kept += ["--layers-on-gpu", "2"] if "layers-on-gpu" not in options else []
         assert main(["plan", file, "--engine", engine, *kept, "-o", str(path)]) == 0
         assert "changes nothing" not in capsys.readouterr().err and path.read_bytes() == written
-
-
-def test_a_plan_from_published_counts_of_three_layers_says_what_it_lacks(tmp_path, capsys):
-    write_counts(published_counts("OLMoE-1B-7B"), tmp_path / "counts.json")
-    plan = ["plan", str(tmp_path / "counts.json"), "--engine", "sglang", "-o", str(tmp_path / "plan.json")]
-    assert main([*plan, "--num-layers", "16"]) == 0
-    said = capsys.readouterr().out
-    assert "0, 7 and 15" in said and "1 to 6 and 8 to 14" in said
-
-
-def test_counts_by_label_are_said_to_be_judged_by_each_other(tmp_path, capsys):
-    write_counts(published_counts("OLMoE-1B-7B"), tmp_path / "counts.json")
-    assert main(["cost", "cache", str(tmp_path / "counts.json"), "--capacities", "32"]) == 0
-    said = capsys.readouterr().out
-    assert "static_warm judges each kind of text by the experts that the others use most." in said
-    assert "Not known without the order of tokens: lru, lru_warm" in said
-    assert "static_warm" not in said.partition("Not known")[2].partition("\n")[0]
-    assert main(["cost", "placement", str(tmp_path / "counts.json"), "--devices", "4"]) == 0
-    assert "\nThe column imbalance judges each kind of text by a plan" in capsys.readouterr().out
 
 
 def test_a_plan_in_json(file, tmp_path, capsys):

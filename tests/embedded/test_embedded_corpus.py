@@ -8,43 +8,11 @@ from contextlib import closing
 
 import pytest
 
-from models.training.corpus import packages
 from models.training.corpus.books import bible
 from models.training.corpus.build import licence_rows, write_licences
-from models.training.corpus.languages import READ_BY_LINE
-from models.training.corpus.manuals import HTML, TECHNICAL_ENGLISH
-from models.training.corpus.packages import PACKAGES, PackageUnavailable, unpack
-from models.training.corpus.readers import READERS
-from models.training.corpus.source_code import C_CODE, NODE_TYPES, PYTHON, THREE
+from models.training.corpus.packages import PackageUnavailable, unpack
 from models.training.corpus.sources import BIBLE_KEYS, SOURCES, Document
 from models.training.documents import DOMAINS, is_held_out
-
-FOLDERS = (
-    *HTML,
-    *TECHNICAL_ENGLISH,
-    *PYTHON,
-    *C_CODE,
-    *THREE,
-    NODE_TYPES,
-    *(f for row in READ_BY_LINE.values() for f in row),
-)
-
-
-def test_every_source_has_a_licence_and_known_packages():
-    names = {package.name for package in PACKAGES}
-    for name, source in SOURCES.items():
-        assert source.licence.strip() and source.what.strip(), name
-        assert set(source.packages) <= names
-    assert {name for source in SOURCES.values() for name in source.packages} == names
-
-
-def test_every_folder_belongs_to_a_source_and_is_read_from_its_package():
-    for folder in FOLDERS:
-        assert folder.package in SOURCES[folder.source].packages, folder
-
-
-def test_there_is_a_reader_for_every_domain_in_the_domains_order():
-    assert tuple(READERS) == DOMAINS
 
 
 @pytest.fixture
@@ -100,11 +68,6 @@ def test_licences_are_written_file_by_file_and_run_no_formula(tmp_path):
         ["python", "rich", "rich/a.py", "MIT", "1"],
         ["python", "rich", "rich/b.py", "MIT", "8"],
     ]
-
-
-def test_packages_are_pinned_and_named_once():
-    assert len({package.name for package in PACKAGES}) == len(PACKAGES)
-    assert all(package.version and package.registry in packages.REGISTRIES for package in PACKAGES)
 
 
 def archive(path, name: str, text: str = "text") -> None:

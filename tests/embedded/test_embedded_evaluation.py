@@ -4,16 +4,12 @@ import json
 import math
 import re
 from collections import Counter
-from dataclasses import replace
 from types import SimpleNamespace
 
-import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from models.evaluate import measures, page
-from models.evaluate.page import markdown
+from models.evaluate import measures
 from models.training.documents import DOMAINS as TRAINED_DOMAINS
 from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
@@ -137,51 +133,3 @@ def test_the_set_is_chosen_from_held_out_files_that_may_be_passed_on(tmp_path, m
     assert {text.domain for text in chosen} == set(DOMAINS)
     assert {text.text for text in chosen} <= {text.text for text in evaluation_set()}
     assert not [text for text in chosen if text.source == "handbook"]
-
-
-def test_tables_are_markdown():
-    frame = pd.DataFrame({"layer": np.array([0], np.int32), "bits": [0.12345]})
-    assert markdown(frame) == "| layer | bits |\n| --- | --- |\n| 0 | 0.123 |"
-
-
-@pytest.fixture(scope="module")
-def few_texts():
-    """The first two texts of each of three kinds, cut so that they are quick."""
-    texts = [text for text in evaluation_set() if text.domain in ("python", "french", "arithmetic")]
-    return [replace(text, text=text.text[:700]) for text in texts if texts.index(text) % 4 < 2]
-
-
-@pytest.mark.usefixtures("read_once")
-def test_models_stand_side_by_side_with_their_own_figures(few_texts, monkeypatch, model):
-    """Of the same model under two names: one figure for each measure and kind of text, twice the same."""
-    monkeypatch.setattr(measures, "DOMAINS", {t.domain: t.label for t in few_texts})
-    other = LoadedModel(model.model, model.tokenizer, replace(model.info, name="other"))
-    monkeypatch.setattr(measures, "load_model", {"embedded": model, "other": other}.__getitem__)
-    frame = measures.side_by_side(["embedded", "other", "embedded"], few_texts).set_index("measure")
-    assert list(frame.columns) == ["embedded", "other"]
-    differ = frame.index[frame["embedded"] != frame["other"]].tolist()
-    assert differ == ["tokens of training", "load kept even by"], (
-        "and its beginnings, traced anew, are those that were recorded"
-    )
-    bits = frame.loc[[f"bits/byte, {text.label}" for text in few_texts], "embedded"].astype(float)
-    assert float(frame.loc["bits/byte, mean of kinds of text", "embedded"]) == pytest.approx(bits.mean(), abs=1e-3)
-    assert frame.loc["parameters", "other"] == "12,729,600" and frame.loc["experts a token", "other"] == "2 of 8"
-    assert frame.loc["sets of experts, mean of layers", "embedded"].endswith(" of 28")
-
-
-def test_several_models_are_one_table_and_one_is_the_whole_page(monkeypatch, model, capsys):
-    monkeypatch.setattr(
-        page, "side_by_side", lambda names, _texts: pd.DataFrame({"measure": ["x"], **dict.fromkeys(names, "1")})
-    )
-    page.main(["embedded", "embedded-natural"])
-    assert "| measure | embedded | embedded-natural |" in capsys.readouterr().out
-    other = LoadedModel(model.model, model.tokenizer, replace(model.info, name="embedded-natural"))
-    monkeypatch.setattr(page, "load_model", {"embedded": model, "embedded-natural": other}.__getitem__)
-    monkeypatch.setattr(page, "SECTIONS", (page.formation,))
-    page.main(["embedded-natural"])
-    out = capsys.readouterr().out
-    assert out.startswith("# Evaluation of embedded-natural") and "How routing settled" not in out
-    page.main([])
-    out = capsys.readouterr().out
-    assert out.startswith("# Evaluation of the embedded model\n\nWhat `python -m models.evaluate` prints.")
-    assert "How routing settled" in out

@@ -3,8 +3,6 @@
 import json
 import re
 
-import pytest
-
 from models.training.corpus.sources import SOURCES
 from moeviz.embedded.evaluation import FILE, evaluation_set
 
@@ -33,38 +31,28 @@ def test_the_notices_name_the_sources_of_the_set_and_no_other():
     assert not (set(SOURCES) - set(IN_SET)) & set(re.findall(r"`([^`\n]+)`", NOTICES))
 
 
-@pytest.mark.parametrize("source", IN_SET)
-def test_a_source_s_notice_names_its_excerpts_and_no_other(source):
-    files = {file for text in evaluation_set() if text.source == source for file in text.file.split("; ")}
-    assert set(re.findall(r"`([^`]+)`", line(source, "Excerpts"))) == files
-
-
-@pytest.mark.parametrize("source", IN_SET)
-def test_a_source_s_licence_is_the_recorded_one_and_is_explained(source):
-    recorded, applies = line(source, "Licence").split("; applies: ")
-    assert {recorded} == {f"recorded as `{text.licence}`" for text in evaluation_set() if text.source == source}
-    links = re.findall(r"\]\(#([^)]+)\)", applies)
-    assert links and set(links) <= {anchor(heading) for heading in TEXTS}
-
-
-@pytest.mark.parametrize("source", [source for source in IN_SET if SOURCES[source].packages])
-def test_a_source_s_packages_are_those_of_the_corpus_in_the_same_version(source):
-    named = dict(re.findall(r"`([^`]+)` ([^\s,]+)", line(source, "Package")))
-    assert named and set(named) <= set(SOURCES[source].packages)
-    assert named == {name: VERSIONS[name] for name in named}
+def test_a_source_s_notice_names_its_excerpts_its_recorded_licence_and_its_packages():
+    given_away = {"public-domain", "cc0-10"}
+    for source in IN_SET:
+        texts = [text for text in evaluation_set() if text.source == source]
+        assert set(re.findall(r"`([^`]+)`", line(source, "Excerpts"))) == {
+            file for text in texts for file in text.file.split("; ")
+        }
+        recorded, applies = line(source, "Licence").split("; applies: ")
+        assert {recorded} == {f"recorded as `{text.licence}`" for text in texts}
+        links = set(re.findall(r"\]\(#([^)]+)\)", applies))
+        assert links and links <= {anchor(heading) for heading in TEXTS}
+        assert links <= given_away or line(source, "Copyright")
+        if SOURCES[source].packages:
+            named = dict(re.findall(r"`([^`]+)` ([^\s,]+)", line(source, "Package")))
+            assert named and set(named) <= set(SOURCES[source].packages)
+            assert named == {name: VERSIONS[name] for name in named}
 
 
 def test_every_licence_is_used_and_says_something():
     used = set(re.findall(r"\]\(#([^)]+)\)", WORKS))
     assert {anchor(heading) for heading in TEXTS} == used
     assert all(text.strip() for text in TEXTS.values())
-
-
-@pytest.mark.parametrize("source", IN_SET)
-def test_a_work_that_is_not_given_away_has_its_copyright_line(source):
-    given_away = {"public-domain", "cc0-10"}
-    if not set(re.findall(r"\]\(#([^)]+)\)", line(source, "Licence"))) <= given_away:
-        assert line(source, "Copyright")
 
 
 def test_the_mozilla_licence_is_named_with_the_place_of_the_source_form():

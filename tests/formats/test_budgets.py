@@ -11,7 +11,7 @@ from pyarrow import parquet
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import shown
-from moeviz.formats.exports import EXPORTS, export_for, read_bytes
+from moeviz.formats.exports import export_for, read_bytes
 from moeviz.formats.trace_facts import parse_json
 from moeviz.formats.trace_file import to_trace_file
 
@@ -52,11 +52,6 @@ def test_a_small_file_that_unpacks_to_more_than_its_budget_is_refused_before_any
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2 * BUDGET and pa.total_allocated_bytes() - before < 2 * BUDGET  # it unpacks to 64 MB and more
-
-
-@pytest.mark.parametrize("export", [export for export in EXPORTS if export.read], ids=lambda export: export.suffix)
-def test_a_trace_within_its_budget_is_read_under_it(export, trace):
-    assert np.array_equal(read_bytes(export.write(trace), f"x{export.suffix}", BUDGET).experts, trace.experts)
 
 
 def test_where_memory_ends_a_file_is_refused_in_one_sentence(monkeypatch, trace):

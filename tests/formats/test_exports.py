@@ -233,13 +233,6 @@ def test_no_cell_of_a_csv_is_a_formula():
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "＝", "＋", "－", "＠"))]
 
 
-@pytest.mark.parametrize(
-    "text", ["=1", "+1", "-1", "@x", " =1", "\u00a0=1", "\tx", "\rx", "\nx", "'x", "＝1", "\u200b@"]
-)
-def test_a_text_that_a_spreadsheet_would_run_gets_an_apostrophe(text):
-    assert escape_formula(text) == f"'{text}"
-
-
 @pytest.mark.parametrize("text", ["", " ", "a=1", "1-1", "x'", "(=1)", "é"])
 def test_a_harmless_text_stays_as_it_is(text):
     assert escape_formula(text) == text
@@ -250,12 +243,6 @@ def test_a_csv_that_lost_rows_is_refused(trace):
     for kept, sentence in ((lines[:40], "so it was cut"), (lines[:40] + lines[60:], "cut or edited")):
         with pytest.raises(InvalidTrace, match=sentence):
             CSV.read(b"\n".join(kept) + b"\n")
-
-
-def test_the_facts_of_a_csv_are_found_in_any_row(trace):
-    exact = replace(trace, logits=None)
-    table = pd.read_csv(io.BytesIO(CSV.write(trace)), dtype=str, keep_default_na=False)
-    assert CSV.read(table[::-1].to_csv(index=False).encode()).equals(exact)  # sorted the other way
 
 
 def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
@@ -376,10 +363,7 @@ def edited_csv(edit) -> bytes:
     [
         (lambda about: about.update(format="moeviz trace v9"), "reads 'moeviz trace v2'"),
         (lambda about: about.update(rows="6"), "cut or edited"),
-        (
-            lambda about: about["model"].update(layers=[1, 6], num_layers=8),
-            r"layer is 5; it must be one of \(1, 6\)",
-        ),
+        (lambda about: about["model"].update(layers=[1, 6], num_layers=8), r"layer is 5; it must be one of \(1, 6\)"),
         (lambda about: about["model"].update(top_k=1), "slot is 1; it must be from 0 to 0"),
         (lambda about: about["model"].update(num_experts=[3, 2]), "Got expert 3 in layer 1"),
         (
@@ -487,22 +471,6 @@ def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
         PARQUET.read(parquet_of(texts), 1000 * BYTES_A_ROW)
 
 
-def test_a_text_that_a_small_parquet_file_repeats_a_million_times_is_refused():
-    rows = 1_000_000
-    token = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * 100_000]))
-    data = parquet_of(
-        {
-            "position": np.arange(rows),
-            "layer": np.zeros(rows, np.int8),
-            "expert": np.zeros(rows, np.int8),
-            "token": token,
-        }
-    )
-    assert len(data) < 2**24
-    with pytest.raises(InvalidTrace, match="unpacks to 100,000,000,000 bytes"):
-        PARQUET.read(data)
-
-
 # JSON
 
 
@@ -570,7 +538,7 @@ def test_every_part_that_a_format_loses_is_named_and_no_other(whole):
         assert not left_out(bare, export.suffix)
 
 
-@pytest.mark.parametrize("target", ["a.csv", "a.parquet", "a.html", "dataset"])
+@pytest.mark.parametrize("target", ["a.csv", "dataset"])
 def test_convert_names_what_is_left_out(whole, target, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_trace(whole, "whole.npz")

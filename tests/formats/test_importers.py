@@ -468,9 +468,3 @@ def test_damaged_files_are_read_or_refused_in_one_sentence():
 
 def test_an_array_is_shown_in_one_line():
     assert "\n" not in shown(np.zeros((3, 9)))
-
-
-def test_a_raw_error_would_be_noticed(monkeypatch):
-    monkeypatch.setattr(table, "DAMAGED", ())
-    came, _, _ = tried(200, seed=7)
-    assert [what for what in came if what.startswith("raw ")]

@@ -186,10 +186,7 @@ def test_only_so_many_files_are_read_at_once(limits, monkeypatch):
     monkeypatch.setattr(opened, "_places", threading.BoundedSemaphore(1))
     monkeypatch.setattr(opened, "read_sandboxed", lambda *args: pytest.fail("it has no place"))
     limits(seconds_to_read=0)
-    with (
-        opened._places,
-        pytest.raises(MoevizError, match=r"Others are opening files, and 'x\.npz' did not get its"),
-    ):
+    with opened._places, pytest.raises(MoevizError, match=r"Others are opening files, and 'x\.npz' did not get its"):
         opened.read_upload(b"x", "x.npz")
 
 

@@ -4,7 +4,6 @@ import csv
 import io
 from dataclasses import replace
 from itertools import permutations
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -18,11 +17,10 @@ from rich_trace import EVERY, READABLE, again, rich_trace
 
 from moeviz.errors import InvalidTrace, MissingField
 from moeviz.formats.csv_file import to_csv
-from moeviz.formats.exports import EXPORTS, read_bytes, read_trace, write_trace
+from moeviz.formats.exports import EXPORTS, read_bytes
 from moeviz.formats.table_facts import numbers_of, runs_of
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED
 
-DATA = Path(__file__).parents[1] / "data"
 INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float32", "float64")
 
 
@@ -190,22 +188,6 @@ def test_a_text_that_a_small_parquet_file_repeats_is_bounded_by_the_size_of_the_
 
 
 # Files of version 1, as commit 8347c9d wrote them
-
-
-def in_order():
-    """The rich trace with its tokens by sequence and position."""
-    trace = rich_trace()
-    sequence, position = np.array([0, 0, 1, 1], np.int32), np.array([7, 8, 0, 1], np.int32)
-    return replace(trace, tokens=trace.tokens.assign(sequence=sequence, position=position))
-
-
-@pytest.mark.parametrize(("version", "what"), [("v1", "Record the trace again"), ("v3", "Update moeviz")])
-def test_a_file_of_another_layout_is_refused_and_says_what_to_do(tmp_path, version, what):
-    path = tmp_path / "trace.json"
-    write_trace(rich_trace(), path)
-    path.write_bytes(path.read_bytes().replace(b"moeviz trace v2", f"moeviz trace {version}".encode()))
-    with pytest.raises(InvalidTrace, match=what):
-        read_trace(path)
 
 
 def test_a_table_says_its_tokens_once_only_where_rows_are_many(trace):

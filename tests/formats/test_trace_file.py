@@ -13,9 +13,7 @@ from npz_files import members_of, npy_header, npz
 
 from moeviz.errors import InvalidTrace
 from moeviz.expert_outputs import FIGURES, ExpertOutputs
-from moeviz.file_limits import MAX_BYTES
 from moeviz.formats import trace_file
-from moeviz.formats.exports import EXPORTS, left_out
 from moeviz.formats.trace_file import from_trace_file, to_trace_file
 from moeviz.next_tokens import NEXT, NextTokens
 
@@ -297,13 +295,6 @@ def test_next_tokens_come_back_to_the_last_bit_with_or_without_a_lens(trace, pre
     assert not predicted.equals(trace) and not predicted.equals(without)
 
 
-def test_a_version_before_next_tokens_finds_the_same_arrays_and_keys_in_the_file(trace, predicted):
-    """It reads `format`, `model` and `tokens` of the header, and refuses arrays that it does not know."""
-    before, now = members_of(to_trace_file(trace)), members_of(to_trace_file(predicted))
-    headers = [json.loads(bytes(np.load(io.BytesIO(each.pop("header.npy"))))) for each in (before, now)]
-    assert before == now and headers[1].pop("next_tokens") and headers[0] == headers[1]
-
-
 def spoil_next(**changes):
     return lambda header: header["next_tokens"].update(changes)
 
@@ -369,12 +360,6 @@ def test_experts_outputs_come_back_to_the_last_bit_with_or_without_the_residual_
     assert not put_out.equals(without)
 
 
-def test_a_version_before_experts_outputs_finds_the_same_arrays_and_keys_in_the_file(trace, put_out):
-    before, now = members_of(to_trace_file(trace)), members_of(to_trace_file(put_out))
-    headers = [json.loads(bytes(np.load(io.BytesIO(each.pop("header.npy"))))) for each in (before, now)]
-    assert before == now and headers[1].pop("outputs") and headers[0] == headers[1]
-
-
 def other_figure(header, value, name="norm"):
     values = np.frombuffer(b64decode(header["outputs"][name]), "<f4").copy()
     values[0] = value
@@ -408,18 +393,3 @@ def test_more_outputs_than_any_reader_takes_are_not_written(put_out, monkeypatch
     monkeypatch.setattr(trace_file, "MAX_BYTES", 16 * 2**10)
     with pytest.raises(InvalidTrace, match="bytes of JSON, and at most"):
         to_trace_file(put_out)
-
-
-def test_each_format_holds_what_was_recorded_by_choice_or_names_it_and_gives_the_trace_without_it(
-    trace, predicted, put_out
-):
-    for export in EXPORTS:
-        if export.read is None:
-            continue
-        for whole in (predicted, put_out):
-            if export.suffix in (".npz", ".json"):
-                assert export.read(export.write(whole), MAX_BYTES).equals(whole)
-                assert not left_out(whole, export.suffix)
-            else:
-                assert export.write(whole) == export.write(trace)
-                assert left_out(whole, export.suffix) != left_out(trace, export.suffix)

@@ -8,12 +8,7 @@ from engine_traces import late, noisy
 
 from moeviz import InvalidTrace, RoutingTrace
 from moeviz.metrics.conventions import explain
-from moeviz.metrics.engine_difference import (
-    engine_difference,
-    first_partings,
-    tokens_caption,
-    tokens_checked,
-)
+from moeviz.metrics.engine_difference import engine_difference, first_partings, tokens_caption, tokens_checked
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, sort_slots
 from moeviz.testing import sample_trace
 

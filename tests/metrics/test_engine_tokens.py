@@ -9,11 +9,7 @@ from engine_traces import noisy
 
 from moeviz.charts.engine_difference import MARGINS, PLACES
 from moeviz.errors import MissingField
-from moeviz.metrics.engine_difference import (
-    engine_difference,
-    engine_difference_summary,
-    first_partings,
-)
+from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
 from moeviz.metrics.engine_tokens import APART, ORDER, OTHER, SAME, margins_of_both, token_differences
 from moeviz.routing_trace import NOT_RECORDED, RoutingTrace
 from moeviz.testing import sample_trace

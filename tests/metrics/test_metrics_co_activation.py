@@ -107,11 +107,6 @@ def test_a_token_without_an_expert_is_no_token(by_hand):
     pd.testing.assert_frame_equal(co_activation(by_hand), co_activation(dropped))
 
 
-def test_no_tokens_raise_no_alarm(trace):
-    frame = co_activation(trace.select(layers=(0,), tokens=slice(0, 0)))
-    assert frame.empty and frame.dtypes.equals(co_activation(trace).dtypes)
-
-
 def test_unused_ids_change_nothing(by_hand):
     """Neither how many there are, nor where they stand among those in use."""
     frame = co_activation(by_hand)

@@ -7,13 +7,7 @@ import pandas as pd
 import pytest
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.comparison import (
-    balance_of_both,
-    choices_changed,
-    load_difference,
-    load_divergence,
-    matched,
-)
+from moeviz.metrics.comparison import balance_of_both, choices_changed, load_difference, load_divergence, matched
 from moeviz.metrics.effect import effect_by_token, effect_summary
 from moeviz.metrics.load import balance, expert_load
 from moeviz.testing import sample_trace

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from moeviz import ModelInfo, RoutingTrace
-from moeviz.metrics.coverage import LEVELS, MAX_ROWS, experts_needed, experts_touched
+from moeviz.metrics.coverage import MAX_ROWS, experts_needed, experts_touched
 from moeviz.metrics.load import coverage
 from moeviz.routing_trace import token_frame
 from moeviz.testing import sample_trace
@@ -130,11 +130,3 @@ def test_relabelling_experts_changes_nothing(trace):
     other = replace(trace, experts=names[trace.experts], logits=None)
     for measure in (experts_needed, experts_touched):
         pd.testing.assert_frame_equal(measure(trace), measure(other))
-
-
-def test_no_tokens_need_and_touch_no_experts(trace):
-    empty = trace.select(tokens=slice(0, 0))
-    frame = experts_needed(empty)
-    assert len(frame) == len(LEVELS) * 4
-    assert (frame[["needed", "by_lot", "of_even"]] == 0).all(axis=None)
-    assert experts_touched(empty).empty

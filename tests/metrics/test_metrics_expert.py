@@ -36,18 +36,11 @@ def small() -> RoutingTrace:
     layer 5: 12 13 12 03 12 03    of these it shares: expert 1 all four, 2 three, 3 one, 0 none
     """
     experts = np.array(
-        [
-            [[0, 1], [1, 0], [0, 2], [2, 3], [0, 1], [2, 3]],
-            [[1, 2], [1, 3], [2, 1], [0, 3], [1, 2], [3, 0]],
-        ],
-        np.int16,
+        [[[0, 1], [1, 0], [0, 2], [2, 3], [0, 1], [2, 3]], [[1, 2], [1, 3], [2, 1], [0, 3], [1, 2], [3, 0]]], np.int16
     )
     weights = np.broadcast_to(np.float32([0.75, 0.25]), experts.shape).copy()
     tokens = token_frame(
-        np.array([0, 0, 0, 1, 1, 1]),
-        np.array([0, 1, 2, 0, 1, 2]),
-        list("ababac"),
-        np.array([7, 8, 7, 8, 7, 9]),
+        np.array([0, 0, 0, 1, 1, 1]), np.array([0, 1, 2, 0, 1, 2]), list("ababac"), np.array([7, 8, 7, 8, 7, 9])
     )
     model = ModelInfo("small", "sample", (0, 5), (4, 4), 2)
     return RoutingTrace(model, tokens, experts, weights)

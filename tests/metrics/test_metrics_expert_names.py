@@ -9,13 +9,7 @@ import pytest
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import EMBEDDED, reference_routing
 from moeviz.errors import MissingField
-from moeviz.metrics.expert_names import (
-    UNNAMED,
-    expert_name_sentence,
-    expert_names,
-    expert_names_caption,
-    with_names,
-)
+from moeviz.metrics.expert_names import UNNAMED, expert_name_sentence, expert_names, expert_names_caption, with_names
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 

@@ -99,13 +99,6 @@ def test_flow_needs_two_layers(measure, trace):
         measure(trace.select(layers=[2]))
 
 
-def test_no_tokens_have_no_flow(trace):
-    empty = trace.select(tokens=slice(0, 0))
-    assert consecutive_transitions(empty).empty
-    bits = consecutive_information(empty)
-    assert bits["tokens"].tolist() == [0] * 3 and bits["information"].isna().all()
-
-
 # The picture
 
 

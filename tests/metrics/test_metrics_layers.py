@@ -119,8 +119,3 @@ def test_a_comparison_needs_exactly_two_layers(measure, trace):
     for layers, count in (([1], 1), (None, 4)):
         with pytest.raises(InvalidTrace, match=f"needs exactly two layers, and this trace has {count}"):
             measure(trace.select(layers=layers))
-
-
-@pytest.mark.parametrize("measure", MEASURES)
-def test_no_tokens_raise_no_alarm(measure, trace):
-    assert len(measure(trace.select(layers=(0, 1), tokens=slice(0, 0)))) > 0

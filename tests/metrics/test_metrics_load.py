@@ -133,14 +133,6 @@ def test_chance_cv_is_what_a_router_by_lot_shows_on_average():
     assert np.sqrt(np.mean(np.square(cvs))) == pytest.approx(frame["chance_cv"].item(), rel=0.05)
 
 
-def test_a_trace_without_tokens_has_loads_of_zero_and_no_balance(trace):
-    empty = trace.select(tokens=slice(0, 0))
-    assert expert_load(empty)["load"].sum() == 0
-    assert balance(empty)["cv"].isna().all()
-    assert balance(empty)["chance_cv"].isna().all()
-    assert importance(empty)["importance"].sum() == 0
-
-
 def test_importance_is_the_mean_probability_of_each_layers_own_experts(by_hand):
     assert importance(by_hand)["importance"].tolist() == pytest.approx([0.25] * 4 + [0.5] * 2)
 

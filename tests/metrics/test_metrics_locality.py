@@ -129,12 +129,6 @@ def test_labels_are_needed_for_labels_alone(trace):
         locality_by_label(trace)
 
 
-def test_no_tokens_raise_no_alarm(trace):
-    frame = locality(trace.select(tokens=slice(0, 0)))
-    assert frame["pairs"].tolist() == [0] * 8
-    assert frame[["share", "uniform_chance", "load_chance"]].isna().all(axis=None)
-
-
 def test_published_figures_stand_beside_a_model_of_8_experts_and_top_2(trace):
     """Layer 15, first choice: 27.9 28.4 28.1 26.1 25.3 24.6 27.2 23.6, of which the mean is 26.4%."""
     frame = locality_beside_mixtral(trace)

@@ -148,9 +148,3 @@ def test_z_loss_does_not_ask_for_the_score_function_and_the_auxiliary_loss_does(
 def test_ids_alone_have_no_loss(measure, ids_only_trace):
     with pytest.raises(MissingField, match=r"needs router logits, and this trace \(sample\) has none"):
         measure(ids_only_trace)
-
-
-def test_no_tokens_have_no_loss(trace):
-    empty = trace.select(tokens=slice(0, 0))
-    assert aux_loss(empty)[["switch", "first_choice", "transformers", "pooled"]].isna().all(axis=None)
-    assert z_loss(empty)[["z_loss", "logsumexp"]].isna().all(axis=None)

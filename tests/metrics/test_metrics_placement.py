@@ -49,10 +49,7 @@ def loads(trace: RoutingTrace, judged_on: str, name: str, **sizes: int) -> list[
 
 def test_the_worked_example_of_eplb_comes_out_as_its_readme_says():
     weights = np.array(
-        [
-            [90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86],
-            [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27],
-        ]
+        [[90, 132, 40, 61, 104, 165, 39, 4, 73, 56, 183, 86], [20, 107, 104, 64, 19, 197, 187, 157, 172, 86, 16, 27]]
     )
     assert rebalance_experts(weights, replicas=16, groups=4, nodes=2, devices=8).tolist() == [
         [5, 6, 5, 7, 8, 4, 3, 4, 10, 9, 10, 2, 0, 1, 11, 1],

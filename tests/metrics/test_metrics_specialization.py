@@ -207,13 +207,6 @@ def test_a_trace_without_labels_says_how_to_get_one_with(measure, trace):
         measure(trace)
 
 
-@every_measure
-def test_no_tokens_raise_no_alarm(measure):
-    columns = measure(labels_of_sample(sample_trace(tokens=48))).dtypes
-    empty = measure(labels_of_sample(sample_trace(tokens=48)).select(tokens=slice(0, 0)))
-    assert empty.dtypes.equals(columns)
-
-
 def test_one_label_alone_has_nothing_to_be_compared_with():
     trace = labelled([("a", [[0]]), ("a", [[1]])], 2)
     with pytest.raises(MissingField, match="needs two or more"):

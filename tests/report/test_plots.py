@@ -65,10 +65,6 @@ def test_the_topics_are_listed_and_another_is_an_attribute_error(trace):
         plot(trace, "weather")
 
 
-def test_help_names_the_questions(trace):
-    assert all(chart.question in trace.plot.load.__doc__ for chart in REPORTED["Load"])
-
-
 def test_a_topic_added_today_is_a_method_today(trace, monkeypatch):
     monkeypatch.setitem(REPORTED, "Weather", REPORTED["Load"][:1])
     assert titles(trace.plot.weather()) == [REPORTED["Load"][0].question]

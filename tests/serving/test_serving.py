@@ -29,11 +29,7 @@ from moeviz.serving.budget import budget_of, budget_sentence, hit_rates
 from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, serving_memory, what_fits
-from moeviz.serving.placement import (
-    coactive,
-    devices_reached,
-    serving_placement,
-)
+from moeviz.serving.placement import coactive, devices_reached, serving_placement
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.serving.requests import layer_sets, requests
 from moeviz.testing import sample_trace
@@ -67,7 +63,7 @@ def test_a_cache_for_chunks_of_a_prompt_has_the_reference_s_hit_rates(chunk):
     agree(expert_cache(reference_trace(), chunk=chunk), wanted, ["layer", "capacity"])
 
 
-@pytest.mark.parametrize("chunk", [16, 64, 256])
+@pytest.mark.parametrize("chunk", [16, 256])
 def test_a_random_cache_hits_what_is_expected_over_all_sets_that_it_can_hold(chunk):
     found = expert_cache(reference_trace(), policies=["random"], chunk=chunk).set_index(["layer", "capacity"])
     for layer in layer_sets(reference_trace()):
@@ -319,7 +315,7 @@ def test_experts_that_compute_nothing_are_not_requested():
     assert frame["requests"].tolist() == [3] * 3 and frame["capacity"].tolist() == [1, 2, 3]
 
 
-@pytest.mark.parametrize("top_k", [1, 2, 3, 6, 7, 16, 17, 24])
+@pytest.mark.parametrize("top_k", [1, 2, 7, 17])
 def test_the_set_of_a_token_is_its_experts_in_order_each_once_whatever_its_slots_hold(top_k):
     rows = np.random.default_rng(top_k).integers(-1, 9, (50, top_k)).astype(np.int16)
     trace = routed(rows.tolist(), 9)

@@ -17,12 +17,7 @@ from tests.support.waiting import SECONDS
 AGENT = "Mozilla/5.0 (Linux; Android 15; Pixel 9) AppleWebKit/537.36 Chrome/140.0 Mobile Safari/537.36"
 SIZES = {
     "desktop": {"viewport": {"width": 1280, "height": 900}},
-    "phone": {
-        "viewport": {"width": 390, "height": 844},
-        "is_mobile": True,
-        "has_touch": True,
-        "user_agent": AGENT,
-    },
+    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True, "user_agent": AGENT},
 }
 PHONE = 640  # the most pixels across that make the menu a phone's, as in its style
 OWN = {"127.0.0.1", "localhost"}

@@ -44,10 +44,7 @@ class Server:
 
 @contextmanager
 def served(
-    script: str = "app/moeviz_app/main.py",
-    folder: Path = ROOT,
-    ready_at: str = "You can now view",
-    **environment: str,
+    script: str = "app/moeviz_app/main.py", folder: Path = ROOT, ready_at: str = "You can now view", **environment: str
 ) -> Iterator[Server]:
     """The app, or a page of tests, on a port of this machine, started in that folder, until the block ends.
 

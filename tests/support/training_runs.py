@@ -1,7 +1,5 @@
 """Tiny models and data for the tests of routing while a model trains."""
 
-from pathlib import Path
-
 import torch
 from transformers import AutoTokenizer, MixtralConfig, MixtralForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -116,10 +114,3 @@ def recount(model, batch, keep=None):
 def probe(count=3):
     """Labelled texts."""
     return [(text.label, text.text[:120]) for text in evaluation_set()][:count]
-
-
-def per_step(folder: Path):
-    """Counts (S, L, E) as a run wrote them."""
-    from moeviz.training import read_run
-
-    return read_run(folder).counts

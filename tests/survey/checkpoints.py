@@ -9,11 +9,7 @@ from typing import Any
 
 import torch
 from transformers import AutoModelForMultimodalLM, PreTrainedConfig, PreTrainedModel
-from transformers.models.auto.configuration_auto import (
-    CONFIG_MAPPING,
-    CONFIG_MAPPING_NAMES,
-    model_type_to_module_name,
-)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING, CONFIG_MAPPING_NAMES, model_type_to_module_name
 from transformers.models.auto.modeling_auto import MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES
 
 from moeviz.capture.models.parameters import auto_class

@@ -138,10 +138,7 @@ def _output_of(model: PreTrainedModel) -> Iterator[list[Tensor]]:
         logits = getattr(output, "logits", None)
         outputs.append((output.last_hidden_state if logits is None else logits).detach())
 
-    hooks = [
-        model.register_forward_pre_hook(all_tokens, with_kwargs=True),
-        model.register_forward_hook(note),
-    ]
+    hooks = [model.register_forward_pre_hook(all_tokens, with_kwargs=True), model.register_forward_hook(note)]
     try:
         yield outputs
     finally:

@@ -131,8 +131,7 @@ def test_importance_is_that_of_the_last_logs(run):
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: chart.key)
-def test_every_chart_asks_says_how_to_read_it_and_draws_on_either_axis(chart, run):
-    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
+def test_every_chart_draws_on_either_axis(chart, run):
     for over in ("step", "tokens"):
         spec = chart.draw(measured(chart, run, over)).to_dict()
         assert spec["width"] == "container"

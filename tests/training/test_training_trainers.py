@@ -63,10 +63,9 @@ def launched(script, ranks, *arguments):
     assert ran.returncode == 0, ran.stderr[-3000:]
 
 
-@pytest.mark.parametrize("way", ["trainer"])
-def test_two_ranks_are_one_process_in_every_figure(way, tmp_path):
+def test_two_ranks_are_one_process_in_every_figure(tmp_path):
     for ranks in (1, 2):
-        launched("training_ranks.py", ranks, way, tmp_path / str(ranks))
+        launched("training_ranks.py", ranks, tmp_path / str(ranks))
     one, two = (read_run(tmp_path / str(ranks) / "run") for ranks in (1, 2))
     assert len(one.logs) == 4 and (one.logs["tokens"].diff().dropna() > 0).all()
     np.testing.assert_array_equal(one.counts, two.counts)

@@ -5,6 +5,7 @@
     Bias       some experts are chosen more readily, or less
     TopK       another number of experts per token
     Swap       two experts get each other's tokens
+    AtToken    one token gets other experts at one layer
     Replay     the routing of another trace
     Precision  the model in another precision
 
@@ -19,9 +20,9 @@ A file has the class, with `check`, `change` and `check_held`, and `OPTION`, by 
 of them imports torch: the command line reads the table before it knows what it is asked for.
 """
 
-from moeviz.capture.interventions import bias, force, mute, precision, replay, swap, top_k
+from moeviz.capture.interventions import at_token, bias, force, mute, precision, replay, swap, top_k
 from moeviz.capture.interventions.intervention import Option
 
 INTERVENTIONS: tuple[Option, ...] = tuple(
-    module.OPTION for module in (mute, force, bias, top_k, swap, precision, replay)
+    module.OPTION for module in (mute, force, bias, top_k, swap, at_token, precision, replay)
 )

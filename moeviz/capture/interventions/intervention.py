@@ -176,9 +176,10 @@ class Decision:
     weights: Tensor  # (T, K)
     experts: Tensor  # (T, K)
     kept: Tensor  # (T,) bool: no padding
+    of_prompts: bool  # the tokens are those of the prompts, not one generated after them
     factor: float  # what the block multiplies its experts' sum by besides
-    # Choose again: pushed (E,), as `choose_torch` has it; top-k; and with removed=True, experts that are pushed to -inf
-    # have no part in the scores either.
+    # Choose again: pushed (E,) or (T, E), as `choose_torch` has it; top-k; and with removed=True, experts that are
+    # pushed to -inf have no part in the scores either.
     again: Callable[..., Choice]
 
 
@@ -251,3 +252,9 @@ def push(decision: Decision, experts: Sequence[int], value: float) -> Tensor:
     pushed: Tensor = decision.weights.new_zeros(decision.limits.num_experts).float()
     pushed[list(experts)] = value
     return pushed
+
+
+def push_by_token(decision: Decision, experts: Tensor) -> Tensor:
+    """Return (T, E) float32, infinite for the experts (T, N) named for each token and 0 for others."""
+    pushed: Tensor = decision.weights.new_zeros(len(experts), decision.limits.num_experts).float()
+    return pushed.scatter_(1, experts.long(), float("inf"))

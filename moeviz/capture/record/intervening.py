@@ -111,7 +111,7 @@ class RouterChange:
         whole = len(self.kept) == len(weights)  # the prompts, and not what is generated after them
         kept = self.kept.to(weights.device) if whole else weights.new_ones(len(weights)).bool()
         return self.intervention.change(
-            Decision(router.layer, self.index, self.limits, weights, experts, kept, router.factor, again)
+            Decision(router.layer, self.index, self.limits, weights, experts, kept, whole, router.factor, again)
         )
 
 

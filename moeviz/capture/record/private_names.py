@@ -5,8 +5,8 @@ need from inside those libraries is here, so that a release that renames it brea
 `make test-versions` says so. Plain listening does not import it: it rests on public hooks.
 """
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from threading import get_ident
 from typing import Any
 
@@ -14,8 +14,9 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _default_apply_gate
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from moeviz.capture.models.patching import patched_attribute
+from moeviz.capture.models.patching import Undo, patched, patched_attribute
 
 
 def own_place(module: nn.Module) -> str:
@@ -91,3 +92,24 @@ def register_experts(name: str, forward: Callable) -> None:
 def experts_implementation(name: str) -> Callable:
     """One of transformers' own implementations."""
     return ALL_EXPERTS_FUNCTIONS[name]
+
+
+@contextmanager
+def with_attention(model: PreTrainedModel, name: str, attention: Callable) -> Iterator[None]:
+    """Inside the block, all attention of a model that goes through transformers' registry is computed by a function."""
+    ALL_ATTENTION_FUNCTIONS.register(name, attention)
+    configs = {id(part.config): part.config for part in model.modules() if hasattr(part, "config")}
+
+    def put() -> Undo:
+        before = [(config, config._attn_implementation) for config in configs.values()]
+        for config in configs.values():
+            config._attn_implementation = name
+
+        def undo() -> None:
+            for config, own in before:  # a config sets those inside it too, and comes before them
+                config._attn_implementation = own
+
+        return undo
+
+    with patched(put):
+        yield

@@ -1,0 +1,107 @@
+"""Were tokens routed well: `moeviz routes`."""
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+from moeviz.cli.corpus import texts_to_divide
+from moeviz.cli.options import add_json, add_loading, load, load_inside, number, numbers
+from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
+from moeviz.text import cut
+from moeviz.whole_files import write_file
+
+if TYPE_CHECKING:
+    from moeviz.metrics.routes import RouteRegret
+
+HELP = "Compare each token's route with others of the same cost, by the loss of the next token, next to chance."
+EXAMPLES = """examples:
+  moeviz routes embedded --positions 4
+  moeviz routes embedded --positions 4 --by kind --json | jq .groups[0]
+  moeviz routes Qwen/Qwen3-30B-A3B texts.jsonl --alternatives 8 --positions 20 -o cells.csv"""
+GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
+WAYS = ("auto", "all", "swap")
+POSITIONS = 20
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz routes`."""
+    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
+    says = "text files, or .jsonl files with labels (default, for moeviz's own models: the held-out texts that ship)"
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
+    parser.add_argument(
+        "--alternatives",
+        default=WAYS[0],
+        metavar="WHAT",
+        help="all sets of experts, or swap one for a next likeliest; a number draws that many (default: all if few)",
+    )
+    parser.add_argument("--by", choices=GROUPS, default=GROUPS[1], help="groups of tokens in the table")
+    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
+    parser.add_argument(
+        "--positions",
+        type=number(int, 1),
+        default=POSITIONS,
+        metavar="N",
+        help=f"tokens of each text that are judged, drawn at random (default: {POSITIONS})",
+    )
+    parser.add_argument("--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text")
+    parser.add_argument("--most-texts", type=number(int, 1), metavar="N", help="the first N texts of each kind")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of what is drawn (default: 0)")
+    parser.add_argument("--judge", metavar="MODEL", help="a better model with the same tokenizer scores the routes")
+    parser.add_argument("-o", "--output", metavar="FILE", help="write a row per token and layer to this .csv file")
+    add_loading(parser)
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz routes`."""
+    check_parent(args.output)
+    texts, _ = texts_to_divide(args)
+    if args.most_texts:
+        texts = _first_of_each(texts, args.most_texts)
+    from moeviz.analyses.routes import regretting, route_cost, seconds_of_forward
+    from moeviz.metrics.routes import blind_spots, by, joined_regret, route_sentences, whose_route
+
+    model = load_inside(args)
+    judge = None if args.judge is None else load(args, args.judge)
+    ways = args.alternatives if not args.alternatives.isdigit() else int(args.alternatives)
+    cost = route_cost(model, ways, args.layers)
+    note(cost.sentence(len(texts), seconds_of_forward(model, texts[0][1], args.positions)))
+    parts = list["RouteRegret"]()
+    given = {"alternatives": ways, "layers": args.layers, "positions": args.positions, "tokens": args.tokens}
+    try:
+        for done, total, part in regretting(model, texts, **given, judge=judge, seed=args.seed):
+            parts.append(part)
+            progress(done, total, "judged {:,} of {:,} texts")
+    except KeyboardInterrupt:
+        if not parts:
+            raise
+        note(f"stopped: the figures are of the first {len(parts):,} texts")
+    regret = joined_regret(parts)
+    for layer, why in regret.left_out.items():
+        note(f"left out: layer {layer}, since {why}")
+    if args.output is not None:
+        from moeviz.spreadsheets import table_as_csv
+
+        write_file(args.output, table_as_csv(regret.cells))
+        note(f"wrote {cut(args.output)}")
+    found = {"groups": by(regret.cells, args.by), "layers": by(regret.cells, "layer")}
+    spots = blind_spots(regret.cells)
+    if regret.every:
+        found["whose"] = whose_route(regret)
+    found["blind"] = spots[spots["blind"] | spots["blind_ties"]]
+    findings = route_sentences(regret)
+    if args.json:
+        print_tables(found, findings)
+        return 0
+    print_findings(findings)
+    print("\n\n".join(frame_text(frame.round(3)) for frame in found.values() if len(frame)))
+    return 0
+
+
+def _first_of_each(texts: list[tuple[str, str]], most: int) -> list[tuple[str, str]]:
+    """Return the first texts of each kind."""
+    seen, kept = dict[str, int](), []
+    for label, text in texts:
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= most:
+            kept.append((label, text))
+    return kept
