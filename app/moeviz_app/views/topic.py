@@ -201,8 +201,9 @@ class Part:
 
 def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
     """Draw the charts of the topics that this dataset can answer, and name the questions that take a trace."""
+    place = st.container()
     if not whole(shown):
-        st.title(title, anchor=False)
+        place.title(title, anchor=False)
         return
     offered = [chart for topic in topics for chart in charts_of(topic, shown)]
     charts = [chart for chart in offered if answer_of(chart.measure)]
