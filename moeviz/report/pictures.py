@@ -111,6 +111,7 @@ class Unchecked:
 
 
 SMALL = 92  # pixels of the height of a small picture
+SIDES = ("top", "right", "bottom", "left")
 
 
 class Small(Unchecked):
@@ -118,11 +119,8 @@ class Small(Unchecked):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the chart as Vega-Lite, as wide as its place."""
-        look = {
-            "height": SMALL,
-            "padding": {"top": 2, "bottom": 2, "left": 2, "right": 2},
-            "config": {"view": {"stroke": None}, "aria": False},
-        }
+        look = {"height": SMALL, "config": {"view": {"stroke": None}}, "padding": dict.fromkeys(SIDES, 2)}
+        look |= {"usermeta": {"embedOptions": {"renderer": "canvas"}}}  # no mark of it speaks to a screen reader
         return _bare(Unchecked.to_dict(self)) | look
 
 
