@@ -121,7 +121,8 @@ class Small(Unchecked):
         """Return the chart as Vega-Lite, as wide as its place."""
         look = {"height": SMALL, "config": {"view": {"stroke": None}}, "padding": dict.fromkeys(SIDES, 2)}
         look |= {"usermeta": {"embedOptions": {"renderer": "canvas"}}}  # no mark of it speaks to a screen reader
-        return _bare(Unchecked.to_dict(self)) | look
+        spec: dict[str, Any] = _bare(Unchecked.to_dict(self))
+        return spec | look
 
 
 def _bare(part: Any) -> Any:
