@@ -76,14 +76,14 @@ def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jump
 
 
 def test_a_page_prints_without_menu_and_buttons_and_to_its_end_and_all_pictures_come_first(visit):
-    page = visit()
+    page = visit("/load")
     page.emulate_media(media="print")
     expect(page.get_by_role("heading", level=1)).to_be_visible()
     for gone in (page.locator(".st-key-menu a"), page.locator(".st-key-submenu a"), page.get_by_role("button")):
         expect(gone.locator("visible=true")).to_have_count(0)
     is_paper = "(main) => main.scrollHeight - main.clientHeight <= 1"
     eventually(page, lambda: page.get_by_test_id("stMain").evaluate(is_paper))  # all of it, and not a window
-    page.emulate_media(media="screen")
+    page = visit()
     eventually(page, lambda: page.evaluate(HAVE_THEIR_SIZE))  # their script is there, which prints
     page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
       document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")
