@@ -1,1 +1,1 @@
-"""Commands that print ratios, one file a question. Run them as modules: `python -m benchmarks.capture`."""
+"""Commands that print ratios and figures. Run them as modules: `python -m benchmarks.capture`."""

@@ -21,7 +21,8 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from moeviz.history.phone_book.measure import measure
+from benchmarks.history_tables import SWEEPS, table_1
+from benchmarks.phone_book import measure
 from moeviz.history.phone_book.runs import COUNTS, TABLE, book_table
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, save
 from moeviz.history.systems import BESIDE, SYSTEMS, part, train
@@ -65,7 +66,7 @@ def main(words: list[str]) -> None:
         return
     if words == ["--table-1991"]:
         with pd.option_context("display.float_format", "{:,.2f}".format):
-            print(part("local-experts", "exhibit").table_1().to_string(index=False))
+            print(table_1().to_string(index=False))
         return
     torch.set_num_threads(1)
     names = [name for name in words if name != "--sweeps"] or [*SYSTEMS, "phone-book"]
@@ -77,9 +78,8 @@ def main(words: list[str]) -> None:
         if name in BESIDE:
             make, file = partial(part(name, "model").train, **BESIDE[name]), WITHOUT_BALANCE
             timed(f"{name}, {file}", make, lambda result, name=name, file=file: save(result, folder(name) / file))
-        sweep = part(name, "exhibit").EXHIBIT.sweep
-        if "--sweeps" in words and sweep is not None:
-            timed(f"{name}, sweep", sweep, lambda frame, name=name: write(frame, name))
+        if "--sweeps" in words and name in SWEEPS:
+            timed(f"{name}, sweep", SWEEPS[name], lambda frame, name=name: write(frame, name))
 
 
 if __name__ == "__main__":

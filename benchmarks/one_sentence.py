@@ -14,8 +14,8 @@ from torch.nn import functional
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from moeviz.embedded import embedded_path
+from moeviz.embedded.one_sentence import FILE, SENTENCE, TOP_K
 from moeviz.embedded.own_models import FINE, NATURAL, model_folder
-from moeviz.history.one_sentence import FILE, SENTENCE, TOP_K
 
 PER_TEXT, LONGEST = 9, 160  # tokens that are drawn of each evaluation text, of its first
 EVALUATION = embedded_path() / "evaluation.jsonl"

@@ -25,8 +25,8 @@ import argparse
 import os
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -36,8 +36,7 @@ from playwright.sync_api import Browser, Page
 
 from benchmarks.app import MILLISECONDS, prompts
 from benchmarks.corpus_data import write_made_up
-from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, take_turns
-from benchmarks.overview import WATCH, TimedPage
+from benchmarks.harness import Figures, TimedTab, apps_and_browser, compared, main_thread, take_turns
 from moeviz.charts import TOPICS
 from moeviz.errors import MoevizError
 from moeviz.formats.exports import write_trace
@@ -47,6 +46,10 @@ from moeviz.training.writing import RunWriter
 from tests.support.browser import go_to, settled
 from tests.support.servers import Server
 
+QUIET = 500  # milliseconds without a stroke on any canvas: the drawing is done
+# When something began, when a canvas was last painted, and when the frame with that was presented.
+WATCH = Path(__file__).with_name("overview.js").read_text("utf-8")
+DONE = f"() => seen.stroke && performance.now() - seen.stroke > {QUIET} && seen.presented > seen.stroke - 1"
 CHART = "[data-testid=stVegaLiteChart] :is(canvas, svg)"
 PLACE = "[class*=st-key-place-of-]"  # of a chart that may wait until it is scrolled to
 FIRST_CHART = f"() => document.querySelector('{CHART}')"
@@ -81,6 +84,33 @@ async (place) => {
 }
 """
 TOKENS, STEPS = 4096, 10  # of each log of a made-up run
+
+
+@dataclass
+class TimedPage:
+    """A page under a stopwatch, and what it measured: CPU and wall in milliseconds, largest message in bytes."""
+
+    page: Page
+    messages: list[int]
+    found: dict[str, list[tuple[float, float, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.devtools = self.page.context.new_cdp_session(self.page)
+        self.devtools.send("Performance.enable", {"timeDomain": "threadTicks"})
+
+    def measure(self, name: str, act: Callable[[], None]) -> None:
+        """Do it, and keep what it took."""
+        self.found[name].append(self.measured(act))
+
+    def measured(self, act: Callable[[], None]) -> tuple[float, float, int]:
+        """Do it, and wait until what it draws is on screen."""
+        self.messages.clear()
+        busy = main_thread(self.devtools)
+        act()
+        self.page.wait_for_function(DONE, timeout=MILLISECONDS)
+        busy = main_thread(self.devtools) - busy
+        wall = self.page.evaluate("seen.presented - seen.began")
+        return 1000 * busy, wall, max(self.messages)
 
 
 def of_first_page(browser: Browser, server: Server, screen: str, prompt: str, files: bool) -> Figures:

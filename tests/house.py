@@ -43,6 +43,8 @@ SESSION = f"moeviz_app.session {JOBS}"
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
     # Programs that use the whole house, and that nothing in it imports: how the model that ships was trained.
+    # The training text is what the byte models of the evaluation are fitted to.
+    "models/training/evaluation_set.py": f"models.training models.evaluate.byte_models moeviz {TORCH}",
     "models/training/*": f"models.training moeviz {TORCH}",
     "models/evaluate/*": f"models.evaluate moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
@@ -73,7 +75,8 @@ MAY_IMPORT = {
     # It is learned once more by a decoder as Mixtral's.
     "moeviz/history/phone_book/*": f". moeviz.history.shared moeviz.history.dense_contrast {INERT} torch",
     # What others published of it is no data set of the history's own.
-    "moeviz/history/mixtral/exhibit.py": f". moeviz.charts moeviz.metrics moeviz.published {INERT} altair",
+    "moeviz/history/mixtral/exhibit.py": ". moeviz.history.shared.exhibit moeviz.charts moeviz.metrics "
+    f"moeviz.published {INERT} altair",
     "moeviz/history/*/exhibit.py": f". moeviz.history.shared moeviz.charts moeviz.metrics.words {INERT} altair",
     "moeviz/history/*/chart.py": ". moeviz.history.shared moeviz.charts altair",
     "moeviz/history/shared/exhibit.py": f". moeviz.charts {INERT} altair",
@@ -82,10 +85,10 @@ MAY_IMPORT = {
     "moeviz/history/*/*": f". moeviz.history.shared {INERT} torch sklearn scipy hmmlearn",
     # It is told of all systems, and of models that are moeviz's own.
     "moeviz/history/story.py": "moeviz.history moeviz.metrics "
-    f"moeviz.embedded.recorded_routing moeviz.embedded.own_models {INERT}",
+    f"moeviz.embedded.recorded_routing moeviz.embedded.one_sentence moeviz.embedded.own_models {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
-    "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
+    "moeviz/corpus/on_ray.py": f". moeviz.capture moeviz.formats.dataset {FILES} torch ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # A question each: what a model's routing rests on, what a change costs, what checkpoints have in common.
     "moeviz/analyses/*": f"moeviz.analyses moeviz.capture moeviz.metrics moeviz.embedded {FILES} moe_kernels {TORCH}",

@@ -1,4 +1,4 @@
-"""The next layer's router run one layer early: what it would choose by the hidden state that is already there.
+"""A later layer's router run early: what it would choose by the hidden state that is already there.
 
 When the router of one MoE layer runs, the residual stream still lacks what this layer's experts, and everything up to
 the next router, will add. The next router reads it all the same, through its own norm. Nobody is told before it is
@@ -41,18 +41,25 @@ NONE = -1  # the first layer's: no router ran before
 
 
 def trace_ahead(
-    model: LoadedModel, texts: Iterable[str], *, tokens: int | None = None, progress: Progress | None = None
+    model: LoadedModel,
+    texts: Iterable[str],
+    *,
+    tokens: int | None = None,
+    layers_ahead: Sequence[int] = (1,),
+    progress: Progress | None = None,
 ) -> tuple[RoutingTrace, np.ndarray]:
-    """Read texts, and record what routers decide and what each would have decided one MoE layer early.
+    """Read texts, and record what routers decide and what each would have decided some MoE layers early.
 
-    The router of a layer is given the residual stream as it was before the router of the MoE layer before, through its
+    The router of a layer is given the residual stream as it was before the router of an earlier MoE layer, through its
     own layer's norm. A router that looks experts up by token id answers as ever.
 
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    layers_ahead  how many MoE layers early, each from 1 on; by default one.
     progress   called with (done, total) after each text. Raise in it to stop.
 
-    Returns the trace, and (L, T, E) int16: of each layer and token all experts that compute, in the order in which the
-    early router names them (those that it chooses, then the others by its ranks); -1 in the first layer.
+    Returns the trace, and (N, L, T, E) int16: for each number of layers ahead, each layer and token, all experts that
+    compute, in the order in which the early router names them (those that it chooses, then the others by its ranks); -1
+    in the first layers, which no router is that far before.
 
     Raises `CaptureError` for a model whose routers do not read a norm of the residual stream, or whose layers run
     several times; and what `trace` raises.
@@ -60,7 +67,13 @@ def trace_ahead(
     Source: speculative loading of experts, Eliseev and Mazur (arXiv 2312.17238), section 3.2.
     """
     routers = find_routers(model.model)
-    listener = _Listener(model.model, routers)
+    for layers in layers_ahead:
+        if not 1 <= layers < max(len(routers), 2):
+            raise CaptureError(
+                f"A router runs from 1 to {max(len(routers) - 1, 1)} layers early in a model of {len(routers)} MoE "
+                f"layers; got {layers}."
+            )
+    listener = _Listener(model.model, routers, layers_ahead)
     texts, traces, ranked = list(texts), [], []
     if not texts:
         raise InvalidPrompt("There are no texts to read. Give at least one.")
@@ -70,18 +83,22 @@ def trace_ahead(
             checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence of its own: not to be heard
             with listener.listening() as heard:
                 traces.append(trace(model, stretch, kernels=False, keep_logits=False))
-            ranked.append(_padded(heard, routers, len(traces[-1].tokens)))
+            ranked.append(_padded(heard, routers, len(traces[-1].tokens), layers_ahead))
         if progress is not None:
             progress(done, len(texts))
-    return joined(traces), np.concatenate(ranked, axis=1)
+    return joined(traces), np.concatenate(ranked, axis=2)
 
 
-def _padded(heard: Sequence["_Heard"], routers: Sequence[Router], tokens: int) -> np.ndarray:
-    found = np.full((len(routers), tokens, max(router.num_experts for router in routers)), NONE, np.int16)
+def _padded(
+    heard: Sequence["_Heard"], routers: Sequence[Router], tokens: int, layers_ahead: Sequence[int]
+) -> np.ndarray:
+    most = max(router.num_experts for router in routers)
+    found = np.full((len(layers_ahead), len(routers), tokens, most), NONE, np.int16)
     for row, of_layer in enumerate(heard):
-        if row:
-            (ranked,) = of_layer.ranked  # the model ran once
-            found[row, :, : ranked.shape[1]] = ranked
+        for at, layers in enumerate(layers_ahead):
+            if row >= layers:
+                (ranked,) = of_layer.ranked[layers]  # the model ran once
+                found[at, row, :, : ranked.shape[1]] = ranked
     return found
 
 
@@ -91,14 +108,14 @@ class _Heard:
 
     norms: list[tuple[nn.Module, Tensor, Tensor]] = field(default_factory=list)  # module, what it read and answered
     stream: Tensor | None = None  # what the norm before the router read
-    ranked: list[np.ndarray] = field(default_factory=list)  # (T, E)
+    ranked: dict[int, list[np.ndarray]] = field(default_factory=dict)  # (T, E), by the number of layers ahead
 
 
 class _Listener:
     """Hears the norms and routers of a model, and runs each router early."""
 
-    def __init__(self, model: PreTrainedModel, routers: Sequence[Router]) -> None:
-        self.model, self.routers = model, routers
+    def __init__(self, model: PreTrainedModel, routers: Sequence[Router], layers_ahead: Sequence[int] = (1,)) -> None:
+        self.model, self.routers, self.layers_ahead = model, routers, layers_ahead
         layers = layers_of(model, routers)
         if model.config.is_encoder_decoder or layers is None or len(order_of(model, routers)) != len(routers):
             raise self._cannot("they are not all in the layers of one decoder, each of which runs once")
@@ -139,13 +156,15 @@ class _Listener:
             raise self._cannot(f"that of layer {router.layer} does not read a norm of the residual stream")
         norm, here.stream, _ = found
         here.norms.clear()
-        before = heard[row - 1].stream if row else None
-        if before is None:
-            return
-        early = own_forward(norm)(before.to(here.stream.device)).reshape(hidden.shape).to(hidden.dtype)
-        args = (early, *given[1:]) if given else ()
-        kwargs = named if given else {**named, next(iter(named)): early}
-        here.ranked.append(_ranked(router, args, kwargs, own_forward(router.module)(*args, **kwargs)))
+        for layers in self.layers_ahead:
+            before = heard[row - layers].stream if row >= layers else None
+            if before is None:
+                continue
+            early = own_forward(norm)(before.to(here.stream.device)).reshape(hidden.shape).to(hidden.dtype)
+            args = (early, *given[1:]) if given else ()
+            kwargs = named if given else {**named, next(iter(named)): early}
+            ranked = _ranked(router, args, kwargs, own_forward(router.module)(*args, **kwargs))
+            here.ranked.setdefault(layers, []).append(ranked)
 
 
 def _note_norm(here: _Heard, norm: nn.Module, given: tuple[Any, ...], named: dict[str, Any], answer: Any) -> None:

@@ -4,8 +4,8 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
-from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, number
+from moeviz.cli.corpus import OWN_TOKENS, texts_at, texts_to_divide
+from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
 from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
 from moeviz.text import cut
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 HELP = "Plan the bits of each expert: some texts measure what rounding costs, others judge the plan, next to chance."
 EXAMPLES = """examples:
   moeviz bits embedded --units layers --tokens 32
+  moeviz bits Qwen/Qwen3-30B-A3B monday.jsonl --units layers --judged-on friday.jsonl
   moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --units layers -o types.txt --form llama.cpp
   moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --bits 4 8 --budget 4.5 -o recipe.yaml --form llm-compressor"""
 UNITS = ("experts", "layers")  # known without loading numpy
@@ -39,6 +40,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--rule", choices=RULES, default=RULES[0], help="of the plan: by divergence (default), by loss, or by frequency"
     )
+    add_judged_on(parser, "texts of another day or customer")
     parser.add_argument("-o", "--output", metavar="FILE", help="write what was measured, or the plan, there")
     parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="of the file (default: csv, a row per unit)")
     add_loading(parser)
@@ -59,6 +61,7 @@ def run(args: Namespace) -> int:
         bits=tuple(args.bits),
         budget=args.budget,
         units=args.units,
+        judged_on=None if args.judged_on is None else texts_at([args.judged_on]),
         draws=args.draws,
         seed=args.seed,
         tokens=tokens,

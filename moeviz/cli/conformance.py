@@ -84,6 +84,7 @@ def conformance(golden: "RoutingTrace", theirs: "RoutingTrace") -> dict[str, Any
     apart = found["left"]["weights"]
     weights = None if apart is None else apart <= SAME_WEIGHTS
     counts = {"cells": len(cells), "other": len(other), "clear": len(clear)}
+    counts["first"] = int(clear["position"].min()) if len(clear) else None
     conforms = not found["conventions"] and not len(clear) and weights is not False
     return {"conforms": conforms, "choices": counts, "weights": weights} | found
 
@@ -96,6 +97,8 @@ def conformance_text(found: dict[str, Any]) -> str:
         lines += [
             f"In {counts['clear']:,} of {counts['cells']:,} choices other experts are chosen, and not because of a tie."
         ]
+        if counts["first"]:  # a window of attention, or a cache, begins to matter there
+            lines += [f"None of these is before position {counts['first']:,} of a text."]
     if counts["other"] > counts["clear"]:
         lines += [
             f"In {counts['other'] - counts['clear']:,} choices other experts are chosen where it was nearly a tie."

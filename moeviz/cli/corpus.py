@@ -296,6 +296,21 @@ def texts_to_divide(args: Namespace) -> tuple[list[tuple[str, str]], int | None]
     return (texts_at(args.texts) if args.texts else texts_that_ship()), tokens
 
 
+def judged_on_other(args: Namespace) -> dict[str, Any]:
+    """Return what judges instead, by --judged-on: another checkpoint under `judge`, or texts under `judged_on`."""
+    if args.judged_on is None:
+        return {}
+    if (Path(args.judged_on) / "config.json").is_file():
+        from moeviz.capture.models.load import LoadedModel
+        from moeviz.capture.opening import load_model
+
+        judge = load_model(args.judged_on, **loading(args))
+        if not isinstance(judge, LoadedModel):
+            raise MoevizError(f"{quoted(args.judged_on)} runs in {judge.info.backend}. Name a transformers checkpoint.")
+        return {"judge": judge}
+    return {"judged_on": texts_at([args.judged_on])}
+
+
 def texts_missing(command: str, model: str) -> str:
     """Return the sentence on a model without texts; a file of texts in its place was meant to be read by one."""
     if PurePath(model).suffix.lower() in TEXT_SUFFIXES:

@@ -2,10 +2,11 @@
 
 import re
 from argparse import ArgumentParser, Namespace
+from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.options import add_json, add_phase, add_quiet, counted_at, number, numbers
+from moeviz.cli.options import add_json, add_judged_on, add_phase, add_quiet, counted_at, number, numbers
 from moeviz.cli.output import frame_text, print_tables, progress, visible_line
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
@@ -14,15 +15,21 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from moeviz.routing_trace import Counted
+    from moeviz.serving.staleness import Plans
+
+JudgedOn = tuple[list[str], dict[str, "pd.DataFrame"]]  # sentences, and a table by its name
 
 HELP = "Estimate what the routing costs to serve: caches, batches, prefetching, placement. No server is started."
 EXAMPLES = """examples:
   moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts per layer
+  moeviz cost cache trace.npz --tiers 2 3            found on the GPU, in RAM, on disk
   moeviz cost cache trace.npz --chunk 16             the same if a prompt is read in chunks
   moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
   moeviz cost prefetch trace.npz --json | jq .rows[0]
+  moeviz cost prefetch trace.npz --ahead 1,2,4       the same if experts are named up to four layers ahead
   moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
-  moeviz cost placement trace.npz --devices 4 --copies 4"""
+  moeviz cost placement trace.npz --devices 4 --copies 4
+  moeviz cost placement monday.npz --judged-on friday.npz        what Monday's plan is worth on Friday"""
 COSTS = {
     "cache": "hit rates of a cache of experts",
     "coverage": "experts that a batch of tokens needs",
@@ -55,8 +62,17 @@ def arguments(parser: ArgumentParser) -> None:
         add_phase(of)
         add_json(of, "print the rows as JSON")
         add_quiet(of)
+    for of in (cache, placement):
+        add_judged_on(of)
     cache.add_argument("--capacities", **several, help="experts it holds per layer, such as 2,4 (default: 1 to all)")
     cache.add_argument("--chunk", type=one, default=1, metavar="N", help="tokens of a step (default: 1)")
+    cache.add_argument(
+        "--tiers",
+        type=one,
+        nargs=2,
+        metavar=("GPU", "RAM"),
+        help="experts per layer on the GPU, and in RAM",
+    )
     cache.add_argument("--shared", action="store_true", help="one for all layers; --capacities count its places")
     coverage.add_argument("--batch", **several, help="tokens of a batch, such as 1,8,32")
     prefetch.add_argument(
@@ -68,23 +84,47 @@ def arguments(parser: ArgumentParser) -> None:
     prefetch.add_argument(
         "--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text"
     )
+    prefetch.add_argument(
+        "--ahead", **numbers(int, 1, 8), help="MoE layers ahead that experts are named, such as 1,2,4 (default: 1)"
+    )
     placement.add_argument("--devices", type=one, metavar="N", help="number of devices (default: 8, 4 or 2)")
     placement.add_argument("--copies", type=number(int, 0), metavar="R", help="total number of copies of experts")
 
 
 def run(args: Namespace) -> int:
     """Run `moeviz cost`."""
+    if args.what == "cache" and args.shared and (args.judged_on or args.tiers):
+        raise MoevizError("Sets and tiers are of each layer. Leave out --shared, or --judged-on and --tiers.")
     table, said = measure_cost(args)
-    print_estimate(table, said, HEADINGS[args.what], args.json)
+    found = None
+    if getattr(args, "judged_on", None) is not None:
+        from moeviz.serving.staleness import kept_sets, placements
+
+        plans = kept_sets(args.capacities) if args.what == "cache" else placements(args.devices, args.copies)
+        found = judged_on_other(args, judged_tokens(args)[0], plans)
+    print_estimate(table, said, HEADINGS[args.what], args.json, found)
     return 0
 
 
-def print_estimate(table: "pd.DataFrame", said: str, heading: str, as_json: bool) -> None:
+def print_estimate(
+    table: "pd.DataFrame", said: str, heading: str, as_json: bool, other: "JudgedOn | None" = None
+) -> None:
     """Print a table under its heading and a sentence on what it was judged by; or both as JSON."""
+    says, tables = ([], {}) if other is None else other
     if as_json:
-        print_tables({"rows": table}, [said])
-    else:
-        print(f"{heading}\n{in_lines(said)}\n\n{frame_text(table.round(4))}")
+        print_tables({"rows": table} | tables, [said, *says])
+        return
+    texts = [frame_text(each.round(4)) for each in (table, *tables.values())]
+    print("\n\n".join(["\n".join([heading, *map(in_lines, [said, *says])]), *texts]))
+
+
+def judged_on_other(args: Namespace, made_on: "Counted", plans: "Plans") -> "JudgedOn":
+    """Judge the plans of a recording on that of --judged-on. Raises `MissingField` if the two have no layer alike."""
+    from moeviz.serving.staleness import plan_staleness, staleness_claims
+
+    other, said = judged_tokens(args, args.judged_on)
+    frame = plan_staleness(made_on, other, plans)
+    return [said, *staleness_claims(made_on, other, frame)], {"judged_on": frame}
 
 
 def in_lines(said: str) -> str:
@@ -118,19 +158,31 @@ def measure_cost(args: Namespace) -> tuple["pd.DataFrame", str]:
 
 def _table(args: Namespace, counted: "Counted") -> "pd.DataFrame":
     from moeviz.serving.batches import USUAL_BATCHES, batch_coverage
-    from moeviz.serving.cache import expert_cache, shared_cache
+    from moeviz.serving.cache import cache_tiers, expert_cache, shared_cache
     from moeviz.serving.placement import serving_placement
     from moeviz.serving.prefetch import prefetch_recall
 
     if args.what == "cache":
+        if args.tiers:
+            return cache_tiers(counted, *args.tiers, chunk=args.chunk)
         if args.shared:
             return shared_cache(counted, args.capacities)
         return expert_cache(counted, args.capacities, chunk=args.chunk)
     if args.what == "coverage":
         return batch_coverage(counted, args.batch or USUAL_BATCHES)
     if args.what == "prefetch":
-        return prefetch_recall(counted)
+        return by_layers_ahead(args, lambda layers: prefetch_recall(counted, layers_ahead=layers))
     return serving_placement(counted, args.devices, args.copies)
+
+
+def by_layers_ahead(args: Namespace, recall: Callable[[int], "pd.DataFrame"]) -> "pd.DataFrame":
+    """Return the recall for each look-ahead of --ahead, under the column `ahead` if it is given."""
+    import pandas as pd
+
+    if not args.ahead:
+        return recall(1)
+    tables = {layers: recall(layers) for layers in dict.fromkeys(args.ahead)}
+    return pd.concat(tables, names=["ahead"]).reset_index("ahead").reset_index(drop=True)
 
 
 def _known(table: "pd.DataFrame", said: str) -> tuple["pd.DataFrame", str]:
@@ -139,22 +191,27 @@ def _known(table: "pd.DataFrame", said: str) -> tuple["pd.DataFrame", str]:
     return table.drop(columns=unknown), f"{said} Not known without the order of tokens: {', '.join(unknown)}."
 
 
-def judged_tokens(args: Namespace) -> tuple["Counted", str]:
-    """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are."""
+def judged_tokens(args: Namespace, other: str | None = None) -> tuple["Counted", str]:
+    """Return the trace or the counts by which serving is judged, and a sentence on which tokens those are.
+
+    Those of another file than the command's, if one is named.
+    """
     from moeviz.metrics.words import label_word
     from moeviz.routing_trace import RoutingTrace
     from moeviz.serving.requests import served_tokens, with_tokens
 
-    counted, chunk = counted_at(args.file, args), getattr(args, "chunk", 1)
+    counted, chunk = counted_at(args.file if other is None else other, args), getattr(args, "chunk", 1)
+    where = "" if other is None else f"Judged on {visible_line(other)}: "
     if isinstance(counted, RoutingTrace):
-        return served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
+        trace, said = served_tokens(counted, args.phase, chunk, keep_repeats=not args.no_repeats)
+        return trace, where + said
     if args.phase != "auto" or args.no_repeats:
         with_tokens(counted, "Choosing tokens by their phase, or leaving out repeats,")
     most = int(counted.tokens.sum(axis=0).max(initial=0))
     judged = ": what is judged is judged on the same tokens"
     if counted.group_kind == "label":
         judged = f", by {label_word(counted.model)}: {len(counted.groups)}"
-    return counted, f"Counts of {most:,} tokens, of all phases{judged}."
+    return counted, f"{where}Counts of {most:,} tokens, of all phases{judged}."
 
 
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
@@ -177,8 +234,11 @@ def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
     if len(texts) > 1:
         texts = [pair for half in split(texts) for pair in half]  # so that each half of the tokens has every label
     says = partial(progress, says="read {:,} of {:,} texts")
-    trace, ahead = trace_ahead(model, [text for _, text in texts], tokens=args.tokens, progress=says)
-    return prefetch_recall(trace, ahead=ahead), (
+    far = args.ahead or [1]
+    trace, ahead = trace_ahead(model, [text for _, text in texts], tokens=args.tokens, layers_ahead=far, progress=says)
+    early = dict(zip(far, ahead, strict=True))
+    table = by_layers_ahead(args, lambda layers: prefetch_recall(trace, None, early[layers], layers))
+    return table, (
         f"{len(trace.tokens):,} tokens of {len(texts):,} texts, half of each label's first. Learnt on the first half "
         "of the tokens, judged on the second; next_router learns nothing."
     )

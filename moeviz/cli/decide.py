@@ -5,7 +5,7 @@ from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING
 
 from moeviz.cli.cost import in_lines, judged_tokens
-from moeviz.cli.options import add_json, add_phase, number, open_dataset
+from moeviz.cli.options import add_json, add_judged_on, add_phase, number, open_dataset
 from moeviz.cli.output import frame_text, print_findings, records
 
 if TYPE_CHECKING:
@@ -15,6 +15,7 @@ HELP = "Decide whether balancing experts over devices is worth a trial, and what
 EXAMPLES = """examples:
   moeviz decide trace.npz --devices 8                 trial, not now, or too little evidence
   moeviz decide trace.npz --capacity 4 --draft 2      memory for four experts a layer; drafts of two tokens
+  moeviz decide monday.npz --judged-on friday.npz     and whether Monday's plans are still good on Friday
   moeviz decide trace.npz --json | jq .answers[0].verdict"""
 
 
@@ -27,6 +28,7 @@ def arguments(parser: ArgumentParser) -> None:
         "--capacity", type=number(int, 1), metavar="C", help="experts of each layer in fast memory (default: half)"
     )
     parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N", help="tokens of a draft (default: 4)")
+    add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print questions, verdicts, sentences and figures as JSON")
 
@@ -51,15 +53,16 @@ def answers_at(args: Namespace) -> tuple[list["Answer"], str]:
     from moeviz.serving.requests import with_tokens
 
     sizes = (args.devices, args.capacity, args.draft)
+    other, of_other = judged_tokens(args, args.judged_on) if args.judged_on is not None else (None, "")
     if not is_dataset(args.file):
         counted, said = judged_tokens(args)
-        return decide(counted, *sizes), said
+        return decide(counted, *sizes, judged_on=other), f"{said} {of_other}".strip()
     dataset = open_dataset(args.file, args)
     counts, by_label = dataset.counts_by_shard(), dataset.counts_by_label()
     if args.phase != "auto" or args.no_repeats:
         with_tokens(counts, "Choosing tokens by their phase, or leaving out repeats,")
     said = f"Counts of {dataset.tokens:,} tokens, of all phases, in {len(counts.groups):,} shards."
-    return decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label), said
+    return decide(counts if len(counts.groups) > 1 else by_label, *sizes, by_label, other), said
 
 
 def answer_text(answer: "Answer") -> str:

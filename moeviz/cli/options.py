@@ -165,6 +165,14 @@ def add_phase(parser: ArgumentParser) -> None:
     parser.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
 
 
+def add_judged_on(
+    parser: ArgumentParser, other: str = "a recording of the same model, or of another checkpoint"
+) -> None:
+    """Add --judged-on."""
+    says = f"judge what is planned here on another: {other}; next to a fresh plan of that, and to chance"
+    parser.add_argument("--judged-on", metavar="OTHER", help=says)
+
+
 def add_import_options(parser: ArgumentParser) -> None:
     """Add the options for facts that a file of another program leaves out."""
     group = parser.add_argument_group(

@@ -5,9 +5,9 @@ from argparse import ArgumentParser, Namespace
 from pathlib import Path
 from typing import Any
 
-from moeviz.cli.cost import in_lines, judged_tokens
-from moeviz.cli.options import add_json, add_phase, number
-from moeviz.cli.output import check_parent, note
+from moeviz.cli.cost import in_lines, judged_on_other, judged_tokens
+from moeviz.cli.options import add_json, add_judged_on, add_phase, number
+from moeviz.cli.output import check_parent, note, records
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
 from moeviz.whole_files import write_file
@@ -16,7 +16,8 @@ HELP = "Write the placement of experts that an inference engine reads."
 EXAMPLES = """examples:
   moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
   moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
-  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt"""
+  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt
+  moeviz plan monday.npz --engine eplb --judged-on friday.npz -o plan.json    and what it is worth on Friday"""
 ENGINES = (
     "sglang",
     "tensorrt-llm",
@@ -40,6 +41,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--layers-on-gpu", type=number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
     )
+    add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print what was written as JSON")
 
@@ -67,10 +69,18 @@ def write_plan(args: Namespace) -> dict[str, Any]:
     sizes = sizes_for(args.engine, args.devices, args.copies)
     plan = make_plan(trace, *sizes, num_layers=args.num_layers, layers_on_gpu=args.layers_on_gpu)
     data, remarks = export_plan(plan, args.engine), plan_remarks(plan, args.engine, trace)
+    other = {}
+    if args.judged_on is not None and "layers_on_gpu" in engine.takes:
+        note(f"--judged-on has no effect for {engine.title}: its file places whole layers")
+    elif args.judged_on is not None:
+        from moeviz.serving.staleness import kept_sets, placements
+
+        says, tables = judged_on_other(args, trace, placements(*sizes[:2]) if plan.devices > 1 else kept_sets())
+        remarks, other = [*remarks, *says], {name: records(table) for name, table in tables.items()}
     write_file(target, data)
     facts = {"engine": engine.title, "file": args.output, "holds": engine.reads, "devices": plan.devices}
     facts |= {"copies": plan.copies, "layers": len(plan.slots), "repaired": engine.repaired(plan), "tokens": said}
-    return facts | {"judged": plan.judged, "remarks": remarks, "command": engine.command(plan, args.output)}
+    return facts | {"judged": plan.judged, "remarks": remarks, "command": engine.command(plan, args.output)} | other
 
 
 def plan_text(facts: dict[str, Any]) -> str:

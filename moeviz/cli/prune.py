@@ -5,8 +5,17 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from moeviz.cli.corpus import OWN_TOKENS, texts_to_divide
-from moeviz.cli.options import add_divided_texts, add_json, add_loading, load_inside, numbers, one_of
+from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
+from moeviz.cli.options import (
+    add_divided_texts,
+    add_json,
+    add_judged_on,
+    add_loading,
+    load_inside,
+    number,
+    numbers,
+    one_of,
+)
 from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
@@ -22,6 +31,8 @@ EXAMPLES = """examples:
   moeviz prune embedded --cut 1 --criteria reap,frequency,random --json
   moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --by-kind reap
   moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --ranking experts.jsonl --form vllm-ascend
+  moeviz prune embedded --cut-total 6                 other numbers per layer, under one budget
+  moeviz prune Qwen/Qwen3-30B-A3B monday.jsonl --judged-on friday.jsonl
   moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
 CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
 FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
@@ -36,6 +47,13 @@ def arguments(parser: ArgumentParser) -> None:
         **numbers(int, 1),
         help="experts cut from each layer, as 1,2 (default: an eighth, a quarter and a half of them)",
     )
+    parser.add_argument(
+        "--cut-total",
+        type=number(int, 1),
+        metavar="N",
+        help="experts cut in all layers together: other numbers per layer, more where it costs less",
+    )
+    add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
     parser.add_argument(
         "--criteria",
         action=Several,
@@ -84,16 +102,21 @@ def run(args: Namespace) -> int:
     checkpoint = None if args.output is None else _checkpoint(args, one)
     from moeviz.analyses.pruning.curve import pruning_curve, pruning_sentences
     from moeviz.analyses.pruning.rankings import evidence, ranking
-    from moeviz.metrics.pruning import ALL
+    from moeviz.metrics.pruning import ALL, FRESH
 
     acts = args.ranking or checkpoint
-    criteria = dict.fromkeys([*args.criteria, *([args.by, "random"] if acts else [])])
+    criteria = dict.fromkeys(
+        [*args.criteria, *([args.by, "random"] if acts else []), *["random"] * bool(args.judged_on)]
+    )
     model = load_inside(args)
+    other = judged_on_other(args)
     curve = pruning_curve(
         model,
         texts,
         cuts=args.cut,
+        cut_total=args.cut_total,
         criteria=tuple(criteria),
+        **other,
         draws=args.draws,
         seed=args.seed,
         by_kind=args.by_kind,
@@ -110,19 +133,24 @@ def run(args: Namespace) -> int:
         _write(checkpoint, args.output, curve.cut(args.by, one), evidence(curve, args.by) | {"cut": one})
     rows = curve.losses
     if args.by_kind is None:
-        rows = rows[(rows["chosen_on"] == ALL) & (rows["judged_on"] == ALL)]
+        rows = rows[rows["chosen_on"].isin([ALL, FRESH]) & (rows["judged_on"] == ALL)]
+    in_all = curve.in_all
+    if in_all is not None and args.by_kind is None:
+        in_all = in_all[in_all["judged_on"] == ALL]
     findings = pruning_sentences(curve, args.by if acts else args.criteria[0])
     if args.json:
-        print_tables({"losses": rows}, findings)
+        print_tables({"losses": rows} | ({} if in_all is None else {"in_all": in_all}), findings)
         return 0
     print_findings(findings)
-    print(frame_text(rows.round(3)))
+    print("\n\n".join(frame_text(table.round(3)) for table in (rows, in_all) if table is not None and len(table)))
     return 0
 
 
 def _cut_from_files(args: Namespace) -> int | None:
     """Return the number of experts to cut from each layer of a file; None if --cut gives none, or several."""
     one = args.cut[0] if args.cut and len(args.cut) == 1 else None
+    if args.cut_total is not None and args.output is not None:
+        raise MoevizError("A config has one number of experts for all layers. Leave out --cut-total, or --output.")
     if one is None and (args.output is not None or (args.ranking and args.form == FORMS[-1])):
         raise MoevizError("A file needs one number of experts to cut from each layer. Give it with --cut N.")
     check_parent(args.ranking)

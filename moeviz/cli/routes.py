@@ -1,7 +1,7 @@
 """Were tokens routed well: `moeviz routes`."""
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import texts_to_divide
 from moeviz.cli.options import add_json, add_loading, load, load_inside, number, numbers
@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 HELP = "Compare each token's route with others of the same cost, by the loss of the next token, next to chance."
 EXAMPLES = """examples:
-  moeviz routes embedded --positions 4
-  moeviz routes embedded --positions 4 --by kind --json | jq .groups[0]
+  moeviz routes embedded --positions 4 --most-texts 1
+  moeviz routes embedded --positions 4 --most-texts 1 --by kind --json | jq .groups[0]
   moeviz routes Qwen/Qwen3-30B-A3B texts.jsonl --alternatives 8 --positions 20 -o cells.csv"""
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
 WAYS = ("auto", "all", "swap")
@@ -66,7 +66,12 @@ def run(args: Namespace) -> int:
     cost = route_cost(model, ways, args.layers)
     note(cost.sentence(len(texts), seconds_of_forward(model, texts[0][1], args.positions)))
     parts = list["RouteRegret"]()
-    given = {"alternatives": ways, "layers": args.layers, "positions": args.positions, "tokens": args.tokens}
+    given: dict[str, Any] = {
+        "alternatives": ways,
+        "layers": args.layers,
+        "positions": args.positions,
+        "tokens": args.tokens,
+    }
     try:
         for done, total, part in regretting(model, texts, **given, judge=judge, seed=args.seed):
             parts.append(part)

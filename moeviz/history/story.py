@@ -22,9 +22,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
+from moeviz.embedded.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
-from moeviz.history.one_sentence import SENTENCE, SHOWN, SentenceExperts, one_sentence
 from moeviz.history.shared.datasets import digits, encode, stand_in
 from moeviz.history.systems import EXHIBITS, FOLDERS, part, shipped_result, shipped_trace, trace_beside
 from moeviz.history.timeline.chart import timeline
@@ -553,8 +553,8 @@ SOURCES = tuple(CitedSource(number, **row) for number, row in enumerate(_STORY["
 
 def ideas() -> list[Idea]:
     """Return what came after 2024, with the figures of the timeline."""
-    latest = timeline().dropna(subset=["experts", "top_k"]).iloc[-1]
-    figures = {"most": int(latest["experts"]), "most_k": int(latest["top_k"])}
+    largest = _published("Kimi K3")
+    figures = {"most": int(largest["experts"]), "most_k": int(largest["top_k"])}
     rows = (_words_of(row) for row in _STORY["ideas"])
     return [Idea(row["title"], row["who"], row["says"].format_map(figures)) for row in rows]
 

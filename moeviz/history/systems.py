@@ -7,7 +7,7 @@ no training.
 """
 
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -39,7 +39,7 @@ class System:
 def _read(path: Path) -> System:
     words = tomllib.loads(path.read_text(encoding="utf-8"))
     prose = {name: " ".join(words[name].split()) for name in ("whats_new", "source", "not_reproduced")}
-    return System(**(words | prose))
+    return System(**{field.name: (words | prose).get(field.name, True) for field in fields(System)})
 
 
 EXHIBITS = dict(  # by folder, in the order of their years

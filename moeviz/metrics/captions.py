@@ -821,3 +821,68 @@ def blind_spots(groups: int, blind: int, shown: Sequence[str], with_ties: int) -
         f"In {blind:,} of {groups:,} groups of tokens the routers may choose no better than chance{ties}. Highest: "
         f"{named}. Of many groups one or two get there by chance."
     )
+
+
+# ---- paths ----------------------------------------------------------------------------------------------------------
+
+
+@claim
+def paths_beyond(distinct: int, shuffled: float, often: int, holding: int, by_chance: int) -> str:
+    depend = "are not independent" if distinct < shuffled else "look independent"
+    return (
+        f"Tokens take {distinct:,} different paths, and {shuffled:,.0f} if each layer's choices are shuffled within "
+        f"the kind of text: layers {depend} given the kind. Of {often:,} common paths, {holding:,} come more often "
+        f"than that also on texts set aside; of shuffled ones {by_chance:,}."
+    )
+
+
+@claim
+def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: float) -> str:
+    return (
+        f"The path that holds best on texts set aside leads through experts {', '.join(map(str, path))}: "
+        f"{count(tokens, 'token')}, {lift:,.1f}× as many as independent layers give, and {lift_aside:,.1f}× there."
+    )
+
+
+@claim
+def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> str:
+    return (
+        f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
+        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
+        f"{percent(plane)} of the three nearest as such."
+    )
+
+
+@claim
+def rules_that_predict(better: int, rules: int, f1: float, f1_token: float, f1_kind: float) -> str:
+    decoration = " So a name in words is mostly decoration here." if 2 * better < rules else ""
+    return (
+        f"On texts that did not choose them, the rules of {better:,} of {rules:,} experts predict better than the "
+        f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
+        f"{decoration}"
+    )
+
+
+# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
+
+FIGURES = {  # what is judged, and its unit
+    "imbalance": ("the busiest device does", " times the mean"),
+    "hits": ("hits are", "%"),
+    "loss": ("the cost is", " nats per token"),
+}
+MORE_IS_BETTER = ("hits",)
+
+
+@claim
+def stale_plan(
+    verdict: str, plan: str, figure: str, stale: float, fresh: float, chance: float, kept: float | None
+) -> str:
+    what, unit = FIGURES.get(figure, FIGURES["loss"])
+    of_stale, of_fresh, of_chance = (percent(n) if unit == "%" else f"{n:.3g}" for n in (stale, fresh, chance))
+    unit = "" if unit == "%" else unit
+    share = "" if kept is None or verdict == "No better than chance" else percent(min(kept, 1.0))
+    keeps = f" It keeps {share} of what the fresh one gains over chance." if share else ""
+    return (
+        f"{verdict}: with the plan ({plan}) of the first recording, {what} {of_stale}{unit} on the second; with a "
+        f"fresh plan {of_fresh}, at random {of_chance}.{keeps}"
+    )

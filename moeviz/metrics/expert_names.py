@@ -51,7 +51,7 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     Source: the correlation is Pearson's phi; Yule (1912), Journal of the Royal Statistical Society 75(6).
     """
     candidates = [_kinds_of(trace), _classes_of(trace)]
-    aside = _set_aside(trace)
+    aside = set_aside(trace)
     frames = [_names_of_layer(trace, row, candidates, aside) for row in range(len(trace.model.layers))]
     return pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
 
@@ -163,7 +163,7 @@ def _classes_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
     return [str(name) for name in names[used]], number[of_texts][codes]
 
 
-def _set_aside(trace: RoutingTrace) -> np.ndarray:
+def set_aside(trace: RoutingTrace) -> np.ndarray:
     """Mark the tokens (T,) of every other text of each kind."""
     what = trace.tokens[[name for name in ("label", "sequence") if name in trace.tokens]].astype({"sequence": str})
     texts = what.drop_duplicates()

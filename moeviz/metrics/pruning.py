@@ -20,6 +20,7 @@ CRITERIA = {  # by the name in tables: how a sentence says it
     RANDOM: "at random",
 }
 ALL = "all texts"  # in place of a kind of text
+FRESH = "texts like those that judge"  # what chose, if the texts that judge are of another recording
 FEWEST = 2  # experts of a group: some routers judge a group by its two best
 SHARES = (1 / 8, 1 / 4, 1 / 2)  # of a layer's experts, cut unless others are asked for
 Order = Mapping[int, tuple[int, ...]]  # by layer: expert ids, the first to be cut first
@@ -111,6 +112,42 @@ def cut_order(
 def first_to_go(order: Order, cut: int) -> dict[int, tuple[int, ...]]:
     """Of each layer the first so many, as `moeviz.Mute` takes them."""
     return {layer: tuple(sorted(experts[:cut])) for layer, experts in order.items()}
+
+
+def cut_in_all(
+    scores: pd.DataFrame, criterion: str, limits: Mapping[int, LayerLimits], total: int, seed: int = 0, draw: int = 0
+) -> dict[int, tuple[int, ...]]:
+    """Choose experts of all layers together, `total` of them: other numbers per layer, under one budget.
+
+    Within a layer they go in the order of `cut_order`. The layer that loses its next expert is the one where that has
+    the smallest share of its layer's sum of the criterion, since outputs of later layers are larger; at random, any
+    one. No layer loses more than it can. Of equal ones the earlier layer goes first. Raises `CaptureError` for a number
+    that cannot be cut.
+    """
+    order, rng = cut_order(scores, criterion, limits, seed, draw), np.random.default_rng([seed, draw, total])
+    gone, left = dict.fromkeys(limits, 0), total
+    price: dict[int, np.ndarray] = {}
+    for layer, limit in limits.items():
+        if criterion == RANDOM:
+            price[layer] = rng.random(limit.experts)
+            continue
+        values = scores.loc[scores["layer"] == layer, criterion].to_numpy(np.float64)[: limit.experts]
+        price[layer] = values[[*order[layer]]] / (values.sum() or 1.0)
+    while left:
+        open_layers = [
+            layer
+            for layer, limit in limits.items()
+            if limit.groups <= left and not limit.why_not(gone[layer] + limit.groups)
+        ]
+        if not open_layers:
+            most = total - left
+            raise CaptureError(
+                f"{total:,} experts cannot be cut in all: {most:,} can, and each layer keeps what it needs."
+            )
+        layer = min(open_layers, key=lambda each: price[each][gone[each] : gone[each] + limits[each].groups].mean())
+        gone[layer] += limits[layer].groups
+        left -= limits[layer].groups
+    return {layer: tuple(sorted(order[layer][: gone[layer]])) for layer in limits}
 
 
 def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:

@@ -11,9 +11,10 @@ from moeviz._lazy import lazy_package
 FUNCTIONS = {
     "answers": ("decide",),
     "batches": ("batch_coverage",),
-    "cache": ("expert_cache", "shared_cache"),
+    "cache": ("cache_tiers", "expert_cache", "shared_cache"),
     "placement": ("serving_placement",),
     "prefetch": ("prefetch_recall",),
+    "staleness": ("plan_staleness",),
 }
 
 if not TYPE_CHECKING:  # a type checker wants the import of the module

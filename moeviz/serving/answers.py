@@ -4,6 +4,7 @@ One is about memory for experts: split over layers where it buys most hits, besi
 """
 
 from collections.abc import Callable, Iterator
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -29,6 +30,7 @@ from moeviz.serving.decision import (
 )
 from moeviz.serving.placement import device_pairs, device_pairs_sentence
 from moeviz.serving.requests import different_texts
+from moeviz.serving.staleness import kept_sets, placements, plan_staleness, staleness_claims
 
 WORTH = 0.01  # of all requests, for which memory is split unevenly
 FEWEST = 250  # tokens, of which a split is made or judged
@@ -159,6 +161,7 @@ PAIRS = "Which devices do tokens need together?"
 MEMORY = "Is memory for experts worth splitting unevenly over layers?"
 LABELS = "Do the experts that some kinds of text use serve the others?"
 DRAFT = "How many more experts does a draft need?"
+STALE = "Are plans of this recording still good on the other?"
 DRAFTS = (1, 2, 4, 8)
 
 
@@ -177,14 +180,15 @@ def decide(
     capacity: int | None = None,
     draft: int = 4,
     by_label: ExpertCounts | None = None,
+    judged_on: Counted | None = None,
 ) -> list[Answer]:
     """Answer what a serving engineer asks of a routing, judged on tokens that no plan was made from.
 
     `devices` share each layer's experts (by default 8, 4 or 2), `capacity` experts of each layer are in fast memory (by
     default half), and a `draft` has this many tokens. A text that comes again counts once: a plan would be judged on
-    the tokens that it was made from. `by_label` are the same tokens counted by label, if `trace` has them by step. Of
-    counts, what needs the order of tokens is reported to need it. A question that cannot be answered says why in its
-    sentence.
+    the tokens that it was made from. `by_label` are the same tokens counted by label, if `trace` has them by step.
+    `judged_on` is another recording, on which plans of this one are judged first. Of counts, what needs the order of
+    tokens is reported to need it. A question that cannot be answered says why in its sentence.
 
     >>> from moeviz.testing import sample_trace
     >>> decide(sample_trace())[0].verdict
@@ -201,6 +205,8 @@ def decide(
         (LABELS, lambda: _labels(trace if by_label is None else by_label)),
         (DRAFT, lambda: drafted(trace, draft)),
     ]
+    if judged_on is not None:
+        ask.insert(0, (STALE, lambda: stale(trace, judged_on, devices, capacity)))
     found = {question: answer(question, find) for question, find in ask}
     found |= {name: _with_limits(found, name, trace, again) for name in (BALANCE, DRIFT) if found[name].verdict}
     return [*found.values()]
@@ -255,6 +261,15 @@ def balance(trace: Counted, devices: int | None = None) -> tuple[str | None, pd.
     """Say whether balancing experts over devices is worth a trial: `placement_verdict`, with its judgements."""
     frame = placement_judgements(trace, usual_devices(trace, devices))
     return placement_verdict(frame), frame
+
+
+def stale(
+    trace: Counted, other: Counted, devices: int | None = None, capacity: int | None = None
+) -> tuple[str, pd.DataFrame]:
+    """Say whether plans of one recording are still good on another: `plan_staleness` on devices and in memory."""
+    sets = kept_sets(None if capacity is None else [capacity])
+    frame = plan_staleness(trace, other, lambda *layer: chain(placements(devices)(*layer), sets(*layer)))
+    return " ".join(staleness_claims(trace, other, frame)), frame
 
 
 def split(trace: Counted, capacity: int | None = None) -> tuple[str | None, pd.DataFrame]:

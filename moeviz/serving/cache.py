@@ -87,24 +87,47 @@ def lfu_depths(asked: Requests) -> Depths:
     return _depths(asked, ((T - uses) * (T + 1) + (T - asked.step)) * E + asked.expert, bypass=False)
 
 
+def lfru_depths(asked: Requests) -> Depths:
+    """The expert with the fewest uses per step since its last one gives way: frequency that recency weighs."""
+    uses, last = [0] * asked.num_experts, [0] * asked.num_experts
+
+    def use(step: int, experts: list[int]) -> None:
+        for expert in experts:
+            uses[expert] += 1
+            last[expert] = step
+
+    return _restacked(asked, lambda step, expert: (-uses[expert] / (step - last[expert] + 1), -last[expert]), use)
+
+
 def random_depths(asked: Requests, seed: int) -> Depths:
     """Any expert gives way that the step did not use, each with the same chance."""
-    draws, experts = _draws(seed), asked.expert.tolist()
+    draws = _draws(seed)
+    return _restacked(asked, lambda _step, _expert: (next(draws),), lambda _step, _experts: None)
+
+
+def _restacked(
+    asked: Requests,
+    key: Callable[[int, int], tuple[float, ...]],
+    use: Callable[[int, list[int]], None],
+) -> Depths:
+    """The depths of all requests, as `_depths`, where keys of all experts change with each step: the highest goes."""
+    experts = asked.expert.tolist()
     found: list[int] = []
     stack: list[int] = []
-    for first, end in _bounds(asked):
+    for step, (first, end) in enumerate(_bounds(asked)):
         used = experts[first:end]
+        use(step, used)
         top, due = end - first, set(used)
         found += [depth for depth, expert in enumerate(stack[:top], 1) if expert in due]
-        carried = [(next(draws), expert) for expert in stack[:top] if expert not in due]
+        carried = [(key(step, expert), expert) for expert in stack[:top] if expert not in due]
         heapify(carried)
-        out = sorted(used, key=lambda _: next(draws))
+        out = sorted(used, key=lambda expert: key(step, expert))
         for depth, expert in enumerate(stack[top:], top + 1):
             if expert in due:
                 found.append(depth)
                 out.append(heappop(carried)[1])
             else:
-                out.append(heappushpop(carried, (next(draws), expert))[1])
+                out.append(heappushpop(carried, (key(step, expert), expert))[1])
         found += [asked.num_experts + 1] * (end - len(found))
         stack = out + [expert for _, expert in sorted(carried)]
     return np.array(found, np.int64)
@@ -182,12 +205,13 @@ def _keys_before(asked: Requests, keys: Int64[np.ndarray, " n"]) -> list[int]:
     return before.tolist()
 
 
-POLICIES = ("lru", "lfu", "random", "static", "belady", "bound")
+POLICIES = ("lru", "lfu", "lfru", "random", "static", "belady", "bound")
 USUAL_SHARED = ("lru", "static", "belady", "bound")
 DRAWS, DRAWN, MOST_DRAWS = 3, 50_000, 100  # of `random`: at least so many, for so many requests, and at most so many
 DEPTHS: dict[str, Callable[[Requests], list[np.ndarray]]] = {
     "lru": lambda asked: [lru_depths(asked)],
     "lfu": lambda asked: [lfu_depths(asked)],
+    "lfru": lambda asked: [lfru_depths(asked)],
     "random": lambda asked: [random_depths(asked, seed) for seed in range(draws_of(asked))],
     "belady": lambda asked: [belady_depths(asked)],
     "bound": lambda asked: [bound_depths(asked)],
@@ -206,6 +230,7 @@ def expert_cache(
 
     - `lru`: the one whose last use is longest ago
     - `lfu`: the one with the fewest uses since the beginning
+    - `lfru`: the one with the fewest uses per step since its last use
     - `random`: any of them (the mean of three draws, and of up to a hundred where requests are few)
     - `belady`: the one whose next use is furthest away. This needs to know the future: no policy that keeps what it has
       just used is better
@@ -224,7 +249,8 @@ def expert_cache(
     each label by the experts that the others use most. Raises `MoevizError` for capacities that a layer cannot have.
 
     **Source**: Mattson et al. 1970 (all sizes in one pass); Belady 1966; expert caches: Eliseev and Mazur
-    (arXiv 2312.17238), MoE-Infinity (arXiv 2401.14361).
+    (arXiv 2312.17238), MoE-Infinity (arXiv 2401.14361); LFRU: the idea of vllm-project/vllm's pull request 37190, by a
+    rule of ours.
     """
     check_chunk(chunk)
     _check_policies(policies)
@@ -239,6 +265,33 @@ def expert_cache(
         facts = {"layer": np.int32(found.layer), "capacity": sizes.astype(np.int32), "chunk": np.int32(chunk)}
         frames.append(pd.DataFrame(facts | _rates(asked, sizes, policies)))
     return pd.concat(frames, ignore_index=True)
+
+
+def cache_tiers(trace: Counted, gpu: int, ram: int, policies: Sequence[str] = POLICIES, chunk: int = 1) -> pd.DataFrame:
+    """Where a requested expert is found if each layer keeps some in the GPU's memory, more in RAM, and all on disk.
+
+    What gives way on the GPU goes to RAM, and what gives way there is on disk alone: so both together hold what one
+    cache of `gpu + ram` experts holds, and the GPU what one of `gpu` holds (see `expert_cache`). `static` keeps the
+    most used on the GPU, and the next in RAM.
+
+    One row per policy, and `chance` for experts placed at random. Columns: policy str · gpu, ram, disk float64 (shares
+    of the requests in the second half of the steps; layers weigh as they have requests). Of counts alone only `static`
+    is known, judged on the same tokens, or, by label, on the other labels. Raises `MoevizError` for sizes that a layer
+    cannot have.
+
+    **Source**: as for `expert_cache`.
+    """
+    if gpu < 1 or ram < 1:
+        raise MoevizError(f"The GPU and RAM hold an expert or more per layer; got {gpu} and {ram}.")
+    names = [name for name in policies if isinstance(trace, RoutingTrace) or name == "static"]
+    rates = expert_cache(trace, [gpu, gpu + ram], names, chunk)
+    columns = {name: rates[f"{name}_warm"].fillna(rates[name]) for name in names} | {"chance": rates["chance"]}
+    rows = []
+    for name, rate in columns.items():
+        hits = (rate * rates["requests"]).groupby(rates["capacity"]).sum()
+        held = (hits / rates.groupby("capacity")["requests"].sum()).tolist()
+        rows.append((name, held[0], held[1] - held[0], 1 - held[1]))
+    return pd.DataFrame(rows, columns=["policy", "gpu", "ram", "disk"]).astype({"policy": "str"})
 
 
 def shared_cache(

@@ -41,6 +41,29 @@ def few_choices_per_device(choices: float, needed: int) -> str:
     return f"{LITTLE}: a device has {choices:,.0f} choices in a part of them, and {needed:,} are needed."
 
 
+@claim
+def few_choices_for_staleness(choices: int, needed: int) -> str:
+    return f"{LITTLE}: a layer has {count(choices, 'choice')} in a part of the recordings, and {needed:,} are needed."
+
+
+# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
+
+
+@claim
+def layers_judged(judged: int, layers: int) -> str:
+    return f"{judged} of {count(layers, 'layer')} were judged: the others are not in both, or have other experts there."
+
+
+@claim
+def fresh_plan_fits() -> str:
+    return "The fresh plan is made from the tokens that judge it, since these counts are in no order: it is a bound."
+
+
+@claim
+def texts_in_both(again: int, texts: int) -> str:
+    return f"{again:,} of {count(texts, 'text')} that judge are also in the first recording."
+
+
 # ---- memory for experts ---------------------------------------------------------------------------------------------
 
 

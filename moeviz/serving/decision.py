@@ -84,7 +84,7 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
     names = ["in_order", "planned", "at_random", "luck", "kept", "chance", "choices", "num_experts"]
-    for row, experts, judged in _judged_twice(trace):
+    for row, experts, judged in judged_twice(trace):
         placement_sizes(trace, row, devices, 0)
         draws = [np.random.default_rng((draw, row)).permutation(experts) for draw in range(DRAWS)]
         for judged_on, (fit, own) in judged.items():
@@ -116,7 +116,7 @@ def _kept(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float
     return len(first & second) / busiest
 
 
-def _judged_twice(trace: Counted) -> Iterator[tuple[int, int, Judged]]:
+def judged_twice(trace: Counted) -> Iterator[tuple[int, int, Judged]]:
     """Layer by layer: its place, its experts, and counts to plan from with counts to judge on, by what these are of."""
     if isinstance(trace, ExpertCounts) and trace.group_kind == "label":
         for counts in counts_of_labels(trace):

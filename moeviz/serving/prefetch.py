@@ -6,8 +6,9 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float64, Int, Integer, Num
 
+from moeviz.errors import MoevizError
 from moeviz.metrics.inputs import check_cells
-from moeviz.routing_trace import Counted, RoutingTrace
+from moeviz.routing_trace import Counted
 from moeviz.serving.requests import LayerSets, layer_sets, requests, with_tokens
 
 Sets = tuple[Int[np.ndarray, "T K"], ...]  # as those of `LayerSets`
@@ -16,7 +17,7 @@ DIGITS = 12  # scores that are equal on paper stay equal, in whatever order they
 
 
 def prefetch_recall(
-    trace: Counted, most: int | None = None, ahead: Int[np.ndarray, "L T E"] | None = None
+    trace: Counted, most: int | None = None, ahead: Int[np.ndarray, "L T E"] | None = None, layers_ahead: int = 1
 ) -> pd.DataFrame:
     """The share of a token's experts that are among the first m that a predictor names.
 
@@ -25,26 +26,28 @@ def prefetch_recall(
     - `popular` names the experts with the most requests
     - `recency` those used last; it needs no learning. Its recall is the hit rate of an LRU cache of m experts
     - `previous_token` goes by the experts of the token before: how often each was followed by each
-    - `layer_before` goes by the same token's experts in the layer before
+    - `layer_before` goes by the same token's experts in the layer before, or as many MoE layers before as
+      `layers_ahead` says: fetching may begin that much earlier
     - `chance`: any m experts
-    - `next_router`, where `ahead` is given: the layer's own router, run one MoE layer early; it needs no learning
+    - `next_router`, if `ahead` is given: the layer's own router, run that many MoE layers early; it learns nothing
 
     `previous_token` and `layer_before` add up n(a, b) / n(a) over the experts a that they go by: of the tokens with a,
     the share that then had b. Of equal scores, the lower id comes first. What a wrong guess costs is m minus the hits,
     in experts.
 
-    ahead   of `moeviz.analyses.ahead.trace_ahead`, of the same trace.
+    ahead   of `moeviz.analyses.ahead.trace_ahead`, of the same trace and as many layers ahead.
 
     One row per layer and m (all, or up to `most`). Columns: layer int32 · m int32 · chance float64 · popular float64 ·
-    previous_token float64 · layer_before float64 (NaN for the first layer) · recency float64 · next_router float64
-    (with `ahead`; NaN for the first layer). NaN where a half has no experts to judge. A layer is compared with the one
-    before it on the tokens recorded at both.
+    previous_token float64 · layer_before float64 (NaN for the first layers) · recency float64 · next_router float64
+    (with `ahead`; NaN for the first layers). NaN where a half has no experts to judge. A layer is compared with the one
+    before it on the tokens recorded at both. Raises `MoevizError` for a look-ahead below 1.
 
     **Source**: ExFlow (arXiv 2401.08383), affinity between layers; MoE-Infinity (arXiv 2401.14361); the next router
     early: Eliseev and Mazur (arXiv 2312.17238).
     """
     trace = with_tokens(trace, "Prefetching")
-    frames, before = [], None
+    check_layers_ahead(layers_ahead)
+    frames, before = [], dict[int, LayerSets]()
     recorded = trace.recorded
     for found in layer_sets(trace):
         asked = requests(found)
@@ -56,13 +59,19 @@ def prefetch_recall(
         columns = {"m": np.arange(1, E + 1, dtype=np.int32), "chance": np.arange(1, E + 1) / E}
         columns["popular"] = _recall([places[late]], E)
         columns["previous_token"] = _of_previous(found, half)
-        columns["layer_before"] = _of_layer_before(trace, before, found, recorded)
+        columns["layer_before"] = _of_layer_before(before.pop(found.row - layers_ahead, None), found, recorded)
         columns["recency"] = _of_recency(found, half)
         if ahead is not None:
             columns["next_router"] = _of_next_router(found, ahead[found.row, recorded[found.row]], half)
         frames.append(pd.DataFrame({"layer": np.int32(found.layer)} | columns).iloc[:most])
-        before = found
+        before[found.row] = found
     return pd.concat(frames, ignore_index=True)
+
+
+def check_layers_ahead(layers: int) -> None:
+    """Raise `MoevizError` for a look-ahead that is no number of layers."""
+    if layers < 1:
+        raise MoevizError(f"Experts are named one MoE layer ahead or more; got {layers}.")
 
 
 def _of_previous(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
@@ -73,9 +82,9 @@ def _of_previous(found: LayerSets, half: int) -> Float64[np.ndarray, " E"]:
 
 
 def _of_layer_before(
-    trace: RoutingTrace, before: LayerSets | None, found: LayerSets, recorded: Bool[np.ndarray, "L T"]
+    before: LayerSets | None, found: LayerSets, recorded: Bool[np.ndarray, "L T"]
 ) -> Float64[np.ndarray, " E"]:
-    if before is None or before.row != found.row - 1:
+    if before is None:
         return np.full(found.num_experts, np.nan)
     both = recorded[before.row] & recorded[found.row]
     first, then = before.sets[both[recorded[before.row]]], found.sets[both[recorded[found.row]]]

@@ -33,7 +33,7 @@ def test_where_nothing_is_added_to_the_stream_each_router_is_known_one_layer_ear
             if "layernorm" in part:
                 values.normal_(1, 0.3)  # so that another layer's norm would be noticed
     k, E = find_routers(model)[0].top_k, find_routers(model)[0].num_experts
-    trace, ahead = trace_ahead(loaded(model), PLAIN)
+    trace, (ahead,) = trace_ahead(loaded(model), PLAIN)
     assert ahead.shape == (*trace.experts.shape[:2], E) and (ahead[0] == -1).all()
     assert (np.sort(ahead[1:], axis=-1) == np.arange(E)).all(), "every expert is named once"
     found = prefetch_recall(trace, ahead=ahead)
@@ -41,11 +41,11 @@ def test_where_nothing_is_added_to_the_stream_each_router_is_known_one_layer_ear
     assert (of_k["next_router"] < 1).any(), "what the layers add moves some choices"
     named = found.dropna(subset="next_router").groupby("layer")["next_router"]
     assert named.apply(lambda recall: recall.is_monotonic_increasing).all()
-    still, early = trace_ahead(loaded(without_updates(model)), PLAIN)
+    still, (early,) = trace_ahead(loaded(without_updates(model)), PLAIN)
     exact = prefetch_recall(still, ahead=early)
     of_k = exact[exact["m"] == k].set_index("layer")["next_router"]
     assert of_k.iloc[1:].tolist() == [1.0] * (len(of_k) - 1) and np.isnan(of_k.iloc[0])
-    pieces, of_pieces = trace_ahead(loaded(model), PLAIN[:1], tokens=3)
+    pieces, (of_pieces,) = trace_ahead(loaded(model), PLAIN[:1], tokens=3)
     assert of_pieces.shape[1] == len(pieces.tokens) == 3
 
 
@@ -61,7 +61,7 @@ def test_layers_that_look_experts_up_by_token_are_known_exactly():
     routers = find_routers(model)
     hashed = [row for row, router in enumerate(routers) if router.kind == "DeepseekV4HashRouter"]
     assert len(hashed) > 1
-    trace, ahead = trace_ahead(loaded(model), PLAIN[:2])
+    trace, (ahead,) = trace_ahead(loaded(model), PLAIN[:2])
     found = prefetch_recall(trace, ahead=ahead)
     of_k = found[found["m"] == routers[0].top_k]["next_router"].to_numpy()
     assert (of_k[hashed[1:]] == 1).all()

@@ -106,6 +106,23 @@ def sum_of_losses(model, texts) -> tuple[float, int]:
     return total, count
 
 
+def test_plans_of_some_texts_are_judged_on_others_next_to_fresh_ones():
+    model = loaded(strong(CONFIGS["mixtral"]))
+    of = {kind: [pair for pair in TEXTS if pair[0] == kind] for kind in ("French", "sums")}
+    facts = {"draws": 2, "tokens": 8, "units": "layers"}
+    seen = []
+    found = bits_study(model, of["French"], judged_on=of["sums"], progress=lambda *at: seen.append(at), **facts)
+    own = bits_study(model, of["sums"], **facts)
+    assert seen[-1][0] == seen[-1][1] and [done for done, _ in seen] == [*range(1, len(seen) + 1)]
+    costs, wanted = (study.plans.set_index("plan")["loss_increase"] for study in (found, own))
+    for rule in RULES[:-1]:
+        assert costs[f"fresh {rule}"] == pytest.approx(wanted[rule], abs=1e-6)
+    assert costs["few"] == pytest.approx(wanted["few"], abs=1e-6) and "fresh kl" not in wanted
+    stale = bits_sentences(found)[-1]
+    assert (stale.name, stale["stale"], stale["fresh"]) == ("stale_plan", costs["kl"], costs["fresh kl"])
+    assert stale["chance"] == pytest.approx(costs["random"]) and bits_sentences(own)[-1].name == "cost_of_bits"
+
+
 def test_an_error_half_way_gives_the_weights_back():
     model = strong(CONFIGS["mixtral"])
     before = copy.deepcopy(model.state_dict())

@@ -11,13 +11,22 @@ from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.analyses.pruning.curve import ALL, limits_of, pruning_curve, pruning_sentences, split
+from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, pruning_sentences, split, split_other
 from moeviz.analyses.what_if import what_if
 from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers
 from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.expert_outputs import ExpertOutputs
-from moeviz.metrics.pruning import LayerLimits, cost_of_cuts, cut_order, expert_scores, first_to_go, usual_cuts
+from moeviz.metrics.pruning import (
+    ALL,
+    LayerLimits,
+    cost_of_cuts,
+    cut_in_all,
+    cut_order,
+    expert_scores,
+    first_to_go,
+    usual_cuts,
+)
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
@@ -222,6 +231,78 @@ def test_sentences_name_the_texts_and_the_chance_beside_each_cut(curve):
     assert kinds.name == "own_choice" and kinds["cut"] == 1
     mean = pruning_sentences(replace(curve, replaced_by="mean output"))
     assert mean[1].name == "mean_output_instead"
+
+
+def test_other_numbers_per_layer_go_by_shares_of_each_layer_under_one_budget():
+    """By hand: layer 0's experts have 10, 20, 30 and 40% of its sum, layer 1's 1, 2, 3 and 94%: 1, 2 and 3 of it go."""
+    scores = pd.DataFrame({"layer": [0] * 4 + [1] * 4, "expert": [0, 1, 2, 3] * 2})
+    scores["reap"] = [1.0, 2, 3, 4, 100, 200, 300, 9400]
+    limits = dict.fromkeys((0, 1), LayerLimits(4, 1))
+    assert cut_in_all(scores, "reap", limits, 2) == {0: (), 1: (0, 1)}
+    assert cut_in_all(scores, "reap", limits, 3) == {0: (0,), 1: (0, 1)}, "two must be left of each layer"
+    with pytest.raises(CaptureError):
+        cut_in_all(scores, "reap", limits, 5)
+    drawn = {tuple(map(len, cut_in_all(scores, "random", limits, 2, draw=draw).values())) for draw in range(20)}
+    assert drawn == {(0, 2), (1, 1), (2, 0)}
+
+
+@pytest.fixture(scope="module")
+def elsewhere():
+    """Chosen on French, judged on sums, with as many cut from each layer and as many in all."""
+    model = loaded(strong(CONFIGS["mixtral"]))
+    of = {kind: [pair for pair in TEXTS if pair[0] == kind] for kind in ("French", "sums")}
+    layers = len(limits_of(model))
+    facts = {"cut_total": 4 * layers, "criteria": ("frequency", "random"), "draws": 2}
+    return model, of, pruning_curve(model, of["French"], judged_on=of["sums"], **facts)
+
+
+def test_a_cut_chosen_on_one_recording_is_judged_on_another(elsewhere):
+    """The stale rows are those of a curve of the first texts, by what it cuts, and the fresh ones of the other."""
+    model, of, found = elsewhere
+    assert {label for label, _ in found.judged} == {"sums"} and {label for label, _ in found.chose} == {"French"}
+    rows = found.losses.set_index(["criterion", "chosen_on"])["loss"]
+    own = pruning_curve(model, of["sums"], cuts=(4,), criteria=("frequency",))
+    assert rows["frequency", FRESH] == pytest.approx(cost_of_cuts(own.losses)["loss"][0])
+    assert found.loss == pytest.approx(own.loss)
+    tokenizer, (label, text) = tiny_tokenizer(), found.judged[0]
+    ids = tokenizer(text, return_tensors="pt")["input_ids"]
+    logits = logits_of(without(model.model, found.cut("frequency", 4)), ids)[0, :-1]
+    assert label == "sums" and len(found.judged) == 1
+    loss = float(torch.nn.functional.cross_entropy(logits, ids[0, 1:]))
+    assert rows["frequency", ALL] == pytest.approx(loss, abs=1e-4) and ("random", FRESH) not in rows.index
+    chose, judged = split(of["sums"])
+    with pytest.raises(InvalidPrompt):
+        split_other([*chose, *judged], judged)
+
+
+def test_what_it_costs_in_all_and_what_is_kept_is_claimed(elsewhere):
+    *_, found = elsewhere
+    claims = {}
+    for claim in pruning_sentences(found, "frequency"):
+        claims.setdefault(claim.name, []).append(claim)
+    (in_all,), stale = claims["cost_in_all"], claims["stale_plan"]
+    whole = cost_of_cuts(found.in_all).set_index("criterion")
+    counts = [*map(int, whole["per_layer"]["frequency"].split())]
+    assert sum(counts) == in_all["total"] == whole["cut"]["frequency"] == 4 * len(found.limits)
+    assert (in_all["least"], in_all["most"]) == (min(counts), max(counts))
+    assert [*map(len, found.cut_in_all("frequency", in_all["total"]).values())] == counts
+    assert in_all["increase"] == pytest.approx(whole["loss_increase"]["frequency"])
+    alike = cost_of_cuts(found.losses).set_index("criterion")["loss_increase"]
+    assert (in_all["alike"], in_all["at_random"]) == (alike["frequency"], whole["loss_increase"]["random"])
+    assert [claim["figure"] for claim in stale] == ["loss"] * 2
+    assert stale[0]["stale"] == alike["frequency"] and stale[0]["chance"] == pytest.approx(alike["random"])
+    assert whole["share"].tolist() == [0.5] * 2
+
+
+def test_a_cut_of_one_checkpoint_is_judged_on_another():
+    """The same checkpoint keeps its own choice; one of other experts is refused before a text is read."""
+    model, other = (loaded(strong(CONFIGS["mixtral"]), name) for name in ("one", "two"))
+    found = pruning_curve(model, TEXTS, judge=other, cuts=(4,), criteria=("reap",))
+    rows = cost_of_cuts(found.losses)["loss"].tolist()
+    fresh = found.losses[(found.losses["chosen_on"] == FRESH) & (found.losses["judged_on"] == ALL)]["loss"].tolist()
+    assert rows == fresh
+    with pytest.raises(CaptureError):
+        pruning_curve(model, TEXTS, judge=loaded(tiny_model(CONFIGS["deepseek_v3"])), progress=pytest.fail)
 
 
 def test_progress_counts_texts_and_what_it_raises_stops_the_run():

@@ -255,12 +255,30 @@ def test_a_change_that_cannot_be_says_why(intervention, says, tokenizer):
         what_if(tiny_model(CONFIGS["mixtral"]), TEXT, intervention, tokenizer=tokenizer)
 
 
+@pytest.mark.parametrize("family", ["mixtral", "deepseek_v3", "qwen3_moe"])
+def test_experts_are_replayed_and_weighed_by_the_router_itself(family, tokenizer):
+    """Its own ids give its own weights; those of another model are followed, with weights of this one's scores."""
+    model = tiny_model(CONFIGS[family])
+    own = trace(model, TEXT, tokenizer=tokenizer)
+    bare = replace(own, weights=None, logits=None)
+    again = what_if(model, TEXT, Replay(bare, live_weights=True), tokenizer=tokenizer)
+    np.testing.assert_allclose(again.changed.weights, own.weights, atol=1e-6)
+    assert np.array_equal(np.sort(again.changed.experts), np.sort(own.experts))
+    foreign = replace(bare, experts=np.roll(own.experts, 1, axis=1))
+    found = what_if(model, TEXT, Replay(foreign, live_weights=True), tokenizer=tokenizer).changed
+    assert np.array_equal(np.sort(found.experts), np.sort(foreign.experts))
+    moved = (np.sort(foreign.experts) != np.sort(own.experts)).any(axis=-1)
+    assert moved.any() and not np.allclose(found.weights[moved], own.weights[moved])
+    with pytest.raises(CaptureError):
+        what_if(model, TEXT, Replay(bare), tokenizer=tokenizer)
+
+
 def test_a_trace_of_something_else_is_not_replayed(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     with pytest.raises(CaptureError, match="other tokens"):
         what_if(model, TEXT, Replay(trace(model, "To be", tokenizer=tokenizer)), tokenizer=tokenizer)
     foreign = trace(tiny_model(CONFIGS["olmoe"]), TEXT, tokenizer=tokenizer)
-    with pytest.raises(CaptureError, match="needs weights, and the same layers"):
+    with pytest.raises(CaptureError, match="is of olmoe"):
         what_if(model, TEXT, Replay(foreign), tokenizer=tokenizer)
 
 

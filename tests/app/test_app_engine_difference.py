@@ -8,11 +8,19 @@ import pytest
 from app_pages import SAFE_ELEMENTS, page, pictures, sentences, visit_of
 from engine_traces import late, noisy
 
-from moeviz.metrics.engine_difference import engine_difference, engine_difference_summary, first_partings
+from moeviz.metrics.conventions import explain
+from moeviz.metrics.engine_difference import (
+    convention_sentence,
+    engine_difference,
+    engine_difference_summary,
+    first_partings,
+)
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
+from moeviz_app.jobs import recorded
 from moeviz_app.session import session
 from moeviz_app.session.library import SessionLibrary
+from moeviz_app.views import engine_difference as engines
 
 VIEW = "moeviz_app.views.engine_difference.engine_difference_page"
 
@@ -55,15 +63,32 @@ def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_cho
     assert "no layer in common" in sentences(app)
 
 
+def test_the_example_has_a_planted_convention_which_is_named_shown_and_undone():
+    """As recorded no choice but a chance one is the same; undone all are, and the chart follows the choice."""
+    app = visit()
+    (found,) = explain((recorded.example(), engines._planted())).conventions
+    assert found.kind == "experts" and (found.before > 0.5, found.after) == (True, 0.0)
+    assert convention_sentence(found) in sentences(app) and not app.exception
+    drawn = {}
+    for view in engines.VIEWS:
+        app.session_state[session.ENGINE_VIEW] = view
+        drawn[view] = app.run().get("vega_lite_chart")[0].proto.SerializeToString()
+    assert drawn[engines.RECORDED] != drawn[engines.UNDONE]
+    one = sample_trace(tokens=60)
+    assert session.ENGINE_VIEW not in [node.key for node in visit(one, noisy(one, 0.05)).get("segmented_control")]
+
+
 def test_who_has_nothing_to_compare_sees_the_example_in_two_precisions_read_once_for_all(monkeypatch):
     app = visit()
+    app.session_state[session.ENGINE_EXAMPLE] = engines.IN_PRECISIONS
+    app.run()
     assert not app.exception and "expert ids" in sentences(app) and pictures(app) >= 2
-    assert (
-        any("read first in float32 and then in bfloat16" in text.value for text in app.markdown) and not app.selectbox
-    )
+    assert "read first in float32 and then in bfloat16" in sentences(app) and not app.selectbox
     assert not visit_of(app).recent
     monkeypatch.setattr("moeviz_app.jobs.model_service.run_on_model", pytest.fail)
-    assert sentences(visit()) == sentences(app)
+    again = visit()
+    again.session_state[session.ENGINE_EXAMPLE] = engines.IN_PRECISIONS
+    assert sentences(again.run()) == sentences(app)
 
 
 def test_a_long_text_opens_where_it_first_parts():

@@ -5,18 +5,24 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from app_pages import SECONDS, address, look_at, page, pictures, sentences, visit
+from app_pages import SECONDS, address, look_at, page, pictures, sentences, visit, visit_of
 from streamlit.testing.v1 import AppTest
 
 from moeviz import ParameterCounts, RoutingTrace
+from moeviz.metrics.words import percent
 from moeviz.routing_trace import NO_TOKEN_ID
+from moeviz.serving.answers import stale
 from moeviz.serving.budget import budget_sentence, hit_rates
+from moeviz.serving.decision import LITTLE
 from moeviz.serving.memory import fit_sentence, known_model, known_models, memory_on_cards
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.serving.plans.plan import make_plan
+from moeviz.serving.requests import served_tokens
 from moeviz.testing import sample_trace
 from moeviz_app.session import session
+from moeviz_app.session.library import SessionLibrary
 from moeviz_app.views.serve import AHEAD, BATCHES, CACHED, DEVICES, EVERY_CARD, ON, PARTS, PLAN, USUAL
+from moeviz_app.views.serve_controls import chosen_devices
 
 
 def serve(trace: RoutingTrace | None = None, part: str | None = None):
@@ -289,3 +295,24 @@ def test_counts_show_what_needs_no_order_and_what_does():
     assert "Prefetching needs the experts of each token, in order" in sentences(turned_to(app, AHEAD))
     said = sentences(turned_to(app, PLAN))
     assert "could not be judged on others" in said and app.code and "nan" not in said
+
+
+def test_plans_are_judged_on_another_recording_of_the_visitor():
+    """None is asked about without one; chosen, it gives what is kept as one number per plan, and a sentence."""
+    one, other = (sample_trace(tokens=4_000, top_k=4, experts=16, seed=seed) for seed in (0, 1))
+    few = other.select(tokens=slice(0, 400))
+    label = "Is a plan of this recording still good on another?"
+    app = serve(one)
+    assert label not in [box.label for box in app.selectbox] and not app.metric
+    visit_of(app).recent = SessionLibrary({"one": one, "few": few, "another": other})
+    app.run()
+    assert sorted(choice(app, label).options) == ["another", "few"] and not app.metric
+    choice(app, label).set_value("few").run()
+    assert LITTLE in sentences(app) and not app.metric
+    choice(app, label).set_value("another").run()
+    assert not app.exception
+    devices = chosen_devices(one.model)
+    _, figures = stale(*(served_tokens(trace).trace for trace in (one, other)), devices)
+    kept = ["none to keep" if row != row else percent(row).replace("-", "−") for row in figures["kept"]]
+    assert [metric.value for metric in app.metric] == kept and len(kept) == 3
+    assert any(figures["verdict"][0] in node.value for node in app.markdown)

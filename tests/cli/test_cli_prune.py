@@ -40,6 +40,19 @@ def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys)
     assert f"{whole[0]['loss_increase']:.3f}" in out and "tokens of each" not in err
 
 
+def test_a_choice_is_judged_on_other_texts_and_counts_differ_per_layer(texts, tmp_path, capsys):
+    other = tmp_path / "other.jsonl"
+    other.write_text("\n".join(json.dumps({"label": "x", "text": f"{text} {text}"}) for _, text in TEXTS))
+    asked = ["prune", "embedded", texts, "--cut-total", "6", "--criteria", "frequency", "--tokens", "16", "--draws=2"]
+    assert main([*asked, "--judged-on", str(other), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    (spread, *_) = [row for row in found["in_all"] if row["criterion"] == "frequency"]
+    assert spread["cut"] == 6 == sum(map(int, spread["per_layer"].split()))
+    assert {row["chosen_on"] for row in found["losses"]} == {"all texts", "texts like those that judge"}
+    assert sum("of the first recording" in says for says in found["findings"]) == 2
+    assert main([*asked, "-o", str(tmp_path / "smaller")]) == 3 and capsys.readouterr().err.count("\n") == 1
+
+
 def test_texts_that_ship_are_read_in_part_and_a_table_is_printed(capsys, monkeypatch):
     monkeypatch.setattr("moeviz.labelled_texts.texts_that_ship", lambda: TEXTS)
     assert main(["prune", "embedded", "--cut", "1", "--criteria", "greatest", "--tokens", "16"]) == 0

@@ -2,14 +2,24 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from engine_traces import OF_IDS, OF_WEIGHTS, bare
-from transformers import AutoModelForCausalLM
+from gguf_models import write_model
+from mlx_models import write_folder
+from survey.golden import golden_routing
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from vllm_server import write_mixtral
 
 import moeviz
+from moeviz.capture.engines.decoding_loop import prompt_ids
 from moeviz.cli.main import main
+from moeviz.formats.importers.arrays import from_base64, from_npy
+
+RECORDED = Path(__file__).parents[1] / "data" / "served"
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +82,70 @@ def test_other_experts_are_no_failure_where_the_choice_was_nearly_a_tie(golden, 
         theirs = replace(trace, experts=experts, weights=None, logits=None)
         got, found = checked(str(tmp_path / "golden.npz"), theirs, tmp_path, capsys)
         assert (got, found["choices"]["other"]) == (code, 1)
+
+
+def read_by_ids(monkeypatch, engine: str) -> None:
+    """Let the engine read the numbers in a text as token ids: a golden file's tokens are drawn, and have no text."""
+    if engine == "llama.cpp":
+        from moeviz.capture.engines.llama_cpp.context import Vocabulary
+
+        monkeypatch.setattr(Vocabulary, "ids", lambda _self, text, **_how: [*map(int, text.split())])
+    else:
+        from moeviz.capture.engines.mlx import run
+
+        def of_numbers(tokenizer, request, name, limit, _ids_of):
+            return prompt_ids(tokenizer, request, name, limit, lambda text: [*map(int, text.split())])
+
+        monkeypatch.setattr(run, "prompt_ids", of_numbers)
+
+
+GGUF = pytest.param("llama.cpp", marks=pytest.mark.gguf)
+MLX = pytest.param("mlx", marks=pytest.mark.mlx)
+# What an engine does otherwise: mlx-lm and llama.cpp read the whole text where Mixtral's config has a window of 16, and
+# llama.cpp chooses DeepSeek-V2's experts from all groups.
+DIFFERS = {("mixtral", "llama.cpp"): [], ("mixtral", "mlx"): [], ("deepseek_v2", "llama.cpp"): ["bias"]}
+
+
+@pytest.mark.parametrize("engine", [GGUF, MLX])
+@pytest.mark.parametrize("name", ["mixtral", "deepseek_v3", "deepseek_v2"])
+def test_golden_files_are_checked_against_another_engine(name, engine, tmp_path, monkeypatch, capsys):
+    pytest.importorskip("llama_cpp_py_sync" if engine == "llama.cpp" else "mlx_lm", reason="make test-gguf, test-mlx")
+    golden = str(tmp_path / f"{name}.npz")
+    assert main(["conformance", "write", name, "-o", golden]) == 0
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype="float32")
+    read_by_ids(monkeypatch, engine)
+    if engine == "llama.cpp":
+        opened = moeviz.load_model(str(write_model(model, tmp_path / f"{name}.gguf")))
+    else:
+        opened = moeviz.load_model(str(write_folder(tmp_path / "mlx", model)), backend="mlx")
+    wanted = moeviz.read_trace(golden)
+    texts = [" ".join(map(str, part["token_id"])) for _, part in wanted.tokens.groupby("sequence")]
+    theirs = moeviz.trace(opened, texts)
+    assert theirs.tokens["token_id"].tolist() == wanted.tokens["token_id"].tolist()
+    code, found = checked(golden, theirs, tmp_path, capsys)
+    assert [one["kind"] for one in found["conventions"]] == DIFFERS.get((name, engine), [])
+    assert code == ((name, engine) in DIFFERS) and found["choices"]["cells"] == len(wanted.model.layers) * 96
+    if name == "mixtral":
+        assert model.config.sliding_window == 16 <= found["choices"]["first"]
+    if code == 0:
+        assert found["choices"]["other"] == 0 and found["left"]["weights"] < 1e-5
+
+
+@pytest.mark.parametrize("name", ["completion", "chat"])
+def test_golden_routing_is_checked_against_the_recorded_answer_of_vllm(name, tmp_path, capsys):
+    """The control: with two experts under each other's numbers the same answer does not conform."""
+    body = json.loads((RECORDED / f"{name}.json").read_text())
+    choice = body["choices"][0]
+    ids = ((choice.get("prompt_token_ids") or body["prompt_token_ids"]) + choice["token_ids"])[:-1]
+    folder = write_mixtral(tmp_path / "model")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+    golden = golden_routing(model, AutoTokenizer.from_pretrained(folder), torch.tensor([ids]), "mixtral")
+    moeviz.write_trace(golden, str(tmp_path / "golden.npz"))
+    sent = from_npy(from_base64(choice["routed_experts"])).transpose(1, 0, 2).astype(np.int16)
+    for experts, code in ((sent, 0), (np.array([1, 0, *range(2, 8)], np.int16)[sent], 1)):
+        theirs = replace(bare(golden), experts=experts, model=replace(golden.model, slot_order="unknown"))
+        got, found = checked(str(tmp_path / "golden.npz"), theirs, tmp_path, capsys)
+        assert got == code and found["weights"] is None, found["conventions"]
 
 
 def test_names_and_places_that_cannot_be_are_one_sentence(tmp_path, capsys):

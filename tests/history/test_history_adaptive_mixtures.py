@@ -1,13 +1,13 @@
 """The adaptive mixture of 1991: its three errors, its data, its training, its trace, and what its paper claims."""
 
-from dataclasses import fields
 from functools import partial
 
 import numpy as np
 import pytest
 from history_checks.local_experts_1991 import acceptance, claims
-from watching import heard_until_stopped
 
+from benchmarks import history_tables
+from benchmarks.measured_vowels import peterson_barney, read_table
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.local_experts_1991 import exhibit as table_1
 from moeviz.history.local_experts_1991.exhibit import MIXTURE, NETWORK, decision_lines, error_by_epoch
@@ -23,9 +23,8 @@ from moeviz.history.local_experts_1991.model import (
 )
 from moeviz.history.local_experts_1991.trace import trace_of
 from moeviz.history.shared import datasets
-from moeviz.history.shared.datasets import VOWELS, encode, peterson_barney, read_table, stand_in
-from moeviz.history.shared.gates import sigmoid, softmax
-from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.datasets import VOWELS, encode, stand_in
+from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import label_divergence, load_by_label
 
 
@@ -50,11 +49,6 @@ def proportions_of(mixture, data):
     return np.stack([mixture.state(at).proportions(inputs) for at in range(len(mixture.recorded))])
 
 
-def test_sigmoid_and_softmax_stand_large_numbers():
-    assert sigmoid(np.array([-1e4, 0, 1e4])).tolist() == [0, 0.5, 1]
-    assert softmax(np.array([[1e4, 0.0], [-1e4, -1e4]])).tolist() == [[1, 0], [0.5, 0.5]]
-
-
 def test_the_stand_in_has_the_published_averages_and_says_what_it_is(data):
     assert data.formants.shape == (600, 2) and np.unique(data.speaker).size == 75
     assert "stand-in" in data.source and not data.measured
@@ -69,36 +63,10 @@ def test_a_table_other_than_the_checked_one_is_refused():
         read_table(b"Speaker,Vowel,F1,F2\n1,iy,240,2280\n")
 
 
-def test_the_same_seed_gives_the_same_mixture_and_another_seed_another(data, mixture):
-    again, other = train(data), train(data, seed=1, max_epochs=5)
-    for each in fields(mixture):
-        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
-    assert not np.array_equal(mixture.expert_lines[0], other.expert_lines[0])
-
-
 def test_training_stops_at_the_first_epoch_that_reaches_the_error(mixture):
     assert mixture.error_by_epoch[-1] <= STOP_AT < mixture.error_by_epoch[:-1].min()
     assert mixture.epochs == mixture.recorded[-1] == len(mixture.error_by_epoch) - 1
     assert train(stand_in(), max_epochs=3).epochs is None
-
-
-def test_the_gate_starts_without_preference_and_its_proportions_sum_to_1(proportions):
-    assert (proportions[0] == 1 / 4).all()
-    assert proportions.sum(axis=-1) == pytest.approx(1)
-
-
-def test_a_state_is_that_of_its_recorded_epoch(data, mixture):
-    inputs, desired = encode(data)
-    for at in (0, 3, -1):
-        miss = desired - mixture.state(at).answer(inputs)
-        assert (miss[data.training] ** 2).mean() == pytest.approx(mixture.state(at).error)
-
-
-def test_a_result_comes_back_from_its_file(mixture, tmp_path):
-    save(mixture, tmp_path / "mixture.npz")
-    again = load(AdaptiveMixture, tmp_path / "mixture.npz")
-    for each in fields(mixture):
-        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
 
 
 def test_what_ships_is_what_its_settings_give(mixture, data):
@@ -113,13 +81,6 @@ def test_what_ships_is_what_its_settings_give(mixture, data):
         return np.abs(ships[both] - proportions_of(other, data)[both]).max()
 
     assert apart(mixture) < 0.05 < 0.5 < apart(train(data, seed=1)), "nor is that so of any seed"
-
-
-def test_who_watches_sees_each_epoch_and_may_stop(data):
-    seen = heard_until_stopped(train, 4, data=data)
-    assert [done for done, _ in seen] == [epoch / MAX_EPOCHS for epoch in range(4)]
-    errors = train(data, max_epochs=3).error_by_epoch
-    assert [says for _, says in seen] == [f"epoch {e}, average squared error {errors[e]:.3f}" for e in range(4)]
 
 
 def test_what_cannot_be_trained_is_refused_with_a_sentence(data):
@@ -164,14 +125,6 @@ def test_the_paper_s_figures_hold_for_a_few_seeds_of_the_measured_vowels():
     assert found[: len(found) // 2] == acceptance(range(3), peterson_barney())[: len(found) // 2]
 
 
-def test_acceptance_can_fail(monkeypatch):
-    """Stopped after 20 epochs no mixture has learnt anything."""
-    short = partial(train, max_epochs=20)
-    monkeypatch.setattr("history_checks.local_experts_1991.train", short)
-    passed = {claim.what: claim.passed for claim in acceptance(range(2))}
-    assert not passed["4 experts: share of runs that reach error 0.08"]
-
-
 def test_a_network_that_hardly_learns_does_not_reach_the_error(data):
     network = train_network(data, hidden=6, seed=0, step=1e-3)
     assert network.epochs is None and len(network.error_by_epoch) == MAX_EPOCHS + 1
@@ -194,8 +147,8 @@ def test_the_curves_end_where_the_error_is_reached(data, mixture):
 
 
 def test_the_table_of_the_paper_stands_beside_ours_of_the_same_seeds(monkeypatch):
-    monkeypatch.setattr(table_1, "at_hand", lambda: [stand_in()])
-    ours = table_1.table_1(range(2)).set_index(["system", "of"])
+    monkeypatch.setattr(history_tables, "at_hand", lambda: [stand_in()])
+    ours = history_tables.table_1(range(2)).set_index(["system", "of"])
     mixtures = [train(experts=8, seed=seed) for seed in range(2)]
     row = ours.loc[("8 experts", table_1.STAND_IN)]
     assert row["epochs"] == np.mean([run.epochs for run in mixtures]) and row["missed"] == 0
@@ -242,11 +195,6 @@ def test_late_in_training_the_vowels_have_gone_to_different_experts(data, mixtur
     assert of_winners["i"] == of_winners["ɑ"] == pytest.approx(1)
     assert load.pivot(index="label", columns="expert", values="share").max(axis=1).min() > 0.8
     assert label_divergence(trace)["divergence"].max() > 0.8
-
-
-def test_with_all_slots_every_expert_has_the_same_assignments(data, mixture):
-    late = trace_of(mixture, data).select(layers=mixture.recorded[-1:])
-    assert (load_by_label(late)["share"] == 1 / 4).all()
 
 
 def test_a_trace_of_other_data_or_too_many_slots_is_refused(data, mixture):

@@ -1,41 +1,29 @@
 """Conditional computation of 2013 and 2015: gates and losses, training, trace, and what the paper claims."""
 
 import inspect
-from dataclasses import fields
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from history_checks import conditional_computation_2015 as checks
-from watching import heard_until_stopped
 
-from moeviz.errors import MissingField, MoevizError
+from benchmarks import history_tables
+from moeviz.errors import MissingField
 from moeviz.history.conditional_computation_2015 import exhibit as gated_blocks
 from moeviz.history.conditional_computation_2015.exhibit import (
-    BLOCKS_BY_DIGIT,
-    BLOCKS_ON,
     DRAWN_BLOCKS,
-    ERROR_BY_BLOCKS,
     NAMES,
-    TARGETS,
     blocks_by_digit,
     blocks_on,
     error_by_blocks,
-    sweep,
 )
 from moeviz.history.conditional_computation_2015.model import (
-    UNITS,
     Conditional,
-    GatedNetwork,
-    reinforce,
-    sparsity_loss,
     train,
-    variance_loss,
 )
 from moeviz.history.conditional_computation_2015.trace import trace_of
 from moeviz.history.shared.datasets import digits
-from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.results import shipped
 from moeviz.metrics.co_activation import co_activation
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -67,71 +55,12 @@ def result_of(on, probability, answer=(3, 3), digit=(3, 8)) -> Conditional:
     )
 
 
-def test_a_policy_that_gives_every_block_the_target_has_no_sparsity_loss():
-    even = torch.full((5, 4), 0.25)
-    assert float(sparsity_loss(even, 0.25)) == 0 and float(variance_loss(even)) == 0
-
-
-def test_the_policy_gradient_is_right_on_average_whatever_the_baseline():
-    """One block with σ = 1/4; it costs 1 where it is on, 0 where not. The cost expected is σ, its slope σ(1 − σ)."""
-    for baseline in (0.0, 0.5, -2.0):
-        slopes = []
-        for on in (0.0, 1.0):
-            logits = torch.log(torch.tensor([[1 / 3]])).requires_grad_()
-            reinforce(logits, torch.tensor([[on]]), torch.tensor([on]), baseline).backward()
-            slopes.append(float(logits.grad))
-        assert 0.75 * slopes[0] + 0.25 * slopes[1] == pytest.approx(0.25 * 0.75)
-
-
-def test_a_block_that_is_off_adds_nothing_and_all_on_is_the_dense_network():
-    draw = torch.Generator().manual_seed(0)
-    sizes = {"into": (784, 32), "into_bias": (32,), "out": (32, 10), "out_bias": (10,)}
-    parts = {name: torch.randn(size, generator=draw) for name, size in sizes.items()}
-    network = GatedNetwork(**parts, policy=torch.zeros(784, 2), policy_bias=torch.zeros(2))
-    images = torch.rand(3, 784, generator=draw)
-    hidden = torch.tanh(images @ parts["into"] + parts["into_bias"])
-    dense = hidden @ parts["out"] + parts["out_bias"]
-    first = hidden[:, :UNITS] @ parts["out"][:UNITS] + parts["out_bias"]
-    assert torch.allclose(network.classes(images, torch.ones(3, 2)), dense, atol=1e-4)
-    assert torch.allclose(network.classes(images, torch.tensor([[1.0, 0.0]] * 3)), first, atol=1e-4)
-    assert torch.equal(network.classes(images, torch.zeros(3, 2)), parts["out_bias"].expand(3, 10))
-
-
-@pytest.mark.parametrize("estimator", ["policy", "straight-through"])
-def test_the_same_seed_gives_the_same_network_and_another_seed_another(estimator, brief):
-    torch.manual_seed(1)
-    one = train(estimator, epochs=1)
-    torch.manual_seed(2)
-    again, other = train(estimator, epochs=1), train(estimator, seed=1, epochs=1)
-    for each in fields(one):
-        assert np.array_equal(getattr(one, each.name), getattr(again, each.name)), each.name
-    assert not np.array_equal(one.logits, other.logits)
-    assert np.array_equal(one.logits, brief.logits) == (estimator == "policy")
-
-
-def test_who_watches_hears_how_far_it_is_and_may_stop():
-    heard = heard_until_stopped(train, epochs=2)
-    assert [done for done, _ in heard] == pytest.approx([0, 5 / 80, 10 / 80])
-    assert heard[0][1].startswith("epoch 1 of 2, loss 2.") and heard[0][1].endswith("of the blocks on")
-
-
 def test_uniform_dropout_looks_at_no_digit_and_all_on_is_one_network(uniform):
     assert uniform.logits is None and (uniform.probability == 0.25).all()
     assert uniform.on_share == pytest.approx(0.25, abs=0.01) and uniform.threshold_on_share == 0
     dense = train("uniform", target=1.0, blocks=2, epochs=1)
     assert dense.on.shape == (1000, 2) and dense.on.all() and dense.on_share == 1
     assert dense.error == pytest.approx(dense.threshold_error) and dense.error < 0.3
-
-
-def test_what_cannot_be_trained_is_refused_with_a_sentence():
-    with pytest.raises(MoevizError, match="straight-through"):
-        train("backpropagation")
-    for target in (0.0, 1.5, float("nan")):
-        with pytest.raises(MoevizError, match="share of blocks"):
-            train(target=target)
-    for wrong in ({"sparsity": -1.0}, {"variance": float("nan")}, {"blocks": 0}, {"epochs": 0}):
-        with pytest.raises(MoevizError, match="at least 0"):
-            train(**wrong)
 
 
 def test_the_trace_has_the_blocks_that_were_drawn_and_may_have_none():
@@ -201,9 +130,12 @@ def test_the_sweep_is_averaged_over_its_seeds_and_what_is_shown_comes_last(tmp_p
 
 def test_the_sweep_trains_each_network_at_each_seed(monkeypatch, brief):
     asked = []
-    monkeypatch.setattr(gated_blocks, "train", lambda *where, **how: asked.append((where, how)) or brief)
-    frame = sweep(seeds=(0, 1))
-    assert len(frame) == len(asked) == 2 * (sum(map(len, TARGETS.values())) + 2)
+    monkeypatch.setattr(
+        "moeviz.history.conditional_computation_2015.model.train",
+        lambda *where, **how: asked.append((where, how)) or brief,
+    )
+    frame = history_tables.blocks_on(seeds=(0, 1))
+    assert len(frame) == len(asked) == 2 * (sum(map(len, history_tables.TARGETS.values())) + 2)
     assert asked[-1] == (("uniform", 1.0), {"blocks": 2, "seed": 1})
     assert frame["network"].iloc[-1] == "dense, 32 units"
 
@@ -226,21 +158,6 @@ def test_what_ships_is_what_its_settings_say():
     assert result.on_share == pytest.approx(again.on_share, abs=0.02)
     sigmoid = 1 / (1 + np.exp(-result.logits.astype(np.float64)))
     assert result.probability == pytest.approx(sigmoid, abs=1e-5)
-
-
-@pytest.mark.parametrize("which", ["brief", "uniform"])
-def test_a_result_comes_back_from_its_file(which, request, tmp_path):
-    result = request.getfixturevalue(which)
-    save(result, tmp_path / "result.npz")
-    back = load(Conditional, tmp_path / "result.npz")
-    for each in fields(result):
-        assert np.array_equal(getattr(result, each.name), getattr(back, each.name)), each.name
-
-
-@pytest.mark.parametrize("chart", [BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS], ids=lambda chart: chart.key)
-def test_the_pictures_ask_say_how_to_read_them_and_draw(chart, brief):
-    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
-    assert chart.draw(chart.measure(brief)).to_dict()["height"]
 
 
 def test_the_claims_can_fail(monkeypatch, uniform):

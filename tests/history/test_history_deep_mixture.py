@@ -1,12 +1,11 @@
 """The deep mixture of 2013: its gates and constraint, its moved digits, its measures, its trace, and its claims."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from history_checks import deep_mixture_2013 as check
-from watching import heard_until_stopped
 
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.deep_mixture_2013.exhibit import (
@@ -28,7 +27,6 @@ from moeviz.history.deep_mixture_2013.model import (
     PLACES,
     DeepMixture,
     balanced,
-    start,
     train,
 )
 from moeviz.history.deep_mixture_2013.trace import trace_of
@@ -69,14 +67,6 @@ def made_up(gate_of_place, gate_of_digit):
     )
 
 
-def test_an_expert_ahead_by_more_than_the_margin_is_left_out_and_the_rest_scaled_to_1():
-    """Gates 1/2, 1/3 and 1/6; totals 30, 10 and 5, mean 15. With margin 10 the first is out: 2/3 and 1/3 are left."""
-    logits, totals = torch.tensor([[3.0, 2.0, 1.0]]).log(), torch.tensor([30.0, 10.0, 5.0])
-    assert balanced(logits, totals, 10.0)[0].tolist() == pytest.approx([0, 2 / 3, 1 / 3])
-    assert balanced(logits, totals, 15.0)[0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 6]), "15 ahead is not more"
-    assert balanced(logits, totals, float("inf"))[0].tolist() == pytest.approx([1 / 2, 1 / 3, 1 / 6])
-
-
 def test_the_gate_stays_a_number_and_learns_where_next_to_nothing_is_left():
     """The first expert has all of the gate and is left out; e^-500 is 0 in float32, so 0 / 0 without care."""
     logits = torch.tensor([[500.0, 0.0, 0.0]], requires_grad=True)
@@ -84,29 +74,6 @@ def test_the_gate_stays_a_number_and_learns_where_next_to_nothing_is_left():
     assert gate.tolist() == [[0, 0.5, 0.5]]
     gate[0, 1].backward()
     assert logits.grad.tolist() == [[0, 0.25, -0.25]]
-
-
-def test_the_gradient_of_the_network_is_its_numerical_difference():
-    network = start(3, torch.Generator().manual_seed(1))
-    inputs = torch.rand((4, 36 * 36), generator=torch.Generator().manual_seed(2))
-    totals = torch.tensor([[20.0, 0.0, 0.0], [0.0, 0.0, 20.0]])
-
-    def loss():
-        scores, _, _ = network.run(inputs.double(), totals, 10.0)
-        return (scores[:, :3] ** 2).sum()
-
-    for tensor in network.learnt():
-        tensor.data = tensor.data.double()
-    loss().backward()
-    for tensor in network.learnt():
-        at = tensor.grad.abs().argmax()
-        flat = tensor.data.view(-1)
-        flat[at] += 1e-6
-        above = loss().item()
-        flat[at] -= 2e-6
-        below = loss().item()
-        flat[at] += 1e-6
-        assert (above - below) / 2e-6 == pytest.approx(tensor.grad.view(-1)[at].item(), rel=1e-4, abs=1e-8)
 
 
 def test_information_is_all_where_a_value_decides_the_expert_and_nothing_where_it_does_not():
@@ -145,30 +112,11 @@ def test_a_lead_is_the_running_total_less_the_mean_of_its_layer():
     assert frame["bound"].groupby("epoch").all().tolist() == [True, False]
 
 
-def test_the_same_seed_gives_the_same_mixture_whatever_others_draw_and_draws_nothing_of_theirs(mixture):
-    torch.manual_seed(9)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
-    again = train(epochs=2)
-    for each in fields(mixture):
-        assert np.array_equal(getattr(mixture, each.name), getattr(again, each.name)), each.name
-    assert torch.equal(torch.get_rng_state(), before[0]) and np.array_equal(np.random.get_state()[1], before[1])
-
-
-def test_another_seed_gives_another_mixture_judged_on_the_same_samples(mixture, unbound):
-    assert not np.array_equal(mixture.shares[0], unbound.shares[0])
-    assert np.array_equal(mixture.digit, unbound.digit) and np.array_equal(mixture.place, unbound.place)
-
-
 def test_the_constraint_holds_the_totals_together_until_it_is_lifted(mixture, unbound):
     frame = share_by_epoch(mixture)
     assert (mixture.bound, frame["epoch"].max()) == (1, 2)
     assert 0 < frame.loc[frame["bound"], "lead"].max() <= MARGIN + BATCH
     assert unbound.bound == 0 and not share_by_epoch(unbound)["bound"].any()
-
-
-def test_who_watches_hears_of_each_batch_and_may_stop():
-    heard = heard_until_stopped(train, epochs=4)
-    assert heard == [(batch * BATCH / 4000 / 4, "epoch 1 of 4") for batch in range(3)]
 
 
 def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(ships):

@@ -1,6 +1,6 @@
 """A small Mixtral between two dense networks: its layer worked by hand, its costs, its training, its trace."""
 
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,29 +9,25 @@ import pytest
 import torch
 import torch.nn.functional as F
 from history_checks.dense_contrast import claims
-from watching import heard_until_stopped
 
-from moeviz.errors import InvalidTrace, MoevizError
+from benchmarks.history_tables import perplexities
+from moeviz.errors import InvalidTrace
 from moeviz.history.dense_contrast import exhibit as memory_and_compute
 from moeviz.history.dense_contrast import model as dense_contrast
-from moeviz.history.dense_contrast.decoder import PARTS, MixtureBlock, Sizes, as_one_block, at_random, cost
+from moeviz.history.dense_contrast.decoder import PARTS, Sizes, at_random, cost
 from moeviz.history.dense_contrast.exhibit import (
     HERE,
-    MEMORY_COMPUTE,
     PAYOFF,
-    PERPLEXITY,
     REAL,
-    loss_by_parameters,
     memory_against_compute,
-    payoff_runs,
-    payoff_words,
     perplexity_by_step,
     shipped_sweep,
 )
 from moeviz.history.dense_contrast.model import KINDS, WORDS, DecoderRun, perplexity, sizes_of, train
+from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import english
-from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.results import shipped
 from moeviz.metrics.load import expert_load
 from moeviz.metrics.parameters import parameter_split
 from moeviz.parameters import active_parameters
@@ -43,48 +39,6 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def runs() -> dict[str, DecoderRun]:
     return {kind: train(kind=kind, steps=STEPS) for kind in KINDS}
-
-
-def drawn(sizes: Sizes, seed: int = 0) -> MixtureBlock:
-    """A layer whose outputs are of a size to be compared."""
-    mixture, draws = MixtureBlock(sizes).double().requires_grad_(False), torch.Generator().manual_seed(seed)
-    for matrix in mixture.parameters():
-        matrix.normal_(generator=draws)
-    return mixture
-
-
-def words(sizes: Sizes, number: int = 20) -> torch.Tensor:
-    return torch.randn(number, sizes.width, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-
-
-def test_with_all_experts_on_a_mixture_is_one_dense_block_and_with_fewer_the_same_with_the_others_at_0():
-    for sizes in (TINY, TINY.as_large()):
-        mixture, x = drawn(sizes), words(sizes)
-        assert torch.allclose(mixture(x)[0], as_one_block(mixture, x), rtol=0, atol=1e-10)
-    assert not torch.allclose(drawn(TINY)(x)[0], drawn(TINY.as_large())(x)[0], atol=0.1)
-
-
-def test_an_expert_that_is_not_chosen_does_nothing_and_learns_nothing():
-    mixture, x = drawn(TINY), words(TINY, 1)
-    mixture.requires_grad_(True)
-    y, choice = mixture(x)
-    y.sum().backward()
-    chosen = set(choice.experts[0].tolist())
-    moved = {expert for expert in range(4) if mixture.experts.down.grad[expert].abs().sum() > 0}
-    assert moved == chosen and len(chosen) == 2
-
-
-def test_a_word_hears_itself_and_those_before_it_alone():
-    decoder = at_random(TINY, torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        for parameter in decoder.parameters():
-            parameter.mul_(20)
-        text = torch.tensor([[1, 2, 3, 4]])
-        before, after = decoder(text)[0], decoder(torch.tensor([[1, 2, 0, 4]]))[0]
-    torch.testing.assert_close(before[:, :2], after[:, :2])  # rounding may depend on what stands beside
-    assert not torch.allclose(before[:, 2], after[:, 2]) and not torch.allclose(before[:, 3], after[:, 3])
-    other_order = decoder(torch.tensor([[2, 1, 3, 4]]))[0]
-    assert not torch.allclose(before[:, 3], other_order[:, 3]), "positions count"
 
 
 def test_costs_are_those_worked_by_hand():
@@ -113,40 +67,6 @@ def test_training_makes_all_three_better_and_they_cost_what_their_sizes_say(runs
     for kind, run in runs.items():
         assert run.recorded == (0, STEPS) and run.perplexity[1] < run.perplexity[0]
         assert run.cost == cost(sizes_of(kind=kind)) and run.settings["kind"] == kind
-
-
-def test_the_same_seed_gives_the_same_run_and_another_seed_another(runs):
-    again, other = train(steps=STEPS), train(steps=STEPS, seed=1)
-    for each in fields(DecoderRun):
-        assert np.array_equal(getattr(runs["sparse"], each.name), getattr(again, each.name)), each.name
-    assert not np.array_equal(again.logits, other.logits)
-
-
-def test_a_global_seed_changes_nothing(runs):
-    torch.manual_seed(123)
-    state = torch.get_rng_state()
-    assert np.array_equal(train(steps=STEPS).logits, runs["sparse"].logits)
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-def test_who_watches_sees_each_step_and_may_stop():
-    seen = heard_until_stopped(train, 2, steps=4)
-    assert [done for done, _ in seen] == [0, 0.25] and "perplexity" in seen[0][1]
-
-
-@pytest.mark.parametrize(
-    ("settings", "says"),
-    [
-        ({"kind": "dense"}, "as fast"),
-        ({"experts": 1}, "2 to 64"),
-        ({"top_k": 9}, "8 experts, 9 of them"),
-        ({"top_k": 0}, "from 1 to all"),
-        ({"steps": 0}, "at least 1"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_with_a_sentence(settings, says):
-    with pytest.raises(MoevizError, match=says):
-        train(**settings)
 
 
 def test_the_trace_holds_what_the_routers_decided_and_what_the_model_has(runs):
@@ -178,14 +98,6 @@ def test_the_network_as_fast_has_no_routing_to_show(runs):
         trace_of(runs["as fast"])
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_run_of_each_kind_comes_back_from_its_file(runs, kind, tmp_path):
-    save(runs[kind], tmp_path / "run.npz")
-    again = load(DecoderRun, tmp_path / "run.npz")
-    for each in fields(DecoderRun):
-        assert np.array_equal(getattr(runs[kind], each.name), getattr(again, each.name)), each.name
-
-
 def test_the_triangle_has_the_same_memory_above_a_mixture_and_the_same_compute_beside_it(runs):
     frame = memory_against_compute(runs["as fast"]).set_index(["network", "kind"])
     for network in (HERE, REAL):
@@ -205,16 +117,9 @@ def test_the_curves_are_those_of_the_sweep_and_of_this_run_without_step_0(runs):
 
 def test_a_sweep_trains_every_kind_from_every_seed():
     seen = []
-    frame = memory_and_compute.sweep((5,), lambda done, says: seen.append(done), steps=1)
+    frame = perplexities((5,), lambda done, says: seen.append(done), steps=1)
     assert frame.groupby("kind", sort=False)["seed"].unique().map(list).to_dict() == {kind: [5] for kind in KINDS}
     assert frame["step"].tolist() == [0, 1] * 3 and seen == pytest.approx([0, 1 / 3, 2 / 3])
-
-
-@pytest.mark.parametrize("chart", [MEMORY_COMPUTE, PERPLEXITY], ids=lambda chart: chart.key)
-def test_pictures_ask_and_say_where_their_numbers_come_from(chart, runs):
-    frame = chart.measure(runs["sparse"], *([shipped_sweep()] if chart is PERPLEXITY else []))
-    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
-    assert chart.draw(frame).to_dict()["width"] == "container"
 
 
 def test_what_ships_is_what_its_settings_say():

@@ -7,23 +7,22 @@ import numpy as np
 import pytest
 from history_checks.hierarchical_1994 import TWO_CUTS, claims
 
-from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.hierarchical_1994.exhibit import _curve, ended, shipped_error_by_shape, square_lines, tree_lines
-from moeviz.history.hierarchical_1994.model import (
+from benchmarks.gates_1994 import _curve, errors
+from moeviz.errors import InvalidTrace
+from moeviz.history.hierarchical_1994.exhibit import (
     EM,
     FLAT,
     GRADIENT,
     ONE_CUT,
     TREE,
-    Hierarchy,
-    Tree,
-    errors,
-    responsibilities,
-    train,
-    two_cuts,
+    ended,
+    shipped_error_by_shape,
+    square_lines,
+    tree_lines,
 )
+from moeviz.history.hierarchical_1994.model import Hierarchy, train, two_cuts
 from moeviz.history.hierarchical_1994.trace import trace_of
-from moeviz.history.shared.datasets import Vowels, encode, stand_in
+from moeviz.history.shared.datasets import Vowels, stand_in
 from moeviz.history.shared.results import shipped
 from moeviz.metrics.specialization import load_by_label
 
@@ -33,20 +32,6 @@ HALF, NEVER, ALWAYS = [0.0], [-100.0], [100.0]
 @pytest.fixture(scope="module")
 def result():
     return train()
-
-
-def test_a_tree_by_hand():
-    """One input that is always 1. The root is even; left, its gate goes left; right, its gate is even.
-
-    Leaves: 1/2, 0, 1/4, 1/4. Experts say 1, 1, 0, 1/2, so the tree says 1/2 + 1/8. Wanted is 1: responsible are
-    1/2, 0, 0 and 1/8, of 5/8.
-    """
-    tree = Tree(np.array(HALF), np.array([NEVER, HALF]), np.array([ALWAYS, ALWAYS, NEVER, HALF]))
-    one = np.ones((1, 1))
-    assert tree.branches(one)[0] == pytest.approx([0.5, 0.5])
-    assert tree.leaves(one)[0] == pytest.approx([0.5, 0, 0.25, 0.25])
-    assert tree.answer(one)[0] == pytest.approx(0.625)
-    assert responsibilities(tree, one, np.ones(1))[0] == pytest.approx([0.8, 0, 0, 0.2])
 
 
 def test_no_pass_makes_the_tree_worse(result):
@@ -64,32 +49,6 @@ def test_the_same_seed_gives_the_same_tree_and_another_seed_another(result):
     assert np.array_equal(ships.experts, made.experts)
     for one, other in ((ships.weights, made.weights), (ships.logits, made.logits)):
         assert np.allclose(one, other, rtol=1e-5, atol=1e-6)  # another processor rounds sums in another order
-
-
-def test_who_watches_may_stop():
-    class Enough(Exception):
-        pass
-
-    def watch(done, says):
-        if done >= 0.05:
-            assert says.startswith("pass 2 of 40, average squared error 0.")
-            raise Enough
-
-    with pytest.raises(Enough):
-        train(watch=watch)
-    with pytest.raises(MoevizError, match="0 passes"):
-        train(passes=0)
-
-
-def test_the_levels_of_the_trace_are_the_branches_and_the_leaves(result):
-    trace, (inputs, _) = trace_of(result), encode(stand_in())
-    assert (trace.model.layer_kind, trace.model.layers, trace.model.num_experts) == ("level", (0, 1), (2, 4))
-    assert trace.weights.sum(axis=-1) == pytest.approx(1, abs=1e-5)
-    assert (trace.experts[0, :, 2:] == -1).all() and np.isneginf(trace.logits[0, :, 2:]).all()
-    leaves = np.take_along_axis(trace.weights[1], np.argsort(trace.experts[1], axis=-1), axis=-1)
-    assert leaves == pytest.approx(result.tree().leaves(inputs), abs=1e-5)
-    both = leaves.reshape(-1, 2, 2).sum(axis=2)
-    assert both == pytest.approx(result.tree().branches(inputs), abs=1e-5)
 
 
 def test_the_branches_part_the_vowels(result):

@@ -8,19 +8,16 @@ from functools import partial
 import numpy as np
 import pytest
 from history_checks.hmm_experts_1996 import claims, oracle_difference
-from watching import heard_until_stopped
 
+from benchmarks.history_tables import accuracies, pair
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.hmm_experts_1996.exhibit import (
     GATE_OVER_TIME,
     SETTLING,
     SOFT_AND_HARD,
-    accuracies,
-    accuracy,
     first_right,
     gate_over_time,
     names,
-    pair,
     settling,
     shipped_accuracies,
     slowest,
@@ -29,7 +26,6 @@ from moeviz.history.hmm_experts_1996.hidden_markov import (
     HiddenMarkovModels,
     k_means,
     log_gate,
-    prefix_log_likelihoods,
     responsibilities,
     side_by_side,
     step,
@@ -51,32 +47,6 @@ def mixture():
 @pytest.fixture(scope="module")
 def test_part():
     return japanese_vowels()[1]
-
-
-def some_experts(seed: int = 0, experts: int = 2, states: int = 3, features: int = 2) -> HiddenMarkovModels:
-    rng = np.random.default_rng(seed)
-    draw = partial(rng.dirichlet, np.ones(states))
-    return HiddenMarkovModels(
-        prior=rng.dirichlet(np.ones(experts)),
-        start=draw(experts),
-        transitions=draw((experts, states)),
-        means=rng.normal(size=(experts, states, features)),
-        variances=rng.uniform(0.5, 2, (experts, states, features)),
-    )
-
-
-def density(experts: HiddenMarkovModels, expert: int, state: int, frame: np.ndarray) -> float:
-    mean, variance = experts.means[expert, state], experts.variances[expert, state]
-    return float(np.prod(np.exp(-((frame - mean) ** 2) / variance / 2) / np.sqrt(2 * np.pi * variance)))
-
-
-def test_a_path_that_cannot_be_taken_does_not_break_the_sums():
-    """Two states that never change: expert 0 must stay where it began, and one frame fits each of the two."""
-    experts = some_experts(experts=1, states=2, features=1)
-    never = replace(experts, start=np.array([[1.0, 0.0]]), transitions=np.eye(2)[None])
-    frames = np.array([[0.3], [-0.2]])
-    wanted = np.log([density(never, 0, 0, frame) for frame in frames]).cumsum()
-    assert prefix_log_likelihoods(never, side_by_side([frames]))[:, 0, 0] == pytest.approx(wanted)
 
 
 @pytest.mark.parametrize("start", ["k-means", "random"])
@@ -125,40 +95,12 @@ def test_the_shipped_mixture_is_what_its_settings_make_and_the_same_each_time(mi
         assert same, each.name
 
 
-def test_the_same_seed_gives_the_same_experts_and_another_seed_others():
-    sequences, _ = pair(3, 20)
-    first, second, other = (fit(sequences, 2, 2, seed=seed)[0] for seed in (0, 0, 1))
-    assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
-    assert not np.array_equal(first.means, other.means)
-
-
 def test_the_same_seed_gives_the_same_experts_of_hmmlearn():
     pytest.importorskip("hmmlearn")
     first, second = train(states=1, supervised=True), train(states=1, supervised=True)
     assert all(np.array_equal(getattr(first, name), getattr(second, name)) for name in FIELDS)
     assert first.speaker_of == tuple(range(9)) and first.test_share > 0.9
     assert set(first.settings) == {"experts", "states", "supervised", "seed"}
-
-
-def test_who_watches_sees_each_iteration_and_may_stop():
-    seen = heard_until_stopped(train)
-    assert [says for _, says in seen] == [f"iteration {number} of 30 at most" for number in range(3)]
-    assert [done for done, _ in seen] == pytest.approx([0, 1 / 30, 2 / 30])
-
-
-@pytest.mark.parametrize(
-    ("wrong", "says"),
-    [
-        ({"assignment": "firm"}, "'firm'"),
-        ({"start": "zero"}, "'zero'"),
-        ({"experts": 0}, "at least 1"),
-        ({"states": 0}, "at least 1"),
-        ({"experts": 5, "supervised": True}, "9 experts"),
-    ],
-)
-def test_what_cannot_be_trained_is_refused_with_a_sentence(wrong, says):
-    with pytest.raises(MoevizError, match=says):
-        train(**wrong)
 
 
 def test_smyth_s_two_models_give_the_same_numbers_in_another_order():
@@ -168,10 +110,6 @@ def test_smyth_s_two_models_give_the_same_numbers_in_another_order():
     assert len(sequences) == 40 and model.tolist() == [0, 1] * 20
     assert stays[model == 0].mean() > 0.55 > 0.45 > stays[model == 1].mean()
     assert high.mean(axis=1)[model == 0].mean() == pytest.approx(high.mean(axis=1)[model == 1].mean(), abs=0.05)
-
-
-def test_soft_em_finds_them_and_hard_em_may_not():
-    assert accuracy(0, "soft", "random") >= 0.9 > 0.7 > accuracy(0, "hard", "random")
 
 
 def test_the_shipped_accuracies_are_the_ones_that_come_out():
@@ -223,12 +161,6 @@ def test_the_trace_has_a_layer_a_frame_and_no_expert_after_the_end(mixture, test
     assert (trace.logits.max(axis=-1) == 0).all() and "no expert after" in trace.model.caution
     ends = np.take_along_axis(trace.logits, (lengths - 1)[None, :, None], axis=0)
     assert (trace.logits[-1] == ends).all()
-
-
-def test_float32_keeps_the_gate(mixture, test_part):
-    shares = gate_over_time(mixture, test_part, 5).pivot(index="frame", columns="expert", values="share").to_numpy()
-    ours = trace_of(mixture).probabilities("This test")[: len(shares) - 1, 5]
-    assert ours == pytest.approx(shares[1:], abs=1e-5)
 
 
 def test_the_trace_of_ends_has_one_expert_an_utterance_and_it_is_right_as_often_as_the_result_says(mixture, test_part):

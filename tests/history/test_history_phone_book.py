@@ -12,10 +12,10 @@ from app_pages import SECONDS, drawn, sentences
 from streamlit.testing.v1 import AppTest
 from waiting import PAUSE, until
 
+from benchmarks.phone_book import MEASURED
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book import model, runs
-from moeviz.history.phone_book.measure import MEASURED
-from moeviz.history.phone_book.model import Network, facts_of, train
+from moeviz.history.phone_book.model import facts_of, train
 from moeviz.history.phone_book.runs import MANY, NETWORKS, RECORDED, book_means, book_table, shipped_run
 from moeviz_app.jobs.fair_queue import Busy
 from moeviz_app.views.history import story as page
@@ -26,45 +26,6 @@ SMALL = {"facts": 5_000, "steps": 120}
 
 class Enough(Exception):
     """Raised by who watches."""
-
-
-def random_numbers(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
-
-
-def network(experts: int, top_k: int = 2, router: str = "learned") -> Network:
-    weights, lots = (torch.Generator().manual_seed(seed) for seed in (5, 6))
-    return Network(experts, top_k, router, weights, lots)
-
-
-def expert(of: Network, i: int, x: torch.Tensor) -> torch.Tensor:
-    return (x @ of.up[i] + of.bias[i]).relu() @ of.down[i]
-
-
-def test_an_answer_is_the_weighted_sum_of_the_two_experts_with_the_highest_logits():
-    mixture, x, names = network(8), random_numbers(40, 48), facts_of("book", 40, 0).names[:40]
-    with torch.no_grad():
-        choice = mixture.choose(x, names)
-        logits = x @ mixture.router
-        order = logits.sort(dim=-1, descending=True)
-        assert torch.equal(choice.experts, order.indices[:, :2])
-        assert torch.allclose(choice.weights, order.values[:, :2].softmax(-1))
-        of_all = torch.stack([expert(mixture, i, x) for i in range(8)], 1)
-        by_hand = (of_all[torch.arange(40)[:, None], choice.experts] * choice.weights[:, :, None]).sum(1)
-        assert torch.allclose(mixture.mixed(x, choice), by_hand, atol=1e-5)
-        dense = network(2)
-        assert torch.allclose(dense.as_one_block(x), expert(dense, 0, x) + expert(dense, 1, x), atol=1e-5)
-
-
-def test_only_a_router_that_learns_learns_and_only_routes_that_are_redrawn_change():
-    names = facts_of("book", 64, 0).names[:64]
-    for router in model.ROUTERS:
-        mixture = network(8, router=router)
-        mixture(names)[0].square().sum().backward()
-        assert (mixture.router.grad is not None) == (router == "learned")
-        once, again = (mixture(names)[1].experts for _ in range(2))
-        assert torch.equal(once, again) == (router != "redrawn")
-    assert network(8, top_k=8)(names)[1] is None, "a dense network has no router"
 
 
 def test_facts_are_pairs_of_their_own_and_a_rule_is_eight_p_plus_q():

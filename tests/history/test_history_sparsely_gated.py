@@ -1,51 +1,35 @@
 """The sparsely-gated mixture of 2017: its gate, its losses, its experts, its training, its trace, and its claims."""
 
 import inspect
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from history_checks import sparsely_gated_2017 as check
 from history_checks.sparsely_gated_2017 import ordered, parted, repeated, started
-from watching import heard_until_stopped
 
+from benchmarks.history_tables import balance_table
 from moeviz.errors import MoevizError
-from moeviz.history.shared.datasets import english
-from moeviz.history.shared.results import WITHOUT_BALANCE, load, save, shipped
-from moeviz.history.sparsely_gated_2017 import exhibit as balance
+from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.sparsely_gated_2017.exhibit import (
     NO_LOSS,
     PRINTED_TABLE,
     balance_by_step,
-    balance_table,
     beside_paper,
     setting,
     shipped_table,
 )
 from moeviz.history.sparsely_gated_2017.model import (
-    LENGTH,
     MEASURES,
-    UNITS,
-    SparseLanguageModel,
     SparselyGated,
-    SparseMixture,
     train,
-)
-from moeviz.history.sparsely_gated_2017.noisy_top_k import (
-    balancing_loss,
-    kth_excluding,
-    noisy_top_k,
-    one_level,
-    squared_variation,
 )
 from moeviz.history.sparsely_gated_2017.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
 
 STEPS = 12
-WORDS = 64
 
 
 @pytest.fixture(scope="module")
@@ -64,79 +48,6 @@ def runs():
     return balance_table(seeds=[0], steps=1)
 
 
-def draws(seed: int = 0) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
-
-
-def mixture(groups: int = 0, top_k: int = 2, experts: int = 8) -> SparseMixture:
-    """With gates that are not 0, so that they prefer some experts."""
-    made, own = SparseMixture(experts, top_k, groups, draws()), draws(1)
-    for name, weights in made.named_parameters():
-        if "gate" in name or "spread" in name:
-            weights.data = torch.randn(weights.shape, generator=own) / UNITS**0.5
-    return made
-
-
-@pytest.mark.parametrize("k", [1, 2, 4])
-def test_what_an_expert_has_to_beat_is_the_k_th_of_the_others_sorted(k):
-    scores = torch.randn(20, 5, generator=draws())
-    for expert in range(5):
-        others = scores[:, [other for other in range(5) if other != expert]]
-        assert torch.equal(kth_excluding(scores, k)[:, expert], others.sort(descending=True).values[:, k - 1])
-
-
-def test_equal_experts_have_no_variation_and_all_for_one_has_the_most():
-    assert squared_variation(torch.full((4,), 7.0)).item() == 0
-    assert squared_variation(torch.tensor([8.0, 0, 0, 0])).item() == pytest.approx(3)
-
-
-def test_a_gate_of_zeros_shares_the_words_out_by_lot():
-    own = draws()
-    noise = torch.randn(4096, 8, generator=own)
-    routing = one_level(noisy_top_k(torch.randn(4096, UNITS, generator=own), *torch.zeros(2, UNITS, 8), 2, noise))
-    assert (routing.levels[0].clean == 0).all()
-    words = torch.bincount(routing.chosen.flatten(), minlength=8)
-    assert words.tolist() == pytest.approx([1024] * 8, rel=0.15)  # over 5 standard deviations of drawing by lot
-    assert routing.load.tolist() == pytest.approx([1024] * 8, rel=0.05)
-
-
-def test_the_noise_decides_and_without_it_the_same_words_always_go_the_same_way():
-    made, x = mixture(), torch.randn(WORDS, UNITS, generator=draws())
-    assert torch.equal(made.route(x).chosen, made.route(x).chosen)
-    assert not torch.equal(made.route(x, draws(1)).chosen, made.route(x, draws(2)).chosen)
-
-
-def test_the_load_loss_of_a_hierarchy_reaches_the_primary_gate():
-    made = mixture(groups=4, top_k=1)
-    balancing_loss(made.route(torch.randn(WORDS, UNITS, generator=draws()), draws(1)), 0.0, 1.0).backward()
-    assert made.primary_gate.grad.abs().max() > 0 and made.gate.grad.abs().max() > 0
-
-
-def test_an_expert_that_gets_no_word_has_no_gradient():
-    made, x = mixture(top_k=1), torch.randn(3, UNITS, generator=draws())
-    routing = made.route(x)
-    made(x, routing).sum().backward()
-    busy = {int(expert) for expert in routing.chosen.flatten()}
-    assert {expert for expert in range(8) if made.first.grad[expert].abs().max() > 0} == busy
-
-
-def test_no_word_is_guessed_from_what_comes_after_it():
-    model, words = SparseLanguageModel(50, 8, 2, 0, draws()), torch.randint(50, (2, 6), generator=draws())
-    changed = words.clone()
-    changed[:, 4:] = (changed[:, 4:] + 1) % 50
-    before, after = (model(each)[0].view(2, 6, 50) for each in (words, changed))
-    assert torch.allclose(before[:, :4], after[:, :4], atol=1e-6) and not torch.allclose(before, after, atol=1e-6)
-
-
-def test_the_same_seed_gives_the_same_result_and_another_seed_another(flat):
-    state = torch.get_rng_state()
-    one, again, other = train(steps=4), train(steps=4), train(steps=4, seed=1)
-    assert torch.equal(state, torch.get_rng_state()), "torch's own generator is not for us"
-    for each in fields(one):
-        assert np.array_equal(getattr(one, each.name), getattr(again, each.name)), each.name
-    assert np.array_equal(one.balance, flat.balance[:4]) and not np.array_equal(one.balance, other.balance)
-
-
 def test_training_guesses_better_and_says_so_in_its_perplexity(flat):
     assert flat.perplexity_by_step[0] == pytest.approx(2000, rel=0.5), "as good as guessing one word of 2,000"
     assert flat.perplexity_by_step[-1] < 400 and 1 < flat.perplexity < 400
@@ -146,40 +57,6 @@ def test_training_guesses_better_and_says_so_in_its_perplexity(flat):
 def test_with_one_expert_there_is_nothing_to_balance():
     alone = train(experts=1, top_k=1, steps=2)
     assert alone.balance.tolist() == [[0, 0, 1, 1]] * 2 and (alone.weights == 1).all()
-
-
-def test_who_watches_hears_of_each_step_and_may_stop():
-    heard = heard_until_stopped(train, steps=10)
-    assert [done for done, _ in heard] == [0, 0.1, 0.2]
-    assert heard[2][1].startswith("step 2, perplexity")
-
-
-def test_what_cannot_be_trained_is_refused_with_a_sentence():
-    with pytest.raises(MoevizError, match="top-1 to top-16"):
-        train(top_k=17)
-    with pytest.raises(MoevizError, match="top-1 to top-4"):
-        train(groups=4, top_k=5)
-    with pytest.raises(MoevizError, match="equal size"):
-        train(groups=3)
-    with pytest.raises(MoevizError, match="256 experts"):
-        train(experts=300)
-    with pytest.raises(MoevizError, match="at least 0"):
-        train(load=-1.0)
-    with pytest.raises(MoevizError, match="at least 1 step"):
-        train(steps=0)
-
-
-def test_the_trace_holds_what_the_gate_decided_for_held_out_words(flat):
-    trace = trace_of(flat)
-    words = english()
-    assert (trace.model.layer_kind, trace.model.num_experts, trace.model.top_k) == ("layer", (16,), 2)
-    assert trace.tokens["text"].tolist() == [words.vocabulary[word] for word in trace.tokens["token_id"]]
-    assert (np.diff(trace.tokens["token_id"]) != 0).all(), "runs of one sign are left out"
-    assert trace.tokens["position"].max() == LENGTH - 1
-    best = np.sort(np.argsort(-trace.logits[0], axis=-1)[:, :2], axis=-1)
-    assert np.array_equal(np.sort(trace.experts[0], axis=-1), best), "without noise the highest logits are chosen"
-    kept = np.take_along_axis(trace.logits[0], trace.experts[0].astype(int), axis=-1)
-    assert trace.weights[0] == pytest.approx(np.exp(kept) / np.exp(kept).sum(axis=-1, keepdims=True), abs=1e-5)
 
 
 def test_the_trace_of_a_hierarchy_has_a_level_for_groups_and_one_for_experts(hierarchy):
@@ -222,10 +99,6 @@ def test_a_run_with_losses_stands_beside_the_one_without_them_of_as_many_experts
     assert ends[NO_LOSS] > 1.5 > ends[MEASURES[3]]
 
 
-def test_the_end_is_the_mean_of_the_last_steps(flat):
-    assert flat.at_end()[MEASURES[2]] == pytest.approx(flat.balance[-20:, 2].mean())
-
-
 def test_the_table_trains_each_pair_of_weights_and_says_how_far_it_is(monkeypatch):
     seen, heard = [], []
 
@@ -235,7 +108,7 @@ def test_the_table_trains_each_pair_of_weights_and_says_how_far_it_is(monkeypatc
         return result
 
     result = train(steps=1)
-    monkeypatch.setattr(balance, "train", trained)
+    monkeypatch.setattr("moeviz.history.sparsely_gated_2017.model.train", trained)
     table = balance_table(seeds=[4], steps=7, watch=lambda done, says: heard.append(done))
     assert [(run["importance"], run["load"]) for run in seen] == list(PRINTED_TABLE)
     assert {(run["steps"], run["seed"]) for run in seen} == {(7, 4)}
@@ -311,16 +184,8 @@ def test_what_ships_is_what_its_settings_say(flat):
 
 def test_the_table_that_ships_has_every_pair_and_seed_and_agrees_with_the_result_that_ships():
     table = shipped_table()
-    pairs = {(*pair, seed) for pair in PRINTED_TABLE for seed in balance.SEEDS}
+    pairs = {(*pair, seed) for pair in PRINTED_TABLE for seed in range(3)}
     assert set(table[["importance", "load", "seed"]].itertuples(index=False, name=None)) == pairs
     kept = shipped(SparselyGated)
     same = (table["importance"] == 0.1) & (table["load"] == 0.1) & (table["seed"] == 0)
     assert table.loc[same, list(MEASURES)].iloc[0].tolist() == pytest.approx(list(kept.at_end().values()), abs=0.05)
-
-
-def test_a_result_comes_back_from_its_file_as_it_was(hierarchy, tmp_path):
-    save(hierarchy, tmp_path / "result.npz")
-    again = load(SparselyGated, tmp_path / "result.npz")
-    for each in fields(hierarchy):
-        kept, read = getattr(hierarchy, each.name), getattr(again, each.name)
-        assert np.array_equal(kept, read) if isinstance(kept, np.ndarray) else kept == read, each.name

@@ -14,13 +14,13 @@ from streamlit.testing.v1 import AppTest
 import moeviz
 from moeviz.capture.models.load import model_facts
 from moeviz.embedded import EMBEDDED
+from moeviz.embedded.one_sentence import SENTENCE, one_sentence
 from moeviz.embedded.own_models import FINE, NATURAL
 from moeviz.embedded.recorded_routing import fine_bias, reference_routing
 from moeviz.errors import MoevizError
 from moeviz.history import story
 from moeviz.history.deep_mixture_2013 import model as deep_mixture
 from moeviz.history.local_experts_1991.model import STOP_AT
-from moeviz.history.one_sentence import SENTENCE, one_sentence
 from moeviz.history.shared import datasets
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.story import BRANCHES, INPUTS, STEPS, Half, Inputs, Scene, meters_of

@@ -1,20 +1,15 @@
 """The Switch Transformer of 2021: its training, what it drops, its trace, and what its paper claims."""
 
-from dataclasses import fields
-
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from history_checks.switch_2021 import dropping
-from watching import heard_until_stopped
 
-from moeviz.errors import InvalidTrace, MoevizError
-from moeviz.history.shared.results import load, save, shipped
+from benchmarks.history_tables import dropping as train_kinds
+from benchmarks.history_tables import large_logits
+from moeviz.errors import InvalidTrace
+from moeviz.history.shared.results import shipped
 from moeviz.history.switch_2021.exhibit import (
-    DROP_RATES,
-    DROPPED_BY_PLACE,
-    EXPERT_QUEUES,
     KINDS,
     LARGE_LOGITS,
     OTHERS,
@@ -25,10 +20,9 @@ from moeviz.history.switch_2021.exhibit import (
     dropped_by_place,
     expert_queues,
     shipped_sweep,
-    sweep,
 )
-from moeviz.history.switch_2021.large_logits import large_logits
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, STEPS, WORDS, Switch, capacity, corpus, train
+from moeviz.history.switch_2021.model import EXPERTS, STEPS, capacity, train
+from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus
 from moeviz.history.switch_2021.trace import trace_of
 from moeviz.metrics.load import expert_load
 from moeviz.routing_trace import NO_EXPERT
@@ -53,45 +47,6 @@ def test_the_corpus_repeats_no_word_and_holds_back_a_twelfth():
         seams = int((words[1:] == words[:-1]).sum())
         assert seams <= 10, "only where two stretches meet"
     assert len(held_out) / len(training) == pytest.approx(1 / 11, abs=0.01) and len(vocabulary) == 2000
-
-
-def test_the_same_arguments_give_the_same_switch_and_another_seed_another(short):
-    torch.manual_seed(5)
-    again, other = train(steps=12, capacity_factor=1.0), train(steps=1, capacity_factor=1.0, seed=1)
-    for each in fields(short):
-        assert np.array_equal(getattr(short, each.name), getattr(again, each.name)), each.name
-    assert not np.array_equal(short.dropped_by_step[0], other.dropped_by_step[0])
-
-
-def test_training_leaves_the_global_random_state_alone():
-    before = torch.get_rng_state()
-    train(steps=1)
-    assert torch.equal(before, torch.get_rng_state())
-
-
-def test_who_watches_is_called_before_each_step_and_may_stop():
-    seen = heard_until_stopped(train, steps=4)
-    assert [done for done, _ in seen] == [0, 0.25, 0.5] and "of the words dropped" in seen[-1][1]
-
-
-@pytest.mark.parametrize(
-    "wrong", [{"experts": 0}, {"experts": 65}, {"steps": 0}, {"capacity_factor": 0.0}, {"aux_weight": -1.0}]
-)
-def test_what_makes_no_switch_transformer_is_refused_with_a_sentence(wrong):
-    with pytest.raises(MoevizError, match=r"Got the capacity factor|are needed"):
-        train(**wrong)
-
-
-def test_what_the_held_out_words_came_to_fits_together(short):
-    assert len(short.words) == GROUP and short.logits.shape == (GROUP, EXPERTS)
-    assert (short.chosen == short.logits.argmax(1)).all()
-    powers = np.exp(short.logits)
-    assert short.gate == pytest.approx((powers / powers.sum(1, keepdims=True)).max(1), abs=1e-6)
-    room = capacity(GROUP, EXPERTS, 1.0)
-    assert short.dropped.any() and (~short.dropped).any()
-    for expert in range(EXPERTS):
-        late = short.dropped[short.chosen == expert]
-        assert not late[:room].any() and late[room:].all()
 
 
 def test_the_dense_twin_drops_nothing_routes_nothing_and_has_no_trace():
@@ -177,12 +132,6 @@ def test_what_ships_is_what_training_begins_with(shipping):
     assert np.abs(again.dropped_by_step.astype(int) - shipping.dropped_by_step[:3]).sum() <= 0.01 * 3 * GROUP
 
 
-def test_a_result_survives_its_file(short, tmp_path):
-    save(short, tmp_path / "switch.npz")
-    again = load(Switch, tmp_path / "switch.npz")
-    assert all(np.array_equal(getattr(short, each.name), getattr(again, each.name)) for each in fields(short))
-
-
 def test_what_the_paper_says_of_dropping_holds_for_what_ships():
     found = dropping(shipped_sweep())
     assert len(found) == 3 + 6 + 3 and not [claim for claim in found if not claim.passed]
@@ -201,17 +150,9 @@ def test_the_claims_can_fail():
 
 def test_a_sweep_tells_how_far_it_is():
     seen = []
-    runs = sweep(KINDS[-2:], seeds=(3,), steps=1, watch=lambda done, says: seen.append((done, says)))
+    runs = train_kinds(KINDS[-2:], seeds=(3,), steps=1, watch=lambda done, says: seen.append((done, says)))
     assert [done for done, _ in seen] == [0, 0.5] and seen[1][1].startswith("run 2 of 2, step 0")
     assert runs["dense"].tolist() == [False, True] and runs["capacity_factor"].isna().tolist() == [False, True]
-
-
-@pytest.mark.parametrize("chart", [EXPERT_QUEUES, DROP_RATES, DROPPED_BY_PLACE], ids=lambda chart: chart.key)
-def test_the_pictures_ask_draw_and_say_how_they_are_computed(chart, short):
-    frame = chart.measure(short, shipped_sweep()) if chart is DROP_RATES else chart.measure(short)
-    spec = chart.draw(frame).to_dict()
-    assert chart.question.endswith("?") and chart.reading.endswith(".") and "Columns:" in chart.method
-    assert spec["width"] == "container" and "Source:" in chart.method
 
 
 def test_large_logits_change_experts_in_16_bits_and_the_z_loss_alone_pulls_them_back(shipping):

@@ -145,7 +145,7 @@ def test_the_timeline_draws_a_mark_for_every_published_number(systems):
         "all": len(sized),
         "active for one input": sized["active"].notna().sum(),
     }
-    assert set(drawn.query("status == 'memory'")["name"]) == {"GShard", "ST-MoE-32B"}
+    assert set(drawn.query("status == 'memory'")["name"]) == {"ST-MoE-32B"}
     spec = json.dumps(chart.to_dict())
     assert "datum.status === 'memory'" in spec or "datum.status == 'memory'" in spec
 

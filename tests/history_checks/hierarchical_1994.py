@@ -4,24 +4,15 @@ import math
 
 import numpy as np
 
+from benchmarks import gates_1994 as shapes
+from benchmarks.gates_1994 import STEP, Flat
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hierarchical_1994 import model
 from moeviz.history.hierarchical_1994 import trace as trace_file
-from moeviz.history.hierarchical_1994.model import (
-    EM,
-    FLAT,
-    GRADIENT,
-    ONE_CUT,
-    RIDGE,
-    STEP,
-    Flat,
-    Hierarchy,
-    Tree,
-    train,
-    two_cuts,
-)
+from moeviz.history.hierarchical_1994.exhibit import EM, FLAT, GRADIENT, ONE_CUT
+from moeviz.history.hierarchical_1994.model import RIDGE, Hierarchy, Tree, train, two_cuts
 from moeviz.history.local_experts_1991 import model as gradient_descent
 from moeviz.history.shared.datasets import encode, stand_in
 
@@ -192,9 +183,9 @@ def _pass_off(seed: int) -> float:
         likely, fit = _flat(lines, inputs, desired)
         return float((of_flat * np.log(likely * fit)).sum() - RIDGE / 2 * (lines**2).sum())
 
-    with swapped(model, "NEWTON_STEPS", 12):
+    with swapped(model, "NEWTON_STEPS", 12), swapped(shapes, "NEWTON_STEPS", 12):
         found = _lines(model.one_pass(tree, inputs, desired))
-        found_flat = model.flat_pass(Flat(flat[:4], flat[4:]), inputs, desired)
+        found_flat = shapes.flat_pass(Flat(flat[:4], flat[4:]), inputs, desired)
     left = np.abs(slopes(gained, found)).max() / np.abs(slopes(gained, _lines(tree))).max()
     after = slopes(gained_flat, np.concatenate([found_flat.gate, found_flat.experts]))
     return float(max(left, np.abs(after).max() / np.abs(slopes(gained_flat, flat)).max()))
@@ -213,9 +204,9 @@ def _climb_off(seed: int) -> float:
         likely, fit = _flat(lines, inputs, desired)
         return float(np.log((likely * fit).sum(axis=1)).mean())
 
-    climbed = model.flat_climbs(Flat(flat[:4], flat[4:]), inputs, desired)
+    climbed = shapes.flat_climbs(Flat(flat[:4], flat[4:]), inputs, desired)
     return apart(
-        (_lines(model.tree_climbs(tree, inputs, desired)), _lines(tree) + STEP * slopes(likelihood, _lines(tree))),
+        (_lines(shapes.tree_climbs(tree, inputs, desired)), _lines(tree) + STEP * slopes(likelihood, _lines(tree))),
         (np.concatenate([climbed.gate, climbed.experts]), flat + STEP * slopes(of_flat, flat)),
     )
 
@@ -238,20 +229,20 @@ def _run_off(seed: int) -> float:
         (trace.weights[0, :, :2], -np.sort(-likely.reshape(-1, 2, 2).sum(axis=2), axis=1)),
     ]
     points, wanted = (part[:400] for part in encode(two_cuts()))
-    for way, step in ((EM, model.one_pass), (GRADIENT, model.tree_climbs)):
+    for way, step in ((EM, model.one_pass), (GRADIENT, shapes.tree_climbs)):
         tree, errors = model.at_random(3, seed), []
         for _ in range(2):
             tree = step(Tree(0 * tree.root, tree.gates, tree.experts), points, wanted)
             tree = Tree(0 * tree.root, tree.gates, tree.experts)
             likely, said, _ = _plainly(tree, points, wanted)
             errors.append(((wanted - (likely * said).sum(axis=1)) ** 2).mean())
-        pairs.append((model.errors(way, ONE_CUT, seed, 2), errors))
-    for way, step in ((EM, model.flat_pass), (GRADIENT, model.flat_climbs)):
+        pairs.append((shapes.errors(way, ONE_CUT, seed, 2), errors))
+    for way, step in ((EM, shapes.flat_pass), (GRADIENT, shapes.flat_climbs)):
         flat, errors = Flat(*np.random.default_rng(seed).uniform(-1, 1, (2, 4, 3))), []
         for _ in range(2):
             flat = step(flat, points, wanted)
             errors.append(((wanted - (flat.leaves(points) * flat.answers(points)).sum(axis=1)) ** 2).mean())
-        pairs.append((model.errors(way, FLAT, seed, 2), errors))
+        pairs.append((shapes.errors(way, FLAT, seed, 2), errors))
     faces = {(1, 1): (0, -1), (1, -1): (1, -1), (-1, 1): (1, 1), (-1, -1): (0, 1)}  # along x or y, and which way
     for point, answer in zip(points[:60, :2], wanted[:60], strict=True):
         where = np.sign(point).astype(int)
@@ -285,17 +276,17 @@ MECHANISMS = (
         ("experts are fitted by responsibility", model.one_pass, "desired, leaves[:, e]", "desired, everyone"),
         ("a case counts by its weight", model.fitted, "(weight * (wanted - said))", "(wanted - said)"),
         ("a line has its penalty", model.fitted, " - RIDGE * line", ""),
-        ("a flat gate is fitted by responsibility", model.flat_pass, "inputs, share), np",
+        ("a flat gate is fitted by responsibility", shapes.flat_pass, "inputs, share), np",
          "inputs, share[:, ::-1]), np"),
-        ("a flat gate has its penalty", model.fitted_gate, "inputs - RIDGE * gate", "inputs"),
+        ("a flat gate has its penalty", shapes.fitted_gate, "inputs - RIDGE * gate", "inputs"),
     ),
     *noticed_by(
         "a step along the gradient by differences",
         _climb_off,
-        ("the root learns by branch less prior", model.tree_climbs, "branch - tree.branches(inputs)", "branch"),
-        ("lower gates learn by their branch alone", model.tree_climbs, "branch * right", "right"),
-        ("experts learn by responsibility", model.tree_climbs, "share * (desired", "(desired"),
-        ("a flat gate learns by posterior less prior", model.flat_climbs, "share - flat.leaves(inputs)", "share"),
+        ("the root learns by branch less prior", shapes.tree_climbs, "branch - tree.branches(inputs)", "branch"),
+        ("lower gates learn by their branch alone", shapes.tree_climbs, "branch * right", "right"),
+        ("experts learn by responsibility", shapes.tree_climbs, "share * (desired", "(desired"),
+        ("a flat gate learns by posterior less prior", shapes.flat_climbs, "share - flat.leaves(inputs)", "share"),
     ),
     *noticed_by(
         "passes and trace, case by case",
@@ -304,10 +295,10 @@ MECHANISMS = (
          "mine, wanted = inputs, desired"),
         ("test speakers are told from others", train, "trees[-1], inputs[~data.training], desired[~",
          "trees[-1], inputs[data.training], desired["),
-        ("a flat gate learns in the way that was asked", model._passes,
+        ("a flat gate learns in the way that was asked", shapes._passes,
          "flat_pass if way == EM", "flat_pass if way != EM"),
         ("each quarter has a line of its own", two_cuts, "(points > 0)", "(points > 0.1)"),
-        ("a uniform root stays so", model._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
+        ("a uniform root stays so", shapes._uniform_root, "np.zeros_like(tree.root)", "tree.root"),
         ("the trace has the leaves' chances", trace_file.trace_of, "tree.leaves(inputs)", "tree.answers(inputs)"),
     ),
 )

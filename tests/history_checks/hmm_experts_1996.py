@@ -6,14 +6,14 @@ from itertools import pairwise, product
 
 import numpy as np
 
+from benchmarks.history_tables import DATA_SETS, accuracies
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.hmm_experts_1996 import hidden_markov, model
 from moeviz.history.hmm_experts_1996 import trace as trace_file
-from moeviz.history.hmm_experts_1996.exhibit import DATA_SETS, STARTS, accuracies
 from moeviz.history.hmm_experts_1996.hidden_markov import HiddenMarkovModels, prefix_log_likelihoods, side_by_side
-from moeviz.history.hmm_experts_1996.model import HMMMixture, gaussian_hmm, train
+from moeviz.history.hmm_experts_1996.model import STARTS, HMMMixture, gaussian_hmm, train
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 
 SEEDS, QUICK_SEEDS = 20, 6

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
+from benchmarks.measured_vowels import at_hand
 from history_checks.claims import NOT_PRINTED, Claim
 from history_checks.claims import seeds as seeds_from
 from history_checks.mechanisms import apart, noticed_by, slopes
@@ -27,7 +28,7 @@ from moeviz.history.local_experts_1991.model import (
     train_network,
 )
 from moeviz.history.shared import datasets, gates
-from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
+from moeviz.history.shared.datasets import VOWELS, Vowels, encode, stand_in
 
 EXPERTS = (4, 8)
 EPOCHS = {4: (1124, 2209), 8: (1083, 2435)}  # the paper's means: mixture, backpropagation

@@ -4,12 +4,12 @@ import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.phone_book import remembered_by_decoder
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.dense_contrast.decoder import MixtureBlock, TopKChoice
 from moeviz.history.phone_book import model
-from moeviz.history.phone_book.measure import remembered_by_decoder
 from moeviz.history.phone_book.model import BATCH, Facts, Network, RoutedFacts, facts_of, train
 from moeviz.history.phone_book.runs import HELD_OUT, MANY, NAMES
 from moeviz.history.shared import experts as shared

@@ -8,15 +8,27 @@ import sys
 from functools import cache
 from statistics import fmean
 
+import numpy as np
 import pandas as pd
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
+from history_checks.hierarchical_1994 import TWO_CUTS
 from history_checks.negative_controls import Control
+from moeviz.embedded.recorded_routing import study_means
+from moeviz.history.conditional_computation_2015.exhibit import SWEEP
+from moeviz.history.dense_contrast.exhibit import shipped_sweep as dense_sweep
+from moeviz.history.hierarchical_1994.exhibit import EM, FLAT, GRADIENT, TREE, ended, shipped_error_by_shape
+from moeviz.history.hmm_experts_1996.exhibit import shipped_accuracies
 from moeviz.history.local_experts_1991 import model as model_1991
+from moeviz.history.local_experts_1991.exhibit import MEASURED, PAPER, STAND_IN, shipped_table_1
 from moeviz.history.local_experts_1991.model import train, train_network
 from moeviz.history.phone_book.runs import TASKS, book_means, book_table
 from moeviz.history.shared.datasets import stand_in
-from moeviz.history.story import top_two, unbalanced_two
+from moeviz.history.sparsely_gated_2017.exhibit import shipped_table
+from moeviz.history.story import Scene, layers, top_two, twins, unbalanced_layers, unbalanced_two
+from moeviz.history.svm_experts_2002.exhibit import swept
+from moeviz.history.switch_2021.exhibit import shipped_sweep as switch_sweep
+from moeviz.history.systems import shipped_trace
 from moeviz.history.timeline.chart import experts_at_work, turns
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
 from moeviz_app.widgets.components.history import collapse_runs
@@ -27,8 +39,8 @@ CHANCE = 12.5  # % of neighbours with one of 8 experts, at random
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """All sentences: of 1991, of the timeline, of Mixtral, of the phone book, of the garden, and of 2017."""
-    parts = (of_1991, of_timeline, of_mixtral, of_phone_book, of_garden, of_story)
+    """All sentences: of 1991, the timeline, Mixtral, the phone book, the garden, the story and the exhibits."""
+    parts = (of_1991, of_timeline, of_mixtral, of_phone_book, of_garden, of_story, of_exhibits)
     return [claim for part in parts for claim in part(quick, seed)]
 
 
@@ -130,10 +142,123 @@ def of_garden(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def of_story(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """2017: without the losses an expert is nearly idle."""
+    """2013: one expert takes a layer. 2017: messages, an idle expert. 2021: late words are dropped. Last: names."""
     with_them, without = (min(scene().drawn["load"][0]) for scene in (_balanced, unbalanced_two))
-    what = "2017: words of the idlest expert, without the losses / with them"
-    return [_claim(what, without / with_them, "below 0.5", without < 0.5 * with_them)]
+    held, free = (max(max(of) / sum(of) for of in scene().drawn["load"]) for scene in (_constrained, unbalanced_layers))
+    sparse = _balanced().quoted
+    lost = _queue()
+    place = np.arange(len(lost)) / len(lost)
+    pushed, natural = (int(twin.names["holds"].sum()) for twin in _twins())
+    told = _study()["information"]
+    return [
+        _claim(
+            "2017: words of the idlest expert, without the losses / with them",
+            without / with_them,
+            "below 0.5",
+            without < 0.5 * with_them,
+        ),
+        _claim(
+            "2017: choices that leave their machine, share",
+            sparse["messages"] / sparse["choices"],
+            "above 0.9",
+            sparse["messages"] > 0.9 * sparse["choices"],
+        ),
+        _claim("2013: busiest expert of a layer, free / held back", free / held, "above 2", free > 2 * held),
+        _claim(
+            "2021: place in the batch, dropped - kept words",
+            place[lost].mean() - place[~lost].mean(),
+            "above 0.2",
+            place[lost].mean() > place[~lost].mean() + 0.2,
+        ),
+        _claim(
+            "names of experts that hold, pushed over batches / within texts",
+            pushed / natural,
+            "above 2",
+            pushed > 2 * natural,
+        ),
+        _claim(
+            "bits about the kind of text, over batches / within texts",
+            told["batch", 0.0] / told["window", 0.0],
+            "above 5",
+            told["batch", 0.0] > 5 * told["window", 0.0],
+        ),
+    ]
+
+
+def of_exhibits(quick: bool = False, seed: int = 0) -> list[Claim]:
+    """What the exhibits say does not come out, or does: of the tables that ship beside them."""
+    of = _tables()
+    epochs = of["1991"].pivot(index="of", columns="system", values="epochs")
+    mine, network = (epochs[name] for name in ("4 experts", "backpropagation, 6 hidden units"))
+    ours, printed = mine[STAND_IN] / network[STAND_IN], mine[PAPER] / network[PAPER]
+    ends = ended(of["1994"])[EM]
+    fast = of["1994"][of["1994"]["squared_error"] <= TWO_CUTS].groupby(["way", "shape"])["passes"].min()
+    passes = {way: fast.get((way, TREE), np.inf) for way in (EM, GRADIENT)}
+    found = of["1996"].groupby("assignment")["found"].mean()
+    machines = of["2002"][of["2002"]["room"] == 1]
+    empty = (100 * machines[machines["shuffled"]].groupby("experts")["gated"].mean()).round()
+    rbf = machines[machines["kernel"] == "rbf"].groupby("experts")[["single", "gated"]].mean()
+    worse = (rbf["gated"] - rbf["single"]).min()
+    gated = of["2015"].groupby(["network", "target"])["error"].mean()
+    behind = gated["learned policy", 1 / 16] - gated["dense, 32 units", 1.0]
+    losses = of["2017"].set_index(["importance", "load", "seed"]).sort_index()
+    uneven = losses["max / mean load"]
+    gain = losses["perplexity"].xs((0.1, 0.1)) - losses["perplexity"].xs((0.0, 0.0))
+    turned_round = int((uneven.xs((0.01, 0.01)) <= uneven.xs((0.1, 0.1))).sum())
+    dense = of["2021"][of["2021"]["dense"]].groupby("seed")["perplexity"].first()
+    switch = of["2021"][of["2021"]["aux_weight"] == 0.01].groupby(["capacity_factor", "seed"])["perplexity"].first()
+    lower = 1 - switch / dense.reindex(switch.index, level="seed")
+    last = of["2023"][of["2023"]["step"] == of["2023"]["step"].max()]
+    kinds = last.pivot(index="seed", columns="kind", values="perplexity")
+    pairs = (("sparse", "as fast"), ("as large", "sparse"))
+    wins, beaten = (int((kinds[one] < kinds[other]).sum()) for one, other in pairs)
+    return [
+        _claim("1991: passes, mixture / network", ours, "above the paper's, below 1", printed < ours < 1),
+        _claim(
+            "1991: passes, 8 experts / 4",
+            epochs["8 experts"][STAND_IN] / mine[STAND_IN],
+            "at least 1",
+            epochs["8 experts"][STAND_IN] >= mine[STAND_IN],
+        ),
+        _claim(
+            "1991: passes, measured vowels / paper",
+            mine[MEASURED] / mine[PAPER],
+            "0.6 to 0.7",
+            0.6 < mine[MEASURED] / mine[PAPER] < 0.7,
+        ),
+        _claim(
+            "1994: error of the tree - of one gate over all",
+            ends[TREE] - ends[FLAT],
+            "at least -0.005",
+            ends[TREE] >= ends[FLAT] - 0.005,
+        ),
+        _claim(
+            "1994: passes, expectation maximisation / gradient",
+            passes[EM] / passes[GRADIENT],
+            "below 0.2",
+            passes[EM] < 0.2 * passes[GRADIENT] < np.inf,
+        ),
+        _claim(
+            "1996: Smyth's models found, soft - hard",
+            found["soft"] - found["hard"],
+            "above 0.5",
+            found["soft"] > found["hard"] + 0.5,
+        ),
+        _claim("2002: error of 4 experts that know nothing, %", empty[4], "18", empty[4] == 18),
+        _claim("2002: error of 32 experts that know nothing, %", empty[32], "8", empty[32] == 8),
+        _claim("2002: rbf, gated mixtures - one machine, least", worse, "above 0", worse > 0),
+        _claim("2015: error at 1/16, policy - dense of 32 units", behind, "above 0", behind > 0),
+        _claim("2017: perplexity with both losses - without", gain.mean(), "-1 to 1", abs(gain.mean()) < 1),
+        _claim("2017: seeds in which 0.01 is no less even than 0.1", turned_round, "exactly 1", turned_round == 1),
+        _claim(
+            "2021: perplexity below the twin's, least share",
+            lower.min(),
+            "0.01 to 0.03 for all",
+            bool(lower.between(0.01, 0.03).all()),
+        ),
+        _claim("2023: seeds in which the mixture beats the network as fast", wins, "exactly 1", wins == 1),
+        _claim("2023: seeds in which the network as large beats the mixture", beaten, "exactly 3", beaten == 3),
+    ]
 
 
 def _claim(what: str, ours: float, asked: str, holds: bool) -> Claim:
@@ -141,6 +266,27 @@ def _claim(what: str, ours: float, asked: str, holds: bool) -> Claim:
 
 
 _systems, _means, _garden, _balanced = experts_at_work, cache(lambda: book_means(book_table())), collapse_runs, top_two
+_constrained, _twins, _study = layers, twins, study_means
+
+
+def _queue() -> np.ndarray:
+    """True for words that are dropped, in the order of the batch."""
+    return shipped_trace("switch").experts[0, :, 0] < 0
+
+
+@cache
+def _tables() -> dict[str, pd.DataFrame]:
+    """What ships beside the systems, by year."""
+    return {
+        "1991": shipped_table_1(),
+        "1994": shipped_error_by_shape(),
+        "1996": shipped_accuracies(),
+        "2002": swept(),
+        "2015": pd.read_csv(SWEEP),
+        "2017": shipped_table(),
+        "2021": switch_sweep(),
+        "2023": dense_sweep(),
+    }
 
 
 def _table_5() -> dict[str, tuple[float, ...]]:
@@ -184,6 +330,20 @@ def _exchanged() -> pd.DataFrame:
     return collapse_runs().assign(arm=lambda runs: runs["arm"].replace(other), never=1)
 
 
+def _upside_down() -> dict[str, pd.DataFrame]:
+    """Tables in which what is high is low: each measurement less the largest and the smallest of its column."""
+    kept = ("seed", "seeds", "passes", "experts", "room", "step", "target", "importance", "load", "capacity_factor")
+    kept += ("aux_weight", "dense", "shuffled")
+    turned = {}
+    for year, table in _tables().items():
+        values = [name for name in table.select_dtypes("number") if name not in kept]
+        turned[year] = table.assign(**{name: table[name].max() + table[name].min() - table[name] for name in values})
+    turned["2002"] = _tables()["2002"].rename(columns={"single": "gated", "gated": "single"})
+    turned["2017"] = turned["2017"].assign(perplexity=lambda runs: runs["perplexity"] - 50 * runs["importance"])
+    turned["1996"] = turned["1996"].assign(found=~turned["1996"]["found"])
+    return turned
+
+
 def _one_hidden_unit(data, hidden: int, seed: int, right=train_network):
     return right(data, 1, seed)
 
@@ -192,6 +352,17 @@ def _mixture_alone(data, hidden: int, seed: int, right=train):
     return right(data, seed=seed)
 
 
+def _at_home() -> Scene:
+    scene = top_two()
+    return scene._replace(quoted=scene.quoted | {"messages": 0})
+
+
+def _balance_exchanged() -> pd.DataFrame:
+    return study_means().rename(index={"batch": "window", "window": "batch"}, level=0)
+
+
+_UPSIDE_DOWN = _upside_down()
+EXHIBITS = ("1991: ", "1994: ", "1996: ", "2002: ", "2015: ", "2017: p", "2017: s", "2021: p", "2023: ")
 CONTROLS = (
     Control(
         "a rival of one hidden unit",
@@ -208,5 +379,11 @@ CONTROLS = (
     Control("repeats as at random", (HERE, "_table_5", _at_random), ("beyond the first layer",), of_mixtral),
     Control("experts do as well", (HERE, "_means", _as_good), ("a rule", "a book"), of_phone_book),
     Control("cures are exchanged", (HERE, "_garden", _exchanged), ("never had", "dead of 8", "remembered"), of_garden),
-    Control("2017 without the losses", (HERE, "_balanced", unbalanced_two), ("2017",), of_story),
+    Control("2017 without the losses", (HERE, "_balanced", unbalanced_two), ("2017: words",), of_story),
+    Control("all experts on one machine", (HERE, "_balanced", lambda: _at_home()), ("leave their machine",), of_story),
+    Control("nobody held back", (HERE, "_constrained", unbalanced_layers), ("2013: busiest",), of_story),
+    Control("first come, last served", (HERE, "_queue", lambda right=_queue: ~right()), ("2021: place",), of_story),
+    Control("twins exchanged", (HERE, "_twins", lambda: twins()[::-1]), ("names of experts",), of_story),
+    Control("balance exchanged", (HERE, "_study", lambda: _balance_exchanged()), ("bits about",), of_story),
+    Control("tables upside down", (HERE, "_tables", lambda: _UPSIDE_DOWN), EXHIBITS, of_exhibits),
 )

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.history_tables import balance_table
 from history_checks.claims import NOT_PRINTED, SHIPS, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by, slopes
 from history_checks.negative_controls import Control, swapped
@@ -21,7 +22,7 @@ from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import Words, english
 from moeviz.history.sparsely_gated_2017 import model, noisy_top_k
 from moeviz.history.sparsely_gated_2017 import trace as trace_file
-from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, balance_table, setting, shipped_table
+from moeviz.history.sparsely_gated_2017.exhibit import PRINTED_TABLE, setting, shipped_table
 from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.noisy_top_k import GateChoice, NoisyTopKRouting, squared_variation
 
@@ -306,7 +307,8 @@ def _layers_off(seed: int) -> float:
     pairs = [(model._matrix((64, 5), draws), (2 * torch.rand(64, 5, generator=again) - 1) / 8)]
     for groups in (0, 2):
         network = model.SparseLanguageModel(20, 6, K, groups, draws)
-        for each in (network.mixture.gate, network.mixture.spread):
+        gates = [weights for name, weights in network.mixture.named_parameters() if "gate" in name or "spread" in name]
+        for each in gates:
             pairs.append((each.detach().clone(), torch.zeros(each.shape)))
             each.data = torch.randn(each.shape, generator=draws) / 8
         words = torch.randint(20, (2, 3), generator=draws)
@@ -315,6 +317,8 @@ def _layers_off(seed: int) -> float:
         flat = below.flatten(0, 1)
         again = network.mixture.route(flat, torch.Generator().manual_seed(7))
         pairs.append((again.weights, routing.weights))
+        if groups:
+            pairs.append((routing.levels[0].clean, flat @ network.mixture.primary_gate))
         rows = []
         for x, chosen, weights in zip(flat, routing.chosen.tolist(), routing.weights, strict=True):
             said = [(x @ network.mixture.first[e]).clamp(min=0) @ network.mixture.second[e] for e in chosen]
@@ -441,6 +445,8 @@ MECHANISMS = (
         ("a word gets its own answer", model.SparseMixture.forward, "[queues.slots]", "[queues.slots.flip(0)]"),
         ("an expert is rectified", model.SparseMixture.forward, ".relu()", ""),
         ("each expert has its rows", experts.queued, "chosen * room + place", "chosen * room"),
+        ("the primary gate scores the groups", model.SparseMixture.route, "self.primary_gate, self.primary_spread",
+         "self.primary_spread, self.primary_gate"),
         ("noise is drawn where there is a generator", model.SparseMixture._choice,
          "None if draws is None else torch.randn(shape, generator=draws)", "None"),
         ("and nowhere else", model.SparseMixture._choice, "None if draws is None else ", ""),

@@ -1,25 +1,19 @@
 """Do mixtures of support vector machines behave as they should? The paper's own data are not available here."""
 
-import math
-from collections.abc import Iterable
-
 import numpy as np
 import torch
 
 from history_checks.claims import NOT_PRINTED, Claim, seeds
-from history_checks.mechanisms import apart, kept, noticed_by, slopes
+from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import datasets
-from moeviz.history.shared.datasets import Vowels, at_hand, encode, stand_in
-from moeviz.history.svm_experts_2002 import em, model
+from moeviz.history.svm_experts_2002 import model
 from moeviz.history.svm_experts_2002 import trace as trace_file
 
 EXPERTS = (4, 8, 16)
 UNIFORM = 0.6  # of the uniform mixture's error
 MORE = 0.95  # of the error of fewer experts
 KNOWING = 0.9  # of the error of a mixture whose experts know nothing
-LINE = 0.4  # error of one line, at least
-TWO_LINES = {True: 0.095, False: 0.1}  # of two, at most: for measured vowels, and for those of the stand-in
 MNIST = "odd or even digits of MNIST; the paper has forest cover types"
 
 
@@ -27,30 +21,7 @@ Runs = dict[int, list[model.SVMMixture]]  # by number of experts
 
 
 def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """The digits with 8 seeds, the vowels with 20; 2 and 4 where it is to be quick."""
-    return [*of_vowels(quick, seed), *of_digits(quick, seed)]
-
-
-def of_vowels(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """Two linear machines and a gate, by soft EM from k-means, against one linear machine."""
-    tried = seeds(seed, 4 if quick else 20)
-    return [claim for data in at_hand() for claim in two_lines(data, tried)]
-
-
-def two_lines(data: Vowels, tried: Iterable[int]) -> list[Claim]:
-    """Claims about soft mixtures of two lines on these vowels, from these seeds."""
-    runs = [em.train_soft(data, experts=2, seed=seed) for seed in tried]
-    most = TWO_LINES[data.measured]
-    worst, single = max(float(run.test_error[-1]) for run in runs), runs[0].single_error
-    soft, alone = f"test error of 2 experts by soft EM, worst of {len(runs)} seeds", "test error of one linear machine"
-    return [
-        Claim(soft, worst, NOT_PRINTED, f"at most {most:.1%}", worst <= most, data.source),
-        Claim(alone, single, NOT_PRINTED, f"at least {LINE:.0%}", single >= LINE, data.source),
-    ]
-
-
-def of_digits(quick: bool = False, seed: int = 0) -> list[Claim]:
-    """The loop of 2002, with linear experts and room 1: means of the seeds."""
+    """The loop of 2002, with linear experts and room 1: means of 8 seeds, of 2 where it is to be quick."""
     experts, tried = EXPERTS[::2] if quick else EXPERTS, seeds(seed, 2 if quick else 8)
     runs = {m: [model.train(m, seed=run) for run in tried] for m in experts}
     return [better(runs), more_is_better(runs), known(runs), overflow(runs)]
@@ -128,13 +99,6 @@ def _dealt_once(weights: np.ndarray, capacity: int, rng: np.random.Generator) ->
 
 
 CONTROLS = (
-    Control(
-        "the gate stays uniform",
-        (em, "fitted_gate", lambda gate, *_: gate),
-        ("2 experts by soft EM",),
-        of_vowels,
-    ),
-    Control("a task that one line can do", (datasets, "ONES", (0, 1)), ("one linear machine",), of_vowels),
     Control("the gater does not learn", (model, "trained", lambda gater, *_: gater), ("uniform mixture",), _better),
     Control(
         "one expert gets every example", (model, "_experts_say", _one_for_all), (f"experts / of {EXPERTS[0]}",), _more
@@ -259,83 +223,6 @@ def _shuffled_off(seed: int) -> float:
     return apart((dealt.sum(), task.odd.sum()), (real, task.odd), ((dealt == task.odd).all(), False))
 
 
-def _soft_off(seed: int) -> float:
-    """The E step case by case; what the M steps fit has no slope left; a weight of 2 is a case that stands twice."""
-    data, draws = stand_in(), np.random.default_rng(seed)
-    inputs, desired = (part[:80] for part in encode(data))
-    to_learn = em.standardised(inputs)
-    x, side = inputs @ to_learn, 2 * desired - 1
-    lines, gate, slope = draws.normal(size=(3, 2)), draws.normal(size=(3, 2)), np.array([0.5, 2.0])
-    responsible, likelihood = em.expectation(model_softmax(x @ gate), slope * (x @ lines) * side[:, None])
-    rows, logs, mixture = [], [], []
-    for case, y in zip(x, side, strict=True):
-        share = [math.exp(case @ gate[:, k]) for k in range(2)]
-        share = [each / sum(share) for each in share]
-        right = [1 / (1 + math.exp(-slope[k] * y * float(case @ lines[:, k]))) for k in range(2)]
-        joint = [p * r for p, r in zip(share, right, strict=True)]
-        rows.append([each / sum(joint) for each in joint])
-        logs.append(math.log(sum(joint)))
-        mixture.append(sum(joint) if y > 0 else 1 - sum(joint))
-    margins, shares = x @ lines[:, 0] * side, np.array(rows)
-
-    def of_slope(b: np.ndarray) -> float:
-        return float((shares[:, 0] * -np.log1p(np.exp(-b * margins))).sum() - em.SLOPE_DECAY / 2 * (b**2).sum())
-
-    def of_gate(lines: np.ndarray) -> float:
-        said = np.log(model_softmax(x @ lines))
-        return float((shares * said).sum(axis=1).mean() - em.GATE_DECAY * (lines**2).sum())
-
-    fitted = em.fitted_gate(gate, x, shares)
-    twice = np.where(np.arange(80) < 30, 2.0, 1.0)
-    doubled = np.concatenate([np.arange(30), np.arange(80)])
-    start, drawn = (em._start(x, 2, kind, seed) for kind in ("k-means", "random"))
-    return apart(
-        (x.mean(axis=0), [0, 0, 1]),
-        (x.std(axis=0), [1, 1, 0]),
-        (responsible, rows),
-        (likelihood, np.mean(logs)),
-        (em.mixture(x, lines, slope, gate), mixture),
-        ([em.slope(np.full(1000, m), np.ones(1000)) for m in (0.1, -0.1)], [30, 0.05]),
-        (slopes(of_slope, np.array(em.slope(margins, shares[:, 0]))), 0),
-        (1 + np.abs(slopes(of_gate, fitted)).max() / 10, 1),  # L-BFGS ends with a slope of 1e-4 or so
-        (em.line(x, side, twice), em.line(x[doubled], side[doubled], np.ones(110))),
-        (em.line(x, np.ones(80), np.ones(80)), [0, 0, em.ALWAYS]),
-        (drawn.argmax(axis=1), np.random.default_rng(seed).integers(0, 2, 80)),
-        (np.sort(start, axis=1), np.tile([0.05, 0.95], (80, 1))),
-    )
-
-
-def model_softmax(logits: np.ndarray) -> np.ndarray:
-    return np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-
-
-def _rounds_off(seed: int) -> float:
-    """Three rounds of soft EM, from the steps that `_soft_off` has looked at; their answers, errors and trace."""
-    data, pairs = stand_in(), []
-    inputs, desired = encode(data)
-    with swapped(em, "ITERATIONS", 3):
-        run, hard = (em.train_soft(data, 2, hard=hard, seed=seed) for hard in (False, True))
-    to_learn = em.standardised(inputs[:400])
-    x, side = inputs[:400] @ to_learn, 2 * desired[:400] - 1
-    for found, whole in ((run, False), (hard, True)):
-        responsible, gate = em._start(x, 2, "k-means", seed), np.zeros((3, 2))
-        for at in range(3):
-            shares = np.eye(2)[responsible.argmax(axis=1)] if whole else responsible
-            lines = np.stack([em.line(x, side, share) for share in shares.T], axis=1)
-            slope = np.array([em.slope(x @ lines[:, k] * side, shares[:, k]) for k in range(2)])
-            gate = em.fitted_gate(gate, x, shares)
-            responsible, _ = em.expectation(model_softmax(x @ gate), slope * (x @ lines) * side[:, None])
-            share, right = (
-                model_softmax(inputs @ to_learn @ gate),
-                1 / (1 + np.exp(-slope * (inputs @ to_learn @ lines))),
-            )
-            wrong = ((share * right).sum(axis=1) > 0.5) != (desired > 0)
-            pairs.append(((found.train_error[at], found.test_error[at]), (wrong[:400].mean(), wrong[400:].mean())))
-            pairs.append((found.expert_lines[at], to_learn @ lines))
-            pairs.append((em.soft_trace_of(found).weights[at], -np.sort(-share, axis=1)))
-    return apart(*pairs)
-
-
 # fmt: off
 MECHANISMS = (
     *noticed_by(
@@ -379,34 +266,6 @@ MECHANISMS = (
         _shuffled_off,
         ("experts that know nothing learn from shuffled classes", model.train,
          "rng.permutation(task.odd) if shuffled else task.odd", "task.odd"),
-    ),
-    *noticed_by(
-        "single cases, and slopes that are gone",
-        _soft_off,
-        ("a responsibility has the gate", em.expectation, "gate * sigmoid", "sigmoid"),
-        ("responsibilities sum to 1", em.expectation, "joint / likelihood[:, None]", "joint"),
-        ("the mixture is a weighted sum", em.mixture, "softmax(inputs @ gate) * ", ""),
-        ("an expert learns a case by its share", em.line, ", sample_weight=share[seen]", ""),
-        ("of one class it says that class", em.line, "ALWAYS * classes.sum()", "0"),
-        ("a slope counts cases by their shares", em.slope, "rise = (share * ", "rise = ("),
-        ("a slope has limits", em.slope, "np.clip(found + rise / bend, *SLOPES)", "found + rise / bend"),
-        ("a slope has its decay", em.slope, " - SLOPE_DECAY * found", ""),
-        ("the gate is fitted to responsibilities", em.fitted_gate, "proportions - shares", "proportions"),
-        ("inputs are standardised", em.standardised, "-mean / spread", "0"),
-        ("a random start is drawn", em._start, 'if start == "k-means"', 'if start != "k-means"'),
-        ("a case begins with its cluster's expert", em._start, "SURE * np.eye", "SURE / 2 * np.eye"),
-    ),
-    *noticed_by(
-        "three rounds of soft and of hard EM",
-        _rounds_off,
-        ("hard EM gives a case whole", em._one_hot, "argmax", "argmin"),
-        ("the gate is fitted in each round", em.train_soft, "gate = fitted_gate(gate, mine, shares)",
-         "_ = fitted_gate(gate, mine, shares)"),
-        ("responsibilities are renewed in each round", em.train_soft, "responsible, likelihood = ", "_, likelihood = "),
-        ("test speakers are not learnt from", em.train_soft, "2 * desired[data.training] - 1",
-         "1 - 2 * desired[data.training]"),
-        ("test speakers are told from others", em._result, "wrong[:, ~data.training]", "wrong[:, data.training]"),
-        ("the trace has the gate's shares", em.soft_trace_of, "result.logits(inputs, at)", "result.logits(inputs, 0)"),
     ),
 )
 # fmt: on

@@ -10,15 +10,16 @@ import torch
 from torch.nn.functional import cross_entropy
 from torch.nn.utils import clip_grad_norm_
 
+from benchmarks.history_tables import dropping as train_kinds
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
 from moeviz.history.shared import experts
 from moeviz.history.shared.datasets import english
 from moeviz.history.shared.experts import queued
-from moeviz.history.switch_2021 import model
+from moeviz.history.switch_2021 import model, record
 from moeviz.history.switch_2021 import trace as trace_file
-from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW, sweep
+from moeviz.history.switch_2021.exhibit import AUX_WEIGHTS, EARLY, KINDS, LATE, TWIN, WINDOW
 from moeviz.history.switch_2021.model import DenseLayer, SwitchBlock, SwitchLanguageModel, SwitchLayer
 
 QUICK = tuple({"aux_weight": w, "capacity_factor": c} for w, c in ((1e-2, 1.0), (1e-2, 2.0), (0.0, 1.0)))
@@ -37,9 +38,9 @@ def claims(quick: bool = False, seed: int = 0) -> list[Claim]:
 
 
 def short(quick: bool = False, seed: int = 0) -> pd.DataFrame:
-    """Runs long enough to see what is dropped, in the columns of `sweep`."""
+    """Runs long enough to see what is dropped, in the columns of `shipped_sweep`."""
     kinds, steps = (QUICK, QUICK_STEPS) if quick else ([kind for kind in KINDS if kind != TWIN], SHORT_STEPS)
-    return sweep(kinds, seeds=seeds(seed, 1), steps=steps)
+    return train_kinds(kinds, seeds=seeds(seed, 1), steps=steps)
 
 
 def dropping(runs: pd.DataFrame, brief: bool = False) -> list[Claim]:
@@ -188,7 +189,7 @@ def _balance_off(seed: int) -> float:
     means = [sum(row[e] for row in probabilities.tolist()) / 8 for e in range(3)]
     again = torch.Generator().manual_seed(seed)
     drawn = torch.nn.init.trunc_normal_(torch.empty(40, 9), 0, 0.05, -0.1, 0.1, generator=again)  # √(0.1 / 40) is 0.05
-    with swapped(model, "english", _english):
+    with swapped(record, "english", _english):
         training, held_out, _ = CORPUS()
     words = np.concatenate([_english().training, _english().held_out])
     stretches = np.split(words, range(1025, len(words), 1025))
@@ -242,7 +243,7 @@ def _model_off(seed: int) -> float:
 
 def _steps_off(seed: int) -> float:
     """Three steps of training on a short text, a Switch and its twin, and what they come to on held-out words."""
-    with swapped(model, "corpus", _short), swapped(model, "english", _english):
+    with swapped(model, "corpus", _short), swapped(record, "english", _english):
         return max(_trained_off(_short(), dense, seed) for dense in (False, True))
 
 
@@ -256,7 +257,7 @@ CORPUS, _english = model.corpus, cache(english)
 
 
 def _trained_off(text: tuple, dense: bool, seed: int) -> float:
-    with kept(model, "_result") as ended:
+    with kept(model, "measured") as ended:
         run = model.train(4, 1.0, 5.0, 3, seed, dense)
     trained, pairs = ended[0][0][0], []
     draws, of_layer, batches, jitter = (torch.Generator().manual_seed(4 * seed + number) for number in range(4))
@@ -351,9 +352,9 @@ MECHANISMS = (
         ("a word is to be followed by the next", model._loss, "text[:, 1:]", "text[:, :-1]"),
         ("drops are counted by sequence", model.train, "view(SEQUENCES, WORDS).sum(1)",
          "view(WORDS, SEQUENCES).sum(0)"),
-        ("held-out words come in groups", model._result, "* WORDS + torch.arange(WORDS + 1)",
+        ("held-out words come in groups", record.measured, "* WORDS + torch.arange(WORDS + 1)",
          "+ torch.arange(WORDS + 1)"),
-        ("a gate is the chosen expert's", model._result, "max(dim=-1).values", "min(dim=-1).values"),
+        ("a gate is the chosen expert's", record.measured, "max(dim=-1).values", "min(dim=-1).values"),
         ("the trace drops what was dropped", trace_file.trace_of, "np.where(result.dropped, NO_EXPERT, result.chosen)",
          "result.chosen"),
     ),

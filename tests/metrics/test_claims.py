@@ -119,18 +119,21 @@ def test_if_any_choice_is_counted_the_second_count_refutes_what_is_found(monkeyp
 ELSEWHERE = {
     "metrics/test_metrics_contrast.py": "contrast no_contrast",
     "metrics/test_metrics_tune_targets.py": "tune_targets",
+    "metrics/test_metrics_expert_rules.py": "rules_that_predict",
+    "metrics/test_metrics_paths.py": "paths_beyond path_that_holds map_of_experts",
     "metrics/test_metrics_routes.py": "routes_alike route_ranks route_certainty route_stakes route_of_kind blind_spots",
     "metrics/test_metrics_direct_attribution.py": "direct_parts",
     "metrics/test_metrics_expert_table.py": "often_and_added added_and_missed expert_note odd_expert breadths "
     "names_by_chance committee writers dead_experts",
     "formats/test_expert_labels.py": "labels_of_others",
     "analyses/test_bits.py": "unreached super_experts cost_of_bits",
-    "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice",
+    "analyses/test_pruning_curve.py": "texts_of_study mean_output_instead cost_of_cut own_choice cost_in_all",
     "serving/test_decision.py": "few_tokens few_windows few_choices split_memory draft_unknown draft_needs drift "
     "device_pairs",
     "serving/test_serving.py": "most_used_of_counts model_fits model_does_not_fit",
     "serving/test_serving_plans.py": "slots_changed made_from_all layers_on_gpu layers_planned plan_judged "
     "plan_not_judged kept_whole kept_whole_unknown most_used_half",
+    "serving/test_staleness.py": "stale_plan few_choices_for_staleness layers_judged fresh_plan_fits texts_in_both",
     "training/test_training_over_steps.py": "*",
 }
 

@@ -130,7 +130,7 @@ def why_not(words: list[str]) -> str:
         return "reads what somebody types"
     if given.get("model", "embedded") != "embedded":
         return "asks the hub, or a folder"
-    files = [given[name] for name in ("source", "other", "replay", "trace", "run") if name in given]
+    files = [given[name] for name in ("source", "other", "replay", "trace", "run", "judged_on") if name in given]
     files += given.get("labels") or ()
     files += [word for word in given.get("bias", ()) if word.endswith(".json")]
     return "" if all(Path(file).exists() for file in files) else "reads a file of somebody's own"

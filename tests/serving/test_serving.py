@@ -26,7 +26,7 @@ from moeviz.routing_trace import token_frame
 from moeviz.serving import memory
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_of, budget_sentence, hit_rates
-from moeviz.serving.cache import POLICIES, expert_cache, shared_cache
+from moeviz.serving.cache import POLICIES, cache_tiers, expert_cache, shared_cache
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.memory import best_precision, fit_sentence, memory_on_cards, serving_memory, what_fits
 from moeviz.serving.placement import coactive, devices_reached, serving_placement
@@ -228,7 +228,7 @@ def small_routings(draw) -> RoutingTrace:
 def test_no_policy_beats_belady_and_nothing_the_bound(drawn):
     rows, experts, chunk = drawn
     frame = expert_cache(routed(rows, experts), chunk=chunk).fillna(0)
-    for name in ("lru", "lfu", "random"):
+    for name in ("lru", "lfu", "lfru", "random"):
         assert (frame[name] <= frame["belady"] + 1e-12).all()
     assert (frame["belady"] <= frame["bound"] + 1e-12).all() and (frame["static"] <= frame["bound"] + 1e-12).all()
     full = frame[frame["capacity"] == experts]
@@ -265,10 +265,57 @@ def most_hits(sets: list[frozenset[int]], capacity: int, bypass: bool) -> int:
     return max(best.values())
 
 
+def kept_one_by_one(rows: list[list[int]], tiers: tuple[int, ...], order: str) -> list[int]:
+    """Hits of each tier by a plain simulation: the first tier holds the best of all that both hold, by use."""
+    uses, last, held, hits = {}, {}, [], [0] * len(tiers)
+    for step, row in enumerate(rows):
+        used = sorted({expert for expert in row if expert >= 0})
+        bounds = np.cumsum(tiers)
+        for expert in used:
+            if expert in held:
+                hits[int(np.searchsorted(bounds, held.index(expert), side="right"))] += 1
+            uses[expert], last[expert] = uses.get(expert, 0) + 1, step
+
+        def goes(expert: int, now: int = step) -> tuple[float, ...]:
+            age = now - last[expert]
+            return {"lru": (age,), "lfru": (-uses[expert] / (age + 1), age)}[order]
+
+        others = sorted((expert for expert in held if expert not in used), key=lambda e: (goes(e), e))
+        held = [*sorted(used, key=lambda e: (goes(e), e)), *others][: sum(tiers)]
+    return hits
+
+
+@given(small_routings())
+def test_lfru_and_tiers_are_what_a_simulation_of_each_size_finds(drawn):
+    """Its one tier of a size is a cache of that size; two tiers split its hits, since what gives way goes down."""
+    rows, experts, _ = drawn
+    trace = routed(rows, experts)
+    frame = expert_cache(trace, policies=("lru", "lfru")).fillna(0)
+    for name in ("lru", "lfru"):
+        for capacity, total, found in zip(frame["capacity"], frame["requests"], frame[name], strict=True):
+            assert found * total == pytest.approx(sum(kept_one_by_one(rows, (capacity,), name)))
+
+
+def test_tiers_share_what_is_requested():
+    trace = sample_trace(layers=2, tokens=80, experts=8, top_k=2)
+    found = cache_tiers(trace, 2, 3).set_index("policy")
+    assert found.sum(axis=1).tolist() == pytest.approx([1.0] * len(found))
+    assert found.loc["chance"].tolist() == pytest.approx([2 / 8, 3 / 8, 3 / 8])
+    halves = [layer.tolist() for layer in trace.experts]
+    every = [np.array(kept_one_by_one(rows, (2, 3), "lru")) for rows in halves]
+    first = [np.array(kept_one_by_one(rows[: len(rows) // 2], (2, 3), "lru")) for rows in halves]
+    warm = (np.sum(every, axis=0) - np.sum(first, axis=0)) / (trace.experts.size / 2)
+    assert found.loc["lru", ["gpu", "ram"]].tolist() == pytest.approx(warm.tolist())
+    assert cache_tiers(trace.counts(), 2, 3)["policy"].tolist() == ["static", "chance"]
+    for sizes in ((2, 7), (0, 2), (2, 0)):
+        with pytest.raises(MoevizError):
+            cache_tiers(trace, *sizes)
+
+
 def test_a_cache_of_k_experts_hits_what_neighbours_share():
     trace = sample_trace(layers=2, tokens=60, experts=8, top_k=3)
     frame = expert_cache(trace, [3])
-    for name in ("lru", "lfu", "random", "belady"):
+    for name in ("lru", "lfu", "lfru", "random", "belady"):
         for experts, rate in zip(trace.experts, frame[name], strict=True):
             shared = [len({*a} & {*b}) for a, b in zip(experts[:-1].tolist(), experts[1:].tolist(), strict=True)]
             assert rate == pytest.approx(sum(shared) / experts.size)

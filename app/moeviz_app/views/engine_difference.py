@@ -1,14 +1,16 @@
 """Two recordings of the same text, by two engines, in two precisions, in training and serving: where do they part?"""
 
+from dataclasses import replace
 from typing import NamedTuple
 from weakref import ref
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts.engine_difference import AGREEMENT, MARGINS, PLACES
 from moeviz.embedded import EMBEDDED
-from moeviz.errors import MissingField
+from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.conventions import Comparison, explain
 from moeviz.metrics.engine_difference import (
     agreement_sentence,
@@ -21,6 +23,7 @@ from moeviz.metrics.engine_difference import (
 )
 from moeviz.metrics.engine_tokens import margins_of_both, token_differences
 from moeviz.metrics.tokens import visible
+from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import model_catalog, recorded
 from moeviz_app.jobs.recorded import EXAMPLES, cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
@@ -28,7 +31,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import example_note, explained, say
-from moeviz_app.widgets.pickers import Pair, bring_up_pair
+from moeviz_app.widgets.pickers import Pair, bring_up_pair, choice_of
 from moeviz_app.widgets.run_panel import run_live
 
 PRECISIONS = ("float32", "bfloat16")
@@ -36,12 +39,15 @@ CELLS = 6_000  # of the map of tokens, at most
 MOST_TOKENS, FEWEST_TOKENS = 128, 16
 MOST_SEQUENCES = 1_000  # in the table
 _KEPT = "engine difference of a pair"
+PLANTED, IN_PRECISIONS = EXAMPLE_PAIRS = ("Experts under other numbers", "Two precisions")
+RECORDED, UNDONE = VIEWS = ("As recorded", "With it undone")
 
 
 class PairTables(NamedTuple):
     """The tables of a pair of traces."""
 
     found: Comparison
+    recorded: pd.DataFrame | None  # layers as recorded; None if they have none alike, or nothing was undone
     checked: pd.DataFrame
     layers: pd.DataFrame
     partings: pd.DataFrame
@@ -72,7 +78,7 @@ def engine_difference_page() -> None:
                 st.text(sentence)
             st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
-        picture_and_words(AGREEMENT, found.layers)
+        picture_and_words(AGREEMENT, _shown(found))
         _places(found.found.undone, found)
         heading(MARGINS)
         with explained():
@@ -81,11 +87,18 @@ def engine_difference_page() -> None:
             picture_and_words(MARGINS, found.margins)
 
 
+def _shown(found: PairTables) -> pd.DataFrame:
+    """Ask whether layers are shown as recorded or with conventions undone, if there are both."""
+    if found.recorded is None:
+        return found.layers
+    chosen = choice_of(st.segmented_control, "The second trace", VIEWS, session.ENGINE_VIEW, UNDONE)
+    return found.recorded if chosen == RECORDED else found.layers
+
+
 def _say_where_traces_come_from() -> None:
     example_note(
-        f"The example texts, read first in {' and then in '.join(PRECISIONS)}. To compare two traces of the same text, "
-        "open two files on the page Files, start the app with both (moeviz app A B), or run one prompt in two "
-        "precisions."
+        "To compare two traces of the same text, open two files on the page Files, start the app with both "
+        "(moeviz app A B), or run one prompt in two precisions."
     )
     session.link_to("Files", "Open files", ":material/upload:")
 
@@ -103,11 +116,32 @@ def _suggest() -> None:
 
 
 def _example() -> Pair:
-    """The example texts in two precisions, read once, for all visitors. Raises what `run_live` raises."""
+    """Choose among two pairs: a recording with a planted convention, or the example texts in two precisions.
+
+    The second is read once, for all visitors. Raises what `run_live` raises.
+    """
+    if choice_of(st.segmented_control, "Example", EXAMPLE_PAIRS, session.ENGINE_EXAMPLE, PLANTED) == PLANTED:
+        st.text(
+            "The recorded example, and a copy in which each expert has the next one’s number, as from an engine that "
+            "counts from one: every token goes to the same experts."
+        )
+        return cached_for_example(recorded.example(), PLANTED, lambda: (recorded.example(), _planted()))
+    st.text(f"The example texts, read first in {' and then in '.join(PRECISIONS)}.")
     one, other = (RunRequest("\n".join(EXAMPLES.values()), EMBEDDED, dtype=dtype) for dtype in PRECISIONS)
     model_catalog.check_on_offer(EMBEDDED)
     return cached_for_example(
         recorded.example(), PRECISIONS, lambda: (run_live(one, "one goes on"), run_live(other, "the other goes on"))
+    )
+
+
+def _planted() -> RoutingTrace:
+    """Return the recorded example with other numbers for the experts, in ids and logits."""
+    trace = recorded.example()
+    numbers = np.array(trace.model.num_experts)[:, None, None]
+    experts = np.where(trace.experts < 0, trace.experts, (trace.experts + 1) % numbers).astype(trace.experts.dtype)
+    logits = None if trace.logits is None else np.roll(trace.logits, 1, axis=-1)
+    return replace(
+        trace, model=replace(trace.model, name=f"{trace.model.name}, renumbered"), experts=experts, logits=logits
     )
 
 
@@ -118,13 +152,28 @@ def _found(pair: Pair) -> PairTables:
         return known[1]
     compared = explain(pair)
     undone = compared.undone
-    tables = compared, tokens_checked(pair), engine_difference(undone), first_partings(undone)
+    tables = (
+        compared,
+        _as_recorded(pair, compared),
+        tokens_checked(pair),
+        engine_difference(undone),
+        first_partings(undone),
+    )
     try:
         found = PairTables(*tables, margins_of_both(undone))
     except MissingField as why:
         found = PairTables(*tables, why)
     session.keep_result(_KEPT, (tuple(map(ref, pair)), found))
     return found
+
+
+def _as_recorded(pair: Pair, compared: Comparison) -> pd.DataFrame | None:
+    if not compared.conventions:
+        return None
+    try:
+        return engine_difference(pair)
+    except MoevizError:  # rows or layers that only undoing brings together
+        return None
 
 
 def _places(pair: Pair, found: PairTables) -> None:

@@ -25,7 +25,7 @@ from moeviz_app.session import session
 from moeviz_app.session.subject import subject
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
-from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards
+from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards, draw_staleness
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
 from moeviz_app.widgets.facts import cautions
 from moeviz_app.widgets.files import file_stem
@@ -135,6 +135,7 @@ def serving(
     if counted is not None:
         with cards:
             draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fit)
+            draw_staleness(counted, fit)
 
 
 def _draw_part(opened: str, asked: ServingQuery) -> None:

@@ -9,21 +9,22 @@ from typing import NamedTuple
 
 import streamlit as st
 
-from moeviz.metrics.words import byte_unit, bytes_said, in_words_of
+from moeviz.metrics.words import byte_unit, bytes_said, in_words_of, percent
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import ServedModel
 from moeviz.routing_trace import Counted, RoutingTrace
-from moeviz.serving.answers import BALANCE, DRAFT, MEMORY, Answer, answer, balance, drafted, split
+from moeviz.serving.answers import BALANCE, DRAFT, MEMORY, STALE, Answer, answer, balance, drafted, split, stale
 from moeviz.serving.budget import budget_of
 from moeviz.serving.decision import LITTLE, TRIAL
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.serving.requests import served_tokens
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.run_request import number_in
-from moeviz_app.session import session
+from moeviz_app.session import recent, session
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
 from moeviz_app.widgets.messages import note
+from moeviz_app.widgets.pickers import choice_of
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 USUAL_BITS = 16
@@ -267,6 +268,37 @@ def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:
     yield CACHED, answer(MEMORY, lambda: split(chosen_tokens(counted), capacity))
     yield DEVICES, answer(BALANCE, lambda: balance(chosen_tokens(counted), devices))
     yield BATCHES, answer(DRAFT, lambda: drafted(chosen_tokens(counted)))
+
+
+def draw_staleness(counted: Counted, fit: int) -> None:
+    """Ask for another recording, and draw what plans of this one are worth there: one number, and a sentence each."""
+    others = {name: trace for name, trace in recent.traces().items() if trace is not counted}
+    if not others:
+        return
+    with st.container(border=True, key="serve-card-judged-on"):
+        name = choice_of(
+            st.selectbox,
+            "Is a plan of this recording still good on another?",
+            [*others],
+            session.JUDGED_ON,
+            None,
+            index=None,
+            placeholder="another recording: a day, a customer, a checkpoint",
+        )
+        if name is None:
+            return
+        least, most = counted.model.top_k, max(counted.model.num_experts) - counted.model.zero_experts
+        capacity, devices = fit if least <= fit < most else None, chosen_devices(counted.model)
+        found = answer(STALE, lambda: stale(chosen_tokens(counted), chosen_tokens(others[name]), devices, capacity))
+        if found.figures.empty or found.verdict == LITTLE:
+            st.text(found.sentence)
+            return
+        with st.container(horizontal=True):
+            for row in found.figures.itertuples():
+                kept = "none to keep" if row.kept != row.kept else percent(row.kept).replace("-", "−")
+                st.metric(f"{row.plan}: kept", kept, help="0% is chance, and 100% a fresh plan of the other recording.")
+        st.dataframe(found.figures[["plan", "stale", "fresh", "chance", "verdict"]], hide_index=True, width="stretch")
+        note(in_words_of(counted.model, found.sentence))
 
 
 def _of_file(counted: Counted, all_layers: int, others: list[tuple[str, Answer]]) -> Answer:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moeviz.analyses.precisions import experts_rounded
 from moeviz.analyses.pruning import captions
-from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split
+from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, split_other
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
@@ -22,12 +22,13 @@ from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.claims import Claim
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.metrics.bits import FREQUENCY, KL, LOSS, RANDOM, SAYS, Bits, mean_bits, plan_of_bits, super_experts
+from moeviz.metrics.bits import FREQUENCY, KL, RANDOM, RULES, SAYS, Bits, mean_bits, plan_of_bits, super_experts
 from moeviz.metrics.bits import unreached_sentence as unreached_sentence
+from moeviz.metrics.staleness import staleness, staleness_claim
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-UNIFORM = "uniform"
+UNIFORM, FRESH = "uniform", "fresh"
 EXPERTS, LAYERS = UNITS = ("experts", "layers")
 Matrices = Mapping[int, Sequence[Sequence[Tensor]]]  # of each expert, by layer
 Codes = Mapping[tuple[int, int], int]  # by layer and expert
@@ -48,6 +49,7 @@ class BitsStudy:
     calibrated: Texts
     judged: Texts
     seed: int
+    drawn: tuple[float, ...] = ()  # loss_increase of each plan at random
 
     def plan(self, rule: str = KL) -> Bits:
         """The bits of each unit by a rule: by layer and expert, or by layer and -1."""
@@ -61,6 +63,7 @@ def bits_study(
     bits: tuple[int, int] = (3, 4),
     budget: float | None = None,
     units: str = EXPERTS,
+    judged_on: Iterable[tuple[str, str]] | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     tokens: int | None = None,
@@ -77,6 +80,8 @@ def bits_study(
     budget     mean bits of a weight; default: half way.
     units      "experts", or "layers", where all experts of a layer have as many bits: a file whose tensors hold all of
                them can have no other plan.
+    judged_on  texts of another day or customer, whose second half judges instead; plans from their first half are the
+               fresh ones that those of `texts` are compared with. It takes twice as long.
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
@@ -88,10 +93,10 @@ def bits_study(
     model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
     alone rounded to few and to many bits) · bits int64 (by the plan "kl").
 
-    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; "uniform": each weight has as
-    many codes as 2 ** budget, rounded down; "few", "many") · bits float64 (mean, of a weight) · tokens int64
-    (predicted) · loss, loss_increase float64 (nats a token) · sd float64 (of the increase over the draws at random; NaN
-    elsewhere).
+    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; with `judged_on` also "fresh
+    kl", "fresh loss", "fresh frequency"; "uniform": each weight has as many codes as 2 ** budget, rounded down; "few",
+    "many") · bits float64 (mean, of a weight) · tokens int64 (predicted) · loss, loss_increase float64 (nats per token)
+    · sd float64 (of the increase over the draws at random; NaN elsewhere).
 
     Raises `CaptureError` for bits and budgets that cannot be, and weights that cannot be rounded in memory;
     `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
@@ -102,32 +107,46 @@ def bits_study(
         raise CaptureError(f"Bits are few and many, from 2 to 8, for experts or for layers, not {bits} for {units!r}.")
     matrices = {router.layer: expert_matrices(router) for router in find_routers(model.model)}
     calibrated, judged = split(texts, seed)
-    stretches = [*as_read(model, calibrated, tokens)]
-    steps = Steps(progress, len(calibrated))
-    trace = trace_corpus(model, stretches, outputs=True, progress=steps.of_first)
-    of_experts = _of_experts(trace, matrices)
-    frame = _units(of_experts, matrices, units)
-    plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)  # refused before hours of measuring
+    fresh, judged = ((), judged) if judged_on is None else split_other(judged_on, calibrated, seed)
+    steps = Steps(progress, len(calibrated) + len(fresh))
+    measuring = [[*as_read(model, chose, tokens)] for chose in (calibrated, fresh) if chose]
+    traces = [
+        trace_corpus(model, stretches, outputs=True, progress=lambda *_: steps.one_more()) for stretches in measuring
+    ]
+    of_experts = [_of_experts(trace, matrices) for trace in traces]
+    frames = [_units(each, matrices, units) for each in of_experts]
+    for frame in frames:  # refused before hours of measuring
+        plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)
     judging = [*as_read(model, judged, tokens)]
-    reached = _reached(trace, frame)
-    names = [KL, LOSS, FREQUENCY, *[RANDOM] * draws]
-    steps.total = steps.done + len(stretches) + 2 * int(reached.sum()) + len(judging) * (len(names) + 4)
-    found = _each_alone(model, [text for _, text in stretches], matrices, frame, reached, bits, steps)
-    frame = frame.assign(**found)
-    plans: list[tuple[str, float, Codes]] = []
-    for at, rule in enumerate(names):
-        plan = plan_of_bits(frame, rule, bits, budget, seed, max(at - len(names) + draws, 0))
+    reached = [*map(_reached, traces, frames)]
+    rules = [*RULES[:-1], *[RANDOM] * draws]
+    of_units = sum(len(texts) + 2 * int(each.sum()) for texts, each in zip(measuring, reached, strict=True))
+    plans_made = len(rules) + 4 + 3 * (len(frames) - 1)
+    steps.total = steps.done + of_units + len(judging) * plans_made
+    for at, stretches in enumerate(measuring):
+        alone = _each_alone(model, [text for _, text in stretches], matrices, frames[at], reached[at], bits, steps)
+        frames[at] = frames[at].assign(**alone)
+    frame, plans = frames[0], list[tuple[str, float, Codes]]()
+    for at, rule in enumerate(rules):
+        plan = plan_of_bits(frame, rule, bits, budget, seed, max(at - len(rules) + draws, 0))
         plans.append((rule, mean_bits(frame, plan), _codes(plan, matrices)))
+    for again in frames[1:]:
+        made = {f"{FRESH} {rule}": plan_of_bits(again, rule, bits, budget, seed) for rule in RULES[:-1]}
+        plans += [(name, mean_bits(again, plan), _codes(plan, matrices)) for name, plan in made.items()]
     for name, each in ((UNIFORM, int(2**budget)), ("few", 2**few), ("many", 2**many)):
         plans.append((name, float(np.log2(each)), _codes({}, matrices, each)))
     of_plans = [{}, *(codes for *_, codes in plans)]
     losses, count = _losses(model, [text for _, text in judging], of_plans, matrices, steps)
+    drawn = tuple(
+        (loss - losses[0]) / count for loss, (name, *_) in zip(losses[1:], plans, strict=True) if name == RANDOM
+    )
     plan = plan_of_bits(frame, KL, bits, budget)
     frame = frame.assign(bits=[plan[place] for place in zip(frame["layer"], frame["expert"], strict=True)])
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
     table = _table([(name, size) for name, size, _ in plans], losses, count)
+    loss = float(losses[0] / count)
     return BitsStudy(
-        model.info, blocks, frame, of_experts, table, bits, budget, float(losses[0] / count), calibrated, judged, seed
+        model.info, blocks, frame, of_experts[0], table, bits, budget, loss, calibrated, judged, seed, drawn
     )
 
 
@@ -264,4 +283,9 @@ def bits_sentences(study: BitsStudy, rule: str = KL) -> list[Claim]:
         claims.append(captions.super_experts(tuple(names.itertuples(index=False, name=None))))
     cost, uniform, by_frequency, at_random = (float(rows[name]) for name in (rule, UNIFORM, FREQUENCY, RANDOM))
     spread = sd if np.isfinite(sd) else None
-    return [*claims, captions.cost_of_bits(study.budget, SAYS[rule], cost, uniform, by_frequency, at_random, spread)]
+    claims.append(captions.cost_of_bits(study.budget, SAYS[rule], cost, uniform, by_frequency, at_random, spread))
+    if (name := f"{FRESH} {rule}") in rows.index:
+        claims.append(
+            staleness_claim(staleness(f"{rule}, {study.budget:g} bits", "loss", cost, rows[name], study.drawn))
+        )
+    return claims

@@ -88,3 +88,15 @@ def cost_of_bits(
     if by_frequency < cost:
         return f"{costs} Bits by frequency cost less."
     return costs
+
+
+@claim
+def cost_in_all(
+    total: int, least: int, most: int, criterion: str, increase: float, alike: float | None, at_random: float | None
+) -> str:
+    same = "" if alike is None else f"; as many from each layer {alike:+.3f}"
+    chance = "" if at_random is None else f"; at random {at_random:+.3f}"
+    return (
+        f"Without {total:,} experts in all, {least} to {most} per layer, {criterion}: {increase:+.3f} nats per token"
+        f"{same}{chance}."
+    )

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,17 +24,20 @@ from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.metrics.pruning import (
     ALL,
     CRITERIA,
+    FRESH,
     RANDOM,
     LayerLimits,
     Order,
     check_criteria,
     check_cuts,
     cost_of_cuts,
+    cut_in_all,
     cut_order,
     expert_scores,
     first_to_go,
     usual_cuts,
 )
+from moeviz.metrics.staleness import staleness, staleness_claim
 from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
 
@@ -51,7 +54,7 @@ class PruningCurve:
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
-    losses: pd.DataFrame
+    losses: pd.DataFrame  # of as many experts cut from each layer
     scores: pd.DataFrame  # of `expert_scores`, on the texts that chose
     limits: Mapping[int, LayerLimits]  # by layer
     loss: float  # of the whole model on the texts that judged, nats a token
@@ -60,6 +63,8 @@ class PruningCurve:
     seed: int  # of the split
     tokens: int | None  # read of each text; None: all
     replaced_by: str = NEXT_BEST  # what takes a cut expert's place
+    in_all: pd.DataFrame | None = None  # as `losses`, of a number cut in all: also total int64, per_layer str
+    drawn: Mapping[tuple[bool, int], tuple[float, ...]] = field(default_factory=dict)  # loss_increase of the draws
 
     def order(self, criterion: str) -> Order:
         """The experts of each layer in the order in which the criterion cuts them."""
@@ -70,13 +75,20 @@ class PruningCurve:
         check_cuts([count], self.limits)
         return first_to_go(self.order(criterion), count)
 
+    def cut_in_all(self, criterion: str, total: int) -> dict[int, tuple[int, ...]]:
+        """Return the experts that go if this many are cut in all layers together (`cut_in_all` of the metrics)."""
+        return cut_in_all(self.scores, criterion, self.limits, total, self.seed)
+
 
 def pruning_curve(
     model: LoadedModel,
     texts: Iterable[tuple[str, str]],
     *,
     cuts: Sequence[int] | None = None,
+    cut_total: int | None = None,
     criteria: Sequence[str] = tuple(CRITERIA),
+    judged_on: Iterable[tuple[str, str]] | None = None,
+    judge: LoadedModel | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     by_kind: str | None = None,
@@ -90,7 +102,12 @@ def pruning_curve(
     without the experts that each would cut, as if the model did not have them (`moeviz.Mute(…, removed=True)`).
 
     cuts       numbers of experts cut from each layer; default: an eighth, a quarter and a half of them.
+    cut_total  number of experts cut in all layers together, more where it costs less (`cut_in_all`); next to as many
+               cut from each layer alike, as far as it divides.
     criteria   names of `CRITERIA`.
+    judged_on  texts of another recording or customer, whose second half judges instead; their first half
+               makes the fresh choice that the choice of `texts` is compared with.
+    judge      another checkpoint of the model, which is cut and judged instead; the fresh choice is by its own scores.
     draws      random choices of experts, with which the others are compared.
     seed       of the division of the texts, and of these.
     by_kind    a criterion by which experts are also chosen by each kind of text alone, and judged on each kind: whose
@@ -103,10 +120,11 @@ def pruning_curve(
 
     `losses` of the result has one row per criterion, cut, and kinds of text that chose and that judged; those of all
     texts alone are given by `cost_of_cuts`. Columns:
-    criterion str · cut int64 (experts a layer) · share float64 (of a layer's experts; of the mean layer where they
-    differ) · chosen_on, judged_on str (a kind of text, or "all texts") · tokens int64 (predicted in the texts that
-    judged) · loss, loss_increase float64 (nats a token: with the experts cut, and above the whole model) · sd float64
-    (of the increase over the draws at random; NaN elsewhere).
+    criterion str · cut int64 (experts per layer) · share float64 (of a layer's experts; of the mean layer where they
+    differ) · chosen_on, judged_on str (a kind of text, "all texts", or, of the fresh choice, "texts like those that
+    judge") · tokens int64 (predicted in the texts that judged) · loss, loss_increase float64 (nats per token: with the
+    experts cut, and above the whole model) · sd float64 (of the increase over the draws at random; NaN elsewhere).
+    `in_all` has the same of `cut_total`: cut is the total, and per_layer str what each layer loses ("" at random).
 
     Raises `CaptureError` where a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
     experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
@@ -121,43 +139,75 @@ def pruning_curve(
     if replaced_by not in REPLACED_BY:
         raise CaptureError(f"Cut experts are replaced by {' or '.join(REPLACED_BY)}, not {quoted(replaced_by)}.")
     limits = limits_of(model)
+    if judge is not None and limits_of(judge) != limits:
+        raise CaptureError(
+            f"{quoted(judge.name)} has other layers or experts than {quoted(model.name)}, so no cut of one fits."
+        )
+    if cuts is None and cut_total is not None:
+        cuts = [cut_total // len(limits)] * (cut_total % len(limits) == 0)
     cuts = usual_cuts(limits) if cuts is None else tuple(dict.fromkeys(cuts))
     check_cuts(cuts, limits)
     chose, judged = split(texts, seed)
+    fresh, judged = (chose, judged) if judged_on is None else split_other(judged_on, chose, seed)
     steps = Steps(progress, len(chose))
     trace = trace_corpus(model, [*as_read(model, chose, tokens)], outputs=True, progress=steps.of_first)
-    scores = expert_scores(trace)
-    wanted = _Cuts()
-    for criterion in criteria:
-        for draw in range(draws if criterion == RANDOM else 1):
-            order = cut_order(scores, criterion, limits, seed, draw)
-            wanted.add(order, cuts, (criterion, ALL))
+    wanted, scores = _Cuts(), expert_scores(trace)
+    choices = {ALL: scores}
+    if judged_on is not None or judge is not None:
+        others = [*as_read(judge or model, fresh, tokens)]
+        steps.total += len(others)
+        seen = trace_corpus(judge or model, others, outputs=True, progress=lambda *_: steps.one_more())
+        choices[FRESH] = expert_scores(seen)
+    for chosen_on, of in choices.items():
+        for criterion in criteria:
+            if chosen_on != ALL and criterion == RANDOM:
+                continue
+            for draw in range(draws if criterion == RANDOM else 1):
+                wanted.add(cut_order(of, criterion, limits, seed, draw), cuts, (criterion, chosen_on))
+                if cut_total is not None:
+                    cut = cut_in_all(of, criterion, limits, cut_total, seed, draw)
+                    wanted.add_one(cut, cut_total, True, (criterion, chosen_on))
     if by_kind is not None:
         labels = trace.tokens["label"].astype(str)
         for kind in dict.fromkeys(label for label, _ in chose):
             of_kind = expert_scores(trace.select(tokens=(labels == kind).to_numpy()))
             wanted.add(cut_order(of_kind, by_kind, limits), cuts, (by_kind, kind))
-    stretches = [*as_read(model, judged, tokens)]
+    cut_model = judge or model
+    stretches = [*as_read(cut_model, judged, tokens)]
     steps.total = steps.done + len(stretches) * (1 + len(wanted.distinct))
     means = None
     if replaced_by == MEAN_OUTPUT:
-        again = [text for _, text in as_read(model, chose, tokens)]
+        again = [text for _, text in as_read(cut_model, chose, tokens)]
         steps.total += len(again)
-        means = mean_outputs(model, again, steps.one_more)
-    losses, counts = _losses(model, stretches, [None, *wanted.distinct], steps, means)
+        means = mean_outputs(cut_model, again, steps.one_more)
+    losses, counts = _losses(cut_model, stretches, [None, *wanted.distinct], steps, means)
     if not counts.sum():
         raise InvalidPrompt("The texts that judge have one token each, so nothing is predicted. Give longer texts.")
     kinds = [label for label, _ in stretches]
-    rows = wanted.rows(losses, counts, kinds)
-    share = np.mean([limit.experts for limit in limits.values()])
-    frame = pd.DataFrame(rows, columns=_COLUMNS).astype({"criterion": "str", "chosen_on": "str", "judged_on": "str"})
-    frame.insert(2, "share", frame["cut"] / share)
+    frame = pd.DataFrame(wanted.rows(losses, counts, kinds), columns=_COLUMNS)
+    frame = frame.astype(dict.fromkeys(("criterion", "chosen_on", "judged_on"), "str"))
+    in_all, experts = frame.pop("in_all"), [limit.experts for limit in limits.values()]
+    frame.insert(2, "share", frame["cut"] / np.where(in_all, np.sum(experts), np.mean(experts)))
+    alike = frame[~in_all].drop(columns="per_layer").reset_index(drop=True)
+    spread = frame[in_all].reset_index(drop=True) if in_all.any() else None
     blocks = {router.layer: router.block_path for router in find_routers(model.model)}
     loss = float(losses[0].sum() / counts.sum())
-    return PruningCurve(model.info, blocks, frame, scores, limits, loss, chose, judged, seed, tokens, replaced_by)
+    facts = blocks, alike, scores, limits, loss, chose, judged, seed, tokens, replaced_by, spread
+    return PruningCurve(model.info, *facts, wanted.drawn(losses, counts))
 
 
-_COLUMNS = ["criterion", "cut", "chosen_on", "judged_on", "tokens", "loss", "loss_increase", "sd"]
+_COLUMNS = [
+    "criterion",
+    "cut",
+    "chosen_on",
+    "judged_on",
+    "tokens",
+    "loss",
+    "loss_increase",
+    "sd",
+    "per_layer",
+    "in_all",
+]
 
 
 def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts]:
@@ -185,6 +235,16 @@ def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts
     return tuple(pairs[at] for at in sorted(chose)), tuple(pairs[at] for at in sorted(judged))
 
 
+def split_other(texts: Iterable[tuple[str, str]], chose: Texts, seed: int = 0) -> tuple[Texts, Texts]:
+    """Divide the texts of another recording by `split`; none of `chose` judges. Raises `InvalidPrompt` if none can."""
+    fresh, judged = split(texts, seed)
+    known = {text for _, text in chose}
+    judged = tuple(pair for pair in judged if pair[1] not in known)
+    if not judged:
+        raise InvalidPrompt("All texts that would judge the choice have made it. Give texts of another recording.")
+    return fresh, judged
+
+
 def limits_of(model: LoadedModel) -> dict[int, LayerLimits]:
     """Between what experts of each layer can be cut. Raises `CaptureError` for routers that cannot choose again."""
     found = {}
@@ -210,9 +270,9 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Clai
     claims = [captions.texts_of_study("chose", len(curve.chose), len(curve.judged), curve.seed, curve.loss)]
     if curve.replaced_by == MEAN_OUTPUT:
         claims.append(captions.mean_output_instead())
-    if criterion not in whole.index:
+    if criterion not in {*whole.index.get_level_values("criterion"), *(() if curve.in_all is None else [criterion])}:
         criterion = whole.index[0][0]
-    for cut in whole.loc[[criterion]].index.get_level_values("cut"):
+    for cut in whole[whole.index.get_level_values("criterion") == criterion].index.get_level_values("cut"):
         row = whole.loc[(criterion, cut)]
         chance = whole.loc[(RANDOM, cut)] if criterion != RANDOM and (RANDOM, cut) in whole.index else None
         sd = (row if chance is None else chance)["sd"]
@@ -224,7 +284,41 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Clai
                 **_worst(rows, criterion, cut),
             )
         )
-    return claims + _by_choice_of_kinds(rows)
+    return claims + _in_all(curve, criterion) + _stale(curve, criterion) + _by_choice_of_kinds(rows)
+
+
+def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
+    """Claim what other numbers per layer cost, compared with as many from each layer, and at random."""
+    if curve.in_all is None:
+        return []
+    whole = cost_of_cuts(curve.in_all).set_index("criterion")
+    total, text, layers = int(whole["cut"].iloc[0]), str(whole["per_layer"][criterion]), len(curve.limits)
+    counts, increase = [*map(int, text.split())] or [0], whole["loss_increase"]
+    alike = cost_of_cuts(curve.losses).set_index(["criterion", "cut"])["loss_increase"]
+    same = criterion, total // layers if total % layers == 0 else 0
+    return [
+        captions.cost_in_all(
+            *(total, min(counts), max(counts), CRITERIA[criterion], float(increase[criterion])),
+            alike=float(alike[same]) if same in alike.index else None,
+            at_random=float(increase[RANDOM]) if criterion != RANDOM and RANDOM in whole.index else None,
+        )
+    ]
+
+
+def _stale(curve: PruningCurve, criterion: str) -> list[Claim]:
+    """Claim what a choice keeps on another recording or checkpoint, if there is one."""
+    claims = []
+    for table, plan in ((curve.losses, "{:,} experts cut per layer"), (curve.in_all, "{:,} experts cut in all")):
+        if table is None:
+            continue
+        rows = table[(table["judged_on"] == ALL) & (table["criterion"] == criterion)]
+        for cut in rows["cut"].unique().tolist():
+            costs = rows[rows["cut"] == cut].set_index("chosen_on")["loss_increase"]
+            drawn = curve.drawn.get((table is curve.in_all, cut))
+            if drawn and FRESH in costs.index:
+                of = staleness(plan.format(cut), "loss", float(costs[ALL]), float(costs[FRESH]), drawn)
+                claims.append(staleness_claim(of))
+    return claims
 
 
 def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> dict[str, Any]:
@@ -239,7 +333,7 @@ def _worst(rows: pd.DataFrame, criterion: str, cut: int) -> dict[str, Any]:
 
 def _by_choice_of_kinds(rows: pd.DataFrame) -> list[Claim]:
     """Claim whose calibration decides: each kind under its own choice, and under the others'."""
-    kinds, claims = rows[(rows["chosen_on"] != ALL) & (rows["judged_on"] != ALL)], []
+    kinds, claims = rows[~rows["chosen_on"].isin([ALL, FRESH]) & (rows["judged_on"] != ALL)], []
     for _, of_cut in kinds.groupby("cut"):
         own = of_cut["chosen_on"] == of_cut["judged_on"]
         if own.any() and not own.all():
@@ -275,13 +369,17 @@ class _Cuts:
 
     def __init__(self) -> None:
         self.places: dict[tuple[tuple[int, tuple[int, ...]], ...], int] = {}
-        self.asked: dict[tuple[str, int, str], list[int]] = defaultdict(list)  # criterion, cut, kind -> places
+        self.asked: dict[tuple[str, str, bool, int], list[int]] = defaultdict(list)  # -> places; see `add_one`
 
     def add(self, order: Order, cuts: Sequence[int], of: tuple[str, str]) -> None:
         """Ask for the first so many of an order."""
         for count in cuts:
-            key = tuple(sorted(first_to_go(order, count).items()))
-            self.asked[of[0], count, of[1]].append(self.places.setdefault(key, len(self.places)))
+            self.add_one(first_to_go(order, count), count, False, of)
+
+    def add_one(self, cut: Cut, count: int, in_all: bool, of: tuple[str, str]) -> None:
+        """Ask for a cut, by criterion and what chose, of a number from each layer or in all."""
+        key = tuple(sorted(cut.items()))
+        self.asked[(*of, in_all, count)].append(self.places.setdefault(key, len(self.places)))
 
     @property
     def distinct(self) -> list[Cut]:
@@ -292,14 +390,24 @@ class _Cuts:
         masks = {ALL: np.ones(len(kinds), bool)}
         if len(names := dict.fromkeys(kinds)) > 1:
             masks |= {kind: np.array(kinds) == kind for kind in names}
-        for (criterion, count, chosen_on), places in self.asked.items():
+        by_place = [*self.places]
+        for (criterion, chosen_on, in_all, count), places in self.asked.items():
+            each = [len(experts) for _, experts in by_place[places[0]]]
+            text = " ".join(map(str, each)) if in_all and criterion != RANDOM else ""
             for judged_on, mask in masks.items():
                 if not (tokens := int(counts[mask].sum())):
                     continue
                 plain, *others = losses[[0, *(1 + place for place in places)]][:, mask].sum(axis=1) / tokens
                 more = np.array(others) - plain
                 sd = float(more.std(ddof=1)) if criterion == RANDOM and len(more) > 1 else np.nan
-                yield criterion, count, chosen_on, judged_on, tokens, float(np.mean(others)), float(more.mean()), sd
+                figures = float(np.mean(others)), float(more.mean()), sd
+                yield criterion, count, chosen_on, judged_on, tokens, *figures, text, in_all
+
+    def drawn(self, losses: np.ndarray, counts: np.ndarray) -> dict[tuple[bool, int], tuple[float, ...]]:
+        """The increase of the loss for each draw at random, by whether the number is of all layers, and the number."""
+        nats = (losses.sum(axis=1) - losses.sum(axis=1)[0]) / counts.sum()
+        of = {key[2:]: places for key, places in self.asked.items() if key[0] == RANDOM}
+        return {key: tuple(nats[[1 + place for place in places]].tolist()) for key, places in of.items()}
 
 
 @torch.no_grad()

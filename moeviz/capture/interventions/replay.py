@@ -20,7 +20,9 @@ else:
 class Replay:
     """Replay the routing of a trace of the same tokens instead of what the routers decide.
 
-    Replaying a model's own trace gives the same output, to the last bit.
+    Replaying a model's own trace gives the same output, to the last bit. With `live_weights` only the experts are the
+    trace's, and each router weighs them by its own scores, as R3 does in reinforcement learning: a trace without
+    weights will do.
 
     >>> import moeviz
     >>> model = moeviz.load_model()
@@ -30,15 +32,24 @@ class Replay:
     """
 
     trace: RoutingTrace
+    live_weights: bool = False
 
     def check(self, layers: LimitsByLayer, token_ids: np.ndarray) -> None:
         """Raise `CaptureError` for a trace of other layers, other experts, or without weights."""
         model, experts = self.trace.model, {layer: limits.num_experts for layer, limits in layers.items()}
-        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or self.trace.weights is None:
+        if dict(zip(model.layers, model.num_experts, strict=True)) != experts or (
+            self.trace.weights is None and not self.live_weights
+        ):
             raise CaptureError(
                 f"The trace to replay is of {model.name}: layers {model.layers}, {model.num_experts} experts"
-                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, and the same layers "
-                f"and experts as the model that runs: {experts}."
+                f"{'' if self.trace.weights is not None else ', no weights'}. It needs weights, or live weights, and "
+                f"the same layers and experts as the model that runs: {experts}."
+            )
+        needed = max(limits.top_k for limits in layers.values())
+        if self.live_weights and ((self.trace.experts < 0).any() or model.top_k != needed):
+            raise CaptureError(
+                f"Live weights need {needed} experts for every token, and the trace has {model.top_k}, or empty slots. "
+                "Leave live weights out, or record the trace with as many."
             )
         if not self.trace.recorded.all():
             raise CaptureError(
@@ -54,6 +65,11 @@ class Replay:
     def change(self, decision: Decision) -> Choice:
         """The trace's choice; in the router's own order of slots where both chose the same."""
         experts = np.where(self.trace.experts < 0, 0, self.trace.experts)[decision.index]
+        if self.live_weights:
+            rows, chosen = decision.kept.nonzero(), decision.experts.new_tensor(experts)
+            pushed = decision.weights.new_zeros(len(decision.experts), decision.limits.num_experts).float()
+            pushed[rows.expand_as(chosen), chosen] = float("inf")
+            return decision.again(pushed, None)
         weights = decision.weights.new_tensor(self.trace.need("weights", "Replay")[decision.index])
         experts = decision.experts.new_tensor(experts)
         own_weights, own = decision.weights[decision.kept], decision.experts[decision.kept]
@@ -66,6 +82,11 @@ class Replay:
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where the decision is not that of the trace, up to the rounding of the model's dtype."""
+        if self.live_weights:
+            for index, (layer, now, _) in enumerate(intervention.layer_pairs(changed, own)):
+                same = (np.sort(now.experts, axis=-1) == np.sort(self.trace.experts[index], axis=-1)).all(axis=-1)
+                intervention.check_all_tokens(self, layer, same, "other experts were chosen")
+            return
         weights = self.trace.need("weights", "Replay")
         replayed = DecidedRouting(changed.layers, self.trace.experts, weights, changed.precision)
         for layer, now, asked in intervention.layer_pairs(changed, replayed):
@@ -84,6 +105,7 @@ def _put(decision: Decision, weights: Tensor, experts: Tensor) -> Choice:
 
 OPTION = Option(
     "--replay",
-    lambda args, read: Replay(read(args.replay)),
+    lambda args, read: Replay(read(args.replay), args.live_weights),
     {"metavar": "TRACE", "help": "use the routing of a trace of the same prompt"},
+    beside={"--live-weights": {"action": "store_true", "help": "with --replay: experts only, weighed by the routers"}},
 )

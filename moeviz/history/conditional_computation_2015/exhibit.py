@@ -1,6 +1,5 @@
 """Conditional computation in numbers: which blocks a digit switches on, how many, and what leaving blocks off costs."""
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import altair as alt
@@ -8,18 +7,13 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
-from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, UNITS, Conditional, train
+from moeviz.history.conditional_computation_2015.model import CLASSES, ESTIMATORS, Conditional, train
 from moeviz.history.conditional_computation_2015.trace import trace_of
-from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
 
+TEXT = words_beside(__file__)
 SWEEP = Path(__file__).with_name("sweep.csv")
-TARGETS = {
-    "policy": (1 / 16, 1 / 8, 3 / 16, 1 / 4),
-    "straight-through": (1 / 16, 1 / 8, 3 / 16, 1 / 4),
-    "uniform": (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2, 3 / 4),
-}
 NAMES = {"policy": "learned policy", "straight-through": "straight-through", "uniform": "uniform dropout"}
 DRAWN_BLOCKS = "shown above"
 
@@ -92,21 +86,6 @@ def error_by_blocks(result: Conditional, path: Path = SWEEP) -> pd.DataFrame:
     own = {"network": DRAWN_BLOCKS, "target": result.settings["target"], "on_share": result.on_share, "seeds": 1}
     own |= dict.fromkeys(("mean", "lowest", "highest"), result.error)
     return pd.concat([rows.reset_index(), pd.DataFrame([own])], ignore_index=True)
-
-
-def sweep(seeds: Iterable[int] = range(3)) -> pd.DataFrame:
-    """Train every network of `error_by_blocks`: what ships as sweep.csv. Takes minutes.
-
-    One row per run. Columns: network str · target float64 · seed int64 · on_share float64 · error float64.
-    """
-    asked = [(NAMES[kind], kind, target, 16) for kind, targets in TARGETS.items() for target in targets]
-    asked += [(f"dense, {blocks * UNITS} units", "uniform", 1.0, blocks) for blocks in (16, 2)]
-    rows = []
-    for name, estimator, target, blocks in asked:
-        for seed in seeds:
-            run = train(estimator, target, blocks=blocks, seed=seed)
-            rows.append((name, target, seed, run.on_share, run.error))
-    return pd.DataFrame(rows, columns=["network", "target", "seed", "on_share", "error"]).round(4)
 
 
 LEARNT, STRAIGHT, UNIFORM = NAMES.values()
@@ -199,28 +178,9 @@ def _tooltip() -> list[alt.Tooltip]:
     )
 
 
-BLOCKS_BY_DIGIT = Chart(
-    "Which blocks does each digit switch on?",
-    "Each row is a digit, and each cell is how likely a block is to be on for it. Rows that look alike are computed "
-    "alike; a row does not sum to 100%, since each block is on or off independently.",
-    measure=blocks_by_digit,
-    draw=block_probability_heatmap,
-)
-BLOCKS_ON = Chart(
-    "How many blocks does a digit have on?",
-    "Each bar is the share of the test digits with this many blocks on, in one sample. The orange mark is what as many "
-    "blocks chosen at random would show.",
-    measure=blocks_on,
-    draw=blocks_on_bars,
-)
-ERROR_BY_BLOCKS = Chart(
-    "How much accuracy does leaving blocks off cost?",
-    "Each mark is a network at one target, the mean of three seeds with a line from the best to the worst: lower is "
-    "fewer errors, further left is fewer blocks to compute. The ring is the network on this page; each step on the "
-    "error axis doubles the error.",
-    measure=error_by_blocks,
-    draw=error_against_blocks_on,
-)
+BLOCKS_BY_DIGIT = TEXT.chart(blocks_by_digit, block_probability_heatmap)
+BLOCKS_ON = TEXT.chart(blocks_on, blocks_on_bars)
+ERROR_BY_BLOCKS = TEXT.chart(error_by_blocks, error_against_blocks_on)
 
 
 def picture(page: Page, result: Conditional) -> None:
@@ -230,26 +190,13 @@ def picture(page: Page, result: Conditional) -> None:
 
 def details(page: Page, result: Conditional) -> None:
     """Draw the figures, which digits switch which blocks on, and how many are on."""
-    page.figures(
-        {
-            "Blocks on": (
-                f"{result.on_share:.1%}",
-                f"Share of all blocks, sampled. The target was {result.settings['target']:.1%}.",
-            ),
-            "Errors": (
-                f"{result.error:.1%}",
-                "Share of 1,000 test digits; blocks are sampled, as in training. Mean of five samples.",
-            ),
-            "Blocks on (p > ½)": (
-                f"{result.threshold_on_share:.1%}",
-                "Share of all blocks: on if the probability is above 1/2, instead of sampled.",
-            ),
-            "Errors (p > ½)": (
-                f"{result.threshold_error:.1%}",
-                "Share of 1,000 test digits; nothing is sampled, so other blocks are on.",
-            ),
-        }
-    )
+    figures = {
+        "Blocks on": f"{result.on_share:.1%}",
+        "Errors": f"{result.error:.1%}",
+        "Blocks on (p > ½)": f"{result.threshold_on_share:.1%}",
+        "Errors (p > ½)": f"{result.threshold_error:.1%}",
+    }
+    page.figures(TEXT.figures(figures, target=f"{result.settings['target']:.1%}"))
     for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON):
         page.chart(chart, result)
 
@@ -276,5 +223,4 @@ EXHIBIT = Exhibit(
     picture=picture,
     details=details,
     charts=tuple((chart, lambda: (shipped(Conditional),)) for chart in (BLOCKS_BY_DIGIT, BLOCKS_ON, ERROR_BY_BLOCKS)),
-    sweep=sweep,
 )

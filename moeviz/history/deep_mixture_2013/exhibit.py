@@ -11,13 +11,13 @@ import pandas as pd
 from jaxtyping import Float
 
 from moeviz.charts import NAMED, theme
-from moeviz.charts.chart import Chart
 from moeviz.history.deep_mixture_2013.model import EPOCHS, MOVES, SHIFT, DeepMixture, moves, train
 from moeviz.history.deep_mixture_2013.trace import LABELS, LAYERS, trace_of
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import SHIPPED, WITHOUT_BALANCE, shipped
 from moeviz.metrics.words import percent
 
+TEXT = words_beside(__file__)
 FACTORS = ("where", "what")
 
 
@@ -263,28 +263,9 @@ def _lifted(frame: pd.DataFrame) -> list[alt.Chart]:
     return [at.mark_rule(color=theme.NOTE), at.mark_text(color=theme.NOTE, **words).encode(y=alt.value("height"))]
 
 
-GATES_BY_PLACE_AND_DIGIT = Chart(
-    "Does a gate respond to where a digit is, or to what it is?",
-    "Each panel is an expert: the upper field shows how far and in which direction a digit was shifted, the ten cells "
-    "below show which digit it is, and brighter is a higher mean gate, up to its layer's highest. A pattern in the "
-    "upper field means that the expert responds to where the digit is, a pattern below that it responds to what it is.",
-    measure=gate_by_factor,
-    draw=gates_by_place_and_digit,
-)
-FACTOR_INFORMATION = Chart(
-    "How much does each layer know about where, and about what?",
-    "Each bar is how much the mean gates of a layer tell about the position of a digit (where) or about the digit "
-    "itself (what): 0 is nothing, and 1 is the most that the choice of one expert could tell.",
-    measure=factor_information,
-    draw=information_bars,
-)
-SHARE_BY_EPOCH = Chart(
-    "How did the experts come to divide the digits?",
-    "Each line is an expert's mean gate over the training digits of an epoch, solid in layer 1 and dashed in layer 2. "
-    "The lines of a layer sum to 100%; a line that comes close to it leaves nothing for the others to learn from.",
-    measure=share_by_epoch,
-    draw=shares_over_epochs,
-)
+GATES_BY_PLACE_AND_DIGIT = TEXT.chart(gate_by_factor, gates_by_place_and_digit)
+FACTOR_INFORMATION = TEXT.chart(factor_information, information_bars)
+SHARE_BY_EPOCH = TEXT.chart(share_by_epoch, shares_over_epochs)
 
 
 def picture(page: Page, result: DeepMixture) -> None:
@@ -302,8 +283,7 @@ def picture(page: Page, result: DeepMixture) -> None:
 
 def details(page: Page, result: DeepMixture) -> None:
     """Draw the error, what the gates know, how shares grow, and who wins the digits or their places."""
-    what = "Share of 1,000 test digits that it was not trained on, in all 81 positions."
-    page.figures({"Errors": (f"{result.error:.1%}", what)})
+    page.figures(TEXT.figures({"Errors": f"{result.error:.1%}"}))
     for chart in (FACTOR_INFORMATION, SHARE_BY_EPOCH):
         page.chart(chart, result)
     with page.row():

@@ -4,7 +4,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.history.deep_mixture_2013.model import SHIFT, DeepMixture, moves
-from moeviz.history.shared.gates import samples, soft_slots
+from moeviz.history.shared.gates import samples, slots_from, soft_slots
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
@@ -28,15 +28,10 @@ def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None
     Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013).
     """
     experts = result.logits.shape[2]
-    slots = experts if slots is None else slots
+    slots = slots_from(slots, experts)
     if label not in LABELS:
         raise InvalidTrace(
             f"Got the label {label!r}. Samples are labelled by {' or by '.join(LABELS)}; choose one of them."
-        )
-    if not 1 <= slots <= experts:
-        raise InvalidTrace(
-            f"Got {slots} slots per sample; each layer of this mixture has experts for 1 to {experts}. Choose a "
-            "number in that range."
         )
     chosen, weights = soft_slots(result.logits, slots)
     steps = list(zip(*(part.tolist() for part in moves(result.place.astype(np.int64))), strict=True))

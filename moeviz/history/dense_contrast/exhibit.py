@@ -1,8 +1,4 @@
-"""The exhibit of dense contrast: loss against parameters at the same compute, and memory against compute.
-
-The models are trained by `python -m models.training.payoff`, on the text of the embedded model; their figures
-ship, their weights do not.
-"""
+"""The exhibit of dense contrast: loss against parameters at the same compute, and memory against compute."""
 
 from pathlib import Path
 
@@ -11,84 +7,15 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import NAMED, theme
-from moeviz.charts.chart import Chart
 from moeviz.charts.parameters import written
 from moeviz.history.dense_contrast.decoder import MIXTRAL_8X7B, cost
 from moeviz.history.dense_contrast.model import KINDS, DecoderRun, sizes_of, train
+from moeviz.history.dense_contrast.payoff import loss_by_parameters, payoff_runs, payoff_words
 from moeviz.history.dense_contrast.trace import trace_of
-from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
-from moeviz.history.shared.results import Watch, shipped, unwatched
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.results import shipped
 
-TABLE = Path(__file__).with_name("payoff.csv")
-
-
-def payoff_runs() -> pd.DataFrame:
-    """The runs that ship, a row a model.
-
-    Columns: experts int64 (1 is the dense model) · seed int64 · tokens int64 (read in training) · parameters, active
-    int64 (in all, and at work for a token; routers aside) · nats float64 (held-out loss of a token, mean over 15
-    domains) · bits_per_byte float64.
-    """
-    return pd.read_csv(TABLE)
-
-
-def loss_by_parameters(runs: pd.DataFrame) -> pd.DataFrame:
-    """Held-out loss of models that compute the same for a token, by how many experts each chooses two from.
-
-    `runs` is what `payoff_runs` returns. One row a run. Columns: those of `payoff_runs` · mean, spread float64 (of nats
-    over the seeds of as many experts; spread is the largest less the smallest) · gain float64 (how far that mean is
-    below the dense model's, in nats).
-
-    Source: Shazeer et al. (arXiv 1701.06538), figure 2 (test perplexity of mixtures of equal compute); the comparison
-    at this size is our own.
-    """
-    nats = runs.groupby("experts")["nats"]
-    mean = nats.transform("mean")
-    dense = runs.loc[runs["experts"] == 1, "nats"].mean()
-    return runs.assign(mean=mean, spread=nats.transform("max") - nats.transform("min"), gain=dense - mean)
-
-
-def payoff_words(frame: pd.DataFrame) -> str:
-    """Sum up the figures in words, whichever way they fall. `frame` has the columns of `loss_by_parameters`."""
-    of = frame.groupby("experts").first()
-    largest, dense, noise = of.iloc[-1], of.loc[1], frame["spread"].max()
-    begun = (
-        f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
-        f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each."
-    )
-    return " ".join([begun, _outcome(largest, dense, noise), *_of_two_experts(of, noise)])
-
-
-def _outcome(largest: pd.Series, dense: pd.Series, noise: float) -> str:
-    experts = f"{largest.name} experts"
-    if abs(largest["gain"]) <= noise:
-        return (
-            f"At this size it does not come out: {experts} change the mean loss by {-largest['gain']:+.3f} nats a "
-            f"token, and seeds alone by up to {noise:.3f}."
-        )
-    better = "better" if largest["gain"] > 0 else "worse"
-    return (
-        f"The model with {experts} holds {_millions(largest['parameters'])} and predicts {better} than the dense one: "
-        f"{largest['mean']:.3f} nats a token against {dense['mean']:.3f}. Seeds differ by at most {noise:.3f}."
-    )
-
-
-def _of_two_experts(of: pd.DataFrame, noise: float) -> list[str]:
-    """Say what two experts bring: they hold what the dense model holds, so it is not the parameters that do it."""
-    if 2 not in of.index or of["gain"].iloc[-1] <= noise or of.loc[2, "gain"] <= noise:
-        return []
-    more = of.loc[2, "mean"] - of["mean"].iloc[-1]
-    than = "less" if abs(more) <= noise else "more"
-    return [
-        f"Two experts, which hold what the dense one holds and are both computed, come to {of.loc[2, 'mean']:.3f} "
-        f"without more parameters. What those add is {more:.3f}, {than} than seeds make."
-    ]
-
-
-def _millions(count: float) -> str:
-    return f"{count / 1e6:.3g} million"
-
-
+TEXT = words_beside(__file__)
 SEEDS = (0, 1, 2)
 SWEEP = Path(__file__).with_name("sweep.csv")
 HERE, REAL = "trained here", "Mixtral 8x7B"
@@ -121,25 +48,12 @@ def memory_against_compute(result: DecoderRun) -> pd.DataFrame:
     return pd.DataFrame(rows).astype({"network": "str", "kind": "str"})
 
 
-def sweep(seeds: tuple[int, ...] = SEEDS, watch: Watch = unwatched, **settings: int) -> pd.DataFrame:
-    """Train each kind from each of these seeds. `settings` are passed to `train`.
+def shipped_sweep() -> pd.DataFrame:
+    """Runs of each kind with the default settings, from each of three seeds.
 
     One row per run and recorded step. Columns: kind str · seed int64 · step int64 · perplexity float64 (on held-out
     words).
     """
-    runs = [(kind, seed) for kind in KINDS for seed in seeds]
-    frames = []
-    for number, (kind, seed) in enumerate(runs):
-
-        def part(done: float, says: str, before: int = number) -> None:
-            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
-
-        frames.append(_curve(train(kind=kind, seed=seed, **settings, watch=part)))
-    return pd.concat(frames, ignore_index=True)
-
-
-def shipped_sweep() -> pd.DataFrame:
-    """The sweep that ships, of the default settings. Columns: those of `sweep`."""
     return pd.read_csv(SWEEP)
 
 
@@ -154,12 +68,13 @@ def perplexity_by_step(result: DecoderRun, runs: pd.DataFrame) -> pd.DataFrame:
 
     Source: the measure of Jelinek, Mercer, Bahl & Baker (1977); the comparison is our own.
     """
-    frame = pd.concat([runs.assign(run=OTHERS), _curve(result).assign(run=THIS_RUN)], ignore_index=True)
+    frame = pd.concat([runs.assign(run=OTHERS), curve_of(result).assign(run=THIS_RUN)], ignore_index=True)
     frame = frame.loc[frame["step"] > 0, ["run", "kind", "seed", "step", "perplexity"]]
     return frame.reset_index(drop=True).astype({"run": "str", "kind": "str"})
 
 
-def _curve(result: DecoderRun) -> pd.DataFrame:
+def curve_of(result: DecoderRun) -> pd.DataFrame:
+    """Return the perplexity of a run at each recorded step. Columns: those of `shipped_sweep`."""
     steps = {"step": np.array(result.recorded, np.int64), "perplexity": result.perplexity}
     return pd.DataFrame({"kind": result.settings["kind"], "seed": result.settings["seed"]} | steps)
 
@@ -296,28 +211,9 @@ def _colour(field: str, values: tuple[str, ...], colours: tuple[str, ...]) -> al
     return theme.colour(field, values, colours, symbolOpacity=1)
 
 
-MEMORY_COMPUTE = Chart(
-    "What do a mixture and its dense twins cost?",
-    "A mixture needs the memory of the dense network above it, which is as large, and the compute of the one to its "
-    "left, which is as fast. On the dashed line all parameters are active.",
-    measure=memory_against_compute,
-    draw=memory_compute_triangle,
-)
-PERPLEXITY = Chart(
-    "Which network predicts the next word best?",
-    "Each line is a run on the same text, and the thick one is that of this page; lower is better. Lines of one kind "
-    "differ only by their seed, so two kinds really differ only if all lines of one lie below those of the other.",
-    measure=perplexity_by_step,
-    draw=perplexity_lines,
-)
-PAYOFF = Chart(
-    "What do more experts bring, at the same compute?",
-    "Each point is a small model trained on the same text, and lower is better. All do the same work for a token: to "
-    "the right there are more experts to choose two from. The line runs through the means of the seeds; the dashed one "
-    "is at the dense model's.",
-    measure=loss_by_parameters,
-    draw=payoff_curve,
-)
+MEMORY_COMPUTE = TEXT.chart(memory_against_compute, memory_compute_triangle)
+PERPLEXITY = TEXT.chart(perplexity_by_step, perplexity_lines)
+PAYOFF = TEXT.chart(loss_by_parameters, payoff_curve)
 
 
 def picture(page: Page, result: DecoderRun) -> None:
@@ -328,21 +224,9 @@ def picture(page: Page, result: DecoderRun) -> None:
 def details(page: Page, result: DecoderRun) -> None:
     """Draw the two sizes, the perplexity beside that of the other kinds, and what more experts bring."""
     sizes = result.cost
-    page.figures(
-        {
-            "Parameters": (sizes.total, f"{sizes.total:,}: all of them have to be held in memory."),
-            "Active": (sizes.active, f"{sizes.active:,}: only those that work on one word cost compute."),
-            "Multiply-adds": (
-                sizes.multiply_adds,
-                f"{sizes.multiply_adds:,} for one word: one multiplication for each number of the matrices that the "
-                "word runs through. Attention between words is not counted; it is the same for all kinds.",
-            ),
-            "Perplexity": (
-                f"{result.perplexity[-1]:.1f}",
-                "On all held-out words: lower is better, and 2,000 is random guessing.",
-            ),
-        }
-    )
+    counts = {"Parameters": sizes.total, "Active": sizes.active, "Multiply-adds": sizes.multiply_adds}
+    exact = {"total": f"{sizes.total:,}", "active": f"{sizes.active:,}", "multiply_adds": f"{sizes.multiply_adds:,}"}
+    page.figures(TEXT.figures(counts | {"Perplexity": f"{result.perplexity[-1]:.1f}"}, **exact))
     page.chart(PERPLEXITY, result, shipped_sweep())
     page.chart(PAYOFF, payoff_runs())
     page.text(payoff_words(loss_by_parameters(payoff_runs())))
@@ -364,5 +248,4 @@ EXHIBIT = Exhibit(
         (PERPLEXITY, lambda: (shipped(DecoderRun), shipped_sweep())),
     ),
     trace_charts=(NAMED["parameters_by_part"],),
-    sweep=sweep,
 )

@@ -1,6 +1,5 @@
 """The exhibit of 1994: how a tree divides the vowels and a square that needs two cuts, and what makes it learn."""
 
-from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -9,30 +8,32 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
-from moeviz.history.hierarchical_1994.model import (
-    ALL_PASSES,
-    BRANCHES,
-    EM,
-    FLAT,
-    ONE_CUT,
-    SHAPES,
-    TREE,
-    Hierarchy,
-    errors,
-    train,
-    two_cuts,
-)
+from moeviz.history.hierarchical_1994.model import BRANCHES, Hierarchy, train, two_cuts
 from moeviz.history.hierarchical_1994.trace import trace_of
 from moeviz.history.shared.datasets import ONES, VOWELS, Vowels, encode, stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
+from moeviz.history.shared.exhibit import (
+    LOAD_BY_LABEL,
+    Exhibit,
+    Page,
+    PageControl,
+    ends_of,
+    formant_plane,
+    plane_frame,
+    plane_of,
+    words_beside,
+)
 from moeviz.history.shared.results import shipped
 
+TEXT = words_beside(__file__)
 TABLE = Path(__file__).with_name("sweep.csv")
+TREE, FLAT, ONE_CUT = "tree", "one gate over all four", "tree whose root stays uniform"
+SHAPES = (TREE, FLAT, ONE_CUT)
+EM, GRADIENT = "expectation maximisation", "gradient descent"
+ALL_PASSES = {EM: 40, GRADIENT: 3000}
 SEEDS = range(20)  # as many as the full check has
 
 
-def error_by_shape(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
+def shipped_error_by_shape() -> pd.DataFrame:
     """The error of each shape of gates by passes over points that need two cuts, fitted in both ways.
 
     One row per way, shape and pass, at about equal ratios. Columns: way, shape str · passes int64 · squared_error,
@@ -42,15 +43,6 @@ def error_by_shape(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), equations 6 to 12; the points and the comparison
     are ours.
     """
-    frames = [_curve(way, shape, seeds) for way in ALL_PASSES for shape in SHAPES]
-    return pd.concat(frames, ignore_index=True)
-
-
-def shipped_error_by_shape() -> pd.DataFrame:
-    """The curves that ship. Columns: those of `error_by_shape`.
-
-    Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), equations 6 to 12; the points are ours.
-    """
     return pd.read_csv(TABLE)
 
 
@@ -58,14 +50,6 @@ def ended(curves: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Median of the error after the last pass, by way and shape."""
     last = curves.groupby(["way", "shape"])["squared_error"].last()
     return {way: last[way].to_dict() for way in ALL_PASSES}
-
-
-def _curve(way: str, shape: str, seeds: Sequence[int]) -> pd.DataFrame:
-    runs = np.stack([errors(way, shape, seed, ALL_PASSES[way]) for seed in seeds])
-    passes = np.unique(np.geomspace(1, ALL_PASSES[way], 50).round().astype(np.int64))
-    lower, median, upper = np.quantile(runs[:, passes - 1], (0.25, 0.5, 0.75), axis=0)
-    columns = {"passes": passes, "squared_error": median, "lower": lower, "upper": upper, "seeds": len(seeds)}
-    return pd.DataFrame({"way": way, "shape": shape} | columns).astype({"way": "str", "shape": "str"})
 
 
 SQUARE_SEED = 1
@@ -83,28 +67,14 @@ def tree_lines(result: Hierarchy, data: Vowels) -> pd.DataFrame:
 
     Source: Jordan & Jacobs, Neural Computation 6(2):181-214 (1994), figure 1.
     """
-    (inputs, desired), tree = encode(data), result.tree()
+    inputs, tree = encode(data)[0], result.tree()
     leaf = tree.leaves(inputs).argmax(axis=1)
     plane = plane_of(inputs)
     won = np.unique(leaf).tolist()
     gates = {f"branch {i}": line for i, line in enumerate(tree.gates) if {BRANCHES * i, BRANCHES * i + 1} <= set(won)}
-    lines = [("line", e, f"leaf {e}", tree.experts[e]) for e in won]
-    lines += [("gate", 0, name, line) for name, line in ({"root": tree.root} | gates).items()]
-    ends = [
-        {"what": what, "f1": f1, "f2": f2, "expert": expert, "vowel": "", "right": True, "line": name}
-        for what, expert, name, line in lines
-        for f1, f2 in ends_of(line, *plane)
-    ]
-    samples = {
-        "what": "sample",
-        "f1": inputs[:, 0],
-        "f2": inputs[:, 1],
-        "expert": leaf,
-        "vowel": [VOWELS[vowel] for vowel in data.vowel],
-        "right": (tree.answer(inputs) > 0.5) == (desired > 0.5),
-    }
-    frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
-    return frame.astype({"expert": np.int16})
+    lines = [("line", e, f"leaf {e}", ends_of(tree.experts[e], *plane)) for e in won]
+    lines += [("gate", 0, name, ends_of(line, *plane)) for name, line in ({"root": tree.root} | gates).items()]
+    return plane_frame(data, leaf, tree.answer(inputs), lines)
 
 
 def square_lines() -> pd.DataFrame:
@@ -126,7 +96,7 @@ def _square() -> Hierarchy:
 
 
 def error_by_passes(frame: pd.DataFrame) -> alt.LayerChart:
-    """A line per shape of gates and way of fitting it, with the quartiles. Columns: of `error_by_shape`."""
+    """A line per shape of gates and way of fitting it, with the quartiles. Columns: of `shipped_error_by_shape`."""
     above, below = ({"orient": orient, "labelLimit": 280, "columns": 1} for orient in ("top", "bottom"))
     stroke = {"symbolType": "stroke", "symbolStrokeColor": theme.NOTE, "symbolSize": 300}
     base = alt.Chart(frame).encode(
@@ -170,31 +140,9 @@ def tree_plane(frame: pd.DataFrame) -> alt.LayerChart:
     return formant_plane(frame)
 
 
-TREE_LINES = Chart(
-    "How does the tree divide the plane?",
-    "Each mark is one spoken vowel in the colour of the leaf that it most likely reaches, and each line is where that "
-    "leaf's answer changes. Dashed lines are gates: at the root's, cases part into two branches, and at a lower one, "
-    "within a branch.",
-    measure=tree_lines,
-    draw=tree_plane,
-)
-SQUARE_LINES = Chart(
-    "How does the tree divide what one cut cannot part?",
-    "Each mark is a made-up point that is to be answered 1 or 0, in the colour of the leaf that it most likely "
-    "reaches. Each quarter of the square has a line of its own, so the root parts two halves and each lower gate cuts "
-    "its half again; solid lines are where a leaf's answer changes.",
-    measure=square_lines,
-    draw=square_plane,
-)
-LEARNING_CURVES = Chart(
-    "What makes it learn fast, and what makes it learn at all?",
-    "Each line is the error on the points of the square, in the median of the seeds, with the middle half of them pale "
-    "around it; lower is better, and further left is faster. Solid lines are fitted by expectation maximisation, and "
-    "dashed ones by gradient descent: this is what makes it fast. Grey lines have a root that stays uniform: with one "
-    "cut they stay above the others, however long they learn.",
-    measure=shipped_error_by_shape,
-    draw=error_by_passes,
-)
+TREE_LINES = TEXT.chart(tree_lines, tree_plane)
+SQUARE_LINES = TEXT.chart(square_lines, square_plane)
+LEARNING_CURVES = TEXT.chart(shipped_error_by_shape, error_by_passes)
 
 
 def picture(page: Page, result: Hierarchy) -> None:
@@ -205,17 +153,13 @@ def picture(page: Page, result: Hierarchy) -> None:
 
 def details(page: Page, result: Hierarchy) -> None:
     """Draw the figures, the points that need two cuts, what makes the tree learn, and who wins the vowels."""
-    page.figures(
-        {
-            "Passes": (f"{result.settings['passes']}", "Over all samples of the training speakers."),
-            "Error": (
-                f"{result.squared_error[-1]:.3f}",
-                "Average squared error on the training speakers; the paper of 1991 stops at 0.08.",
-            ),
-            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
-            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
-        }
-    )
+    figures = {
+        "Passes": f"{result.settings['passes']}",
+        "Error": f"{result.squared_error[-1]:.3f}",
+        "Correct, training": f"{result.train_accuracy:.0%}",
+        "Correct, test": f"{result.test_accuracy:.0%}",
+    }
+    page.figures(TEXT.figures(figures))
     page.markdown(
         "One cut is enough for these vowels, so the root has little to do. The points below need two, and keep it busy."
     )
@@ -245,5 +189,4 @@ EXHIBIT = Exhibit(
         (SQUARE_LINES, lambda: ()),
         (LEARNING_CURVES, lambda: ()),
     ),
-    sweep=error_by_shape,
 )

@@ -1,6 +1,5 @@
 """The picture of a mixture of hidden Markov models, in numbers: the gate makes up its mind as somebody speaks."""
 
-from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,26 +7,24 @@ from typing import Any
 import altair as alt
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
-from moeviz.history.hmm_experts_1996.hidden_markov import log_gate, side_by_side
 from moeviz.history.hmm_experts_1996.model import (
     ASSIGNMENTS,
     SPEAKERS,
     STARTS,
     HMMMixture,
-    fit,
-    matched,
     settled_after,
     train,
 )
 from moeviz.history.hmm_experts_1996.trace import names, trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
+
+TEXT = words_beside(__file__)
 
 
 def slowest(result: HMMMixture, data: Utterances) -> int:
@@ -109,35 +106,10 @@ def _softmax(logits: Float64[np.ndarray, "T K"]) -> Float64[np.ndarray, "T K"]:
     return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
-STAYS = (0.6, 0.4)  # probability that a state is followed by itself, of the first model and of the second
-MEANS = (0.0, 3.0)
-SEQUENCES, FRAMES = 40, 200
-DATA_SETS = 20
-FOUND = 0.9  # accuracy from which on the two models count as found
 TABLE = Path(__file__).with_name("sweep.csv")
 
 
-def pair(seed: int, frames: int = FRAMES) -> tuple[tuple[Float64[np.ndarray, "_ 1"], ...], Int64[np.ndarray, " N"]]:
-    """40 sequences, by turns of the first model and of the second, and of which each is."""
-    rng = np.random.default_rng(seed)
-    model = np.arange(SEQUENCES) % 2
-    state = np.empty((SEQUENCES, frames), np.int64)
-    state[:, 0] = rng.integers(2, size=SEQUENCES)
-    changes = rng.random((SEQUENCES, frames)) >= np.array(STAYS)[model][:, None]
-    state[:, 1:] = (state[:, :1] + np.cumsum(changes[:, 1:], axis=1)) % 2
-    values = rng.normal(np.array(MEANS)[state])
-    return tuple(each[:, None] for each in values), model
-
-
-def accuracy(seed: int, assignment: str, start: str) -> float:
-    """Share of a data set's sequences that a mixture of two experts with two states groups right: 0.5 is chance."""
-    sequences, model = pair(seed)
-    experts, _ = fit(sequences, 2, 2, assignment, start, seed)
-    expert = log_gate(experts, side_by_side(sequences))[-1].argmax(axis=1)
-    return float((matched(expert, model, 2)[expert] == model).mean())
-
-
-def accuracies(data_sets: Iterable[int] = range(DATA_SETS)) -> pd.DataFrame:
+def shipped_accuracies() -> pd.DataFrame:
     """How well soft and hard EM find Smyth's two models, from either start, data set by data set.
 
     Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
@@ -147,27 +119,7 @@ def accuracies(data_sets: Iterable[int] = range(DATA_SETS)) -> pd.DataFrame:
 
     Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
     """
-    data_sets = list(data_sets)
-    cases = [(assignment, start, seed) for assignment in ASSIGNMENTS for start in STARTS for seed in data_sets]
-    rows = [(assignment, start, seed, accuracy(seed, assignment, start)) for assignment, start, seed in cases]
-    frame = pd.DataFrame(rows, columns=["assignment", "start", "data_set", "accuracy"])
-    return _typed(frame.assign(found=frame["accuracy"] >= FOUND))
-
-
-def shipped_accuracies() -> pd.DataFrame:
-    """How well soft and hard EM find Smyth's two models, from either start: what `accuracies` came to, in a file.
-
-    Accuracy is the share of a data set's 40 sequences, of 200 frames each, that are with the expert of their model.
-
-    One row per assignment, start and data set. Columns: those of `accuracies`.
-
-    Source: Smyth, NIPS 9:648-654 (1996), for the two models; their constants are from memory.
-    """
-    return _typed(pd.read_csv(TABLE))
-
-
-def _typed(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.astype({"assignment": "str", "start": "str"})
+    return pd.read_csv(TABLE).astype({"assignment": "str", "start": "str"})
 
 
 FRAME = "frames heard"
@@ -228,7 +180,7 @@ def settling_lines(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
-    """Accuracy of each data set, by assignment and start. Columns: those of `smyth.accuracies`."""
+    """Accuracy of each data set, by assignment and start. Columns: those of `shipped_accuracies`."""
     rows = frame.assign(way=frame["assignment"] + ", " + frame["start"])
     ways = list(dict.fromkeys(rows["way"]))
     title = "sequences grouped correctly (dashed: at random)"
@@ -254,27 +206,9 @@ def soft_and_hard(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(dots + lot, theme.rows_height(len(ways)))
 
 
-GATE_OVER_TIME = Chart(
-    "How does the gate make up its mind?",
-    "The height of each colour is the gate's share for that expert after this many frames (6.4 ms each). The orange "
-    "line is the top of the expert that is matched to this speaker; at 0 nothing has been heard yet.",
-    measure=gate_over_time,
-    draw=gate_areas,
-)
-SETTLING = Chart(
-    "How soon is the gate sure?",
-    "The lines show what share of the 370 test utterances is with the right expert, and what share with the one that "
-    "they will keep, after this many frames. An utterance that has ended counts as it ended.",
-    measure=settling,
-    draw=settling_lines,
-)
-SOFT_AND_HARD = Chart(
-    "What is lost when each sequence goes to only one expert?",
-    "Each dot is one or more of 20 data sets made by two hidden Markov models, and shows what share of its 40 "
-    "sequences a mixture of two groups correctly: divided by the posterior (soft) or given to the best expert (hard).",
-    measure=shipped_accuracies,
-    draw=soft_and_hard,
-)
+GATE_OVER_TIME = TEXT.chart(gate_over_time, gate_areas)
+SETTLING = TEXT.chart(settling, settling_lines)
+SOFT_AND_HARD = TEXT.chart(shipped_accuracies, soft_and_hard)
 
 
 def picture(page: Page, result: HMMMixture) -> None:
@@ -296,17 +230,8 @@ def picture(page: Page, result: HMMMixture) -> None:
 def details(page: Page, result: HMMMixture) -> None:
     """Draw the figures, how fast the gate settles, who ends with which expert, and soft against hard assignment."""
     _, data = japanese_vowels()
-    right = "Of {} utterances, the share that end with the expert of their speaker."
-    page.figures(
-        {
-            "Correct, training": (f"{result.training_share:.0%}", right.format("the 270 training")),
-            "Correct, test": (f"{result.test_share:.0%}", right.format("the 370 test")),
-            "90% settled": (
-                f"{result.frames_needed} frames",
-                "After this many frames, nine in ten test utterances are with the expert that they end with, for good.",
-            ),
-        }
-    )
+    shares = {"Correct, training": f"{result.training_share:.0%}", "Correct, test": f"{result.test_share:.0%}"}
+    page.figures(TEXT.figures(shares | {"90% settled": f"{result.frames_needed} frames"}))
     page.chart(SETTLING, result, data)
     ends = trace_of(result, slots=1, ends=True)
     page.chart(LOAD_BY_LABEL, ends, model=ends.model)
@@ -342,5 +267,4 @@ EXHIBIT = Exhibit(
         (SETTLING, lambda: (shipped(HMMMixture), japanese_vowels()[1])),
         (SOFT_AND_HARD, lambda: ()),
     ),
-    sweep=accuracies,
 )

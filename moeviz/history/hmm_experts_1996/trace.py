@@ -2,10 +2,9 @@
 
 import numpy as np
 
-from moeviz.errors import InvalidTrace
 from moeviz.history.hmm_experts_1996.model import HMMMixture
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.gates import samples, soft_slots
+from moeviz.history.shared.gates import samples, slots_from, soft_slots
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
@@ -33,12 +32,7 @@ def trace_of(
     """
     data = japanese_vowels()[1] if data is None else data
     experts = len(result.prior)
-    slots = experts if slots is None else slots
-    if not 1 <= slots <= experts:
-        raise InvalidTrace(
-            f"Got {slots} slots per utterance; this mixture has experts for 1 to {experts}. Choose a number in that "
-            "range."
-        )
+    slots = slots_from(slots, experts)
     logits = result.logits(data)[-1:] if ends else result.logits(data)
     logits = (logits - logits.max(axis=-1, keepdims=True)).astype(np.float32)
     chosen, weights = soft_slots(logits, slots)

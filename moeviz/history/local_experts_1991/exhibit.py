@@ -1,6 +1,5 @@
 """The exhibit of 1991: where each expert's answer changes, how fast the error falls, and table 1 of the paper."""
 
-from collections.abc import Iterator, Sequence
 from itertools import combinations
 from pathlib import Path
 
@@ -9,22 +8,31 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
 from moeviz.history.local_experts_1991.model import (
     ERRORS,
     HIDDEN,
     MAX_EPOCHS,
     STOP_AT,
     AdaptiveMixture,
-    BackpropagationNetwork,
     train,
     train_network,
 )
 from moeviz.history.local_experts_1991.trace import trace_of
-from moeviz.history.shared.datasets import VOWELS, Vowels, at_hand, encode, stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, ends_of, formant_plane, plane_of
+from moeviz.history.shared.datasets import Vowels, encode, stand_in
+from moeviz.history.shared.exhibit import (
+    LOAD_BY_LABEL,
+    Exhibit,
+    Page,
+    PageControl,
+    ends_of,
+    formant_plane,
+    plane_frame,
+    plane_of,
+    words_beside,
+)
 from moeviz.history.shared.results import shipped
 
+TEXT = words_beside(__file__)
 BORDER_POINTS = 201  # along a border of the gate
 MIXTURE, NETWORK = "mixture of experts", "one network, backpropagation"
 EVERY_EPOCH = 10  # epochs: a curve of as many points as can be seen
@@ -45,17 +53,8 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
 
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), figures 2 and 3.
     """
-    inputs, desired = encode(data)
-    state = result.state(at)
+    inputs, state = encode(data)[0], result.state(at)
     winner = state.proportions(inputs).argmax(axis=1)
-    samples = {
-        "what": "sample",
-        "f1": inputs[:, 0],
-        "f2": inputs[:, 1],
-        "expert": winner,
-        "vowel": [VOWELS[vowel] for vowel in data.vowel],
-        "right": (state.answer(inputs) > 0.5) == (desired > 0.5),
-    }
     low, high = plane_of(inputs)
     won = np.unique(winner).tolist()
     lines = [("line", expert, f"{expert}", ends_of(state.experts[:, expert], low, high)) for expert in won]
@@ -63,13 +62,8 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
         ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
         for one, other in combinations(won, 2)
     ]
-    ends = [
-        {"what": what, "f1": f1, "f2": f2, "expert": expert, "vowel": "", "right": True, "line": line}
-        for what, expert, line, points in lines
-        for f1, f2 in points
-    ]
-    frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
-    return frame.assign(surviving=frame["expert"].isin(result.surviving)).astype({"expert": np.int16})
+    frame = plane_frame(data, winner, state.answer(inputs), lines)
+    return frame.assign(surviving=frame["expert"].isin(result.surviving))
 
 
 def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
@@ -116,27 +110,12 @@ def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(curves + goal, theme.MEDIUM)
 
 
-DECISION_LINES = Chart(
-    "How do the experts divide the plane?",
-    "Each mark is one spoken vowel, in the colour of the expert that the gate gives it to, and each line is where "
-    "that expert's answer changes. The dashed line is where the gate switches from one expert to the other; an expert "
-    "without a mark has been given up.",
-    measure=decision_lines,
-    draw=formant_plane,
-)
+DECISION_LINES = TEXT.chart(decision_lines, formant_plane)
 
-ERROR_CURVES = Chart(
-    "Do the experts learn faster than one network?",
-    "Each line is the error on the training speakers, epoch by epoch, of the mixture and of one network with about as "
-    "many parameters, each with the step that suits it. The dashed line is the error at which both stop.",
-    measure=error_by_epoch,
-    draw=error_curves,
-)
+ERROR_CURVES = TEXT.chart(error_by_epoch, error_curves)
 
 
 TABLE = Path(__file__).with_name("sweep.csv")
-SEEDS = range(25)  # as many simulations as in the paper
-EXPERTS = (4, 8)
 # Of the experts, how many are left; epochs, and their standard deviation; accuracies on training and test speakers.
 PRINTED = {
     "4 experts": ("2 or 3", 1124, 23, 0.88, 0.90),
@@ -148,8 +127,8 @@ PAPER, MEASURED, STAND_IN = "the paper, measured vowels", "ours, measured vowels
 FIGURES = ["experts left", "epochs", "deviation", "training", "test"]
 
 
-def table_1(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
-    """The table of the paper, line by line beside ours, of the stand-in and of the measured vowels if they are at hand.
+def shipped_table_1() -> pd.DataFrame:
+    """The table of the paper, line by line beside ours: of 25 seeds, of the stand-in and of the measured vowels.
 
     One row per system and whose figures they are. Columns: system, of str · experts left str ("2", "2 or 3"; "" for a
     network without experts) · epochs, deviation float64 (mean and standard deviation of the epochs to the error 0.08
@@ -158,40 +137,7 @@ def table_1(seeds: Sequence[int] = SEEDS) -> pd.DataFrame:
 
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), table 1 and section 2.
     """
-    printed = [(name, PAPER, *figures, float("nan")) for name, figures in PRINTED.items()]
-    rows = [*printed, *(row for data in at_hand() for row in _ours(data, seeds))]
-    frame = pd.DataFrame(rows, columns=["system", "of", *FIGURES, "missed"])
-    return frame.sort_values("system", key=lambda names: names.map(list(PRINTED).index), kind="stable").reset_index(
-        drop=True
-    )
-
-
-def shipped_table_1() -> pd.DataFrame:
-    """The table that ships. Columns: those of `table_1`."""
     return pd.read_csv(TABLE, dtype={"experts left": "str"}).fillna({"experts left": ""})
-
-
-def _ours(data: Vowels, seeds: Sequence[int]) -> Iterator[tuple[str | float, ...]]:
-    """A row for each of the four systems."""
-    of = MEASURED if data.measured else STAND_IN
-    for experts in EXPERTS:
-        mixtures = [train(data, experts, seed=seed) for seed in seeds]
-        left = " or ".join(str(number) for number in sorted({len(run.surviving) for run in mixtures}))
-        yield (f"{experts} experts", of, left, *_figures(mixtures))
-    for experts in EXPERTS:
-        networks = [train_network(data, HIDDEN[experts], seed) for seed in seeds]
-        yield (f"backpropagation, {HIDDEN[experts]} hidden units", of, "", *_figures(networks))
-
-
-def _figures(runs: Sequence[AdaptiveMixture | BackpropagationNetwork]) -> tuple[float, ...]:
-    epochs = [run.epochs for run in runs if run.epochs is not None]
-    return (
-        float(np.mean(epochs)) if epochs else float("nan"),
-        float(np.std(epochs)) if epochs else float("nan"),
-        float(np.mean([run.train_accuracy for run in runs])),
-        float(np.mean([run.test_accuracy for run in runs])),
-        float(len(runs) - len(epochs)),
-    )
 
 
 def picture(page: Page, result: AdaptiveMixture) -> None:
@@ -205,14 +151,13 @@ def picture(page: Page, result: AdaptiveMixture) -> None:
 def details(page: Page, result: AdaptiveMixture) -> None:
     """Draw the figures, the rival, table 1, and who wins the vowels."""
     ended = f"{result.epochs:,} epochs" if result.epochs is not None else f"not within {MAX_EPOCHS:,} epochs"
-    page.figures(
-        {
-            "Error 0.08 reached": (ended, "The paper stops at this average squared error on its training speakers."),
-            "Experts left": (str(len(result.surviving)), "Experts that are given at least one training sample."),
-            "Correct, training": (f"{result.train_accuracy:.0%}", "Share of the samples of the first 50 speakers."),
-            "Correct, test": (f"{result.test_accuracy:.0%}", "Share of the samples of the other 25 speakers."),
-        }
-    )
+    figures = {
+        "Error 0.08 reached": ended,
+        "Experts left": str(len(result.surviving)),
+        "Correct, training": f"{result.train_accuracy:.0%}",
+        "Correct, test": f"{result.test_accuracy:.0%}",
+    }
+    page.figures(TEXT.figures(figures))
     page.chart(ERROR_CURVES, result, stand_in())
     page.title("Table 1 of the paper, beside ours")
     page.markdown(
@@ -244,5 +189,4 @@ EXHIBIT = Exhibit(
     picture=picture,
     details=details,
     charts=tuple((chart, lambda: (shipped(AdaptiveMixture), stand_in())) for chart in (DECISION_LINES, ERROR_CURVES)),
-    sweep=table_1,
 )

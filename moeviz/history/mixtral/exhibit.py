@@ -5,12 +5,13 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
+from moeviz.history.shared.exhibit import words_beside
 from moeviz.metrics.locality import MIXTRAL_LAYERS, MIXTRAL_TABLE_5
 from moeviz.metrics.significance import divergences
 from moeviz.metrics.specialization import load_by_label
 from moeviz.published import published_counts
 
+TEXT = words_beside(__file__)
 CHOICES = {"first choice": 1 / 8, "first or second choice": 1 - (6 * 5) / (8 * 7)}  # and its chance
 KINDS = {"github": "code", "book": "books", "c4": "web"}
 
@@ -86,17 +87,5 @@ def mixtral_repetition(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(dots + chance.encode(y="chance:Q", color=colour), theme.MEDIUM)
 
 
-MIXTRAL_LOAD = Chart(
-    "Does Mixtral send code, books and the web to different experts?",
-    "Each bar is the share of a kind of text that goes to an expert. Where the three bars of every expert are of one "
-    "height, all kinds are routed alike.",
-    measure=published_load,
-    draw=mixtral_load,
-)
-MIXTRAL_REPETITION = Chart(
-    "Do neighbouring tokens of Mixtral share experts?",
-    "Each dot is a data set: the share of tokens with the same first choice as the token before, and with an expert in "
-    "common with it. At layer 0 that is hardly more than chance; deeper it is clearly more.",
-    measure=published_repetition,
-    draw=mixtral_repetition,
-)
+MIXTRAL_LOAD = TEXT.chart(published_load, mixtral_load)
+MIXTRAL_REPETITION = TEXT.chart(published_repetition, mixtral_repetition)

@@ -3,9 +3,9 @@
 `data/LICENCES.md` says whose they are and where these copies come from.
 
 The vowels are four of Peterson and Barney (1952): the first two formants of 75 speakers, who say each twice.
-`peterson_barney()` is the measured table. It does not ship: the available copies are part of programs under the GPL 3,
-and nothing licenses the table by itself. It is read from `praat-parselmouth` if that is installed. `stand_in()` is
-drawn from the published averages and needs nothing. No figure of a paper holds for it.
+The measured table does not ship: the available copies are part of programs under the GPL 3, and nothing licenses the
+table by itself (`benchmarks/measured_vowels.py` reads it). `stand_in()` is drawn from the published averages. No figure
+of a paper holds for it.
 """
 
 import gzip
@@ -14,12 +14,10 @@ import io
 import re
 from collections import Counter
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt8
+from jaxtyping import Float32, Float64, Int64, UInt8
 
 from moeviz.errors import MoevizError
 
@@ -81,7 +79,8 @@ def japanese_vowels() -> tuple[Utterances, Utterances]:
         frames, lengths, training = file["frames"], file["lengths"], file["training"]
         speaker = file["speakers"].astype(np.int64) - 1
     each = np.split(frames, np.cumsum(lengths, dtype=np.int64)[:-1])
-    return _utterances(each, speaker, training), _utterances(each, speaker, ~training)
+    parts = (training, ~training)
+    return tuple(Utterances(tuple(each[i] for i in np.flatnonzero(part)), speaker[part]) for part in parts)
 
 
 def english() -> Words:
@@ -98,15 +97,8 @@ def english() -> Words:
     index = {word: number for number, word in enumerate(known)}
     numbers = np.array([index.get(word, 0) for word in words])
     end = int(len(numbers) * (1 - HELD_OUT_WORDS))
-    return Words(_without_repeats(numbers[:end]), _without_repeats(numbers[end:]), known)
-
-
-def _without_repeats(words: np.ndarray) -> np.ndarray:
-    return words[np.diff(words, prepend=-1) != 0]
-
-
-def _utterances(each: list[np.ndarray], speaker: np.ndarray, kept: Bool[np.ndarray, " N"]) -> Utterances:
-    return Utterances(tuple(each[i] for i in np.flatnonzero(kept)), speaker[kept])
+    parts = (numbers[:end], numbers[end:])
+    return Words(*(part[np.diff(part, prepend=-1) != 0] for part in parts), known)
 
 
 def _checked(name: str) -> bytes:
@@ -119,13 +111,10 @@ def _checked(name: str) -> bytes:
     return content
 
 
-SOURCE = "Peterson & Barney, Control Methods Used in a Study of the Vowels, JASA 24(2):175-184 (1952), table of Praat"
-VOWELS_SHA256 = "4b5e52cf3f20df6aa052b4675b0f5f1b519d8170fd91badcadc7216a80594f8a"
 STAND_IN = "synthetic stand-in drawn from the averages of Peterson & Barney (1952), table II; not their measurements"
 
 VOWELS = ("i", "ɪ", "ɑ", "ʌ")  # heed, hid, hod, hud
 ONES = (VOWELS.index("i"), VOWELS.index("ɑ"))  # the vowels whose output should be 1; the other two 0
-IN_PRAAT = dict(zip(("iy", "ih", "aa", "ah"), VOWELS, strict=True))
 SPEAKERS = 75  # the table has a 76th; the paper of 1991 used 75 and does not say which
 TRAIN_SPEAKERS = 50  # the first 50: all 33 men and 17 women
 
@@ -172,56 +161,6 @@ def stand_in() -> Vowels:
     logs = logs + rng.normal(0, REPETITION_SPREAD, (SPEAKERS, len(VOWELS), 2, 2))
     speaker, vowel, _ = (part.ravel() for part in np.indices((SPEAKERS, len(VOWELS), 2)))
     return Vowels(np.exp(logs).reshape(-1, 2).round(), vowel, speaker + 1, STAND_IN, measured=False)
-
-
-def peterson_barney() -> Vowels:
-    """The 600 measured samples, from the copy of the table in Praat.
-
-    Raises `MoevizError` if `praat-parselmouth` is not installed, or holds a different table from the one that was
-    checked.
-    """
-    try:
-        praat = import_module("parselmouth.praat")
-    except ImportError:
-        raise MoevizError(
-            "The measured vowels are in praat-parselmouth (GPL-3.0-or-later), which is not installed. Install it, or "
-            "use stand_in()."
-        ) from None
-    table = praat.call("Create formant table (Peterson & Barney 1952)")
-    columns = ("Speaker", "Vowel", "F1", "F2")
-    rows = [
-        [praat.call(table, "Get value", row + 1, column) for column in columns]
-        for row in range(int(praat.call(table, "Get number of rows")))
-    ]
-    kept = [row for row in rows if row[1] in IN_PRAAT and int(row[0]) <= SPEAKERS]
-    return read_table("".join(",".join(row) + "\n" for row in [columns, *kept]).encode())
-
-
-def at_hand() -> list[Vowels]:
-    """The stand-in; and the measured samples if they can be read."""
-    return [stand_in(), *([peterson_barney()] if find_spec("parselmouth") else [])]
-
-
-def read_table(content: bytes) -> Vowels:
-    """The measured samples from a CSV of columns Speaker, Vowel, F1, F2, if it is the table that was checked.
-
-    Raises `MoevizError` if its SHA-256 differs.
-    """
-    found = hashlib.sha256(content).hexdigest()
-    if found != VOWELS_SHA256:
-        raise MoevizError(
-            f"The vowel table has the SHA-256 {found[:12]}…, and the one that was checked has {VOWELS_SHA256[:12]}…. "
-            "Use that one, or stand_in()."
-        )
-    rows = [line.split(",") for line in content.decode().splitlines()[1:]]
-    names = list(IN_PRAAT)
-    return Vowels(
-        formants=np.array([row[2:] for row in rows], np.float64),
-        vowel=np.array([names.index(row[1]) for row in rows]),
-        speaker=np.array([int(row[0]) for row in rows]),
-        source=SOURCE,
-        measured=True,
-    )
 
 
 def encode(data: Vowels) -> tuple[Float64[np.ndarray, "N D"], Float64[np.ndarray, " N"]]:

@@ -4,9 +4,11 @@ The app draws what an exhibit asks of its `Page`; the site and the tests draw it
 what the experts of 1991, the tree of 1994 and the soft experts of 2002 divide.
 """
 
-from collections.abc import Callable, Sequence
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 import altair as alt
@@ -16,15 +18,35 @@ from jaxtyping import Float64
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.chart import Chart
+from moeviz.history.shared.datasets import VOWELS, Vowels, encode
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
 LOAD_BY_LABEL = NAMED["label_load_heatmap"]
 
 
-def always(chosen: dict[str, Any]) -> bool:
-    """Offer a choice whatever else is chosen."""
-    return True
+@dataclass(frozen=True, slots=True)
+class ExhibitWords:
+    """Words of a system's charts and figures, from its `exhibit.toml`."""
+
+    of_charts: dict[str, dict[str, str]]  # question and reading, by the name of the function that draws
+    meanings: dict[str, str]  # of figures, by their labels, with places for what they quote
+
+    def chart(self, measure: Callable[..., pd.DataFrame], draw: Callable[..., alt.Chart | alt.LayerChart]) -> Chart:
+        """Return the chart of these two functions."""
+        words = self.of_charts[draw.__name__]
+        return Chart(words["question"], words["reading"], measure, draw)
+
+    def figures(self, values: Mapping[str, int | str], **quoted: object) -> dict[str, tuple[int | str, str]]:
+        """Return figures with what they mean, for `Page.figures`."""
+        return {label: (value, self.meanings[label].format_map(quoted)) for label, value in values.items()}
+
+
+def words_beside(file: str) -> ExhibitWords:
+    """Read the words beside an exhibit's file."""
+    words = tomllib.loads(Path(file).with_suffix(".toml").read_text(encoding="utf-8"))
+    charts = {name: {part: " ".join(text.split()) for part, text in of.items()} for name, of in words["charts"].items()}
+    return ExhibitWords(charts, {label: " ".join(text.split()) for label, text in words.get("figures", {}).items()})
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +62,7 @@ class PageControl:
     help: str | None = None
     written: Callable[[Any], str] = str  # an option in words
     key: str | None = None  # in the session, where it is not the name; "" for none, so that a new default counts
-    offered: Callable[[dict[str, Any]], bool] = always  # with what is chosen before it
+    offered: Callable[[dict[str, Any]], bool] = lambda chosen: True  # with what is chosen before it
 
     @property
     def first(self) -> Any:
@@ -98,7 +120,6 @@ class Exhibit:
     charts: tuple[tuple[Chart, Callable[[], tuple[Any, ...]]], ...]  # each with what `measure` is given of what ships
     settings: Callable[[dict[str, Any]], dict[str, Any]] = dict  # arguments of `train` from what is chosen
     trace_charts: tuple[Chart, ...] = ()  # charts of any trace that say something of this one too
-    sweep: Callable[[], pd.DataFrame] | None = None  # trains over many settings: the table that ships as sweep.csv
 
 
 MARGIN = 0.05  # of the plane, around the samples
@@ -120,6 +141,29 @@ def ends_of(line: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[f
         points += [(-(b * f2 + c) / a, f2) for f2 in (low[1], high[1])]
     inside = [p for p in points if low[0] <= p[0] <= high[0] and low[1] <= p[1] <= high[1]]
     return [(float(f1), float(f2)) for f1, f2 in sorted(inside)[:: max(len(inside) - 1, 1)][:2]]
+
+
+def plane_frame(
+    data: Vowels,
+    winner: np.ndarray,
+    answer: np.ndarray,
+    lines: Iterable[tuple[str, int, str, Sequence[tuple[float, float]]]],
+) -> pd.DataFrame:
+    """Samples with the expert that wins them and whether the answer is right, and lines, each with its ends.
+
+    A line is what it is (line or gate), its expert, its name and its points. Columns: those of 1991's `decision_lines`
+    but surviving.
+    """
+    inputs, desired = encode(data)
+    samples = {"what": "sample", "f1": inputs[:, 0], "f2": inputs[:, 1], "expert": winner}
+    samples |= {"vowel": [VOWELS[vowel] for vowel in data.vowel], "right": (answer > 0.5) == (desired > 0.5)}
+    ends = [
+        {"what": what, "f1": f1, "f2": f2, "expert": expert, "vowel": "", "right": True, "line": line}
+        for what, expert, line, points in lines
+        for f1, f2 in points
+    ]
+    frame = pd.concat([pd.DataFrame(samples).assign(line=""), pd.DataFrame(ends)], ignore_index=True)
+    return frame.astype({"expert": np.int16})
 
 
 FORMANTS = ("first formant F1, kHz", "second formant F2, kHz")

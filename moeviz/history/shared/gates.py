@@ -60,6 +60,19 @@ def check_samples(trained_on: str, data: Vowels) -> None:
         )
 
 
+def slots_from(slots: int | None, experts: int) -> int:
+    """Return the slots that a trace keeps of each input: all of E experts unless a number from 1 to E is given.
+
+    Raises `InvalidTrace` for another number.
+    """
+    slots = experts if slots is None else slots
+    if not 1 <= slots <= experts:
+        raise InvalidTrace(
+            f"Got {slots} slots; this system has experts for 1 to {experts}. Choose a number in that range."
+        )
+    return slots
+
+
 def vowel_trace(
     name: str,
     data: Vowels,
@@ -75,12 +88,7 @@ def vowel_trace(
 
     Raises `InvalidTrace` for slots that are not from 1 to E.
     """
-    most = logits.shape[-1]
-    slots = most if slots is None else slots
-    if not 1 <= slots <= most:
-        raise InvalidTrace(
-            f"Got {slots} slots per sample; this system has experts for 1 to {most}. Choose a number in that range."
-        )
+    slots = slots_from(slots, logits.shape[-1])
     experts, weights = soft_slots(logits, slots)
     missing = np.isneginf(np.take_along_axis(logits, experts.astype(np.int64), axis=-1))
     labels = [VOWELS[vowel] for vowel in data.vowel]

@@ -1,6 +1,5 @@
 """How evenly a sparsely-gated mixture keeps its experts busy: during training, and as in table 6 of the paper."""
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +8,13 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import NAMED, theme
-from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import Exhibit, Page, PageControl
-from moeviz.history.shared.results import WITHOUT_BALANCE, Watch, shipped, unwatched
-from moeviz.history.sparsely_gated_2017.model import MEASURES, STEPS, SparselyGated, train
+from moeviz.history.shared.exhibit import Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
+from moeviz.history.sparsely_gated_2017.model import MEASURES, SparselyGated, train
 from moeviz.history.sparsely_gated_2017.trace import trace_of
 
+TEXT = words_beside(__file__)
 TABLE = Path(__file__).with_name("sweep.csv")
-SEEDS = (0, 1, 2)
 # (w_importance, w_load): CV(importance), CV(load), max / mean load. Shazeer 2017, table 6: 256 experts, 4 for a word.
 PRINTED_TABLE = {
     (0.0, 0.0): (3.04, 3.01, 17.80),
@@ -69,27 +67,12 @@ def _without_losses(result: SparselyGated) -> SparselyGated | None:
     return shipped(SparselyGated, WITHOUT_BALANCE) if alike and settings["importance"] + settings["load"] > 0 else None
 
 
-def balance_table(seeds: Iterable[int] = SEEDS, steps: int = STEPS, watch: Watch = unwatched) -> pd.DataFrame:
-    """Train under each of the six pairs of loss weights of table 6. Takes a quarter of a minute for each and seed.
+def shipped_table() -> pd.DataFrame:
+    """Trainings under each of the six pairs of loss weights of table 6, with three seeds each.
 
     One row per pair and seed. Columns: importance, load float64 (weights of the losses) · seed int64 · the four of
     `MEASURES` float64 (means of the last 20 steps) · perplexity float64 (on held-out words).
     """
-    runs = [(pair, seed) for seed in seeds for pair in PRINTED_TABLE]
-    rows = []
-    for done, ((importance, load), seed) in enumerate(runs):
-
-        def of_all(share: float, says: str, done: int = done) -> None:
-            watch((done + share) / len(runs), says)
-
-        result = train(importance=importance, load=load, steps=steps, seed=seed, watch=of_all)
-        rows.append({"importance": importance, "load": load, "seed": seed, **result.at_end()})
-        rows[-1]["perplexity"] = result.perplexity
-    return pd.DataFrame(rows)
-
-
-def shipped_table() -> pd.DataFrame:
-    """The table that ships, made by `balance_table`, with its columns."""
     return pd.read_csv(TABLE)
 
 
@@ -102,7 +85,7 @@ def beside_paper(runs: pd.DataFrame | None = None) -> pd.DataFrame:
     last 20 steps and then over all seeds. Numbers for 256 experts and for 16 are not the same thing: with 16, and 2 per
     word, none can have more than 8 times the mean. What can be compared is which pair is closer to uniform.
 
-    `runs` are what `balance_table` gives; by default those that ship. One row per pair and measure. Columns: setting
+    `runs` have the columns of `shipped_table`, and are those by default. One row per pair and measure. Columns: setting
     str (the weights in words) · measure str · ours float64 (mean of the seeds) · lowest, highest float64 (of the seeds)
     · paper float64 · even float64 (0, or 1 for max / mean) · seeds int64 (how many).
 
@@ -204,23 +187,8 @@ def busiest_over_steps(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(lines + theme.reference(frame[["even"]].head(1), "even", theme.NOTE), theme.MEDIUM)
 
 
-BALANCE_TABLE = Chart(
-    "Which losses keep the experts equally busy?",
-    "Each row is a pair of loss weights; the further left its marks, the more uniform the experts' loads. The scale "
-    "is logarithmic, and the pale bar spans our seeds. We have 16 experts and the paper's table 6 has 256, so compare "
-    "the order of the rows and not the numbers.",
-    measure=beside_paper,
-    draw=balance_dots,
-)
-BUSIEST_EXPERT = Chart(
-    "Does the gate keep its experts equally busy?",
-    "Each line is the busiest expert divided by the mean expert, over the words of ten steps: by the smooth load that "
-    "the loss sees, and by the words that the experts were given; 1 is uniform. Gates start at 0, so that words are "
-    "spread at random at first. Then the gate learns; the grey line shows where that leads without losses, in a run "
-    "with seed 0 and otherwise the default settings.",
-    measure=balance_by_step,
-    draw=busiest_over_steps,
-)
+BALANCE_TABLE = TEXT.chart(beside_paper, balance_dots)
+BUSIEST_EXPERT = TEXT.chart(balance_by_step, busiest_over_steps)
 
 
 def picture(page: Page, result: SparselyGated) -> None:
@@ -288,5 +256,4 @@ EXHIBIT = Exhibit(
     details=details,
     charts=((BALANCE_TABLE, lambda: (shipped_table(),)), (BUSIEST_EXPERT, lambda: (shipped(SparselyGated),))),
     trace_charts=(NAMED["top_tokens_table"],),
-    sweep=balance_table,
 )

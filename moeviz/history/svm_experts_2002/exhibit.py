@@ -1,32 +1,155 @@
-"""The page of the SVM experts of 2002: its charts, its choices, and how they stand together."""
+"""The exhibit of the SVM experts of 2002: which are full, what that costs, and what more experts gain."""
 
-from typing import Any
+from pathlib import Path
 
 import altair as alt
+import numpy as np
 import pandas as pd
 
 from moeviz.charts import theme
-from moeviz.charts.chart import Chart
-from moeviz.history.shared.datasets import stand_in
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, formant_plane
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
-from moeviz.history.svm_experts_2002.em import STARTS, SoftMixture, soft_trace_of, train_soft
-from moeviz.history.svm_experts_2002.frames import (
-    HAS_ROOM,
-    TAKEN_IN,
-    TURNED_AWAY,
-    error_by_experts,
-    error_by_iteration,
-    expert_room,
-    overflow_by_iteration,
-    soft_errors,
-    svm_lines,
-    sweep,
-    what_room_changes,
-)
-from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, train
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, assign, train
 from moeviz.history.svm_experts_2002.trace import trace_of
-from moeviz.routing_trace import RoutingTrace
+
+TEXT = words_beside(__file__)
+HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"
+SWEEP = Path(__file__).with_name("sweep.csv")
+AT = 8  # experts, where room is swept
+
+
+def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
+    """Examples that the gater preferred for each expert, and those that it did get, at the end of one iteration.
+
+    All training examples are counted. An expert learns next from those whose first choice it is, as long as it is not
+    full, and from those sent on by experts that are full; together they are at most its capacity, N/M + c. Those turned
+    away go to the expert with the next highest weight that is not full.
+
+    One row per expert and part, three parts each. Columns: iteration int32 (from 1) · expert int16 · part str ·
+    examples int64 · capacity int64 (examples) · uniform float64 (N / M) · turned_away float64 (share of those whose
+    first choice the expert is; 0 if there are no others).
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule.
+    """
+    liked, given = result.first_choice[at], result.assigned[at]
+    experts = int(result.settings["experts"])
+    mine = np.bincount(liked[liked == given], minlength=experts)
+    turned_away = np.bincount(liked[liked != given], minlength=experts)
+    counts = {HAS_ROOM: mine, TAKEN_IN: np.bincount(given, minlength=experts) - mine, TURNED_AWAY: turned_away}
+    frame = pd.DataFrame(counts).rename_axis("expert").reset_index()
+    frame["turned_away"] = turned_away / np.maximum(mine + turned_away, 1)
+    facts = {
+        "iteration": np.int32(range(1, len(result.assigned) + 1)[at]),
+        "capacity": result.capacity,
+        "uniform": len(given) / experts,
+    }
+    long = frame.assign(**facts).melt(["expert", "turned_away", *facts], list(counts), "part", "examples")
+    kinds = {"iteration": np.int32, "expert": np.int16, "part": "str"}
+    return long[["iteration", "expert", "part", "examples", "capacity", "uniform", "turned_away"]].astype(kinds)
+
+
+def overflow_by_iteration(result: SVMMixture) -> pd.DataFrame:
+    """The share of the training examples that are not given to their first choice, iteration by iteration.
+
+    At random means the same rule with a gater whose weights are random: then no expert is preferred to another.
+
+    One row per iteration. Columns: iteration int32 (from 1) · overflow float64 (share of examples) · by_lot float64
+    (the same) · busiest float64 (examples whose first choice is the most popular expert, as a multiple of the uniform
+    share N/M).
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule; the tokens that
+    overflow in Switch Transformers (arXiv 2101.03961), section 2.2, are the same count.
+    """
+    examples, experts = result.assigned.shape[1], int(result.settings["experts"])
+    rng = np.random.default_rng(0)
+    lot = rng.normal(size=(examples, experts))
+    frame = pd.DataFrame(
+        {
+            "iteration": np.arange(1, len(result.assigned) + 1, dtype=np.int32),
+            "overflow": result.overflow,
+            "by_lot": (assign(lot, result.capacity, rng) != lot.argmax(axis=1)).mean(),
+        }
+    )
+    most = [np.bincount(liked, minlength=experts).max() for liked in result.first_choice]
+    return frame.assign(busiest=np.array(most) * experts / examples)
+
+
+def error_by_iteration(result: SVMMixture) -> pd.DataFrame:
+    """The share of digits classified wrongly as odd or even, iteration by iteration.
+
+    With uniform weights the experts of the same iteration count equally; in iteration 1, where they learn from random
+    parts, that is the paper's uniform mixture.
+
+    One row per iteration and system. Columns: iteration int32 (from 1) · system str · error float64 (share of digits).
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002).
+    """
+    systems = {
+        "gater, test": result.test_error,
+        "gater, training": result.train_error,
+        "uniform weights, test": result.even_error,
+        "one machine, test": np.full(len(result.test_error), result.single_error),
+    }
+    frame = pd.DataFrame(systems).rename_axis("iteration").reset_index()
+    frame["iteration"] = (frame["iteration"] + 1).astype(np.int32)
+    return frame.melt("iteration", var_name="system", value_name="error").astype({"system": "str"})
+
+
+def swept() -> pd.DataFrame:
+    """Trainings with each number of experts, and of 8 experts with each extra capacity, with five seeds each.
+
+    One row per training. Columns: kernel str · experts int64 · room int64 · shuffled bool · seed int64 ·
+    capacity_factor float64 ((N/M + c) / (N/M)) · single, uniform, gated float64 (test errors) · overflow float64 (share
+    of examples) · largest float64 (share of the examples that the largest expert learns from).
+    """
+    return pd.read_csv(SWEEP)
+
+
+def error_by_experts() -> pd.DataFrame:
+    """Test error by number of experts with extra capacity c = 1: mean of five seeds, from the table that ships.
+
+    The control are linear experts that learn from classes assigned to the images at random, so they know nothing: any
+    success is the gater's. With four hidden units and a line from each expert, it tells odd from even by itself, and
+    does so better the more experts there are.
+
+    One row per kernel, system and number of experts. Columns: kernel str · system str · experts int64 · error float64
+    (share of the 1,000 test digits) · lowest, highest float64 (of the seeds).
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002); the control is our own.
+    """
+    table = swept()
+    table = table[table["room"] == 1]
+    known, control = table[~table["shuffled"]], table[table["shuffled"]].rename(columns={"gated": "control"})
+    names = {"single": "one machine", "uniform": "uniform mixture", "gated": "gated mixture"}
+    parts = [known.melt(["kernel", "experts"], list(names), "system", "error")]
+    parts += [control.melt(["kernel", "experts"], ["control"], "system", "error")]
+    long = pd.concat(parts).replace({"system": names | {"control": "gated, experts that know nothing"}})
+    groups = long.groupby(["kernel", "system", "experts"], sort=False)["error"]
+    return groups.agg(error="mean", lowest="min", highest="max").reset_index()
+
+
+def what_room_changes() -> pd.DataFrame:
+    """Errors of 8 linear experts with more and more capacity: mean of five seeds, from the table that ships.
+
+    The capacity factor is the capacity N/M + c divided by the uniform share N/M: 1 leaves no choice, 8 is no limit at
+    all.
+
+    One row per extra capacity and measure. Columns: room int64 (examples, c) · capacity_factor float64 · what str ·
+    share float64 (of the training examples; of the test digits for the error).
+
+    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for c; Switch Transformers
+    (arXiv 2101.03961), section 2.2, for the capacity factor.
+    """
+    table = swept()
+    table = table[(table["experts"] == AT) & (table["kernel"] == "linear") & ~table["shuffled"]]
+    names = {
+        "overflow": "not given to their first choice",
+        "largest": "learnt by the largest expert",
+        "gated": "test error",
+    }
+    means = table.groupby(["room", "capacity_factor"])[list(names)].mean().reset_index()
+    return means.rename(columns=names).melt(["room", "capacity_factor"], var_name="what", value_name="share")
+
 
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
 SYSTEMS = {
@@ -91,16 +214,6 @@ def error_lines(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(chart, theme.MEDIUM)
 
 
-def soft_error_lines(frame: pd.DataFrame) -> alt.Chart:
-    """Lines of the soft mixture's errors by iteration. Columns: those of `soft_errors`."""
-    return error_lines(frame)
-
-
-def svm_plane(frame: pd.DataFrame) -> alt.LayerChart:
-    """The plane of 1991, shared out among support vector machines. Columns: those of `svm_lines`."""
-    return formant_plane(frame)
-
-
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = theme.named(alt.StrokeDash, "kernel", ["linear", "rbf"], theme.SOLID_AND_DASHED)
@@ -148,127 +261,30 @@ def _doubling(field: str, title: str, values: list[int]) -> alt.X:
     return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, format="d"))
 
 
-EXPERT_ROOM = Chart(
-    "Which experts are too full for the examples that prefer them?",
-    "Blue and grey are what an expert learns from next: at most its capacity N/M + c, the dashed line. Orange is what "
-    "the gater would also have given it; another expert got this instead, and it is grey in that expert's bar.",
-    measure=expert_room,
-    draw=room_bars,
-)
-OVERFLOW = Chart(
-    "How many examples do not get their first choice?",
-    "Each bar is the share of the training examples that found their first choice full; the dashed line is the same "
-    "for a gater that prefers experts at random.",
-    measure=overflow_by_iteration,
-    draw=overflow_bars,
-)
-ERRORS = Chart(
-    "Does the gater make up for experts that learn from few examples?",
-    "Each line is a share of digits classified wrongly; lower is better. With uniform weights the same experts count "
-    "equally, and the grey line is one machine that learns from all examples.",
-    measure=error_by_iteration,
-    draw=error_lines,
-)
-SOFT_ERRORS = Chart(
-    "Can several lines do what a single line cannot?",
-    "Each line is a share of vowels classified wrongly; lower is better. The grey line is one linear machine, and 50 "
-    "% is no better than chance.",
-    measure=soft_errors,
-    draw=soft_error_lines,
-)
-ERROR_BY_EXPERTS = Chart(
-    "Do more experts make fewer errors?",
-    "Each line is the share of test digits that as many experts classify wrongly, the mean of five seeds; it is solid "
-    "for linear experts and dashed for rbf. The distance from green down to blue is what the linear experts' learning "
-    "contributes; the rest is the gater's.",
-    measure=error_by_experts,
-    draw=error_by_experts_lines,
-)
-WHAT_ROOM_CHANGES = Chart(
-    "What does more capacity for each expert change?",
-    "From left to right, each of 8 linear experts can learn from more examples, up to no limit: fewer examples are "
-    "turned away, the largest expert takes a larger share of all examples (a uniform share is 12.5%), and the error "
-    "hardly changes.",
-    measure=what_room_changes,
-    draw=room_lines,
-)
-SVM_LINES = Chart(
-    "How do the machines divide the plane?",
-    "Each mark is one spoken vowel, in the colour of the expert that the gate trusts most with it; each line is where "
-    "that expert changes its answer.",
-    measure=svm_lines,
-    draw=svm_plane,
-)
+EXPERT_ROOM = TEXT.chart(expert_room, room_bars)
+OVERFLOW = TEXT.chart(overflow_by_iteration, overflow_bars)
+ERRORS = TEXT.chart(error_by_iteration, error_lines)
+ERROR_BY_EXPERTS = TEXT.chart(error_by_experts, error_by_experts_lines)
+WHAT_ROOM_CHANGES = TEXT.chart(what_room_changes, room_lines)
 
 
-LOOP, SOFT, HARD = "loop of 2002, digits", "soft EM, vowels", "hard EM, vowels"
+def picture(page: Page, result: SVMMixture) -> None:
+    """Draw how full the experts are after an iteration of the loop."""
+    last = len(result.overflow)
+    at = page.choose(PageControl("iteration", "Iteration", range(1, last + 1), last)) if last > 1 else 1
+    page.chart(EXPERT_ROOM, result, at - 1)
 
 
-def by_loop(chosen: dict[str, Any]) -> bool:
-    """Offer a choice where the loop of 2002 is trained."""
-    return chosen["way"] == LOOP
-
-
-def by_em(chosen: dict[str, Any]) -> bool:
-    """Offer a choice where expectation maximisation trains."""
-    return chosen["way"] != LOOP
-
-
-def trained(way: str, **settings: Any) -> SVMMixture | SoftMixture:
-    """Train by one of the three methods."""
-    return train(**settings) if way == LOOP else train_soft(hard=way == HARD, **settings)
-
-
-def trace_of_either(result: SVMMixture | SoftMixture) -> RoutingTrace:
-    """The routing of the loop's result at each iteration, or of the soft mixture's first choices."""
-    return soft_trace_of(result, slots=1) if isinstance(result, SoftMixture) else trace_of(result)
-
-
-def picture(page: Page, result: SVMMixture | SoftMixture) -> None:
-    """Draw how full the experts are after an iteration of the loop, or how they divide the vowels."""
-    if isinstance(result, SoftMixture):
-        page.text(f"The vowels are a {stand_in().source}.")
-        iterations = PageControl("iteration", "Iteration", result.recorded, result.recorded[-1], key="soft iteration")
-        page.chart(SVM_LINES, result, stand_in(), page.choose(iterations) - 1)
-    else:
-        last = len(result.overflow)
-        at = page.choose(PageControl("iteration", "Iteration", range(1, last + 1), last)) if last > 1 else 1
-        page.chart(EXPERT_ROOM, result, at - 1)
-
-
-def details(page: Page, result: SVMMixture | SoftMixture) -> None:
-    """Draw the figures; of the loop, errors by experts and who gets which digit; of the soft mixture, its errors."""
-    if isinstance(result, SoftMixture):
-        page.figures(
-            {
-                "Mixture": (
-                    f"{result.test_error[-1]:.1%}",
-                    "Share of the samples of the last 25 speakers classified wrongly.",
-                ),
-                "Single machine": (f"{result.single_error:.1%}", "The same for one linear machine."),
-                "Log likelihood": (f"{result.log_likelihood[-1]:.3f}", "Nats per training sample; EM pushes it up."),
-            }
-        )
-        page.chart(SOFT_ERRORS, result)
-        return
-    page.figures(
-        {
-            "Gated mixture": (
-                f"{result.test_error[-1]:.1%}",
-                "Share of 1,000 test digits classified wrongly as odd or even.",
-            ),
-            "Uniform mixture": (
-                f"{result.uniform_error:.1%}",
-                "The same, with experts trained on random parts that all count equally.",
-            ),
-            "Single machine": (
-                f"{result.single_error:.1%}",
-                "The same for one machine that learns from all 4,000 digits.",
-            ),
-            "Capacity": (f"{result.capacity:,}", "The number of examples that an expert can learn from: N/M + c."),
-            "Overflow": (f"{result.overflow[-1]:.0%}", "Share of the training digits whose first choice was full."),
-        }
-    )
+def details(page: Page, result: SVMMixture) -> None:
+    """Draw the figures, errors by number of experts, and who gets which digit."""
+    figures = {
+        "Gated mixture": f"{result.test_error[-1]:.1%}",
+        "Uniform mixture": f"{result.uniform_error:.1%}",
+        "Single machine": f"{result.single_error:.1%}",
+        "Capacity": f"{result.capacity:,}",
+        "Overflow": f"{result.overflow[-1]:.0%}",
+    }
+    page.figures(TEXT.figures(figures))
     page.chart(ERROR_BY_EXPERTS)
     trace = trace_of(result, page.choose(PageControl("view", "Expert", ("first choice", "assigned"), kind="buttons")))
     last = trace.select(layers=trace.model.layers[-1:])
@@ -277,24 +293,20 @@ def details(page: Page, result: SVMMixture | SoftMixture) -> None:
 
 EXHIBIT = Exhibit(
     choices=(
-        PageControl("way", "Method", (LOOP, SOFT, HARD), kind="list", width=200),
-        PageControl("experts", "Experts", (2, 4, 8, 16, 32), 8, width=140, offered=by_loop),
-        PageControl("room", "Extra capacity c", (1, 50, 125, 250, 500, 1000, 4000), width=140, offered=by_loop),
-        PageControl("kernel", "Kernel", KERNELS, kind="list", width=110, offered=by_loop),
-        PageControl("iterations", "Iterations", (1, 12), 6, kind="number", width=110, offered=by_loop),
+        PageControl("experts", "Experts", (2, 4, 8, 16, 32), 8, width=140),
+        PageControl("room", "Extra capacity c", (1, 50, 125, 250, 500, 1000, 4000), width=140),
+        PageControl("kernel", "Kernel", KERNELS, kind="list", width=110),
+        PageControl("iterations", "Iterations", (1, 12), 6, kind="number", width=110),
         PageControl(
             "shuffled",
             "Shuffled",
             kind="toggle",
             help="A control: odd and even are assigned to the images at random, so the experts learn nothing true and "
             "all the work is the gater's.",
-            offered=by_loop,
         ),
-        PageControl("experts", "Experts", (2, 4), width=120, key="lines", offered=by_em),
-        PageControl("start", "Start", STARTS, kind="list", width=140, offered=by_em),
     ),
-    train=trained,
-    trace_of=trace_of_either,
+    train=train,
+    trace_of=trace_of,
     picture=picture,
     details=details,
     charts=(
@@ -303,8 +315,5 @@ EXHIBIT = Exhibit(
         (ERRORS, lambda: (shipped(SVMMixture),)),
         (ERROR_BY_EXPERTS, lambda: ()),
         (WHAT_ROOM_CHANGES, lambda: ()),
-        (SVM_LINES, lambda: (train_soft(), stand_in())),
-        (SOFT_ERRORS, lambda: (train_soft(),)),
     ),
-    sweep=sweep,
 )

@@ -1,7 +1,6 @@
 """The exhibit of Switch: words dropped by capacity factor, by expert, and by their place in the batch."""
 
 import math
-from collections.abc import Sequence
 from pathlib import Path
 
 import altair as alt
@@ -9,12 +8,13 @@ import numpy as np
 import pandas as pd
 
 from moeviz.charts import NAMED, theme
-from moeviz.charts.chart import Chart
-from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl
-from moeviz.history.shared.results import Watch, shipped, unwatched
-from moeviz.history.switch_2021.model import EXPERTS, SEQUENCES, WORDS, Switch, capacity, train
+from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.results import shipped
+from moeviz.history.switch_2021.model import EXPERTS, capacity, train
+from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch
 from moeviz.history.switch_2021.trace import trace_of
 
+TEXT = words_beside(__file__)
 EARLY, LATE = slice(20), slice(-50, None)  # steps: the first 20 and the last 50
 WINDOW = 10  # steps of training in one point of a line
 CAPACITY_FACTORS = (1.0, 1.25, 2.0)  # Table 1
@@ -28,33 +28,15 @@ LARGE_LOGITS = Path(__file__).with_name("large_logits.csv")  # `large_logits` of
 THIS_RUN, OTHERS = "the run on this page", "runs that ship"
 
 
-def sweep(
-    kinds: Sequence[Kind] = KINDS, seeds: Sequence[int] = SEEDS, watch: Watch = unwatched, **settings: int
-) -> pd.DataFrame:
-    """Train each kind of Switch Transformer, and the dense twin, from each of these seeds.
+def shipped_sweep() -> pd.DataFrame:
+    """Runs of each kind of Switch Transformer, and of the dense twin, with 8 experts and the default settings.
 
-    `settings` are passed to `train`. One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight
-    float64 (NaN in the twin) · seed int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the
-    words of these steps) · perplexity float64 (of the run, when it was trained, on held-out words).
+    One row per run and ten steps. Columns: dense bool · capacity_factor, aux_weight float64 (NaN in the twin) · seed
+    int64 · step int64 (the first of the ten, from 0) · dropped float64 (share of the words of these steps) · perplexity
+    float64 (of the run, when it was trained, on held-out words).
 
     Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2; Table 1 has these capacity factors.
     """
-    runs = [(kind, seed) for kind in kinds for seed in seeds]
-    frames = []
-    for number, (kind, seed) in enumerate(runs):
-
-        def part(done: float, says: str, before: int = number) -> None:
-            watch((before + done) / len(runs), f"run {before + 1} of {len(runs)}, {says}")
-
-        result = train(seed=seed, **kind, **settings, watch=part)
-        columns = {"dense": False, "capacity_factor": math.nan, "aux_weight": math.nan} | kind
-        frames.append(_by_window(result).assign(**columns, seed=seed, perplexity=result.perplexity))
-    order = ["dense", "capacity_factor", "aux_weight", "seed", "step", "dropped", "perplexity"]
-    return pd.concat(frames, ignore_index=True)[order]
-
-
-def shipped_sweep() -> pd.DataFrame:
-    """The sweep that ships, with 8 experts and the default settings. Columns: those of `sweep`."""
     return pd.read_csv(SWEEP)
 
 
@@ -76,7 +58,7 @@ def drop_rates(result: Switch, runs: pd.DataFrame) -> pd.DataFrame:
     Source: Fedus, Zoph & Shazeer (arXiv 2101.03961), section 2.2, equation 3.
     """
     settings = {name: float(result.settings[name]) for name in ("capacity_factor", "aux_weight")}
-    mine = _by_window(result).assign(run=THIS_RUN, **settings)
+    mine = by_window(result).assign(run=THIS_RUN, **settings)
     lines = runs[~runs["dense"]].groupby([*settings, "step"], as_index=False)["dropped"].mean().assign(run=OTHERS)
     frame = pd.concat([lines, mine], ignore_index=True).astype({"run": "str"})
     experts = np.where(frame["run"] == THIS_RUN, result.settings["experts"], EXPERTS)
@@ -151,7 +133,8 @@ def dropped_by_lot(experts: int, capacity_factor: float, words: int = SEQUENCES 
     return float(experts * (np.exp(log_chance) * over).sum() / words)
 
 
-def _by_window(result: Switch) -> pd.DataFrame:
+def by_window(result: Switch) -> pd.DataFrame:
+    """Return the share of words dropped, by ten steps. Columns: step int64 (the first of the ten) · dropped float64."""
     dropped = pd.Series(result.dropped_by_step.mean(axis=1) / WORDS)
     first = dropped.index // WINDOW * WINDOW
     return dropped.groupby(first).mean().rename_axis("step").reset_index(name="dropped")
@@ -223,28 +206,9 @@ def dropped_by_place_lines(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(lines + means, theme.MEDIUM)
 
 
-EXPERT_QUEUES = Chart(
-    "Which words find their expert full?",
-    "Each bar is the words routed to an expert, out of about 1,000 held-out words routed as one batch. What is above "
-    "the dashed line, the expert's capacity, came too late: it goes to no expert and passes through unchanged.",
-    measure=expert_queues,
-    draw=queues_of_experts,
-)
-DROP_RATES = Chart(
-    "What keeps words from being dropped?",
-    "Each line is the share of a batch's words that were dropped during training: blue with the auxiliary loss and "
-    "orange without it, by capacity factor. The wide grey line is the run on this page, and the dashed line is what "
-    "it would drop if each word's expert were chosen at random.",
-    measure=drop_rates,
-    draw=drop_rate_lines,
-)
-DROPPED_BY_PLACE = Chart(
-    "Are the last words of a batch dropped most often?",
-    "Each point is the share of dropped words in the sequence at this place in the batch. Experts serve a batch in "
-    "order, so if there are too many words, the late ones are dropped.",
-    measure=dropped_by_place,
-    draw=dropped_by_place_lines,
-)
+EXPERT_QUEUES = TEXT.chart(expert_queues, queues_of_experts)
+DROP_RATES = TEXT.chart(drop_rates, drop_rate_lines)
+DROPPED_BY_PLACE = TEXT.chart(dropped_by_place, dropped_by_place_lines)
 
 
 def picture(page: Page, result: Switch) -> None:
@@ -255,18 +219,14 @@ def picture(page: Page, result: Switch) -> None:
 def details(page: Page, result: Switch) -> None:
     """Draw how much is dropped and when, and the perplexity beside the dense twin's."""
     runs = shipped_sweep()
-    page.figures(
-        {
-            "Dropped early": (f"{result.drop_rate(EARLY):.0%}", "Share of the words in the first 20 training steps."),
-            "Dropped late": (f"{result.drop_rate(LATE):.1%}", "Share of the words in the last 50 training steps."),
-            "Dropped in test": (f"{result.held_out_dropped:.1%}", "Share of 8,192 held-out words, in groups of 1,024."),
-            "Perplexity": (
-                f"{result.perplexity:.1f}",
-                "On all held-out words, including dropped ones: lower is better.",
-            ),
-            "Dense twin": (f"{twin_perplexity(runs):.1f}", "Perplexity with one expert for all words, two seeds."),
-        }
-    )
+    figures = {
+        "Dropped early": f"{result.drop_rate(EARLY):.0%}",
+        "Dropped late": f"{result.drop_rate(LATE):.1%}",
+        "Dropped in test": f"{result.held_out_dropped:.1%}",
+        "Perplexity": f"{result.perplexity:.1f}",
+        "Dense twin": f"{twin_perplexity(runs):.1f}",
+    }
+    page.figures(TEXT.figures(figures))
     page.markdown(_why_so_many_are_dropped(result))
     page.chart(DROP_RATES, result, runs)
     page.chart(DROPPED_BY_PLACE, result)
@@ -322,5 +282,4 @@ EXHIBIT = Exhibit(
         (DROPPED_BY_PLACE, lambda: (shipped(Switch),)),
     ),
     trace_charts=(LOAD_BY_LABEL, NAMED["top_tokens_table"]),
-    sweep=sweep,
 )

@@ -1,30 +1,27 @@
 """Switch Transformer: a language model whose second block sends each word to one expert of eight.
 
 Two Transformer blocks read up to 32 words and say the next one. In the Switch layer each token goes to one expert,
-and past an expert's capacity it goes to none. All tokens of a batch are one group, so an expert has room for ⌈1,024 /
-experts · capacity factor⌉ of them, in training and in evaluation.
+and past an expert's capacity it goes to none. All 1,024 tokens of a batch are one group: capacity is counted over it.
 
 Source: Fedus, Zoph & Shazeer, arXiv 2101.03961 (2021), JMLR 23(120) (2022), section 2. Its models are T5s of 0.2 to
 1,600 billion parameters, trained on C4; ours has half a million, and the sizes and the learning rate are our own.
 
-T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence, N =
-S · W held-out words.
+T tokens of a group, D width of a token, H hidden units, E experts; S sequences of a batch, W words of a sequence.
 """
 
 import math
-from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int, Int16, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import nn
 from torch.nn import functional
 
 from moeviz.errors import MoevizError
-from moeviz.history.shared.datasets import english
 from moeviz.history.shared.experts import balancing_loss, queued
 from moeviz.history.shared.results import Watch, unwatched
+from moeviz.history.switch_2021.record import SEQUENCES, WORDS, Switch, corpus, measured
 
 INIT_SCALE = 0.1  # section 2.4; a usual Transformer has 1.0
 JITTER = 0.01  # what the router reads is multiplied by 1 ± so much, drawn anew each time, in training alone
@@ -97,36 +94,10 @@ def matrix(draws: torch.Generator, *shape: int) -> nn.Parameter:
     return nn.Parameter(drawn)
 
 
-SEQUENCES, WORDS = 32, 32
 WIDTH, HIDDEN, HEADS = 64, 128, 4
-EXPERTS = 8
-STEPS = 600
-LEARNING_RATE = 2e-3
-LONGEST_GRADIENT = 1.0
+EXPERTS, MOST_EXPERTS = 8, 64
+STEPS, LEARNING_RATE, LONGEST_GRADIENT = 600, 2e-3, 1.0
 EMBEDDING_DEVIATION = 0.05
-MOST_EXPERTS = 64
-STRETCH, HELD_OUT_EVERY = SEQUENCES * WORDS + 1, 12  # a stretch of text is a batch, and the word after it
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Switch:
-    """A trained Switch Transformer, or its dense twin, and how it got there."""
-
-    settings: dict[str, int | float | bool]  # experts, capacity_factor, aux_weight, steps, seed, dense
-    dropped_by_step: UInt8[np.ndarray, "steps S"] = field(repr=False)  # words of each sequence, in the batch's order
-    balance_by_step: Float32[np.ndarray, " steps"] = field(repr=False)  # N Σ fᵢ Pᵢ: 1 is uniform
-    words: Int16[np.ndarray, " N"] = field(repr=False)  # held out, one sequence of W after another: in the vocabulary
-    logits: Float32[np.ndarray, "N E"] = field(repr=False)  # E is 0 in the dense twin
-    chosen: Int16[np.ndarray, " N"] = field(repr=False)  # what the router wanted, dropped or not; -1 in the dense twin
-    gate: Float32[np.ndarray, " N"] = field(repr=False)  # pᵢ(x) of the expert chosen; 1 in the dense twin
-    dropped: Bool[np.ndarray, " N"] = field(repr=False)  # these N words are one group
-    perplexity: float  # on all held-out words, those that are dropped too
-    held_out_dropped: float  # share of all held-out words
-    parameters: int
-
-    def drop_rate(self, steps: slice) -> float:
-        """The share of words that were dropped in these steps of the training."""
-        return float(self.dropped_by_step[steps].mean() / WORDS)
 
 
 class SwitchBlock(nn.Module):
@@ -158,9 +129,8 @@ class SwitchLanguageModel(nn.Module):
         super().__init__()
         self.embedding = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(vocabulary, WIDTH, generator=draws))
         self.position = nn.Parameter(EMBEDDING_DEVIATION * torch.randn(WORDS, WIDTH, generator=draws))
-        self.blocks = nn.ModuleList(
-            [SwitchBlock(DenseLayer(WIDTH, HIDDEN, draws), draws), SwitchBlock(feed_forward, draws)]
-        )
+        below = SwitchBlock(DenseLayer(WIDTH, HIDDEN, draws), draws)
+        self.blocks = nn.ModuleList([below, SwitchBlock(feed_forward, draws)])
         self.last = nn.LayerNorm(WIDTH)
         self.head = matrix(draws, WIDTH, vocabulary)
 
@@ -185,14 +155,18 @@ def train(
 ) -> Switch:
     """Train a tiny Switch Transformer on English, or with `dense` its twin without a router; try it on held-out words.
 
-    The twin has one expert for all words, so a word takes as many multiplications (but for the router's). It sees the
-    same batches, and starts with the same weights outside of that layer. `aux_weight` is α. The same arguments give
-    the same result on as many threads of torch; on another number, sums are rounded otherwise and training drifts
-    apart. `watch` is called before each step.
-
-    Raises `MoevizError` for arguments that make no Switch Transformer.
+    The twin has one expert for all words, sees the same batches, and starts with the same weights outside of that
+    layer. `aux_weight` is α. The same arguments give the same result on as many threads of torch. `watch` is called
+    before each step. Raises `MoevizError` for arguments that make no Switch Transformer.
     """
-    _check(experts, capacity_factor, aux_weight, steps)
+    settings = {"experts": experts, "capacity_factor": capacity_factor, "aux_weight": aux_weight}
+    settings |= {"steps": steps, "seed": seed, "dense": dense}
+    weights = 0 < capacity_factor < math.inf and 0 <= aux_weight < math.inf
+    if not (1 <= experts <= MOST_EXPERTS and steps >= 1 and weights):
+        got = ", ".join(f"{name} {value}" for name, value in settings.items())
+        raise MoevizError(
+            f"Got {got}. Choose 1 to {MOST_EXPERTS} experts, at least 1 step, a factor above 0, a weight ≥ 0."
+        )
     training, held_out, vocabulary = corpus()
     draws, layer_draws, batches, jitter = (torch.Generator().manual_seed(4 * seed + purpose) for purpose in range(4))
     if dense:
@@ -215,20 +189,7 @@ def train(
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), LONGEST_GRADIENT)
         optimiser.step()
-    settings = {"experts": experts, "capacity_factor": capacity_factor, "aux_weight": aux_weight}
-    settings |= {"steps": steps, "seed": seed, "dense": dense}
-    return _result(model, held_out, settings, dropped, balance)
-
-
-def corpus() -> tuple[Int[torch.Tensor, " training"], Int[torch.Tensor, " held_out"], tuple[str, ...]]:
-    """English to train on, every twelfth stretch of it held out, and its vocabulary.
-
-    The held-out stretches are of the same topics as the rest, as are those of the paper's C4.
-    """
-    text = english()
-    words = np.concatenate([text.training, text.held_out])
-    kept_back = np.arange(len(words)) // STRETCH % HELD_OUT_EVERY == HELD_OUT_EVERY // 2
-    return torch.from_numpy(words[~kept_back]), torch.from_numpy(words[kept_back]), text.vocabulary
+    return measured(model, _loss, held_out, settings, dropped, balance)
 
 
 def _loss(
@@ -237,50 +198,3 @@ def _loss(
     """Mean cross-entropy of each word of the sequences given those before it, in nats."""
     guesses, routed = model(text[:, :-1], jitter)
     return functional.cross_entropy(guesses.flatten(0, 1), text[:, 1:].flatten()), routed
-
-
-@torch.no_grad()
-def _result(
-    model: SwitchLanguageModel,
-    held_out: Int[torch.Tensor, " words"],
-    settings: dict[str, int | float | bool],
-    dropped: UInt8[np.ndarray, "steps S"],
-    balance: Float32[np.ndarray, " steps"],
-) -> Switch:
-    """Try the model on all the batches that the held-out words make; the first one is kept, word by word."""
-    group = SEQUENCES * WORDS
-    starts = torch.arange(0, len(held_out) - group, STRETCH)
-    inside = torch.arange(SEQUENCES)[:, None] * WORDS + torch.arange(WORDS + 1)
-    tried = [_loss(model, held_out[start + inside]) for start in starts]
-    first = tried[0][1]
-    if first is None:
-        logits, chosen, gate = torch.zeros(group, 0), torch.full((group,), -1), torch.ones(group)
-        left_out = torch.zeros(len(tried), group, dtype=torch.bool)
-    else:
-        logits, chosen, gate = first.logits, first.chosen, first.probabilities.max(dim=-1).values
-        left_out = torch.stack([routed.dropped for _, routed in tried])
-    return Switch(
-        settings=settings,
-        dropped_by_step=dropped,
-        balance_by_step=balance,
-        words=held_out[:group].numpy().astype(np.int16),
-        logits=logits.numpy(),
-        chosen=chosen.numpy().astype(np.int16),
-        gate=gate.numpy(),
-        dropped=left_out[0].numpy(),
-        perplexity=math.exp(sum(loss.item() for loss, _ in tried) / len(tried)),
-        held_out_dropped=float(left_out.float().mean()),
-        parameters=sum(weights.numel() for weights in model.parameters()),
-    )
-
-
-def _check(experts: int, capacity_factor: float, aux_weight: float, steps: int) -> None:
-    if not 1 <= experts <= MOST_EXPERTS or steps < 1:
-        raise MoevizError(
-            f"Got {experts} experts and {steps} steps; from 1 to {MOST_EXPERTS} experts and at least 1 step are needed."
-        )
-    if not (0 < capacity_factor < math.inf and 0 <= aux_weight < math.inf):
-        raise MoevizError(
-            f"Got the capacity factor {capacity_factor} and the aux weight {aux_weight}. Choose a factor above 0 and "
-            "a weight of at least 0."
-        )

@@ -5,7 +5,7 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.history.shared.datasets import UNKNOWN, english
-from moeviz.history.switch_2021.model import WORDS, Switch
+from moeviz.history.switch_2021.record import WORDS, Switch
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 

@@ -23,7 +23,7 @@ def timeline() -> pd.DataFrame:
     embeddings count. Nothing is filled in: if no source gives a number, it is missing.
 
     `status` says how the least checked number of the row was checked: "read" means in the primary text, "secondary" in
-    a text that quotes it, "memory" not at all.
+    a text that quotes it, "memory" not at all. A page that may change is given with the day on which it was read.
 
     One row per system. Columns: date str ("2017-01", or "1991" if the month is not known) · year float64 (decimal; the
     middle of the month, or the year itself) · name, family str · total, active float64 (parameters) · experts float64

@@ -15,8 +15,8 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.charts.system_table import SIDE_BY_SIDE
+from moeviz.embedded.one_sentence import SENTENCE
 from moeviz.embedded.recorded_routing import said_of_study
-from moeviz.history.one_sentence import SENTENCE
 from moeviz.history.phone_book.runs import (
     MANY,
     RECORDED,

@@ -32,7 +32,7 @@ class Panel {
     const presets = holding(make("div", "presets", null, { role: "group", "aria-label": "What keeps them alive" }), ...this.presetButtons);
     this.sliders = this.knobs.map((knob) => this.slider(knob));
     this.guesses = Array.from({ length: this.sizes.experts }, (_, dead) => button("guess", `${dead}`, `${dead} will die`, () => this.say(dead)));
-    const guesses = holding(make("div", "presets", null, { role: "group", "aria-label": "Your guess" }), ...this.guesses);
+    const guesses = holding(make("div", "presets guesses", null, { role: "group", "aria-label": "Your guess" }), ...this.guesses);
     const ask = make("p", "ask", `How many of ${this.sizes.experts} will die? Your guess first:`);
     this.train = button("train", "", null, () => (this.run ? this.finish() : this.start()));
     this.streamSays = make("p", "small");

@@ -17,7 +17,7 @@ import pandas as pd
 
 from moeviz.charts import theme
 from moeviz.charts.theme import EXPERT_COLOURS
-from moeviz.history.one_sentence import SHOWN, one_sentence
+from moeviz.embedded.one_sentence import SHOWN, one_sentence
 from moeviz.history.phone_book.runs import FIRST_NAMES, SECOND_NAMES, BookRun
 from moeviz.history.story import BRANCHES, INPUTS, SOURCES, STEPS, Half, Meters, Scene, Step, TwinModel
 from moeviz.metrics.expert_names import UNNAMED

@@ -142,8 +142,9 @@ class Opening {
       made.dataset.of = `${kind} ${e}`;
       return made;
     };
-    const heads = ["expert", `its row of the router: ${width} weights`, "score = row · x", "softmax", "weight", `its answer: ${width} numbers`];
+    const heads = ["expert", `its row of the router: ${width} weights`, "score", "softmax", "weight", `its answer: ${width} numbers`];
     const cells = heads.map((text, at) => make("span", at === 1 ? "head rows" : "head", text));
+    cells[2].append(make("span", "rows", " = row · x"));
     this.rows.forEach((row, e) => {
       const k = chosen.indexOf(e);
       const id = make("span", "id", e);

@@ -1,0 +1,41 @@
+"""Find tokens that are routed alike, or experts that take the same contexts: `moeviz similar`."""
+
+from argparse import ArgumentParser, Namespace
+
+from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, read_one_trace
+from moeviz.cli.output import frame_text, print_findings, print_tables
+
+HELP = "Find the tokens of other texts that are routed like one token; or the experts that take the same contexts."
+EXAMPLES = """examples:
+  moeviz similar texts.npz the
+  moeviz similar texts.npz 40 --most 5       the token of row 40
+  moeviz similar texts.npz                   which experts are alike, and how far that holds"""
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Add the arguments of `moeviz similar`."""
+    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
+    says = "its text, or its row in the trace (default: compare experts instead)"
+    parser.add_argument("token", metavar="TOKEN", nargs="?", help=says)
+    parser.add_argument("--most", type=number(int, 1), default=12, metavar="N", help="tokens (default: 12)")
+    add_import_options(parser)
+    add_json(parser)
+
+
+def run(args: Namespace) -> int:
+    """Run `moeviz similar`."""
+    from moeviz.metrics.paths import expert_map, similar_tokens
+
+    trace = read_one_trace(args.source, args)
+    if args.token is None:
+        found = expert_map(trace)
+        tables, findings = {"experts": found.experts, "nearest": found.nearest}, [found.sentence()]
+    else:
+        token = int(args.token) if args.token.isdecimal() else args.token
+        tables, findings = {"tokens": similar_tokens(trace, token, args.most)}, []
+    if args.json:
+        print_tables(tables, findings)
+        return 0
+    print_findings(findings)
+    print(frame_text([*tables.values()][-1].round(3)))
+    return 0
