@@ -27,8 +27,8 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.subject import subject
 from moeviz_app.widgets.answers import READING, Answers, Make, OnProgress, damage, whole
 from moeviz_app.widgets.chart_panel import (
-    Answer,
     Lacking,
+    MeasuredChart,
     answer,
     heading,
     menu,
@@ -97,7 +97,7 @@ def gallery(
     title: str,
     charts: Iterable[Chart],
     model: ModelInfo,
-    measure: Callable[[Chart], Answer],
+    measure: Callable[[Chart], MeasuredChart],
     choose: Callable[[], None],
 ) -> None:
     """Draw one of these charts large, with its answer, and the others as small pictures; and why some are not drawn.
@@ -111,7 +111,7 @@ def gallery(
     with large:
         place = st.container()
         choose()
-    found: list[Answer] = []
+    found: list[MeasuredChart] = []
     refused: list[tuple[Chart, str]] = []
     for chart in charts:
         with explained(lambda sentence, chart=chart: refused.append((chart, sentence)), but=(DamagedShard,)):
@@ -163,7 +163,7 @@ def _of_counts(title: str, charts: Iterable[Chart], counts: Counted) -> None:
         if frame is None or frame.empty:  # of a configuration, there are no tokens to draw
             lacking.append(chart.question)
         else:
-            answers.append(Answer(chart.of(model), frame, chart.caption(frame), model=model))
+            answers.append(MeasuredChart(chart.of(model), frame, chart.caption(frame), model=model))
     known = {one.chart.key: one for one in answers}
     choose = partial(layer_of, model.layers, session.COUNTED_LAYER, layer) if is_asked else lambda: None
     gallery(title, [one.chart for one in answers], model, lambda chart: known[chart.key], choose)
@@ -211,14 +211,14 @@ def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
     model = shown.dataset.model
     asked, answers = _asked(charts, shown)
 
-    def measure(chart: Chart) -> Answer:
+    def measure(chart: Chart) -> MeasuredChart:
         key, layers = asked[chart]
         if (frame := answers.get(key)) is None:
             raise MoevizError(READING)
         no_luck = NO_LUCK if chart.key in WITHOUT_LUCK else ""
         sentence = " ".join(filter(None, (chart.caption(frame), no_luck)))
         part = Part(model if layers is None else model.with_layers(layers)[0])
-        return Answer(chart.of(model), frame, sentence, part, model)
+        return MeasuredChart(chart.of(model), frame, sentence, part, model)
 
     try:
         gallery(title, charts, model, measure, partial(_choose_of_dataset, charts, model))

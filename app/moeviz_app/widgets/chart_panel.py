@@ -136,7 +136,7 @@ def _numbers_and_picture(chart: Chart, trace: RoutingTrace) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class MeasuredChart:
     """The numbers of a chart, and what belongs to them."""
 
     chart: Chart
@@ -147,7 +147,7 @@ class Answer:
     names: pd.DataFrame | None = None  # of experts
 
 
-def answer(chart: Chart, trace: RoutingTrace) -> Answer:
+def answer(chart: Chart, trace: RoutingTrace) -> MeasuredChart:
     """Return the numbers of a chart for the layers and tokens that it asks for. Raises what measuring raises."""
     part = part_of(trace, chart)
     frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
@@ -156,7 +156,7 @@ def answer(chart: Chart, trace: RoutingTrace) -> Answer:
     is_layered = layer_word(trace.model) == "layer"  # of which the sentence speaks
     sentence = in_words_of(trace.model, sentence) if sentence and is_layered else None
     names = names_of(trace.model, [trace, *recent.traces().values()])
-    return Answer(chart.of(trace.model), frame, sentence, part, trace.model, names)
+    return MeasuredChart(chart.of(trace.model), frame, sentence, part, trace.model, names)
 
 
 def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
@@ -222,7 +222,7 @@ def picture(chart: Chart, frame: pd.DataFrame, part: HasModel | None, model: Mod
         altair_chart(drawn, key=chart.key, alt=alternative(chart))
 
 
-def small_picture(found: Answer) -> None:
+def small_picture(found: MeasuredChart) -> None:
     """Draw these numbers as a small picture, without axes and legends."""
     drawn = Small(_drawn(found.chart, found.frame, found.part), on_dark())
     st.altair_chart(drawn, key=f"small {found.chart.key}", alt=f"Small picture: {found.chart.question}")
