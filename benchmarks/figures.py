@@ -344,8 +344,7 @@ def mlx(args: Args) -> None:
     from mlx_lm import utils
     from mlx_lm.models.cache import make_prompt_cache
 
-    from moeviz.capture.engines.mlx.model import _forward
-    from moeviz.capture.engines.mlx.run import STEP
+    from moeviz.capture.engines.mlx.model import STEP, _forward
 
     def folders(place: Path) -> Iterator[Path]:
         if args.folder is not None:

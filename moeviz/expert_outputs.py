@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float32
 
-from moeviz.errors import InvalidTrace
+from moeviz.errors import CaptureError, InvalidTrace
 
 FIGURES = ("norm", "added", "greatest", "cosine", "residual")  # as trace files name them, in this order
 
@@ -71,6 +71,37 @@ class ExpertOutputs:
         """True if the last bit of every figure is the same."""
         mine, others = self.arrays(), other.arrays()
         return mine.keys() == others.keys() and all(np.array_equal(mine[name], others[name]) for name in mine)
+
+
+def find_figures(experts: np.ndarray, given: np.ndarray, figures: np.ndarray) -> np.ndarray:
+    """Return the figures (T, K, FIGURES) of the slots in `experts` (T, K), found by expert; 0 in an empty slot.
+
+    given   (T, K): the experts that the rows of `figures` (T, K, FIGURES) belong to.
+    """
+    same = (experts[:, :, None] == given[:, None, :]) & (experts >= 0)[:, :, None]
+    own = np.take_along_axis(figures, same.argmax(-1)[:, :, None], axis=1)
+    return np.where(same.any(-1)[..., None], own, np.float32(0))
+
+
+def outputs_from_figures(layers: Sequence[np.ndarray], factors: np.ndarray, has_stream: bool) -> ExpertOutputs:
+    """Make the outputs of a trace from each layer's figures (T, K, FIGURES), in which `added` is not computed yet.
+
+    factors     (L, T, K): what each output is multiplied by.
+    has_stream  whether every layer's residual stream is of the outputs' space.
+
+    Raises `CaptureError` for outputs that are not all numbers.
+    """
+    every = np.stack(layers)
+    if not np.isfinite(every).all():
+        raise CaptureError(
+            "The outputs of the model's experts are not all numbers, so they have no norms. Load it in a wider dtype, "
+            "or leave outputs out."
+        )
+    parts = dict(zip(FIGURES, np.moveaxis(every, -1, 0), strict=True))
+    parts["added"] = parts["norm"] * np.abs(factors)
+    if not has_stream:
+        del parts["residual"]
+    return ExpertOutputs(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
 
 
 def joined_outputs(parts: Sequence[ExpertOutputs]) -> ExpertOutputs:

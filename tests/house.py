@@ -43,6 +43,8 @@ SESSION = f"moeviz_app.session {JOBS}"
 # "." is the file's own folder. What stands on top comes first.
 MAY_IMPORT = {
     # Programs that use the whole house, and that nothing in it imports: how the model that ships was trained.
+    # The training text is what the byte models of the evaluation are fitted to.
+    "models/training/evaluation_set.py": f"models.training models.evaluate.byte_models moeviz {TORCH}",
     "models/training/*": f"models.training moeviz {TORCH}",
     "models/evaluate/*": f"models.evaluate moeviz {TORCH}",
     # The app's floors, from the top: each imports its own and what lies below. What computes has no Streamlit, and a
@@ -86,7 +88,7 @@ MAY_IMPORT = {
     f"moeviz.embedded.recorded_routing moeviz.embedded.one_sentence moeviz.embedded.own_models {INERT}",
     "moeviz/history/*": f"moeviz.history {INERT}",
     # A corpus past what fits into memory: from a model to a dataset on disk, and the metrics' numbers of it.
-    "moeviz/corpus/on_ray.py": f". moeviz.formats.dataset {FILES} ray",
+    "moeviz/corpus/on_ray.py": f". moeviz.capture moeviz.formats.dataset {FILES} torch ray",
     "moeviz/corpus/*": f". moeviz.capture moeviz.formats.dataset moeviz.labelled_texts moeviz.metrics {FILES} torch",
     # A question each: what a model's routing rests on, what a change costs, what checkpoints have in common.
     "moeviz/analyses/*": f"moeviz.analyses moeviz.capture moeviz.metrics moeviz.embedded {FILES} moe_kernels {TORCH}",

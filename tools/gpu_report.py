@@ -1,12 +1,11 @@
-"""What moeviz does on the GPU of this machine, on one page: the GPU tests, and the kernels' benchmark.
+"""Report on one page what moeviz does on this machine's GPU: the GPU tests, and the kernels' benchmark.
 
     python -m tools.gpu_report [--output FILE] [--rounds N] [--resume] [--minutes M]        or: make gpu-report
 
 Runs the kernels' own tests (on a GPU they run compiled), `benchmarks.kernels` and `pytest -m gpu`, and writes a page in
 Markdown, anew after each: what was measured before an interruption is on it. `--resume` goes on from there. `--minutes`
-stops by itself, for machines that give a command so long. Exit code: 0 where all of it went well, 1 where a test or the
-benchmark failed (the page says which), 2 without a CUDA GPU (nothing is run, and no page is written), 3 where the
-minutes were over.
+is for machines that limit the time of a command. Exit code: 0 if everything passed, 1 if a test or the benchmark failed
+(the page says which), 2 without a CUDA GPU (nothing is run, and no page is written), 3 if the minutes were over.
 """
 
 import argparse
@@ -146,14 +145,14 @@ def measured(lines: Path) -> dict[str, Any] | None:
 def facts() -> dict[str, str]:
     """The device, the versions and the date."""
     device = torch.cuda.get_device_properties(0)
-    driver = _said("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
+    driver = _program_output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader").partition("\n")[0]
     return {
         "GPU": f"{device.name}, {device.total_memory / 1e9:.0f} GB, compute capability {device.major}.{device.minor}",
         "driver": driver or "not known",
         "CUDA of torch": str(torch.version.cuda),
         **{package: _version(package) for package in PACKAGES},
         "Python": f"{platform.python_version()} on {platform.platform()}",
-        "commit": _said("git", "describe", "--always", "--dirty") or "not known",
+        "commit": _program_output("git", "describe", "--always", "--dirty") or "not known",
         "date": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
     }
 
@@ -165,7 +164,7 @@ def _version(package: str) -> str:
         return "not installed"
 
 
-def _said(program: str, *arguments: str) -> str:
+def _program_output(program: str, *arguments: str) -> str:
     """Return what a program prints; "" if it is missing or fails."""
     if shutil.which(program) is None:
         return ""
@@ -218,7 +217,7 @@ def speed_part(measured: dict[str, Any]) -> list[str]:
         "The router without a record (plain), with one (traced), and plain once more (again): a difference as small as "
         "that one is noise.",
         times(routers, ["plain", "traced", "again"]),
-        "### The router beside other ways",
+        "### The router compared with others",
         "plain + copies: the decision copied after the launch, as engines do. transformers: its own PyTorch code, and "
         "the same through torch.compile. public structure: rounds of maximum and gather, as in public Triton routers.",
         times(routers, ["plain", "plain + copies", "transformers", "torch.compile", "public structure"]),

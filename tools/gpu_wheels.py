@@ -3,7 +3,7 @@
     python -m tools.gpu_wheels [--output FOLDER] [--python 3.12] [--there FILE] [--platform TAG …]
     or: make gpu-wheels PYTHON_THERE=3.12 THERE=FILE
 
-What the report needs beside torch and Triton, which stay the machine's own, with all that CUDA brings. Versions are
+All that the report needs except torch and Triton, which stay the machine's own, with all of CUDA. Versions are
 those that are installed here, under which the tests pass. `--python` is that of the machine, `--platform` the tags
 that its pip takes (default: those of glibc 2.28 and older on x86-64). `--there` is what `pip freeze` prints on the
 machine: what it has in a version that is good enough is left out. This needs a package index.
@@ -71,7 +71,7 @@ def needed(python: str, frozen: str = "") -> set[str]:
             waiting += _requirements(name, requirement.extras)
     lines = (line.partition("==") for line in frozen.splitlines() if "==" in line)
     there = {canonicalize_name(name): version.strip() for name, _, version in lines}
-    return {_pinned(name) for name, wanted in seen.items() if name not in there or not wanted.contains(there[name])}
+    return {_pin(name) for name, wanted in seen.items() if name not in there or not wanted.contains(there[name])}
 
 
 def _requirements(name: str, extras: set[str]) -> Iterator[Requirement]:
@@ -85,7 +85,7 @@ def _requirements(name: str, extras: set[str]) -> Iterator[Requirement]:
             yield requirement
 
 
-def _pinned(name: str) -> str:
+def _pin(name: str) -> str:
     try:
         return f"{name}=={distribution(name).version}"
     except PackageNotFoundError:  # needed there and not here

@@ -1,12 +1,12 @@
-"""What does somebody get who installs moeviz, in an environment of its own and without this repository?
+"""Check what somebody gets who installs moeviz, in an environment of its own and without this repository.
 
     python -m tools.package      (make package)
 
 Builds the source distribution and the wheel (a file in dist/ is not built again), checks what a package index would
 show of them, and installs the wheel twice, plain and with [app], each into a fresh environment and used from an empty
 folder. A real Chromium opens the app; what the server says of its settings is read from what it sends. At the end the
-plain environment gets the source distribution in place of the wheel. Prints a table; 1 where something is not as it
-should be.
+plain environment gets the source distribution instead of the wheel. Prints a table; exit code 1 if something is not as
+it should be.
 """
 
 import re
@@ -192,13 +192,13 @@ def with_app(env: Environment, wheel: Path) -> Iterator[Row]:
         page.get_by_text("Five likeliest next tokens", exact=True).wait_for(timeout=SECONDS_TO_START * 1000)
         page.screenshot(path=PLACE / "app.png")
         yield "[app]: the page answers", answer.status, answer.status == 200
-        yield from said_by_server(frames)
+        yield from server_settings(frames)
         yield "[app]: background on the page", background(page), background(page) == "rgb(253, 253, 251)"
         yield "[app]: requests to other hosts", len(foreign), not foreign
         browser.close()
 
 
-def said_by_server(frames: list[bytes]) -> Iterator[Row]:
+def server_settings(frames: list[bytes]) -> Iterator[Row]:
     """Return the settings that the server sends to every browser."""
     session = next(filter(None, map(new_session, frames)))
     colour = session.custom_theme.light.primary_color

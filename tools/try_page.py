@@ -1,4 +1,4 @@
-"""The model in the page `try/` of the site: is it the one of Python, what is downloaded, and how long does it take?
+"""Compare the model in the page `try/` of the site with Python's; measure what is downloaded, and how long it takes.
 
     python -m tools.try_page [equal | bytes | opening | cost] [--texts N]
 
@@ -45,7 +45,7 @@ BLANKS = ("  \ufeff", "  \x85", "plain text, no odd blank")
 RATES = (20, 100)  # Mbit/s
 LATENCY = 20  # ms
 ROUNDS = 5
-OWN = "page.js"  # left out where the model alone is asked
+OWN = "page.js"  # left out if only the model is asked
 Answers = dict[str, Callable[[Route], None]]
 
 
@@ -89,7 +89,7 @@ def equal(browser: Browser, address: str, folder: Path, number: int) -> None:
             found = [difference(trace, run(page, text)) for trace, text in zip(traces[:many], texts, strict=False)]
             own = [(trace, run(page, text, more=24)) for trace, text in zip(written, WRITTEN, strict=True)]
         same = sum(answer["ids"] == trace.tokens["token_id"].tolist() for trace, answer in own)
-        rows.append([name, *_summed(found), f"{same} of {len(own)}"])
+        rows.append([name, *_sum_up(found), f"{same} of {len(own)}"])
     head = ["", "texts", "rows", "differ", "near ties", "of these differ", "weights", "logits", "next differ", "p"]
     print(table([*head, "written alike"], rows))
     print(f"\nOf {len(BLANKS)} strings with odd blanks, tokenized otherwise than by Python:")
@@ -100,7 +100,7 @@ def equal(browser: Browser, address: str, folder: Path, number: int) -> None:
         print(f"  {name}: {differ}")
 
 
-def _summed(found: list[dict[str, Any]]) -> list[object]:
+def _sum_up(found: list[dict[str, Any]]) -> list[object]:
     most = [f"{max(one[name] for one in found):.1e}" for name in ("weights", "logits", "next p")]
     sums = [f"{sum(one[name] for one in found):,}" for name in ("rows", "ids", "near")]
     ties = sum(len(one["ties"]) for one in found)

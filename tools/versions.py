@@ -1,4 +1,4 @@
-"""Do capture and app work with the oldest and the newest versions that requirements.txt admits?
+"""Test capture and app with the oldest and the newest versions that requirements.txt admits.
 
     python -m tools.versions [oldest] [newest]      (make test-versions: both)
 

@@ -41,7 +41,7 @@ def choose_torch(
     scores, rank = _scores_and_rank(logits, gating, bias)
     if pushed is not None:
         rank = torch.where(pushed.isinf(), pushed, rank + pushed)  # a rank may be infinite too
-    experts = _ranked(rank, _kept(rank, gating, pushed is not None))[0][:, : gating.top_k]
+    experts = _rank_experts(rank, _keep_groups(rank, gating, pushed is not None))[0][:, : gating.top_k]
     return _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating), experts
 
 
@@ -51,7 +51,7 @@ def route_torch(logits: Tensor, gating: Gating, bias: Tensor | None = None) -> R
     Exact ids by the tie rule of `Gating`; all arithmetic in float32.
     """
     scores, rank = _scores_and_rank(logits, gating, bias)
-    order, candidates = _ranked(rank, _kept(rank, gating))
+    order, candidates = _rank_experts(rank, _keep_groups(rank, gating))
     experts = order[:, : gating.top_k]
     weights = _weights(scores.gather(1, experts), logits.float().gather(1, experts), gating)
     return Routing(experts.int(), weights, _margin(rank.gather(1, order), candidates, gating.top_k))
@@ -64,7 +64,7 @@ def _scores_and_rank(logits: Tensor, gating: Gating, bias: Tensor | None) -> tup
     return scores, scores if bias is None else scores + bias.float()
 
 
-def _kept(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Tensor:
+def _keep_groups(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Tensor:
     """Which experts are in one of the groups kept, (T, E) bool."""
     if gating.groups == 1:
         return torch.ones_like(rank, dtype=torch.bool)
@@ -78,7 +78,7 @@ def _kept(rank: Tensor, gating: Gating, some_are_out: bool = False) -> Tensor:
     return kept.repeat_interleave(gating.group_size, dim=1)
 
 
-def _ranked(rank: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+def _rank_experts(rank: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
     """All experts, candidates first and each part by rank, ties by id; and how many candidates there are."""
     order = _plain_zero(rank).sort(dim=-1, descending=True, stable=True).indices
     first = kept.gather(1, order).int().sort(dim=-1, descending=True, stable=True).indices

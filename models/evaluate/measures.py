@@ -11,11 +11,12 @@ import numpy as np
 import pandas as pd
 import torch
 
+from models.evaluate.byte_models import byte_models
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel, load_model
 from moeviz.capture.trace import trace
 from moeviz.embedded import EMBEDDED
-from moeviz.embedded.evaluation import DOMAINS, EvaluationText, byte_models
+from moeviz.embedded.evaluation import DOMAINS, EvaluationText
 from moeviz.embedded.own_models import OWN_MODELS
 from moeviz.embedded.recorded_routing import texts_over_training, traces_over_training
 from moeviz.metrics.label_similarity import label_similarity
@@ -46,7 +47,7 @@ def loss_by_domain(model: LoadedModel, texts: Sequence[EvaluationText]) -> pd.Da
     One row per domain. Columns: domain str · tokens int64 · bytes int64 · nats float64 (a token) · model float64 ·
     trigram float64 · unigram float64 (all three in bits per byte).
 
-    Source: bits per byte as in The Pile (arXiv 2101.00027), section 3.1. Byte models: `moeviz.embedded.evaluation`.
+    Source: bits per byte as in The Pile (arXiv 2101.00027), section 3.1. Byte models: `models.evaluate.byte_models`.
     """
     rows, yardsticks = [], byte_models()
     for domain, label in DOMAINS.items():

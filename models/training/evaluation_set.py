@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
+from models.evaluate.byte_models import ByteModel, fit_ngrams, save_ngrams
 from models.training.documents import is_held_out, read_documents
-from moeviz.embedded import evaluation
 from moeviz.embedded.evaluation import DOMAINS, FILE, EvaluationText
 
 TEXTS = 4  # a domain
@@ -65,10 +65,10 @@ def _texts(domain: str, documents: list[dict[str, str]], tokenizer: Tokenizer) -
             text, files = "", []
 
 
-def fit_byte_models(corpus: Path) -> dict[str, evaluation.ByteModel]:
+def fit_byte_models(corpus: Path) -> dict[str, ByteModel]:
     """A byte model of each domain, of all its training text."""
     return {
-        domain: evaluation.fit_ngrams(d["text"] for d in read_documents(corpus, domain) if not is_held_out(d))
+        domain: fit_ngrams(d["text"] for d in read_documents(corpus, domain) if not is_held_out(d))
         for domain in DOMAINS
     }
 
@@ -82,7 +82,7 @@ def main() -> None:
     chosen = choose_evaluation_set(arguments.corpus, Tokenizer.from_file(str(arguments.tokenizer)))
     lines = (json.dumps(asdict(text), ensure_ascii=False) + "\n" for text in chosen)
     FILE.write_text("".join(lines), encoding="utf-8")
-    evaluation.save_ngrams(fit_byte_models(arguments.corpus))
+    save_ngrams(fit_byte_models(arguments.corpus))
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 from moeviz.capture.corpus import fitting_stretches
 from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import eager_mode, eval_mode
-from moeviz.capture.record.expert_outputs import Heard, SlotOutputs, is_latent, outputs_recorded
+from moeviz.capture.record.expert_outputs import OutputReader, SlotOutputs, is_latent, outputs_recorded
 from moeviz.capture.record.hooks import exclusive
 from moeviz.capture.record.next_tokens import lens_of, why_no_next_tokens
 from moeviz.capture.routers.discovery import find_routers
@@ -158,7 +158,7 @@ def expert_vectors(
 
 
 @torch.no_grad()
-def read_telling_outputs(run: ModelInput, also: Heard) -> None:
+def read_telling_outputs(run: ModelInput, also: OutputReader) -> None:
     """Read a prepared text once, in eval mode and by nobody else meanwhile, and tell the outputs of its experts."""
     with ExitStack() as stack:
         for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):

@@ -12,6 +12,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.joining import joined
 from moeviz.capture.run.generation import Progress
+from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.trace import trace
 from moeviz.errors import InvalidPrompt
 from moeviz.routing_trace import RoutingTrace
@@ -27,8 +28,8 @@ def trace_corpus(
 ) -> RoutingTrace:
     """Run labelled texts through a model, one after the other, and record what every router decides.
 
-    Each text becomes a sequence of the trace, exactly as `trace` records it alone, and its tokens carry its label. A
-    text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
+    Each text becomes a sequence of the trace, exactly as `trace` records it by itself, and its tokens carry its label.
+    A text that is longer than the model's context is cut into stretches that fit. Each stretch is a new sequence: the
     model knows nothing of the stretch before it, and metrics treat it as a separate text.
 
     model        what `load_model` returns, or a name that it takes.
@@ -68,9 +69,9 @@ def trace_corpus(
 
 
 def fitting_stretches(model: LoadedModel | EngineModel, text: str, most: int | None = None) -> list[str]:
-    """The text in pieces that fit into the model's context, cut between tokens; nothing is left out or repeated.
+    """Cut a text between tokens into pieces that fit into the model's context; nothing is left out or repeated.
 
-    most   tokens of a piece, where that is less than the context holds.
+    most   tokens of a piece, if that is less than the context holds.
     """
     limit = min((limit for limit in (model.max_tokens, most) if limit is not None), default=None)
     if limit is None or model.count_tokens(text) <= limit:
@@ -85,10 +86,10 @@ def fitting_stretches(model: LoadedModel | EngineModel, text: str, most: int | N
 def _end_of_stretch(
     model: LoadedModel | EngineModel, text: str, places: np.ndarray, tokens: np.ndarray, start: int, limit: int
 ) -> int:
-    """The last cut that leaves a stretch from `start` short enough for the model's context."""
-    room = limit
+    """Find the last cut that leaves a stretch from `start` short enough for the model's context."""
+    most = limit
     while True:
-        end = int(np.searchsorted(tokens, tokens[start] + room, side="right")) - 1
+        end = int(np.searchsorted(tokens, tokens[start] + most, side="right")) - 1
         if end <= start:
             raise InvalidPrompt(
                 f"The model's context holds {limit:,} tokens, which is too few for a single character. Use a model "
@@ -97,14 +98,18 @@ def _end_of_stretch(
         excess = model.count_tokens(text[places[start] : places[end]]) - limit
         if excess <= 0:
             return end
-        room -= excess  # a piece may have more tokens than it had inside the text, and special ones besides
+        most -= excess  # a piece may have more tokens than it had inside the text, and special ones in addition
 
 
 def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.ndarray]:
-    """Where the text may be cut, both ends included, and how many tokens come before: never inside a character."""
-    spans = _spans(model, text)
+    """Return the places where a text may be cut, both ends included, and the number of tokens before each.
+
+    No place is inside a character.
+    """
+    is_other = isinstance(model, EngineModel)
+    spans = model.token_spans(text) if is_other else token_spans(model.tokenizer, text)
     if spans is None:
-        name = model.name if isinstance(model, EngineModel) else type(model.tokenizer).__name__
+        name = model.name if is_other else type(model.tokenizer).__name__
         raise InvalidPrompt(
             f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting a "
             f"text needs to know which characters a token stands for, and {name} does not say. Give shorter texts."
@@ -113,14 +118,3 @@ def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.n
     ended = np.maximum.accumulate(ends)  # all tokens of one split character have its span
     inner = np.flatnonzero(starts[1:] >= ended[:-1]) + 1
     return np.array([0, *starts[inner], len(text)]), np.array([0, *inner, len(starts)])
-
-
-def _spans(model: LoadedModel | EngineModel, text: str) -> list[tuple[int, int]] | None:
-    """Which characters each token stands for; None where the tokenizer does not say."""
-    if isinstance(model, EngineModel):
-        return model.token_spans(text)
-    if not model.tokenizer.is_fast:
-        return None
-    read = model.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    found: list[tuple[int, int]] = read["offset_mapping"]
-    return found

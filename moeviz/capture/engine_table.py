@@ -1,4 +1,4 @@
-"""Which engine runs a model of that name: a row for each. An engine is imported when a model of its is opened."""
+"""The engines that run models, a row each. An engine is imported when a model of it is opened."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,9 +15,9 @@ if TYPE_CHECKING:  # torch comes with an engine, not with the question which one
 
 @dataclass(frozen=True, slots=True)
 class EngineEntry:
-    """An engine that runs models. `module` has `open_model(name, **how) -> EngineModel` and `model_facts(name)`.
+    """An engine that runs models.
 
-    Where bytes, context or weights are known before a model is opened, it has `before_opening(name)` too.
+    `module` has `open_model(name, **how) -> EngineModel` and `before_opening(name) -> BeforeOpening`.
     """
 
     name: str  # as `load_model(backend=…)` and `--backend` take it
@@ -36,9 +36,9 @@ TRANSFORMERS = "transformers"
 
 
 def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
-    """The engine that runs the model of that name; None for transformers.
+    """Return the engine that runs the model of that name; None for transformers.
 
-    Raises `ModelNotFound` for a backend that there is not.
+    Raises `ModelNotFound` for an unknown backend.
     """
     if backend is None:
         return next((engine for engine in ENGINES if engine.knows(name)), None)
@@ -52,20 +52,12 @@ def engine_of(name: str, backend: str | None = None) -> EngineEntry | None:
 
 
 def open_model(engine: EngineEntry, name: str, **how: Any) -> "moeviz.capture.engines.engine.EngineModel":
-    """The model of that name in that engine's hands. Raises what `load_model` raises."""
+    """Open the model of that name in an engine. Raises what `load_model` raises."""
     model: moeviz.capture.engines.engine.EngineModel = import_module(engine.module).open_model(name, **how)
     return model
 
 
 def before_opening(engine: EngineEntry, name: str) -> "moeviz.capture.engines.engine.BeforeOpening":
-    """Look at the model of that name without opening it. Raises what `model_facts` raises."""
-    from moeviz.capture.engines.engine import BeforeOpening
-    from moeviz.capture.models.memory import bytes_needed
-
-    module = import_module(engine.module)
-    if hasattr(module, "before_opening"):
-        found: BeforeOpening = module.before_opening(name)
-        return found
-    info = module.model_facts(name)
-    size = 0 if info.parameters is None else bytes_needed(info.parameters.total, info.dtype)
-    return BeforeOpening(info, size, None, None)
+    """Look at the model of that name without opening it. Raises what `load_model` raises before it reads weights."""
+    facts: moeviz.capture.engines.engine.BeforeOpening = import_module(engine.module).before_opening(name)
+    return facts

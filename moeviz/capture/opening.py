@@ -26,7 +26,7 @@ def load_model(name: str, *, backend: str | None = None, **how: Any) -> LoadedMo
 def load_model(name: str = EMBEDDED, *, backend: str | None = None, **how: Any) -> LoadedModel | EngineModel:
     """Open a MoE by its name: the embedded model, a transformers checkpoint, or what another engine runs.
 
-    name     "embedded"; one of its siblings, "embedded-natural" and "embedded-fine", where they are installed; the path
+    name     "embedded"; one of its siblings, "embedded-natural" and "embedded-fine", if they are installed; the path
              of a folder, or an id on the hub, of a transformers model; or what an engine of
              `moeviz.capture.engine_table` knows.
     backend  which engine; default: the one that the name belongs to. "transformers" runs folders and hub ids.
@@ -62,7 +62,7 @@ def known_before(name: str, backend: str | None = None) -> BeforeOpening | None:
 def served_model(name: str) -> ServedModel:
     """Read what serving a model takes, by the same names as `load_model`. No weights are loaded.
 
-    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text, and what `model_facts` raises.
+    Raises `CaptureError` if moeviz does not know what the model keeps of a text, and what `model_facts` raises.
     """
     from moeviz.capture.models import kv_cache
 

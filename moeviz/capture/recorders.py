@@ -1,7 +1,7 @@
-"""The ways in which a job is run and its routers are recorded: by listening, or by moeviz's kernels.
+"""The two recorders of a job: hooks on the model's own routers, or moeviz's kernels instead of the routers.
 
-Each is a context manager: inside the block the model may run, and what it yields gives the recording so far. Plain
-listening imports nothing that replaces a part of the model.
+Each is a context manager: inside the block the model may run, and what it yields gives the recording so far. The one
+with hooks imports nothing that replaces a part of the model.
 """
 
 import logging
@@ -43,12 +43,12 @@ class KernelsUnavailable(Exception):
 
 
 def wants_kernels(job: CaptureJob) -> bool:
-    """True if kernels are to run the routers. "auto": on CUDA, where they know every router of the model."""
+    """Return True if kernels must run the routers. "auto": on CUDA, if they know every router of the model."""
     return why_hooks(job) is None
 
 
 def why_hooks(job: CaptureJob) -> str | None:
-    """Why the routers are listened to, as a sentence; "" if that is simply the way; None if kernels are wanted."""
+    """Return why hooks record the routers, as a sentence; "" if that is the default; None if kernels are wanted."""
     if isinstance(job.request.kernels, bool):
         return None if job.request.kernels else job.why_hooks
     if not _on_cuda(job.run.model):
@@ -74,56 +74,48 @@ def _on_cuda(model: PreTrainedModel) -> bool:
 
 @contextmanager
 def record_with_hooks(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
-    """The model's own routers, and hooks that keep what they return."""
+    """Record the model's own routers with hooks that keep what they return."""
     model = job.run.model
     hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
-    with eager_mode(model), _changed(job) as expected, hooks as recording:
+    with eager_mode(model), _apply_intervention(job) as expected, hooks as recording:
         by = f"{recording.by} ({job.why_hooks.removesuffix('.')})" if job.why_hooks else recording.by
         yield lambda: replace(recording, expected=expected, by=by)
 
 
 @contextmanager
 def record_with_kernels(job: CaptureJob) -> Iterator[Callable[[], Recording]]:
-    """Our kernels in the place of the routers, recording as they decide; under an intervention hooks record.
+    """Replace the routers by our kernels, which record as they decide; under an intervention hooks record.
 
-    Raises `KernelsUnavailable` where a router does not decide as they do, and `CaptureError` where they were asked for
-    by name and cannot record the model at all.
+    Raises `KernelsUnavailable` if a router decides differently, and `CaptureError` if kernels were asked for by name
+    and cannot record the model at all.
     """
     from moeviz.capture.record.kernel_parity import KernelMismatch
+    from moeviz.capture.record.kernel_recording import (
+        kernels_deciding,
+        kernels_recording_probed,
+        recorded_by,
+        recording_of,
+    )
 
-    with eager_mode(job.run.model):
-        found = _probed(job)
-        way = _kernels_record if job.request.intervention is None else _kernels_decide
+    model, keep_logits = job.run.model, job.request.keep_logits
+    with eager_mode(model):
+        found = _probe(job)
+        by = recorded_by(model, found)
         try:
-            with way(job, found) as so_far:
-                yield so_far
+            if job.request.intervention is None:
+                rows = expected_rows(job.run.batch, job.plan)
+                with kernels_recording_probed(model, found, rows, keep_logits, by_reference=True) as record:
+                    yield lambda: recording_of(record, keep_logits, by)
+                return
+            hooks = recording_hooks(model, keep_logits, job.request.site)
+            with kernels_deciding(model, found), _apply_intervention(job, found) as expected, hooks as recording:
+                yield lambda: replace(recording, by=by, expected=expected)
         except KernelMismatch as difference:
             raise KernelsUnavailable(str(difference)) from difference
 
 
-@contextmanager
-def _kernels_record(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
-    from moeviz.capture.record.kernel_recording import kernels_recording_probed, recorded_by, recording_of
-
-    model = job.run.model
-    rows = expected_rows(job.run.batch, job.plan)
-    with kernels_recording_probed(model, found, rows, job.request.keep_logits, by_reference=True) as record:
-        yield lambda: recording_of(record, job.request.keep_logits, recorded_by(model, found))
-
-
-@contextmanager
-def _kernels_decide(job: CaptureJob, found: "ProbedModel") -> Iterator[Callable[[], Recording]]:
-    """Let kernels decide and hooks record what the intervention makes of their decisions."""
-    from moeviz.capture.record.kernel_recording import kernels_deciding, recorded_by
-
-    model = job.run.model
-    hooks = recording_hooks(model, job.request.keep_logits, job.request.site)
-    with kernels_deciding(model, found), _changed(job, found) as expected, hooks as recording:
-        yield lambda: replace(recording, by=recorded_by(model, found), expected=expected)
-
-
-def _probed(job: CaptureJob) -> "ProbedModel":
-    """Probe which routers the kernels can run. Raises `KernelsUnavailable` where that is none."""
+def _probe(job: CaptureJob) -> "ProbedModel":
+    """Probe which routers the kernels can run. Raises `KernelsUnavailable` if they can run no router."""
     from moeviz.capture.record.kernel_parity import probe_once
     from moeviz.capture.record.kernel_recording import log_troubles
     from moeviz.capture.routers.kernel_families import why_triton_is_too_old
@@ -142,8 +134,10 @@ def _probed(job: CaptureJob) -> "ProbedModel":
     return found
 
 
-def _changed(job: CaptureJob, found: "ProbedModel | None" = None) -> AbstractContextManager[ExpectedRouting | None]:
-    """The block in which routers decide what the job's intervention makes of their decisions."""
+def _apply_intervention(
+    job: CaptureJob, found: "ProbedModel | None" = None
+) -> AbstractContextManager[ExpectedRouting | None]:
+    """Return the block in which the job's intervention changes what routers decide."""
     if job.request.intervention is None:
         return nullcontext()
     from moeviz.capture.record.intervening import check_can_change, intervening

@@ -1,10 +1,10 @@
-"""Streams of one model whose generations decode in one batch, each recorded as if it were alone.
+"""Streams of one model whose generations decode in one batch, each recorded as if it ran by itself.
 
 A stream reads its prompt by itself, joins between two tokens, and leaves at its end, or when nobody goes on with it.
-Whoever asks for a token that is not there lets the model read one token of every row. What is a visitor's own stays so:
-seed and sampling, stop tokens, length, what is recorded, and errors. Where a batch fails, its rows go on alone.
+Whoever asks for a token that is not there lets the model read one token of every row. Each visitor keeps their own seed
+and sampling, stop tokens, length, recording and errors. If a batch fails, its rows go on one by one.
 
-Only models of which a trial has shown that rows do not depend on each other take part; all else keeps its own turns.
+Only models for which a trial has shown that rows do not depend on each other take part; all other streams take turns.
 """
 
 import logging
@@ -38,7 +38,7 @@ from moeviz.text import cut
 
 log = logging.getLogger("moeviz.capture")
 MOST_BYTES = 256 * 2**20  # of the keys and values of one batch, with padding, at its longest
-TOLERANCE = 1e-4  # of the largest weight or logit of a trace: by how much a row of a batch may differ from itself alone
+TOLERANCE = 1e-4  # of the largest weight or logit of a trace: how far a row may differ in a batch and by itself
 TRIAL_TOKENS = 4
 
 
@@ -58,11 +58,11 @@ class _Row:
 
     @property
     def longest(self) -> int:
-        """Its tokens at the end."""
+        """The number of its tokens at the end."""
         return self.job.run.batch.input_ids.shape[1] + self.job.plan.max_new_tokens
 
     def draw(self, logits: Tensor) -> None:
-        """Draw a token from logits (1, V). What that raises is raised by the row's own stream."""
+        """Draw a token from logits (1, V). Errors are raised by the row's own stream."""
         self.has_news = True
         try:
             scores = logits.to(copy=True, dtype=torch.float32)
@@ -76,7 +76,7 @@ class _Row:
         self.has_ended = is_stop or self.ids.shape[1] == self.longest
 
     def trace(self) -> RoutingTrace:
-        """What it has so far."""
+        """Return the trace so far."""
         run, plan = self.job.run, self.job.plan
         drawn = self.ids[:, run.batch.input_ids.shape[1] :]
         recording = replace(self.recording, following=self.following)
@@ -84,7 +84,7 @@ class _Row:
 
     @property
     def kind(self) -> Hashable:
-        """What is recorded of it: one batch has rows of one kind."""
+        """The kind of its recording: one batch has rows of one kind."""
         lens = None if self.following is None else len(self.following.lens)
         return self.recording.site, self.recording.keep_logits, lens
 
@@ -97,7 +97,7 @@ class _Group:
     batch: DecodingBatch
 
     def step(self) -> None:
-        """Let the model read the newest token of each row, and draw each row's next. Unchanged where that fails."""
+        """Let the model read the newest token of each row, and draw each row's next. Unchanged if that fails."""
         model, rows = self.batch.model, list(self.rows)
         recording, following = rows[0].recording.blank(), rows[0].following
         following = None if following is None else following.blank()
@@ -135,7 +135,7 @@ class SharedDecoding:
         return sum(group.batch.bytes_of(len(group.rows), group.batch.mask.shape[1]) for group in self._groups.values())
 
     def takes(self, job: CaptureJob) -> bool:
-        """Return whether this is one sequence that is drawn token by token, and recorded by listening."""
+        """Return whether this is one sequence that is drawn token by token, and recorded with hooks."""
         with_defaults = replace(
             job.request,
             prompts=_PLAIN.prompts,
@@ -168,9 +168,9 @@ class SharedDecoding:
             while row is None or row.has_news or not row.has_ended:
                 with exclusive(model):
                     if row is None:
-                        row = self._begun(job)
+                        row = self._begin(job)
                     elif not row.has_news:
-                        self._go_on(row)
+                        self._step_group(row)
                     row.has_news = False
                     if row.error is not None:
                         raise row.error
@@ -182,12 +182,12 @@ class SharedDecoding:
             if row is not None:
                 self._leave(row)
 
-    def _begun(self, job: CaptureJob) -> _Row:
-        """Read the prompt, alone, and take a place where there is one."""
+    def _begin(self, job: CaptureJob) -> _Row:
+        """Read the prompt by itself, and join a group if there is one."""
         run = job.run
-        with record_with_hooks(job) as heard, next_tokens_recorded(run, job.request) as following:
+        with record_with_hooks(job) as so_far, next_tokens_recorded(run, job.request) as following:
             batch, logits = DecodingBatch.empty(run.model).read(run.batch.input_ids)
-            row = _Row(job, heard(), following, sampling_processors(job.plan.sampling), run.batch.input_ids)
+            row = _Row(job, so_far(), following, sampling_processors(job.plan.sampling), run.batch.input_ids)
         row.group = _Group([row], batch)
         row.draw(logits)
         if not row.has_ended:
@@ -196,7 +196,7 @@ class SharedDecoding:
         return row
 
     def _seat(self, row: _Row) -> None:
-        """Put a row with others of its kind, where there is room for its keys and values."""
+        """Put a row into a group of its kind, if there is memory for its keys and values."""
         batch = row.group.batch
         if not batch.takes_others:
             return
@@ -208,8 +208,8 @@ class SharedDecoding:
             others.rows.append(row)
             others.batch, row.group = others.batch.joined(batch), others
 
-    def _go_on(self, row: _Row) -> None:
-        """Draw a token for this row, and for those that decode with it. Where they cannot together, each is alone."""
+    def _step_group(self, row: _Row) -> None:
+        """Draw a token for this row and those that decode with it. If that fails, each row goes on by itself."""
         with self._lock:
             try:
                 row.group.step()
@@ -229,7 +229,7 @@ class SharedDecoding:
         self._tidy()
 
     def _leave(self, row: _Row) -> None:
-        """Give a row's place free. It may be Python that closes a stream, in the middle of a step: then after it."""
+        """Free a row's place. If Python closes a stream in the middle of a step, the place is freed after the step."""
         row.has_ended = True
         if self._lock.acquire(blocking=False):
             try:
@@ -247,14 +247,14 @@ _shared: WeakKeyDictionary[nn.Module, SharedDecoding] = WeakKeyDictionary()
 
 
 def share_decoding(model: LoadedModel, most_bytes: int = MOST_BYTES) -> str:
-    """Let streams of a model decode together from here on; where they cannot, return why, in a sentence.
+    """Let streams of a model decode together from here on; if they cannot, return why, in a sentence.
 
-    most_bytes  of the keys and values of one batch, with padding, at its longest. A stream for which there is no more
-                room goes on by itself.
+    most_bytes  of the keys and values of one batch, with padding, at its longest. A stream that does not fit goes on by
+                itself.
 
-    `moeviz.stream` and `capture_growing` then share it: each stream gives what it gives alone, but for the last digits
-    of float32, by which rows of a batch may differ. Interventions, kernels, beams, several texts and the checkpoint's
-    own settings keep their own turns.
+    `moeviz.stream` and `capture_growing` then share it: each stream gives what it gives by itself, except for the last
+    digits of float32, by which rows of a batch may differ. Interventions, kernels, beams, several texts and the
+    checkpoint's own settings still take turns.
     """
     run = prepare(model, CaptureRequest((), token_ids=((0,),)))
     why_not = why_no_batch(run.model) or _why_not_alike(run)
@@ -264,32 +264,32 @@ def share_decoding(model: LoadedModel, most_bytes: int = MOST_BYTES) -> str:
 
 
 def shared_decoding(model: nn.Module) -> SharedDecoding | None:
-    """Return what the streams of a model share; None where each has its own turns."""
+    """Return what the streams of a model share; None if they take turns."""
     return _shared.get(model)
 
 
 def _why_not_alike(run: ModelInput) -> str:
-    """Why rows of a batch of this model do not give what they give alone, found by a trial; "" where they do.
+    """Return why rows of a batch of this model differ from a run by itself, found by a trial; "" if they do not.
 
-    Rows are of two lengths, and join at two times. Several are equal and choose equal experts, so what drops tokens of
-    an expert that has too many would show.
+    Rows are of two lengths, and join at two times. Several are equal and choose equal experts, so that an expert with a
+    capacity would drop some of their tokens.
     """
     vocabulary = run.model.config.get_text_config().vocab_size
     ids = torch.randint(vocabulary, (8,), generator=torch.Generator().manual_seed(0)).tolist()
     name = type(run.model).__name__
     try:
         jobs = [_trial(run, ids[:2]), _trial(run, ids[2:])]
-        alone, shared, which = [_alone(job) for job in jobs], SharedDecoding(), (0, 1, 1, 1, 1)
+        alone, shared, which = [_run_alone(job) for job in jobs], SharedDecoding(), (0, 1, 1, 1, 1)
         streams = [shared.stream(jobs[one]) for one in which]
         grown = [[next(stream)] for stream in streams[:2]]
         grown[0] += islice(streams[0], 1)
         grown += [[next(stream)] for stream in streams[2:]]
         together = [[*some, *stream][-1] for some, stream in zip(grown, streams, strict=True)]
-    except Exception as error:  # of any kind: this model does what nobody thought of
+    except Exception as error:  # of any kind: nobody knows what this model does
         return f"{name} does not run in a batch of moeviz's ({type(error).__name__}: {cut(str(error), 200)})."
     if all(_are_alike(alone[one], made) for one, made in zip(which, together, strict=True)):
         return ""
-    return f"A sequence of {name} is routed otherwise beside others in a batch than alone."
+    return f"A sequence of {name} is routed differently in a batch with others than by itself."
 
 
 def _trial(run: ModelInput, ids: list[int]) -> CaptureJob:
@@ -299,14 +299,14 @@ def _trial(run: ModelInput, ids: list[int]) -> CaptureJob:
     return CaptureJob(replace(run, batch=Batch(read, torch.ones_like(read))), plan, request)
 
 
-def _alone(job: CaptureJob) -> RoutingTrace:
-    with exclusive(job.run.model), record_with_hooks(job) as heard:
-        made = decode(job.run.model, job.run.batch, job.plan)
-        return assemble(heard(), job.run, made)
+def _run_alone(job: CaptureJob) -> RoutingTrace:
+    with exclusive(job.run.model), record_with_hooks(job) as so_far:
+        generated = decode(job.run.model, job.run.batch, job.plan)
+        return assemble(so_far(), job.run, generated)
 
 
 def _are_alike(one: RoutingTrace, other: RoutingTrace) -> bool:
-    """The same tokens and experts, and weights and logits within the tolerance."""
+    """Return True for the same tokens and experts, and weights and logits within the tolerance."""
     parts = [(one.weights, other.weights), (one.logits, other.logits)]
     return (
         one.tokens.equals(other.tokens)
@@ -316,6 +316,6 @@ def _are_alike(one: RoutingTrace, other: RoutingTrace) -> bool:
 
 
 def _near(one: np.ndarray, other: np.ndarray) -> bool:
-    """Equal, but for the tolerance; -inf, where a layer has fewer experts, is equal to itself."""
+    """Return True for arrays equal within the tolerance; -inf, the padding of smaller layers, is equal to itself."""
     largest = np.abs(one[np.isfinite(one)]).max(initial=0.0)
     return one.shape == other.shape and np.allclose(one, other, rtol=0.0, atol=TOLERANCE * float(largest))

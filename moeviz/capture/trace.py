@@ -124,20 +124,8 @@ def trace(
     Source: expert ids and weights are the router module's own outputs, in the order (logits, weights, ids) that
     transformers' routers share; `router_adapters.py` has those that answer otherwise.
     """
-    request = _request(
-        prompts,
-        max_new_tokens,
-        sampling,
-        decoding,
-        kernels,
-        intervention,
-        keep_logits,
-        site,
-        chat,
-        system,
-        next_tokens,
-        outputs,
-    )
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
     return capture(model, request, tokenizer=tokenizer, progress=progress)
 
 
@@ -171,27 +159,15 @@ def stream(
     unchanged, so other recordings of it may take their turn, and each of several streams gives what it gives alone. To
     cancel, leave the loop, or `close()` the generator: the model stops before its next token.
 
-    Raises what `trace` raises, and `CaptureError` for beams: which of them win is known at the end alone.
+    Raises what `trace` raises, and `CaptureError` for beams: which of them win is known only at the end.
 
     >>> import moeviz
     >>> seen = [len(trace.tokens) for trace in moeviz.stream("embedded", "Il fait", max_new_tokens=3)]
     >>> seen == sorted(seen)
     True
     """
-    request = _request(
-        prompts,
-        max_new_tokens,
-        sampling,
-        decoding,
-        kernels,
-        intervention,
-        keep_logits,
-        site,
-        chat,
-        system,
-        next_tokens,
-        outputs,
-    )
+    recorded = kernels, intervention, keep_logits, site, chat, system, next_tokens, outputs
+    request = _request(prompts, max_new_tokens, sampling, decoding, *recorded)
     return capture_growing(model, request, tokenizer=tokenizer, seconds_between=seconds_between)
 
 
@@ -202,18 +178,18 @@ def capture(
     tokenizer: PreTrainedTokenizerBase | None = None,
     progress: Progress | None = None,
 ) -> RoutingTrace:
-    """Do as `trace` does, by one request in place of its keywords. Arguments and errors as there."""
+    """Do as `trace` does, by one request instead of its keywords. Arguments and errors as there."""
     model = load_model(model) if isinstance(model, str) else model
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return whole_trace(model, request, progress)
-    run, plan = _prepared(model, request, tokenizer)
+    run, plan = _prepare_run(model, request, tokenizer)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         return _one_by_one(model, run, request, tokenizer, progress)
-    job = _planned(run, plan, request)
+    job = _plan_job(run, plan, request)
     watch = progress_watch(progress, request.max_new_tokens)
     with exclusive(job.run.model):
-        return _recorded(job, lambda _so_far: watch)
+        return _record(job, lambda _so_far: watch)
 
 
 def capture_growing(
@@ -223,20 +199,20 @@ def capture_growing(
     tokenizer: PreTrainedTokenizerBase | None = None,
     seconds_between: float = 0.0,
 ) -> Iterator[RoutingTrace]:
-    """Do as `stream` does, by one request in place of its keywords. Arguments and errors as there."""
+    """Do as `stream` does, by one request instead of its keywords. Arguments and errors as there."""
     if not isinstance(model, EngineModel):
         request.check_can_grow()
     model = load_model(model) if isinstance(model, str) else model
     if isinstance(model, EngineModel):
         check_only_read(model, request, tokenizer)
         return growing_trace(model, request, seconds_between)
-    run, plan = _prepared(model, request, tokenizer, growing=True)
+    run, plan = _prepare_run(model, request, tokenizer, growing=True)
     if len(run.batch.input_ids) > 1 and reads_others(run):
         raise CaptureError(
             f"{type(run.model).__name__} routes a text otherwise when it stands in a batch, so several texts cannot "
             "grow together. Stream one text at a time."
         )
-    job = _planned(run, plan, request)
+    job = _plan_job(run, plan, request)
     shared = shared_decoding(job.run.model)
     if shared is not None and shared.takes(job):
         return shared.stream(job, seconds_between)
@@ -281,14 +257,14 @@ def _request(
     decoding: HowToDecode | None,
     *rest: Any,
 ) -> CaptureRequest:
-    """The keywords of `trace` as one value. Raises what they are refused for before a model is opened."""
+    """Put the keywords of `trace` into one value, and refuse wrong ones before a model is opened."""
     sampling = Sampling() if sampling is None else sampling
     return CaptureRequest(
         prompts_of(prompts), max_new_tokens, sampling, Decoding() if decoding is None else decoding, *rest
     )
 
 
-def _prepared(
+def _prepare_run(
     model: LoadedModel | nn.Module,
     request: CaptureRequest,
     tokenizer: PreTrainedTokenizerBase | None,
@@ -319,15 +295,15 @@ def _one_by_one(
     return replace(whole, model=replace(whole.model, recorded_by=f"{whole.model.recorded_by} ({why})"))
 
 
-def _planned(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
-    """Repeat the prompts as planned. Raises `CaptureError` for a plan that so many cannot follow."""
+def _plan_job(run: ModelInput, plan: GenerationPlan, request: CaptureRequest) -> CaptureJob:
+    """Repeat the prompts as planned. Raises `CaptureError` for a plan that this many prompts cannot follow."""
     batch = run.batch.repeated(plan.decoding.copies)
     plan.decoding.check(run.model, len(batch.input_ids))
     return CaptureJob(replace(run, batch=batch), plan, request)
 
 
-def _recorded(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
-    """Run by kernels where they are wanted; where they turn out not to decide as the routers do, again by listening."""
+def _record(job: CaptureJob, watching: Callable[[SoFar], Watch | None]) -> RoutingTrace:
+    """Run with kernels if they are wanted; if they decide differently from the routers, run again with hooks."""
     why = why_hooks(job)
     if why is None:
         try:
@@ -356,7 +332,7 @@ class _Cancelled(BaseException):
 
 
 def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
-    """The model runs in a thread of its own, and takes turns with the caller; between turns the model is anybody's."""
+    """Run the model in a thread of its own that takes turns with the caller; between turns others may use the model."""
     throttle = Throttle(seconds_between)
     made: SimpleQueue[RoutingTrace | BaseException | None] = SimpleQueue()
     nothing = no_generated_tokens(job.run.batch)
@@ -384,7 +360,7 @@ def _growing(job: CaptureJob, seconds_between: float) -> Iterator[RoutingTrace]:
         try:
             wait_for_a_turn()
             with autocast():
-                whole = _recorded(job, watching)
+                whole = _record(job, watching)
             if throttle.stale:
                 made.put(whole)
                 wait_for_a_turn()

@@ -76,7 +76,7 @@ def _in_cell(times: float) -> str:
 BALANCE = Chart(
     "Is the work shared evenly among the experts?",
     "Each cell is an expert: orange has more than its share of the layer's tokens and blue less, a cross has none. A "
-    "pale cell has no more or less than luck may bring to tokens that are sent at random.",
+    "cell without colour has no more or less than chance may bring to tokens that are sent at random.",
     measure=load_beside_luck,
     draw=balance_map,
     say=balance_sentence,

@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz paths`."""
-    parser.add_argument("file", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     parser.add_argument(
         "--at-least", type=number(int, 1), default=8, metavar="N", help="tokens of a path in the half that chooses"
     )
@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
     """Run `moeviz paths`."""
     from moeviz.metrics.paths import path_table
 
-    found = path_table(read_one_trace(args.file, args), args.at_least, args.most)
+    found = path_table(read_one_trace(args.source, args), args.at_least, args.most)
     if args.json:
         print_tables({"paths": found.paths}, found.sentences())
         return 0

@@ -1,7 +1,7 @@
 """Were tokens routed well: `moeviz routes`."""
 
 from argparse import ArgumentParser, Namespace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.corpus import texts_to_divide
 from moeviz.cli.options import add_json, add_loading, load, load_inside, number, numbers
@@ -66,7 +66,12 @@ def run(args: Namespace) -> int:
     cost = route_cost(model, ways, args.layers)
     note(cost.sentence(len(texts), seconds_of_forward(model, texts[0][1], args.positions)))
     parts = list["RouteRegret"]()
-    given = {"alternatives": ways, "layers": args.layers, "positions": args.positions, "tokens": args.tokens}
+    given: dict[str, Any] = {
+        "alternatives": ways,
+        "layers": args.layers,
+        "positions": args.positions,
+        "tokens": args.tokens,
+    }
     try:
         for done, total, part in regretting(model, texts, **given, judge=judge, seed=args.seed):
             parts.append(part)

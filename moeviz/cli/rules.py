@@ -13,7 +13,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz rules`."""
-    parser.add_argument("file", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     add_import_options(parser)
     add_json(parser)
 
@@ -22,7 +22,7 @@ def run(args: Namespace) -> int:
     """Run `moeviz rules`."""
     from moeviz.metrics.expert_rules import expert_rules, rules_sentence
 
-    rules = expert_rules(read_one_trace(args.file, args))
+    rules = expert_rules(read_one_trace(args.source, args))
     findings = [rules_sentence(rules)] if (rules["rule"] != "").any() else []
     if args.json:
         print_tables({"rules": rules}, findings)

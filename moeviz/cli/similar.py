@@ -14,7 +14,7 @@ EXAMPLES = """examples:
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz similar`."""
-    parser.add_argument("file", metavar="FILE", help=ANY_FILE)
+    parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     says = "its text, or its row in the trace (default: compare experts instead)"
     parser.add_argument("token", metavar="TOKEN", nargs="?", help=says)
     parser.add_argument("--most", type=number(int, 1), default=12, metavar="N", help="tokens (default: 12)")
@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
     """Run `moeviz similar`."""
     from moeviz.metrics.paths import expert_map, similar_tokens
 
-    trace = read_one_trace(args.file, args)
+    trace = read_one_trace(args.source, args)
     if args.token is None:
         found = expert_map(trace)
         tables, findings = {"experts": found.experts, "nearest": found.nearest}, [found.sentence()]

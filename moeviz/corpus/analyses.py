@@ -120,28 +120,35 @@ class DatasetStatistics(Statistics):
         return counts if self.layers is None else counts.select(self.layers)
 
 
-def _of_dataset(metric: Callable[..., pd.DataFrame]) -> Analysis:
+FROM_TABLES: dict[str, Analysis] = {}  # by the name of the metric
+FROM_ROWS: dict[str, Analysis] = {"top_tokens": rows.top_tokens}  # which also take `progress`
+
+
+def _from_sums(metric: Callable[..., pd.DataFrame]) -> Analysis:
+    """Make the analysis of a dataset that has a metric's numbers, and enter it in `FROM_TABLES`."""
+
     def analysis(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
         return metric(DatasetStatistics(dataset, layers))
 
     analysis.__name__ = analysis.__qualname__ = metric.__name__
     analysis.__doc__ = f"Compute `{metric.__module__}.{metric.__name__}` of a dataset, from the sums that it keeps."
+    FROM_TABLES[metric.__name__] = analysis
     return analysis
 
 
-expert_load = _of_dataset(of_load.expert_load)
-load_beside_luck = _of_dataset(of_luck.load_beside_luck)
-coverage = _of_dataset(of_load.coverage)
-balance = _of_dataset(of_load.balance)
-experts_needed = _of_dataset(of_coverage.experts_needed)
-load_by_label = _of_dataset(of_labels.load_by_label)
-label_information = _of_dataset(of_labels.label_information)
-label_divergence = _of_dataset(of_labels.label_divergence)
-co_activation = _of_dataset(of_pairs.co_activation)
-consecutive_transitions = _of_dataset(of_flow.consecutive_transitions)
-consecutive_information = _of_dataset(of_flow.consecutive_information)
-locality = _of_dataset(of_locality.locality)
-locality_beside_mixtral = _of_dataset(of_locality.locality_beside_mixtral)
+expert_load = _from_sums(of_load.expert_load)
+load_beside_luck = _from_sums(of_luck.load_beside_luck)
+coverage = _from_sums(of_load.coverage)
+balance = _from_sums(of_load.balance)
+experts_needed = _from_sums(of_coverage.experts_needed)
+load_by_label = _from_sums(of_labels.load_by_label)
+label_information = _from_sums(of_labels.label_information)
+label_divergence = _from_sums(of_labels.label_divergence)
+co_activation = _from_sums(of_pairs.co_activation)
+consecutive_transitions = _from_sums(of_flow.consecutive_transitions)
+consecutive_information = _from_sums(of_flow.consecutive_information)
+locality = _from_sums(of_locality.locality)
+locality_beside_mixtral = _from_sums(of_locality.locality_beside_mixtral)
 
 
 def balance_over_time(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
@@ -166,26 +173,7 @@ def balance_over_time(dataset: Dataset, layers: Layers = None) -> pd.DataFrame:
     return pd.DataFrame(parts, columns=[*of_load.OVER_TIME, "shard", "row_group"]).astype(kinds)
 
 
-FROM_TABLES: dict[str, Analysis] = {
-    analysis.__name__: analysis
-    for analysis in (
-        expert_load,
-        load_beside_luck,
-        coverage,
-        balance,
-        balance_over_time,
-        experts_needed,
-        load_by_label,
-        label_information,
-        label_divergence,
-        co_activation,
-        consecutive_transitions,
-        consecutive_information,
-        locality,
-        locality_beside_mixtral,
-    )
-}
-FROM_ROWS: dict[str, Analysis] = {"top_tokens": rows.top_tokens}  # which also take `progress`
+FROM_TABLES["balance_over_time"] = balance_over_time
 
 
 def answer_of(metric: Callable[..., Any]) -> Analysis | None:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from moeviz.corpus.analyses import DatasetStatistics, co_activation
-from moeviz.corpus.rows import Progress, chosen_of, quiet, told, vocabulary_of
+from moeviz.corpus.rows import Progress, chosen_of, quiet, scan_rows, vocabulary_of
 from moeviz.formats.dataset.layout import experts_column, stored_values
 from moeviz.formats.dataset.reader import Dataset
 from moeviz.metrics import expert as of_expert
@@ -88,7 +88,7 @@ def expert_flow(dataset: Dataset, layer: int, expert: int) -> pd.DataFrame:
 
 
 def expert_specific_tokens(dataset: Dataset, layer: int, most: int = MOST, progress: Progress = quiet) -> pd.DataFrame:
-    """As `moeviz.metrics.expert_tokens.keeping_tokens`, of every expert of a layer.
+    """Compute `moeviz.metrics.expert_tokens.keeping_tokens` for every expert of a layer.
 
     Columns: expert int16, and those of the metric, with the token's id as `code`. Reads all rows of the layer, since
     the tables of a dataset do not name tokens. Raises `MissingField` for a dataset without text or ids, and
@@ -112,14 +112,14 @@ def expert_specific_tokens(dataset: Dataset, layer: int, most: int = MOST, progr
 
 @dataclass(slots=True)
 class _TextCounts:
-    """In how many texts each token occurs: rows come text by text, and a text may go on in the next row group."""
+    """The number of texts with each token. Rows come text by text; a text may go on in the next row group."""
 
     counted: np.ndarray
     last: int = -1
     seen: set[int] = field(default_factory=set)  # in the last text
 
     def add(self, text: np.ndarray, token: np.ndarray) -> None:
-        """These rows, in the order of the corpus."""
+        """Add these rows, in the order of the corpus."""
         pairs = np.unique(np.stack([text, token]), axis=1)
         known = np.isin(pairs[1], list(self.seen)) & (pairs[0] == self.last)
         np.add.at(self.counted, pairs[1][~known], 1)
@@ -132,11 +132,11 @@ class _TextCounts:
 def _texts(
     dataset: Dataset, layer: int, ids: np.ndarray, wanted: np.ndarray, progress: Progress, of: int
 ) -> np.ndarray:
-    """(V,) in how many texts each of these ids occurs, recorded at the layer; of those that are wanted."""
+    """Count the texts, (V,), in which each of these ids occurs at the layer; only for those that are wanted."""
     row, column = np.full(int(ids.max(initial=0)) + 2, -1), experts_column(layer)
     row[ids[wanted]] = wanted
     found = _TextCounts(np.zeros(len(ids), np.int64))
-    for rows in told(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
+    for rows in scan_rows(dataset, ["text", "token_id", column], progress, 2 * dataset.tokens, of):
         which = row[np.minimum(rows["token_id"], len(row) - 1)]
         here = (which >= 0) & (rows[column][:, 0] != stored_values(rows[column].dtype)[1])
         found.add(rows["text"][here], which[here])

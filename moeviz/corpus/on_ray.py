@@ -1,8 +1,8 @@
 """A corpus written by actors of Ray, on several machines or fractions of a GPU, with the plain loop's shards.
 
 Ray's own pool hands shard numbers to actors, starts an actor again that was lost, and gives it the same shard. Texts
-and traces are never sent: an actor reads its texts and writes its shard, under the rules of every writer, so a text
-cannot come twice. The one file that imports Ray.
+and traces are never sent: an actor opens the model by its name, reads the texts of a shard and writes the shard, under
+the rules of every writer, so a text cannot come twice. This is the only file that imports Ray.
 """
 
 import logging
@@ -19,11 +19,25 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from moeviz.corpus.actor import Job, Tracer
-from moeviz.corpus.run import Clock, FirstLook, Told, Wanted, planned_run
+import torch
+
+from moeviz.capture.engines.engine import EngineModel
+from moeviz.capture.models.load import LoadedModel
+from moeviz.capture.opening import load_model
+from moeviz.corpus.run import (
+    IN_MEMORY,
+    Clock,
+    FirstLook,
+    ReportProgress,
+    Wanted,
+    first_look,
+    how_to_go_on,
+    planned_run,
+    write_shard,
+)
 from moeviz.corpus.texts import files_of
 from moeviz.errors import MoevizError
-from moeviz.formats.dataset.folder import DatasetFolder, check_begun, plan_in, writing
+from moeviz.formats.dataset.folder import DatasetFolder, check_begun, digest_of, plan_in, writing
 from moeviz.formats.dataset.layout import name_of
 from moeviz.formats.dataset.opening import read_dataset
 from moeviz.formats.dataset.reader import Dataset
@@ -32,7 +46,7 @@ from moeviz.text import quoted
 
 LOST = 5  # times that an actor is started again; one that is lost more often is lost for a reason
 OBJECT_STORE = 2**27  # bytes; what is sent is numbers of shards
-# Ray asks nobody on the internet, and looks for no project of uv's; who sets these otherwise is asked.
+# Ray sends nothing to the internet, and looks for no project of uv's, unless the user sets these.
 QUIET = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0"}
 
 
@@ -42,7 +56,7 @@ class Cluster:
 
     address  None: Ray is started on this machine for this run. "auto": the cluster that this machine is in; or the
              HOST:PORT of its head.
-    actors   each opens a model of its own. None: as many as there is room for.
+    actors   each opens a model of its own. None: as many as fit.
     gpus     of an actor: 0.5 puts two on a card, whose memory they share; 0 runs on the CPU.
     """
 
@@ -51,8 +65,77 @@ class Cluster:
     gpus: float | int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Job:
+    """The settings of an actor, small enough to be sent."""
+
+    model: str
+    how: dict[str, Any]  # of load_model
+    files: list[Path]
+    folder: Place
+    wanted: Wanted
+    threads: int
+    gpus: float | int
+    directory: str
+
+
+class Tracer:
+    """An actor: one process with a model of its own. What it returns are numbers and sentences."""
+
+    def __init__(self, job: Job) -> None:
+        self.job = job
+        self.model: LoadedModel | EngineModel | None = None
+        self.folder: DatasetFolder | None = None
+
+    def look(self) -> tuple[FirstLook | None, str]:
+        """Open the model and return its facts, before it reads a text; or the reason why it cannot be opened."""
+        try:
+            return first_look(self._opened(), self.job.wanted), ""
+        except (MoevizError, OSError) as error:
+            return None, self._sentence(error)
+
+    def write(self, shard: int, digest: str) -> tuple[int, str]:
+        """Write a shard of the plan with this digest; return its number, and "" or why it could not be written."""
+        try:
+            folder = self._planned(digest)
+            if not folder.has(shard):
+                write_shard(self._opened(), self.job.files, folder, shard, lambda texts: None)
+            return shard, ""
+        except (MoevizError, OSError) as error:
+            return shard, self._sentence(error)
+
+    def _opened(self) -> LoadedModel | EngineModel:
+        if self.model is None:
+            if not self.job.gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray hides no card from an actor that asked for none
+            if Path(self.job.directory).is_dir():
+                os.chdir(self.job.directory)  # a model's relative path means what it means to the driver
+            self.model = load_model(self.job.model, **self.job.how)
+            torch.set_num_threads(self.job.threads)
+        return self.model
+
+    def _planned(self, digest: str) -> DatasetFolder:
+        if self.folder is None:
+            plan = plan_in(self.job.folder)
+            if plan is None or digest_of(plan) != digest:
+                raise MoevizError(f"{quoted(self.job.folder)} is another folder there. Every machine needs the same.")
+            first = first_look(self._opened(), self.job.wanted)
+            planned = plan["weights_identity"], plan.get(IN_MEMORY, first.in_memory)
+            if (first.identity, first.in_memory) != planned:
+                raise MoevizError(
+                    f"The files of {quoted(self.job.model)} are not those that the run was planned with, or have other "
+                    "times. Copy them with their times (rsync -a), or give a folder that all machines share."
+                )
+            self.folder = DatasetFolder(self.job.folder, plan)
+        return self.folder
+
+    def _sentence(self, error: Exception) -> str:
+        words = how_to_go_on(error, self.job.folder) if isinstance(error, OSError) else str(error)
+        return f"on {socket.gethostname()}: {words}"
+
+
 def check_ray(cluster: Cluster) -> None:
-    """Raise `MoevizError` where Ray is not installed, or cannot be asked for this."""
+    """Raise `MoevizError` if Ray is not installed, or cannot do this."""
     if find_spec("ray") is None:
         raise MoevizError('Running on Ray needs Ray, which is not installed here: `pip install "moeviz[ray]"`.')
     address = cluster.address
@@ -71,7 +154,7 @@ def write_corpus_on_ray(
     folder: str | Place,
     wanted: Wanted | None = None,
     resume: bool = False,
-    progress: Told | None = None,
+    progress: ReportProgress | None = None,
     cluster: Cluster | None = None,
     **how: Any,
 ) -> Dataset:
@@ -90,11 +173,11 @@ def write_corpus_on_ray(
     wanted = replace(wanted, threads=wanted.threads or (begun or {}).get("threads", 1))
     job = Job(model, how, files, folder, wanted, wanted.threads or 1, cluster.gpus, str(Path.cwd()))
     with _ray(cluster, job.threads) as ray:
-        actors = _actors(ray, job, _room(ray, cluster, job.threads))
-        first = _first(ray, actors)
+        actors = _actors(ray, job, _count_actors(ray, cluster, job.threads))
+        first = _first_answer(ray, actors)
         with writing(folder, planned_run(first, files, wanted, begun), resume) as open_folder:
             try:
-                _written(ray, actors, open_folder, Clock(open_folder, progress))
+                _write_shards(ray, actors, open_folder, Clock(open_folder, progress))
             finally:
                 ray.shutdown()  # no actor is to outlive the lock on the folder
                 open_folder.sweep()
@@ -102,24 +185,24 @@ def write_corpus_on_ray(
     return read_dataset(folder)
 
 
-def _written(ray: Any, actors: list[Any], folder: DatasetFolder, tell: Clock) -> None:
-    """Every shard that is not there yet. Raises `MoevizError` with the sentence of the first that failed."""
+def _write_shards(ray: Any, actors: list[Any], folder: DatasetFolder, tell: Clock) -> None:
+    """Write every shard that is not there yet. Raises `MoevizError` with the message of the first that failed."""
     from ray.util import ActorPool
 
     pool = ActorPool(actors)
     actors.clear()  # one that nobody holds ends, and gives its place to one that has to start again
     try:
-        for shard, said in pool.map_unordered(lambda actor, n: actor.write.remote(n, folder.digest), folder.pending()):
-            if said:
-                raise MoevizError(f"{name_of(shard)}: {said}")
+        for shard, why in pool.map_unordered(lambda actor, n: actor.write.remote(n, folder.digest), folder.pending()):
+            if why:
+                raise MoevizError(f"{name_of(shard)}: {why}")
             tell(folder.shards[shard]["texts"])
             if pool.has_free():
                 pool.pop_idle()
     except ray.exceptions.RayActorError as error:
-        raise MoevizError(_lost(error)) from error
+        raise MoevizError(_explain_loss(error)) from error
 
 
-def _lost(error: Exception) -> str:
+def _explain_loss(error: Exception) -> str:
     why = " ".join(str(error).split())
     return (
         f"An actor was lost {LOST + 1} times, so the run was stopped; what is done is kept. Is there memory for the "
@@ -133,19 +216,19 @@ def _actors(ray: Any, job: Job, count: int) -> list[Any]:
     return [actor.remote(job) for _ in range(count)]
 
 
-def _first(ray: Any, actors: list[Any]) -> FirstLook:
-    """The first answer; the other actors open their models meanwhile. Raises `MoevizError`."""
+def _first_answer(ray: Any, actors: list[Any]) -> FirstLook:
+    """Return the first answer; the other actors open their models meanwhile. Raises `MoevizError`."""
     try:
         (ready, *_), _ = ray.wait([actor.look.remote() for actor in actors], num_returns=1)
-        first, said = ray.get(ready)
+        first, failure = ray.get(ready)
     except ray.exceptions.RayActorError as error:
-        raise MoevizError(_lost(error)) from error
+        raise MoevizError(_explain_loss(error)) from error
     if first is None:
-        raise MoevizError(f"The model could not be opened {said}")
+        raise MoevizError(f"The model could not be opened {failure}")
     return first
 
 
-def _room(ray: Any, cluster: Cluster, threads: int) -> int:
+def _count_actors(ray: Any, cluster: Cluster, threads: int) -> int:
     """Return the number of actors to run. Raises `MoevizError` if there are no resources: Ray would wait silently."""
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     free = [
@@ -164,7 +247,7 @@ def _room(ray: Any, cluster: Cluster, threads: int) -> int:
 
 @contextmanager
 def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
-    """Ray, started here or joined, and left again."""
+    """Start Ray here or join a cluster, and leave it again."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray
@@ -174,7 +257,7 @@ def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     if cluster.address is not None:
         try:
-            if cluster.address != "auto":  # Ray would knock for minutes where nobody listens
+            if cluster.address != "auto":  # Ray would try for minutes if nobody answers
                 host, _, port = cluster.address.rpartition(":")
                 socket.create_connection((host.strip("[]"), int(port)), timeout=20).close()
             ray.init(address=cluster.address, **quiet)

@@ -27,10 +27,10 @@ Progress = Callable[[int, int], object]  # rows that are read, of how many
 
 
 def quiet(_read: int, _of: int) -> None:
-    """Tell nobody."""
+    """Report nothing."""
 
 
-def told(
+def scan_rows(
     dataset: Dataset, columns: Sequence[str], progress: Progress, before: int, of: int
 ) -> Iterator[dict[str, Any]]:
     """Read these columns of every row group, and report each; `before` rows were read already, of `of`."""
@@ -78,15 +78,15 @@ def _top_of_layer(dataset: Dataset, layer: int, at_least: int, most: int, progre
 def vocabulary_of(
     dataset: Dataset, layer: int, progress: Progress, of: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The token ids that are recorded at a layer, in order of first appearance; how often; their texts.
+    """Return the token ids that are recorded at a layer, in order of first appearance; their counts; their texts.
 
-    The first reading of all rows. Raises `MissingField` where there are no texts or no ids.
+    The first reading of all rows. Raises `MissingField` if there are no texts or no ids.
     """
     if not dataset.kept.text:
         raise MissingField("Top tokens need the tokens' texts, and this dataset was written without them.")
     words: dict[int, str] = {}
     size, counted = 0, np.zeros(0, np.int64)
-    for rows in told(dataset, ["token_id", "token", experts_column(layer)], progress, 0, of):
+    for rows in scan_rows(dataset, ["token_id", "token", experts_column(layer)], progress, 0, of):
         missing = stored_values(rows[experts_column(layer)].dtype)[1]
         ids = rows["token_id"][rows[experts_column(layer)][:, 0] != missing].astype(np.int64)
         if not len(ids):
@@ -108,7 +108,7 @@ def vocabulary_of(
 def chosen_of(
     dataset: Dataset, layer: int, ids: np.ndarray, num_experts: int, progress: Progress, of: int
 ) -> tuple[np.ndarray, int, int]:
-    """(V, E) how often each of these ids chose each expert; the filled slots, and the tokens recorded at the layer.
+    """Count how often each of these ids chose each expert, (V, E); the filled slots, and the layer's recorded tokens.
 
     The second reading of all rows.
     """
@@ -118,7 +118,7 @@ def chosen_of(
     row = np.full(int(ids.max(initial=0)) + 2, -1)
     row[ids] = np.arange(len(ids))
     filled = recorded = 0
-    for rows in told(dataset, ["token_id", experts_column(layer)], progress, dataset.tokens, of):
+    for rows in scan_rows(dataset, ["token_id", experts_column(layer)], progress, dataset.tokens, of):
         chosen = rows[experts_column(layer)]
         which = row[np.minimum(rows["token_id"], len(row) - 1)]
         has = chosen < num_experts
@@ -173,7 +173,7 @@ def contexts(
 
 
 def in_lines(found: pd.DataFrame) -> pd.DataFrame:
-    """Contexts as they are drawn, with the columns of `moeviz.metrics.expert_tokens.contexts` that a line has."""
+    """Convert contexts to lines, with the columns of `moeviz.metrics.expert_tokens.contexts` that a line has."""
     before = pd.Series([line_of(text)[-LEFT:] for text in found["before"]], found.index, "str")
     after = pd.Series([line_of(text)[:RIGHT] for text in found["after"]], found.index, "str")
     columns = {"before": before, "text": found["token"], "after": after, "label": found["label"], "weight": np.nan}
@@ -181,7 +181,7 @@ def in_lines(found: pd.DataFrame) -> pd.DataFrame:
 
 
 def _places(dataset: Dataset, layer: int, expert: int) -> tuple[list[tuple[Shard, int]], list[int]]:
-    """The row groups in which the expert has tokens, and how many."""
+    """List the row groups in which the expert has tokens, and the number of these."""
     places: list[tuple[Shard, int]] = []
     tokens: list[int] = []
     for shard, table in dataset.table("groups", [layer]):
@@ -192,10 +192,10 @@ def _places(dataset: Dataset, layer: int, expert: int) -> tuple[list[tuple[Shard
 
 
 def sample_of_dataset(dataset: Dataset) -> RoutingTrace:
-    """A trace of whole texts of a dataset, as `moeviz.metrics.expert_names.sample_of_texts` takes them of a trace.
+    """Sample whole texts of a dataset as a trace, like `moeviz.metrics.expert_names.sample_of_texts` those of a trace.
 
-    They come from 16 row groups at most, so that a large dataset takes no longer. Raises `DamagedShard`, and
-    `InvalidTrace` where no text is small enough.
+    They come from 16 row groups at most, so that a large dataset needs no more time. Raises `DamagedShard`, and
+    `InvalidTrace` if no text is small enough.
     """
     tables = [pd.DataFrame(table)[["text", "label", "tokens", "first_row"]] for _, table in dataset.table("texts")]
     groups = [np.cumsum(table["tokens"]) // ROWS + 1e6 * number for number, table in enumerate(tables)]
@@ -206,7 +206,7 @@ def sample_of_dataset(dataset: Dataset) -> RoutingTrace:
     taken = whole_texts_within(texts["tokens"].tolist(), room_for(dataset.model))
     if not taken:
         raise InvalidTrace(
-            f"No text of this dataset has fewer than {room_for(dataset.model):,} tokens, so none can be looked at as a "
+            f"No text of this dataset has fewer than {room_for(dataset.model):,} tokens, so none can be shown as a "
             "whole. Open a trace of some texts."
         )
     return trace_of_texts(dataset, texts["text"].iloc[taken].tolist())
@@ -221,7 +221,7 @@ def _spread_over(groups: int) -> np.ndarray:
 def _of_token(
     dataset: Dataset, places: list[tuple[Shard, int]], layer: int, expert: int, token_id: int, progress: Progress
 ) -> list[int]:
-    """The number of times that the expert has the token in each of the row groups."""
+    """Count how often the expert has the token in each of the row groups."""
     column, found = experts_column(layer), []
     for at, (shard, group) in enumerate(places):
         rows = dataset.rows(shard, group, [column, "token_id"])

@@ -38,7 +38,7 @@ BATCH_TOKENS = {"cuda": 16_384}  # of a batch, by device
 ON_A_CPU = 1_024  # short texts gain half by running together; long ones nothing, and more positions cost more
 IN_MEMORY = "weights_in_memory"  # in the plan
 SAMPLED = 1_024  # numbers of a tensor that does not belong to a router
-Told = Callable[[int, int, float], None]
+ReportProgress = Callable[[int, int, float], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class FirstLook:
-    """Facts of an opened model, before it reads a text: all that a plan needs to know of it."""
+    """Facts of an opened model that a plan needs, before it reads a text."""
 
     model: ModelInfo
     weights: bool  # whether they are recorded
@@ -72,7 +72,7 @@ def write_corpus(
     folder: str | Place,
     wanted: Wanted | None = None,
     resume: bool = False,
-    progress: Told | None = None,
+    progress: ReportProgress | None = None,
 ) -> Dataset:
     """Trace the texts of files and write their routing as a dataset, a shard at a time.
 
@@ -135,7 +135,7 @@ def write_shard(
     texts, number = texts_of_shard(files, facts, plan["lines"]), facts["first_text"]
     with folder.writer(shard) as writer:
         for window in _windows(model, texts, number):
-            traced = _traced(model, window, plan["batch_tokens"], folder, writer)
+            traced = _trace_window(model, window, plan["batch_tokens"], folder, writer)
             for at, label, stretches in window:
                 writer.add(at, label, [next(traced) for _ in stretches])
             tell(len(window))
@@ -146,7 +146,7 @@ Pieces = list[tuple[int, str, list[str]]]  # number, label and stretches of text
 
 
 def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int) -> Iterator[Pieces]:
-    """Texts that are held together, to be sorted into batches: about a row group of them."""
+    """Yield the texts that are sorted into batches together: about a row group of them."""
     held: Pieces = []
     tokens = 0
     for number, text in enumerate(texts, start=first):
@@ -163,12 +163,12 @@ def _windows(model: LoadedModel | EngineModel, texts: Iterable[Text], first: int
         yield held
 
 
-def _traced(
+def _trace_window(
     model: LoadedModel | EngineModel, window: Pieces, batch_tokens: int, folder: DatasetFolder, writer: ShardWriter
 ) -> Iterator[Rows]:
     """Trace all stretches and yield what is kept, in their order; run in batches of like lengths, or one by one.
 
-    The routers are always listened to: which of two ways it was could change on the way, and the facts with it.
+    Hooks always record the routers: a change to kernels during the run would change the facts of the model.
     """
     stretches = list(chain.from_iterable(stretches for _, _, stretches in window))
     labels = [label for _, label, pieces in window for _ in pieces]
@@ -176,7 +176,7 @@ def _traced(
     lengths = np.array([model.count_tokens(stretch) for stretch in stretches])
     found: dict[int, Rows] = {}
     for batch in batches(lengths, batch_tokens) if batch_tokens else ([at] for at in range(len(stretches))):
-        made = _fitting(trace(model, [stretches[at] for at in batch], **how), folder)
+        made = _check_facts(trace(model, [stretches[at] for at in batch], **how), folder)
         writer.functions.add(made.model.score_function)
         if made.model.caution != folder.model.caution:
             writer.cautions.add(made.model.caution.removeprefix(folder.model.caution).strip())
@@ -205,16 +205,16 @@ def batches(lengths: np.ndarray, most: int) -> Iterator[list[int]]:
         yield batch
 
 
-def _fitting(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
-    """Raise `CaptureError` for what is not of the model that was planned: facts cannot change on the way.
+def _check_facts(made: RoutingTrace, folder: DatasetFolder) -> RoutingTrace:
+    """Raise `CaptureError` unless a trace is of the planned model: its facts cannot change during a run.
 
-    A caution may: a server may have another for each answer.
+    Its caution may: a server may have another for each answer.
     """
-    told = replace(made.model, score_function=folder.model.score_function, caution=folder.model.caution)
-    if told != folder.model:
+    facts = replace(made.model, score_function=folder.model.score_function, caution=folder.model.caution)
+    if facts != folder.model:
         raise CaptureError(
-            f"A text was recorded with other facts about {made.model.name!r} than the first one was. Trace it alone, "
-            "to see which."
+            f"A text was recorded with other facts about {made.model.name!r} than the first one was. Trace it by "
+            "itself to see which."
         )
     return made
 
@@ -224,12 +224,13 @@ def first_look(model: LoadedModel | EngineModel, wanted: Wanted) -> FirstLook:
     first = trace(model, "a", keep_logits=False, kernels=False, outputs=wanted.outputs)
     caution = model.info.caution if isinstance(model, EngineModel) else first.model.caution  # not of this one answer
     identities = weights_identity(first.model.name, first.model.revision), weights_in_memory(model)
-    facts = _lasting(first.model, caution), first.weights is not None, *identities
+    lasting = replace(first.model, score_function="unknown", caution=caution)  # recognised anew in each text
+    facts = lasting, first.weights is not None, *identities
     return FirstLook(*facts, _batch_tokens(model, wanted), torch.get_num_threads())
 
 
 def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict[str, Any] | None) -> dict[str, Any]:
-    """The plan of these texts and settings. A run that goes on takes sizes and threads of the one that was begun."""
+    """Plan a run of these texts and settings. One that goes on takes sizes and threads of the run that was begun."""
     shard_bytes = wanted.shard_bytes or _begun(begun, "shard_bytes", SHARD_BYTES)
     shards = planned(files, shard_bytes, wanted.lines)
     kept = Kept(wanted.weights if first.weights else "none", wanted.text)
@@ -252,7 +253,7 @@ def planned_run(first: FirstLook, files: list[Path], wanted: Wanted, begun: dict
 
 
 def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
-    """A short text that is another for other weights in memory; of another engine's model, for another file.
+    """Return a short text that differs for different weights in memory; for another engine's model, for other files.
 
     All numbers of the routers count, and some of each other tensor: a model may be larger than can be read in a moment.
     """
@@ -270,18 +271,13 @@ def weights_in_memory(model: LoadedModel | EngineModel) -> str | None:
 
 
 def _begun(begun: dict[str, Any] | None, name: str, otherwise: int, least: int = 1) -> int:
-    """A number from the plan of the run that was begun. What cannot be one is left for the comparison of the plans."""
+    """Read a number from the plan of the run that was begun. A wrong one is found when the plans are compared."""
     value = (begun or {}).get(name)
     return value if type(value) is int and value >= least else otherwise
 
 
-def _lasting(model: ModelInfo, caution: str) -> ModelInfo:
-    """The facts that every text has in common: the score function is read off each, and joined in the end."""
-    return replace(model, score_function="unknown", caution=caution)
-
-
 def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
-    """0: a stretch at a time."""
+    """Return the tokens of a batch; 0 for one stretch at a time."""
     if isinstance(model, EngineModel):
         return 0
     if wanted.batch_tokens is not None:
@@ -290,9 +286,9 @@ def _batch_tokens(model: LoadedModel | EngineModel, wanted: Wanted) -> int:
 
 
 class Clock:
-    """A clock of a run: how far it is, and how long the rest takes at the pace so far."""
+    """Report the progress of a run, and the time that the rest needs at the pace so far."""
 
-    def __init__(self, folder: DatasetFolder, progress: Told | None) -> None:
+    def __init__(self, folder: DatasetFolder, progress: ReportProgress | None) -> None:
         left = set(folder.pending())
         self.total = sum(shard["texts"] for shard in folder.shards)
         self.before = self.total - sum(shard["texts"] for n, shard in enumerate(folder.shards) if n in left)

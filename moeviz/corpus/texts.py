@@ -1,4 +1,4 @@
-"""The texts of a corpus, read as a stream: which are in which shard, and those of one shard again. Not trusted.
+"""The texts of a corpus, read as a stream: their shards, and the texts of one shard again. Files are not trusted.
 
 A place is (file, offset): a byte of a file with a text per line, a row of a table, or 0 of a file that is one text.
 """
@@ -31,7 +31,7 @@ class Text:
 
 
 def files_of(paths: Sequence[str]) -> list[Path]:
-    """The files that are meant: those of a folder in the order of their names. Raises `InvalidPrompt`, `OSError`."""
+    """List the files of these paths, those of a folder by name. Raises `InvalidPrompt`, `OSError`."""
     found: list[Path] = []
     for name in paths:
         if why := why_no_file(name):
@@ -50,7 +50,7 @@ def files_of(paths: Sequence[str]) -> list[Path]:
 
 
 def texts_from(files: Sequence[Path], start: Place = (0, 0), lines: bool = False) -> Iterator[Text]:
-    """All texts from a place on, in order. `lines`: each line of a text file is a text. Raises `InvalidPrompt`."""
+    """Yield all texts from a place on. `lines`: each line of a text file is a text. Raises `InvalidPrompt`."""
     first, offset = start
     for number, path in enumerate(files[first:], start=first):
         yield from _of_file(path, number, offset if number == first else 0, lines)
@@ -69,7 +69,7 @@ def planned(files: Sequence[Path], shard_bytes: int, lines: bool = False) -> lis
             _close(shards, digest)
             shards.append({"first_text": count, "texts": 0, "place": list(text.place)})
             digest, size = sha256(), 0
-        size += _digested(digest, text)
+        size += _add_to_digest(digest, text)
         shards[-1]["texts"] += 1
     if not shards:
         raise InvalidPrompt("There are no texts to trace. Give at least one, with its label.")
@@ -78,10 +78,10 @@ def planned(files: Sequence[Path], shard_bytes: int, lines: bool = False) -> lis
 
 
 def texts_of_shard(files: Sequence[Path], shard: dict[str, Any], lines: bool = False) -> Iterator[Text]:
-    """The texts of one shard again. Raises `InvalidPrompt` after the last, if they are not those that were planned."""
+    """Yield the texts of one shard again. Raises `InvalidPrompt` after the last, unless they are as planned."""
     digest, left = sha256(), shard["texts"]
     for text in texts_from(files, tuple(shard["place"]), lines):
-        _digested(digest, text)
+        _add_to_digest(digest, text)
         yield text
         left -= 1
         if not left:
@@ -98,7 +98,7 @@ def _close(shards: list[dict[str, Any]], digest: Any) -> None:
         shards[-1]["sha256"] = digest.hexdigest()
 
 
-def _digested(digest: Any, text: Text) -> int:
+def _add_to_digest(digest: Any, text: Text) -> int:
     label, content = text.label.encode(), text.text.encode()
     for part in (label, content):
         digest.update(len(part).to_bytes(8, "little"))

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-EMBEDDED = "embedded"  # the name by which every door of moeviz opens it
+EMBEDDED = "embedded"  # the name by which moeviz opens it everywhere
 
 
 def embedded_path() -> Path:

@@ -12,7 +12,7 @@ from pathlib import Path
 from moeviz.embedded import embedded_path
 from moeviz.errors import ModelNotFound
 
-NATURAL, FINE = "embedded-natural", "embedded-fine"  # as EMBEDDED: the names by which every door opens them
+NATURAL, FINE = "embedded-natural", "embedded-fine"  # as EMBEDDED: the names by which moeviz opens them
 PACKAGE, DISTRIBUTION = "moeviz_models", "moeviz-models"
 CHECKOUT = Path(__file__).parents[2] / "models" / PACKAGE
 WEIGHTS = "model.safetensors"
@@ -22,7 +22,7 @@ GET = f"Install the wheel of {DISTRIBUTION}, which `make models` builds in a che
 
 @dataclass(frozen=True, slots=True)
 class OwnModel:
-    """One of moeviz's own models: what readers are told of it, and where it is."""
+    """One of moeviz's own models: its description for readers, and where it is."""
 
     who: str  # in the middle of a sentence
     trained_for: str  # one sentence
@@ -51,7 +51,7 @@ def model_folder(name: str) -> Path:
 
 
 def why_not_here(name: str) -> str | None:
-    """Say why one of these models cannot be loaded, and what to do; None where it can."""
+    """Return why one of these models cannot be loaded, and what to do; None if it can."""
     folder = found_folder(name)
     if folder is None:
         return f"{name!r}, {OWN_MODELS[name].who}, is not installed here. {GET}"
@@ -62,7 +62,7 @@ def why_not_here(name: str) -> str | None:
         whole = "moeviz" if folder == embedded_path() else DISTRIBUTION
         return f"The weights of {name!r} cannot be read: {WEIGHTS}, {error.strerror}. Install {whole} again."
     if begins == POINTER:
-        return f"The {WEIGHTS} of {name!r} is a pointer of git-lfs in place of the weights. Fetch them: git lfs pull."
+        return f"The {WEIGHTS} of {name!r} is a pointer of git-lfs instead of the weights. Fetch them: git lfs pull."
     return None
 
 

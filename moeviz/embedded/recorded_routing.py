@@ -1,11 +1,11 @@
-"""How our own models route: recorded once, so that pages show it without a model.
+"""The routing of our own models, recorded once, so that pages show it without a model.
 
-The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, beside the table
-of all experts, what each kind loses without each, and the bias on the choice of one model; the routing over training is
-of the same texts at several points of the training.
+The example is the app's first text; the reference routing is of sixty held-out texts of fifteen kinds, together with
+the table of all experts, the loss of each kind without each of them, and the bias on the choice of one model; the
+routing over training is of the same texts at several points of the training.
 `models.training.example`, `models.training.reference` and the training itself make the files.
 
-The study in the model card is here too, as figures: where the load has to be even, and what that does to experts. Its
+The figures of the study in the model card are here too: where the load must be even, and what that does to experts. Its
 models are trained by `python -m models.training.study`; their figures ship, their weights do not.
 """
 
@@ -40,28 +40,28 @@ CHARACTERS = 400  # of each text of the evaluation set: enough to see routing, a
 
 
 def example_trace() -> RoutingTrace:
-    """The trace of the app's first example: ids, weights, logits and next tokens of one text in several languages."""
+    """Read the trace of the app's first example: ids, weights, logits, next tokens; a text in several languages."""
     return from_trace_file(EXAMPLE.read_bytes())
 
 
 def reference_routing(name: str = EMBEDDED) -> RoutingTrace:
-    """The trace of the held-out texts by one of our own models: labels, ids and weights.
+    """Read the trace of the held-out texts by one of our own models: labels, ids and weights.
 
-    A sibling's own weights may not be here.
+    This works without the weights of a sibling.
     """
     return from_trace_file(ROUTING[name].read_bytes())
 
 
 def muted_experts() -> pd.DataFrame:
-    """Losses of each kind of text with each expert muted; columns of `moeviz.analyses.muting.muted_by_label`."""
+    """Read the losses of each kind of text with each expert muted; columns of `muting.muted_by_label`."""
     return pd.read_csv(MUTED, dtype=KINDS)
 
 
 def expert_table_of(name: str = EMBEDDED) -> pd.DataFrame:
-    """The table of all experts of one of our own models on the held-out texts: what `moeviz experts` makes of them.
+    """Read the table of all experts of one of our own models on the held-out texts, as `moeviz experts` makes it.
 
     Columns: those of `moeviz.metrics.expert_table.expert_table`, `with_writing` and `with_twins`; and for the embedded
-    model loss_change float64, in nats a token, with the expert muted.
+    model loss_change float64, in nats per token, with the expert muted.
     """
     words = dict.fromkeys(("kind", "keeps", "role", "name", "writes"), "str")
     ids = {"layer": "int32", "expert": "int16", "twin_by_weights": "int16", "twin_by_outputs": "int16"}
@@ -78,7 +78,7 @@ def names_by_chance() -> dict[str, list[int]]:
 
 
 def fine_bias() -> pd.DataFrame:
-    """What the router of the sibling with many small experts adds to their scores before it chooses.
+    """Read the bias that the router of the sibling with many small experts adds to their scores before it chooses.
 
     One row per layer and expert, in their order. Columns: layer int32 · expert int16 · bias float64.
     """
@@ -86,22 +86,22 @@ def fine_bias() -> pd.DataFrame:
 
 
 def texts_over_training() -> list[tuple[str, str]]:
-    """(label, text) of what every recorded trace is of."""
+    """Return the (label, text) pairs that every recorded trace is of."""
     return [(text.label, text.text[:CHARACTERS]) for text in evaluation_set()]
 
 
 def traces_over_training() -> dict[int, RoutingTrace]:
-    """The recorded traces by how many tokens the model had been trained on, the finished model last. Ids only."""
+    """Read the recorded traces by the number of tokens trained on, the finished model last. Ids only."""
     files = sorted(OVER_TRAINING.glob("tokens-*.npz"))
     return {int(file.stem.removeprefix("tokens-")): from_trace_file(file.read_bytes()) for file in files}
 
 
 def balance_study() -> pd.DataFrame:
-    """The twelve models, a row each: four settings, three seeds.
+    """Read the figures of the twelve models, a row each: four settings, three seeds.
 
     Columns: balanced_over str (batch: of many texts; window: each window of one text) · mutual_information float64 (the
-    coefficient that pushes experts to tell kinds of text apart) · seed int64 · nats float64 (held-out loss of a token,
-    mean over kinds) · bits_per_byte float64 · information float64 (bits that an expert tells about the kind of text) ·
+    coefficient that pushes experts to separate kinds of text) · seed int64 · nats float64 (held-out loss of a token,
+    mean over kinds) · bits_per_byte float64 · information float64 (bits of an expert about the kind of text) ·
     repeats, repeats_any float64 (shares of tokens with the same first choice as the token before, and with at least one
     expert in common with it). The last three are means over layers.
     """
@@ -116,10 +116,10 @@ def study_means() -> pd.DataFrame:
 def said_of_study() -> str:
     """Sum up the study in a sentence of its figures: what makes experts follow kinds of text, and what that costs."""
     means = study_means()
-    told, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
+    bits, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
     worse = f"{abs(math.expm1(cost)):.0%} {'higher' if cost > 0 else 'lower'}"
     return (
         f"In a study of {len(balance_study())} smaller models, to know a token's expert told "
-        f"{told['batch', 0.0]:.2f} bits about the kind of its text if balance was counted over batches, and "
-        f"{told['window', 0.0]:.2f} if within each text (0 is nothing); and the perplexity of the latter was {worse}."
+        f"{bits['batch', 0.0]:.2f} bits about the kind of its text if balance was counted over batches, and "
+        f"{bits['window', 0.0]:.2f} if within each text (0 is nothing); and the perplexity of the latter was {worse}."
     )

@@ -121,7 +121,7 @@ def similar_tokens(trace: RoutingTrace, token: int | str, most: int = 12) -> pd.
     names = [name for name in ("sequence", "position", "text", "label") if name in trace.tokens]
     found = trace.tokens.iloc[rows][names].reset_index(drop=True)
     found.insert(0, "row", rows)
-    found["context"] = pd.array([context(trace, at) for at in rows], "str")
+    found["context"] = pd.array([context(trace, int(at)) for at in rows], "str")
     return found.assign(shared=shared[rows] / max(filled, 1))
 
 

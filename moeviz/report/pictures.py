@@ -110,6 +110,45 @@ class Unchecked:
         return _on_dark(spec) if self.dark else spec
 
 
+SMALL = 92  # pixels of the height of a small picture
+SIDES = ("top", "right", "bottom", "left")
+
+
+class Small(Unchecked):
+    """The same of a chart as a small picture: without axes, legends, tooltips and what is written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the chart as Vega-Lite, as wide as its place."""
+        look = {"height": SMALL, "config": {"view": {"stroke": None}}, "padding": dict.fromkeys(SIDES, 2)}
+        look |= {"usermeta": {"embedOptions": {"renderer": "canvas"}}}  # no mark of it speaks to a screen reader
+        spec: dict[str, Any] = _bare(Unchecked.to_dict(self))
+        return spec | look
+
+
+def _bare(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_bare(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: value if name in DATA else _bare(value) for name, value in part.items()}
+    if "layer" in found:
+        found["layer"] = [each for each in found["layer"] if not _is_text(each)] or found["layer"]
+    if isinstance(channels := found.get("encoding"), dict):
+        found["encoding"] = {name: _without_guides(name, channel) for name, channel in channels.items()}
+    return found
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    mark = part.get("mark")
+    return mark == "text" or (isinstance(mark, dict) and mark.get("type") == "text")
+
+
+def _without_guides(name: str, channel: Any) -> Any:
+    if not isinstance(channel, dict) or name in ("tooltip", "text", "x2", "y2", "xOffset", "order", "detail"):
+        return {"value": None} if name == "tooltip" else channel
+    return channel | ({"axis": None} if name in ("x", "y") else {"legend": None})
+
+
 def _on_dark(part: Any) -> Any:
     """Return a part of a chart in the colours of a dark page; its data stay as they are."""
     if isinstance(part, dict):

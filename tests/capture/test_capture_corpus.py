@@ -48,7 +48,7 @@ def test_the_joined_trace_is_ready_for_metrics(embedded):
     assert load_by_label(whole)["label"].unique().tolist() == ["French", "Python"]
 
 
-def test_progress_is_told_of_each_text_and_stops_by_raising(embedded):
+def test_progress_is_reported_for_each_text_and_stops_by_raising(embedded):
     told = []
     trace_corpus(embedded, iter(TEXTS), progress=lambda done, total: told.append((done, total)))
     assert told == [(1, 3), (2, 3), (3, 3)]
@@ -111,7 +111,7 @@ def with_context(model: LoadedModel, tokens: int) -> LoadedModel:
     return LoadedModel(other, model.tokenizer, model.info)
 
 
-def test_a_context_without_room_for_a_character_is_said(short):
+def test_a_context_that_is_too_small_for_a_character_is_reported(short):
     with pytest.raises(InvalidPrompt, match="holds 3 tokens, which is too few for a single character"):
         fitting_stretches(with_context(short, 3), "🦙🦙")
 

@@ -315,7 +315,7 @@ def test_experts_whose_kernel_raises_at_the_probe_keep_their_own_way(tokenizer, 
     assert "OlmoeExperts failed in moeviz's kernels with ZeroDivisionError (division by zero)" in caplog.text
 
 
-def test_a_process_that_lost_its_gpu_is_said_to_have(tokenizer, monkeypatch):
+def test_a_process_that_lost_its_gpu_is_reported(tokenizer, monkeypatch):
     def raising(*_):
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
 

@@ -85,5 +85,5 @@ def test_the_template_s_tokens_are_those_that_hold_nothing_of_the_text(model, te
 
 
 @pytest.mark.parametrize("template", [TEMPLATE.replace("trim", "upper"), TEMPLATE + MARKS[0], TEMPLATE + TEMPLATE])
-def test_where_the_template_changes_the_text_nothing_is_said_of_its_tokens(template):
+def test_if_the_template_changes_the_text_its_tokens_are_unknown(template):
     assert added_by_template(tokenizer_with(template), "One two") is None

@@ -249,7 +249,7 @@ def test_only_models_known_to_loop_are_unrolled():
     assert traced(looped).model.layers == (0, 1, 2, 3, 4, 5)
 
 
-def test_a_what_if_beside_foreign_calls_is_the_quiet_one():
+def test_a_what_if_during_foreign_calls_is_the_same_as_without():
     expected = what_if(MODEL, PROMPTS, Mute({1: (0, 1)}), tokenizer=TOKENIZER)
     with calling(MODEL.model.layers[1], lambda: MODEL.model(IDS)):
         got = what_if(MODEL, PROMPTS, Mute({1: (0, 1)}), tokenizer=TOKENIZER)

@@ -14,11 +14,11 @@ from moeviz import CaptureError, MoevizError
 from moeviz.capture.engines.llama_cpp import library as library_file
 from moeviz.capture.engines.llama_cpp import model as model_file
 from moeviz.capture.engines.llama_cpp.files import TYPES, open_files
-from moeviz.capture.engines.llama_cpp.model import before_opening, model_facts
+from moeviz.capture.engines.llama_cpp.model import before_opening
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.models.kv_cache import served_by_config
 from moeviz.capture.models.parameters import count_parameters
-from moeviz.capture.opening import served_model
+from moeviz.capture.opening import model_facts, served_model
 from moeviz.errors import ModelNotFound
 from moeviz.examples.gguf import write_embedded
 from moeviz.gguf_file import from_gguf
@@ -202,7 +202,7 @@ def test_cuts_and_flips_anywhere_end_in_facts_or_in_one_sentence(small, tmp_path
 
 
 @pytest.mark.parametrize("name", ["no.gguf", "a\0b.gguf", "x" * 300 + ".gguf", "."])
-def test_a_name_that_is_no_file_is_one_sentence(name):
+def test_a_name_that_is_not_a_file_is_refused_in_one_sentence(name):
     with pytest.raises(ModelNotFound, match=r"GGUF file"):
         moeviz.load_model(name, backend="llama.cpp")
 

@@ -11,7 +11,7 @@ from tiny_models import TEMPLATE, tiny_tokenizer, tokenizer_with
 from waiting import SECONDS
 
 import moeviz
-from moeviz.capture.engines.mlx import run
+from moeviz.capture.engines.mlx import model as mlx_model
 from moeviz.capture.models.parameters import describe
 from moeviz.capture.opening import known_before, model_facts
 from moeviz.embedded import EMBEDDED
@@ -128,7 +128,7 @@ def test_each_prompt_is_read_as_it_is_alone(model):
 def test_a_prompt_read_in_pieces_is_the_same(opened, monkeypatch, family):
     prompt = PROMPT * 2
     whole = moeviz.trace(opened(family), prompt)
-    monkeypatch.setattr(run, "STEP", 7)
+    monkeypatch.setattr(mlx_model, "STEP", 7)
     pieces = moeviz.trace(opened(family), prompt)
     assert (pieces.experts == whole.experts).all()
     assert np.abs(pieces.weights - whole.weights).max() < ROUNDING
@@ -168,8 +168,8 @@ def test_a_stream_grows_and_ends_with_the_trace(model):
 def test_a_stream_that_is_left_runs_no_further_and_leaves_nothing(model, monkeypatch):
     before = moeviz.trace(model, PROMPT, max_new_tokens=3)
     fed = []
-    own = run._Sequence.feed
-    monkeypatch.setattr(run._Sequence, "feed", lambda self, *how: (fed.append(how[1]), own(self, *how))[1])
+    own = mlx_model._Sequence.feed
+    monkeypatch.setattr(mlx_model._Sequence, "feed", lambda self, *how: (fed.append(how[1]), own(self, *how))[1])
     with closing(moeviz.stream(model, PROMPT, max_new_tokens=50)) as growing:
         for part in growing:
             if (part.tokens["phase"] == "generated").sum() == 2:
@@ -219,7 +219,7 @@ def test_models_of_others_keep_their_classes_and_their_answers(folders):
         assert (np.array(theirs(tokens)) == before).all()
         assert type(theirs.layers[0].block_sparse_moe) is mixtral.MixtralSparseMoeBlock
     assert [kind.__call__ for kind in classes] == written
-    assert not model._opened.ears.heard
+    assert not model._opened.hooks.recorded
 
 
 @pytest.mark.parametrize("bits", [8, 4])

@@ -1,4 +1,4 @@
-"""What is heard in an MoE block of MLX: the weights that it applies, or it is refused. The blocks are made up here."""
+"""Recording MoE blocks of MLX: the weights that they apply, or a refusal. The blocks are made up here."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def block_of(kind: str):
     return Model()
 
 
-def heard(kind: str, dtype=None):
+def record_block(kind: str, dtype=None):
     from moeviz.capture.engines.mlx.blocks import find_blocks
     from moeviz.capture.engines.mlx.hooks import BlockHooks, host
 
@@ -62,11 +62,11 @@ def heard(kind: str, dtype=None):
     block = model.layers[0].mlp
     x = mx.random.normal((1, 5, WIDTH))
     own = np.array(block(x))
-    ears = BlockHooks(find_blocks(model))
-    ears.check(lambda: block(x))
-    ears.heard.clear()
+    hooks = BlockHooks(find_blocks(model))
+    hooks.check(lambda: block(x))
+    hooks.recorded.clear()
     out = block(x)
-    found = ears.heard[0]
+    found = hooks.recorded[0]
     assert (np.array(out) == own).all()  # what it computes is what it computed
     scores = np.array(mx.softmax(host_logits(found), axis=-1))
     ids = host(found.experts)
@@ -79,12 +79,12 @@ def host_logits(found):
 
 @pytest.mark.parametrize(("kind", "factor"), [("plain", 1), ("shared", 1), ("scaled after", 2.5)])
 def test_weights_are_what_the_block_multiplies_with(kind, factor):
-    weights, scores, _, _ = heard(kind)
+    weights, scores, _, _ = record_block(kind)
     assert np.abs(weights - factor * scores).max() < 1e-6
 
 
 def test_a_coefficient_of_each_token_is_part_of_its_weights():
-    weights, scores, block, x = heard("a coefficient of the token")
+    weights, scores, block, x = record_block("a coefficient of the token")
     share = np.array(mx.softmax(block.coefficient(x), axis=-1))[..., :1].reshape(-1, 1)
     assert np.abs(weights - share * scores).max() < 1e-6
 
@@ -94,7 +94,7 @@ def test_a_block_that_does_something_else_with_its_experts_is_refused(kind):
     from moeviz.errors import CaptureError
 
     with pytest.raises(CaptureError, match="transformers checkpoint"):
-        heard(kind)
+        record_block(kind)
 
 
 def test_llama_4_is_refused_since_its_weights_are_before_its_experts():

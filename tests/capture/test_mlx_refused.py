@@ -43,7 +43,7 @@ def test_a_folder_is_read(folder):
     assert read_folder(f"mlx:{folder}").path == folder
 
 
-def test_what_is_no_folder_is_refused(tmp_path):
+def test_what_is_not_a_folder_is_refused(tmp_path):
     refused(tmp_path / "nowhere", "There is no folder", ModelNotFound)
     refused("a\0b", "has a NUL character", ModelNotFound)
     refused("mlx-community/OLMoE-1B-7B-4bit", "hf download", ModelNotFound)
@@ -53,7 +53,7 @@ def test_what_is_no_folder_is_refused(tmp_path):
 @pytest.mark.parametrize(
     "config", [b"", b"[]", b"{", b'{"model_type": 3}', b"\xff\xfe", b"[" * 100_000, b'{"model_type": "../../os"}']
 )
-def test_a_config_that_is_none_is_refused(folder, config):
+def test_a_file_that_is_not_a_config_is_refused(folder, config):
     (folder / "config.json").write_bytes(config)
     refused(folder, "is not one that mlx-lm reads", ModelNotFound)
 

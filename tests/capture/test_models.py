@@ -341,7 +341,7 @@ def test_layers_that_predict_further_tokens_are_no_reason_for_a_caution(layer, t
     assert load_model(str(tmp_path)).info.caution == ""
 
 
-def test_the_caution_of_a_checkpoint_and_of_its_routers_stand_beside_each_other(tmp_path, caplog, capsys):
+def test_the_cautions_of_a_checkpoint_and_of_its_routers_are_joined(tmp_path, caplog, capsys):
     torch.manual_seed(0)
     saved(text_model("nllb_moe")(tiny_config("nllb_moe")), tmp_path)
     assert isinstance(load_model(str(tmp_path)).model.config, NllbMoeConfig)

@@ -131,7 +131,7 @@ def test_experts_that_compute_nothing_keep_their_ids_and_touch_no_parameters():
     assert chosen(trace, 1) == received(testimony, "layers.1.")
 
 
-def test_a_block_that_decides_is_heard_and_left_as_it_was():
+def test_a_block_that_decides_is_recorded_and_left_as_it_was():
     trace, testimony = traced("dbrx", max_new_tokens=3)
     assert chosen(trace, 3) == received(testimony, "blocks.3.")
     model = random_model("dbrx")
@@ -139,7 +139,7 @@ def test_a_block_that_decides_is_heard_and_left_as_it_was():
     assert all("route_tokens_to_experts" not in vars(router.block) for router in find_routers(model))
 
 
-def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, tmp_path):
+def test_a_caution_is_logged_and_stays_with_the_trace(caplog, tmp_path):
     trace, _ = traced("nllb_moe")
     assert "experts 0 and 1 run whatever the router decides" in caplog.text
     assert trace.model.caution in caplog.text and trace.model.caution
@@ -150,7 +150,7 @@ def test_what_to_know_before_trusting_a_trace_is_said_and_stays_with_it(caplog, 
 def test_a_site_that_a_model_does_not_have_is_named_with_those_that_it_has():
     with pytest.raises(CaptureError, match=r"no routers at 'decoder'; choose .*attention"):
         traced("jetmoe", site="decoder")
-    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has only one kind"):
+    with pytest.raises(CaptureError, match="no routers at 'decoder'; it has one kind only"):
         traced("mixtral", site="decoder")
 
 

@@ -53,7 +53,7 @@ def test_the_trace_is_what_the_experts_receive_of_the_finished_sequence(family, 
 @pytest.mark.parametrize("way", EVERYWHERE)
 @pytest.mark.parametrize("family", each(MANY_KINDS, keep=["deepseek_v3"]))
 @pytest.mark.filterwarnings("ignore")
-def test_whatever_goes_on_beside_it_the_trace_is_right_or_refused(family, way):
+def test_whatever_else_goes_on_the_trace_is_right_or_refused(family, way):
     check(way, family)
 
 
@@ -108,7 +108,7 @@ def test_sharper_routers_have_larger_logits_or_the_survey_would_show_nothing(tok
         assert spread[1] == pytest.approx(20 * spread[0], rel=0.3), family
 
 
-def test_the_survey_tells_a_wrong_trace_when_it_meets_one(monkeypatch):
+def test_the_survey_recognises_a_wrong_trace(monkeypatch):
     from survey import compare
 
     plain = compare.trace

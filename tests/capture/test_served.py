@@ -194,10 +194,10 @@ def test_a_config_says_what_the_server_does_not(stub, engine, config):
         check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)
 
 
-def test_a_well_known_model_needs_nothing_said(stub):
+def test_a_well_known_model_needs_no_options(stub):
     """The server names Mixtral-8x7B, whose config moeviz has; but it answers with four layers."""
     stub.routes["/v1/models"] = lambda body: {"data": [{"id": "tiny", "root": "mistralai/Mixtral-8x7B-v0.1"}]}
-    with pytest.raises(CaptureError, match="4 layers of 2 experts a token, and its config has 32 layers of 2"):
+    with pytest.raises(CaptureError, match="4 layers of 2 experts per token, and its config has 32 layers of 2"):
         moeviz.load_model(name_of(stub, told=""))
 
 
@@ -271,7 +271,7 @@ def in_place(place, value):
         (in_place((3, 1, 0), 8), "names expert 8"),
         (with_rows(lambda rows: rows[1:]), "5 rows of routing for 5 prompt tokens and 2 generated ones"),
         (with_rows(lambda rows: np.concatenate([rows, rows[:1]])), "7 rows of routing"),
-        (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts a token"),
+        (with_rows(lambda rows: rows[:, :3]), "3 layers of 2 experts per token"),
         (with_rows(lambda rows: rows[0]), "not a full table"),
         (lambda answer: {"choices": []}, "not the routing of this prompt: It has 0 choices"),
         (lambda answer: {"choices": [answer["choices"][0] | {"routed_experts": "%%%"}]}, "not base64"),
@@ -283,7 +283,7 @@ def in_place(place, value):
         (lambda answer: b'{"a": ' + b"[" * 100_000, "not JSON"),
     ],
 )
-def test_what_is_no_routing_is_refused_with_its_reason(stub, change, says):
+def test_what_is_not_routing_is_refused_with_its_reason(stub, change, says):
     assert says in spoilt(stub, change)
 
 
@@ -323,7 +323,7 @@ def test_rows_of_zeros_are_not_recorded(stub):
     stub.routes["/v1/completions"] = lambda body: in_place(slice(0, 2), 0)(stub.complete(body, read(body["prompt"])))
     trace = moeviz.trace(model, "Hello")
     assert (trace.experts[:, :2] == NOT_RECORDED).all() and trace.recorded[:, 2:].all()
-    assert trace.model.caution.startswith("2 of 5 tokens have zeros in place of experts")
+    assert trace.model.caution.startswith("2 of 5 tokens have zeros instead of experts")
     assert "They count as not recorded." in trace.model.caution
 
 
@@ -670,7 +670,7 @@ def test_threads_may_ask_one_model_at_once(stub):
         "vllm+http://\ud800",
     ],
 )
-def test_a_name_that_is_no_address_is_refused(name):
+def test_a_name_that_is_not_an_address_is_refused(name):
     with pytest.raises(ModelNotFound) as refused:
         moeviz.load_model(name)
     assert len(str(refused.value)) < 700

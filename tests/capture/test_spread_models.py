@@ -285,7 +285,7 @@ def in_gptq(model):
 
 
 @pytest.mark.parametrize("packed", [in_fp8, in_gptq])
-def test_packed_experts_are_counted_heard_and_not_compared(packed, monkeypatch, caplog):
+def test_packed_experts_are_counted_and_recorded_and_not_compared(packed, monkeypatch, caplog):
     monkeypatch.setattr(finegrained_fp8, "fp8_linear", fp8_linear)
     caplog.set_level("INFO")
     plain = tiny_model(CONFIGS["mixtral"])

@@ -63,7 +63,7 @@ def test_a_replacement_character_that_was_typed_is_a_character_like_any_other(to
     )
 
 
-def test_a_typed_replacement_character_does_not_hide_a_broken_one_beside_it(tokenizer, sentencepiece):
+def test_a_typed_replacement_character_does_not_hide_a_broken_one_next_to_it(tokenizer, sentencepiece):
     smile, typed = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("😀", "\ufffd"))
     whole = [f"⟨\ufffd {i}/3⟩" for i in (1, 2, 3)]
     broken = [f"⟨{name}⟩" for name in tokenizer.convert_ids_to_tokens([*smile[:2], *typed[:2]])]

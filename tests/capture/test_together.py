@@ -247,7 +247,7 @@ def test_models_of_other_kinds_keep_their_own_turns(name):
 
 
 @pytest.mark.parametrize("architecture", each())
-def test_every_architecture_gives_beside_others_what_it_gives_alone_or_keeps_its_own_turns(architecture):
+def test_every_architecture_gives_the_same_with_others_and_by_itself_or_takes_turns(architecture):
     model, chance = random_model(architecture), random.Random(architecture)
     loaded = LoadedModel(model, tiny_tokenizer(), describe(model, architecture))
     if why_not := share_decoding(loaded):

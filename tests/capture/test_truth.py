@@ -272,7 +272,7 @@ def test_a_token_of_zaya_that_expert_0_has_with_a_weight_rounded_to_nothing_does
     assert read(router, (), (rounded, torch.zeros(1, 1).half(), torch.tensor([[0]]), None))[2].tolist() == [[3]]
 
 
-def test_a_probability_of_gemma_4_that_is_rounded_to_nothing_is_no_missing_expert():
+def test_a_probability_of_gemma_4_that_is_rounded_to_0_is_not_a_missing_expert():
     """-inf in the logits of a trace says that a layer has no such expert."""
     import torch
 
@@ -508,7 +508,7 @@ def test_a_name_that_no_file_can_have_is_one_short_sentence(name, capsys):
         assert said.startswith("moeviz: ") and len(said) < 500 and said.count("\n") == 1
 
 
-def test_a_file_name_that_is_not_utf_8_is_no_label(tmp_path, capsys):
+def test_a_file_name_that_is_not_utf_8_is_not_a_label(tmp_path, capsys):
     from moeviz.cli.main import main
 
     file = tmp_path / "fran\udce7ais.txt"
@@ -563,7 +563,7 @@ print(json.dumps(found))
 """
 
 
-def test_settings_that_are_none_are_refused_by_a_sentence_before_any_model_is_opened_or_runs():
+def test_impossible_settings_are_refused_by_a_sentence_before_any_model_is_opened_or_runs():
     """In a process of its own: the types that these tests enforce would be in the way of the sentences."""
     found = json.loads(python("-c", TRY_THEM, str(Path(__file__).parents[1] / "support"), check=True).stdout)
     assert len(found) == 3 * sum(map(len, SETTINGS_THAT_ARE_NONE.values())) + len(MODELS_THAT_ARE_NONE)

@@ -132,7 +132,7 @@ def test_a_model_on_two_nodes(mixtral, tmp_path):
         assert sum(cells_that_differ(got, want) for got, want in pairs) == 0
 
 
-def test_a_server_that_was_not_told_to_say_so(mixtral, tmp_path):
+def test_a_server_that_was_not_started_to_return_routing(mixtral, tmp_path):
     with (
         vllm(mixtral, tmp_path) as running,
         pytest.raises(CaptureError, match="Start the server with --enable-return-routed-experts"),

@@ -147,7 +147,7 @@ def test_a_full_disk_is_a_sentence_and_the_run_goes_on_from_there(texts, tmp_pat
     assert len(engine.read) < sum(len(text) // 64 + 1 for _, text in TEXTS), "what was done is not run again"
 
 
-def test_what_cannot_be_written_is_said_without_a_file_s_name_too(texts, tmp_path, monkeypatch, capsys, engine):
+def test_what_cannot_be_written_is_reported_without_a_file_s_name_too(texts, tmp_path, monkeypatch, capsys, engine):
     """As pyarrow says it, whose errors name no file."""
 
     def full(*_asked):

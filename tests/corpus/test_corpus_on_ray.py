@@ -7,8 +7,7 @@ import pytest
 
 from moeviz.cli.main import main
 from moeviz.corpus import on_ray
-from moeviz.corpus.actor import Job, Tracer
-from moeviz.corpus.on_ray import Cluster
+from moeviz.corpus.on_ray import Cluster, Job, Tracer
 from moeviz.corpus.run import Wanted, planned_run
 from moeviz.corpus.texts import files_of
 from moeviz.errors import MoevizError
@@ -42,7 +41,7 @@ def test_without_ray_one_sentence_says_how_to_install_it(texts, tmp_path, monkey
 
 
 @pytest.mark.parametrize("address", ["texts.jsonl", "ray://head:10001", "head", "head:port", "a b:1", "head:6379/x"])
-def test_what_is_no_address_of_a_cluster_is_refused(address, texts, tmp_path, monkeypatch, capsys):
+def test_what_is_not_the_address_of_a_cluster_is_refused(address, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(on_ray, "find_spec", lambda name: object())
     try:
         code = main(["corpus", str(texts), "-o", str(tmp_path / "out"), "--ray", address])
@@ -75,15 +74,15 @@ class FakeRay:
     ("threads", "gpus", "room"), [(1, 0, 75), (2, 0, 37), (4, 0, 18), (1, 0.5, 6), (2, 0.5, 5), (1, 1, 3), (4, 2, 1)]
 )
 def test_the_room_on_a_cluster_is_counted_node_by_node(threads, gpus, room):
-    assert on_ray._room(FakeRay, Cluster("auto", None, gpus), threads) == room
-    assert on_ray._room(FakeRay, Cluster("auto", room, gpus), threads) == room
+    assert on_ray._count_actors(FakeRay, Cluster("auto", None, gpus), threads) == room
+    assert on_ray._count_actors(FakeRay, Cluster("auto", room, gpus), threads) == room
     with pytest.raises(MoevizError, match=f"has room for {room} actors of {threads} CPU"):
-        on_ray._room(FakeRay, Cluster("auto", room + 1, gpus), threads)
+        on_ray._count_actors(FakeRay, Cluster("auto", room + 1, gpus), threads)
 
 
-def test_no_room_at_all_is_said_since_ray_would_wait_for_ever():
+def test_missing_resources_are_reported_since_ray_would_wait_for_ever():
     with pytest.raises(MoevizError, match="The cluster of 3 machines has room for 0 actors of 1 CPU and 4 GPU each"):
-        on_ray._room(FakeRay, Cluster("auto", None, 4), 1)
+        on_ray._count_actors(FakeRay, Cluster("auto", None, 4), 1)
 
 
 def test_an_actor_writes_the_shards_that_it_is_given_and_no_shard_twice(job):

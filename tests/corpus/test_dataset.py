@@ -96,7 +96,7 @@ def test_the_same_trace_gives_the_same_bytes(folder, tmp_path):
             assert path.read_bytes() == (tmp_path / "again" / path.relative_to(folder)).read_bytes(), path
 
 
-def test_a_dataset_that_would_not_fit_into_memory_is_no_trace(folder):
+def test_a_dataset_that_would_not_fit_into_memory_is_not_read_as_a_trace(folder):
     with pytest.raises(InvalidTrace, match="400 tokens, which take"):
         trace_of(read_dataset(folder), max_bytes=1000)
 

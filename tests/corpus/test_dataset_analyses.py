@@ -216,7 +216,7 @@ def test_contexts_of_one_token_are_of_that_token(both):
     assert list(lines) == ["before", "text", "after", "label", "weight"] and len(lines) == len(own)
 
 
-def test_what_takes_long_tells_how_far_it_is_and_ends_at_the_end(both):
+def test_a_long_analysis_reports_its_progress_to_the_end(both):
     _, dataset = both
     for ask, of_layers in ((rows.top_tokens, [1, 2]), (experts.expert_specific_tokens, 1)):
         read: list[int] = []
@@ -265,7 +265,7 @@ def test_each_token_of_an_expert_is_as_likely_in_the_sample(tmp_path, monkeypatc
     assert len(times) == tokens and times.max() < 30 and times.mean() == pytest.approx(60 * (tokens // 4) / tokens)
 
 
-def test_what_a_dataset_does_not_hold_is_said(tmp_path):
+def test_what_a_dataset_does_not_hold_is_reported(tmp_path):
     trace = texts_of()
     bare = replace(trace, tokens=trace.tokens.drop(columns="label"), weights=None)
     convert.write_dataset(replace(bare, model=replace(bare.model, slot_order="unknown")), tmp_path / "a", text=False)

@@ -214,7 +214,7 @@ def test_a_store_that_falls_silent_while_rows_are_read_has_damaged_nothing(texts
         "s3://bucket/a\nb",
     ],
 )
-def test_an_address_that_is_none_is_refused_and_makes_no_folder(address, texts, tmp_path, monkeypatch, capsys):
+def test_a_wrong_address_is_refused_and_makes_no_folder(address, texts, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["corpus", str(texts), "-o", address]) == 3
     assert "is no place in an object store. Give s3://BUCKET/PREFIX" in capsys.readouterr().err
@@ -223,7 +223,7 @@ def test_an_address_that_is_none_is_refused_and_makes_no_folder(address, texts, 
     assert [path.name for path in tmp_path.iterdir()] == ["texts.jsonl"]
 
 
-def test_an_endpoint_that_is_none_is_refused(monkeypatch):
+def test_a_wrong_endpoint_is_refused(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
     with pytest.raises(MoevizError, match="AWS_ENDPOINT_URL is 'localhost:9000', and an address begins with http://"):
         read_dataset("s3://bucket/out")

@@ -9,11 +9,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from models.evaluate import measures
+from models.evaluate import byte_models, measures
 from models.training.documents import DOMAINS as TRAINED_DOMAINS
 from models.training.evaluation_set import choose_evaluation_set
 from moeviz.capture.models.load import LoadedModel, load_model
-from moeviz.embedded import evaluation
 from moeviz.embedded.evaluation import DOMAINS, evaluation_set
 
 
@@ -23,9 +22,9 @@ def model() -> LoadedModel:
 
 
 @pytest.fixture(scope="module")
-def shipped() -> dict[str, evaluation.ByteModel]:
+def shipped() -> dict[str, byte_models.ByteModel]:
     """The byte models that ship, which take seconds to be read."""
-    return evaluation.byte_models()
+    return byte_models.byte_models()
 
 
 @pytest.fixture
@@ -56,7 +55,7 @@ def test_every_text_fills_the_context_and_fits_into_it(model):
 
 def test_a_byte_model_worked_by_hand():
     """Fitted to "ab": P(a), P(b) after two bytes of two kinds; P(a) after two line ends, which saw one byte of one."""
-    model = evaluation.fit_ngrams(["ab"])
+    model = byte_models.fit_ngrams(["ab"])
     unigram = (1 + 2 / 256) / 4
     assert model.bits_per_byte(b"a", order=1) == pytest.approx(-math.log2(unigram))
     bigram = (1 + unigram) / 2
@@ -66,16 +65,16 @@ def test_a_byte_model_worked_by_hand():
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_the_probabilities_of_a_byte_model_sum_to_one(order):
-    model = evaluation.fit_ngrams(["the cat sat on the mat"])
+    model = byte_models.fit_ngrams(["the cat sat on the mat"])
     before = len(b"th") * model.bits_per_byte(b"th", order)
     after = [3 * model.bits_per_byte(b"th" + bytes([byte]), order) for byte in range(256)]
     assert sum(2 ** (before - bits) for bits in after) == pytest.approx(1)
 
 
 def test_byte_models_come_back_from_their_file(tmp_path):
-    model = evaluation.fit_ngrams(["Il fait froid. 漢字"])
-    evaluation.save_ngrams({"french": model}, tmp_path / "models.npz")
-    assert evaluation.byte_models(tmp_path / "models.npz")["french"].trigrams == model.trigrams
+    model = byte_models.fit_ngrams(["Il fait froid. 漢字"])
+    byte_models.save_ngrams({"french": model}, tmp_path / "models.npz")
+    assert byte_models.byte_models(tmp_path / "models.npz")["french"].trigrams == model.trigrams
 
 
 def test_byte_models_of_every_domain_ship_and_know_their_domain(shipped):

@@ -237,7 +237,7 @@ def test_training_lowers_the_loss_and_reports_it(tokens_folder, tmp_path):
     assert to_transformers(shape, snapshot).dtype == torch.float32
 
 
-def test_how_long_to_train_has_to_be_said(capsys):
+def test_the_length_of_a_training_must_be_given(capsys):
     with pytest.raises(SystemExit):
         parse(["tokens", "out"])
     assert "--minutes" in capsys.readouterr().err
@@ -279,7 +279,7 @@ def test_token_files_hold_two_per_cent_of_the_documents_out(work, tmp_path):
 
 
 @pytest.mark.parametrize("experts", payoff.EXPERTS)
-def test_models_of_the_payoff_are_as_large_as_said_and_compute_the_same(experts):
+def test_models_of_the_payoff_have_the_stated_size_and_compute_the_same(experts):
     shape = shape_from(parse(["tokens", "out", *PROXY, *payoff.options(experts), "--tokens=1"]))
     weights = TrainingMixture(shape).named_parameters()
     found = payoff.sizes(shape)

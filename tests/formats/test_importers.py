@@ -37,7 +37,7 @@ def test_a_file_holds_what_its_writer_put_there(name):
 
 
 @pytest.mark.parametrize("name", REFUSED)
-def test_what_is_no_routing_is_refused_with_its_reason(name):
+def test_what_is_not_routing_is_refused_with_its_reason(name):
     with pytest.raises(InvalidTrace, match=r"pickle|legacy|placement"):
         read_counted(FOLDER / name)
 

@@ -171,7 +171,7 @@ def test_no_tokens_are_no_launch():
         ({"score": "relu"}, "score must be one of softmax"),
     ],
 )
-def test_what_cannot_be_routed_is_said(wrong, says):
+def test_what_cannot_be_routed_is_reported(wrong, says):
     with pytest.raises(ValueError, match=says):
         Gating(**{"experts": 8, "top_k": 2, **wrong})
 

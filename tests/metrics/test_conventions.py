@@ -72,6 +72,16 @@ def test_two_at_once_are_both_named(one, part):
     assert not wrong
 
 
+def test_two_at_once_are_named_by_ids_alone_too(one):
+    pairs = [two for two in two_at_once() if not WITH_WEIGHTS_ALONE & {*two}]
+    wrong = {}
+    for first, second in pairs:
+        got = kinds((bare(one), bare(PLANTED[second](PLANTED[first](one)))))
+        if got != sorted(name.partition(".")[0] for name in (first, second)):
+            wrong[first, second] = got
+    assert not wrong and len(pairs) > 100
+
+
 def test_nothing_is_named_where_nothing_was_planted():
     for seed, (layers, tokens, top_k, experts) in enumerate([(4, 32, 2, 8), (1, 9, 1, 2), (6, 300, 2, 8)] * 2):
         trace = sample_trace(layers, tokens, top_k, experts, seed)

@@ -61,7 +61,7 @@ def test_the_facts_are_the_devices_and_the_versions(monkeypatch):
     device = SimpleNamespace(name="Made-up GPU", total_memory=80e9, major=9, minor=0)
     monkeypatch.setattr(gpu_report.torch.cuda, "get_device_properties", lambda index: device)
     said = {"nvidia-smi": "570.1\n570.1", "git": "abc1234-dirty"}
-    monkeypatch.setattr(gpu_report, "_said", lambda program, *_: said[program])
+    monkeypatch.setattr(gpu_report, "_program_output", lambda program, *_: said[program])
     about = gpu_report.facts()
     assert about["GPU"] == "Made-up GPU, 80 GB, compute capability 9.0"
     assert (about["driver"], about["commit"], about["torch"]) == ("570.1", "abc1234-dirty", version("torch"))

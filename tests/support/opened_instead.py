@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 # They hold the name themselves: one that is first imported while it is another function would keep that one for good.
-HOLD_IT = ("moeviz.capture.trace", "moeviz.capture.corpus", "moeviz.corpus.run", "moeviz.corpus.actor")
+HOLD_IT = ("moeviz.capture.trace", "moeviz.capture.corpus", "moeviz.corpus.run", "moeviz.corpus.on_ray")
 
 
 def open_instead(monkeypatch: pytest.MonkeyPatch, load: Callable[..., Any] | None) -> None:

@@ -97,7 +97,7 @@ def _shown(found: PairTables) -> pd.DataFrame:
 
 def _say_where_traces_come_from() -> None:
     example_note(
-        "An example. To compare two traces of the same text, open two files on the page Files, start the app with both "
+        "To compare two traces of the same text, open two files on the page Files, start the app with both "
         "(moeviz app A B), or run one prompt in two precisions."
     )
     session.link_to("Files", "Open files", ":material/upload:")

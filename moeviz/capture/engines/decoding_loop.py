@@ -20,7 +20,7 @@ from moeviz.capture.run.prompts import check_context, turns
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import token_texts
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.expert_outputs import FIGURES, ExpertOutputs
+from moeviz.expert_outputs import ExpertOutputs, find_figures, outputs_from_figures
 from moeviz.routing_trace import pad_layers, token_frame
 from moeviz.text import quoted
 
@@ -126,21 +126,9 @@ def outputs_of(
     given    of each layer (T, K): whose figures (T, K, FIGURES) are in which slot.
     stream   whether every layer's residual stream was shown.
 
-    Raises `CaptureError` for outputs that are no numbers.
+    Raises `CaptureError` for outputs that are not all numbers.
     """
-    layers = [_by_expert(ids, of, part) for ids, of, part in zip(experts, pad_layers(given, -1), figures, strict=True)]
-    every = np.stack(layers)
-    if not np.isfinite(every).all():
-        raise CaptureError("The outputs of the model's experts are not all numbers, so they have no norms.")
-    parts = dict(zip(FIGURES, np.moveaxis(every, -1, 0), strict=True))
-    parts["added"] = parts["norm"] * np.abs(weights)
-    if not stream:
-        del parts["residual"]
-    return ExpertOutputs(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
-
-
-def _by_expert(experts: np.ndarray, given: np.ndarray, figures: np.ndarray) -> np.ndarray:
-    """(T, K, FIGURES): those of each filled slot, found by its expert; 0 in an empty one."""
-    same = (experts[:, :, None] == given[:, None, :]) & (experts >= 0)[:, :, None]
-    own = np.take_along_axis(figures, same.argmax(-1)[:, :, None], axis=1)
-    return np.where(same.any(-1)[..., None], own, np.float32(0))
+    layers = [
+        find_figures(ids, of, part) for ids, of, part in zip(experts, pad_layers(given, -1), figures, strict=True)
+    ]
+    return outputs_from_figures(layers, weights, stream)

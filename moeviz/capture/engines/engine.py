@@ -12,6 +12,7 @@ from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import ServedModel
 from moeviz.routing_trace import RoutingTrace
+from moeviz.text import quoted
 
 SoFar = Callable[[], RoutingTrace]
 
@@ -108,9 +109,17 @@ def growing_trace(model: EngineModel, request: CaptureRequest, seconds_between: 
             yield latest()
 
 
+def check_options(name: str, runs_in: str, transformers_only: dict[str, object]) -> None:
+    """Raise `CaptureError` for the first option of `load_model` that is given and that another engine lacks."""
+    if given := [option for option, value in transformers_only.items() if value is not None]:
+        raise CaptureError(
+            f"{quoted(name)} runs in {runs_in}: it takes no {given[0]}. Leave that out, or load the transformers "
+            "checkpoint."
+        )
+
+
 # Arguments that only a transformers model supports: each with the value that means "not asked" and its description.
 _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
-    ("tokenizer", (None,), "a tokenizer of your own"),
     ("intervention", (None,), "interventions"),
     ("kernels", ("auto", False), "moeviz's kernels"),
     ("site", (None,), "a choice of routers"),
@@ -123,11 +132,10 @@ _TRANSFORMERS_ONLY: tuple[tuple[str, tuple[object, ...], str], ...] = (
 
 def check_only_read(model: EngineModel, request: CaptureRequest, tokenizer: object = None) -> None:
     """Raise `CaptureError` for what only a transformers model can do."""
-    given = {"tokenizer": tokenizer, "decoding": request.decoding}
-    asked = ("intervention", "kernels", "site", "next_tokens", "outputs", "token_ids")
-    given |= {name: getattr(request, name) for name in asked}
-    for argument, nothing, words in _TRANSFORMERS_ONLY:
-        if given[argument] not in nothing and not (argument == "outputs" and model.shows_outputs):
+    asked = [("tokenizer", "a tokenizer of your own")] if tokenizer is not None else []
+    asked += [(name, words) for name, nothing, words in _TRANSFORMERS_ONLY if getattr(request, name) not in nothing]
+    for argument, words in asked:
+        if argument != "outputs" or not model.shows_outputs:
             raise CaptureError(
                 f"{model.name} runs in {model.info.backend}, where moeviz reads what the routers decide and changes "
                 f"nothing: {words} need a transformers model. Leave {argument} out, or load the transformers "

@@ -1,4 +1,4 @@
-"""Checkpoints that lack weights or hold too many, and the complaints of their readers: each in one sentence."""
+"""Checkpoints that lack weights or have too many, and the errors of their readers: each in one sentence."""
 
 import logging
 import re
@@ -19,11 +19,11 @@ SPEAKS_FOR_ITSELF = (OSError, ValueError, RuntimeError, ImportError, SafetensorE
 
 @contextmanager
 def explained(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[None]:
-    """Around a call of transformers that reads a stranger's files, and around nothing of ours.
+    """Turn whatever transformers raises while it reads a stranger's files into `kind`; put nothing of ours inside.
 
-    What a damaged file makes it raise can be anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. All
-    of it becomes `kind`, with `says` and the first line of the complaint. What it writes to its log meanwhile (a report
-    with the tensors' names as they are, tracebacks) is left out: we report what matters of it ourselves.
+    A damaged file can make it raise anything: KeyError, ZeroDivisionError, an Exception of the tokenizers. The message
+    is `says` and the first line of the error. What transformers logs meanwhile (a report with the tensors' names as
+    they are, tracebacks) is left out: we report what matters of it ourselves.
     """
     logger = logging.getLogger("transformers")
     for handler in logger.handlers:
@@ -33,13 +33,13 @@ def explained(says: str, kind: type[CaptureError] = ModelNotFound) -> Iterator[N
     try:
         yield
     except Exception as error:
-        raise kind(f"{says}: {_complaint(error)}") from error
+        raise kind(f"{says}: {_error_text(error)}") from error
     finally:
         _WHILE_READING.calls -= 1
 
 
 class _WhileReading(logging.Filter):
-    """Leaves out what transformers logs while a stranger's files are read."""
+    """Drop what transformers logs while a stranger's files are read."""
 
     calls = 0
 
@@ -57,9 +57,9 @@ def check_weights(name: str, loading: dict[str, Any]) -> None:
     shapes = [f"{key} is {_shape(found)}, not {_shape(wanted)}" for key, found, wanted in mismatched]
     troubles = []
     if missing:
-        troubles.append(f"lacks {_weights(missing)} of the model ({_listed(missing)})")
+        troubles.append(f"lacks {_weights(missing)} of the model ({_list_names(missing)})")
     if shapes:
-        troubles.append(f"has {_weights(shapes)} of another shape than its config says ({_listed(shapes)})")
+        troubles.append(f"has {_weights(shapes)} of another shape than its config says ({_list_names(shapes)})")
     if troubles:
         instead = "their place" if len(missing) + len(shapes) > 1 else "its place"
         raise ModelNotFound(
@@ -69,15 +69,15 @@ def check_weights(name: str, loading: dict[str, Any]) -> None:
 
 
 def caution_of(loading: dict[str, Any], config: PreTrainedConfig) -> str:
-    """A sentence on weights that the checkpoint has and the model does not; "" where there are none of interest."""
+    """Return a sentence on weights that the checkpoint has and the model does not; "" without any of interest."""
     left_out = [key for key in loading["unexpected_keys"] if not _predicts_further(key, config)]
     if not left_out:
         return ""
-    return f"The checkpoint holds {_weights(left_out)} for which this model has no place: {_listed(left_out)}."
+    return f"The checkpoint holds {_weights(left_out)} for which this model has no place: {_list_names(left_out)}."
 
 
 def _predicts_further(key: str, config: PreTrainedConfig) -> bool:
-    """True for a weight of the layers for multi-token prediction, which DeepSeek and others number as the last."""
+    """Return True for a weight of the layers for multi-token prediction, which DeepSeek and others number last."""
     text = config.get_text_config()
     first: int | None = getattr(text, "num_hidden_layers", None)
     further: int = getattr(text, "num_nextn_predict_layers", None) or 0
@@ -93,28 +93,28 @@ def _shape(sizes: Collection[int]) -> str:
     return " x ".join(map(str, sizes)) or "a number"
 
 
-def _listed(names: Collection[str]) -> str:
+def _list_names(names: Collection[str]) -> str:
     first = ", ".join(_line(name, LONGEST_NAME) for name in sorted(names)[:NAMED])
     return first + (f" … and {len(names) - NAMED:,} more" if len(names) > NAMED else "")
 
 
-def _complaint(error: Exception) -> str:
-    """The first line of an error, or all of it where the first only announces the rest; as the end of a sentence."""
-    if parts := _not_put_together(error):
-        return f"some of the weights that {_listed(parts)} is made of are missing, or of another shape."
+def _error_text(error: Exception) -> str:
+    """Return an error's first line, or all of it if the first only announces the rest, as the end of a sentence."""
+    if parts := _unjoined_weights(error):
+        return f"some of the weights that {_list_names(parts)} is made of are missing, or of another shape."
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [""]
-    said = _line(" ".join(lines) if lines[0].endswith(":") else lines[0], LONGEST_COMPLAINT)
-    if not isinstance(error, SPEAKS_FOR_ITSELF) or not said:
-        said = f"{type(error).__name__}: {said}" if said else type(error).__name__
-    return said if said.endswith((".", "!", "?", "…")) else f"{said}."
+    text = _line(" ".join(lines) if lines[0].endswith(":") else lines[0], LONGEST_COMPLAINT)
+    if not isinstance(error, SPEAKS_FOR_ITSELF) or not text:
+        text = f"{type(error).__name__}: {text}" if text else type(error).__name__
+    return text if text.endswith((".", "!", "?", "…")) else f"{text}."
 
 
-def _not_put_together(error: Exception) -> list[str]:
-    """The weights that transformers could not join from those of the checkpoint: it names them in its log alone."""
+def _unjoined_weights(error: Exception) -> list[str]:
+    """List the weights that transformers could not join from those of the checkpoint; only its log names them."""
     reports = (frame.f_locals.get("loading_info") for frame, _ in walk_tb(error.__traceback__))
     return [key for report in reports for key in getattr(report, "conversion_errors", ())][:NAMED]
 
 
 def _line(text: str, most: int) -> str:
-    """A stranger's text on one line, cut; what a terminal would obey is spelled out."""
+    """Put a stranger's text on one line, cut, with control characters spelled out."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in cut(text, most))

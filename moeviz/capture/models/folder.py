@@ -1,6 +1,6 @@
-"""The folder of a model before any reader opens it: no file leads out of it, which weights it has, and where. No torch.
+"""Check the folder of a model before any reader opens it, and find the weights in it. No torch.
 
-What reads weights without a model, a few rows at a time, begins here.
+No file may lead out of the folder. Readers of weights that need no model, a few rows at a time, start here.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ LARGE, HOLES = 2**30, 8  # bytes of a file from which on its length may be this 
 def check_inside(name: str, folder: Path) -> None:
     """Raise `ModelNotFound` for a folder that leads out of itself, or whose config asks for more than any model has.
 
-    A file may be a link out of it, or no file that can be read (a pipe, a device), or its index may name weights
-    elsewhere. The snapshots of the hub's cache are links to the files of the same model beside them, and are let be.
+    A file may be a link out of it, or something that has no end (a pipe, a device), or its index may name weights
+    elsewhere. The snapshots of the hub's cache are links to the same model's files next to them, and are accepted.
     """
     inside = [folder.resolve()]
     if folder.resolve().parent.name == "snapshots":
@@ -71,7 +71,7 @@ def _check_config(name: str, path: Path) -> None:
     try:
         parts = [json.loads(path.read_bytes())]
     except (ValueError, RecursionError):
-        return  # transformers says so itself
+        return  # transformers reports that itself
     while parts:
         part = parts.pop()
         for key, value in part.items() if isinstance(part, dict) else ():
@@ -93,7 +93,7 @@ def _is_in(path: Path, folders: list[Path]) -> bool:
 
 
 def _shards(index: Path) -> set[str]:
-    """The files that an index names; none where it cannot be read, which transformers then says itself."""
+    """Return the files that an index names; none if it cannot be read, which transformers then reports itself."""
     if not index.is_file() or index.stat().st_size > LARGEST_INDEX:
         return set()
     try:
@@ -107,10 +107,10 @@ ANOTHER_HOST = ("\\\\", "//")  # how Windows names a folder of one
 
 
 def weights_identity(name: str, revision: str | None = None) -> str | None:
-    """A text that is another for other weights; None where that cannot be known.
+    """Return a text that differs for different weights; None if that cannot be known.
 
-    Of a folder, a hash of the names, sizes and times of its configuration and its weights; of an id on the hub, the
-    commit. `name` may be a stranger's: no other host is asked.
+    For a folder it is a hash of the names, sizes and times of its configuration and weights; for an id on the hub, the
+    commit. `name` may come from a stranger: no other host is asked.
 
     >>> weights_identity("some/model", "3f2a"), weights_identity("some/model"), len(weights_identity("embedded"))
     ('3f2a', None, 64)
@@ -147,11 +147,11 @@ def tensors_of(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
     """
     check_regular(path)
     about = path.stat()
-    there = getattr(about, "st_blocks", about.st_size) * 512
-    if about.st_size > LARGE and there * HOLES < about.st_size:
+    on_disk = getattr(about, "st_blocks", about.st_size) * 512
+    if about.st_size > LARGE and on_disk * HOLES < about.st_size:
         raise ModelNotFound(
-            f"{quoted(path.name)} is {about.st_size:,} bytes long, and the disk holds {there:,} of them: the rest are "
-            "holes. Was it downloaded to its end?"
+            f"{quoted(path.name)} is {about.st_size:,} bytes long, and the disk holds {on_disk:,} of them: the rest "
+            "are holes. Was it downloaded completely?"
         )
     try:
         with safe_open(path, "np"):
@@ -164,21 +164,21 @@ def tensors_of(path: Path) -> tuple[dict[str, TensorPlace], dict[str, str]]:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
     metadata = header.pop("__metadata__", None) or {}
-    longest = max((told["shape"][-1] for told in header.values() if told["shape"]), default=0)
+    longest = max((entry["shape"][-1] for entry in header.values() if entry["shape"]), default=0)
     if len(header) > MOST_TENSORS or longest > LONGEST_ROW:
         raise ModelNotFound(
             f"{quoted(path.name)} has {len(header):,} tensors with rows of up to {longest:,} numbers, and at most "
             f"{MOST_TENSORS:,} with {LONGEST_ROW:,} are read. Give a model's checkpoint."
         )
     places = {}
-    for name, told in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
-        start, stop = told["data_offsets"]
-        places[name] = TensorPlace(told["dtype"], (*told["shape"],), 8 + length + start, stop - start)
+    for name, entry in sorted(header.items(), key=lambda item: item[1]["data_offsets"]):
+        start, stop = entry["data_offsets"]
+        places[name] = TensorPlace(entry["dtype"], (*entry["shape"],), 8 + length + start, stop - start)
     return places, metadata
 
 
 def indexed_files(name: str, folder: Path) -> list[str]:
-    """Return the files that the index of a model's folder names, in order; none where it has no index.
+    """Return the files that the index of a model's folder names, in order; none if it has no index.
 
     Raises `ModelNotFound` for an index that is damaged, or names none.
     """

@@ -1,9 +1,9 @@
-"""Well-known MoEs by their configs, so that their parameters are counted without a network, and what their makers say.
+"""Configs of well-known MoEs, so that their parameters are counted without a network, and the published figures.
 
-The sizes in `known_models.json` were written down there, not downloaded; that they are the checkpoints' own is borne
-out by published counts, which they give (tests). What is left out is the default of the class. `total` and `active` are
-what the maker (a paper or a model card) says, in billions, and `convention` is the way of counting active parameters
-that gives the maker's figure (`moeviz.parameters.CONVENTIONS`).
+The sizes in `known_models.json` were written down there, not downloaded; tests confirm them by the published counts.
+What is left out is the default of the class. `total` and `active` are the figures of the maker (a paper or a model
+card), in billions, and `convention` is the way of counting active parameters that gives the maker's figure
+(`moeviz.parameters.CONVENTIONS`).
 """
 
 import json
@@ -23,12 +23,12 @@ class KnownModel(NamedTuple):
     model_type: str
     sizes: dict[str, object]
     total: float
-    active: float | None  # where its maker says
+    active: float | None  # if published
     convention: str = "all"
     remark: str = ""
 
     def config(self) -> PreTrainedConfig:
-        """The config, as transformers has it."""
+        """Return the config, as transformers has it."""
         return AutoConfig.for_model(self.model_type, **self.sizes)
 
 
@@ -39,16 +39,16 @@ KNOWN_MODELS: dict[str, KnownModel] = {
 
 
 def known_counts() -> pd.DataFrame:
-    """Our counts next to the makers' figures, in billions, with active ones by the convention that each maker uses.
+    """Compare our counts with the makers' figures, in billions; active ones by the convention that each maker uses.
 
     One row per model of `KNOWN_MODELS`, each laid out on the meta device. Columns: model str · total, active float64
-    (ours) · published_total, published_active float64 (the maker's; NaN if it does not say) · convention, remark str.
+    (ours) · published_total, published_active float64 (the maker's; NaN if not published) · convention, remark str.
     """
     rows = []
     for name, known in KNOWN_MODELS.items():
         model = parameters_of_config(known.config(), name)
         counts = model.parameters
-        assert counts is not None  # a config tells them all
+        assert counts is not None  # a config gives them all
         active = active_parameters(counts, model.top_k, known.convention)
         ours = {"total": counts.total / 1e9, "active": active / 1e9}
         published = {"published_total": known.total, "published_active": known.active}

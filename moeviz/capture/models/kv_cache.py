@@ -1,7 +1,7 @@
-"""How much memory the keys and values of a text take, from the config alone: measured on transformers' own cache.
+"""Measure the memory that keys and values of a text need on transformers' own cache; only the config is needed.
 
 The model is built on the meta device, with experts that do nothing, and reads a few tokens: shapes without memory. Each
-layer's share is then a constant (recurrent states) plus so much a token, up to its window where it has one.
+layer's share is then a constant (recurrent states) plus an amount per token, up to its window if it has one.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
     with an encoder, and for caches that do not grow evenly (compressed ones).
 
     >>> from transformers import DeepseekV3Config
-    >>> sum(layer.per_token for layer in kv_cache(DeepseekV3Config())) * 2  # bytes a token in bfloat16
+    >>> sum(layer.per_token for layer in kv_cache(DeepseekV3Config())) * 2  # bytes per token in bfloat16
     70272
 
     Source of that figure: Insights into DeepSeek-V3 (arXiv 2505.09343), table 1: 70.272 KB.
@@ -38,11 +38,11 @@ def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
         return None
     model = empty_model(config).to(torch.bfloat16)  # type: ignore[arg-type]  # transformers wraps `to` without its types
     try:
-        grown = [_kept(model, length) for length in LENGTHS]
-    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # what this model does has no shapes alone
+        sizes = [_measure_cache(model, length) for length in LENGTHS]
+    except (NotImplementedError, RuntimeError, TypeError, ValueError):  # this model needs more than shapes to run
         return None
     layers = []
-    for counts, window in zip(zip(*(counts for counts, _ in grown), strict=True), grown[0][1], strict=True):
+    for counts, window in zip(zip(*(counts for counts, _ in sizes), strict=True), sizes[0][1], strict=True):
         steps = {(later - earlier) / (LENGTHS[1] - LENGTHS[0]) for earlier, later in pairwise(counts)}
         per_token = steps.pop()
         if steps or not per_token.is_integer():
@@ -52,8 +52,8 @@ def kv_cache(config: PreTrainedConfig) -> list[LayerCache] | None:
 
 
 @torch.no_grad()
-def _kept(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | None]]:
-    """Values that each layer keeps of so many tokens, and its window."""
+def _measure_cache(model: PreTrainedModel, tokens: int) -> tuple[list[int], list[int | None]]:
+    """Count the values that each layer keeps of this many tokens, and find its window."""
     experts = [part for site in router_sites(model) for r in find_routers(model, site) for part in r.experts.values()]
     with ExitStack() as stack:
         for part in experts:
@@ -79,18 +79,18 @@ def _tensors(holder: object) -> Iterator[Tensor]:
 def served_model(name: str, revision: str | None = None) -> ServedModel:
     """Read a model's config, by the same names as `load_model`. No weights are loaded.
 
-    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text, and what `model_facts` raises.
+    Raises `CaptureError` if moeviz does not know what the model keeps of a text, and what `model_facts` raises.
     """
     return served_by_config(model_config(name, revision), name)
 
 
 def served_by_config(config: PreTrainedConfig, name: str) -> ServedModel:
-    """Describe a served model from a config that was read already. Raises `CaptureError` as `served_model` does."""
+    """Describe a served model by its config. Raises `CaptureError` as `served_model` does."""
     facts, caches = parameters_of_config(config, name), kv_cache(config)
     if caches is None or facts.parameters is None:
         raise CaptureError(
             f"moeviz cannot tell how much memory {name!r} keeps of a text: it has an encoder, writes no text, or has "
-            "a cache that does not grow evenly. “moeviz params” says what its weights take."
+            "a cache that does not grow evenly. “moeviz params” shows what its weights need."
         )
     text = config.get_text_config()
     return ServedModel(

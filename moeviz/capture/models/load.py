@@ -37,7 +37,6 @@ from moeviz.text import cut, is_text, like, numbers_span, quoted, why_no_file
 log = logging.getLogger("moeviz.capture")
 SAFE = {"trust_remote_code": False}
 NEAR = 0.8  # similarity from which a name was meant for one of our own models
-WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -130,7 +129,7 @@ def load_model(
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
-    """Read a model's facts from its config alone: layers, experts, parameters. No weights are loaded.
+    """Read a model's facts from its config: layers, experts, parameters. No weights are loaded.
 
     Well-known models (`known_models.py`) need no network, unless a revision is asked for. Raises what `load_model`
     raises before it loads weights.
@@ -139,14 +138,14 @@ def model_facts(name: str, revision: str | None = None) -> ModelInfo:
 
 
 def model_config(name: str, revision: str | None = None) -> PreTrainedConfig:
-    """The config of a model, by the same names as `load_model`; of well-known models without a network."""
+    """Return the config of a model, by the same names as `load_model`; for well-known models without a network."""
     if name in KNOWN_MODELS and revision is None and not Path(name).is_dir():
         return KNOWN_MODELS[name].config()
     return _config(name, model_source(name), revision)
 
 
 def model_source(name: str) -> str:
-    """Where transformers finds the model of this name: a folder on this machine, or a hub id as it is."""
+    """Return where transformers finds the model of this name: a folder on this machine, or a hub id as it is."""
     if name in OWN_MODELS:
         return str(model_folder(name))
     _check_name(name)
@@ -189,12 +188,12 @@ def model_source(name: str) -> str:
 
 
 def context_length(config: PreTrainedConfig) -> int | None:
-    """Tokens that fit into the context of a model with this config, or None where it sets no limit."""
+    """Return the tokens that fit into the context of a model with this config; None if it sets no limit."""
     return getattr(config.get_text_config(), "max_position_embeddings", None)
 
 
 def own_dtype(name: str, config: PreTrainedConfig) -> str:
-    """In which dtype `load_model` opens it unless it is told: "bfloat16"; "auto" where only the weights say."""
+    """Return the dtype in which `load_model` opens it by default: "bfloat16"; "auto" if only the weights show it."""
     dtype = torch.float32 if name in OWN_MODELS else getattr(config, "dtype", None)
     return "auto" if dtype is None else str(dtype).removeprefix("torch.")
 
@@ -218,15 +217,15 @@ def _folder(name: str) -> Path:
 def _check_memory(
     name: str, empty: PreTrainedModel, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None
 ) -> None:
-    """Raise `CaptureError` where the weights are larger than what is free, as far as both are known.
+    """Raise `CaptureError` if the weights are larger than the free memory, as far as both are known.
 
-    Of quantised weights the config does not say how many bytes they take, and a map of modules may name disks.
+    The config does not give the size of quantised weights, and a map of modules may name disks.
     """
     if isinstance(device_map, dict) or getattr(empty.config, "quantization_config", None) is not None:
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
-    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map, WAY_AROUND)
+    check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map)
 
 
 def _shapes(model: PreTrainedModel) -> dict[str, torch.Size]:
@@ -247,7 +246,7 @@ def _config(name: str, source: str, revision: str | None) -> PreTrainedConfig:
 def _weights(
     name: str, source: str, config: PreTrainedConfig, revision: str | None, **how: Any
 ) -> tuple[PreTrainedModel, str]:
-    """The model with its weights, all of them from the checkpoint, and what to know before trusting it."""
+    """Load the model with all its weights from the checkpoint; return it with its caution."""
     with explained(f"The model {quoted(name)} has a config, but it did not load"):
         model, loading = auto_class(config).from_pretrained(
             source,
@@ -267,20 +266,20 @@ def _weights(
 
 
 def _names_in(config: PreTrainedConfig) -> dict[str, str] | None:
-    """Map the names that weights have in a whole checkpoint to those in the part of it that reads text."""
+    """Map the names of weights in a whole checkpoint to those in the part of it that reads text."""
     whole, _, part = config.model_type.rpartition("_")
     return {rf"^{part}\.": ""} if TEXT_PART.get(whole) == part else None
 
 
 def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTrainedTokenizerBase:
-    """The tokenizer beside a model's weights. Raises `ModelNotFound` where there is none, or its files are damaged."""
+    """Open the tokenizer of a model. Raises `ModelNotFound` if it has none, or if its files are damaged."""
     with explained(f"The tokenizer of {quoted(name)} did not load"):
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, **_at(revision), **SAFE)
-    # Where there are no files, transformers makes one of special tokens alone (T5's knows the space too).
+    # Without files, transformers makes a tokenizer of only special tokens (T5's has the space too).
     if len(tokenizer) <= len(tokenizer.added_tokens_decoder) + 1:
         raise ModelNotFound(
             f"The model {quoted(name)} comes without a tokenizer: no files in it say how text becomes tokens. Save its "
-            "tokenizer beside it (save_pretrained)."
+            "tokenizer into the same folder (save_pretrained)."
         )
     return tokenizer
 
@@ -293,10 +292,10 @@ SECONDS = 5.0  # that the hub has to answer
 
 
 def reach(source: str, revision: str | None = None) -> dict[str, bool]:
-    """The options with which transformers finds this model soon: those of a folder, of the cache, or of the hub.
+    """Return the options with which transformers finds this model without waiting: in a folder, a cache or on the hub.
 
-    A folder, and what has been downloaded before, needs no hub. For anything else one request says whether there is
-    one: where it does not answer, only the cache is looked into, and transformers says at once what it lacks.
+    A folder, and what was downloaded before, needs no hub. For anything else one request shows if the hub answers: if
+    it does not, transformers looks only into the cache, and reports at once what is missing.
     """
     try:
         if Path(source).is_dir() or try_to_load_from_cache(source, "config.json", revision=revision):
@@ -304,7 +303,7 @@ def reach(source: str, revision: str | None = None) -> dict[str, bool]:
         url = hf_hub_url(source, "config.json", revision=revision)
         _within(SECONDS, lambda: get_hf_file_metadata(url, timeout=SECONDS))
     except (HfHubHTTPError, HFValidationError):
-        return {}  # it answers, or the name is none of its: transformers has a sentence for either
+        return {}  # it answers, or the name is not a hub id: transformers has a sentence for both
     except Exception as error:  # of whatever library makes the connection
         log.debug("the hub does not answer: %s", error)
         return {"local_files_only": True}
@@ -312,7 +311,7 @@ def reach(source: str, revision: str | None = None) -> dict[str, bool]:
 
 
 def _within(seconds: float, ask: Callable[[], object]) -> None:
-    """Wait so long for an answer, and raise what asking raises. `timeout` of a request starts anew with every byte."""
+    """Wait this long for an answer, and raise what asking raises. A request's `timeout` restarts with every byte."""
     answer: Future[None] = Future()
 
     def work() -> None:

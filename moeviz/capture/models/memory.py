@@ -9,7 +9,7 @@ from moeviz.errors import CaptureError
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 MEMINFO, CGROUP = Path("/proc/meminfo"), Path("/sys/fs/cgroup")
-OVERHEAD = 1.1  # of the weights, for what a run takes besides
+OVERHEAD = 1.1  # of the weights, for what a run needs in addition
 
 
 def bytes_needed(parameters: int, dtype: str | None) -> int:
@@ -29,7 +29,7 @@ def bytes_free(device_map: str | None) -> int | None:
 
 
 def device_of(device_map: str | None) -> str:
-    """Where a model is opened: "cpu", "cuda:1", or "auto" where it may be spread over several GPUs.
+    """Return where a model is opened: "cpu", "cuda:1", or "auto" if it may be spread over several GPUs.
 
     Raises `CaptureError` for a GPU that is not there.
 
@@ -52,24 +52,24 @@ def release_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def check_fits(name: str, parameters: int, dtype: str | None, device_map: str | None, way_around: str = "") -> None:
-    """Raise `CaptureError` if the model does not fit; `way_around` ends the sentence, for those who know better."""
-    check_bytes(name, bytes_needed(parameters, dtype), f"in {dtype or 'float32'}", device_map, way_around)
+def check_fits(name: str, parameters: int, dtype: str | None, device_map: str | None) -> None:
+    """Raise `CaptureError` if a model with these parameters does not fit."""
+    check_bytes(name, bytes_needed(parameters, dtype), f"in {dtype or 'float32'}", device_map)
 
 
-def check_bytes(name: str, needed: int, stored: str, device_map: str | None, way_around: str = "") -> None:
-    """Raise `CaptureError` unless `needed` bytes are free; `stored` says in which form, as the sentence has it."""
+def check_bytes(name: str, needed: int, stored: str, device_map: str | None) -> None:
+    """Raise `CaptureError` unless `needed` bytes are free; `stored` names their form, for the message."""
     free = bytes_free(device_map)
     if free is not None and needed > free:
         raise CaptureError(
-            f"{name} needs about {needed / 1000000000.0:,.1f} GB {stored}, and "
-            f"{free / 1000000000.0:,.1f} GB are free here. Choose a smaller model, a dtype with fewer bits, or a "
-            f"machine with more memory; “moeviz params” shows which cards can hold it.{way_around}"
+            f"{name} needs about {needed / 1e9:,.1f} GB {stored}, and {free / 1e9:,.1f} GB are free here. Choose a "
+            "smaller model, a dtype with fewer bits, or a machine with more memory; “moeviz params” shows which cards "
+            "can hold it. To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
         )
 
 
 def _free_memory() -> int | None:
-    """Of this machine, or of the container that we run in where that is less."""
+    """Return the free memory of this machine, or of the container that we run in if that is less."""
     if not MEMINFO.exists():
         return None
     lines = dict(line.split(":") for line in MEMINFO.read_text().splitlines())

@@ -35,13 +35,13 @@ PART_OF_PATH = {
 # Their experts are modules of their own: building thousands takes minutes. Counts are linear in the number of experts.
 ONE_MODULE_AN_EXPERT = ("switch_transformers", "nllb-moe")
 FEW = 2
-IS_LAYER = re.compile(r"\.\d+$")  # a router that stands in the layer itself, beside its dense block
+IS_LAYER = re.compile(r"\.\d+$")  # a router that is in the layer itself, next to its dense block
 
 
 def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = None) -> ParameterCounts:
-    """Parameters of `model` by part, each tensor once. Works on the meta device too.
+    """Count the parameters of `model` by part, each tensor once. Works on the meta device too.
 
-    Of modules that an adapter has copies of, only the copy that runs counts.
+    If an adapter has copies of a module, only the copy that runs counts.
     """
     routers = find_routers(model) if routers is None else routers
     running = modules_in_use(model)
@@ -57,7 +57,7 @@ def count_parameters(model: PreTrainedModel, routers: Sequence[Router] | None = 
 
 
 def _tied_again(model: PreTrainedModel) -> set[str]:
-    """Where a tied matrix stands again as a tensor of its own: offloading leaves an empty one in each place."""
+    """Return the paths at which a tied matrix is a tensor of its own: offloading leaves an empty one at each."""
     places = dict(model.named_parameters(remove_duplicate=False))
     tied = ((path, places.get(path), places.get(first)) for path, first in model.all_tied_weights_keys.items())
     pairs = ((path, one, other) for path, one, other in tied if one is not None and other is not None)
@@ -65,7 +65,7 @@ def _tied_again(model: PreTrainedModel) -> set[str]:
 
 
 def describe(model: PreTrainedModel, name: str, revision: str | None = None, site: str | None = None) -> ModelInfo:
-    """The facts about `model` that are known before it runs; for one site of its routers, if it has several."""
+    """Return the facts about `model` that are known before it runs; for one site of its routers, if it has several."""
     routers = find_routers(model, site)
     config = model.config.get_text_config()
     return ModelInfo(
@@ -77,14 +77,14 @@ def describe(model: PreTrainedModel, name: str, revision: str | None = None, sit
         num_layers=getattr(config, "num_hidden_layers", None),
         dtype=str(model.dtype).removeprefix("torch."),
         revision=revision,
-        parameters=None if routers[0].site else _counted(model, routers),  # half of the experts are elsewhere
+        parameters=None if routers[0].site else _count_unpacked(model, routers),  # half of the experts are elsewhere
         site=routers[0].site,
         zero_experts=max(router.zero_experts for router in routers),
     )
 
 
-def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCounts:
-    """The parameters of a model; of a quantised one those of its config, since packed weights have other shapes.
+def _count_unpacked(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCounts:
+    """Count the parameters of a model; a quantised one by its config, since packed weights have other shapes.
 
     Adapters on a quantised model are not counted.
     """
@@ -94,10 +94,10 @@ def _counted(model: PreTrainedModel, routers: Sequence[Router]) -> ParameterCoun
 
 
 def packed_in_few_bits(config: PreTrainedConfig) -> tuple[int, int] | None:
-    """How many parameters transformers packs with bitsandbytes, and how many of these are of routed experts.
+    """Count the parameters that transformers packs with bitsandbytes, and those of them in routed experts.
 
-    It replaces `nn.Linear` alone, and leaves the head: experts that are fused into one tensor stay as they are. None
-    for models whose experts are thousands of modules, which are not built to be counted.
+    It replaces only `nn.Linear`, and leaves the head: experts that are fused into one tensor stay as they are. None for
+    models whose experts are thousands of modules, which are not built to be counted.
     """
     if config.model_type in ONE_MODULE_AN_EXPERT:
         return None
@@ -105,7 +105,7 @@ def packed_in_few_bits(config: PreTrainedConfig) -> tuple[int, int] | None:
 
 
 def packed_of(model: PreTrainedModel) -> tuple[int, int]:
-    """The parameters of a model that bitsandbytes would pack, and those of them in routed experts."""
+    """Count the parameters of a model that bitsandbytes would pack, and those of them in routed experts."""
     head = model.get_output_embeddings()
     routers = [router for site in router_sites(model) for router in find_routers(model, site)]
     linear = {path: part for path, part in model.named_modules() if type(part) is nn.Linear and part is not head}
@@ -125,7 +125,7 @@ OPENERS: tuple[type[Any], ...] = (
 )
 
 
-# Models of which one part reads and writes text, by model type: the name of that part, in the config and in the names
+# Models in which one part reads and writes text, by model type: the name of that part, in the config and in the names
 # of weights. The other parts speak, and the whole has no forward.
 TEXT_PART = {"qwen3_omni_moe": "thinker"}
 
@@ -159,7 +159,7 @@ def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrained
 
 
 def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> ModelInfo:
-    """Everything that can be said about a model from its config alone.
+    """Return all facts about a model that its config gives.
 
     >>> from transformers import MixtralConfig
     >>> from moeviz.parameters import active_parameters
@@ -181,7 +181,7 @@ def parameters_of_config(config: PreTrainedConfig, name: str | None = None) -> M
 
 
 def whole(model: PreTrainedModel, name: str) -> ModelInfo:
-    """The facts of all of a model's MoE layers, whatever site their routers are of, one after the other."""
+    """Return the facts of all MoE layers of a model, of all sites, one after the other."""
     sites = router_sites(model)
     if len(sites) == 1:
         return describe(model, name)
@@ -216,7 +216,7 @@ def _part(path: str, routers: Sequence[Router]) -> str:
     part = next((part for part, pattern in PART_OF_PATH.items() if pattern.search(path)), "other")
     blocks = (router.block_path + "." for router in routers if not IS_LAYER.search(router.block_path))
     in_moe_block = part == "dense_layers" and any(path.startswith(block) for block in blocks)
-    return "routers" if in_moe_block else part  # e.g. a selection bias that lies beside the router
+    return "routers" if in_moe_block else part  # e.g. a selection bias next to the router
 
 
 def _size_of_experts(router: Router) -> int:

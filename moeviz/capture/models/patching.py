@@ -28,11 +28,11 @@ class Patch:
         self._undo: Undo | None = None
 
     def apply(self) -> None:
-        """Make the change, and keep the way to undo it."""
+        """Make the change, and remember how to undo it."""
         self._undo = self._do()
 
     def revert(self) -> None:
-        """Undo the change; does nothing where it is not made."""
+        """Undo the change; do nothing if it is not made."""
         if self._undo is not None:
             undo, self._undo = self._undo, None
             undo()
@@ -61,10 +61,10 @@ def patched(do: Callable[[], Undo]) -> Iterator[None]:
 
 @contextmanager
 def unpatched() -> Iterator[None]:
-    """Take all changes of this thread back for the time of a block; then make them again.
+    """Undo all changes of this thread for the time of a block; then make them again.
 
-    So whoever uses a model meanwhile has it to themselves, and what was put on it first is taken off last. Left by an
-    error, everything stays as it was before.
+    So other users of a model have it unchanged meanwhile, and the first change is undone last. If the block raises an
+    error, the changes stay undone.
     """
     patches = list(_thread.patches)
     for patch in reversed(patches):
@@ -88,6 +88,17 @@ def patched_attribute(holder: object, attribute: str, value: object) -> Iterator
 
     with patched(put):
         yield
+
+
+def in_this_thread(note: Callable[..., None]) -> Callable[..., None]:
+    """Return a hook that calls `note` in this thread only: other threads may run the model meanwhile."""
+    thread = threading.get_ident()
+
+    def hook(*given: object) -> None:
+        if threading.get_ident() == thread:
+            note(*given)
+
+    return hook
 
 
 @contextmanager
@@ -150,7 +161,8 @@ def unwrap_peft(model: nn.Module) -> nn.Module:
     config = wrapper.active_peft_config
     if config.is_prompt_learning:
         raise CaptureError(
-            f"This {type(model).__name__} learns its prompt ({type(config).__name__}): it reads vectors that are no "
-            "tokens, and moeviz cannot tell their routing from that of the tokens. Trace the model without the adapter."
+            f"This {type(model).__name__} learns its prompt ({type(config).__name__}): it reads vectors that are not "
+            "tokens, and moeviz cannot separate their routing from that of the tokens. Trace the model without the "
+            "adapter."
         )
     return cast(nn.Module, wrapper.get_base_model())

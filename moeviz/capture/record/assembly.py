@@ -1,4 +1,4 @@
-"""Put what was recorded in order: the tokens of each returned sequence, and where the model read them.
+"""Assemble a trace from a recording: the tokens of each returned sequence, and where the model read them.
 
 B rows of a forward, S its positions, R sequences of the trace, C their columns (prompt, then what was generated).
 """
@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from moeviz.capture.record.hooks import Recording, RouterOutputs
+from moeviz.capture.record.hooks import Recording
 from moeviz.capture.routers.discovery import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
 from moeviz.capture.run.generation_plan import ended_words
@@ -33,7 +33,7 @@ class RoutedSequences:
 def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) -> RoutingTrace:
     """Arrange what was recorded as the arrays of a trace: real tokens only, one sequence after the other.
 
-    Raises `CaptureError` if that is unknown, and if an intervention is not what was recorded.
+    Raises `CaptureError` if it is unknown which routing belongs to which token, and if an intervention was not obeyed.
     """
     recording.check()
     order, recording = recording.order, unrolled(recording)
@@ -41,10 +41,12 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     where = _places(recording.read, met)[met.kept]
     experts, weights = sort_slots(*_decisions(recording, where))
     logits = None
-    if recording.keep_logits and all(heard.logits for heard in recording.outputs):
+    if recording.keep_logits and all(answers.logits for answers in recording.outputs):
         logits = pad_layers([part[where] for part in recording.rows("logits")], -np.inf)
     facts = _facts(recording, run.info, experts.shape[-1])
-    facts = replace(facts, decoding=ended_words(facts.decoding, _ended(written), len(written.tokens), written.asked))
+    facts = replace(
+        facts, decoding=ended_words(facts.decoding, _early_ends(written), len(written.tokens), written.asked)
+    )
     following = recording.following and recording.following.at(where, recording.read, run.tokenizer)
     outputs = recording.added and recording.added.at(where, order, experts, weights, recording.read)
     trace = RoutingTrace(facts, _tokens(run, met), experts, weights, logits, following, outputs)
@@ -53,15 +55,15 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
     return trace
 
 
-def _ended(written: GeneratedTokens) -> list[int]:
-    """The tokens of each sequence that ended early."""
+def _early_ends(written: GeneratedTokens) -> list[int]:
+    """Return the length of each sequence that ended early."""
     kept = (written.tokens >= 0).cpu().numpy()
     lengths: list[int] = kept.sum(axis=1)[~kept.all(axis=1)].tolist()
     return lengths
 
 
 def _decisions(recording: Recording, where: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Expert ids and weights (L, T, K) of the tokens at these places."""
+    """Return expert ids and weights (L, T, K) of the tokens at these places."""
     experts = pad_layers([part[where] for part in recording.rows("experts")], NO_EXPERT)
     return experts, pad_layers([part[where] for part in recording.rows("weights")], 0.0)
 
@@ -131,21 +133,21 @@ def _tokens(run: ModelInput, met: RoutedSequences):
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
     """Add the facts that the recording shows to those that were known of the model before it ran."""
     of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
-    heard = {
+    facts = {
         "top_k": slots,
-        "num_experts": tuple(heard.num_experts for heard in recording.outputs),
+        "num_experts": tuple(answers.num_experts for answers in recording.outputs),
         "score_function": score_function(recording.logit_samples()),
         "recorded_by": recording.by,
         "caution": " ".join([info.caution] * bool(info.caution) + of_routers),
     }
-    if is_unrolled(recording.routers):  # the parameters of a layer would count once a pass
+    if is_unrolled(recording.routers):  # the parameters of a layer would count once per pass
         layers = tuple(router.layer for router in recording.routers)
-        heard |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
-    return replace(info, **heard)
+        facts |= {"layers": layers, "layer_kind": LAYER_KIND, "num_layers": None, "parameters": None}
+    return replace(info, **facts)
 
 
 def unrolled(recording: Recording) -> Recording:
-    """A checked recording with each call of a router in a forward as a layer; as it is where each is called once.
+    """Make each call of a router in a forward a layer of a checked recording; unchanged if each is called once.
 
     A layer's index is then its depth: layers 0, 1 and 2 of which 1 and 2 run twice become 0, 1, 2, 3 and 4.
     """
@@ -154,14 +156,9 @@ def unrolled(recording: Recording) -> Recording:
         return recording
     layers = unrolled_layers([router.layer for router in recording.routers], order)
     routers = tuple(replace(recording.routers[i], layer=layer) for i, layer in zip(order, layers, strict=True))
-    outputs = [
-        _call(recording.outputs[index], order[:place].count(index), order.count(index))
-        for place, index in enumerate(order)
-    ]
+    outputs = []
+    for place, index in enumerate(order):
+        calls, answers = slice(order[:place].count(index), None, order.count(index)), recording.outputs[index]
+        parts = {name: getattr(answers, name)[calls] for name in ("experts", "weights", "logits")}
+        outputs.append(replace(answers, **parts))
     return replace(recording, routers=routers, outputs=outputs, order=tuple(range(len(routers))))
-
-
-def _call(heard: RouterOutputs, number: int, of: int) -> RouterOutputs:
-    """Select a router's answers in one of its calls in each forward."""
-    parts = {name: getattr(heard, name)[number::of] for name in ("experts", "weights", "logits")}
-    return replace(heard, **parts)

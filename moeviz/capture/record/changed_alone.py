@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from threading import get_ident
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -79,7 +79,8 @@ def reading(model: PreTrainedModel, ids: Tensor, router: Router) -> Iterator[Tex
     """
     found = LAYER_INDEX.search(router.path)
     assert found is not None  # or it would be no router
-    text = TextAsItIs(model, ids, model.get_submodule(router.path[: found.start(1) - 1]), torch.empty(0))
+    layers = cast(nn.ModuleList, model.get_submodule(router.path[: found.start(1) - 1]))
+    text = TextAsItIs(model, ids, layers, torch.empty(0))
     with ExitStack() as stack:
         stack.enter_context(with_attention(model, ATTENTION, attend))
         _reading[get_ident()] = text

@@ -1,9 +1,9 @@
 """Record what each expert puts out for each token, in the forward whose routing is recorded.
 
-A model adds its experts' outputs up and forgets them. Where it sums weighted outputs slot by slot, they are heard
-there, and the first rows run again to see whose they are. Other experts run a second time, by the model's own code, on
-what they were given: each (token, slot) by itself, with weight 1. The weighted sum must be what they gave together, or
-nothing is told. Experts that give each output by itself are not run again.
+A model adds its experts' outputs up and forgets them. If it sums weighted outputs slot by slot, they are recorded
+there, and the first rows run again to see which expert each belongs to. Other experts run a second time, by the model's
+own code, on what they were given: each (token, slot) by itself, with weight 1. The weighted sum must be what they gave
+together, or the recording fails. Experts that give each output by itself are not run again.
 
 Letters: N rows of a forward, K slots, E experts, D numbers of an output.
 """
@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import get_ident
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,10 +19,10 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from moeviz.capture.models.patching import patched
+from moeviz.capture.models.patching import in_this_thread, patched
 from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers, unwrapped_module
 from moeviz.errors import CaptureError
-from moeviz.expert_outputs import FIGURES, ExpertOutputs
+from moeviz.expert_outputs import FIGURES, ExpertOutputs, find_figures, outputs_from_figures
 from moeviz.routing_trace import NO_EXPERT
 
 MOST_NUMBERS = 2**24  # of outputs that are there at once: 64 MB in float32
@@ -32,7 +31,7 @@ GREATEST = FIGURES.index("greatest")
 PROJECTIONS = ("fc2_latent_proj", "post_expert_proj")  # of a block whose experts are in a space of their own
 SEEN_AGAIN = 2  # rows of the first forward
 SMALLEST = {True: 1e-6, False: 2**-6}  # weight by which a product in float32, or in another dtype, is divided
-PAIRED = ("LongcatFlashExperts",)  # cannot be given one expert a row; so beside it the last one, with weight 0
+PAIRED = ("LongcatFlashExperts",)  # need two experts per row: the second is the last one, with weight 0
 REFUSED = {
     "NllbMoeExperts": "run experts 0 and 1 whatever the router decides (transformers 5.24)",
     "DogeCDMoE": "are single rows of a table, which their block mixes without giving an output of each",
@@ -48,10 +47,11 @@ class SlotOutputs(NamedTuple):
     outputs: Callable[[slice], Tensor]  # (n, K, D) of some rows
     size: int  # D
     of_all: Callable[[slice], Tensor] | None = None  # (n, E, D): of every expert for some rows, if available
-    again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, where they were heard
+    again: Callable[[slice], Tensor] | None = None  # outputs by running the experts again, if they were recorded
 
 
-Heard = Callable[[int, SlotOutputs, slice, Tensor], None]  # gets a router's index, slots, rows, their outputs (n, K, D)
+# Gets a router's index, slots, some rows, and the outputs (n, K, D) of these.
+OutputReader = Callable[[int, SlotOutputs, slice, Tensor], None]
 
 
 @dataclass(slots=True)
@@ -59,20 +59,20 @@ class OutputRecord:
     """The figures of one model's experts, forward after forward."""
 
     routers: tuple[Router, ...]
-    also: Heard | None = None
+    also: OutputReader | None = None
     streams: dict[int, Tensor] = field(default_factory=dict)  # what the layer of each router read last
     answers: dict[int, Any] = field(default_factory=dict)  # what each router answered last, where that is needed
     summed: dict[int, list[Tensor]] = field(default_factory=dict)  # what the experts of each summed last, (N, K, D)
     otherwise: set[int] = field(default_factory=set)  # routers whose experts sum something else than they give
     ids: list[list[Tensor]] = field(default_factory=list)  # a router's (N, K) of each call
     figures: list[list[Tensor]] = field(default_factory=list)  # and (N, K, FIGURES)
-    beside: list[bool] = field(default_factory=list)  # whether the residual stream is of the outputs' space
+    shares_space: list[bool] = field(default_factory=list)  # of a router: is the residual stream of the outputs' space?
     errors: list[list[Tensor]] = field(default_factory=list)  # of each call: how far off a row's sum is, at most
 
     def __post_init__(self) -> None:
         count = len(self.routers)
         self.ids, self.figures, self.errors = ([[] for _ in range(count)] for _ in range(3))
-        self.beside = [True] * count
+        self.shares_space = [True] * count
 
     @torch.no_grad()
     def note(self, index: int, slots: SlotOutputs) -> None:
@@ -102,7 +102,7 @@ class OutputRecord:
         stream, size = self.streams.get(index), slots.size
         same = stream is not None and stream.shape[-1] == size and stream.numel() == rows * size
         if stream is None or not same or is_latent(self.routers[index]):
-            self.beside[index] = False
+            self.shares_space[index] = False
             return None
         return stream.reshape(rows, size).to(
             slots.weights.device, torch.float32
@@ -126,17 +126,9 @@ class OutputRecord:
             self._check(index, calls, sizes)
             ids, figures = (torch.cat(part[index][calls]).cpu().numpy()[where] for part in (self.ids, self.figures))
             layers.append(self._of_slots(self.routers[index], experts[place], ids, figures))
-        every = np.stack(layers)
-        if not np.isfinite(every).all():
-            raise CaptureError(
-                "The outputs of the model's experts are not all numbers, so they have no norms. Load it in a wider "
-                "dtype, or leave outputs out."
-            )
-        parts = dict(zip(FIGURES, np.moveaxis(every, -1, 0), strict=True))
-        parts["added"] = parts["norm"] * self._factors(order, weights)
-        if not all(self.beside[index] for index in order):
-            del parts["residual"]
-        return ExpertOutputs(**{name: np.ascontiguousarray(part, np.float32) for name, part in parts.items()})
+        scale_inputs = np.array([_kind(self.routers[index]) == "Llama4TextExperts" for index in order])
+        factors = np.where(scale_inputs[:, None, None], weights != 0, weights)  # those are in the outputs already
+        return outputs_from_figures(layers, factors, all(self.shares_space[index] for index in order))
 
     def _check(self, index: int, calls: slice, sizes: list[int]) -> None:
         router = self.routers[index]
@@ -152,23 +144,15 @@ class OutputRecord:
             )
 
     def _of_slots(self, router: Router, experts: np.ndarray, given: np.ndarray, figures: np.ndarray) -> np.ndarray:
-        """(T, K, FIGURES): the figures of each filled slot, found by its expert."""
-        same = (experts[:, :, None] == given[:, None, :]) & (experts >= 0)[:, :, None]
-        found, filled = same.any(-1), experts >= 0
+        """Return the figures (T, K, FIGURES) of each filled slot; experts that compute nothing have none."""
+        was_run = (experts[:, :, None] == given[:, None, :]).any(-1)
         idle = experts >= router.num_experts - router.zero_experts
-        if (filled & ~found & ~idle).any():
+        if ((experts >= 0) & ~was_run & ~idle).any():
             raise CaptureError(
                 f"{_name(router)} of {router.block_path} were given other experts than their router chose, so moeviz "
                 "cannot tell whose outputs they are. Leave outputs out."
             )
-        own = np.take_along_axis(figures, same.argmax(-1)[:, :, None], axis=1)
-        return np.where(found[..., None], own, np.float32(0))
-
-    def _factors(self, order: Sequence[int], weights: np.ndarray) -> np.ndarray:
-        """(L, T, K): what each output is multiplied by: 1 where the weights scaled the input already."""
-        scaled = np.array([_kind(self.routers[index]) == "Llama4TextExperts" for index in order])
-        factors: np.ndarray = np.where(scaled[:, None, None], (weights != 0).astype(np.float32), np.abs(weights))
-        return factors
+        return find_figures(experts, given, figures)
 
 
 def _figures(outputs: Tensor, whole: Tensor, stream: Tensor | None) -> Tensor:
@@ -182,7 +166,7 @@ def _figures(outputs: Tensor, whole: Tensor, stream: Tensor | None) -> Tensor:
 
 
 @contextmanager
-def outputs_recorded(model: nn.Module, site: str | None, also: Heard | None = None) -> Iterator[OutputRecord]:
+def outputs_recorded(model: nn.Module, site: str | None, also: OutputReader | None = None) -> Iterator[OutputRecord]:
     """Record in a block the outputs of experts for the tokens that this thread reads.
 
     also   gets the vectors themselves.
@@ -193,22 +177,25 @@ def outputs_recorded(model: nn.Module, site: str | None, also: Heard | None = No
     for router in routers:
         if why_not := REFUSED.get(_kind(router)):
             raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
-    record, thread = OutputRecord(routers, also), get_ident()
-    from moeviz.capture.record.private_names import own_forward, with_forward  # plain listening does without it
+    record = OutputRecord(routers, also)
+    from moeviz.capture.record.private_names import (  # recording with hooks alone does not need it
+        own_forward,
+        with_forward,
+    )
 
     with ExitStack() as stack:
         for index, router in enumerate(routers):
-            if (experts := _summing(router)) is not None:
-                heard = _hearing(own_forward(experts), record, index)
-                stack.enter_context(with_forward(experts, heard))
+            experts = [*router.experts.values()]
+            if len(experts) == 1 and _kind(router) not in _READERS:  # they may sum weighted outputs slot by slot
+                stack.enter_context(with_forward(experts[0], _record_sums(own_forward(experts[0]), record, index)))
             for put, hook in _hooks(model, record, index, router):
-                mine = _of_thread(hook, thread)
+                mine = in_this_thread(hook)
                 stack.enter_context(patched(lambda put=put, mine=mine: put(mine, with_kwargs=True).remove))
         yield record
 
 
-class _SumsHeard(TorchFunctionMode):
-    """Inside the block, keep whatever is summed over its middle dimension of three."""
+class _RecordSums(TorchFunctionMode):
+    """Inside the block, keep whatever is summed over the middle of its three dimensions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -220,32 +207,16 @@ class _SumsHeard(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _summing(router: Router) -> nn.Module | None:
-    """The experts of a router, if they may sum weighted outputs slot by slot."""
-    experts = [*router.experts.values()]
-    return experts[0] if len(experts) == 1 and _kind(router) not in _READERS else None
-
-
-def _hearing(own: Callable[..., Tensor], record: OutputRecord, index: int) -> Callable[..., Tensor]:
-    """Experts' own forward, whose sums are kept."""
+def _record_sums(own: Callable[..., Tensor], record: OutputRecord, index: int) -> Callable[..., Tensor]:
+    """Return the experts' own forward, with its sums recorded."""
 
     def forward(*given: Any, **named: Any) -> Tensor:
-        with _SumsHeard() as heard:
+        with _RecordSums() as sums:
             answer = own(*given, **named)
-        record.summed[index] = heard.parts
+        record.summed[index] = sums.parts
         return answer
 
     return forward
-
-
-def _of_thread(hook: Callable[..., None], thread: int) -> Callable[..., None]:
-    """Call the hook in this thread only; a hook that returns None changes nothing."""
-
-    def mine(_module: nn.Module, *given: Any) -> None:
-        if get_ident() == thread:
-            hook(*given)
-
-    return mine
 
 
 def _hooks(
@@ -255,17 +226,17 @@ def _hooks(
     found = LAYER_INDEX.search(router.path)
     layer = model.get_submodule(router.path[: found.end(1)]) if found else router.block
 
-    def entered(given: tuple, named: dict) -> None:
+    def keep_stream(_layer: nn.Module, given: tuple, named: dict) -> None:
         stream = given[0] if given else named.get("hidden_states")
         record.streams[index] = stream if isinstance(stream, Tensor) else torch.empty(0)
 
-    def answered(_given: tuple, _named: dict, answer: Any) -> None:
+    def keep_answer(_router: nn.Module, _given: tuple, _named: dict, answer: Any) -> None:
         record.answers[index] = answer
 
     last = [*router.experts.values()][-1]
     read = _READERS.get(_kind(router), _plain)
 
-    def ran(given: tuple, named: dict, answer: Tensor) -> None:
+    def note_outputs(_experts: nn.Module, given: tuple, named: dict, answer: Tensor) -> None:
         summed = record.summed.pop(index, []) if index not in record.otherwise else []
         beside = summed if read is _plain else record.answers.get(index)
         slots = read(last, [*given, *named.values()], answer, beside, router)
@@ -281,10 +252,10 @@ def _hooks(
         record.note(index, slots)
         record.summed.pop(index, None)  # of what ran again
 
-    yield layer.register_forward_pre_hook, entered
+    yield layer.register_forward_pre_hook, keep_stream
     if read is _sorted_rows:  # before the recorder's own hook, which must be the last
-        yield partial(router.module.register_forward_hook, prepend=True), answered
-    yield last.register_forward_hook, ran
+        yield partial(router.module.register_forward_hook, prepend=True), keep_answer
+    yield last.register_forward_hook, note_outputs
 
 
 def is_latent(router: Router) -> bool:
@@ -324,7 +295,7 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
     rows, size = hidden.reshape(-1, hidden.shape[-1]), answer.shape[-1]
     outer = hidden.dim() - 2  # some are given sequences of rows
 
-    def alone(of: slice, chosen: Tensor) -> Tensor:
+    def run_each(of: slice, chosen: Tensor) -> Tensor:
         repeated = rows[of].repeat_interleave(chosen.shape[-1], dim=0)[(None,) * outer]
         one, factor = chosen.reshape(-1, 1), weights[0].new_ones(chosen.numel(), 1)
         if _kind(router) in PAIRED:
@@ -335,14 +306,14 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
 
     def of_all(of: slice) -> Tensor:
         every = torch.arange(router.num_experts - router.zero_experts, device=ids[0].device, dtype=ids[0].dtype)
-        return alone(of, every.expand(len(rows[of]), -1))
+        return run_each(of, every.expand(len(rows[of]), -1))
 
     def outputs(of: slice) -> Tensor:
-        return alone(of, ids[0][of])
+        return run_each(of, ids[0][of])
 
     whole = answer.reshape(-1, size)
-    if (heard := _unweighted(summed, weights[0], size)) is not None:
-        return SlotOutputs(ids[0], weights[0], whole, heard.__getitem__, size, of_all, outputs)
+    if (recorded := _unweighted(summed, weights[0], size)) is not None:
+        return SlotOutputs(ids[0], weights[0], whole, recorded.__getitem__, size, of_all, outputs)
     return SlotOutputs(ids[0], weights[0], whole, outputs, size, of_all)
 
 

@@ -1,9 +1,9 @@
-"""Our way to run experts, in transformers' registry of implementations: `model.set_experts_implementation("moeviz")`.
+"""Our implementation of experts in transformers' registry: `model.set_experts_implementation("moeviz")`.
 
-On a CPU a decode step reads each chosen expert where it stands; more tokens are sorted by expert first. transformers'
-own are slower there: its loop looks for each expert's tokens anew, and batched_mm copies an expert's weights for every
-token. On CUDA experts of the usual layout run in our kernels where these are for their dtype and GPU, and others in
-transformers' grouped_mm.
+On a CPU a decode step reads each chosen expert in place; more tokens are sorted by expert first. transformers' own
+implementations are slower there: its loop searches each expert's tokens anew, and batched_mm copies an expert's weights
+for every token. On CUDA experts of the usual layout run in our kernels if these support their dtype and GPU, and others
+in transformers' grouped_mm.
 """
 
 from collections.abc import Callable
@@ -33,7 +33,7 @@ def experts_forward(self: nn.Module, hidden_states: Tensor, top_k_index: Tensor,
 
 
 def why_not_in_kernels(experts: nn.Module) -> str:
-    """Why these experts, on CUDA, do not run in our kernels, as a clause; "" where they do."""
+    """Return why these experts, on CUDA, do not run in our kernels, as a clause; "" if they do."""
     if not is_usual(experts):
         return f"{type(experts).__name__} has a layout that moeviz's kernels do not run"
     from moe_kernels.tiles import device_of, why_not_experts  # Triton is not there on every system
@@ -47,11 +47,9 @@ def is_usual(experts: nn.Module) -> bool:
     plain = not (experts.has_bias or experts.is_transposed or experts.has_post_expert_norm)
     one = not private_names.has_own_gate(experts) and not private_names.is_expert_parallel(experts)
     # Experts with a gate of their own may have no act_fn, so it is asked for last.
-    return plain and one and experts.has_gate and experts.is_concatenated and _is_silu(experts.act_fn)
-
-
-def _is_silu(activation: object) -> bool:
-    return activation is silu or isinstance(activation, nn.SiLU | SiLUActivation)
+    if not (plain and one and experts.has_gate and experts.is_concatenated):
+        return False
+    return experts.act_fn is silu or isinstance(experts.act_fn, nn.SiLU | SiLUActivation)
 
 
 def _one_by_one(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
@@ -68,16 +66,12 @@ def _sorted(experts: nn.Module, hidden: Tensor, ids: Tensor, weights: Tensor) ->
     parts = hidden.index_select(0, order // top_k).split(flat.bincount(minlength=experts.num_experts).tolist())
     run = _runner(experts)
     done = torch.cat([run(expert, part) for expert, part in enumerate(parts) if len(part)])
-    return _combined(done.index_select(0, order.argsort()).view(tokens, top_k, -1), weights)
-
-
-def _combined(done: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum over slots of what experts gave, (T, K, D)."""
-    return torch.bmm(weights.unsqueeze(1), done.to(weights.dtype)).squeeze(1).to(done.dtype)
+    by_slot = done.index_select(0, order.argsort()).view(tokens, top_k, -1)
+    return torch.bmm(weights.unsqueeze(1), by_slot.to(weights.dtype)).squeeze(1).to(done.dtype)
 
 
 def _runner(experts: nn.Module) -> Callable[[int, Tensor], Tensor]:
-    """A function of an expert's id and its rows. Looking things up in a module costs as much as a small product."""
+    """Return a function of an expert's id and its rows. Attribute look-ups of modules cost as much as products."""
     if not is_usual(experts):
         return partial(_expert, experts)
     gate_up, down = experts.gate_up_proj, experts.down_proj
@@ -90,7 +84,7 @@ def _runner(experts: nn.Module) -> Callable[[int, Tensor], Tensor]:
 
 
 def _expert(experts: nn.Module, index: int, rows: Tensor) -> Tensor:
-    """One expert for rows (n, D), in any of the layouts that transformers' experts have."""
+    """Run one expert on rows (n, D), in any of the layouts that transformers' experts have."""
     first = "gate_up_proj" if experts.has_gate else "up_proj"
     inner = _linear(experts, first, index, rows)
     inner = private_names.apply_gate(experts)(inner) if experts.has_gate else experts.act_fn(inner)

@@ -1,8 +1,8 @@
 """The order of events while a model is recorded: its forwards, and which router answered when.
 
 Only what happens inside a forward, in the thread that records, is noted. Other threads may run the model meanwhile, or
-a part of it; so may a backward pass that computes a forward anew (gradient checkpointing): none of that is of the
-forwards that are recorded. What is noted must then be exactly what a forward of this model does, in that order.
+a part of it; so may a backward pass that computes a forward again (gradient checkpointing): none of that belongs to the
+forwards that are recorded. What is noted must be exactly what a forward of this model does, in that order.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ from threading import get_ident
 import torch
 from torch import nn
 
-from moeviz.capture.models.patching import Undo, patched, patched_attribute
+from moeviz.capture.models.patching import Undo, in_this_thread, patched, patched_attribute
 from moeviz.errors import CaptureError
 
 BEGAN, ENDED = -1, -2  # of a forward of the model, among the indices of routers
@@ -104,15 +104,15 @@ def _token_ids(reader: nn.Module, args: tuple, kwargs: dict, _output: object) ->
     ids = args[0] if args else kwargs.get("input_ids")
     if not isinstance(ids, torch.Tensor):
         raise CaptureError(
-            f"{type(reader).__name__} was given no input_ids, and moeviz tells tokens by their ids. Run it on token "
-            "ids, not on embeddings."
+            f"{type(reader).__name__} was given no input_ids, and moeviz identifies tokens by their ids. Run it on "
+            "token ids, not on embeddings."
         )
     return ids.detach().clone()
 
 
 def _hook(note: Callable[..., None], one_graph: bool = False) -> Callable[..., None]:
-    """A hook that notes; while torch.compile makes a graph, it breaks the graph to note, or notes nothing."""
-    while_compiling = _nothing if one_graph else torch.compiler.disable(note)
+    """Return a hook that notes; while torch.compile makes a graph, it breaks the graph to note, or notes nothing."""
+    while_compiling = (lambda *_given: None) if one_graph else torch.compiler.disable(note)
 
     def hook(*given: object) -> None:
         (while_compiling if torch.compiler.is_compiling() else note)(*given)
@@ -120,15 +120,11 @@ def _hook(note: Callable[..., None], one_graph: bool = False) -> Callable[..., N
     return hook
 
 
-def _nothing(*_given: object) -> None:
-    pass
-
-
 @contextmanager
 def forward_hook(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
     """Inside the block `note` gets what `module` is given and what it returns, whenever this thread calls it.
 
-    Raises `CaptureError` in the call where a hook that was registered later could still change what it returns.
+    Raises `CaptureError` in the call if a hook that was registered later could still change what it returns.
     """
     thread, hooks = get_ident(), module._forward_hooks
     place = -1  # of our hook among the module's: another one whenever it is put on
@@ -154,13 +150,7 @@ def forward_hook(module: nn.Module, note: Callable[[tuple, tuple], None]) -> Ite
 @contextmanager
 def method_hook(block: nn.Module, method: str, note: Callable[[tuple, tuple], None]) -> Iterator[None]:
     """Note what a method of a module is given and what it returns, whenever this thread calls it in the block."""
-    thread, own = get_ident(), getattr(block, method)
-
-    def noted(given: tuple, answer: tuple) -> None:
-        if get_ident() == thread:
-            note(given, answer)
-
-    hook = _hook(noted)
+    own, hook = getattr(block, method), _hook(in_this_thread(note))
 
     def wrapped(*given: torch.Tensor) -> tuple:
         answer = own(*given)
@@ -172,7 +162,7 @@ def method_hook(block: nn.Module, method: str, note: Callable[[tuple, tuple], No
 
 
 def check_nobody_is_later(module: nn.Module, ours: int | None = None) -> None:
-    """Raise `CaptureError` where forward hooks of others run after hook `ours` of a module, or at all."""
+    """Raise `CaptureError` if forward hooks of others run after hook `ours` of a module, or at all."""
     hooks = module._forward_hooks
     places = list(hooks)
     later = places[places.index(ours) + 1 :] if ours is not None else places

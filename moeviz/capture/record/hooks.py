@@ -1,7 +1,8 @@
 """Record a model's routers with hooks while it runs.
 
-What a router returns is kept as it comes, in the smallest form that loses nothing; arranging waits until the model has
-finished. One recording at a time per model: hooks are per model, and a model may be shared by every visitor of an app.
+The answers of a router are kept as they come, in the smallest form that loses nothing; they are arranged once the model
+has finished. One recording at a time per model: hooks are per model, and a model may be shared by all visitors of an
+app.
 Letters: B sequences in the batch, S positions of one forward, T routed tokens, K slots, E experts.
 """
 
@@ -55,14 +56,14 @@ class RouterOutputs:
 
     experts: list[torch.Tensor] = field(default_factory=list)  # (B·S, K) or (B, S, K), int16
     weights: list[torch.Tensor] = field(default_factory=list)  # of the same shape
-    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E), where asked for
+    logits: list[torch.Tensor] = field(default_factory=list)  # (…, E), if requested
     num_experts: int = 0  # E of this router; 0 before it answered
     sample: tuple[torch.Tensor, ...] | None = None  # a few rows of logits, weights, experts; one router of a class
 
 
 @dataclass(frozen=True, slots=True)
 class ExpectedRouting:
-    """The routing that an intervention asked for, against which what was recorded is held."""
+    """The routing that an intervention asked for, with which the recording is compared."""
 
     own: list[RouterOutputs]  # what each router decided itself, one per router
     check_held: Callable[[RoutingTrace, np.ndarray, np.ndarray], None]  # trace, own ids and weights (L, T, K)
@@ -78,9 +79,9 @@ class Recording:
     forwards: ForwardLog
     outputs: list[RouterOutputs] = field(default_factory=list)  # one per router
     by: str = BY_HOOKS  # see `ModelInfo.recorded_by`
-    expected: ExpectedRouting | None = None  # what routers were to decide otherwise
+    expected: ExpectedRouting | None = None  # what an intervention makes routers decide
     following: NextTokenRecord | None = None  # the likeliest next tokens, if asked for
-    added: OutputRecord | None = None  # what experts put out, where that was asked for
+    added: OutputRecord | None = None  # the outputs of experts, if requested
 
     @property
     def read(self) -> list[torch.Tensor]:
@@ -89,18 +90,18 @@ class Recording:
 
     @property
     def site(self) -> str:
-        """Which of the model's routers these are; "" in a model that has one site."""
+        """The site of these routers; "" in a model that has one."""
         return self.routers[0].site
 
     def blank(self) -> "Recording":
-        """A recording of the same routers, by this thread, that has nothing yet."""
+        """Return an empty recording of the same routers, by this thread."""
         return replace(self, forwards=ForwardLog(), outputs=[RouterOutputs() for _ in self.routers])
 
     def check(self) -> None:
         """Raise `CaptureError` unless every router answered when it should in every forward, for every token."""
         self.forwards.check(self.order, [f"{router.path} ({router.kind})" for router in self.routers])
-        for index, (router, heard) in enumerate(zip(self.routers, self.outputs, strict=True)):
-            rows = [ids.numel() // ids.shape[-1] for ids in heard.experts]
+        for index, (router, answers) in enumerate(zip(self.routers, self.outputs, strict=True)):
+            rows = [ids.numel() // ids.shape[-1] for ids in answers.experts]
             if rows != [tokens.numel() for tokens in self.read for _ in range(self.order.count(index))]:
                 raise CaptureError(
                     f"Router {router.path} answered for {sum(rows)} tokens, but the model read "
@@ -108,13 +109,13 @@ class Recording:
                 )
 
     def rows(self, what: str) -> list[np.ndarray]:
-        """`what` ("experts", "weights" or "logits") of each router, forward after forward: (all B·S, K or E)."""
-        parts = ([part.reshape(-1, part.shape[-1]) for part in getattr(heard, what)] for heard in self.outputs)
+        """Return `what` ("experts", "weights" or "logits") of each router, all forwards: (all B·S, K or E)."""
+        parts = ([part.reshape(-1, part.shape[-1]) for part in getattr(answers, what)] for answers in self.outputs)
         return [_numpy(torch.cat(part)) for part in parts]
 
     def logit_samples(self) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-        """A few rows of (logits, weights, experts) of one router of each class at least, as they came from it."""
-        samples = (heard.sample for heard in self.outputs if heard.sample is not None)
+        """Return a few rows of (logits, weights, experts) of at least one router of each class, as it gave them."""
+        samples = (answers.sample for answers in self.outputs if answers.sample is not None)
         return [tuple(_numpy(part) for part in sample) for sample in samples]
 
 
@@ -122,10 +123,9 @@ class Recording:
 def listen(model: nn.Module, keep_logits: bool = False, site: str | None = None) -> Iterator[Recording]:
     """Record the routers of `model`, of one site, in every forward that this thread runs inside the `with` block.
 
-    The model computes exactly what it computes without; a compiled one runs as it was written. Listening ends with the
-    block, whatever happens in it. One listener at a time per model: a second thread waits, the same thread gets a
-    `CaptureError`. Other threads may run the model meanwhile: what they get is what it gives, and none of it is
-    recorded.
+    The model computes exactly what it computes without; a compiled one runs uncompiled. Recording ends with the block,
+    whatever happens in it. One recording at a time per model: a second thread waits, the same thread gets a
+    `CaptureError`. Other threads may run the model meanwhile: they get its usual answers, and none of them is recorded.
     """
     with exclusive(model), recording_hooks(model, keep_logits, site) as recording:
         yield recording
@@ -169,9 +169,9 @@ def shares_of_rows(batch: Recording, rows: Sequence[Recording]) -> Given:
     for recording, token in zip(rows, tokens.split(1), strict=True):
         given += [(recording.forwards.calls, call) for call in batch.forwards.calls]
         given.append((recording.forwards.read, token))
-    for index, heard in enumerate(batch.outputs):
+    for index, answers in enumerate(batch.outputs):
         for what in ("experts", "weights", "logits"):
-            for part in getattr(heard, what):
+            for part in getattr(answers, what):
                 parts = part.reshape(len(rows), 1, part.shape[-1])
                 given += [(getattr(of.outputs[index], what), row) for of, row in zip(rows, parts, strict=True)]
     return given
@@ -193,7 +193,7 @@ def answer_hook(router: Router, note: Callable[[Answer], None]) -> Iterator[None
 
 
 def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Callable[[Answer], None]:
-    router, heard, keep_logits = recording.routers[index], recording.outputs[index], recording.keep_logits
+    router, answers, keep_logits = recording.routers[index], recording.outputs[index], recording.keep_logits
 
     calls = recording.forwards.calls
 
@@ -202,28 +202,28 @@ def _note_routing(recording: Recording, index: int, first_of_class: bool) -> Cal
         if not calls or calls[-1] == ENDED:  # no forward of the model runs
             return
         calls.append(index)
-        if not heard.experts:
+        if not answers.experts:
             check_layout(router, answer)
-            heard.num_experts = router.num_experts if answer[0] is None else answer[0].shape[-1]
-            heard.sample = sample_rows(answer) if first_of_class and answer[0] is not None else None
+            answers.num_experts = router.num_experts if answer[0] is None else answer[0].shape[-1]
+            answers.sample = sample_rows(answer) if first_of_class and answer[0] is not None else None
         logits, weights, experts = answer[:3]
         if keep_logits and logits is not None:
-            heard.logits.append(logits.detach() if logits.requires_grad else logits)
-        heard.weights.append(weights.detach() if weights.requires_grad else weights)
-        heard.experts.append(experts.to(torch.int16))
+            answers.logits.append(logits.detach() if logits.requires_grad else logits)
+        answers.weights.append(weights.detach() if weights.requires_grad else weights)
+        answers.experts.append(experts.to(torch.int16))
 
     return note
 
 
 def sample_rows(answer: Answer) -> tuple[torch.Tensor | None, ...]:
-    """The first rows of what a router answered: logits (where it has any), weights, experts."""
+    """Return the first rows of a router's answer: logits (if it has any), weights, experts."""
     return tuple(
         None if part is None else part.detach().reshape(-1, part.shape[-1])[:SAMPLE_ROWS].clone() for part in answer[:3]
     )
 
 
 def check_layout(router: Router, answer: object) -> None:
-    """transformers' routers return (logits, weights, expert ids, …). Anything else is not guessed at."""
+    """Raise `CaptureError` unless a router returns (logits, weights, expert ids, …): nothing else is guessed at."""
     parts = answer[:3] if isinstance(answer, tuple) else ()
     if len(parts) < 3 or not _fit_together(*parts, router.num_experts):
         raise CaptureError(

@@ -15,7 +15,7 @@ from moeviz.text import cautions_in_one
 
 
 def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
-    """Traces of one model as one, with `sequence` numbered consecutively. A field that one of them lacks is None.
+    """Join traces of one model, with `sequence` numbered consecutively. A field that one of them lacks is None.
 
     Raises `CaptureError` if they are not of the same model.
     """
@@ -40,9 +40,9 @@ def joined(traces: Sequence[RoutingTrace]) -> RoutingTrace:
 
 
 def _same_model(models: list[ModelInfo]) -> ModelInfo:
-    """The facts that all share. The score function is read off each trace, which a short one may not tell.
+    """Return the facts that all share, with the cautions of all.
 
-    Cautions add up.
+    The score function is recognised in each trace, and a short one may not show it.
     """
     known = {model.score_function for model in models} - {"unknown"}
     function = known.pop() if len(known) == 1 else "unknown"

@@ -1,6 +1,6 @@
-"""Check on a first forward, before anything is replaced, that we decide and compute what the model does itself."""
+"""Check on a first forward, before anything is replaced, that our kernels decide and compute what the model does."""
 
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary, ref
@@ -22,7 +22,7 @@ from moeviz.text import cut
 
 PROBE = 16  # tokens
 WEIGHT_ERROR = 1e-5  # relative: float32 sums in another order
-# Of a token's output by its norm. In 16 bits sums in another order differ by a percent; an expert left out by a third.
+# Relative to the norm of a token's output. In 16 bits another order of sums changes 1 %; an expert left out, a third.
 EXPERTS_ERROR = {torch.bfloat16: 2e-2, torch.float16: 4e-3}
 EXPERTS_ERROR_IN_FULL = 1e-4
 TINY = torch.finfo(torch.float32).tiny
@@ -32,12 +32,12 @@ TIE = 1e-5  # ranks this close may be taken either way
 
 @dataclass(frozen=True, slots=True)
 class ProbedRouter:
-    """A router as the probe found it."""
+    """A router with the findings of the probe."""
 
     router: Router
     family: Family | None  # how our kernels run it
-    trouble: str | None  # why they cannot; None where they can
-    sample: tuple[Tensor | None, ...]  # rows of its own logits (where it has any), weights, experts
+    trouble: str | None  # why they cannot; None if they can
+    sample: tuple[Tensor | None, ...]  # rows of its own logits (if it has any), weights, experts
     logits_stay: bool  # whether its logits were still the same once the model had finished, and no part of more
 
 
@@ -46,11 +46,11 @@ class ProbedModel:
     """The findings of a first forward: of each router, and of the experts."""
 
     routers: tuple[ProbedRouter, ...]
-    experts_trouble: tuple[str, ...]  # why our way to run the experts is not theirs
+    experts_trouble: tuple[str, ...]  # why we do not compute what the model's experts do
 
     @property
     def troubles(self) -> list[str]:
-        """Everything that keeps its own way, and why."""
+        """Why routers and experts are not replaced."""
         of_routers = [probed.trouble for probed in self.routers if probed.trouble]
         return list(dict.fromkeys([*self.experts_trouble, *of_routers]))
 
@@ -85,7 +85,8 @@ def probe_once(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
     )
     by_site = _known.setdefault(model, {})
     known = by_site.get(site)
-    if known is None or known.settings != settings or not _are(tensors, known.tensors):
+    same = known is not None and known.settings == settings and len(known.tensors) == len(tensors)
+    if not same or any(tensor is not old() for tensor, old in zip(tensors, known.tensors, strict=True)):
         known = by_site[site] = _Known(probe(model, site), settings, tuple(map(ref, tensors)))
     return known.found
 
@@ -97,13 +98,9 @@ def _settings(module: nn.Module) -> Hashable:
     return id(module), type(module), id(values.get("forward")), tuple(plain)
 
 
-def _are(tensors: Sequence[Tensor], known: Sequence[ref[Tensor]]) -> bool:
-    return len(tensors) == len(known) and all(tensor is of() for tensor, of in zip(tensors, known, strict=True))
-
-
 @torch.no_grad()
 def probe(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
-    """One forward in which all decide and compute twice: their own results go on, ours are compared.
+    """Run one forward in which everything is decided and computed twice: the model's results go on, ours are compared.
 
     Raises `CaptureError` for a model without routers, or one whose layers run in a loop.
     """
@@ -118,15 +115,17 @@ def probe(model: PreTrainedModel, site: str | None = None) -> ProbedModel:
     with ExitStack() as stack:
         stack.enter_context(eval_mode(model))  # jitter would be drawn anew for each of the two
         for router in routers:
-            stack.enter_context(answer_hook(router, _sampling(router, samples)))
+            stack.enter_context(answer_hook(router, _take_sample(router, samples)))
             if family := families[router.path]:
-                stack.enter_context(with_forward(router.module, _checking(router, family, troubles)))
+                stack.enter_context(with_forward(router.module, _compare_router(router, family, troubles)))
         for experts in registered_experts(model):
-            stack.enter_context(with_forward(experts, _checking_experts(experts, experts_trouble)))
+            stack.enter_context(with_forward(experts, _compare_experts(experts, experts_trouble)))
         _read_a_few(model)
     for router in routers:
         _check_answered_once(router, len(samples.get(router.path, ())))
-    found = (ProbedRouter(r, families[r.path], troubles.get(r.path), *_found(*samples[r.path][0])) for r in routers)
+    found = (
+        ProbedRouter(r, families[r.path], troubles.get(r.path), *_check_logits(*samples[r.path][0])) for r in routers
+    )
     return ProbedModel(tuple(found), tuple(experts_trouble))
 
 
@@ -147,7 +146,7 @@ def _check_answered_once(router: Router, times: int) -> None:
         )
 
 
-def _sampling(router: Router, samples: dict[str, list]) -> Callable[[Answer], None]:
+def _take_sample(router: Router, samples: dict[str, list]) -> Callable[[Answer], None]:
     def note(answer: Answer) -> None:
         check_layout(router, answer)
         samples.setdefault(router.path, []).append((sample_rows(answer), answer[0]))
@@ -155,14 +154,14 @@ def _sampling(router: Router, samples: dict[str, list]) -> Callable[[Answer], No
     return note
 
 
-def _found(sample: tuple[Tensor | None, ...], logits: Tensor | None) -> tuple[tuple[Tensor | None, ...], bool]:
-    """A sample, and whether the logits that it was taken from are as they were, in memory of their own."""
+def _check_logits(sample: tuple[Tensor | None, ...], logits: Tensor | None) -> tuple[tuple[Tensor | None, ...], bool]:
+    """Return a sample, and whether the logits that it was taken from are unchanged, in memory of their own."""
     if logits is None or logits.untyped_storage().nbytes() > logits.nbytes:
         return sample, False
     return sample, torch.equal(logits.reshape(-1, logits.shape[-1]), sample[0])
 
 
-def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -> Callable[..., tuple]:
+def _compare_router(router: Router, family: Family, troubles: dict[str, str | None]) -> Callable[..., tuple]:
     own = own_forward(router.module)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> tuple:
@@ -176,7 +175,7 @@ def _checking(router: Router, family: Family, troubles: dict[str, str | None]) -
     return forward
 
 
-def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., Tensor]:
+def _compare_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., Tensor]:
     own = own_forward(experts)
 
     def forward(*args: Tensor, **kwargs: Tensor) -> Tensor:
@@ -199,7 +198,7 @@ def _checking_experts(experts: nn.Module, troubles: list[str]) -> Callable[..., 
 
 
 def _error(ours: Tensor, theirs: Tensor) -> float:
-    """The largest error of a token, of the norm of its output."""
+    """Return the largest error of a token, relative to the norm of its output."""
     ours, theirs = ours.float(), theirs.float()
     return float(((ours - theirs).norm(dim=-1) / theirs.norm(dim=-1).clamp(min=TINY)).max())
 
@@ -207,7 +206,7 @@ def _error(ours: Tensor, theirs: Tensor) -> float:
 def failure(error: Exception) -> str:
     """Say that a kernel raised, as a clause without its subject: the kind of the error, and its message's first line.
 
-    Raises `CaptureError` where the process can use its GPU no longer.
+    Raises `CaptureError` if the process can no longer use its GPU.
     """
     first = str(error).partition("\n")[0]
     if any(words in first for words in GONE):
@@ -268,7 +267,7 @@ def _by_expert(weights: Tensor, experts: Tensor) -> Tensor:
 
 
 def router_inputs(family: Family, router: nn.Module, args: tuple, kwargs: dict) -> tuple[Tensor, Tensor | None]:
-    """The hidden states (T, D), and the selection bias: the router's own, or what its block passes along."""
+    """Return the hidden states (T, D), and the selection bias: the router's own, or what its block passes along."""
     given = [*args, *kwargs.values()]
     hidden = given[0].reshape(-1, given[0].shape[-1])
     return hidden, given[1] if len(given) > 1 else family.bias(router)

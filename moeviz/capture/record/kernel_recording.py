@@ -1,9 +1,9 @@
-"""Run the routers of a transformers model by our kernels, which write the record as they decide.
+"""Run the routers of a transformers model in our kernels, which write the record as they decide.
 
-A router is replaced only after it was checked: on a first forward (`kernel_parity.py`), and again on the first rows of
-every run, our decision is computed beside the router's own, from the same input, and must be the same. What differs on
-the first forward, or is of a family that has no row in `kernel_families.py`, keeps its own router and is recorded from
-what that returns. All is as before when the block ends.
+A router is replaced only after a check: on a first forward (`kernel_parity.py`), and again on the first rows of every
+run, our decision is computed next to the router's own, from the same input, and must be the same. A router that differs
+on the first forward, or whose family has no row in `kernel_families.py`, is not replaced, and its answers are recorded.
+The model is as before when the block ends.
 """
 
 import logging
@@ -46,17 +46,17 @@ class RouterRecord:
     experts: Tensor  # (R + 1, K) int16
     weights: Tensor  # (R + 1, K), in the router's dtype
     logits: Tensor | None  # (R + 1, E): copies
-    kept: list[tuple[Tensor, int | None]] | None  # in their place the logits of each call, and how often written to
+    kept: list[tuple[Tensor, int | None]] | None  # instead: the logits of each call, and how often they were written to
     cursor: Tensor  # (1,) int64
     logits_cursor: Tensor  # (1,) int64
-    given: list[int] = field(default_factory=list)  # how many rows each call had; none of calls in a compiled graph
+    given: list[int] = field(default_factory=list)  # the rows of each call; calls in a compiled graph are left out
 
     def begins(self) -> bool:
         """True if a call is of a forward that is recorded; one that a graph is being made of is."""
         return torch.compiler.is_compiling() or self.forwards.running()
 
     def keep(self, logits: Tensor) -> None:
-        """Keep the logits of one call where they are wanted."""
+        """Keep the logits of one call, if they are wanted."""
         if self.logits is not None:
             routing_ops.keep(self.logits, self.logits_cursor, logits)
         elif self.kept is not None:
@@ -65,7 +65,7 @@ class RouterRecord:
             self.kept.append((kept, None if nobody_counts else logits._version))
 
     def logits_by_call(self) -> list[Tensor]:
-        """The logits of each call. Raises `CaptureError` where something wrote into them after the decision."""
+        """Return the logits of each call. Raises `CaptureError` if something wrote into them after the decision."""
         if self.logits is not None:
             return _steps(self.logits, self)
         for logits, version in self.kept or []:
@@ -89,7 +89,7 @@ def kernels_recording(
 ) -> Iterator[tuple[RouterRecord, ...]]:
     """Inside the block the routers of `model` that can be are run by our kernels, and record up to `tokens` tokens.
 
-    Other threads may run the model meanwhile: what they get is what it gives, and none of it is recorded. A graph that
+    Other threads may run the model meanwhile: they get its usual answers, and none of them is recorded. A graph that
     torch.compile makes inside the block records whichever thread runs it, so run it in one thread.
 
     Raises `CaptureError` for a model without routers, one whose layers run in a loop, or one that is being recorded
@@ -108,11 +108,11 @@ def kernels_recording_probed(
 ) -> Iterator[tuple[RouterRecord, ...]]:
     """Record like `kernels_recording` a model that was probed and that nobody else records.
 
-    `by_reference`, for a model that runs neither compiled nor in a CUDA graph, keeps the logits that the model made in
-    place of copies, of routers whose logits the probe found as they were once the model had finished.
+    `by_reference`, for a model that runs neither compiled nor in a CUDA graph, keeps the model's own logits instead of
+    copies, for routers whose logits were unchanged when the model had finished its probe.
 
-    Inside the block a router whose first rows are not decided as it decides raises `KernelMismatch`, and so does one
-    with a forward hook of somebody else's: it runs after the record is written, and may change the decision.
+    Inside the block a router raises `KernelMismatch` if the kernels decide its first rows differently, or if somebody
+    else has a forward hook on it: that runs after the record is written, and may change the decision.
     """
     forwards = ForwardLog()
     record = tuple(
@@ -122,7 +122,7 @@ def kernels_recording_probed(
     with ExitStack() as stack:
         stack.enter_context(forwards_logged(model, found.routers[0].router.site, forwards, one_graph))
         for rows in record:
-            stack.enter_context(_recording(rows))
+            stack.enter_context(_record_router(rows))
         stack.enter_context(_our_experts(model, found))
         yield record
 
@@ -146,13 +146,13 @@ def recorded_by(model: PreTrainedModel, found: ProbedModel) -> str:
 
 
 def log_troubles(found: ProbedModel) -> None:
-    """Announce what keeps its own way."""
+    """Log what is not replaced, and why."""
     for trouble in found.troubles:
         log.info("%s, so it keeps its own way.", trouble)
 
 
-def _recording(rows: RouterRecord) -> AbstractContextManager[None]:
-    """The router decides our way, or its own, and what it decides is kept."""
+def _record_router(rows: RouterRecord) -> AbstractContextManager[None]:
+    """Keep what a router decides, by our kernels or by itself."""
     router = rows.probed.router
     if rows.probed.trouble:
         return answer_hook(router, _keep(rows))
@@ -161,7 +161,7 @@ def _recording(rows: RouterRecord) -> AbstractContextManager[None]:
 
 @contextmanager
 def _our_experts(model: PreTrainedModel, found: ProbedModel) -> Iterator[None]:
-    """Experts in transformers' registry run our way, which on a CPU is faster; their own where that is another."""
+    """Run experts of transformers' registry by our implementation, which is faster on a CPU, unless theirs differs."""
     with ExitStack() as stack:
         for experts in [] if found.experts_trouble else registered_experts(model):
             ours = partial(_or_mismatch, type(experts).__name__, experts_implementation.experts_forward, experts)
@@ -187,7 +187,7 @@ def _rows(
 
 
 def _routing(probed: ProbedRouter, rows: RouterRecord | None = None) -> Callable[..., tuple]:
-    """The router's forward with our decision, recorded in the same operator where there are rows for it."""
+    """Return a forward of the router with our decision, recorded in the same operator if there are rows for it."""
     family, router = probed.family, probed.router.module
     own, gating, unchecked = own_forward(router), family.gating(router), [True]
     numbers = [getattr(gating, name) for name in routing_ops.GATING]
@@ -248,7 +248,7 @@ def _keep(rows: RouterRecord) -> Callable[[Answer], None]:
 
 
 def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = "kernels") -> Recording:
-    """The record by the forwards that were read: what `listen` gives. Of a model that did not run compiled."""
+    """Convert the record to what `listen` gives, by forward. For a model that did not run compiled."""
     heard = []
     for rows in record:
         router, sample = rows.probed.router, rows.probed.sample
@@ -263,5 +263,5 @@ def recording_of(record: tuple[RouterRecord, ...], keep_logits: bool, by: str = 
 
 def _steps(part: Tensor, rows: RouterRecord) -> list[Tensor]:
     filled = part[: int(rows.cursor)]
-    # Rows that were lost for want of room leave it in one piece, and `Recording.check` names it.
+    # If rows did not fit and were lost, it stays in one piece, and `Recording.check` reports it.
     return list(filled.split(rows.given if len(filled) == sum(rows.given) else [len(filled)]))

@@ -1,8 +1,8 @@
 """Record the likeliest next tokens in the forward whose routing is recorded, and as they would be after each layer.
 
-Hidden states go to the model's head a few rows at a time, inside the model's own forward: what that does to logits (a
-scale, a cap) is done, and logits of a whole text are never there at once. The routers do not run again. What comes of
-the last row is compared with what the model itself answers.
+Hidden states go to the model's head a few rows at a time, through the model's own forward, so that its scale or cap of
+logits applies, and logits of a whole text are never in memory at once. The routers do not run again. The result for the
+last row is compared with the model's own answer.
 
 Letters: B sequences of a forward, S its positions, n rows at a time, D hidden, V vocabulary, N likeliest tokens.
 """
@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from threading import get_ident
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from moeviz.capture.models.patching import patched
+from moeviz.capture.models.patching import in_this_thread, patched
 from moeviz.capture.routers.discovery import LAYER_INDEX, Router, find_routers, order_of
 from moeviz.capture.run.prompts import ModelInput
 from moeviz.capture.run.request import AUTO, CaptureRequest
@@ -31,15 +30,13 @@ from moeviz.next_tokens import NEXT, NextTokens
 PART = 64  # probabilities of which the largest is looked at first
 MOST_LOGITS = 2**24  # float32 numbers at once: 64 MB
 MOST_ROWS = 256  # at once: more take more memory, and no less time
-LENS_BY_ITSELF = (
-    2**33
-)  # multiplications of a run, half a second of a CPU: beyond, there is a lens where it is asked for
+LENS_BY_ITSELF = 2**33  # multiplications of a run, half a second of a CPU: beyond that a lens must be asked for
 NORMS = ("norm", "final_layernorm", "final_norm", "norm_f", "ln_f", "embedding_norm")  # the last before the head
 Top = tuple[Tensor, Tensor]  # ids (n, N) int32 and probabilities (n, N) float32
 
 
 class _StackAnswer:
-    """Hidden states as the answer of the stack below a head, which has nothing else."""
+    """Hidden states as the answer of the stack below a head, without anything else."""
 
     def __init__(self, hidden: Tensor) -> None:
         self.last_hidden_state = hidden
@@ -52,7 +49,7 @@ class _StackAnswer:
 
 
 class Head:
-    """A model's own way from hidden states to logits, taken for a few rows at a time."""
+    """A model's own computation from hidden states to logits, for a few rows at a time."""
 
     def __init__(self, model: PreTrainedModel) -> None:
         self.model, self.base, self.busy = model, stack_of(model), False
@@ -60,7 +57,7 @@ class Head:
         self.most_rows = min(max(MOST_LOGITS // self.vocabulary, 1), MOST_ROWS)
 
     def top(self, hidden: Tensor) -> tuple[Top, Tensor]:
-        """The likeliest tokens of each row of (B, S, D), and the logits (V,) of the last row."""
+        """Return the likeliest tokens of each row of (B, S, D), and the logits (V,) of the last row."""
         parts = []
         for rows in hidden.reshape(-1, hidden.shape[-1]).split(self.most_rows):
             logits = self._logits(rows)
@@ -70,7 +67,7 @@ class Head:
         return (ids, p), logits[-1].clone()  # a view would hold the logits of all of these rows
 
     def _logits(self, rows: Tensor) -> Tensor:
-        from moeviz.capture.record.private_names import with_forward  # plain listening does without it
+        from moeviz.capture.record.private_names import with_forward  # recording with hooks alone does not need it
 
         ids = torch.zeros((1, len(rows)), dtype=torch.long, device=rows.device)
         self.busy = True
@@ -102,7 +99,7 @@ class NextTokenRecord:
         self.lens = [[] for _ in self.layers]
 
     def blank(self) -> "NextTokenRecord":
-        """A record of the same kind that has nothing yet, for the forwards of a batch."""
+        """Return an empty record of the same kind, for the forwards of a batch."""
         lens = (None, []) if self.norm is None else (self.norm, self.layers, self.last_layer)
         return NextTokenRecord(self.head, self.required, *lens)
 
@@ -121,7 +118,7 @@ class NextTokenRecord:
         ]
 
     def layer_ended(self, index: int, hidden: Tensor) -> None:
-        """Keep what the head is to make of one router's layer."""
+        """Pass the output of one router's layer to the head."""
         if self.norm is not None:
             self._add(self.lens[index], self.norm(hidden))
 
@@ -138,7 +135,7 @@ class NextTokenRecord:
         self._ask_head()
 
     def _add(self, place: list[Top], hidden: Tensor) -> None:
-        """Let rows wait for the head: those of all layers go there at once, and of a long text in parts."""
+        """Queue rows for the head: those of all layers go there at once, and those of a long text in parts."""
         self.waiting.append((place, hidden.reshape(-1, hidden.shape[-1])))
         if sum(len(rows) for _, rows in self.waiting) >= self.head.most_rows:
             self._ask_head()
@@ -154,10 +151,10 @@ class NextTokenRecord:
 
     def model_ended(self, logits: Tensor | None) -> None:
         """Compare the last row with the model's own answer."""
-        if self.last is None or logits is None or not _close(logits.reshape(-1, logits.shape[-1])[-1], self.last):
+        if self.last is None or logits is None or not _are_close(logits.reshape(-1, logits.shape[-1])[-1], self.last):
             self.why_not = (
-                f"The head of {type(self.head.model).__name__} answers otherwise than its forward as a whole, so "
-                "moeviz cannot tell its next tokens. Leave next_tokens out."
+                f"The head of {type(self.head.model).__name__} answers differently from its forward as a whole, so "
+                "moeviz does not know its next tokens. Leave next_tokens out."
             )
         self.last = None
 
@@ -169,13 +166,13 @@ class NextTokenRecord:
         why_not = self.why_not
         if [len(ids) for ids, _ in self.rows] != [ids.numel() for ids in read]:
             why_not = why_not or (
-                f"{type(self.head.model).__name__} reads tokens by another way than its stack and head, so moeviz "
-                "cannot tell its next tokens. Leave next_tokens out."
+                f"{type(self.head.model).__name__} does not read tokens by its stack and head, so moeviz does not know "
+                "its next tokens. Leave next_tokens out."
             )
         if not why_not:
             (ids, p), *lens = [_at(parts, where) for parts in (self.rows, *self.lens)]
             if np.isfinite(p).all() and all(np.isfinite(part).all() for _, part in lens):
-                return self._named(ids, p, lens, tokenizer)
+                return self._name_tokens(ids, p, lens, tokenizer)
             why_not = (
                 "The model's logits are not all numbers, so it has no likeliest next tokens. Load it in a wider dtype, "
                 "or leave next_tokens out."
@@ -184,7 +181,7 @@ class NextTokenRecord:
             raise CaptureError(why_not)
         return None
 
-    def _named(
+    def _name_tokens(
         self, ids: np.ndarray, p: np.ndarray, lens: list[tuple[np.ndarray, np.ndarray]], tokenizer: Any
     ) -> NextTokens:
         """Name each token that is among the likeliest once."""
@@ -196,7 +193,7 @@ class NextTokenRecord:
 
 
 def _texts(tokenizer: PreTrainedTokenizerBase, tokens: list[int]) -> tuple[str, ...]:
-    """The texts of tokens: each is decoded once, as long as its tokenizer has as many."""
+    """Return the texts of tokens; each is decoded once, unless tokens are added to its tokenizer."""
     size, known = _known.get(tokenizer, (0, {}))
     if size != len(tokenizer):
         size, known = _known[tokenizer] = len(tokenizer), {}
@@ -238,22 +235,22 @@ def next_tokens_hooks(record: NextTokenRecord) -> Iterator[None]:
     with ExitStack() as stack:
         for index in range(len(record.lens)):
             note = partial(record.layer_ended, index)
-            stack.enter_context(_ended(record.layers[index], note, head))
+            stack.enter_context(_output_hook(record.layers[index], note, head))
         if record.last_layer is not None:
-            stack.enter_context(_ended(record.last_layer, record.last_layer_ended, head))
-        stack.enter_context(_ended(head.base, record.stack_ended, head))
-        stack.enter_context(_ended(head.model, record.model_ended, head, of=lambda output: output.logits))
+            stack.enter_context(_output_hook(record.last_layer, record.last_layer_ended, head))
+        stack.enter_context(_output_hook(head.base, record.stack_ended, head))
+        stack.enter_context(_output_hook(head.model, record.model_ended, head, of=lambda output: output.logits))
         yield
 
 
 def stack_of(model: PreTrainedModel) -> nn.Module:
-    """Return the stack below a model's head; the model itself where it has no name for that."""
+    """Return the stack below a model's head; the model itself if it has no name for that."""
     found = model.base_model
     return found if found is not model else getattr(model, "model", model)
 
 
 def why_no_next_tokens(model: PreTrainedModel) -> str:
-    """Why a model has no next tokens to record, in a sentence; "" where it has."""
+    """Return why a model has no next tokens to record, in a sentence; "" if it has."""
     name = type(model).__name__
     if model.config.is_encoder_decoder:
         return f"{name} has an encoder and a decoder; next tokens are recorded of decoder-only models. Leave them out."
@@ -276,7 +273,7 @@ def _is_cheap(head: Head, layers: int, run: ModelInput, request: CaptureRequest)
 
 
 def lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Module, list[nn.Module], nn.Module] | None:
-    """The final norm, each router's layer, and the last layer of their stack; None where they are not of this form."""
+    """Return the final norm, each router's layer, and the last layer of their stack; None if the model has none."""
     layers = layers_of(model, routers)
     if layers is None or len(order_of(model, routers)) != len(routers):
         return None
@@ -287,7 +284,7 @@ def lens_of(model: PreTrainedModel, routers: Sequence[Router]) -> tuple[nn.Modul
 
 
 def layers_of(model: nn.Module, routers: Sequence[Router]) -> nn.ModuleList | None:
-    """The one stack of layers that all routers are in; None where they are not in one."""
+    """Return the one stack of layers that all routers are in; None if they are not in one."""
     found = [LAYER_INDEX.search(router.path) for router in routers]
     stacks = {router.path[: at.start(1) - 1] for router, at in zip(routers, found, strict=True) if at is not None}
     layers = model.get_submodule(*stacks) if len(stacks) == 1 else None
@@ -295,22 +292,22 @@ def layers_of(model: nn.Module, routers: Sequence[Router]) -> nn.ModuleList | No
 
 
 @contextmanager
-def _ended(
+def _output_hook(
     module: nn.Module, note: Callable[[Any], None], head: Head, of: Callable[[Any], Any] | None = None
 ) -> Iterator[None]:
     """Inside the block `note` gets what a module answers to this thread, first of several, but not for the head."""
-    thread = get_ident()
 
     def hook(_module: nn.Module, _given: tuple, answer: Any) -> None:
-        if get_ident() == thread and not head.busy:
+        if not head.busy:
             note(of(answer) if of is not None else answer if isinstance(answer, Tensor) else answer[0])
 
-    with patched(lambda: module.register_forward_hook(hook).remove):
+    ours = in_this_thread(hook)
+    with patched(lambda: module.register_forward_hook(ours).remove):
         yield
 
 
 def _largest(p: Tensor) -> tuple[Tensor, Tensor]:
-    """The NEXT largest of each row (n, V), as `topk` gives them, which takes four times as long on a CPU.
+    """Return the NEXT largest of each row (n, V) like `topk`, which needs four times as long on a CPU.
 
     They are in the NEXT parts whose own largest are the largest.
     """
@@ -323,8 +320,8 @@ def _largest(p: Tensor) -> tuple[Tensor, Tensor]:
     return largest, which.gather(1, at // PART) * PART + at % PART
 
 
-def _close(own: Tensor, ours: Tensor) -> bool:
-    """Equal, but for how a product of another number of rows is rounded."""
+def _are_close(own: Tensor, ours: Tensor) -> bool:
+    """Return True for equal logits, except for the rounding of a product with another number of rows."""
     near = 8 * torch.finfo(own.dtype).eps + 1e-4
     return bool((own - ours.to(own)).abs().max() <= near * own.abs().max())
 

@@ -1,8 +1,8 @@
 """Private names of transformers and accelerate, all of them, for what replaces routers and experts.
 
-Kernels and interventions put other functions in the place of a model's own, which no public hook allows. Whatever they
-need from inside those libraries is here, so that a release that renames it breaks only this file, and
-`make test-versions` says so. Plain listening does not import it: it rests on public hooks.
+Kernels and interventions replace functions of a model, which no public hook allows. Whatever they need from inside
+those libraries is here, so that a release that renames it breaks only this file, and `make test-versions` reports it.
+Recording with hooks does not import it: it uses public hooks only.
 """
 
 from collections.abc import Callable, Iterator
@@ -25,12 +25,12 @@ def own_place(module: nn.Module) -> str:
 
 
 def own_forward(module: nn.Module) -> Callable:
-    """The forward of the model's own code."""
+    """Return the forward of the model's own code."""
     return getattr(module, own_place(module))
 
 
 def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager[None]:
-    """Put another forward in the place of the module's own, for the thread that does so; others get its own.
+    """Replace a module's forward in a block, for the thread that does so; others get its own.
 
     A graph that torch.compile makes meanwhile has the other forward, whichever thread runs it.
     """
@@ -44,7 +44,7 @@ def with_forward(module: nn.Module, forward: Callable) -> AbstractContextManager
 
 
 def with_method(holder: nn.Module, name: str, method: Callable) -> AbstractContextManager[None]:
-    """Put another method in the place of one that decides in a module's forward."""
+    """Replace a method that decides in a module's forward, in a block."""
     return patched_attribute(holder, name, method)
 
 
@@ -60,12 +60,12 @@ def running_device(model: PreTrainedModel) -> torch.device:
 
 
 def offloading_hooks(module: nn.Module) -> tuple[int, ...]:
-    """The identities of what brings the weights of a module's parts, where something does."""
+    """Return the identities of the hooks that bring the weights of a module's parts, if there are any."""
     return tuple(id(part._hf_hook) for part in module.modules() if hasattr(part, "_hf_hook"))
 
 
 def registered_experts(model: PreTrainedModel) -> list[nn.Module]:
-    """The experts that look their implementation up in transformers' registry."""
+    """Return the experts that look up their implementation in transformers' registry."""
     return [module for module in model.modules() if hasattr(module, "_is_expert_parallel")]
 
 
@@ -90,7 +90,7 @@ def register_experts(name: str, forward: Callable) -> None:
 
 
 def experts_implementation(name: str) -> Callable:
-    """One of transformers' own implementations."""
+    """Return one of transformers' own implementations."""
     return ALL_EXPERTS_FUNCTIONS[name]
 
 

@@ -2,7 +2,7 @@
 
 `moeviz::route` decides and records; `moeviz::record` records what another router decided; `moeviz::experts` runs
 SwiGLU experts. CUDA runs the Triton kernels, anything else plain torch. Rows of a record are written from its cursor
-on, and the cursor moves on. The last row is a spare: rows that do not fit are lost, there or nowhere.
+on, and the cursor moves on. The last row is a spare: rows that do not fit are written there, or not at all.
 """
 
 from functools import lru_cache
@@ -34,7 +34,7 @@ def route(
     groups_kept: int,
     group_score: str,
 ) -> tuple[Tensor, Tensor]:
-    """Weights (T, K) float32 and experts (T, K) int64 of logits (T, E), which are recorded too; see `Gating`."""
+    """Decide and record: weights (T, K) float32 and experts (T, K) int64 of logits (T, E); see `Gating`."""
     numbers = (experts, top_k, score, renormalise, scale, added, floor, groups, groups_kept, group_score)
     decision = decide(logits, bias, experts_rows, weights_rows, cursor, _gating(*numbers))
     return decision[0].contiguous(), decision[1].contiguous()
@@ -94,16 +94,16 @@ def keep(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
 def _write(rows: Tensor, cursor: Tensor, values: Tensor) -> None:
     if not rows.is_cuda:
         first = int(cursor)
-        room = rows[first : first + len(values)]
-        room.copy_(values[: len(room)])
-    else:  # nothing may wait for the device to say where the cursor stands; what does not fit goes to the spare row
+        free = rows[first : first + len(values)]
+        free.copy_(values[: len(free)])
+    else:  # nothing may wait for the device to report the cursor; what does not fit goes to the spare row
         at = (cursor + torch.arange(len(values), device=rows.device)).clamp(max=len(rows) - 1)
         rows.index_copy_(0, at, values.to(rows.dtype))
 
 
 @torch.library.custom_op("moeviz::experts", mutates_args=())
 def experts(hidden: Tensor, gate_up: Tensor, down: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """The weighted sum over the experts of each token of hidden (T, D); gate_up is (E, 2 W, D), down (E, D, W)."""
+    """Sum the weighted outputs of each token's experts: hidden (T, D), gate_up (E, 2 W, D), down (E, D, W)."""
     if not hidden.is_cuda:
         return run_experts_torch(hidden, gate_up, down, ids, weights).to(hidden.dtype)
     return run_in_kernels(hidden, gate_up, down, ids, weights)

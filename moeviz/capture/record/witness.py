@@ -1,8 +1,8 @@
-"""Record what experts receive, where they run: a witness of routing that knows nothing of routers.
+"""Record what experts receive when they run: a witness of routing that does not look at routers.
 
 It notes, for every module with experts and for every token, which experts got the token and, if that can be seen, with
 which weights; a weight of 0 is noted too if the experts are given ids. Each model is checked against it once, on a few
-tokens, before its first trace. The survey (`tests/survey`) holds every architecture against the same witness.
+tokens, before its first trace. The survey (`tests/survey`) compares every architecture with the same witness.
 """
 
 import logging
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from moeviz.capture.models.load import context_length
+from moeviz.capture.models.patching import in_this_thread
 from moeviz.capture.record.assembly import assemble
 from moeviz.capture.record.hooks import exclusive, recording_hooks
 from moeviz.capture.routers.discovery import Router, find_routers, unwrapped_module, unwrapped_path
@@ -44,7 +46,7 @@ class Calls(list[Routing]):
 
 
 class Testimony(dict[str, Calls]):
-    """What was witnessed, by the path of a module, and of all modules in the order in which they ran."""
+    """The calls by the path of a module, and of all modules in the order in which they ran."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -70,14 +72,8 @@ def witnessed(model: nn.Module) -> Iterator[Testimony]:
 
 
 def _before(module: nn.Module, note: Callable[..., None], with_kwargs: bool = False) -> RemovableHandle:
-    """Let `note` get what this thread gives to a module; other threads may run the model meanwhile."""
-    thread = threading.get_ident()
-
-    def noted(*given: object) -> None:
-        if threading.get_ident() == thread:
-            note(*given)
-
-    return module.register_forward_pre_hook(noted, with_kwargs=with_kwargs)
+    """Let `note` get what this thread gives to a module."""
+    return module.register_forward_pre_hook(in_this_thread(note), with_kwargs=with_kwargs)
 
 
 def is_standard(path: str, part: nn.Module) -> bool:
@@ -120,7 +116,7 @@ def _masks(experts: nn.Module, calls: Calls) -> list:
 
 
 def _places(rows: Tensor, among: Tensor) -> list[int]:
-    """Which of `among` (T, D) each of `rows` (n, D) is."""
+    """Find each of `rows` (n, D) in `among` (T, D)."""
     same = (rows[:, None] == among[None]).all(dim=-1)
     return same.nonzero()[:, 1].tolist()
 
@@ -184,23 +180,28 @@ AGREED = "checked on {} tokens: the experts received what is recorded"
 UNSEEN = "not checked: {}"
 log = logging.getLogger("moeviz.capture")
 _guard = threading.Lock()
-_reading_others: WeakKeyDictionary[nn.Module, dict[str, bool]] = WeakKeyDictionary()
+_reading_others: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
 LARGE_SHARE = 0.1  # of the expert ids, for routers that have no logits
-_checked: WeakKeyDictionary[nn.Module, dict[str, str]] = WeakKeyDictionary()
+_checked: WeakKeyDictionary[nn.Module, dict[str, Any]] = WeakKeyDictionary()
+
+
+def _once(known: WeakKeyDictionary[nn.Module, dict[str, Any]], run: ModelInput, ask: Callable[..., Any]) -> Any:
+    """Return what is known of a model and a site; at first what `ask(run, site)` returns."""
+    site = run.info.site
+    with _guard:
+        of_model = known.setdefault(run.model, {})
+    if site not in of_model:
+        of_model[site] = ask(run, site)
+    return of_model[site]
 
 
 def checked(run: ModelInput) -> str:
-    """Check once per model and site that its trace is what its experts receive, and return what the trace says of it.
+    """Check once per model and site that its trace is what its experts receive, and return the words for the trace.
 
-    The model reads a fixed sentence of at most 16 tokens. Raises `CaptureError` if the experts receive something other
-    than what the routers are recorded to send them, unless an adapter's caution has named that already.
+    The model reads a fixed sentence of at most 16 tokens. Raises `CaptureError` if the experts receive something else
+    than what the routers are recorded to send them, unless an adapter's caution names that.
     """
-    site = run.info.site
-    with _guard:
-        known = _checked.setdefault(run.model, {})
-    if site not in known:
-        known[site] = _check(run, site)
-    return known[site]
+    return str(_once(_checked, run, _check))
 
 
 def _check(run: ModelInput, site: str) -> str:
@@ -216,7 +217,7 @@ def _check(run: ModelInput, site: str) -> str:
     trouble = difference(made, run.model, testimony)
     if not trouble:
         return AGREED.format(len(made.tokens))
-    if made.model.caution and made.model.caution != run.info.caution:  # an adapter names what is unlike
+    if made.model.caution and made.model.caution != run.info.caution:  # an adapter names the difference
         return UNSEEN.format("the caution says how the experts of this model differ")
     raise CaptureError(
         f"What moeviz records of {run.info.name} is not what its experts receive ({trouble}), so a trace of it would "
@@ -230,17 +231,12 @@ BY_ITSELF = "{} routes a text otherwise when it stands in a batch, so each text 
 
 
 def reads_others(run: ModelInput) -> bool:
-    """Check once per model and site whether a text is routed otherwise in a padded batch than by itself.
+    """Check once per model and site whether a text is routed differently in a padded batch than by itself.
 
-    Half of a fixed sentence is read alone, and beside the whole: two forwards of at most 16 tokens. Numbers differ by
-    rounding; what a model takes from the padding or from the other text is larger.
+    Half of a fixed sentence is read by itself, and together with the whole: two forwards of at most 16 tokens. Numbers
+    differ by rounding; what a model takes from the padding or from the other text is larger.
     """
-    site = run.info.site
-    with _guard:
-        known = _reading_others.setdefault(run.model, {})
-    if site not in known:
-        known[site] = _reads_others(run, site)
-    return known[site]
+    return bool(_once(_reading_others, run, _reads_others))
 
 
 def _reads_others(run: ModelInput, site: str) -> bool:
@@ -272,9 +268,9 @@ def _distance(one: np.ndarray, other: np.ndarray) -> float:
 
 
 def _own_draws(model: nn.Module) -> AbstractContextManager[None]:
-    """Give back the random numbers that a model draws in a block, if it is in training mode.
+    """Restore the random generators after a block in which a model in training mode draws numbers.
 
-    Otherwise it draws none, and what other threads draw meanwhile stays drawn.
+    Otherwise it draws none, and the draws of other threads are left as they are.
     """
     if not any(part.training for part in model.modules()):
         return nullcontext()
@@ -294,9 +290,9 @@ def _trial_batch(run: ModelInput) -> Batch:
 
 
 def difference(made: RoutingTrace, model: PreTrainedModel, testimony: Testimony) -> str:
-    """Describe how a trace of one sequence, read in one forward, differs from what experts received last; "" if not.
+    """Describe how a trace of one sequence, read in one forward, differs from what experts received; "" if it does not.
 
-    Before the last forward there may be those in which moeviz's kernels are tried out.
+    Only the last forward counts: in those before, moeviz's kernels may have been tried out.
     """
     received = _of_the_site(made, model, testimony)
     if len(received) < len(made.experts):

@@ -5,8 +5,8 @@ declares, per architecture, which module class gives `router_logits` (`_can_reco
 Routers that are declared otherwise, or not at all, have a row in ROUTER_ADAPTERS.
 
 Some models run a few of their layers several times in one forward. The survey (`tests/survey`) reads every MoE
-architecture of transformers 5.24: those in LOOPED call a router more than once in a forward, and no other does. A
-module that answers more often than it should in any other model is no layer of it.
+architecture of transformers 5.24: those in LOOPED call a router more than once in a forward, and no other does. In any
+other model, a module that answers more often than it should is not a layer.
 """
 
 import re
@@ -22,7 +22,7 @@ from moeviz.errors import CaptureError
 from moeviz.text import quoted
 
 LAYER_INDEX = re.compile(r"(?:^|\.)(?:layers|blocks|block|h)\.(\d+)(?:\.|$)")
-# Where a model has routers of several kinds: a word in their path, and the name of the site.
+# Of models with routers of several kinds: the name of each site, and a word in the paths of its routers.
 SITES = {
     "encoder": re.compile(r"\bencoder\b"),
     "decoder": re.compile(r"\bdecoder\b"),
@@ -82,7 +82,7 @@ class Router:
 
     @property
     def writer(self) -> Writer | None:
-        """Function that puts another decision in the router's answer; None where there is none."""
+        """Function that puts another decision in the router's answer; None if there is not any."""
         return PLAIN_WRITER if self.adapter is None else self.adapter.writer
 
 
@@ -95,20 +95,21 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
     Raises
     ------
     CaptureError: it declares none (a dense model), or two at one layer, or one whose experts are not found, or one that
-    is to choose more experts than there are; experts without a router; a site that it does not have.
+    must choose more experts than there are; experts without a router; a site that it does not have.
     """
     routers = _all_routers(model)
     sites = list(dict.fromkeys(router.site for router in routers))
     if site is None:
         site = next((name for name in SITE_BY_DEFAULT if name in sites), sites[0])
     if site not in sites:
-        raise CaptureError(f"{type(model).__name__} has no routers at {quoted(site)}; {_sites_of(sites)}.")
+        choice = f"choose {' or '.join(map(repr, sites))}" if any(sites) else "it has one kind only: leave the site out"
+        raise CaptureError(f"{type(model).__name__} has no routers at {quoted(site)}; {choice}.")
     found = sorted((router for router in routers if router.site == site), key=lambda router: router.layer)
     for one, other in pairwise(found):
         if one.layer == other.layer:
             raise CaptureError(
                 f"{type(model).__name__} has two routers in layer {one.layer} ({one.path} and {other.path}), and "
-                "moeviz does not know how to tell them apart. Please report this model."
+                "moeviz does not know how to distinguish them. Please report this model."
             )
     return tuple(found)
 
@@ -116,10 +117,6 @@ def find_routers(model: nn.Module, site: str | None = None) -> tuple[Router, ...
 def router_sites(model: nn.Module) -> tuple[str, ...]:
     """Return the sites of a model's routers; ("",) if there is only one."""
     return tuple(dict.fromkeys(router.site for router in _all_routers(model)))
-
-
-def _sites_of(sites: Sequence[str]) -> str:
-    return f"choose {' or '.join(map(repr, sites))}" if any(sites) else "it has only one kind: leave the site out"
 
 
 def _all_routers(model: nn.Module) -> list[Router]:
@@ -212,7 +209,7 @@ def unwrapped_module(part: nn.Module) -> nn.Module:
 
 
 def _experts(path: str, parts: dict[str, nn.Module], names: Sequence[str]) -> dict[str, nn.Module]:
-    """Find the experts of the router at `path`: beside it, or in it."""
+    """Find the experts of the router at `path`: next to it, or in it."""
     places = [f"{home}.{name}".lstrip(".") for home in (path.rpartition(".")[0], path) for name in names]
     return {place: active_module(parts[place]) for place in places if place in parts}
 
@@ -234,7 +231,7 @@ def _first_number(attribute: str, *parts: nn.Module | None) -> int | None:
 
 
 def expert_tensors(model: nn.Module) -> dict[int, list[str]]:
-    """Name the parameters that hold all experts' weights of a layer, by layer; none where experts are modules."""
+    """Name the parameters that hold all experts' weights of a layer, by layer; none if experts are modules."""
     return {
         router.layer: [
             f"{path}.{name}"
@@ -254,11 +251,11 @@ class Loop(NamedTuple):
     passes: int
 
 
-def _inkling2(config: object) -> Loop:
-    return Loop(config.loop_layer_index_start, config.loop_layer_index_end, config.loop_num_passes)
-
-
-LOOPED: dict[str, Callable[[object], Loop]] = {"inkling2_loop_text": _inkling2}  # by config.model_type
+LOOPED: dict[str, Callable[[object], Loop]] = {  # by config.model_type
+    "inkling2_loop_text": lambda config: Loop(
+        config.loop_layer_index_start, config.loop_layer_index_end, config.loop_num_passes
+    )
+}
 
 
 def order_of(model: nn.Module, routers: Sequence[Router]) -> tuple[int, ...]:

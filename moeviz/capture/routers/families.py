@@ -11,12 +11,12 @@ NOT_RECORDED = "not recorded: "  # and why, in the column `exact`
 
 
 def surveyed_version() -> str:
-    """The version of transformers that the table is of."""
+    """Return the version of transformers that the table describes."""
     return TABLE.read_text().partition("\n")[0].removeprefix("# transformers ")
 
 
 def families() -> pd.DataFrame:
-    """How the routers of each architecture decide, and how moeviz records them; one row per class of router and site.
+    """Return how the routers of each architecture decide and are recorded; one row per class of router and site.
 
     Columns, all str: architecture · opened_as (class of the model that the name of a checkpoint opens) · router (its
     class) · site (if a model has routers of several kinds) · score (softmax, sigmoid, sqrt softplus, or unknown) · bias
@@ -32,7 +32,7 @@ def families() -> pd.DataFrame:
 
 
 def interventions() -> pd.DataFrame:
-    """Which changes of the routing each architecture obeys; one row per class of router and site.
+    """Return which changes of the routing each architecture obeys; one row per class of router and site.
 
     Columns, all str: architecture · router (its class) · site · Mute · Mute, no rerouting · Force · Bias · TopK ·
     Swap · Replay (each "obeyed", or the sentence of the refusal) · kernels ("equal" if moeviz's kernels record the

@@ -1,6 +1,6 @@
-"""How the rows of a router lie to each other, and the weights of a layer's experts.
+"""Compare the rows of a router with each other, and the weights of a layer's experts.
 
-Each expert has a row, and a token's score is its product with that row. Of weights, copies of one expert are nearly
+Each expert has a row, and a token's score is its product with that row. The weights of copies of one expert are nearly
 parallel.
 """
 
@@ -19,11 +19,11 @@ COLUMNS = {"layer": "int32", "expert": "int16", "other": "int16", "cosine": "flo
 
 
 def router_geometry(model: nn.Module, layers: Collection[int] | None = None) -> pd.DataFrame:
-    """Cosines and norms of the rows of a model's routers, layer by layer.
+    """Compute cosines and norms of the rows of a model's routers, layer by layer.
 
-    layers   the model's own indices; default: all that have experts. Pairs are many: E x E a layer.
+    layers   the model's own indices; default: all that have experts. Pairs are many: E x E per layer.
 
-    One row per layer and ordered pair of experts, an expert beside itself too. Columns: layer int32 · expert int16 ·
+    One row per layer and ordered pair of experts, an expert with itself too. Columns: layer int32 · expert int16 ·
     other int16 · cosine float64 (of the two experts' rows; NaN where one of them is 0) · norm float64 (Euclidean, of
     the other's row).
 
@@ -52,9 +52,9 @@ def _pairs(router: Router) -> pd.DataFrame:
 
 
 def router_rows(router: Router) -> tuple[Tensor, Tensor | None]:
-    """The one matrix of a router that has a row for each expert, and the bias beside it, where there is one.
+    """Return the one matrix of a router that has a row for each expert, and its bias; None without a bias.
 
-    Raises `CaptureError` where there is no such matrix, or not in this process.
+    Raises `CaptureError` if there is no such matrix, or not in this process.
     """
     of_experts = {id(values) for part in router.experts.values() for values in part.parameters()}
     matrices = {
@@ -78,12 +78,12 @@ AT_ONCE = 2**22  # numbers of each expert
 
 @torch.no_grad()
 def nearest_by_weights(model: nn.Module, site: str | None = None) -> pd.DataFrame:
-    """For each expert, the other one of its layer whose weights are nearest, all of an expert's matrices as one vector.
+    """Find for each expert the one of its layer with the nearest weights, all of an expert's matrices as one vector.
 
     Experts whose rows were put in another order compute the same and are not found here; by their outputs they are.
 
-    One row per layer and expert. Columns: layer int32 · expert int16 · twin int16 (-1 where weights cannot be compared:
-    they are packed, or not in this process) · cosine float64 (NaN there).
+    One row per layer and expert. Columns: layer int32 · expert int16 · twin int16 (-1 if weights cannot be compared:
+    they are packed, or not in this process) · cosine float64 (NaN then).
 
     Raises what `find_routers` raises.
 
@@ -97,7 +97,7 @@ def nearest_by_weights(model: nn.Module, site: str | None = None) -> pd.DataFram
 
 
 def nearest(cosines: np.ndarray, layer: int, experts: int) -> pd.DataFrame:
-    """The rows of one layer from cosines (E, E), NaN where they are not known; more experts have no twin."""
+    """Make the rows of one layer from cosines (E, E), NaN if unknown; experts beyond E have no twin."""
     E = len(cosines)
     others = np.where(np.eye(E, dtype=bool) | np.isnan(cosines), -np.inf, cosines)
     twin, cosine = np.full(experts, -1), np.full(experts, np.nan)
@@ -123,7 +123,7 @@ def _cosines(router: Router, experts: int) -> np.ndarray:
 
 
 def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
-    """(E, n) each: the experts' parameters, in one tensor or in modules of their own."""
+    """Yield the experts' parameters, (E, n) each, from one tensor or from modules of their own."""
     for module in map(unwrapped_module, router.experts.values()):
         if any(map(_is_packed, module.parameters())):
             continue
@@ -138,12 +138,12 @@ def _vectors(router: Router, experts: int) -> Iterator[Tensor]:
 
 
 def _is_packed(values: Tensor) -> bool:
-    """True of numbers that mean nothing without their scales, or that are not in this process."""
+    """Return True for numbers that mean nothing without their scales, or that are not in this process."""
     return values.is_meta or not values.is_floating_point() or values.dtype.itemsize < 2
 
 
 def _rows(router: Router, values: Tensor) -> int:
-    """How many experts a tensor has, those that compute nothing too where it has them; 0 if it is not of experts."""
+    """Count the experts of a tensor, with those that compute nothing if it has them; 0 if it is not of experts."""
     experts = router.num_experts - router.zero_experts
     if values.dim() < 2 or len(values) < experts:
         return 0
@@ -153,9 +153,10 @@ def _rows(router: Router, values: Tensor) -> int:
 
 
 def expert_matrices(router: Router) -> list[list[Tensor]]:
-    """Of each expert that computes, its weights as matrices (out, in): parts of the model's own tensors, to be written.
+    """Return the weights of each expert that computes as matrices (out, in): parts of the model's own tensors.
 
-    Raises `CaptureError` where weights are packed or on disk, or an adapter changes them.
+    Writing to them changes the model. Raises `CaptureError` if weights are packed or on disk, or an adapter changes
+    them.
     """
     E = router.num_experts - router.zero_experts
     found: list[list[Tensor]] = [[] for _ in range(E)]

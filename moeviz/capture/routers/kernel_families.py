@@ -1,7 +1,7 @@
-"""How the routers of each family decide, so that our kernels can decide the same.
+"""The steps by which routers of each family decide, so that our kernels can decide the same.
 
-A row says how the logits are made, and reads the way of gating from the router module's own attributes. A row is a
-claim, and is checked on the model itself before any router is replaced (`kernel_recording.py`).
+A row has how the logits are made, and reads the steps of gating from the router module's own attributes. It is checked
+on the model itself before any router is replaced (`kernel_recording.py`).
 """
 
 from collections.abc import Callable
@@ -70,7 +70,7 @@ def _mistral(router: nn.Module) -> Gating:
 
 
 class Family(NamedTuple):
-    """A row: how a router of this family makes logits, gates, and which dtype its weights have."""
+    """A row: how a router of this family makes logits and gates, and which dtype its weights have."""
 
     logits: Callable[[nn.Module, Tensor], Tensor]
     gating: Callable[[nn.Module], Gating]
@@ -79,7 +79,7 @@ class Family(NamedTuple):
     rounds_scores: bool = False  # it scores in the dtype of its logits, where ours are float32
 
     def weight_dtype(self, hidden: Tensor, logits: Tensor) -> torch.dtype:
-        """The dtype of the router's weights."""
+        """Return the dtype of the router's weights."""
         return {"float32": torch.float32, "hidden": hidden.dtype, "logits": logits.dtype}[self.weights_like]
 
 
@@ -198,7 +198,7 @@ OTHERS: dict[str, str] = {
 
 
 def why_triton_is_too_old() -> str:
-    """Why the installed Triton cannot compile the kernels, as a sentence; "" where it can."""
+    """Return why the installed Triton cannot compile the kernels, as a sentence; "" if it can."""
     from moe_kernels.tiles import why_too_old  # Triton is not there on every system
 
     return why_too_old()

@@ -1,13 +1,14 @@
-"""Routers that answer otherwise than transformers' routers do: a row, a small reader, and a writer beside it.
+"""Routers that answer differently from most routers of transformers: a row each, with a small reader and a writer.
 
-Most routers of transformers return (logits, weights, expert ids) from their forward, a child `experts` stands beside
-them, and the model declares them. What is not so has a row here, by the class of the router, in transformers 5.24; the
-survey (`tests/survey`) holds each of them against what the experts received.
+Most routers of transformers return (logits, weights, expert ids) from their forward, have a sibling module `experts`,
+and are declared by the model. Others have a row here, by the class of the router in transformers 5.24; the survey
+(`tests/survey`) compares each of them with what the experts received.
 
-A reader gets the router, the arguments of what it answered to, and the answer; it gives (logits, weights, expert ids):
-logits (T, E) or None, weights and ids (T, K), NO_EXPERT where a token was dropped. A writer gets the same and another
-decision, weights and ids (T, K); it gives the answer that says so in the router's own form, so that an intervention
-reaches the experts. A router that has a reader of its own and no writer can be recorded and not changed.
+A reader gets the router, the arguments that it was called with, and its answer; it returns (logits, weights, expert
+ids): logits (T, E) or None, weights and ids (T, K), NO_EXPERT if a token was dropped. A writer gets the router, its
+answer, and another decision, weights and ids (T, K); it returns an answer in the router's own form that has this
+decision, so that an intervention reaches the experts. A router that has a reader of its own and no writer can be
+recorded but not changed.
 """
 
 from collections.abc import Callable
@@ -47,13 +48,13 @@ def _decision_alone(_block: nn.Module, _answer: tuple, weights: Tensor, experts:
 def _probabilities(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     """Logarithms of probabilities are logits, up to a number that is the same for all experts of a token.
 
-    A probability too small for its dtype is 0, and -inf would say that there is no such expert.
+    A probability too small for its dtype is 0, and -inf would mean that this expert does not exist.
     """
     return answer[0].log().clamp(min=LEAST_LOGARITHM), *answer[1:3]
 
 
 def _scores_of_all(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The scores of experts that were not chosen are 0. One that was may have rounded to 0: then its logit tells."""
+    """Scores of experts that were not chosen are 0. A chosen one may be rounded to 0: its logit is then the highest."""
     scores, logits = answer
     experts = logits.masked_fill(scores != 0, torch.inf).topk(router.top_k, dim=-1).indices
     return logits, scores.gather(-1, experts), experts
@@ -89,7 +90,7 @@ def _one_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answ
 def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     """The weights of all experts: 0 where one was not chosen, was full, or has a weight that was rounded to 0.
 
-    Which of these it is, the answer does not say. What adds nothing is shown as dropped, and the trace warns of it.
+    The answer does not show which of these it is. What adds nothing is recorded as dropped, and the trace warns of it.
     """
     _mask, weights_of_all, logits = answer
     weights, experts = weights_of_all.topk(2, dim=-1)
@@ -99,7 +100,8 @@ def _two_with_capacity(_router: nn.Module, _given: tuple, answer: tuple) -> Answ
 def _with_a_class_for_skipping(router: nn.Module, _given: tuple, answer: tuple) -> Answer:
     """A token that skips the experts answers with expert 0 and weight 0; its class is the last one.
 
-    So does one whose bias sends it to expert 0 where the probability of 0 is rounded to 0: the choice tells them apart.
+    So does one that its bias sends to expert 0 while the probability of 0 is rounded to 0: the choice distinguishes
+    them.
     """
     logits, weights, experts, *_states = answer
     scores = logits.softmax(dim=-1)
@@ -112,14 +114,14 @@ def _with_expert_0_for_skipping(router: nn.Module, answer: tuple, weights: Tenso
     skips = experts == router.num_experts
     if (skips & (weights != 0)).any() or ((experts == 0) & (weights == 0)).any():
         raise CaptureError(
-            f"{type(router).__name__} says that a token skips the experts by sending it to expert 0 with weight 0, so "
-            "expert 0 cannot be given weight 0 otherwise, nor skipping another weight. Change other experts."
+            f"{type(router).__name__} marks a token that skips the experts by expert 0 with weight 0, so expert 0 "
+            "cannot have weight 0 otherwise, nor skipping another weight. Change other experts."
         )
     return _in_its_place(router, answer, weights, experts.masked_fill(skips, 0))
 
 
 def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
-    """The block answers with the scores of two sets of keys alone; the best pairs of keys are its experts."""
+    """The block answers with only the scores of two sets of keys; the best pairs of keys are its experts."""
     scores, places = answer[1].topk(block.num_keys, dim=-1)
     pairs = (scores[0].unsqueeze(-1) + scores[1].unsqueeze(-2)).flatten(-2)
     experts_of_pairs = (places[0].unsqueeze(-1) * block.num_keys + places[1].unsqueeze(-2)).flatten(-2)
@@ -130,35 +132,31 @@ def _product_keys(block: nn.Module, _given: tuple, answer: tuple) -> Answer:
     return None, weights, experts_of_pairs.gather(-1, position)
 
 
-# What all others answer with, for what reads and writes without a row.
+# For routers without a row.
 PLAIN_WRITER: Writer = _in_its_place
 
 
-def _own_top_k(router: nn.Module) -> int | None:
-    return getattr(router, "top_k", None)
-
-
 class RouterAdapter(NamedTuple):
-    """How a router differs from those that answer with (logits, weights, expert ids)."""
+    """The differences of a router from those that answer with (logits, weights, expert ids)."""
 
     remark: str  # in a few words, for the table of families
     read: Reader = identity
-    write: Writer | None = None  # for a reader of its own; None where no other decision can be put in the answer
-    method: str = ""  # of the block: what decides, where the router module alone does not
-    experts: tuple[str, ...] = ("experts",)  # beside the router, or in it
-    top_k: Callable[[nn.Module], int | None] = _own_top_k
+    write: Writer | None = None  # for a reader of its own; None if no other decision can be put in the answer
+    method: str = ""  # of the block, if that decides and not the router module
+    experts: tuple[str, ...] = ("experts",)  # next to the router, or in it
+    top_k: Callable[[nn.Module], int | None] = lambda router: getattr(router, "top_k", None)
     zero_experts: Callable[[nn.Module], int] = lambda _router: 0  # the last ids: experts that compute nothing
     factor: Callable[[nn.Module], float] | None = None  # block -> what it multiplies the sum of its experts by
     caution: str = ""  # what a person must know before trusting the trace
 
     @property
     def writer(self) -> Writer | None:
-        """The function that puts another decision in the router's answer; None where there is none."""
+        """The function that puts another decision in the router's answer; None if there is not any."""
         return _in_its_place if self.read is identity else self.write
 
     @property
     def keeps_top_k(self) -> bool:
-        """True if the form of the answer fixes the number of experts a token."""
+        """True if the form of the answer fixes the number of experts per token."""
         return self.read is not identity
 
 

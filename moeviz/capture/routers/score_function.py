@@ -13,7 +13,7 @@ CLEARLY_BETTER = 4
 
 
 def score_function(samples: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ScoreFunction:
-    """The function that explains the weights, from rows of (logits (T, E), weights (T, K), experts (T, K)).
+    """Find the function that explains the weights, from rows of (logits (T, E), weights (T, K), experts (T, K)).
 
     Weights are scores of the chosen experts up to a factor per token (renormalising, scaling), so within a row the
     ratios of weights equal the ratios of scores. "unknown" if no function fits, or if two fit about equally well. With

@@ -1,8 +1,8 @@
 """Decode sequences in one batch: each joins after its prompt was read, and can leave at any token.
 
-transformers' own continuous batching draws with one generator for all, runs in a thread of its own, takes its memory
-beforehand, and changes the model's attention. Here the rows of one cache stand flush right: what is left of a shorter
-one is masked, and each has its own positions. A row that is alone is computed as `generate` computes it.
+transformers' own continuous batching draws with one generator for all, runs in a thread of its own, reserves its memory
+beforehand, and changes the model's attention. Here the rows of one cache are aligned on the right: what is left of a
+shorter one is masked, and each has its own positions. A single row is computed as `generate` computes it.
 
 B rows, W columns, V tokens of the vocabulary.
 """
@@ -54,12 +54,12 @@ class DecodingBatch:
 
     @classmethod
     def empty(cls, model: PreTrainedModel) -> "DecodingBatch":
-        """One row without any token."""
+        """Return a batch of one row without any token."""
         return cls(model, _empty_cache(model), torch.ones((1, 0), dtype=torch.long, device=model.device))
 
     @torch.no_grad()
     def read(self, ids: Tensor) -> tuple["DecodingBatch", Tensor]:
-        """Read more tokens (B, S) of each row: the batch with them, and logits (B, V) of what follows."""
+        """Read more tokens (B, S) of each row; return the batch with them, and logits (B, V) of what follows."""
         mask = torch.cat([self.mask, torch.ones_like(ids)], dim=1)
         positions = (mask.cumsum(-1) - 1)[:, -ids.shape[1] :]
         how: dict[str, Any] = {} if bool(mask.all()) else {"attention_mask": mask}  # as `generate` does
@@ -81,16 +81,16 @@ class DecodingBatch:
         return rows * sum(of_layers)
 
     def joined(self, other: "DecodingBatch") -> "DecodingBatch":
-        """The rows of both, these first."""
+        """Return the rows of both, these first."""
         width = max(self.mask.shape[1], other.mask.shape[1])
         mask = torch.cat([pad(part.mask, (width - part.mask.shape[1], 0)) for part in (self, other)])
         pairs = zip(self.cache.layers, other.cache.layers, strict=True)
         return DecodingBatch(
-            self.model, _with_layers(self.cache, (_merged(one, two, width) for one, two in pairs)), mask
+            self.model, _with_layers(self.cache, (_merge_layers(one, two, width) for one, two in pairs)), mask
         )
 
     def only(self, rows: Sequence[int]) -> "DecodingBatch":
-        """Some of the rows, without the columns that are padding in all of them; nothing of the others is kept."""
+        """Keep some of the rows, without the columns that are padding in all of them."""
         which = torch.tensor(rows, device=self.mask.device)
         mask = self.mask[which]
         width = int(mask.sum(1).max())
@@ -100,7 +100,7 @@ class DecodingBatch:
 
 @lru_cache
 def _arguments(forward: Callable[..., Any]) -> frozenset[str]:
-    """The arguments of a class's forward: what wraps it in a model takes the same."""
+    """Return the arguments of a class's forward: what wraps it in a model takes the same."""
     return frozenset(signature(forward).parameters)
 
 
@@ -115,27 +115,27 @@ def _with_layers(cache: Cache, layers: Iterable[Any]) -> Cache:
 
 
 def _columns(layer: Any, width: int) -> int:
-    """Return how many of `columns` columns a layer keeps: those within its window."""
+    """Return the number of `width` columns that a layer keeps: those within its window."""
     window = getattr(layer, "sliding_window", None)
     return width if window is None else min(width, window - 1)
 
 
 def _bytes_of_a_column(layer: Any) -> int:
-    """Bytes of one row."""
+    """Count the bytes of a column in one row."""
     if not layer.is_initialized:  # it shares what another layer keeps
         return 0
     return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (layer.keys, layer.values))
 
 
-def _merged(one: Any, two: Any, width: int) -> Any:
+def _merge_layers(one: Any, two: Any, width: int) -> Any:
     if not one.is_initialized:
         return copy(one)
     columns = _columns(one, width)
     pairs = ((one.keys, two.keys), (one.values, two.values))
-    return _layer(one, width, *(torch.cat([_padded(part, columns) for part in pair]) for pair in pairs))
+    return _layer(one, width, *(torch.cat([_pad_columns(part, columns) for part in pair]) for pair in pairs))
 
 
-def _padded(part: Tensor, columns: int) -> Tensor:
+def _pad_columns(part: Tensor, columns: int) -> Tensor:
     return pad(part, (0, 0, columns - part.shape[-2], 0))
 
 

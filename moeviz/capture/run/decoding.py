@@ -26,7 +26,7 @@ from moeviz.errors import CaptureError, InvalidPrompt
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How the next token is sampled. The same seed, prompts and model give the same tokens.
+    """Settings by which the next token is sampled. The same seed, prompts and model give the same tokens.
 
     temperature  0 takes the likeliest token; from 1 on, unlikely ones come often.
     top_k        draw among this many likeliest tokens of the vocabulary only; it is not the router's top_k.
@@ -44,7 +44,7 @@ class Sampling:
 
 
 def sampling_processors(sampling: Sampling) -> LogitsProcessorList:
-    """The steps after which the largest logit is the token to take; none where that is the likeliest."""
+    """Return the steps after which the largest logit is the token to take; none if that is the likeliest."""
     if sampling.temperature == 0:
         return LogitsProcessorList()
     steps: list[LogitsProcessor] = [TemperatureLogitsWarper(float(sampling.temperature))]
@@ -56,9 +56,9 @@ def sampling_processors(sampling: Sampling) -> LogitsProcessorList:
 
 
 class _GumbelNoise(LogitsProcessor):
-    """Adds Gumbel noise, so that the largest is a draw by the probabilities (the Gumbel-max trick).
+    """Add Gumbel noise, so that the largest is a draw by the probabilities (the Gumbel-max trick).
 
-    The noise comes from a generator of its own, on the CPU: what others draw meanwhile, and the device, do not matter.
+    The noise comes from a generator of its own, on the CPU: other draws, and the device, do not matter.
     """
 
     def __init__(self, seed: int) -> None:
@@ -104,20 +104,20 @@ def check_values(settings: dict[str, Any], of: str) -> None:
     """Raise `CaptureError` for the first invalid setting. `of` says whose settings they are, for the message."""
     for name, value in settings.items():
         if name in VALUES and not VALUES[name][1](value):
-            raise CaptureError(f"{of} {name} is {_shown(value)}; it must be {VALUES[name][0]}.")
+            raise CaptureError(f"{of} {name} is {_shorten(value)}; it must be {VALUES[name][0]}.")
 
 
 def check_new_tokens(max_new_tokens: object) -> None:
     """Raise `InvalidPrompt` for a number of tokens that nobody can generate."""
     if not _is_whole(max_new_tokens, 0, MOST_NEW_TOKENS):
         raise InvalidPrompt(
-            f"Cannot generate {_shown(max_new_tokens)} tokens. Give a whole number from 0 to {MOST_NEW_TOKENS:,} as "
+            f"Cannot generate {_shorten(max_new_tokens)} tokens. Give a whole number from 0 to {MOST_NEW_TOKENS:,} as "
             "max_new_tokens."
         )
 
 
-def _shown(value: object) -> str:
-    """A value of any kind, short enough for a sentence."""
+def _shorten(value: object) -> str:
+    """Format a value of any kind, short enough for a sentence."""
     if _is_whole(value, -(10**30), 10**30):
         return str(value)
     if isinstance(value, Integral) and not isinstance(value, bool):
@@ -131,7 +131,7 @@ def _is_whole(value: object, low: int, high: int) -> bool:
 
 
 def _is_number(value: object, low: float, high: float) -> bool:
-    """NaN compares with nothing, so it is invalid."""
+    """Return True for a number in this range; NaN compares with nothing, so it is not in any."""
     return isinstance(value, Real) and not isinstance(value, bool) and low <= cast(Any, value) <= high
 
 
@@ -171,7 +171,7 @@ CHECKPOINT: Literal["checkpoint"] = "checkpoint"
 
 @dataclass(frozen=True, slots=True)
 class Decoding:
-    """How generation runs, by the names of transformers' `GenerationConfig`. Default: one plain sequence per prompt.
+    """Settings of generation, by the names of transformers' `GenerationConfig`. Default: one plain sequence per prompt.
 
     Only the settings here and in `Sampling` apply. Of the checkpoint's own generation settings, only the tokens
     that start and end a text are used; `decoding="checkpoint"` takes them all.
@@ -189,7 +189,7 @@ class Decoding:
     num_return_sequences: int = 1  # number of sequences of the trace per prompt, one after another
     cache_implementation: str | None = None  # "static" and others; None: a cache that grows
     prefill_chunk_size: int | None = None  # read the prompt in pieces of this many tokens
-    prompt_lookup_num_tokens: int | None = None  # draft so many tokens from the prompt, and check them at once
+    prompt_lookup_num_tokens: int | None = None  # draft this many tokens from the prompt, and check them at once
     assistant_model: PreTrainedModel | None = None  # a small model that drafts; its own routers are not recorded
 
     @property
@@ -199,7 +199,7 @@ class Decoding:
 
     @property
     def copies(self) -> int:
-        """Return how often each prompt is read: once, or for every sampled sequence. Beams share theirs."""
+        """The number of times that each prompt is read: one, or one for each sampled sequence. Beams share theirs."""
         return self.num_return_sequences if self.num_beams == 1 else 1
 
     def check(self, model: PreTrainedModel, rows: int) -> None:
@@ -224,7 +224,7 @@ def check_settings(sampling: object, decoding: object) -> None:
     if decoding == CHECKPOINT:
         if replace(sampling, seed=0) != Sampling():
             raise CaptureError(
-                'With decoding="checkpoint" the checkpoint says how tokens are drawn. Give Sampling a seed alone, or '
+                'With decoding="checkpoint" the checkpoint says how tokens are drawn. Give Sampling only a seed, or '
                 "leave decoding out."
             )
         return

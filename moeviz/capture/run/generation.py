@@ -1,7 +1,7 @@
 """Run a model: read the prompts and generate as planned; and record which row read which token.
 
-R returned sequences, N generated tokens, V tokens of the vocabulary. `stream` yields while it runs: how often a growing
-trace is assembled, and autocast for the thread that runs the model, stand here too.
+R returned sequences, N generated tokens, V tokens of the vocabulary. Two helpers of `stream` are here too: how often a
+growing trace is assembled, and autocast for the thread that runs the model.
 """
 
 import time
@@ -21,13 +21,13 @@ from moeviz.capture.run.prompts import Batch, GeneratedTokens, decoder_start, no
 from moeviz.errors import CaptureError
 from moeviz.routing_trace import RoutingTrace
 
-ENDED = -1  # in place of a generated id: this row's sequence had ended
+ENDED = -1  # instead of a generated id: this row's sequence had ended
 Watch = Callable[[Tensor], None]  # gets the ids (R, N) generated so far
 Progress = Callable[[int, int], None]  # gets how many tokens are generated, and how many were asked for
 
 
 def expected_rows(batch: Batch, plan: GenerationPlan) -> int:
-    """The most rows that a router can be given, padding and dropped ones included."""
+    """Return the largest number of rows that a router can be given, padding and dropped ones included."""
     rows, width = batch.input_ids.shape
     decoding = plan.decoding
     drafted = max(decoding.prompt_lookup_num_tokens or 0, 20 * (decoding.assistant_model is not None))
@@ -45,7 +45,7 @@ def decode(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch: Wa
     plan.decoding.check(model, len(batch.input_ids))
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     watching = [] if watch is None else [_Watched(watch, start)]
-    output = _generated(model, batch, plan, watching)
+    output = _generate(model, batch, plan, watching)
     return generated_tokens(model, output.sequences[:, start:], getattr(output, "beam_indices", None), plan)
 
 
@@ -55,7 +55,7 @@ def read_once(model: PreTrainedModel, batch: Batch) -> None:
     model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, use_cache=False, **_thrifty(model, batch))
 
 
-def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
+def _generate(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watching: list["_Watched"]) -> Any:
     """Generate with transformers. What it refuses becomes a `CaptureError`; what a watcher raises passes as it is."""
     own = plan.of_checkpoint
     try:
@@ -73,20 +73,20 @@ def _generated(model: PreTrainedModel, batch: Batch, plan: GenerationPlan, watch
     except (ValueError, TypeError, IndexError, ImportError, RuntimeError) as error:
         if any(watched.raised is error for watched in watching) or not (own or isinstance(error, ValueError)):
             raise
-        how = "as this checkpoint's own settings say" if own else f"this way with {type(model).__name__}"
+        how = "as this checkpoint's own settings say" if own else f"like this with {type(model).__name__}"
         raise CaptureError(f"transformers cannot generate {how}: {error}") from error
 
 
 def generated_tokens(
     model: PreTrainedModel, ids: Tensor, beams: Tensor | None, plan: GenerationPlan
 ) -> GeneratedTokens:
-    """Generated ids (R, N), with ENDED in place of what follows an end, and the rows that they were drawn in."""
+    """Return generated ids (R, N), with ENDED for what follows an end, and the rows that they were drawn in."""
     rows = torch.arange(len(ids), device=ids.device)[:, None].expand_as(ids) if beams is None else beams
     return GeneratedTokens(_up_to_the_end(model, ids), rows, plan.decoding.drafts, plan.max_new_tokens)
 
 
 def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:
-    """Generated ids, ENDED from each row's end-of-sequence token on: what follows it is filler."""
+    """Replace generated ids by ENDED from each row's end-of-sequence token on: what follows it is filler."""
     stop = model.generation_config.eos_token_id
     if stop is None:
         return generated
@@ -95,7 +95,7 @@ def _up_to_the_end(model: PreTrainedModel, generated: Tensor) -> Tensor:
 
 
 def _thrifty(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
-    """Arguments that a plain forward needs for padded prompts, and that spare it the logits of every token."""
+    """Return the arguments that a forward needs for padded prompts and to leave out the logits of most tokens."""
     accepted = signature(model.forward).parameters
     wanted = {"position_ids": (batch.attention_mask.cumsum(-1) - 1).clamp(min=0), "logits_to_keep": 1}
     if model.config.is_encoder_decoder:
@@ -104,7 +104,7 @@ def _thrifty(model: PreTrainedModel, batch: Batch) -> dict[str, Any]:
 
 
 class _Watched(StoppingCriteria):
-    """Tells `watch` what is generated so far; never stops by itself."""
+    """Call `watch` with what is generated so far; never stop by itself."""
 
     def __init__(self, watch: Watch, start: int) -> None:
         self.watch, self.start = watch, start
@@ -120,18 +120,18 @@ class _Watched(StoppingCriteria):
 
 
 def progress_watch(progress: Progress | None, max_new_tokens: int) -> Watch | None:
-    """Tells `progress` how many tokens there are."""
+    """Return a watch that passes the number of tokens to `progress`."""
     return None if progress is None else lambda generated: progress(generated.shape[1], max_new_tokens)
 
 
-PAUSE = 5  # times as long as a trace took to be made: until the next, beside other streams
+PAUSE = 5  # times the time that a trace needed: the pause before the next, if there are other streams
 
 
 @dataclass(slots=True)
 class Throttle:
-    """The trace so far, made at most once in so many seconds, and the same one again in between.
+    """The trace so far, made at most once in this many seconds, and the same one again in between.
 
-    Beside other streams it is made less often, so that all of theirs together take a fifth of the time.
+    With other streams it is made less often, so that the traces of all together need a fifth of the time.
     """
 
     seconds: float
@@ -141,7 +141,7 @@ class Throttle:
     _took: float = 0.0
 
     def latest(self, make: Callable[[], RoutingTrace], streams: int = 1) -> RoutingTrace:
-        """The newest there is: a new one if it is time, beside so many streams in all."""
+        """Return the latest trace: a new one if it is time, by the number of all streams."""
         now = time.monotonic()
         pause = max(self.seconds, PAUSE * self._took * streams if streams > 1 else 0.0)
         self.stale = self._last is not None and now < self._made_at + pause
@@ -155,7 +155,7 @@ DEVICES = ("cpu", "cuda")
 
 
 def autocast_of_caller() -> Callable[[], AbstractContextManager[None]]:
-    """The block, for another thread to enter, in which autocast is what it is here and now."""
+    """Return a block, for another thread to enter, in which autocast is as in this thread now."""
     on = {device: torch.get_autocast_dtype(device) for device in DEVICES if torch.is_autocast_enabled(device)}
 
     @contextmanager

@@ -1,7 +1,7 @@
-"""How a model is to generate, settled before it runs: every setting that transformers will follow, and in words.
+"""The plan of a generation, settled before it runs: every setting that transformers will follow, and a description.
 
-`generate()` takes what it is not told from the checkpoint's generation_config. Here it is told everything: either
-exactly what `Sampling` and `Decoding` say, or, where that was asked for, all that the checkpoint says.
+`generate()` takes missing settings from the checkpoint's generation_config. Here it gets all of them: either exactly
+those of `Sampling` and `Decoding`, or, if requested, those of the checkpoint.
 """
 
 from collections.abc import Sequence
@@ -29,14 +29,14 @@ ALWAYS: dict[str, Any] = {  # what decides nothing about the text
     "output_scores": False,
     "output_logits": False,
 }
-SAID = ("do_sample", "num_beams", "num_return_sequences", "temperature", "top_k", "top_p", "transformers_version")
+DESCRIBED = ("do_sample", "num_beams", "num_return_sequences", "temperature", "top_k", "top_p", "transformers_version")
 OF_SAMPLING = ("min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
 END_OF_TEXT = "the model wrote its end-of-text token"
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationPlan:
-    """The settled way in which a model generates, in full and in words."""
+    """All settings of a generation, and their description."""
 
     max_new_tokens: int
     config: GenerationConfig | None  # None: nothing is generated
@@ -52,7 +52,7 @@ PROMPTS_ONLY = GenerationPlan(0, None, Sampling(), Decoding(), of_checkpoint=Fal
 def plan_for(
     model: PreTrainedModel, max_new_tokens: int, sampling: Sampling, decoding: HowToDecode, growing: bool = False
 ) -> GenerationPlan:
-    """Settle how this model generates. Raises `CaptureError` where it cannot, or where that could not be recorded."""
+    """Settle how this model generates. Raises `CaptureError` if it cannot, or if that could not be recorded."""
     of_checkpoint = decoding == CHECKPOINT
     if max_new_tokens == 0:
         plain = Decoding() if of_checkpoint else cast(Decoding, decoding)
@@ -61,11 +61,11 @@ def plan_for(
         raise CaptureError(f"{type(model).__name__} generates no text. Trace only its prompt, with max_new_tokens=0.")
     if not of_checkpoint:
         decoding = cast(Decoding, decoding)
-        config = _as_asked(model, max_new_tokens, decoding)
+        config = _config_from_decoding(model, max_new_tokens, decoding)
         return GenerationPlan(
             max_new_tokens, config, sampling, decoding, of_checkpoint, decoding_words(sampling, decoding)
         )
-    config = _checkpoint_s_own(model, max_new_tokens)
+    config = _config_of_checkpoint(model, max_new_tokens)
     if growing:
         check_can_grow(config.num_beams)
     words = _words_of_checkpoint(config, sampling.seed)
@@ -75,7 +75,7 @@ def plan_for(
 
 
 class _Settled(GenerationConfig):
-    """Settings that are whole: nothing is filled in where one is None, as `generate()` does from the checkpoint."""
+    """Complete settings: `generate()` does not replace those that are None by the checkpoint's."""
 
     def update(self, defaults_only: bool = False, allow_custom_entries: bool = False, **kwargs: Any) -> dict[str, Any]:
         filled: dict[str, Any] = (
@@ -88,39 +88,39 @@ class _Settled(GenerationConfig):
         return filled
 
 
-def _settled(told: dict[str, Any], otherwise: dict[str, Any]) -> _Settled:
-    """Settle what is told, then what is said otherwise, then transformers' defaults."""
-    config = _Settled(**told)  # type: ignore[no-untyped-call]
-    GenerationConfig.update(config, **otherwise, defaults_only=True, allow_custom_entries=True)
+def _settle(settings: dict[str, Any], defaults: dict[str, Any]) -> _Settled:
+    """Complete settings by these defaults, then by those of transformers."""
+    config = _Settled(**settings)  # type: ignore[no-untyped-call]
+    GenerationConfig.update(config, **defaults, defaults_only=True, allow_custom_entries=True)
     GenerationConfig.update(config, **config._get_default_generation_params(), defaults_only=True)
     config.max_length = None  # max_new_tokens says how long
     return config
 
 
-def _as_asked(model: PreTrainedModel, max_new_tokens: int, decoding: Decoding) -> _Settled:
-    """As `decoding` says, and the checkpoint's tokens that start and end a text. Tokens are drawn by `drawing`."""
+def _config_from_decoding(model: PreTrainedModel, max_new_tokens: int, decoding: Decoding) -> _Settled:
+    """Settle the config by `decoding`, with the checkpoint's tokens that start and end a text."""
     own = cast(GenerationMixin, model).generation_config
     first_stop = own.eos_token_id[0] if isinstance(own.eos_token_id, list) else own.eos_token_id
     tokens = {name: getattr(own, name) for name in ("bos_token_id", "eos_token_id", "decoder_start_token_id")}
     tokens["pad_token_id"] = 0 if first_stop is None else first_stop  # fills the rows that stop early
     ways = {field.name: getattr(decoding, field.name) for field in fields(decoding) if field.name != "assistant_model"}
     ways["num_return_sequences"] //= decoding.copies
-    return _settled(ALWAYS | tokens | ways | {"max_new_tokens": int(max_new_tokens)}, {})
+    return _settle(ALWAYS | tokens | ways | {"max_new_tokens": int(max_new_tokens)}, {})
 
 
-def _checkpoint_s_own(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
-    """As the checkpoint's generation_config says, in all but the length."""
+def _config_of_checkpoint(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
+    """Settle the config by the checkpoint's generation_config, except for the length."""
     own = cast(GenerationMixin, model).generation_config.to_dict()
     try:
-        config = _settled(ALWAYS | {"max_new_tokens": int(max_new_tokens)}, own)
+        config = _settle(ALWAYS | {"max_new_tokens": int(max_new_tokens)}, own)
         way = str(config.get_generation_mode().value)
     except (ValueError, TypeError) as error:
         raise CaptureError(
             f"The checkpoint's own generation settings do not hold: {error} Correct model.generation_config, or leave "
             "decoding out."
         ) from error
-    told = {name: getattr(config, name) for name in ("num_beams", "num_return_sequences", "prefill_chunk_size")}
-    check_values(told | ({"temperature": config.temperature} if config.do_sample else {}), "The checkpoint's own")
+    checked = {name: getattr(config, name) for name in ("num_beams", "num_return_sequences", "prefill_chunk_size")}
+    check_values(checked | ({"temperature": config.temperature} if config.do_sample else {}), "The checkpoint's own")
     if way not in TRACED:
         raise CaptureError(
             f"The checkpoint's own settings ask for {way.replace('_', ' ')}, which moeviz cannot record. Change "
@@ -137,7 +137,7 @@ def _checkpoint_s_own(model: PreTrainedModel, max_new_tokens: int) -> _Settled:
 
 
 def decoding_words(sampling: Sampling, decoding: Decoding) -> str:
-    """How tokens are generated, as `ModelInfo.decoding` has it."""
+    """Describe how tokens are generated, for `ModelInfo.decoding`."""
     drawn = {name: getattr(sampling, name) for name in ("temperature", "top_k", "top_p", "seed")}
     return _words(decoding.num_beams, decoding.num_return_sequences, drawn if sampling.temperature else {})
 
@@ -145,7 +145,7 @@ def decoding_words(sampling: Sampling, decoding: Decoding) -> str:
 def ended_words(words: str, ended: Sequence[int], sequences: int, asked: int, why: str = END_OF_TEXT) -> str:
     """Add to a decoding in words that sequences ended before they had all tokens, and why.
 
-    ended   the tokens of each sequence that ended early, of so many in all.
+    ended   the tokens of each sequence that ended early; `sequences` is the number of all.
 
     >>> ended_words("greedy", [7], 1, 20), ended_words("greedy", [], 1, 20)
     ('greedy; ended after 7 of 20 tokens: the model wrote its end-of-text token', 'greedy')
@@ -164,8 +164,8 @@ def _words_of_checkpoint(config: GenerationConfig, seed: int) -> str:
     if drawn["top_p"] == 1:
         del drawn["top_p"]
     main = _words(config.num_beams, config.num_return_sequences, drawn if config.do_sample else {})
-    silent = SAID if config.do_sample else SAID + OF_SAMPLING
-    plain = vars(_settled(ALWAYS | {"max_new_tokens": config.max_new_tokens}, {}))
+    silent = DESCRIBED if config.do_sample else DESCRIBED + OF_SAMPLING
+    plain = vars(_settle(ALWAYS | {"max_new_tokens": config.max_new_tokens}, {}))
     more = [
         f"{name.replace('_', ' ')} {_short(getattr(config, name))}"
         for name, usual in plain.items()
@@ -176,7 +176,7 @@ def _words_of_checkpoint(config: GenerationConfig, seed: int) -> str:
 
 
 def _words(num_beams: int, sequences: int, drawn: dict[str, Any]) -> str:
-    """`drawn`: how tokens are drawn; empty where the likeliest is taken."""
+    """Describe a generation. `drawn` has the settings of sampling; empty if the likeliest token is taken."""
     parts = [f"beam search with {num_beams} beams"] * (num_beams > 1)
     values = [f"{name.replace('_', '-')} {value:g}" for name, value in drawn.items() if value is not None]
     parts += [f"sampled at {', '.join(values)}"] * bool(values)

@@ -1,10 +1,11 @@
-"""Prompts as one batch for a model: as turns of a chat where asked, padded on the left, checked against its context.
+"""Put prompts into one batch for a model: as turns of a chat if asked, padded on the left, checked against its context.
 
-A turn is written out by the tokenizer's own template, and of each token it can be told whether the template added it.
+A turn is written out by the tokenizer's own template, and for each token it is known whether the template added it.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
@@ -28,7 +29,7 @@ class Batch:
     attention_mask: torch.Tensor  # (B, S), 0 = padding
 
     def repeated(self, copies: int) -> "Batch":
-        """Repeat each prompt so many times, one after the other."""
+        """Repeat each prompt this many times, one after the other."""
         return Batch(*(part.repeat_interleave(copies, dim=0) for part in (self.input_ids, self.attention_mask)))
 
 
@@ -43,13 +44,13 @@ class GeneratedTokens:
 
 
 def no_generated_tokens(batch: Batch) -> GeneratedTokens:
-    """Return generated tokens for prompts alone: none."""
+    """Return the generated tokens of a run that only reads prompts: none."""
     return GeneratedTokens(batch.input_ids[:, :0], batch.input_ids[:, :0])
 
 
 @dataclass(frozen=True, slots=True)
 class ModelInput:
-    """A model, and the batch that it is to read."""
+    """A model, and the batch that it will read."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -90,7 +91,7 @@ def prepare(
 
 
 def decoder_start(model: PreTrainedModel, sequences: int) -> Batch:
-    """Make a batch of the first token of a decoder beside an encoder."""
+    """Make a batch of the first token of a decoder that follows an encoder."""
     start = model.generation_config.decoder_start_token_id
     start = getattr(model.config, "decoder_start_token_id", None) if start is None else start
     if start is None:
@@ -139,7 +140,7 @@ def in_one_batch(model: PreTrainedModel, ids: list[list[int]], max_new_tokens: i
 
 
 def check_context(tokens: int, max_new_tokens: int, limit: int | None) -> None:
-    """Raise `InvalidPrompt` for a prompt of so many tokens that does not fit into a context with what is asked for."""
+    """Raise `InvalidPrompt` if a prompt of this many tokens, with the new ones, does not fit into the context."""
     if limit is None or tokens + max_new_tokens <= limit:
         return
     asked = f"{tokens:,} tokens" + (f" and asks for {max_new_tokens:,} more" if max_new_tokens else "")
@@ -167,14 +168,14 @@ class Templated(Protocol):
 def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
     """Write a text as the user's turn, after the system prompt if there is one, up to where the model's answer begins.
 
-    Raises `CaptureError` where the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
+    Raises `CaptureError` if the tokenizer has no chat template, and `InvalidPrompt` for what the template refuses.
     """
     if not tokenizer.chat_template:
         raise CaptureError(
             f"{type(tokenizer).__name__} has no chat template, so this text cannot be sent as a turn of a chat. Leave "
             "chat out: the model then reads the text as it is."
         )
-    messages = [{"role": role, "content": said} for role, said in (("system", system), ("user", text)) if said]
+    messages = [{"role": role, "content": words} for role, words in (("system", system), ("user", text)) if words]
     try:
         return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
     except Exception as error:  # a template is a stranger's program: it may raise anything
@@ -184,29 +185,29 @@ def as_turn(tokenizer: Templated, text: str, system: str | None = None) -> str:
         ) from error
 
 
+def token_spans(tokenizer: PreTrainedTokenizerBase, text: str) -> list[Span] | None:
+    """Return the characters that each token of a text stands for, special tokens left out; None if nobody knows."""
+    if not tokenizer.is_fast:
+        return None
+    read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    return [(int(start), int(end)) for start, end in read["offset_mapping"]]
+
+
 def added_by_template(
     tokenizer: PreTrainedTokenizerBase, text: str, system: str | None = None
 ) -> tuple[bool, ...] | None:
-    """Tell of each token of a prompt whether the template added it: it has no character of the text or system prompt.
+    """Return, for each token of a prompt, whether the template added it: it has no character of text or system prompt.
 
-    None where that cannot be told: the template changes what it is given, or the tokenizer does not say which
-    characters a token stands for.
+    None if that is unknown: the template changes what it is given, or the tokenizer does not say which characters a
+    token stands for.
     """
-
-    def spans_of(whole: str) -> list[Span] | None:
-        if not tokenizer.is_fast:
-            return None
-        read = tokenizer(whole, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        found: list[Span] = read["offset_mapping"]
-        return found
-
-    return added(tokenizer, spans_of, text, system)
+    return added(tokenizer, partial(token_spans, tokenizer), text, system)
 
 
 def added(
     tokenizer: Templated, spans_of: Callable[[str], list[Span] | None], text: str, system: str | None = None
 ) -> tuple[bool, ...] | None:
-    """Tell the template's tokens for any tokenizer; `spans_of` gives the characters that each token stands for."""
+    """Find the template's tokens for any tokenizer; `spans_of` gives the characters that each token stands for."""
     whole = as_turn(tokenizer, text, system)
     given, tokens = _spans(tokenizer, whole, text, system), spans_of(whole)
     if given is None or tokens is None:
@@ -222,13 +223,13 @@ def _spans(tokenizer: Templated, whole: str, text: str, system: str | None) -> l
     if any(marked.count(mark) != 1 for mark in marks):
         return None
     for as_it_stands in (given, [part.strip() for part in given]):
-        filled, spans = _filled(marked, dict(zip(marks, as_it_stands, strict=True)))
+        filled, spans = _fill_marks(marked, dict(zip(marks, as_it_stands, strict=True)))
         if filled == whole:
             return spans
     return None
 
 
-def _filled(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
+def _fill_marks(marked: str, texts: dict[str, str]) -> tuple[str, list[Span]]:
     """Replace each mark in a text, and return where the replacements stand."""
     spans: list[Span] = []
     for mark in sorted(texts, key=marked.index):

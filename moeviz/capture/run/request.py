@@ -1,4 +1,4 @@
-"""Everything that a capture is asked for, in one value: checked once, when it is made, and carried whole."""
+"""All settings of a capture in one value: checked once, when it is made, and passed on as a whole."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,9 +23,9 @@ Kernels = bool | Literal["auto"]
 
 @dataclass(frozen=True, slots=True)
 class CaptureRequest:
-    """Prompts, generation, interventions and ways of recording, as `moeviz.trace` describes them; valid by itself.
+    """Prompts, generation, interventions and kind of recording, as `moeviz.trace` describes them; valid by itself.
 
-    Whether a certain model can do it is another question: `prepare` and the engines answer that.
+    `prepare` and the engines check whether a model can do it.
 
     Raises `InvalidPrompt` for an empty prompt, a number of tokens that nobody can generate, or a system prompt without
     a chat, and `CaptureError` for settings that make no sense.
@@ -44,9 +44,9 @@ class CaptureRequest:
     site: str | None = None
     chat: bool = False
     system: str | None = None
-    next_tokens: bool | Literal["auto"] = False  # "auto": where the model has them, with a lens where that is cheap
+    next_tokens: bool | Literal["auto"] = False  # "auto": if the model has them, with a lens if that is cheap
     outputs: bool = False  # of the experts, in figures
-    token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, in place of their texts
+    token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, instead of their texts
 
     def __post_init__(self) -> None:
         check_new_tokens(self.max_new_tokens)

@@ -1,8 +1,8 @@
 """The text of each token, readable even if one character is split over several tokens.
 
 Works with any tokenizer, through `decode`: token ids of byte-level BPE, of SentencePiece with byte fallback and of
-others name their bytes in different ways, but all of them decode. The names of tokens only tell a U+FFFD that the text
-holds from the one that a decoder puts for bytes that are not a whole character.
+others name their bytes in different ways, but all of them decode. The names of tokens only distinguish a U+FFFD in the
+text from the one that a decoder puts for bytes that are not a whole character.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,14 +19,14 @@ class Decodes(Protocol):
     """A tokenizer that decodes ids and names tokens, as every one of transformers does."""
 
     def convert_ids_to_tokens(self, ids: list[int]) -> Any:
-        """The name of each token."""
+        """Return the name of each token."""
 
     def decode(self, token_ids: list[int], **how: Any) -> Any:
-        """The text of tokens, U+FFFD for bytes that are no character."""
+        """Return the text of tokens, U+FFFD for bytes that are not a character."""
 
 
 def token_texts(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
-    """The exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é' together.
+    """Return the exact text of each token of a sequence; `⟨é 1/2⟩` for the first of two tokens that make up 'é'.
 
     Bytes that never become a character, such as a generated half of an emoji, show as the tokenizer's own name for
     them: `⟨<0xF0>⟩`. A U+FFFD that the text itself holds is a character like any other.
@@ -41,7 +41,7 @@ def token_texts(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
 
 
 def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str]) -> list[str]:
-    """The text of the first token, or of all tokens that make up whole characters together with it."""
+    """Return the text of the first token, or of all tokens that make up whole characters together with it."""
     for parts in range(1, len(ids) + 1):
         whole = decode(ids[:parts])
         if whole.count(UNDECODABLE) == _typed(whole, "".join(names[:parts])):
@@ -50,9 +50,9 @@ def _next_texts(decode: Decode, ids: tuple[int, ...], names: list[str]) -> list[
 
 
 def _typed(whole: str, names: str) -> int:
-    """How many U+FFFD the text itself holds, by the tokens' names: as they are, or as their three bytes.
+    """Count the U+FFFD in the text itself, by the tokens' names: as they are, or as their three bytes.
 
-    Where the text holds the very characters by which byte-level BPE names those bytes, they decode to themselves.
+    If the text holds the very characters by which byte-level BPE names those bytes, they decode to themselves.
     """
     byte_level = names.count(IN_BYTE_LEVEL) - whole.count(IN_BYTE_LEVEL)
     return names.count(UNDECODABLE) + names.count(IN_BYTE_FALLBACK) + max(byte_level, 0)
@@ -75,9 +75,9 @@ def _decoder(tokenizer: Decodes) -> Decode:
 
 
 def texts_of_tokens(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
-    """The text of each of these tokens by itself, in any order; where that is no whole character, its name: `⟨<0xF0>⟩`.
+    """Return the text of each of these tokens by itself; if that is not a whole character, its name: `⟨<0xF0>⟩`.
 
-    "" for an id that the tokenizer does not know: a head may have room for more.
+    "" for an id that the tokenizer does not know: a head may have more.
     """
     decode = _decoder(tokenizer)
     names = [str(name) for name in tokenizer.convert_ids_to_tokens(list(map(int, ids)))]

@@ -5,7 +5,7 @@ what the experts of 1991, the tree of 1994 and the soft experts of 2002 divide.
 """
 
 import tomllib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,9 +34,10 @@ class ExhibitWords:
 
     def chart(self, measure: Callable[..., pd.DataFrame], draw: Callable[..., alt.Chart | alt.LayerChart]) -> Chart:
         """Return the chart of these two functions."""
-        return Chart(**self.of_charts[draw.__name__], measure=measure, draw=draw)
+        words = self.of_charts[draw.__name__]
+        return Chart(words["question"], words["reading"], measure, draw)
 
-    def figures(self, values: dict[str, int | str], **quoted: object) -> dict[str, tuple[int | str, str]]:
+    def figures(self, values: Mapping[str, int | str], **quoted: object) -> dict[str, tuple[int | str, str]]:
         """Return figures with what they mean, for `Page.figures`."""
         return {label: (value, self.meanings[label].format_map(quoted)) for label, value in values.items()}
 

@@ -34,7 +34,7 @@ class Weights:
         params.n_gpu_layers = 0
         with _loading:
             lib.said.clear()
-            self.model = _loaded(lib, paths, params)
+            self.model = _load(lib, paths, params)
         if self.model == lib.ffi.NULL:
             raise ModelNotFound(
                 f"llama.cpp {lib.version} does not load {quoted(paths[0].name)}: {_why(lib)}. Is the file damaged, or "
@@ -45,11 +45,11 @@ class Weights:
         self.vocab = lib.llama.llama_model_get_vocab(self.model)
 
 
-def _rounded(tokens: int) -> int:
+def _round_up(tokens: int) -> int:
     return -(-tokens // ROUND) * ROUND
 
 
-def _loaded(lib: Library, paths: Sequence[Path], params: Any) -> Any:
+def _load(lib: Library, paths: Sequence[Path], params: Any) -> Any:
     names = [lib.ffi.new("char[]", os.fsencode(path)) for path in paths]
     if len(names) == 1:
         return lib.llama.llama_model_load_from_file(names[0], params)
@@ -119,7 +119,7 @@ class Context:
     def _params(self, seats: int, tokens: int) -> Any:
         llama, how = self.weights.library.llama, self.how
         params = llama.llama_context_default_params()
-        params.n_ctx, params.n_seq_max = _rounded(tokens) * seats, seats
+        params.n_ctx, params.n_seq_max = _round_up(tokens) * seats, seats
         params.n_batch = params.n_ubatch = self._batch(seats, tokens)
         params.n_threads = params.n_threads_batch = how.threads
         params.type_k = params.type_v = F32 if how.exact else F16
@@ -130,7 +130,7 @@ class Context:
         return params
 
     def _batch(self, seats: int, tokens: int) -> int:
-        return min(self.how.micro_batch, _rounded(tokens) * seats)  # of a cache smaller than a batch, it takes no more
+        return min(self.how.micro_batch, _round_up(tokens) * seats)  # of a cache smaller than a batch, it takes no more
 
     def read(self, seat: int, start: int, ids: Sequence[int]) -> np.ndarray:
         """Read these tokens of one sequence, from position `start` on; the scores of what may follow, (V,) float32."""
@@ -205,9 +205,9 @@ class Vocabulary:
         return self._pieces[token]
 
     def spans(self, text: str) -> list[tuple[int, int]] | None:
-        """Which characters each token stands for, none of them special; all tokens of a split character have its span.
+        """Return the characters of each token, special tokens left out; all tokens of a split character have its span.
 
-        None where the tokens do not join to the text, but for a space that the tokenizer puts before it.
+        None if the tokens do not join to the text, except for a space that the tokenizer puts before it.
         """
         pieces = [self.piece(token) for token in self.ids(text, special=False)]
         whole, data = b"".join(pieces), _utf8(text)
@@ -223,15 +223,15 @@ class Vocabulary:
         """True if this token ends a text, or a turn of a chat."""
         return bool(self.weights.library.llama.llama_vocab_is_eog(self.weights.vocab, token))
 
-    # What follows is the part of a transformers tokenizer that `moeviz.capture.run` uses.
+    # The methods of a transformers tokenizer that `moeviz.capture.run` uses:
 
     def decode(self, token_ids: Sequence[int], **_how: Any) -> str:
         """Return the text of these tokens, with U+FFFD for bytes that are not a character."""
         return b"".join(map(self.piece, token_ids)).decode(errors="replace")
 
     def convert_ids_to_tokens(self, ids: Sequence[int]) -> list[str]:
-        """The text of each; bytes that are no character by themselves read <0xC3>."""
-        return [_named(self.piece(token)) for token in ids]
+        """Return the text of each; bytes that are not a character by themselves become <0xC3>."""
+        return [_escape_bytes(self.piece(token)) for token in ids]
 
     def apply_chat_template(self, conversation: list[dict[str, str]], **how: Any) -> str:
         """Turns of a chat as one text, by the file's template, in the sandbox in which transformers runs templates."""
@@ -255,6 +255,6 @@ def _utf8(text: str) -> bytes:
         raise InvalidPrompt("The prompt has half a character in it (a lone surrogate). Leave it out.") from error
 
 
-def _named(piece: bytes) -> str:
+def _escape_bytes(piece: bytes) -> str:
     text = piece.decode(errors="surrogateescape")
     return re.sub("[\udc80-\udcff]", lambda byte: f"<0x{ord(byte[0]) - 0xDC00:02X}>", text)

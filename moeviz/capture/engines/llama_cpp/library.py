@@ -47,7 +47,7 @@ class Library:
     ggml: Any
     ggml_path: Path
     version: str
-    # The last lines of its log that tell of trouble. They may hold paths, so nobody is shown them.
+    # The last warnings of its log. They may hold paths, so nobody is shown them.
     said: deque[str] = field(default_factory=lambda: deque(maxlen=8))
     keep: list[Any] = field(default_factory=list)  # what it calls back must not be collected
 
@@ -100,7 +100,7 @@ def _with_ggml(ffi: Any, llama: Path) -> Path:
 def _check_parameters(found: Library, raw: ctypes.CDLL) -> None:
     for kind, function in (("context", "llama_context_default_params"), ("model", "llama_model_default_params")):
         size = found.ffi.sizeof(f"struct llama_{kind}_params")
-        if size > ROOM or (platform.machine().lower() in ("x86_64", "amd64") and _written(raw, function) != size):
+        if size > ROOM or (platform.machine().lower() in ("x86_64", "amd64") and _struct_size(raw, function) != size):
             raise _unknown(found, f"its {kind} parameters")
     context, model = found.llama.llama_context_default_params(), found.llama.llama_model_default_params()
     sizes = [context.n_ctx, context.n_batch, context.n_ubatch, context.n_seq_max]
@@ -114,10 +114,10 @@ def _check_parameters(found: Library, raw: ctypes.CDLL) -> None:
         raise _unknown(found, "its default model parameters")
 
 
-def _written(raw: ctypes.CDLL, name: str) -> int:
+def _struct_size(raw: ctypes.CDLL, name: str) -> int:
     """Bytes of the struct that a function returns: what it writes is the same whatever was there before."""
     function = getattr(raw, name)
-    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # where it is to write
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p]  # the memory that it writes to
     seen = []
     for fill in (0xA5, 0x5A):
         room = (ctypes.c_ubyte * ROOM)(*[fill] * ROOM)

@@ -11,11 +11,10 @@ import torch
 from torch import Tensor
 
 from moeviz.capture.engines.decoding_loop import draw_and_read, prompt_ids, token_rows
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar, check_options
 from moeviz.capture.engines.llama_cpp.context import MOST_SEATS, ComputeOptions, Context, Vocabulary, Weights
-from moeviz.capture.engines.llama_cpp.files import GgufFiles, open_files
+from moeviz.capture.engines.llama_cpp.files import GgufFiles, describe, open_files, served_model
 from moeviz.capture.engines.llama_cpp.library import library
-from moeviz.capture.engines.llama_cpp.metadata import describe, model_facts, served_model
 from moeviz.capture.engines.llama_cpp.recording import CallbackRecording, ShownOutputs, decisions
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
 from moeviz.capture.run.prompts import added
@@ -99,10 +98,12 @@ def _trace(
     tokens = token_rows(vocabulary, [part.tolist() for part in sequences], [int(part.sum()) for part in prompts])
     experts, sorted_weights = sort_slots(ids, weights)
     outputs = recording.outputs(order, experts, sorted_weights)
-    return RoutingTrace(_as_heard(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs)
+    return RoutingTrace(
+        _checked_facts(recording, info, experts), tokens, experts, sorted_weights, logits, outputs=outputs
+    )
 
 
-def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
+def _checked_facts(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray) -> ModelInfo:
     """Return the facts, checked against the recording: a file that contradicts its model is not trusted."""
     layers = tuple(recording.layers())
     wide = [int(chosen.max(initial=0)) + 1 for chosen in experts]
@@ -114,10 +115,8 @@ def _as_heard(recording: CallbackRecording, info: ModelInfo, experts: np.ndarray
     return replace(info, top_k=experts.shape[-1], score_function=recording.score_function())
 
 
-__all__ = ["LlamaCppModel", "before_opening", "model_facts", "open_model"]
 MICRO_BATCH = 256  # tokens: the scores of all of them lie in memory at once, 157 MB with 150,000 in the vocabulary
 MOST = 2**14
-WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 def open_model(
@@ -131,8 +130,8 @@ def open_model(
 ) -> "LlamaCppModel":
     """Open the GGUF model whose file, or first part, has this name, in llama.cpp on the CPU.
 
-    exact         keys and values in float32, without flash attention: nothing is rounded but what the file itself has
-                  rounded. False: as llama.cpp does by default, in float16, with flash attention where it can.
+    exact         keys and values in float32, without flash attention: nothing is rounded except by the file itself.
+                  False: as llama.cpp does by default, in float16, with flash attention if it can.
     micro_batch   tokens that are computed at once; the record is the same.
     threads       default: as many as torch takes.
     check_memory  compare the size of the files with the memory that is free, before they are loaded.
@@ -140,13 +139,9 @@ def open_model(
     Raises
     ------
     ModelNotFound: there is no such file, a part is missing, or it is damaged. CaptureError: llama.cpp is missing, or
-    not as moeviz knows it; a dense model, one whose routing cannot be told apart, or one that does not fit into memory.
+    not as moeviz knows it; a dense model, one whose layers' routing has one name, or one that does not fit into memory.
     """
-    if given := [option for option, value in transformers_only.items() if value is not None]:
-        raise CaptureError(
-            f"{quoted(name)} runs in llama.cpp on the CPU, in the precision that its file has: it takes no {given[0]}. "
-            "Leave that out, or load the transformers checkpoint."
-        )
+    check_options(name, "llama.cpp on the CPU, in the precision that its file has", transformers_only)
     threads = torch.get_num_threads() if threads is None else threads
     for what, value in (("micro_batch", micro_batch), ("threads", threads)):
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MOST:
@@ -155,12 +150,15 @@ def open_model(
     describe(files)  # refuses what cannot be traced, before anything is loaded
     library()
     if check_memory:
-        check_bytes(quoted(name), _bytes(files), "as it is stored", "cpu", WAY_AROUND)
+        check_bytes(quoted(name), _bytes(files), "as it is stored", "cpu")
     return LlamaCppModel(files, Weights(files.paths), ComputeOptions(threads, micro_batch, exact))
 
 
 def before_opening(name: str) -> BeforeOpening:
-    """Read a GGUF model's facts and size without loading it. Raises what `model_facts` raises."""
+    """Read a GGUF model's facts and size without loading it, for which llama.cpp is not needed.
+
+    Raises `ModelNotFound` for a file that is not there, not whole or not a model, and `CaptureError` for a dense model.
+    """
     files = open_files(name)
     info, context = describe(files), files.number("context_length") or None
     return BeforeOpening(info, _bytes(files), context, files.identity, served=served_model(files, info))

@@ -5,8 +5,8 @@ All of its mixtures of experts are built by one function of its source, `build_m
 tensor has one name, the last it was given.
 
     ffn_moe_logits-N           router output of layer N, (T, E); ffn_moe_logits_biased-N where the router has a bias
-    ffn_moe_probs-N            its scores. What made them is the score function. Routers that take the softmax of the
-                               chosen logits alone have their logits here
+    ffn_moe_probs-N            its scores, made by the score function. Routers that take the softmax of only the chosen
+                               logits have their logits here
     ffn_moe_topk-N             expert ids (T, K), a view of a sorted list of E
     ffn_moe_weights-N          and then _softmax, _norm, _scaled, as far as the layer has them: the last is what the
                                experts' outputs are multiplied by
@@ -30,7 +30,7 @@ from moeviz.routing_trace import NO_EXPERT, pad_layers
 
 LOGITS = (b"ffn_moe_logits", b"ffn_moe_logits_biased")
 WEIGHTS = (b"ffn_moe_weights", b"ffn_moe_weights_softmax", b"ffn_moe_weights_norm", b"ffn_moe_weights_scaled")
-LATE = b"ffn_moe_weights_softmax"  # where it is there, the score function comes after the choice
+LATE = b"ffn_moe_weights_softmax"  # if it is there, the score function comes after the choice
 TOPK, PROBS = b"ffn_moe_topk", b"ffn_moe_probs"
 DOWN, OUT = (b"ffn_moe_down", b"ffn_moe_down_biased"), b"ffn_moe_out"
 READ, LAYER = (b"embd", b"inp_embd", b"inp_scaled"), b"l_out"  # the residual stream before and behind layers
@@ -92,9 +92,9 @@ class CallbackRecording:
     _wanted: dict[bytes, Piece | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._heard())
+        self.callback = self.library.ffi.callback("ggml_backend_sched_eval_callback", self._make_callback())
 
-    def _heard(self) -> Any:
+    def _make_callback(self) -> Any:
         """The function that llama.cpp calls for every tensor of its graphs: so it does little."""
         ffi, wanted = self.library.ggml_ffi, self._wanted
         kind, cast, text = ffi.typeof("struct ggml_tensor *"), ffi.cast, ffi.string
@@ -117,7 +117,7 @@ class CallbackRecording:
         return heard
 
     def _piece(self, name: bytes) -> Piece | None:
-        """Tell a router's tensor by its name; None for any other."""
+        """Recognise a router's tensor by its name; None for any other."""
         stem, _, layer = name.partition(b"-")
         wanted = stem in (TOPK, PROBS, *WEIGHTS) or (stem in LOGITS and self.keep_logits)
         if self.shown is not None:
@@ -127,7 +127,7 @@ class CallbackRecording:
         return (stem, int(layer)) if wanted and layer.isdigit() else None
 
     def _is_copied(self, piece: Piece, tensor: Any) -> bool:
-        """Of scores only what made them is of interest, unless that is no score function: then they are logits."""
+        """Return whether a tensor is copied. Of scores only their function is needed; without one they are logits."""
         stem, layer = piece
         if stem != PROBS:
             return True

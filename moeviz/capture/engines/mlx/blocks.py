@@ -34,7 +34,7 @@ class MoeBlock:
 
 
 def find_blocks(model: Any) -> list[MoeBlock]:
-    """The MoE blocks of a model, one a layer, in order; none of a dense model.
+    """Find the MoE blocks of a model, one per layer, in order; none in a dense model.
 
     Raises `CaptureError` for a layer that has several, or that runs experts without a block of their own.
     """

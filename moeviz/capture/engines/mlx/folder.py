@@ -1,8 +1,8 @@
 """A folder of mlx-lm: what is in it, refused in a sentence before mlx-lm reads any of it. Needs no MLX.
 
-A config that mlx-lm would take for another model than it describes, without a word, is found before anything runs:
-mlx-lm takes a config's fields by name, and its own default for one that is not there. transformers 5 writes some under
-other names (`rope_parameters`), and leaves out what equals a default of its own.
+A config that mlx-lm would silently take for another model than it describes is found before anything runs: mlx-lm takes
+a config's fields by name, and its own default for one that is missing. transformers 5 writes some under other names
+(`rope_parameters`), and leaves out those that equal its own defaults.
 """
 
 import json
@@ -16,7 +16,7 @@ from moeviz.capture.models.folder import check_inside
 from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.text import quoted, why_no_file
 
-PREFIX = "mlx:"  # before a folder, where a name is all that can be said: in the app's settings
+PREFIX = "mlx:"  # before a folder, where only a name can be given: in the app's settings
 WEIGHTS = "model*.safetensors"  # what mlx-lm reads
 LARGEST_CONFIG = 64 * 2**20  # bytes
 MODEL_TYPE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")  # mlx-lm imports its module of that name
@@ -97,11 +97,8 @@ def read_folder(name: str) -> MlxFolder:
 
 def why_no_experts(folder: MlxFolder) -> CaptureError:
     """The error for a model in which moeviz found no experts that it knows."""
-    counts = {
-        key: value
-        for key, value in folder.text.items()
-        if EXPERTS.search(key) and "per_tok" not in key and _is_many(value)
-    }
+    named = {key: value for key, value in folder.text.items() if EXPERTS.search(key) and "per_tok" not in key}
+    counts = {key: value for key, value in named.items() if type(value) is int and value >= LEAST}
     if not counts:
         return CaptureError(
             f"{quoted(folder.name)} is a {folder.model_type} model, and no layer of it has experts, so there is no "
@@ -113,10 +110,6 @@ def why_no_experts(folder: MlxFolder) -> CaptureError:
         "experts in a way that moeviz does not know (neither SwitchGLU nor SwitchMLP). Record it from the "
         "transformers checkpoint."
     )
-
-
-def _is_many(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= LEAST
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
@@ -144,7 +137,7 @@ def _check_no_code(name: str, path: Path, config: dict[str, Any]) -> None:
         )
 
 
-# How far a text may go changes no number that is computed, and nothing is left to chance.
+# Fields that change no computed number; attention_dropout is off, since nothing is trained.
 DECIDES_NOTHING = {
     "model_type",
     "max_position_embeddings",
@@ -170,7 +163,7 @@ def check_complete(folder: MlxFolder, args_class: type) -> None:
     ]
     if lacking:
         says = f"does not say {', '.join(lacking)}, without which mlx-lm builds no {folder.model_type}"
-        raise _refused(folder, says, {name: _by_transformers(folder, name) for name in lacking})
+        raise _config_error(folder, says, {name: _by_transformers(folder, name) for name in lacking})
 
 
 def check_means_the_same(folder: MlxFolder, args: Any) -> None:
@@ -185,7 +178,7 @@ def check_means_the_same(folder: MlxFolder, args: Any) -> None:
             says = (
                 f"does not say {name}: mlx-lm's {folder.model_type} takes {taken!r}, and transformers {meant!r}{WRONG}"
             )
-            raise _refused(folder, says, {name: meant})
+            raise _config_error(folder, says, {name: meant})
 
 
 def caution_of(folder: MlxFolder) -> str:
@@ -210,19 +203,19 @@ def _check_rope(folder: MlxFolder, args: Any) -> None:
     kind = f"mlx-lm's {folder.model_type}"
     if any(isinstance(value, dict) for value in rope.values()):
         says = f"gives its kinds of layers rope_parameters of their own, which {kind} does not read{WRONG}"
-        raise _refused(folder, says, {})
+        raise _config_error(folder, says, {})
     for name in ("rope_theta", "partial_rotary_factor"):
         meant, taken = rope.get(name, Missing), getattr(args, name, Missing)
         if Missing not in (meant, taken) and meant != taken:
             says = f"has {name} = {meant} in rope_parameters, where {kind} does not look: it takes {taken!r}{WRONG}"
-            raise _refused(folder, says, {name: meant})
+            raise _config_error(folder, says, {name: meant})
     scaled = rope.get("rope_type", rope.get("type"))
     if scaled not in PLAIN and not getattr(args, "rope_scaling", None):
         says = f"has {scaled!r} in rope_parameters, where {kind} does not look: it takes no scaling{WRONG}"
-        raise _refused(folder, says, {"rope_scaling": rope})
+        raise _config_error(folder, says, {"rope_scaling": rope})
 
 
-def _refused(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
+def _config_error(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
     """The sentence: what the config says, what mlx-lm makes of it, and which field to add."""
     known = {name: value for name, value in add.items() if value is not Missing}
     what = ", ".join(f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in known.items())

@@ -3,16 +3,16 @@
 T tokens of a forward, K slots, E experts, D the width of the model.
 
 * ids      what the module that runs the experts is given.
-* weights  mlx-lm's blocks work them out and keep them to themselves. So a block runs a second time on the same input,
+* weights  mlx-lm's blocks compute them and do not return them. So a block runs a second time on the same input,
            with a unit matrix (K, D) for its experts' answers and zeros for those of its shared experts: what the
            block's own code then adds up are the factors that it multiplies with. MLX is lazy, so no expert runs twice.
-* figures  of what the module that runs the experts answers, where they are wanted: the answers themselves are not kept.
-* logits   what a linear gate answers, or what `…_expert_select` is given. Elsewhere there are none.
+* figures  of what the module that runs the experts answers, if they are wanted: the answers themselves are not kept.
+* logits   what a linear gate answers, or what `…_expert_select` is given. Other gates have none.
 
 A block whose output is something else than a weighted sum of its experts' answers would be misread. So before a model
-is used, `Ears.check` gives every block random answers of its experts, large ones, and compares what comes out.
+is used, `BlockHooks.check` gives every block random answers of its experts, large ones, and compares the output.
 
-A listener changes the classes of the model's own modules, one by one, and nothing that other models share.
+The hooks change the classes of the model's own modules, one by one, and nothing that other models share.
 """
 
 from collections.abc import Callable
@@ -59,17 +59,17 @@ class _Call:
 
 @dataclass(slots=True)
 class BlockHooks:
-    """Hooks in all MoE blocks of one model. `heard` has the last forward, by layer."""
+    """Hooks in all MoE blocks of one model. `recorded` has the last forward, by layer."""
 
     blocks: list[MoeBlock]
-    heard: dict[int, BlockRouting] = field(default_factory=dict)
+    recorded: dict[int, BlockRouting] = field(default_factory=dict)
     wants_figures: bool = False
-    streams: dict[int, Any] = field(default_factory=dict)  # what the layers read, until their blocks are heard
+    streams: dict[int, Any] = field(default_factory=dict)  # what the layers read, until their blocks are recorded
     checks: list[tuple[int, Any, Any]] | None = None  # while `check` goes on: (layer, error, what is allowed)
 
     def __post_init__(self) -> None:
         for block in self.blocks:
-            _listen(self, block)
+            _hook_block(self, block)
 
     def check(self, forward: Callable[[], Any]) -> None:
         """Run `forward`, and raise `CaptureError` unless every block adds up its experts as recorded."""
@@ -88,66 +88,68 @@ class BlockHooks:
 
 
 def host(array: Any) -> np.ndarray:
-    """An array of MLX as numpy's; bfloat16, which numpy lacks, as float32."""
+    """Return an array of MLX as numpy's; bfloat16, which numpy lacks, as float32."""
     return np.array(array.astype(mx.float32) if array.dtype == mx.bfloat16 else array)
 
 
-def _listen(ears: BlockHooks, block: MoeBlock) -> None:
-    """Give the modules of a block classes of their own, which tell what goes on in them."""
+def _hook_block(hooks: BlockHooks, block: MoeBlock) -> None:
+    """Give the modules of a block classes of their own, which record what goes on in them."""
     now: list[_Call] = []  # the call that goes on, if any
-    _overhear(block.module, _block_call(ears, block, now))
-    _overhear(block.experts, _experts_call(block, now))
-    _overhear(block.within, _layer_call(ears, block.layer))
+    _wrap_call(block.module, _block_call(hooks, block, now))
+    _wrap_call(block.experts, _experts_call(block, now))
+    _wrap_call(block.within, _layer_call(hooks, block.layer))
     if block.gate is not None:
         linear = _linear_of(block.gate, block.num_experts)
         if linear is not None and linear is not block.gate:
-            _overhear(linear, _linear_call(now))
-        _overhear(block.gate, _gate_call(block, now, is_linear=linear is block.gate))
+            _wrap_call(linear, _linear_call(now))
+        _wrap_call(block.gate, _gate_call(block, now, is_linear=linear is block.gate))
     for module in block.shared:
-        _overhear(module, _shared_call(now))
+        _wrap_call(module, _shared_call(now))
 
 
 Call = Callable[..., Any]
 
 
-def _overhear(module: Any, made: Callable[[Call], Call]) -> None:
-    """Only this module gets another `__call__`, made from its own."""
-    own = type(module)
-    module.__class__ = type(own.__name__, (own,), {"__call__": made(own.__call__), "__module__": own.__module__})
+def _wrap_call(module: Any, call: Call) -> None:
+    """Let only this module answer by `call(own, module, …)`, where `own` is its own `__call__`."""
+    kind = type(module)
+    own = kind.__call__
+
+    def __call__(self: Any, *args: Any, **named: Any) -> Any:
+        return call(own, self, *args, **named)
+
+    module.__class__ = type(kind.__name__, (kind,), {"__call__": __call__, "__module__": kind.__module__})
 
 
-def _block_call(ears: BlockHooks, block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        def call(module: Any, *args: Any, **named: Any) -> Any:
-            first = _Call()
-            out = _during(now, first, own, module, *args, **named)
-            if first.ids is None or block.layer in ears.heard:
-                raise _unclear(block, "ran its experts not once")
-            shape = tuple(first.own.shape)
-            slots, width = shape[-2:]
-            if shape[:-1] != tuple(first.ids.shape) or slots > width:
-                raise _unclear(block, f"answers {shape} where it is asked for experts {first.ids.shape}")
-            unit = mx.broadcast_to(mx.eye(slots, width, dtype=mx.float32), shape)
-            again = _Call(answer=unit, quiet=True, gate=first.gate)
-            factors = _during(now, again, own, module, *args, **named)
-            if factors.shape[-1] != width:
-                raise _unclear(block, "puts what its experts answer through another layer")
-            weights = factors.astype(mx.float32).reshape(-1, width)[:, :slots]
-            if ears.checks is not None:
-                noise, loud = _loud(first, out)
-                noisy = _during(now, _Call(answer=noise, gate=first.gate), own, module, *args, **named)
-                ears.checks.append((block.layer, *_misfit(noise, weights, noisy, loud)))
-            figures = _figures(first.own, weights, ears.streams.pop(block.layer, None)) if ears.wants_figures else ()
-            ears.heard[block.layer] = BlockRouting(first.ids, weights, first.logits, *figures)
-            return out
+def _block_call(hooks: BlockHooks, block: MoeBlock, now: list[_Call]) -> Call:
+    def call(own: Call, module: Any, *args: Any, **named: Any) -> Any:
+        first = _Call()
+        out = _during(now, first, own, module, *args, **named)
+        if first.ids is None or block.layer in hooks.recorded:
+            raise _unclear(block, "ran its experts not once")
+        shape = tuple(first.own.shape)
+        slots, width = shape[-2:]
+        if shape[:-1] != tuple(first.ids.shape) or slots > width:
+            raise _unclear(block, f"answers {shape} where it is asked for experts {first.ids.shape}")
+        unit = mx.broadcast_to(mx.eye(slots, width, dtype=mx.float32), shape)
+        again = _Call(answer=unit, quiet=True, gate=first.gate)
+        factors = _during(now, again, own, module, *args, **named)
+        if factors.shape[-1] != width:
+            raise _unclear(block, "puts what its experts answer through another layer")
+        weights = factors.astype(mx.float32).reshape(-1, width)[:, :slots]
+        if hooks.checks is not None:
+            noise, loud = _loud(first, out)
+            noisy = _during(now, _Call(answer=noise, gate=first.gate), own, module, *args, **named)
+            hooks.checks.append((block.layer, *_misfit(noise, weights, noisy, loud)))
+        figures = _figures(first.own, weights, hooks.streams.pop(block.layer, None)) if hooks.wants_figures else ()
+        hooks.recorded[block.layer] = BlockRouting(first.ids, weights, first.logits, *figures)
+        return out
 
-        return call
-
-    return made
+    return call
 
 
 def _figures(answer: Any, weights: Any, stream: Any) -> tuple[Any, bool]:
-    """The figures of one forward, which are computed when they are asked for; and whether the stream is among them."""
+    """Return the figures of one forward, not computed yet, and whether the residual stream is among them."""
     slots, width = answer.shape[-2:]
     outputs = answer.astype(mx.float32).reshape(-1, slots, width)
     there = stream is not None and stream.shape[-1] == width and stream.size * slots == outputs.size
@@ -165,7 +167,7 @@ def _lengths(rows: Any) -> Any:
 
 
 def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
-    """Random answers that outweigh whatever else the block adds, and the most that this may be."""
+    """Return random answers that outweigh whatever else the block adds, and the most that this may be."""
     most = mx.max(mx.abs(out.astype(mx.float32)))
     factor = LOUD.get(str(out.dtype), LOUD_ELSEWHERE) * (1 + most)
     return mx.random.normal(call.own.shape, dtype=mx.float32, key=mx.random.key(0)) * factor, 2 * most
@@ -187,61 +189,52 @@ def _during(now: list[_Call], call: _Call, own: Call, module: Any, *args: Any, *
         now.clear()
 
 
-def _layer_call(ears: BlockHooks, layer: int) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        def call(module: Any, *args: Any, **named: Any) -> Any:
-            if ears.wants_figures and args:
-                ears.streams[layer] = args[0]
-            return own(module, *args, **named)
+def _layer_call(hooks: BlockHooks, layer: int) -> Call:
+    def call(own: Call, module: Any, *args: Any, **named: Any) -> Any:
+        if hooks.wants_figures and args:
+            hooks.streams[layer] = args[0]
+        return own(module, *args, **named)
 
-        return call
-
-    return made
+    return call
 
 
-def _experts_call(block: MoeBlock, now: list[_Call]) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        def call(module: Any, x: Any, indices: Any, *rest: Any, **named: Any) -> Any:
-            if not now:
-                return own(module, x, indices, *rest, **named)
-            going = now[0]
-            if going.answer is not None:
-                return going.answer
-            if going.ids is not None:
-                raise _unclear(block, "ran its experts twice")
-            if isinstance(going.gate, tuple) and not any(indices is part for part in going.gate):
-                raise _unclear(block, "changes what its router chose before the experts are run")
-            answer = own(module, x, indices, *rest, **named)
-            going.ids, going.own = indices, answer
-            return answer
+def _experts_call(block: MoeBlock, now: list[_Call]) -> Call:
+    def call(own: Call, module: Any, x: Any, indices: Any, *rest: Any, **named: Any) -> Any:
+        if not now:
+            return own(module, x, indices, *rest, **named)
+        going = now[0]
+        if going.answer is not None:
+            return going.answer
+        if going.ids is not None:
+            raise _unclear(block, "ran its experts twice")
+        if isinstance(going.gate, tuple) and not any(indices is part for part in going.gate):
+            raise _unclear(block, "changes what its router chose before the experts are run")
+        answer = own(module, x, indices, *rest, **named)
+        going.ids, going.own = indices, answer
+        return answer
 
-        return call
-
-    return made
+    return call
 
 
-def _gate_call(block: MoeBlock, now: list[_Call], is_linear: bool) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        own = _telling(own, now)
+def _gate_call(block: MoeBlock, now: list[_Call], is_linear: bool) -> Call:
+    with_logits = _recording_logits(type(block.gate).__call__, now)
 
-        def call(module: Any, *args: Any, **named: Any) -> Any:
-            if now and now[0].answer is not None:
-                return now[0].gate
-            if now and now[0].gate is not None:
-                raise _unclear(block, "asked its router twice")
-            answer = own(module, *args, **named)
-            if now:
-                now[0].gate = answer
-                if is_linear:
-                    now[0].logits = answer
-            return answer
+    def call(_own: Call, module: Any, *args: Any, **named: Any) -> Any:
+        if now and now[0].answer is not None:
+            return now[0].gate
+        if now and now[0].gate is not None:
+            raise _unclear(block, "asked its router twice")
+        answer = with_logits(module, *args, **named)
+        if now:
+            now[0].gate = answer
+            if is_linear:
+                now[0].logits = answer
+        return answer
 
-        return call
-
-    return made
+    return call
 
 
-def _telling(own: Call, now: list[_Call]) -> Call:
+def _recording_logits(own: Call, now: list[_Call]) -> Call:
     """Return the gate's own code, in which the function that chooses experts also records its logits."""
     code = getattr(own, "__code__", None)
     name = next((name for name in getattr(code, "co_names", ()) if SELECT in name and name in own.__globals__), None)
@@ -249,40 +242,34 @@ def _telling(own: Call, now: list[_Call]) -> Call:
         return own
     select = own.__globals__[name]
 
-    def told(logits: Any, *args: Any, **named: Any) -> Any:
+    def record(logits: Any, *args: Any, **named: Any) -> Any:
         if now:
             now[0].logits = logits
         return select(logits, *args, **named)
 
-    return FunctionType(own.__code__, own.__globals__ | {name: told}, own.__name__, own.__defaults__, own.__closure__)
+    return FunctionType(own.__code__, own.__globals__ | {name: record}, own.__name__, own.__defaults__, own.__closure__)
 
 
-def _linear_call(now: list[_Call]) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        def call(module: Any, *args: Any, **named: Any) -> Any:
-            logits = own(module, *args, **named)
-            if now:
-                now[0].logits = logits
-            return logits
+def _linear_call(now: list[_Call]) -> Call:
+    def call(own: Call, module: Any, *args: Any, **named: Any) -> Any:
+        logits = own(module, *args, **named)
+        if now:
+            now[0].logits = logits
+        return logits
 
-        return call
-
-    return made
+    return call
 
 
-def _shared_call(now: list[_Call]) -> Callable[[Call], Call]:
-    def made(own: Call) -> Call:
-        def call(module: Any, *args: Any, **named: Any) -> Any:
-            answer = own(module, *args, **named)
-            return mx.zeros_like(answer) if now and now[0].quiet else answer
+def _shared_call(now: list[_Call]) -> Call:
+    def call(own: Call, module: Any, *args: Any, **named: Any) -> Any:
+        answer = own(module, *args, **named)
+        return mx.zeros_like(answer) if now and now[0].quiet else answer
 
-        return call
-
-    return made
+    return call
 
 
 def _linear_of(gate: Any, num_experts: int) -> Any | None:
-    """The linear layer that scores the experts: the gate itself, or the one in it."""
+    """Find the linear layer that scores the experts: the gate itself, or the one in it."""
     found = [module for _, module in gate.named_modules() if isinstance(module, nn.Linear | nn.QuantizedLinear)]
     found = [module for module in found if module.weight.shape[0] == num_experts]
     return found[0] if len(found) == 1 else None

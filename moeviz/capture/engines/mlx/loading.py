@@ -54,7 +54,7 @@ def with_weights(folder: MlxFolder, model: Any, dtype: str | None) -> Any:
     return model
 
 
-def hooked(folder: MlxFolder, model: Any) -> tuple[BlockHooks, int]:
+def hook_model(folder: MlxFolder, model: Any) -> tuple[BlockHooks, int]:
     """Hook the model's MoE blocks, and return the hooks and the largest number of experts per token.
 
     Raises `CaptureError` for a dense model, and for one that runs experts in another way.
@@ -62,21 +62,21 @@ def hooked(folder: MlxFolder, model: Any) -> tuple[BlockHooks, int]:
     blocks = find_blocks(model)
     if not blocks:
         raise why_no_experts(folder)
-    ears = BlockHooks(blocks)
+    hooks = BlockHooks(blocks)
     try:
         with explained(f"{quoted(folder.name)} does not run in mlx-lm"):
             try_out(model)
     except ModelNotFound as error:
-        if isinstance(error.__cause__, CaptureError):  # what an ear refused is a sentence by itself
+        if isinstance(error.__cause__, CaptureError):  # what a hook refused is a sentence by itself
             raise error.__cause__ from None
         raise
-    return ears, max(int(heard.experts.shape[-1]) for heard in ears.heard.values())
+    return hooks, max(int(routing.experts.shape[-1]) for routing in hooks.recorded.values())
 
 
-def check_runs(folder: MlxFolder, model: Any, ears: BlockHooks) -> None:
+def check_runs(folder: MlxFolder, model: Any, hooks: BlockHooks) -> None:
     """Run a few tokens, and raise `CaptureError` if MLX cannot, or if the blocks were not recorded correctly."""
     try:
-        ears.check(lambda: try_out(model))
+        hooks.check(lambda: try_out(model))
     except RuntimeError as error:
         why = cut(str(error), LONGEST_COMPLAINT)
         if ONLY_FLOAT32 in why:
@@ -94,8 +94,8 @@ def try_out(model: Any) -> Any:
 
 def facts_of(folder: MlxFolder, model: Any) -> ModelInfo:
     """The facts about a model that `load` made, none of whose weights is read."""
-    ears, top_k = hooked(folder, model)
-    return describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
+    hooks, top_k = hook_model(folder, model)
+    return describe(folder.name, model, hooks.blocks, top_k, caution_of(folder))
 
 
 def stops_of(folder: MlxFolder, own: int | None) -> frozenset[int]:

@@ -1,7 +1,10 @@
-"""A model in MLX's hands, behind the interface that moeviz has for other engines."""
+"""An MLX model behind the interface that moeviz has for other engines: opened, and run prompt by prompt.
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+T tokens of a sequence, L MoE layers, K slots, E experts, V tokens of the vocabulary.
+"""
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass, field, replace
 from threading import Lock
 from typing import Any
 
@@ -9,7 +12,8 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
+from moeviz.capture.engines.decoding_loop import draw_and_read, outputs_of, prompt_ids, token_rows
+from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar, check_options
 from moeviz.capture.engines.mlx.folder import MlxFolder, caution_of, read_folder
 from moeviz.capture.engines.mlx.hooks import BlockHooks, BlockRouting, host
 from moeviz.capture.engines.mlx.installed import caches, mx, need_mlx
@@ -17,21 +21,132 @@ from moeviz.capture.engines.mlx.loading import (
     check_runs,
     describe,
     facts_of,
-    hooked,
+    hook_model,
     load,
     stops_of,
     weights_bytes,
     with_weights,
 )
-from moeviz.capture.engines.mlx.run import ForwardRouting, prompts_of, steps, trace_of
 from moeviz.capture.models.folder import weights_identity
 from moeviz.capture.models.load import open_tokenizer
 from moeviz.capture.models.memory import OVERHEAD, check_bytes
-from moeviz.capture.run.prompts import added_by_template
+from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.run.prompts import added_by_template, token_spans
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.model_info import ModelInfo
+from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots
 from moeviz.text import quoted
+
+STEP = 2048  # tokens of a prompt that are read at once, as mlx-lm does
+SAMPLE = 16  # rows of each layer by which the score function is recognised
+
+
+@dataclass(frozen=True, slots=True)
+class ForwardRouting:
+    """The routers' decisions for the tokens of one forward, layer by layer."""
+
+    experts: list[np.ndarray]  # L of (T, K)
+    weights: list[np.ndarray]  # L of (T, K)
+    logits: list[np.ndarray] | None  # L of (T, E)
+    figures: list[np.ndarray] | None = None  # L of (T, K, FIGURES)
+    stream: bool = False  # whether the residual stream of all layers is among them
+
+
+Forward = Callable[[Sequence[int], Any, bool, bool], tuple[torch.Tensor | None, ForwardRouting]]
+
+
+@dataclass(slots=True)
+class _Sequence:
+    """A prompt on its way through the model, and what is generated after it."""
+
+    prompt: list[int]
+    cache: Any
+    read: list[int] = field(default_factory=list)
+    rows: list[ForwardRouting] = field(default_factory=list)  # of each forward
+
+    def feed(self, forward: Forward, tokens: list[int], keep_logits: bool) -> torch.Tensor:
+        """Read tokens; the scores (V,) of the one that comes next. Only the last of them needs an output."""
+        starts = range(0, len(tokens) - 1, STEP)
+        pieces = [tokens[start : min(start + STEP, len(tokens) - 1)] for start in starts]
+        for piece in pieces:
+            self.rows.append(forward(piece, self.cache, keep_logits, False)[1])
+        scores, rows = forward(tokens[-1:], self.cache, keep_logits, True)
+        self.rows.append(rows)
+        self.read += tokens
+        assert scores is not None  # an output was asked for
+        return scores
+
+
+def _prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, request: CaptureRequest, name: str, limit: int | None
+) -> list[list[int]]:
+    """The tokens of each prompt. Raises `InvalidPrompt` for what cannot be read, `CaptureError` for no template."""
+    how = {"add_special_tokens": False} if request.chat else {}
+
+    def ids_of(text: str) -> list[int]:
+        return [int(token) for token in tokenizer(text, verbose=False, **how)["input_ids"]]
+
+    return prompt_ids(tokenizer, request, name, limit, ids_of)
+
+
+def _run_prompts(
+    forward: Forward,
+    new_cache: Callable[[], Any],
+    request: CaptureRequest,
+    prompts: list[list[int]],
+    stops: frozenset[int],
+    _make_trace: Callable[[list["_Sequence"], str], RoutingTrace],
+) -> Generator[SoFar, None, None]:
+    """Read the prompts one after the other, then draw a token for each, and so on: see `EngineModel.run`."""
+    sequences = [_Sequence(prompt, new_cache()) for prompt in prompts]
+    scores = [each.feed(forward, each.prompt, request.keep_logits) for each in sequences]
+
+    def read_one(sequence: int, token: int) -> torch.Tensor:
+        return sequences[sequence].feed(forward, [token], request.keep_logits)
+
+    def so_far(decoding: str) -> SoFar:
+        """Freeze what was read up to now, so that a trace can be made of it later."""
+        now = [replace(each, read=[*each.read], rows=[*each.rows], cache=None) for each in sequences]
+        return lambda: _make_trace(now, decoding)
+
+    yield from draw_and_read(request, scores, stops.__contains__, read_one, so_far)
+
+
+def _make_trace(sequences: list[_Sequence], info: ModelInfo, tokenizer: PreTrainedTokenizerBase) -> RoutingTrace:
+    """The trace of what was read. Raises `CaptureError` where a token was sent to one expert twice."""
+    every = [rows for each in sequences for rows in each.rows]
+    layers = range(len(info.layers))
+    experts = [np.concatenate([rows.experts[layer] for rows in every]).astype(np.int64) for layer in layers]
+    weights = [np.concatenate([rows.weights[layer] for rows in every]).astype(np.float32) for layer in layers]
+    logits = None
+    if all(rows.logits is not None for rows in every):
+        logits = [np.concatenate([rows.logits[layer] for rows in every if rows.logits]) for layer in layers]
+    _check_different(experts, info)
+    known = [] if logits is None else list(zip(logits, weights, experts, strict=True))
+    facts = replace(
+        info,
+        top_k=max(part.shape[1] for part in experts),
+        score_function=score_function([(s[:SAMPLE], w[:SAMPLE], i[:SAMPLE]) for s, w, i in known]),
+    )
+    ids, factors = sort_slots(pad_layers(experts, NO_EXPERT).astype(np.int16), pad_layers(weights, 0.0))
+    scores = None if logits is None else pad_layers(logits, -np.inf).astype(np.float32)
+    tokens = token_rows(tokenizer, [each.read for each in sequences], [len(each.prompt) for each in sequences])
+    outputs = None
+    if factors is not None and all(rows.figures is not None for rows in every):
+        figures = [np.concatenate([rows.figures[layer] for rows in every if rows.figures]) for layer in layers]
+        outputs = outputs_of(ids, factors, experts, figures, all(rows.stream for rows in every))
+    return RoutingTrace(facts, tokens, ids, factors, scores, outputs=outputs)
+
+
+def _check_different(experts: list[np.ndarray], info: ModelInfo) -> None:
+    for layer, ids in zip(info.layers, experts, strict=True):
+        ordered = np.sort(ids, axis=-1)
+        if (twice := (ordered[:, 1:] == ordered[:, :-1]).any(axis=-1)).any():
+            raise CaptureError(
+                f"Layer {layer} of {quoted(info.name)} sent token {int(twice.argmax())} to one expert twice, which is "
+                "not what a router decides. Record it from the transformers checkpoint."
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +154,7 @@ class _Opened:
     """An MLX model in memory, with its hooks and its tokenizer."""
 
     model: Any
-    ears: BlockHooks
+    hooks: BlockHooks
     tokenizer: PreTrainedTokenizerBase
     stops: frozenset[int]
 
@@ -50,15 +165,15 @@ class MlxModel(EngineModel):
     shows_outputs = True
 
     def __init__(self, folder: MlxFolder, model: Any) -> None:
-        ears, top_k = hooked(folder, model)
-        self.info = describe(folder.name, model, ears.blocks, top_k, caution_of(folder))
+        hooks, top_k = hook_model(folder, model)
+        self.info = describe(folder.name, model, hooks.blocks, top_k, caution_of(folder))
         self._limit = folder.max_tokens
         self._turn = Lock()
-        ears.heard.clear()
-        check_runs(folder, model, ears)
+        hooks.recorded.clear()
+        check_runs(folder, model, hooks)
         tokenizer = open_tokenizer(folder.name, str(folder.path))
         stops = stops_of(folder, tokenizer.eos_token_id)
-        self._opened: _Opened | None = _Opened(model, ears, tokenizer, stops)
+        self._opened: _Opened | None = _Opened(model, hooks, tokenizer, stops)
 
     @property
     def max_tokens(self) -> int | None:
@@ -76,11 +191,7 @@ class MlxModel(EngineModel):
 
     def token_spans(self, text: str) -> list[tuple[int, int]] | None:
         """Which characters of `text` each of its tokens stands for; None for a tokenizer that does not say."""
-        tokenizer = self.opened().tokenizer
-        if not tokenizer.is_fast:
-            return None
-        read = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-        return [(int(start), int(end)) for start, end in read["offset_mapping"]]
+        return token_spans(self.opened().tokenizer, text)
 
     def added_by_template(self, text: str, system: str | None = None) -> tuple[bool, ...] | None:
         """Return, for each token of a chat turn, whether the template added it; None if that is unknown."""
@@ -89,20 +200,20 @@ class MlxModel(EngineModel):
     def run(self, request: CaptureRequest) -> Generator[SoFar, None, None]:
         """Prompts are read one after another, each by itself; tokens are drawn as `moeviz.trace` does."""
         opened = self.opened()
-        prompts = prompts_of(opened.tokenizer, request, self.info.name, self.max_tokens)
+        prompts = _prompt_ids(opened.tokenizer, request, self.info.name, self.max_tokens)
 
         def forward(tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool) -> tuple[Any, ForwardRouting]:
             with self._turn:
-                opened.ears.wants_figures = request.outputs
+                opened.hooks.wants_figures = request.outputs
                 return _forward(opened, tokens, cache, keep_logits, output)
 
-        yield from steps(
+        yield from _run_prompts(
             forward,
             lambda: caches.make_prompt_cache(opened.model),
             request,
             prompts,
             opened.stops,
-            lambda sequences, decoding: trace_of(sequences, replace(self.info, decoding=decoding), opened.tokenizer),
+            lambda sequences, decoding: _make_trace(sequences, replace(self.info, decoding=decoding), opened.tokenizer),
         )
 
     def close(self) -> None:
@@ -121,34 +232,34 @@ def _forward(
     opened: _Opened, tokens: Sequence[int], cache: Any, keep_logits: bool, output: bool
 ) -> tuple[torch.Tensor | None, ForwardRouting]:
     """Read tokens: return the scores (V,) of the next one, if asked for, and what the routers decided."""
-    ears = opened.ears
-    ears.heard.clear()
+    hooks = opened.hooks
+    hooks.recorded.clear()
     try:
         out = opened.model(mx.array([tokens]), cache=cache)
-        heard = [ears.heard.get(block.layer) for block in ears.blocks]
+        recorded = [hooks.recorded.get(block.layer) for block in hooks.blocks]
     finally:
-        ears.heard.clear()
-        ears.streams.clear()
+        hooks.recorded.clear()
+        hooks.streams.clear()
     wanted = [
         part
-        for each in heard
+        for each in recorded
         if each
         for part in (each.experts, each.weights, each.logits if keep_logits else None, each.figures)
     ]
     scores = out[0, -1].astype(mx.float32) if output else None
     mx.eval([part for part in wanted if part is not None], [c.state for c in cache], [] if scores is None else scores)
-    rows = _rows(heard, len(tokens), keep_logits)
+    rows = _rows(recorded, len(tokens), keep_logits)
     return None if scores is None else torch.from_numpy(np.array(scores)), rows
 
 
-def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
+def _rows(recorded: list[BlockRouting | None], tokens: int, keep_logits: bool) -> ForwardRouting:
     """Copy what the hooks recorded to numpy. Raises `CaptureError` unless every block met every token once."""
-    if any(each is None or each.weights.shape[0] != tokens for each in heard):
+    if any(each is None or each.weights.shape[0] != tokens for each in recorded):
         raise CaptureError(
             "A layer of this MLX model did not route every token that the model read once, and moeviz cannot tell "
             "which routing belongs to which token. Record it from the transformers checkpoint."
         )
-    parts = [each for each in heard if each is not None]
+    parts = [each for each in recorded if each is not None]
     experts = [host(each.experts).reshape(tokens, -1) for each in parts]
     weights = [host(each.weights) for each in parts]
     logits = None
@@ -159,7 +270,6 @@ def _rows(heard: list[BlockRouting | None], tokens: int, keep_logits: bool) -> F
 
 
 DTYPES = ("float32", "bfloat16", "float16")
-WAY_AROUND = " To load it all the same: `check_memory=False`, or `--ignore-memory` on the command line."
 
 
 def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True, **transformers_only: Any) -> MlxModel:
@@ -177,33 +287,22 @@ def open_model(name: str, *, dtype: str | None = None, check_memory: bool = True
     Before the model is returned, eight tokens are run through it, and every MoE block must add up its experts' answers
     as moeviz says that it does.
     """
-    if given := [option for option, value in transformers_only.items() if value is not None]:
-        raise CaptureError(
-            f"{quoted(name)} runs in MLX, on the device that MLX takes by default: it takes no {given[0]}. Leave that "
-            "out, or load the transformers checkpoint."
-        )
+    check_options(name, "MLX, on the device that MLX takes by default", transformers_only)
     if dtype not in (None, "auto", *DTYPES):
         raise CaptureError(f"dtype is {dtype!r}; for MLX it must be one of {', '.join(DTYPES)}, or None.")
     folder = read_folder(name)
     need_mlx()
     lazy = load(folder)
     if check_memory:
-        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None, WAY_AROUND)
+        check_bytes(quoted(name), int(weights_bytes(lazy) * OVERHEAD), "as it is", None)
     return MlxModel(folder, with_weights(folder, lazy, None if dtype == "auto" else dtype))
 
 
-def model_facts(name: str) -> ModelInfo:
-    """Read an MLX folder's facts: layers, experts, parameters. No weights are read.
-
-    Raises what `open_model` raises before it reads them.
-    """
-    folder = read_folder(name)
-    need_mlx()
-    return facts_of(folder, load(folder))
-
-
 def before_opening(name: str) -> BeforeOpening:
-    """Read an MLX folder's facts, the bytes that a run of it takes, its context, and which weights it holds."""
+    """Read an MLX folder's facts, the bytes that a run of it takes, its context, and which weights it holds.
+
+    No weights are read. Raises what `open_model` raises before it reads them.
+    """
     folder = read_folder(name)
     need_mlx()
     lazy = load(folder)

@@ -1,8 +1,8 @@
 """Compare a server's answer with what was asked: the model's name, the prompt's tokens, the number of new tokens.
 
-The facts about the model come from its answers, from a config, and from the user. Nothing is guessed. No server
-says how many experts a layer has. A config does: that of the model's own name, where moeviz knows it, or of the one
-that `facts` names. Each answer is held against it.
+The facts about the model come from its answers, from a config, and from the user. Nothing is guessed. No server gives
+the number of experts per layer. A config does: that of the model's own name, if moeviz knows it, or the one that
+`facts` names. Each answer is compared with it.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ NOT_CHECKED = (
 
 @dataclass(frozen=True, slots=True)
 class ServedAnswer:
-    """The routing of one prompt and of what was generated after it, and what else the server says of the two."""
+    """The routing of one prompt and of what was generated after it, and other facts in the server's answer."""
 
     part: SequenceRouting
     new: int  # tokens that were generated, the last one too
@@ -40,7 +40,7 @@ class ServedAnswer:
 
 
 def check_model(answer: ServedAnswer, names: Sequence[str], url: str) -> None:
-    """Raise `CaptureError` where the answer names a model that has none of these names."""
+    """Raise `CaptureError` if the answer names a model by another name than these."""
     if answer.model is not None and answer.model not in names:
         raise CaptureError(
             f"{url} answered as the model {shown(answer.model)}, and {quoted(names[0])} was asked: this would be the "
@@ -65,8 +65,8 @@ def check_tokens(read: Sequence[int], ids: Sequence[int], url: str) -> None:
     )
 
 
-def said_of_text(read: str, prompt: str, tokens: int) -> str:
-    """The caution for tokens in whose text the prompt's is not found, white space aside; "" where it is."""
+def caution_about_text(read: str, prompt: str, tokens: int) -> str:
+    """Return the caution for tokens whose text does not contain the prompt's, white space aside; "" if it does."""
     if "".join(prompt.split()) in "".join(read.split()):
         return ""
     return (
@@ -75,17 +75,17 @@ def said_of_text(read: str, prompt: str, tokens: int) -> str:
     )
 
 
-def said_of_zeros(parts: Sequence[np.ndarray]) -> str:
+def caution_about_zeros(parts: Sequence[np.ndarray]) -> str:
     """Return the caution for tokens that have zeros instead of experts; each part is a sequence (L MoE layers, T, K).
 
-    A prefix from a cache has zeros where nobody kept its routing. With several experts per token this is no choice,
-    and count as not recorded. With one, expert 0 could be the choice: so only for the first tokens, at every layer.
+    A prefix from a cache has zeros if its routing was not kept. With several experts per token zeros are not a choice,
+    and count as not recorded. With one, expert 0 could be the choice: so only the first tokens count, at every layer.
     """
     tokens, (layers, _, top_k) = sum(part.shape[1] for part in parts), parts[0].shape
     zeros = [(part == 0).all(axis=2) for part in parts]
     if top_k > 1:
         found = sum(int(part.any(axis=0).sum()) for part in zeros)
-        which, then = f"{found:,} of {tokens:,} tokens have zeros in place of experts", "They count as not recorded. "
+        which, then = f"{found:,} of {tokens:,} tokens have zeros instead of experts", "They count as not recorded. "
     else:
         found = sum(int(np.logical_and.accumulate(part.all(axis=0)).sum()) for part in zeros)
         which, then = f"The first {found:,} of {tokens:,} tokens have expert 0 at all {layers} layers", ""
@@ -105,7 +105,7 @@ WHY_ENDED = {
 
 
 def why_ended(reason: Any) -> str:
-    """Why a server generated fewer tokens than it was asked for, in words.
+    """Describe why a server generated fewer tokens than requested.
 
     >>> why_ended("stop"), why_ended("tired"), why_ended(None)
     ('the model wrote its end-of-text token', "the server's reason is 'tired'", 'the server gives no reason')
@@ -127,10 +127,10 @@ def config_facts(where: ServerName, runs: str | None) -> ModelInfo | None:
 
 
 def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, runs: str | None, by: str) -> ModelInfo:
-    """The facts about a served model, by its first answer and what is known of it. Raises `CaptureError`.
+    """Return the facts about a served model, by its first answer and its config. Raises `CaptureError`.
 
-    runs  what the server says that it runs: a hub id, or a path on the server's machine.
-    by    how the server names itself, with its version.
+    runs  the model that the server reports: a hub id, or a path on the server's machine.
+    by    the server's own name, with its version.
     """
     hidden, _, top_k = part.ids.shape
     if facts is not None:
@@ -144,7 +144,7 @@ def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, r
             "does, a folder or an id on the hub: load_model(…, facts=…), or ?facts=… behind the address. Or say how "
             "many: experts=…, or ?experts=…"
         )
-    layers, said = _layers(where, part)
+    layers, caution = _layers(where, part)
     return ModelInfo(
         name=where.name,
         backend=where.engine,
@@ -152,20 +152,20 @@ def info_of(where: ServerName, facts: ModelInfo | None, part: SequenceRouting, r
         num_experts=(where.told.experts,) * len(layers),
         top_k=top_k,
         num_layers=hidden,
-        caution=said,
+        caution=caution,
         recorded_by=by,
         slot_order="unknown",
     )
 
 
 def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], str]:
-    """Return the layers with experts: as the user said, or those that hold more than zeros in the first answer."""
+    """Return the layers with experts, given by the user or found by ids other than 0 in the first answer; a caution."""
     hidden, _, top_k = part.ids.shape
-    told, empty = where.told.moe_layers, _empty(part.ids)
-    if told is not None:
-        if max(told) >= hidden:
-            raise CaptureError(f"The model has {hidden} layers, from 0 on, and no layer {max(told)}.")
-        return told, ""
+    given, empty = where.told.moe_layers, _empty(part.ids)
+    if given is not None:
+        if max(given) >= hidden:
+            raise CaptureError(f"The model has {hidden} layers, from 0 on, and no layer {max(given)}.")
+        return given, ""
     if top_k == 1 and empty.any():
         raise CaptureError(
             f"Of layer {int(empty.argmax())} the server gave zeros alone: it is dense, or its first expert was taken. "
@@ -174,16 +174,16 @@ def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], 
     if empty.all():
         raise nothing_but_zeros(where.name)
     left = [layer for layer in range(hidden) if empty[layer]]
-    said = f"Layers of which the server gave zeros alone are left out: {listed(left)}. They are dense, or not recorded."
-    return tuple(layer for layer in range(hidden) if not empty[layer]), said if left else ""
+    caution = f"Layers with nothing but zeros are left out: {listed(left)}. They are dense, or not recorded."
+    return tuple(layer for layer in range(hidden) if not empty[layer]), caution if left else ""
 
 
 def check_part(info: ModelInfo, part: SequenceRouting) -> None:
-    """Raise `CaptureError` where an answer is not of a model with these facts, or where something hid its routing."""
+    """Raise `CaptureError` if an answer is not of a model with these facts, or if something hid its routing."""
     hidden, _, top_k = part.ids.shape
     if (hidden, top_k) != (info.num_layers, info.top_k):
         raise CaptureError(
-            f"{info.name} answered with {hidden} layers of {top_k} experts a token, and its config has "
+            f"{info.name} answered with {hidden} layers of {top_k} experts per token, and its config has "
             f"{info.num_layers} layers of {info.top_k}. Name the config of the model that is served (facts=…)."
         )
     if top_k == 1:
@@ -204,7 +204,7 @@ def check_part(info: ModelInfo, part: SequenceRouting) -> None:
 
 
 def nothing_but_zeros(name: str) -> CaptureError:
-    """For an answer in which no router decided anything."""
+    """Return the error for an answer in which no router decided anything."""
     return CaptureError(
         f"Every expert id that {name} answered with is 0: a fused kernel bypasses what records the routing. Run the "
         "server without that kernel."

@@ -1,8 +1,8 @@
 """Requests to a server over HTTP: answers are counted while they come, and every failure is one sentence.
 
-A server is a stranger. Its answer may be endless, late, lead elsewhere or be no answer; its words are cut and shown as
-text. The key is sent as a header, and stands in no sentence. The text of each token is asked for too, as the server's
-own tokenizer decodes it.
+A server is not trusted. Its answer may be endless, late, a redirect or missing; its messages are cut and shown as text.
+The key is sent as a header, and is in no message. The text of each token is asked for too, as the server's own
+tokenizer decodes it.
 """
 
 import json
@@ -159,7 +159,7 @@ class Server:
 
 @asynccontextmanager
 async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterator[Server]:
-    """A server to be asked. Nothing is taken from the environment but the key: no proxies, no other log-ins."""
+    """Connect to a server. Only the key is taken from the environment: no proxies, no other log-ins."""
     key = os.environ.get("MOEVIZ_API_KEY") or os.environ.get(KEYS[where.engine])
     headers = {"accept-encoding": "identity", "user-agent": "moeviz"}
     if key:
@@ -177,7 +177,7 @@ async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterato
 
 
 def pause(retry_after: str | None, tried: int) -> float:
-    """Seconds to wait before a busy server is asked again: as it says, but not for ever; else longer each time.
+    """Return the seconds to wait before a busy server is asked again: as it says, with a limit; else longer each time.
 
     >>> pause("2", 0), pause(None, 0), pause(None, 2), pause("999999", 0), pause("soon", 0)
     (2.0, 0.5, 2.0, 30.0, 0.5)
@@ -185,17 +185,14 @@ def pause(retry_after: str | None, tried: int) -> float:
     wanted: float = FIRST_PAUSE * 2.0**tried
     if retry_after is not None:
         with suppress(ValueError, TypeError, OverflowError):
-            wanted = float(retry_after) if retry_after.strip().isdigit() else _seconds_to(retry_after)
+            is_date = not retry_after.strip().isdigit()
+            wanted = parsedate_to_datetime(retry_after).timestamp() - time() if is_date else float(retry_after)
     return min(max(wanted, 0.0), LONGEST_PAUSE)
 
 
-def _seconds_to(date: str) -> float:
-    return parsedate_to_datetime(date).timestamp() - time()
-
-
 def _reason(error: Exception) -> str:
-    said = cut("".join(c for c in str(error) if c.isprintable()), 200) or type(error).__name__
-    return said if said.endswith(".") else f"{said}."
+    words = cut("".join(c for c in str(error) if c.isprintable()), 200) or type(error).__name__
+    return words if words.endswith(".") else f"{words}."
 
 
 LOOK_UP_SECONDS = 0.1
@@ -203,9 +200,9 @@ T = TypeVar("T")
 
 
 def poll(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
-    """Run it in a thread of its own, yield now and then, and return what it returns.
+    """Run work in a thread of its own, yield now and then, and return its result.
 
-    Closing the generator cancels the work where it waits, which closes its connection.
+    Closing the generator cancels the work, which closes its connection.
     """
     with start_blocking_portal() as portal:  # leaving it by an exception cancels what runs there
         future = portal.start_task_soon(work)
@@ -219,7 +216,7 @@ def poll(work: Callable[[], Awaitable[T]]) -> Generator[None, None, T]:
 
 
 def run_blocking(work: Callable[[], Awaitable[T]]) -> T:
-    """Run work for a server to its end, for a caller who does not stop, and return what it returns."""
+    """Run work for a server to its end, without a way to stop it, and return its result."""
     steps = poll(work)
     while True:
         try:
@@ -244,7 +241,7 @@ class DecodedTexts:
         self._known: dict[Ids, str] = {}
 
     async def of(self, ids: list[int], decode: Decode) -> list[str]:
-        """The text of each token of a sequence; "" for all of them where the server decodes none."""
+        """Return the text of each token of a sequence; "" for all of them if the server decodes none."""
         if len(self._known) > MOST_KNOWN:
             self._known.clear()
         try:
@@ -263,9 +260,9 @@ class DecodedTexts:
             self._known.update(zip(new, map(text_of, await decode(new)), strict=True))
 
 
-def text_of(said: Any) -> str:
+def text_of(answer: Any) -> str:
     """Clean a server's text of a token, and cut it to a length that a token can have."""
-    return cut(said, LONGEST).encode(errors="replace").decode() if isinstance(said, str) else ""
+    return cut(answer, LONGEST).encode(errors="replace").decode() if isinstance(answer, str) else ""
 
 
 class _Tokenizer:
@@ -275,11 +272,11 @@ class _Tokenizer:
         self._known, self._ask = known, ask
 
     def convert_ids_to_tokens(self, ids: list[int]) -> list[str]:
-        return [f"token {one}" for one in ids]  # what the vocabulary calls them, the server does not say
+        return [f"token {one}" for one in ids]  # the server does not give their names
 
     def decode(self, token_ids: list[int], **_how: Any) -> str:
         key = tuple(token_ids)
         if key not in self._known:
-            [said] = from_thread.run(self._ask, [key])
-            self._known[key] = text_of(said)
+            [text] = from_thread.run(self._ask, [key])
+            self._known[key] = text_of(text)
         return self._known[key]

@@ -1,8 +1,8 @@
 """A model that a server runs, used wherever a model is: what vLLM and SGLang have in common.
 
 A server sends the routing of a request when the request is done, and not before: a run is one answer for each prompt,
-and while it is awaited nothing is known of it. Nothing is held between runs: each has a connection of its own, so
-several threads may run at once, as servers like it.
+and until it comes nothing is known of it. Nothing is held between runs: each has a connection of its own, so several
+threads may run at once, which is what servers are made for.
 """
 
 import logging
@@ -19,13 +19,13 @@ from moeviz.capture.engines.engine import BeforeOpening, EngineModel, SoFar
 from moeviz.capture.engines.served.answer import (
     NOT_CHECKED,
     ServedAnswer,
+    caution_about_text,
+    caution_about_zeros,
     check_model,
     check_part,
     check_tokens,
     config_facts,
     info_of,
-    said_of_text,
-    said_of_zeros,
     why_ended,
 )
 from moeviz.capture.engines.served.connection import (
@@ -58,7 +58,7 @@ FIRST = CaptureRequest((FIRST_WORDS,), keep_logits=False)
 
 
 class ModelOnServer(EngineModel):
-    """A model of a server. Made by `open_model` of the engine's module."""
+    """A model on a server, opened by `open_model` of the engine's module."""
 
     def __init__(self, where: ServerName, limits: ConnectionLimits) -> None:
         self.where, self._limits, self._texts = where, limits, DecodedTexts()
@@ -85,14 +85,14 @@ class ModelOnServer(EngineModel):
         """One answer for each prompt; then the trace. None now and then, while an answer is awaited."""
         answers = []
         for prompt in request.prompts:
-            answers.append((yield from poll(self._with(partial(self._answered, request=request, prompt=prompt)))))
+            answers.append((yield from poll(self._with(partial(self._answer, request=request, prompt=prompt)))))
         trace = self._trace(answers, request)
         yield lambda: trace
 
     def close(self) -> None:
         """Nothing: no connection outlives its run."""
 
-    # What differs between the engines.
+    # Different for each engine:
 
     @abstractmethod
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
@@ -103,14 +103,14 @@ class ModelOnServer(EngineModel):
         """Ask for one prompt, and read what comes back. Its part has token ids, but no texts."""
 
     @abstractmethod
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """The token ids of a prompt."""
-
-    @abstractmethod
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """Ask for the text of each of these sequences of token ids."""
 
-    # What both share.
+    # Shared by both engines:
+
+    async def tokenize(self, server: Server, text: str) -> list[int]:
+        """Return the token ids of a prompt, by /tokenize."""
+        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
 
     def _with(self, work: Callable[[Server], Awaitable[T]]) -> Callable[[], Awaitable[T]]:
         """Give a piece of work a connection of its own."""
@@ -135,7 +135,7 @@ class ModelOnServer(EngineModel):
         self.told = replace(self.told, moe_layers=self.info.layers, experts=experts, start=self.where.told.start)
 
     async def _choose(self, server: Server) -> None:
-        """Which of the server's models it is. Raises `CaptureError` where that is open."""
+        """Choose one of the server's models. Raises `CaptureError` if the choice is not clear."""
         listed = (await server.ask("/v1/models")).get("data")
         cards = [card for card in listed if isinstance(card, dict)] if isinstance(listed, list) else []
         ids = [card["id"] for card in cards if isinstance(card.get("id"), str)]
@@ -162,23 +162,23 @@ class ModelOnServer(EngineModel):
             return False
         return True
 
-    async def _answered(self, server: Server, request: CaptureRequest, prompt: str) -> ServedAnswer:
-        """The answer to one prompt, held against the prompt, with the texts of its tokens."""
+    async def _answer(self, server: Server, request: CaptureRequest, prompt: str) -> ServedAnswer:
+        """Return the answer to one prompt, compared with the prompt, with the texts of its tokens."""
         answer = await self._read(server, prompt, request)
         part = answer.part
         check_part(self.info, part)
         new = 0 if part.generated is None else int(part.generated.sum())
         if new >= max(request.max_new_tokens, 1):
             raise CaptureError(f"{self.name} generated more than the {request.max_new_tokens:,} tokens asked for.")
-        said = "" if answer.prompt is None else await self._compared(server, ids_in(answer.prompt), prompt, request)
+        caution = "" if answer.prompt is None else await self._compare(server, ids_in(answer.prompt), prompt, request)
         assert part.token_id is not None  # `_read` sees to it
         texts = await self._texts.of(part.token_id.tolist(), partial(self.detokenize, server))
-        return replace(answer, part=replace(part, text=texts), caution=said)
+        return replace(answer, part=replace(part, text=texts), caution=caution)
 
-    async def _compared(self, server: Server, read: list[int], prompt: str, request: CaptureRequest) -> str:
+    async def _compare(self, server: Server, read: list[int], prompt: str, request: CaptureRequest) -> str:
         """Return the caution for tokens that may not be those of the prompt. Raises `CaptureError` if they are not.
 
-        What a server's template makes of a chat, nobody else can know: there the prompt's text is looked for.
+        Nobody else knows what a server's template makes of a chat: for chats the prompt's text is searched.
         """
         if not request.chat:
             with suppress(NotThere):
@@ -188,7 +188,7 @@ class ModelOnServer(EngineModel):
             [text] = await self.detokenize(server, [tuple(read)])
         except NotThere:
             return NOT_CHECKED
-        return said_of_text(str(text), prompt, len(read))
+        return caution_about_text(str(text), prompt, len(read))
 
     async def _read(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         """Read the answer to a prompt as a file would be read. Raises `CaptureError` if it is not routing."""
@@ -212,10 +212,10 @@ class ModelOnServer(EngineModel):
         return answer
 
     def _trace(self, answers: Sequence[ServedAnswer], request: CaptureRequest) -> RoutingTrace:
-        """The trace of all prompts, with a caution for odd answers. That and what the doctor finds are logged."""
+        """Make the trace of all prompts, with a caution for odd answers; log that and the doctor's findings."""
         about, parts = SourceInfo(self.where.engine, hidden=True, what="answer"), [answer.part for answer in answers]
         chosen = [part.ids[list(self.info.layers)] for part in parts]
-        odd = cautions_in_one([*(answer.caution for answer in answers), said_of_zeros(chosen)])
+        odd = cautions_in_one([*(answer.caution for answer in answers), caution_about_zeros(chosen)])
         try:
             made = build_trace(parts, about, self.name, self.told)
             info = replace(
@@ -240,33 +240,33 @@ def _decoding(answers: Sequence[ServedAnswer], request: CaptureRequest) -> str:
 
 
 def known_of(model: ModelOnServer) -> BeforeOpening:
-    """The facts of a served model before it runs. Which weights its server holds, nobody can know."""
+    """Return the facts of a served model before it runs. Nobody can know which weights its server holds."""
     return BeforeOpening(model.info, 0, model.max_tokens, None, model.where.url)
 
 
 def messages(prompt: str, system: str | None) -> list[dict[str, str]]:
-    """A text as the user's turn of a chat, after the system prompt if there is one."""
-    said = (("system", system), ("user", prompt))
-    return [{"role": role, "content": text} for role, text in said if text]
+    """Make a text the user's turn of a chat, after the system prompt if there is one."""
+    turns = (("system", system), ("user", prompt))
+    return [{"role": role, "content": text} for role, text in turns if text]
 
 
 def ids_in(values: Any) -> list[int]:
-    """A list of token ids from a server. Raises `CaptureError` for anything else."""
+    """Return a list of token ids from a server. Raises `CaptureError` for anything else."""
     if not isinstance(values, list) or not all(type(one) is int and 0 <= one <= LARGEST_ID for one in values):
         raise CaptureError(f"The server's token ids are not a list of whole numbers; got {shown(values)}. Ask again.")
     return values
 
 
 def only_choice(answer: dict[str, Any]) -> dict[str, Any]:
-    """The one choice that was asked for. Raises `InvalidTrace` where there are more, or none."""
+    """Return the one choice that was asked for. Raises `InvalidTrace` if there are more, or none."""
     found = choices(answer)
     if len(found) != 1:
         raise InvalidTrace(f"It has {len(found)} choices, and one was asked for.")
     return found[0]
 
 
-def drawn(sampling: Sampling, seed: str) -> dict[str, Any]:
-    """The next token as `Sampling` says, whatever generation settings come with the checkpoint. `seed`: its name."""
+def sampling_options(sampling: Sampling, seed: str) -> dict[str, Any]:
+    """Return `Sampling` as options of a server, whatever settings the checkpoint has. `seed`: that option's name."""
     how = {"temperature": sampling.temperature, "top_p": sampling.top_p or 1.0, "top_k": sampling.top_k or -1}
     plain = {"min_p": 0.0, "repetition_penalty": 1.0, "presence_penalty": 0.0, "frequency_penalty": 0.0}
     return how | plain | ({seed: sampling.seed} if sampling.temperature else {})

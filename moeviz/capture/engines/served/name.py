@@ -1,9 +1,9 @@
-"""The name of a served model: which engine, at which address, which of its models, and what a person knows of it.
+"""The name of a served model: its engine, the address, which of its models, and facts that the user gives.
 
     vllm+http://localhost:8000
     sglang+https://host:30000/prefix?facts=Qwen/Qwen3-30B-A3B#model-id
 
-Behind the “?” stands what no server says, behind the “#” which of its models; neither is sent as part of the address.
+After “?” come facts that no server gives, after “#” which of its models; neither is sent as part of the address.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -50,13 +50,13 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
         )
     if parts.scheme not in ("http", "https") or not host or port == 0:
         raise ModelNotFound(f"{quoted(name)} is not the http or https address of a server. {_like(engine)}")
-    path = parts.path.rstrip("/").removesuffix("/v1")  # where the OpenAI client's own address was given
+    path = parts.path.rstrip("/").removesuffix("/v1")  # if the address of the OpenAI client was given
     found = ServerName(name, engine, f"{parts.scheme}://{parts.netloc}{path}", parts.fragment or None, facts)
-    return _with_told(found, parts.query, told)
+    return _add_facts(found, parts.query, told)
 
 
-def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """Add what the user says of the model, in its name and in `told`."""
+def _add_facts(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
+    """Add the facts that the user gives, in the name and in `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}
@@ -65,7 +65,7 @@ def _with_told(found: ServerName, query: str, told: dict[str, Any]) -> ServerNam
         *set(told) - {field.name for field in fields(ImportOptions)},
     ]:
         raise ModelNotFound(
-            f"{quoted(strange[0])} is nothing that can be said of a served model. Say facts, moe_layers, "
+            f"{quoted(strange[0])} is not an option of a served model. Give facts, moe_layers, "
             f"{', '.join(NUMBERS)}, or nothing."
         )
     try:

@@ -8,13 +8,20 @@ from typing import Any
 from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.answer import ServedAnswer
 from moeviz.capture.engines.served.connection import Ids, NotThere, Server
-from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
+from moeviz.capture.engines.served.model import (
+    ModelOnServer,
+    ids_in,
+    known_of,
+    limits_of,
+    messages,
+    only_choice,
+    sampling_options,
+)
 from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.formats.importers import sglang
 from moeviz.formats.importers.build_trace import SequenceRouting, tokens_of
-from moeviz.model_info import ModelInfo
 from moeviz.text import quoted
 
 
@@ -43,14 +50,14 @@ class SglangModel(ModelOnServer):
 
     async def _generate(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
         ids = await self.tokenize(server, prompt)
-        how = drawn(request.sampling, "sampling_seed") | {"max_new_tokens": max(request.max_new_tokens, 1)}
+        how = sampling_options(request.sampling, "sampling_seed") | {"max_new_tokens": max(request.max_new_tokens, 1)}
         body = {"input_ids": ids, "sampling_params": how, **self._wanted()}
         answer = await server.ask("/generate", body, large=True)
         new = ids_in(answer.get("output_ids"))
         return ServedAnswer(self._part(answer, ids, new), len(new), reason=_reason(answer.get("meta_info")))
 
     async def _chat(self, server: Server, prompt: str, request: CaptureRequest) -> ServedAnswer:
-        how = drawn(request.sampling, "seed") | {"max_tokens": max(request.max_new_tokens, 1)}
+        how = sampling_options(request.sampling, "seed") | {"max_tokens": max(request.max_new_tokens, 1)}
         ids = {"return_prompt_token_ids": True, "return_meta_info": True, "logprobs": True}
         body = {"model": self.served, "messages": messages(prompt, request.system), **how, **ids, **self._wanted()}
         answer = await server.ask("/v1/chat/completions", body, large=True)
@@ -88,10 +95,6 @@ class SglangModel(ModelOnServer):
             )
         return sglang.read_response(answer | {"meta_info": counted | _routing(answer)}, self.told, [*old, *new])
 
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """By /tokenize."""
-        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
-
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """By /detokenize, all at once."""
         body = {"model": self.served, "tokens": [list(ids) for ids in several], "skip_special_tokens": False}
@@ -114,7 +117,7 @@ def _routing(answer: dict[str, Any]) -> dict[str, Any]:
 def open_model(
     name: str, *, facts: str | None = None, seconds: float | None = None, check_memory: bool = True, **told: Any
 ) -> SglangModel:
-    """A model of an SGLang server, by a name such as "sglang+http://localhost:30000".
+    """Open a model on an SGLang server, by a name such as "sglang+http://localhost:30000".
 
     Arguments and errors as of `moeviz.capture.engines.served.vllm.open_model`. `facts`, or `hidden_layers` and `top_k`,
     are needed unless the server runs a well-known model. A seed is followed only by a server that was started with
@@ -126,8 +129,3 @@ def open_model(
 def before_opening(name: str) -> BeforeOpening:
     """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
-
-
-def model_facts(name: str) -> ModelInfo:
-    """Return only the facts."""
-    return open_model(name).info

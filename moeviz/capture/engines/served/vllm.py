@@ -8,13 +8,19 @@ import anyio
 from moeviz.capture.engines.engine import BeforeOpening
 from moeviz.capture.engines.served.answer import ServedAnswer
 from moeviz.capture.engines.served.connection import Ids, NotThere, Server
-from moeviz.capture.engines.served.model import ModelOnServer, drawn, ids_in, known_of, limits_of, messages, only_choice
+from moeviz.capture.engines.served.model import (
+    ModelOnServer,
+    known_of,
+    limits_of,
+    messages,
+    only_choice,
+    sampling_options,
+)
 from moeviz.capture.engines.served.name import server_name
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.errors import CaptureError
 from moeviz.formats.importers import vllm
 from moeviz.formats.importers.build_trace import tokens_of
-from moeviz.model_info import ModelInfo
 
 VERSION = re.compile(r"[\w.+-]{1,40}")
 AT_ONCE = 16  # requests for the text of a token
@@ -24,7 +30,7 @@ class VllmModel(ModelOnServer):
     """A model of a vLLM server."""
 
     async def what_runs(self, server: Server) -> tuple[str | None, str]:
-        """`root` is what the server was started with; the version stands in a route of its own."""
+        """Return `root`, with which the server was started, and the version, which has a route of its own."""
         root = self.card.get("root")
         try:
             version = (await server.ask("/version")).get("version")
@@ -40,7 +46,7 @@ class VllmModel(ModelOnServer):
             "model": self.served,
             "max_tokens": max(request.max_new_tokens, 1),
             "return_token_ids": True,
-            **drawn(request.sampling, "seed"),
+            **sampling_options(request.sampling, "seed"),
         }
         if self.told.start:
             body["routed_experts_prompt_start"] = self.told.start
@@ -58,10 +64,6 @@ class VllmModel(ModelOnServer):
         prompt, new = tokens_of(answer, choice)
         part = vllm.read_choice(answer, choice, self.told)
         return ServedAnswer(part, len(new or ()), prompt, answer.get("model"), choice.get("finish_reason"))
-
-    async def tokenize(self, server: Server, text: str) -> list[int]:
-        """By /tokenize."""
-        return ids_in((await server.ask("/tokenize", {"model": self.served, "prompt": text})).get("tokens"))
 
     async def detokenize(self, server: Server, several: list[Ids]) -> list[str]:
         """By /detokenize, one sequence a request and some requests at once."""
@@ -88,15 +90,15 @@ class VllmModel(ModelOnServer):
 def open_model(
     name: str, *, facts: str | None = None, seconds: float | None = None, check_memory: bool = True, **told: Any
 ) -> VllmModel:
-    """A model of a vLLM server, by a name such as "vllm+http://localhost:8000#model-id".
+    """Open a model on a vLLM server, by a name such as "vllm+http://localhost:8000#model-id".
 
     facts    a folder or hub id of the same model, the config of which says how many experts there are.
     seconds  to wait for one answer; default: 600.
     check_memory  makes no difference: the weights are elsewhere.
-    told     what else the server does not say: experts, top_k, hidden_layers, moe_layers; start, the position of the
-             first token whose routing is asked for.
+    told     other facts that the server does not give: experts, top_k, hidden_layers, moe_layers; start, the position
+             of the first token whose routing is asked for.
 
-    Raises `ModelNotFound` for a name that is no address, and `CaptureError` where the server gives no routing.
+    Raises `ModelNotFound` for a name that is not an address, and `CaptureError` if the server gives no routing.
     """
     return VllmModel(server_name("vllm", name, facts, **told), limits_of(seconds))
 
@@ -104,8 +106,3 @@ def open_model(
 def before_opening(name: str) -> BeforeOpening:
     """Ask a server for the facts of its model. It takes no memory here."""
     return known_of(open_model(name))
-
-
-def model_facts(name: str) -> ModelInfo:
-    """Return only the facts."""
-    return open_model(name).info
