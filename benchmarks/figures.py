@@ -152,7 +152,7 @@ def training(args: Args) -> None:
                 nonlocal watched
                 health.close()
                 if watch:
-                    health.heard._listen(model)
+                    health.recorder._hook_model(model)
                 start = time.process_time()
                 loss = model(input_ids=ids, labels=ids, attention_mask=torch.ones_like(ids), use_cache=False).loss
                 loss.backward()
@@ -166,8 +166,8 @@ def training(args: Args) -> None:
                 return time.process_time() - start
 
             times = interleave({"with": partial(seconds, True), "without": partial(seconds, False)}, args.times, 2)
-            counters = [part for each in health.heard.counters.values() for part in (each.counts, each.sums)]
-            held = sum(part.nbytes for part in (*counters, health._sums, health._aux, health.heard.aux))
+            counters = [part for each in health.recorder.counters.values() for part in (each.counts, each.sums)]
+            held = sum(part.nbytes for part in (*counters, health._sums, health._aux, health.recorder.aux))
             middle, half = quartiles(ratios(times, "with", "without"))
             step = f"{1000 * statistics.median(times['without']):.0f}"
             a_step = counters[0].numel() * torch.int32.itemsize

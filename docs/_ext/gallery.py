@@ -13,17 +13,16 @@ from moeviz.charts.balance import BALANCE as SHARED
 from moeviz.charts.chart import Chart
 from moeviz.charts.comparison import COMPARISONS, CONTRAST
 from moeviz.charts.contribution import CONTRIBUTION
-from moeviz.charts.direct_attribution import DIRECT
-from moeviz.charts.effect import EFFECT, WORD_CHANGE
+from moeviz.charts.effect import DIRECT, EFFECT, WORD_CHANGE
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, COMPANY, FLOW, KINDS, LOADS, ROWS, TOKENS, WEIGHTS
 from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.charts.multi_trace import SATURATION
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.pruning import COST
 from moeviz.charts.pruning import KINDS as PAYS
-from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEALTH, HEATMAP, IMPORTANCE, LOGITS, LOSS
 from moeviz.report.plots import about, choices, part_of

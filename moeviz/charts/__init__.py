@@ -33,7 +33,7 @@ TOPICS: dict[str, tuple[Chart, ...]] = {
     "Placement": placement.CHARTS,
 }
 
-# The same and what routing costs to serve, which has a page of its own in the app, with a budget to choose.
+# In addition, the costs of serving, which have a page of their own in the app, with a budget to choose.
 REPORTED: dict[str, tuple[Chart, ...]] = TOPICS | {"Serve": serving.OF_TRACES}
 
 NAMED: dict[str, Chart] = {chart.key: chart for charts in TOPICS.values() for chart in charts}

@@ -13,7 +13,7 @@ import altair as alt
 
 from moeviz.charts import theme
 
-KIND_COLOURS = (  # of kinds of text, which are always labelled: so many are not told apart by everybody
+KIND_COLOURS = (  # of kinds of text, which are always labelled: not everybody can distinguish this many
     "#7a86d8",
     "#5a6fb5",
     "#a6b0ee",
@@ -31,7 +31,7 @@ KIND_COLOURS = (  # of kinds of text, which are always labelled: so many are not
     "#8B3A3A",
 )
 PICTURE, KINDS, LAYERS, UNLIT = "picture", "kinds", "layers", "unlit"  # the rows that a page brings
-LEFT, UNDER, UPRIGHT = 30, 40, 104  # pixels beside the cells, for layers; under them, for kinds, and upright ones
+LEFT, UNDER, UPRIGHT = 30, 40, 104  # pixels left of the cells, for layers; under them, for kinds, and upright ones
 FEW_LAYERS, ROWS, ROW, LEAST_ROW = 12, 222, 37, 4  # pixels of all rows; and of one, at most and at least
 MANY_ROWS = 270  # pixels of the rows of more layers than a few
 LEAST_LABEL, LEAST_UPRIGHT = 24, 9  # pixels of a kind's column from which on it is labelled
@@ -46,14 +46,14 @@ def kind_colours(kinds: int) -> list[str]:
 
 
 def row_height(layers: int) -> int:
-    """Pixels of one layer's row where there are so many."""
+    """Return the height in pixels of each layer's row."""
     if layers <= FEW_LAYERS:
         return min(ROWS // max(layers, 1), ROW)
     return max(LEAST_ROW, MANY_ROWS // layers)
 
 
 def atlas_spec(layers: int, tokens: int) -> dict[str, Any]:
-    """The atlas of so many layers and tokens as Vega-Lite, for rows that a page brings.
+    """Return the atlas of this many layers and tokens as Vega-Lite, for rows that a page brings.
 
     picture   url (of the cells: a pixel a layer)
     kinds     start, end (places of tokens) · label · colour
@@ -63,9 +63,11 @@ def atlas_spec(layers: int, tokens: int) -> dict[str, Any]:
     across = alt.Scale(domain=[0, max(tokens, 1)], nice=False, zero=False)
     x = alt.X("start:Q", scale=across, axis=None)
     down = alt.Scale(domain=[max(layers, 1), 0], nice=False, zero=False)
+    pale = {"fill": alt.ExprRef("paper"), "opacity": PALE, "stroke": None, "tooltip": None}
+    unlit = alt.Chart(alt.NamedData(UNLIT)).mark_rect(**pale)
     chart = alt.layer(
         _cells(),
-        _unlit().encode(x=x, x2="end:Q"),
+        unlit.encode(x=x, x2="end:Q", y=alt.YValue(0), y2=alt.Y2Value("height")),
         *_gaps(layers, x, down),
         *_kinds(x, across),
         _names(down),
@@ -93,11 +95,6 @@ def _cells() -> alt.Chart:
         .mark_image(aspect=False, smooth=False, tooltip=None)
         .encode(url="url:N", x=alt.XValue(0), x2=alt.X2Value("width"), y=alt.YValue(0), y2=alt.Y2Value("height"))
     )
-
-
-def _unlit() -> alt.Chart:
-    pale = alt.Chart(alt.NamedData(UNLIT)).mark_rect(fill=alt.ExprRef("paper"), opacity=PALE, stroke=None, tooltip=None)
-    return pale.encode(y=alt.YValue(0), y2=alt.Y2Value("height"))
 
 
 def _gaps(layers: int, x: alt.X, down: alt.Scale) -> list[alt.Chart]:

@@ -1,4 +1,4 @@
-"""The picture of the page Balance: who has more of the work, or less, than luck alone may bring."""
+"""The picture of the page Balance: experts with more of the work, or less, than chance explains."""
 
 import json
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ ROW, LOW_ROW, LEAST_ROW, MAP_HEIGHT = 40, 22, 3, 480  # pixels; a low one where 
 
 
 def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Layer by expert, coloured where the load is beyond luck. Columns: those of `load_beside_luck`."""
+    """Layer by expert, coloured if the load is beyond chance. Columns: those of `load_beside_luck`."""
     rows = frame[["part", "group", "layer"]].drop_duplicates(ignore_index=True)
     rows = rows.assign(
         row=rows.index, of=[short(name) if part else "all" for part, name in rows[["part", "group"]].to_numpy()]
@@ -54,7 +54,7 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
 
 
 def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
-    """The cells within luck and beyond it, their numbers where those are `written`, and a cross in an unused one."""
+    """Yield the cells within chance and beyond it, their numbers if `written`, and a cross in an unused one."""
     yield base.transform_filter("!datum.beyond_luck").mark_rect(fill=None, stroke=theme.PALE, strokeWidth=1)
     beyond = base.transform_filter("datum.beyond_luck").mark_rect(stroke=None)
     yield beyond.encode(color=theme.times_colour("times_even", "load, × uniform", dark))
@@ -63,20 +63,20 @@ def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:
         some = number.transform_filter("datum.tokens > 0 && datum.beyond_luck")
         yield some.encode(color=theme.times_ink("times_even", dark))
         pale = number.transform_filter("datum.tokens > 0 && !datum.beyond_luck")
-        yield pale.encode(color=alt.ColorValue(theme.INK["dark" if dark else "light"]))
+        yield pale.encode(color=alt.ColorValue(theme.ink(dark)))
     unused = base.transform_filter("datum.tokens === 0").mark_point(shape=theme.CROSS, size=30, strokeWidth=1.5)
     yield unused.encode(color=alt.condition("datum.beyond_luck", alt.value(theme.ON_LEAST), alt.value(theme.NOTE)))
 
 
 def _in_cell(times: float) -> str:
-    """One digit, or what tells it from none."""
+    """Return one digit, or enough to distinguish it from 0."""
     return f"{times:.1f}" if times >= 0.095 else times_said(times)
 
 
 BALANCE = Chart(
     "Is the work shared evenly among the experts?",
     "Each cell is an expert: orange has more than its share of the layer's tokens and blue less, a cross has none. A "
-    "pale cell has no more or less than luck may bring to tokens that are sent at random.",
+    "cell without colour has no more or less than chance may bring to tokens that are sent at random.",
     measure=load_beside_luck,
     draw=balance_map,
     say=balance_sentence,

@@ -55,13 +55,13 @@ class Chart:
         return replace(self, question=say(self.question), reading=say(self.reading), draw=_with_words(self.draw, say))
 
     def caption(self, frame: pd.DataFrame, tokens: int | None = None) -> str | None:
-        """Say what stands out in these numbers, in one sentence of at most 25 words; None where nothing does.
+        """Say what stands out in these numbers, in one sentence of at most 25 words; None if nothing does.
 
-        `tokens`: how many the numbers are of, where that is known; of fewer than a handful nothing is said.
+        `tokens`: the number that the figures are of, if known; for fewer than a handful there is no caption.
 
         It is computed from the very frame that is drawn, and quotes labels as they are: it is for a text node, never
-        for HTML or Markdown. Where chance is known, luck among all that is drawn must explain what is said at most once
-        in a thousand times (`moeviz.metrics.significance`); elsewhere each function states the size that it asks for.
+        for HTML or Markdown. If chance is known, it must explain the finding, among all that is drawn, at most once
+        in a thousand times (`moeviz.metrics.significance`); elsewhere each function states the size that it requires.
         """
         few = tokens is not None and tokens < HANDFUL
         return self.say(frame) if self.say is not None and len(frame) and not few else None
@@ -73,7 +73,7 @@ class Chart:
 
     @property
     def method(self) -> str:
-        """How the numbers are computed: the metric's own docstring, without the line breaks that an editor needs."""
+        """Return how the numbers are computed: the metric's own docstring, without an editor's line breaks."""
         paragraphs = (getdoc(self.measure) or "").split("\n\n")
         return "\n\n".join(text if "\n " in text else text.replace("\n", " ") for text in paragraphs)
 

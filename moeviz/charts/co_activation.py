@@ -14,7 +14,7 @@ MAX_PAIRS = 12
 
 def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
     """Expert by partner of one layer, coloured by co-activation. Columns: those of `co_activation`."""
-    ids, left_out = _drawn(frame)
+    ids, left_out = _choose_experts(frame)
     cells = frame[frame["expert"].isin(ids) & frame["partner"].isin(ids) & frame["co_activation"].notna()]
     scale, axis = alt.Scale(domain=ids), theme.ids_axis()
     title = "share of the row expert's tokens"
@@ -36,7 +36,7 @@ def co_activation_heatmap(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(chart, theme.grid_height(len(ids)), canvas=True)
 
 
-def _drawn(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
+def _choose_experts(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
     """The experts that a heat map has room for, from the commonest pairs on, and what to say of the others."""
     every = frame["expert"].unique()
     if len(every) <= MAX_EXPERTS:
@@ -53,7 +53,7 @@ def _drawn(frame: pd.DataFrame) -> tuple[list[int], list[str]]:
 
 def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
     """The pairs of one layer furthest above chance, with what chance gives. Columns: those of `co_activation`."""
-    pairs = _most_above_chance(frame)
+    pairs = _pairs_above_chance(frame)
     base = alt.Chart(pairs).encode(
         y=alt.Y("pair:N", title="pair of experts", sort=None, axis=alt.Axis(labelLimit=100)),
         tooltip=theme.tooltip(
@@ -78,7 +78,7 @@ def strongest_pairs(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(bars, chance), theme.rows_height(len(pairs)))
 
 
-def _most_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
+def _pairs_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
     """Each pair once, with its co-activation in both directions; those above chance only, furthest above first."""
     turned = frame[["expert", "partner", "co_activation"]].set_axis(["partner", "expert", "of_partner"], axis=1)
     once = frame[(frame["expert"] < frame["partner"]) & (frame["lift"] > 1)].merge(turned, on=["expert", "partner"])

@@ -79,7 +79,7 @@ CHARTS = (
         "Each cell is one token at one layer: the brighter it is, the more undecided the router.",
         measure=token_entropy,
         draw=entropy_grid,
-        say=None,  # some token is always the most undecided, which is no finding
+        say=None,  # some token is always the most undecided, which is not a finding
         tokens="window",
     ),
 )

@@ -1,4 +1,4 @@
-"""The chart of each expert's contribution beside how often it is chosen. No topic: few traces have outputs."""
+"""The chart of each expert's contribution against its load. Not a topic: few traces have outputs."""
 
 import altair as alt
 import pandas as pd

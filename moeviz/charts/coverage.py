@@ -12,8 +12,11 @@ MOST_WRITTEN = 60  # layers: with more, a row is too low for numbers
 
 def experts_needed_grid(frame: pd.DataFrame) -> alt.LayerChart:
     """Layer by level, coloured by how many a uniform load would need. Columns: those of `experts_needed`."""
-    base = alt.Chart(frame.assign(column=_columns(frame), written=_written(frame))).encode(
-        x=alt.X("column:O", title=None, sort=None, axis=_levels_axis()),
+    written = frame["needed"].astype("str") + " / " + frame["by_lot"].astype("str")
+    lines = {"labelExpr": "split(datum.label, '|')", "labelAlign": "center", "labelOverlap": False}
+    levels = alt.Axis(orient="top", title="share of assignments", labelAngle=0, grid=False, **lines)
+    base = alt.Chart(frame.assign(column=_columns(frame), written=written)).encode(
+        x=alt.X("column:O", title=None, sort=None, axis=levels),
         y=alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, grid=False)),
         tooltip=theme.tooltip(
             layer="d",
@@ -42,17 +45,8 @@ def _columns(frame: pd.DataFrame) -> pd.Series:
     return names + "|uniform " + frame["even"].astype("str") if same else names
 
 
-def _levels_axis() -> alt.Axis:
-    lines = {"labelExpr": "split(datum.label, '|')", "labelAlign": "center", "labelOverlap": False}
-    return alt.Axis(orient="top", title="share of assignments", labelAngle=0, grid=False, **lines)
-
-
-def _written(frame: pd.DataFrame) -> pd.Series:
-    return frame["needed"].astype("str") + " / " + frame["by_lot"].astype("str")
-
-
 def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
-    """Different experts chosen as the text goes on, one line a layer. Columns: those of `experts_touched`."""
+    """Different experts chosen as the text goes on, one line per layer. Columns: those of `experts_touched`."""
     last = max(int(frame["tokens"].max()), 2) if len(frame) else 2
     most = int(frame["num_experts"].max()) if len(frame) else 1
     base = alt.Chart(frame).encode(

@@ -25,7 +25,7 @@ BAR = 22  # pixels of a bar
 AROUND, BESIDE = 145, 75  # pixels that axis and legend take of a map, and the axis of bars
 WIDEST = 30  # pixels of a stream that all the tokens are in
 ACROSS = 4  # small maps in a row of the atlas
-ATLAS_CELLS = 20_000  # past these the atlas is of the own layer alone
+ATLAS_CELLS = 20_000  # past these the atlas is only of the own layer
 PANEL = 88  # pixels of the name of a small map
 NAME_ROWS = 1.6  # rows of cells that its name takes
 
@@ -57,7 +57,7 @@ def _map(frame: pd.DataFrame, legend: str, dark: bool) -> list[alt.Chart]:
         number = there.transform_filter("datum.tokens > 0").mark_text(fontSize=11, cursor="pointer")
         layers.append(number.encode(text=alt.Text("times:Q", format=".1f"), color=theme.times_ink("times", dark)))
     here = base.transform_filter("datum.here").mark_rect(fill=None, strokeWidth=3, cursor="pointer")
-    return [*layers, here.encode(stroke=alt.StrokeValue(theme.INK["dark" if dark else "light"]))]
+    return [*layers, here.encode(stroke=alt.StrokeValue(theme.ink(dark)))]
 
 
 def _places(frame: pd.DataFrame) -> alt.Chart:
@@ -74,7 +74,7 @@ def _framed(layers: list[alt.Chart], frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Of each token's occurrences, the share that the expert has; dashed, its share of all tokens."""
+    """Draw the share of each token's occurrences that the expert has; dashed, its share of all tokens."""
     again = frame.groupby(frame["text"].map(visible)).cumcount()  # two tokens may look the same, and are two bars
     shown = [visible(text) + "\u200b" * times for text, times in zip(frame["text"], again, strict=True)]
     count = frame["tokens"].astype(str) + " of " + frame["occurrences"].astype(str)
@@ -99,7 +99,7 @@ def keeping_tokens_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
 
 
 def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """How much the expert takes of each kind of text; on the right, where it is known, what is lost without it."""
+    """Draw the expert's share of each kind of text; on the right, if it is known, the loss without it."""
     rows = frame.assign(label=frame["label"].map(visible))
     lost = "loss_change" in frame and bool(frame["loss_change"].notna().any())
     tips = [
@@ -153,7 +153,7 @@ COMPANY = Chart(
 
 
 def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
-    """Where its tokens were a layer before, and are a layer after; wider is more, orange more than usual."""
+    """Draw the experts of its tokens one layer before and after; wider is more, orange more than usual."""
     end = frame["side"].map({"before": 0, "after": 2}).astype(float)
     rows = theme.compact(frame.assign(end=end, at=frame["place"] - (frame["shown"] - 1) / 2, here=1.0, centre=0.0))
     reach = float(rows["at"].abs().max()) + 0.5
@@ -168,7 +168,7 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
     width = alt.StrokeWidth("share:Q", scale=alt.Scale(domain=[0, 1], range=[0.5, WIDEST]), legend=None)
     colour = theme.times_colour("times", "tokens, × usual", dark)
     parts = [base.mark_rule(opacity=0.9).encode(x2="here:Q", y2="centre:Q", strokeWidth=width, color=colour)]
-    ink = theme.INK["dark" if dark else "light"]
+    ink = theme.ink(dark)
     for side, align, dx in (("before", "right", -6), ("after", "left", 6)):
         there = base.transform_filter(alt.datum.side == side)
         named = there.transform_calculate(name="'expert ' + datum.expert + ' · ' + format(datum.share, '.0%')")
@@ -184,7 +184,7 @@ def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCha
 
 
 def expert_weight_bars(frame: pd.DataFrame, dark: bool = False) -> alt.Chart:
-    """How often it gets how much weight, apart by choice."""
+    """Draw a histogram of its weights, by choice."""
     legend = alt.Legend(orient="top", title="choice (1: highest weight)")
     bars = theme.bars(
         frame,
@@ -218,7 +218,7 @@ def expert_atlas_maps(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     tips = [kind, "layer:O", "expert:O", times]
     base = alt.Chart(cells).encode(x=x, x2="right:Q", y=y, y2="bottom:Q", tooltip=tips)
     chosen = alt.selection_point(name=CELL, fields=["layer", "expert"], on="click", empty=False)
-    ink = theme.INK["dark" if dark else "light"]
+    ink = theme.ink(dark)
     maps = base.transform_filter("isValid(datum.times)").mark_rect(cursor="pointer").add_params(chosen)
     maps = maps.encode(color=theme.times_colour("times", "of the kind's choices, × uniform", dark))
     here = base.transform_filter("datum.here").mark_rect(fill=None, strokeWidth=2, stroke=ink, cursor="pointer")

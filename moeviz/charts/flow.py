@@ -25,7 +25,7 @@ POINTS = 16
 
 def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
     """Experts of each layer as bands, tokens between them as ribbons. Columns: of `consecutive_transitions`."""
-    steps, notes = _shown(frame)
+    steps, notes = _choose_steps(frame)
     layers = sorted({int(layer) for layer in steps[["from_layer", "to_layer"]].to_numpy().ravel()})
     bands = _bands(steps)
     ribbons, hidden = _ribbons(steps, bands, layers)
@@ -45,17 +45,17 @@ def flow_ribbons(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(picture, max(theme.rows_height(rows), theme.MEDIUM), canvas=True)
 
 
-def _shown(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+def _choose_steps(frame: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
     """The steps of the layers that there is room for, small experts merged, and what to say about it."""
     layers = np.unique(frame[["from_layer", "to_layer"]])
     steps, notes = frame[frame["to_layer"].isin(layers[:MAX_LAYERS])], []
     if len(layers) > MAX_LAYERS:
         notes.append(f"the first {MAX_LAYERS} of {len(layers)} MoE layers")
-    busy = _busy(steps)
+    busy = _busy_experts(steps)
     named = {side: [pair in busy for pair in zip(*_ends(steps, side), strict=True)] for side in ("from", "to")}
     if not all(map(all, named.values())):
         notes.append(f"rest: all but the layer's {MAX_EXPERTS - 1} busiest experts")
-        steps = _merged(steps, named)
+        steps = _merge_small(steps, named)
     return steps, notes
 
 
@@ -70,7 +70,7 @@ def _loads(steps: pd.DataFrame) -> pd.Series:
     return loads.groupby(level=["layer", "expert"]).max()
 
 
-def _busy(steps: pd.DataFrame) -> set[tuple[int, int]]:
+def _busy_experts(steps: pd.DataFrame) -> set[tuple[int, int]]:
     """Layer and id of every expert that has a band of its own."""
     busy = set()
     for _, loads in _loads(steps).groupby(level="layer"):
@@ -79,7 +79,7 @@ def _busy(steps: pd.DataFrame) -> set[tuple[int, int]]:
     return busy
 
 
-def _merged(steps: pd.DataFrame, named: dict[str, list[bool]]) -> pd.DataFrame:
+def _merge_small(steps: pd.DataFrame, named: dict[str, list[bool]]) -> pd.DataFrame:
     """The steps with one band, REST, for the experts that are not named, and shares and lift to suit."""
     ids = {f"{side}_expert": _ends(steps, side)[1].where(kept, REST) for side, kept in named.items()}
     keys = ["from_layer", "to_layer", "from_expert", "to_expert"]
@@ -121,7 +121,7 @@ def _colours(bands: pd.DataFrame) -> pd.Series:
 
 
 def _ribbons(steps: pd.DataFrame, bands: pd.DataFrame, layers: list[int]) -> tuple[pd.DataFrame, float]:
-    """Where each ribbon leaves and arrives, those wide enough, and the share of steps in the others."""
+    """Return the ends of each ribbon that is wide enough, and the share of steps in the others."""
     ribbons = steps.reset_index(drop=True)
     at = {side: bands.add_prefix(f"{side}_") for side in ("from", "to")}
     for side in ("from", "to"):
@@ -201,7 +201,7 @@ def _named_bands(bands: pd.DataFrame, x: alt.X) -> tuple[alt.Chart, alt.Chart]:
 
 
 def flow_information(frame: pd.DataFrame) -> alt.LayerChart:
-    """Bits that each layer tells about the next, with shuffled and maximum. Columns: those of
+    """Bits of each layer about the next, with shuffled and maximum. Columns: those of
     `consecutive_information`."""
     title = ["layer (predicting the next MoE layer)", "(orange: shuffled, grey: maximum)"]
     base = alt.Chart(frame).encode(
@@ -224,7 +224,7 @@ def flow_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
-    """Layer by later layer, by what one tells about the other. Columns: those of `information_between_layers`."""
+    """Layer by later layer, by the bits of one about the other. Columns: those of `information_between_layers`."""
     layers = [int(layer) for layer in np.unique(frame[["from_layer", "to_layer"]])]
     bits = {"information": "bits", "shuffled": "with tokens shuffled", "above": "above that", "maximum": "maximum"}
     scale, axis = alt.Scale(domain=layers), theme.ids_axis()

@@ -23,20 +23,15 @@ MEASURES = {"normalised_entropy": "entropy / ln E", "jain": "Jain's index", "gin
 
 def load_of_two_layers(frame: pd.DataFrame) -> alt.LayerChart:
     """Loads from the busiest to the least used expert, one line per layer. Columns: those of `ranked_load`."""
+    ranks = alt.Scale(domain=[1, int(frame["rank"].max())], nice=False, zero=False)
     base = alt.Chart(frame).encode(
-        x=alt.X(
-            "rank:Q", title="rank in its layer (dashed: uniform load)", scale=_ranks(frame), axis=theme.whole_axis()
-        ),
+        x=alt.X("rank:Q", title="rank in its layer (dashed: uniform load)", scale=ranks, axis=theme.whole_axis()),
         color=_two_colours(frame),
         tooltip=[*theme.tooltip(rank="d"), *load_tooltip()],
     )
     y = alt.Y("load:Q", title="share of assignments", axis=theme.share_axis())
     even = base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y="uniform:Q")
     return theme.framed(theme.layered(base.mark_line(point=len(frame) <= 64).encode(y=y), even), theme.MEDIUM)
-
-
-def _ranks(frame: pd.DataFrame) -> alt.Scale:
-    return alt.Scale(domain=[1, int(frame["rank"].max())], nice=False, zero=False)
 
 
 def _layers(frame: pd.DataFrame) -> list[int]:
@@ -94,7 +89,7 @@ def layer_transitions(frame: pd.DataFrame) -> alt.Chart:
 
 
 def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
-    """How much the choices of two layers have in common, with what chance gives. Columns: those of `overlap`."""
+    """Draw what the choices of two layers have in common, with what chance gives. Columns: those of `overlap`."""
     base = alt.Chart(frame).encode(
         y=alt.Y("measure:N", title=None, sort=None, axis=alt.Axis(labelLimit=130)),
         tooltip=theme.tooltip(measure="", value=".3f", chance=("by chance", ".3f"), maximum=".3f", unit=""),

@@ -42,7 +42,7 @@ def expert_fates_map(frame: pd.DataFrame) -> alt.Chart:
 
 def lineage_grid(frame: pd.DataFrame) -> alt.Chart:
     """Experts of the base by experts of the child, a mark where one comes from the other. Columns: `lineage_pairs`."""
-    axis = alt.Axis(labelAngle=0, labelOverlap=True)
+    axis = theme.ids_axis()
     chart = theme.cells(
         frame,
         x=alt.X("child:N", title="expert of the child", axis=axis, scale=alt.Scale(domain=_in_order(frame["child"]))),

@@ -157,7 +157,7 @@ CHARTS = (
         "the dashed diagonal, the more uniform the load.",
         measure=coverage,
         draw=coverage_curve,
-        say=None,  # its numbers are shares without counts, and of a short text a few experts do most by luck
+        say=None,  # its numbers are shares without counts, and of a short text a few experts do most by chance
     ),
     Chart(
         "Is the load less uniform than chance would make it?",

@@ -1,5 +1,6 @@
-"""Charts of several traces of one text, each with its own experts. Not a topic, since a topic is about one trace."""
+"""Charts of several traces: of one text by several models, or by checkpoints of one training run. Not a topic."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import altair as alt
@@ -14,10 +15,11 @@ from moeviz.metrics.multi_trace import (
     repetition_of_several,
     sets_of_several,
 )
+from moeviz.metrics.routing_over_training import saturation_over_training
 
 COLOURS = (*theme.PAIR, "#44AA99")
 SHAPES = ("circle", "square", "triangle-up")
-FURTHEST = 0.04  # depth that is left free beside the first layer and the last
+FURTHEST = 0.04  # depth that is left free before the first layer and after the last
 
 
 def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
@@ -25,36 +27,32 @@ def repetition_lines(frame: pd.DataFrame) -> alt.LayerChart:
     own, published = frame[frame["trace"] != MIXTRAL], frame[frame["trace"] == MIXTRAL]
     tips = {"over_chance": "beyond chance", "by_load": "by the load alone", "share": "share of pairs"}
     tips |= {"chance": "chance, uniform load"}
-    lines = _lines(own, "over_chance", "by_load", "first choice repeats, beyond chance", tips, axis=theme.share_axis())
     figures = dict.fromkeys(("over_chance", "lowest", "highest", "share"), ".1%")
     theirs = alt.Chart(published).encode(x=_depth(), tooltip=theme.tooltip(trace="", layer="d", **figures))
     reach = theirs.mark_rule(color=theme.NOTE, strokeWidth=2).encode(y="lowest:Q", y2="highest:Q")
     points = theirs.mark_point(color=theme.NOTE, filled=True, shape="diamond", size=90, opacity=1)
-    return theme.framed(theme.layered(reach, points.encode(y="over_chance:Q"), *lines), theme.MEDIUM)
+    title, under = "first choice repeats, beyond chance", [reach, points.encode(y="over_chance:Q")]
+    return _lines(own, "over_chance", "by_load", title, tips, axis=theme.share_axis(), under=under)
 
 
 def information_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Information about the kind of text, by depth. Columns: those of `information_of_several`."""
     tips = {"information": "bits", "shuffled": "with labels shuffled", "shuffled_highest": "most of 100 shuffles"}
-    lines = _lines(frame, "information", "shuffled", "bits about the kind of text", tips, ".3f")
-    return theme.framed(theme.layered(*lines), theme.MEDIUM)
+    return _lines(frame, "information", "shuffled", "bits about the kind of text", tips, ".3f")
 
 
 def busiest_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Load of the busiest expert, by depth. Columns: those of `balance_of_several`."""
     tips = {"busiest": "× the mean", "by_lot": "at random"}
-    lines = _lines(frame, "busiest", "by_lot", "load of the busiest expert, × the mean", tips, ".2f", "num_experts")
-    return theme.framed(theme.layered(*lines), theme.MEDIUM)
+    return _lines(frame, "busiest", "by_lot", "load of the busiest expert, × the mean", tips, ".2f", "num_experts")
 
 
 def sets_lines(frame: pd.DataFrame) -> alt.LayerChart:
     """Different sets of experts, by depth. Columns: those of `sets_of_several`."""
-    axis = alt.Axis(tickCount=3, format=",d")  # powers of ten; the scale has lines for all between them else
+    axis = alt.Axis(tickCount=3, format=",d")  # powers of ten; otherwise the scale has lines for all between them
     tips = {"sets": "different sets", "by_lot": "at random", "possible": "possible sets", "tokens": "tokens"}
-    lines = _lines(
-        frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", axis=axis, scale=alt.Scale(type="log")
-    )
-    return theme.framed(theme.layered(*lines), theme.MEDIUM)
+    scale = alt.Scale(type="log")
+    return _lines(frame, "sets", "by_lot", "different sets of experts", tips, ",.0f", axis=axis, scale=scale)
 
 
 def _lines(
@@ -67,8 +65,9 @@ def _lines(
     *more: str,
     axis: Any = alt.Undefined,
     scale: Any = alt.Undefined,
-) -> list[alt.Chart]:
-    """A line a trace, and dashed in the same colour what chance gives it, where that is known."""
+    under: Sequence[alt.Chart] = (),
+) -> alt.LayerChart:
+    """A line per trace, and dashed in the same colour what chance gives it, if known; `under` these, other marks."""
     names = list(frame["trace"].unique())
     colour = theme.colour("trace", names, _repeated(COLOURS, names))
     shape = theme.named(alt.Shape, "trace", names, _repeated(SHAPES, names))
@@ -81,7 +80,7 @@ def _lines(
     ]
     if theme.known(frame, chance):
         lines.insert(0, base.mark_line(strokeDash=list(theme.DASH), strokeWidth=1.5).encode(y=f"{chance}:Q"))
-    return lines
+    return theme.framed(theme.layered(*under, *lines), theme.MEDIUM)
 
 
 def _depth() -> alt.X:
@@ -127,3 +126,38 @@ SETS = Chart(
     draw=sets_lines,
 )
 CHARTS = (REPETITION, INFORMATION, BUSIEST, SETS)
+
+
+def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
+    """Share of the final experts by training tokens, a line per layer. Columns: those of `saturation_over_training`."""
+    frame = frame[frame["choice"] == frame["choice"].iloc[0]]
+    first = int(frame.loc[frame["training_tokens"] > 0, "training_tokens"].min()) if len(frame) > 1 else 1
+    scale = alt.Scale(type="log", nice=False)
+    if (frame["training_tokens"] == 0).any():  # as runs that were watched from their first step
+        scale = alt.Scale(type="symlog", constant=first, nice=False)
+    tokens = alt.X("training_tokens:Q", title="training tokens (dashed: chance)", scale=scale)
+    lines = theme.lines(
+        frame,
+        {"point": True},
+        x=tokens.axis(format="~s", grid=False),
+        y=alt.Y("saturation:Q", title="share of the final experts", axis=theme.share_axis()),
+        color=theme.layer_colour(),
+        detail="layer:N",
+        tooltip=theme.tooltip(
+            training_tokens=("training tokens", ","),
+            layer="d",
+            saturation=("share of the final experts", ".1%"),
+            chance=("at random", ".1%"),
+            load_chance=("with tokens matched at random", ".1%"),
+        ),
+    )
+    return theme.framed(theme.layered(lines, theme.reference(frame.head(1), "chance")), theme.MEDIUM)
+
+
+SATURATION = Chart(
+    "When did the routing of each layer settle?",
+    "Each line is a layer and shows what share of a token's final experts had already been chosen after so many "
+    "training tokens.",
+    measure=saturation_over_training,
+    draw=saturation_curve,
+)

@@ -180,7 +180,7 @@ def linked_overview(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def brushed_window(brush: Sequence[float], tokens: int) -> range:
-    """The rows that a brush covers in a trace of so many `tokens`: from its left edge on, and at most MAX_TOKENS.
+    """The rows that a brush covers in a trace of this many `tokens`: from its left edge on, and at most MAX_TOKENS.
 
     Its edges are fractions and may lie outside the picture. A token counts if its middle is covered, or if the brush is
     narrower than a token.

@@ -37,7 +37,7 @@ def cost_of_cuts_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def cost_by_kind_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """What each kind of text loses, beside a cut at random. Columns: those of `cost_by_kind`."""
+    """Draw the loss of each kind of text, next to a cut at random. Columns: those of `cost_by_kind`."""
     tips = theme.tooltip(
         kind=("kind of text", ""),
         tokens=("tokens that judged", ",d"),

@@ -13,7 +13,7 @@ from moeviz.serving.memory import memory_on_cards, what_fits
 from moeviz.serving.placement import devices_said, serving_placement, serving_placement_caption
 from moeviz.serving.prefetch import prefetch_recall
 
-# What each line is called, with its colour and its dashes.
+# The name of each line, with its colour and its dashes.
 Lines = dict[str, tuple[str, str, tuple[int, ...]]]
 SOLID, DOTS = (1, 0), (1, 3)
 POLICIES: Lines = {
@@ -56,7 +56,7 @@ FEW = 3  # cards: more are one colour
 
 
 def hit_rate_curve(frame: pd.DataFrame) -> alt.LayerChart:
-    """Hit rate over the size of the cache, a line a policy; a mark at a chosen size. Columns: those of `hit_rates`."""
+    """Hit rate over the cache's size, a line per policy; a mark at a chosen size. Columns: those of `hit_rates`."""
     known = frame["gigabytes"].notna().any()
     drawn, colour, dash = _named_lines(frame, "policy", POLICIES)
     tips = theme.tooltip(capacity=("experts kept in each layer", "d"), line=("policy", ""), rate=("hit rate", ".1%"))
@@ -137,7 +137,7 @@ def prefetch_curve(frame: pd.DataFrame) -> alt.Chart:
 
 
 def _named_lines(frame: pd.DataFrame, field: str, lines: Lines) -> tuple[pd.DataFrame, alt.Color, alt.StrokeDash]:
-    """The rows with the names of their lines, without those that are not known; and how lines are told apart."""
+    """Return the rows with the names of their lines, without unknown values; and the channels that differ."""
     value = "rate" if "rate" in frame else "mean"
     lines = {key: row for key, row in lines.items() if (frame[field] == key).any()}
     names, colours, dashes = zip(*lines.values(), strict=True)
@@ -302,7 +302,7 @@ PREFETCH = Chart(
     "height is the share of the experts of the second half that it named. The dashed line names experts at random.",
     measure=prefetch_recall,
     draw=prefetch_curve,
-    say=None,  # its numbers are shares without counts, and of a short text a predictor does well by luck
+    say=None,  # its numbers are shares without counts, and of a short text a predictor does well by chance
 )
 PLANE = Chart(
     "Which placement on devices costs what?",

@@ -10,7 +10,7 @@ from moeviz.metrics.system_table import work_side_by_side
 
 NAME_WIDTH = 150
 ROW, THICK, THIN = 40, 16, 9  # pixels: of a system, of its bar, and of its boxes below that
-WIDE = 0.92  # of the room of a box: the rest keeps it apart from the next
+WIDE = 0.92  # of the width of a box: the rest keeps it apart from the next
 BESIDE = 64  # right of the boxes, for how many are filled
 
 
@@ -66,7 +66,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
 
 
 def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """How many boxes are filled, in figures."""
+    """Write the number of filled boxes."""
     systems = frame.drop_duplicates("trace")
     both = zip(systems["used"], systems["num_experts"], strict=True)
     words = [f"{used:.2g} of {all_of_them}" for used, all_of_them in both]

@@ -26,18 +26,18 @@ EXPERT_COLOURS = (
     "#AA4499",
 )
 OTHER = "#9a9a9a"  # experts beyond the focus
-NOT_RECORDED = "not recorded"  # what legends and tooltips call a token of which the source does not say where it went
+NOT_RECORDED = "not recorded"  # the name of tokens without a record, in legends and tooltips
 PALE = "#80808040"  # its cells, on a light page and on a dark one
-FOCUS = 8  # how many experts keep a colour where there are more than EXPERT_COLOURS
+FOCUS = 8  # experts that keep a colour if there are more than EXPERT_COLOURS
 CHANCE = "#cc7722"  # even-share and chance lines, seen on MAIN too
 NOTE = "#6e6e6e"  # other lines and their names: a contrast over 4.5 on light pages and panels, over 3 on dark ones
 ON_DARK = {NOTE: "#a3a3a3"}  # what takes the place of a colour on a page that is known to be dark
 ACCENT = "#e8590c"  # a frame around what is selected; no expert has this colour
-MAIN = "#4a8fd0"  # where one colour is enough
+MAIN = "#4a8fd0"  # the colour of charts that need only one
 PAIR = ("#4a8fd0", "#cc7722")  # two layers, two kinds
 DASH = (5, 4)
 SOLID_AND_DASHED = ([1, 0], list(DASH))  # of two kinds of line
-CROSS = "M-1,-1L1,1M-1,1L1,-1"  # where an expert has no token
+CROSS = "M-1,-1L1,1M-1,1L1,-1"  # an expert without a token
 # Viridis without its darkest fifth, which drowns in a dark page.
 VIRIDIS = alt.SchemeParams(name="viridis", extent=[0.2, 1])
 BLACK_ABOVE = 0.3  # of that scale: there black and white stand out alike on a tile
@@ -243,7 +243,12 @@ def times_colour(field: str, title: str | None = None, dark: bool = False) -> al
 def times_ink(field: str, dark: bool = False) -> dict[str, Any]:
     """Write a number on such a colour in black or white, whichever can be read on it."""
     strong = f"datum.{field} > 2.2" if dark else f"datum.{field} > 3.1 || datum.{field} < 0.32"
-    return alt.condition(strong, alt.value("#000000" if dark else "#ffffff"), alt.value(INK[_page(dark)]))
+    return alt.condition(strong, alt.value("#000000" if dark else "#ffffff"), alt.value(ink(dark)))
+
+
+def ink(dark: bool) -> str:
+    """Return the colour of numbers in cells and of frames around them."""
+    return INK[_page(dark)]
 
 
 def _page(dark: bool) -> str:

@@ -4,7 +4,7 @@ A chart's choice is some of its params, which are signals for whoever holds its 
 
     token, layer   the chosen places, from 0; -1: none
     hot            the place of a layer and one of its experts, whose stripes stay while all others dim; [-1, -1]: none
-    split          1: all choices of a token; 0: its first choice alone
+    split          1: all choices of a token; 0: only its first choice
     ink, paper     colours of the page
 
 Its scales `x` and `y` turn a pixel back into a place: a token's column has its place in the middle, a layer's row
@@ -151,7 +151,7 @@ def images_of(frame: pd.DataFrame, facts: MapFacts) -> list[str]:
 
 
 def are_images(facts: MapFacts) -> bool:
-    """Return whether a map has so many cells that they are pixels of images, and not marks."""
+    """Return whether a map has too many cells for marks, so that they are pixels of images."""
     return len(facts.names) * len(facts.layers) * min(facts.slots, 2) > MOST_STRIPES
 
 
@@ -176,8 +176,8 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
     """The map for a page that is linked to it, and sets its width.
 
     Columns of `cells`: token and layer (places) · slot · expert (-2: not recorded) · weight, if there are weights; with
-    the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are those of the
-    hot layer alone.
+    the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are only
+    those of the hot layer.
     """
     return _layered(
         facts,
@@ -194,7 +194,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
 def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
     """`map_of` as Vega-Lite, for rows that a page brings itself: drawn once for all maps of as many layers and slots.
 
-    Altair takes 20 ms to draw one. All that tells two such maps apart are the values of some params, and two tables.
+    Altair takes 20 ms to draw one. Two such maps differ only in the values of some params, and two tables.
     """
     if images:
         return map_of(facts, BROUGHT, images).to_dict(validate=False)

@@ -28,13 +28,13 @@ APART = 34  # pixels between two positions on the axis
 NARROWEST = 10  # pixels of the frame around a cell
 MOVED = "#d9660a"  # a dot where a first choice is another one than before
 DIM = 0.18  # opacity of stripes that are not of the hot expert
-CHOSEN = "max(token, 0)"  # where there is no choice, what is not seen is within the picture, or it would shrink
+CHOSEN = "max(token, 0)"  # without a choice, invisible marks stay within the picture, or it would shrink
 ONE_ROW = alt.InlineData(values=[{}])  # for a mark whose place is what the params say
 LEAST = 1e-6  # weight of a choice with none: only where all have none, their parts are equal
 
 
 def row_height(layers: int) -> int:
-    """Pixels of one layer's row where there are so many."""
+    """Return the height in pixels of each layer's row."""
     return int(max(LOWEST_ROW, min(HIGHEST_ROW, MAX_ROWS / layers)))
 
 
@@ -44,7 +44,7 @@ def map_height(layers: int) -> int:
 
 
 def has_lines(tokens: int) -> bool:
-    """Return whether lines of the text stand under the cells, in place of positions."""
+    """Return whether lines of the text stand under the cells, instead of positions."""
     return tokens <= LINED
 
 
@@ -110,7 +110,7 @@ def _frame(unseen: str, half: str, down: tuple[alt.SchemaBase, alt.SchemaBase]) 
 
 
 def text_lines(lines: alt.Data) -> list[alt.Chart]:
-    """Lines of the text under their columns, each as wide as its tokens, where the tokens' own texts do not fit.
+    """Lines of the text under their columns, each as wide as its tokens, if the tokens' own texts do not fit.
 
     Columns of `lines`: start and end (places) · line (text).
     """
@@ -142,7 +142,7 @@ def moved(places: alt.Data) -> alt.Chart:
 
 
 def chosen_text() -> alt.Chart:
-    """The text of the chosen token under its column, where the texts of all columns do not fit."""
+    """The text of the chosen token under its column, if the texts of all columns do not fit."""
     text = alt.ExprRef(f"token < 0 || across >= {WORD} ? '' : names[token]")
     align = alt.ExprRef("token < tokens / 12 ? 'left' : token > tokens * 11 / 12 ? 'right' : 'center'")
     mark = alt.Chart(ONE_ROW).mark_text(

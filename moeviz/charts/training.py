@@ -1,4 +1,4 @@
-"""How routing went while a model trained: of one run, or of two on the same axes. Not a topic: no trace has it."""
+"""Charts of routing while a model trains: of one run, or of two on the same axes. Not a topic: no trace has it."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,9 +33,9 @@ from moeviz.training.recorded.over_steps import (
     logits_over_steps,
     loss_over_steps,
 )
-from moeviz.training.recorded.run import ALIVE, runs_of
+from moeviz.training.recorded.run import ALIVE, axis_of, runs_of
 
-# Of a canvas: a description of each mark would be written for nobody, and none is left out that has no value.
+# On a canvas nobody reads a description of each mark; marks without a value are drawn too.
 CELLS = {"stroke": None, "aria": False, "invalid": None}
 HATCH = "M-1,1L1,-1"
 STROKES = 70  # of a hatching, across the whole picture
@@ -75,17 +75,12 @@ POINTS = alt.OverlayMarkDef(aria=False)  # without values they would be a pictur
 class RunChart(Chart):
     """A chart that draws several runs together, and can say which of them it cannot draw."""
 
-    drawn_columns: tuple[str, ...] = ()  # where they are all empty, the run is not drawn
+    drawn_columns: tuple[str, ...] = ()  # if they are all empty, the run is not drawn
     lacks: str = ""  # what such a run has, in words: "no loss"
 
     def lacking(self, frame: pd.DataFrame) -> str | None:
         """Name the runs that are not drawn; None if all are, or none."""
         return lacking_caption(frame, self.drawn_columns, self.lacks)
-
-
-def axis_of(frame: pd.DataFrame) -> str:
-    """The column of the axis."""
-    return "tokens" if "tokens" in frame else "step"
 
 
 def along(frame: pd.DataFrame, note: str = "", field: str = "") -> alt.X:
@@ -158,7 +153,7 @@ def expert_steps_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerCh
 
 
 def hatched(frame: pd.DataFrame) -> pd.DataFrame:
-    """Where the strokes are of which stretches of death are hatched: at least so many across the whole picture."""
+    """Return the places of the strokes that hatch dead stretches: about STROKES across the whole picture."""
     over = axis_of(frame)
     dead = frame.loc[frame["dead_since"] != ALIVE, ["place", "after", over]]
     width = (dead[over] - dead["after"]).to_numpy(float)
@@ -183,21 +178,6 @@ def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
     stays = begun["dead_since"] == begun["place"].map(rows.groupby("place")["dead_since"].last())
     words = [f"dead {'since' if on else 'from'} step {n:,}" for on, n in zip(stays, begun["dead_since"], strict=True)]
     return begun[["after", "place"]].assign(words=words, late=late)
-
-
-def _layers_over_steps(
-    rows: pd.DataFrame, frame: pd.DataFrame, colour: alt.Color, tips: list[alt.Tooltip]
-) -> alt.Chart:
-    """Draw a row of cells for each layer of `frame`, as long as their steps."""
-    cells = alt.Chart(theme.compact(rows)).mark_rect(**CELLS)
-    cells = cells.encode(
-        x=along(frame, field="after"),
-        x2=f"{axis_of(frame)}:Q",
-        y=theme.layer_rows(),
-        color=colour,
-        tooltip=[*when(frame), *tips],
-    )
-    return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -335,7 +315,7 @@ IMPORTANCE = Chart(
 
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
     """The loss of each run without the aux loss, and as it was logged. Columns: those of `loss_over_steps`."""
-    logged = frame["loss"].where(frame["loss"] != frame["without_aux"])  # where it has no aux loss, one line is drawn
+    logged = frame["loss"].where(frame["loss"] != frame["without_aux"])  # without an aux loss, one line is drawn
     long = frame.assign(**{WITHOUT_AUX: frame["without_aux"], LOGGED: logged})
     long = long.melt(["run", axis_of(frame)], [WITHOUT_AUX, LOGGED], "which", "value").dropna(subset=["value"])
     lines = theme.lines(
@@ -405,17 +385,24 @@ def router_gradient_heatmap(frame: pd.DataFrame) -> alt.Chart:
         router_grad_norm=("norm of the gradient", ".3~e"),
         experts_without_grad=("experts without a gradient", "d"),
     )
-    colour = theme.gradient("router_grad_norm", "norm of the gradient", {"type": kind}, **look)
-    return _layers_over_steps(frame, frame, colour, tips)
+    cells = alt.Chart(theme.compact(frame)).mark_rect(**CELLS)
+    cells = cells.encode(
+        x=along(frame, field="after"),
+        x2=f"{axis_of(frame)}:Q",
+        y=theme.layer_rows(),
+        color=theme.gradient("router_grad_norm", "norm of the gradient", {"type": kind}, **look),
+        tooltip=[*when(frame), *tips],
+    )
+    return theme.framed(cells, theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
 def _points(frame: pd.DataFrame) -> alt.OverlayMarkDef | bool:
-    """Few logs are dots too: one alone would be no line."""
+    """Few logs are dots too: a single one would not be a line."""
     return POINTS if len(frame) <= 24 else False
 
 
 def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
-    # Below, in a column: on a phone there is no room beside the legend of the runs.
+    # Below, in a column: on a phone there is no space next to the legend of the runs.
     look = {"orient": "bottom", "direction": "vertical", "symbolType": "stroke", "labelLimit": 300}
     return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED[: len(names)], **look)
 

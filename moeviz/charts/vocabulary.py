@@ -106,7 +106,7 @@ def vocabulary_of_layers(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
-    """How strongly the tokens of each expert of one layer keep to it. Columns: those of `vocabulary_specialization`."""
+    """Draw how strongly each expert's tokens keep to it in a layer. Columns: those of `vocabulary_specialization`."""
     ids = alt.Scale(domain=[int(expert) for expert in frame["expert"]])
     bars = theme.bars(
         frame.drop(columns="layer"),
@@ -130,7 +130,7 @@ CHARTS = (
         "Tokens that occur fewer than ten times are left out; ␣ is a space.",
         measure=top_tokens,
         draw=top_tokens_table,
-        say=None,  # it holds the best of many tokens only, so luck cannot be judged; an expert's page judges it
+        say=None,  # it holds the best of many tokens only, so chance cannot be judged; an expert's page judges it
         expert="expert",
         layers="one",
     ),

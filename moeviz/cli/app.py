@@ -173,7 +173,7 @@ def begin_with(files: Sequence[str], read: "Callable[[str], Opened] | None" = No
         if is_run(path):
             run_at(path)
         elif is_dataset(path):
-            read_dataset(path, partial=True)  # what is not whole is said on its page
+            read_dataset(path, partial=True)  # its page reports what is not whole
         else:
             keep_opened(path, read(path))
     if shown:

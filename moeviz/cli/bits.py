@@ -82,7 +82,7 @@ def run(args: Namespace) -> int:
 
 
 def _file(study: "BitsStudy", args: Namespace) -> bytes:
-    from moeviz.formats.bits import to_llama_cpp, to_llm_compressor
+    from moeviz.formats.recipes import to_llama_cpp, to_llm_compressor
     from moeviz.spreadsheets import table_as_csv
 
     plan = study.plan(args.rule)

@@ -13,7 +13,7 @@ CHECKOUT = Path(__file__).parents[2]
 def from_tests(module: str, what: str, command: str) -> ModuleType:
     """Import a module of the checkout's tests, such as `survey.architectures`.
 
-    Raises `MoevizError` where there is none: it says that `what` is missing, and where `command` runs.
+    Raises `MoevizError` without one: it says that `what` is missing, and where `command` runs.
     """
     tests, folder = CHECKOUT / "tests", module.partition(".")[0]
     if not (tests / folder).is_dir():

@@ -1,9 +1,9 @@
-"""Find the experts that tell two sets of texts apart: `moeviz contrast`."""
+"""Find the experts that distinguish two sets of texts: `moeviz contrast`."""
 
 from argparse import ArgumentParser, Namespace
 
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
-from moeviz.cli.output import frame_text, note, print_findings, print_tables
+from moeviz.cli.output import note, print_rows
 from moeviz.errors import InvalidTrace
 
 HELP = "Find the experts that take more of one set of texts than of another, beyond chance."
@@ -45,11 +45,5 @@ def run(args: Namespace) -> int:
     if args.steering is not None:
         write_steering_map(turned(found, 1.0), one.model, args.steering)
         note(f"wrote {args.steering}, and its numbers beside it")
-    if args.json:
-        print_tables({"experts": found}, [contrast_sentence(found, names)])
-        return 0
-    print_findings([contrast_sentence(found, names)])
-    held = found[found["holds"]].drop(columns="holds")
-    if len(held):
-        print(frame_text(held.sort_values("t", key=abs, ascending=False, kind="stable").round(3)))
-    return 0
+    held = found[found["holds"]].drop(columns="holds").sort_values("t", key=abs, ascending=False, kind="stable")
+    return print_rows(args.json, "experts", found, [contrast_sentence(found, names)], held.round(3))

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from moeviz.corpus.run import Wanted
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.formats.dataset.s3 import Place
-    from moeviz.model_info import ModelInfo
     from moeviz.routing_trace import RoutingTrace
 
 HELP = "Trace labelled texts and show which experts each kind of text uses."
@@ -147,7 +146,8 @@ def run(args: Namespace) -> int:
     from moeviz.capture.corpus import trace_corpus
 
     model = load(args)
-    check_layer(args.layer, model.info)
+    if args.layer is not None and args.layer not in model.info.layers:  # before it runs, not after
+        raise InvalidTrace(no_layer(model.info.name, args.layer, model.info.layers))
     result = trace_corpus(model, texts, outputs=args.outputs, progress=partial(progress, says="traced {} of {} texts"))
     write(result, args.output, args.counts_only)
     if not args.json:
@@ -182,12 +182,12 @@ def trace_to_dataset(args: Namespace) -> str:
     folder = place_of(args.output)
     check_begun(folder, args.resume)
     if isinstance(folder, Path):
-        folder.mkdir(parents=True, exist_ok=True)  # what cannot be written is said before the model runs
+        folder.mkdir(parents=True, exist_ok=True)  # a target that cannot be written is refused before the model runs
     from moeviz.corpus.run import Wanted, write_corpus
     from moeviz.corpus.texts import files_of
 
     for file in files_of(args.files):
-        file.stat()  # one that is not there is said before the model is loaded
+        file.stat()  # a missing file is reported before the model is loaded
     wanted = Wanted(
         weights=args.weights or "float16",
         text=not args.no_text,
@@ -201,7 +201,7 @@ def trace_to_dataset(args: Namespace) -> str:
         dataset = _on_ray(args, cluster, folder, wanted)
     else:
         dataset = write_corpus(load(args), args.files, folder, wanted, resume=args.resume, progress=_progress)
-    return json.dumps(facts_of(dataset)) if args.json else _said(dataset)
+    return json.dumps(facts_of(dataset)) if args.json else _summary(dataset)
 
 
 def _cluster(args: Namespace) -> "Cluster | None":
@@ -222,9 +222,8 @@ def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wante
     from moeviz.corpus.on_ray import write_corpus_on_ray
 
     note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
-    how = {"backend": args.backend} | loading(args)
-    told = {"resume": args.resume, "progress": _progress, "cluster": cluster}
-    return write_corpus_on_ray(args.model, args.files, folder, wanted, **told, **how)
+    how = {"resume": args.resume, "progress": _progress, "cluster": cluster, "backend": args.backend}
+    return write_corpus_on_ray(args.model, args.files, folder, wanted, **how, **loading(args))
 
 
 def facts_of(dataset: "Dataset") -> dict[str, Any]:
@@ -234,22 +233,18 @@ def facts_of(dataset: "Dataset") -> dict[str, Any]:
     return facts | {"shards": len(dataset.shards), "labels": dataset.labels(), "left_out": list(dataset.left_out)}
 
 
-def _said(dataset: "Dataset") -> str:
+def _summary(dataset: "Dataset") -> str:
     facts, layers = facts_of(dataset), len(dataset.model.layers)
-    words = "with their texts" if dataset.kept.text else "without their texts and ids"
-    told = (
-        ""
-        if dataset.kept.text
-        else (
-            "The experts of a token give a part of its text away. "
-            f"“moeviz convert {quoted(dataset.path)} counts.json --counts-only” writes counts alone.\n"
-        )
-    )
+    words, caution = "with their texts", ""
+    if not dataset.kept.text:
+        words = "without their texts and ids"
+        caution = "The experts of a token give a part of its text away. "
+        caution += f"“moeviz convert {quoted(dataset.path)} counts.json --counts-only” writes only counts.\n"
     weights = {"none": "no weights", "exact": "exact weights"}.get(dataset.kept.weights, "float16 weights")
     what = f"{dataset.tokens:,} tokens of {dataset.texts:,} texts, {layers} MoE layers, {len(facts['labels']):,} labels"
     return (
         f"{visible_line(dataset.model.name)}: {what}, in {facts['shards']:,} shard{'s' * (facts['shards'] != 1)}\n"
-        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{told}"
+        f"{facts['bytes']:,} bytes; tokens {words}, {weights}\n{caution}"
         f"moeviz metrics {quoted(dataset.path)} --topic load (or coverage, specialization, co-activation, flow, "
         "locality) reads it where it lies."
     )
@@ -325,12 +320,6 @@ def _contents(path: str) -> bytes:
     if why := why_no_file(path):
         raise InvalidPrompt(f"No file can be called {quoted(path)}: the name {why}.")
     return Path(path).read_bytes()
-
-
-def check_layer(layer: int | None, model: "ModelInfo") -> None:
-    """Raise `InvalidTrace` where the model has no such MoE layer: before it runs, not after."""
-    if layer is not None and layer not in model.layers:
-        raise InvalidTrace(no_layer(model.name, layer, model.layers))
 
 
 def tables(trace: "RoutingTrace") -> tuple[dict[str, "pd.DataFrame"], list[str]]:

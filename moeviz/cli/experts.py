@@ -192,7 +192,7 @@ def _of_model(args: Namespace) -> "tuple[pd.DataFrame, RoutingTrace]":
 def _muted(
     model: "LoadedModel", table: "pd.DataFrame", texts: list[tuple[str, str]], args: Namespace
 ) -> "pd.DataFrame":
-    """Add the loss of all texts together without each expert to the table, in nats a token."""
+    """Add the loss of all texts together without each expert to the table, in nats per token."""
     from moeviz.analyses.muting import muted_by_label
     from moeviz.metrics.expert import loss_of_all
 

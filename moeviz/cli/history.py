@@ -72,7 +72,7 @@ def systems() -> "pd.DataFrame":
 
 
 def trained(name: str, seed: int, note: Callable[[str], None]) -> "RoutingTrace":
-    """Train a system with its default settings, and return its routing. `note` is told of the progress, ten times."""
+    """Train a system with its default settings, and return its routing. `note` gets the progress, ten times."""
     from moeviz.history.systems import part, train
 
     told = [0]

@@ -40,13 +40,12 @@ TOPICS = (
     "placement",
 )
 SHORT = 20  # rows that are printed without --all
-OLD_TOPICS = {"cooperation": "co-activation", "repetition": "locality"}  # as they were once called
 
 
 def arguments(parser: ArgumentParser) -> None:
     """Add the arguments of `moeviz metrics`."""
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    parser.add_argument("--topic", type=_topic, choices=TOPICS, default="load", help="which topic (default: load)")
+    parser.add_argument("--topic", choices=TOPICS, default="load", help="which topic (default: load)")
     parser.add_argument("--layers", **numbers(int, 0), help="only these layers, such as 0,5, by the model's own index")
     parser.add_argument(
         "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
@@ -101,10 +100,6 @@ def first_choices_by_token(frame: "pd.DataFrame") -> "pd.DataFrame":
     first = first.astype(object).mask(first < 0, "·")
     texts = frame.drop_duplicates("token").set_index("token")[["text", "phase"]]
     return texts.join(first).reset_index().rename_axis(columns=None)
-
-
-def _topic(word: str) -> str:
-    return OLD_TOPICS.get(word, word)
 
 
 Measured = tuple[str, Callable[["pd.DataFrame"], list[str]], Callable[[], "pd.DataFrame"]]

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
-from moeviz.cli.output import frame_text, print_findings, print_tables, progress
+from moeviz.cli.output import print_rows, progress
 
 HELP = "Replace each word of a prompt in turn, and list the words that decide which expert a later one gets."
 EXAMPLES = """examples:
@@ -26,10 +26,4 @@ def run(args: Namespace) -> int:
 
     found = occlude(load(args), prompt, chat=args.chat, progress=partial(progress, says="{} of {} forwards"))
     deciding = found.deciding()
-    if args.json:
-        print_tables({"words": deciding}, [found.sentence()])
-        return 0
-    print_findings([found.sentence()])
-    if len(deciding):
-        print(frame_text(deciding.round(3)))
-    return 0
+    return print_rows(args.json, "words", deciding, [found.sentence()], deciding.round(3))

@@ -124,6 +124,17 @@ def print_tables(tables: dict[str, "pd.DataFrame"], findings: Iterable[str] = ()
     sys.stdout.write("}\n")
 
 
+def print_rows(as_json: bool, name: str, frame: "pd.DataFrame", findings: list[str], shown: "pd.DataFrame") -> int:
+    """Print findings and the rows to be `shown`; or as JSON, with all rows under their name. Returns exit code 0."""
+    if as_json:
+        print_tables({name: frame}, findings)
+        return DONE
+    print_findings(findings)
+    if len(shown):
+        print(frame_text(shown))
+    return DONE
+
+
 def frame_text(frame: "pd.DataFrame") -> str:
     """Return all rows of a table as text for a terminal."""
     texts = [name for name, column in frame.items() if column.dtype.kind == "O"]
@@ -144,8 +155,8 @@ def fitting_text(frame: "pd.DataFrame", more: str = "--wide") -> str:
         return text
     if len(left_out) > MOST_NAMED:
         left_out[MOST_NAMED - 2 : -1] = ["…"]
-    said = f"{len(frame.columns) - shown:,} more columns with {more}: {', '.join(left_out)}"
-    return "\n".join([text, *wrap(said, width)])
+    note = f"{len(frame.columns) - shown:,} more columns with {more}: {', '.join(left_out)}"
+    return "\n".join([text, *wrap(note, width)])
 
 
 def frame_texts(frame: "pd.DataFrame") -> Iterator[str]:

@@ -3,7 +3,6 @@
 import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
-from typing import TYPE_CHECKING
 
 from moeviz.cli.diff import difference, difference_text
 from moeviz.cli.options import add_json, add_model, add_prompt, load, load_inside, read_prompt
@@ -11,9 +10,6 @@ from moeviz.cli.output import frame_text, progress, records
 from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import quoted
-
-if TYPE_CHECKING:
-    pass
 
 HELP = "Run a prompt in other precisions: which tokens go to other experts?"
 EXAMPLES = """examples:

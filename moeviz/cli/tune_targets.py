@@ -1,11 +1,11 @@
-"""Which experts to fine-tune for a task: `moeviz tune-targets`."""
+"""Find the experts to fine-tune for a task: `moeviz tune-targets`."""
 
 import json
 from argparse import ArgumentParser, Namespace
 from functools import partial
 
 from moeviz.cli.options import add_json, add_loading, load_inside, number
-from moeviz.cli.output import check_output, frame_text, note, print_findings, print_tables, progress
+from moeviz.cli.output import check_output, note, print_rows, progress
 from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
@@ -57,7 +57,7 @@ def run(args: Namespace) -> int:
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.routers.discovery import expert_tensors
     from moeviz.cli.corpus import texts_at
-    from moeviz.formats.tune_targets import to_esft, to_peft
+    from moeviz.formats.recipes import to_esft, to_peft
     from moeviz.labelled_texts import texts_that_ship
     from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
 
@@ -74,12 +74,6 @@ def run(args: Namespace) -> int:
         written = to_esft(found) if args.form == FORMS[0] else to_peft(found, expert_tensors(model.model))
         write_file(args.output, json.dumps(written) + "\n")
         note(f"wrote {args.output}")
-    findings = [tune_targets_sentence(found, args.share)]
-    if args.json:
-        print_tables({"experts": found}, findings)
-        return 0
-    print_findings(findings)
     rows = found[found["in_esft"]].sort_values(["layer", "score"], ascending=[True, False])
-    if len(rows):
-        print(frame_text(rows.drop(columns="in_esft").round(4)))
-    return 0
+    sentence = tune_targets_sentence(found, args.share)
+    return print_rows(args.json, "experts", found, [sentence], rows.drop(columns="in_esft").round(4))

@@ -37,15 +37,14 @@ def arguments(parser: ArgumentParser) -> None:
 def run(args: Namespace) -> int:
     """Run `moeviz watch`."""
     found = run_of(args)
-    made = run_json if args.json else run_text
-    said = made(found, args.ignore, args.rows)
-    print(json.dumps(said) if args.json else said)
+    run_as = (found, args.ignore, args.rows)
+    print(json.dumps(run_json(*run_as)) if args.json else run_text(*run_as))
     unnamed = found.facts.source != "moeviz" and found.alarms_on  # so that none can be ignored
     return FOUND if len(alarms_on(found, args.ignore)) or unnamed else 0
 
 
 def run_of(args: Namespace) -> "TrainingRun":
-    """Read the run. Raises `InvalidTrace` for an unknown kind of alarm, and for what is no run."""
+    """Read the run. Raises `InvalidTrace` for an unknown kind of alarm, and for anything but a run."""
     from moeviz.training.reading import read_run
     from moeviz.training.recorded.rules import ALARM_KINDS
 

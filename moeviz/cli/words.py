@@ -68,7 +68,7 @@ class Parser(ArgumentParser):
 
 
 def one_of_these(value: object, names: Sequence[str]) -> str:
-    """Return the message for a value that is none of some names, with those that it is like.
+    """Return the message for a value that is not among some names, with those that it is like.
 
     >>> one_of_these("loads", ["load", "layers"])
     "cannot be 'loads'. Did you mean load? It is one of load and layers."

@@ -8,14 +8,14 @@
 | token | str | the token's text |
 | label | str | only in traces with labels |
 | layer | int32 | the model's own index of the layer |
-| slot | int16 | 0 = the expert with the highest weight, where the order of slots is known |
+| slot | int16 | 0 = the expert with the highest weight, if the order of slots is known |
 | expert | int16 | its id |
 | weight | float32 | the factor on the expert's output, empty if unknown |
 | logit, probability | float32 | of that expert, only in traces that know them |
 
 The logits of the experts that were not chosen are not here, so a trace that is read back has none: `.npz` and `.json`
-keep them. Nor do the rows say why a token has none at a layer; the facts beside the table do (`table_facts`). Rows may
-come in any order.
+keep them. Nor do the rows say why a token has none at a layer; the facts stored with the table do (`table_facts`). Rows
+may come in any order.
 """
 
 from dataclasses import replace
@@ -34,12 +34,10 @@ from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slo
 
 REQUIRED = ("position", "layer", "expert")
 COLUMNS = ("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight")
-BYTES_A_ROW = (
-    128  # of memory, while rows are read. 2**23 rows of the usual budget: 61 layers of 8 experts, 17,000 tokens
-)
+BYTES_A_ROW = 128  # of memory while rows are read: 2**23 rows of the usual budget, as of 61 x 17,000 x 8
 BYTES_A_TEXT = 8  # at least, while a cell of a CSV is read
 BYTES_A_CELL = 32  # of the layers x tokens x slots of the trace that a table describes
-SMALL, CELLS_A_ROW = 2**20, 16  # of which a small table may describe SMALL, and a larger one so many for each row
+SMALL, CELLS_A_ROW = 2**20, 16  # a small table may describe SMALL of them, and a larger one CELLS_A_ROW for each row
 UNNAMED = "a table that does not say"
 
 

@@ -3,7 +3,7 @@
 {
   "format":      "moeviz counts v1",
   "model":       {"name": ..., "layers": [...], "num_experts": [...], "top_k": ...},       the fields of ModelInfo
-  "groups":      ["github", "book"],             labels or steps; [""] where there are none
+  "groups":      ["github", "book"],             labels or steps; [""] without groups
   "group_kind":  "label",                        "all", "label" or "step"
   "assignments": [[[number, ...], ...], ...],    groups x layers x experts
   "tokens":      [[number, ...], ...]            groups x layers
@@ -39,7 +39,7 @@ def to_counts_json(counts: ExpertCounts) -> bytes:
 
 
 def to_counts_csv(counts: ExpertCounts) -> bytes:
-    """Write counts as CSV: layer, expert, count, and label or step where they have one; no facts about the model."""
+    """Write counts as CSV: layer, expert, count, and label or step if they have one; no facts about the model."""
     kind = "" if counts.group_kind == "all" else f",{counts.group_kind}"
     rows = [f"layer,expert,count{kind}"]
     for at, group in enumerate(counts.groups):
@@ -55,7 +55,7 @@ def is_counts(source: Source) -> bool:
 
 
 def counts_in(source: Source) -> ExpertCounts:
-    """Counts from `to_counts_json`. Raises `InvalidTrace` for anything else."""
+    """Read counts from `to_counts_json`. Raises `InvalidTrace` for anything else."""
     content = source.first
     if not isinstance(content, dict) or content.get("format") != COUNTS_FORMAT:
         raise InvalidTrace(f"{quoted(source.name)} is not a whole file of {COUNTS_FORMAT!r}. Write it again.")
@@ -77,7 +77,7 @@ def counts_in(source: Source) -> ExpertCounts:
 
 
 def counts_alone(counted: Counted) -> ExpertCounts:
-    """How many tokens each expert got, by label where they have labels: nothing of any one token is in it."""
+    """Return the number of tokens per expert, by label if they have labels: nothing of any one token is in it."""
     if isinstance(counted, RoutingTrace):
         return counted.counts_by_label() if "label" in counted.tokens else counted.counts()
     return counted
@@ -93,7 +93,7 @@ def check_counts_target(path: str | Path) -> None:
 
 
 def write_counts(counts: ExpertCounts, path: str | Path) -> None:
-    """Write counts to a `.json` file, which keeps everything, or to a `.csv`, which keeps the numbers alone.
+    """Write counts to a `.json` file, which keeps everything, or to a `.csv`, which keeps only the numbers.
 
     Raises `InvalidTrace` for another suffix, and `OSError` if the file cannot be written.
 

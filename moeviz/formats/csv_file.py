@@ -2,9 +2,8 @@
 
 The columns are those of `moeviz.formats.assignments_table`, and a last one, `about`: the model's facts as JSON in the
 last row, out of a spreadsheet's sight, and a word on that in the first, so that a file that was cut is noticed. With
-them the file opens here as the same trace, also where its rows were sorted, or where the first has the facts, as in
-files of before. `plain` leaves the column out. Texts are quoted, numbers are not; weights have as many digits as
-float32 needs, and no more.
+them the file opens here as the same trace, also if its rows were sorted. `plain` leaves the column out. Texts are
+quoted, numbers are not; weights have as many digits as float32 needs, and no more.
 
 A spreadsheet runs a cell that starts with = + - or @ as a formula, and a token may be just that. So a text that starts
 like that, in any of their forms and behind any blanks and invisible characters, or with a tab, a line break or an
@@ -25,7 +24,7 @@ from pyarrow import csv
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
-from moeviz.formats.table_facts import NUMBERS, TEXTS, facts_beside_table, short_floats
+from moeviz.formats.table_facts import NUMBERS, TEXTS, check_names, facts_beside_table, short_floats
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import escape_formula
@@ -42,7 +41,7 @@ def to_csv(trace: RoutingTrace, plain: bool = False) -> bytes:
     columns = {name: _cells(name, table[name]) for name in map(str, table)}
     rows: Iterable[Sequence[str]] = zip(*columns.values(), strict=True)
     if not plain:
-        about = _quoted(json.dumps(facts_beside_table(trace), ensure_ascii=False))
+        about = _quote(json.dumps(facts_beside_table(trace), ensure_ascii=False))
         columns[ABOUT] = [IN_LAST_ROW, *[""] * (len(table) - 2), about][-max(len(table), 1) :]
         rows = zip(*columns.values(), strict=True) if len(table) else [[""] * (len(columns) - 1) + [about]]
     return "".join(f"{','.join(row)}\n" for row in [list(columns), *rows]).encode()
@@ -55,7 +54,7 @@ def from_csv(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     `max_bytes` is the most that the file may have, and that its rows may take while they are read.
     """
     check_size(data, max_bytes)
-    table = _parsed(data, max_bytes)
+    table = _parse_table(data, max_bytes)
     if ABOUT not in table or table[ABOUT].isna().all():
         return trace_of_table(table.drop(columns=ABOUT, errors="ignore"), max_bytes=max_bytes)
     cells = table[ABOUT].dropna()
@@ -80,15 +79,15 @@ def _cells(name: str, column: pd.Series) -> list[str]:
     if name in NUMBERS:
         return ["" if number != number else repr(number) for number in short_floats(column.to_numpy()).tolist()]
     if name in ESCAPED:
-        return [_quoted(escape_formula(text)) for text in column]
-    return [_quoted(text) for text in column] if name in TEXTS else [str(number) for number in column.tolist()]
+        return [_quote(escape_formula(text)) for text in column]
+    return [_quote(text) for text in column] if name in TEXTS else [str(number) for number in column.tolist()]
 
 
-def _quoted(text: str) -> str:
+def _quote(text: str) -> str:
     return '"' + text.replace('"', '""') + '"'
 
 
-def _parsed(data: bytes, max_bytes: int) -> pd.DataFrame:
+def _parse_table(data: bytes, max_bytes: int) -> pd.DataFrame:
     """Every cell as text; an empty cell without quotes is missing. The first row names the columns."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     if data.partition(b"\n")[0].count(b",") >= MAX_COLUMNS:
@@ -114,8 +113,5 @@ def _parsed(data: bytes, max_bytes: int) -> pd.DataFrame:
             f"This is not a CSV table in UTF-8: {str(error)[:200]}. Save it as CSV in that encoding."
         ) from error
     names = [str(name).strip() for name in table.iloc[0].fillna("")]
-    if len(set(names)) != len(names):
-        raise InvalidTrace(
-            f"Several columns of the table have the same name: {', '.join(names)[:200]}. Rename or remove them."
-        )
+    check_names(names)
     return table.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)

@@ -1,7 +1,7 @@
 """Labels of experts in JSON: those of other programs, and ours in the form of one of them.
 
 colibri's atlas of experts: `canonical_specialists`, or `experts` as its analyze.py writes them, a list or an object by
-"layer:expert". The score is its `spec`; where that is one for each of several runs, the least.
+"layer:expert". The score is its `spec`; if that is one for each of several runs, the least.
 
     {"categories": [...], "canonical_specialists": [{"layer": 3, "expert": 17, "top_topic": "poetry", "spec": 0.71}]}
 
@@ -26,7 +26,7 @@ from moeviz.text import is_text, quoted
 MOST_BYTES = 2**26
 MOST_LABEL = 200  # characters
 OF_LAYER = re.compile(r"_L(\d{1,4})[_.]")
-TOPICS = ("top_topic", "topic", "top", "label")  # what an entry calls it: the first that is there
+TOPICS = ("top_topic", "topic", "top", "label")  # keys of the topic: the first that is there
 COLUMNS = {"layer": "int32", "expert": "int16", "label": "str", "score": "float64", "measure": "str"}
 Row = tuple[int, int, str, float, str]
 
@@ -70,7 +70,7 @@ def labels_in(source: Source) -> pd.DataFrame:
 
 
 def to_labels(table: pd.DataFrame, model: str) -> tuple[bytes, int]:
-    """Write what `expert_table` says of experts in the form of colibri's atlas, and return how many labels that is.
+    """Write the labels of `expert_table` in the form of colibri's atlas, and return their number.
 
     Specialists have one, and experts with a name.
 
@@ -92,7 +92,7 @@ def to_labels(table: pd.DataFrame, model: str) -> tuple[bytes, int]:
         "version": 1,
         "engine": "moeviz",
         "model": model,
-        "method": "moeviz experts: specialists by kinds of text beyond luck, names tested on other texts",
+        "method": "moeviz experts: specialists by kinds of text beyond chance, names tested on other texts",
         "categories": sorted({entry["top_topic"] for entry in entries}),
         "canonical_specialists": entries,
     }
@@ -119,7 +119,7 @@ def _of_analysis(layer: str, expert: str, entry: dict[str, Any]) -> Row:
 
 
 def _row(layer: Any, expert: Any, label: Any, score: Any, measure: str) -> Row:
-    """One label, checked. Raises `InvalidTrace` for what is none."""
+    """One label, checked. Raises `InvalidTrace` for anything else."""
     at, of = (_whole(part, most) for part, most in ((layer, MAX_LAYERS), (expert, MAX_EXPERTS)))
     if at is None or of is None:
         raise InvalidTrace(

@@ -46,14 +46,12 @@ class Export:
     suffix: str
     mime: str
     write: Callable[[RoutingTrace], bytes]
-    read: (
-        Callable[[bytes, int], RoutingTrace] | None
-    )  # within a budget of bytes. None: it is for people, and holds no trace
+    read: Callable[[bytes, int], RoutingTrace] | None  # within a budget of bytes. None: for people, holds no trace
     needs: str = ""  # a module of the optional extra `report`, without which it is not written
 
     @property
     def ready(self) -> bool:
-        """True where everything that writes it is installed."""
+        """True if everything that writes it is installed."""
         return not self.needs or find_spec(self.needs) is not None
 
 
@@ -147,7 +145,7 @@ def read_bytes(
     If a table does not say which model made it, the trace's model is "from <filename>" and its backend "file".
     `max_bytes` is the most that the file may have, and that it may unpack to; `options` is what a foreign file does not
     say. Raises `InvalidTrace` for any bytes that are not a trace; for those that are one larger than that, or than fits
-    into memory; and for files of torch, which hold a pickle, and are read from a path alone.
+    into memory; and for files of torch, which hold a pickle, and are read only from a path.
     """
     return _trace_of(open_bytes(data, filename, max_bytes, options).counted, filename)
 
@@ -213,20 +211,16 @@ def open_path(
     path: str | Path, max_bytes: int = MAX_BYTES, format: str | None = None, options: ImportOptions = NOTHING_TOLD
 ) -> Opened:
     """Read a trace or counts, with the doctor's findings on another program's file. Errors as with `read_trace`."""
-    return opened_in(_source(path, max_bytes), format, options)
-
-
-def _source(path: str | Path, max_bytes: int) -> Source:
     path = Path(path)
     if why := why_no_file(path):
         raise InvalidTrace(f"No file can be called {quoted(path)}: the name {why}.")
     if not path.exists():
         _check_name(path)
-    return source_of(path, max_bytes)
+    return opened_in(source_of(path, max_bytes), format, options)
 
 
 def _check_name(path: Path) -> None:
-    """Raise `InvalidTrace` for a name that no trace has: what to give in its place."""
+    """Raise `InvalidTrace` for a name that no trace has: what to give instead."""
     if path.suffix.lower() in {export.suffix for export in EXPORTS}:
         _reader(path)  # says which can be read
         return
@@ -264,7 +258,11 @@ def _own(source: Source) -> RoutingTrace:
     """A trace in one of our own formats, by the suffix."""
     suffixes = [export.suffix for export in EXPORTS]
     if source.is_folder or (PurePath(source.name).suffix.lower() not in suffixes and not why_no_file(source.name)):
-        _check_no_model(source.name)
+        if PurePath(source.name).suffix.lower() in OF_MODELS:
+            raise InvalidTrace(
+                f"{quoted(source.name)} holds a model, and no trace. “moeviz trace PROMPT --model MODEL -o trace.npz” "
+                "records one."
+            )
         raise _not_recognised(source)
     if isinstance(source.first, dict | list) and "format" not in source.first:
         raise _not_recognised(source)
@@ -282,13 +280,6 @@ def _not_recognised(source: Source) -> InvalidTrace:
         f"folder of a dataset), nor in one of the {len(importers())} formats of other programs that moeviz reads. If "
         "you know its format, name it: --format NAME (format= in Python)."
     )
-
-
-def _check_no_model(name: str) -> None:
-    if PurePath(name).suffix.lower() in OF_MODELS:
-        raise InvalidTrace(
-            f"{quoted(name)} holds a model, and no trace. “moeviz trace PROMPT --model MODEL -o trace.npz” records one."
-        )
 
 
 def check_target(path: str | Path) -> None:
@@ -310,7 +301,7 @@ def check_target(path: str | Path) -> None:
 def write_trace(trace: RoutingTrace, path: str | Path, plain: bool = False) -> None:
     """Write a trace to a `.csv`, `.parquet`, `.json` or `.npz` file, or a report of it to an `.html` file.
 
-    `plain` writes a .csv file for spreadsheets and other programs alone: its rows, without the model's facts.
+    `plain` writes a .csv file for spreadsheets and other programs: only its rows, without the model's facts.
     An existing file is replaced in one step, or left as it was. Raises `InvalidTrace` for an unknown suffix,
     `MoevizError` if the extra that writes reports is not installed, and `OSError` if the file cannot be written.
 
@@ -332,11 +323,11 @@ _OPENED: dict[str, Opened] = {}  # by path: `moeviz app FILE` reads and serves i
 
 
 def keep_opened(path: str | Path, opened: Opened) -> None:
-    """Keep what a file came to, for `open_cached`."""
+    """Keep the content of a file for `open_cached`."""
     _OPENED[str(Path(path).resolve())] = opened
 
 
 def open_cached(path: str | Path) -> Opened:
-    """Return what the file at a path came to; read it where nobody has. Raises the errors of `read_trace`."""
+    """Return the content of the file at a path, which is read only once. Raises the errors of `read_trace`."""
     known = _OPENED.get(str(Path(path).resolve()))
     return open_path(path) if known is None else known

@@ -1,9 +1,8 @@
 """Traces in a folder of one's own, found again after a restart: each is there whole, or not at all.
 
-A trace is written beside its place, brought to the disk, and then renamed: what a power cut or a `kill -9` interrupts
-is at most that one. Beside the trace, its file says under which title it was kept and which run made it, in the
-comment of the archive. The newest stay; of the rest, the oldest go. A file that cannot be read is set aside under
-another name, and never deleted.
+A trace is written under another name, brought to the disk, and then renamed: what a power cut or a `kill -9` interrupts
+is at most that one. The comment of its archive names the title under which it was kept, and the run that made it. The
+newest stay; of the rest, the oldest go. A file that cannot be read is set aside under another name, and never deleted.
 """
 
 import json
@@ -31,7 +30,7 @@ LONGEST_COMMENT = 2**16 - 1  # bytes: what a zip archive can hold
 
 @dataclass(frozen=True, slots=True)
 class KeptTrace:
-    """A trace from such a folder, its title, and what it was asked for; {} where that is not known."""
+    """A trace from such a folder, its title, and the run that made it; {} if unknown."""
 
     trace: RoutingTrace
     title: str
@@ -48,7 +47,7 @@ def keep_trace(
 ) -> Path:
     """Write a trace into the folder as its newest; one that is there already gets the new title.
 
-    The folder is made for its owner alone (0700). Raises `OSError` where the trace cannot be written.
+    The folder is made for its owner alone (0700). Raises `OSError` if the trace cannot be written.
     """
     data = to_trace_file(trace)
     digest = sha256(data).hexdigest()[:16]
@@ -57,7 +56,9 @@ def keep_trace(
         raise OSError(EFBIG, f"its {len(data):,} bytes are more than the {most_bytes:,} that all of them may have")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     older = kept_traces(folder)
-    path = folder / f"{_number(older):020d}-{digest}.npz"
+    # Above the number of all others, also if the clock was set back.
+    number = max([time.time_ns(), *(int(path.name[:20]) + 1 for path in older[:1])])
+    path = folder / f"{number:020d}-{digest}.npz"
     write_file(path, data, mode=0o600)
     for other in older:
         if other.stem.endswith(digest):
@@ -67,12 +68,12 @@ def keep_trace(
 
 
 def kept_traces(folder: Path) -> list[Path]:
-    """The files of the folder, the newest first; none where there is no folder."""
+    """The files of the folder, the newest first; none without a folder."""
     return sorted((path for path in folder.glob("*.npz") if path.name[:20].isdecimal()), reverse=True)
 
 
 def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
-    """Read one of them. Raises `InvalidTrace` where it holds none: it is set aside, if it can be, and that is said."""
+    """Read one of them. Raises `InvalidTrace` if it does not hold a trace: it is set aside, if it can be."""
     try:
         data = path.read_bytes()
         trace = from_trace_file(data, max_bytes)
@@ -88,11 +89,6 @@ def kept_trace(path: Path, max_bytes: int = MAX_BYTES) -> KeptTrace:
             done = "stays where it is, as nothing can be written there"
         raise InvalidTrace(f"The kept trace {quoted(path.name)} cannot be read, and {done}: {error}") from error
     return KeptTrace(trace, _text(about.get("title")) or path.stem, _run(about.get("run")))
-
-
-def _number(older: list[Path]) -> int:
-    """Above that of all others, also where the clock was set back."""
-    return max([time.time_ns(), *(int(path.name[:20]) + 1 for path in older[:1])])
 
 
 def _tidy(folder: Path, most: int, most_bytes: int) -> None:

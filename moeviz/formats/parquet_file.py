@@ -14,9 +14,9 @@ import pyarrow.compute as pc
 from pyarrow import parquet, types
 
 from moeviz.errors import InvalidTrace
-from moeviz.file_limits import MAX_BYTES, shown
+from moeviz.file_limits import MAX_BYTES
 from moeviz.formats.assignments_table import check_cells, table_of, trace_of_table
-from moeviz.formats.table_facts import INTEGERS, TEXTS, facts_beside_table
+from moeviz.formats.table_facts import INTEGERS, TEXTS, check_names, facts_beside_table
 from moeviz.formats.trace_facts import check_facts_size, check_size, parse_json
 from moeviz.routing_trace import RoutingTrace
 
@@ -56,7 +56,7 @@ def from_parquet(data: bytes, max_bytes: int = MAX_BYTES) -> RoutingTrace:
         metadata = file.schema_arrow.metadata or {}
         facts = metadata.get(KEY)
         names = [name for name in file.schema_arrow.names if name in READ]
-        _check_names(names)
+        check_names(names)
         texts = [name for name in names if name in TEXTS]
         # A dictionary keeps a text once, however many rows repeat it: a small file cannot unfold into a large table.
         file = parquet.ParquetFile(pa.BufferReader(data), read_dictionary=texts, page_checksum_verification=True)
@@ -87,17 +87,12 @@ def _check_declared_size(metadata: parquet.FileMetaData, max_bytes: int) -> None
         )
 
 
-def _check_names(names: list[str]) -> None:
-    if len(set(names)) != len(names):
-        raise InvalidTrace(f"Several columns of the table have the same name: {shown(names)}. Rename or remove them.")
-
-
 def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
     kind = column.type.value_type if types.is_dictionary(column.type) else column.type
     if name in TEXTS:
         if not (types.is_string(kind) or types.is_large_string(kind)):
             raise InvalidTrace(f"Column {name!r} is of type {kind}; it must be text.")
-        if (size := _unfolded(column)) > most:
+        if (size := _unfolded_bytes(column)) > most:
             raise InvalidTrace(
                 f"Column {name!r} unpacks to {size:,} bytes of text, and at most {most:,} are read from a file of this "
                 "size. Use .npz for more."
@@ -109,7 +104,7 @@ def _column(name: str, column: pa.ChunkedArray, most: int) -> pd.Series:
     return series
 
 
-def _unfolded(column: pa.ChunkedArray) -> int:
+def _unfolded_bytes(column: pa.ChunkedArray) -> int:
     """Bytes of text when each row has its own copy."""
     if not types.is_dictionary(column.type):
         return int(column.nbytes)

@@ -1,6 +1,6 @@
 """A stranger's file, read in a process of its own: what it does to its reader, it does not do to whoever asked.
 
-The child has no secrets in its environment, no open files but its own, so much memory and so many seconds. It answers
+The child has no secrets in its environment, no open files but its own, and limited memory and time. It answers
 with a line of JSON, which says what follows, and a trace file or a file of counts. Both are read here as if they were a
 stranger's too. It imports neither torch nor streamlit.
 
@@ -39,8 +39,8 @@ log = logging.getLogger("moeviz.formats")
 MODULE = "moeviz.formats.sandboxed_read"
 REFUSED, TOO_LARGE, BUG, NOT_SAID = 3, 4, 5, 6  # exit codes of the child
 OF_ITS_OWN = 2**29  # bytes for Python, numpy, pandas and Arrow themselves
-TIMES = 6  # what is read is in memory up to so many times, with its copies and its checks
-MORE = 2**20  # of an answer: what a trace file has beside its budget
+TIMES = 6  # copies of the data that may be in memory at once, with its checks
+MORE = 2**20  # of an answer: what a trace file has in addition to its budget
 LONGEST_SENTENCE = 2000
 MOST_FINDINGS = 200
 FEW = "Save fewer tokens or layers, or leave the logits out."
@@ -64,10 +64,10 @@ class Limits:
 def read_sandboxed(data: bytes, filename: str, limits: Limits, options: ImportOptions = NOTHING_TOLD) -> Opened:
     """Read a trace, or counts, as `open_bytes` does, in a process of its own.
 
-    Raises what `open_bytes` raises; `InvalidTrace` too where the file takes more time or memory than `limits` say; and
-    `MoevizError` where no process can be started.
+    Raises what `open_bytes` raises; `InvalidTrace` too if the file takes more time or memory than `limits` allow; and
+    `MoevizError` if no process can be started.
     """
-    return _opened(answered(data, filename, limits, options), filename, limits.max_bytes)
+    return _open_answer(answered(data, filename, limits, options), filename, limits.max_bytes)
 
 
 def answered(
@@ -77,9 +77,9 @@ def answered(
     check_size(data, limits.max_bytes)
     name = repr(PurePath(filename).name[:200])
     try:
-        with _answer_file() as answer:
-            code = _run(data, filename, limits, options, answer, module)
-            said = _read(answer, limits.max_bytes + MORE)
+        with _answer_file() as file:
+            code = _run_child(data, filename, limits, options, file, module)
+            answer = _read_answer(file, limits.max_bytes + MORE)
     except subprocess.TimeoutExpired as error:
         raise InvalidTrace(
             f"{name} takes longer than {limits.seconds:,.0f} seconds to read, so it was given up. {FEW}"
@@ -89,15 +89,15 @@ def answered(
             f"No process can be started to read {name} in: {error.strerror or error}. Try again later."
         ) from error
     if code == 0:
-        return said
-    raise _why(code, said, name)
+        return answer
+    raise _error_of(code, answer, name)
 
 
-def _opened(said: bytes, filename: str, max_bytes: int) -> Opened:
+def _open_answer(answer: bytes, filename: str, max_bytes: int) -> Opened:
     """Open the answer of a child. All of it is checked, since a stranger's file made it."""
-    line, _, body = said.partition(b"\n")
-    told = _told(line)
-    kind, label, findings = told.get("kind"), told.get("label"), told.get("findings")
+    line, _, body = answer.partition(b"\n")
+    facts = _facts_in(line)
+    kind, label, findings = facts.get("kind"), facts.get("label"), facts.get("findings")
     if (
         kind not in ("trace", "counts")
         or not is_text(label)
@@ -110,21 +110,20 @@ def _opened(said: bytes, filename: str, max_bytes: int) -> Opened:
     return Opened(counts_in(Source(filename, {filename: body}, max_bytes)), str(label), tuple(findings))
 
 
-def _told(line: bytes) -> dict[str, Any]:
+def _facts_in(line: bytes) -> dict[str, Any]:
     try:
-        told = json.loads(line)
+        facts = json.loads(line)
     except (ValueError, RecursionError):
         return {}
-    return told if isinstance(told, dict) else {}
+    return facts if isinstance(facts, dict) else {}
 
 
-def _why(code: int, said: bytes, name: str) -> InvalidTrace:
+def _error_of(code: int, answer: bytes, name: str) -> InvalidTrace:
     if code == NOT_SAID:
-        told = _told(said)
-        named = told.get("names")
-        names = named if isinstance(named, list) else []
-        return NotSaid(str(told.get("says"))[:LONGEST_SENTENCE], tuple(option for option in SAYS if option in names))
-    sentence = said[: 4 * LONGEST_SENTENCE].decode(errors="replace")[:LONGEST_SENTENCE]
+        facts = _facts_in(answer)
+        names = facts["names"] if isinstance(facts.get("names"), list) else []
+        return NotSaid(str(facts.get("says"))[:LONGEST_SENTENCE], tuple(option for option in SAYS if option in names))
+    sentence = answer[: 4 * LONGEST_SENTENCE].decode(errors="replace")[:LONGEST_SENTENCE]
     if code == REFUSED:
         return InvalidTrace(sentence)
     if code == TOO_LARGE:
@@ -139,7 +138,9 @@ def _why(code: int, said: bytes, name: str) -> InvalidTrace:
     )
 
 
-def _run(data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str) -> int:
+def _run_child(
+    data: bytes, filename: str, limits: Limits, options: ImportOptions, answer: IO[bytes], module: str
+) -> int:
     """The exit code of the child; its answer is in the file."""
     asked = {"name": filename, "max_bytes": limits.max_bytes, "memory": limits.memory, "seconds": limits.seconds}
     asked["options"] = asdict(options)
@@ -169,7 +170,7 @@ def _answer_file() -> IO[bytes]:
     return tempfile.TemporaryFile(buffering=0)
 
 
-def _read(answer: IO[bytes], most: int) -> bytes:
+def _read_answer(answer: IO[bytes], most: int) -> bytes:
     size = answer.seek(0, os.SEEK_END)
     answer.seek(0)
     if size > most:
@@ -182,7 +183,15 @@ Read = Callable[[bytes, str, int, ImportOptions], bytes]
 
 def read_and_answer(data: bytes, filename: str, max_bytes: int, options: ImportOptions) -> bytes:
     """Read a trace, or counts, and return the answer about it."""
-    return _answer(open_bytes(data, filename, max_bytes, options))
+    opened = open_bytes(data, filename, max_bytes, options)
+    findings = [sentence[:LONGEST_SENTENCE] for sentence in opened.findings[:MOST_FINDINGS]]
+    counted = opened.counted
+    if isinstance(counted, RoutingTrace):
+        kind, body = "trace", to_trace_file(counted, zipfile.ZIP_STORED)
+    else:
+        kind, body = "counts", to_counts_json(counted)
+    facts = {"kind": kind, "label": opened.label, "findings": findings}
+    return json.dumps(facts).encode() + b"\n" + body
 
 
 def main(read: Read = read_and_answer) -> int:
@@ -197,7 +206,9 @@ def main(read: Read = read_and_answer) -> int:
     except NotSaid as error:
         code, answer = NOT_SAID, json.dumps({"says": str(error)[:LONGEST_SENTENCE], "names": error.names}).encode()
     except InvalidTrace as error:
-        code, answer = (TOO_LARGE, b"") if isinstance(error.__cause__, MemoryError) else (REFUSED, _encoded(error))
+        code, answer = REFUSED, str(error)[:LONGEST_SENTENCE].encode(errors="replace")
+        if isinstance(error.__cause__, MemoryError):
+            code, answer = TOO_LARGE, b""
     except Exception as error:  # the parent logs it: where, and of what kind, and nothing that the file says
         last = traceback.extract_tb(error.__traceback__)[-1]
         code, answer = BUG, f"{type(error).__name__} in {Path(last.filename).name}:{last.lineno}".encode()
@@ -212,19 +223,6 @@ def main(read: Read = read_and_answer) -> int:
 def _options(asked: dict[str, Any]) -> ImportOptions:
     layers = asked.get("moe_layers")
     return ImportOptions(**asked | {"moe_layers": None if layers is None else tuple(layers)})
-
-
-def _answer(opened: Opened) -> bytes:
-    is_trace = isinstance(opened.counted, RoutingTrace)
-    findings = [sentence[:LONGEST_SENTENCE] for sentence in opened.findings[:MOST_FINDINGS]]
-    told = {"kind": "trace" if is_trace else "counts", "label": opened.label, "findings": findings}
-    counted = opened.counted
-    body = to_trace_file(counted, zipfile.ZIP_STORED) if isinstance(counted, RoutingTrace) else to_counts_json(counted)
-    return json.dumps(told).encode() + b"\n" + body
-
-
-def _encoded(error: Exception) -> bytes:
-    return str(error)[:LONGEST_SENTENCE].encode(errors="replace")
 
 
 def _limit(asked: dict[str, Any]) -> None:

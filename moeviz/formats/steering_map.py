@@ -1,4 +1,4 @@
-"""Maps of experts to turn up and down, for engines that steer by them: JSON with the shape, and numbers beside it.
+"""Maps of experts to turn up and down, for engines that steer by them: JSON with the shape, and a file of numbers.
 
 {
   "format":  "ds4-expert-steering-v1",
@@ -7,8 +7,8 @@
   "layers":  [3, 4, …]               with an expert that is turned
 }
 
-The numbers are in a file of the same name with the suffix `.f32`: float32, little endian, a row a layer; above 0 an
-expert is turned up, and below it down. DwarfStar 4 reads that file alone (antirez/ds4, pull request 168).
+The numbers are in a file of the same name with the suffix `.f32`: float32, little endian, a row per layer; above 0 an
+expert is turned up, and below it down. DwarfStar 4 reads only that file (antirez/ds4, pull request 168).
 """
 
 import json
@@ -32,7 +32,7 @@ Amounts = dict[int, dict[int, float]]  # by layer and expert, as `moeviz.Bias` t
 
 
 def write_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelInfo, path: str | Path) -> None:
-    """Write amounts by layer and expert to a `.json` file and a `.f32` file beside it.
+    """Write amounts by layer and expert to a `.json` file and a `.f32` file of the same name.
 
     Raises `InvalidTrace` for another suffix, and `OSError` if the files cannot be written.
     """
@@ -43,7 +43,7 @@ def write_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelI
 
 
 def to_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelInfo) -> tuple[bytes, bytes]:
-    """Write amounts by layer and expert as the bytes of the `.json` file and of the `.f32` file beside it."""
+    """Write amounts by layer and expert as the bytes of the `.json` file and of the `.f32` file."""
     layers = model.num_layers or max(model.layers) + 1
     table = np.zeros((layers, max(model.num_experts)), "<f4")
     for layer, of in amounts.items():
@@ -54,7 +54,7 @@ def to_steering_map(amounts: Mapping[int, Mapping[int, float]], model: ModelInfo
 
 
 def read_steering_map(path: str | Path) -> Amounts:
-    """Read amounts by layer and expert, those that are not 0, from a `.json` file and the `.f32` file beside it.
+    """Read amounts by layer and expert, those that are not 0, from a `.json` file and the `.f32` file of the same name.
 
     Raises `InvalidTrace` for anything else, and `OSError` if the files cannot be read.
     """

@@ -3,14 +3,14 @@
 | key | meaning |
 |---|---|
 | format, model | as in every trace file |
-| rows | how many the table has |
+| rows | their number in the table |
 | weights | whether they are known |
 | idle_tokens | the tokens without a row: columns as in JSON |
 | token_order | the place of each token among all tokens by sequence and position, as runs |
 | not_recorded | for each layer in which some tokens are not recorded, by its index: those tokens, as runs |
 
 Runs are a short way to list which tokens of a long trace are meant: `[[0, 3], [7, 1]]` is 0, 1, 2, 7. Each run has its
-first number, and how many there are.
+first number and its length.
 """
 
 from typing import Any
@@ -45,7 +45,7 @@ def facts_beside_table(trace: RoutingTrace) -> dict[str, Any]:
 def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -> tuple[np.ndarray, pd.DataFrame]:
     """The tokens of the rows and those without a row, in the order of the trace; and the token of each row.
 
-    `tokens` stand in order of first appearance, which is no order to trust: a table may have been sorted.
+    `tokens` stand in order of first appearance, which cannot be trusted: a table may have been sorted.
     """
     without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
@@ -140,7 +140,7 @@ NUMBERS = ("weight", "logit", "probability")
 
 
 def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
-    """The columns that we know: integers as int64, texts as str, weight as float32 (NaN in every row where unknown).
+    """Return the known columns: integers as int64, texts as str, weight as float32 (NaN in every row if unknown).
 
     What is absent and has a default gets it. Raises `InvalidTrace` with the row, the first being 1, and the value.
     """
@@ -161,6 +161,12 @@ def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(columns, index=table.index).assign(weight=weights)
 
 
+def check_names(names: list[str]) -> None:
+    """Raise `InvalidTrace` if two columns have the same name."""
+    if len(set(names)) != len(names):
+        raise InvalidTrace(f"Several columns of the table have the same name: {shown(names)}. Rename or remove them.")
+
+
 def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
     """Raise `InvalidTrace` about the first row where `wrong` is true."""
     wrong = np.asarray(wrong, bool)
@@ -173,7 +179,7 @@ def refuse_rows(column: pd.Series, wrong: Any, need: str) -> None:
 
 
 def _numbers(column: pd.Series) -> tuple[pd.Series, pd.Series]:
-    """A column as numbers (NaN where a cell is none), and where its cells are empty."""
+    """Return a column as numbers (NaN if a cell is not a number), and which of its cells are empty."""
     if pd.api.types.is_bool_dtype(column) or pd.api.types.is_datetime64_any_dtype(column):
         raise InvalidTrace(f"Column {column.name!r} is of type {column.dtype}; it must hold numbers.")
     if pd.api.types.is_numeric_dtype(column):
@@ -192,7 +198,7 @@ def _whole(column: pd.Series, low: int, high: int, default: int | None) -> pd.Se
 
 
 def _weights(column: pd.Series) -> np.ndarray:
-    """Weights to the last bit: pandas finds the cells that are no numbers, Python reads those that are."""
+    """Weights to the last bit: pandas finds the cells that are not numbers, Python reads those that are."""
     numbers, empty = _numbers(column)
     if empty.all():
         return np.full(len(column), np.nan, np.float32)

@@ -43,8 +43,8 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
     _check_format(facts.get("format"))
     model = dict(_object(facts.get("model"), "model"))
     if model.get("parameters") is not None:
-        model["parameters"] = _built(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
-    info: ModelInfo = _built(ModelInfo, model, "model")
+        model["parameters"] = _build(ParameterCounts, _object(model["parameters"], "parameters"), "parameters")
+    info: ModelInfo = _build(ModelInfo, model, "model")
     limits = {
         "layers": (info.layers, 0, MAX_INT32),
         "num_experts": (info.num_experts, 1, MAX_EXPERTS),
@@ -132,7 +132,7 @@ def _check_format(found: Any) -> None:
 
 
 def _are_token_facts(name: str, values: list[Any]) -> bool:
-    """Of a whole column at once: one by one, the tokens of a large file would take minutes."""
+    """Check a whole column at once: one by one, the tokens of a large file would take minutes."""
     kinds = set(map(type, values))
     if name in TOKEN_INTEGERS:
         low, high = TOKEN_INTEGERS[name]
@@ -152,7 +152,7 @@ def _object(value: Any, what: str) -> dict[str, Any]:
     return value
 
 
-def _built(kind: type, facts: dict[str, Any], what: str) -> Any:
+def _build(kind: type, facts: dict[str, Any], what: str) -> Any:
     hints = get_type_hints(kind)
     required = {field.name for field in fields(kind) if field.default is MISSING}
     if missing := required - facts.keys():

@@ -1,14 +1,13 @@
 """The trace file, `.npz`: a trace as it is, every bit of it, in the smallest file.
 
-A zip of `experts.npy`, `weights.npy` and `logits.npy` (the last two where the trace has them) and `header.npy`, which
-is JSON in UTF-8. numpy alone reads it:
+A zip of `experts.npy`, `weights.npy` and `logits.npy` (the last two if the trace has them) and `header.npy`, which
+is JSON in UTF-8. numpy reads it without moeviz:
 
     arrays = numpy.load("trace.npz")
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
 The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
-arrays in base64, and so are the figures of experts' outputs under "outputs". A version that does not know them opens
-the file without them.
+arrays in base64, and so are the figures of experts' outputs under "outputs".
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -44,7 +43,7 @@ DTYPES = {"header": "|u1", "experts": "<i2", "weights": "<f4", "logits": "<f4"}
 NEXT_DTYPES = {"rows": "<i4", "p": "<f4", "lens_rows": "<i4", "lens_p": "<f4", "token_ids": "<i4"}
 OPTIONAL = ("lens_rows", "lens_p", "token_ids")
 EPOCH = (1980, 1, 1, 0, 0, 0)  # the same trace, the same bytes
-# What numpy writes for these dtypes, to the letter. numpy's own reader hands the header to Python's parser instead.
+# The exact bytes that numpy writes for these dtypes. numpy's own reader hands the header to Python's parser instead.
 NPY_HEADER = re.compile(rb"\{'descr': '([|<>=]\w{1,8})', 'fortran_order': False, 'shape': \(([0-9, ]*)\), \} *\n")
 UNREADABLE = (zipfile.BadZipFile, zlib.error, OSError, EOFError, ValueError, RuntimeError, struct.error)
 
@@ -147,7 +146,7 @@ def optional_parts_as_json(trace: RoutingTrace) -> dict[str, Any]:
     if trace.next_tokens is not None:
         parts["next_tokens"] = _next_as_json(trace.next_tokens)
     if trace.outputs is not None:
-        parts["outputs"] = {name: _packed(part, "<f4") for name, part in trace.outputs.arrays().items()}
+        parts["outputs"] = {name: _pack(part, "<f4") for name, part in trace.outputs.arrays().items()}
     return parts
 
 
@@ -164,7 +163,7 @@ def _next_as_json(following: NextTokens) -> dict[str, Any]:
     if not all(map(is_text, following.texts)):
         raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
     arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
-    packed = {name: None if part is None else _packed(part, dtype) for name, (part, dtype) in arrays.items()}
+    packed = {name: None if part is None else _pack(part, dtype) for name, (part, dtype) in arrays.items()}
     return {"texts": list(following.texts), **packed}
 
 
@@ -183,7 +182,7 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
     shapes |= dict.fromkeys(("lens_rows", "lens_p"), (layers, tokens, NEXT)) | {"token_ids": (len(texts),)}
     optional = {name: name in OPTIONAL and value[name] is None for name in NEXT_DTYPES}
     arrays: dict[str, Any] = {
-        name: None if optional[name] else _unpacked(value[name], f"{name} of the next tokens", shapes[name], kind)
+        name: None if optional[name] else _unpack(value[name], f"{name} of the next tokens", shapes[name], kind)
         for name, kind in NEXT_DTYPES.items()
     }
     return NextTokens(tuple(texts), **arrays)
@@ -197,15 +196,15 @@ def _outputs_of(value: Any, shape: tuple[int, ...]) -> ExpertOutputs | None:
         raise InvalidTrace(
             f"The experts' outputs are {shown(value)}; they must have {', '.join(FIGURES)}. Save the trace again."
         )
-    arrays = {name: _unpacked(part, f"{name} of the experts' outputs", shape, "<f4") for name, part in value.items()}
+    arrays = {name: _unpack(part, f"{name} of the experts' outputs", shape, "<f4") for name, part in value.items()}
     return ExpertOutputs(**arrays)
 
 
-def _packed(values: np.ndarray, dtype: str) -> str:
+def _pack(values: np.ndarray, dtype: str) -> str:
     return b64encode(np.ascontiguousarray(values, dtype).tobytes()).decode()
 
 
-def _unpacked(value: Any, what: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
+def _unpack(value: Any, what: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
     """An array of that shape from base64; its length is looked at before it is decoded."""
     size = 4 * prod(shape)
     if isinstance(value, str) and len(value) == 4 * -(-size // 3):

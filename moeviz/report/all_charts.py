@@ -11,14 +11,13 @@ from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.metrics.tokens import visible
 from moeviz.report.notebook import facts
 from moeviz.report.pictures import installed, svg
-from moeviz.report.plots import Choices, about, choices, part_of, with_data_inside
+from moeviz.report.plots import NO_TOKENS, Choices, about, choices, part_of, with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
 
 README = "README.txt"
 LINE = 100  # characters
 MOST_SAID = 2_000  # characters of a stranger's text
-NO_TOKENS = "This trace contains no tokens, so there is nothing to draw."
 HOW_TO_READ = (
     "Each chart is here as a picture (.svg) and as the numbers that it draws (.csv, in UTF-8). In a table, a text that "
     "a spreadsheet would run as a formula has an apostrophe in front."

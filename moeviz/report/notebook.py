@@ -23,7 +23,7 @@ def trace_html(trace: RoutingTrace) -> str:
 
 
 def caution(trace: RoutingTrace) -> str:
-    """Return the trace's caution as a paragraph of HTML; empty if there is none."""
+    """Return the trace's caution as a paragraph of HTML; empty without one."""
     words = trace.model.caution
     return f'<p class="caution">Caution: {safe(words, 1_000)}</p>' if words else ""
 

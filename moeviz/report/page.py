@@ -17,14 +17,13 @@ from moeviz.charts.chart import Chart
 from moeviz.errors import MoevizError
 from moeviz.report.notebook import caution, facts_table, safe
 from moeviz.report.pictures import check_installed, picture
-from moeviz.report.plots import Choices, about, choices, part_of, with_data_inside
+from moeviz.report.plots import NO_TOKENS, Choices, about, choices, part_of, with_data_inside
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
 MAX_ROWS = 200  # of a table of numbers
 MAX_TOKENS = 2_000  # of the text
 TOKEN, CELL = 200, 60  # characters of a token in the text, and in a table
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-NO_TOKENS = "This trace contains no tokens, so there is nothing to draw."
 
 
 def html_report(
@@ -34,7 +33,7 @@ def html_report(
 
     Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
     first and the last), those of one token about `token` (default: the last row of `trace.tokens`). If the trace lacks
-    what a chart needs, a sentence in its place says so. Raises `MoevizError` if the extra `report` is not installed,
+    what a chart needs, a sentence says so. Raises `MoevizError` if the extra `report` is not installed,
     and `InvalidTrace` for a layer or a token that the trace does not have.
     """
     check_installed()
@@ -95,10 +94,9 @@ def _legend(trace: RoutingTrace, at: int) -> str:
             f"The small numbers are the ids of each token's experts in layer {layer}. Tokens have no colours, since "
             "this trace does not say which expert was a token's first choice."
         )
-    return (
-        f"Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number"
-        f"{_grey(trace, at)}."
-    )
+    many = trace.model.num_experts[at] > len(theme.EXPERT_COLOURS)
+    grey = f"; the {theme.FOCUS} most frequent here have colours, the others are grey" if many else ""
+    return f"Each token in the colour of its first-choice expert in layer {layer}, whose id is the small number{grey}."
 
 
 def _without_expert(experts: np.ndarray) -> str:
@@ -106,11 +104,6 @@ def _without_expert(experts: np.ndarray) -> str:
     dropped = " – is a token without an expert." if (experts[:, 0] == NO_EXPERT).any() else ""
     missing = " ? is one whose experts are not recorded." if (experts[:, 0] == NOT_RECORDED).any() else ""
     return dropped + missing
-
-
-def _grey(trace: RoutingTrace, at: int) -> str:
-    many = trace.model.num_experts[at] > len(theme.EXPERT_COLOURS)
-    return f"; the {theme.FOCUS} most frequent here have colours, the others are grey" if many else ""
 
 
 def _token(text: str, experts: np.ndarray, colours: Sequence[str], phase: str) -> str:
@@ -131,7 +124,7 @@ def _topic(topic: str, trace: RoutingTrace, chosen: Choices) -> str:
 
 
 def _chart(chart: Chart, topic: str, trace: RoutingTrace, chosen: Choices) -> str:
-    """Question, reading, picture, method and numbers of one chart, or why there is none."""
+    """Question, reading, picture, method and numbers of one chart, or why it cannot be drawn."""
     chart = chart.of(trace.model)
     question = f"<h3>{escape(chart.question)}</h3>"
     try:

@@ -20,11 +20,12 @@ from moeviz.errors import MoevizError
 
 WIDE, NARROW = 860, 330  # pixels, of a page on a desk and on a phone
 LARGE_SVG = 100_000  # characters; with this many marks a bitmap is smaller
+VEGA_LITE = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
 SHARPNESS = 2  # pixels of a bitmap per pixel of the page
 
 
 def check_installed() -> None:
-    """Raise where the optional converter is missing."""
+    """Raise `MoevizError` if the optional converter is missing."""
     if not installed():
         raise MoevizError('Drawing the charts of a report needs vl-convert-python: run `pip install "moeviz[report]"`.')
 
@@ -59,8 +60,7 @@ def _sized(chart: alt.Chart | alt.LayerChart) -> dict[str, Any]:
 def _svg(spec: dict[str, Any]) -> str:
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    return vl_convert.vegalite_to_svg(spec, vl_version=version, allowed_base_urls=[])
+    return vl_convert.vegalite_to_svg(spec, vl_version=VEGA_LITE, allowed_base_urls=[])
 
 
 def _data_uri(spec: dict[str, Any]) -> str:
@@ -108,6 +108,45 @@ class Unchecked:
         """Return the chart as Vega-Lite, in the colours of its page."""
         spec: dict[str, Any] = self.chart.to_dict(validate=False)
         return _on_dark(spec) if self.dark else spec
+
+
+SMALL = 92  # pixels of the height of a small picture
+SIDES = ("top", "right", "bottom", "left")
+
+
+class Small(Unchecked):
+    """The same of a chart as a small picture: without axes, legends, tooltips and what is written."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the chart as Vega-Lite, as wide as its place."""
+        look = {"height": SMALL, "config": {"view": {"stroke": None}}, "padding": dict.fromkeys(SIDES, 2)}
+        look |= {"usermeta": {"embedOptions": {"renderer": "canvas"}}}  # no mark of it speaks to a screen reader
+        spec: dict[str, Any] = _bare(Unchecked.to_dict(self))
+        return spec | look
+
+
+def _bare(part: Any) -> Any:
+    if isinstance(part, list):
+        return [_bare(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    found = {name: value if name in DATA else _bare(value) for name, value in part.items()}
+    if "layer" in found:
+        found["layer"] = [each for each in found["layer"] if not _is_text(each)] or found["layer"]
+    if isinstance(channels := found.get("encoding"), dict):
+        found["encoding"] = {name: _without_guides(name, channel) for name, channel in channels.items()}
+    return found
+
+
+def _is_text(part: dict[str, Any]) -> bool:
+    mark = part.get("mark")
+    return mark == "text" or (isinstance(mark, dict) and mark.get("type") == "text")
+
+
+def _without_guides(name: str, channel: Any) -> Any:
+    if not isinstance(channel, dict) or name in ("tooltip", "text", "x2", "y2", "xOffset", "order", "detail"):
+        return {"value": None} if name == "tooltip" else channel
+    return channel | ({"axis": None} if name in ("x", "y") else {"legend": None})
 
 
 def _on_dark(part: Any) -> Any:

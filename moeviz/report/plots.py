@@ -29,6 +29,7 @@ from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import Counted
 from moeviz.text import no_layer
 
+NO_TOKENS = "This trace contains no tokens, so there is nothing to draw."
 WIDTH = 640  # pixels: pictures under each other cannot be as wide as their page
 LINE = 105  # characters of a line as wide as that
 OWN_SCALES: dict[str, Literal["independent"]] = dict.fromkeys(
@@ -73,7 +74,7 @@ def plot(
 
     Charts of one layer are about `layer` (default: the middle one), those that compare two about `layers` (default: the
     first and the last), by the model's own index; those of one token about `token`, a row of `trace.tokens`. What a
-    chart is about stands above it. If a chart cannot be drawn, a sentence in its place says why; if none can be drawn,
+    chart is about stands above it. If a chart cannot be drawn, a sentence says why; if none can be drawn,
     that sentence is raised as an error. Token-by-token charts show the first 256 tokens: choose others with
     `trace.select`.
     """
@@ -133,9 +134,9 @@ def part_of(trace: Counted, chart: Chart, chosen: Choices) -> Counted:
 
 
 def about(trace: Counted, chart: Chart, chosen: Choices) -> str:
-    """Which part of the trace a chart shows, in short sentences; empty if it shows all of it."""
-    said = {"all": "", "one": f"Layer {chosen.layer}. ", "two": f"Layers {' and '.join(map(str, chosen.layers))}. "}
-    words = said[chart.layers]
+    """Name the part of the trace that a chart shows, in short sentences; empty if it shows all of it."""
+    pair = " and ".join(map(str, chosen.layers))
+    words = {"all": "", "one": f"Layer {chosen.layer}. ", "two": f"Layers {pair}. "}[chart.layers]
     if chart.tokens == "one":
         words += f"Token {chosen.token}. "
     if chart.tokens == "window" and len(trace.tokens) > theme.MAX_TOKENS:
@@ -175,5 +176,4 @@ def _by_word() -> dict[str, tuple[Chart, ...]]:
 
 
 def _word(topic: str) -> str:
-    """A topic as a name in Python."""
-    return topic.lower().replace("-", "_")
+    return topic.lower().replace("-", "_")  # a name in Python

@@ -11,11 +11,8 @@ from base64 import b64encode
 from collections.abc import Hashable
 from functools import cache, cached_property
 from html import escape
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-
-import altair as alt
 
 from moeviz.charts import NAMED, theme
 from moeviz.charts.token_layer_map import CELLS, cells_of, facts_of, images_of, map_of
@@ -25,6 +22,7 @@ from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
 from moeviz.metrics.words import layer_word
 from moeviz.report.notebook import caution, safe
+from moeviz.report.pictures import VEGA_LITE, installed
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.whole_files import write_file
@@ -45,7 +43,7 @@ TOO_OLD = "This view is drawn by JavaScript, in browsers from 2023 on."
 class View:
     """A trace as a page to click through: shown by a notebook, or saved as a file that any browser opens.
 
-    Raises `MoevizError` for a trace without tokens, for one that is too large to draw, and where vl-convert-python,
+    Raises `MoevizError` for a trace without tokens, for one that is too large to draw, and if vl-convert-python,
     which brings Vega, is not installed.
 
         >>> from moeviz.testing import sample_trace
@@ -102,7 +100,7 @@ def check_drawable(trace: RoutingTrace) -> None:
         raise MoevizError("This trace holds no tokens, so there is nothing to draw.")
     check_recorded(trace)
     trace.first_choices("A view")
-    if find_spec("vl_convert") is None:
+    if not installed():
         raise MoevizError('A view needs vl-convert-python, which brings Vega: `pip install "moeviz[notebook]"`.')
 
 
@@ -157,7 +155,7 @@ def _number(count: int, what: str) -> str:
 
 
 def data_of(trace: RoutingTrace) -> str:
-    """Return the trace as JSON for `view.js`. Layers and tokens go by place; -1 is no expert, -2 not recorded."""
+    """Return the trace as JSON for `view.js`. Layers and tokens go by place; -1: no expert, -2: not recorded."""
     model, weights = trace.model, trace.weights
     first = trace.first_choices("A view")
     focus = [theme.focus(experts) for experts in first]
@@ -214,8 +212,7 @@ def vega() -> str:
     """Return Vega, Vega-Lite and Vega-Embed as one script."""
     import vl_convert
 
-    version = ".".join(alt.SCHEMA_VERSION.removeprefix("v").split(".")[:2])
-    bundle: str = vl_convert.javascript_bundle(vl_version=version)  # type: ignore[call-arg]  # its stub wants a snippet
+    bundle: str = vl_convert.javascript_bundle(vl_version=VEGA_LITE)  # type: ignore[call-arg]  # its stub wants a snippet
     return bundle
 
 

@@ -10,7 +10,7 @@
 
     run = read_run("run/routing")                        # what was written, while it grows or afterwards
 
-What needs torch is imported on first use.
+Names that need torch are imported on first use.
 """
 
 from importlib import import_module

@@ -2,7 +2,7 @@
 
 What hovers at a threshold is one alarm and not twenty: an alarm that is on is over only when its figure is back by
 `Rules.margin`, where load is judged `CALM` times in a row; and that of a dead expert when it has 1/100 of its share
-again, over as many assignments as it was dead by.
+again, over as many assignments as made it dead.
 
 Letters: W steps since the last log, L layers, E experts (of the layer with the most).
 """
@@ -43,7 +43,7 @@ class LogFigures:
 
     step: int
     counts: Int64[np.ndarray, "L E"]
-    rows: Sequence[dict[str, Any]]  # one a layer: z_loss, logit_rms, mass, tokens
+    rows: Sequence[dict[str, Any]]  # one per layer: z_loss, logit_rms, mass, tokens
     tokens: int  # trained on so far
     aux_computed: bool = False
     aux_coefficient: float | None = None
@@ -52,7 +52,7 @@ class LogFigures:
 
 @dataclass(slots=True)
 class Alarms:
-    """Alarms that are on, and what is needed to know when the next one is due."""
+    """Alarms that are on, and the state that decides when the next one is due."""
 
     watched: Watched
     rules: Rules = field(default_factory=Rules)
@@ -74,7 +74,7 @@ class Alarms:
         self.judged, self.mass = np.zeros(shape, np.int64), np.zeros((shape[0], 3))
 
     def judge(self, seen: LogFigures) -> list[dict[str, Any]]:
-        """Return what is to be said after a log: alarms that begin, that change, and that are over.
+        """Return the events of a log: alarms that begin, that change, and that are over.
 
         Its steps have been followed already.
         """
@@ -130,7 +130,7 @@ class Alarms:
         return due, news
 
     def _load(self, cause: Cause) -> dict[Key, str]:
-        """Load, collapse and confidence: of so many steps that luck has little part in it, and until then as before."""
+        """Judge load, collapse and confidence over enough steps for chance to matter little; until then, as before."""
         due: dict[Key, str] = {}
         for row, (layer, size) in enumerate(zip(self.watched.layers, self.watched.num_experts, strict=True)):
             if self.judged[row].sum() < self.rules.enough * size:
@@ -160,11 +160,11 @@ class Alarms:
         return now or (key in self.on and self.calm[key] < CALM)
 
     def _margin(self, kind: str, layer: int) -> float:
-        """By what part of its threshold a figure has to be back: none for an alarm that is not on."""
+        """Return the part of its threshold by which a figure must be back: 0 for an alarm that is not on."""
         return self.rules.margin if (kind, layer) in self.on else 0.0
 
     def _most(self, size: int) -> float:
-        """The MaxVio that is allowed: half of the greatest there is, where that is less than the rule."""
+        """Return the MaxVio that is allowed: half of the greatest possible, if that is less than the rule."""
         return min(self.rules.max_violation, (size / self.watched.top_k - 1) / 2)
 
     def _confidence(self, row: int, layer: int, size: int) -> dict[Key, str]:
@@ -225,11 +225,11 @@ class Alarms:
         self.on = {(kind, layer): text for kind, layer, text in kept["on"]}
         for row, expert, value in kept["missed"]:
             self.missed[row, expert] = value
-        for row, expert, value in kept.get("down", []):  # a checkpoint of before has none, and no `calm`
+        for row, expert, value in kept["down"]:
             self.down[row, expert], self.lately[row, expert] = True, value
-        for row, expert in kept.get("named", np.argwhere(self.missed >= self.rules.dead)):
+        for row, expert in kept["named"]:
             self.named[row, expert] = True
-        self.calm = {(kind, layer): times for kind, layer, times in kept.get("calm", [])}
+        self.calm = {(kind, layer): times for kind, layer, times in kept["calm"]}
         self.since = np.array(kept["since"] or self.since, np.int64)
         self.judged = np.array(kept["judged"] or self.judged, np.int64)
         self.mass = np.array(kept["mass"], np.float64)

@@ -29,7 +29,7 @@ Event = Callable[..., Any]
 
 
 def goes_on(event: Event) -> Event:
-    """An event of a callback, after which the training goes on: what goes wrong in it is said."""
+    """Wrap an event of a callback: an error in it is reported, and the training goes on."""
 
     @wraps(event)
     def safe(callback: "RoutingCallback", args: Any, state: Any, control: TrainerControl, **given: Any) -> Any:
@@ -38,7 +38,7 @@ def goes_on(event: Event) -> Event:
         try:
             return event(callback, args, state, control, **given)
         except Exception as error:
-            health.heard.fail(error)
+            health.recorder.fail(error)
             health.say_what_failed()
             return control
 
@@ -62,13 +62,13 @@ def watch(trainer: Trainer, out: str | Path | None = None, **options: Any) -> "R
 
 
 class RoutingCallback(TrainerCallback, ExportableState):
-    """`watch` for where only callbacks can be given: `Trainer(…, callbacks=[RoutingCallback("run/routing")])`.
+    """`watch` for trainers that only take callbacks: `Trainer(…, callbacks=[RoutingCallback("run/routing")])`.
 
-    out             the folder of the run. None: numbers go to the trackers alone.
+    out             the folder of the run. None: numbers go only to the trackers.
     probe           (label, text) pairs that are traced while the model trains: at steps 0, 1, 2, 4, 8 …, or every
                     `snapshot_steps`.
     tokenizer       for the probe; default: the trainer's.
-    stop            True ends the run on an alarm, after the log that says it.
+    stop            True ends the run on an alarm, after its log.
     rules           thresholds of the alarms, and the warm-up; for a run from scratch, `Rules.from_scratch()`.
     tokens, detail, site, coefficient   as for `RoutingHealth`.
 
@@ -131,7 +131,7 @@ class RoutingCallback(TrainerCallback, ExportableState):
         else:
             self._snapshot(0)
         kept: Any = state.stateful_callbacks
-        kept[type(self).__name__] = self.state()  # a checkpoint of before may lack it
+        kept[type(self).__name__] = self.state()  # a checkpoint without this callback lacks it
 
     @goes_on
     def on_pre_optimizer_step(
@@ -198,14 +198,14 @@ class RoutingCallback(TrainerCallback, ExportableState):
             )
 
     def state(self) -> dict[str, Any]:
-        """For `trainer_state.json`: how this was made, and what the run has counted."""
+        """Return the options and counts for `trainer_state.json`."""
         options = {**self.options, "rules": as_json(self.options["rules"])}
         made = {"out": None if self.out is None else str(self.out), "probe": self.probe, "stop": self.stop}
         kept = None if self.health is None else self.health.state_dict()
         return {"args": made | {"snapshot_steps": self.snapshot_steps} | options, "attributes": {"kept": kept}}
 
     def _resume(self, state: TrainerState) -> None:
-        """From what the checkpoint kept, which Trainer hands over only where it is asked to restore callbacks."""
+        """From what the checkpoint kept, which Trainer hands over only if it is asked to restore callbacks."""
         assert self.health is not None
         of_all: Any = state.stateful_callbacks
         saved = of_all.get(type(self).__name__)

@@ -1,4 +1,4 @@
-"""From the sums of a log to what is logged of each layer. No torch.
+"""Figures of each layer from the sums of a log. No torch.
 
 Letters: L layers, E experts (of the layer with the most). Columns of the sums, behind the E sums of probabilities:
 SUMS. A layer whose router gives no logits has none of them: its figures are NaN.
@@ -27,7 +27,7 @@ def layer_metrics(
     layers: Sequence[int],
     num_experts: Sequence[int],
 ) -> list[dict[str, Any]]:
-    """Compute what `TrainingRun.layers` has of each layer, and counts and importance of its experts."""
+    """Compute the columns of `TrainingRun.layers` for each layer, and counts and importance of its experts."""
     rows = []
     for row, (layer, size) in enumerate(zip(layers, num_experts, strict=True)):
         of_experts, total = counts[row, :size], dict(zip(SUMS, sums[row, -len(SUMS) :].tolist(), strict=True))

@@ -1,4 +1,4 @@
-"""Is this a run of training? And open it: the folder that moeviz wrote, or logs of TensorBoard or Megatron-LM."""
+"""Recognise and open runs of training: the folder that moeviz wrote, or logs of TensorBoard or Megatron-LM."""
 
 import os
 import re
@@ -52,7 +52,7 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
     options  what Megatron-LM's files do not say: `top_k` and `expert_parallel`.
 
     Lines that make no sense, and a last one that is half written, are left out; `notes` say so. Of a run that is too
-    long to be held, every so many logs and the last one are read, and all alarms; `notes` say so too.
+    long to be held, every nth log and the last one are read, and all alarms; `notes` say so too.
 
     Raises `InvalidTrace` if there is no run, or one too large; `OSError` if it cannot be read.
     """
@@ -72,7 +72,7 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
 
 
 def read_run_file(data: bytes, filename: str, max_bytes: int = MAX_BYTES) -> TrainingRun:
-    """Read a run from the bytes of one `routing.jsonl`, without what lies beside it. Raises `InvalidTrace`."""
+    """Read a run from the bytes of a `routing.jsonl`, without the other files of its folder. Raises `InvalidTrace`."""
     _check_size(len(data), filename, max_bytes)
     return _run_of(lines_of(BytesIO(data).readline, len(data)), filename, None)
 
@@ -99,10 +99,10 @@ def _check_size(size: int, name: str, max_bytes: int) -> None:
 def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
     logs = [lines.logs[step] for step in sorted(lines.logs)]
     facts = _facts(lines, logs)
-    logs, said = _as_many_as_are_held(facts, logs)
+    logs, notes = _thin_logs(facts, logs)
     layers = _layer_frame([(log["step"], row) for log in logs for row in log["layers"]])
     events = [(step, event) for step in sorted(lines.events) for event in lines.events[step]]
-    counts, importance, dead_since = _arrays(facts, logs, folder, said)
+    counts, importance, dead_since = _arrays(facts, logs, folder, notes)
     alarms = alarm_frame(events)
     evaluated = [(step, row) for step, rows in sorted(lines.evaluations.items()) for row in rows]
     return TrainingRun(
@@ -118,12 +118,12 @@ def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
         changed=_changed(lines, facts),
         summary=summary_of(layers),
         snapshots=_snapshots(lines, folder),
-        notes=tuple(lines.notes + said),
+        notes=tuple(lines.notes + notes),
     )
 
 
 def _facts(lines: Lines, logs: list[dict[str, Any]]) -> RunFacts:
-    """As the file says; from its rows where its first line is missing."""
+    """Return the facts in the file; from its rows if its first line is missing."""
     function = logs[-1]["score_function"] if logs else ""
     facts = facts_of(lines.facts, lines.said, function)
     if facts.layers or not logs:
@@ -152,7 +152,7 @@ def _layer_frame(rows: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
 
 
 def alarm_frame(events: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
-    """Alarms from what was said when: each with the step of its beginning and of its end."""
+    """Return alarms from their events: each with the step of its beginning and of its end."""
     alarms: list[dict[str, Any]] = []
     on: dict[tuple[str, int], dict[str, Any]] = {}
     for step, event in events:
@@ -167,33 +167,33 @@ def alarm_frame(events: list[tuple[int, dict[str, Any]]]) -> pd.DataFrame:
     return pd.DataFrame(alarms, columns=[*ALARMS]).astype(ALARMS) if alarms else empty(ALARMS)
 
 
-def _as_many_as_are_held(facts: RunFacts, logs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
-    """The logs whose counts are held, the last among them, and what is to be said of that."""
+def _thin_logs(facts: RunFacts, logs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return the logs whose counts are held, the last among them, and the notes about that."""
     cells = len(logs) * len(facts.layers) * max(facts.num_experts, default=0)
     if (every := -(-cells // MAX_CELLS)) < 2:
         return logs, []
     return logs[::-1][::every][::-1], [f"The run has {cells:,} counts, so one log of {every} is shown."]
 
 
-def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, said: list[str]) -> list[Any]:
-    """Counts, importance and steps of death, or None each; what is to be said of them is added to `said`."""
+def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, notes: list[str]) -> list[Any]:
+    """Return counts, importance and steps of death, or None each; adds to `notes`."""
     if not logs or not facts.layers:
         return [None, None, None]
     found = Arrays([log["step"] for log in logs], facts.layers, max(facts.num_experts))
     _take_lines(found, logs)
-    damaged = len(said)
+    before = len(notes)
     for part in parts_of(folder / COUNTS_FOLDER) if folder is not None else []:
         try:
             found.read(part)
         except InvalidTrace as error:
-            said.append(str(error))
+            notes.append(str(error))
     for row, experts in enumerate(facts.num_experts):
         counted = found.counts[:, row, 0] >= 0
         found.counts[counted, row, experts:] = 0
     if (found.counts >= 0).any():
         return [found.counts, found.importance, found.dead_since]
-    if folder is None or len(said) == damaged:
-        said.append("Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder.")
+    if folder is None or len(notes) == before:
+        notes.append("Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder.")
     return [None, None, None]
 
 
@@ -221,7 +221,7 @@ def _changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
 
 
 def _snapshots(lines: Lines, folder: Path | None) -> dict[int, Path]:
-    """Trace files of this run: of an earlier one, that began anew, others may lie beside them."""
+    """Return the trace files of this run: the folder may have others, of an earlier run that began anew."""
     if folder is None:
         return {}
     files = {
@@ -241,7 +241,7 @@ def is_run(path: str | Path) -> bool:
     """Return True if there is a run at a path, as its folder or its file; or a folder of snapshots."""
     path = Path(path)
     if path.is_dir():
-        return _has_file(path) or event_folder(path) is not None or bool(_snapshot_files(path))
+        return _routing_file(path) is not None or event_folder(path) is not None or bool(_snapshot_files(path))
     if not path.is_file():
         return False
     with path.open("rb") as file:
@@ -254,7 +254,7 @@ def is_run_file(data: bytes, name: str) -> bool:
 
 
 def run_at(path: str | Path, options: ImportOptions = NOTHING_TOLD) -> TrainingRun:
-    """The run at a path; a folder of snapshots alone is a run without logs. Read again only where it has changed.
+    """Return the run at a path; a folder of only snapshots is a run without logs. Read again only if it has changed.
 
     Raises what `read_run` raises.
     """
@@ -262,7 +262,9 @@ def run_at(path: str | Path, options: ImportOptions = NOTHING_TOLD) -> TrainingR
     known = _kept.get(key)
     if known is not None and known[0] == now:
         return known[1]
-    run = snapshots_run(Path(path)) if _is_snapshots(Path(path)) else read_run(path, options)
+    path = Path(path)
+    logged = not path.is_dir() or _routing_file(path) is not None or event_folder(path) is not None
+    run = read_run(path, options) if logged or not _snapshot_files(path) else snapshots_run(path)
     while len(_kept) >= MOST_KEPT:
         _kept.pop(next(iter(_kept)), None)
     _kept[key] = (now, run)
@@ -270,7 +272,7 @@ def run_at(path: str | Path, options: ImportOptions = NOTHING_TOLD) -> TrainingR
 
 
 def signature(path: str | Path) -> Signature:
-    """Return what changes when a run grows: size and time of its file, and what lies beside it."""
+    """Return facts that change when a run grows: size and time of its files."""
     return tuple(sorted((str(file), stat.st_size, stat.st_mtime_ns) for file, stat in _stats(Path(path))))
 
 
@@ -287,7 +289,7 @@ def _stats(path: Path) -> Iterator[tuple[Path, os.stat_result]]:
 
 
 def snapshots_run(folder: Path) -> TrainingRun:
-    """A run of which there are snapshots alone: traces of the same texts, named by how many tokens were trained on.
+    """Return a run of only snapshots: traces of the same texts, named by the number of training tokens.
 
     Raises `InvalidTrace` if there are none.
     """
@@ -295,14 +297,6 @@ def snapshots_run(folder: Path) -> TrainingRun:
     if not found:
         raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file is called like tokens-512.npz.")
     return TrainingRun(folder.name, RunFacts(SNAPSHOTS), empty(LOGS), empty(LAYERS), snapshots=found)
-
-
-def _is_snapshots(path: Path) -> bool:
-    return path.is_dir() and not _has_file(path) and event_folder(path) is None and bool(_snapshot_files(path))
-
-
-def _has_file(folder: Path) -> bool:
-    return any((folder / place / FILE).is_file() for place in USUAL)
 
 
 def _snapshot_files(folder: Path) -> dict[int, Path]:

@@ -5,7 +5,7 @@ gradient checkpointing computes anew lies outside of every forward of the model,
 left out. With reentrant checkpoints gradients are off inside the first pass, so whether a forward is of training is
 asked when the model is entered.
 
-Each thread is in a forward of its own: an evaluator may run the model beside the training, and DataParallel runs its
+Each thread is in a forward of its own: an evaluator may run the model during the training, and DataParallel runs its
 replicas in threads. Replicas and deep copies carry the hooks of their model: a replica trains it, so it counts, and a
 copy (a reference, an average of weights) does not. What goes wrong in a hook is noted, and the forward goes on.
 
@@ -36,7 +36,7 @@ from moeviz.training.layer_metrics import SUMS
 Phase = Literal["train", "eval"] | None
 Tokens = Literal["real", "trained"]
 CACHES = ("past_key_values", "cache", "cache_params")  # a forward that is given one generates
-# Why a step counted nothing, by what its forwards were instead: the surest first.
+# Reasons why a step counted nothing, by the kind of its forwards: the surest first.
 INSTEAD = {
     "by hand": "routers ran outside of a forward of the model, so their tokens and their phase are not known. Call the "
     "model itself, not its layers.",
@@ -46,10 +46,10 @@ INSTEAD = {
 }
 DID_NOT_RUN = "the model did not run. Watch the model that is trained."
 BYPASSED = (
-    "the routers that moeviz watches answered in none of its forwards: something runs in their place, as another "
+    "the routers that moeviz watches answered in none of its forwards: something runs instead of them, as another "
     "adapter or fused kernels. Watch it anew."
 )
-_HEARINGS: dict[int, "Hearing"] = {}  # by a number that a compiled graph keeps
+_RECORDERS: dict[int, "RouterRecorder"] = {}  # by a number that a compiled graph keeps
 _NUMBERS = count()
 MOST_FAILED = 8  # messages that are kept
 
@@ -65,7 +65,7 @@ class Forward(local):
 
 
 class Counters:
-    """How often each expert was chosen, and sums of what the router thought of it.
+    """Counts of each expert's tokens, and sums of the router's figures.
 
     counts   (L, E + 1) int64: assignments of each expert, and tokens.
     sums     (L, E + columns) float64: probabilities of each expert, and SUMS.
@@ -123,7 +123,7 @@ def _columns(logits: Tensor, chosen: Tensor, filled: Tensor, function: str) -> T
 
 
 def _probabilities(logits: Tensor, normaliser: Tensor, function: str) -> Tensor:
-    """As `normalised_scores` of a trace."""
+    """Return probabilities, as `normalised_scores` of a trace."""
     if function == "softmax":
         return (logits - normaliser[:, None]).exp()
     scores = logits.sigmoid() if function == "sigmoid" else torch.nn.functional.softplus(logits).sqrt()
@@ -132,14 +132,14 @@ def _probabilities(logits: Tensor, normaliser: Tensor, function: str) -> Tensor:
 
 @torch.library.custom_op("moeviz::count_routing", mutates_args=("ticket",))
 def count_routing(
-    ticket: Tensor, logits: Tensor | None, weights: Tensor, experts: Tensor, hearing: int, router: int
+    ticket: Tensor, logits: Tensor | None, weights: Tensor, experts: Tensor, recorder: int, router: int
 ) -> None:
     """In compiled graphs: opaque to Dynamo, so that phase and mask are read when it runs and not when it is traced.
 
     The ticket that it changes keeps it from being left out or moved.
     """
-    if (found := _HEARINGS.get(hearing)) is not None:  # it may be closed, and the graph still there
-        found.safely(found.count)(router, (logits, weights, experts))
+    if (own := _RECORDERS.get(recorder)) is not None:  # it may be closed, and the graph still there
+        own.safely(own.count)(router, (logits, weights, experts))
     ticket.add_(1)
 
 
@@ -151,18 +151,18 @@ def backwards() -> bool:
     return bool(torch._C._current_graph_task_id() != -1)
 
 
-class Hearing:
-    """Counts what the routers of `model` answer, from when it is made until it is closed.
+class RouterRecorder:
+    """Counts the answers of the routers of `model` until it is closed.
 
     model    what is called in training: a transformers model, or the PeftModel around it.
     base     the transformers model.
 
-    counters   by phase, a row a layer; a layer that runs in a loop has one for each pass.
+    counters   by phase, a row per layer; a layer that runs in a loop has one for each pass.
     aux        (2,) sum of the aux losses that forwards of training returned, and of how many.
     now        the forward that the asking thread is in.
-    unmasked   how often an attention mask did not say which of a router's rows are tokens, so that all counted.
+    unmasked   times that an attention mask did not say which of a router's rows are tokens, so that all counted.
     lossless   forwards of training that returned an aux loss, and no loss that it is a part of.
-    failed     what went wrong in hooks and in a trainer's events.
+    failed     errors in hooks and in a trainer's events.
     """
 
     def __init__(self, model: Any, base: Any, routers: Sequence[Router], tokens: str) -> None:
@@ -183,9 +183,9 @@ class Hearing:
         self._ticket = torch.zeros((), dtype=torch.int64, device=device)
         self._hooks = ExitStack()
         self._number = next(_NUMBERS)
-        _HEARINGS[self._number] = self
-        self._hooks.callback(_HEARINGS.pop, self._number, None)
-        self._listen(model)
+        _RECORDERS[self._number] = self
+        self._hooks.callback(_RECORDERS.pop, self._number, None)
+        self._hook_model(model)
         self.close = self._hooks.close
 
     def first_row(self, router: int) -> int:
@@ -194,7 +194,7 @@ class Hearing:
 
     @property
     def function(self) -> str:
-        """How routers make probabilities of logits; "unknown" before they answered, or where they differ."""
+        """Name of the score function; "unknown" before routers answered, or if they differ."""
         known = set(self._functions.values())
         return known.pop() if len(known) == 1 else "unknown"
 
@@ -209,7 +209,7 @@ class Hearing:
             return *taken, aux
 
     def why_nothing(self) -> str:
-        """Why no router answered in training since this was asked last; "" if one did."""
+        """Return why no router answered in training since the last call; "" if one did."""
         with self._lock:
             ran, self._ran = self._ran, Counter()
         if ran["answers"] or ran["train"]:
@@ -217,7 +217,7 @@ class Hearing:
         return next((why for kind, why in INSTEAD.items() if ran[kind]), DID_NOT_RUN)
 
     def safely(self, hook: Callable[..., None]) -> Callable[..., None]:
-        """The hook, but what goes wrong in it is noted in `failed`, and not raised into the forward that calls it."""
+        """Wrap a hook: an error in it is noted in `failed`, and not raised into the forward that calls it."""
 
         @wraps(hook)
         def safe(*given: Any) -> None:
@@ -229,23 +229,23 @@ class Hearing:
         return safe
 
     def fail(self, error: Exception) -> None:
-        """Note what went wrong, to be said at the next log."""
+        """Note an error, for the next log."""
         what = f"{type(error).__name__}: {error}"[:300]
         if what not in self.failed and len(self.failed) < MOST_FAILED:
             self.failed.append(what)
 
     def retry_score_function(self) -> None:
-        """Where the score function was not clear, let the next answer say. Sums must be empty then."""
+        """Ask the next answer for the score function if it was unclear. Sums must be empty then."""
         self._functions = {kind: name for kind, name in self._functions.items() if name != "unknown"}
 
     def check_hooks(self) -> None:
-        """Raise `CaptureError` where a hook of others runs after ours, and may change what a router answers."""
+        """Raise `CaptureError` if a hook of others runs after ours, and may change a router's answer."""
         for router, handle in zip(self.routers, self._handles, strict=True):
             if handle is not None:
                 check_nobody_is_later(router.module, handle.id)
 
-    def _listen(self, model: Any) -> None:
-        """The model itself, and the parts of it that some trainers call alone."""
+    def _hook_model(self, model: Any) -> None:
+        """Hook the model itself, and the parts of it that some trainers call directly."""
         parts = {id(part): part for part in (model, self.base, self.base.base_model)}
         for place, part in enumerate(parts.values()):
             enter, leave = self.safely(self._entering(part)), self.safely(self._leave)
@@ -255,11 +255,11 @@ class Hearing:
                 enter, leave = _unless_compiling(enter), _unless_compiling(leave)
             self._hooks.callback(part.register_forward_pre_hook(enter, prepend=True, with_kwargs=True).remove)
             self._hooks.callback(part.register_forward_hook(leave, always_call=True).remove)
-        self._handles = [self._listen_to(index, router) for index, router in enumerate(self.routers)]
+        self._handles = [self._hook_router(index, router) for index, router in enumerate(self.routers)]
 
-    def _listen_to(self, index: int, router: Router) -> Any:
+    def _hook_router(self, index: int, router: Router) -> Any:
         @self.safely
-        def answered(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+        def count_answer(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
             mine = module is router.module
             if self.now.phase is not None and not backwards():
                 reader = router if mine else replace(router, module=module)  # of a replica, with its parameters
@@ -270,9 +270,9 @@ class Hearing:
             if mine and not inside and module.training and torch.is_grad_enabled():
                 self._note("by hand")
 
-        def heard(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
+        def record(module: nn.Module, given: tuple[Any, ...], answer: tuple[Any, ...]) -> None:
             if not torch.compiler.is_compiling():
-                answered(module, given, answer)
+                count_answer(module, given, answer)
                 return
             parts = router.read(given, answer)[:3]
             logits, weights, experts = (None if part is None else part.detach() for part in parts)
@@ -283,12 +283,12 @@ class Hearing:
 
             def wrapped(*given: Tensor) -> tuple[Any, ...]:
                 answer: tuple[Any, ...] = own(*given)
-                heard(router.module, given, answer)
+                record(router.module, given, answer)
                 return answer
 
             self._hooks.enter_context(patched_attribute(router.block, router.adapter.method, wrapped))
             return None
-        handle = router.module.register_forward_hook(heard)
+        handle = router.module.register_forward_hook(record)
         self._hooks.callback(handle.remove)
         return handle
 
@@ -325,13 +325,14 @@ class Hearing:
             if torch.is_tensor(given.get("shift_labels")):
                 mask = given["shift_labels"] != -100
             elif torch.is_tensor(labels) and labels.dim() == 2:
-                # Position t is trained by the label of t + 1; a decoder beside an encoder is given tokens one later.
+                # Position t is trained by the label of t + 1; the decoder of an encoder-decoder is given tokens one
+                # later.
                 mask = labels != -100 if decoder else nn.functional.pad(labels[:, 1:] != -100, (0, 1))
             else:
                 self.unlabelled += 1
         if torch.is_tensor(mask) and mask.dim() == 2:
             return mask.reshape(-1) != 0
-        self.unmasked += mask is not None  # of four dimensions, say: which tokens see which, and not which are padding
+        self.unmasked += mask is not None  # such as one of four dimensions, for attention and not for padding
         return None
 
     def _leave(self, module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
@@ -358,7 +359,7 @@ class Hearing:
         now.calls[index] += 1
         logits, _weights, experts = answer
         experts, keep = experts.reshape(-1, experts.shape[-1]).long(), now.mask
-        if keep is not None and len(keep) != len(experts):  # not one row a token of the batch, so not guessed at
+        if keep is not None and len(keep) != len(experts):  # not one row per token of the batch, so not guessed at
             self.unmasked, keep = self.unmasked + 1, None
         if logits is not None:
             logits = logits.detach().reshape(-1, logits.shape[-1])
@@ -385,10 +386,10 @@ def _unless_compiling(hook: Callable[..., None]) -> Callable[..., None]:
     return hooked
 
 
-def later_hook(hearing: Hearing) -> str:
-    """Return what `check_hooks` says, or ""."""
+def later_hook(recorder: RouterRecorder) -> str:
+    """Return the error of `check_hooks` as text, or ""."""
     try:
-        hearing.check_hooks()
+        recorder.check_hooks()
     except CaptureError as error:
         return str(error)
     return ""

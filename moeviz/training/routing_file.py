@@ -1,4 +1,4 @@
-"""The files of a run, written and read: routing.jsonl, a line a log, appended as it goes on; and counts beside it.
+"""The files of a run, written and read: routing.jsonl, a line per log, appended as it goes on; and files of counts.
 
     {"format": "moeviz training v1", "from_step": 0, "model": …, "layers": […], "num_experts": […], "top_k": …, …}
     {"step": 10, "steps": 10, "tokens": 5120, "loss": 6.9, "aux_loss": 2.1, "aux_coefficient": 0.02, "on": 1,
@@ -9,12 +9,12 @@
     {"snapshot": 16, "tokens": 8192, "changed": [0.1, …]}
     {"said": "The routers are frozen: …"}
 
-A line of facts begins a run, or goes on with it from a checkpoint: what was logged after `from_step` does not count any
-more. The last line of a step wins. Nothing in a file is trusted: what is no number is not there, and a line that makes
-no sense is left out, and said. It is read line by line; of one too long to be held, one log of so many, and said.
+A line of facts begins a run, or goes on with it from a checkpoint: logs after `from_step` do not count any more. The
+last line of a step wins. Nothing in a file is trusted: whatever is not a number is missing, and a line that makes no
+sense is left out, with a note. It is read line by line; of one too long to be held, every nth log, with a note.
 
-Where layers x experts are many, `counts`, `importance` and `dead_since` are in Parquet files beside it: a file a log,
-put together as they become many. One row a layer: step int64 · layer int32 · counts list of int64 · importance list of
+If layers x experts are many, `counts`, `importance` and `dead_since` are in Parquet files: a file per log, put together
+as they become many. One row per layer: step int64 · layer int32 · counts list of int64 · importance list of
 float32 · dead_since list of int32 (-1: not dead). Files are numbered in the order in which they were written; of two
 rows of a step, the later one counts.
 """
@@ -44,7 +44,7 @@ MOST = 2**53  # whole numbers that JSON keeps
 MAX_LINES = 2**20
 MAX_LINE = 2**24  # bytes
 MAX_READ = 2**26  # bytes of logs that are held; as values they take some eight times as much
-# How lines begin, and what is in them, as they are written.
+# The beginnings of lines, and parts of them, as they are written.
 A_BEGINNING, A_LOG, AN_EVALUATION = b'{"format"', b'{"step"', b'{"evaluation"'
 LAYERS_BEGIN, NO_ALARM = b',"layers":[', b'"alarms":[]'
 ReadLine = Callable[[int], bytes]
@@ -65,7 +65,7 @@ class Lines:
     said: list[str] = field(default_factory=list)
     damaged: int = 0
     unfinished: bool = False
-    every: int = 1  # of so many logs, one is read
+    every: int = 1  # every nth log is read
 
     @property
     def notes(self) -> list[str]:
@@ -86,7 +86,7 @@ class Lines:
 
 
 def lines_of(readline: ReadLine, size: int) -> Lines:
-    """Read a file of so many bytes, by its `readline`. Raises `InvalidTrace` if none of its lines is of a run."""
+    """Read a file of `size` bytes, by its `readline`. Raises `InvalidTrace` if none of its lines is of a run."""
     found, last, seen = Lines(every=max(-(-size // MAX_READ), 1)), b"", Counter[bytes]()
     for number, line in enumerate(_lines(readline)):
         if number >= MAX_LINES:
@@ -94,15 +94,15 @@ def lines_of(readline: ReadLine, size: int) -> Lines:
         ended, kind = line.endswith(b"\n"), next((kind for kind in THINNED if line.startswith(kind)), b"")
         seen[kind] += 1
         if ended and kind and seen[kind] % found.every:
-            good = _skipped(found, line, kind)
+            good = _skip_log(found, line, kind)
             last = line if good and kind == A_LOG else last
         else:
-            good = _taken(found, line)
+            good = _take_line(found, line)
             last = b"" if good and line.startswith((A_LOG, A_BEGINNING)) else last
         found.damaged += found.unfinished + (ended and not good)  # what was not ended before was not the last
         found.unfinished = not (ended or good)  # without its end, a line counts if it is whole all the same
     if last:
-        _taken(found, last)
+        _take_line(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
             f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
@@ -118,17 +118,17 @@ def _lines(readline: ReadLine) -> Iterator[bytes]:
             yield line
 
 
-def _skipped(found: Lines, line: bytes, kind: bytes) -> bool:
-    """Of a log that is not read: its alarms. Whether the line looks as if it made sense."""
+def _skip_log(found: Lines, line: bytes, kind: bytes) -> bool:
+    """Take only the alarms of a log; return whether the line looks as if it made sense."""
     head, begun, _ = line.partition(LAYERS_BEGIN)
     if not begun or not line.rstrip().endswith(b"]}"):
         return False
     if kind != A_LOG or NO_ALARM in head:
         return True
-    return _taken(found, head + b"}", skipped=True)
+    return _take_line(found, head + b"}", skipped=True)
 
 
-def _taken(found: Lines, line: bytes, skipped: bool = False) -> bool:
+def _take_line(found: Lines, line: bytes, skipped: bool = False) -> bool:
     """Take a line if it makes sense; True if it was taken."""
     try:
         said = json.loads(line)
@@ -191,7 +191,7 @@ def _event(said: dict[str, Any]) -> dict[str, Any]:
 
 
 def layer_of(row: dict[str, Any]) -> dict[str, Any]:
-    """Read what a line says of a layer."""
+    """Read the part of a line about a layer."""
     counts, importance = (np.asarray(row[name]) if name in row else None for name in ("counts", "importance"))
     if counts is not None and (counts.ndim != 1 or counts.dtype.kind != "i" or (counts < 0).any()):
         raise ValueError
@@ -204,7 +204,7 @@ def layer_of(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def facts_of(said: dict[str, Any], facts: Sequence[str] = (), score_function: str = "") -> RunFacts:
-    """The facts of a run, from the line that began it, and from those that it said later."""
+    """Return the facts of a run, from the line that began it, and from later lines of facts."""
     layers, experts = (_numbers(said.get(name)) for name in ("layers", "num_experts"))
     if len(layers) != len(experts) or len(layers) > MAX_LAYERS or list(layers) != sorted(set(layers)):
         layers = experts = ()
@@ -256,7 +256,7 @@ def _text(value: Any) -> str:
 
 
 COUNTS_FOLDER = "counts"
-LARGE = 1_024  # layers x experts of which a line has no counts: 48 x 128 would be 180 kB a line
+LARGE = 1_024  # layers x experts of which a line has no counts: 48 x 128 would be 180 kB each
 TOGETHER = 64  # files that become one
 MAX_ROWS = TOGETHER * MAX_LAYERS
 NAME = re.compile(r"part-(\d{6,12})\.parquet")
@@ -298,7 +298,7 @@ def _write(table: pa.Table, target: Path) -> None:
 
 
 class Arrays:
-    """Counts, importance and the steps of death (S, L, E) of the logs of a run, as they are found."""
+    """Counts, importance and the steps of death (S, L, E) of the logs of a run, filled part by part."""
 
     def __init__(self, steps: Sequence[int], layers: Sequence[int], experts: int) -> None:
         shape = (len(steps), len(layers), experts)
@@ -340,7 +340,7 @@ def _check_declared_size(metadata: parquet.FileMetaData) -> None:
 
 
 def _places(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Where each value is among those that are known, in ascending order; -1 for others."""
+    """Return the place of each value among the known ones, in ascending order; -1 for others."""
     if not len(known):
         return np.full(len(values), -1)
     at = np.searchsorted(known, values).clip(max=len(known) - 1)

@@ -26,7 +26,7 @@ from moeviz.text import listed
 from moeviz.training.alarms import Alarms, LogFigures, Watched
 from moeviz.training.layer_metrics import Detail, layer_metrics, log_metrics
 from moeviz.training.recorded.rules import Rules, as_json
-from moeviz.training.router_hooks import Hearing, Tokens, later_hook
+from moeviz.training.router_hooks import RouterRecorder, Tokens, later_hook
 from moeviz.training.snapshots import routers_differ, sample_of, snapshot_of
 from moeviz.training.writing import RunWriter
 
@@ -35,7 +35,7 @@ MOST_STEPS = 1_000  # that are kept on the device until a log is due
 
 
 class RoutingHealth:
-    """Watch the routers of a model in a training loop of one's own.
+    """Watch the routers of a model in your own training loop.
 
         health = RoutingHealth(model, out="run/routing")
         loss.backward(); optimizer.step(); health.step()
@@ -47,18 +47,18 @@ class RoutingHealth:
                  next token has a label.
     detail       "brief" reports the mean and the worst layer of each figure; "layers" every layer's too.
     rules        thresholds of the alarms; for a run from scratch, `Rules.from_scratch()`.
-    group        the process group over which counts are summed: the data-parallel one, where replicas of tensor
+    group        the process group over which counts are summed: the data-parallel one, if replicas of tensor
                  parallelism see the same tokens.
     site         which routers, in a model that has several kinds; see `moeviz.trace`.
     coefficient  of the aux loss. Default: the config's.
-    effective    what it really counts, where a trainer divides the loss and not the aux loss.
+    effective    what it really counts, if a trainer divides the loss and not the aux loss.
 
     A step is an optimizer step: counts are summed over its micro-batches and all ranks, and a log is of the sums of its
     steps, never a mean of ratios. Each real token counts once, in the first pass of a forward that has gradients
     enabled and runs in training mode. Evaluation is counted apart; generation, reference log-probabilities and
     snapshots are not. What the model computes is not changed by a bit.
 
-    `alarms.on` has the alarms that are on, with their sentences; `said` what is no alarm, and should be known.
+    `alarms.on` has the alarms that are on, with their sentences; `said` the facts that are not alarms.
 
     Raises `CaptureError` for a model whose routers moeviz does not know, or with prompt learning.
     """
@@ -86,7 +86,7 @@ class RoutingHealth:
         self.tokens, self.detail, self.rules, self.group = tokens, detail, rules or Rules(), group
         self.out = None if out is None else Path(out)
         self._writer = RunWriter(self.out) if self.out is not None and _rank() == 0 else None
-        self.heard = Hearing(called, self.base, self.routers, tokens)
+        self.recorder = RouterRecorder(called, self.base, self.routers, tokens)
         config: Any = self.base.config
         own = getattr(config.get_text_config(), "router_aux_loss_coef", None)
         self.coefficient, self.effective = own if coefficient is None else coefficient, effective
@@ -95,14 +95,15 @@ class RoutingHealth:
         self.said: list[str] = []
         self.steps, self.total = 0, 0  # optimizer steps, and tokens of those that are reported
         self._window: list[tuple[int, Tensor]] = []  # of each step that is not settled: counts (L, E + 1)
-        self._sums = torch.zeros_like(self.heard.counters["train"].sums)
-        self._aux = torch.zeros_like(self.heard.aux)
+        self._sums = torch.zeros_like(self.recorder.counters["train"].sums)
+        self._aux = torch.zeros_like(self.recorder.aux)
         self._settled = Settled()
         self._gradients: dict[str, dict[int, Tensor | int]] = {}  # by figure and row
         self._start, self._begun = 0, False
         self._empty, self._why = 0, list[str]()  # steps in which nothing was counted, and why
         self._before: RoutingTrace | None = None
-        self._say_what_is_frozen()
+        if not any(parameter.requires_grad for place in self._places() for parameter in place.parameters()):
+            self.say("The routers are frozen: their weights are not trained. What they are given still changes.")
 
     def __enter__(self) -> "RoutingHealth":
         return self
@@ -112,7 +113,7 @@ class RoutingHealth:
 
     def close(self) -> None:
         """Stop watching. The model is as it was."""
-        self.heard.close()
+        self.recorder.close()
 
     def step(self, step: int | None = None) -> None:
         """After each optimizer step: all its micro-batches together. Waits for nothing.
@@ -120,11 +121,11 @@ class RoutingHealth:
         step   its number; default: one more than before.
         """
         self.steps = self.steps + 1 if step is None else step
-        counts, sums, aux = self.heard.take("train")
+        counts, sums, aux = self.recorder.take("train")
         self._window.append((self.steps, counts.to(torch.int32)))
         self._sums += sums
         self._aux += aux
-        if (why := self.heard.why_nothing()) and why not in self._why:
+        if (why := self.recorder.why_nothing()) and why not in self._why:
             self._why.append(why)
         if len(self._window) >= MOST_STEPS:
             self.settle()
@@ -134,7 +135,7 @@ class RoutingHealth:
         if all(parameter.grad is None for parameter in self.base.parameters()):
             return
         for index, (router, place) in enumerate(zip(self.routers, self._places(), strict=True)):
-            row = self.heard.first_row(index)
+            row = self.recorder.first_row(index)
             if norms := [_whole(p.grad.norm()) for p in place.parameters() if p.grad is not None]:
                 self._gradients.setdefault("router_grad_norm", {})[row] = torch.stack(norms).norm()
             trained = [p for part in router.experts.values() for p in part.parameters() if p.requires_grad]
@@ -146,9 +147,9 @@ class RoutingHealth:
     def report(self, loss: float | Tensor | None = None, *, includes_aux: bool = False) -> dict[str, float]:
         """When a log is due, on every rank: figures for a tracker, a line of the history, and alarms in the log.
 
-        loss           to stand beside them in the history. Without a step since the last report: {}.
+        loss           to stand with them in the history. Without a step since the last report: {}.
         includes_aux   True if it is a mean over these steps that has the aux loss in it, as Trainer's is: charts then
-                       draw the loss without that part beside it.
+                       draw the loss without that part too.
         """
         self.settle()
         if not self._settled.steps:
@@ -156,11 +157,14 @@ class RoutingHealth:
         seen, self._settled = self._settled, Settled()
         self.total += seen.tokens
         rows = layer_metrics(
-            seen.counts[:, :-1], seen.counts[:, -1], seen.sums, self.heard.layers, self.heard.num_experts
+            seen.counts[:, :-1], seen.counts[:, -1], seen.sums, self.recorder.layers, self.recorder.num_experts
         )
-        self._add_gradients(rows)
+        for name, by_row in self._gradients.items():
+            for row, value in by_row.items():
+                rows[row][name] = float(value)
+        self._gradients = {}
         self._check(seen, rows)
-        events = self.alarms.judge(self._judged(seen, rows))
+        events = self.alarms.judge(self._figures_of_log(seen, rows))
         dead = [self.alarms.dead_of(row) for row in range(len(rows))]
         figures = log_metrics(
             rows,
@@ -181,12 +185,12 @@ class RoutingHealth:
             }
             line |= {"aux_loss": seen.aux_loss, "aux_coefficient": self.coefficient}
             line |= {"aux_in_loss": self._aux_in_loss(seen) if includes_aux else None}
-            line |= {"score_function": self.heard.function, "on": len(self.alarms.on), "alarms": events}
+            line |= {"score_function": self.recorder.function, "on": len(self.alarms.on), "alarms": events}
             writer.log(line, rows, dead)
         for event in events if _rank() == 0 else ():
             log.warning("%s", event["says"])
-        self.heard.retry_score_function()
-        self.changed, self.heard.lossless = [], 0
+        self.recorder.retry_score_function()
+        self.changed, self.recorder.lossless = [], 0
         return figures
 
     def settle(self) -> None:
@@ -194,7 +198,7 @@ class RoutingHealth:
         if not self._window:
             return
         steps, parts = zip(*self._window, strict=True)
-        counts, sums, aux = self._reduced(torch.stack(parts).long(), self._sums, self._aux)
+        counts, sums, aux = self._sum_over_ranks(torch.stack(parts).long(), self._sums, self._aux)
         self.alarms.follow(steps, counts[..., :-1])
         self._empty += int((counts[..., -1].max(axis=1) == 0).sum())
         self._settled.add(len(steps), counts.sum(axis=0), sums, aux)
@@ -207,10 +211,10 @@ class RoutingHealth:
 
         They never mix with those of training.
         """
-        counts, sums = self._reduced(*self.heard.take("eval"))
+        counts, sums = self._sum_over_ranks(*self.recorder.take("eval"))
         if not counts.any():
             return {}
-        rows = layer_metrics(counts[:, :-1], counts[:, -1], sums, self.heard.layers, self.heard.num_experts)
+        rows = layer_metrics(counts[:, :-1], counts[:, -1], sums, self.recorder.layers, self.recorder.num_experts)
         if (writer := self._begin()) is not None:
             writer.evaluation(self.steps, rows)
         return {f"eval_{name}": value for name, value in log_metrics(rows, self.detail).items()}
@@ -221,13 +225,13 @@ class RoutingHealth:
         Nothing of it is counted, and modes, random state and autocast are as before. `report` then says how much of the
         routing has changed since the snapshot before.
         """
-        self.heard.now.muted = True
+        self.recorder.now.muted = True
         try:
             trace = snapshot_of(self.base, tokenizer, probe, self._name, self.steps)
         finally:
-            self.heard.now.muted = False
+            self.recorder.now.muted = False
         before, self._before = self._before, trace
-        self.changed = [] if before is None else _changed(before, trace)
+        self.changed = [] if before is None else _changed_shares(before, trace)
         self.settle()
         tokens = self.total + self._settled.tokens
         if (writer := self._begin()) is not None:
@@ -235,7 +239,7 @@ class RoutingHealth:
         return trace
 
     def say(self, fact: str) -> None:
-        """A fact that is no alarm: said once, and written where the run begins or goes on."""
+        """Report a fact that is not an alarm: once, and in the line that begins the run or goes on with it."""
         if fact not in self.said:
             self.said.append(fact)
             if self._writer is not None and self._begun:
@@ -244,8 +248,8 @@ class RoutingHealth:
                 log.warning("%s", fact)
 
     def say_what_failed(self) -> None:
-        """Say what went wrong in moeviz itself, which ends no training."""
-        for what in self.heard.failed:
+        """Report errors of moeviz itself, which end no training."""
+        for what in self.recorder.failed:
             self.say(
                 f"moeviz failed ({what}). The training goes on, and some of its figures are missing. Please report it."
             )
@@ -262,17 +266,17 @@ class RoutingHealth:
         return kept | {"said": self.said, "routers": sample_of(self._places())}
 
     def load_state_dict(self, kept: dict[str, Any]) -> None:
-        """Go on from a checkpoint, after the model has. What was logged after it does not count any more.
+        """Go on from a checkpoint, after the model has. Logs after it do not count any more.
 
-        Where the routers are not those that the checkpoint was saved with, that is said.
+        Reports routers that are not those that the checkpoint was saved with.
         """
         self.steps = self._start = kept["steps"]
         self.total, self._begun = kept["total"], False
         self._settled, self.said = Settled.of_json(kept["pending"]), [*kept["said"]]
         self.alarms.load_state_dict(kept["alarms"])
-        if others := routers_differ(kept.get("routers", []), sample_of(self._places())):
+        if others := routers_differ(kept["routers"], sample_of(self._places())):
             where = "layer" if len(others) == 1 else "layers"
-            layers = listed([self.heard.layers[self.heard.first_row(at)] for at in others], 8)
+            layers = listed([self.recorder.layers[self.recorder.first_row(at)] for at in others], 8)
             self.say(
                 f"Routers are not those that the checkpoint was saved with, in {where} {layers}: they were not loaded. "
                 "transformers' Trainer leaves out routers and experts of some models. Open the model with "
@@ -286,7 +290,7 @@ class RoutingHealth:
         self.say(f"The run goes on from step {step}, of which moeviz has no state: tokens are counted from there.")
 
     def _begin(self) -> RunWriter | None:
-        """Who writes, after the first line of the run; None where nobody does."""
+        """Return the writer, after the first line of the run; None if nobody writes."""
         if self._writer is not None and not self._begun:
             self._begun = True
             watched = self.alarms.watched
@@ -304,51 +308,45 @@ class RoutingHealth:
         home, config = sys.modules[type(self.base).__module__], self.base.config.get_text_config()
         has_aux = hasattr(home, "load_balancing_loss_func") and hasattr(config, "router_aux_loss_coef")
         top_k = max(router.top_k for router in self.routers)
-        return Watched(self.heard.layers, self.heard.num_experts, top_k, has_aux)
+        return Watched(self.recorder.layers, self.recorder.num_experts, top_k, has_aux)
 
-    def _judged(self, seen: "Settled", rows: list[dict[str, Any]]) -> LogFigures:
+    def _figures_of_log(self, seen: "Settled", rows: list[dict[str, Any]]) -> LogFigures:
         computed = seen.aux_loss is not None
-        counts, low = seen.counts[:, :-1], self.heard.low_precision
+        counts, low = seen.counts[:, :-1], self.recorder.low_precision
         return LogFigures(self.steps, counts, rows, self.total, computed, self.coefficient, low)
 
     def _aux_in_loss(self, seen: "Settled") -> float | None:
-        """What part of the loss is the aux loss; None where moeviz cannot tell."""
-        if self.heard.lossless or self.base.config.is_encoder_decoder:  # these add one that they do not return
+        """Return the part of the loss that is the aux loss; None if moeviz cannot know."""
+        if self.recorder.lossless or self.base.config.is_encoder_decoder:  # these add one that they do not return
             return None
         if seen.aux_loss is None:
             return 0.0
         coefficient = self.coefficient if self.effective is None else self.effective
         return None if coefficient is None else coefficient * seen.aux_loss
 
-    def _reduced(self, *tensors: Tensor) -> list[np.ndarray]:
-        """The sums over all ranks. Sums alone are reduced, never ratios."""
+    def _sum_over_ranks(self, *tensors: Tensor) -> list[np.ndarray]:
+        """Sum over all ranks. Only sums are reduced, never ratios."""
         if _world(self.group) > 1:
             tensors = tuple(tensor.clone() for tensor in tensors)
             for tensor in tensors:
                 dist.all_reduce(tensor, group=self.group)
         return [tensor.cpu().numpy() for tensor in tensors]
 
-    def _add_gradients(self, rows: list[dict[str, Any]]) -> None:
-        for name, by_row in self._gradients.items():
-            for row, value in by_row.items():
-                rows[row][name] = float(value)
-        self._gradients = {}
-
     def _check(self, seen: "Settled", rows: list[dict[str, Any]]) -> None:
         """Say, once, what may make counts other than what the experts received."""
         tokens = seen.counts[:, -1]
         if tokens.min() != tokens.max():
-            least, most = (self.heard.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
+            least, most = (self.recorder.layers[int(at)] for at in (tokens.argmin(), tokens.argmax()))
             self.say(
                 f"The router of layer {least} answered for {tokens.min():,} tokens and that of layer {most} for "
                 f"{tokens.max():,}: something bypasses it, as fused kernels and dropped layers do."
             )
         self.say_what_failed()
-        if self._empty and not self.heard.failed:
+        if self._empty and not self.recorder.failed:
             for why in self._why or ["the attention mask or the labels leave out every one."]:
                 self.say(f"In a step, no token was counted: {why}")
         self._empty, self._why = 0, []
-        whose = [(rows[self.heard.first_row(index)], router) for index, router in enumerate(self.routers)]
+        whose = [(rows[self.recorder.first_row(index)], router) for index, router in enumerate(self.routers)]
         idle = [row["layer"] for row, router in whose if row.get("experts_without_grad") == _with_weights(router)]
         if idle:
             where = "layer" if len(idle) == 1 else "layers"
@@ -356,22 +354,18 @@ class RoutingHealth:
                 f"No expert of {where} {listed(idle, 8)} had a gradient in a step that was logged, though their "
                 "weights are to be trained: an adapter or a fused kernel may bypass them, or the loss was 0."
             )
-        if self.heard.unmasked:
+        if self.recorder.unmasked:
             self.say(
                 "The attention mask does not fit the rows of the routers, so padding may be among what is counted."
             )
-        if self.heard.unlabelled:
+        if self.recorder.unlabelled:
             self.say("Forwards without labels count every token of the attention mask, though tokens='trained'.")
-        if why := later_hook(self.heard):
+        if why := later_hook(self.recorder):
             self.say(why)
 
     def _places(self) -> list[nn.Module]:
-        """Of each router, with the parameters of an adapter that are beside its own."""
+        """Return each router's module, with the parameters of an adapter in addition to its own."""
         return [self.base.get_submodule(unwrapped_path(router.path)) for router in self.routers]
-
-    def _say_what_is_frozen(self) -> None:
-        if not any(parameter.requires_grad for place in self._places() for parameter in place.parameters()):
-            self.say("The routers are frozen: their weights are not trained. What they are given still changes.")
 
 
 @dataclass(slots=True)
@@ -385,12 +379,12 @@ class Settled:
 
     @property
     def tokens(self) -> int:
-        """Of the layer that has most: they are the same, unless something bypasses a router."""
+        """Tokens of the layer that has most: they are the same, unless something bypasses a router."""
         return int(self.counts[:, -1].max()) if self.steps else 0
 
     @property
     def aux_loss(self) -> float | None:
-        """As the model computed it, mean over forwards."""
+        """The aux loss as the model computed it, mean over forwards."""
         return float(self.aux[0] / self.aux[1]) if self.steps and self.aux[1] else None
 
     def add(self, steps: int, counts: np.ndarray, sums: np.ndarray, aux: np.ndarray) -> None:
@@ -409,7 +403,7 @@ class Settled:
         return cls() if not kept else cls(kept["steps"], *(np.array(kept[name]) for name in ("counts", "sums", "aux")))
 
 
-def _changed(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
+def _changed_shares(before: RoutingTrace, trace: RoutingTrace) -> list[float]:
     """1 - router saturation of each layer."""
     frame = router_saturation(before, trace).drop_duplicates("layer")
     return [1 - float(value) for value in frame["saturation"]]

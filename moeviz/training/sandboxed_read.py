@@ -1,6 +1,6 @@
-"""A stranger's run, read in a process of its own first: what it does to its reader, it does not do to whoever asked.
+"""A stranger's run, read in a process of its own first: damage to its reader does not reach the caller.
 
-Where that process gets by with the memory and the time that a file may take, the same bytes are read here.
+If that process stays within the memory and the time that a file may take, the same bytes are read here.
 """
 
 from moeviz.formats.importers.importer import ImportOptions
@@ -12,7 +12,7 @@ from moeviz.training.recorded.run import TrainingRun
 def read_run_sandboxed(data: bytes, filename: str, limits: Limits) -> TrainingRun:
     """The run in the bytes of a `routing.jsonl`.
 
-    Raises `InvalidTrace` if they are none, or take more time or memory than `limits` say, and `MoevizError` where no
+    Raises `InvalidTrace` if they are not a run, or take more time or memory than `limits` say, and `MoevizError` if no
     process can be started.
     """
     answered(data, filename, limits, module="moeviz.training.sandboxed_read")

@@ -1,8 +1,8 @@
-"""Snapshots of a model that trains: traces of the probe set, and numbers of its routers that a checkpoint keeps.
+"""Snapshots of a model while it trains: traces of the probe set, and numbers of its routers that a checkpoint keeps.
 
-transformers' Trainer leaves routers and experts as they were where a checkpoint names them otherwise than the model
-does, as of Mixtral and others whose experts are saved one by one (huggingface/transformers, issue 48805): by these
-numbers a run that goes on sees it.
+transformers' Trainer does not load routers and experts that a checkpoint names otherwise than the model does, as for
+Mixtral and others whose experts are saved one by one (huggingface/transformers, issue 48805): a run that goes on
+notices it by these numbers.
 """
 
 from collections.abc import Iterator, Sequence
@@ -24,7 +24,7 @@ from moeviz.routing_trace import RoutingTrace
 def snapshot_of(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, probe: Sequence[tuple[str, str]], name: str, step: int
 ) -> RoutingTrace:
-    """A trace of the probe texts, by their labels, by the model as it is now: expert ids alone."""
+    """A trace of the probe texts, by their labels, by the model as it is now: only expert ids."""
     with untouched(model):
         info = replace(describe(model, name, f"step {step}"), parameters=None)
         return replace(trace_corpus(LoadedModel(model, tokenizer, info), probe), weights=None)

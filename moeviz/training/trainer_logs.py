@@ -32,7 +32,7 @@ OTHERS = {"loss": "loss", "aux_loss_of_model": "aux_loss", "aux_coefficient": "a
 OTHER = re.compile(rf"(?:train/)?(?:moe/)?({'|'.join(OTHERS)})")
 MAX_SCALARS = 2**22
 TENSORBOARD_NOTE = (
-    "Event files of TensorBoard hold figures alone: counts of experts, which alarms are on, and snapshots are in "
+    "Event files of TensorBoard hold only figures: counts of experts, which alarms are on, and snapshots are in "
     "routing.jsonl."
 )
 MEGATRON_NOTE = (

@@ -1,4 +1,4 @@
-"""Write a run: routing.jsonl, and counts of many experts beside it. A disk that is full ends no training."""
+"""Write a run: routing.jsonl, and counts of many experts in files of their own. A full disk ends no training."""
 
 import json
 import logging
@@ -20,18 +20,18 @@ DIGITS = 4  # of an importance: a probability, drawn as a colour
 
 
 class RunWriter:
-    """Appends what is logged to the files of a run. What cannot be written is said in the log, and left out."""
+    """Appends logs to the files of a run. What cannot be written is reported in the log, and left out."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._safely(lambda: folder.mkdir(parents=True, exist_ok=True))
 
     def begin(self, facts: dict[str, Any], from_step: int) -> None:
-        """A run begins, or goes on after `from_step`: what was logged later than that does not count any more."""
+        """Begin a run, or go on after `from_step`: logs later than that do not count any more."""
         self._append({"format": FORMAT, "from_step": from_step, **facts})
 
     def log(self, line: dict[str, Any], rows: Sequence[dict[str, Any]], dead: Sequence[list[list[int]]]) -> None:
-        """A log: `rows` as `rows_of` gives them, and the dead experts of each layer with the step since when."""
+        """Write a log: `rows` of `layer_metrics`, and the dead experts of each layer with the step since when."""
         small = sum(len(row["counts"]) for row in rows) <= LARGE
         layers = [_layer(row, since, small) for row, since in zip(rows, dead, strict=True)]
         if not small:
@@ -44,7 +44,7 @@ class RunWriter:
         self._append({"evaluation": step, "layers": [_layer(row, None, False) for row in rows]})
 
     def snapshot(self, step: int, tokens: int, changed: Sequence[float], trace: RoutingTrace) -> None:
-        """A trace of the probe set; its name says how many tokens the model had been trained on."""
+        """Write a trace of the probe set; its name has the number of training tokens."""
         target = self.folder / SNAPSHOTS / f"tokens-{tokens:013d}.npz"
 
         def write() -> None:
@@ -55,7 +55,7 @@ class RunWriter:
         self._append({"snapshot": step, "tokens": tokens, "changed": list(changed)})
 
     def fact(self, said: str) -> None:
-        """Write what should be known, and is no alarm."""
+        """Write a fact that is not an alarm."""
         self._append({"said": said})
 
     def _append(self, line: dict[str, Any]) -> None:
@@ -102,7 +102,7 @@ def _arrays(step: int, row: dict[str, Any], dead: list[list[int]]) -> dict[str, 
 
 
 def _plain(value: Any) -> Any:
-    """Values that JSON has: a number that is none is null."""
+    """Convert to values that JSON has: NaN and infinity become null."""
     if isinstance(value, dict):
         return {key: _plain(part) for key, part in value.items()}
     if isinstance(value, list | tuple):

@@ -24,7 +24,7 @@ from moeviz.cli import bits as command
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidTrace
 from moeviz.examples.gguf import q4_0
-from moeviz.formats import bits as files
+from moeviz.formats import recipes as files
 from moeviz.metrics.bits import RULES, mean_bits, plan_of_bits, unreached_sentence
 
 

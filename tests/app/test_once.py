@@ -1,10 +1,10 @@
 """What is worked out once is what everybody is shown, and nothing of anybody's own."""
 
 import pytest
-from app_pages import drawn, first_page, is_near, pictures, run, topic_page, visit_of
+from app_pages import drawn, first_page, is_near, pictures, run, visit_of
 
 from moeviz.capture import trace as capturing
-from moeviz.charts import NAMED, TOPICS
+from moeviz.charts import NAMED
 from moeviz_app.jobs import recorded
 from moeviz_app.jobs.recorded import cached_for_example
 from moeviz_app.jobs.result_cache import ResultCache
@@ -105,11 +105,3 @@ def test_what_is_below_the_fold_is_drawn_when_it_comes_near_and_waits_again_afte
     assert pictures(app) == 1
     run(app, "Il fait froid.")
     assert pictures(app) == 0
-
-
-@pytest.mark.usefixtures("far")
-def test_a_page_of_charts_begins_with_one_and_has_a_place_for_each_of_the_others(trace):
-    app = topic_page("Load", trace)
-    assert pictures(app) == 1
-    places = [node for node in app.get("bidi_component") if "near" in node.proto.component_name]
-    assert len(places) == len(TOPICS["Load"]) - 1

@@ -113,7 +113,7 @@ def test_the_log_of_a_public_server_is_json_and_holds_no_prompt_and_it_ends_in_t
     assert SECRET not in text
     lines = [json.loads(line) for line in running.lines if line.startswith("{")]
     assert [line["message"] for line in lines if line["logger"] == "moeviz.app"] == [
-        server.WAYS_SAID["public"],
+        server.WAYS["public"],
         "refused: closed",
         "moeviz stops",
     ]
@@ -254,8 +254,8 @@ def test_what_is_announced_and_does_not_come_takes_no_room_and_is_given_up(budge
         held.append(budget.door.on_their_way.total())
         return judged(tab, more)
 
-    judged = budget.door._judged
-    monkeypatch.setattr(budget.door, "_judged", meanwhile)
+    judged = budget.door._check_budget
+    monkeypatch.setattr(budget.door, "_check_budget", meanwhile)
     for n in range(28):
         assert budget(f"tab {n}", peer="192.0.2.7", parts=(b"x", None)) == 408
     assert max(held) == 1 and not budget.kept and not budget.door.on_their_way

@@ -85,7 +85,6 @@ def test_a_token_can_be_chosen_on_the_topic_s_page_too_with_the_keys(visit):
     page.keyboard.press("ArrowRight")
     expect(third).to_be_focused()
     page.keyboard.press("Enter")
-    expect(picture(page, WAY)).to_be_visible()
     expect(third).to_have_attribute("aria-selected", "true")
     settled(page)
     expect(third).to_be_focused()  # after the rerun too
@@ -98,6 +97,7 @@ def test_a_token_can_be_chosen_on_the_topic_s_page_too_with_the_keys(visit):
     tokens(page).nth(3).click()
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
     settled(page)
+    expect(picture(page, WAY)).to_be_visible()
     go_to(page, "Explore")
     expect(tokens(page).nth(3)).to_have_attribute("aria-selected", "true")
 
@@ -185,6 +185,8 @@ def test_what_strangers_wrote_is_shown_as_text(visit, tmp_path):
     expect(page.locator(".explorer").locator("img, script")).to_have_count(0)
     go_to(page, "Tokens")
     tokens(page).nth(1).click()
+    expect(tokens(page).nth(1)).to_have_attribute("aria-selected", "true")
+    settled(page)
     expect(picture(page, WAY)).to_be_visible()
     expect(page.get_by_role("listbox", name=re.compile("^Tokens")).locator("img, script")).to_have_count(0)
 
@@ -298,7 +300,7 @@ def test_a_busy_browser_loses_no_choice_and_of_two_links_clicked_at_once_the_lat
 def test_every_chart_can_be_taken_along_as_a_vector_picture_and_as_a_table(shown, tmp_path):
     page = shown("/load")
     for kind, begins in (("SVG", "<svg "), ("CSV", "layer,expert,tokens")):
-        page.get_by_test_id("stPopover").filter(has_text="⋯").get_by_role("button").first.click()
+        page.get_by_test_id("stPopover").filter(has_text="Details").get_by_role("button").first.click()
         with page.expect_download() as download:
             page.get_by_role("button", name=kind, exact=True).first.click()
         page.keyboard.press("Escape")

@@ -8,7 +8,6 @@ from browser import BACKGROUND, SIZES, TO_THE_TOP, all_drawn, eventually, fits, 
 from browser_pages import DRAWN
 from playwright.sync_api import expect
 
-from moeviz.charts import TOPICS
 from moeviz_app.views.explore import OVERVIEW
 from moeviz_app.views.menu import MORE, QUESTIONS
 
@@ -54,12 +53,11 @@ HAVE_THEIR_SIZE = f"""() => [...document.querySelectorAll("{PLACES}")].every(
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("path", ["/", "/load?subject=mixed"])
-def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size, path):
-    page = visit(path, size=size)
+def test_pictures_below_the_fold_come_when_they_are_scrolled_to_and_nothing_jumps(visit, size):
+    page = visit(size=size)
     places = page.locator(PLACES)
     pictures = places.locator(DRAWN)
-    expect(places).to_have_count(len(OVERVIEW) if path == "/" else len(TOPICS["Load"] + TOPICS["Coverage"]))
+    expect(places).to_have_count(len(OVERVIEW))
     eventually(
         page, lambda: page.evaluate(HAVE_THEIR_SIZE)
     )  # a place is as high as its picture once its script is there
@@ -85,7 +83,7 @@ def test_a_page_prints_without_menu_and_buttons_and_to_its_end_and_all_pictures_
         expect(gone.locator("visible=true")).to_have_count(0)
     is_paper = "(main) => main.scrollHeight - main.clientHeight <= 1"
     eventually(page, lambda: page.get_by_test_id("stMain").evaluate(is_paper))  # all of it, and not a window
-    page.emulate_media(media="screen")
+    page = visit()
     eventually(page, lambda: page.evaluate(HAVE_THEIR_SIZE))  # their script is there, which prints
     page.evaluate(f"""() => {{ window.moevizPrint = () => (window.printed =
       document.querySelectorAll("{PLACES} .stVegaLiteChart").length) }}""")

@@ -4,7 +4,7 @@ import re
 
 import pytest
 from browser import all_drawn, click_at, settled
-from browser_pages import title
+from browser_pages import make_large, title
 from playwright.sync_api import Page, expect
 
 pytestmark = pytest.mark.browser
@@ -16,6 +16,7 @@ def shows_a_chart(page: Page) -> None:
 
 
 def click_in(page: Page, question: str, across: float, down: float) -> None:
+    make_large(page, question)
     all_drawn(page)  # else the next picture below the heading may be another one
     heading = page.get_by_role("heading", name=question)
     heading.scroll_into_view_if_needed()

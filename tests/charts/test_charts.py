@@ -32,16 +32,15 @@ from moeviz.charts.balance import BALANCE
 from moeviz.charts.chart import EXPERT, clickable
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.contribution import CONTRIBUTION
-from moeviz.charts.direct_attribution import DIRECT
-from moeviz.charts.effect import EFFECT, WORD_CHANGE
+from moeviz.charts.effect import DIRECT, EFFECT, WORD_CHANGE
 from moeviz.charts.engine_difference import CHARTS as OF_ENGINES
 from moeviz.charts.expert import ATLAS, ATLAS_CELLS, COMPANY, KINDS, LOADS, ROWS, TOKENS
 from moeviz.charts.lineage import FATES, GRID
 from moeviz.charts.load import MOST_COLUMNS, OVER_TIME
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
+from moeviz.charts.multi_trace import SATURATION
 from moeviz.charts.pruning import COST
 from moeviz.charts.pruning import KINDS as OF_KINDS
-from moeviz.charts.routing_over_training import SATURATION
 from moeviz.charts.serving import BATCH, FITS, MEMORY, PLANE, hit_rate_curve
 from moeviz.charts.serving import CHARTS as OF_SERVING
 from moeviz.charts.token_layer_map import first_letters

@@ -146,7 +146,7 @@ def test_a_bug_in_a_reader_is_logged_by_its_place_without_what_the_file_says(mon
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(asked)))
     code, said = sandboxed_read.main(), capsysbinary.readouterr().out
     assert code == sandboxed_read.BUG and said.startswith(b"TypeError in test_sandboxed_read.py:")
-    why = sandboxed_read._why(code, said, "'x.csv'")
+    why = sandboxed_read._error_of(code, said, "'x.csv'")
     assert "moeviz stumbled over it" in str(why) and "because of a bug: TypeError in" in caplog.text
     assert "secret words" not in caplog.text + str(why)
 

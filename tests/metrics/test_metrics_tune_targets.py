@@ -7,7 +7,7 @@ from tiny_models import CONFIGS, tiny_model
 from moeviz.capture.routers.discovery import expert_tensors
 from moeviz.embedded.recorded_routing import traces_over_training
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.formats.tune_targets import to_esft, to_peft
+from moeviz.formats.recipes import to_esft, to_peft
 from moeviz.metrics.contrast import texts_of_label
 from moeviz.metrics.tune_targets import tune_targets, tune_targets_sentence
 from moeviz.model_info import ModelInfo

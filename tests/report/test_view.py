@@ -158,7 +158,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(arguments, options, sentence
 
 
 def test_without_the_converter_a_sentence_says_how_to_get_it(trace, monkeypatch):
-    monkeypatch.setattr(report_view, "find_spec", lambda name: None)
+    monkeypatch.setattr(report_view, "installed", lambda: False)
     with pytest.raises(MoevizError, match=re.escape('`pip install "moeviz[notebook]"`')):
         moeviz.view(trace)
 

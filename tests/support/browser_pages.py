@@ -82,9 +82,19 @@ def choose_layer(page: Page, of_model: int) -> None:
 
 
 def picture(page: Page, question: str) -> Locator:
-    """The chart that answers a question, once it is drawn: it is scrolled to, since what is far down waits."""
+    """The chart that answers a question, once it is drawn large: it is scrolled to, since what is far down waits."""
+    make_large(page, question)
     page.get_by_text(question).first.scroll_into_view_if_needed()
     return page.locator(f'.stVegaLiteChart[aria-label^="{question}"]').locator("canvas, svg.marks")
+
+
+def make_large(page: Page, question: str) -> None:
+    """Press the small picture that answers a question, where the page draws it small."""
+    small = page.locator("[class*='st-key-swap-'] .stButton button").filter(has_text=question)
+    expect(small.or_(page.get_by_role("heading", name=question)).first).to_be_visible()
+    if small.count():
+        small.click()
+        settled(page)
 
 
 def strip_of(trace: RoutingTrace, layer: int) -> list[str]:

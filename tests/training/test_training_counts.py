@@ -114,9 +114,9 @@ def test_evaluation_generation_reference_forwards_and_snapshots_are_not_training
         model.eval()(**batch)
         model.train()(**batch)  # reference log-probabilities: training mode, no gradient
         model.eval().generate(batch["input_ids"][:1, :5], max_new_tokens=5, do_sample=False, pad_token_id=0)
-    before = health.heard.counters["eval"].counts.clone()
+    before = health.recorder.counters["eval"].counts.clone()
     trace = health.snapshot(TOKENIZER, probe())
-    assert torch.equal(before, health.heard.counters["eval"].counts) and not health.heard.now.muted
+    assert torch.equal(before, health.recorder.counters["eval"].counts) and not health.recorder.now.muted
     assert set(trace.tokens["label"]) == {label for label, _ in probe()}
     health.step()
     assert health.report()["moe/tokens"] == 0
@@ -189,7 +189,9 @@ def fails(*_given, **_named):
     raise RuntimeError("it broke")
 
 
-@pytest.mark.parametrize("part", ["check_layout", "Hearing._kept", "Hearing._leave", "Hearing.count"])
+@pytest.mark.parametrize(
+    "part", ["check_layout", "RouterRecorder._kept", "RouterRecorder._leave", "RouterRecorder.count"]
+)
 def test_what_goes_wrong_in_a_hook_is_said_and_the_training_goes_on(part, monkeypatch):
     monkeypatch.setattr(f"moeviz.training.router_hooks.{part}", fails)
     model, batch = tiny().train(), collate(windows(count=2))
@@ -234,7 +236,7 @@ def test_a_forward_that_fails_leaves_no_phase_behind():
 def test_a_mask_that_does_not_fit_is_not_guessed_at_and_that_is_said():
     model, batch = tiny().train(), collate(windows(count=2))
     with RoutingHealth(model) as health:
-        health.heard._kept = lambda _given: torch.ones(5, dtype=torch.bool)
+        health.recorder._kept = lambda _given: torch.ones(5, dtype=torch.bool)
         model(**batch).loss.backward()
         health.step()
         assert health.report()["moe/tokens"] == 128
@@ -304,7 +306,7 @@ def test_figures_are_of_the_sums_and_those_that_metrics_give_of_a_trace():
             model(**batch, use_cache=False).logits.sum().backward()
             health.step()
             found = health.report()
-            rows = health.heard.layers
+            rows = health.recorder.layers
     finally:
         model.eval()
         model.zero_grad()
@@ -343,7 +345,7 @@ def test_every_family_goes_through_a_step_of_training(architecture):
         health.step()
         health.settle()
         counts = health._settled.counts
-        assert not health.heard.unmasked
+        assert not health.recorder.unmasked
         assert (counts[:, -1] == int(mask.sum())).all()
         assigned = counts[:, :-1].sum(axis=1)
         if architecture in NOT_TIMES_K:

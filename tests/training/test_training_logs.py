@@ -128,7 +128,7 @@ def test_closed_it_leaves_the_model_as_it_was():
         assert hooks != [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in model.modules()]
     model(**batch)
     assert hooks == [(len(part._forward_hooks), len(part._forward_pre_hooks)) for part in model.modules()]
-    assert not health.heard.counters["train"].counts.any()
+    assert not health.recorder.counters["train"].counts.any()
 
 
 def test_after_a_snapshot_modes_random_state_and_gradients_are_as_before(tmp_path):

@@ -333,8 +333,6 @@ def test_routers_that_are_not_those_of_the_checkpoint_are_said():
             health.load_state_dict(kept)
             said = [text for text in health.said if "Routers are not those that the checkpoint was saved with" in text]
             assert bool(said) == expected and all("in layer 1:" in text for text in said)
-            health.load_state_dict({name: value for name, value in kept.items() if name != "routers"})
-            assert health.said == kept["said"]  # a checkpoint of before: not judged
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -462,16 +460,16 @@ def test_nothing_waits_for_the_gpu_between_two_logs():
     """The router alone, since Mixtral's experts wait for the GPU themselves."""
     model = tiny().cuda().train()
     with RoutingHealth(model) as health:
-        router, heard = model.model.layers[0].mlp.gate, health.heard
+        router, recorder = model.model.layers[0].mlp.gate, health.recorder
         hidden, mask = (torch.randn(256, *size, device="cuda") for size in ((64,), ()))
-        heard.now.phase, heard.now.calls = "train", [0] * 3
+        recorder.now.phase, recorder.now.calls = "train", [0] * 3
         router(hidden)  # the first answer says what the score function is
         torch.cuda.set_sync_debug_mode("error")
         try:
-            heard.now.mask = mask > 0
+            recorder.now.mask = mask > 0
             router(hidden)
             health.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-        heard.now.phase = heard.now.mask = None
+        recorder.now.phase = recorder.now.mask = None
         assert health.report()["moe/tokens"] == 256 + int((mask > 0).sum())

@@ -14,7 +14,7 @@ class RunFailed(MoevizError):
 
 
 def as_sentence(error: BaseException, when: str = "in this run") -> BaseException:
-    """Return the error to raise to the visitor in place of what a run raised: a sentence, which holds no tensors.
+    """Return the error to raise to the visitor instead of what a run raised: a sentence, which holds no tensors.
 
     The log has the whole story. An error of moeviz is a sentence already, and what ends a program stays what it is.
     """

@@ -1,10 +1,10 @@
-"""One thread a device does what visitors ask of it, in turns that are fair to each of them. No Streamlit here.
+"""One thread per device does what visitors ask of it, in turns that are fair to each of them. No Streamlit here.
 
-A page asks for work, hears how many turns are before it, then what the work tells, then its result. Visitors take
+A page asks for work, gets the number of turns before it, then the work's progress, then its result. Visitors take
 turns; a visitor's own runs take turns among themselves. Those without a cookie of ours, who may be any number, have a
 turn a second while others wait. Work that is a generator gives its turn away between its steps,
 so who asks for a short prompt waits for some steps of a long text, and not for the text. Who stops listening (Stop, a
-rerun, a closed tab) has cancelled: the work ends when it next tells something, which is within one token. Texts that
+rerun, a closed tab) has cancelled: the work ends at its next progress, which is within one token. Texts that
 decode together grow in each other's turns too, and each has its own: so they are at their end after few rounds.
 """
 
@@ -23,10 +23,10 @@ from moeviz_app.jobs.errors import as_sentence
 from moeviz_app.jobs.render_lock import released, slow_down
 from moeviz_app.server.metrics import count
 
-LISTEN_SECONDS = 0.1  # a page looks up this often, and hears of its end there
+LISTEN_SECONDS = 0.1  # a page looks up this often, and notices its end there
 SELDOM = 10  # times that, at most, for one that is far from its turn
 TURN_SECONDS = 0.1  # of a long text, while others wait
-SHARED_SECONDS = 1.0  # between turns of those who cannot be told apart, while others wait
+SHARED_SECONDS = 1.0  # between turns of those who cannot be distinguished, while others wait
 MOST_BEGUN = 16  # long texts that are begun and wait for their next turn: each keeps its attention cache
 Tell = Callable[[Any], None]
 Work = Callable[[Tell], Any]  # is given what to tell news with; returns the result, or yields news and returns it
@@ -47,7 +47,7 @@ class Client:
     visitor: str = ""
     address: str = ""
     tab: str | None = None  # it waits for one thing at a time: what it asked before is cancelled
-    is_browser: bool = True  # one; else all of their address who cannot be told apart, with a tenth of its places
+    is_browser: bool = True  # one; else all of their address who cannot be distinguished, with a tenth of its places
 
 
 NOBODY = Client()
@@ -67,7 +67,7 @@ class QueueLimits:
 
 @dataclass(frozen=True, slots=True)
 class InLine:
-    """The work has not begun: so many turns are before its own."""
+    """The work has not begun: this many turns are before its own."""
 
     ahead: int
 
@@ -152,7 +152,7 @@ class FairQueue:
         self.places = QueueLimits(places, places, places) if isinstance(places, int) else places
         self._line: dict[str, deque[_Job]] = {}  # by visitor, who has the next turn first; of each, its next job first
         self._at: _Job | None = None  # that has its turn now
-        self._shared_turn = float("-inf")  # when somebody who cannot be told apart had the last one
+        self._shared_turn = float("-inf")  # when somebody who cannot be distinguished had the last one
         self._at_rest, self._guard, self._running = at_rest, threading.Lock(), False
         self._stopping, self._resting = False, threading.Event()
         self._resting.set()
@@ -224,7 +224,7 @@ class FairQueue:
         self._at_rest()
 
     def _next(self) -> _Job | None:
-        """The first visitor's first job, out of the line; the visitor then stands last. None: there is no work."""
+        """Take the first visitor's first job; the visitor then stands last. None: there is nothing to do."""
         with self._guard:
             begun = sum(job.steps is not None for line in self._line.values() for job in line)
             lines = list(self._line.items())
@@ -283,7 +283,7 @@ class FairQueue:
 
 
 def _is_nearly(number: int, most: int) -> bool:
-    """Return whether of so many places no more than a quarter is left."""
+    """Return whether no more than a quarter of the places is left."""
     return number >= most - most // 4
 
 
@@ -301,7 +301,7 @@ def _start(go: Callable[[], None]) -> None:
 
 
 def _latest(told: SimpleQueue, seconds: float) -> Any:
-    """The last thing told, once there is one; None where nothing comes for a while."""
+    """Return the last message, once there is one; None if nothing comes for a while."""
     latest = None
     try:
         latest = told.get(timeout=seconds)
@@ -313,7 +313,7 @@ def _latest(told: SimpleQueue, seconds: float) -> Any:
 
 
 def wait_for(heard: Iterator[InLine | Progress | Done], listen: Callable[[InLine | Progress], None]) -> Any:
-    """Listen to the end; `listen` hears all but the result, which is returned."""
+    """Wait for the result and return it; `listen` gets everything else."""
     with closing(heard):
         for told in heard:
             if isinstance(told, Done):

@@ -1,6 +1,6 @@
 """The models in memory: each is loaded once, and those on one device share its memory. No torch here.
 
-Where another one needs room, the one that was used least lately goes first; one that is at work stays. Two visitors who
+If another one needs memory, the one that was used least lately goes first; one that is at work stays. Two visitors who
 ask for the same model at once wait for the same load, and one load goes on at a time, so that what is free is known.
 """
 
@@ -151,7 +151,7 @@ class ModelCache:
             self.ways.let_go()
 
     def _lacking(self, device: str, needed: int) -> str | None:
-        """Why so many bytes have no room on a device, and what to do; None where they have."""
+        """Return why this many bytes do not fit on a device, and what to do; None if they fit."""
         with self._guard:
             held = [one for wanted, one in self._held.items() if wanted.device == device]
         used, budget, free = sum(one.bytes for one in held), self.ways.budget, self.ways.free(device)

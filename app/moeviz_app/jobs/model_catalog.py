@@ -86,7 +86,8 @@ DEFAULT_LOAD = LoadOptions()
 def check_on_offer(name: str) -> None:
     """Raise `ModelNotFound` if this visitor may not have that model."""
     listed = settings.SETTINGS.models
-    if name not in listed and not (identity.may_name_any_model() and _may_be_typed(name)):
+    private = settings.SETTINGS.serve == settings.PRIVATE  # a server may be named only by the machine's owner
+    if name not in listed and not (identity.may_name_any_model() and (private or not answers_at_once(name))):
         raise ModelNotFound(f"{quoted(name)} is not available here. Choose one of {', '.join(listed)}.")
 
 
@@ -99,13 +100,8 @@ def check_in_link(name: str) -> None:
         )
 
 
-def _may_be_typed(name: str) -> bool:
-    """Return whether a model that is not listed may be named: a server only by whoever the machine belongs to."""
-    return settings.SETTINGS.serve == settings.PRIVATE or not answers_at_once(name)
-
-
 def why_only_read(name: str) -> str | None:
-    """Why nothing can be changed in the model of that name: another engine runs it. None where transformers does."""
+    """Return why nothing can be changed in a model: another engine runs it. None if transformers does."""
     if (engine := engine_of(name)) is None:
         return None
     return (
@@ -155,7 +151,7 @@ def memory(name: str, how: LoadOptions) -> tuple[int, int | None]:
 
 
 def context_length(name: str) -> int | None:
-    """Tokens that fit into a model's context, by its config alone; None where that sets no limit."""
+    """Tokens that fit into a model's context, by its config; None if that sets no limit."""
     check_on_offer(name)
     if (known := known_before_opening(name)) is not None:
         return known.max_tokens
@@ -167,7 +163,7 @@ def context_length(name: str) -> int | None:
 
 @st.cache_resource(show_spinner="Counting …")
 def known_models() -> pd.DataFrame:
-    """Exact parameter counts of the models whose configurations ship, beside what their makers say."""
+    """Exact parameter counts of the models whose configurations ship, with what their makers say."""
     bring_torch()
     from moeviz.capture.models.known_models import known_counts
 

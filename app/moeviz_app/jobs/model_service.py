@@ -120,7 +120,7 @@ def file_maker(make: Callable[[], bytes | str]) -> Callable[[], bytes | str]:
 
 
 def dataset_runner() -> Callable[[Work], Heard]:
-    """A way to ask for work on a dataset, from any thread; it gives its turn away whenever it tells how far it is."""
+    """Return a function that has work on a dataset done, from any thread; it gives its turn away at each progress."""
     asker = client()
     return lambda work: _line(DATASETS).ask(in_steps(work), asker)
 
@@ -157,7 +157,7 @@ def chats(name: str, how: model_catalog.LoadOptions) -> bool:
 
 
 def added_by_template(name: str, how: model_catalog.LoadOptions, prompt: str, system: str | None) -> list[int]:
-    """Return the tokens of a chat turn that its template added; none where that cannot be told."""
+    """Return the tokens of a chat turn that its template added; none if that cannot be known."""
     loaded = _in_memory(name, how)
     if loaded is None or not chats(name, how):
         return []
@@ -251,7 +251,7 @@ def _load(wanted: ModelKey) -> "LoadedModel | EngineModel":
 
 
 def _share(loaded: "LoadedModel") -> None:
-    """Let what visitors write with a model decode together, where its rows turn out not to depend on each other."""
+    """Let what visitors write with a model decode together, if its rows turn out not to depend on each other."""
     from moeviz.capture.together import share_decoding
 
     if why_not := share_decoding(loaded):

@@ -110,7 +110,7 @@ def over_training() -> dict[int, RoutingTrace]:
 
 @st.cache_resource(show_spinner="Opening the gallery …")
 def gallery() -> dict[str, RoutingTrace]:
-    """Return the trace that ships for each system of the history gallery; in place of Mixtral's, our small model's."""
+    """Return the trace that ships for each system of the history gallery; instead of Mixtral's, our small model's."""
     from moeviz.history.systems import shipped_trace
 
     traces = {row.title: shipped_trace(name) for name, row in SYSTEMS.items()}
@@ -158,7 +158,7 @@ def names_of_layer(names: pd.DataFrame | None, layer: int) -> dict[int, str]:
 
 
 def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
-    """Return the names that the texts of a trace give its experts; None where they give none, as one text alone."""
+    """Return the names that the texts of a trace give its experts; None if they do not, as for a single text."""
     if trace not in _names:
         try:
             _names[trace] = expert_names(sample_of_texts(trace))

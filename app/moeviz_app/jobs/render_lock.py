@@ -1,6 +1,6 @@
 """Pages are drawn one at a time, and the others wait for their turn. No Streamlit here.
 
-Scripts of Streamlit are threads of one Python, beside the thread that runs the model. Fifty of them at once are all
+Scripts of Streamlit are threads of one Python, as is the thread that runs the model. Fifty of them at once are all
 slow, and the model is slowest: after each of its thousand small steps it waits until another thread lets go. One after
 the other, each takes as long as it does alone, and the first is there at once. `benchmarks.load` has the figures.
 
@@ -19,10 +19,10 @@ from contextlib import contextmanager
 from weakref import WeakValueDictionary
 
 AT_ONCE = 1  # Python runs one thread at a time, however many cores there are
-SECONDS = 2.0  # who has waited so long goes on beside the others: a slow page holds nobody up for longer
+SECONDS = 2.0  # after this long a page goes on together with the others: a slow page holds nobody up for longer
 SECONDS_OF_OWN = 60.0  # the same for a visitor's own tabs
 PAUSE = 1.0  # seconds in which no tab of a visitor is drawn who has asked for too much
-FEW = 3  # tabs in line that cannot be told apart: more of them are a crowd
+FEW = 3  # waiting tabs that cannot be distinguished: more of them are a crowd
 QUIET_SECONDS, LOOK_SECONDS = 0.5, 0.05  # a crowd waits until the others have been gone for so long; it looks so often
 
 
@@ -51,7 +51,7 @@ class FairSemaphore:
 
     @property
     def waiting(self) -> int:
-        """How many wait for a place."""
+        """Number of threads that wait for a place."""
         return len(self._line) + len(self._behind)
 
     def leave(self) -> None:
@@ -64,16 +64,16 @@ class FairSemaphore:
 
 
 class _Mine(threading.local):
-    """Of each thread: the rooms that it goes through to draw, and how it waits at each; those it is in."""
+    """Per thread: the semaphores that it passes to draw, and how it waits at each; those that it holds."""
 
     through: tuple[tuple[FairSemaphore, float, bool], ...] = ()
     inside: tuple[FairSemaphore, ...] = ()
     pauses: bool = False
-    shared: FairSemaphore | None = None  # their own room, of all who cannot be told apart
+    shared: FairSemaphore | None = None  # of all visitors of an address who cannot be distinguished
 
 
-class _Told:
-    """Pages of those who can be told apart: how many there are now, and when the last of them was gone."""
+class _Distinguished:
+    """Pages of visitors who can be distinguished: their number now, and when the last of them was gone."""
 
     now: int = 0
     gone: float = float("-inf")
@@ -82,18 +82,18 @@ class _Told:
 _room = FairSemaphore(AT_ONCE)
 _own: WeakValueDictionary[str, FairSemaphore] = WeakValueDictionary()
 _guard = threading.Lock()
-_mine, _told = _Mine(), _Told()
+_mine, _distinguished = _Mine(), _Distinguished()
 
 
 @contextmanager
 def render_slot(visitor: str = "", is_browser: bool = True) -> Iterator[None]:
     """Wait for this visitor's turn to draw, and have it inside the block.
 
-    is_browser   whether it is one browser; else all of an address who cannot be told apart.
+    is_browser   whether it is one browser; else all of an address who cannot be distinguished.
     """
     with _guard:
         own = _own.get(visitor) or _own.setdefault(visitor, FairSemaphore(1))
-        _told.now += is_browser
+        _distinguished.now += is_browser
     _mine.through = (own, SECONDS_OF_OWN, False), (_room, SECONDS, not is_browser)
     _mine.shared = None if is_browser else own
     try:
@@ -102,8 +102,8 @@ def render_slot(visitor: str = "", is_browser: bool = True) -> Iterator[None]:
     finally:
         if is_browser:
             with _guard:
-                _told.now -= 1
-                _told.gone = time.monotonic()
+                _distinguished.now -= 1
+                _distinguished.gone = time.monotonic()
         if _mine.pauses:
             _leave(but=own)
             time.sleep(PAUSE)
@@ -127,31 +127,32 @@ def released() -> Iterator[None]:
 
 
 def give_up_slot() -> None:
-    """Draw on beside the others from here on. For who may hold what another waits for inside, such as a cache's lock:
-    with that in hand, nobody may wait for a turn.
+    """Draw on together with the others from here on.
+
+    For a page that may hold what another waits for inside, such as a cache's lock: then nobody may wait for a turn.
     """
     _leave()
 
 
 def _enter() -> None:
-    for room, seconds, behind in _mine.through:
+    for semaphore, seconds, behind in _mine.through:
         if behind:
             _let_others_finish()
-        if room.enter(seconds, behind):
-            _mine.inside += (room,)
+        if semaphore.enter(seconds, behind):
+            _mine.inside += (semaphore,)
 
 
 def _let_others_finish() -> None:
-    """Wait for those who can be told apart, but not for ever, where this page is one of a crowd."""
+    """Wait for those who can be distinguished, but not for ever, if this page is one of a crowd."""
     until = time.monotonic() + SECONDS
     while _mine.shared is not None and _mine.shared.waiting > FEW and (now := time.monotonic()) < until:
-        if not _told.now and now > _told.gone + QUIET_SECONDS:
+        if not _distinguished.now and now > _distinguished.gone + QUIET_SECONDS:
             return
         time.sleep(LOOK_SECONDS)
 
 
 def _leave(but: FairSemaphore | None = None) -> None:
-    for room in _mine.inside:
-        if room is not but:
-            room.leave()
-    _mine.inside = tuple(room for room in _mine.inside if room is but)
+    for semaphore in _mine.inside:
+        if semaphore is not but:
+            semaphore.leave()
+    _mine.inside = tuple(semaphore for semaphore in _mine.inside if semaphore is but)

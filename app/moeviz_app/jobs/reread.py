@@ -1,6 +1,6 @@
 """The tokens of a trace read again: with experts muted, with each earlier token replaced in turn, or in parts.
 
-What is read are the trace's own tokens, generated ones too, so that each row stands beside the one of the trace. All
+What is read are the trace's own tokens, generated ones too, so that each row is compared with that of the trace. All
 wait in line and are bounded as a run is. What came of it is shared: it depends on tokens and model alone.
 """
 
@@ -38,7 +38,7 @@ def muted(
 
     run      the run that made the trace: its model, and how that is opened.
     experts  (layer, expert) each.
-    listen   hears how many are before, as in a run. A script that ends meanwhile has cancelled it.
+    listen   gets the number of turns before it, as in a run. A script that ends meanwhile has cancelled it.
 
     Raises `CaptureError` for experts that are not there or cannot be muted, `Busy` and `TooOften`, and what runs raise.
     """
@@ -60,7 +60,7 @@ def muted(
 
 
 def occlusion_forwards(trace: RoutingTrace) -> int:
-    """Return how many forwards it takes at most to say which earlier token decides: to be told before.
+    """Return the most forwards that are needed to find which earlier token decides, for a message before the run.
 
     Raises `InvalidPrompt` where that is more than is allowed here: of several texts, or of too many tokens.
     """
@@ -113,7 +113,7 @@ def attributed(
     token: int,
     listen: Callable[[InLine | Progress], None] = lambda _told: None,
 ) -> pd.DataFrame:
-    """Return what each part of the model wrote of the choices for one token: `moeviz.direct_attribution`, chosen alone.
+    """Return what each part of the model wrote of the choices for one token, by `moeviz.direct_attribution`.
 
     It takes one forward of the tokens, on the visitor's own place in line. Raises `CaptureError` for a model whose
     logits are no sum of parts, `Busy` and `TooOften`, and what runs raise.
@@ -121,8 +121,8 @@ def attributed(
     asked = replace(run, mute=())
     key = ("direct", token, _key(trace, asked))
     if (known := _kept.get(key)) is not None:
-        told: pd.DataFrame = known
-        return told
+        parts_known: pd.DataFrame = known
+        return parts_known
     model_catalog.bring_torch()
     from moeviz.analyses.direct_attribution import attributed as split
     from moeviz.capture.trace import again_request, check_same_texts

@@ -9,7 +9,7 @@ T = TypeVar("T")
 
 
 class ResultCache(Generic[T]):
-    """Results by all that they depend on; past so many bytes, those that nobody asked for the longest are let go."""
+    """Results by all that they depend on; past a number of bytes, the least recently used are dropped."""
 
     def __init__(self, most_bytes: int) -> None:
         self.most_bytes = most_bytes
@@ -25,7 +25,7 @@ class ResultCache(Generic[T]):
             return self._found[key][0]
 
     def put(self, key: Hashable, found: T, size: int) -> None:
-        """Keep a result of so many bytes; the newest stays, whatever its size."""
+        """Keep a result of this many bytes; the newest stays, whatever its size."""
         with self._guard:
             self._found[key] = found, size
             while len(self._found) > 1 and sum(taken for _, taken in self._found.values()) > self.most_bytes:

@@ -29,12 +29,12 @@ Muted = tuple[tuple[int, int], ...]  # (layer, expert) each
 
 
 def usual_temperature(model: str) -> float:
-    """At which temperature a model writes unless asked otherwise."""
+    """Return the temperature at which a model writes by default."""
     return OWN_TEMPERATURE if model in OWN_MODELS else 0.0
 
 
 def number_in(text: str | None) -> int | None:
-    """The number that a part of an address says; None where it says none."""
+    """Return the number in a part of an address; None for anything else."""
     return int(text) if text is not None and text.isdecimal() and len(text) <= 10 else None
 
 
@@ -103,12 +103,10 @@ class RunRequest:
     device_map: str | None = _row(_one_of(LOAD_CHOICES["device_map"]))
     site: str | None = _row(lambda text: text or None)  # which routers, in a model with several kinds
     kernels: str | None = _row(_one_of(KERNELS_CHOICES))  # None: those on a GPU, if they know the routers
-    decoding: str | None = _row(_one_of(DECODING_CHOICES))  # None: by temperature and seed alone
+    decoding: str | None = _row(_one_of(DECODING_CHOICES))  # None: only by temperature and seed
     chat: bool = _row(lambda text: text == str(True), False)  # sent as a user's turn, by the tokenizer's chat template
     system: str | None = _row(lambda text: _prompt(text) or None)  # of a chat: the system prompt
-    mute: tuple[tuple[int, int], ...] = _row(
-        _muted_in, (), _muted_as_text
-    )  # experts that may not be chosen, while generating too
+    mute: tuple[tuple[int, int], ...] = _row(_muted_in, (), _muted_as_text)  # not to be chosen, while generating too
 
     @property
     def how(self) -> LoadOptions:

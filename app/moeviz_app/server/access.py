@@ -1,6 +1,6 @@
 """Access control by the way of serving: one's own machine or a team, each by its token, or anybody, at the right host.
 
-No Streamlit here. A request is judged before anything else sees it, HTTP and web socket alike; what is refused hears in
+No Streamlit here. A request is judged before anything else sees it, HTTP and web socket alike; a refusal explains in
 one sentence why, and what to do.
 """
 
@@ -52,7 +52,7 @@ log = logging.getLogger("moeviz.app")
 
 
 class Refusal(NamedTuple):
-    """Why somebody does not get in: a word for the counter, and the sentence."""
+    """A reason for a refusal: a word for the counter, and the sentence."""
 
     why: str
     sentence: str
@@ -104,7 +104,9 @@ class AccessControl:
 
     async def _go_on(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the browser to the same page with a cookie, and the token no longer in its address."""
-        again = RedirectResponse(_same_page(scope), 303, {"Set-Cookie": self._pass(scope), "Cache-Control": "no-store"})
+        held = f"{COOKIE}={token_digest(self.settings.token or '')}; Max-Age={COOKIE_SECONDS}; Path=/"
+        held += f"; HttpOnly; SameSite=Lax{'; Secure' if is_https(scope) else ''}"
+        again = RedirectResponse(_same_page(scope), 303, {"Set-Cookie": held, "Cache-Control": "no-store"})
         await again(scope, receive, send)
 
     async def _ask(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,13 +125,9 @@ class AccessControl:
         form = ASK.replace("{said}", escape(give if given is None else WRONG))
         await HTMLResponse(form, 401, {"Cache-Control": "no-store"})(scope, receive, send)
 
-    def _pass(self, scope: Scope) -> str:
-        held = f"{COOKIE}={token_digest(self.settings.token or '')}; Max-Age={COOKIE_SECONDS}; Path=/"
-        return f"{held}; HttpOnly; SameSite=Lax{'; Secure' if is_https(scope) else ''}"
-
 
 def check_request(scope: Scope, settings: Settings, origins: Collection[str] = ()) -> Refusal | None:
-    """Why this request is refused; None where it is not, the token aside."""
+    """Return why this request is refused; None if it is not, the token aside."""
     path, host = scope["path"], header(scope, "host")
     if path.endswith(CLOSED) or (AGENT in path and settings.serve == PUBLIC):
         return Refusal("closed", "There is nothing here.", 404)
@@ -169,17 +167,17 @@ def _from_elsewhere(scope: Scope, settings: Settings, origins: Collection[str]) 
 
 
 def token_digest(token: str) -> str:
-    """Return the digest of the token that the cookie holds: the token cannot be told from it."""
+    """Return the digest of the token that the cookie holds: the token cannot be recovered from it."""
     return hmac.new(token.encode(), b"moeviz cookie", hashlib.sha256).hexdigest()
 
 
 def header(scope: Scope, name: str) -> str:
-    """Return the first header of that name; empty where there is none."""
+    """Return the first header of that name; empty without one."""
     return Headers(scope=scope).get(name, "")
 
 
 def cookie(scope: Scope, name: str) -> str:
-    """Return the cookie of that name; empty where there is none."""
+    """Return the cookie of that name; empty without one."""
     return cookie_parser(header(scope, "cookie")).get(name, "")
 
 
@@ -193,7 +191,7 @@ def _peer(scope: Scope) -> str:
 
 
 def _bare(host: str) -> str:
-    """A host without the port that its scheme has anyway."""
+    """Return a host without the port that its scheme has anyway."""
     return host.removesuffix(":80").removesuffix(":443")
 
 
@@ -203,7 +201,7 @@ def _is_named(host: str, names: Collection[str]) -> bool:
 
 
 def _name(host: str) -> str:
-    """A host without its port; empty where it is no host."""
+    """Return a host without its port; empty for anything else."""
     try:
         return "" if "@" in host else (urlsplit(f"//{host}").hostname or "")
     except ValueError:

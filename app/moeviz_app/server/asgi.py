@@ -57,7 +57,7 @@ class Headers:
         self.app, self.headers = app, headers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass everything on, and add the headers in place of any of the same name."""
+        """Pass everything on, and replace headers of the same name."""
 
         async def with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -129,7 +129,7 @@ class OneVisitor:
 
 
 log = logging.getLogger("moeviz.app")
-WAYS_SAID = {
+WAYS = {
     PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
     TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
@@ -141,7 +141,7 @@ _stopping = threading.Event()
 
 
 def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> dict[str, Any]:
-    """Return the options of `st.App`: routes, middleware, what happens at start and end, and who hears of a bug.
+    """Return the options of `st.App`: routes, middleware, what happens at start and end, and the handler of bugs.
 
     `stop_jobs` is called when the server stops: it cancels all runs, waits that many seconds at most, and returns
     whether they ended.
@@ -170,7 +170,8 @@ def app_options(stop_jobs: Callable[[float], bool] = lambda _seconds: True) -> d
 def checked(ours: Settings) -> Settings:
     """The settings, with the token where one is asked for. Where others would get in unasked, a sentence ends it."""
     address = config.get_option("server.address")
-    if ours.serve == PRIVATE and not is_loopback(_in_brackets(address or "")):
+    host = f"[{address}]" if ":" in (address or "") else address or ""
+    if ours.serve == PRIVATE and not is_loopback(host):
         sys.exit(
             f"moeviz: MOEVIZ_SERVE is private, and server.address is {address or 'not set'}, which lets other machines "
             "in. Leave the address out, or start it with `moeviz app --team --behind HOST` or `moeviz app --public`."
@@ -203,10 +204,6 @@ def _tell_streamlit(ours: Settings) -> None:
     config.set_option("server.maxUploadSize", most)
 
 
-def _in_brackets(address: str) -> str:
-    return f"[{address}]" if ":" in address else address
-
-
 @asynccontextmanager
 async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterator[None]:
     """Say at start who is let in; at the end cancel the runs that go on, each within a token."""
@@ -227,17 +224,17 @@ async def _life(app: st.App, stop_jobs: Callable[[float], bool]) -> AsyncIterato
 
 
 def announce(ours: Settings) -> None:
-    """Say on the terminal who is let in, and how. The token is told there alone, and never logged."""
-    said = [WAYS_SAID[ours.serve]] if ours.log != "json" else []
+    """Print who is let in, and how. The token is printed only there, and never logged."""
+    lines = [WAYS[ours.serve]] if ours.log != "json" else []
     if ours.log == "json":
-        log.info(WAYS_SAID[ours.serve])
+        log.info(WAYS[ours.serve])
     if ours.hosts and ours.serve != PRIVATE:
-        said.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
+        lines.append(f"Open it as {' or '.join(ours.hosts)}; other names are refused.")
     if ours.serve == TEAM and ours.login_header is None:
-        said.append(f"Token: {ours.token}")
+        lines.append(f"Token: {ours.token}")
     if ours.serve == PRIVATE and ours.ask_token:
-        said.append(f"Open {get_url('localhost').rstrip('/')}/?{IN_ADDRESS}={quote(ours.token or '')}")
-    sys.stderr.write("\n".join(f"  {line}" for line in said) + "\n\n")
+        lines.append(f"Open {get_url('localhost').rstrip('/')}/?{IN_ADDRESS}={quote(ours.token or '')}")
+    sys.stderr.write("\n".join(f"  {line}" for line in lines) + "\n\n")
     sys.stderr.flush()
 
 
@@ -268,7 +265,7 @@ async def _ready(request: Request) -> Response:
 
 
 async def _metrics(request: Request) -> Response:
-    """Open to whoever has their token; without one, to nobody in public, and else to whom the door lets in."""
+    """Open to whoever has their token; without one, to nobody in public, and otherwise to whoever may enter."""
     token = settings.SETTINGS.metrics_token
     if token is None and settings.SETTINGS.serve == PUBLIC:
         return PlainTextResponse("Nobody may read this here: MOEVIZ_METRICS_TOKEN is not set.\n", 404)
@@ -310,5 +307,5 @@ def end_expired_sessions() -> int:
     number = len(over)
     if over:
         del over, kept
-        gc.collect()  # a session is in circles, and Streamlit collects after a script alone
+        gc.collect()  # a session is in circles, and Streamlit collects only after a script
     return number

@@ -33,7 +33,7 @@ def is_from_a_proxy(header: str) -> bool:
 
 
 def is_this_machine(address: str) -> bool:
-    """Return whether a connection from that address comes from the machine that serves. What is no address does not."""
+    """Return whether a connection from that address comes from the machine that serves; False for anything else."""
     found = _address(address)
     return found is not None and found.is_loopback
 
@@ -53,9 +53,9 @@ def _address(text: str) -> IPv4Address | IPv6Address | None:
 
 
 def address_behind(peer: str, forwarded: str, trusted: Collection[str]) -> str:
-    """Return the address that a request comes from: its peer or, where that is a listed proxy, what the proxy says.
+    """Return the address that a request comes from: its peer or, if that is a listed proxy, what the proxy says.
 
-    Every proxy adds the address of its own peer on the right, so the first from the right that is no listed proxy is
+    Every proxy adds the address of its own peer on the right, so the first from the right that is not a listed proxy is
     the visitor's; what stands further to the left is what a visitor wrote. `trusted` are addresses or networks.
 
     >>> address_behind("10.0.0.2", "6.6.6.6, 192.0.2.7", ["10.0.0.0/8"])

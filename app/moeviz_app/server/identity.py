@@ -30,7 +30,7 @@ COOKIE_SECONDS = 180 * 24 * 60 * 60
 RANDOM_BYTES = 32
 NEW_A_MINUTE = 120  # new browsers of one address: a class that comes at once, with some tabs each
 A_MINUTE = 60.0
-BROWSERS = 10  # those of an address without our cookie may begin so many times the runs of one browser
+BROWSERS = 10  # times the runs of one browser that those of an address without our cookie may begin
 KEY = settings.SETTINGS.cookie_secret or secrets.token_urlsafe(RANDOM_BYTES)
 HERE = "127.0.0.1"
 
@@ -43,7 +43,7 @@ class VisitorCookie:
     """ASGI middleware: a page that is sent to a browser without our cookie brings it one.
 
     Scripts cannot read it (HttpOnly), other sites cannot send it along (SameSite=Lax), and a page that came over https
-    gives it to https alone. A site that may show the app in a frame has one of its own (Partitioned): browsers send
+    gives it only to https. A site that may show the app in a frame has one of its own (Partitioned): browsers send
     no other from there. It goes with pages only: the files of one page arrive at once, and would each bring another.
     """
 
@@ -132,7 +132,7 @@ class RateLimiter:
         self._guard = threading.Lock()
 
     def begin(self, who: str, times: int = 1) -> None:
-        """Count a run of one who may begin so many times the usual. Raises `TooOften` where it is one too many."""
+        """Count a run of a visitor who may begin `times` the usual. Raises `TooOften` if it is one too many."""
         now = self._clock()
         with self._guard:
             self._forget(now - A_MINUTE)
@@ -171,7 +171,7 @@ def may_keep_traces() -> bool:
 
 
 def is_local() -> bool:
-    """Return whether the visitor's browser is on the server's own machine, as far as that can be told.
+    """Return whether the visitor's browser is on the server's own machine, as far as can be known.
 
     The server lets nobody else in where it is private (see `moeviz_app.server.asgi`); this is the second lock.
     """

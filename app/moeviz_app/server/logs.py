@@ -40,7 +40,7 @@ class JsonLines(logging.Formatter):
 
 
 class Seldom(logging.Filter):
-    """Lets through so many records of one place in a minute, and each error once."""
+    """Limits the records of one place per minute, and lets each error through once."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class Seldom(logging.Filter):
 
 
 def is_new(error: BaseException) -> bool:
-    """Return whether an error is seen here for the first time: Streamlit logs it, and tells us too."""
+    """Return whether an error is seen here for the first time: Streamlit logs it, and reports it to us too."""
     new = not getattr(error, "moeviz_logged", False)
     error.moeviz_logged = True  # type: ignore[attr-defined]
     return new

@@ -59,7 +59,7 @@ METRICS = Metrics()
 
 
 def count(name: str, by: float = 1, **labels: str) -> None:
-    """Add to a counter or a gauge of the table. `by` may be below zero for a gauge alone."""
+    """Add to a counter or a gauge of the table. `by` may be below zero only for a gauge."""
     _part(name, labels).inc(by)
 
 

@@ -3,7 +3,7 @@
 A tab is a web socket. Every browser speaks at once: a socket that says nothing is closed after some seconds, and before
 that where its place is needed, so that nobody is shut out by sockets that are only held open.
 
-Streamlit limits the bytes of a message alone. What a widget makes of its state may take far longer than reading it, or
+Streamlit limits only the bytes of a message. What a widget makes of its state may take far longer than reading it, or
 fail: a table applies rows one by one, JSON may be nested without end, and a number need not be finite. So each field of
 a message, of whatever kind, is held to limits of length, parts, depth and size, and so is a state that is JSON.
 """
@@ -25,7 +25,7 @@ from moeviz_app.server.access import Refusal, note, refuse
 from moeviz_app.server.identity import Visitor, visitor_of
 from moeviz_app.settings import Settings
 
-LONGEST_TEXT = 10**6  # characters at least: a text that is too long for its page hears so there
+LONGEST_TEXT = 10**6  # characters at least: a text that is too long for its page is refused there
 LONGEST_QUERY = 64_000  # of an address; no server takes a longer one
 MOST_PARTS = 50_000  # at least: widgets, rows, numbers and names of one message together
 DEEPEST = 64  # lists in lists
@@ -38,7 +38,7 @@ class Forged(Exception):
 
 
 def check_message(data: bytes | None, longest_text: int = LONGEST_TEXT, most_parts: int = MOST_PARTS) -> None:
-    """Raise `Forged` for what is no message of Streamlit's, and for one that is beyond a limit."""
+    """Raise `Forged` for anything but a message of Streamlit's, and for one that is beyond a limit."""
     if data is None:
         raise Forged("It is text.")
     try:
@@ -107,7 +107,7 @@ def _check_number(number: float) -> None:
 
 
 SECONDS_TO_SPEAK = 20.0
-POLICY = 1008  # the code by which a web socket hears that it broke a rule
+POLICY = 1008  # the code of a web socket that broke a rule
 SILENT = Refusal("silent", "This tab said nothing.")
 MOST_OF_ALL = Refusal("full", "As many tabs are open as this server serves. Try again later.")
 MOST_OF_ADDRESS = Refusal("address", "Your network has as many tabs open here as it may have. Close some.")
@@ -157,7 +157,7 @@ class Tabs:
             await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
 
     def _judged(self, visitor: Visitor) -> Refusal | None:
-        """Why there is no place for a tab; silent ones give theirs up before that."""
+        """Return why there is no place for a tab; silent ones give theirs up before that."""
         settings, mine, here = self.settings, visitor.id, visitor.address
         shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
         of_visitor = settings.sessions_per_visitor if visitor.is_browser else shared

@@ -1,4 +1,4 @@
-"""Budgets for uploaded files: for a tab, for an address, and for all. Streamlit has one for a single file alone.
+"""Budgets for uploaded files: for a tab, for an address, and for all. Streamlit has one only for a single file.
 
 Streamlit keeps what a browser sends until the file is closed on the page or the tab is gone, read or not; so whoever
 speaks its protocol could send one file after the other. A file is judged before a byte of it is read, and again with
@@ -22,7 +22,7 @@ from moeviz_app.settings import Settings
 ROUTE = "/_stcore/upload_file/"
 MB = 2**20
 FILES_A_TAB = 4  # of the largest allowed
-SHARE = 4  # all tabs' files together may be so much of the memory for traces: one part in four
+SHARE = 4  # all tabs' files together may have one part in four of the memory for traces
 SHARE_OF_ADDRESS = 2  # and those of one address one part in two of that
 SECONDS_TO_BEGIN = 20.0
 LEAST_RATE = 16 * 2**10  # bytes a second from then on, on average: a slow telephone's
@@ -38,7 +38,7 @@ class _Stopped(Exception):
 
 
 class Uploads:
-    """ASGI middleware: refuses a file that would not fit beside those that are kept or on their way, or that stalls."""
+    """ASGI middleware: refuses a file that would not fit with those that are kept or on their way, or that stalls."""
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         self.app, self.proxies = app, settings.trusted_proxies
@@ -56,7 +56,9 @@ class Uploads:
             return
         tab = PurePosixPath(scope["path"]).parent.name
         self.addresses[tab] = network_behind(scope, self.proxies)
-        if (refused := self._judged(tab, self._announced(scope))) is not None:
+        length = header(scope, "content-length")  # without it, as long as Streamlit lets it be
+        is_number = length.isascii() and length.isdecimal() and len(length) < 16
+        if (refused := self._check_budget(tab, int(length) if is_number else self.largest)) is not None:
             await refuse(refused, scope, receive, send)
             return
         came, began = 0, asyncio.get_running_loop().time()
@@ -71,7 +73,7 @@ class Uploads:
             size = len(message.get("body", b""))
             came += size
             self.on_their_way[tab] += size
-            if (refused := self._judged(tab, 0)) is not None:
+            if (refused := self._check_budget(tab, 0)) is not None:
                 raise _Stopped(refused)
             return message
 
@@ -85,12 +87,7 @@ class Uploads:
             self.on_their_way[tab] -= came
             self.on_their_way += Counter()  # which drops those at zero
 
-    def _announced(self, scope: Scope) -> int:
-        """How long the request says it is; without a word, as long as Streamlit lets it be."""
-        said = header(scope, "content-length")
-        return int(said) if said.isascii() and said.isdecimal() and len(said) < 16 else self.largest
-
-    def _judged(self, tab: str, more: int) -> Refusal | None:
+    def _check_budget(self, tab: str, more: int) -> Refusal | None:
         held = self.on_their_way + Counter(kept_files())
         self.addresses = {each: self.addresses[each] for each in self.addresses.keys() & {tab, *held}}
         here = self.addresses[tab]

@@ -37,7 +37,7 @@ class ShownDataset:
     name: str
     dataset: Dataset
     key: str
-    why_not: str = ""  # what is wrong with it, where the rest has not been asked for
+    why_not: str = ""  # what is wrong with it, if the rest has not been asked for
 
 
 def listed() -> dict[str, str]:
@@ -60,7 +60,7 @@ def may_type() -> bool:
 
 
 def open_path(typed: str) -> str:
-    """Open the dataset at a path and return its name. Raises `MoevizError` where there is none, or nobody may ask."""
+    """Open the dataset at a path and return its name. Raises `MoevizError` for anything else, or if nobody may ask."""
     if not may_type():
         raise MoevizError("Folders of this server cannot be opened from here.")
     if why := why_no_file(typed):
@@ -110,7 +110,7 @@ def read_the_rest(shown: ShownDataset, damaged: DamagedShard | None = None) -> N
 
 
 def _what_is_wrong(dataset: Dataset) -> str:
-    """The first shard that is not whole, by name; "" where all are."""
+    """Name the first shard that is not whole; "" if all are."""
     if not dataset.left_out:
         return ""
     others = len(dataset.left_out) - 1

@@ -54,7 +54,7 @@ class SessionLibrary(dict[str, Counted]):
             return list(self.items())
 
     def put(self, name: str, trace: Counted, most: int) -> None:
-        """Keep a trace as the newest, at most so many, and within what is set."""
+        """Keep a trace as the newest, within the number and the memory that are set."""
         with _guard:
             self.pop(name, None)
             self[name] = trace

@@ -34,7 +34,7 @@ _places = threading.BoundedSemaphore(AT_ONCE)
 def read_upload(data: bytes, name: str, options: ImportOptions = NOTHING_TOLD) -> Opened:
     """Read the trace or the counts in a file that somebody opens; `options` are facts that it does not say itself.
 
-    Raises `NotSaid` where something must be told, `InvalidTrace` for what holds neither, or takes more memory or time
+    Raises `NotSaid` if an option is missing, `InvalidTrace` for what holds neither, or takes more memory or time
     than is set, and `MoevizError` where others open files for so long that this one does not get its turn.
     """
 
@@ -67,7 +67,7 @@ def read_in_turn(data: bytes, name: str, read: Callable[[Limits], T], places: th
 
 
 def noted(opened: Opened) -> Opened:
-    """Remember what the doctor said of a file, as long as what it held is kept."""
+    """Remember the doctor's findings on a file, as long as its content is kept."""
     _noted[opened.counted] = (opened.label, opened.findings)
     return opened
 

@@ -66,7 +66,7 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
     found = []
     try:
         paths = kept_traces(folder()) if identity.may_keep_traces() else []
-    except OSError:  # there is no such place: whoever writes there is told
+    except OSError:  # there is no such folder: the error is reported when something is written
         paths = []
     for path in paths:
         if path.name not in seen:
@@ -80,12 +80,12 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
 
 
 def troubles() -> list[str]:
-    """Return what went wrong since this was asked last, a sentence each: to the machine's own user alone."""
+    """Return what went wrong since the last call, a sentence each: only to the machine's own user."""
     if not identity.may_keep_traces():
         return []
-    told = [*_troubles]
-    del _troubles[: len(told)]
-    return told
+    sentences = [*_troubles]
+    del _troubles[: len(sentences)]
+    return sentences
 
 
 def _write(trace: RoutingTrace, title: str, run: dict[str, str]) -> None:
@@ -111,12 +111,12 @@ def traces() -> dict[str, RoutingTrace]:
 
 
 def remember(trace: RoutingTrace, run: Any = None, title: str | None = None) -> None:
-    """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, where it may."""
+    """Keep a trace among the last ones, under a name, with the run that made it; for later visits too, if it may."""
     name = next((name for name, other in traces().items() if other is trace), None)
     known, name = name is not None, name or free_name(_short(title) if title else title_of(trace))
     visit().recent.put(name, trace, RECENT_TRACES)
     if run is not None:
-        _made_by(trace, run)
+        _remember_run(trace, run)
     if not known:
         keep(trace, name, run_of(trace))
 
@@ -127,7 +127,7 @@ def bring(trace: RoutingTrace, title: str, run: Any) -> bool:
         return False
     brought = visit().recent.put_last(free_name(title), trace, RECENT_TRACES)
     if brought and run is not None:
-        _made_by(trace, run)
+        _remember_run(trace, run)
     if brought:
         visit().brought.append(trace)
     return brought
@@ -167,7 +167,7 @@ def free_name(title: str) -> str:
     return library.free_name(title, traces())
 
 
-def _made_by(trace: RoutingTrace, run: Any) -> None:
+def _remember_run(trace: RoutingTrace, run: Any) -> None:
     kept = {id(other) for other in traces().values()} - {id(trace)}
     runs = visit().recent.runs
     runs[:] = [*(pair for pair in runs if id(pair[0]) in kept), (trace, run)]

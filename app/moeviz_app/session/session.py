@@ -109,7 +109,7 @@ def set_trace(trace: RoutingTrace, run: Hashable = None, title: str | None = Non
 
 
 def _choose_layers(trace: RoutingTrace) -> None:
-    """Choose some layers of a trace, where the chosen ones are none of its."""
+    """Choose some layers of a trace, if it does not have the chosen ones."""
     layers = trace.model.layers
     defaults = {LAYER: middle_layer(trace), FIRST_LAYER: layers[0], SECOND_LAYER: layers[-1]}
     for key, layer in defaults.items():
@@ -144,7 +144,7 @@ def choose(layer: int, token: int) -> None:
 
 
 def waiting() -> str | None:
-    """Return why the run that a link asks for waits for somebody to press Run; None if there is no such run."""
+    """Return why the run that a link asks for waits for somebody to press Run; None without such a run."""
     return visit().why_waiting
 
 
@@ -177,7 +177,7 @@ def refused() -> str | None:
 
 
 def keep_refused(why: str | None) -> None:
-    """Let that be told until another run is asked for."""
+    """Keep that until another run is asked for."""
     visit().why_refused = why
 
 
@@ -192,7 +192,7 @@ def middle_layer(trace: RoutingTrace) -> int:
 
 
 def hold(trace: RoutingTrace, asked: int) -> None:
-    """Keep what a run has so far of so many tokens that were asked for, in case it is stopped."""
+    """Keep what a run has so far of the tokens that were asked for, in case it is stopped."""
     visit().unfinished = trace, asked
 
 
@@ -208,7 +208,7 @@ def keep_held() -> None:
         words = f"{trace.model.decoding}; stopped with {has:,} of {asked:,} tokens"
         stopped = replace(trace, model=replace(trace.model, decoding=words))
         set_trace(stopped)
-        visit().box_of = stopped  # it stands beside what is typed meanwhile
+        visit().box_of = stopped  # it stays with what is typed meanwhile
 
 
 def forget_held() -> None:
@@ -222,7 +222,7 @@ def keep_result(name: str, found: Any) -> None:
 
 
 def result(name: str) -> Any:
-    """Return this visitor's last result of that name; None where there is none."""
+    """Return this visitor's last result of that name; None without one."""
     return visit().results.get(name)
 
 
@@ -268,7 +268,7 @@ def done_with(file_id: str) -> None:
 def link_to(
     title: str, label: str, icon: str = ":material/arrow_forward:", query: dict[str, str] | None = None
 ) -> None:
-    """Draw a link to the page of that title; nothing where a page stands alone, without the others."""
+    """Draw a link to the page of that title; nothing if a page is served without the others."""
     if title in (pages := visit().pages):
         st.page_link(pages[title], label=label, icon=icon, width="content", query_params=query)
 

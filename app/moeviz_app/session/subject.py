@@ -1,4 +1,4 @@
-"""What a visitor looks at: a text through a model, several texts, counts, a dataset, a model, or training runs.
+"""The subject on screen: a text through a model, several texts, counts, a dataset, a model, or training runs.
 
 The visitor chooses one subject, and the choice stays over all pages. Until then, each place shows an example of its
 own. A page declares what it needs of a subject (`Takes`). If the chosen one lacks some of that, the page draws the
@@ -53,7 +53,7 @@ LACKS = {  # in a list, and as the reason for which a page shows another subject
     SCORES: ("no router scores", "{model}: the router scores were not recorded."),
 }
 TEXT, TEXTS, COUNTS, MODEL, RUN = "Text", "Texts", "Counts", "Model", "Training"
-MIXED, TRACE, RUNS = "mixed", "trace", "runs"  # ids, beside those made of names
+MIXED, TRACE, RUNS = "mixed", "trace", "runs"  # ids, in addition to those made of names
 RECENT, DATASET, OWN_COUNTS = "recent ", "dataset ", "counts "  # how the ids of what visitors bring begin
 NAMES = {EMBEDDED: "Built-in model", NATURAL: "Built-in, left alone", FINE: "Built-in, many small experts"}
 LONGEST = 60  # characters of a name
@@ -93,7 +93,7 @@ class Look:
 
     @property
     def is_instead(self) -> bool:
-        """Whether the page draws another subject than the chosen one."""
+        """True if the page draws another subject than the chosen one."""
         return self.drawn.id != self.chosen.id
 
 
@@ -161,7 +161,10 @@ def choose(id_: str) -> None:
 def subjects() -> dict[str, Subject]:
     """Return what there is to look at by id: examples, the visitor's own, datasets, published counts, models, runs."""
     found = [_of_trace(MIXED, recorded.example(), "six short texts in one", {WEIGHTS, PROMPT}, recorded.example)]
-    found += [_texts_that_ship(model) for model in ROUTING]
+    for model in ROUTING:
+        has = frozenset({ORDER, SEVERAL, KINDS, COUNTED, SIZE, SERVED, WEIGHTS})
+        texts = partial(recorded.held_out, model)
+        found.append(Subject(model, TEXTS, model, "60 texts of 15 kinds", has, texts))
     found += _own_traces()
     for name, counts in visit().counts.newest_first().items():
         found.append(_of_counts(f"{OWN_COUNTS}{name}", counts, name))
@@ -176,11 +179,6 @@ def subjects() -> dict[str, Subject]:
             found.append(Subject(model, MODEL, model, "configuration only", has, lambda: None))
     found.append(Subject(RUNS, RUN, "", "training runs", frozenset({TRAINING}), lambda: None))
     return {one.id: one for one in found}
-
-
-def _texts_that_ship(model: str) -> Subject:
-    own = {ORDER, SEVERAL, KINDS, COUNTED, SIZE, SERVED, WEIGHTS}
-    return Subject(model, TEXTS, model, "60 texts of 15 kinds", frozenset(own), partial(recorded.held_out, model))
 
 
 def _own_traces() -> list[Subject]:

@@ -66,7 +66,7 @@ def open_upload(data: bytes, name: str) -> None:
 def read_upload(data: bytes, name: str) -> TrainingRun:
     """Read the run in a `routing.jsonl` that somebody opens in the browser.
 
-    Raises `InvalidTrace` for what is none, or takes more memory or time than is set, and `MoevizError` where others
+    Raises `InvalidTrace` for anything else, or what takes more memory or time than is set, and `MoevizError` if others
     open files for so long that this one does not get its turn.
     """
 

@@ -25,7 +25,7 @@ class Takes:
     prefers      without these it shows little: another subject is drawn, unless the visitor insists on theirs
     example      the id of the subject that the place shows until the visitor chooses one
     model        of which the subject must be, if an address says so
-    same_model   whether another model's subject is never drawn in place of one that has what the page needs
+    same_model   whether another model's subject is never drawn instead of one that has what the page needs
     one_text     whether the page shows one of several texts at a time
     """
 
@@ -94,7 +94,7 @@ class Visit:
     # Pages by title, and addresses.
     pages: dict[str, st.Page] = field(default_factory=dict)
     address: Query = field(default_factory=dict)  # of the page on screen
-    heard: tuple[str, Query] | None = None  # the page and the address that the browser said last
+    heard: tuple[str, Query] | None = None  # the page and the address that the browser sent last
     written: list[tuple[str, Query]] = field(default_factory=list)  # and those that it has not repeated yet
     serve_asked: Query = field(default_factory=dict)  # by a link to the page Serve
     serve_shown: Query = field(default_factory=dict)
@@ -116,19 +116,15 @@ class Visit:
     word_linked: dict[str, Any] | None = None  # by a link to the page One word
     word_place: int | None = None  # of the token that was clicked, among those that both texts have
     row_of_several: int | None = None  # the row that was clicked in one of several strips
-    file_asked: tuple[str, tuple[str, ...], ImportOptions] | None = None  # upload, what it does not say, what was told
+    file_asked: tuple[str, tuple[str, ...], ImportOptions] | None = None  # upload, the facts that it lacks, those given
     folder_tried: str | None = None  # on the page Corpus
 
 
 def visit() -> Visit:
     """Return the state of the visit that this script runs for."""
     if KEY not in st.session_state:
-        st.session_state[KEY] = Visit(is_lost=_had_another())
+        # The browser lists streamlit, a token, and the session before: its page has stayed open if it names one.
+        asks = st.context.headers.get("Sec-WebSocket-Protocol", "").split(",")
+        st.session_state[KEY] = Visit(is_lost=len(asks) > 2 and bool(asks[2].strip()))
     found: Visit = st.session_state[KEY]
     return found
-
-
-def _had_another() -> bool:
-    """Return whether the browser asks for a session that this server no longer has: its page has stayed open."""
-    asks = st.context.headers.get("Sec-WebSocket-Protocol", "").split(",")  # streamlit, a token, the session before
-    return len(asks) > 2 and bool(asks[2].strip())

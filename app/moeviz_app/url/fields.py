@@ -47,7 +47,7 @@ def write_fields(fields: tuple[Field, ...]) -> dict[str, str]:
 
 
 def read_fields(fields: tuple[Field, ...], query: Mapping[str, str]) -> None:
-    """Let the widgets hold what a query says, where it says anything of the first field; the pages check the rest.
+    """Let the widgets hold what a query says, if it says anything of the first field; the pages check the rest.
 
     Raises what the fields' values raise.
     """

@@ -55,7 +55,7 @@ class ShortLinks:
         self._chars = 0
 
     def hidden(self, query: Mapping[str, str]) -> dict[str, str]:
-        """Return a key in place of a query that holds what somebody typed; any other query as it is."""
+        """Return a key instead of a query that holds what somebody typed; any other query as it is."""
         if not any(name in query for name in TEXTS):
             return dict(query)
         with self._guard:
@@ -123,7 +123,7 @@ def asked_query() -> dict[str, str]:
     """The query of the page of an expert: that of the address or, right after `open_expert`, the one given there."""
     try:
         asked = LINKS.shown(st.query_params.to_dict())
-    except MoevizError:  # which was told where the link was followed
+    except MoevizError:  # which was reported when the link was followed
         asked = {}
     return asked or visit().expert_asked
 
@@ -173,7 +173,7 @@ def set_address(page: str, query: dict[str, str]) -> None:
 def asks(page: str, query: dict[str, str]) -> bool:
     """Return whether the browser comes to an address of its own accord: by a link, by a bookmark, or by going back.
 
-    It does not where it says the address that it said before, since a browser hears of a new one only after the page is
+    It does not if it sends the address that it sent before, since a browser gets a new one only after the page is
     drawn; nor where it says one that we wrote meanwhile, be that one or several ago.
     """
     now, place = visit(), (page, query)

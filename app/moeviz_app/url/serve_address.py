@@ -69,7 +69,7 @@ def fill_in_number(key: str, text: str | None, unit: float = 1.0) -> None:
 def show(name: str, value: object, usual: object) -> None:
     """Note what a control holds, for the address; what it holds at first is not noted."""
     text = f"{value:.6f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)
-    rest = {other: said for other, said in visit().serve_shown.items() if other != name}
+    rest = {other: shown for other, shown in visit().serve_shown.items() if other != name}
     visit().serve_shown = rest if value is None or value == usual else rest | {name: text}
 
 

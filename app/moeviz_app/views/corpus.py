@@ -22,7 +22,7 @@ from moeviz_app.session.subject import choose
 from moeviz_app.session.visit import visit
 from moeviz_app.views.topic import charts_of, draw, question
 from moeviz_app.widgets.answers import whole
-from moeviz_app.widgets.chart_panel import show_all
+from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.facts import dataset_facts, trace_facts
 from moeviz_app.widgets.files import downloads
 from moeviz_app.widgets.messages import explained, refuse, say
@@ -177,7 +177,8 @@ def _show(trace: RoutingTrace) -> None:
     st.divider()
     trace_facts(trace)
     choose_layer(trace)
-    show_all(TOPICS["Specialization"], trace)
+    for chart in TOPICS["Specialization"]:
+        show(chart, trace)
     st.subheader("Download this trace", anchor=False)
     downloads(trace)
     say("Every other page now shows this trace too.")

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from moeviz.charts.direct_attribution import DIRECT
+from moeviz.charts.effect import DIRECT
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import reread
 from moeviz_app.jobs.background import Background

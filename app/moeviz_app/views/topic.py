@@ -1,10 +1,11 @@
-"""The page of a topic, or of two that belong together: each chart, and the layers and tokens that it needs chosen.
+"""The page of a topic, or of two that belong together: one chart large with its answer, the others small beside it.
 
-Of a dataset, in place of a trace: the charts that it can answer, and one sentence on the others.
+Of a dataset or counts, in place of a trace: the charts that these can answer, and one sentence on the others.
 """
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -14,7 +15,7 @@ from moeviz.charts import TOPICS, specialization
 from moeviz.charts.chart import Chart
 from moeviz.charts.load import OVER_TIME
 from moeviz.corpus.analyses import FROM_ROWS, answer_of
-from moeviz.errors import DamagedShard, MissingField
+from moeviz.errors import DamagedShard, MissingField, MoevizError
 from moeviz.formats.dataset.layout import ROWS
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import Counted, RoutingTrace
@@ -24,8 +25,18 @@ from moeviz_app.jobs import recorded
 from moeviz_app.session import session
 from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.subject import subject
-from moeviz_app.widgets.answers import Answers, Make, OnProgress, damage, whole
-from moeviz_app.widgets.chart_panel import heading, picture_and_words, show_all, trace_to_draw
+from moeviz_app.widgets.answers import READING, Answers, Make, OnProgress, damage, whole
+from moeviz_app.widgets.chart_panel import (
+    Lacking,
+    MeasuredChart,
+    answer,
+    heading,
+    menu,
+    picture,
+    picture_and_words,
+    small_picture,
+    tell_once,
+)
 from moeviz_app.widgets.expert_links import choose_expert, follow_click
 from moeviz_app.widgets.facts import cautions, dataset_facts
 from moeviz_app.widgets.messages import explained, say
@@ -47,33 +58,83 @@ NO_LUCK = "Luck is not known here: that takes every token at once, so the orange
 
 
 def topic_page(title: str, *topics: str) -> None:
-    """Draw every chart of the topics for the current trace, or for the dataset that is on screen in its place.
+    """Draw the charts of the topics: one large with its answer, the others as small pictures that swap in.
 
-    Without `topics` the page is of the one that it is called after.
+    They are of the current trace, counts or dataset. Without `topics` the page is of the one that it is called after.
     """
-    st.title(title, anchor=False)
+    follow_click()
     topics = topics or (title,)
     charts = tuple(chart for topic in topics for chart in TOPICS[topic])
-    with explained():
+    choose_text()
+    with explained(partial(_refuse, title)):
         if (shown := session.dataset()) is not None:
-            dataset_topic(topics, shown)
+            _of_dataset(title, topics, shown)
             return
         found = subject().read()
         if not isinstance(found, RoutingTrace):
-            draw_counts(charts, _configuration(subject().model) if "Parameters" in topics else found)
+            _of_counts(title, charts, _configuration(subject().model) if "Parameters" in topics else found)
             return
-    choose_text()
-    trace = trace_to_draw()
-    if trace is None:
+    if (trace := session.shown_trace()).tokens.empty:
+        _refuse(
+            title, "This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file."
+        )
         return
-    cautions(trace)
-    if any(chart.expert for chart in charts):
-        choose_expert(trace.model)
-    _choices(charts, trace)
-    if "label" not in trace.tokens and set(specialization.CHARTS) <= set(charts):
-        _offer_labels()
+    labelled = "label" in trace.tokens or not set(specialization.CHARTS) <= set(charts)
+    if not labelled:
         charts = tuple(chart for chart in charts if chart not in specialization.CHARTS)
-    show_all(charts, trace)
+    gallery(title, charts, trace.model, partial(answer, trace=trace), partial(_choices, charts, trace))
+    cautions(trace)
+    if not labelled:
+        _offer_labels()
+
+
+def _refuse(title: str, sentence: str) -> None:
+    st.title(title, anchor=False)
+    say(sentence)
+
+
+def gallery(
+    title: str,
+    charts: Iterable[Chart],
+    model: ModelInfo,
+    measure: Callable[[Chart], MeasuredChart],
+    choose: Callable[[], None],
+) -> None:
+    """Draw one of these charts large, with its answer, and the others as small pictures; and why some are not drawn.
+
+    `measure` raises a `MoevizError` for a chart that is not drawn. `choose` draws the choices that charts depend on.
+    """
+    head = st.container(key="topic")
+    row = head.container(horizontal=True, vertical_alignment="center", gap="small")
+    row.title(title, anchor=False, width="content")
+    large, others = st.columns([5, 3], gap="medium")
+    with large:
+        place = st.container()
+        choose()
+    found: list[MeasuredChart] = []
+    refused: list[tuple[Chart, str]] = []
+    for chart in charts:
+        with explained(lambda sentence, chart=chart: refused.append((chart, sentence)), but=(DamagedShard,)):
+            found.append(measure(chart))
+    key = f"picture of {title}"
+    shown = next((one for one in found if one.chart.key == session.value(key)), found[0] if found else None)
+    if shown is not None:
+        with row:
+            heading(shown.chart)
+            menu(shown.chart, shown.frame, shown.names, reading=True)
+        head.text(shown.sentence or shown.chart.reading)
+        with place, explained():
+            picture(shown.chart, shown.frame, shown.part, model)
+    rest = [one for one in found if one is not shown]
+    for at in range(0, len(rest), 2):
+        for column, one in zip(others.columns(2, gap="small"), rest[at : at + 2], strict=False):
+            with column, st.container(key=f"swap {one.chart.key}"), explained():
+                about = {"key": f"show {one.chart.key}", "on_click": session.set_value}
+                st.button(one.chart.question, type="tertiary", args=(key, one.chart.key), **about)
+                small_picture(one)
+    lacking: Lacking = {}
+    for chart, sentence in refused:
+        tell_once(chart, model, lacking, sentence)
 
 
 def _configuration(name: str) -> RoutingTrace:
@@ -88,12 +149,12 @@ def _configuration(name: str) -> RoutingTrace:
     return RoutingTrace(model, no_tokens, np.zeros((layers, 0, known.top_k), np.int16), None, None)
 
 
-def draw_counts(charts: Iterable[Chart], counts: Counted) -> None:
+def _of_counts(title: str, charts: Iterable[Chart], counts: Counted) -> None:
     """Draw the charts that counts can answer, and name the questions that need the order of tokens."""
-    model, lacking = counts.model, []
-    layer = model.layers[len(model.layers) // 2]
-    if any(chart.layers == "one" for chart in charts):
-        layer = layer_of(model.layers, session.COUNTED_LAYER, layer)
+    model, lacking, answers = counts.model, [], []
+    layer, is_asked = model.layers[len(model.layers) // 2], any(chart.layers == "one" for chart in charts)
+    if session.value(session.COUNTED_LAYER) in model.layers:
+        layer = session.value(session.COUNTED_LAYER)
     for chart in charts:
         try:
             frame = chart.measure(counts.select(layers=[layer]) if chart.layers == "one" else counts)
@@ -101,12 +162,11 @@ def draw_counts(charts: Iterable[Chart], counts: Counted) -> None:
             frame = None
         if frame is None or frame.empty:  # of a configuration, there are no tokens to draw
             lacking.append(chart.question)
-            continue
-        heading(chart, model)
-        with explained():
-            if sentence := chart.caption(frame):
-                st.text(sentence)
-            picture_and_words(chart, frame, model=model)
+        else:
+            answers.append(MeasuredChart(chart.of(model), frame, chart.caption(frame), model=model))
+    known = {one.chart.key: one for one in answers}
+    choose = partial(layer_of, model.layers, session.COUNTED_LAYER, layer) if is_asked else lambda: None
+    gallery(title, [one.chart for one in answers], model, lambda chart: known[chart.key], choose)
     if lacking:
         say(f"Counts do not record which token went where. That is needed for: {' · '.join(lacking)}")
 
@@ -118,6 +178,8 @@ def _offer_labels() -> None:
 
 
 def _choices(charts: Iterable[Chart], trace: RoutingTrace) -> None:
+    if any(chart.expert for chart in charts):
+        choose_expert(trace.model)
     layers, tokens = ({getattr(chart, what) for chart in charts} for what in ("layers", "tokens"))
     if "two" in layers:
         choose_two_layers(trace)
@@ -137,18 +199,43 @@ class Part:
     model: ModelInfo
 
 
-def dataset_topic(topics: Iterable[str], shown: ShownDataset) -> None:
-    """Draw every chart of the topics that this dataset can answer."""
-    dataset_facts(shown)
+def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
+    """Draw the charts of the topics that this dataset can answer, and name the questions that take a trace."""
+    place = st.container()
     if not whole(shown):
+        place.title(title, anchor=False)
         return
     offered = [chart for topic in topics for chart in charts_of(topic, shown)]
     charts = [chart for chart in offered if answer_of(chart.measure)]
     others = [chart.question for chart in offered if not answer_of(chart.measure)]
-    if charts:
-        draw(charts, shown)
+    model = shown.dataset.model
+    asked, answers = _asked(charts, shown)
+
+    def measure(chart: Chart) -> MeasuredChart:
+        key, layers = asked[chart]
+        if (frame := answers.get(key)) is None:
+            raise MoevizError(READING)
+        no_luck = NO_LUCK if chart.key in WITHOUT_LUCK else ""
+        sentence = " ".join(filter(None, (chart.caption(frame), no_luck)))
+        part = Part(model if layers is None else model.with_layers(layers)[0])
+        return MeasuredChart(chart.of(model), frame, sentence, part, model)
+
+    try:
+        gallery(title, charts, model, measure, partial(_choose_of_dataset, charts, model))
+    except DamagedShard as error:
+        damage(shown, error)
+    answers.watch()
+    dataset_facts(shown)
     if others:
         say(NEEDS_TRACE.format(" · ".join(others)))
+
+
+def _choose_of_dataset(charts: Iterable[Chart], model: ModelInfo) -> None:
+    if any(chart.expert for chart in charts):
+        choose_expert(model)
+    layers = {chart.layers for chart in charts}
+    if layers & {"one", "two"}:
+        _choose_layer(model, "two" in layers)
 
 
 def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
@@ -157,24 +244,33 @@ def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
     return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
 
 
+def _asked(
+    charts: Iterable[Chart], shown: ShownDataset
+) -> tuple[dict[Chart, tuple[Hashable, list[int] | None]], Answers]:
+    """Ask a dataset these charts' questions; the key of each chart's answer with its layers, and the answers."""
+    model = shown.dataset.model
+    if session.value(session.CORPUS_LAYER) not in model.layers:
+        session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
+    layers = {chart: _layers(chart, shown) for chart in charts}
+    questions = {chart: question(chart, shown, layers[chart]) for chart in charts}
+    asked = {chart: (key, layers[chart]) for chart, (key, _) in questions.items()}
+    return asked, Answers(dict(questions.values()))
+
+
 def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
     """Draw these charts, one after the other, with the choices that they need; what is not there yet follows."""
     follow_click()
     charts, model = list(charts), shown.dataset.model
     if any(chart.expert for chart in charts):
         choose_expert(model)
-    if session.value(session.CORPUS_LAYER) not in model.layers:
-        session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])
-    layers = {chart.layers: _layers(chart, shown) for chart in charts}
-    asked = {chart: question(chart, shown, layers[chart.layers]) for chart in charts}
-    answers = Answers(dict(asked.values()))
+    asked, answers = _asked(charts, shown)
     first = next((chart for chart in charts if chart.layers != "all"), None)
     try:
-        for chart, (key, _) in asked.items():
+        for chart, (key, layers) in asked.items():
             if chart is first:
-                _choose_layer(model, "two" in layers)
+                _choose_layer(model, any(chart.layers == "two" for chart in charts))
             if (frame := answers.drawn(key, model, chart)) is not None:
-                _show(chart, frame, model, layers[chart.layers])
+                _show(chart, frame, model, layers)
     except DamagedShard as error:
         damage(shown, error)
     answers.watch()
@@ -221,6 +317,4 @@ def _show(chart: Chart, frame: pd.DataFrame, model: ModelInfo, layers: list[int]
     with explained():
         if sentence := chart.caption(frame):
             st.text(sentence)
-        if chart.key in WITHOUT_LUCK:
-            st.text(NO_LUCK)
         picture_and_words(chart, frame, Part(model if layers is None else model.with_layers(layers)[0]))

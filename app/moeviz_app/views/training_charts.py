@@ -13,7 +13,7 @@ import streamlit as st
 import moeviz
 from moeviz.charts import NAMED
 from moeviz.charts.chart import Chart
-from moeviz.charts.routing_over_training import SATURATION
+from moeviz.charts.multi_trace import SATURATION
 from moeviz.charts.training import (
     AUX,
     BALANCE,

@@ -1,7 +1,8 @@
 """One chart on a page: its question, its picture, its numbers, its method, its download; or why there is none."""
 
 import re
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
 
@@ -14,7 +15,7 @@ from moeviz.errors import InvalidTrace
 from moeviz.metrics.expert_names import with_names
 from moeviz.metrics.words import in_words_of, layer_word
 from moeviz.model_info import ModelInfo
-from moeviz.report.pictures import Unchecked, installed, svg
+from moeviz.report.pictures import Small, Unchecked, installed, svg
 from moeviz.report.plots import with_data_inside
 from moeviz.routing_trace import RoutingTrace
 from moeviz.spreadsheets import table_as_csv
@@ -118,44 +119,44 @@ def words_of(chart: Chart) -> tuple[str, ...]:
 Lacking = dict[str, tuple[Any, list[str]]]  # what is lacking: a place on the page, and the questions without an answer
 
 
-def show_all(charts: Iterable[Chart], trace: RoutingTrace) -> None:
-    """Draw these charts; what several of them lack is said once, at the first of them."""
-    told: Lacking = {}
-    for chart in charts:
-        show(chart, trace, told)
-
-
-def show(chart: Chart, trace: RoutingTrace, told: Lacking | None = None) -> None:
-    """Draw `chart` for the layers and tokens that it asks for, with everything that belongs to it.
-
-    Without `told`, its numbers too wait until it is near the screen.
-    """
+def show(chart: Chart, trace: RoutingTrace) -> None:
+    """Draw a chart for the layers and tokens that it asks for, with everything that belongs to it, once it is near."""
     follow_click()
-    if told is None:
-        heading(chart, trace.model)
-        drawn = partial(_numbers_and_picture, chart, trace, say)
-        when_near(chart.key, drawn, said=SENTENCE if chart.say else 0, **_place(chart, trace.model))
-    else:
-        tell = partial(tell_once, chart, trace.model, told)
-        _numbers_and_picture(chart, trace, tell, lambda: heading(chart, trace.model))
+    heading(chart, trace.model)
+    drawn = partial(_numbers_and_picture, chart, trace)
+    when_near(chart.key, drawn, said=SENTENCE if chart.say else 0, **_place(chart, trace.model))
 
 
-def _numbers_and_picture(
-    chart: Chart, trace: RoutingTrace, tell: Callable[[str], None], begin: Callable[[], None] = lambda: None
-) -> None:
-    frame = None
-    with explained(tell):
-        part = part_of(trace, chart)
-        frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
-    if frame is None:
-        return
-    begin()
+def _numbers_and_picture(chart: Chart, trace: RoutingTrace) -> None:
     with explained():
-        recorded = int(part.recorded.sum(axis=1).max(initial=0))
-        sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
-        if layer_word(trace.model) == "layer" and sentence:  # it speaks of layers
-            st.text(in_words_of(trace.model, sentence))
-        picture_and_words(chart, frame, part, names=names_of(trace.model, [trace, *recent.traces().values()]))
+        found = answer(chart, trace)
+        if found.sentence:
+            st.text(found.sentence)
+        picture_and_words(chart, found.frame, found.part, names=found.names)
+
+
+@dataclass(frozen=True, slots=True)
+class MeasuredChart:
+    """The numbers of a chart, and what belongs to them."""
+
+    chart: Chart
+    frame: pd.DataFrame
+    sentence: str | None = None  # what stands out in them
+    part: HasModel | None = None  # the part of the trace or the dataset on screen that they are of
+    model: ModelInfo | None = None
+    names: pd.DataFrame | None = None  # of experts
+
+
+def answer(chart: Chart, trace: RoutingTrace) -> MeasuredChart:
+    """Return the numbers of a chart for the layers and tokens that it asks for. Raises what measuring raises."""
+    part = part_of(trace, chart)
+    frame = cached_for_example(part, (chart.key, "numbers"), lambda: chart.measure(part))
+    recorded = int(part.recorded.sum(axis=1).max(initial=0))
+    sentence = cached_for_example(part, (chart.key, "said"), lambda: chart.caption(frame, recorded))
+    is_layered = layer_word(trace.model) == "layer"  # of which the sentence speaks
+    sentence = in_words_of(trace.model, sentence) if sentence and is_layered else None
+    names = names_of(trace.model, [trace, *recent.traces().values()])
+    return MeasuredChart(chart.of(trace.model), frame, sentence, part, trace.model, names)
 
 
 def tell_once(chart: Chart, model: ModelInfo, told: Lacking, sentence: str) -> None:
@@ -178,7 +179,7 @@ def picture_and_words(
     model: ModelInfo | None = None,
     names: pd.DataFrame | None = None,
 ) -> None:
-    """The picture of these numbers, and beside it what is to be said about them, in the words of `model`.
+    """Draw these numbers, and beside them what is to be said about them, in the words of `model`.
 
     Where it is of `part`, of the trace or the dataset on screen, a click on an expert or a pair of layers leads on. In
     the table and its file, experts have their `names`.
@@ -201,19 +202,30 @@ def _size(chart: Chart, model: ModelInfo | None) -> Hashable:
 def _draw_both(
     chart: Chart, frame: pd.DataFrame, part: HasModel | None, names: pd.DataFrame | None, model: ModelInfo | None
 ) -> None:
-    picture, words = st.columns([3, 1], gap="medium")
-    with picture:
-        drawn = _drawn(chart, frame, part)
-        if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
-            _heights[_size(chart, model)] = drawn.height
-        if part is not None and chart.expert:
-            picture_of_experts(chart, drawn, part, alternative(chart))
-        elif part is not None and chart.two_layers:
-            picture_of_pairs(chart, drawn, part, alternative(chart))
-        else:
-            altair_chart(drawn, key=chart.key, alt=alternative(chart))
+    place, words = st.columns([3, 1], gap="medium")
+    with place:
+        picture(chart, frame, part, model)
     with words:
         particulars(chart, frame, names)
+
+
+def picture(chart: Chart, frame: pd.DataFrame, part: HasModel | None, model: ModelInfo | None) -> None:
+    """Draw these numbers; of `part` of what is on screen, a click on an expert or a pair of layers leads on."""
+    drawn = _drawn(chart, frame, part)
+    if isinstance(drawn.height, int) and len(_heights) < MOST_HEIGHTS:
+        _heights[_size(chart, model)] = drawn.height
+    if part is not None and chart.expert:
+        picture_of_experts(chart, drawn, part, alternative(chart))
+    elif part is not None and chart.two_layers:
+        picture_of_pairs(chart, drawn, part, alternative(chart))
+    else:
+        altair_chart(drawn, key=chart.key, alt=alternative(chart))
+
+
+def small_picture(found: MeasuredChart) -> None:
+    """Draw these numbers as a small picture, without axes and legends."""
+    drawn = Small(_drawn(found.chart, found.frame, found.part), on_dark())
+    st.altair_chart(drawn, key=f"small {found.chart.key}", alt=f"Small picture: {found.chart.question}")
 
 
 def _drawn(chart: Chart, frame: pd.DataFrame, part: HasModel | None) -> Any:
@@ -242,9 +254,15 @@ def menu_and_reading(chart: Chart, frame: pd.DataFrame) -> None:
         note(chart.reading)
 
 
-def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None) -> None:
-    """The numbers behind a picture, how they came about, and files of both."""
-    with st.popover("⋯", width="content", help="Numbers, method, files"):
+def menu(chart: Chart, frame: pd.DataFrame, names: pd.DataFrame | None = None, reading: bool = False) -> None:
+    """Draw a button that opens the numbers behind a picture, how they came about, and files of both.
+
+    With `reading`, how to read the picture too.
+    """
+    label, help_ = ("Details", "How to read it, numbers, method, files") if reading else ("⋯", "Numbers, method, files")
+    with st.popover(label, width="content", help=help_):
+        if reading:
+            st.markdown(chart.reading)
         st.dataframe(with_names(frame.head(MOST_ROWS), names), hide_index=True, key=f"{chart.key} numbers")
         if len(frame) > MOST_ROWS:
             st.caption(f"The first {MOST_ROWS:,} of {len(frame):,} rows. The CSV has all of them.")
@@ -285,17 +303,8 @@ def part_of(trace: RoutingTrace, chart: Chart) -> RoutingTrace:
         return trace.select(tokens=slice(rows.start, rows.stop))
     if chart.tokens == "one":
         if (token := session.selected_token()) is None:
-            raise InvalidTrace("This is about one token, and none is selected. Click a token in the text above.")
+            raise InvalidTrace("This is about one token, and none is selected. Click a token in the text.")
         return trace.select(tokens=slice(token, token + 1))
-    return trace
-
-
-def trace_to_draw() -> RoutingTrace | None:
-    """Return the trace on screen; or None, after the page has said why there is nothing to draw."""
-    trace = session.shown_trace()
-    if trace.tokens.empty:
-        say("This trace contains no tokens, so there is nothing to draw. Run a prompt, or open another file.")
-        return None
     return trace
 
 

@@ -1,1 +1,1 @@
-"""A corpus of routing on disk: a folder of shards, a row a token, that is read where it lies and never whole."""
+"""A corpus of routing on disk: a folder of shards, a row per token, that is read where it lies and never whole."""

@@ -13,7 +13,7 @@ from moeviz.formats.dataset.reader import Dataset
 from moeviz.formats.dataset.s3 import Place, place_of
 from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace, token_frame
 
-TOKEN_BYTES = 100  # that a token takes in memory beside its routing
+TOKEN_BYTES = 100  # per token in memory, in addition to its routing
 WORDS = ("text", "stretch", "position", "generated", "label", "token_id", "token")
 
 
@@ -24,9 +24,9 @@ def write_dataset(
 
     weights       "exact" (float32), "float16", or "none"; a trace without weights has none.
     text          False leaves the tokens' texts and ids out.
-    shard_tokens  a shard ends with the text that fills so many tokens.
+    shard_tokens  a shard ends with the text that fills this many tokens.
 
-    Logits are left out. Raises `MoevizError` where the folder holds something, and `OSError` where it
+    Logits are left out. Raises `MoevizError` if the folder holds something, and `OSError` if it
     cannot be written.
 
     >>> import moeviz, tempfile
@@ -40,15 +40,14 @@ def write_dataset(
     order = np.lexsort((trace.tokens["position"], trace.tokens["sequence"]))
     trace = trace.select(tokens=order)
     sequence = trace.tokens["sequence"].to_numpy(np.int64)
-    ends = _ends(sequence, shard_tokens)
-    bounds = list(zip([0, *ends[:-1]], ends, strict=True))
+    bounds = _bounds(sequence, shard_tokens)
     shards = [{"texts": len(np.unique(sequence[start:end])), "tokens": end - start} for start, end in bounds]
     with writing(place_of(path), new_plan(trace.model, kept, shards, source="a trace")) as folder:
         for number, (start, end) in enumerate(bounds):
             part = trace.select(tokens=slice(start, end))
             labels = part.tokens["label"].tolist() if kept.labels else [""] * len(part.tokens)
             with folder.writer(number) as writer:
-                for first, last in _groups(sequence[start:end], writer.most):
+                for first, last in _bounds(sequence[start:end], writer.most):
                     writer.add_rows(
                         sequence[start + first : start + last],
                         labels[first:last],
@@ -74,9 +73,7 @@ def trace_of(dataset: Dataset, max_bytes: int = MAX_BYTES) -> RoutingTrace:
     experts = np.empty((L, T, K), np.int16)
     weights = None if kind is None else np.empty((L, T, K), np.float32)
     layers = dataset.model.layers
-    columns = [name for name in WORDS if name not in _absent(dataset.kept)]
-    columns += [experts_column(layer) for layer in layers]
-    columns += [] if kind is None else [weights_column(layer) for layer in layers]
+    words, columns = _columns(dataset)
     frames, at = [], 0
     for _, _, rows in dataset.scan(columns):
         place = slice(at, at + len(rows["text"]))
@@ -84,36 +81,37 @@ def trace_of(dataset: Dataset, max_bytes: int = MAX_BYTES) -> RoutingTrace:
             experts[row, place] = unpacked_ids(rows[experts_column(layer)])
             if weights is not None:
                 weights[row, place] = rows[weights_column(layer)]
-        frames.append(pd.DataFrame({name: _plain(rows[name]) for name in columns if name in WORDS}))
+        frames.append(pd.DataFrame({name: _plain(rows[name]) for name in words}))
         at = place.stop
     return RoutingTrace(dataset.model, _tokens(frames, dataset.kept), experts, weights)
 
 
 def trace_of_texts(dataset: Dataset, texts: Sequence[int]) -> RoutingTrace:
     """Some texts of a dataset, by their numbers, as one trace. Raises `DamagedShard`."""
-    wanted, layers, weighed = (
-        np.unique(np.asarray(texts, np.int64)),
-        dataset.model.layers,
-        WEIGHTS[dataset.kept.weights],
-    )
-    columns = [name for name in WORDS if name not in _absent(dataset.kept)]
-    more = [experts_column(layer) for layer in layers]
-    more += [] if weighed is None else [weights_column(layer) for layer in layers]
+    wanted, layers = np.unique(np.asarray(texts, np.int64)), dataset.model.layers
+    weighed, (words, columns) = WEIGHTS[dataset.kept.weights], _columns(dataset)
     K, frames = dataset.model.top_k, []
     experts, weights = ([np.empty((len(layers), 0, K), kind)] for kind in (np.int16, np.float32))
-    for _, _, rows in dataset.scan([*columns, *more], wanted):
+    for _, _, rows in dataset.scan(columns, wanted):
         own = np.isin(rows["text"], wanted)
         experts.append(np.stack([unpacked_ids(rows[experts_column(layer)][own]) for layer in layers]))
         if weighed is not None:
             weights.append(np.stack([rows[weights_column(layer)][own].astype(np.float32) for layer in layers]))
-        frames.append(pd.DataFrame({name: _plain(rows[name]) for name in columns})[own])
+        frames.append(pd.DataFrame({name: _plain(rows[name]) for name in words})[own])
     found = None if weighed is None else np.concatenate(weights, axis=1)
     return RoutingTrace(dataset.model, _tokens(frames, dataset.kept), np.concatenate(experts, axis=1), found)
 
 
-def _absent(kept: Kept) -> set[str]:
-    absent = set() if kept.text else {"token_id", "token"}
-    return absent if kept.labels else absent | {"label"}
+def _words(kept: Kept) -> list[str]:
+    absent = (() if kept.text else ("token_id", "token")) + (() if kept.labels else ("label",))
+    return [name for name in WORDS if name not in absent]
+
+
+def _columns(dataset: Dataset) -> tuple[list[str], list[str]]:
+    """Return the columns about tokens, and all columns, with those of experts and weights."""
+    words, layers = _words(dataset.kept), dataset.model.layers
+    experts = [experts_column(layer) for layer in layers]
+    return words, words + experts + ([] if dataset.kept.weights == "none" else [weights_column(one) for one in layers])
 
 
 def _plain(values: object) -> object:
@@ -122,7 +120,7 @@ def _plain(values: object) -> object:
 
 def _tokens(frames: list[pd.DataFrame], kept: Kept) -> pd.DataFrame:
     if not frames:
-        frames = [pd.DataFrame({name: [] for name in WORDS if name not in _absent(kept)})]
+        frames = [pd.DataFrame({name: [] for name in _words(kept)})]
     rows = pd.concat(frames, ignore_index=True)
     text, stretch = rows["text"].to_numpy(np.int64), rows["stretch"].to_numpy(np.int64)
     sequence = text
@@ -136,18 +134,12 @@ def _tokens(frames: list[pd.DataFrame], kept: Kept) -> pd.DataFrame:
     return tokens.assign(label=rows["label"].astype("str")) if kept.labels else tokens
 
 
-def _ends(sequence: np.ndarray, most: int) -> list[int]:
-    """The ends of shards: each with the text that fills it."""
+def _bounds(sequence: np.ndarray, most: int) -> list[tuple[int, int]]:
+    """Return the bounds of shards, or of row groups: each ends with the text that fills it."""
     texts = [*(np.flatnonzero(np.diff(sequence)) + 1).tolist(), len(sequence)]
     ends, start = [], 0
     for end in texts:
         if end - start >= most or end == len(sequence):
             ends.append(end)
             start = end
-    return ends
-
-
-def _groups(sequence: np.ndarray, most: int) -> list[tuple[int, int]]:
-    """The bounds of row groups: each ends with the text that fills it."""
-    ends = _ends(sequence, most)
     return list(zip([0, *ends[:-1]], ends, strict=True))

@@ -26,12 +26,12 @@ class DatasetFolder:
 
     @property
     def shards(self) -> list[dict[str, Any]]:
-        """The planned shards: `texts` is how many one has, `first_text` the number of its first."""
+        """The planned shards: `texts` is its number of texts, `first_text` the number of the first."""
         shards: list[dict[str, Any]] = self.plan["shards"]
         return shards
 
     def pending(self) -> list[int]:
-        """The shards that are not there yet."""
+        """List the shards that are not there yet."""
         return self.storage.missing(len(self.shards))
 
     def has(self, shard: int) -> bool:
@@ -53,7 +53,7 @@ class DatasetFolder:
                 f"{len(missing)} of the {len(self.shards)} shards of {quoted(self.path)} are missing; the first is "
                 f"{name_of(missing[0])}. Run the same command again, with --resume."
             )
-        parts = [self._said_of(number) for number in range(len(self.shards))]
+        parts = [self._facts_of(number) for number in range(len(self.shards))]
         functions = {name for part in parts for name in part["score_functions"]} - {"unknown"}
         known = functions.pop() if len(functions) == 1 else "unknown"
         facts = facts_json(self.model, self.kept)
@@ -64,8 +64,8 @@ class DatasetFolder:
         self.storage.sweep()
         self.storage.put(MANIFEST, json.dumps(facts | {"plan": self.digest} | counts | {"shards": shards}))
 
-    def _said_of(self, number: int) -> dict[str, Any]:
-        """The facts that a shard gives of itself, if it is the one that was planned."""
+    def _facts_of(self, number: int) -> dict[str, Any]:
+        """Return the facts in a shard's own file, if it is the one that was planned."""
         place = self.path / name_of(number) / SHARD
         part = parse_json(place.read_bytes(), f"file {SHARD} of {name_of(number)}")
         if part.get("shard") != number or part.get("plan") != self.digest:
@@ -81,8 +81,8 @@ class DatasetFolder:
 def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator[DatasetFolder]:
     """Begin a dataset, or go on with the one that is there; in a folder as its only driver.
 
-    Raises `MoevizError` where another driver is at it, where there is one already and `resume` is not set, and where
-    what is there is of other texts, weights or settings.
+    Raises `MoevizError` if another driver is at it, if there is one already and `resume` is not set, and if what is
+    there is of other texts, weights or settings.
     """
     check_begun(path, resume)
     storage = storage_of(path)
@@ -97,7 +97,7 @@ def writing(path: Place, plan: dict[str, Any], resume: bool = False) -> Iterator
 
 
 def check_begun(path: Place, resume: bool) -> None:
-    """Raise `MoevizError` unless the place is new, or holds what is to be resumed: before a model is opened."""
+    """Raise `MoevizError` unless the place is new, or holds a dataset to resume: before a model is opened."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -113,7 +113,7 @@ def check_begun(path: Place, resume: bool) -> None:
 
 
 def plan_in(path: Place) -> dict[str, Any] | None:
-    """The plan of a dataset that was begun; None where there is none. Raises `InvalidTrace` for a damaged one."""
+    """The plan of a dataset that was begun; None if there is no plan. Raises `InvalidTrace` for a damaged one."""
     place = path / PLAN
     return parse_json(place.read_bytes(), f"file {PLAN} of {path.name}") if place.exists() else None
 
@@ -126,7 +126,7 @@ def new_plan(model: ModelInfo, kept: Kept, shards: list[dict[str, Any]], **how: 
 
 
 def digest_of(plan: dict[str, Any]) -> str:
-    """A short text that is another for another plan."""
+    """Return a short text that identifies the plan."""
     return sha256(json.dumps(plan, sort_keys=True).encode()).hexdigest()
 
 

@@ -4,7 +4,7 @@
     DIR/shard-000012/        there as a whole, or not at all
     DIR/manifest.json        last: a folder that has one is whole. Facts, counts, and the sha256 of every file
 
-Each shard has `tokens.parquet`, a row a token, and small tables beside it, which are sums over its rows: a page that
+Each shard has `tokens.parquet`, a row per token, and small tables, which are sums over its rows: a page that
 draws the load of a corpus never reads a row.
 """
 

@@ -28,9 +28,9 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
     """Open a dataset. Nothing of it is read but its manifest; sizes are compared, and sums when a table is read.
 
     path     a folder, or s3://BUCKET/PREFIX
-    partial  read the shards that are whole, and say in `left_out` which are not.
+    partial  read the shards that are whole, and name the others in `left_out`.
 
-    Raises `InvalidTrace`, with the shard's name, where a shard is missing, damaged, or not of this dataset, and for a
+    Raises `InvalidTrace`, with the shard's name, if a shard is missing, damaged, or not of this dataset, and for a
     dataset that is not finished; `MoevizError` for an address that makes no sense, or a store that does not answer; and
     `OSError` if it cannot be read.
 
@@ -43,26 +43,26 @@ def read_dataset(path: str | Place, partial: bool = False) -> Dataset:
     """
     path = place_of(path)
     if not (path / MANIFEST).exists():
-        return _unfinished(path, partial)
+        return _open_unfinished(path, partial)
     content = parse_json((path / MANIFEST).read_bytes(), f"{MANIFEST} of {path.name}")
     model, kept = facts_from(content, f"{MANIFEST} of {path.name}")
     sizes = sizes_in(path)
-    shards, wrong = [], _strangers(sizes, content)
-    for number, facts in enumerate(_listed(content)):
+    shards, wrong = [], _name_strangers(sizes, content)
+    for number, facts in enumerate(_shards_in(content)):
         shard = _shard(path, number, facts)
         if why := _why_not(shard, sizes):
             wrong.append(f"{shard.name} {why}.")
         else:
             shards.append(shard)
-    return _opened(Dataset(path, model, kept, tuple(shards)), wrong, partial)
+    return _with_errors(Dataset(path, model, kept, tuple(shards)), wrong, partial)
 
 
 def check_dataset(dataset: Dataset) -> list[str]:
     """Read every byte of the shards, compare it with its sha256, and return a sentence for each damaged shard."""
-    return [f"{shard.name} {why}." for shard in dataset.shards if (why := _changed(shard))]
+    return [f"{shard.name} {why}." for shard in dataset.shards if (why := _find_change(shard))]
 
 
-def _opened(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
+def _with_errors(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
     if wrong and not partial:
         more = f" {len(wrong) - 1} more are not whole either." if len(wrong) > 1 else ""
         raise InvalidTrace(
@@ -72,8 +72,8 @@ def _opened(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
     return replace(dataset, left_out=tuple(wrong))
 
 
-def _unfinished(path: Place, partial: bool) -> Dataset:
-    """The shards of a dataset that are there so far, by what each says of itself."""
+def _open_unfinished(path: Place, partial: bool) -> Dataset:
+    """Open the shards of a dataset that are there so far, by the file of each."""
     if not (path / PLAN).exists():
         raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
     if not partial:
@@ -98,22 +98,22 @@ def _unfinished(path: Place, partial: bool) -> Dataset:
     return Dataset(path, model, kept, tuple(shards), tuple(wrong))
 
 
-def _listed(content: dict[str, Any]) -> list[dict[str, Any]]:
+def _shards_in(content: dict[str, Any]) -> list[dict[str, Any]]:
     shards = content.get("shards")
     if not isinstance(shards, list) or not all(isinstance(shard, dict) for shard in shards):
         raise InvalidTrace(f"{MANIFEST} lists {shown(shards)} as its shards, which is damaged. Write it again.")
     return shards
 
 
-def _strangers(sizes: dict[str, int], content: dict[str, Any]) -> list[str]:
+def _name_strangers(sizes: dict[str, int], content: dict[str, Any]) -> list[str]:
     """Shards that the manifest does not list: a copy, or one of another run, would be counted twice."""
-    own = {name_of(number) for number in range(len(_listed(content)))}
+    own = {name_of(number) for number in range(len(_shards_in(content)))}
     found = sorted(name for name in {place.partition("/")[0] for place in sizes} if re.fullmatch(r"shard-\d+", name))
     return [f"{name} is not in the manifest, so it is not of this dataset." for name in found if name not in own]
 
 
 def _shard(path: Place, number: int, facts: dict[str, Any]) -> Shard:
-    """Raises `InvalidTrace` for what no writer says of a shard."""
+    """Return a shard by its facts. Raises `InvalidTrace` for facts that no writer gives."""
     numbers = [facts.get(name) for name in ("shard", "texts", "tokens")]
     files = facts.get("files")
     whole = all(type(value) is int and value >= 0 for value in numbers) and numbers[0] == number
@@ -139,7 +139,7 @@ def _why_not(shard: Shard, sizes: dict[str, int]) -> str:
     return ""
 
 
-def _changed(shard: Shard) -> str:
+def _find_change(shard: Shard) -> str:
     for name, facts in shard.files.items():
         digest = sha256()
         with (shard.path / name).open("rb") as file:

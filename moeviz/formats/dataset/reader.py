@@ -1,4 +1,4 @@
-"""Read a dataset where it lies: its facts, its small tables, and its rows, a row group at a time. It is not trusted."""
+"""Read a dataset in place: its facts, its small tables, and its rows, a row group at a time. It is not trusted."""
 
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +28,7 @@ OUTPUT_COLUMNS |= {column: name for name, column in SIGNED.items()}
 MAX_CELLS = 2**26  # of counts by label
 DAMAGED = (pa.ArrowException, OSError, ValueError, LookupError, OverflowError)
 Made = TypeVar("Made")
+Columns = dict[str, np.ndarray]  # of a small table, by name
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """A corpus of routing on disk or in a store. `left_out` says of each shard that is not read why, in a sentence.
+    """A corpus of routing on disk or in a store. `left_out` explains, in a sentence each, why shards are not read.
 
     >>> import moeviz, tempfile
     >>> from moeviz.testing import sample_trace
@@ -79,25 +80,25 @@ class Dataset:
         return sum(shard.texts for shard in self.shards)
 
     def without(self, shards: Collection[int]) -> "Dataset":
-        """The rest, where some shards turn out to be damaged."""
+        """Return the dataset without some shards, which turned out to be damaged."""
         rest = tuple(shard for shard in self.shards if shard.number not in shards)
         gone = tuple(f"{shard.name} is damaged." for shard in self.shards if shard.number in shards)
         return replace(self, shards=rest, left_out=(*self.left_out, *gone))
 
-    def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, dict[str, np.ndarray]]]:
+    def table(self, name: str, layers: Sequence[int] | None = None) -> Iterator[tuple[Shard, Columns]]:
         """A small table of each shard in turn, as columns, checked against its sha256 and against the model."""
         for shard in self.shards:
-            yield shard, _of_shard(shard, partial(_checked, self, shard, name, layers))
+            yield shard, _name_shard(shard, partial(_read_table, self, shard, name, layers))
 
     def scan(
         self, columns: Sequence[str], texts: np.ndarray | None = None
     ) -> Iterator[tuple[Shard, int, dict[str, Any]]]:
-        """Yield columns of every row group in turn, and which shard and row group it is. No more is in memory.
+        """Yield each shard and row group in turn, with its columns. No more is in memory.
 
         Of `texts`, by their numbers, in order: row groups without any of them are not read.
         """
         for shard in self.shards:
-            with _of_shard(shard, partial(self.file, shard)) as file:
+            with _name_shard(shard, partial(self.file, shard)) as file:
                 for group in range(file.metadata.num_row_groups):
                     if texts is not None and not _has_any(file, group, texts):
                         continue
@@ -121,12 +122,12 @@ class Dataset:
 
     def rows(self, shard: Shard, group: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one row group by name, as `group` gives them. Raises `DamagedShard`."""
-        with _of_shard(shard, partial(self.file, shard)) as file:
+        with _name_shard(shard, partial(self.file, shard)) as file:
             return self.group(shard, file, group, columns)
 
     def group(self, shard: Shard, file: parquet.ParquetFile, group: int, columns: Sequence[str]) -> dict[str, Any]:
         """Columns of one row group by name: ids and weights (T, K), words as Arrow dictionaries, the rest as numpy."""
-        return _of_shard(shard, lambda: {name: self._column(file, group, name) for name in columns})
+        return _name_shard(shard, lambda: {name: self._column(file, group, name) for name in columns})
 
     def _column(self, file: parquet.ParquetFile, group: int, name: str) -> Any:
         facts = file.metadata.row_group(group)
@@ -153,7 +154,7 @@ class Dataset:
         return flat.reshape(-1, K)
 
     def need_order(self, why: str) -> None:
-        """Raise `MissingField` where nobody knows which expert is a token's first choice."""
+        """Raise `MissingField` if a token's first choice is unknown."""
         if self.model.slot_order != "weight" and self.model.top_k > 1:
             raise MissingField(
                 f"{why} needs each token's first choice, and the dataset of {self.model.name!r} does not say which of "
@@ -161,49 +162,46 @@ class Dataset:
             )
 
     def row_of(self, layer: int) -> int:
-        """Which of the L layers this is. Raises `InvalidTrace`."""
+        """Return the row of a layer among the L. Raises `InvalidTrace`."""
         return self.model.with_layers([layer])[1][0]
 
     def counts(self) -> ExpertCounts:
-        """Return how many tokens each expert got: the sum of the shards' load tables."""
-        L, E = len(self.model.layers), max(self.model.num_experts)
-        load, recorded = np.zeros((1, L, E), np.int64), np.zeros((1, L), np.int64)
-        for _, table in self.table("load"):
-            np.add.at(load[0], (table["layer"], table["expert"]), table["tokens"])
-        for _, table in self.table("slots"):
-            np.add.at(recorded[0], table["layer"], table["tokens"])
-        return ExpertCounts(self.model, load, recorded)
+        """Return the number of tokens per expert: the sum of the shards' load tables."""
+        return ExpertCounts(self.model, *self._sums(1, lambda shard, table: 0))
 
     def counts_by_shard(self) -> ExpertCounts:
         """Return counts with a group for each shard, in the order in which they were written: windows of time.
 
-        Raises `InvalidTrace` for so many shards that their table is too large.
+        Raises `InvalidTrace` if there are too many shards for one table.
         """
         L, E, number = len(self.model.layers), max(self.model.num_experts), len(self.shards)
         if number * L * E > MAX_CELLS:
             raise InvalidTrace(f"A table of {number:,} shards, {L} layers and {E} experts is too large.")
-        load, recorded = np.zeros((number, L, E), np.int64), np.zeros((number, L), np.int64)
-        for at, (_, table) in enumerate(self.table("load")):
-            np.add.at(load[at], (table["layer"], table["expert"]), table["tokens"])
-        for at, (_, table) in enumerate(self.table("slots")):
-            np.add.at(recorded[at], table["layer"], table["tokens"])
-        return ExpertCounts(self.model, load, recorded, tuple(range(number)), "step")
+        places = {shard.number: at for at, shard in enumerate(self.shards)}
+        sums = self._sums(number, lambda shard, table: places[shard.number])
+        return ExpertCounts(self.model, *sums, tuple(range(number)), "step")
 
     def counts_by_label(self, why: str = "This") -> ExpertCounts:
         """Return counts by label, in the order in which labels first appear. Without labels there is an empty one.
 
-        Raises `InvalidTrace` for so many labels that their table is too large.
+        Raises `InvalidTrace` if there are too many labels for one table.
         """
         names = self.labels()
         L, E = len(self.model.layers), max(self.model.num_experts)
         if len(names) * L * E > MAX_CELLS:
             raise InvalidTrace(f"{why} needs a table of {len(names):,} labels, {L} layers and {E} experts: too many.")
-        load, recorded = np.zeros((len(names), L, E), np.int64), np.zeros((len(names), L), np.int64)
-        for _, table in self.table("load"):
-            np.add.at(load, (label_codes(table, names), table["layer"], table["expert"]), table["tokens"])
-        for _, table in self.table("slots"):
-            np.add.at(recorded, (label_codes(table, names), table["layer"]), table["tokens"])
-        return ExpertCounts(self.model, load, recorded, tuple(names), "label")
+        sums = self._sums(len(names), lambda shard, table: label_codes(table, names))
+        return ExpertCounts(self.model, *sums, tuple(names), "label")
+
+    def _sums(self, groups: int, group_of: Callable[[Shard, Columns], Any]) -> tuple[np.ndarray, np.ndarray]:
+        """Sum the load and slots tables into assignments (groups, L, E) and recorded tokens (groups, L)."""
+        L, E = len(self.model.layers), max(self.model.num_experts)
+        load, recorded = np.zeros((groups, L, E), np.int64), np.zeros((groups, L), np.int64)
+        for shard, table in self.table("load"):
+            np.add.at(load, (group_of(shard, table), table["layer"], table["expert"]), table["tokens"])
+        for shard, table in self.table("slots"):
+            np.add.at(recorded, (group_of(shard, table), table["layer"]), table["tokens"])
+        return load, recorded
 
     def output_means(self) -> dict[str, np.ndarray]:
         """The figures of the experts' outputs, (L, E) each: means over an expert's tokens, and the greatest of all.
@@ -234,19 +232,19 @@ class Dataset:
         return list(found)
 
 
-def _of_shard(shard: Shard, made: Callable[[], Made]) -> Made:
+def _name_shard(shard: Shard, made: Callable[[], Made]) -> Made:
     """Raise errors about a shard's data again, with the shard's name in the sentence."""
     try:
         return made()
     except DAMAGED as error:
-        if not isinstance(shard.path, Path) and "AWS Error" in str(error):  # it lies there, as far as anybody knows
+        if not isinstance(shard.path, Path) and "AWS Error" in str(error):  # the data may be whole
             raise unreachable(shard.path, error) from error
         why = " ".join(str(error).replace(str(shard.path), shard.name).split())[:200]  # no path of this machine
         raise DamagedShard(f"{shard.name} is damaged: {why}. Write it again, or leave it out.", shard.number) from error
 
 
 def _has_any(file: parquet.ParquetFile, group: int, texts: np.ndarray) -> bool:
-    """Whether a row group may have one of these texts, by the lowest and the highest number in it."""
+    """Return whether a row group may have one of these texts, by the lowest and the highest number in it."""
     column = file.schema_arrow.names.index("text")
     ends = file.metadata.row_group(group).column(column).statistics
     if ends is None or not ends.has_min_max:
@@ -258,7 +256,7 @@ def _rows(file: parquet.ParquetFile) -> int:
     return sum(file.metadata.row_group(group).num_rows for group in range(file.metadata.num_row_groups))
 
 
-def _checked(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
+def _read_table(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | None) -> dict[str, np.ndarray]:
     """The columns of a small table; layers and labels of the model as numbers from 0."""
     file, facts = f"{name}.parquet", shard.files[f"{name}.parquet"]
     if facts["bytes"] > MAX_TABLE_BYTES:
@@ -273,10 +271,10 @@ def _checked(dataset: Dataset, shard: Shard, name: str, layers: Sequence[int] | 
     wanted = None if layers is None or not where else [(where[0], "in", list(layers))]
     table = parquet.read_table(BytesIO(data), filters=wanted)
     columns = {column: table.column(column).to_numpy() for column in table.column_names}
-    return {column: _valid(dataset.model, column, values) for column, values in columns.items()}
+    return {column: _check_column(dataset.model, column, values) for column, values in columns.items()}
 
 
-def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
+def _check_column(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
     """Layers become rows of the L; raises `ValueError` for what the model does not have."""
     if column in ("layer", "from_layer", "to_layer"):
         own = np.asarray(model.layers)
@@ -294,7 +292,7 @@ def _valid(model: ModelInfo, column: str, values: np.ndarray) -> np.ndarray:
 
 
 def label_codes(table: dict[str, np.ndarray], names: list[str]) -> np.ndarray:
-    """Which of the labels each row of a table is about."""
+    """Return the index of each row's label."""
     codes: np.ndarray = pd.Index(names, dtype=object).get_indexer(pd.Index(table["label"], dtype=object))
     if (codes < 0).any():
         unknown = table["label"][codes < 0][0]

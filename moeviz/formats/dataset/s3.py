@@ -1,4 +1,4 @@
-"""Places in an object store, s3://BUCKET/PREFIX: what is asked of a path, asked of S3 or of what speaks its protocol.
+"""Places in an object store, s3://BUCKET/PREFIX: the methods of a path, for S3 and what speaks its protocol.
 
 Credentials come from where every program looks for them: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_SESSION_TOKEN,
 AWS_PROFILE and ~/.aws; a server other than Amazon's from AWS_ENDPOINT_URL_S3 or AWS_ENDPOINT_URL. An address never
@@ -27,7 +27,7 @@ ATTEMPTS = 5
 
 @dataclass(frozen=True, slots=True)
 class S3Path:
-    """A place in a store, with the names of a path's methods. A folder is there where something is in it."""
+    """A place in a store, with the names of a path's methods. A folder exists if something is in it."""
 
     key: str  # bucket/prefix/name
 
@@ -88,7 +88,7 @@ def is_store(name: object) -> bool:
 
 
 def place_of(name: str | Place) -> Place:
-    """The folder, or the place in a store, of that name. Raises `MoevizError` for an address that is none."""
+    """The folder, or the place in a store, of that name. Raises `MoevizError` for a malformed address."""
     if isinstance(name, S3Path):
         return name
     if not is_store(name):
@@ -105,9 +105,10 @@ def place_of(name: str | Place) -> Place:
 
 @contextmanager
 def asking(place: S3Path) -> Iterator[Any]:
-    """The store of a place. Raises `MoevizError` where it does not answer, or refuses; that no object is damaged."""
+    """Yield the store of a place. Raises `MoevizError` if it does not answer, or refuses."""
     try:
-        yield store_of(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or "", place.key)
+        endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
+        yield _opened(endpoint, "" if endpoint else place.key.partition("/")[0])
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -116,20 +117,16 @@ def asking(place: S3Path) -> Iterator[Any]:
 
 def unreachable(place: object, error: Exception) -> MoevizError:
     """Return the error about a store that does not answer, or refuses."""
-    said = " ".join(str(error).split()).partition(" (Request ID")[0]
+    reason = " ".join(str(error).split()).partition(" (Request ID")[0]
     return MoevizError(
-        f"The store of {quoted(place)} could not be asked: {said[:300]}. Look at the address, AWS_ENDPOINT_URL, "
+        f"The store of {quoted(place)} could not be asked: {reason[:300]}. Look at the address, AWS_ENDPOINT_URL, "
         "AWS_REGION and the credentials."
     )
 
 
-def store_of(endpoint: str, key: str) -> Any:
-    """Return the file system of a bucket's server; one for each in a process."""
-    return _opened(endpoint, "" if endpoint else key.partition("/")[0])
-
-
 @cache
 def _opened(endpoint: str, bucket: str) -> Any:
+    """Return the file system of a bucket's server; one for each in a process."""
     from pyarrow import fs
 
     if "S3FileSystem" not in vars(fs):

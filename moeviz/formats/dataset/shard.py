@@ -5,17 +5,17 @@ Its small tables are exact counts that are added up over shards, made while its 
 | table | columns | |
 |---|---|---|
 | load | label, layer, expert, tokens, first | tokens that the expert has, and those whose first choice it is |
-| slots | label, layer, filled, tokens | recorded tokens with so many experts |
+| slots | label, layer, filled, tokens | recorded tokens with this number of experts |
 | groups | row_group, layer, expert, tokens | where an expert's tokens are: balance over time, contexts |
 | pairs | layer, expert, partner, tokens | tokens that have both; expert < partner |
 | flow | from_layer, to_layer, from_expert, to_expert, tokens | by first choices, in consecutive MoE layers |
 | locality | label, layer, pairs, same_first, same_any | consecutive tokens with an expert; label of the later |
 | texts | text, label, tokens, first_row | |
 
-Where experts' outputs were recorded, `load` has their sums too: norm, added, one_plus_cosine and one_plus_residual (1
-more for each token, so that no sum is below 0), and greatest, the maximum. Versions before read the rest.
+If experts' outputs were recorded, `load` has their sums too: norm, added, one_plus_cosine and one_plus_residual (1
+more for each token, so that no sum is below 0), and greatest, the maximum.
 
-Rows that would be 0 are left out, except in `locality`. Where the order of slots is not known, `first`, `flow` and
+Rows that would be 0 are left out, except in `locality`. If the order of slots is not known, `first`, `flow` and
 `same_first` are of the order that the source had, and readers refuse them.
 
 D labels, L layers, E experts, K slots, T tokens of a row group.
@@ -26,6 +26,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from hashlib import file_digest
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +66,7 @@ def rows_of(trace: RoutingTrace, kept: Kept) -> Rows:
         rows["token_id"] = trace.tokens["token_id"].to_numpy(np.int32)
         rows["token"] = trace.tokens["text"].to_numpy(object)
     if (kind := WEIGHTS[kept.weights]) is not None:
-        rows["weights"] = _as_kept(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
+        rows["weights"] = _convert_weights(trace.need("weights", "A dataset with weights").transpose(1, 0, 2), kind)
     return rows
 
 
@@ -88,7 +89,7 @@ class ShardWriter:
         self.rows = self.tokens = 0
         self.texts: list[tuple[int, str, int, int]] = []
         self.functions: set[str] = set()
-        self.cautions: set[str] = set()  # of traces, beside the model's own
+        self.cautions: set[str] = set()  # of traces, in addition to the model's own
 
     def __enter__(self) -> "ShardWriter":
         return self
@@ -135,7 +136,7 @@ class ShardWriter:
             if field.name == "label":
                 columns.append(pa.DictionaryArray.from_arrays(rows["label"], names))
             elif kind in ("experts", "weights"):
-                columns.append(_packed(rows[kind][:, self.model.layers.index(int(layer))]))
+                columns.append(_pack_rows(rows[kind][:, self.model.layers.index(int(layer))]))
             else:
                 columns.append(pa.array(rows[field.name], field.type))
         table = pa.Table.from_arrays(columns, schema=self.schema)
@@ -144,7 +145,7 @@ class ShardWriter:
         self.held, self.rows = [], 0
 
     def commit(self, plan: str = "") -> bool:
-        """Put the shard in its place; False where another had: what is there stays. `plan`: the digest of the plan."""
+        """Put the shard in its place; False if another is there: it stays. `plan`: the digest of the plan."""
         if self.held:
             self._flush()
         self.file.close()
@@ -183,7 +184,7 @@ def files_in(folder: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def _as_kept(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
+def _convert_weights(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
     most = float(np.finfo(kind).max)
     if (highest := float(np.abs(weights).max(initial=0))) > most:
         raise InvalidTrace(
@@ -193,7 +194,7 @@ def _as_kept(weights: np.ndarray, kind: type[np.floating]) -> np.ndarray:
     return weights.astype(kind)
 
 
-def _packed(rows: np.ndarray) -> pa.Array:
+def _pack_rows(rows: np.ndarray) -> pa.Array:
     """(T, K) as T binaries of fixed size."""
     rows = np.ascontiguousarray(rows)
     kind = pa.binary(rows.shape[1] * rows.dtype.itemsize)
@@ -231,39 +232,32 @@ class ShardStatistics:
 
     def add(self, ids: np.ndarray, label: np.ndarray, follows: np.ndarray) -> None:
         """A row group: ids (T, L, K) as stored, codes of labels (T,), whether the row before is the token before."""
-        self._grow(len(self.labels))
+        for name in ("load", "first", "slots", "near"):  # a row for each new label
+            table = getattr(self, name)
+            more = np.zeros((len(self.labels) - len(table), *table.shape[1:]), np.int64)
+            setattr(self, name, np.concatenate([table, more]))
         group, before = np.zeros((self.L, self.W), np.int64), None
         for row in range(self.L):
             stored = np.ascontiguousarray(ids[:, row].T)  # (K, T): slot by slot is ten times as fast
             recorded, chosen = stored[0] != self.missing, np.minimum(stored, self.E)
             wide = chosen.astype(np.intp)
-            by_label = self._binned(wide, label, self.W)
+            by_label = self._count_bins(wide, label, self.W)
             self.load[:, row] += by_label
             group[row] = by_label.sum(axis=0)
-            self.first[:, row] += self._binned(wide[:1], label, self.W)
+            self.first[:, row] += self._count_bins(wide[:1], label, self.W)
             filled = (chosen != self.E).sum(axis=0)
-            self.slots[:, row] += self._binned(filled[None, recorded], label[recorded], self.K + 1)
-            self._count_pairs(row, wide)
+            self.slots[:, row] += self._count_bins(filled[None, recorded], label[recorded], self.K + 1)
+            for i, j in combinations(range(self.K), 2):
+                self.pairs[row] += np.bincount(wide[i] * self.W + wide[j], minlength=self.W**2)
             if before is not None:
                 self.flow[row - 1] += np.bincount(before * self.W + wide[0], minlength=self.W**2)
             before = wide[0]
             self.near[:, row] += same_as_before(chosen, filled > 0, follows, label, len(self.labels), self.E)
         self.groups.append(group)
 
-    def _grow(self, labels: int) -> None:
-        for name in ("load", "first", "slots", "near"):
-            table = getattr(self, name)
-            more = np.zeros((labels - len(table), *table.shape[1:]), np.int64)
-            setattr(self, name, np.concatenate([table, more]))
-
-    def _binned(self, values: np.ndarray, label: np.ndarray, width: int) -> np.ndarray:
+    def _count_bins(self, values: np.ndarray, label: np.ndarray, width: int) -> np.ndarray:
         bins = np.bincount((label * width + values).ravel(), minlength=len(self.labels) * width)
         return bins.reshape(len(self.labels), width)
-
-    def _count_pairs(self, row: int, wide: np.ndarray) -> None:
-        for i in range(self.K):
-            for j in range(i + 1, self.K):
-                self.pairs[row] += np.bincount(wide[i] * self.W + wide[j], minlength=self.W**2)
 
     def tables(self) -> Iterator[tuple[str, pa.Table]]:
         """Every table but `texts`, by name."""

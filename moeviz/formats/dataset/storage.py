@@ -2,7 +2,7 @@
 
 On a disk a shard takes its name in one step, and a lock that the system holds keeps a second driver out. A store knows
 neither: there a shard is what has a `shard.json`, which is sent last, and nothing keeps a second driver out. Two
-drivers of one plan then do the work twice; where they write the same bytes, as transformers models with as many threads
+drivers of one plan then do the work twice; if they write the same bytes, as transformers models with as many threads
 do, the shards are right all the same, and else the sums in `shard.json` show what is mixed.
 """
 
@@ -58,7 +58,7 @@ class LocalStorage:
         return (self.path / name_of(shard)).exists()
 
     def missing(self, shards: int) -> list[int]:
-        """Which of so many shards are not there."""
+        """List the shards below this number that are not there."""
         return [shard for shard in range(shards) if not self.has(shard)]
 
     def put(self, name: str, content: str) -> None:
@@ -72,7 +72,7 @@ class LocalStorage:
         return part
 
     def publish(self, part: Path, shard: int) -> bool:
-        """Give a written shard its name; False where there is one: what is there stays."""
+        """Give a written shard its name; False if there is one: it stays."""
         for path in (*part.iterdir(), part):
             sync(path)
         place = self.path / name_of(shard)
@@ -107,11 +107,11 @@ class ObjectStorage:
         return not self.path.files()
 
     def has(self, shard: int) -> bool:
-        """Return whether a shard is there: whether it says what it is."""
+        """Return whether a shard is there: whether it has its `shard.json`."""
         return (self.path / name_of(shard) / SHARD).exists()
 
     def missing(self, shards: int) -> list[int]:
-        """Which of so many shards are not there, by one listing."""
+        """List the shards below this number that are not there, by one listing."""
         there = self.path.files()
         return [shard for shard in range(shards) if f"{name_of(shard)}/{SHARD}" not in there]
 
@@ -124,7 +124,7 @@ class ObjectStorage:
         return Path(tempfile.mkdtemp(prefix=f"moeviz-{name_of(shard)}-"))
 
     def publish(self, part: Path, shard: int) -> bool:
-        """Send a written shard, what it says of itself last; False where there is one."""
+        """Send a written shard, its `shard.json` last; False if there is one."""
         place = self.path / name_of(shard)
         if self.has(shard):
             return False

@@ -160,7 +160,7 @@ def parquet_columns(data: bytes) -> list[str]:
     import pyarrow as pa
 
     try:
-        return list(_opened(data).schema_arrow.names)
+        return list(_open_parquet(data).schema_arrow.names)
     except (pa.ArrowException, OSError, ValueError, TypeError):
         return []
 
@@ -173,8 +173,8 @@ def read_parquet(source: Source, columns: list[str], rows: list[int] | None = No
     import pyarrow as pa
 
     try:
-        file = _opened(source.data, [name for name in columns if name == "text"])
-        _check(file.metadata, source)
+        file = _open_parquet(source.data, [name for name in columns if name == "text"])
+        _check_declared_size(file.metadata, source)
         batches, left = [], source.max_bytes
         for batch in file.iter_batches(BATCH, columns=columns):
             left -= batch.nbytes
@@ -189,14 +189,14 @@ def read_parquet(source: Source, columns: list[str], rows: list[int] | None = No
     return frame
 
 
-def _opened(data: bytes, dictionaries: list[str] | None = None) -> Any:
+def _open_parquet(data: bytes, dictionaries: list[str] | None = None) -> Any:
     import pyarrow as pa
     from pyarrow import parquet
 
     return parquet.ParquetFile(pa.BufferReader(data), read_dictionary=dictionaries)
 
 
-def _check(metadata: Any, source: Source) -> None:
+def _check_declared_size(metadata: Any, source: Source) -> None:
     """By what the file says of itself, but for its columns: of a damaged one, Arrow's own code ends the process."""
     size = sum(metadata.row_group(at).total_byte_size for at in range(metadata.num_row_groups))
     most = source.max_bytes // BYTES_A_VALUE

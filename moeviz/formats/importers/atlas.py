@@ -20,7 +20,7 @@ OF_A_TEXT = ("model_id", "num_experts", "top_k", "token_ids", "token_strs", "dom
 
 
 def recognise(source: Source) -> bool:
-    """JSON with `activations` or `traces` of them, or Parquet with `gate_weight`."""
+    """JSON, lines or Parquet with activations of token_idx and expert_idx."""
     if is_parquet(source.data):
         return set(KEYS) <= set(parquet_columns(source.data))
     first = source.first
@@ -92,7 +92,6 @@ FORMAT = Importer(
     name="atlas",
     label="Routing Atlas",
     becomes="trace",
-    looks_for="JSON, lines or Parquet with activations of token_idx and expert_idx",
     recognise=recognise,
     read=read,
 )

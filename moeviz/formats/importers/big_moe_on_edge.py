@@ -17,7 +17,7 @@ LAST_LAYER = "Rows that the last layer of a prompt does not need were never rout
 
 
 def recognise(source: Source) -> bool:
-    """A first line `# route_trace v1`."""
+    """A first line # route_trace v1."""
     return source.data.startswith(b"# route_trace v1")
 
 
@@ -46,7 +46,6 @@ FORMAT = Importer(
     name="big-moe-on-edge",
     label="BigMoeOnEdge traces",
     becomes="trace",
-    looks_for="a first line # route_trace v1",
     recognise=recognise,
     read=read,
 )

@@ -19,7 +19,7 @@ MAX_CELLS = 2**25
 
 @dataclass(frozen=True, slots=True)
 class CountTable:
-    """A table of counts (G, L, E), or (L, E), as a file has it, and what the file says beside it."""
+    """A table of counts (G, L, E), or (L, E), as a file has it, with the facts that the file states."""
 
     table: np.ndarray
     backend: str
@@ -36,9 +36,9 @@ class CountTable:
 
 def build_counts(counted: CountTable, name: str, options: ImportOptions) -> ExpertCounts:
     """Build `ExpertCounts`. Raises `InvalidTrace` for numbers that are no counts, or do not fit top-k."""
-    table = _whole(counted.table)
+    table = _check_counts(counted.table)
     table = table if table.ndim == 3 else table[None]
-    rows, layers, said = _kept(table, counted, options)
+    rows, layers, said = _choose_layers(table, counted, options)
     table = table[:, rows]
     table, few = _all_experts(table, counted, options)
     top_k = options.need("top_k", f"A file of {counted.backend}'s counts") if counted.top_k is None else counted.top_k
@@ -78,7 +78,7 @@ def sum_counts(
     return layers.tolist(), table if group is not None else table[0]
 
 
-def _whole(values: np.ndarray) -> np.ndarray:
+def _check_counts(values: np.ndarray) -> np.ndarray:
     table = np.asarray(values)
     if table.dtype.kind not in "iuf" or table.ndim not in (2, 3) or not table.size:
         raise InvalidTrace("The counts are not a full table of numbers, layers by experts. Write the file again.")
@@ -89,7 +89,9 @@ def _whole(values: np.ndarray) -> np.ndarray:
     return table.astype(np.int64)
 
 
-def _kept(table: np.ndarray, counted: CountTable, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _choose_layers(
+    table: np.ndarray, counted: CountTable, options: ImportOptions
+) -> tuple[list[int], list[int], list[str]]:
     every = [int(n) for n in (range(table.shape[1]) if counted.layers is None else counted.layers)]
     if len(every) > MAX_LAYERS or len(every) != table.shape[1]:
         raise InvalidTrace(f"The file names {len(every):,} layers and counts {table.shape[1]:,}.")
@@ -123,7 +125,7 @@ def _all_experts(table: np.ndarray, counted: CountTable, options: ImportOptions)
 
 
 def _check_top_k(table: np.ndarray, tokens: np.ndarray, layers: list[int], top_k: int) -> None:
-    """An expert cannot get more tokens than there are: then a token was sent to fewer experts than somebody said."""
+    """An expert cannot get more tokens than there are: then top-k is smaller than was stated."""
     over = table > tokens[..., None]
     if over.any():
         group, row, expert = np.argwhere(over)[0]

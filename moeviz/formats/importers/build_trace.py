@@ -1,8 +1,8 @@
-"""From the numbers of a file to a trace, or to counts: what all importers share, and where what is left out is named.
+"""From the numbers of a file to a trace, or to counts: what all importers share; whatever is left out is named.
 
 A layer of which a file has nothing but zeros was dense, or not recorded: it is left out, and the trace's caution says
-so. A row of zeros elsewhere is not recorded, and the caution counts such rows. A row that names an expert twice is no
-routing, and the file is refused. Of a model server's response it is said which token a row of routing is about.
+so. A row of zeros elsewhere is not recorded, and the caution counts such rows. A row that names an expert twice is not
+routing, and the file is refused. Rows of a model server's response are assigned to their tokens.
 """
 
 from collections.abc import Sequence
@@ -40,7 +40,7 @@ class SequenceRouting:
 
 @dataclass(frozen=True, slots=True)
 class SourceInfo:
-    """The facts of a source of routing, beside its numbers."""
+    """The facts of a source of routing, apart from its numbers."""
 
     backend: str
     layers: Sequence[int] | None = None  # the model's own indices of the layers in the file; from 0 where it has none
@@ -53,7 +53,7 @@ class SourceInfo:
 
 
 def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, options: ImportOptions) -> RoutingTrace:
-    """Build the trace of one request after the other. Raises `InvalidTrace` for what is no routing."""
+    """Build the trace of one request after the other. Raises `InvalidTrace` for anything that is not routing."""
     if not parts:
         raise InvalidTrace(f"The {about.what} has no request with routed experts. Ask the server to return them.")
     if len({part.ids.shape[::2] for part in parts}) != 1:
@@ -61,18 +61,18 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
             f"The requests of the {about.what} do not have the same layers and top-k. Import them one by one."
         )
     ids = np.concatenate([part.ids for part in parts], axis=1).astype(np.int64)
-    rows, layers, cautions = _kept(ids, about, options)
+    rows, layers, cautions = _choose_layers(ids, about, options)
     ids = ids[rows]
     experts, said = _number_of_experts(ids, about.experts or options.experts, about.what)
-    ids, lost = _marked(ids, layers)
+    ids, lost = _mark_missing(ids, layers)
     if lost:
         said = [
             *said,
             f"Not recorded in the {about.what}: {lost:,} of {ids[..., 0].size:,} rows, each a token at a layer.",
         ]
-    weights, logits = (_stacked([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
+    weights, logits = (_stack_parts([getattr(part, what) for part in parts], rows) for what in ("weights", "logits"))
     chosen, weights = sort_slots(ids.astype(np.int16), weights)
-    if logits is not None and logits.shape[-1] != experts:
+    if logits is not None:
         experts = max(experts, logits.shape[-1])
     order: SlotOrder = "weight" if weights is not None else about.order
     return RoutingTrace(
@@ -80,11 +80,15 @@ def build_trace(parts: Sequence[SequenceRouting], about: SourceInfo, name: str, 
         _tokens(parts),
         chosen,
         weights,
-        None if logits is None or (chosen == NOT_RECORDED).any() else _padded(logits, experts),
+        None
+        if logits is None or (chosen == NOT_RECORDED).any()
+        else np.pad(logits, ((0, 0), (0, 0), (0, experts - logits.shape[2])), constant_values=-np.inf),
     )
 
 
-def _kept(ids: np.ndarray, about: SourceInfo, options: ImportOptions) -> tuple[list[int], list[int], list[str]]:
+def _choose_layers(
+    ids: np.ndarray, about: SourceInfo, options: ImportOptions
+) -> tuple[list[int], list[int], list[str]]:
     """Which rows of the layer axis are of MoE layers, and their own indices."""
     every = list(range(len(ids)) if about.layers is None else about.layers)
     if not (about.hidden or options.moe_layers):
@@ -127,7 +131,7 @@ def _number_of_experts(ids: np.ndarray, known: int | None, what: str) -> tuple[i
     return found, [f"The {what} does not say how many experts a layer has: {found} counts those up to the highest id."]
 
 
-def _marked(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
+def _mark_missing(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
     """The ids with the rows marked that were not recorded, and how many. Raises `InvalidTrace` for an expert twice."""
     missing = np.asarray((ids < 0).all(axis=-1))
     if ids.shape[2] > 1:
@@ -145,15 +149,11 @@ def _marked(ids: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, int]:
     return ids, int(missing.sum())
 
 
-def _stacked(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:
+def _stack_parts(parts: list[np.ndarray | None], rows: list[int]) -> np.ndarray | None:
     if any(part is None for part in parts):
         return None
     with np.errstate(over="ignore"):
         return np.concatenate([part[rows] for part in parts if part is not None], axis=1).astype(np.float32)
-
-
-def _padded(logits: np.ndarray, experts: int) -> np.ndarray:
-    return np.pad(logits, ((0, 0), (0, 0), (0, experts - logits.shape[2])), constant_values=-np.inf)
 
 
 def _model(
@@ -175,7 +175,7 @@ def _model(
 
 
 def name_of(stated: Any, file: str) -> str:
-    """The model's name, if the file has one that is no path of its maker; else the file's."""
+    """The model's name, if the file has one that is not a path of its maker; else the file's."""
     if isinstance(stated, str) and stated and is_text(stated) and not stated.startswith(("/", "~", ".")):
         return stated[:200]
     return "from " + PurePath(file).name[:200].encode(errors="replace").decode()
@@ -188,7 +188,7 @@ def _tokens(parts: Sequence[SequenceRouting]) -> pd.DataFrame:
     sequence = several if parts[0].sequence is None else parts[0].sequence
     known = {name: [getattr(part, name) for part in parts] for name in ("position", "token_id", "generated")}
     position = [np.arange(size) if p is None else p for p, size in zip(known["position"], sizes, strict=True)]
-    ids, late = (_joined(known[name]) for name in ("token_id", "generated"))
+    ids, late = (_join_parts(known[name]) for name in ("token_id", "generated"))
     texts = [text for part in parts for text in (part.text or [""] * part.ids.shape[1])]
     phase = None if late is None else np.where(late, "generated", "prompt")
     frame = token_frame(sequence, np.concatenate(position), texts, ids, phase)
@@ -200,7 +200,7 @@ def _tokens(parts: Sequence[SequenceRouting]) -> pd.DataFrame:
     return frame
 
 
-def _joined(parts: list[Any]) -> np.ndarray | None:
+def _join_parts(parts: list[Any]) -> np.ndarray | None:
     return None if any(part is None for part in parts) else np.concatenate(parts)
 
 
@@ -263,7 +263,7 @@ def choices(body: Any) -> list[dict[str, Any]]:
 
 
 def tokens_of(body: dict[str, Any], choice: dict[str, Any]) -> tuple[Any, Any]:
-    """Ids of the prompt and of what was generated, where the server was asked for them."""
+    """Return the ids of the prompt and of the generated tokens, if the server was asked for them."""
     prompt = choice.get("prompt_token_ids") or body.get("prompt_token_ids")
     new = choice.get("token_ids")
     return prompt, choice.get("generation_token_ids") if new is None else new
@@ -272,7 +272,7 @@ def tokens_of(body: dict[str, Any], choice: dict[str, Any]) -> tuple[Any, Any]:
 def choice_routing(
     ids: np.ndarray, body: dict[str, Any], choice: dict[str, Any], options: ImportOptions
 ) -> SequenceRouting:
-    """The rows of one choice, (T, L, K), with its tokens, where the response has them."""
+    """Return the rows of one choice, (T, L, K), with its tokens if the response has them."""
     prompt, new = tokens_of(body, choice)
     if not prompt:
         return response_routing(ids, None, None, options)

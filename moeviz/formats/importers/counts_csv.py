@@ -1,6 +1,6 @@
 """Counts as a plain CSV: `layer,expert,count`, and optionally `label` or `step`. SGLang 0.4 wrote the same with `_id`.
 
-Experts without a row got nothing; how many there are is told, or counted up to the highest.
+Experts without a row got nothing; their number is an option, or counted up to the highest.
 """
 
 import numpy as np
@@ -15,7 +15,7 @@ OF_SGLANG = {"layer_id": "layer", "expert_id": "expert"}
 
 
 def recognise(source: Source) -> bool:
-    """A CSV whose first line names a layer, an expert and a count."""
+    """CSV with layer,expert,count."""
     names = {
         name.strip().strip('"') for name in source.data[:200].partition(b"\n")[0].decode(errors="replace").split(",")
     }
@@ -52,7 +52,6 @@ FORMAT = Importer(
     name="counts",
     label="plain counts, and SGLang 0.4's",
     becomes="counts",
-    looks_for="CSV with layer,expert,count",
     recognise=recognise,
     read=read,
     asks=("top_k",),

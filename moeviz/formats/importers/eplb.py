@@ -23,7 +23,6 @@ FORMAT = Importer(
     name="eplb",
     label="loads for EPLB",
     becomes="counts",
-    looks_for="a JSON list of lists of numbers",
     recognise=recognise,
     read=read,
     asks=("top_k",),

@@ -17,7 +17,7 @@ FILES = r"expert_weights_\d+\.txt"
 
 
 def recognise(source: Source) -> bool:
-    """A folder with `expert_weights_1.txt`."""
+    """A folder with expert_weights_1.txt."""
     return source.is_folder and bool(source.matching(FILES))
 
 
@@ -57,7 +57,6 @@ FORMAT = Importer(
     name="esft",
     label="ESFT's expert weights",
     becomes="trace",
-    looks_for="a folder with expert_weights_1.txt",
     recognise=recognise,
     read=read,
     asks=("top_k",),

@@ -18,7 +18,7 @@ EXACT = 2**24
 
 
 def recognise(source: Source) -> bool:
-    """A GGUF file."""
+    """GGUF of type imatrix."""
     return source.data.startswith(MAGIC)
 
 
@@ -59,7 +59,6 @@ FORMAT = Importer(
     name="imatrix",
     label="llama.cpp importance matrices",
     becomes="counts",
-    looks_for="GGUF of type imatrix",
     recognise=recognise,
     read=read,
     asks=("top_k",),

@@ -23,7 +23,7 @@ from moeviz.text import quoted
 
 BYTES_A_VALUE = 32  # that Python takes for a number or a short text of JSON, as in `json_file`
 MAX_FILES = 10_000
-# The files of a folder that are read; all others are left alone.
+# The files of a folder that are read; all others are ignored.
 WANTED = re.compile(
     r"meta_info\.json|rank\d+\.safetensors|(tokens_per_expert/)?rank\d+\.jsonl"
     r"|router_trace_rank\d+\.jsonl|logits_rank\d+\.bin|expert_weights_\d+\.txt"
@@ -42,7 +42,7 @@ class Source:
 
     @property
     def is_folder(self) -> bool:
-        """Whether these are the files of a folder."""
+        """True for the files of a folder."""
         return set(self.files) != {self.name}
 
     @property
@@ -72,7 +72,7 @@ class Source:
 
     @cached_property
     def has_lines(self) -> bool:
-        """Whether each line is a JSON document of its own."""
+        """True if each line is a JSON document of its own."""
         line, _, rest = self.data.partition(b"\n")
         return bool(rest.strip()) and self.first is not None and self._json(line) is not None
 
@@ -102,7 +102,7 @@ class Source:
         self.left_out[sentence] = None
 
     def json_of(self, name: str) -> Any:
-        """Read one file as JSON; None if it is none."""
+        """Read one file as JSON; None if it is not JSON."""
         self._check_values(self.files[name])
         return self._json(self.files[name])
 
@@ -154,9 +154,9 @@ AXES = ("layers", "tokens")
 
 @dataclass(frozen=True, slots=True)
 class ImportOptions:
-    """Facts about a run that its file leaves out. None: not said.
+    """Facts about a run that its file leaves out. None: unknown.
 
-    top_k            experts a token is sent to at each layer.
+    top_k            experts per token at each layer.
     hidden_layers    layers of the model, dense ones too.
     moe_layers       which of them have experts, by the model's own index, from 0.
     experts          routed experts of each layer. Where neither the file nor anybody says, the highest id seen counts.
@@ -260,7 +260,7 @@ def flag(name: str) -> str:
 
 Recognise = Callable[[Source], bool]
 Read = Callable[[Source, ImportOptions], Counted]
-# What Python's readers raise for bytes that make no sense; each becomes one sentence.
+# Errors that Python's readers raise for bytes that make no sense; each becomes one sentence.
 DAMAGED = (
     ValueError,
     LookupError,
@@ -284,8 +284,8 @@ class Importer:
     name       as `--format` takes it.
     label      the format's name for people.
     becomes    "trace", "counts", or "trace or counts".
-    looks_for  what recognises a file, in words.
-    recognise  returns whether a file is of this format, by its content. It may raise what is in `DAMAGED`.
+    recognise  returns whether a file is of this format, by its content, which its docstring names for the docs. It may
+               raise what is in `DAMAGED`.
     read       returns the trace or the counts. It may raise what is in `DAMAGED`, and `NotSaid`.
     asks       options without which no file of the format can be read: fields of `ImportOptions`.
     may_ask    options that some of its files need.
@@ -294,11 +294,15 @@ class Importer:
     name: str
     label: str
     becomes: str
-    looks_for: str
     recognise: Recognise
     read: Read
     asks: tuple[str, ...] = ()
     may_ask: tuple[str, ...] = ()
+
+    @property
+    def looks_for(self) -> str:
+        """What recognises a file, in words."""
+        return (self.recognise.__doc__ or "").removesuffix(".")
 
 
 class Opened(NamedTuple):

@@ -18,7 +18,7 @@ PLAIN, RANKED = b"layer,expert\n", b"phase,token,layer,rank,expert\n"
 
 
 def recognise(source: Source) -> bool:
-    """A CSV with just these columns."""
+    """CSV with layer,expert or phase,token,layer,rank,expert."""
     return source.data[:64].replace(b"\r", b"").startswith((PLAIN, RANKED))
 
 
@@ -42,7 +42,6 @@ FORMAT = Importer(
     name="llama-moe-trace",
     label="llama.cpp's moe-trace",
     becomes="trace or counts",
-    looks_for="CSV with layer,expert or phase,token,layer,rank,expert",
     recognise=recognise,
     read=read,
     may_ask=("top_k", "experts"),

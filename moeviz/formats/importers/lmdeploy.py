@@ -1,7 +1,7 @@
 """LMDeploy's /generate with `return_routed_experts`: nested lists (tokens - 1, hidden layers, K), in no order.
 
-Its rows of dense layers are memory that nobody wrote to: neither zeros nor in range. So which layers have experts must
-be told.
+Its rows of dense layers are memory that nobody wrote to: neither zeros nor in range. So an option says
+which layers have experts.
 """
 
 from moeviz.errors import NotSaid
@@ -13,7 +13,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(source: Source) -> bool:
-    """JSON with `meta_info`, in which routed experts are lists."""
+    """JSON with meta_info, and lists in routed_experts."""
     return isinstance(routed(source.first), list)
 
 
@@ -37,7 +37,6 @@ FORMAT = Importer(
     name="lmdeploy",
     label="LMDeploy responses",
     becomes="trace",
-    looks_for="JSON with meta_info, and lists in routed_experts",
     recognise=recognise,
     read=read,
     asks=("moe_layers",),

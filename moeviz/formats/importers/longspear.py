@@ -14,7 +14,7 @@ MAGIC = b"LONGSPEAR_ROUTE_TRACE v1 "
 
 
 def recognise(source: Source) -> bool:
-    """A file that begins with `LONGSPEAR_ROUTE_TRACE v1`."""
+    """A file that begins with LONGSPEAR_ROUTE_TRACE v1."""
     return source.data.startswith(MAGIC)
 
 
@@ -38,7 +38,6 @@ FORMAT = Importer(
     name="longspear",
     label="Longspear traces",
     becomes="trace",
-    looks_for="a file that begins with LONGSPEAR_ROUTE_TRACE v1",
     recognise=recognise,
     read=read,
 )

@@ -13,7 +13,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(source: Source) -> bool:
-    """A file that begins with `MBLT`."""
+    """A file that begins with MBLT."""
     return source.data.startswith(b"MBLT")
 
 
@@ -42,7 +42,6 @@ FORMAT = Importer(
     name="mbolt",
     label="mbolt traces",
     becomes="trace",
-    looks_for="a file that begins with MBLT",
     recognise=recognise,
     read=read,
 )

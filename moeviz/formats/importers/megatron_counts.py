@@ -1,7 +1,7 @@
 """Megatron-LM's --save-tokens-per-expert-interval: `tokens_per_expert/rank{r}.jsonl`, a line for each layer and step.
 
 A rank lists its own experts, and among how many devices a layer's were divided is not in the file. A step counts where
-every rank that has a layer has it at that step: what a killed rank did not write is left out, and said. Layers of
+every rank that has a layer has it at that step: what a killed rank did not write is left out, with a note. Layers of
 multi-token prediction are left out. With FP8 and FP4, the numbers include padding.
 """
 
@@ -21,7 +21,7 @@ Counts = dict[tuple[int, int], dict[int, np.ndarray]]  # by step and layer, what
 
 
 def recognise(source: Source) -> bool:
-    """A folder with `tokens_per_expert/rank0.jsonl`, or JSON lines with `tpe`."""
+    """Tokens_per_expert/rank0.jsonl, or lines with tpe."""
     if source.is_folder:
         return bool(source.matching(FILES))
     return isinstance(source.first, dict) and {"iter", "layer", "tpe"} <= source.first.keys()
@@ -39,14 +39,14 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
         )
     counts: Counts = {}
     for rank, name in enumerate(files):
-        _add(source, name, rank, devices, counts)
+        _add_lines(source, name, rank, devices, counts)
     steps, layers = _whole_steps(source, counts, devices)
-    table = np.array([[_summed(counts[step, layer], devices) for layer in layers] for step in steps])
+    table = np.array([[_sum_ranks(counts[step, layer], devices) for layer in layers] for step in steps])
     counted = CountTable(table, "megatron-lm", layers, groups=tuple(steps), group_kind="step")
     return build_counts(counted, source.name, options)
 
 
-def _add(source: Source, name: str, rank: int, devices: int, counts: Counts) -> None:
+def _add_lines(source: Source, name: str, rank: int, devices: int, counts: Counts) -> None:
     for row in source.lines_of(name):
         if row["block"] != "decoder":
             continue
@@ -88,7 +88,7 @@ def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int
     return kept, layers
 
 
-def _summed(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
+def _sum_ranks(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
     """The counts of all experts, from those that each rank counted of its part."""
     parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
     return np.concatenate([np.sum(part, axis=0) for part in parts])
@@ -98,7 +98,6 @@ FORMAT = Importer(
     name="megatron-counts",
     label="Megatron-LM's tokens per expert",
     becomes="counts",
-    looks_for="tokens_per_expert/rank0.jsonl, or lines with tpe",
     recognise=recognise,
     read=read,
     asks=("expert_parallel", "top_k"),

@@ -1,6 +1,6 @@
 """Megatron-LM's own server: `moe_topk_indices` in the choices of a completion, highest weight first.
 
-The layer axis has the MoE layers alone, and does not say which of the model's they are. The prompt's part of the
+The layer axis has only the MoE layers, and does not say which of the model's they are. The prompt's part of the
 response is cut wrongly by the server, so the whole is read and cut here.
 """
 
@@ -15,7 +15,7 @@ COUNTED = "The file does not say which of the model's layers have experts: they 
 
 
 def recognise(source: Source) -> bool:
-    """JSON whose choices have `moe_topk_indices`."""
+    """JSON with choices[].moe_topk_indices."""
     return any("moe_topk_indices" in choice for choice in choices(source.first))
 
 
@@ -36,7 +36,6 @@ FORMAT = Importer(
     name="megatron-response",
     label="Megatron-LM responses",
     becomes="trace",
-    looks_for="JSON with choices[].moe_topk_indices",
     recognise=recognise,
     read=read,
     may_ask=("experts",),

@@ -1,4 +1,4 @@
-"""Megatron-LM's --moe-routing-trace-path: `router_trace_rank{r}.jsonl`, and logits in bfloat16 beside it.
+"""Megatron-LM's --moe-routing-trace-path: `router_trace_rank{r}.jsonl`, with logits in bfloat16 next to it.
 
 Ids are in ascending order in training. There are no token ids, and no sequences: rows are in the order of the batch.
 Layers are numbered from 0 in training and from 1 in inference, as the file has them. Only rank 0 is read: with sequence
@@ -21,7 +21,7 @@ ONE_RANK = "The folder has traces of several ranks, and the first alone is read.
 
 
 def recognise(source: Source) -> bool:
-    """A folder with `router_trace_rank0.jsonl`, or JSON lines with `top_indices`."""
+    """Router_trace_rank0.jsonl, or lines with top_indices."""
     if source.is_folder:
         return bool(source.matching(FILES))
     return isinstance(source.first, dict) and {"top_indices", "layer", "step"} <= source.first.keys()
@@ -56,7 +56,6 @@ FORMAT = Importer(
     name="megatron-trace",
     label="Megatron-LM's routing trace",
     becomes="trace",
-    looks_for="router_trace_rank0.jsonl, or lines with top_indices",
     recognise=recognise,
     read=read,
     may_ask=("experts",),

@@ -13,7 +13,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(source: Source) -> bool:
-    """An array of floats with three axes, every one of them a whole number and none negative."""
+    """.npy of floats with three axes, all whole numbers."""
     table = from_npy(source.data) if is_npy(source.data) else np.zeros(0)
     return table.ndim == 3 and bool((table >= 0).all() and (np.rint(table) == table).all())
 
@@ -31,7 +31,6 @@ FORMAT = Importer(
     name="moe-infinity",
     label="MoE-Infinity traces",
     becomes="counts",
-    looks_for=".npy of floats with three axes, all whole numbers",
     recognise=recognise,
     read=read,
     asks=("top_k",),

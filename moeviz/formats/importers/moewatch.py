@@ -14,7 +14,7 @@ FIRST = "These are counts of first choices alone. Layers are numbered from 0, in
 
 
 def recognise(source: Source) -> bool:
-    """JSON with `utilization`, and `metadata.moewatch_version`."""
+    """JSON with metadata.moewatch_version."""
     first = source.first
     return isinstance(first, dict) and "utilization" in first and "moewatch_version" in first.get("metadata", {})
 
@@ -30,7 +30,6 @@ FORMAT = Importer(
     name="moewatch",
     label="moewatch reports",
     becomes="counts",
-    looks_for="JSON with metadata.moewatch_version",
     recognise=recognise,
     read=read,
 )

@@ -9,7 +9,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(source: Source) -> bool:
-    """JSON lines with `exp_ids`."""
+    """Lines with exp_ids."""
     return isinstance(source.first, dict) and {"exp_ids", "input_ids"} <= source.first.keys()
 
 
@@ -26,7 +26,6 @@ FORMAT = Importer(
     name="olmoe",
     label="OLMoE's c4_results.jsonl",
     becomes="trace",
-    looks_for="lines with exp_ids",
     recognise=recognise,
     read=read,
     may_ask=("experts",),

@@ -14,7 +14,7 @@ WINDOW = "The counts are of the last 1,000 passes at most."
 
 
 def recognise(source: Source) -> bool:
-    """JSON with `expert_counts`, or `layers` beside `total_forward_passes`."""
+    """JSON with expert_counts, or layers and total_forward_passes."""
     first = source.first
     return isinstance(first, dict) and ("expert_counts" in first or {"layers", "total_forward_passes"} <= first.keys())
 
@@ -36,7 +36,6 @@ FORMAT = Importer(
     name="plumb",
     label="plumb reports and snapshots",
     becomes="counts",
-    looks_for="JSON with expert_counts, or layers and total_forward_passes",
     recognise=recognise,
     read=read,
     asks=("top_k",),

@@ -38,7 +38,7 @@ CHOSEN_BY_IT = (
 
 
 def recognise(source: Source) -> bool:
-    """A header with `num_entries`, or Parquet with `selected_experts`."""
+    """Lines behind a header with num_entries, or Parquet with selected_experts."""
     if is_parquet(source.data):
         return {"prompt_id", "layer_idx", "selected_experts"} <= set(parquet_columns(source.data))
     return isinstance(source.first, dict) and {"num_entries", "num_experts"} <= source.first.keys()
@@ -100,7 +100,6 @@ FORMAT = Importer(
     name="policylang",
     label="moe-policylang recordings",
     becomes="trace",
-    looks_for="lines behind a header with num_entries, or Parquet with selected_experts",
     recognise=recognise,
     read=read,
     may_ask=("experts",),

@@ -21,7 +21,7 @@ DTYPES = ("uint8", "uint16", "int32")
 
 
 def recognise(source: Source) -> bool:
-    """JSON whose choices have an object as routed experts."""
+    """JSON with choices[].routed_experts.shape."""
     return any(isinstance(choice.get("routed_experts"), dict) for choice in choices(source.first))
 
 
@@ -48,7 +48,6 @@ FORMAT = Importer(
     name="prime-rl",
     label="prime-rl responses",
     becomes="trace",
-    looks_for="JSON with choices[].routed_experts.shape",
     recognise=recognise,
     read=read,
     may_ask=("moe_layers",),

@@ -2,7 +2,7 @@
 
 `pairwise_expert_frequency` is the sum of two experts' counts, not how often they were chosen together: it is not read.
 Nor is what it measures of an expert's saliency, for which counts have no place: the caution names it.
-How many experts a token is sent to follows from the counts and the number of tokens.
+The number of experts per token follows from the counts and the number of tokens.
 """
 
 from typing import Any
@@ -20,7 +20,7 @@ READ = {"expert_frequency", "total_tokens", "pairwise_expert_frequency"}
 
 
 def recognise(content: Any) -> bool:
-    """A dictionary by layer, of dictionaries with `expert_frequency`."""
+    """A torch file of {layer: {expert_frequency, …}}."""
     return (
         isinstance(content, dict)
         and bool(content)
@@ -51,7 +51,6 @@ FORMAT = Importer(
     name="reap",
     label="REAP's observer",
     becomes="counts",
-    looks_for="a torch file of {layer: {expert_frequency, …}}",
     recognise=in_torch(recognise),
     read=of_torch(read),
 )

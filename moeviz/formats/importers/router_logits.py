@@ -1,6 +1,6 @@
 """`outputs.router_logits` of transformers as somebody saved it: .pt, .npz or .safetensors, a table a layer.
 
-One array of three axes is read too, also as .npy: which of them is of layers must be told. The experts are not in it.
+One array of three axes is read too, also as .npy: an option says which of them is of layers. The experts are not in it.
 They are taken as those of the K highest logits, which is what a router chooses only if it has no bias, groups or noise:
 the trace's caution says so. Padding, if the batch had any, is in it.
 """
@@ -29,7 +29,7 @@ UNREADABLE = (zipfile.BadZipFile, ValueError, NotImplementedError)
 
 
 def recognise(source: Source) -> bool:
-    """A list of tables or one array with three axes, in a torch file, .npz, .npy or .safetensors."""
+    """A torch file with a list of tables, .safetensors, .npz with numbered names, or three axes of floats."""
     if is_npy(source.data):
         return _has_three_axes(from_npy(source.data))
     return in_torch(_is_logits)(source) or is_safetensors(source.data) or bool(_members(source.data))
@@ -143,7 +143,6 @@ FORMAT = Importer(
     name="router-logits",
     label="router logits of transformers",
     becomes="trace",
-    looks_for="a torch file with a list of tables, .safetensors, .npz with numbered names, or three axes of floats",
     recognise=recognise,
     read=read,
     asks=("top_k", "experts"),

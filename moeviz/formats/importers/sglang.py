@@ -1,7 +1,7 @@
 """SGLang with --enable-return-routed-experts: responses of /generate, or of the OpenAI routes.
 
-base64 of bare int32 without a shape, (tokens - 1 - start, hidden layers, K): how many layers and experts must be told.
-Ids alone, in no order. A chat's `sglext` is about the first of its choices.
+base64 of bare int32 without a shape, (tokens - 1 - start, hidden layers, K): the number of layers and experts are
+options. Ids only, in no order. A chat's `sglext` is about the first of its choices.
 """
 
 from typing import Any
@@ -26,7 +26,7 @@ def routed(body: Any) -> Any:
 
 
 def recognise(source: Source) -> bool:
-    """JSON with `meta_info` or `sglext`, in which routed experts are a text."""
+    """JSON with meta_info or sglext, and base64 in routed_experts."""
     first = source.first[0] if isinstance(source.first, list) and source.first else source.first
     return isinstance(routed(first), str)
 
@@ -39,7 +39,7 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
 
 
 def read_response(body: dict[str, Any], options: ImportOptions, tokens: list[int] | None = None) -> SequenceRouting:
-    """The routing of one response, with its tokens where whoever asked knows them. Raises `InvalidTrace`."""
+    """Return the routing of one response, with its tokens if the caller knows them. Raises `InvalidTrace`."""
     what = "A response of SGLang"
     layers, top_k = options.need("hidden_layers", what), options.need("top_k", what)
     data = from_base64(routed(body))
@@ -61,7 +61,6 @@ FORMAT = Importer(
     name="sglang",
     label="SGLang responses",
     becomes="trace",
-    looks_for="JSON with meta_info or sglext, and base64 in routed_experts",
     recognise=recognise,
     read=read,
     asks=("hidden_layers", "top_k"),

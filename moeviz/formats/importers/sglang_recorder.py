@@ -29,7 +29,7 @@ DECODE = 2  # forward_mode of a step that generates
 
 
 def recognise(content: Any) -> bool:
-    """A dictionary with `logical_count`, or with `records` beside a map of slots."""
+    """A torch file with logical_count, or records and last_physical_to_logical_map."""
     return isinstance(content, dict) and (
         "logical_count" in content or {"records", "last_physical_to_logical_map"} <= content.keys()
     )
@@ -88,7 +88,6 @@ FORMAT = Importer(
     name="sglang-recorder",
     label="SGLang's expert distribution recorder (KTransformers too)",
     becomes="trace or counts",
-    looks_for="a torch file with logical_count, or records and last_physical_to_logical_map",
     recognise=in_torch(recognise),
     read=of_torch(read),
     may_ask=("top_k", "moe_layers"),

@@ -16,7 +16,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(content: Any) -> bool:
-    """A dictionary with `samples`."""
+    """A torch file with samples."""
     return isinstance(content, dict) and isinstance(content.get("samples"), list)
 
 
@@ -39,7 +39,6 @@ FORMAT = Importer(
     name="slime",
     label="slime rollouts",
     becomes="trace",
-    looks_for="a torch file with samples",
     recognise=in_torch(recognise),
     read=of_torch(read),
     may_ask=("experts", "moe_layers"),

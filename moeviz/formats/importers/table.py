@@ -62,7 +62,7 @@ def importers() -> tuple[Importer, ...]:
 
 
 def named(name: str) -> Importer:
-    """Return the format of that name. Raises `MoevizError` for one that there is not."""
+    """Return the format of that name. Raises `MoevizError` for an unknown one."""
     for row in importers():
         if row.name == name:
             return row
@@ -79,17 +79,17 @@ def recognised(source: Source) -> Importer | None:
 
     Raises `InvalidTrace`, with the reason, for a file that looks like routing and is not opened.
     """
-    row: Importer | None = _guarded(partial(_recognised, source), source, "a file of another program")
+    row: Importer | None = _with_one_error(partial(_find_format, source), source, "a file of another program")
     return row
 
 
 def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
     """Read the trace, or the counts, in a file of that format. What the doctor finds is logged too.
 
-    Raises `InvalidTrace` for a damaged file, and for one that is no routing; `NotSaid` where something must be told.
+    Raises `InvalidTrace` for a damaged file, and for one that is not routing; `NotSaid` if an option is missing.
     """
     try:
-        found: Counted = _guarded(lambda: row.read(source, options), source, row.label)
+        found: Counted = _with_one_error(lambda: row.read(source, options), source, row.label)
     except NotSaid as error:
         names = dict.fromkeys([*error.names, *(name for name in row.asks if getattr(options, name) is None)])
         raise NotSaid(str(error), tuple(names)) from error
@@ -109,7 +109,7 @@ def imported(source: Source, row: Importer, options: ImportOptions) -> Opened:
     return Opened(found, row.label, findings, left_out)
 
 
-def _recognised(source: Source) -> Importer | None:
+def _find_format(source: Source) -> Importer | None:
     if why := _why_not(source):
         raise InvalidTrace(why)
     return next((row for row in importers() if row.recognise(source)), None)
@@ -133,7 +133,7 @@ def _why_not(source: Source) -> str:
     return ""
 
 
-def _guarded(read: Callable[[], Any], source: Source, what: str) -> Any:
+def _with_one_error(read: Callable[[], Any], source: Source, what: str) -> Any:
     try:
         return read()
     except MoevizError:

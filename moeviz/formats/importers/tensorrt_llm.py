@@ -19,7 +19,7 @@ SAME = "All ranks counted the same, so they saw the same tokens, and one of them
 
 
 def recognise(source: Source) -> bool:
-    """A folder with `meta_info.json` and `rank0.safetensors`."""
+    """A folder with meta_info.json and rank0.safetensors."""
     return source.is_folder and "meta_info.json" in source.files
 
 
@@ -65,7 +65,6 @@ FORMAT = Importer(
     name="tensorrt-llm",
     label="TensorRT-LLM's expert statistics",
     becomes="counts",
-    looks_for="a folder with meta_info.json and rank0.safetensors",
     recognise=recognise,
     read=read,
 )

@@ -8,6 +8,7 @@ zip's checksums are looked at here, since torch does not.
 import pickletools
 import zipfile
 from collections.abc import Callable
+from functools import wraps
 from io import BytesIO
 from typing import Any
 
@@ -45,7 +46,7 @@ def is_torch(data: bytes) -> bool:
 
 def in_torch(recognise: Callable[[Any], bool]) -> Recognise:
     """Return the `recognise` of an importer, from one that is given what a file of torch holds."""
-    return lambda source: is_torch(source.data) and recognise(torch_content(source))
+    return wraps(recognise)(lambda source: is_torch(source.data) and recognise(torch_content(source)))
 
 
 def of_torch(read: Callable[[Any, Source, ImportOptions], Counted]) -> Read:
@@ -61,7 +62,7 @@ def torch_content(source: Source) -> Any:
 
 
 def from_torch(data: bytes, max_bytes: int) -> Any:
-    """Lists, tuples, dictionaries, numbers and texts, with arrays in place of tensors. Raises `InvalidTrace`."""
+    """Lists, tuples, dictionaries, numbers and texts, with arrays instead of tensors. Raises `InvalidTrace`."""
     _check_zip(data, max_bytes)
     import torch
 

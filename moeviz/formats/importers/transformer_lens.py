@@ -15,7 +15,7 @@ INDICES = re.compile(r"(blocks\.(\d+)\..*hook_)expert_indices")
 
 
 def recognise(content: Any) -> bool:
-    """A dictionary with `hook_expert_indices`."""
+    """A torch file with hook_expert_indices."""
     return isinstance(content, dict) and any(INDICES.fullmatch(str(key)) for key in content)
 
 
@@ -38,7 +38,6 @@ FORMAT = Importer(
     name="transformer-lens",
     label="TransformerLens caches",
     becomes="trace",
-    looks_for="a torch file with hook_expert_indices",
     recognise=in_torch(recognise),
     read=of_torch(read),
 )

@@ -17,7 +17,7 @@ from moeviz.routing_trace import RoutingTrace
 
 
 def recognise(content: Any) -> bool:
-    """A dictionary with `routed_experts` and `attention_mask`."""
+    """A torch file with routed_experts and attention_mask."""
     return isinstance(content, dict) and {"routed_experts", "attention_mask", "input_ids"} <= content.keys()
 
 
@@ -41,7 +41,6 @@ FORMAT = Importer(
     name="verl",
     label="verl batches",
     becomes="trace",
-    looks_for="a torch file with routed_experts and attention_mask",
     recognise=in_torch(recognise),
     read=of_torch(read),
     may_ask=("experts", "moe_layers"),

@@ -2,7 +2,7 @@
 
 From 0.22 on, a response has base64 of a .npy, (tokens - 1 - start, hidden layers, K); 0.21 has nested lists, those of
 the prompt apart. Ids alone, in no order. Dense layers are rows of zeros, and so is what a fused kernel hides.
-An array of three axes may also be the `experts` of a `RoutingTrace`, (L, T, K): which of the two it is must be told.
+An array of three axes may also be the `experts` of a `RoutingTrace`, (L, T, K): an option says which.
 """
 
 from dataclasses import replace
@@ -27,7 +27,7 @@ ABOUT = SourceInfo("vllm", hidden=True)
 
 
 def recognise(source: Source) -> bool:
-    """JSON with choices of which none has another server's fields, or an integer array with three axes."""
+    """JSON with choices, lines with custom_id, or .npy of whole numbers with three axes."""
     if is_npy(source.data):
         array = from_npy(source.data)
         return array.ndim == 3 and array.dtype.kind in "iu"
@@ -71,7 +71,6 @@ FORMAT = Importer(
     name="vllm",
     label="vLLM responses and batches, arrays of expert ids",
     becomes="trace",
-    looks_for="JSON with choices, lines with custom_id, or .npy of whole numbers with three axes",
     recognise=recognise,
     read=read,
     may_ask=("start", "experts", "moe_layers", "first_axis"),

@@ -1,1 +1,1 @@
-"""A run of training as it was recorded, and what its charts are drawn from: values alone, without files or torch."""
+"""A run of training as it was recorded, and what its charts are drawn from: only values, without files or torch."""

@@ -19,6 +19,7 @@ from moeviz.training.recorded.run import (
     SNAPSHOTS,
     WHOLE_RUN,
     TrainingRun,
+    axis_of,
     chance_violation,
     max_violation,
     runs_of,
@@ -41,7 +42,7 @@ def lacking_caption(frame: pd.DataFrame, columns: Sequence[str], lacks: str) -> 
 
 def load_over_steps_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim which expert is the busiest at the end, and how many are dead. Columns: those of `load_over_steps`."""
-    over = "tokens" if "tokens" in frame else "step"
+    over = axis_of(frame)
     end = frame[(frame[over] == frame[over].max()) & frame["times_even"].notna()]
     if end.empty:
         return None
@@ -93,7 +94,7 @@ def aux_loss_caption(frame: pd.DataFrame) -> Claim | None:
 def logits_caption(frame: pd.DataFrame) -> Claim | None:
     """Compare the z-loss at the end with that at first. Columns: those of `logits_over_steps`."""
     z_loss = frame[frame["figure"] == "z-loss"]
-    over = "tokens" if "tokens" in frame else "step"
+    over = axis_of(frame)
     first = z_loss.sort_values(over).groupby("run")["worst"].first()
     return _at_the_end(captions.z_loss_at_end, z_loss, lambda last: (last["worst"], float(first[last["run"]])))
 
@@ -106,7 +107,7 @@ def change_caption(frame: pd.DataFrame) -> Claim | None:
 
 def gradients_caption(frame: pd.DataFrame) -> Claim | None:
     """Claim which router has the smallest gradient at the end. Columns: those of `gradients_over_steps`."""
-    over = "tokens" if "tokens" in frame else "step"
+    over = axis_of(frame)
     end = frame[frame[over] == frame[over].max()]
     least, most = (end.loc[getattr(end["router_grad_norm"], name)()] for name in ("idxmin", "idxmax"))
     if len(end) < 2 or not most["router_grad_norm"] > 0:
@@ -117,7 +118,7 @@ def gradients_caption(frame: pd.DataFrame) -> Claim | None:
 
 def _at_the_end(words: Words, frame: pd.DataFrame, values: Callable[[pd.Series], tuple[Any, ...]]) -> Claim | None:
     """Claim values of the last row of each run; None without rows."""
-    over = "tokens" if "tokens" in frame else "step"
+    over = axis_of(frame)
     names = runs_of(frame)
     ends = {name: frame[frame["run"] == name].sort_values(over) for name in names}
     found = tuple((name if len(names) > 1 else None, values(rows.iloc[-1])) for name, rows in ends.items() if len(rows))

@@ -1,8 +1,8 @@
-"""Frames that a run is drawn from: over steps, or over tokens, of one run or of two on the same axis.
+"""Frames of a run for charts: over steps, or over tokens, of one run or of two on the same axis.
 
 In every frame the column of the axis is `step` or `tokens`, whichever was asked for. A long run has several logs in a
-row, as many as `run.bins_of` puts together: their assignments are summed, and then measured. What is no count is taken
-from the last log of them.
+row, as many as `run.bins_of` puts together: their assignments are summed, and then measured. Anything but a count is
+taken from the last log of them.
 """
 
 from collections.abc import Mapping
@@ -35,13 +35,13 @@ ENOUGH = 1_000  # assignments of a uniform share, mean over layers
 
 
 def logs_in_a_column(run: TrainingRun) -> int:
-    """How many logs at most are put together in a picture of this run."""
+    """Return the most logs that are put together in a picture of this run."""
     rows = max(len(run.facts.layers), *(min(size, MOST_EXPERTS) for size in run.facts.num_experts), 1)
     return bins_of(run, "step", _columns(rows)).every
 
 
 def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.DataFrame:
-    """How much of a layer's work each expert did, from log to log, and which experts were dead.
+    """Measure each expert's share of a layer's work, from log to log, and which experts were dead.
 
     The load of an expert is its share of the layer's assignments of these steps, as a multiple of 1 / E.
     An expert is dead from the step after its last token, once a uniform share would have been 1,000 assignments since.
@@ -78,15 +78,15 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
 
 
 def _columns(rows: int) -> int:
-    """Of a heat map with so many rows."""
+    """Return the number of columns of a heat map."""
     return min(MOST_BINS, max(MOST_CELLS // max(rows, 1), FEWEST_BINS))
 
 
 def violation_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
-    """How uneven each layer was, from log to log: MaxVio, with what luck alone would give.
+    """Measure how uneven each layer was, from log to log: MaxVio, with what chance would give.
 
     MaxVio is the busiest expert's assignments over the uniform share, minus 1: 0 is even, E / k - 1 the most. It
-    is measured of the sums of these steps; where a run has no counts, it is that of their last log.
+    is measured of the sums of these steps; if a run has no counts, it is that of their last log.
 
     One row per column and layer. Columns: after, and step or tokens, int64 · layer int32 · assignments int64 ·
     max_violation, chance, effective float64 (chance: the mean MaxVio of tokens that choose k experts at random;
@@ -148,10 +148,10 @@ def _violation_of_logs(run: TrainingRun, over: Over) -> pd.DataFrame:
 
 
 def balance_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """How uneven the layers of each run were over time: the worst of them, the median and the best.
+    """Measure how uneven the layers of each run were over time: the worst of them, the median and the best.
 
     One row per run and column. Columns: run str · step or tokens int64 · worst, median, best float64 (MaxVio) ·
-    worst_layer int32 · chance float64 (what luck alone would give the worst layer's number of assignments) ·
+    worst_layer int32 · chance float64 (what chance would give the worst layer's number of assignments) ·
     fewest, median_effective float64 (effective experts as a share of all: exp(entropy of load) / E) · fewest_layer
     int32. Raises `MissingField` if none of the runs has figures of its layers.
 
@@ -164,6 +164,10 @@ def balance_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
             frames.append(found.assign(run=name))
     if not frames:
         raise MissingField("Balance over steps needs figures of layers, and this run has none.")
+    return _join_runs(frames)
+
+
+def _join_runs(frames: list[pd.DataFrame]) -> pd.DataFrame:
     whole = pd.concat(frames, ignore_index=True)
     return whole[["run", *whole.columns.drop("run")]]
 
@@ -189,7 +193,7 @@ def _balance_of(run: TrainingRun, over: Over) -> pd.DataFrame | None:
 
 
 def _balance_of_summary(run: TrainingRun, over: Over) -> pd.DataFrame | None:
-    """Of a source that has means and worst values alone."""
+    """Return the balance of a source that has only means and worst values."""
     known = run.summary.pivot(index="step", columns="figure", values=["mean", "worst"])
     if ("worst", "max_violation") not in known or not len(run.logs):
         return None
@@ -237,7 +241,7 @@ def _last_logs(run: TrainingRun) -> slice:
 
 
 def place_of(run: TrainingRun, layer: int, what: str) -> tuple[int, int]:
-    """The row of a layer, and its number of experts. Raises `MissingField` where the run does not have or say them."""
+    """The row of a layer, and its number of experts. Raises `MissingField` if the run does not have or say them."""
     if layer not in run.facts.layers:
         raise MissingField(f"{what} is of layer {layer}, and “{run.name[:60]}” has no such MoE layer.")
     if not run.facts.num_experts:
@@ -250,7 +254,8 @@ def importance_at_end(run: TrainingRun, layer: int) -> pd.DataFrame:
     """Compare what the router of a layer found probable at the end with what it used.
 
     The importance of an expert is the router's mean probability for it. Far above its load, it is trusted but not used;
-    far below, it is used though seldom trusted. Of the last logs, so many that a uniform share is 1,000 assignments.
+    far below, it is used though seldom trusted. It is of as many of the last logs as make a uniform share 1,000
+    assignments.
 
     One row per expert. Columns: those of `expert_load`, and importance float64. Raises `MissingField` if the
     run has no counts, or no probabilities.
@@ -301,8 +306,7 @@ def loss_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
         found = logs[[over, "loss", "aux_loss", "aux_coefficient"]].assign(run=name)
         found.insert(2, "without_aux", logs["loss"] - logs["aux_in_loss"])
         frames.append(found.assign(aux_mean=aux["mean"].to_numpy(), aux_worst=aux["worst"].to_numpy()))
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[["run", *whole.columns.drop("run")]]
+    return _join_runs(frames)
 
 
 def aux_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
@@ -319,7 +323,7 @@ def aux_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
 
 
 def logits_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """How large the routers' logits are: the z-loss and the root mean square, of the worst layer.
+    """Measure the size of the routers' logits: the z-loss and the root mean square, of the worst layer.
 
     Logits that grow without end make the router sure of everything, and overflow in half precision. The z-loss is the
     mean of the squared log-sum-exp of a token's logits; logits of 0 give (ln E) squared.
@@ -345,7 +349,7 @@ def _summary_of(name: str, run: TrainingRun, over: Over, figures: dict[str, str]
 
 
 def change_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
-    """How much of the probe set's routing changed since the snapshot before: 1 - router saturation of each layer.
+    """Measure the change of the probe set's routing since the snapshot before: 1 - router saturation of each layer.
 
     One row per run and snapshot, but the first. Columns: run str · step or tokens int64 · mean, most, least float64
     over layers · most_layer int32. Raises `MissingField` if no run has two snapshots.
@@ -362,12 +366,11 @@ def change_over_steps(runs: Runs, over: Over = "step") -> pd.DataFrame:
             frames.append(table.assign(run=name, most_layer=layers))
     if not frames:
         raise MissingField("Change of the routing needs snapshots of a probe set, and this run has none.")
-    whole = pd.concat(frames, ignore_index=True)
-    return whole[["run", *whole.columns.drop("run")]]
+    return _join_runs(frames)
 
 
 def gradients_over_steps(run: TrainingRun, over: Over = "step") -> pd.DataFrame:
-    """How large the gradient of each router was, and how many experts had none.
+    """Measure the gradient of each router, and count the experts that had none.
 
     One row per column and layer: the last log of those that stand in one. Columns: after, and step or tokens, int64 ·
     layer int32 · router_grad_norm float64 (L2 norm of the gradient of the router's parameters) · experts_without_grad

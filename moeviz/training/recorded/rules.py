@@ -1,6 +1,6 @@
-"""When an alarm begins and is over, where its threshold comes from, and what to do then.
+"""The alarms: when each begins and is over, the source of its threshold, and what to do then.
 
-Judged by assignments and not by steps: at a uniform share of 20 assignments, luck alone gives a MaxVio of 0.3 to 0.7.
+Judged by assignments and not by steps: at a uniform share of 20 assignments, chance gives a MaxVio of 0.3 to 0.7.
 """
 
 import tomllib
@@ -16,7 +16,7 @@ class Alarm(NamedTuple):
 
     rule: str  # begins when …
     until: str  # is over when …
-    over: str  # what is said then, after the layer
+    over: str  # the message then, after the layer
     source: str  # of the threshold
     to_do: str
 
@@ -30,21 +30,21 @@ KINDS = tuple(ALARM_KINDS)
 class Rules:
     """The thresholds of the alarms in `ALARM_KINDS`, which gives their defaults.
 
-    dead           an expert is dead where a uniform share would have been so many assignments since it last had one.
-    enough         load is judged over so many steps that a uniform share is this many assignments.
+    dead           an expert is dead once a uniform share would have been this many assignments since it last had one.
+    enough         load is judged over enough steps for a uniform share of this many assignments.
     max_violation  load: busiest expert / uniform share, minus 1.
     collapsed      collapse: exp(entropy of load) / experts.
     mass           confidence: probability of the selected experts.
     z_growth       logits: growth of the z-loss within `z_steps`.
     z_steps        see there.
     logit_rms      logits: root mean square in half precision.
-    margin         an alarm is over when its figure is back by this part of its threshold: not at once, or a figure that
+    margin         an alarm is over when its figure is back by this part of its threshold: otherwise a figure that
                    hovers there would be an alarm again and again.
-    warmup         tokens before any alarm but `dead` is said, and of which load is not judged afterwards. 0 suits a
+    warmup         tokens before any alarm but `dead` can begin, and of which load is not judged afterwards. 0 suits a
                    router that is trained already; for a run from scratch there is `Rules.from_scratch()`.
-    ignore         kinds of alarms that are not judged: ("aux_off",) where that is meant.
+    ignore         kinds of alarms that are not judged: ("aux_off",) if that is intended.
 
-    Raises `InvalidTrace` for a kind of alarm that there is not, or a threshold that is no number above 0.
+    Raises `InvalidTrace` for an unknown kind of alarm, or a threshold that is not a number above 0.
     """
 
     dead: int = 1_000
@@ -63,7 +63,7 @@ class Rules:
     def from_scratch(cls, warmup: int = 1_000_000, **others: Any) -> "Rules":
         """The thresholds for a run whose routers begin at random: uneven at first, whatever balances them.
 
-        warmup   tokens before any alarm but `dead` is said; of a short run, about its first tenth.
+        warmup   tokens before any alarm but `dead` can begin; of a short run, about its first tenth.
         others   any other rule.
 
         The busiest expert may have 2.5 times its share, and an expert is dead after 10,000 assignments.
@@ -92,7 +92,7 @@ def as_json(rules: Rules) -> dict[str, Any]:
 
 
 def of_json(found: Any) -> Rules:
-    """Rules from a file; what is missing or is no rule is as by default."""
+    """Read rules from a file; what is missing or invalid is as by default."""
     found = found if isinstance(found, dict) else {}
     plain = Rules()
     numbers = {

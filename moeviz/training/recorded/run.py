@@ -1,6 +1,6 @@
-"""TrainingRun: how the routing of a model went while it trained, as it was logged. No torch, no model.
+"""TrainingRun: the routing of a model while it trained, as it was logged. No torch, no model.
 
-Its logs are put together, so that a long run is as many columns as a picture has room for: sums first, then measures.
+Its logs are put together, so that a long run has no more columns than a picture can show: sums first, then measures.
 
 Letters: S logs, B bins of logs that follow each other, L MoE layers, E experts (of the layer with the most).
 """
@@ -17,7 +17,7 @@ from jaxtyping import Float32, Float64, Int32, Int64, Num
 from moeviz.errors import MissingField
 from moeviz.training.recorded.rules import Rules
 
-# What is measured of each layer's sums at a log, and which end is the bad one.
+# Figures of each layer's sums at a log, and the end that is bad.
 FIGURES = {
     "max_violation": "high",
     "normalised_entropy": "low",
@@ -51,9 +51,10 @@ CHANGED = {"step": "int64", "tokens": "int64", "layer": "int32", "changed": "flo
 ALARMS = {"kind": "str", "layer": "int32", "began": "int64", "over": "float64", "on": "bool", "says": "str"}
 SUMMARY = {"step": "int64", "figure": "str", "mean": "float64", "worst": "float64"}
 SNAPSHOTS = "snapshots"  # the folder of trace files in that of a run
-WHOLE_RUN = -1  # in place of a layer, of an alarm that is of no layer
-NOT_COUNTED = -1  # in `counts` where a log has none, in `dead` and in the `alarms` of a log where they are not known
+WHOLE_RUN = -1  # instead of a layer, for an alarm of the whole run
+NOT_COUNTED = -1  # in `counts` of a log without any, in `dead` and in the `alarms` of a log if they are unknown
 ALIVE = -1  # in `dead_since`
+Over = Literal["step", "tokens"]  # the axis
 
 
 def empty(columns: dict[str, str]) -> pd.DataFrame:
@@ -62,14 +63,19 @@ def empty(columns: dict[str, str]) -> pd.DataFrame:
 
 
 def runs_of(frame: pd.DataFrame) -> list[str]:
-    """The runs that a frame is of: where `run` is a category, those without a row too."""
+    """List the runs of a frame: if `run` is a category, those without a row too."""
     runs = frame["run"]
     return [*runs.cat.categories] if isinstance(runs.dtype, pd.CategoricalDtype) else [*dict.fromkeys(runs)]
 
 
+def axis_of(frame: pd.DataFrame) -> Over:
+    """Return the column of a frame's axis."""
+    return "tokens" if "tokens" in frame else "step"
+
+
 @dataclass(frozen=True, slots=True)
 class RunFacts:
-    """Facts of a run beside its numbers. What a source does not say is None, or ""."""
+    """Facts of a run, apart from its numbers. Unknown ones are None, or ""."""
 
     source: str  # "moeviz", "tensorboard" or "megatron-lm"
     model: str = ""
@@ -87,14 +93,14 @@ class RunFacts:
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class TrainingRun:
-    """How routing went while a model trained, log by log. A measure is of the sums of all steps since the last log.
+    """The routing of a model while it trained, log by log. A measure is of the sums of all steps since the last log.
 
     name         of the file or folder.
-    logs         one row a log, by ascending step: step · steps (since the log before) · tokens (so far) · loss ·
+    logs         one row per log, by ascending step: step · steps (since the log before) · tokens (so far) · loss ·
                  aux_loss (as the model computed it, mean over micro-batches; NaN if it computed none) ·
                  aux_coefficient · aux_in_loss (what part of the loss it is; NaN where that is not known) · alarms (how
                  many are on after this log; NOT_COUNTED where that is not known).
-    layers       one row a log and layer: step · layer · tokens, assignments (of these steps) · max_violation (busiest
+    layers       one row per log and layer: step · layer · tokens, assignments (of these steps) · max_violation (busiest
                  expert / uniform share, minus 1) · normalised_entropy (of the load; 1 is even) · router_entropy (of the
                  probabilities, mean of tokens, / ln E) · z_loss · aux (E sum f P of this layer; 1 is even) · logit_rms
                  · mass (probability of the selected experts, mean of tokens) · dead (experts; NOT_COUNTED where it is
@@ -102,14 +108,14 @@ class TrainingRun:
     counts       assignments of each expert at each log; NOT_COUNTED where a log has none. None: no log has any.
     importance   mean probability of each expert at each log, NaN where a log has none.
     dead_since   the step since when an expert is dead, at each log; ALIVE where it is not.
-    alarms       one row an alarm: kind (`rules.KINDS`) · layer (WHOLE_RUN if of none) · began (step) · over (step; NaN
+    alarms       one row per alarm: kind (`rules.KINDS`) · layer (WHOLE_RUN if of none) · began (step) · over (step; NaN
                  while on) · on · says (its last sentence).
     evaluations  as `layers`, of the forwards in evaluation up to a step.
-    changed      one row a snapshot of the probe set and layer: step · tokens · layer · changed, which is 1 - the router
-                 saturation since the snapshot before.
-    summary      one row a log and figure: step · figure · mean and worst over layers.
-    snapshots    trace files of the probe set, by how many tokens the model had been trained on.
-    notes        what a reader has to know: lines that were left out.
+    changed      one row per snapshot of the probe set and layer: step · tokens · layer · changed (1 - the router
+                 saturation since the snapshot before).
+    summary      one row per log and figure: step · figure · mean and worst over layers.
+    snapshots    trace files of the probe set, by the number of training tokens before it.
+    notes        sentences for the reader, such as about lines that were left out.
     """
 
     name: str
@@ -135,7 +141,7 @@ class TrainingRun:
 
     @property
     def alarms_on(self) -> int | None:
-        """How many alarms are on after the last log; None where the source does not say."""
+        """Number of alarms that are on after the last log; None if the source does not say."""
         if self.facts.source == "moeviz":
             return int(self.alarms["on"].sum())
         last = self.logs["alarms"].iloc[-1] if len(self.logs) else NOT_COUNTED
@@ -160,7 +166,6 @@ def summary_of(layers: pd.DataFrame) -> pd.DataFrame:
 
 
 MOST_BINS = 120
-Over = Literal["step", "tokens"]  # what the axis is
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +180,7 @@ class Bins:
 
 
 def bins_of(run: TrainingRun, over: Over, most: int = MOST_BINS) -> Bins:
-    """At most so many bins of the logs of a run."""
+    """Return at most `most` bins of the logs of a run."""
     logs = len(run.logs)
     every = max(-(-logs // most), 1)
     first = np.arange(0, logs, every)
@@ -193,7 +198,7 @@ def need_counts(run: TrainingRun, why: str) -> Int64[np.ndarray, "S L E"]:
 
 
 def sums(counts: Int64[np.ndarray, "S ..."], bins: Bins) -> Int64[np.ndarray, "B ..."]:
-    """Of the logs of each bin that have counts; 0 where none has."""
+    """Sum the logs of each bin that have counts; 0 if none has."""
     return np.add.reduceat(np.maximum(counts, 0), bins.first, axis=0)
 
 
@@ -204,7 +209,7 @@ def max_violation(counts: Int64[np.ndarray, "... E"], experts: int) -> Float64[n
 
 
 def effective_experts(counts: Int64[np.ndarray, "... E"]) -> Float64[np.ndarray, "..."]:
-    """exp(entropy of load): so many experts, used evenly, would be as uneven. NaN where nothing was assigned."""
+    """exp(entropy of load): this many experts, used evenly, would be as uneven. NaN if nothing was assigned."""
     total = counts.sum(axis=-1, keepdims=True)
     share = counts / np.maximum(total, 1)
     entropy = -(share * np.log(np.where(share > 0, share, 1))).sum(axis=-1)
@@ -214,10 +219,10 @@ def effective_experts(counts: Int64[np.ndarray, "... E"]) -> Float64[np.ndarray,
 def chance_violation(
     assignments: Num[np.ndarray, "..."], experts: int, top_k: int | None
 ) -> Float64[np.ndarray, "..."]:
-    """The MaxVio that luck alone gives on average, if each token chose k different experts at random.
+    """The MaxVio that chance gives on average, if each token chose k different experts at random.
 
     The largest of E normal numbers (Blom 1958), as wide and as skewed as a binomial with p = k / E (Cornish & Fisher
-    1938). Within a tenth of what a simulation gives, from 20 assignments a uniform share on.
+    1938). Within a tenth of what a simulation gives, from 20 assignments per uniform share on.
     """
     share = (top_k or 1) / experts
     if experts < 2 or share >= 1:
@@ -232,7 +237,7 @@ def chance_violation(
 def dead_since(run: TrainingRun, row: int) -> Int64[np.ndarray, "S E"]:
     """The step since when each expert of a layer was dead in the steps of each log; ALIVE where it was not.
 
-    Told afterwards: when an alarm says that an expert is dead, it has been so from after its last token on. A log that
+    Known afterwards: when an alarm says that an expert is dead, it has been so from after its last token on. A log that
     has tokens from before that is not among them.
     """
     counts = need_counts(run, "Dead experts")[:, row]
