@@ -268,4 +268,4 @@ def test_a_model_whose_experts_drop_what_is_too_much_keeps_its_own_turns():
             return logits, weights.masked_fill(is_full[:, None], 0.0), experts
 
     model.model.layers[1].mlp.gate.__class__ = Full
-    assert "otherwise beside others" in share_decoding(LoadedModel(model, tiny_tokenizer(), describe(model, "full")))
+    assert "differently in a batch" in share_decoding(LoadedModel(model, tiny_tokenizer(), describe(model, "full")))
