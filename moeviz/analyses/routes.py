@@ -151,7 +151,7 @@ def regretting(
         job = _job(run, alternatives, layers, rng)
         part = _of_text(job, number, positions, judge, text, check=number == 0)
         if labelled:
-            part.cells.insert(7, "label", pd.array([label] * len(part.cells), "str"))
+            part.cells.insert(7, "label", pd.Series(label, part.cells.index, "str"))
         yield number + 1, len(pairs), part
 
 

@@ -106,10 +106,9 @@ def _cuts(model: LoadedModel | EngineModel, text: str) -> tuple[np.ndarray, np.n
 
     No place is inside a character.
     """
-    is_other = isinstance(model, EngineModel)
-    spans = model.token_spans(text) if is_other else token_spans(model.tokenizer, text)
+    spans = model.token_spans(text) if isinstance(model, EngineModel) else token_spans(model.tokenizer, text)
     if spans is None:
-        name = model.name if is_other else type(model.tokenizer).__name__
+        name = model.name if isinstance(model, EngineModel) else type(model.tokenizer).__name__
         raise InvalidPrompt(
             f"It has {model.count_tokens(text):,} tokens and the model's context holds {model.max_tokens:,}. Cutting a "
             f"text needs to know which characters a token stands for, and {name} does not say. Give shorter texts."

@@ -49,7 +49,7 @@ def expert_rules(trace: RoutingTrace) -> pd.DataFrame:
     names, facts = _facts(trace)
     if not names:
         raise InvalidTrace(f"The {len(aside)} tokens of this trace are too few for rules. Trace more texts.")
-    terms = [(at,) for at in range(len(names))]
+    terms: list[tuple[int, ...]] = [(at,) for at in range(len(names))]
     for pair in combinations(range(len(names)), 2):
         both = int((facts[pair[0]] & facts[pair[1]]).sum())
         if FEWEST_OF_TWO <= both < 0.98 * min(facts[pair[0]].sum(), facts[pair[1]].sum()):
@@ -94,7 +94,8 @@ def _rule(
     for judges in (aside, ~aside):
         chosen = _greedy(covered[:, ~judges], has[~judges])
         words.append(" or ".join(" and ".join(names[at] for at in terms[term]) for term in chosen))
-        own, found = has[judges], (covered[np.ix_(chosen, np.flatnonzero(judges))] > 0).any(0)
+        own = has[judges]
+        found: np.ndarray = (covered[chosen][:, judges] > 0).any(0)
         both = (own & found).sum()
         others = [_table(key, has, judges) for key in (token, kind)]
         scores = [_f1(one, own) for one in (found, *others, np.ones(len(own), bool))]

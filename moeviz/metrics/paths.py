@@ -314,7 +314,8 @@ def _scaled(distances: np.ndarray) -> np.ndarray:
     centre = np.eye(n) - 1 / n
     values, vectors = np.linalg.eigh(-centre @ distances**2 @ centre / 2)
     best = np.argsort(-values)[:2]
-    return vectors[:, best] * np.sqrt(np.maximum(values[best], 0))
+    places: np.ndarray = vectors[:, best] * np.sqrt(np.maximum(values[best], 0))
+    return places
 
 
 def _turned(onto: np.ndarray, points: np.ndarray) -> np.ndarray:

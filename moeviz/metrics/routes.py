@@ -99,7 +99,8 @@ def ranks(losses: Float32[np.ndarray, "C A"], taken: np.ndarray | int = 0) -> di
     number = others.sum(1)
 
     def share(of: np.ndarray) -> np.ndarray:
-        return np.divide((of & others).sum(1), number, out=np.full(len(number), np.nan), where=number > 0)
+        found: np.ndarray = np.divide((of & others).sum(1), number, out=np.full(len(number), np.nan), where=number > 0)
+        return found
 
     def rank(tie: float) -> np.ndarray:
         return share(losses < own - tie) + share(np.abs(losses - own) <= tie) / 2
@@ -217,8 +218,8 @@ def route_sentences(regret: RouteRegret) -> list[Claim]:
     if cells["rank"].isna().all():
         return [captions.routes_alike(len(cells))]
     one = by(cells.assign(label=""), "label").iloc[0]
-    certainty = by(cells, "certainty").set_index("what")
-    ends = [float(certainty[name].iloc[at]) for name in ("rank", "rank_ties") for at in (0, -1)]
+    certainty = by(cells, "certainty")
+    rank, ties = ((float(row.iloc[0]), float(row.iloc[-1])) for row in (certainty["rank"], certainty["rank_ties"]))
     claims = [
         captions.route_ranks(
             int(one["tokens"]),
@@ -230,7 +231,7 @@ def route_sentences(regret: RouteRegret) -> list[Claim]:
             one["low"],
             one["high"],
         ),
-        captions.route_certainty(*ends, TIE),
+        captions.route_certainty(rank[0], rank[1], ties[0], ties[1], TIE),
         captions.route_stakes(*_stakes(cells)),
     ]
     if regret.every and "label" in cells and cells["label"].nunique() > 1:
@@ -256,9 +257,9 @@ def _stakes(cells: pd.DataFrame) -> tuple[float, float]:
 def _groups(cells: pd.DataFrame, what: str) -> pd.Series:
     if what == "certainty":
         order = cells.groupby(["sequence", "position"])["entropy"].first().rank(method="first")
-        fifths = np.ceil(order / len(order) * len(CERTAINTY)).astype(int) - 1
+        fifths = (order / len(order) * len(CERTAINTY)).apply(np.ceil).astype(int) - 1
         at = pd.MultiIndex.from_frame(cells[["sequence", "position"]])
-        return pd.Series(pd.Categorical.from_codes(fifths.loc[at].to_numpy(), CERTAINTY), cells.index)
+        return pd.Series(pd.Categorical.from_codes(fifths.loc[at].to_numpy(), pd.Index(CERTAINTY)), cells.index)
     if what == "kinds":
         return cells["kind"] + " → " + cells["next_kind"]
     if what == "place":
