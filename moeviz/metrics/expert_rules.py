@@ -95,7 +95,7 @@ def _rule(
         chosen = _greedy(covered[:, ~judges], has[~judges])
         words.append(" or ".join(" and ".join(names[at] for at in terms[term]) for term in chosen))
         own = has[judges]
-        found: np.ndarray = (covered[chosen][:, judges] > 0).any(0)
+        found: np.ndarray = np.any(covered[chosen][:, judges] > 0, axis=0)
         both = (own & found).sum()
         others = [_table(key, has, judges) for key in (token, kind)]
         scores = [_f1(one, own) for one in (found, *others, np.ones(len(own), bool))]
