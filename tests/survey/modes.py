@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 from accelerate import cpu_offload, disk_offload, dispatch_model
+from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel, TorchAoConfig
 
 from moeviz.capture.record.hooks import listen
@@ -140,7 +141,12 @@ def _bypassed(architecture: str) -> str:
     """A block as a kernel from the hub replaces it: its router is never called."""
     model = random_model(architecture)
     block = model.get_submodule(find_routers(model)[-1].block_path)
-    block.forward = types.MethodType(lambda _block, hidden, *_args, **_kwargs: hidden, block)
+    beside = (None,) if architecture == "gpt_oss" else ()  # its layer takes two answers of the block
+
+    def unchanged(_block: nn.Module, hidden: torch.Tensor, *_args: object, **_named: object) -> object:
+        return (hidden, *beside) if beside else hidden
+
+    block.forward = types.MethodType(unchanged, block)
     trace(model, TWO, tokenizer=tokenizer())
     return f"{WRONG}: a router that never ran went unnoticed"
 
