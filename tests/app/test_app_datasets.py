@@ -225,8 +225,10 @@ def test_a_link_never_opens_a_folder_that_is_not_listed(serving, folder, tmp_pat
     app = serving(folder, at=page, to=to, dataset=link, layer="1", expert="1")
     assert "which is not open here" in sentences(app) and "200 tokens" not in sentences(app)
     assert not visit_of(app).datasets and visit_of(app).subject in (None, f"dataset {NAME}")
+    assert "which is not open here" in sentences(app.run()), "also when the page is drawn again"
     go_to(app, page, dataset=NAME, layer="1", expert="1")
     assert visit_of(app).subject == f"dataset {NAME}" and "400 tokens" in said_of(app)
+    assert "which is not open here" not in sentences(app)
 
 
 def test_the_machines_own_user_opens_a_folder_by_its_path(serving, folder):

@@ -94,6 +94,8 @@ class Visit:
     # Pages by title, and addresses.
     pages: dict[str, st.Page] = field(default_factory=dict)
     address: Query = field(default_factory=dict)  # of the page on screen
+    not_followed: list[str] = field(default_factory=list)  # why the address could not be followed whole
+    not_followed_at: tuple[str, str | None] | None = None  # on which page, with which subject
     heard: tuple[str, Query] | None = None  # the page and the address that the browser sent last
     written: list[tuple[str, Query]] = field(default_factory=list)  # and those that it has not repeated yet
     serve_asked: Query = field(default_factory=dict)  # by a link to the page Serve

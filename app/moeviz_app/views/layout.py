@@ -1,5 +1,6 @@
 """One page, from its menu to its address: what Streamlit runs anew whenever a visitor does something."""
 
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -79,12 +80,20 @@ def _subject() -> tuple[str | None, int]:
 
 def follow(page: str) -> None:
     """Show what the address of this page asks for, where the browser asks anew: at a visit, and after going back."""
-    asked = st.query_params.to_dict()
-    if not navigation.asks(page, asked):
-        return
-    with explained():
+    asked, now = st.query_params.to_dict(), visit()
+    if navigation.asks(page, asked):
+        now.not_followed = []
+        _follow(asked, now.not_followed.append)
+        now.not_followed_at = page, now.subject
+    if now.not_followed_at == (page, now.subject):  # also when the page is drawn again
+        for why in now.not_followed:
+            say(why)
+
+
+def _follow(asked: dict[str, str], keep: Callable[[str], None]) -> None:
+    with explained(keep):
         asked = LINKS.shown(asked)
-    with explained():
+    with explained(keep):
         if "prompt" in asked:
             _follow_run(asked)
         elif (name := asked.get(navigation.DATASET)) is not None:
@@ -95,7 +104,7 @@ def follow(page: str) -> None:
         elif navigation.SUBJECT in asked:
             choose(asked[navigation.SUBJECT])
     if (address := visit().page_address) is not None:
-        with explained():
+        with explained(keep):
             address.fill_in(asked)
 
 
