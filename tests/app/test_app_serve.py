@@ -245,7 +245,7 @@ ASKED = {
 
 
 def test_a_link_brings_what_the_page_was_asked_and_the_address_says_it_again():
-    app = visit("serve", prompt="One day", model="embedded", **ASKED)
+    app = visit("serve", prompt="One day a little girl went for a walk", model="embedded", **ASKED)
     assert "30 MB hold" in sentences(app) and choice(app, "Devices").value == 2
     assert "of repeated prefixes are left out" in sentences(app)
     assert app.session_state[session.ENGINE] == "lmdeploy" and number(app, "Size of one expert").value == 1.5
