@@ -48,7 +48,6 @@ OTHERWISE = {
     "moeviz/own_folder.py:write_table": "to memory",
     "moeviz/training/routing_file.py:write_table": "to a file of `replacing`",
     "moeviz/history/shared/results.py:savez_compressed": "to a file of `replacing`",
-    "moeviz/embedded/evaluation.py:savez_compressed": "to a file of `replacing`",
     "moeviz/spreadsheets.py:to_csv": "to memory",
     "moeviz/formats/exports.py:to_csv": "ours, which returns bytes",
     "app/moeviz_app/views/expert_jobs.py:to_csv": "to memory",
