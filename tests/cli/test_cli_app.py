@@ -260,7 +260,7 @@ def test_a_bare_clone_runs_with_its_own_parts_alone(tmp_path, installed):
 
 def test_the_app_begins_with_the_model_of_a_folder(monkeypatch, tmp_path):
     CONFIGS["mixtral"].save_pretrained(tmp_path)
-    monkeypatch.delenv("MOEVIZ_MODELS", raising=False)
+    monkeypatch.setenv("MOEVIZ_MODELS", "")  # and not `delenv`, which would leave what is set here to later tests
     begin_with([str(tmp_path)])
     assert os.environ["MOEVIZ_MODELS"].split(",") == [str(tmp_path), "embedded"]
 
