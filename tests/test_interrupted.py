@@ -7,7 +7,10 @@ import sys
 import pytest
 from house import ROOT
 
-AT = "import os, signal, sys; sys.argv = [{word!r}]; {before}; os.kill(os.getpid(), signal.SIGINT)"
+HEARD = (
+    "signal.signal(signal.SIGINT, signal.default_int_handler)"  # also where a shell runs the tests in the background
+)
+AT = f"import os, signal, sys; {HEARD}; sys.argv = [{{word!r}}]; {{before}}; os.kill(os.getpid(), signal.SIGINT)"
 RUN = "from moeviz.cli.main import main; sys.argv = [{word!r}, 'completion', 'bash']; main()"
 
 
