@@ -53,10 +53,10 @@ def test_planted_experts_are_found_and_the_same_texts_show_none_in_the_model_as_
     found = notes_by_place(table_of(planted))
     assert found.pop((1, 6)).startswith("a Super Expert, whose outputs reach ")
     assert found == {
-        (2, 3): "as expert 5 by its weights; as expert 5 by its outputs",
-        (2, 5): "as expert 3 by its weights; as expert 3 by its outputs",
-        (3, 0): "as expert 2 by its outputs",
-        (3, 2): "as expert 0 by its outputs",
+        (2, 3): "like expert 5 by its weights; like expert 5 by its outputs",
+        (2, 5): "like expert 3 by its weights; like expert 3 by its outputs",
+        (3, 0): "like expert 2 by its outputs",
+        (3, 2): "like expert 0 by its outputs",
         (4, 1): "it adds nothing",
     }
 
