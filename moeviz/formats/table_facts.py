@@ -192,7 +192,8 @@ def _whole(column: pd.Series, low: int, high: int, default: int | None) -> pd.Se
     numbers, empty = _numbers(column)
     if default is not None:
         numbers = numbers.where(~empty, default)
-    good = (numbers >= low) & (numbers <= high) & (numbers % 1 == 0)
+    with np.errstate(over="ignore", invalid="ignore"):  # half floats hold no limit of ids, and an infinity no remainder
+        good = (numbers >= low) & (numbers <= high) & (numbers % 1 == 0)
     refuse_rows(column, ~good, f"be a whole number from {low} to {high}")
     return numbers.astype(np.int64)
 

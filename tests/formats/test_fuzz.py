@@ -3,7 +3,7 @@
 import random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from opened_instead import open_instead
 
@@ -57,6 +57,7 @@ def test_whatever_a_link_says_a_page_takes_what_it_knows_and_ignores_the_rest(da
 
 
 @given(st.sampled_from(["csv", "parquet", "json", "npz"]), st.integers(0, 2), st.integers(0, 2**32 - 1))
+@example("parquet", 0, 38956)  # a column of half floats
 def test_a_damaged_file_is_read_or_refused_in_a_sentence(name, which, seed):
     target = TARGETS[name]
     target.execute(target.mutate(target.seeds()[which], seed))
