@@ -91,12 +91,12 @@ def read_by_ids(monkeypatch, engine: str) -> None:
 
         monkeypatch.setattr(Vocabulary, "ids", lambda _self, text, **_how: [*map(int, text.split())])
     else:
-        from moeviz.capture.engines.mlx import run
+        from moeviz.capture.engines.mlx import model
 
         def of_numbers(tokenizer, request, name, limit, _ids_of):
             return prompt_ids(tokenizer, request, name, limit, lambda text: [*map(int, text.split())])
 
-        monkeypatch.setattr(run, "prompt_ids", of_numbers)
+        monkeypatch.setattr(model, "prompt_ids", of_numbers)
 
 
 GGUF = pytest.param("llama.cpp", marks=pytest.mark.gguf)
