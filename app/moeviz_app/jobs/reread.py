@@ -1,7 +1,7 @@
 """The tokens of a trace read again: with experts muted, with each earlier token replaced in turn, or in parts.
 
-What is read are the trace's own tokens, generated ones too, so that each row is compared with that of the trace. All
-wait in line and are bounded as a run is. What came of it is shared: it depends on tokens and model alone.
+The model reads the trace's own tokens, generated ones too, so that each row is compared with that of the trace. Each
+reading waits in line and is bounded as a run is. Its result is shared: it depends on the tokens and the model alone.
 """
 
 from base64 import b64encode

@@ -157,7 +157,7 @@ class Tabs:
             await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
 
     def _judged(self, visitor: Visitor) -> Refusal | None:
-        """Return why there is no place for a tab; silent ones give theirs up before that."""
+        """Return why there is no place for a tab. Tabs that have sent nothing are closed first to make room."""
         settings, mine, here = self.settings, visitor.id, visitor.address
         shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
         of_visitor = settings.sessions_per_visitor if visitor.is_browser else shared

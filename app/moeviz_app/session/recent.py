@@ -66,7 +66,7 @@ def earlier(seen: set[str]) -> list[KeptTrace]:
     found = []
     try:
         paths = kept_traces(folder()) if identity.may_keep_traces() else []
-    except OSError:  # there is no such folder: the error is reported when something is written
+    except OSError:  # the folder does not exist: the error is reported when something is written
         paths = []
     for path in paths:
         if path.name not in seen:

@@ -1,6 +1,6 @@
-"""The page of a topic, or of two that belong together: one chart large with its answer, the others small beside it.
+"""The page of a topic, or of two that belong together: one large chart with its answer, the others small next to it.
 
-Of a dataset or counts, in place of a trace: the charts that these can answer, and one sentence on the others.
+For a dataset or counts, the page draws the charts that these can answer, and names the others in one sentence.
 """
 
 from collections.abc import Callable, Hashable, Iterable
