@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -279,11 +280,19 @@ def tabs_of(server, process):
     return int(float(re.search(r"^moeviz_sessions (\S+)$", told(server, "/metrics", process)[0], re.M)[1]))
 
 
+def all_take_new_visitors(server):
+    def look():
+        with suppress(urllib.error.HTTPError):  # none of them does yet
+            return all(told(server, "/readyz", each)[0] for each in range(2)) and told(server, "/healthz")[0] == "ok\n"
+
+    until(look)
+
+
 def test_a_visitor_keeps_to_a_process_others_are_in_the_other_and_both_run(server):
     mine, other, model = new_visitor(), new_visitor(), moeviz.load_model()
+    all_take_new_visitors(server)  # a tab connects as it is made, and a new visitor avoids a process that is busy
     with Tab(server.url, mine) as one, Tab(server.url, mine) as two, Tab(server.url, other) as third:
         for tab in (one, two, third):
-            until(lambda: told(server, "/healthz")[0] == "ok\n")  # a new visitor avoids a process that does not answer
             tab.come()
             tab.run(prompt_of(model, f"Tab {id(tab)} says", 0))
         assert sorted(tabs_of(server, number) for number in range(2)) == [1, 2]
@@ -302,6 +311,7 @@ def test_a_connection_ends_with_its_answer_where_the_next_may_be_anothers(server
 def test_a_process_that_is_killed_is_replaced_and_visitors_of_the_other_hear_nothing(server):
     """Killed with a run in it: its visitor's page comes back and says so, until its next run."""
     model, visitors = moeviz.load_model(), [new_visitor() for _ in range(2)]
+    all_take_new_visitors(server)
     begun, (first, *forked) = len(server.lines), processes_of(server)
     with Tab(server.url, visitors[0]) as one:
         one.come()
