@@ -20,10 +20,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz rules`."""
-    from moeviz.metrics.expert_rules import expert_rules, rules_sentence
+    from moeviz.metrics.expert_names import expert_names, expert_names_caption
 
-    rules = expert_rules(read_one_trace(args.source, args))
-    findings = [rules_sentence(rules)] if (rules["rule"] != "").any() else []
+    rules = expert_names(read_one_trace(args.source, args))
+    findings = [*filter(None, [expert_names_caption(rules)])]
     if args.json:
         print_tables({"rules": rules}, findings)
         return 0

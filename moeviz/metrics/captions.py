@@ -301,19 +301,34 @@ def no_name(phi: float) -> str:
 
 
 @claim
-def name_that_holds(name: str, by: str, precision: float, share: float) -> str:
-    what = "these kinds" if by == "kinds" else "this class"
+def name_that_holds(
+    name: str, precision: float, recall: float, f1: float, f1_token: float, f1_kind: float, f1_position: float
+) -> str:
+    more = "The token by itself says more" if f1_token > f1 else "It says more than the token by itself"
     return (
-        f"{name}: {percent(precision)} of its tokens are of {what}, compared with {percent(share)} of all tokens, on "
-        "texts that did not choose the name."
+        f"{name}: it has {percent(precision)} of these tokens, and they are {percent(recall)} of all that it has, on "
+        f"texts that did not choose the name. {more}: F1 {f1:.2f} by the name, {f1_token:.2f} by the token, "
+        f"{f1_kind:.2f} by the kind of text, {f1_position:.2f} by the position."
     )
 
 
 @claim
-def names_that_hold(held: int, experts: int, layer: int, expert: int, name: str) -> str:
+def names_that_hold(
+    held: int,
+    experts: int,
+    layer: int,
+    expert: int,
+    name: str,
+    better: int,
+    f1: float,
+    f1_token: float,
+    f1_kind: float,
+) -> str:
+    decoration = " So names are mostly decoration here." if 2 * better < experts else ""
     return (
         f"{held:,} of {experts:,} experts have a name that holds; the clearest is expert {expert} of layer {layer}: "
-        f"“{short(name)}”."
+        f"“{short(name)}”. On texts that did not choose them, {better:,} rules predict better than the token by "
+        f"itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}.{decoration}"
     )
 
 
@@ -408,7 +423,7 @@ def breadths(experts: int, narrow: int, broad: int, none: int) -> str:
 
 @claim
 def names_by_chance(mean: float, fewest: int, most: int, experts: int) -> str:
-    return f"With the kinds shuffled among the texts, {mean:.1f} of {experts:,} names hold ({fewest:,} to {most:,})."
+    return f"With the routing of other texts, {mean:.1f} of {experts:,} names hold ({fewest:,} to {most:,})."
 
 
 @claim
@@ -885,16 +900,6 @@ def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> 
         f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
         f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
         f"{percent(plane)} of the three nearest as such."
-    )
-
-
-@claim
-def rules_that_predict(better: int, rules: int, f1: float, f1_token: float, f1_kind: float) -> str:
-    decoration = " So a name in words is mostly decoration here." if 2 * better < rules else ""
-    return (
-        f"On texts that did not choose them, the rules of {better:,} of {rules:,} experts predict better than the "
-        f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
-        f"{decoration}"
     )
 
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
 from moeviz.metrics import captions
-from moeviz.metrics.expert_names import set_aside
+from moeviz.metrics.expert_names import kind_codes, plain_tokens, set_aside
 from moeviz.metrics.inputs import check_recorded, needs_tokens
-from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
-from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.tokens import visible
+from moeviz.metrics.vocabulary import kind_of
 from moeviz.routing_trace import RoutingTrace
 
 WHOLE = 8  # layers up to which whole paths are counted; beyond them, windows of three
@@ -204,21 +204,6 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
         _agree(near, _nearest(drawn)),
         np.stack(clouds),
     )
-
-
-def plain_tokens(trace: RoutingTrace) -> RoutingTrace:
-    """Return a trace without special tokens: they have routes of their own."""
-    texts = trace.tokens["text"]
-    special = {text for text in texts.unique() if kind_of(text) == SPECIAL and not PART_OF_CHARACTER.search(text)}
-    return trace.select(tokens=~texts.isin(special).to_numpy()) if special else trace
-
-
-def kind_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
-    """Return the label of each token as a number; 0 for all without labels."""
-    if "label" not in trace.tokens:
-        return np.zeros(len(trace.tokens), np.int64)
-    codes: np.ndarray = pd.factorize(trace.tokens["label"])[0].astype(np.int64)
-    return codes
 
 
 def context(trace: RoutingTrace, row: int) -> str:
