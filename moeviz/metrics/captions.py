@@ -895,11 +895,11 @@ def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: f
 
 
 @claim
-def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> str:
+def map_of_experts(halves: float, renamed: float, kept: float, plane: float, chance: float) -> str:
     return (
         f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
-        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
-        f"{percent(plane)} of the three nearest as such."
+        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. Of the "
+        f"three nearest in the plane, {percent(plane)} are so in truth, and by chance {percent(chance)} would be."
     )
 
 

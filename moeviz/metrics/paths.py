@@ -149,7 +149,28 @@ class ExpertMap:
 
     def sentence(self) -> Claim:
         """Claim how far likeness holds between halves of the texts, and how far the plane shows it."""
-        return captions.map_of_experts(self.halves, self.renamed, self.kept, self.plane)
+        chance = min(NEAREST / max(len(self.experts) - 1, 1), 1.0)
+        return captions.map_of_experts(self.halves, self.renamed, self.kept, self.plane, chance)
+
+    def rows(self) -> pd.DataFrame:
+        """Give the true neighbours of each expert, and where it would be with other texts, with all places.
+
+        Experts are alike if their tokens come from the same contexts: kinds of text, and classes of token in them; see
+        `expert_map`. The plane is by classical scaling of Hellinger distances, and is wrong about many neighbours.
+
+        One row per expert and neighbour, or resample of the texts. Columns: those of `experts` · what str ("neighbour",
+        "resample") · to_x, to_y float64 · other str (layer and expert of a neighbour, "" of a resample) · distance
+        float64 (Hellinger, 0 to 1; NaN for a resample).
+        """
+        where, other = ["layer", "expert"], ["other_layer", "other_expert"]
+        places = self.experts[[*where, "x", "y"]].set_axis([*other, "to_x", "to_y"], axis=1)
+        near = self.experts.merge(self.nearest, on=where).merge(places, on=other)
+        words = near["other_layer"].astype("str") + "·" + near["other_expert"].astype("str")
+        near = near.drop(columns=[*other, "rank"]).assign(what="neighbour", other=words)
+        clouds = pd.concat([self.experts] * len(self.clouds), ignore_index=True)
+        x, y = self.clouds.reshape(-1, 2).T
+        again = clouds.assign(what="resample", to_x=x, to_y=y, other="", distance=np.nan)
+        return pd.concat([near, again[near.columns]], ignore_index=True).astype({"what": "str", "other": "str"})
 
 
 def expert_map(trace: RoutingTrace) -> ExpertMap:
@@ -176,7 +197,13 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     rng = np.random.default_rng(0)
     above = np.triu_indices(N, 1)
     orders = [rng.permutation(N) for _ in range(RENAMED)]
-    renamed = max(abs(_related(halves[0][above], halves[1][np.ix_(o, o)][above])) for o in orders)
+    ranks = np.zeros((2, N, N))
+    for half, found in enumerate(halves):
+        ranks[half][above] = pd.Series(found[above]).rank()
+        ranks[half] += ranks[half].T
+    related = [
+        float(np.corrcoef(ranks[0][above], ranks[1][np.ix_(o, o)][above])[0, 1]) for o in [np.arange(N), *orders]
+    ]
     clouds = []
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(sequence.max() + 1, size=sequence.max() + 1), minlength=sequence.max() + 1)
@@ -198,8 +225,8 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     return ExpertMap(
         frame.assign(kind=pd.array(_kinds(trace, kinds), "str")),
         lines,
-        _related(halves[0][above], halves[1][above]),
-        renamed,
+        related[0],
+        max(map(abs, related[1:])),
         _agree(*map(_nearest, halves)),
         _agree(near, _nearest(drawn)),
         np.stack(clouds),
@@ -317,10 +344,6 @@ def _nearest(distances: np.ndarray) -> np.ndarray:
 
 def _agree(one: np.ndarray, other: np.ndarray) -> float:
     return float((one[:, :, None] == other[:, None, :]).any(-1).mean())
-
-
-def _related(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(pd.Series(one).rank(), pd.Series(other).rank())[0, 1])
 
 
 def _kinds(trace: RoutingTrace, kinds: np.ndarray) -> np.ndarray:

@@ -150,8 +150,8 @@ def names(seen: SeenExpert) -> pd.DataFrame | None:
 
 def _name_of(known: pd.DataFrame, seen: SeenExpert) -> str:
     own = known[(known["layer"] == seen.layer) & (known["expert"] == seen.expert)]
-    beaten = own["holds"] & (own["f1_token"] > own["f1"])
-    return f"{own['name'].iloc[0]}{f' ({BEATEN})' * beaten.iloc[0]}"
+    beaten = (own["holds"] & (own["f1_token"] > own["f1"])).any()
+    return f"{own['name'].iloc[0]} ({BEATEN})" if beaten else str(own["name"].iloc[0])
 
 
 def title(seen: SeenExpert) -> None:
