@@ -823,6 +823,25 @@ def routes_alike(cells: int) -> str:
 
 
 @claim
+def route_of_token(
+    text: str,
+    next_text: str,
+    layer: int,
+    experts: Sequence[int],
+    loss: float,
+    mean: float,
+    others: int,
+    better: int,
+    best: float,
+) -> str:
+    return (
+        f"“{visible(text)}” → “{visible(next_text)}” at layer {layer}: the next token costs {loss:.2f} nats on the "
+        f"route taken ({with_and([str(expert) for expert in experts])}), and {mean:.2f} on the other {others:,} on "
+        f"average; {better:,} of them are better, the best by {best:.3f} nats; at random {others / 2:g} would be."
+    )
+
+
+@claim
 def route_ranks(
     tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
 ) -> str:
@@ -830,7 +849,8 @@ def route_ranks(
     return (
         f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
         f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
-        f"cost {gain:.3f} nats more on average, over {count(tokens, 'token')} of {count(texts, 'text')}."
+        f"cost {abs(gain):.3f} nats {'more' if gain >= 0 else 'less'} on average, over {count(tokens, 'token')} of "
+        f"{count(texts, 'text')}."
     )
 
 

@@ -98,25 +98,28 @@ def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -
 
 
 @needs_tokens
-def similar_tokens(trace: RoutingTrace, token: int | str, most: int = 12) -> pd.DataFrame:
+def similar_tokens(
+    trace: RoutingTrace, token: int | str, most: int = 12, of: RoutingTrace | None = None
+) -> pd.DataFrame:
     """Find the tokens of other texts that are routed most like one token: by the experts that both have.
 
     token   row of the trace, or a text: its first occurrence, with or without the space before it.
+    of      another trace of the same model that the token is of; then all texts are searched.
 
     One row per token, most alike first. Columns: row int64 (of the trace) · sequence, position int32 · text str ·
     context str · label str (with labels) · shared float64 (share of the choices, of all layers, that both have). Chance
     is K / E. Tokens of the same text are left out, unless there is only one. Raises `InvalidTrace` for no such token.
     """
-    row = _row_of(trace, token)
-    experts = trace.experts
-    shared = np.zeros(experts.shape[1])
-    for layer in experts:
-        own = layer[row][layer[row] >= 0]
-        shared += np.isin(layer, own).sum(axis=1)
-    filled = int((experts[:, row] >= 0).sum())
+    row = _row_of(trace if of is None else of, token)
+    own = (trace if of is None else of).experts[:, row]
+    shared = np.zeros(trace.experts.shape[1])
+    for layer, chosen in zip(trace.experts, own, strict=True):
+        shared += np.isin(layer, chosen[chosen >= 0]).sum(axis=1)
+    filled = int((own >= 0).sum())
     sequence = trace.tokens["sequence"].to_numpy()
-    other = sequence != sequence[row] if len(np.unique(sequence)) > 1 else np.arange(len(sequence)) != row
-    rows = np.flatnonzero(other)
+    rows = np.arange(len(sequence))
+    if of is None:
+        rows = np.flatnonzero(sequence != sequence[row]) if len(np.unique(sequence)) > 1 else np.delete(rows, row)
     rows = rows[np.argsort(-shared[rows], kind="stable")][:most]
     names = [name for name in ("sequence", "position", "text", "label") if name in trace.tokens]
     found = trace.tokens.iloc[rows][names].reset_index(drop=True)

@@ -11,7 +11,7 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, drawn, look_at, pictures, sentences, taken_by, visit_of
+from app_pages import HOSTILE, SECONDS, drawn, first_page, look_at, pictures, sentences, taken_by, visit_of
 from labels import labelled
 from streamlit.testing.v1 import AppTest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -25,6 +25,7 @@ from moeviz.embedded.recorded_routing import expert_table_of, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.metrics.expert_table import breadth_sentence
+from moeviz.metrics.routes import expected_cost, route_sentences
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -32,7 +33,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
-from moeviz_app.jobs.recorded import names_of
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, example, names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -292,6 +293,42 @@ def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):
     gate.set()
     assert next(told.value for told in before if isinstance(told, Done))
     assert job.found is None
+
+
+def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_offer, monkeypatch):
+    from moeviz.analyses import routes
+
+    trace = moeviz.trace(tiny, ["Il fait froid à Paris.", "def total(prices):", "12 + 30 = 42"])
+    judge, gate, calls = routes.route_regret, Event(), []
+
+    def slow(*given, **named):
+        calls.append(gate.wait(SECONDS) if calls else None)
+        return judge(*given, **named)
+
+    monkeypatch.setattr(routes, "route_regret", slow)
+    app = visit(trace, name="routes")
+    cost = expected_cost(trace.model)
+    assert cost.routes == 1 + 8 * 8 and cost.sentence(3) in "".join(caption.value for caption in app.caption)
+    press(app, "Judge the routes")
+    _, job = visit_of(app).results[JOB]
+    while not job.done:
+        pass
+    press(app, "Stop")
+    gate.set()
+    found = visit_of(app).results[f"routes of {id(trace)}"]
+    assert found.cells["sequence"].unique().tolist() == [0] and not app.exception
+    assert str(route_sentences(found)[0]) in sentences(app)
+
+
+def test_explore_shows_all_routes_of_the_chosen_token_and_layer():
+    app = first_page()
+    layer, token = TELLING
+    found = moeviz.route_regret("embedded", EXAMPLES[MIXED], layers=[layer])
+    visit_of(app).results[f"routes of {id(example())}"] = found
+    app.run()
+    claim = found.sentence(0, token, layer)
+    assert (claim["text"], claim["others"], claim["better"]) == ("wort", 27, 6) and str(claim) in sentences(app)
+    assert found.sentence(0, 0, layer) is None, "a special token"
 
 
 def test_router_rows_are_compared_once_the_model_is_there(tiny, on_offer):

@@ -52,6 +52,7 @@ ENGINE_EXAMPLE, ENGINE_VIEW = "engine_example", "engine_view"  # on Engine diffe
 JUDGED_ON = "judged_on"  # on Serve
 WORD = "searched_word"  # on the page Experts
 EXPERTS_VIEW = "experts_view"
+ROUTES_VIEW, ROUTES_BY, ALIKE = "routes_view", "routes_by", "alike"  # of Explore, and on Routes
 FIRST_KIND, SECOND_KIND, CONTINUED = "first_kind", "second_kind", "continued"  # on Contrast
 PRUNING_SOURCE, CRITERIA, CUT, CUT_BY, SMALLER = "pruning_source", "criteria", "cut", "cut_by", "smaller"  # on Prune
 BASE, CHILD, LINEAGE_LAYER = "base", "child", "lineage_layer"  # on Lineage
