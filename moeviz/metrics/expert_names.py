@@ -74,7 +74,9 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
     aside, (facts, labels, has_fact) = set_aside(trace).astype(np.int64), _facts(trace)
     profiles, of_token = np.unique(has_fact, axis=1, return_inverse=True)
     terms = _terms(profiles.astype(np.float32), np.bincount(of_token.ravel(), minlength=profiles.shape[1]))
-    covers = np.array([profiles[list(term)].all(0) for term in terms], np.float32).reshape(len(terms), -1)
+    covers = np.array([profiles[list(term)].all(0) for term in terms], np.float32).reshape(
+        len(terms), profiles.shape[1]
+    )
     words = [_words([facts[at] for at in term], term[0] < labels) for term in terms]
     keys = [of_token.ravel(), pd.factorize(trace.tokens["text"])[0], kind_codes(trace), _places(trace)]
     frames = []
