@@ -180,10 +180,11 @@ def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
 
 
 def names_that_hold(names: pd.DataFrame) -> pd.DataFrame:
-    """Return the rows of `expert_names` whose name holds, with a column short str: the name where room is little."""
+    """Return the rows of `expert_names` whose name holds, and short str, where room is little, and beaten bool."""
     held = names[names["holds"]]
     beaten = held["f1_token"] > held["f1"]
-    return held.assign(short=[short_name(name, less) for name, less in zip(held["name"], beaten, strict=True)])
+    short = [short_name(name, less) for name, less in zip(held["name"], beaten, strict=True)]
+    return held.assign(short=short, beaten=beaten)
 
 
 def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> Claim | None:

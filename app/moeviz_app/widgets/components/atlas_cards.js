@@ -78,7 +78,7 @@ class Cards {
   loadOf(layer, expert) {
     const { atlas } = this;
     if (!atlas.has[atlas.at(layer, expert)]) return "no tokens here";
-    const fits = atlas.nameOf(layer, expert) ? ` · φ ${(atlas.fits[atlas.at(layer, expert)] / 100).toFixed(2)}` : "";
+    const fits = atlas.nameOf(layer, expert) ? ` · φ ${(atlas.fits[atlas.at(layer, expert)] / 100).toFixed(2)}${atlas.isBeaten(layer, expert) ? " · the token says more" : ""}` : "";
     return `${atlas.load(layer, expert).toFixed(2)} × uniform${fits}`;
   }
 
