@@ -128,11 +128,15 @@ def _begin(offered: Mapping[str, RoutingTrace], linked: bool) -> None:
 
 
 def _of_one_text(pair: Pair) -> bool:
+    """Return whether two traces can be of one text and one model."""
+    one, other = pair
+    if one is other or max(one.model.num_experts) != max(other.model.num_experts):
+        return False
     try:
-        aligned((pair[0].select(tokens=slice(0, TOKENS_LOOKED_AT)), pair[1].select(tokens=slice(0, TOKENS_LOOKED_AT))))
+        aligned((one.select(tokens=slice(0, TOKENS_LOOKED_AT)), other.select(tokens=slice(0, TOKENS_LOOKED_AT))))
     except MoevizError:
         return False
-    return pair[0] is not pair[1]
+    return True
 
 
 def _pair(offered: dict[str, RoutingTrace]) -> Pair:

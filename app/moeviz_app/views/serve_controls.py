@@ -23,7 +23,7 @@ from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import recent, session
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
-from moeviz_app.widgets.messages import explained, note
+from moeviz_app.widgets.messages import explained, note, say
 from moeviz_app.widgets.pickers import ask_for_runs, bring_up_pair, choice_of, run_in_address
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
@@ -274,8 +274,15 @@ def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> Non
     """Ask for another recording, and draw what plans of this one are worth there: one number, and a sentence each."""
     with explained():
         ask_for_runs(wanted, [serve_address.JUDGED_ON])
+    for sentence in recent.restore():
+        say(sentence)
     bring_up_pair()
-    others = {name: trace for name, trace in recent.traces().items() if trace is not counted}
+    model = counted.model
+    others = {
+        name: trace
+        for name, trace in recent.traces().items()
+        if trace is not counted and (trace.model.layers, trace.model.num_experts) == (model.layers, model.num_experts)
+    }
     if not others:
         serve_address.show(serve_address.JUDGED_ON, None, None)
         return
