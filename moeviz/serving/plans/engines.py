@@ -49,7 +49,7 @@ def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
     return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {json.dumps(file)}"
 
 
-# Engines that read how often each expert was used, and plan by themselves: LMDeploy, KTransformers, a fork of llama.cpp.
+# Engines that read how often each expert was used, and plan by themselves: LMDeploy, KTransformers, a llama.cpp fork.
 
 
 def write_llama_cpp_cache(plan: ExpertPlan) -> bytes:
