@@ -26,6 +26,7 @@ ENGINES = (
     "ktransformers",
     "ktransformers-together",
     "lmdeploy",
+    "llama.cpp-cache",
     "llama.cpp",
 )  # moeviz.serving.plans
 
