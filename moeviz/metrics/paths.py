@@ -3,6 +3,7 @@
 A path is the first choices of a token at several layers. Letters: L layers, T tokens, K slots, E experts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,6 +99,21 @@ def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -
 
 
 @needs_tokens
+def tokens_of_path(trace: RoutingTrace, first_layer: int, path: Sequence[int], most: int = 40) -> pd.DataFrame:
+    """Find the tokens whose first choices are these experts, from one layer on; two layers are a pair.
+
+    One row per token. Columns: those of `similar_tokens` without shared. Raises `InvalidTrace` for layers that are not
+    there.
+    """
+    layers = trace.model.layers
+    start = layers.index(first_layer) if first_layer in layers else len(layers)
+    if not path or start + len(path) > len(layers):
+        raise InvalidTrace(f"A path of {len(path)} layers from {first_layer} on is not in this trace: it has {layers}.")
+    first = trace.first_choices("Paths")[start : start + len(path)]
+    return _tokens_at(trace, np.flatnonzero((first == np.array(path)[:, None]).all(axis=0))[:most])
+
+
+@needs_tokens
 def similar_tokens(
     trace: RoutingTrace, token: int | str, most: int = 12, of: RoutingTrace | None = None
 ) -> pd.DataFrame:
@@ -121,11 +137,16 @@ def similar_tokens(
     if of is None:
         rows = np.flatnonzero(sequence != sequence[row]) if len(np.unique(sequence)) > 1 else np.delete(rows, row)
     rows = rows[np.argsort(-shared[rows], kind="stable")][:most]
+    return _tokens_at(trace, rows).assign(shared=shared[rows] / max(filled, 1))
+
+
+def _tokens_at(trace: RoutingTrace, rows: np.ndarray) -> pd.DataFrame:
+    """Return these tokens in their contexts."""
     names = [name for name in ("sequence", "position", "text", "label") if name in trace.tokens]
     found = trace.tokens.iloc[rows][names].reset_index(drop=True)
     found.insert(0, "row", rows)
     found["context"] = pd.array([context(trace, int(at)) for at in rows], "str")
-    return found.assign(shared=shared[rows] / max(filled, 1))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)

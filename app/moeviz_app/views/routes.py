@@ -1,10 +1,13 @@
 """Routes: were tokens routed well, and which paths do they take? A part of Explore, and a tab of Experts."""
 
+from collections.abc import Sequence
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts.routes import GAINS, RANKS, ROUTES, STAKE, WELL, WHOSE
-from moeviz.metrics.paths import PathTable, path_table, similar_tokens
+from moeviz.metrics.paths import PathTable, path_table, similar_tokens, tokens_of_path
 from moeviz.metrics.routes import RouteRegret, blind_spots, route_sentences
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
@@ -12,9 +15,11 @@ from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.recorded import usual
 from moeviz_app.session import recent, session
+from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import offer_routes, routes_of
 from moeviz_app.views.experts import texts_on_screen
 from moeviz_app.widgets.chart_panel import heading, picture_and_words, tag
+from moeviz_app.widgets.expert_links import open_expert
 from moeviz_app.widgets.messages import explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 
@@ -111,7 +116,22 @@ def _paths(trace: RoutingTrace) -> None:
         found = _paths_of(trace)
         for sentence in found.sentences():
             st.text(in_words_of(trace.model, sentence))
-        _table(found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]]))
+        shown = found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]])
+        chosen = _table(shown, on_select="rerun", selection_mode="single-row", key=f"paths of {id(trace)}")
+        note("Choose a row to see its tokens in their texts.")
+        for row in chosen.selection.rows:
+            of = found.paths.iloc[row]
+            _show_path(trace, int(of["first_layer"]), of["path"])
+
+
+def _show_path(trace: RoutingTrace, first_layer: int, path: Sequence[int]) -> None:
+    """Draw the page of a path: its tokens, and the ways to its experts."""
+    layers = trace.model.layers[trace.model.layers.index(first_layer) :]
+    with st.container(horizontal=True):
+        for layer, expert in zip(layers, path, strict=False):
+            if st.button(f"Layer {layer}, expert {expert}", key=f"path to {layer} {expert}"):
+                open_expert(expert_query(layer, expert))
+    _tokens(tokens_of_path(trace, first_layer, path))
 
 
 @st.cache_data(show_spinner=False, max_entries=8, hash_funcs={RoutingTrace: id})
@@ -145,9 +165,7 @@ def _left_out(found: RouteRegret) -> None:
         note(f"Layer {layer} is left out: {why}")
 
 
-def _table(frame: pd.DataFrame) -> None:
+def _table(frame: pd.DataFrame, **options: Any) -> Any:
     texts = frame.select_dtypes(exclude="number").columns
-    st.dataframe(
-        frame.assign(**{name: frame[name].map(lambda text: visible(str(text))) for name in texts}).round(3),
-        hide_index=True,
-    )
+    shown = frame.assign(**{name: frame[name].map(lambda text: visible(str(text))) for name in texts}).round(3)
+    return st.dataframe(shown, hide_index=True, **options)
