@@ -20,10 +20,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> int:
     """Run `moeviz rules`."""
-    from moeviz.metrics.expert_names import expert_names, expert_names_caption
+    from moeviz.metrics.expert_names import expert_names, expert_names_caption, names_sentence
 
     rules = expert_names(read_one_trace(args.source, args))
-    findings = [*filter(None, [expert_names_caption(rules)])]
+    findings = [*filter(None, [expert_names_caption(rules), names_sentence(rules)])]
     if args.json:
         print_tables({"rules": rules}, findings)
         return 0

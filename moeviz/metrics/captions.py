@@ -313,22 +313,20 @@ def name_that_holds(
 
 
 @claim
-def names_that_hold(
-    held: int,
-    experts: int,
-    layer: int,
-    expert: int,
-    name: str,
-    better: int,
-    f1: float,
-    f1_token: float,
-    f1_kind: float,
-) -> str:
-    decoration = " So names are mostly decoration here." if 2 * better < experts else ""
+def names_that_hold(held: int, experts: int, layer: int, expert: int, name: str) -> str:
     return (
         f"{held:,} of {experts:,} experts have a name that holds; the clearest is expert {expert} of layer {layer}: "
-        f"“{short(name)}”. On texts that did not choose them, {better:,} rules predict better than the token by "
-        f"itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}.{decoration}"
+        f"“{short(name)}”."
+    )
+
+
+@claim
+def names_that_predict(better: int, names: int, f1: float, f1_token: float, f1_kind: float) -> str:
+    decoration = " So a name in words is mostly decoration here." if 2 * better < names else ""
+    return (
+        f"On texts that did not choose them, the rules of {better:,} of {names:,} experts predict better than the "
+        f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
+        f"{decoration}"
     )
 
 

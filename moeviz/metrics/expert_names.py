@@ -90,7 +90,8 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
         frame = frame.assign(holds=False, by="", **dict.fromkeys(FIGURES, np.nan), beats_token=False)
         enough = np.flatnonzero((has >= FEWEST).all(0) & bool(terms))
         widest = max(len(terms), *(int(key.max(initial=0)) + 1 for key in keys))
-        for some in np.array_split(enough, 1 + len(enough) * widest // MOST_CELLS):
+        parts = np.array_split(enough, 1 + len(enough) * widest // MOST_CELLS) if len(enough) else []
+        for some in parts:
             place = np.full(E, -1)
             place[some] = np.arange(len(some))
             own = place[expert] >= 0
@@ -199,13 +200,19 @@ def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> Claim 
 
 
 def expert_names_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim how many names hold, which holds best, and how many beat the token by itself; None if none holds."""
+    """Claim how many names hold, and which holds best; None if none does."""
     held = frame[frame["holds"]]
     if held.empty:
         return None
-    best, known = one_row(held, held["phi"].idxmax()), frame[frame["by"] != ""]
-    better = int(known["beats_token"].sum()), known["f1"].mean(), known["f1_token"].mean(), known["f1_kind"].mean()
-    return captions.names_that_hold(len(held), len(frame), best.layer, best.expert, best.name, *better)
+    best = one_row(held, held["phi"].idxmax())
+    return captions.names_that_hold(len(held), len(frame), best.layer, best.expert, best.name)
+
+
+def names_sentence(frame: pd.DataFrame) -> Claim | None:
+    """Claim how many rules predict better than the token by itself; None without a rule."""
+    known = frame[frame["by"] != ""]
+    means = known[["f1", "f1_token", "f1_kind"]].mean()
+    return captions.names_that_predict(int(known["beats_token"].sum()), len(known), *means) if len(known) else None
 
 
 def set_aside(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:

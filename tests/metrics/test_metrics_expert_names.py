@@ -15,6 +15,7 @@ from moeviz.metrics.expert_names import (
     expert_name_sentence,
     expert_names,
     expert_names_caption,
+    names_sentence,
     names_that_hold,
     with_names,
 )
@@ -83,8 +84,9 @@ def test_a_planted_rule_of_two_facts_is_found_and_the_tables_are_counted_again(t
     assert {*row["name"].split(", ")} == {"digits", "SQL"}
     assert row[["precision", "recall", "f1", "phi"]].tolist() == [1, 1, 1, 1] and row["beats_token"]
     assert names["f1"][1:].max() < 0.4 and not names["holds"][1:].any() and set(names["name"][1:]) == {UNNAMED}
-    claim = expert_names_caption(names)
-    assert (claim["held"], claim["expert"], claim["better"]) == (1, 0, names["beats_token"].sum())
+    assert expert_names_caption(names)["held"] == 1 and expert_names_caption(names)["expert"] == 0
+    claim = names_sentence(names)
+    assert (claim["better"], claim["names"]) == (names["beats_token"].sum(), 8)
     assert claim["f1_token"] == pytest.approx(names["f1_token"].mean())
     both = expert_names(with_first_choice(texts, np.where(digits & sql, 0, spare))).iloc[0]
     assert both["name"] == "digits in SQL" and both["f1"] == 1
