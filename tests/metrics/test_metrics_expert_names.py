@@ -86,6 +86,7 @@ def test_a_planted_rule_of_two_facts_is_found_and_the_tables_are_counted_again(t
     assert names["f1"][1:].max() < 0.4 and not names["holds"][1:].any() and set(names["name"][1:]) == {UNNAMED}
     assert expert_names_caption(names)["held"] == 1 and expert_names_caption(names)["expert"] == 0
     claim = names_sentence(names)
+    assert claim.name == "names_that_predict"
     assert (claim["better"], claim["names"]) == (names["beats_token"].sum(), 8)
     assert claim["f1_token"] == pytest.approx(names["f1_token"].mean())
     both = expert_names(with_first_choice(texts, np.where(digits & sql, 0, spare))).iloc[0]

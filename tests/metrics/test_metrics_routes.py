@@ -144,6 +144,13 @@ def test_routes_are_drawn_next_to_chance_and_the_one_taken():
     rows = next(iter(ROUTES.draw(ROUTES.measure(regret, 3, 4, 1)).to_dict()["datasets"].values()))
     assert len(rows) == 6 and [row["more"] for row in rows if row["taken"]] == [0]
     assert [row["loss"] for row in rows] == sorted(row["loss"] for row in rows)
+    claim, all_of_it = regret.sentence(3, 4, 1), regret.at(3, 4, 1)["loss"].to_numpy()
+    assert claim.name == "route_of_token" and (claim["others"], claim["layer"]) == (5, 1)
+    assert claim["better"] == (all_of_it < all_of_it[0]).sum() and claim["loss"] == all_of_it[0]
+    assert claim["mean"] == pytest.approx(all_of_it[1:].mean()) and claim["best"] == pytest.approx(
+        all_of_it[0] - all_of_it.min()
+    )
+    assert regret.sentence(99, 4, 1) is None
     for chart, chance in ((RANKS, 0.5), (GAINS, 0)):
         spec = chart.draw(chart.measure(regret.cells, "layer")).to_dict()
         assert [{"chance": chance}] in spec["datasets"].values()
