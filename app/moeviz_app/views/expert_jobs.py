@@ -136,9 +136,7 @@ def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
     positions  tokens of each text that are judged; default: all.
     """
     if (trace.tokens["phase"] == "generated").any():
-        say(
-            "Routes are judged by the token that follows, and a model chose those that it generated. Run a text by itself."
-        )
+        say("Routes are judged by the token that follows, and the model itself chose those that it generated.")
         return
     cost, texts = expected_cost(trace.model), trace.tokens["sequence"].nunique()
     tokens = len(trace.tokens) if positions is None else min(positions * texts, len(trace.tokens))
