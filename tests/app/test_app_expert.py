@@ -308,7 +308,7 @@ def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_off
     monkeypatch.setattr(routes, "route_regret", slow)
     app = visit(trace, name="routes")
     cost = expected_cost(trace.model)
-    assert cost.routes == 1 + 8 * 8 and cost.sentence(3) in "".join(caption.value for caption in app.caption)
+    assert cost.routes == 1 + 8 * 8 and cost.sentence(3) in said(app)
     press(app, "Judge the routes")
     _, job = visit_of(app).results[JOB]
     while not job.done:
@@ -321,9 +321,9 @@ def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_off
 
 
 def test_explore_shows_all_routes_of_the_chosen_token_and_layer():
-    app = first_page()
     layer, token = TELLING
-    found = moeviz.route_regret("embedded", EXAMPLES[MIXED], layers=[layer])
+    found = moeviz.route_regret(moeviz.load_model(), EXAMPLES[MIXED], layers=[layer])
+    app = first_page()
     visit_of(app).results[f"routes of {id(example())}"] = found
     app.run()
     claim = found.sentence(0, token, layer)
