@@ -315,7 +315,8 @@ def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_off
         pass
     press(app, "Stop")
     gate.set()
-    found = visit_of(app).results[f"routes of {id(trace)}"]
+    of, found = visit_of(app).results[f"routes of {id(trace)}"]
+    assert of is trace
     assert found.cells["sequence"].unique().tolist() == [0] and not app.exception
     assert str(route_sentences(found)[0]) in sentences(app)
 
@@ -324,7 +325,7 @@ def test_explore_shows_all_routes_of_the_chosen_token_and_layer():
     layer, token = TELLING
     found = moeviz.route_regret(moeviz.load_model(), EXAMPLES[MIXED], layers=[layer])
     app = first_page()
-    visit_of(app).results[f"routes of {id(example())}"] = found
+    visit_of(app).results[f"routes of {id(example())}"] = (example(), found)
     app.run()
     claim = found.sentence(0, token, layer)
     assert (claim["text"], claim["others"], claim["better"]) == ("wort", 27, 6) and str(claim) in sentences(app)

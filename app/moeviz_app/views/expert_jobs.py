@@ -126,8 +126,8 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
 
 def routes_of(trace: RoutingTrace) -> RouteRegret | None:
     """Return how well the tokens of a trace are routed, if that was found out."""
-    found: RouteRegret | None = session.result(f"routes of {id(trace)}")
-    return found
+    of, found = session.result(f"routes of {id(trace)}") or (None, None)
+    return found if of is trace else None
 
 
 def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
@@ -178,7 +178,11 @@ def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
         return replace(found, left_out=found.left_out | {layer: why for layer, why in others if layer is not None})
 
     why = "The model reads the text again, and each token takes other experts at one layer. Stop keeps what is done."
-    _offer(f"routes of {id(trace)}", "Judge the routes", why, begin, finish, parts_count=True)
+
+    def keep(name: str, found: RouteRegret) -> None:
+        session.keep_result(name, (trace, found))  # while it is kept, no other trace has this id
+
+    _offer(f"routes of {id(trace)}", "Judge the routes", why, begin, finish, keep, parts_count=True)
 
 
 def offer_rows(seen: ExpertInTrace) -> None:

@@ -1,12 +1,14 @@
 """Routes: were tokens routed well, and which paths do they take? A part of Explore, and a tab of Experts."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts.routes import GAINS, RANKS, ROUTES, STAKE, WELL, WHOSE
+from moeviz.metrics.expert_names import sample_of_texts
 from moeviz.metrics.paths import PathTable, path_table, similar_tokens, tokens_of_path
 from moeviz.metrics.routes import RouteRegret, blind_spots, route_sentences
 from moeviz.metrics.tokens import visible
@@ -34,6 +36,7 @@ GROUPS = {
     "place": "place",
 }
 ALIKE = 8  # tokens
+KEPT = 8  # traces whose paths are kept
 
 
 def show_routes(trace: RoutingTrace) -> None:
@@ -134,9 +137,9 @@ def _show_path(trace: RoutingTrace, first_layer: int, path: Sequence[int]) -> No
     _tokens(tokens_of_path(trace, first_layer, path))
 
 
-@st.cache_data(show_spinner=False, max_entries=8, hash_funcs={RoutingTrace: id})
+@lru_cache(KEPT)
 def _paths_of(trace: RoutingTrace) -> PathTable:
-    return path_table(trace)
+    return path_table(sample_of_texts(trace))
 
 
 def _alike(trace: RoutingTrace) -> None:
