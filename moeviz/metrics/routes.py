@@ -118,7 +118,9 @@ class RouteRegret:
 
     def sentence(self, sequence: int, position: int, layer: int) -> Claim | None:
         """Claim what the route of one token at one layer costs next to the others; None if it is not judged."""
-        row = self.cells[(self.cells[["sequence", "position", "layer"]] == (sequence, position, layer)).all(axis=1)]
+        row = self.cells[
+            (self.cells[["sequence", "position", "layer"]].to_numpy() == (sequence, position, layer)).all(1)
+        ]
         if row.empty:
             return None
         one, routes = row.iloc[0], self.at(sequence, position, layer)
