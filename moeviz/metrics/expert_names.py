@@ -285,7 +285,7 @@ def _judged(
     for first in (0, 1):
         rule, found = _greedy(covers, times[first], hits[first])
         chosen.append(rule)
-        judges = [times[1 - first], hits[1 - first]]
+        judges = times[1 - first], hits[1 - first]
         everything = np.ones_like(found)
         scores.append([_f1(*judges, found), *(_table(*of, first) for of in tables), _f1(*judges, everything)])
         if first == 0:
