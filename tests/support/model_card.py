@@ -4,8 +4,6 @@ import re
 
 import pytest
 
-from models.evaluate import page as evaluation
-
 
 def cells(text, section):
     """The cells of the tables of one section, numbers as numbers."""
@@ -21,9 +19,3 @@ def check_sections(evaluated, printed, sections):
         assert len(shipped) == len(now) > 2
         for old, new in zip(shipped, now, strict=True):
             assert new == [pytest.approx(cell, abs=0.02) if isinstance(cell, float) else cell for cell in old]
-
-
-PRINTED_BY = pytest.mark.parametrize(
-    ("make", "sections"),
-    [(evaluation.losses, ["Loss by domain"]), (evaluation.routing, ["Balance and specialisation", "Same expert"])],
-)
