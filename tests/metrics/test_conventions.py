@@ -63,9 +63,9 @@ def two_at_once() -> list[tuple[str, str]]:
 
 
 def test_two_at_once_are_both_named(one):
-    """Every other pair of which one shows in weights alone; pairs of ids are tried below, without weights."""
+    """Every third pair of which one shows in weights alone; pairs of ids are tried below, without weights."""
     wrong = {}
-    for first, second in [two for two in two_at_once() if WITH_WEIGHTS_ALONE & {*two}][::2]:
+    for first, second in [two for two in two_at_once() if WITH_WEIGHTS_ALONE & {*two}][::3]:
         wanted = sorted(name.partition(".")[0] for name in (first, second))
         if (got := kinds((one, PLANTED[second](PLANTED[first](one))))) != wanted:
             wrong[first, second] = got
