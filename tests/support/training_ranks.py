@@ -17,7 +17,8 @@ STEPS, EACH = 4, 4  # a step is of two micro-batches of so many rows
 def trained(folder: Path, world: int) -> dict[str, torch.Tensor]:
     """Train as two ranks of one micro-batch, or as one of two; the weights."""
     folder.mkdir(parents=True, exist_ok=True)
-    options = {"max_steps": STEPS, "gradient_accumulation_steps": 2 // world, "ddp_backend": "gloo"}
+    options = {"max_steps": STEPS, "gradient_accumulation_steps": 2 // world}
+    options |= {"ddp_backend": "gloo"} if world > 1 else {}
     options |= {"optim": "sgd", "learning_rate": 0.1, "average_tokens_across_devices": True}
     rows = windows(count=STEPS * 2 * EACH, ragged=True)
     model = tiny(router_aux_loss_coef=0.0)  # transformers multiplies the aux loss by micro-batches and by ranks
