@@ -4,7 +4,7 @@ from dataclasses import replace
 from urllib.parse import parse_qsl
 
 import pytest
-from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit, visit_of, with_few_pictures
+from app_pages import COMPARE, WHAT_IF, address, go_to, pair, run, sentences, visit, visit_of
 from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
 
@@ -21,11 +21,6 @@ from moeviz_app.widgets import pickers
 
 pytestmark = pytest.mark.usefixtures("box_of_widgets")
 FRENCH, ENGLISH = RunRequest("Il fait froid.", "embedded"), RunRequest("One day", "embedded")
-
-
-@pytest.fixture(autouse=True)
-def few_pictures(monkeypatch):
-    with_few_pictures(monkeypatch)
 
 
 def changed(app: AppTest) -> dict[str, object]:

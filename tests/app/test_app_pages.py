@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pandas as pd
 import pytest
-from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of, with_few_pictures
+from app_pages import MAIN, SECONDS, drawn, go_to, look_at, page, pictures, run, sentences, visit_of
 from labels import labelled
 from plain_box import TEXT
 from safetensors.torch import load_file, save_file
@@ -542,8 +542,7 @@ def test_three_models_stand_side_by_side_on_one_text():
     assert strips[0] == strips[1] != strips[2]
 
 
-def test_the_strips_show_the_layer_of_each_model_at_one_depth(monkeypatch):
-    with_few_pictures(monkeypatch)
+def test_the_strips_show_the_layer_of_each_model_at_one_depth():
     app = three(sample_trace(layers=4), sample_trace(layers=2), sample_trace(layers=7))
     (slider,) = app.select_slider
     slider.set_value(1.0).run()
@@ -564,8 +563,7 @@ def test_three_of_other_texts_and_with_less_in_them_say_so():
     assert "There is no line for trace 1 and trace 2: they lack" in told
 
 
-def test_what_kept_the_load_even_is_said_of_our_own_models_alone(monkeypatch):
-    with_few_pictures(monkeypatch)
+def test_what_kept_the_load_even_is_said_of_our_own_models_alone():
     ours = [replace(sample_trace(), model=replace(sample_trace().model, name=name)) for name in ("embedded", "other")]
     assert "kept even" not in sentences(three(ours[1], ours[1], ours[1]))
     told = sentences(three(ours[0], ours[1], ours[1]))
@@ -581,7 +579,6 @@ def test_what_kept_the_load_even_is_said_of_our_own_models_alone(monkeypatch):
 )
 def test_all_embedded_models_that_are_here_run_one_text(monkeypatch, names, words):
     """Of tiny ones, which are looked for where those would be."""
-    with_few_pictures(monkeypatch)
     listed = replace(settings.SETTINGS, models=names)
     monkeypatch.setattr("moeviz_app.views.compare.installed", lambda: names[:1])
     app = compare(sample_trace(), sample_trace(seed=1))
@@ -637,7 +634,7 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     monkeypatch.setattr(prune, "FIRST_TOKENS", 12)
     monkeypatch.setattr(prune, "DRAWS", 2)
     monkeypatch.setattr(identity, "may_keep_on_disk", lambda: private)
-    monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::20])
+    monkeypatch.setattr("moeviz_app.views.corpus.texts_that_ship", lambda: texts_that_ship()[::10])
     app = page("moeviz_app.views.prune.prune_page")
     assert not app.exception and not pictures(app)
     press(app, "Measure")

@@ -9,13 +9,10 @@ from plain_box import RUN, TEXT
 from streamlit.testing.v1 import AppTest
 from streamlit.util import calc_hash
 
-from moeviz.charts.comparison import COMPARISONS
-from moeviz.charts.multi_trace import REPETITION
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import session
 from moeviz_app.session.visit import KEY, Takes, Visit
-from moeviz_app.views import compare
 from moeviz_app.views.menu import ROWS
 from moeviz_app.widgets import near, pickers
 
@@ -65,12 +62,6 @@ def taken_by(path: str, args: tuple[str, ...] = ()) -> Takes:
         if draw.__name__ == name and getattr(row.draw, "args", ())[:1] == args[:1]:
             return row.takes or Takes()
     return Takes()
-
-
-def with_few_pictures(monkeypatch) -> None:
-    """Compare by a picture or two: drawing takes most of a visit, and most tests look at something else."""
-    monkeypatch.setattr(compare, "COMPARISONS", COMPARISONS[:1])
-    monkeypatch.setattr(compare, "CHARTS", (REPETITION,))
 
 
 def topic_page(topic: str, trace: RoutingTrace | None = None, subject: str | None = None) -> AppTest:
