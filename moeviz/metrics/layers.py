@@ -198,7 +198,7 @@ def ranked_load_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond_chance(frame["load"], assignments, frame["uniform"]).any():
         return None
     high, low = one_row(first, first["times_even"].idxmax()), one_row(first, first["times_even"].idxmin())
-    return captions.busier_of_two(high.layer, high.times_even, low.layer, low.times_even)
+    return captions.busier_of_two(high.times_even, high.layer, low.times_even, low.layer)
 
 
 def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
@@ -209,7 +209,7 @@ def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
     high, low = one_row(layers, layers["cv"].idxmax()), one_row(layers, layers["cv"].idxmin())
     if not high.cv > 0 or high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
         return None
-    return captions.wider_of_two(high.layer, high.cv, low.layer, low.cv)
+    return captions.wider_of_two(high.layer, low.layer, high.cv, low.cv)
 
 
 def overlap_caption(frame: pd.DataFrame) -> Claim | None:

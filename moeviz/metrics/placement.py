@@ -245,5 +245,5 @@ def imbalance_caption(frame: pd.DataFrame) -> Claim | None:
     before, after = known[CONTIGUOUS], known[BALANCED]
     if known.empty or not abs(before.mean() - after.mean()) >= 0.2 * before.mean():
         return None
-    counts = (after < before).sum(), (after > before).sum(), len(known)
+    counts = (after < before).sum(), len(known), (after > before).sum()
     return captions.balanced_devices(before.mean(), after.mean(), *counts)

@@ -237,7 +237,7 @@ def label_load_caption(frame: pd.DataFrame) -> Claim | None:
         return None
     row = one_row(frame, frame["share"][beyond].idxmax())
     times = row.share / row.uniform
-    return captions.expert_of_kind(row.layer, row.label, row.expert, row.share, times, int(beyond.sum()), len(frame))
+    return captions.expert_of_kind(row.layer, row.expert, row.share, row.label, times, int(beyond.sum()), len(frame))
 
 
 def label_information_caption(frame: pd.DataFrame) -> Claim | None:
