@@ -14,19 +14,12 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.bits import BitsStudy
 
-HELP = "Plan the bits of each expert: some texts measure what rounding costs, others judge the plan, next to chance."
-EXAMPLES = """examples:
-  moeviz bits embedded --units layers --tokens 32
-  moeviz bits Qwen/Qwen3-30B-A3B monday.jsonl --units layers --judged-on friday.jsonl
-  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --units layers -o types.txt --form llama.cpp
-  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --bits 4 8 --budget 4.5 -o recipe.yaml --form llm-compressor"""
 UNITS = ("experts", "layers")  # known without loading numpy
 RULES = ("kl", "loss", "frequency")
 FORMS = ("csv", "llama.cpp", "llm-compressor")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz bits`."""
     add_divided_texts(parser, OWN_TOKENS)
     parser.add_argument(
         "--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"), help="default: 3 4"
@@ -48,7 +41,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz bits`."""
     if args.form == FORMS[1] and args.units != UNITS[1]:
         raise MoevizError("A tensor of a .gguf file holds all experts of a layer. Add --units layers.")
     check_parent(args.output)

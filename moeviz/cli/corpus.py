@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.s3 import Place
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Trace labelled texts and show which experts each kind of text uses."
-EXAMPLES = """examples:
-  moeviz corpus --embedded
-  moeviz corpus french.txt german.txt python.txt -o mine.npz
-  moeviz corpus french.txt german.txt --counts-only -o counts.json
-  moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
-  moeviz metrics olmoe.npz --topic specialization
-  moeviz corpus texts.jsonl -o folder                 a corpus of any size, as a dataset
-  moeviz corpus texts.jsonl -o folder --resume        go on after a kill
-  moeviz corpus --embedded --json | jq .label_information"""
 RAY_OPTIONS = ("actors", "gpus")
 DATASET_OPTIONS = (
     "resume",
@@ -51,7 +41,6 @@ OWN_TOKENS = 256  # of each of the texts that ship
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz corpus`."""
     says = (
         'a text file, labelled by its name without the suffix; a .jsonl file with {"label": …, "text": …} on each '
         "line; or a .csv file with a column “text”, and “label” if it has labels; with -o FOLDER also a .parquet file "
@@ -132,7 +121,6 @@ def _address(word: str) -> str:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz corpus`."""
     from moeviz.labelled_texts import texts_that_ship
 
     if is_dataset_target(args.output) and not args.counts_only:

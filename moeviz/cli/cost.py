@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 JudgedOn = tuple[list[str], dict[str, "pd.DataFrame"]]  # sentences, and a table by its name
 
-HELP = "Estimate what the routing costs to serve: caches, batches, prefetching, placement. No server is started."
-EXAMPLES = """examples:
-  moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts per layer
-  moeviz cost cache trace.npz --tiers 2 3            found on the GPU, in RAM, on disk
-  moeviz cost cache trace.npz --chunk 16             the same if a prompt is read in chunks
-  moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
-  moeviz cost prefetch trace.npz --json | jq .rows[0]
-  moeviz cost prefetch trace.npz --ahead 1,2,4       the same if experts are named up to four layers ahead
-  moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
-  moeviz cost placement trace.npz --devices 4 --copies 4
-  moeviz cost placement monday.npz --judged-on friday.npz        what Monday's plan is worth on Friday"""
 COSTS = {
     "cache": "hit rates of a cache of experts",
     "coverage": "experts that a batch of tokens needs",
@@ -92,7 +81,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz cost`."""
     if args.what == "cache" and args.shared and (args.judged_on or args.tiers):
         raise MoevizError("Sets and tiers are of each layer. Leave out --shared, or --judged-on and --tiers.")
     table, said = measure_cost(args)

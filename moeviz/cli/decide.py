@@ -11,16 +11,8 @@ from moeviz.cli.output import frame_text, print_findings, records
 if TYPE_CHECKING:
     from moeviz.serving.answers import Answer
 
-HELP = "Decide whether balancing experts over devices is worth a trial, and what else the routing suggests."
-EXAMPLES = """examples:
-  moeviz decide trace.npz --devices 8                 trial, not now, or too little evidence
-  moeviz decide trace.npz --capacity 4 --draft 2      memory for four experts a layer; drafts of two tokens
-  moeviz decide monday.npz --judged-on friday.npz     and whether Monday's plans are still good on Friday
-  moeviz decide trace.npz --json | jq .answers[0].verdict"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz decide`."""
     says = "a file of a trace, or of counts by step or label, or a dataset's folder, whose shards are windows of time"
     parser.add_argument("file", metavar="FILE", help=says)
     parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
@@ -34,7 +26,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz decide`."""
     answers, said = answers_at(args)
     if args.json:
         facts = ("question", "verdict", "sentence")

@@ -15,18 +15,8 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Train the systems of the past, and check them against their papers."
-EXAMPLES = """examples:
-  moeviz history                                      the systems that can be trained here
-  moeviz history run local-experts --seed 3 -o 1991.npz
-  moeviz history check                                in a checkout: ours next to the papers'; exit code 1 if any fails
-  moeviz history check switch --quick                 one system, with less training
-  moeviz history check all --quick --controls         and with each mechanism broken: a claim must notice it
-  moeviz history check --seed 11                      the same claims of other runs"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz history`."""
     says = "list the systems (the default), run: train one, or check: compare its claims with its paper"
     parser.add_argument(
         "action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list", help=says
@@ -49,7 +39,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz history`."""
     check_output(args.output)
     if args.action == "run":
         result = trained(args.name or "local-experts", args.seed, note)

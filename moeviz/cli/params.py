@@ -21,22 +21,11 @@ if TYPE_CHECKING:
     from moeviz.parameters import LayerCache, ServedModel
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Count a model's parameters, total and active, and the memory that it takes, from its config alone."
-EXAMPLES = """examples:
-  moeviz params embedded
-  moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
-  moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
-  moeviz params Qwen/Qwen3-30B-A3B --memory --context 8192,32768 --batch 1,32 --bits 16,8   a table of it
-  moeviz params Qwen/Qwen3-30B-A3B --gpu-memory 24 --gpus 2   what fits into two cards of 24 GB, and what stays outside
-  moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
-  moeviz params --known                               all well-known models, next to the published figures
-  moeviz params ./my-checkpoint --json | jq .total"""
 
 MEMORY = "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free."
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz params`."""
     model = parser.add_mutually_exclusive_group()
     says = (
         "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file; with --memory also a trace or dataset "
@@ -62,7 +51,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz params`."""
     from moeviz.capture.models.known_models import known_counts
     from moeviz.formats.exports import read_trace
 

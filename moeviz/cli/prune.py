@@ -25,22 +25,12 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.checkpoint import Checkpoint
 
-HELP = "Measure which experts a model can do without: some texts choose them, others judge the loss, next to chance."
-EXAMPLES = """examples:
-  moeviz prune embedded
-  moeviz prune embedded --cut 1 --criteria reap,frequency,random --json
-  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --by-kind reap
-  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --ranking experts.jsonl --form vllm-ascend
-  moeviz prune embedded --cut-total 6                 other numbers per layer, under one budget
-  moeviz prune Qwen/Qwen3-30B-A3B monday.jsonl --judged-on friday.jsonl
-  moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
 CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
 FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
 REPLACED_BY = ("next best", "mean output")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz prune`."""
     add_divided_texts(parser, OWN_TOKENS)
     parser.add_argument(
         "--cut",
@@ -96,7 +86,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz prune`."""
     texts, tokens = texts_to_divide(args)
     one = _cut_from_files(args)
     checkpoint = None if args.output is None else _checkpoint(args, one)

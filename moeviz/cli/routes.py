@@ -12,18 +12,12 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.metrics.routes import RouteRegret
 
-HELP = "Compare each token's route with others of the same cost, by the loss of the next token, next to chance."
-EXAMPLES = """examples:
-  moeviz routes embedded --positions 4 --most-texts 1
-  moeviz routes embedded --positions 4 --most-texts 1 --by kind --json | jq .groups[0]
-  moeviz routes Qwen/Qwen3-30B-A3B texts.jsonl --alternatives 8 --positions 20 -o cells.csv"""
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
 WAYS = ("auto", "all", "swap")
 POSITIONS = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz routes`."""
     parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
     says = "text files, or .jsonl files with labels (default, for moeviz's own models: the held-out texts that ship)"
     parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
@@ -52,7 +46,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz routes`."""
     check_parent(args.output)
     texts, _ = texts_to_divide(args)
     if args.most_texts:

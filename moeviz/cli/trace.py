@@ -15,21 +15,8 @@ if TYPE_CHECKING:
     from moeviz.capture.run.request import CaptureRequest
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Run a prompt through a model and record what every router decides."
-EXAMPLES = """examples:
-  moeviz trace "Il fait froid."
-  moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
-  moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
-  moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
-  moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
-  moeviz trace "Il fait froid." --next-tokens         also the likeliest next tokens, and after each layer
-  moeviz trace "Il fait froid." --outputs -o trace.npz    also what each expert adds
-  moeviz trace - --counts-only -o counts.json < prompt.txt    only how often each expert was used
-  moeviz trace "Il fait froid." --json | jq .busiest"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz trace`."""
     add_prompt(parser)
     parser.add_argument(
         "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
@@ -98,7 +85,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz trace`."""
     check_output(args.output, args.counts_only)
     for option, what in (("next_tokens", "next tokens"), ("outputs", "experts' outputs")):
         if getattr(args, option) and args.output is not None and not args.output.lower().endswith(".npz"):

@@ -10,16 +10,11 @@ from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
 
-HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
-EXAMPLES = """examples:
-  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --score gate -o esft.json
-  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --form peft -o lora.json"""
 SCORES = ("token", "gate")  # known without loading numpy
 FORMS = ("esft", "peft")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz tune-targets`."""
     says = "text files of the task, or .jsonl or .csv files of texts: at least four texts"
     parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
     parser.add_argument("texts", metavar="TEXTS", nargs="+", help=says)
@@ -53,7 +48,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz tune-targets`."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.routers.discovery import expert_tensors
     from moeviz.cli.corpus import texts_at

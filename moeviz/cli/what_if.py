@@ -12,18 +12,8 @@ if TYPE_CHECKING:
     from moeviz.capture.interventions.intervention import Intervention
     from moeviz.capture.interventions.precision import Precision
 
-HELP = "Run a prompt with the routing changed, and show the effect."
-EXAMPLES = """examples:
-  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
-  moeviz what-if "12 + 7 = 19" --experts-per-token 1
-  moeviz what-if "12 + 7 = 19" --swap 2 0 5           experts 0 and 5 of layer 2 get each other's tokens
-  moeviz what-if "12 + 7 = 19" --bias polite.json     as moeviz contrast --steering wrote it
-  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz
-  moeviz what-if "12 + 7 = 19" --replay other.npz --live-weights      only its experts, weighed by this model"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz what-if`."""
     from moeviz.capture.interventions import INTERVENTIONS
 
     add_prompt(parser)
@@ -40,7 +30,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz what-if`."""
     check_output(args.output)
     prompt = read_prompt(args)
     from moeviz.analyses.what_if import what_if
