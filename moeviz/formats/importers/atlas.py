@@ -88,10 +88,4 @@ def _part(record: dict[str, Any]) -> tuple[list[int], SequenceRouting]:
     )
 
 
-FORMAT = Importer(
-    name="atlas",
-    label="Routing Atlas",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("atlas", "Routing Atlas", "trace", recognise, read)
