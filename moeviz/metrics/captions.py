@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from inspect import Parameter, Signature
 from pathlib import Path
 from string import Formatter
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from moeviz.claims import Claim, claim
 from moeviz.metrics.tokens import visible
@@ -84,6 +84,9 @@ def claims_in(file: Path, module: str) -> dict[str, Callable[..., Claim]]:
 
 
 globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
 # ---- balance: is the work shared evenly? ----------------------------------------------------------------------------

@@ -4,15 +4,20 @@ To mend a sentence, change it here or in `captions.toml`, then run
 `pytest --update-golden tests/metrics/test_claims.py`.
 """
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from moeviz.claims import claim
+from moeviz.claims import Claim, claim
 from moeviz.metrics.captions import claims_in, count
 from moeviz.metrics.words import bytes_said, percent
 
 LITTLE = "Too little evidence"
 
 globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
 def _signed(share: float) -> str:

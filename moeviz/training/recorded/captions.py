@@ -7,9 +7,9 @@ nodes only.
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from moeviz.claims import claim
+from moeviz.claims import Claim, claim
 from moeviz.metrics.captions import claims_in, count, times_said
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
@@ -20,6 +20,9 @@ V = TypeVar("V")
 Ends = Sequence[tuple[str | None, V]]  # by run, what it has at its end; without a name if there is one run
 
 globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
 def _quoted(name: str) -> str:
