@@ -44,14 +44,7 @@ from moeviz.metrics.convention_search import (
     split_rows,
     without_bias,
 )
-from moeviz.metrics.convention_weights import (
-    Undone,
-    by_number,
-    find_weighting,
-    slot_rule,
-    undo_weights,
-    weighed,
-)
+from moeviz.metrics.convention_weights import Undone, by_number, find_weighting, slot_rule, undo_weights, weighed
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 from moeviz.text import spans
 
