@@ -85,7 +85,6 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
-    """Total or active as a line with its name and number."""
     label = " ".join([field, *frame[field].head(1).map(written)])
     return theme.named_reference(frame[[field]].head(1), field, label, below)
 

@@ -112,7 +112,6 @@ def _weight_colour() -> alt.Color:
 
 
 def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
-    """A pale column for each token of which the trace does not say where it went."""
     columns = cells.drop_duplicates("token").assign(which=theme.NOT_RECORDED)
     tooltip = [*token_tooltip(), *theme.tooltip(which=("expert", ""))]
     return alt.Chart(columns).mark_rect(stroke=None, color=theme.PALE).encode(x=x, x2="end:Q", tooltip=tooltip)

@@ -239,7 +239,6 @@ def _summary(dataset: "Dataset") -> str:
 
 
 def _progress(done: int, total: int, seconds: float) -> None:
-    """Show how far a run has come, and how long the rest takes at that pace."""
     progress(done, total, says=f"traced {{:,}} of {{:,}} texts, {_duration(seconds)} left   ")
 
 

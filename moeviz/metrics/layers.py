@@ -143,7 +143,6 @@ def _two_layers(trace: Counted) -> None:
 def _information(
     a: Int16[np.ndarray, " T"], b: Int16[np.ndarray, " T"], sizes: tuple[int, ...], orders: list[np.ndarray]
 ) -> tuple[str, str, float, float, float]:
-    """The row about mutual information."""
     luck = np.mean([_mutual_information(a, b[order], sizes) for order in orders])
     maximum = min(entropy_of_counts(np.bincount(a)), entropy_of_counts(np.bincount(b)))
     return "mutual information", "bits", _mutual_information(a, b, sizes), float(luck), maximum

@@ -333,7 +333,6 @@ class Arrays:
 
 
 def _places(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the place of each value among the known ones, in ascending order; -1 for others."""
     if not len(known):
         return np.full(len(values), -1)
     at = np.searchsorted(known, values).clip(max=len(known) - 1)

@@ -131,7 +131,6 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
 
 
 def _like(counts: ExpertCounts) -> bool:
-    """Return whether the trace on screen is of a model of this shape."""
     trace = session.current_trace()
     same = counts.model.layers, counts.model.num_experts
     return trace is not None and (trace.model.layers, trace.model.num_experts) == same

@@ -135,7 +135,6 @@ def _usual_pair(names: list[str]) -> str:
 
 @st.fragment(run_every=SECONDS)
 def _watch(name: str, seen: training_runs.Signature) -> None:
-    """Draw the page anew once the run has grown."""
     if training_runs.seen(name) != seen:
         st.rerun()
 

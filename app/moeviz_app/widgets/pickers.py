@@ -80,7 +80,6 @@ def choose_text() -> None:
 
 
 def _another_text(number: int, texts: int) -> None:
-    """Callback of the two buttons."""
     visit().text, visit().is_placed = number % texts, False
     session.turn_page()
 

@@ -63,7 +63,6 @@ def _of_parquet(source: Source) -> list[dict[str, Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """A cell of a table without numpy."""
     return cell.tolist() if isinstance(cell, (np.generic, np.ndarray)) else cell
 
 
