@@ -12,16 +12,16 @@ WIDTH = "88"  # columns of what argparse prints
 
 def commands() -> str:
     """Every command: what it does, its arguments as `--help` tells them, and its examples."""
-    from moeviz.cli.main import COMMANDS, command
+    from moeviz.cli.main import COMMANDS
 
-    return "\n\n".join(
-        _command(name, row["help"], command(name).arguments, row["examples"]) for name, row in COMMANDS.items()
-    )
+    return "\n\n".join(_command(name, row["help"], row["examples"]) for name, row in COMMANDS.items())
 
 
-def _command(name: str, says: str, fill, examples: str) -> str:
+def _command(name: str, says: str, examples: str) -> str:
+    from moeviz.cli.main import add_arguments
+
     parser = argparse.ArgumentParser(f"moeviz {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    fill(parser)
+    add_arguments(name, parser)
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
     try:
         told = parser.format_help()

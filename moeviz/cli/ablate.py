@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def arguments(parser: ArgumentParser) -> None:
     add_prompt(parser)
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
+    parser.add_argument("--layers", **numbers(int, 0))
     add_model(parser)
     add_json(parser)
 

@@ -38,34 +38,15 @@ UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes fo
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = (
-        "show these, the first of them at once: traces, counts, runs of training, datasets, what other programs wrote; "
-        "or a model: a folder, a .gguf, an id on the hub"
-    )
-    parser.add_argument("files", metavar="FILE", nargs="*", help=says)
-    parser.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
-    parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
-    parser.add_argument(
-        "--no-token", action="store_true", help="let every browser on this machine in, also without the printed address"
-    )
+    parser.add_argument("files", metavar="FILE", nargs="*")
+    parser.add_argument("--port", type=number(int, 1, 65535), default=8501)
+    parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--no-token", action="store_true")
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
-    )
-    ways.add_argument("--public", action="store_true", help="serve strangers: listed models only, and strict limits")
-    parser.add_argument(
-        "--behind",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="the name by which browsers reach the server, such as lab.example; for each name once",
-    )
-    parser.add_argument(
-        "--login-header",
-        metavar="NAME",
-        help="with --team: the header in which a proxy names who has logged in, instead of the token; the proxy's "
-        "address stands in MOEVIZ_TRUSTED_PROXIES",
-    )
+    ways.add_argument("--team", action="store_true")
+    ways.add_argument("--public", action="store_true")
+    parser.add_argument("--behind", action="append", default=[], metavar="HOST")
+    parser.add_argument("--login-header", metavar="NAME")
     add_import_options(parser)
 
 

@@ -10,12 +10,8 @@ LIMIT = "The parts add up to the logits; they do not show which change would mov
 
 def arguments(parser: ArgumentParser) -> None:
     add_prompt(parser)
-    parser.add_argument(
-        "--token", type=int, default=-1, metavar="N", help="which token, counted from 0 (default: the last)"
-    )
-    parser.add_argument(
-        "--layer", type=int, action="append", metavar="N", help="an MoE layer, again for more (default: all)"
-    )
+    parser.add_argument("--token", type=int, default=-1, metavar="N")
+    parser.add_argument("--layer", type=int, action="append", metavar="N")
     add_model(parser)
     add_json(parser)
 

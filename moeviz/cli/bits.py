@@ -21,21 +21,13 @@ FORMS = ("csv", "llama.cpp", "llm-compressor")
 
 def arguments(parser: ArgumentParser) -> None:
     add_divided_texts(parser, OWN_TOKENS)
-    parser.add_argument(
-        "--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"), help="default: 3 4"
-    )
-    parser.add_argument(
-        "--budget", type=number(float, 2, 8), metavar="B", help="mean bits of a weight (default: half way)"
-    )
-    parser.add_argument(
-        "--units", choices=UNITS, default=UNITS[0], help="what gets its own bits (default: experts); layers are faster"
-    )
-    parser.add_argument(
-        "--rule", choices=RULES, default=RULES[0], help="of the plan: by divergence (default), by loss, or by frequency"
-    )
+    parser.add_argument("--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"))
+    parser.add_argument("--budget", type=number(float, 2, 8), metavar="B")
+    parser.add_argument("--units", choices=UNITS, default=UNITS[0])
+    parser.add_argument("--rule", choices=RULES, default=RULES[0])
     add_judged_on(parser, "texts of another day or customer")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write what was measured, or the plan, there")
-    parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="of the file (default: csv, a row per unit)")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_loading(parser)
     add_json(parser, "print units and plans as JSON")
 

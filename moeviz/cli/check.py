@@ -15,8 +15,8 @@ ROWS = 200  # findings that are listed
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    parser.add_argument("--beside", metavar="FILE", help="a trace of the same tokens, to see which convention differs")
-    parser.add_argument("--tokens", type=number(int, 0), metavar="N", help="number of tokens that met a router")
+    parser.add_argument("--beside", metavar="FILE")
+    parser.add_argument("--tokens", type=number(int, 0), metavar="N")
     add_json(parser)
     add_import_options(parser)
 

@@ -18,7 +18,7 @@ LETTERS = "ABCDEFGH"  # as many traces as the app begins with
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="A", help=ANY_FILE)
-    parser.add_argument("others", metavar="B", nargs="+", help="others, best of the same text: up to seven")
+    parser.add_argument("others", metavar="B", nargs="+")
     add_json(parser)
     add_import_options(parser)
 

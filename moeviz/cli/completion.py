@@ -11,7 +11,7 @@ FILES = ("FILE", "TRACE", "TEXTS", "PLACE", "FROM", "TO", "A", "B", "RUN", "FOLD
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def run(args: Namespace) -> int:

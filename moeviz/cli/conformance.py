@@ -21,11 +21,10 @@ SAME_WEIGHTS = 1e-2  # relative: bfloat16 rounds by less
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = "write makes a golden file of an architecture, check compares an engine's routing of its tokens with one"
-    parser.add_argument("action", metavar="ACTION", choices=("write", "check"), help=says)
-    parser.add_argument("name", metavar="ARCH|GOLDEN", help="architecture of transformers, or golden file")
-    parser.add_argument("other", metavar="THEIRS", nargs="?", help="what the engine chose, in any format that is read")
-    parser.add_argument("-o", "--output", metavar="FILE", help="golden file, .npz: its model is written next to it")
+    parser.add_argument("action", metavar="ACTION", choices=("write", "check"))
+    parser.add_argument("name", metavar="ARCH|GOLDEN")
+    parser.add_argument("other", metavar="THEIRS", nargs="?")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_json(parser)
     add_import_options(parser)
 

@@ -9,11 +9,9 @@ from moeviz.errors import InvalidTrace
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    parser.add_argument("other", metavar="OTHER", nargs="?", help="the second set of texts, traced with the same model")
-    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, instead of OTHER")
-    parser.add_argument(
-        "--steering", metavar="FILE.json", help="write +1 and -1 for the experts that distinguish them, for steering"
-    )
+    parser.add_argument("other", metavar="OTHER", nargs="?")
+    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"))
+    parser.add_argument("--steering", metavar="FILE.json")
     add_json(parser)
     add_import_options(parser)
 

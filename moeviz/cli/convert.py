@@ -24,18 +24,11 @@ if TYPE_CHECKING:
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    says = (
-        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix "
-        "is the folder of a dataset; one that ends in /, or an existing folder, a page for a web host"
-    )
-    parser.add_argument("target", metavar="TO", help=says)
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
-    parser.add_argument(
-        "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
-    )
+    parser.add_argument("target", metavar="TO")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--weights", choices=("exact", "float16", "none"))
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
-    says = "in a .csv file, omit the column of the model's facts: for spreadsheets, and no longer complete for moeviz"
-    parser.add_argument("--plain", action="store_true", help=says)
+    parser.add_argument("--plain", action="store_true")
     add_counts_only(parser)
     add_import_options(parser)
 

@@ -13,13 +13,10 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = "a file of a trace, or of counts by step or label, or a dataset's folder, whose shards are windows of time"
-    parser.add_argument("file", metavar="FILE", help=says)
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
-    parser.add_argument(
-        "--capacity", type=number(int, 1), metavar="C", help="experts of each layer in fast memory (default: half)"
-    )
-    parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N", help="tokens of a draft (default: 4)")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N")
+    parser.add_argument("--capacity", type=number(int, 1), metavar="C")
+    parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N")
     add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print questions, verdicts, sentences and figures as JSON")

@@ -17,13 +17,8 @@ PARTINGS = 10  # sequences that are listed
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="A", help=ANY_FILE)
-    parser.add_argument("other", metavar="B", help="another of the same text")
-    parser.add_argument(
-        "--fail-above",
-        type=number(float, 0, 1),
-        metavar="SHARE",
-        help="exit code 1 if more of the expert ids, or of the weights, differ as recorded, or if a convention does",
-    )
+    parser.add_argument("other", metavar="B")
+    parser.add_argument("--fail-above", type=number(float, 0, 1), metavar="SHARE")
     add_json(parser)
     add_import_options(parser)
 

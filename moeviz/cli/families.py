@@ -16,11 +16,9 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "--check", action="store_true", help="survey the installed transformers; exit code 1 if it differs"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="all of one architecture, or of what its name begins")
-    parser.add_argument("--wide", action="store_true", help="print all columns, however wide the terminal is")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("--wide", action="store_true")
     add_json(parser)
 
 

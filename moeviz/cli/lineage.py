@@ -16,10 +16,9 @@ CHECKPOINT = "a folder with .safetensors files, one such file, a .gguf file, or 
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="BASE", help=CHECKPOINT)
-    parser.add_argument("child", metavar="CHILD", help="what was made of it: another such")
-    says = "a trace of BASE, or a dataset's folder: the share, kinds and names of the experts that CHILD lost"
-    parser.add_argument("--dataset", metavar="TRACE|DATASET", help=says)
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument("child", metavar="CHILD")
+    parser.add_argument("--dataset", metavar="TRACE|DATASET")
+    parser.add_argument("--partial", action="store_true")
     add_json(parser)
     add_import_options(parser)
 

@@ -1,9 +1,9 @@
-"""The command `moeviz`. Each command is a row of `commands.toml`, and a file of this folder with two functions:
+"""The command `moeviz`. Each command has its words in `commands.toml`, and a file of this folder with two functions:
 
     arguments(parser)   adds its arguments
     run(args)           runs it, and returns the exit code
 
-`-` in a name is `_` in its file.
+`-` in a name is `_` in its file. An option without `help` has it in the table.
 
 Results go to stdout and everything else to stderr. Exit codes: 0 done; 1 a check found something (`check`, `watch`,
 `families --check`, `history check`); 2 wrong usage; 3 an error, with a sentence on stderr. A command is imported when
@@ -123,9 +123,24 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
         says, examples = row["help"], examples_of(row)
         one = commands.add_parser(name, help=says, description=says, epilog=examples, formatter_class=shape)
         if typed is None or name == typed:
-            command(name).arguments(one)
+            add_arguments(name, one)
             add_quiet(one)
     return top
+
+
+def add_arguments(name: str, parser: ArgumentParser) -> None:
+    """Add the arguments of a command, with the words that its row of `COMMANDS` has for them."""
+    command(name).arguments(parser)
+    _add_words(parser, COMMANDS[name].get("options", {}))
+
+
+def _add_words(parser: ArgumentParser, words: dict[str, str]) -> None:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # of commands within a command
+            for one in action.choices.values():
+                _add_words(one, words)
+        elif action.help is None:
+            action.help = next((words[name] for name in (*action.option_strings, action.dest) if name in words), None)
 
 
 def examples_of(row: dict[str, Any]) -> str:

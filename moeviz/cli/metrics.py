@@ -37,13 +37,11 @@ SHORT = 20  # rows that are printed without --all
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    parser.add_argument("--topic", choices=TOPICS, default="load", help="which topic (default: load)")
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, such as 0,5, by the model's own index")
-    parser.add_argument(
-        "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
-    )
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
-    parser.add_argument("--all", action="store_true", help="print every table of the topic, whole")
+    parser.add_argument("--topic", choices=TOPICS, default="load")
+    parser.add_argument("--layers", **numbers(int, 0))
+    parser.add_argument("--token", type=number(int, 0), metavar="N")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--all", action="store_true")
     add_json(parser)
     add_import_options(parser)
 

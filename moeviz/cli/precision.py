@@ -13,14 +13,9 @@ from moeviz.text import quoted
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = "instead of a prompt: loss and moved tokens over texts in files"
-    add_prompt(parser).add_argument("--texts", action=Several, metavar="TEXTS", help=says)
+    add_prompt(parser).add_argument("--texts", action=Several, metavar="TEXTS")
     add_model(parser)
-    parser.add_argument(
-        "--beside",
-        metavar="MODEL",
-        help="compare with this model, such as another quantisation in a .gguf file, instead of other dtypes",
-    )
+    parser.add_argument("--beside", metavar="MODEL")
     add_json(parser)
 
 

@@ -32,17 +32,8 @@ REPLACED_BY = ("next best", "mean output")
 
 def arguments(parser: ArgumentParser) -> None:
     add_divided_texts(parser, OWN_TOKENS)
-    parser.add_argument(
-        "--cut",
-        **numbers(int, 1),
-        help="experts cut from each layer, as 1,2 (default: an eighth, a quarter and a half of them)",
-    )
-    parser.add_argument(
-        "--cut-total",
-        type=number(int, 1),
-        metavar="N",
-        help="experts cut in all layers together: other numbers per layer, more where it costs less",
-    )
+    parser.add_argument("--cut", **numbers(int, 1))
+    parser.add_argument("--cut-total", type=number(int, 1), metavar="N")
     add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
     parser.add_argument(
         "--criteria",
@@ -54,33 +45,12 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
     )
-    parser.add_argument(
-        "--by-kind",
-        choices=[name for name in CRITERIA if name != "random"],
-        metavar="NAME",
-        help="judge on each kind of text, and let each kind alone choose too, by this criterion",
-    )
-    parser.add_argument(
-        "--by",
-        choices=[name for name in CRITERIA if name != "random"],
-        default="reap",
-        metavar="NAME",
-        help="the criterion of --ranking and -o (default: reap)",
-    )
-    parser.add_argument(
-        "--replaced-by",
-        choices=REPLACED_BY,
-        default=REPLACED_BY[0],
-        metavar="WHAT",
-        help="what replaces a cut expert: the router's 'next best' (default), or the expert's 'mean output'",
-    )
-    parser.add_argument("--ranking", metavar="FILE", help="write the experts of each layer, the most needed first")
-    parser.add_argument(
-        "--form", choices=FORMS, default=FORMS[0], help="of --ranking; llm-compressor's lists what stays (with --cut N)"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="write the model without the experts to a new folder (with --cut N)"
-    )
+    parser.add_argument("--by-kind", choices=[name for name in CRITERIA if name != "random"], metavar="NAME")
+    parser.add_argument("--by", choices=[name for name in CRITERIA if name != "random"], default="reap", metavar="NAME")
+    parser.add_argument("--replaced-by", choices=REPLACED_BY, default=REPLACED_BY[0], metavar="WHAT")
+    parser.add_argument("--ranking", metavar="FILE")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0])
+    parser.add_argument("-o", "--output", metavar="FOLDER")
     add_loading(parser)
     add_json(parser, "print the rows as JSON")
 

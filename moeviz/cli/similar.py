@@ -8,9 +8,8 @@ from moeviz.cli.output import frame_text, print_findings, print_tables
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    says = "its text, or its row in the trace (default: compare experts instead)"
-    parser.add_argument("token", metavar="TOKEN", nargs="?", help=says)
-    parser.add_argument("--most", type=number(int, 1), default=12, metavar="N", help="tokens (default: 12)")
+    parser.add_argument("token", metavar="TOKEN", nargs="?")
+    parser.add_argument("--most", type=number(int, 1), default=12, metavar="N")
     add_import_options(parser)
     add_json(parser)
 

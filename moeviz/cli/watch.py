@@ -18,11 +18,9 @@ COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_lo
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
-    parser.add_argument("run", metavar="RUN", help=says)
-    parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
-    says = "alarms to ignore, such as aux_off; a,b for several"
-    parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND", help=says)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N")
+    parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND")
     add_json(parser)
     add_import_options(parser)
 

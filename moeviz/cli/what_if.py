@@ -24,7 +24,7 @@ def arguments(parser: ArgumentParser) -> None:
         change.add_argument(option.flag, **whole, **many, **option.keywords)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
     add_json(parser, "print the effect as JSON")
 
