@@ -125,13 +125,13 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
     elif opened == BESIDE:
         st.text("The first is these counts, the second the trace.")
         for chart in COMPARISONS:
-            _draw(chart, (part, session.current_trace()))
+            _draw(chart, (part, visit().trace))
     elif opened == FILES:
         _files(counts)
 
 
 def _like(counts: ExpertCounts) -> bool:
-    trace = session.current_trace()
+    trace = visit().trace
     same = counts.model.layers, counts.model.num_experts
     return trace is not None and (trace.model.layers, trace.model.num_experts) == same
 

@@ -61,7 +61,7 @@ def corpus_page() -> None:
         texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
             session.set_trace(_run(name, _checked(texts)))
-    trace = session.current_trace()
+    trace = visit().trace
     if trace is not None and "label" in trace.tokens:
         _show(trace)
 

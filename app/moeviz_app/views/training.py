@@ -152,11 +152,11 @@ def _upload() -> None:
             max_upload_size=most,
             key=session.RUN_FILE,
         )
-        if upload is None or session.already_opened(upload.file_id):
+        if upload is None or visit().upload == upload.file_id:
             return
         with explained(refuse), st.spinner("Reading the file …"):
             training_runs.open_upload(upload.getvalue(), upload.name)
-            session.done_with(upload.file_id)
+            visit().upload = upload.file_id
             st.rerun()
 
 

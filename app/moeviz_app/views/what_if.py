@@ -145,7 +145,7 @@ ADDRESS = PageAddress(_change_written, _ask_for_change)
 
 
 def _run_in_address() -> RunRequest | None:
-    run = recent.run_of(session.current_trace())
+    run = recent.run_of(visit().trace)
     return run if run is not None and run.fits_an_address else None
 
 
