@@ -229,7 +229,7 @@ class Candidate(NamedTuple):
         state = replace(start, layers=layers, rows=0 if self.split else self.rows)
         if self.bias:
             state = replace(state, chosen=without_bias(pair[0]), theirs=without_bias(pair[1]))
-        if self.split and self.experts:
+        if self.split and self.experts:  # the experts' numbers by one third of the rows, then where rows are moved
             third = len(pair[0].tokens) // 3
             for moved, part in ((0, slice(0, third)), (self.rows, slice(2 * third, None))):
                 some = pair[0].select(tokens=part)

@@ -50,8 +50,7 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
         for judged_on, planned, judged in _judgements(trace, found):
             for name, replicas in zip(PLACEMENTS, planned_replicas(planned, n, extra), strict=True):
                 each = judged / np.bincount(replicas, minlength=len(judged))
-                loads: np.ndarray = each[replicas].reshape(n, -1).sum(axis=1) / max(judged.sum(), 1)
-                load = loads
+                load: np.ndarray = each[replicas].reshape(n, -1).sum(axis=1) / max(judged.sum(), 1)
                 columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
                 facts = {"device": np.arange(n, dtype=np.int16), "experts": np.int16(len(replicas) // n), "load": load}
                 frames.append(pd.DataFrame(columns | facts | {"even": 1 / n, "times_even": load * n}))

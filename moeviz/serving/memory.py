@@ -57,6 +57,7 @@ def _row(model: ServedModel, bits: int, context: int, batch: int) -> dict[str, o
     routed = weight_bytes(counts.routed_experts, bits)
     kept = VALUE_BYTES * sum(cache.values(context) for cache in model.caches)
     values = 3 * model.hidden + model.top_k * (2 * model.hidden + 3 * model.width)
+    # Buffers of one layer for the tokens of a step, and the logits of each sequence.
     step = values * min(MOST_READ, context) * VALUE_BYTES + LOGIT_BYTES * model.vocabulary * batch
     taken = weights + kept * batch + step
     row = {"model": model.name, "weight_bits": bits, "context": context, "batch": batch}

@@ -148,7 +148,10 @@ class Alarms:
             few = busy[: self.watched.top_k]
             names = tuple(sorted(few.tolist()))
             return {("collapse", layer): captions.alarm_collapse(layer, names, size, share[few].sum(), *cause)}
-        limit = min(self.rules.max_violation, (size / self.watched.top_k - 1) / 2) * (1 - self._margin("load", layer))
+        most = min(
+            self.rules.max_violation, (size / self.watched.top_k - 1) / 2
+        )  # MaxVio: half of the greatest possible
+        limit = most * (1 - self._margin("load", layer))
         if self._due(("load", layer), bool(share[busy[0]] * size - 1 > limit)):
             times, most = share[busy[0]] * size, size / self.watched.top_k
             return {("load", layer): captions.alarm_load(layer, busy[0], times, most, *cause)}
