@@ -17,24 +17,12 @@ if TYPE_CHECKING:
 
 
 def arguments(parser: ArgumentParser) -> None:
-    says = "list the systems (the default), run: train one, or check: compare its claims with its paper"
-    parser.add_argument(
-        "action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list", help=says
-    )
-    says = "which system to run or check (to run: local-experts, unless named; to check: all)"
-    parser.add_argument("name", metavar="SYSTEM", nargs="?", help=says)
-    parser.add_argument(
-        "--seed",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="the same seed gives the same trace, and the same check",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
-    parser.add_argument("--quick", action="store_true", help="check less, in seconds")
-    parser.add_argument(
-        "--controls", action="store_true", help="check each claim again with its mechanism broken: it must then fail"
-    )
+    parser.add_argument("action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list")
+    parser.add_argument("name", metavar="SYSTEM", nargs="?")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--controls", action="store_true")
     add_json(parser)
 
 

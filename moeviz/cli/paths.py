@@ -8,10 +8,8 @@ from moeviz.cli.output import frame_text, print_findings, print_tables
 
 def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    parser.add_argument(
-        "--at-least", type=number(int, 1), default=8, metavar="N", help="tokens of a path in the half that chooses"
-    )
-    parser.add_argument("--most", type=number(int, 1), default=20, metavar="N", help="paths in the table (default: 20)")
+    parser.add_argument("--at-least", type=number(int, 1), default=8, metavar="N")
+    parser.add_argument("--most", type=number(int, 1), default=20, metavar="N")
     add_import_options(parser)
     add_json(parser)
 

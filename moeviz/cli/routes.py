@@ -18,17 +18,11 @@ POSITIONS = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
-    says = "text files, or .jsonl files with labels (default, for moeviz's own models: the held-out texts that ship)"
-    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
-    parser.add_argument(
-        "--alternatives",
-        default=WAYS[0],
-        metavar="WHAT",
-        help="all sets of experts, or swap one for a next likeliest; a number draws that many (default: all if few)",
-    )
-    parser.add_argument("--by", choices=GROUPS, default=GROUPS[1], help="groups of tokens in the table")
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[])
+    parser.add_argument("--alternatives", default=WAYS[0], metavar="WHAT")
+    parser.add_argument("--by", choices=GROUPS, default=GROUPS[1])
+    parser.add_argument("--layers", **numbers(int, 0))
     parser.add_argument(
         "--positions",
         type=number(int, 1),
@@ -36,11 +30,11 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help=f"tokens of each text that are judged, drawn at random (default: {POSITIONS})",
     )
-    parser.add_argument("--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text")
-    parser.add_argument("--most-texts", type=number(int, 1), metavar="N", help="the first N texts of each kind")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of what is drawn (default: 0)")
-    parser.add_argument("--judge", metavar="MODEL", help="a better model with the same tokenizer scores the routes")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write a row per token and layer to this .csv file")
+    parser.add_argument("--tokens", type=number(int, 2), metavar="N")
+    parser.add_argument("--most-texts", type=number(int, 1), metavar="N")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--judge", metavar="MODEL")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_loading(parser)
     add_json(parser)
 
