@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from functools import partial, wraps
 from inspect import getdoc
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal
 
 import altair as alt
 import pandas as pd
@@ -46,7 +46,7 @@ class Chart:
     @classmethod
     def row(
         cls, draw: Callable[..., Any], measure: Callable[..., pd.DataFrame], say: Any = None, **options: Any
-    ) -> Self:
+    ) -> "Chart":
         """Make the chart of a drawing whose question and reading are in `chart.toml`, under the drawing's name."""
         return cls(**_TABLE[draw.__name__], measure=measure, draw=draw, say=say, **options)
 
