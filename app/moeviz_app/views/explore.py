@@ -23,7 +23,14 @@ from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.navigation import expert_query, for_the_address
-from moeviz_app.views.read_again import decided_here, is_direct, muted_here, offer_occlusion, show_direct, wanted_of
+from moeviz_app.views.read_again import (
+    decided_here,
+    is_direct,
+    muted_here,
+    offer_occlusion,
+    show_direct,
+    wanted_of,
+)
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
