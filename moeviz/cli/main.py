@@ -89,7 +89,7 @@ def read_arguments(given: Sequence[str]) -> Namespace:
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:
-        top.error(f"There is no command {cut(typed)!r}.{like(typed, COMMANDS)}")
+        top.error(f"There is no command {cut(typed)!r}.{like(typed, [*COMMANDS])}")
     args, args.extra = top.parse_known_args(words if typed == "app" else in_order(top, words))
     if unknown := [word for word in args.extra if args.command != "app" or not STREAMLIT.match(word)]:
         one = called(top, words)
