@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.corpus import OWN_TOKENS, texts_at, texts_to_divide
+from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
 from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
@@ -25,7 +25,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--budget", type=number(float, 2, 8), metavar="B")
     parser.add_argument("--units", choices=UNITS, default=UNITS[0])
     parser.add_argument("--rule", choices=RULES, default=RULES[0])
-    add_judged_on(parser, "texts of another day or customer")
+    add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
     parser.add_argument("-o", "--output", metavar="FILE")
     parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_loading(parser)
@@ -45,7 +45,7 @@ def run(args: Namespace) -> int:
         bits=tuple(args.bits),
         budget=args.budget,
         units=args.units,
-        judged_on=None if args.judged_on is None else texts_at([args.judged_on]),
+        **judged_on_other(args),
         draws=args.draws,
         seed=args.seed,
         tokens=tokens,

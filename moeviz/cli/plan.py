@@ -20,6 +20,7 @@ ENGINES = (
     "ktransformers",
     "ktransformers-together",
     "lmdeploy",
+    "llama.cpp-cache",
     "llama.cpp",
 )  # moeviz.serving.plans
 
