@@ -12,12 +12,6 @@ from moeviz.errors import MoevizError
 from moeviz.text import quoted
 from moeviz.whole_files import write_file
 
-HELP = "Write the placement of experts that an inference engine reads."
-EXAMPLES = """examples:
-  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
-  moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
-  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt
-  moeviz plan monday.npz --engine eplb --judged-on friday.npz -o plan.json    and what it is worth on Friday"""
 ENGINES = (
     "sglang",
     "tensorrt-llm",
@@ -32,7 +26,6 @@ ENGINES = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz plan`."""
     parser.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
     parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
     parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
@@ -48,7 +41,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz plan`."""
     facts = write_plan(args)
     print(json.dumps(facts) if args.json else plan_text(facts))
     return 0

@@ -54,13 +54,11 @@ def runs_of_layers(trace: RoutingTrace, first: bool | None = None) -> list[Layer
 
 
 def _counted(trace: RoutingTrace, row: int, first: bool) -> Int16[np.ndarray, "T S"]:
-    """Return the slots that make an expert have a token: the first, or all."""
     counted: np.ndarray = trace.experts[row, :, : 1 if first else None]
     return counted
 
 
 def _follows(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
-    """Mark the tokens that come directly after the row before them."""
     sequence, position = (trace.tokens[name].to_numpy() for name in ("sequence", "position"))
     follows = np.zeros(len(sequence), bool)
     follows[1:] = (np.diff(sequence) == 0) & (np.diff(position) == 1)

@@ -155,7 +155,6 @@ def _by_expert(asked: Requests) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bounds(asked: Requests) -> Iterator[tuple[int, int]]:
-    """The first request of each step, and the one after its last."""
     return pairwise(np.searchsorted(asked.step, np.arange(asked.steps + 1)).tolist())
 
 
