@@ -123,6 +123,24 @@ def test_plans_of_some_texts_are_judged_on_others_next_to_fresh_ones():
     assert stale["chance"] == pytest.approx(costs["random"]) and bits_sentences(own)[-1].name == "cost_of_bits"
 
 
+def test_plans_of_one_checkpoint_are_judged_on_another_next_to_fresh_ones():
+    model, changed = strong(CONFIGS["mixtral"]), strong(CONFIGS["mixtral"])
+    with torch.no_grad():
+        for values in changed.parameters():
+            values.add_(torch.randn_like(values) * values.std() / 2)
+    one, other = loaded(model, "one"), loaded(changed, "two")
+    facts = {"draws": 2, "tokens": 8, "units": "layers"}
+    studies = (bits_study(one, TEXTS, judge=other, **facts), bits_study(other, TEXTS, **facts))
+    costs, wanted = (study.plans.set_index("plan")["loss_increase"] for study in studies)
+    for plan in ("few", "many", "uniform"):
+        assert costs[plan] == pytest.approx(wanted[plan], abs=1e-6)
+    for rule in RULES[:-1]:
+        assert costs[f"fresh {rule}"] == pytest.approx(wanted[rule], abs=1e-6)
+    pd.testing.assert_frame_equal(studies[0].units, bits_study(one, TEXTS, **facts).units)
+    with pytest.raises(CaptureError):
+        bits_study(one, TEXTS, judge=loaded(strong(CONFIGS["deepseek_v3"])), progress=pytest.fail)
+
+
 def test_an_error_half_way_gives_the_weights_back():
     model = strong(CONFIGS["mixtral"])
     before = copy.deepcopy(model.state_dict())

@@ -215,7 +215,7 @@ def test_each_wording_can_be_filled_in(name):
 
 
 def test_a_claim_is_frozen_and_survives_a_pickle():
-    claim = of_metrics.busiest_expert(np.int32(3), np.int16(5), np.float64(0.5), 4.0)
+    claim = of_metrics.busiest_expert(np.int16(5), np.int32(3), np.float64(0.5), 4.0)
     assert dict(claim.values) == {"layer": 3, "expert": 5, "share": 0.5, "times": 4.0} and type(claim["layer"]) is int
     again = pickle.loads(pickle.dumps(claim))
     assert (again, again.name, again.values) == (claim, claim.name, claim.values)
