@@ -210,17 +210,12 @@ def draw_menu(open_page: str) -> None:
             for name, pages in MENU.items():
                 st.page_link(_page(pages[0]), label=name, icon=ICONS.get(name), width="content")
             st.page_link(_page(MORE), label=MORE, icon=":material/menu:", width="content")
-            _draw_mark(place, open_page)
+            places = [_path(MENU[place][0])] if place in MENU else []
+            places += [] if place in ICONS else [_path(MORE)]
+            tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
+            _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
     if open_page != FIRST:
         draw_tabs(open_page)
-
-
-def _draw_mark(place: str, open_page: str) -> None:
-    """Mark the place that is open: on a phone, More holds those that are not at the bottom."""
-    places = [_path(MENU[place][0])] if place in MENU else []
-    places += [] if place in ICONS else [_path(MORE)]
-    tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
-    _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
 
 
 def draw_tabs(open_page: str) -> None:

@@ -80,7 +80,6 @@ def choose_text() -> None:
 
 
 def _another_text(number: int, texts: int) -> None:
-    """Callback of the two buttons."""
     visit().text, visit().is_placed = number % texts, False
     session.turn_page()
 
@@ -112,11 +111,6 @@ def choose_token(trace: RoutingTrace) -> None:
     (layer,), rows = session.chosen_layers("one"), session.window()
     colours = colours_of(trace, layer, rows)
     token_strip(trace, layer, rows, session.selected_token(), colours, session.pick_from_strip, session.STRIP)
-    _explain_marks(trace, layer, rows)
-
-
-def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
-    """Explain the marks of tokens that have no expert here, as far as there are such tokens."""
     first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
     words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
     if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:
