@@ -17,8 +17,10 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 import moeviz
+from moeviz.analyses import recorded
+from moeviz.analyses.lineage import lineage
 from moeviz.analyses.muting import muted_by_label
-from moeviz.analyses.pruning import recorded
+from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
@@ -71,9 +73,14 @@ def main() -> None:
 
 
 def write_pruning() -> None:
-    """Write what the page Prune opens with."""
+    """Write what the pages Prune and Lineage open with."""
     how = {"criteria": recorded.CRITERIA, "draws": recorded.DRAWS, "seed": recorded.SEED, "tokens": recorded.TOKENS}
-    recorded.FILE.write_text(recorded.written(pruning_curve(moeviz.load_model(), texts_that_ship(), **how)), "utf-8")
+    curve = pruning_curve(moeviz.load_model(), texts_that_ship(), **how)
+    recorded.PRUNING.write_text(recorded.curve_as_json(curve), "utf-8")
+    with TemporaryDirectory() as folder:
+        child = str(Path(folder, recorded.CHILD))
+        Checkpoint.of(EMBEDDED, None).write(child, curve.cut("reap", 1), {})
+        recorded.LINEAGE.write_text(recorded.lineage_as_json(lineage(EMBEDDED, child)), "utf-8")
 
 
 def write_table(name: str, texts: list[tuple[str, str]]) -> None:

@@ -80,7 +80,7 @@ def _recorded(texts: tuple[tuple[str, str], ...], criteria: tuple[str, ...]) -> 
     if texts != tuple(texts_that_ship()) or set(criteria) != {*USUAL, RANDOM}:
         return None
     model_catalog.bring_torch()
-    from moeviz.analyses.pruning.recorded import recorded_curve
+    from moeviz.analyses.recorded import recorded_curve
 
     return cached_for_example(example(), "pruning", recorded_curve)
 
