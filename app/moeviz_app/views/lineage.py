@@ -42,7 +42,7 @@ def lineage_page() -> None:
             from moeviz.analyses.recorded import recorded_lineage
 
             example_note(
-                "The embedded model, and a checkpoint without one expert of each layer: the one that is least needed by "
+                "The embedded model, and a checkpoint without one expert of each layer: the one least needed by "
                 "REAP, as on the page Prune. To find what was done to others, choose two and press Compare."
             )
             _show(cached_for_example(example(), "lineage", recorded_lineage))
