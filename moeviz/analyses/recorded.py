@@ -12,7 +12,7 @@ from pathlib import Path
 import pandas as pd
 
 from moeviz.analyses.lineage import Lineage
-from moeviz.analyses.pruning.curve import PruningCurve, split
+from moeviz.analyses.pruning.result import PruningCurve, split
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import HERE, reference_routing
 from moeviz.labelled_texts import texts_that_ship

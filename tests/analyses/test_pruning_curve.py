@@ -11,7 +11,8 @@ from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, pruning_sentences, split, split_other
+from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, split_other
+from moeviz.analyses.pruning.result import pruning_sentences, split
 from moeviz.analyses.what_if import what_if
 from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers

@@ -28,7 +28,7 @@ from moeviz_app.widgets.pickers import choice_of
 from moeviz_app.widgets.run_panel import waited_for
 
 if TYPE_CHECKING:
-    from moeviz.analyses.pruning.curve import PruningCurve
+    from moeviz.analyses.pruning.result import PruningCurve
     from moeviz.capture.models.load import LoadedModel
 
 READS = "The model reads the texts with and without experts …"
@@ -79,7 +79,6 @@ def _recorded(texts: tuple[tuple[str, str], ...], criteria: tuple[str, ...]) -> 
     """Return the curve that ships, read once for all, if these are its texts and criteria."""
     if texts != tuple(texts_that_ship()) or set(criteria) != {*USUAL, RANDOM}:
         return None
-    model_catalog.bring_torch()
     from moeviz.analyses.recorded import recorded_curve
 
     return cached_for_example(example(), "pruning", recorded_curve)
@@ -117,7 +116,7 @@ def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCur
 
 def _show(name: str, curve: "PruningCurve") -> None:
     """Draw what cuts cost, in words and as a curve; then one cut: who pays for it, and what can be done with it."""
-    from moeviz.analyses.pruning.curve import pruning_sentences
+    from moeviz.analyses.pruning.result import pruning_sentences
 
     cuts = sorted(curve.losses["cut"].unique().tolist())
     criteria = [by for by in NAMES if by in set(curve.losses["criterion"]) - {RANDOM}]
