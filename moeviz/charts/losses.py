@@ -55,7 +55,4 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(bars, theme.ticks(base, "zero_logits")), theme.MEDIUM)
 
 
-CHARTS = (
-    Chart.row(aux_loss_by_layer, aux_loss, aux_loss_caption),
-    Chart.row(z_loss_by_layer, z_loss, z_loss_caption),
-)
+CHARTS = (Chart.row(aux_loss_by_layer, aux_loss, aux_loss_caption), Chart.row(z_loss_by_layer, z_loss, z_loss_caption))

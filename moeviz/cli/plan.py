@@ -26,15 +26,13 @@ ENGINES = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    parser.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
+    parser.add_argument("file", metavar="FILE")
     parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
-    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts in total (default: N)")
-    parser.add_argument("--num-layers", type=number(int, 1), metavar="N", help="layers of the model, dense ones too")
-    parser.add_argument(
-        "--layers-on-gpu", type=number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
-    )
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N")
+    parser.add_argument("--copies", type=number(int, 0), metavar="R")
+    parser.add_argument("--num-layers", type=number(int, 1), metavar="N")
+    parser.add_argument("--layers-on-gpu", type=number(int, 0), metavar="N")
     add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print what was written as JSON")

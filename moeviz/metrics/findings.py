@@ -171,12 +171,7 @@ def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> Shares:
 _known: WeakKeyDictionary[RoutingTrace, dict[bool, Shares]] = WeakKeyDictionary()  # of texts that many are held to
 
 
-def _busiest(
-    trace: RoutingTrace,
-    layers: list[LayerRuns],
-    chance: float,
-    before: Shares | None,
-) -> Finding | None:
+def _busiest(trace: RoutingTrace, layers: list[LayerRuns], chance: float, before: Shares | None) -> Finding | None:
     best, place = chance, None
     for one in layers:
         share, uniform = one.tokens / len(one.recorded), one.filled / len(one.tokens)

@@ -167,16 +167,6 @@ def test_lfm2_scores_in_its_own_precision():
             assert all(rows.probed.trouble is trouble or trouble in rows.probed.trouble for rows in record)
 
 
-def test_experts_that_compute_otherwise_keep_their_own_way(monkeypatch, caplog):
-    model = tiny_model(FAMILIES["mixtral"])
-    monkeypatch.setattr(
-        kernel_parity.experts_implementation, "experts_forward", lambda _self, hidden, _ids, _weights: hidden
-    )
-    with caplog.at_level(logging.INFO, logger="moeviz.capture"), kernel_recording.kernels_recording(model, 10):
-        assert not any("forward" in vars(experts) for experts in registered_experts(model))
-    assert "MixtralExperts computes otherwise" in caplog.text
-
-
 def test_an_error_inside_puts_everything_back(tokenizer):
     model = tiny_model(FAMILIES["mixtral"])
 
@@ -263,17 +253,6 @@ def test_the_first_rows_of_every_run_are_compared_and_a_difference_is_listened_t
     asked.clear()
     grown = list(stream(model, PROMPTS, kernels=True, **options))
     assert len(grown) == 2 and grown[-1].equals(got)
-
-
-def test_a_trace_says_how_its_routers_ran(tokenizer, monkeypatch, caplog):
-    olmoe = tiny_model(FAMILIES["olmoe"])
-    options = {"tokenizer": tokenizer}
-    assert trace(olmoe, PROMPTS, **options).model.recorded_by == "hooks"  # no GPU: "auto" listens
-    assert trace(olmoe, PROMPTS, kernels=True, **options).model.recorded_by == "kernels (plain torch)"
-    monkeypatch.setattr(kernel_parity, "FAMILIES", {})
-    said = listened_because(trace(olmoe, PROMPTS, kernels=True, **options))
-    assert said == "moeviz's kernels run none of these routers: OlmoeTopKRouter is not known to moeviz"
-    assert said in caplog.text
 
 
 BROKEN = {

@@ -35,15 +35,8 @@ FAMILIES, READING = "families", "reading"
 TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
 CHANGE, CHANGED_LAYER, EXPERTS = "change", "changed_layer", "experts"
 TOP_K, PRECISION, AMOUNT = "changed_top_k", "precision", "amount"
-EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
-    "expert_mb",
-    "gigabytes",
-    "devices",
-    "served_phase",
-    "repeats",
-    "engine",
-    "all_layers",
-)
+EXPERT_MB, GIGABYTES, DEVICES, PHASE = "expert_mb", "gigabytes", "devices", "served_phase"
+REPEATS, ENGINE, ALL_LAYERS = "repeats", "engine", "all_layers"
 GROUP, COUNTED_LAYER = "group", "counted_layer"  # of counts
 COUNTED_PART, CARD, SERVE_PART = "counted_part", "card", "serve_part"
 CORPUS_LAYER = "corpus_layer"  # of a dataset

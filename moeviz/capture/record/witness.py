@@ -144,10 +144,7 @@ def _sorted_rows(block: nn.Module, calls: Calls) -> list:
             for token in _places(part, met["hidden"]):
                 calls[-1][token][expert] = None
 
-    return [
-        _before(block.router, note_tokens),
-        _before(block.input_linear, note),
-    ]
+    return [_before(block.router, note_tokens), _before(block.input_linear, note)]
 
 
 def _looked_up(embedding_holder: nn.Module, calls: Calls) -> list:
