@@ -17,9 +17,9 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 import moeviz
-from moeviz.analyses import recorded
 from moeviz.analyses.lineage import lineage
 from moeviz.analyses.muting import muted_by_label
+from moeviz.analyses.pruning import recorded
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.capture.corpus import trace_corpus

@@ -18,7 +18,7 @@ from moeviz.analyses import what_if as what_if_module
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
-from moeviz.analyses.recorded import SEED, TOKENS, recorded_curve, recorded_lineage
+from moeviz.analyses.pruning.recorded import SEED, TOKENS, recorded_curve, recorded_lineage
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -672,7 +672,7 @@ def test_prune_opens_with_what_was_recorded_and_a_part_of_it_comes_again(monkeyp
     app.multiselect(key=session.CRITERIA).set_value(["greatest"]).run()
     assert not app.exception and not pictures(app)
     monkeypatch.undo()
-    known, how = recorded_curve(), {"criteria": ("frequency",), "cuts": (1,)}
+    known, how = recorded_curve(texts_that_ship()), {"criteria": ("frequency",), "cuts": (1,)}
     again = pruning_curve(moeviz.load_model(), texts_that_ship(), tokens=TOKENS, seed=SEED, **how)
     assert again.loss == pytest.approx(known.loss, abs=1e-4) and (again.chose, again.judged) == (
         known.chose,
@@ -686,7 +686,7 @@ def test_prune_opens_with_what_was_recorded_and_a_part_of_it_comes_again(monkeyp
 
 def test_the_recorded_lineage_comes_again_from_a_checkpoint_that_is_cut_so(tmp_path):
     known, child = recorded_lineage(), tmp_path / "embedded-cut"
-    Checkpoint.of(EMBEDDED, None).write(child, recorded_curve().cut("reap", 1), {})
+    Checkpoint.of(EMBEDDED, None).write(child, recorded_curve(texts_that_ship()).cut("reap", 1), {})
     again = moeviz.lineage(EMBEDDED, str(child))
     pd.testing.assert_frame_equal(known.table, again.table)
     assert known.says == [line.replace(str(child), known.child) for line in again.says]

@@ -6,8 +6,8 @@ They are what cutting experts costs, and what became of them in a checkpoint wit
 
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import asdict
-from pathlib import Path
 
 import pandas as pd
 
@@ -15,7 +15,6 @@ from moeviz.analyses.lineage import Lineage
 from moeviz.analyses.pruning.result import PruningCurve, split
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import HERE, reference_routing
-from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.pruning import RANDOM, LayerLimits
 
 PRUNING, LINEAGE = HERE / "pruning.json", HERE / "lineage.json"
@@ -36,15 +35,18 @@ def curve_as_json(curve: PruningCurve) -> str:
     return json.dumps(tables | facts, indent=1) + "\n"
 
 
-def recorded_curve(file: Path = PRUNING) -> PruningCurve:
-    """Read what cutting experts costs the embedded model on the texts that ship, 64 tokens of each, by two criteria."""
-    facts = json.loads(file.read_text("utf-8"))
+def recorded_curve(texts: Iterable[tuple[str, str]]) -> PruningCurve:
+    """Read what cutting experts costs the embedded model on the texts that ship, 64 tokens of each, by two criteria.
+
+    texts   of `moeviz.labelled_texts.texts_that_ship`.
+    """
+    facts = json.loads(PRUNING.read_text("utf-8"))
     words = dict.fromkeys(("criterion", "chosen_on", "judged_on"), "str")
     losses, scores = (
         pd.read_csv(io.StringIO(facts[name]), dtype=words, keep_default_na=False, na_values={"sd": ""})
         for name in TABLES
     )
-    chose, judged = split(texts_that_ship(), SEED)
+    chose, judged = split(texts, SEED)
     return PruningCurve(
         reference_routing().model,
         {int(layer): path for layer, path in facts["blocks"].items()},
@@ -69,9 +71,9 @@ def lineage_as_json(found: Lineage) -> str:
     return json.dumps({"table": table} | facts, indent=1) + "\n"
 
 
-def recorded_lineage(file: Path = LINEAGE) -> Lineage:
+def recorded_lineage() -> Lineage:
     """Read what became of the embedded model's experts in a checkpoint with one of each layer cut."""
-    facts = json.loads(file.read_text("utf-8"))
+    facts = json.loads(LINEAGE.read_text("utf-8"))
     types = {"layer": "int32", "expert": "int16", "base_layer": "int32", "what": "str"} | dict.fromkeys(LISTED, "str")
     table = pd.read_csv(
         io.StringIO(facts["table"]), dtype=types, keep_default_na=False, na_values=dict.fromkeys(FIGURES, "")
@@ -79,6 +81,6 @@ def recorded_lineage(file: Path = LINEAGE) -> Lineage:
     for name, kind in LISTED.items():
         table[name] = pd.Series([tuple(map(kind, some.split())) for some in table[name]], dtype=object)
     layers = {int(layer): base for layer, base in facts["layers"].items()}
-    left_out = tuple(tuple(each) for each in facts["left_out"])
+    of_base, of_child = facts["left_out"]
     limits = facts["chance"], facts["threshold"]
-    return Lineage(table, EMBEDDED, CHILD, layers, tuple(facts["formats"]), *limits, left_out, {})
+    return Lineage(table, EMBEDDED, CHILD, layers, tuple(facts["formats"]), *limits, (tuple(of_base), tuple(of_child)), {})
