@@ -242,7 +242,7 @@ def test_a_browser_can_say_anything_of_an_edit(said):
 
 def test_an_edit_is_checked_against_what_a_text_may_be():
     assert told({"start": 0, "end": 2, "text": "é"}, "abc", 10) == Edit(0, 2, "é")
-    with pytest.raises(InvalidPrompt, match="has 11 characters, and 10 are allowed"):
+    with pytest.raises(InvalidPrompt, match=r"11 characters.*10"):
         told({"start": 0, "end": 2, "text": "0123456789"}, "abc", 10)
 
 

@@ -52,7 +52,7 @@ def test_a_path_that_does_not_exist_is_named(name):
 
 
 def test_an_unreachable_hub_id_is_named(offline):
-    with pytest.raises(ModelNotFound, match="'nobody/nothing' is neither a local folder"):
+    with pytest.raises(ModelNotFound, match="'nobody/nothing'"):
         load_model("nobody/nothing")
 
 
@@ -297,7 +297,7 @@ def test_a_model_on_disk_is_checked_like_one_in_memory(tmp_path):
     lost = next(key for key in tensors if "layers.1" in key and "gate.weight" in key)
     del tensors[lost]
     save_file(tensors, tmp_path / WEIGHTS, metadata={"format": "pt"})
-    with pytest.raises(ModelNotFound, match="lacks 1 weight of the model"):
+    with pytest.raises(ModelNotFound, match="lacks 1"):
         load_model(str(tmp_path), device_map=places)
 
 

@@ -201,7 +201,7 @@ def test_a_model_that_was_changed_in_memory_is_not_gone_on_with(part, texts, tmp
     name, weight = next((name, weight) for name, weight in model.model.named_parameters() if f"mlp.{part}" in name)
     with torch.no_grad():
         weight[0] += 1  # a row of a router, or an expert
-    with pytest.raises(MoevizError, match=r"other texts, weights or settings: its plan differs in weights_in_memory\."):
+    with pytest.raises(MoevizError, match="weights_in_memory"):
         write_corpus(model, [str(texts)], out, wanted, resume=True)
     assert len(write_corpus(load_model(), [str(texts)], out, wanted, resume=True).shards) == 4, name
 
