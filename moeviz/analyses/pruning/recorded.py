@@ -81,6 +81,6 @@ def recorded_lineage() -> Lineage:
     for name, kind in LISTED.items():
         table[name] = pd.Series([tuple(map(kind, some.split())) for some in table[name]], dtype=object)
     layers = {int(layer): base for layer, base in facts["layers"].items()}
-    of_base, of_child = facts["left_out"]
+    left_out = tuple(facts["left_out"][0]), tuple(facts["left_out"][1])
     limits = facts["chance"], facts["threshold"]
-    return Lineage(table, EMBEDDED, CHILD, layers, tuple(facts["formats"]), *limits, (tuple(of_base), tuple(of_child)), {})
+    return Lineage(table, EMBEDDED, CHILD, layers, tuple(facts["formats"]), *limits, left_out, {})
