@@ -240,7 +240,7 @@ def test_a_harmless_text_stays_as_it_is(text):
 
 def test_a_csv_that_lost_rows_is_refused(trace):
     lines = CSV.write(sample_trace()).split(b"\n")
-    for kept, sentence in ((lines[:40], "so it was cut"), (lines[:40] + lines[60:], "cut or edited")):
+    for kept, sentence in ((lines[:40], "cut"), (lines[:40] + lines[60:], "edited")):
         with pytest.raises(InvalidTrace, match=sentence):
             CSV.read(b"\n".join(kept) + b"\n")
 
