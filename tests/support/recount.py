@@ -6,6 +6,7 @@ the name of the claim that it counts again, takes the values that say what the c
 
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from inspect import signature
 from itertools import combinations, pairwise
 from math import comb, exp, isnan, log, log1p, log2, nan, sqrt
@@ -192,7 +193,7 @@ def habit(seen, finding, usual, *, place, text):
 def few_counted(seen, *_, what):
     number = {
         "token": lambda layer: len(seen.recorded(layer)),
-        "choice": lambda layer: sum(seen.counts(layer)),
+        "equal choice": lambda layer: max(seen.counts(layer)),
         "first choice": lambda layer: sum(bool(seen.has(layer, t)) for t in seen.recorded(layer)),
     }[what]
     most = max(map(number, seen.layers))
@@ -1352,7 +1353,7 @@ def sets_of_several(traces, *, figures):
             full = [row for row in rows if len(row) == max(map(len, rows))]
             number.append(len(set(full)))
             possible.append(comb(one.E[at], len(full[0])))
-            chance.append(possible[-1] * (1 - (1 - 1 / possible[-1]) ** len(full)))
+            chance.append(float(possible[-1] * (1 - (1 - Fraction(1, possible[-1])) ** len(full))))
         found[name] = mean(number), mean(chance), mean(possible)
     return _of_each(figures, found)
 
