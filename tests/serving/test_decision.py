@@ -14,6 +14,7 @@ from moeviz.routing_trace import token_frame
 from moeviz.serving.answers import (
     BALANCE,
     DRAFT,
+    DRIFT,
     LABELS,
     MEMORY,
     PAIRS,
@@ -206,6 +207,8 @@ def test_little_evidence_gives_no_verdict(trace):
     found = {answer.question: answer for answer in decide(trace)}
     assert len(found) == 6 and all(answer.sentence and "nan" not in answer.sentence for answer in found.values())
     assert {answer.verdict for answer in found.values()} <= {"", "Not known", "Too little evidence"}
+    in_order = isinstance(trace, RoutingTrace) and len(trace.tokens)
+    assert not in_order or {found[name].verdict for name in (BALANCE, DRIFT)} <= {"", LITTLE}
 
 
 def test_what_cannot_be_is_said_with_what_can():
