@@ -99,7 +99,7 @@ def _facts(found: Atlas, trace: RoutingTrace) -> str:
     coloured = (
         "each in its first expert’s colour"
         if max(model.num_experts) <= len(theme.EXPERT_COLOURS)
-        else "coloured by its first expert’s name"
+        else "each coloured by its first expert’s name"
     )
     sentence = f"{count(texts, 'text')}{held}: {count(tokens, 'token')}{kinds}{part}, {coloured}"
     return in_words_of(model, sentence)
