@@ -110,7 +110,7 @@ CHARTS = (
     ),
     Chart(
         "How many parameters are active?",
-        "One model, three numbers: model makers disagree on whether embeddings count.",
+        "Active parameters by each convention: model makers disagree on whether embeddings count.",
         measure=parameter_split,
         draw=active_by_convention,
         say=active_caption,
