@@ -118,7 +118,7 @@ def _stretches(trace: Counted) -> float:
     for _, _, counts in windows(trace):
         tokens = counts.sum(axis=1, keepdims=True)
         apart = (counts - tokens * counts.sum(axis=0) / max(tokens.sum(), 1)) / np.sqrt(np.maximum(tokens, 1))
-        alike[len(counts)] = alike.get(len(counts), 0) + apart @ apart.T
+        alike[len(counts)] = alike.get(len(counts), np.zeros(())) + apart @ apart.T
     if (number := min(alike, default=0)) < TEXTS:
         return np.nan
     drawn = [np.random.default_rng(draw) for draw in range(ORDERS)]
