@@ -63,13 +63,13 @@ def test_super_experts_come_first_and_an_impossible_budget_is_refused():
     frame = units(kl_few=[0.0] + [0.1] * 9, super=[True] + [False] * 9)
     plan = plan_of_bits(frame, "kl", (3, 4), 3.7)
     assert [*plan.values()] == [8, 4, 4, 3, 3, 3, 3, 3, 3, 3] and mean_bits(frame, plan) == pytest.approx(3.7)
-    with pytest.raises(CaptureError, match=r"1 Super Experts of 10 experts get 8 bits, which takes 3\.500 bits"):
+    with pytest.raises(CaptureError, match=r"1.*10 experts.*8 bits.*3\.500 bits"):
         plan_of_bits(frame, "kl", (3, 4), 3.4)
     layers = frame.assign(layer=range(10), expert=-1)
     assert [*plan_of_bits(layers, "kl", (3, 4), 3.1).values()] == [4] + [3] * 9, "a whole layer gets many bits, not 8"
     with pytest.raises(CaptureError, match="Mean bits between 3 and 4 can be had with these two, not 5"):
         plan_of_bits(frame, "kl", (3, 4), 5.0)
-    with pytest.raises(CaptureError, match="There is no rule 'size'"):
+    with pytest.raises(CaptureError, match="'size'"):
         plan_of_bits(frame, "size", (3, 4), 3.9)
 
 

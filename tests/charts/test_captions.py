@@ -17,7 +17,7 @@ from moeviz.metrics.significance import beyond_chance
 from moeviz.metrics.specialization import label_divergence_caption
 from moeviz.testing import sample_trace
 
-TRACES, SELDOM = 60, 0.05
+TRACES, SELDOM = 20, 0.05
 ALL = NAMED | {chart.key: chart for chart in OF_SERVING}
 CAPTIONED = {key for key, chart in ALL.items() if chart.say}
 
