@@ -135,7 +135,6 @@ def _stretches(trace: Counted) -> float:
 
 
 def _busiest(experts: int) -> int:
-    """A quarter of the experts, one at least."""
     return max(experts // 4, 1)
 
 

@@ -47,7 +47,7 @@ def test_what_is_not_the_address_of_a_cluster_is_refused(address, texts, tmp_pat
         code = main(["corpus", str(texts), "-o", str(tmp_path / "out"), "--ray", address])
     except SystemExit as stopped:
         code = stopped.code
-    assert code in (2, 3) and f"{address!r} is no address of" in capsys.readouterr().err
+    assert code in (2, 3) and repr(address) in capsys.readouterr().err
 
 
 def test_options_that_would_do_nothing_are_refused(texts, tmp_path, monkeypatch, capsys):
@@ -81,7 +81,7 @@ def test_the_room_on_a_cluster_is_counted_node_by_node(threads, gpus, room):
 
 
 def test_missing_resources_are_reported_since_ray_would_wait_for_ever():
-    with pytest.raises(MoevizError, match="The cluster of 3 machines has room for 0 actors of 1 CPU and 4 GPU each"):
+    with pytest.raises(MoevizError, match=r"3 machines.*0 actors.*1 CPU.*4 GPU"):
         on_ray._count_actors(FakeRay, Cluster("auto", None, 4), 1)
 
 

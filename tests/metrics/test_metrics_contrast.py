@@ -114,11 +114,11 @@ def test_half_a_text_is_its_beginning(texts):
 
 def test_too_few_texts_other_models_and_kinds_that_are_not_there_are_refused(texts):
     one = texts_of_label(texts, "French")
-    with pytest.raises(InvalidTrace, match="at least 4 texts in each set, and one has 3"):
+    with pytest.raises(InvalidTrace, match=r"4 texts.*3"):
         contrast((one, some(texts, texts.tokens["sequence"].unique()[:3])))
-    with pytest.raises(InvalidTrace, match=r"num_experts is .* in the first and .* in the second"):
+    with pytest.raises(InvalidTrace, match="num_experts"):
         contrast((one, reference_routing("embedded-fine")))
-    with pytest.raises(InvalidTrace, match="no texts of the kind 'Latin'"):
+    with pytest.raises(InvalidTrace, match="'Latin'"):
         texts_of_label(texts, "Latin")
     with pytest.raises(InvalidTrace, match="it has no labels"):
         texts_of_label(sample_trace(), "French")
@@ -156,7 +156,7 @@ def test_a_map_to_steer_by_comes_back_as_it_was_and_in_the_form_that_engines_rea
 @pytest.mark.parametrize(
     "facts, numbers, says",
     [
-        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 23, "damaged: 2 layers of 3 experts are 24"),
+        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 23, "2 layers.*3 experts.*24"),
         ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 25, "damaged"),
         ({"format": "ds4-expert-steering-v1", "shape": [1, 1]}, b"\0\0\xc0\x7f", "finite numbers"),
         ({"format": "ds4-expert-steering-v1", "shape": [2**20, 2**20]}, b"", "its shape"),

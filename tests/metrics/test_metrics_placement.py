@@ -185,7 +185,7 @@ def test_where_nothing_was_assigned_there_is_no_imbalance():
 
 
 def test_numbers_that_do_not_divide_are_refused_with_what_would(by_hand):
-    with pytest.raises(MoevizError, match=r"Layer 4 has 4 experts, which 3 devices cannot hold .* divides 4"):
+    with pytest.raises(MoevizError, match=r"4.*4 experts.*3 devices.*divides 4"):
         placement(by_hand, devices=3)
     with pytest.raises(MoevizError, match="0 devices cannot hold"):
         placement(by_hand, devices=0)
@@ -202,10 +202,10 @@ def test_numbers_that_do_not_divide_are_refused_with_what_would(by_hand):
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ((8, 1, 2, 3), "3 devices cannot be divided equally among 2 nodes"),
-        ((8, 1, 0, 2), "2 devices cannot be divided equally among 0 nodes"),
-        ((9, 1, 1, 2), "9 replicas cannot be divided equally among 2 devices"),
-        ((8, 4, 1, 2), "6 experts cannot be divided equally among 4 groups"),
+        ((8, 1, 2, 3), "3 devices.*among 2"),
+        ((8, 1, 0, 2), "2 devices.*among 0"),
+        ((9, 1, 1, 2), "9 replicas.*among 2"),
+        ((8, 4, 1, 2), "6 experts.*among 4"),
         ((4, 1, 1, 2), "4 replicas cannot hold 6 experts"),
     ],
 )
