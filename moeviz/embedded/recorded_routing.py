@@ -120,6 +120,6 @@ def said_of_study() -> str:
     worse = f"{abs(math.expm1(cost)):.0%} {'higher' if cost > 0 else 'lower'}"
     return (
         f"In a study of {len(balance_study())} smaller models, a token's expert tells {bits['batch', 0.0]:.2f} bits "
-        f"of at most 3 about the kind of its text if balance was counted over batches, and {bits['window', 0.0]:.2f} if "
-        f"within each text; and the perplexity of the latter was {worse}."
+        f"of at most 3 about the kind of its text if balance was counted over batches, and {bits['window', 0.0]:.2f} "
+        f"if within each text; and the perplexity of the latter was {worse}."
     )

@@ -28,7 +28,7 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import UNNAMED, expert_names
 from moeviz.parameters import active_parameters
-from moeviz_app import settings
+from moeviz_app.settings import SETTINGS
 from moeviz_app.views.menu import MENU, ROWS, STORY
 from moeviz_app.widgets.components import history as component
 
@@ -314,8 +314,7 @@ def test_a_run_beside_the_one_that_ships_differs_in_what_keeps_the_balance_alone
 
 def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
     monkeypatch.setattr("torch.Tensor.backward", _never)
-    script = "from moeviz_app import settings
-from moeviz_app.views.menu import ROWS, STORY\nROWS[STORY].draw()"
+    script = "from moeviz_app.views.menu import ROWS, STORY\nROWS[STORY].draw()"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
     assert not app.exception and pictures(app) == 1
     said = [json.loads(node.proto.json) for node in app.get("bidi_component") if node.proto.json]
@@ -335,7 +334,7 @@ from moeviz_app.views.menu import ROWS, STORY\nROWS[STORY].draw()"
 def test_a_sentence_over_the_limit_is_refused_with_both_numbers_and_stays_in_its_box():
     script = "from moeviz_app.views.history.story import _own_sentence\n_own_sentence(None)"
     app = AppTest.from_string(script, default_timeout=SECONDS).run()
-    most = settings.SETTINGS.max_prompt_chars
+    most = SETTINGS.max_prompt_chars
     app.text_input[0].set_value("a" * (most + 1))
     app.button[0].click().run()
     assert not app.exception and app.text_input[0].value == "a" * (most + 1)
