@@ -99,7 +99,7 @@ def test_the_picture_has_each_mean_gate_once_and_gates_sum_to_1(ships):
     sums = frame.groupby(["layer", "factor", "right", "down", "digit"])["gate"].sum()
     assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
     of_place = frame[frame["factor"] == "where"].groupby(["layer", "expert"])["gate"].mean()
-    assert of_place.to_numpy() == pytest.approx(shares(ships)["share"].to_numpy())
+    assert of_place.to_numpy() == pytest.approx(shares(ships).ravel())
 
 
 def test_a_lead_is_the_running_total_less_the_mean_of_its_layer():
@@ -153,7 +153,7 @@ def test_the_trace_has_each_digit_at_each_place_once_and_the_gates_of_both_layer
 def test_the_samples_that_ship_are_routed_as_all_test_digits_are(ships):
     """810 samples are a part of the 81,000, so their mean gates are near those that are measured on all."""
     weights = trace_of(ships).probabilities("This test")
-    assert weights.mean(axis=1).ravel() == pytest.approx(shares(ships)["share"].to_numpy(), abs=0.03)
+    assert weights.mean(axis=1).ravel() == pytest.approx(shares(ships).ravel(), abs=0.03)
 
 
 @pytest.mark.parametrize("experts", [2, 4, 8])
@@ -185,7 +185,7 @@ def test_a_run_is_shown_beside_one_that_differs_in_the_constraint_alone(ships, u
     assert train(epochs=1, constraint=False).shares[0] == pytest.approx(both[False].shares[0], abs=2e-3)
     other = with_and_without(unbound)
     assert other[False] is unbound and other[True].settings == ships.settings
-    most = {held: shares(run)["share"].max() for held, run in both.items()}
+    most = {held: shares(run).max() for held, run in both.items()}
     assert most[True] < 0.5 and most[False] > 0.8, "one expert takes a layer without it"
 
 

@@ -85,7 +85,6 @@ SYSTEMS = {
     "one machine": theme.NOTE,
     "gated, experts that know nothing": theme.EXPERT_COLOURS[2],
 }
-LINE = {"strokeWidth": 2, "point": True}
 
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -94,7 +93,7 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
         frame.assign(order=frame["part"].map(list(PARTS).index)),
         x=theme.expert_axis("dashed: capacity"),
         y=alt.Y("examples:Q", title="training examples"),
-        color=_colour("part", PARTS, columns=1),
+        color=_colour("part", PARTS),
         order="order:Q",
         tooltip=theme.tooltip(
             expert="d",
@@ -111,12 +110,14 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = theme.named(alt.StrokeDash, "kernel", ["linear", "rbf"], theme.SOLID_AND_DASHED)
+    counts = sorted(frame["experts"].unique().tolist())
+    scale = alt.Scale(type="log", base=2, nice=False, domain=[counts[0], counts[-1]])
     chart = theme.lines(
         frame,
-        LINE,
-        x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
+        {"strokeWidth": 2, "point": True},
+        x=alt.X("experts:Q", title="experts", scale=scale, axis=alt.Axis(values=counts, format="d")),
         y=alt.Y("error:Q", title="test error", axis=theme.share_axis()),
-        color=_colour("system", SYSTEMS, columns=1),
+        color=_colour("system", SYSTEMS),
         strokeDash=dash.legend(None),  # the reading says it: a phone is too narrow for two legends
         tooltip=theme.tooltip(
             system="",
@@ -130,13 +131,8 @@ def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(chart, theme.MEDIUM + 60)
 
 
-def _colour(field: str, colours: dict[str, str], columns: int = 2) -> alt.Color:
-    return theme.colour(field, colours, colours.values(), columns=columns, labelLimit=260)
-
-
-def _doubling(field: str, title: str, values: list[int]) -> alt.X:
-    scale = alt.Scale(type="log", base=2, nice=False, domain=[values[0], values[-1]])
-    return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, format="d"))
+def _colour(field: str, colours: dict[str, str]) -> alt.Color:
+    return theme.colour(field, colours, colours.values(), columns=1, labelLimit=260)
 
 
 EXPERT_ROOM = TEXT.chart(expert_room, room_bars)
