@@ -71,9 +71,6 @@ def test_the_trace_has_the_blocks_that_were_drawn_and_may_have_none():
     assert trace.tokens["text"].tolist() == ["3", "8 taken for 3"] and trace.tokens["label"].tolist() == ["3", "8"]
     assert np.array_equal(trace.logits[0], result.logits) and trace.model.score_function == "sigmoid"
     assert "drawn" in trace.model.name and "drawn once" in trace.model.caution
-    sure = trace_of(result, thresholded=True)
-    assert sure.experts.tolist() == [[[0], [NO_EXPERT]]] and sure.tokens["text"].tolist() == ["3", "8"]
-    assert "above 1/2" in sure.model.caution
 
 
 def test_the_trace_of_uniform_dropout_has_no_logits_and_says_so(uniform):
