@@ -109,15 +109,7 @@ def test_drop_rates_are_means_of_ten_steps_and_of_the_seeds(short):
     assert frame["by_lot"].unique() == pytest.approx([dropped_by_lot(8, 1.0)])
 
 
-def test_what_ships_is_of_the_default_settings_and_its_sweep_of_all_kinds(shipping):
-    assert shipping.settings == {
-        "experts": 8,
-        "capacity_factor": 1.25,
-        "aux_weight": 1e-2,
-        "steps": STEPS,
-        "seed": 0,
-        "dense": False,
-    }
+def test_the_sweep_that_ships_has_all_kinds_and_agrees_with_the_result_that_ships(shipping):
     runs = shipped_sweep()
     same = runs[(runs["capacity_factor"] == 1.25) & (runs["aux_weight"] == 1e-2) & (runs["seed"] == 0)]
     mine = drop_rates(shipping, runs).query("run == @THIS_RUN")
