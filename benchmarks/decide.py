@@ -58,7 +58,6 @@ def _trend(rng: np.random.Generator) -> np.ndarray:
 
 
 def _mixed(states: int) -> Favour:
-    """Draw the kind of each text at random from a few."""
     return lambda rng: rng.normal(0, SPREAD, (states, *SHAPE))[rng.integers(0, states, 2 * TEXTS)]
 
 

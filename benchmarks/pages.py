@@ -1,6 +1,6 @@
 """How long until a page of the app is there, what does it cost, and how much is sent? In a real Chromium.
 
-    python -m benchmarks.pages [topics | first | dataset | training | experts | answers] [--rounds N] [--before FOLDER]
+    python -m benchmarks.pages [topics | first | dataset | training] [--rounds N] [--before FOLDER]
 
 topics     a visitor runs a prompt of 64 tokens and walks through the pages of the topics, again and again; then the
            same with a trace of 48 layers x 128 experts from a file. CPU time of the browser's main thread, the time on
@@ -12,9 +12,6 @@ first      the first page on a desktop and a phone: opened, where its parts stan
 dataset    the pages of a made-up dataset (by the recipe of `benchmarks.corpus`) and of an expert of it, on a server
            that was never asked of this dataset; then for a second visitor, for whom answers are known
 training   the page Training of a made-up run, and of the pair of runs that ships
-experts    the atlas of the held-out texts, and of as many tokens through 48 layers x 128 experts: script until all is
-           drawn, a search, and what is sent; and from there to the table of all, of 48, 186 and 6,144 experts
-answers    Balance, Serve and Training of a first visitor: the answer, the first chart, and all
 
 Printed are medians, with the lowest and the highest. "CPU s" are the seconds of the browser's main thread and of the
 server, which a busy machine inflates less than seconds; "MB sent" is what the server sends in the tab's web socket,
@@ -26,12 +23,11 @@ import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from playwright.sync_api import Browser, Page
 
 from benchmarks.app import MILLISECONDS, prompts
@@ -179,18 +175,6 @@ def of_page(browser: Browser, server: Server, address: str, charts: int) -> Figu
     return first.of(f"{name}: first chart") | last.of(f"{name}: all") | {f"{name}: MB sent": last.sent}
 
 
-def of_answer(browser: Browser, server: Server, address: str, name: str) -> Figures:
-    """A page from the request to its answer, to its first chart, and until no script runs."""
-    tab = TimedTab(browser, server)
-    tab.open(address)
-    said = tab.until("() => document.querySelector('[class*=st-key-answer]')?.textContent.length > 20")
-    first = tab.until(FIRST_CHART)
-    last = tab.until(IDLE)
-    tab.close()
-    found = said.of(f"{name}: answer") | first.of(f"{name}: first chart") | last.of(f"{name}: all")
-    return found | {f"{name}: MB sent": last.sent}
-
-
 def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0) -> None:
     """A made-up training run whose layers drift apart, and whose last layer loses an expert half way."""
     random, top_k = np.random.default_rng(seed), min(8, experts)
@@ -214,77 +198,11 @@ def write_run(folder: Path, layers: int, experts: int, logs: int, seed: int = 0)
         writer.log(line, rows, [[] for _ in names[1:]] + [[[0, since]] if dead else []])
 
 
-ATLAS_DRAWN = "() => window.deep('.atlas .map[data-drawn]')"
-# Milliseconds until an atlas that is there is made anew and drawn.
-DRAW_ATLAS = """
-async () => {
-  const root = window.deep(".atlas"), before = root.view, begin = performance.now();
-  before.end();
-  root.view = new before.constructor(root, before.atlas.data, before.send);
-  await root.view.map.embed();
-  return performance.now() - begin;
-}
-"""
-# The table of all experts, and the picture above it where outputs are known; and nothing goes on.
-TABLE_DRAWN = """() => document.querySelector("[data-testid=stDataFrame] canvas") &&
-  [...document.querySelectorAll("[class*='st-key-place-of-']")].every((one) => one.querySelector("canvas, .marks")) &&
-  document.querySelector("[data-test-script-state=notRunning]")"""
-TEXTS_OF_A_KIND = 4
-
-
-def of_experts(browser: Browser, server: Server) -> Figures:
-    """The page Experts of the held-out texts, and of the trace that the server was started with."""
-    found: Figures = {}
-    for name in ("embedded", "trace"):
-        tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?subject={name}")
-        opened = tab.until(ATLAS_DRAWN)
-        found |= opened.of(f"{name}: open to the map") | {f"{name}: open, MB sent": opened.sent}
-        tab.page.evaluate(DRAW_ATLAS)  # once, so that all of it is compiled
-        found[f"{name}: map, and cards or grid, ms"] = tab.page.evaluate(DRAW_ATLAS)
-        tab.begin()
-        tab.page.get_by_role("searchbox").fill("the")
-        answered = tab.until("() => /“the”/.test(window.deep('.search .said').textContent)")
-        found |= answered.of(f"{name}: a search") | {f"{name}: a search, MB sent": answered.sent}
-        tab.close()
-    for name in ("embedded", "embedded-fine", "trace"):
-        tab = TimedTab(browser, server, script=TOOLS)
-        tab.open(f"experts?subject={name}")
-        tab.until(ATLAS_DRAWN)
-        settled(tab.page)
-        tab.begin()
-        go_to(tab.page, "Table")
-        drawn = tab.until(TABLE_DRAWN)
-        found |= {
-            f"{name}: the table of all, browser CPU s": drawn.browser,
-            f"{name}: the table of all, server CPU s": drawn.server,
-        }
-        tab.close()
-    return found
-
-
-def write_labelled(file: Path, layers: int, tokens: int, top_k: int, experts: int, kinds: int = 15) -> None:
-    """A made-up trace of texts of several kinds, each with a taste for some experts."""
-    rng, made = np.random.default_rng(0), sample_trace(layers=layers, tokens=tokens, top_k=top_k, experts=experts)
-    text = np.arange(tokens) * kinds * TEXTS_OF_A_KIND // tokens
-    kind = text // TEXTS_OF_A_KIND
-    ids = np.empty_like(made.experts)
-    for layer in range(layers):
-        taste = rng.gumbel(size=(tokens, experts)) + 3 * (rng.random((kinds, experts)) < 0.12)[kind]
-        ids[layer] = np.argsort(-taste, axis=1)[:, :top_k]
-    label = pd.Series([f"kind {one}" for one in kind], dtype="str")
-    frame = made.tokens.assign(sequence=text.astype(np.int32), label=label)
-    write_trace(replace(made, tokens=frame, experts=ids, logits=None), file)
-
-
 BIG = {"layers": 48, "tokens": 256, "top_k": 8, "experts": 128}
 DATASET = (2**20, 32, 128, 8)  # tokens, layers, experts, top-k
-ATLAS = (48, 9654, 8, 128)  # layers, tokens, top-k, experts
 RUN = (48, 128, 1000)  # layers, experts, logs
 # The parts of a run to open, and the least number of charts: those of the part that is open at first.
 OF_TRAINING = {"train": 1, "train?run=aux-off&beside=aux-on": 2, "load": 4}
-# Pages that begin with an answer, and what they were called before.
-ANSWERS = {"balance": "counts", "serve": "serve", "train": "training"}
 
 
 def on_canvas() -> list[str]:
@@ -401,36 +319,7 @@ def training(rounds: int, before: Path | None) -> None:
                 print(f"/{address}\n{compared(take_turns(arms, rounds))}\n")
 
 
-def experts(rounds: int, before: Path | None) -> None:
-    """Print what the page Experts takes, of the held-out texts and of 48 layers x 128 experts."""
-    with tempfile.TemporaryDirectory() as place:
-        file = Path(place) / "atlas.npz"
-        write_labelled(file, *ATLAS)
-        with apps_and_browser(before, MOEVIZ_OPEN=str(file)) as (apps, browser):
-            arms = {name: lambda _, server=server: of_experts(browser, server) for name, server in apps.items()}
-            print(compared(take_turns(arms, rounds)))
-
-
-def answers(rounds: int, before: Path | None) -> None:
-    """Print how soon pages answer their question."""
-    with apps_and_browser(before) as (apps, browser):
-        for now, once in ANSWERS.items():
-            address = {"now": now, "before": once}
-            arms = {
-                name: lambda _, server=server, page=address[name], of=now: of_answer(browser, server, page, of)
-                for name, server in apps.items()
-            }
-            print(f"{compared(take_turns(arms, rounds))}\n")
-
-
-PARTS = {
-    "topics": topics,
-    "first": first,
-    "dataset": dataset,
-    "training": training,
-    "experts": experts,
-    "answers": answers,
-}
+PARTS = {"topics": topics, "first": first, "dataset": dataset, "training": training}
 
 
 def main(words: Sequence[str] | None = None) -> None:

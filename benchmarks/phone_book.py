@@ -29,7 +29,10 @@ def remembered_by_decoder(experts: int, facts: int = FACTS, steps: int = STEPS, 
     """
     sizes = Sizes(2 * NAMES + NUMBERS, WIDTH, HIDDEN, 1, HEADS, 1, experts, TOP_K)
     decoder = at_random(sizes if experts > TOP_K else sizes.as_fast(), torch.Generator().manual_seed(seed))
-    _spread(decoder)
+    with torch.no_grad():
+        for name, parameter in decoder.named_parameters():
+            if parameter.ndim > 1:
+                parameter.mul_((1.0 if "embedding" in name else parameter.shape[-1] ** -0.5) / INITIAL_SPREAD)
     known = facts_of("book", facts, seed)
     optimiser = torch.optim.Adam(decoder.parameters(), LEARNING_RATE, betas=(0.9, 0.98), fused=True)
     batches = torch.Generator().manual_seed(1000 + seed)
@@ -44,14 +47,6 @@ def remembered_by_decoder(experts: int, facts: int = FACTS, steps: int = STEPS, 
     with torch.no_grad():
         answers = decoder(_words(known.names[:facts]))[0][:, -1].argmax(-1)
     return float((answers == 2 * NAMES + known.numbers[:facts]).double().mean())
-
-
-def _spread(decoder: Decoder) -> None:
-    """Scale the weights for six hundred steps: embeddings to 1, every other matrix by its width."""
-    with torch.no_grad():
-        for name, parameter in decoder.named_parameters():
-            if parameter.ndim > 1:
-                parameter.mul_((1.0 if "embedding" in name else parameter.shape[-1] ** -0.5) / INITIAL_SPREAD)
 
 
 def _words(names: torch.Tensor) -> torch.Tensor:

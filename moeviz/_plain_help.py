@@ -18,11 +18,9 @@ def with_plain_help(found: Any) -> Any:
 
 
 def _values(self: Any) -> list[Any]:
-    """Return the fields' values, for pickle."""
     return [getattr(self, field.name) for field in dataclasses.fields(self)]
 
 
 def _set_values(self: Any, values: list[Any]) -> None:
-    """Set the fields to values that pickle has kept."""
     for field, value in zip(dataclasses.fields(self), values, strict=True):
         object.__setattr__(self, field.name, value)

@@ -38,6 +38,10 @@ class NextTokens:
     lens_p: Float32[np.ndarray, "L T 5"] | None = None
     token_ids: Int32[np.ndarray, " V"] | None = None
 
+    def __repr__(self) -> str:
+        lens = "without the logit lens" if self.lens_rows is None else f"and after each of {len(self.lens_rows)} layers"
+        return f"<NextTokens: the five likeliest after each of {len(self.p):,} tokens, {lens}; after(token) lists them>"
+
     def __post_init__(self) -> None:
         if self.token_ids is not None and len(self.token_ids) != len(self.texts):
             raise InvalidTrace(

@@ -228,7 +228,6 @@ class RoutingTrace:
         return VIEWERS["plot"](self)
 
     def _repr_html_(self) -> str:
-        """Return the trace as a notebook shows it."""
         return str(VIEWERS["html"](self))
 
     def equals(self, other: "RoutingTrace") -> bool:

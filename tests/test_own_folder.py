@@ -110,7 +110,7 @@ def test_a_user_without_a_home_computes_anew_and_is_told_what_to_set(monkeypatch
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(Path, "home", homeless)
     for system in ("linux", "darwin", "win32"):
-        with pytest.raises(OSError, match=r"this user has no home folder\. Set MOEVIZ_HOME to a folder"):
+        with pytest.raises(OSError, match="MOEVIZ_HOME"):
             own_folder({}, system)
     assert kept_table("muted", "ab12") is None
     keep_table("muted", "ab12", TABLE)

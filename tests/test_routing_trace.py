@@ -70,13 +70,13 @@ def test_a_trace_of_no_layers_is_refused(trace):
 
 
 def test_a_row_of_tokens_too_few_is_refused(trace):
-    with pytest.raises(InvalidTrace, match="routing for 32 tokens, but 31 rows of tokens"):
+    with pytest.raises(InvalidTrace, match=r"32 tokens.*31 rows"):
         replace(trace, tokens=trace.tokens[:-1])
 
 
 def test_logits_for_another_number_of_experts_are_refused(trace):
     # Under pytest the shape annotations speak first where L, T or K differ; E is the size that is left to this check.
-    with pytest.raises(InvalidTrace, match=r"logits have the shape \(4, 32, 7\); they must have \(4, 32, 8\)"):
+    with pytest.raises(InvalidTrace, match=r"\(4.*32.*7\).*\(4.*32.*8\)"):
         replace(trace, logits=trace.logits[..., :7])
 
 
@@ -207,9 +207,7 @@ def test_extreme_logits_give_probabilities_without_overflow(function):
 
 def test_probabilities_need_a_known_score_function(trace):
     unknown = replace(trace, model=replace(trace.model, score_function="unknown"))
-    with pytest.raises(
-        MissingField, match="This needs the router's score function, and the trace of 'sample' does not say which it is"
-    ):
+    with pytest.raises(MissingField, match="'sample'"):
         unknown.probabilities("This")
 
 
@@ -258,7 +256,7 @@ def test_selecting_layers_drops_the_parameters_of_the_whole_model(trace):
 
 
 def test_a_layer_that_is_not_there_is_named(hand):
-    with pytest.raises(InvalidTrace, match=r"by hand has no MoE layer 2\. Choose one of 1 and 4"):
+    with pytest.raises(InvalidTrace, match=r"MoE layer 2.*1.*4"):
         hand.select(layers=[1, 2])
 
 

@@ -42,6 +42,7 @@ OF_ALL = (  # what all visitors together may have
     "model_memory_mb",
 )
 
+USUAL = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))  # of each field of `Settings`
 Read = Callable[[Mapping[str, str], str, str], Any]  # of what was given, a variable, and what holds otherwise
 
 
@@ -109,143 +110,56 @@ def _count_if_set(found: Mapping[str, str], name: str, usual: str) -> int | None
     return _count(found, name, usual) if name in found else None
 
 
-def _row(read: Read, usual: str | tuple[str, str, str], meaning: str) -> Any:
-    """One setting: how its text is read; what holds where it is not set, in each of WAYS; what it means."""
-    usual = (usual, usual, usual) if isinstance(usual, str) else usual
-    return field(metadata={"read": read, "usual": usual, "meaning": meaning})
+def _read_by(read: Read) -> Any:
+    """One setting by how its text is read; what holds where it is not set, and what it means, is in `settings.toml`."""
+    return field(metadata={"read": read})
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Settings of a deployment. A field is the variable of its name; `files` is MOEVIZ_OPEN."""
 
-    serve: str = _row(
-        _way,
-        ("", "", "public"),
-        "`private`, `team` or `public`; not set: public, but `moeviz app` sets it by its options",
-    )
-    hosts: tuple[str, ...] = _row(
-        _names,
-        ("loopback", "must be set", "any"),
-        "names by which browsers reach the server, separated by commas: what `--behind` names. Requests to "
-        "others are refused",
-    )
-    trusted_proxies: tuple[str, ...] = _row(
-        _names,
-        "none",
-        "addresses or networks of proxies, separated by commas: what these say in `X-Forwarded-For` is a "
-        "visitor's address",
-    )
-    token: str | None = _row(
-        _secret,
-        ("own folder", "made anew", "none"),
-        "what a browser must bring once, 16 characters or more; in private it is kept in the own folder, for a team a "
-        "new one is made at each start; it is printed",
-    )
-    ask_token: bool = _row(
-        _on,
-        ("1", "1", "0"),
-        "in private, 1: a browser must bring the token once, as the address that is printed does · 0: it need not",
-    )
-    login_header: str | None = _row(
-        _text, "none", "header in which a trusted proxy names who has logged in, in place of the token"
-    )
-    models: tuple[str, ...] = _row(
-        _models,
-        "embedded",
-        "models on offer, separated by commas: folders, Hugging Face ids, .gguf files, servers, `embedded`. "
-        "Not set: `embedded`, and its siblings where they are installed",
-    )
-    allow_any_model: bool | None = _row(
-        _switch,
-        ("own browser", "0", "0"),
-        "1: anyone may type a folder or an id, never in public; a server in private alone · 0: nobody · not "
-        "set: in private, a browser on this machine",
-    )
-    max_prompt_chars: int = _row(_count, ("8000", "8000", "4000"), "longest prompt, in characters")
-    max_new_tokens: int = _row(_count, ("128", "128", "64"), "most tokens that one run may generate")
-    max_corpus_chars: int = _row(
-        _count,
-        ("300000", "300000", "50000"),
-        "characters of all the texts of one corpus; tokens that are read to say which word decided",
-    )
-    processes: int = _row(
-        _count,
-        "1",
-        "processes that serve visitors, for a team or in public, on Linux: one for each core that is to draw pages. "
-        "Each loads the models that its visitors run, and has its share of what all may have together",
-    )
-    seconds_to_answer: int = _row(
-        _count, "30", "seconds after which one of several processes that does not answer is replaced"
-    )
-    max_sessions: int = _row(_count, ("100", "500", "300"), "tabs that may be connected at once")
-    sessions_per_visitor: int = _row(_count, ("100", "60", "30"), "tabs of one browser that may be connected at once")
-    sessions_per_address: int = _row(
-        _count, ("100", "500", "200"), "tabs of one address that may be connected at once; many browsers may share one"
-    )
-    max_waiting: int = _row(
-        _count, ("50", "200", "200"), "runs in the line of one device; more are told that it is busy"
-    )
-    runs_per_visitor: int = _row(_count, ("50", "8", "2"), "runs of one browser in line at once, begun or not")
-    runs_per_address: int = _row(
-        _count, ("50", "200", "100"), "runs of one address in line at once; many browsers may share one"
-    )
-    runs_a_minute: int = _row(_count, ("600", "60", "20"), "runs that one browser may begin in a minute")
-    max_upload_mb: int = _row(
-        _count, ("50", "50", "20"), "largest trace file to open, in MB; at most `server.maxUploadSize`"
-    )
-    max_unpacked_mb: int = _row(_count, ("1000", "500", "200"), "largest trace that such a file may unpack to, in MB")
-    seconds_to_read: int = _row(_count, ("60", "30", "10"), "seconds that reading such a file may take")
-    session_mb: int = _row(_count, ("4000", "1000", "300"), "traces that one browser tab may keep, in MB")
-    process_mb: int = _row(_count, ("8000", "8000", "2000"), "traces that all tabs may keep together, in MB")
-    model_memory_mb: int | None = _row(
-        _count_if_set, "free", "memory for models on each device, in MB; not set: what is free there"
-    )
-    seconds_idle: int = _row(
-        _count,
-        ("3600", "600", "120"),
-        "seconds that a tab whose connection is gone keeps its traces, in case it comes back",
-    )
-    prompts_in_links: bool = _row(
-        _on,
-        "1",
-        "1: addresses hold the prompt, and can be passed on · 0: they hold a short key, which this server "
-        "knows for a day",
-    )
-    frame_ancestors: tuple[str, ...] = _row(
-        _names, "none", "sites that may show the app in a frame, separated by commas: `https://huggingface.co`"
-    )
-    cookie_secret: str | None = _row(
-        _secret,
-        "made anew",
-        "key that signs the cookies by which browsers are told apart, 16 characters or more; not set: a new one at "
-        "each start, after which every browser is a new one",
-    )
-    metrics_token: str | None = _row(
-        _secret,
-        "none",
-        "what a reader of `/metrics` must send (`Authorization: Bearer …`); not set: closed in public, else "
-        "as the pages are",
-    )
-    files: tuple[str, ...] = _row(
-        _lines,
-        "none",
-        "files of traces, counts or runs, and folders of datasets, one a line, that each visitor begins with; "
-        "the first is on screen until they run or open something: what `moeviz app FILE` sets",
-    )
-    keep_traces: bool = _row(
-        _on,
-        ("1", "0", "0"),
-        "1: in private, recent traces are kept in the own folder, and are there again after a restart · 0: not",
-    )
-    warm_up: bool = _row(_on, "1", "1: the embedded model is loaded while the first visitor reads the example")
-    log: str = _row(_log, ("plain", "json", "json"), "`json`: the log is one JSON object a line, without prompts")
-    timing: bool = _row(_on, "0", "1: lines on stderr say when a run begins, the model ends, the chart is sent")
+    serve: str = _read_by(_way)
+    hosts: tuple[str, ...] = _read_by(_names)
+    trusted_proxies: tuple[str, ...] = _read_by(_names)
+    token: str | None = _read_by(_secret)
+    ask_token: bool = _read_by(_on)
+    login_header: str | None = _read_by(_text)
+    models: tuple[str, ...] = _read_by(_models)
+    allow_any_model: bool | None = _read_by(_switch)
+    max_prompt_chars: int = _read_by(_count)
+    max_new_tokens: int = _read_by(_count)
+    max_corpus_chars: int = _read_by(_count)
+    processes: int = _read_by(_count)
+    seconds_to_answer: int = _read_by(_count)
+    max_sessions: int = _read_by(_count)
+    sessions_per_visitor: int = _read_by(_count)
+    sessions_per_address: int = _read_by(_count)
+    max_waiting: int = _read_by(_count)
+    runs_per_visitor: int = _read_by(_count)
+    runs_per_address: int = _read_by(_count)
+    runs_a_minute: int = _read_by(_count)
+    max_upload_mb: int = _read_by(_count)
+    max_unpacked_mb: int = _read_by(_count)
+    seconds_to_read: int = _read_by(_count)
+    session_mb: int = _read_by(_count)
+    process_mb: int = _read_by(_count)
+    model_memory_mb: int | None = _read_by(_count_if_set)
+    seconds_idle: int = _read_by(_count)
+    prompts_in_links: bool = _read_by(_on)
+    frame_ancestors: tuple[str, ...] = _read_by(_names)
+    cookie_secret: str | None = _read_by(_secret)
+    metrics_token: str | None = _read_by(_secret)
+    files: tuple[str, ...] = _read_by(_lines)
+    keep_traces: bool = _read_by(_on)
+    warm_up: bool = _read_by(_on)
+    log: str = _read_by(_log)
+    timing: bool = _read_by(_on)
 
 
 def table() -> list[tuple[str, str, str, str, str]]:
     """Return a row a setting: its variable, what holds in private, for a team and in public, and what it means."""
-    return [(_variable(row.name), *row.metadata["usual"], row.metadata["meaning"]) for row in fields(Settings)]
+    return [(_variable(name), *row["usual"], row["meaning"]) for name, row in USUAL.items()]
 
 
 def _variable(name: str) -> str:
@@ -259,8 +173,10 @@ def read_settings(environment: Mapping[str, str], file: Mapping[str, Any] | None
     """
     found = _from_file(file or {}) | {name: value for name, value in environment.items() if value}
     way = WAYS.index(_way(found, "MOEVIZ_SERVE", PUBLIC))
-    rows = {row.name: row.metadata for row in fields(Settings)}
-    values = {name: row["read"](found, _variable(name), row["usual"][way]) for name, row in rows.items()}
+    values = {
+        row.name: row.metadata["read"](found, _variable(row.name), USUAL[row.name]["usual"][way])
+        for row in fields(Settings)
+    }
     values["keep_traces"] = values["keep_traces"] and values["serve"] == PRIVATE
     values["ask_token"] = values["serve"] == TEAM or (values["ask_token"] and values["serve"] == PRIVATE)
     settings = Settings(**values)

@@ -12,21 +12,22 @@ WIDTH = "88"  # columns of what argparse prints
 
 def commands() -> str:
     """Every command: what it does, its arguments as `--help` tells them, and its examples."""
-    from moeviz.cli.main import COMMANDS, command
+    from moeviz.cli.main import COMMANDS
 
-    files = {name: command(name) for name in COMMANDS}
-    return "\n\n".join(_command(name, of.HELP, of.arguments, of.EXAMPLES) for name, of in files.items())
+    return "\n\n".join(_command(name, row["help"], row["examples"]) for name, row in COMMANDS.items())
 
 
-def _command(name: str, says: str, fill, examples: str) -> str:
+def _command(name: str, says: str, examples: str) -> str:
+    from moeviz.cli.main import add_arguments
+
     parser = argparse.ArgumentParser(f"moeviz {name}", formatter_class=argparse.RawDescriptionHelpFormatter)
-    fill(parser)
+    add_arguments(name, parser)
     before, os.environ["COLUMNS"] = os.environ.get("COLUMNS"), WIDTH
     try:
         told = parser.format_help()
     finally:
         os.environ.pop("COLUMNS") if before is None else os.environ.update(COLUMNS=before)
-    lines = "\n".join(_remark_above(line.strip()) for line in examples.splitlines()[1:])
+    lines = "\n".join(_remark_above(line.strip()) for line in examples.splitlines())
     return f"## moeviz {name}\n\n{says}\n\n```text\n{told.rstrip()}\n```\n\nExamples:\n\n```sh\n{lines}\n```"
 
 

@@ -372,7 +372,6 @@ def _unit(rows: np.ndarray) -> np.ndarray:
 
 
 def _between(samples: np.ndarray) -> np.ndarray:
-    """Compute the cosines of the experts of one layer with each other."""
     found: np.ndarray = (samples @ samples.T)[np.triu_indices(len(samples), 1)]
     return found
 
@@ -399,7 +398,6 @@ def _products(experts: list[Expert]) -> np.ndarray:
 
 
 def _rounding(one: Expert, other: Expert) -> float:
-    """Return the difference that rounding makes between two experts of these number formats."""
     formats = {role: (one[role].tensor.format, other[role].tensor.format) for role in one}
     if all(mine == theirs for mine, theirs in formats.values()):
         return SAME

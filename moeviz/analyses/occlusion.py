@@ -292,7 +292,6 @@ def _batches(filled: list[FilledPrompt], vocabulary: int) -> Iterator[list[Fille
 
 
 def _with(run: ModelInput, filled: Sequence[FilledPrompt]) -> ModelInput:
-    """These prompts as a batch."""
     ids = torch.tensor([prompt.token_ids for prompt in filled], device=run.batch.input_ids.device)
     return replace(run, batch=Batch(ids, torch.ones_like(ids)))
 

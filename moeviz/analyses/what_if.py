@@ -312,7 +312,6 @@ def _effect(plain: RoutingTrace, logits: Tensor, changed: Tensor) -> pd.DataFram
 
 
 def _with_texts(effect: pd.DataFrame, tokenizer: PreTrainedTokenizerBase) -> pd.DataFrame:
-    """Add the texts of the two likeliest tokens, each next to its id."""
     for name in ("next_token", "next_token_changed"):
         texts = [tokenizer.decode([token]) for token in effect[name]]
         effect.insert([*effect.columns].index(name) + 1, name.replace("token", "text"), pd.Series(texts, dtype="str"))

@@ -138,7 +138,6 @@ def _kinds(x: alt.X, across: alt.Scale) -> list[alt.Chart]:
 
 
 def _names(down: alt.Scale) -> alt.Chart:
-    """The model's own index of each layer that the page names."""
     text = alt.Chart(alt.NamedData(LAYERS)).transform_calculate(middle="datum.place + 0.5")
     mark = text.mark_text(align="right", dx=-7, fontSize=13, color=alt.ExprRef("ink"), tooltip=None)
     return mark.encode(x=alt.XValue(0), y=alt.Y("middle:Q", scale=down, axis=None), text="name:N")

@@ -73,13 +73,4 @@ def _in_cell(times: float) -> str:
     return f"{times:.1f}" if times >= 0.095 else times_said(times)
 
 
-BALANCE = Chart(
-    "Is the work shared evenly among the experts?",
-    "Each cell is an expert: orange has more than its share of the layer's tokens and blue less, a cross has none. A "
-    "cell without colour has no more or less than chance may bring to tokens that are sent at random.",
-    measure=load_beside_luck,
-    draw=balance_map,
-    say=balance_sentence,
-    expert="expert",
-    themed=True,
-)
+BALANCE = Chart.row(balance_map, load_beside_luck, balance_sentence, expert="expert", themed=True)

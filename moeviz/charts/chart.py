@@ -1,10 +1,12 @@
 """Charts: a question about a trace, the numbers that answer it, and the picture of those numbers."""
 
 import re
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial, wraps
 from inspect import getdoc
+from pathlib import Path
 from typing import Any, Literal
 
 import altair as alt
@@ -20,6 +22,7 @@ Say = Callable[[str], str]
 WORDS = ("title", "text", "description")  # properties that are words for a reader
 DATA = ("data", "datasets")
 LITERAL = re.compile("'[^']*'")  # in a formula; with a space it is words: "'from layer ' + datum.layer"
+_TABLE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text("utf-8"))
 FIELD = re.compile(r"([a-z]+):[A-Z]")  # "layer:Q": without a title, its name is one
 
 
@@ -39,6 +42,13 @@ class Chart:
     themed: bool = False  # whether `draw` takes `dark`, for colours that suit a dark page
 
     say: Callable[[pd.DataFrame], str | None] | None = None  # of the numbers that are drawn: see `caption`
+
+    @classmethod
+    def row(
+        cls, draw: Callable[..., Any], measure: Callable[..., pd.DataFrame], say: Any = None, **options: Any
+    ) -> "Chart":
+        """Make the chart of a drawing whose question and reading are in `chart.toml`, under the drawing's name."""
+        return cls(**_TABLE[draw.__name__], measure=measure, draw=draw, say=say, **options)
 
     def picture(self, frame: pd.DataFrame, dark: bool = False) -> alt.Chart | alt.LayerChart:
         """The picture of these numbers, for a light page or a dark one where that makes a difference."""

@@ -89,25 +89,6 @@ def _pairs_above_chance(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 CHARTS = (
-    Chart(
-        "Which experts of this layer are chosen for the same tokens?",
-        "Each row is an expert that some token chose, and its cells show what share of its tokens also went to each "
-        "other expert. A bright column is an expert that is chosen along with every other; in the row of an expert "
-        "with few tokens, a bright cell may be luck.",
-        measure=co_activation,
-        draw=co_activation_heatmap,
-        say=co_activation_caption,
-        expert="expert",
-        layers="one",
-    ),
-    Chart(
-        "Which pairs of experts share more tokens than chance would give?",
-        "Each bar counts the tokens routed to both experts of a pair; the pairs furthest above chance come first. The "
-        "orange mark is what experts with these loads would share at random. In a short text, the best of many pairs "
-        "beat it by luck.",
-        measure=co_activation,
-        draw=strongest_pairs,
-        say=strongest_pairs_caption,
-        layers="one",
-    ),
+    Chart.row(co_activation_heatmap, co_activation, co_activation_caption, expert="expert", layers="one"),
+    Chart.row(strongest_pairs, co_activation, strongest_pairs_caption, layers="one"),
 )

@@ -104,43 +104,10 @@ def contrast_heatmap(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     return theme.framed(alt.layer(within, beyond), theme.rows_height(frame["layer"].nunique()), canvas=True)
 
 
-CONTRAST = Chart(
-    "Which experts tell the two apart?",
-    "Each cell is an expert: orange if it takes a larger share of the tokens of the first texts, blue if of the "
-    "second. A faint cell is within chance: as large a difference comes up when the texts are dealt to the two sets "
-    "at random.",
-    measure=contrast,
-    draw=contrast_heatmap,
-    themed=True,
-)
+CONTRAST = Chart.row(contrast_heatmap, contrast, themed=True)
 COMPARISONS = (
-    Chart(
-        "In which layers do the two traces use their experts differently?",
-        "Each bar is a layer and shows how far apart the two traces' loads are, in bits: 0 if they are the same, 1 if "
-        "they have no expert in common. The orange mark is what texts of these lengths show by luck.",
-        measure=load_divergence,
-        draw=divergence_by_layer,
-    ),
-    Chart(
-        "Which experts does the second trace use more than the first?",
-        "Each cell is an expert: orange if the second trace gives it a larger share of the layer's assignments than "
-        "the first, blue if a smaller one. The difference is in multiples of the uniform load.",
-        measure=load_difference,
-        draw=difference_heatmap,
-        themed=True,
-    ),
-    Chart(
-        "Which of the two is better balanced?",
-        "Each line is a trace and shows the load of the busiest expert in each layer, as a multiple of the uniform "
-        "load (dashed).",
-        measure=balance_of_both,
-        draw=balance_lines,
-    ),
-    Chart(
-        "Where do the same tokens go to other experts?",
-        "Each bar is a layer and shows what share of the tokens goes to a different set of experts in the "
-        "second trace than in the first.",
-        measure=choices_changed,
-        draw=changed_by_layer,
-    ),
+    Chart.row(divergence_by_layer, load_divergence),
+    Chart.row(difference_heatmap, load_difference, themed=True),
+    Chart.row(balance_lines, balance_of_both),
+    Chart.row(changed_by_layer, choices_changed),
 )

@@ -58,28 +58,8 @@ def entropy_grid(frame: pd.DataFrame) -> alt.Chart:
 
 
 CHARTS = (
-    Chart(
-        "How confident is the router in each layer?",
-        "For each layer, the white tick is the median token, the bar the middle half of all tokens and the line the "
-        "middle 80%. Near 0 the router is certain; at 1 it might as well choose at random.",
-        measure=router_entropy,
-        draw=entropy_by_layer,
-        say=entropy_caption,
-    ),
-    Chart(
-        "How far ahead is the most probable expert?",
-        "For each layer, how far the probability of the most probable expert is above that of the second (white tick: "
-        "median token; bar: middle half; line: middle 80%). Near 0, a small change would send the token elsewhere.",
-        measure=top_margin,
-        draw=margin_by_layer,
-        say=margin_caption,
-    ),
-    Chart(
-        "Where in the text are the routers undecided?",
-        "Each cell is one token at one layer: the brighter it is, the more undecided the router.",
-        measure=token_entropy,
-        draw=entropy_grid,
-        say=None,  # some token is always the most undecided, which is not a finding
-        tokens="window",
-    ),
+    Chart.row(entropy_by_layer, router_entropy, entropy_caption),
+    Chart.row(margin_by_layer, top_margin, margin_caption),
+    # No caption: some token is always the most undecided, which is not a finding.
+    Chart.row(entropy_grid, token_entropy, tokens="window"),
 )

@@ -56,13 +56,4 @@ def _scale(values: pd.Series) -> alt.Scale:
     return alt.Scale(type="log" if most > WIDE * least > 0 else "linear", zero=False)
 
 
-CONTRIBUTION = Chart(
-    "Does an expert that is chosen often also add much?",
-    "Each point is an expert: to the right it is chosen more often, upwards its output moves the model further each "
-    "time. Its colour says whether it is narrow, broad, or has no kind of text. The dashed lines are a uniform share, "
-    "and the mean of its layer. Click an expert to see it.",
-    measure=contribution,
-    draw=contribution_points,
-    expert="expert",
-    say=contribution_caption,
-)
+CONTRIBUTION = Chart.row(contribution_points, contribution, contribution_caption, expert="expert")

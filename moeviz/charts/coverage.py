@@ -77,21 +77,6 @@ def touched_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 CHARTS = (
-    Chart(
-        "How many experts carry half of the work, and how many nearly all of it?",
-        "Each cell says how many of a layer's busiest experts carry that share of its assignments and, after the "
-        "slash, how many it would take if experts were chosen at random for as many tokens. The brighter the cell, "
-        "the closer to a uniform load.",
-        measure=experts_needed,
-        draw=experts_needed_grid,
-        say=experts_needed_caption,
-    ),
-    Chart(
-        "How soon has the text used every expert?",
-        "Each line is a layer and counts the different experts that the tokens so far were routed to. Below the "
-        "dashed line, the text uses fewer experts than a choice at random would.",
-        measure=experts_touched,
-        draw=touched_by_layer,
-        say=experts_touched_caption,
-    ),
+    Chart.row(experts_needed_grid, experts_needed, experts_needed_caption),
+    Chart.row(touched_by_layer, experts_touched, experts_touched_caption),
 )

@@ -41,13 +41,7 @@ def effect_bars(frame: pd.DataFrame) -> alt.Chart:
 
 
 LABELS = "datum.label == 'true' ? 'a different one' : 'the same'"
-EFFECT = Chart(
-    "Where does the change alter the prediction?",
-    "Each bar is a token and shows how far the distribution of the next token moves; it is orange if a different next "
-    "token becomes the most likely.",
-    measure=effect_by_token,
-    draw=effect_bars,
-)
+EFFECT = Chart.row(effect_bars, effect_by_token)
 
 
 def word_change_map(frame: pd.DataFrame) -> alt.Chart:
@@ -56,13 +50,7 @@ def word_change_map(frame: pd.DataFrame) -> alt.Chart:
     return places_map(frame.drop(columns=["row", "other_row", "follows"]), columns)
 
 
-WORD_CHANGE = Chart(
-    "Which first choices does the word change?",
-    "Each cell is a token that both texts have, at a layer: orange where its first choice is another one with the word "
-    "changed. Hover to see both.",
-    measure=word_change,
-    draw=word_change_map,
-)
+WORD_CHANGE = Chart.row(word_change_map, word_change)
 
 
 def direct_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -88,12 +76,4 @@ def direct_bars(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(*parts, zero), theme.rows_height(len(rows)))
 
 
-DIRECT = Chart(
-    "Which parts of the model wrote this choice, directly?",
-    "Bars: what each part before the router wrote of the first choice's logit, above what it wrote for experts on "
-    "average; dots: the other choices. The parts add up, with the norm's scale as it was. They do not predict which "
-    "change would move the choice (AUC .56 to .66 beyond layer 0): for that, ask which word decided.",
-    measure=direct_parts,
-    draw=direct_bars,
-    say=direct_caption,
-)
+DIRECT = Chart.row(direct_bars, direct_parts, direct_caption)

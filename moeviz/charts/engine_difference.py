@@ -108,25 +108,7 @@ def margins_curve(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(lines, theme.MEDIUM)
 
 
-AGREEMENT = Chart(
-    "In which layers do the two agree?",
-    "Each point is a layer and shows the share of tokens that both send to the same experts (blue), and to the same "
-    "ones in the same order (orange), where the order is known in both.",
-    measure=engine_difference,
-    draw=agreement_by_layer,
-)
-PLACES = Chart(
-    "Where in the text do they part?",
-    "Each cell is a token at a layer: orange where the second sends it to other experts than the first, blue where "
-    "only their order is another. Hover to see both.",
-    measure=token_differences,
-    draw=differences_map,
-)
-MARGINS = Chart(
-    "Do small margins explain it?",
-    "Each line counts tokens up to a margin, by how far the last expert that the first chose was ahead of the next. "
-    "Where the orange line is far left of the blue one, what differs was nearly a tie.",
-    measure=margins_of_both,
-    draw=margins_curve,
-)
+AGREEMENT = Chart.row(agreement_by_layer, engine_difference)
+PLACES = Chart.row(differences_map, token_differences)
+MARGINS = Chart.row(margins_curve, margins_of_both)
 CHARTS = (AGREEMENT, PLACES, MARGINS)

@@ -124,32 +124,10 @@ def expert_kinds_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart
     return theme.framed(alt.layer(*layers), BAR * len(rows) + BESIDE)
 
 
-LOADS = Chart(
-    "Which of all the experts is it?",
-    "Orange has more than a uniform share, blue less; a cross: no token went there. Click an expert to see it.",
-    expert_loads,
-    expert_load_map,
-)
-TOKENS = Chart(
-    "Which tokens keep to it?",
-    "Of a token's occurrences, how many it has; dashed: of all tokens. Click a bar to see that token alone.",
-    keeping_tokens,
-    keeping_tokens_bars,
-)
-KINDS = Chart(
-    "What does it take of each kind of text, and what is lost without it?",
-    "Bars: its share of the kind's tokens, times a uniform share. Numbers on the right: how much the loss rises, in "
-    "nats a token, where it is muted and the router takes its next best.",
-    expert_kinds,
-    expert_kinds_bars,
-)
-COMPANY = Chart(
-    "Who has the same tokens?",
-    "Of its tokens, how many every other expert has, times what is usual: in its own layer what chance gives a "
-    "partner, in others that expert's share of all tokens. Click an expert to see it.",
-    shared_tokens,
-    expert_company_map,
-)
+LOADS = Chart.row(expert_load_map, expert_loads)
+TOKENS = Chart.row(keeping_tokens_bars, keeping_tokens)
+KINDS = Chart.row(expert_kinds_bars, expert_kinds)
+COMPANY = Chart.row(expert_company_map, shared_tokens)
 
 
 def expert_flow_streams(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
@@ -243,30 +221,7 @@ def router_rows_bars(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     return theme.framed(alt.layer(base.mark_bar(color=theme.MAIN), number), BAR * len(rows) + BESIDE)
 
 
-FLOW = Chart(
-    "Where do its tokens come from, and where do they go?",
-    "The experts that have most of its tokens one layer before and one after; wider is more tokens, orange is more "
-    "than that expert has of all tokens.",
-    expert_flow,
-    expert_flow_streams,
-)
-WEIGHTS = Chart(
-    "How much weight does it have where it is chosen?",
-    "Each bar counts tokens by the weight of this expert; the colour says whether it is their first choice or a later.",
-    expert_weights,
-    expert_weight_bars,
-)
-ATLAS = Chart(
-    "Which experts does each kind of text use?",
-    "One small map a kind: layers down, experts across, orange where the kind goes more than uniformly. In a large "
-    "model the own layer alone. Click an expert to see it.",
-    expert_atlas,
-    expert_atlas_maps,
-)
-ROWS = Chart(
-    "Whose router row is like its own?",
-    "A router scores an expert by the product of the token's state and the expert's row. Rows with a cosine near 1 "
-    "want the same tokens, rows near -1 opposite ones.",
-    router_neighbours,
-    router_rows_bars,
-)
+FLOW = Chart.row(expert_flow_streams, expert_flow)
+WEIGHTS = Chart.row(expert_weight_bars, expert_weights)
+ATLAS = Chart.row(expert_atlas_maps, expert_atlas)
+ROWS = Chart.row(router_rows_bars, router_neighbours)

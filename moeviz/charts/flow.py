@@ -243,42 +243,8 @@ def flow_between_layers(frame: pd.DataFrame) -> alt.Chart:
 
 
 CHARTS = (
-    Chart(
-        "Between which layers does the choice of an expert carry over?",
-        "Each cell is how much the first choice in one layer tells about the first choice in a later one, above what "
-        "luck gives: the same with the tokens shuffled. Click a cell to see those two layers below.",
-        measure=information_between_layers,
-        draw=flow_between_layers,
-        say=information_between_layers_caption,
-        two_layers=True,
-    ),
-    Chart(
-        "How do tokens flow between these two layers?",
-        "Each band is an expert and each ribbon the tokens that have both as their first choice, in the colour of the "
-        "expert in the first layer, and stronger where there are more of them than chance would give. The same colour "
-        "in two layers is not the same expert.",
-        measure=consecutive_transitions,
-        draw=flow_of_two_layers,
-        say=transitions_caption,
-        layers="two",
-        expert="expert",
-    ),
-    Chart(
-        "How do tokens flow from expert to expert, layer by layer?",
-        "Each column is a layer and its bands are experts. Each ribbon is the tokens that go from one first choice to "
-        "the next, in the colour of the expert they leave, and stronger where there are more of them than chance "
-        "would give. The same colour in two layers is not the same expert.",
-        measure=consecutive_transitions,
-        draw=flow_ribbons,
-        say=transitions_caption,
-        expert="expert",
-    ),
-    Chart(
-        "How much does the choice in one layer tell about the next?",
-        "Each bar is what a layer's first choice tells about the first choice in the next MoE layer. Only the part "
-        "above the orange mark, which is the same measure with the tokens shuffled, is more than luck.",
-        measure=consecutive_information,
-        draw=flow_information,
-        say=consecutive_information_caption,
-    ),
+    Chart.row(flow_between_layers, information_between_layers, information_between_layers_caption, two_layers=True),
+    Chart.row(flow_of_two_layers, consecutive_transitions, transitions_caption, layers="two", expert="expert"),
+    Chart.row(flow_ribbons, consecutive_transitions, transitions_caption, expert="expert"),
+    Chart.row(flow_information, consecutive_information, consecutive_information_caption),
 )

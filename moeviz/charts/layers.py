@@ -108,41 +108,8 @@ def layer_overlap(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 CHARTS = (
-    Chart(
-        "Do the two layers divide their work in the same way?",
-        "Each line is a layer, from its busiest expert to its least used one; the dashed line is a uniform load. "
-        "Experts with the same rank in two layers are not the same expert.",
-        measure=ranked_load,
-        draw=load_of_two_layers,
-        say=ranked_load_caption,
-        expert="expert",
-        layers="two",
-    ),
-    Chart(
-        "Which of the two layers is better balanced?",
-        "The closer a layer's dot is to the grey mark, the more uniform its load by that measure.",
-        measure=balance_of_two,
-        draw=balance_of_two_layers,
-        say=two_balances_caption,
-        layers="two",
-    ),
-    Chart(
-        "Where do the tokens of each expert go in the other layer?",
-        "Each row is an expert of the first layer, and its cells show what share of its tokens had each first choice "
-        "in the other layer; blank is none. In the row of an expert with few tokens, every cell is bright.",
-        measure=transitions,
-        draw=layer_transitions,
-        say=transitions_caption,
-        expert="from_expert",
-        layers="two",
-    ),
-    Chart(
-        "Does the choice in one layer predict the choice in the other?",
-        "Only the part of a bar beyond its orange mark, which is the same measure with the tokens shuffled, is more "
-        "than luck. Shared ids mean something only if the model's experts keep their identity across layers.",
-        measure=overlap,
-        draw=layer_overlap,
-        say=overlap_caption,
-        layers="two",
-    ),
+    Chart.row(load_of_two_layers, ranked_load, ranked_load_caption, expert="expert", layers="two"),
+    Chart.row(balance_of_two_layers, balance_of_two, two_balances_caption, layers="two"),
+    Chart.row(layer_transitions, transitions, transitions_caption, expert="from_expert", layers="two"),
+    Chart.row(layer_overlap, overlap, overlap_caption, layers="two"),
 )

@@ -70,17 +70,5 @@ def _in_order(names: pd.Series) -> list[str]:
     return sorted(set(names), key=lambda name: (name in WORDS, int(name) if name not in WORDS else WORDS.index(name)))
 
 
-FATES = Chart(
-    "What became of each expert of the base?",
-    "Each cell is an expert of the base, coloured by what it is in the child: kept in its place, moved, tuned, copied, "
-    "averaged with others, or cut.",
-    measure=expert_fates,
-    draw=expert_fates_map,
-)
-GRID = Chart(
-    "Which expert comes from which?",
-    "Each cell joins an expert of the child (from left to right) with one of the base that it comes from. An averaged "
-    "expert has several cells in its column; those of the base that were cut stand in a column of their own.",
-    measure=lineage_pairs,
-    draw=lineage_grid,
-)
+FATES = Chart.row(expert_fates_map, expert_fates)
+GRID = Chart.row(lineage_grid, lineage_pairs)

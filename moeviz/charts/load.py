@@ -131,59 +131,13 @@ def load_against_importance(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 CHARTS = (
-    Chart(
-        "Which experts carry the load, layer by layer?",
-        "Each cell is an expert's share of its layer's assignments, as a multiple of the uniform share: orange is more "
-        "and blue less, and a cross is an expert that no token was routed to.",
-        measure=expert_load,
-        draw=load_heatmap,
-        say=load_caption,
-        expert="expert",
-        themed=True,
-    ),
-    Chart(
-        "How is the work of this layer divided among its experts?",
-        "Each bar is an expert's share of the layer's assignments, and all bars sum to 100%; the dashed line is the "
-        "uniform share.",
-        measure=expert_load,
-        draw=load_bars,
-        say=load_caption,
-        expert="expert",
-        layers="one",
-    ),
-    Chart(
-        "How few experts do most of the work?",
-        "Each line is a layer and shows what share of the assignments its busiest experts carry; the closer it is to "
-        "the dashed diagonal, the more uniform the load.",
-        measure=coverage,
-        draw=coverage_curve,
-        say=None,  # its numbers are shares without counts, and of a short text a few experts do most by chance
-    ),
-    Chart(
-        "Is the load less uniform than chance would make it?",
-        "Each bar is the spread of one layer's load (0 is uniform); the orange mark is what a router that chose at "
-        "random would show over as many tokens.",
-        measure=balance,
-        draw=balance_by_layer,
-        say=balance_caption,
-    ),
-    Chart(
-        "How overloaded is the busiest expert of each layer?",
-        "Each bar is the load of the layer's busiest expert, and the dashed line is the uniform load: a bar of 2 "
-        "means twice the uniform share of the assignments.",
-        measure=balance,
-        draw=busiest_by_layer,
-        say=busiest_caption,
-    ),
-    Chart(
-        "Do routers use the experts that they give high probabilities?",
-        "Each dot is an expert of one layer. Above the dashed line it was chosen for a larger share of the "
-        "assignments than its mean probability, below it for a smaller one.",
-        measure=importance,
-        draw=load_against_importance,
-        say=importance_caption,
-        expert="expert",
-    ),
+    Chart.row(load_heatmap, expert_load, load_caption, expert="expert", themed=True),
+    Chart.row(load_bars, expert_load, load_caption, expert="expert", layers="one"),
+    # No caption: shares without counts, and of a short text a few experts do most by chance.
+    Chart.row(coverage_curve, coverage),
+    Chart.row(balance_by_layer, balance, balance_caption),
+    Chart.row(busiest_by_layer, balance, busiest_caption),
+    Chart.row(load_against_importance, importance, importance_caption, expert="expert"),
 )
 
 
@@ -207,11 +161,4 @@ def balance_of_parts(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(cells, theme.rows_height(worst["layer"].nunique()), canvas=True)
 
 
-OVER_TIME = Chart(
-    "Does the load stay as uniform from the beginning of the corpus to its end?",
-    "Each column is a part of the corpus, in the order in which it was traced, and each cell is the load of a layer's "
-    "busiest expert there: 1 is uniform, and a column that is brighter than the others is text that its experts divide "
-    "less evenly.",
-    measure=balance_over_time,
-    draw=balance_of_parts,
-)
+OVER_TIME = Chart.row(balance_of_parts, balance_over_time)

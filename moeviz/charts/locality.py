@@ -83,22 +83,6 @@ def _tooltip(shares: dict[str, str]) -> list[alt.Tooltip]:
 
 
 CHARTS = (
-    Chart(
-        "How often does a token go to the same expert as the token before it?",
-        "Each bar is the share of tokens with the same first choice as the token before. Only the part above the "
-        "orange mark (two tokens of the layer picked at random) is locality. Grey bars, drawn beside models with 8 "
-        "experts and top-2, are Mixtral's published figures: the mean of eight data sets, with a line from the lowest "
-        "to the highest.",
-        measure=locality_beside_mixtral,
-        draw=repeated_first_choice,
-        say=first_choice_caption,
-    ),
-    Chart(
-        "How often do neighbouring tokens share an expert?",
-        "Each bar is the share of tokens that have at least one expert in common with the token before. The more "
-        "experts a token has, the higher chance is too, so read the bar from the orange mark up.",
-        measure=locality_beside_mixtral,
-        draw=repeated_any_choice,
-        say=any_choice_caption,
-    ),
+    Chart.row(repeated_first_choice, locality_beside_mixtral, first_choice_caption),
+    Chart.row(repeated_any_choice, locality_beside_mixtral, any_choice_caption),
 )

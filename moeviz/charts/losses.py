@@ -55,23 +55,4 @@ def z_loss_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(bars, theme.ticks(base, "zero_logits")), theme.MEDIUM)
 
 
-CHARTS = (
-    Chart(
-        "How large is the load-balancing loss of each layer?",
-        "Each bar is the auxiliary loss of one layer, as transformers computes it. The dashed line is its value under "
-        "a perfectly uniform load: k. The grey bar is what transformers reports for the whole model, where layers with "
-        "opposite imbalances cancel out.",
-        measure=aux_loss,
-        draw=aux_loss_by_layer,
-        say=aux_loss_caption,
-    ),
-    Chart(
-        "Do the routers' logits stay small?",
-        "Each bar is the z-loss of one layer: the mean squared log-sum-exp of its logits. The orange mark is its "
-        "value if all logits were 0; a much higher bar is a warning of large logits, which make training in low "
-        "precision unstable.",
-        measure=z_loss,
-        draw=z_loss_by_layer,
-        say=z_loss_caption,
-    ),
-)
+CHARTS = (Chart.row(aux_loss_by_layer, aux_loss, aux_loss_caption), Chart.row(z_loss_by_layer, z_loss, z_loss_caption))

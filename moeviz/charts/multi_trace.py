@@ -95,36 +95,10 @@ def _repeated(values: tuple[str, ...], names: list[str]) -> list[str]:
     return [values[at % len(values)] for at in range(len(names))]
 
 
-REPETITION = Chart(
-    "How often does the first choice repeat, beyond chance?",
-    "Each line is a trace. 0 is chance in its model, whatever the number of experts; at 100% all tokens have one "
-    "first choice. Dashed is what the trace's own load gives at random: only what is above it is locality. Grey "
-    "diamonds are Mixtral's published figures, by the same formula: the mean of eight data sets, with a line from the "
-    "lowest to the highest.",
-    measure=repetition_of_several,
-    draw=repetition_lines,
-)
-INFORMATION = Chart(
-    "How much does the expert tell about the kind of text?",
-    "Each line is a trace. Dashed is what is left of it with the labels shuffled among the texts; more experts have "
-    "more of both, so compare how far each line is above its own dashes.",
-    measure=information_of_several,
-    draw=information_lines,
-)
-BUSIEST = Chart(
-    "How busy is the busiest expert?",
-    "Each line is a trace: the load of the layer's busiest expert, as a multiple of the mean. Dashed is what luck "
-    "alone makes of a uniform load, with as many tokens and experts.",
-    measure=balance_of_several,
-    draw=busiest_lines,
-)
-SETS = Chart(
-    "How many different sets of experts do tokens go to?",
-    "Each line is a trace, on a logarithmic scale: how many different sets of experts its tokens go to. Dashed is how "
-    "many there would be at random; a text has no more sets than tokens.",
-    measure=sets_of_several,
-    draw=sets_lines,
-)
+REPETITION = Chart.row(repetition_lines, repetition_of_several)
+INFORMATION = Chart.row(information_lines, information_of_several)
+BUSIEST = Chart.row(busiest_lines, balance_of_several)
+SETS = Chart.row(sets_lines, sets_of_several)
 CHARTS = (REPETITION, INFORMATION, BUSIEST, SETS)
 
 
@@ -154,10 +128,4 @@ def saturation_curve(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(lines, theme.reference(frame.head(1), "chance")), theme.MEDIUM)
 
 
-SATURATION = Chart(
-    "When did the routing of each layer settle?",
-    "Each line is a layer and shows what share of a token's final experts had already been chosen after so many "
-    "training tokens.",
-    measure=saturation_over_training,
-    draw=saturation_curve,
-)
+SATURATION = Chart.row(saturation_curve, saturation_over_training)

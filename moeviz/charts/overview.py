@@ -194,13 +194,7 @@ def brushed_window(brush: Sequence[float], tokens: int) -> range:
     return range(start, stop)
 
 
-WHOLE_TRACE = Chart(
-    "Which expert is each token's first choice, over the whole trace?",
-    "Each column is one token and each row a layer, coloured by the router's first choice. The frame marks the tokens "
-    "drawn below: drag across the picture, or use the page buttons under it, to choose others.",
-    measure=modal_first_choice,
-    draw=first_choice_overview,
-)
+WHOLE_TRACE = Chart.row(first_choice_overview, modal_first_choice)
 
 
 def described(frame: pd.DataFrame) -> Chart:

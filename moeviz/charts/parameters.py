@@ -85,7 +85,6 @@ def touched_curve(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _named(frame: pd.DataFrame, field: str, below: bool = False) -> alt.LayerChart:
-    """Total or active as a line with its name and number."""
     label = " ".join([field, *frame[field].head(1).map(written)])
     return theme.named_reference(frame[[field]].head(1), field, label, below)
 
@@ -100,27 +99,7 @@ def _steps(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 CHARTS = (
-    Chart(
-        "What are the parameters for, and which of them work on one token?",
-        "The grey bar is all the parameters of a part of the model, and the blue bar those that one token runs "
-        "through. Only routed experts can be inactive.",
-        measure=parameter_split,
-        draw=parameters_by_part,
-        say=parts_caption,
-    ),
-    Chart(
-        "How many parameters are active?",
-        "One model, three numbers: model makers disagree on whether embeddings count.",
-        measure=parameter_split,
-        draw=active_by_convention,
-        say=active_caption,
-    ),
-    Chart(
-        "How much of the model has the text touched so far?",
-        "One token runs through the active parameters only, but every new token may reach other experts. The orange "
-        "line is what experts chosen at random would touch.",
-        measure=touched_growth,
-        draw=touched_curve,
-        say=touched_caption,
-    ),
+    Chart.row(parameters_by_part, parameter_split, parts_caption),
+    Chart.row(active_by_convention, parameter_split, active_caption),
+    Chart.row(touched_curve, touched_growth, touched_caption),
 )

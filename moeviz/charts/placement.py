@@ -68,22 +68,7 @@ def imbalance_by_layer(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 CHARTS = (
-    Chart(
-        "How unevenly is the work divided among devices, layer by layer?",
-        "Each mark is the load of the busiest device, and the dashed line is a uniform load. A filled mark judges a "
-        "plan on the tokens it was made from, which is its best case; a hollow mark judges a plan made from the first "
-        "half of the tokens on the second half, which is closer to serving.",
-        measure=placement_imbalance,
-        draw=imbalance_by_layer,
-        say=imbalance_caption,
-    ),
-    Chart(
-        "How much work does each device do in this layer?",
-        "Each row is a way to place the layer's experts on the devices, and its cells are the devices' loads. A plan "
-        "looks best on the tokens it was made from; a held-out row shows it on tokens it has not seen.",
-        measure=placement,
-        draw=device_load_grid,
-        say=None,  # its numbers are shares without counts; the chart of all layers judges plans on other tokens
-        layers="one",
-    ),
+    Chart.row(imbalance_by_layer, placement_imbalance, imbalance_caption),
+    # No caption: shares without counts; the chart of all layers judges plans on other tokens.
+    Chart.row(device_load_grid, placement, layers="one"),
 )

@@ -50,17 +50,5 @@ def cost_by_kind_bars(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(theme.layered(bars, chance), theme.rows_height(frame["kind"].nunique()))
 
 
-COST = Chart(
-    "What does the model lose without some of its experts?",
-    "Each line is a way to choose the experts that go, on some of the texts; its height is how much worse the others "
-    "are predicted. The grey bars reach a standard deviation of the draws at random: a point within them may be luck.",
-    measure=cost_of_cuts,
-    draw=cost_of_cuts_curve,
-)
-KINDS = Chart(
-    "Which kind of text pays for it?",
-    "Each bar is how much worse a kind of text is predicted without these experts; the orange mark is the mean of "
-    "draws at random, where as many go.",
-    measure=cost_by_kind,
-    draw=cost_by_kind_bars,
-)
+COST = Chart.row(cost_of_cuts_curve, cost_of_cuts)
+KINDS = Chart.row(cost_by_kind_bars, cost_by_kind)

@@ -81,12 +81,4 @@ def _counted() -> list[alt.Tooltip]:
     return theme.tooltip(used=("experts that an input goes to, mean", ".2~f"), num_experts=("of", "d"))
 
 
-SIDE_BY_SIDE = Chart(
-    "How does each system divide its work among its experts?",
-    "Each bar is all the work of a system's last layer, divided into its experts with the busiest first; its colours "
-    "show rank only. The boxes below it are its experts, filled for as many as an input goes to, in the mean. Where "
-    "all are filled, every expert is computed for every input; what is hollow need not be. SVM experts are the "
-    "exception: there, those that are hollow do not learn from an input, but all of them answer.",
-    measure=work_side_by_side,
-    draw=systems_side_by_side,
-)
+SIDE_BY_SIDE = Chart.row(systems_side_by_side, work_side_by_side)

@@ -14,17 +14,7 @@ from moeviz.errors import MoevizError
 
 # Paul Tol's muted palette, which stays apart under the usual colour blindnesses. Its first colour, indigo #332288, is
 # lighter here: the original has a contrast of 1.5 on a dark page. Smallest CIEDE2000 distance 11.5, as before.
-EXPERT_COLOURS = (
-    "#8a98e5",
-    "#88CCEE",
-    "#44AA99",
-    "#117733",
-    "#999933",
-    "#DDCC77",
-    "#CC6677",
-    "#882255",
-    "#AA4499",
-)
+EXPERT_COLOURS = ("#8a98e5", "#88CCEE", "#44AA99", "#117733", "#999933", "#DDCC77", "#CC6677", "#882255", "#AA4499")
 OTHER = "#9a9a9a"  # experts beyond the focus
 NOT_RECORDED = "not recorded"  # the name of tokens without a record, in legends and tooltips
 PALE = "#80808040"  # its cells, on a light page and on a dark one

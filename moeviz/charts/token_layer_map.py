@@ -225,7 +225,6 @@ def _parts_that_fit(facts: MapFacts) -> tuple[bool, bool]:
 
 
 def _brought(facts: MapFacts) -> dict[str, list[dict[str, Any]]]:
-    """Return tables that are sent by name."""
     return {LINES: facts.lines, BEGINNINGS: [{"place": place - 0.5} for place in facts.beginnings]}
 
 

@@ -112,7 +112,6 @@ def _weight_colour() -> alt.Color:
 
 
 def _missing_columns(cells: pd.DataFrame, x: alt.X) -> alt.Chart:
-    """A pale column for each token of which the trace does not say where it went."""
     columns = cells.drop_duplicates("token").assign(which=theme.NOT_RECORDED)
     tooltip = [*token_tooltip(), *theme.tooltip(which=("expert", ""))]
     return alt.Chart(columns).mark_rect(stroke=None, color=theme.PALE).encode(x=x, x2="end:Q", tooltip=tooltip)
@@ -151,35 +150,9 @@ def _without_expert(cells: pd.DataFrame, x: alt.X, y: alt.Y) -> list[alt.Chart]:
 
 
 CHARTS = (
-    Chart(
-        "Which expert did each token go to, layer by layer?",
-        "Each cell is one token at one layer, in the colours of its experts: the first choice on top, each as high as "
-        "its share of the weight. Of more than two experts, the first choice alone is drawn; where no order is known, "
-        "all are, equally high and in order of id. The same colour in two layers is not the same expert.",
-        measure=token_choices,
-        draw=token_layer_map,
-        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
-        tokens="window",
-    ),
-    Chart(
-        "Which experts of this layer did each token use?",
-        "Each column is a token and each row an expert. A mark means that the router chose this expert, and its "
-        "colour shows the weight, if the trace has weights.",
-        measure=token_expert,
-        draw=token_expert_grid,
-        say=None,  # it is the text itself, to look at; `moeviz.metrics.findings` says what stands out
-        expert="expert",
-        layers="one",
-        tokens="window",
-    ),
-    Chart(
-        "Which route did this token take through the model?",
-        "Each row is a layer, and each number is the id of an expert that the token went to. Ids in different layers "
-        "are unrelated.",
-        measure=token_routes,
-        draw=token_route,
-        say=None,  # one token has nothing to be compared with
-        expert="expert",
-        tokens="one",
-    ),
+    # No captions: the first two are the text itself, to look at, and one token has nothing to be compared with.
+    # `moeviz.metrics.findings` reports what stands out.
+    Chart.row(token_layer_map, token_choices, tokens="window"),
+    Chart.row(token_expert_grid, token_expert, expert="expert", layers="one", tokens="window"),
+    Chart.row(token_route, token_routes, expert="expert", tokens="one"),
 )

@@ -266,51 +266,19 @@ def trusted_and_used(frame: pd.DataFrame) -> alt.LayerChart:
     return drawn
 
 
-HEALTH = Chart(
-    "Is the router healthy?",
-    "Each row is a layer and each cell its busiest expert in a stretch of training: the more orange, the more than its "
-    "share. A bar is an alarm, from when it began until it was over.",
-    measure=health_over_steps,
-    draw=health_timeline,
-    themed=True,
+HEALTH = Chart.row(health_timeline, health_over_steps, themed=True)
+HEATMAP = Chart.row(expert_steps_heatmap, load_over_steps, load_over_steps_caption, themed=True)
+BALANCE = RunChart.row(
+    violation_curve, balance_over_steps, violation_caption, drawn_columns=("worst",), lacks="no figures of its layers"
 )
-HEATMAP = Chart(
-    "Which experts of this layer did the work, and which died?",
-    "Each row is an expert, the busiest at the end on top, and each column is a stretch of training: orange is more "
-    "than a uniform share and blue is less. A hatched stretch is one in which the expert was dead: it got no token.",
-    measure=load_over_steps,
-    draw=expert_steps_heatmap,
-    say=load_over_steps_caption,
-    themed=True,
-)
-BALANCE = RunChart(
-    "How uneven is the load, and is it more than luck?",
-    "The thick line is the worst layer, the thin one the median, and the band reaches to the best. The dashed line is "
-    "what luck alone gives with as many tokens: small steps are uneven in every run.",
-    measure=balance_over_steps,
-    draw=violation_curve,
-    say=violation_caption,
-    drawn_columns=("worst",),
-    lacks="no figures of its layers",
-)
-EFFECTIVE = RunChart(
-    "How many experts share the work in effect?",
-    "So many experts, used evenly, would be as uneven as the layer is: 100% is all of them. The thick line is the "
-    "worst layer, the thin one the median. Below the dashed line, at half, the alarm says collapse.",
-    measure=balance_over_steps,
-    draw=effective_experts_curve,
-    say=effective_experts_caption,
+EFFECTIVE = RunChart.row(
+    effective_experts_curve,
+    balance_over_steps,
+    effective_experts_caption,
     drawn_columns=("fewest",),
     lacks="no counts of its experts",
 )
-IMPORTANCE = Chart(
-    "Which experts does the router trust, but not use?",
-    "Each dot is an expert of this layer at the end of the run: to the right the router finds it more probable, "
-    "further up it does more of the work. Far below the dashed line is trusted but not used.",
-    measure=importance_at_end,
-    draw=trusted_and_used,
-    say=importance_caption,
-)
+IMPORTANCE = Chart.row(trusted_and_used, importance_at_end, importance_caption)
 
 
 def loss_curve(frame: pd.DataFrame) -> alt.Chart:
@@ -407,53 +375,18 @@ def _dashes(names: list[str], field: str = "which") -> alt.StrokeDash:
     return theme.named(alt.StrokeDash, field, names, theme.SOLID_AND_DASHED[: len(names)], **look)
 
 
-LOSS = RunChart(
-    "Does the loss show it?",
-    "Each line is a run's loss without the aux loss, by which runs with and without one compare; dashed beside it, the "
-    "loss as it was logged, with the aux loss in it. Where only what was logged is known, it stands alone. Routers can "
-    "collapse while the loss falls.",
-    measure=loss_over_steps,
-    draw=loss_curve,
-    say=loss_caption,
-    drawn_columns=("loss",),
-    lacks="no loss",
+LOSS = RunChart.row(loss_curve, loss_over_steps, loss_caption, drawn_columns=("loss",), lacks="no loss")
+AUX = RunChart.row(
+    aux_loss_curve, aux_over_steps, aux_loss_caption, drawn_columns=("aux_worst", "aux_loss"), lacks="no aux loss"
 )
-AUX = RunChart(
-    "Is the aux loss on, and does it keep the load even?",
-    "The solid line is measured, of the worst layer, and is 1, the grey line, where load is even. The dashed line in "
-    "the same colour is what the model returned: models of transformers pool their layers, so theirs is k where load "
-    "is even.",
-    measure=aux_over_steps,
-    draw=aux_loss_curve,
-    say=aux_loss_caption,
-    drawn_columns=("aux_worst", "aux_loss"),
-    lacks="no aux loss",
+LOGITS = RunChart.row(
+    z_loss_curve, logits_over_steps, logits_caption, drawn_columns=("worst",), lacks="no figures of its logits"
 )
-LOGITS = RunChart(
-    "Do the routers' logits grow?",
-    "The solid line is the z-loss and the dashed one the root mean square of the logits, of the worst layer. A z-loss "
-    "that doubles within 100 steps raises an alarm.",
-    measure=logits_over_steps,
-    draw=z_loss_curve,
-    say=logits_caption,
-    drawn_columns=("worst",),
-    lacks="no figures of its logits",
-)
-CHANGE = RunChart(
-    "How much of the probe set's routing still changes?",
-    "Each point is a snapshot: the share of choices that differ from the snapshot before. The line is the mean of the "
-    "layers, the band reaches from the one that changed least to the one that changed most.",
-    measure=change_over_steps,
-    draw=probe_change_curve,
-    say=change_caption,
+CHANGE = RunChart.row(
+    probe_change_curve,
+    change_over_steps,
+    change_caption,
     drawn_columns=("mean",),
     lacks="fewer than two snapshots of a probe set",
 )
-GRADIENTS = Chart(
-    "Which routers learn?",
-    "Each cell is the norm of the gradient of a layer's router. A dark row learns little; the tooltip says how many "
-    "experts had no gradient at all.",
-    measure=gradients_over_steps,
-    draw=router_gradient_heatmap,
-    say=gradients_caption,
-)
+GRADIENTS = Chart.row(router_gradient_heatmap, gradients_over_steps, gradients_caption)

@@ -124,44 +124,9 @@ def vocabulary_of_experts(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 CHARTS = (
-    Chart(
-        "Which tokens does each expert of this layer get?",
-        "Each row is an expert and shows the tokens that are routed to it in the largest share of their occurrences. "
-        "Tokens that occur fewer than ten times are left out; ␣ is a space.",
-        measure=top_tokens,
-        draw=top_tokens_table,
-        say=None,  # it holds the best of many tokens only, so chance cannot be judged; an expert's page judges it
-        expert="expert",
-        layers="one",
-    ),
-    Chart(
-        "Which kinds of token does each expert of this layer take?",
-        "Each cell is the lift of an expert for a kind of token: the expert's share of that kind's assignments, "
-        "divided by its share of all assignments. 2 is twice as much; blank is an expert with no tokens. The fewer "
-        "tokens a kind has, the more of it is luck.",
-        measure=token_kinds,
-        draw=kinds_heatmap,
-        say=token_kinds_caption,
-        expert="expert",
-        layers="one",
-    ),
-    Chart(
-        "Does a token go to the same expert whenever it occurs?",
-        "Each bar is the share of a token's occurrences that go to its main expert, averaged over the vocabulary. "
-        "Only the part above the orange mark, the same measure with the tokens shuffled over the text, is more than "
-        "luck.",
-        measure=vocabulary_by_layer,
-        draw=vocabulary_of_layers,
-        say=vocabulary_layers_caption,
-    ),
-    Chart(
-        "Which experts of this layer have tokens of their own?",
-        "An expert's own tokens are those that are routed to it more than to any other. Each bar is the share of "
-        "their occurrences that go to it. The dashed line is luck; an expert without a bar has no tokens of its own.",
-        measure=vocabulary_specialization,
-        draw=vocabulary_of_experts,
-        say=vocabulary_caption,
-        expert="expert",
-        layers="one",
-    ),
+    # No caption: the best of many tokens only, so chance cannot be judged; an expert's page judges it.
+    Chart.row(top_tokens_table, top_tokens, expert="expert", layers="one"),
+    Chart.row(kinds_heatmap, token_kinds, token_kinds_caption, expert="expert", layers="one"),
+    Chart.row(vocabulary_of_layers, vocabulary_by_layer, vocabulary_layers_caption),
+    Chart.row(vocabulary_of_experts, vocabulary_specialization, vocabulary_caption, expert="expert", layers="one"),
 )

@@ -13,22 +13,15 @@ if TYPE_CHECKING:
 
     from moeviz.model_info import ModelInfo
 
-HELP = "Mute each expert that a prompt uses, one at a time, and rank them by the effect."
-EXAMPLES = """examples:
-  moeviz ablate "12 + 7 = 19"
-  moeviz ablate - --layers 2,3 --json < prompt.txt | jq .[0]"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz ablate`."""
     add_prompt(parser)
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
+    parser.add_argument("--layers", **numbers(int, 0))
     add_model(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz ablate`."""
     prompt = read_prompt(args)
     from moeviz.analyses.what_if import ablate
     from moeviz.metrics.expert_names import with_names

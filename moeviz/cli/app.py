@@ -27,20 +27,6 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     from moeviz.formats.importers.importer import Opened
 
-HELP = "Open the app in a browser. Other options are passed on to Streamlit."
-EXAMPLES = """examples:
-  moeviz app
-  moeviz app trace.npz                                open it with this trace on screen, however large the file is
-  moeviz app vllm.json transformers.npz               with two to compare: page Engine difference
-  moeviz app imatrix.gguf --experts-per-token 8                   with counts, and what the file does not say
-  moeviz app many                                     with the corpus in this folder: page Corpus
-  moeviz app model-Q4_K_M.gguf                        with this model to choose, run by llama.cpp
-  moeviz app my-checkpoint allenai/OLMoE-1B-7B-0924   with the model in this folder, and one of the hub
-  moeviz app --port 8080 --no-browser
-  moeviz app --no-token                               without a token: whoever uses this machine gets in
-  moeviz app --team --behind lab.example              for a group: a token, and the models of MOEVIZ_MODELS alone
-  moeviz app --team --behind lab.example --login-header X-Remote-User
-  moeviz app --public --server.address 0.0.0.0        for strangers; options such as --server.address go to Streamlit"""
 SECONDS_TO_START = 60
 MOST_FILES = 8  # as many traces as a visit keeps
 FILES = "MOEVIZ_OPEN"  # the app's setting: the files to begin with, one a line
@@ -52,40 +38,19 @@ UVICORN_TRUSTS = "FORWARDED_ALLOW_IPS"  # whose X-Forwarded-For uvicorn takes fo
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz app`."""
-    says = (
-        "show these, the first of them at once: traces, counts, runs of training, datasets, what other programs wrote; "
-        "or a model: a folder, a .gguf, an id on the hub"
-    )
-    parser.add_argument("files", metavar="FILE", nargs="*", help=says)
-    parser.add_argument("--port", type=number(int, 1, 65535), default=8501, help="port to serve on (default: 8501)")
-    parser.add_argument("--no-browser", action="store_true", help="serve without opening a browser")
-    parser.add_argument(
-        "--no-token", action="store_true", help="let every browser on this machine in, also without the printed address"
-    )
+    parser.add_argument("files", metavar="FILE", nargs="*")
+    parser.add_argument("--port", type=number(int, 1, 65535), default=8501)
+    parser.add_argument("--no-browser", action="store_true")
+    parser.add_argument("--no-token", action="store_true")
     ways = parser.add_mutually_exclusive_group()
-    ways.add_argument(
-        "--team", action="store_true", help="serve a group on its own network: a token or a log-in, listed models only"
-    )
-    ways.add_argument("--public", action="store_true", help="serve strangers: listed models only, and strict limits")
-    parser.add_argument(
-        "--behind",
-        action="append",
-        default=[],
-        metavar="HOST",
-        help="the name by which browsers reach the server, such as lab.example; for each name once",
-    )
-    parser.add_argument(
-        "--login-header",
-        metavar="NAME",
-        help="with --team: the header in which a proxy names who has logged in, instead of the token; the proxy's "
-        "address stands in MOEVIZ_TRUSTED_PROXIES",
-    )
+    ways.add_argument("--team", action="store_true")
+    ways.add_argument("--public", action="store_true")
+    parser.add_argument("--behind", action="append", default=[], metavar="HOST")
+    parser.add_argument("--login-header", metavar="NAME")
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz app`."""
     way = "team" if args.team else "public" if args.public else None
     if args.no_token:
         os.environ[ASK_TOKEN] = "0"

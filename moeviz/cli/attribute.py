@@ -5,28 +5,18 @@ from argparse import ArgumentParser, Namespace
 from moeviz.cli.options import add_json, add_model, add_prompt, load, read_prompt
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
-HELP = "Split the router logits of a token into the contributions of embedding, attention and earlier experts."
-EXAMPLES = """examples:
-  moeviz attribute "Ich komme mit." --token 3 --layer 2
-  moeviz attribute "Ich komme mit." --json | jq .parts[0]"""
 LIMIT = "The parts add up to the logits; they do not show which change would move the choice: moeviz occlude does."
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz attribute`."""
     add_prompt(parser)
-    parser.add_argument(
-        "--token", type=int, default=-1, metavar="N", help="which token, counted from 0 (default: the last)"
-    )
-    parser.add_argument(
-        "--layer", type=int, action="append", metavar="N", help="an MoE layer, again for more (default: all)"
-    )
+    parser.add_argument("--token", type=int, default=-1, metavar="N")
+    parser.add_argument("--layer", type=int, action="append", metavar="N")
     add_model(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz attribute`."""
     prompt = read_prompt(args)
     import pandas as pd
 

@@ -4,7 +4,7 @@ from argparse import ArgumentParser, Namespace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from moeviz.cli.corpus import OWN_TOKENS, texts_at, texts_to_divide
+from moeviz.cli.corpus import OWN_TOKENS, judged_on_other, texts_to_divide
 from moeviz.cli.options import add_divided_texts, add_json, add_judged_on, add_loading, load_inside, number
 from moeviz.cli.output import check_parent, frame_text, note, print_findings, print_tables, progress
 from moeviz.errors import MoevizError
@@ -14,41 +14,25 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.bits import BitsStudy
 
-HELP = "Plan the bits of each expert: some texts measure what rounding costs, others judge the plan, next to chance."
-EXAMPLES = """examples:
-  moeviz bits embedded --units layers --tokens 32
-  moeviz bits Qwen/Qwen3-30B-A3B monday.jsonl --units layers --judged-on friday.jsonl
-  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --units layers -o types.txt --form llama.cpp
-  moeviz bits Qwen/Qwen3-30B-A3B texts.jsonl --bits 4 8 --budget 4.5 -o recipe.yaml --form llm-compressor"""
 UNITS = ("experts", "layers")  # known without loading numpy
 RULES = ("kl", "loss", "frequency")
 FORMS = ("csv", "llama.cpp", "llm-compressor")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz bits`."""
     add_divided_texts(parser, OWN_TOKENS)
-    parser.add_argument(
-        "--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"), help="default: 3 4"
-    )
-    parser.add_argument(
-        "--budget", type=number(float, 2, 8), metavar="B", help="mean bits of a weight (default: half way)"
-    )
-    parser.add_argument(
-        "--units", choices=UNITS, default=UNITS[0], help="what gets its own bits (default: experts); layers are faster"
-    )
-    parser.add_argument(
-        "--rule", choices=RULES, default=RULES[0], help="of the plan: by divergence (default), by loss, or by frequency"
-    )
-    add_judged_on(parser, "texts of another day or customer")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write what was measured, or the plan, there")
-    parser.add_argument("--form", choices=FORMS, default=FORMS[0], help="of the file (default: csv, a row per unit)")
+    parser.add_argument("--bits", type=number(int, 2, 8), nargs=2, default=(3, 4), metavar=("FEW", "MANY"))
+    parser.add_argument("--budget", type=number(float, 2, 8), metavar="B")
+    parser.add_argument("--units", choices=UNITS, default=UNITS[0])
+    parser.add_argument("--rule", choices=RULES, default=RULES[0])
+    add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_loading(parser)
     add_json(parser, "print units and plans as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz bits`."""
     if args.form == FORMS[1] and args.units != UNITS[1]:
         raise MoevizError("A tensor of a .gguf file holds all experts of a layer. Add --units layers.")
     check_parent(args.output)
@@ -61,7 +45,7 @@ def run(args: Namespace) -> int:
         bits=tuple(args.bits),
         budget=args.budget,
         units=args.units,
-        judged_on=None if args.judged_on is None else texts_at([args.judged_on]),
+        **judged_on_other(args),
         draws=args.draws,
         seed=args.seed,
         tokens=tokens,

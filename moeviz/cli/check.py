@@ -10,25 +10,18 @@ from moeviz.cli.output import DONE, FOUND, records, visible_line
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "List what is not plausible in a trace or in counts; exit code 1 if there is anything."
-EXAMPLES = """examples:
-  moeviz check trace.npz
-  moeviz check response.json --beside trace.npz       is it a row short?
-  moeviz check trace.csv --json | jq .[].says"""
 ROWS = 200  # findings that are listed
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz check`."""
     parser.add_argument("source", metavar="FILE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    parser.add_argument("--beside", metavar="FILE", help="a trace of the same tokens, to see which convention differs")
-    parser.add_argument("--tokens", type=number(int, 0), metavar="N", help="number of tokens that met a router")
+    parser.add_argument("--beside", metavar="FILE")
+    parser.add_argument("--tokens", type=number(int, 0), metavar="N")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz check`."""
     from moeviz.formats.dataset.opening import check_dataset, is_dataset, read_dataset
     from moeviz.formats.exports import open_path
     from moeviz.metrics.doctor import examine

@@ -13,23 +13,17 @@ from moeviz.errors import MissingField, MoevizError
 if TYPE_CHECKING:
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Compare two traces or more, also of models that have nothing in common."
-EXAMPLES = """examples:
-  moeviz compare mixtral.npz olmoe.npz
-  moeviz compare embedded.npz natural.npz fine.npz --json | jq .says"""
 LETTERS = "ABCDEFGH"  # as many traces as the app begins with
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz compare`."""
     parser.add_argument("source", metavar="A", help=ANY_FILE)
-    parser.add_argument("others", metavar="B", nargs="+", help="others, best of the same text: up to seven")
+    parser.add_argument("others", metavar="B", nargs="+")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz compare`."""
     files = [args.source, *args.others]
     if len(files) > len(LETTERS):
         raise MoevizError(f"Up to {len(LETTERS)} traces are compared, and {len(files)} are named. Leave some out.")

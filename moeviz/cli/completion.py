@@ -6,22 +6,15 @@ from importlib.util import find_spec
 
 from moeviz.errors import MoevizError
 
-HELP = "Print a script by which a shell completes commands, options and files."
-EXAMPLES = """examples:
-  eval "$(moeviz completion bash)"                    in ~/.bashrc
-  moeviz completion zsh > ~/.zfunc/_moeviz            with fpath+=~/.zfunc before compinit, in ~/.zshrc
-  moeviz completion fish > ~/.config/fish/completions/moeviz.fish"""
 SHELLS = ("bash", "zsh", "fish")
 FILES = ("FILE", "TRACE", "TEXTS", "PLACE", "FROM", "TO", "A", "B", "RUN", "FOLDER", "DATASET")  # as help calls them
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="which shell")
+    parser.add_argument("shell", choices=SHELLS)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz completion`."""
     if find_spec("shtab") is None:
         raise MoevizError("Completion is written by shtab, which is not installed here: `pip install shtab`.")
     import shtab

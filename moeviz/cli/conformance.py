@@ -16,27 +16,20 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Write the golden routing of a tiny random model, and check an engine against it; exit code 1 if it differs."
-EXAMPLES = """examples:
-  moeviz conformance write qwen3_moe -o golden.npz    in a checkout: also the folder golden, which an engine loads
-  moeviz conformance check golden.npz theirs.json     which convention differs, and what only rounding explains"""
 NEAR_TIE = 1e-3  # logits: an engine that sums in another order may choose otherwise
 SAME_WEIGHTS = 1e-2  # relative: bfloat16 rounds by less
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz conformance`."""
-    says = "write makes a golden file of an architecture, check compares an engine's routing of its tokens with one"
-    parser.add_argument("action", metavar="ACTION", choices=("write", "check"), help=says)
-    parser.add_argument("name", metavar="ARCH|GOLDEN", help="architecture of transformers, or golden file")
-    parser.add_argument("other", metavar="THEIRS", nargs="?", help="what the engine chose, in any format that is read")
-    parser.add_argument("-o", "--output", metavar="FILE", help="golden file, .npz: its model is written next to it")
+    parser.add_argument("action", metavar="ACTION", choices=("write", "check"))
+    parser.add_argument("name", metavar="ARCH|GOLDEN")
+    parser.add_argument("other", metavar="THEIRS", nargs="?")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz conformance`."""
     if args.action == "write":
         return write_golden(args)
     if args.other is None:

@@ -6,28 +6,17 @@ from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_
 from moeviz.cli.output import note, print_rows
 from moeviz.errors import InvalidTrace
 
-HELP = "Find the experts that take more of one set of texts than of another, beyond chance."
-EXAMPLES = """examples:
-  moeviz contrast corpus.npz --kinds French German        two kinds of a labelled trace
-  moeviz contrast polite.npz rude.npz --json | jq .experts[0]
-  moeviz contrast polite.npz rude.npz --steering polite.json
-                                                          a map of those to turn up and down, for --bias and for ds4"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz contrast`."""
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    parser.add_argument("other", metavar="OTHER", nargs="?", help="the second set of texts, traced with the same model")
-    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"), help="two kinds of FILE, instead of OTHER")
-    parser.add_argument(
-        "--steering", metavar="FILE.json", help="write +1 and -1 for the experts that distinguish them, for steering"
-    )
+    parser.add_argument("other", metavar="OTHER", nargs="?")
+    parser.add_argument("--kinds", nargs=2, metavar=("KIND", "KIND"))
+    parser.add_argument("--steering", metavar="FILE.json")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz contrast`."""
     if (args.other is None) == (args.kinds is None):
         raise InvalidTrace(
             "A contrast is of two sets of texts. Give a second file, or --kinds with two kinds of the first."

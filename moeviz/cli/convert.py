@@ -21,40 +21,19 @@ from moeviz.text import quoted, why_no_file
 if TYPE_CHECKING:
     from moeviz.routing_trace import Counted
 
-HELP = "Convert a trace, counts, or another program's file to the format that the suffix names."
-EXAMPLES = """examples:
-  moeviz convert trace.npz trace.csv
-  moeviz convert routes-by-hand.csv routes.parquet
-  moeviz convert trace.npz folder                     as a dataset; and back: moeviz convert folder trace.npz
-  moeviz convert trace.npz report.html                every chart in one file, for a colleague
-  moeviz convert trace.npz page/                      the trace to click through, for any web host
-  moeviz convert trace.npz charts.zip                 every chart as SVG and CSV
-  moeviz convert response.json trace.npz --num-layers 27 --experts-per-token 6
-  moeviz convert imatrix.gguf counts.json --experts-per-token 8
-  moeviz convert folder counts.json --counts-only     how often each expert was used, and nothing of any token"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz convert`."""
     parser.add_argument("source", metavar="FROM", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    says = (
-        "the file to write (.html: a report, .zip: all charts); an existing file is replaced. A name without a suffix "
-        "is the folder of a dataset; one that ends in /, or an existing folder, a page for a web host"
-    )
-    parser.add_argument("target", metavar="TO", help=says)
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
-    parser.add_argument(
-        "--weights", choices=("exact", "float16", "none"), help="in a dataset: how they are written (default: exact)"
-    )
+    parser.add_argument("target", metavar="TO")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--weights", choices=("exact", "float16", "none"))
     parser.add_argument("--no-text", action="store_true", help=f"in a dataset: {NO_TEXT}")
-    says = "in a .csv file, omit the column of the model's facts: for spreadsheets, and no longer complete for moeviz"
-    parser.add_argument("--plain", action="store_true", help=says)
+    parser.add_argument("--plain", action="store_true")
     add_counts_only(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz convert`."""
     from moeviz.expert_counts import ExpertCounts
     from moeviz.formats.dataset.opening import is_dataset
     from moeviz.formats.exports import export_for, left_out, write_trace

@@ -22,16 +22,6 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.s3 import Place
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Trace labelled texts and show which experts each kind of text uses."
-EXAMPLES = """examples:
-  moeviz corpus --embedded
-  moeviz corpus french.txt german.txt python.txt -o mine.npz
-  moeviz corpus french.txt german.txt --counts-only -o counts.json
-  moeviz corpus texts.jsonl --model allenai/OLMoE-1B-7B-0924 -o olmoe.npz
-  moeviz metrics olmoe.npz --topic specialization
-  moeviz corpus texts.jsonl -o folder                 a corpus of any size, as a dataset
-  moeviz corpus texts.jsonl -o folder --resume        go on after a kill
-  moeviz corpus --embedded --json | jq .label_information"""
 RAY_OPTIONS = ("actors", "gpus")
 DATASET_OPTIONS = (
     "resume",
@@ -51,77 +41,30 @@ OWN_TOKENS = 256  # of each of the texts that ship
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz corpus`."""
-    says = (
-        'a text file, labelled by its name without the suffix; a .jsonl file with {"label": …, "text": …} on each '
-        "line; or a .csv file with a column “text”, and “label” if it has labels; with -o FOLDER also a .parquet file "
-        "with such columns, or a folder of such files"
-    )
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("files", metavar="FILE", nargs="*", default=[], help=says)
-    source.add_argument("--embedded", action="store_true", help="the held-out texts that ship with the embedded model")
-    parser.add_argument(
-        "-o",
-        "--output",
-        metavar="PLACE",
-        help="where to write the trace: .csv, .parquet, .json or .npz; or, for a corpus of any size, a folder (a name "
-        "without a suffix)",
-    )
+    source.add_argument("files", metavar="FILE", nargs="*", default=[])
+    source.add_argument("--embedded", action="store_true")
+    parser.add_argument("-o", "--output", metavar="PLACE")
     add_model(parser)
     add_counts_only(parser)
-    parser.add_argument(
-        "--outputs",
-        action="store_true",
-        help="record what experts put out too, in figures: of every token in a .npz file, of every expert and label in "
-        "a folder. It takes up to half as long again; moeviz experts reads them",
-    )
+    parser.add_argument("--outputs", action="store_true")
     _add_dataset(parser)
-    parser.add_argument(
-        "--layer", type=number(int, 0), metavar="N", help="the layer to show (default: the most informative)"
-    )
+    parser.add_argument("--layer", type=number(int, 0), metavar="N")
     add_json(parser, "print all tables, of all layers, as JSON")
 
 
 def _add_dataset(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("with a folder for -o", "Texts are read, traced and written a shard at a time.")
-    group.add_argument("--resume", action="store_true", help="go on with a run that ended early: no text comes twice")
+    group.add_argument("--resume", action="store_true")
     group.add_argument("--no-text", action="store_true", help=f"write {NO_TEXT}")
-    group.add_argument(
-        "--weights", choices=("float16", "exact", "none"), help="how weights are written (default: float16)"
-    )
-    group.add_argument("--lines", action="store_true", help="each line of a text file is a text")
-    group.add_argument(
-        "--shard-bytes",
-        type=number(int, 1),
-        metavar="N",
-        help="text of a shard, in bytes (default: 4,000,000; with --resume, as before)",
-    )
-    group.add_argument(
-        "--batch-tokens",
-        type=number(int, 0),
-        metavar="N",
-        help="tokens of a batch, 0 for a text at a time (default: 16,384 on a GPU, else 1,024); transformers alone",
-    )
-    group.add_argument(
-        "--threads",
-        type=number(int, 1),
-        metavar="N",
-        help="CPU threads of a process (default: all cores; with --ray 1)",
-    )
-    group.add_argument(
-        "--ray",
-        nargs="?",
-        const="",
-        type=_address,
-        metavar="ADDRESS",
-        help="run on Ray: on this machine, or with auto or HOST:PORT on a cluster that is up",
-    )
-    group.add_argument(
-        "--actors", type=number(int, 1), metavar="N", help="with --ray: models that run side by side (default: all fit)"
-    )
-    group.add_argument(
-        "--gpus", type=number(float, 0), metavar="F", help="with --ray: GPUs of an actor, such as 0.5 (default: 0)"
-    )
+    group.add_argument("--weights", choices=("float16", "exact", "none"))
+    group.add_argument("--lines", action="store_true")
+    group.add_argument("--shard-bytes", type=number(int, 1), metavar="N")
+    group.add_argument("--batch-tokens", type=number(int, 0), metavar="N")
+    group.add_argument("--threads", type=number(int, 1), metavar="N")
+    group.add_argument("--ray", nargs="?", const="", type=_address, metavar="ADDRESS")
+    group.add_argument("--actors", type=number(int, 1), metavar="N")
+    group.add_argument("--gpus", type=number(float, 0), metavar="F")
 
 
 def _address(word: str) -> str:
@@ -132,7 +75,6 @@ def _address(word: str) -> str:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz corpus`."""
     from moeviz.labelled_texts import texts_that_ship
 
     if is_dataset_target(args.output) and not args.counts_only:
@@ -251,7 +193,6 @@ def _summary(dataset: "Dataset") -> str:
 
 
 def _progress(done: int, total: int, seconds: float) -> None:
-    """Show how far a run has come, and how long the rest takes at that pace."""
     progress(done, total, says=f"traced {{:,}} of {{:,}} texts, {_duration(seconds)} left   ")
 
 

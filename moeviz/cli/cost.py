@@ -19,17 +19,6 @@ if TYPE_CHECKING:
 
 JudgedOn = tuple[list[str], dict[str, "pd.DataFrame"]]  # sentences, and a table by its name
 
-HELP = "Estimate what the routing costs to serve: caches, batches, prefetching, placement. No server is started."
-EXAMPLES = """examples:
-  moeviz cost cache trace.npz --capacities 2,4       hit rates of caches of two and four experts per layer
-  moeviz cost cache trace.npz --tiers 2 3            found on the GPU, in RAM, on disk
-  moeviz cost cache trace.npz --chunk 16             the same if a prompt is read in chunks
-  moeviz cost coverage trace.npz --batch 1,8,32      experts that a batch of tokens needs
-  moeviz cost prefetch trace.npz --json | jq .rows[0]
-  moeviz cost prefetch trace.npz --ahead 1,2,4       the same if experts are named up to four layers ahead
-  moeviz cost prefetch Qwen/Qwen3-30B-A3B --texts texts.jsonl    the next router run early, beside these
-  moeviz cost placement trace.npz --devices 4 --copies 4
-  moeviz cost placement monday.npz --judged-on friday.npz        what Monday's plan is worth on Friday"""
 COSTS = {
     "cache": "hit rates of a cache of experts",
     "coverage": "experts that a batch of tokens needs",
@@ -58,41 +47,25 @@ def arguments(parser: ArgumentParser) -> None:
         costs.add_parser(name, help=says, description=HEADINGS[name]) for name, says in COSTS.items()
     )
     for of in (cache, coverage, prefetch, placement):
-        of.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
+        of.add_argument("file", metavar="FILE")
         add_phase(of)
         add_json(of, "print the rows as JSON")
         add_quiet(of)
     for of in (cache, placement):
         add_judged_on(of)
-    cache.add_argument("--capacities", **several, help="experts it holds per layer, such as 2,4 (default: 1 to all)")
-    cache.add_argument("--chunk", type=one, default=1, metavar="N", help="tokens of a step (default: 1)")
-    cache.add_argument(
-        "--tiers",
-        type=one,
-        nargs=2,
-        metavar=("GPU", "RAM"),
-        help="experts per layer on the GPU, and in RAM",
-    )
-    cache.add_argument("--shared", action="store_true", help="one for all layers; --capacities count its places")
-    coverage.add_argument("--batch", **several, help="tokens of a batch, such as 1,8,32")
-    prefetch.add_argument(
-        "--texts",
-        action=Several,
-        metavar="TEXTS",
-        help="FILE is a model, which reads these with each router run one layer early; 'ship': the texts that ship",
-    )
-    prefetch.add_argument(
-        "--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text"
-    )
-    prefetch.add_argument(
-        "--ahead", **numbers(int, 1, 8), help="MoE layers ahead that experts are named, such as 1,2,4 (default: 1)"
-    )
-    placement.add_argument("--devices", type=one, metavar="N", help="number of devices (default: 8, 4 or 2)")
-    placement.add_argument("--copies", type=number(int, 0), metavar="R", help="total number of copies of experts")
+    cache.add_argument("--capacities", **several)
+    cache.add_argument("--chunk", type=one, default=1, metavar="N")
+    cache.add_argument("--tiers", type=one, nargs=2, metavar=("GPU", "RAM"))
+    cache.add_argument("--shared", action="store_true")
+    coverage.add_argument("--batch", **several)
+    prefetch.add_argument("--texts", action=Several, metavar="TEXTS")
+    prefetch.add_argument("--tokens", type=number(int, 2), metavar="N")
+    prefetch.add_argument("--ahead", **numbers(int, 1, 8))
+    placement.add_argument("--devices", type=one, metavar="N")
+    placement.add_argument("--copies", type=number(int, 0), metavar="R")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz cost`."""
     if args.what == "cache" and args.shared and (args.judged_on or args.tiers):
         raise MoevizError("Sets and tiers are of each layer. Leave out --shared, or --judged-on and --tiers.")
     table, said = measure_cost(args)

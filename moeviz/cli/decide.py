@@ -11,30 +11,18 @@ from moeviz.cli.output import frame_text, print_findings, records
 if TYPE_CHECKING:
     from moeviz.serving.answers import Answer
 
-HELP = "Decide whether balancing experts over devices is worth a trial, and what else the routing suggests."
-EXAMPLES = """examples:
-  moeviz decide trace.npz --devices 8                 trial, not now, or too little evidence
-  moeviz decide trace.npz --capacity 4 --draft 2      memory for four experts a layer; drafts of two tokens
-  moeviz decide monday.npz --judged-on friday.npz     and whether Monday's plans are still good on Friday
-  moeviz decide trace.npz --json | jq .answers[0].verdict"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz decide`."""
-    says = "a file of a trace, or of counts by step or label, or a dataset's folder, whose shards are windows of time"
-    parser.add_argument("file", metavar="FILE", help=says)
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
-    parser.add_argument(
-        "--capacity", type=number(int, 1), metavar="C", help="experts of each layer in fast memory (default: half)"
-    )
-    parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N", help="tokens of a draft (default: 4)")
+    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N")
+    parser.add_argument("--capacity", type=number(int, 1), metavar="C")
+    parser.add_argument("--draft", type=number(int, 2), default=4, metavar="N")
     add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print questions, verdicts, sentences and figures as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz decide`."""
     answers, said = answers_at(args)
     if args.json:
         facts = ("question", "verdict", "sentence")

@@ -12,30 +12,18 @@ if TYPE_CHECKING:
     from moeviz.metrics.conventions import Distance
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Compare two recordings of the same text: two engines, precisions, training and serving."
-EXAMPLES = """examples:
-  moeviz diff served.json trace.npz
-  moeviz diff vllm.json transformers.npz --json | jq .conventions
-  moeviz diff vllm.json transformers.npz --fail-above 0.05    in a test: exit code 1 if more than 5% differ"""
 PARTINGS = 10  # sequences that are listed
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz diff`."""
     parser.add_argument("source", metavar="A", help=ANY_FILE)
-    parser.add_argument("other", metavar="B", help="another of the same text")
-    parser.add_argument(
-        "--fail-above",
-        type=number(float, 0, 1),
-        metavar="SHARE",
-        help="exit code 1 if more of the expert ids, or of the weights, differ as recorded, or if a convention does",
-    )
+    parser.add_argument("other", metavar="B")
+    parser.add_argument("--fail-above", type=number(float, 0, 1), metavar="SHARE")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz diff`."""
     found = difference(read_one_trace(args.source, args), read_one_trace(args.other, args))
     print(json.dumps(found) if args.json else difference_text(found))
     return DONE if args.fail_above is None else failed(found, args.fail_above)

@@ -20,13 +20,6 @@ if TYPE_CHECKING:
     from moeviz.corpus.analyses import DatasetStatistics
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Show all experts of a model in one table: what each takes, adds, keeps and writes, and which are alike."
-EXAMPLES = """examples:
-  moeviz experts embedded
-  moeviz experts embedded --layers 3 --mute --json
-  moeviz experts allenai/OLMoE-1B-7B-0924 texts.jsonl -o experts.csv
-  moeviz experts trace.npz --write-labels labels.json   our names, in the form of colibri's atlas
-  moeviz experts trace.npz --labels labels.json         others' labels beside ours"""
 SUFFIXES = (".csv", ".json")
 SHOWN = (
     "layer",
@@ -51,7 +44,6 @@ SHOWN = (
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz experts`."""
     parser.add_argument(
         "source", metavar="MODEL|TRACE|DATASET", help="a model as for --model elsewhere, a trace, or a dataset's folder"
     )
@@ -84,7 +76,6 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz experts`."""
     from moeviz.metrics.expert_table import (
         expert_table,
         expert_table_sentences,

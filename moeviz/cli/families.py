@@ -14,26 +14,15 @@ from moeviz.text import quoted
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "List the MoE families of transformers that moeviz can record, and how."
-EXAMPLES = """examples:
-  moeviz families
-  moeviz families Qwen3Moe                            all of one architecture
-  moeviz families --json | jq '.[] | select(.kernels != "yes")'
-  moeviz families --check                             survey the installed transformers (a minute)"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz families`."""
-    parser.add_argument(
-        "--check", action="store_true", help="survey the installed transformers; exit code 1 if it differs"
-    )
-    parser.add_argument("name", metavar="NAME", nargs="?", help="all of one architecture, or of what its name begins")
-    parser.add_argument("--wide", action="store_true", help="print all columns, however wide the terminal is")
+    parser.add_argument("--check", action="store_true")
+    parser.add_argument("name", metavar="NAME", nargs="?")
+    parser.add_argument("--wide", action="store_true")
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz families`."""
     from moeviz.capture.routers.families import families
 
     table = families() if args.name is None else of_name(args.name)

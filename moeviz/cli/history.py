@@ -15,41 +15,18 @@ if TYPE_CHECKING:
 
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Train the systems of the past, and check them against their papers."
-EXAMPLES = """examples:
-  moeviz history                                      the systems that can be trained here
-  moeviz history run local-experts --seed 3 -o 1991.npz
-  moeviz history check                                in a checkout: ours next to the papers'; exit code 1 if any fails
-  moeviz history check switch --quick                 one system, with less training
-  moeviz history check all --quick --controls         and with each mechanism broken: a claim must notice it
-  moeviz history check --seed 11                      the same claims of other runs"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz history`."""
-    says = "list the systems (the default), run: train one, or check: compare its claims with its paper"
-    parser.add_argument(
-        "action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list", help=says
-    )
-    says = "which system to run or check (to run: local-experts, unless named; to check: all)"
-    parser.add_argument("name", metavar="SYSTEM", nargs="?", help=says)
-    parser.add_argument(
-        "--seed",
-        type=number(int, 0),
-        default=0,
-        metavar="N",
-        help="the same seed gives the same trace, and the same check",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of a run")
-    parser.add_argument("--quick", action="store_true", help="check less, in seconds")
-    parser.add_argument(
-        "--controls", action="store_true", help="check each claim again with its mechanism broken: it must then fail"
-    )
+    parser.add_argument("action", metavar="ACTION", nargs="?", choices=("list", "run", "check"), default="list")
+    parser.add_argument("name", metavar="SYSTEM", nargs="?")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--controls", action="store_true")
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz history`."""
     check_output(args.output)
     if args.action == "run":
         result = trained(args.name or "local-experts", args.seed, note)

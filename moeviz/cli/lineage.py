@@ -11,28 +11,19 @@ from moeviz.cli.output import frame_texts, note, progress, records, visible_line
 if TYPE_CHECKING:
     import pandas as pd
 
-HELP = "Find what was done to a checkpoint's experts: cut, moved, copied, averaged or tuned, by their weights."
-EXAMPLES = """examples:
-  moeviz lineage embedded embedded
-  moeviz lineage Qwen3-30B-A3B Qwen3-Coder-25B-REAP       two folders of safetensors
-  moeviz lineage OLMoE-1B-7B olmoe-Q8_0.gguf --json | jq .says
-  moeviz lineage base/ pruned/ --dataset traced/          what the lost experts did"""
 CHECKPOINT = "a folder with .safetensors files, one such file, a .gguf file, or 'embedded' or a sibling"
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz lineage`."""
     parser.add_argument("source", metavar="BASE", help=CHECKPOINT)
-    parser.add_argument("child", metavar="CHILD", help="what was made of it: another such")
-    says = "a trace of BASE, or a dataset's folder: the share, kinds and names of the experts that CHILD lost"
-    parser.add_argument("--dataset", metavar="TRACE|DATASET", help=says)
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
+    parser.add_argument("child", metavar="CHILD")
+    parser.add_argument("--dataset", metavar="TRACE|DATASET")
+    parser.add_argument("--partial", action="store_true")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz lineage`."""
     from moeviz.analyses.lineage import lineage
 
     found = lineage(args.source, args.child, progress=partial(progress, says="compared {} of {} experts"))

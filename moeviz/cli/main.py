@@ -1,11 +1,9 @@
-"""The command `moeviz`. Each command is a file of this folder, with four names:
+"""The command `moeviz`. Each command has its words in `commands.toml`, and a file of this folder with two functions:
 
-    HELP                what it does, in a sentence
-    EXAMPLES            the lines that end its `--help`; tests run them
-    arguments(parser)   its arguments
+    arguments(parser)   adds its arguments
     run(args)           runs it, and returns the exit code
 
-To add one: write the file, and add its name to `COMMANDS`. `-` in a name is `_` in its file.
+`-` in a name is `_` in its file. An option without `help` has it in the table.
 
 Results go to stdout and everything else to stderr. Exit codes: 0 done; 1 a check found something (`check`, `watch`,
 `families --check`, `history check`); 2 wrong usage; 3 an error, with a sentence on stderr. A command is imported when
@@ -17,11 +15,13 @@ import os
 import re
 import signal
 import sys
+import tomllib
 import warnings
 from argparse import SUPPRESS, Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -32,65 +32,9 @@ from moeviz.errors import MoevizError
 from moeviz.interrupted import CODE, stop_at_once
 from moeviz.text import cut, like, why_not_read
 
-# In the order of `moeviz --help`.
-COMMANDS = (
-    "app",
-    "trace",
-    "what-if",
-    "ablate",
-    "experts",
-    "prune",
-    "bits",
-    "routes",
-    "paths",
-    "similar",
-    "rules",
-    "occlude",
-    "attribute",
-    "contrast",
-    "tune-targets",
-    "precision",
-    "corpus",
-    "lineage",
-    "params",
-    "families",
-    "history",
-    "metrics",
-    "cost",
-    "decide",
-    "plan",
-    "convert",
-    "check",
-    "diff",
-    "conformance",
-    "compare",
-    "watch",
-    "completion",
-)
+_TABLE = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
+COMMANDS = {name: row for name, row in _TABLE.items() if isinstance(row, dict)}  # in the order of `moeviz --help`
 STREAMLIT = re.compile(r"--\w+\.\w+")  # as Streamlit names its options
-EXAMPLES = """examples:
-  moeviz app                                          open the app in a browser
-  moeviz trace "Il fait froid." -o trace.csv          record what the routers decide
-  moeviz what-if "Il fait froid." --mute 3:1          the effect of leaving an expert out
-  moeviz ablate "Il fait froid."                      which experts matter most
-  moeviz experts embedded                             what each expert takes, adds and writes
-  moeviz prune embedded                               which experts can go, and what that costs
-  moeviz occlude "Il fait froid."                     which earlier word decides where a word goes
-  moeviz attribute "Il fait froid." --layer 3         what each part of the model added to a choice
-  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl    which experts to fine-tune for these texts
-  moeviz corpus --embedded                            which experts each kind of text uses
-  moeviz metrics trace.csv --topic load               how evenly the work is shared
-  moeviz lineage embedded embedded-natural            which experts were cut, copied or merged
-  moeviz params allenai/OLMoE-1B-7B-0924              total and active parameters
-  moeviz cost cache trace.npz                         what the routing costs to serve: cache hits
-  moeviz decide trace.npz --devices 8                 is balancing worth a trial, and what else is
-  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
-  moeviz families                                     which model families moeviz reads, and how
-  moeviz convert trace.csv trace.parquet
-  moeviz check trace.csv                              what is not plausible in a trace
-  moeviz diff vllm.json transformers.npz              where two engines send the same tokens
-  moeviz compare mixtral.npz olmoe.npz                two models on one text, each next to its own chance
-  moeviz watch run/routing                            alarms of a run, while it trains or afterwards"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,7 +89,7 @@ def read_arguments(given: Sequence[str]) -> Namespace:
     top = parser(words)
     typed = next((word for word in words if not word.startswith("-")), None)
     if typed is not None and typed not in COMMANDS:
-        top.error(f"There is no command {cut(typed)!r}.{like(typed, COMMANDS)}")
+        top.error(f"There is no command {cut(typed)!r}.{like(typed, [*COMMANDS])}")
     args, args.extra = top.parse_known_args(words if typed == "app" else in_order(top, words))
     if unknown := [word for word in args.extra if args.command != "app" or not STREAMLIT.match(word)]:
         one = called(top, words)
@@ -166,22 +110,42 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
     """
     shape = RawDescriptionHelpFormatter
     says = "See which experts of a Mixture-of-Experts language model fire."
-    top = Parser("moeviz", description=says, epilog=EXAMPLES, formatter_class=shape)
+    top = Parser("moeviz", description=says, epilog=examples_of(_TABLE), formatter_class=shape)
     top.add_argument("-V", "--version", action=Version)
     add_quiet(top)
     commands = top.add_subparsers(dest="command", metavar="COMMAND")
     typed = None if words is None else next((word for word in words if not word.startswith("-")), "")
     alone = bool(words) and words[0] == typed and typed in COMMANDS
-    for name in COMMANDS:
+    for name, row in COMMANDS.items():
         if alone and name != typed:
             commands.add_parser(name)
             continue
-        of = command(name)
-        one = commands.add_parser(name, help=of.HELP, description=of.HELP, epilog=of.EXAMPLES, formatter_class=shape)
+        says, examples = row["help"], examples_of(row)
+        one = commands.add_parser(name, help=says, description=says, epilog=examples, formatter_class=shape)
         if typed is None or name == typed:
-            of.arguments(one)
+            add_arguments(name, one)
             add_quiet(one)
     return top
+
+
+def add_arguments(name: str, parser: ArgumentParser) -> None:
+    """Add the arguments of a command, with the words that its row of `COMMANDS` has for them."""
+    command(name).arguments(parser)
+    _add_words(parser, COMMANDS[name].get("options", {}))
+
+
+def _add_words(parser: ArgumentParser, words: dict[str, str]) -> None:
+    for action in parser._actions:
+        if isinstance(action.choices, dict):  # of commands within a command
+            for one in action.choices.values():
+                _add_words(one, words)
+        elif action.help is None:
+            action.help = next((words[name] for name in (*action.option_strings, action.dest) if name in words), None)
+
+
+def examples_of(row: dict[str, Any]) -> str:
+    """Return the lines that end a `--help`, of a row of `COMMANDS` or of the whole table."""
+    return "\n  ".join(["examples:", *row["examples"].splitlines()])
 
 
 def as_options(words: Sequence[str]) -> list[str]:

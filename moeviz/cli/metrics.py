@@ -17,13 +17,6 @@ if TYPE_CHECKING:
     from moeviz.formats.dataset.reader import Dataset
     from moeviz.routing_trace import Counted
 
-HELP = "Report what stands out in a trace or counts, with a table of its layers: the numbers behind the app's charts."
-EXAMPLES = """examples:
-  moeviz metrics trace.npz
-  moeviz metrics trace.npz --topic confidence --all   every table of the topic, whole
-  moeviz metrics trace.csv --topic layers --layers 0,5
-  moeviz metrics trace.json --topic confidence --json | jq .
-  moeviz metrics folder --topic co-activation         of a dataset, where it lies"""
 # moeviz.charts.TOPICS, known without loading it
 TOPICS = (
     "tokens",
@@ -43,21 +36,17 @@ SHORT = 20  # rows that are printed without --all
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz metrics`."""
     parser.add_argument("trace", metavar="TRACE", help=f"{ANY_FILE}, or counts, or a dataset's folder")
-    parser.add_argument("--topic", choices=TOPICS, default="load", help="which topic (default: load)")
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, such as 0,5, by the model's own index")
-    parser.add_argument(
-        "--token", type=number(int, 0), metavar="N", help="which token, for metrics about a single token"
-    )
-    parser.add_argument("--partial", action="store_true", help="of a dataset: read the shards that are whole")
-    parser.add_argument("--all", action="store_true", help="print every table of the topic, whole")
+    parser.add_argument("--topic", choices=TOPICS, default="load")
+    parser.add_argument("--layers", **numbers(int, 0))
+    parser.add_argument("--token", type=number(int, 0), metavar="N")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--all", action="store_true")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz metrics`."""
     tables, said, lacking = {}, [], []
     for name, say, measure in metrics_of(args):
         try:

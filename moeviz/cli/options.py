@@ -4,14 +4,7 @@ Nothing heavy is imported here or at the top of a command's file, so `moeviz --h
 """
 
 import sys
-from argparse import (
-    SUPPRESS,
-    ArgumentParser,
-    ArgumentTypeError,
-    Namespace,
-    _ActionsContainer,
-    _MutuallyExclusiveGroup,
-)
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, _ActionsContainer, _MutuallyExclusiveGroup
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any

@@ -21,48 +21,28 @@ if TYPE_CHECKING:
     from moeviz.parameters import LayerCache, ServedModel
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Count a model's parameters, total and active, and the memory that it takes, from its config alone."
-EXAMPLES = """examples:
-  moeviz params embedded
-  moeviz params mistralai/Mixtral-8x7B-v0.1           well-known models need no network
-  moeviz params openai/gpt-oss-120b --context 131072  memory, with keys and values for so many tokens
-  moeviz params Qwen/Qwen3-30B-A3B --memory --context 8192,32768 --batch 1,32 --bits 16,8   a table of it
-  moeviz params Qwen/Qwen3-30B-A3B --gpu-memory 24 --gpus 2   what fits into two cards of 24 GB, and what stays outside
-  moeviz params embedded --trace trace.npz            how many parameters the trace's tokens touched
-  moeviz params --known                               all well-known models, next to the published figures
-  moeviz params ./my-checkpoint --json | jq .total"""
 
 MEMORY = "Bytes of weights, keys and values and a step, and the cards that hold them with a tenth left free."
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz params`."""
     model = parser.add_mutually_exclusive_group()
-    says = (
-        "'embedded' (the default), a folder, a Hugging Face id, or a .gguf file; with --memory also a trace or dataset "
-        "of a model"
-    )
-    model.add_argument("model", metavar="MODEL", nargs="?", default="embedded", help=says)
-    model.add_argument("--known", action="store_true", help="well-known models, next to their makers' figures")
+    model.add_argument("model", metavar="MODEL", nargs="?", default="embedded")
+    model.add_argument("--known", action="store_true")
     several = numbers(int, 1)
-    parser.add_argument("--context", default=[8192], **several, help="tokens in the key-value cache (default: 8192)")
-    parser.add_argument("--memory", action="store_true", help="print a table of the memory that serving it takes")
-    parser.add_argument("--batch", **several, help="for --memory: sequences at a time, as 1,32 (default: 1)")
-    parser.add_argument("--bits", **several, help="for --memory: bits of a weight, as 16,8 (default: 16)")
-    parser.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
-    parser.add_argument(
-        "--gpu-memory", type=number(float, 1), metavar="GB", help="also show what fits on a card with this memory"
-    )
-    parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N", help="number of cards (default: 1)")
+    parser.add_argument("--context", default=[8192], **several)
+    parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--batch", **several)
+    parser.add_argument("--bits", **several)
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--gpu-memory", type=number(float, 1), metavar="GB")
+    parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N")
     add_backend(parser)
-    parser.add_argument(
-        "--trace", metavar="FILE", help="also count the parameters that the tokens of this trace touched"
-    )
+    parser.add_argument("--trace", metavar="FILE")
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz params`."""
     from moeviz.capture.models.known_models import known_counts
     from moeviz.formats.exports import read_trace
 

@@ -5,25 +5,16 @@ from argparse import ArgumentParser, Namespace
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, read_one_trace
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
-HELP = "Count the paths of tokens through the layers, next to layers that are independent given the kind of text."
-EXAMPLES = """examples:
-  moeviz paths texts.npz
-  moeviz paths texts.npz --at-least 12 --json | jq .paths[0]"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz paths`."""
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    parser.add_argument(
-        "--at-least", type=number(int, 1), default=8, metavar="N", help="tokens of a path in the half that chooses"
-    )
-    parser.add_argument("--most", type=number(int, 1), default=20, metavar="N", help="paths in the table (default: 20)")
+    parser.add_argument("--at-least", type=number(int, 1), default=8, metavar="N")
+    parser.add_argument("--most", type=number(int, 1), default=20, metavar="N")
     add_import_options(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz paths`."""
     from moeviz.metrics.paths import path_table
 
     found = path_table(read_one_trace(args.source, args), args.at_least, args.most)

@@ -12,12 +12,6 @@ from moeviz.errors import MoevizError
 from moeviz.text import quoted
 from moeviz.whole_files import write_file
 
-HELP = "Write the placement of experts that an inference engine reads."
-EXAMPLES = """examples:
-  moeviz plan trace.npz --engine sglang --devices 4 --copies 4 -o plan.json
-  moeviz plan trace.npz --engine tensorrt-llm --devices 4 --copies 4 -o plan.yaml
-  moeviz plan trace.npz --engine llama.cpp --layers-on-gpu 2 -o option.txt
-  moeviz plan monday.npz --engine eplb --judged-on friday.npz -o plan.json    and what it is worth on Friday"""
 ENGINES = (
     "sglang",
     "tensorrt-llm",
@@ -26,28 +20,25 @@ ENGINES = (
     "ktransformers",
     "ktransformers-together",
     "lmdeploy",
+    "llama.cpp-cache",
     "llama.cpp",
 )  # moeviz.serving.plans
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz plan`."""
-    parser.add_argument("file", metavar="FILE", help="a file of a trace or of counts, or a dataset's folder")
+    parser.add_argument("file", metavar="FILE")
     parser.add_argument("--engine", required=True, metavar="ENGINE", help=f"one of {', '.join(ENGINES)}")
-    parser.add_argument("-o", "--output", required=True, metavar="FILE", help="where to write the plan")
-    parser.add_argument("--devices", type=number(int, 1), metavar="N", help="number of devices (default: 8, 4 or 2)")
-    parser.add_argument("--copies", type=number(int, 0), metavar="R", help="copies of experts in total (default: N)")
-    parser.add_argument("--num-layers", type=number(int, 1), metavar="N", help="layers of the model, dense ones too")
-    parser.add_argument(
-        "--layers-on-gpu", type=number(int, 0), metavar="N", help="llama.cpp: MoE layers on the GPU (default: half)"
-    )
+    parser.add_argument("-o", "--output", required=True, metavar="FILE")
+    parser.add_argument("--devices", type=number(int, 1), metavar="N")
+    parser.add_argument("--copies", type=number(int, 0), metavar="R")
+    parser.add_argument("--num-layers", type=number(int, 1), metavar="N")
+    parser.add_argument("--layers-on-gpu", type=number(int, 0), metavar="N")
     add_judged_on(parser)
     add_phase(parser)
     add_json(parser, "print what was written as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz plan`."""
     facts = write_plan(args)
     print(json.dumps(facts) if args.json else plan_text(facts))
     return 0

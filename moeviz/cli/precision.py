@@ -11,29 +11,15 @@ from moeviz.cli.words import Several
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import quoted
 
-HELP = "Run a prompt in other precisions: which tokens go to other experts?"
-EXAMPLES = """examples:
-  moeviz precision "Il fait froid."                   tokens sent to other experts, by precision and layer
-  moeviz precision "Il fait froid." --model model-F16.gguf --beside model-Q4_K_M.gguf
-  moeviz precision --texts texts.jsonl                loss and other experts over many texts
-  moeviz precision - --json < prompt.txt | jq .[0]"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz precision`."""
-    says = "instead of a prompt: loss and moved tokens over texts in files"
-    add_prompt(parser).add_argument("--texts", action=Several, metavar="TEXTS", help=says)
+    add_prompt(parser).add_argument("--texts", action=Several, metavar="TEXTS")
     add_model(parser)
-    parser.add_argument(
-        "--beside",
-        metavar="MODEL",
-        help="compare with this model, such as another quantisation in a .gguf file, instead of other dtypes",
-    )
+    parser.add_argument("--beside", metavar="MODEL")
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz precision`."""
     if args.texts:
         if args.beside is not None:
             raise InvalidPrompt("A model beside it reads a prompt. Give a prompt, or leave --beside out.")

@@ -25,34 +25,15 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.analyses.pruning.checkpoint import Checkpoint
 
-HELP = "Measure which experts a model can do without: some texts choose them, others judge the loss, next to chance."
-EXAMPLES = """examples:
-  moeviz prune embedded
-  moeviz prune embedded --cut 1 --criteria reap,frequency,random --json
-  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --by-kind reap
-  moeviz prune Qwen/Qwen3-30B-A3B texts.jsonl --ranking experts.jsonl --form vllm-ascend
-  moeviz prune embedded --cut-total 6                 other numbers per layer, under one budget
-  moeviz prune Qwen/Qwen3-30B-A3B monday.jsonl --judged-on friday.jsonl
-  moeviz prune embedded --cut 1 -o smaller            a checkpoint without the experts"""
 CRITERIA = ("reap", "reap_sum", "frequency", "gate_mass", "greatest", "random")  # known without loading numpy
 FORMS = ("moeviz", "vllm-ascend", "llm-compressor")
 REPLACED_BY = ("next best", "mean output")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz prune`."""
     add_divided_texts(parser, OWN_TOKENS)
-    parser.add_argument(
-        "--cut",
-        **numbers(int, 1),
-        help="experts cut from each layer, as 1,2 (default: an eighth, a quarter and a half of them)",
-    )
-    parser.add_argument(
-        "--cut-total",
-        type=number(int, 1),
-        metavar="N",
-        help="experts cut in all layers together: other numbers per layer, more where it costs less",
-    )
+    parser.add_argument("--cut", **numbers(int, 1))
+    parser.add_argument("--cut-total", type=number(int, 1), metavar="N")
     add_judged_on(parser, "texts of another day or customer, or the folder of another checkpoint")
     parser.add_argument(
         "--criteria",
@@ -64,39 +45,17 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="NAME",
         help=f"how experts are chosen: {', '.join(CRITERIA)} (default: all)",
     )
-    parser.add_argument(
-        "--by-kind",
-        choices=[name for name in CRITERIA if name != "random"],
-        metavar="NAME",
-        help="judge on each kind of text, and let each kind alone choose too, by this criterion",
-    )
-    parser.add_argument(
-        "--by",
-        choices=[name for name in CRITERIA if name != "random"],
-        default="reap",
-        metavar="NAME",
-        help="the criterion of --ranking and -o (default: reap)",
-    )
-    parser.add_argument(
-        "--replaced-by",
-        choices=REPLACED_BY,
-        default=REPLACED_BY[0],
-        metavar="WHAT",
-        help="what replaces a cut expert: the router's 'next best' (default), or the expert's 'mean output'",
-    )
-    parser.add_argument("--ranking", metavar="FILE", help="write the experts of each layer, the most needed first")
-    parser.add_argument(
-        "--form", choices=FORMS, default=FORMS[0], help="of --ranking; llm-compressor's lists what stays (with --cut N)"
-    )
-    parser.add_argument(
-        "-o", "--output", metavar="FOLDER", help="write the model without the experts to a new folder (with --cut N)"
-    )
+    parser.add_argument("--by-kind", choices=[name for name in CRITERIA if name != "random"], metavar="NAME")
+    parser.add_argument("--by", choices=[name for name in CRITERIA if name != "random"], default="reap", metavar="NAME")
+    parser.add_argument("--replaced-by", choices=REPLACED_BY, default=REPLACED_BY[0], metavar="WHAT")
+    parser.add_argument("--ranking", metavar="FILE")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0])
+    parser.add_argument("-o", "--output", metavar="FOLDER")
     add_loading(parser)
     add_json(parser, "print the rows as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz prune`."""
     texts, tokens = texts_to_divide(args)
     one = _cut_from_files(args)
     checkpoint = None if args.output is None else _checkpoint(args, one)

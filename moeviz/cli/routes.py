@@ -12,29 +12,17 @@ from moeviz.whole_files import write_file
 if TYPE_CHECKING:
     from moeviz.metrics.routes import RouteRegret
 
-HELP = "Compare each token's route with others of the same cost, by the loss of the next token, next to chance."
-EXAMPLES = """examples:
-  moeviz routes embedded --positions 4 --most-texts 1
-  moeviz routes embedded --positions 4 --most-texts 1 --by kind --json | jq .groups[0]
-  moeviz routes Qwen/Qwen3-30B-A3B texts.jsonl --alternatives 8 --positions 20 -o cells.csv"""
 GROUPS = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")  # known without loading numpy
 WAYS = ("auto", "all", "swap")
 POSITIONS = 20
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz routes`."""
-    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
-    says = "text files, or .jsonl files with labels (default, for moeviz's own models: the held-out texts that ship)"
-    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
-    parser.add_argument(
-        "--alternatives",
-        default=WAYS[0],
-        metavar="WHAT",
-        help="all sets of experts, or swap one for a next likeliest; a number draws that many (default: all if few)",
-    )
-    parser.add_argument("--by", choices=GROUPS, default=GROUPS[1], help="groups of tokens in the table")
-    parser.add_argument("--layers", **numbers(int, 0), help="only these layers, as 2,3 (default: all)")
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[])
+    parser.add_argument("--alternatives", default=WAYS[0], metavar="WHAT")
+    parser.add_argument("--by", choices=GROUPS, default=GROUPS[1])
+    parser.add_argument("--layers", **numbers(int, 0))
     parser.add_argument(
         "--positions",
         type=number(int, 1),
@@ -42,17 +30,16 @@ def arguments(parser: ArgumentParser) -> None:
         metavar="N",
         help=f"tokens of each text that are judged, drawn at random (default: {POSITIONS})",
     )
-    parser.add_argument("--tokens", type=number(int, 2), metavar="N", help="read only the first N tokens of each text")
-    parser.add_argument("--most-texts", type=number(int, 1), metavar="N", help="the first N texts of each kind")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of what is drawn (default: 0)")
-    parser.add_argument("--judge", metavar="MODEL", help="a better model with the same tokenizer scores the routes")
-    parser.add_argument("-o", "--output", metavar="FILE", help="write a row per token and layer to this .csv file")
+    parser.add_argument("--tokens", type=number(int, 2), metavar="N")
+    parser.add_argument("--most-texts", type=number(int, 1), metavar="N")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--judge", metavar="MODEL")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_loading(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz routes`."""
     check_parent(args.output)
     texts, _ = texts_to_divide(args)
     if args.most_texts:

@@ -5,21 +5,14 @@ from argparse import ArgumentParser, Namespace
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, read_one_trace
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
-HELP = "Describe what each expert takes by a rule, and judge it on other texts, next to the token by itself."
-EXAMPLES = """examples:
-  moeviz rules texts.npz
-  moeviz rules texts.npz --json | jq .rules[0]"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz rules`."""
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
     add_import_options(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz rules`."""
     from moeviz.metrics.expert_rules import expert_rules, rules_sentence
 
     rules = expert_rules(read_one_trace(args.source, args))

@@ -5,25 +5,16 @@ from argparse import ArgumentParser, Namespace
 from moeviz.cli.options import ANY_FILE, add_import_options, add_json, number, read_one_trace
 from moeviz.cli.output import frame_text, print_findings, print_tables
 
-HELP = "Find the tokens of other texts that are routed like one token; or the experts that take the same contexts."
-EXAMPLES = """examples:
-  moeviz similar texts.npz the
-  moeviz similar texts.npz 40 --most 5       the token of row 40
-  moeviz similar texts.npz                   which experts are alike, and how far that holds"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz similar`."""
     parser.add_argument("source", metavar="FILE", help=ANY_FILE)
-    says = "its text, or its row in the trace (default: compare experts instead)"
-    parser.add_argument("token", metavar="TOKEN", nargs="?", help=says)
-    parser.add_argument("--most", type=number(int, 1), default=12, metavar="N", help="tokens (default: 12)")
+    parser.add_argument("token", metavar="TOKEN", nargs="?")
+    parser.add_argument("--most", type=number(int, 1), default=12, metavar="N")
     add_import_options(parser)
     add_json(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz similar`."""
     from moeviz.metrics.paths import expert_map, similar_tokens
 
     trace = read_one_trace(args.source, args)

@@ -15,90 +15,33 @@ if TYPE_CHECKING:
     from moeviz.capture.run.request import CaptureRequest
     from moeviz.routing_trace import RoutingTrace
 
-HELP = "Run a prompt through a model and record what every router decides."
-EXAMPLES = """examples:
-  moeviz trace "Il fait froid."
-  moeviz trace "Il fait froid." --max-new-tokens 20 --temperature 0.8 --seed 1 -o trace.npz
-  moeviz trace "Il fait froid." --max-new-tokens 20 --decoding checkpoint
-  moeviz trace - --model allenai/OLMoE-1B-7B-0924 -o trace.parquet < prompt.txt
-  moeviz trace "Il fait froid." --model model-Q4_K_M.gguf --max-new-tokens 20
-  moeviz trace "Il fait froid." --next-tokens         also the likeliest next tokens, and after each layer
-  moeviz trace "Il fait froid." --outputs -o trace.npz    also what each expert adds
-  moeviz trace - --counts-only -o counts.json < prompt.txt    only how often each expert was used
-  moeviz trace "Il fait froid." --json | jq .busiest"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz trace`."""
     add_prompt(parser)
-    parser.add_argument(
-        "-o", "--output", metavar="FILE", help="where to write the trace: .csv, .parquet, .json or .npz"
-    )
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
-    parser.add_argument(
-        "--max-new-tokens", type=number(int, 0), default=0, metavar="N", help="number of tokens to generate"
-    )
-    parser.add_argument(
-        "--temperature", type=number(float, 0), default=0.0, metavar="T", help="0 is greedy (the default)"
-    )
-    parser.add_argument("--sample-top-k", type=number(int, 1), metavar="K", help="sample from the K most likely tokens")
-    parser.add_argument(
-        "--top-p",
-        type=number(float, 0, 1),
-        metavar="P",
-        help="sample from the most likely tokens, up to a total probability of P",
-    )
-    parser.add_argument(
-        "--seed", type=number(int, 0), default=0, metavar="N", help="the same seed gives the same tokens"
-    )
-    parser.add_argument(
-        "--decoding",
-        choices=("checkpoint",),
-        help="generate by the checkpoint's own settings instead of the options above and below; only --seed is kept",
-    )
-    parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N", help="beam search with N beams")
-    parser.add_argument(
-        "--num-return-sequences",
-        type=number(int, 1),
-        default=1,
-        metavar="N",
-        help="number of continuations to generate",
-    )
-    parser.add_argument("--cache", metavar="KIND", help="kind of key-value cache, as transformers names it: static …")
-    parser.add_argument(
-        "--prefill-chunk-size", type=number(int, 1), metavar="N", help="read the prompt in chunks of N tokens"
-    )
-    parser.add_argument("--prompt-lookup", type=number(int, 1), metavar="N", help="draft N tokens from the prompt")
-    parser.add_argument("--system", metavar="TEXT", help="with --chat: the system prompt")
-    parser.add_argument(
-        "--site", metavar="SITE", help="which routers to record, if the model has several kinds: encoder …"
-    )
-    parser.add_argument("--no-logits", action="store_true", help="record only the chosen experts and their weights")
-    parser.add_argument(
-        "--next-tokens",
-        action="store_true",
-        help="also record the five likeliest next tokens after each token, and after each MoE layer (logit lens). -o "
-        "FILE.npz keeps them. The model's head then runs once per token, and once more per MoE layer; each run adds "
-        "about 50 bytes to the file",
-    )
-    parser.add_argument(
-        "--outputs",
-        action="store_true",
-        help="also record figures of each expert's output for each token. -o FILE.npz keeps them. The experts then run "
-        "twice, so that a run on a CPU takes up to half as long again; the file has 20 bytes more per token, layer and "
-        "slot",
-    )
+    parser.add_argument("--max-new-tokens", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--temperature", type=number(float, 0), default=0.0, metavar="T")
+    parser.add_argument("--sample-top-k", type=number(int, 1), metavar="K")
+    parser.add_argument("--top-p", type=number(float, 0, 1), metavar="P")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--decoding", choices=("checkpoint",))
+    parser.add_argument("--num-beams", type=number(int, 1), default=1, metavar="N")
+    parser.add_argument("--num-return-sequences", type=number(int, 1), default=1, metavar="N")
+    parser.add_argument("--cache", metavar="KIND")
+    parser.add_argument("--prefill-chunk-size", type=number(int, 1), metavar="N")
+    parser.add_argument("--prompt-lookup", type=number(int, 1), metavar="N")
+    parser.add_argument("--system", metavar="TEXT")
+    parser.add_argument("--site", metavar="SITE")
+    parser.add_argument("--no-logits", action="store_true")
+    parser.add_argument("--next-tokens", action="store_true")
+    parser.add_argument("--outputs", action="store_true")
     add_counts_only(parser)
-    parser.add_argument(
-        "--kernels",
-        action=BooleanOptionalAction,
-        help="run the routers with moeviz's kernels, or without (default: on a GPU, if they know the model's routers)",
-    )
+    parser.add_argument("--kernels", action=BooleanOptionalAction)
     add_json(parser, "print the summary as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz trace`."""
     check_output(args.output, args.counts_only)
     for option, what in (("next_tokens", "next tokens"), ("outputs", "experts' outputs")):
         if getattr(args, option) and args.output is not None and not args.output.lower().endswith(".npz"):

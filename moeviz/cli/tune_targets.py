@@ -10,50 +10,23 @@ from moeviz.cli.words import Several
 from moeviz.errors import MoevizError
 from moeviz.whole_files import write_file
 
-HELP = "Find the experts to fine-tune for a task: those that its texts use most, and more than other texts do."
-EXAMPLES = """examples:
-  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --score gate -o esft.json
-  moeviz tune-targets Qwen/Qwen3-30B-A3B law.jsonl --base web.jsonl --form peft -o lora.json"""
 SCORES = ("token", "gate")  # known without loading numpy
 FORMS = ("esft", "peft")
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz tune-targets`."""
-    says = "text files of the task, or .jsonl or .csv files of texts: at least four texts"
-    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
-    parser.add_argument("texts", metavar="TEXTS", nargs="+", help=says)
-    parser.add_argument(
-        "--base",
-        metavar="TEXTS",
-        action=Several,
-        default=[],
-        help="other texts, with which they are compared; again for more files (default: the sixty that ship, of "
-        "fifteen kinds)",
-    )
-    parser.add_argument(
-        "--score", choices=SCORES, default=SCORES[0], help="an expert's share of slots (default), or of weights"
-    )
-    parser.add_argument(
-        "--share",
-        type=number(float, 0, 1),
-        default=0.2,
-        metavar="P",
-        help="share of a layer's work that the targets must do (default: 0.2, as in ESFT)",
-    )
-    parser.add_argument("-o", "--output", metavar="FILE", help="write the targets there, as JSON")
-    parser.add_argument(
-        "--form",
-        choices=FORMS,
-        default=FORMS[0],
-        help="of the file: ESFT's config (default), or target_parameters for LoRA in PEFT, which adapts whole layers",
-    )
+    parser.add_argument("model", metavar="MODEL")
+    parser.add_argument("texts", metavar="TEXTS", nargs="+")
+    parser.add_argument("--base", metavar="TEXTS", action=Several, default=[])
+    parser.add_argument("--score", choices=SCORES, default=SCORES[0])
+    parser.add_argument("--share", type=number(float, 0, 1), default=0.2, metavar="P")
+    parser.add_argument("-o", "--output", metavar="FILE")
+    parser.add_argument("--form", choices=FORMS, default=FORMS[0])
     add_loading(parser)
     add_json(parser, "print the rows as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz tune-targets`."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.routers.discovery import expert_tensors
     from moeviz.cli.corpus import texts_at

@@ -14,28 +14,18 @@ if TYPE_CHECKING:
 
     from moeviz.training.recorded.run import TrainingRun
 
-HELP = "Report the health of a training run's routers: its alarms and last logs. Exit code 1 if an alarm is on."
-EXAMPLES = """examples:
-  moeviz watch run/routing                            alarms, and the last logs
-  moeviz watch run/routing --ignore aux_off           exit code 1 if any other alarm is on
-  moeviz watch run/routing --json | jq .alarms.on
-  moeviz watch tokens_per_expert --experts-per-token 2 --expert-parallel 1"""
 COLUMNS = ["max_violation", "normalised_entropy", "router_entropy", "aux", "z_loss", "mass"]
 
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz watch`."""
-    says = "the folder of a run or its routing.jsonl; event files of TensorBoard; Megatron-LM's tokens_per_expert"
-    parser.add_argument("run", metavar="RUN", help=says)
-    parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N", help="logs to print (default: 10)")
-    says = "alarms to ignore, such as aux_off; a,b for several"
-    parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND", help=says)
+    parser.add_argument("run", metavar="RUN")
+    parser.add_argument("--rows", type=number(int, 1), default=10, metavar="N")
+    parser.add_argument("--ignore", action=Several, split=",", default=[], metavar="KIND")
     add_json(parser)
     add_import_options(parser)
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz watch`."""
     found = run_of(args)
     run_as = (found, args.ignore, args.rows)
     print(json.dumps(run_json(*run_as)) if args.json else run_text(*run_as))

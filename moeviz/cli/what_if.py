@@ -12,18 +12,8 @@ if TYPE_CHECKING:
     from moeviz.capture.interventions.intervention import Intervention
     from moeviz.capture.interventions.precision import Precision
 
-HELP = "Run a prompt with the routing changed, and show the effect."
-EXAMPLES = """examples:
-  moeviz what-if "12 + 7 = 19" --mute 3:1,4           experts 1 and 4 of layer 3 cannot be chosen
-  moeviz what-if "12 + 7 = 19" --experts-per-token 1
-  moeviz what-if "12 + 7 = 19" --swap 2 0 5           experts 0 and 5 of layer 2 get each other's tokens
-  moeviz what-if "12 + 7 = 19" --bias polite.json     as moeviz contrast --steering wrote it
-  moeviz what-if "12 + 7 = 19" --replay other.npz -o changed.npz
-  moeviz what-if "12 + 7 = 19" --replay other.npz --live-weights      only its experts, weighed by this model"""
-
 
 def arguments(parser: ArgumentParser) -> None:
-    """Add the arguments of `moeviz what-if`."""
     from moeviz.capture.interventions import INTERVENTIONS
 
     add_prompt(parser)
@@ -34,13 +24,12 @@ def arguments(parser: ArgumentParser) -> None:
         change.add_argument(option.flag, **whole, **many, **option.keywords)
     for flag, keywords in (pair for option in INTERVENTIONS for pair in option.beside.items()):
         parser.add_argument(flag, **keywords)  # behind all of the group, or argparse does not show that they exclude
-    parser.add_argument("-o", "--output", metavar="FILE", help="where to write the trace of the changed model")
+    parser.add_argument("-o", "--output", metavar="FILE")
     add_model(parser)
     add_json(parser, "print the effect as JSON")
 
 
 def run(args: Namespace) -> int:
-    """Run `moeviz what-if`."""
     check_output(args.output)
     prompt = read_prompt(args)
     from moeviz.analyses.what_if import what_if

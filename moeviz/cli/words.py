@@ -216,7 +216,6 @@ def is_option(parser: ArgumentParser, word: str) -> bool:
 
 
 def _action(parser: ArgumentParser, word: str) -> Action | None:
-    """Return what an option does; None for other words."""
     known, name = parser._option_string_actions, word.partition("=")[0]
     if name in known or not word.startswith("-") or len(word) == 1 or word.startswith("--"):
         return known.get(name)

@@ -59,7 +59,6 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
 
 
 def _layers(of: ExpertCounts, counted: Counted | Statistics) -> list[LayerCounts]:
-    """Its layers, the same for each part."""
     return [layer._replace(counts=of.assignments[:, layer.row, : layer.num_experts], tokens=of.tokens[:, layer.row])
             for layer in layer_counts(counted)]  # fmt: skip
 

@@ -1,15 +1,20 @@
 """The words of every claim about a trace, topic by topic. What is claimed, and when, stands next to each metric.
 
-To mend a sentence, change it here, then run `pytest --update-golden tests/metrics/test_claims.py`. Labels, tokens and
-names are quoted as they are.
+Sentences that only need their values filled in are in `captions.toml`; those that depend on them are functions here. To
+mend a sentence, change it there or here, then run `pytest --update-golden tests/metrics/test_claims.py`. Labels, tokens
+and names are quoted as they are.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+import tomllib
+from collections.abc import Callable, Sequence
+from inspect import Parameter, Signature
+from pathlib import Path
+from string import Formatter
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from moeviz.claims import claim
+from moeviz.claims import Claim, claim
 from moeviz.metrics.tokens import visible
-from moeviz.metrics.words import percent, short
+from moeviz.metrics.words import bytes_said, percent, short
 from moeviz.text import with_and
 
 NAMED = 32  # experts in one sentence
@@ -38,6 +43,52 @@ def _of_share(times: float) -> str:
     return f"{times_said(times)} {'times its share' if times >= 1 else 'of its share'}"
 
 
+FORMATS: dict[str, Callable[[Any], str]] = {"percent": percent, "bytes": bytes_said, "short": short, "text": str}
+
+
+class _Words(Formatter):
+    """Format values as `captions.toml` asks: by Python's formats, `FORMATS`, a noun (# token), or as one|or many."""
+
+    def format_field(self, value: Any, spec: str) -> str:
+        one, or_many, many = spec.partition("|")
+        if or_many:
+            return one if value == 1 else many
+        if spec.startswith("# "):
+            return count(value, spec[2:])
+        return FORMATS[spec](value) if spec in FORMATS else format(value, spec)
+
+
+def _kind(spec: str) -> type:
+    if spec in ("short", "text"):
+        return str
+    return bool if "|" in spec else float if spec in FORMATS or spec[-1:] in ("f", "g", "%") else int
+
+
+def claims_in(file: Path, module: str) -> dict[str, Callable[..., Claim]]:
+    """Read the claims of a table: name = "sentence". Their parameters are what it names in braces, in that order."""
+
+    def wording_of(name: str, sentence: str) -> Callable[..., Claim]:
+        def wording(**values: Any) -> str:
+            return _Words().vformat(sentence, (), values)
+
+        kinds: dict[str, type] = {}
+        for _, field, spec, _ in _Words().parse(sentence):
+            if field:
+                kinds.setdefault(field, _kind(spec or ""))
+        named = [Parameter(field, Parameter.POSITIONAL_OR_KEYWORD, annotation=kind) for field, kind in kinds.items()]
+        wording.__name__, wording.__module__, wording.__annotations__ = name, module, kinds
+        wording.__signature__ = Signature(named)  # type: ignore[attr-defined]
+        return claim(wording)
+
+    return {name: wording_of(name, words) for name, words in tomllib.loads(file.read_text("utf-8")).items()}
+
+
+globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
+
+
 # ---- balance: is the work shared evenly? ----------------------------------------------------------------------------
 
 
@@ -51,23 +102,8 @@ class Holder(NamedTuple):
 
 
 @claim
-def nothing_counted() -> str:
-    return "No token was counted, so nothing can be said."
-
-
-@claim
 def few_counted(number: int, needed: int, what: str) -> str:
     return f"Too little to say: {count(number, what)} at a layer, and {needed} are needed."
-
-
-@claim
-def one_choice() -> str:
-    return "Each layer has one expert, so nothing is chosen."
-
-
-@claim
-def even_load(tokens: int) -> str:
-    return f"As far as {count(tokens, 'token')} can tell, yes: no expert has more or less than chance may bring."
 
 
 @claim
@@ -117,47 +153,7 @@ def unreached(experts: int, none: Sequence[tuple[int, int]], hardly: int, fewest
     )
 
 
-# ---- co-activation --------------------------------------------------------------------------------------------------
-
-
-@claim
-def company(layer: int, expert: int, partner: int, share: float, chance: float, beyond: int, pairs: int) -> str:
-    return (
-        f"At layer {layer}, {percent(share)} of expert {expert}'s tokens also go to expert {partner}; at random, "
-        f"{percent(chance)}. Beyond chance: {beyond:,} of {pairs:,} pairs."
-    )
-
-
-@claim
-def pair(layer: int, expert: int, partner: int, tokens: int, chance: float, beyond: int, pairs: int) -> str:
-    return (
-        f"Experts {expert} and {partner} of layer {layer} share {tokens:,} tokens; at random, about {chance:,.0f}. "
-        f"Beyond chance: {beyond:,} of {pairs:,} pairs."
-    )
-
-
 # ---- confidence and losses ------------------------------------------------------------------------------------------
-
-
-@claim
-def undecided(most_layer: int, least_layer: int, most: float, least: float) -> str:
-    return (
-        f"Routers are most undecided at layer {most_layer}, least at layer {least_layer}: median entropy {most:.2f} "
-        f"and {least:.2f} of 1."
-    )
-
-
-@claim
-def ahead(most_layer: int, least_layer: int, most: float, least: float) -> str:
-    return (
-        f"The most probable expert leads most at layer {most_layer}, least at layer {least_layer}: median {most:.2f} "
-        f"and {least:.2f}."
-    )
-
-
-@claim
-def highest_aux_loss(layer: int, loss: float, uniform: float) -> str:
-    return f"The loss is highest at layer {layer}: {loss:.2f}, compared with {uniform:.0f} for a uniform load."
 
 
 @claim
@@ -167,11 +163,6 @@ def highest_z_loss(layer: int, loss: float, median: float) -> str:
 
 
 # ---- contrast, and targets of tuning --------------------------------------------------------------------------------
-
-
-@claim
-def no_contrast(one: str, other: str) -> str:
-    return f"No expert distinguishes {one} from {other}: chance explains all differences."
 
 
 @claim
@@ -218,25 +209,6 @@ def added_and_missed(correlation: float, chance: float, of_choices: float | None
 def direct_parts(expert: int, above: float, parts: Sequence[tuple[str, float]]) -> str:
     named = ", ".join(f"{part} {value:+.2f}" for part, value in parts)
     return f"Expert {expert} is {abs(above):.2f} {'above' if above >= 0 else 'below'} the mean of all experts: {named}."
-
-
-# ---- coverage -------------------------------------------------------------------------------------------------------
-
-
-@claim
-def half_of_work(layer: int, needed: int, chance: int, clear: int, layers: int) -> str:
-    return (
-        f"At layer {layer}, {count(needed, 'expert')} do{'es' * (needed == 1)} half of the work or more; at random, "
-        f"{chance} would. Clearly fewer than at random: {clear} of {layers} layers."
-    )
-
-
-@claim
-def used_experts(layer: int, used: int, experts: int, chance: float, clear: int, layers: int) -> str:
-    return (
-        f"Layer {layer} uses {used} of its {experts} experts; random choices would use about {chance:.0f}. "
-        f"Beyond chance: {clear} of {layers} layers."
-    )
 
 
 # ---- a changed word -------------------------------------------------------------------------------------------------
@@ -293,48 +265,12 @@ def needed_by(
 
 
 @claim
-def no_name(phi: float) -> str:
-    return (
-        "No kind of text or class of tokens names it: what fits best on half of the texts does not hold on the other "
-        f"half (correlation {phi:.2f}). Single tokens may still keep to it."
-    )
-
-
-@claim
 def name_that_holds(name: str, by: str, precision: float, share: float) -> str:
     what = "these kinds" if by == "kinds" else "this class"
     return (
         f"{name}: {percent(precision)} of its tokens are of {what}, compared with {percent(share)} of all tokens, on "
         "texts that did not choose the name."
     )
-
-
-@claim
-def names_that_hold(held: int, experts: int, layer: int, expert: int, name: str) -> str:
-    return (
-        f"{held:,} of {experts:,} experts have a name that holds; the clearest is expert {expert} of layer {layer}: "
-        f"“{short(name)}”."
-    )
-
-
-@claim
-def not_recorded_here() -> str:
-    return "No token was recorded at this layer, so nothing is known of this expert here."
-
-
-@claim
-def too_short(has: int, recorded: int) -> str:
-    return f"This text is too short to say what it does: it has {has} of {count(recorded, 'token')}."
-
-
-@claim
-def takes_nothing(recorded: int) -> str:
-    return f"Nothing here was routed to it: it has none of {count(recorded, 'token')}."
-
-
-@claim
-def takes_everything(recorded: int) -> str:
-    return f"Everything here was routed to it: it has all of {count(recorded, 'token')}."
 
 
 @claim
@@ -394,32 +330,6 @@ def expert_note(dead: bool, idle: bool, twins: Sequence[tuple[str, int]], greate
 
 
 @claim
-def odd_expert(layer: int, expert: int, note: str) -> str:
-    return f"Layer {layer}, expert {expert}: {note}."
-
-
-@claim
-def breadths(experts: int, narrow: int, broad: int, none: int) -> str:
-    return (
-        f"Of {experts:,} experts, {narrow:,} {'is' if narrow == 1 else 'are'} narrow, {broad:,} "
-        f"{'is' if broad == 1 else 'are'} broad, and {none:,} {'has' if none == 1 else 'have'} no kind of text."
-    )
-
-
-@claim
-def names_by_chance(mean: float, fewest: int, most: int, experts: int) -> str:
-    return f"With the kinds shuffled among the texts, {mean:.1f} of {experts:,} names hold ({fewest:,} to {most:,})."
-
-
-@claim
-def committee(members: int, share: float, uniform: float) -> str:
-    return (
-        f"{members:,} of them lead most kinds of text, and each takes {percent(share)} of its layer's assignments on "
-        f"average; a uniform share is {percent(uniform)}."
-    )
-
-
-@claim
 def writers(writers: int, experts: int) -> str:
     if not writers:
         return (
@@ -430,11 +340,6 @@ def writers(writers: int, experts: int) -> str:
         f"{writers:,} of {experts:,} experts write tokens that then follow; nothing is claimed of the others, whatever "
         "their outputs promote."
     )
-
-
-@claim
-def dead_experts(dead: int, experts: int) -> str:
-    return f"No token is sent to {dead:,} of {experts:,} experts."
 
 
 @claim
@@ -496,16 +401,6 @@ def habit(place: Place, text: str, times: int, every: bool, share: float, all_re
 # ---- flow between layers --------------------------------------------------------------------------------------------
 
 
-@claim
-def next_choice(
-    layer: int, expert: int, to_layer: int, to_expert: int, share: float, chance: float, beyond: int, pairs: int
-) -> str:
-    return (
-        f"Expert {expert} of layer {layer} sends {percent(share)} of its tokens to expert {to_expert} of layer "
-        f"{to_layer} (random: {percent(chance)}). Beyond chance: {beyond:,} of {pairs:,} pairs."
-    )
-
-
 def _less_chance(information: float, shuffled: float) -> str:
     bits, chance = round(information, 2), round(shuffled, 2)
     return f"{bits - chance:.2f} bits beyond chance ({bits:.2f}, less the {chance:.2f} of shuffled tokens)"
@@ -526,39 +421,7 @@ def information_of_two(information: float, shuffled: float) -> str:
     return f"The first choices of the two layers share {_less_chance(information, shuffled)}."
 
 
-@claim
-def busier_of_two(layer: int, times: float, other_layer: int, other_times: float) -> str:
-    return (
-        f"The busiest expert has {times:.1f}× a uniform share at layer {layer}, and {other_times:.1f}× at layer "
-        f"{other_layer}."
-    )
-
-
-@claim
-def wider_of_two(layer: int, spread: float, other_layer: int, other_spread: float) -> str:
-    return (
-        f"The load varies more at layer {layer} than at layer {other_layer}: std / mean of {spread:.2f} and "
-        f"{other_spread:.2f}."
-    )
-
-
 # ---- load -----------------------------------------------------------------------------------------------------------
-
-
-@claim
-def busiest_expert(layer: int, expert: int, share: float, times: float) -> str:
-    return (
-        f"The busiest is expert {expert} of layer {layer}, with {percent(share)} of the layer's assignments: "
-        f"{times:.1f}× a uniform share."
-    )
-
-
-@claim
-def load_and_probability(layer: int, expert: int, load: float, importance: float, clear: int, experts: int) -> str:
-    return (
-        f"Expert {expert} of layer {layer} has {percent(load)} of the assignments, at a mean probability of "
-        f"{percent(importance)}. As far apart: {clear:,} of {experts:,} experts."
-    )
 
 
 @claim
@@ -571,11 +434,6 @@ def widest_load(layer: int, times: float, twice: int, layers: int) -> str:
 def busiest_layer(layer: int, times: float, layers: int) -> str:
     most = ", the most of all layers" if layers > 1 else ""
     return f"The busiest expert of layer {layer} has {times:.1f}× a uniform share{most}."
-
-
-@claim
-def no_assignment() -> str:
-    return "No token was counted in any layer."
 
 
 @claim
@@ -602,31 +460,6 @@ def load_of_all(
     return f"{busiest} Of {experts:,} experts, {unused:,} got no token, {where_most}."
 
 
-# ---- locality -------------------------------------------------------------------------------------------------------
-
-
-@claim
-def repeated_choice(layer: int, share: float, chance: float, first: bool, beyond: int, layers: int) -> str:
-    what = "have the same first choice" if first else "share an expert"
-    return (
-        f"At layer {layer}, {percent(share)} of neighbouring tokens {what}; at random, {percent(chance)} would. Beyond "
-        f"chance: {beyond} of {layers} layers."
-    )
-
-
-@claim
-def used_first(used: int, experts: int) -> str:
-    return f"{used:,} of {experts:,} experts come first here."
-
-
-@claim
-def staying(stay: int, pairs: int, chance: float, used: int, experts: int) -> str:
-    return (
-        f"{stay:,} of {pairs:,} tokens stay{'s' * (stay == 1)} with the expert of the token before, compared with "
-        f"{chance:,.0f} in random order; {used:,} of {experts:,} experts come first here."
-    )
-
-
 # ---- several traces -------------------------------------------------------------------------------------------------
 
 
@@ -644,11 +477,6 @@ def _signed(share: float) -> str:
     if -0.005 < share < 0:
         return "just below 0%"
     return f"−{percent(-share)}" if share < 0 else percent(share)
-
-
-@claim
-def other_texts() -> str:
-    return "These traces are not of the same tokens: part of what differs is due to the texts."
 
 
 @claim
@@ -692,101 +520,11 @@ def sets_of_several(figures: Sequence[Figure]) -> str:
 
 
 @claim
-def routed_parameters(share: float, used: float) -> str:
-    return f"Routed experts are {percent(share)} of all parameters; one token runs through {percent(used)} of them."
-
-
-@claim
 def active_parameters(active: int, total: int) -> str:
     return f"One token runs through {percent(active / total)} of all parameters: {active:,} of {total:,}."
 
 
-@claim
-def touched_parameters(tokens: int, touched: float, active: float) -> str:
-    return (
-        f"Together, {tokens:,} tokens run through {percent(touched)} of all parameters, one token through "
-        f"{percent(active)}."
-    )
-
-
-# ---- placement ------------------------------------------------------------------------------------------------------
-
-
-@claim
-def balanced_devices(before: float, after: float, lower: int, higher: int, layers: int) -> str:
-    return (
-        f"On held-out tokens, balancing changes the busiest device's mean load from {before:.2f}× to {after:.2f}× a "
-        f"uniform share: lower at {lower} of {layers} layers, higher at {higher}."
-    )
-
-
-# ---- kinds of text, and of tokens -----------------------------------------------------------------------------------
-
-
-@claim
-def expert_of_kind(layer: int, label: str, expert: int, share: float, times: float, beyond: int, cells: int) -> str:
-    return (
-        f"At layer {layer}, expert {expert} has {percent(share)} of the assignments of “{short(label)}”, {times:.1f}× "
-        f"a uniform share. Beyond chance: {beyond:,} of {cells:,}."
-    )
-
-
-@claim
-def information_about_kinds(layer: int, information: float, maximum: float, shuffled: float) -> str:
-    return (
-        f"The expert tells most about the label at layer {layer}: {information:.2f} bits of {maximum:.2f}; with "
-        f"shuffled labels {shuffled:.2f}."
-    )
-
-
-@claim
-def most_different_kinds(label: str, other: str, divergence: float, shuffled: float) -> str:
-    return (
-        f"“{short(label)}” and “{short(other)}” are routed most differently: {divergence:.2f} of 1 bit; with shuffled "
-        f"labels {shuffled:.2f}."
-    )
-
-
-@claim
-def expert_of_class(layer: int, kind: str, expert: int, share: float, lift: float, beyond: int, cells: int) -> str:
-    return (
-        f"At layer {layer}, expert {expert} has {percent(share)} of the assignments of “{kind}”, {lift:.1f}× its share "
-        f"of all tokens. Beyond chance: {beyond:,} of {cells:,}."
-    )
-
-
-@claim
-def keeping_of_layer(layer: int, share: float, shuffled: float, clear: int, layers: int) -> str:
-    return (
-        f"At layer {layer}, a token keeps to one expert in {percent(share)} of its occurrences; shuffled, "
-        f"{percent(shuffled)}. Clearly more than shuffled: {clear} of {layers} layers."
-    )
-
-
-@claim
-def keeping_of_expert(layer: int, expert: int, share: float, shuffled: float, clear: int, experts: int) -> str:
-    return (
-        f"At layer {layer}, tokens of expert {expert} go there in {percent(share)} of their occurrences; shuffled, "
-        f"{percent(shuffled)}. Clearly more: {clear:,} of {experts:,} experts."
-    )
-
-
 # ---- who takes a word -----------------------------------------------------------------------------------------------
-
-
-@claim
-def word_not_found(word: str) -> str:
-    return f"“{word}” is not in these texts."
-
-
-@claim
-def word_is_rare(what: str, tokens: int) -> str:
-    return f"Only {count(tokens, 'token')} {what} in these texts: too few to distinguish experts."
-
-
-@claim
-def nobody_takes(what: str, tokens: int) -> str:
-    return f"{tokens:,} tokens {what}; no expert takes clearly more of them than of others."
 
 
 @claim
@@ -803,11 +541,6 @@ def taker(layer: int, expert: int, tokens: int, of: int, what: str, weight: floa
 
 
 @claim
-def routes_alike(cells: int) -> str:
-    return f"All routes of {count(cells, 'token')} and layers give the same loss, so none is better than another."
-
-
-@claim
 def route_ranks(
     tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
 ) -> str:
@@ -816,23 +549,6 @@ def route_ranks(
         f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
         f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
         f"cost {gain:.3f} nats more on average, over {count(tokens, 'token')} of {count(texts, 'text')}."
-    )
-
-
-@claim
-def route_certainty(surest: float, least: float, surest_ties: float, least_ties: float, tie: float) -> str:
-    return (
-        f"Where the model is surest, {percent(surest)} of the other routes are better, and where it is least sure "
-        f"{percent(least)}; with differences up to {tie:g} nats as ties {percent(surest_ties)} and "
-        f"{percent(least_ties)}."
-    )
-
-
-@claim
-def route_stakes(most: float, related: float) -> str:
-    return (
-        f"A tenth of the tokens and layers holds {percent(most)} of what is at stake (the spread over routes). How "
-        f"much is at stake and how well it is done have a rank correlation of {related:.2f}."
     )
 
 
@@ -876,15 +592,6 @@ def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: f
     return (
         f"The path that holds best on texts set aside leads through experts {', '.join(map(str, path))}: "
         f"{count(tokens, 'token')}, {lift:,.1f}× as many as independent layers give, and {lift_aside:,.1f}× there."
-    )
-
-
-@claim
-def map_of_experts(halves: float, renamed: float, kept: float, plane: float) -> str:
-    return (
-        f"How alike experts are on one half of the texts and on the other has a rank correlation of {halves:.2f} (with "
-        f"experts renamed at random, at most {renamed:.2f}); {percent(kept)} of the three nearest stay. A plane shows "
-        f"{percent(plane)} of the three nearest as such."
     )
 
 

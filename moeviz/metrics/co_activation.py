@@ -193,7 +193,7 @@ def co_activation_caption(frame: pd.DataFrame) -> Claim | None:
         return None
     row = one_row(frame, frame["co_activation"][beyond].idxmax())
     pairs = int(beyond.sum()), len(frame)
-    return captions.company(row.layer, row.expert, row.partner, row.co_activation, row.chance, *pairs)
+    return captions.company(row.layer, row.co_activation, row.expert, row.partner, row.chance, *pairs)
 
 
 def strongest_pairs_caption(frame: pd.DataFrame) -> Claim | None:
@@ -205,4 +205,4 @@ def strongest_pairs_caption(frame: pd.DataFrame) -> Claim | None:
     names = np.sort(frame.loc[beyond, ["expert", "partner"]].to_numpy(), axis=1)
     first, second = sorted((row.expert, row.partner))
     pairs = len(np.unique(names, axis=0)), len(frame) // 2
-    return captions.pair(row.layer, first, second, row.tokens, row.chance_tokens, *pairs)
+    return captions.pair(first, second, row.layer, row.tokens, row.chance_tokens, *pairs)

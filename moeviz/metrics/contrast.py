@@ -81,8 +81,9 @@ def texts_of_label(trace: RoutingTrace, label: str) -> RoutingTrace:
     """The texts of one kind in a labelled trace. Raises `InvalidTrace` for a kind that it does not have."""
     labels = trace.tokens["label"].astype(str) if "label" in trace.tokens else pd.Series(dtype=str)
     if label not in set(labels):
-        has = ", ".join(sorted(set(labels))) or "no labels"
-        raise InvalidTrace(f"The trace has no texts of the kind {label!r}; it has {has}. Name one of these.")
+        has = ", ".join(sorted(set(labels)))
+        rest = f"it has {has}. Name one of these." if has else "its texts have no labels. Trace labelled texts."
+        raise InvalidTrace(f"The trace has no texts of the kind {label!r}; {rest}")
     return trace.select(tokens=(labels == label).to_numpy())
 
 

@@ -44,14 +44,7 @@ from moeviz.metrics.convention_search import (
     split_rows,
     without_bias,
 )
-from moeviz.metrics.convention_weights import (
-    Undone,
-    by_number,
-    find_weighting,
-    slot_rule,
-    undo_weights,
-    weighed,
-)
+from moeviz.metrics.convention_weights import Undone, by_number, find_weighting, slot_rule, undo_weights, weighed
 from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, RoutingTrace
 from moeviz.text import spans
 
@@ -236,8 +229,15 @@ class Candidate(NamedTuple):
         state = replace(start, layers=layers, rows=0 if self.split else self.rows)
         if self.bias:
             state = replace(state, chosen=without_bias(pair[0]), theirs=without_bias(pair[1]))
-        if self.split and self.experts:
-            return _split_with_experts(pair, state, self.rows)
+        if self.split and self.experts:  # the experts' numbers by one third of the rows, then where rows are moved
+            third = len(pair[0].tokens) // 3
+            for moved, part in ((0, slice(0, third)), (self.rows, slice(2 * third, None))):
+                some = pair[0].select(tokens=part)
+                found = _with_experts((some, pair[1]), replace(state, rows=moved)) if third >= FEW else None
+                split = None if found is None else split_rows(pair, replace(found, rows=0), self.rows)
+                if split is not None:
+                    return split
+            return None
         if self.split:
             return split_rows(pair, state, self.rows)
         return _with_experts(pair, state) if self.experts else state
@@ -297,18 +297,6 @@ def _with_experts(pair: Pair, state: State) -> State | None:
         if match is not None and match[1] < 2 * LEFT * gap.ids:
             numbers[both[0]] = match[0]
     return replace(state, experts=numbers) if numbers else None
-
-
-def _split_with_experts(pair: Pair, state: State, by: int) -> State | None:
-    """Find the numbers of experts on one third of the rows, then where rows are moved."""
-    third = len(pair[0].tokens) // 3
-    for moved, part in ((0, slice(0, third)), (by, slice(2 * third, None))):
-        some = pair[0].select(tokens=part)
-        found = _with_experts((some, pair[1]), replace(state, rows=moved)) if third >= FEW else None
-        split = None if found is None else split_rows(pair, replace(found, rows=0), by)
-        if split is not None:
-            return split
-    return None
 
 
 def _by_layer(pair: Pair, state: State) -> State:

@@ -48,7 +48,7 @@ def experts_needed(trace: Counted | Statistics) -> pd.DataFrame:
 
 def _needed_by_lot(tokens: int, assignments: int, num_experts: int) -> list[int]:
     """Experts that serve each level, where as many experts serve each number of tokens as expected at random."""
-    if not tokens or assignments == tokens * num_experts:
+    if not tokens or assignments == tokens * num_experts or assignments > 1e9 * num_experts:  # luck is no expert then
         return [-(-percent * num_experts // 100) if tokens else 0 for percent in LEVELS]
     chance = assignments / (tokens * num_experts)
     mean, reach = tokens * chance, 12 * np.sqrt(tokens * chance) + 12  # beyond it, probabilities are under 1e-20

@@ -96,7 +96,6 @@ def _nearest(trace: RoutingTrace, recorded: np.ndarray, asked: Asked | None) -> 
 
 
 def _ends(scores: np.ndarray, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The score of the last expert chosen, and that of the best one left out."""
     return np.where(chosen, scores, np.inf).min(axis=1), np.where(chosen, -np.inf, scores).max(axis=1)
 
 
@@ -123,7 +122,6 @@ def kept_rows(pair: Pair) -> tuple[np.ndarray, np.ndarray, int]:
 
 
 def _equal(one: np.ndarray, other: np.ndarray) -> int:
-    """Count the elements that are equal, from the first on."""
     differ = np.flatnonzero(one != other)
     return int(differ[0]) if len(differ) else len(one)
 

@@ -198,7 +198,7 @@ def _difference(found: Convention) -> str:
     layers, detail = _layers(found.layers), found.detail
     match found.kind:
         case "positions":
-            return f"The second counts positions otherwise: token t of the first is its token t{detail:+d}."
+            return f"The second counts positions differently: token t of the first is its token t{detail:+d}."
         case "rows":
             by, starts = detail
             cause = "lost a row, or the second has one twice" if by > 0 else "has a row twice, or the second lost one"
@@ -212,11 +212,11 @@ def _difference(found: Convention) -> str:
         case "layers":
             some = with_and([f"layer {mine} is layer {there}" for mine, there in detail[1][:3]])
             more = f", and {len(detail[1]) - 3} more are moved" if len(detail[1]) > 3 else ""
-            return f"Layers have other numbers: {some} of the second{more}."
+            return f"Layers are numbered differently: {some} of the second{more}."
         case "experts":
             most, alike = detail
-            how = ", alike in all of these" if alike and len(found.layers) > 1 else ""
-            return f"Experts have other numbers at {layers}: up to {most} of them{how}."
+            how = ", in the same way at each" if alike and len(found.layers) > 1 else ""
+            return f"Experts are numbered differently at {layers}: up to {most} per layer{how}."
         case "slots":
             return f"One of the two records more experts per token: the first {detail} are in both."
         case "rows of layers":
@@ -235,7 +235,7 @@ def _difference(found: Convention) -> str:
             return f"The first weighs experts by a {mine}, the second by a {theirs}."
         case "normalisation":
             other = "second" if detail == "first" else "first"
-            return f"The {detail}’s weights of every token have one sum, and the {other}’s have not: one normalises."
+            return f"The {detail}’s weights of each token have the same sum, the {other}’s have not: one normalises."
         case "equal weights":
             return f"The {detail} gives all experts of a token the same weight."
         case "weights of other slots":

@@ -146,7 +146,7 @@ def expert_names_caption(frame: pd.DataFrame) -> Claim | None:
     if held.empty:
         return None
     best = one_row(held, held["phi"].idxmax())
-    return captions.names_that_hold(len(held), len(frame), best.layer, best.expert, best.name)
+    return captions.names_that_hold(len(held), len(frame), best.expert, best.layer, best.name)
 
 
 def _kinds_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:

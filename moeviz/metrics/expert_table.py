@@ -379,7 +379,7 @@ def chance_sentence(by_chance: Sequence[int], experts: int) -> Claim:
 
     by_chance   of `moeviz.metrics.expert_names.names_by_chance`.
     """
-    return captions.names_by_chance(float(np.mean(by_chance)), min(by_chance), max(by_chance), experts)
+    return captions.names_by_chance(float(np.mean(by_chance)), experts, min(by_chance), max(by_chance))
 
 
 def expert_table_sentences(table: pd.DataFrame) -> list[Claim]:

@@ -54,13 +54,11 @@ def runs_of_layers(trace: RoutingTrace, first: bool | None = None) -> list[Layer
 
 
 def _counted(trace: RoutingTrace, row: int, first: bool) -> Int16[np.ndarray, "T S"]:
-    """Return the slots that make an expert have a token: the first, or all."""
     counted: np.ndarray = trace.experts[row, :, : 1 if first else None]
     return counted
 
 
 def _follows(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
-    """Mark the tokens that come directly after the row before them."""
     sequence, position = (trace.tokens[name].to_numpy() for name in ("sequence", "position"))
     follows = np.zeros(len(sequence), bool)
     follows[1:] = (np.diff(sequence) == 0) & (np.diff(position) == 1)
@@ -173,12 +171,7 @@ def _usual_shares(trace: RoutingTrace, usual: RoutingTrace) -> Shares:
 _known: WeakKeyDictionary[RoutingTrace, dict[bool, Shares]] = WeakKeyDictionary()  # of texts that many are held to
 
 
-def _busiest(
-    trace: RoutingTrace,
-    layers: list[LayerRuns],
-    chance: float,
-    before: Shares | None,
-) -> Finding | None:
+def _busiest(trace: RoutingTrace, layers: list[LayerRuns], chance: float, before: Shares | None) -> Finding | None:
     best, place = chance, None
     for one in layers:
         share, uniform = one.tokens / len(one.recorded), one.filled / len(one.tokens)

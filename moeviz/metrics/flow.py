@@ -200,8 +200,8 @@ def transitions_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond.any():
         return None
     row = one_row(taken, taken["share"][beyond].idxmax())
-    ends = row.from_layer, row.from_expert, row.to_layer, row.to_expert
-    return captions.next_choice(*ends, row.share, row.chance, int(beyond.sum()), len(taken))
+    begin, end = (row.from_expert, row.from_layer, row.share), (row.to_expert, row.to_layer, row.chance)
+    return captions.next_choice(*begin, *end, int(beyond.sum()), len(taken))
 
 
 def consecutive_information_caption(frame: pd.DataFrame) -> Claim | None:

@@ -143,7 +143,6 @@ def _two_layers(trace: Counted) -> None:
 def _information(
     a: Int16[np.ndarray, " T"], b: Int16[np.ndarray, " T"], sizes: tuple[int, ...], orders: list[np.ndarray]
 ) -> tuple[str, str, float, float, float]:
-    """The row about mutual information."""
     luck = np.mean([_mutual_information(a, b[order], sizes) for order in orders])
     maximum = min(entropy_of_counts(np.bincount(a)), entropy_of_counts(np.bincount(b)))
     return "mutual information", "bits", _mutual_information(a, b, sizes), float(luck), maximum
@@ -198,7 +197,7 @@ def ranked_load_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond_chance(frame["load"], assignments, frame["uniform"]).any():
         return None
     high, low = one_row(first, first["times_even"].idxmax()), one_row(first, first["times_even"].idxmin())
-    return captions.busier_of_two(high.layer, high.times_even, low.layer, low.times_even)
+    return captions.busier_of_two(high.times_even, high.layer, low.times_even, low.layer)
 
 
 def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
@@ -209,7 +208,7 @@ def two_balances_caption(frame: pd.DataFrame) -> Claim | None:
     high, low = one_row(layers, layers["cv"].idxmax()), one_row(layers, layers["cv"].idxmin())
     if not high.cv > 0 or high.cv < 1.5 * low.cv or high.cv < 2.0 * high.chance_cv:
         return None
-    return captions.wider_of_two(high.layer, high.cv, low.layer, low.cv)
+    return captions.wider_of_two(high.layer, low.layer, high.cv, low.cv)
 
 
 def overlap_caption(frame: pd.DataFrame) -> Claim | None:

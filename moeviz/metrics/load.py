@@ -185,7 +185,7 @@ def load_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond_chance(frame["load"], assignments, frame["uniform"])[at]:
         return None
     row = one_row(frame, at)
-    return captions.busiest_expert(row.layer, row.expert, row.load, row.times_even)
+    return captions.busiest_expert(row.expert, row.layer, row.load, row.times_even)
 
 
 def importance_caption(frame: pd.DataFrame) -> Claim | None:
@@ -197,7 +197,7 @@ def importance_caption(frame: pd.DataFrame) -> Claim | None:
     if clear.empty:
         return None
     row = one_row(frame, clear.idxmax())
-    return captions.load_and_probability(row.layer, row.expert, row.load, row.importance, len(clear), len(frame))
+    return captions.load_and_probability(row.expert, row.layer, row.load, row.importance, len(clear), len(frame))
 
 
 def balance_caption(frame: pd.DataFrame) -> Claim | None:

@@ -231,4 +231,4 @@ def _repeats_caption(frame: pd.DataFrame, first: bool) -> Claim | None:
     if not beyond.any():
         return None
     row = one_row(own, own["share"][beyond].idxmax())
-    return captions.repeated_choice(row.layer, row.share, row.load_chance, first, int(beyond.sum()), len(own))
+    return captions.repeated_choice(row.layer, row.share, first, row.load_chance, int(beyond.sum()), len(own))

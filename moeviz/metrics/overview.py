@@ -79,7 +79,6 @@ def _modal(
 
 
 def _ranks(first: Int16[np.ndarray, " chosen"], num_experts: int) -> Int16[np.ndarray, " E"]:
-    """Place of each expert among the first choices, from 1."""
     ranks = np.empty(num_experts, np.int16)
     ranks[np.argsort(-np.bincount(first, minlength=num_experts), kind="stable")] = np.arange(1, num_experts + 1)
     return ranks

@@ -76,7 +76,6 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _with_parameters(trace: RoutingTrace) -> np.ndarray:
-    """The expert ids, without those that compute nothing."""
     first_zero = np.asarray(trace.model.num_experts)[:, None, None] - trace.model.zero_experts
     return np.where(trace.experts < first_zero, trace.experts, NO_EXPERT)
 

@@ -8,7 +8,7 @@ from heapq import heappop, heapreplace
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64, Num
+from jaxtyping import Int64, Num
 
 from moeviz.claims import Claim
 from moeviz.errors import MoevizError
@@ -49,7 +49,8 @@ def placement(trace: Counted, devices: int | None = None, copies: int | None = N
         n, extra = placement_sizes(trace, found.row, devices, copies)
         for judged_on, planned, judged in _judgements(trace, found):
             for name, replicas in zip(PLACEMENTS, planned_replicas(planned, n, extra), strict=True):
-                load = _device_loads(replicas, judged, n)
+                each = judged / np.bincount(replicas, minlength=len(judged))
+                load: np.ndarray = each[replicas].reshape(n, -1).sum(axis=1) / max(judged.sum(), 1)
                 columns = {"layer": np.int32(layer), "judged_on": judged_on, "placement": name}
                 facts = {"device": np.arange(n, dtype=np.int16), "experts": np.int16(len(replicas) // n), "load": load}
                 frames.append(pd.DataFrame(columns | facts | {"even": 1 / n, "times_even": load * n}))
@@ -123,14 +124,6 @@ def planned_replicas(
     """The expert of each replica, device by device: of experts in order, balanced, and balanced with copies."""
     plans = [rebalance_experts(counts[None], len(counts) + more, 1, 1, devices)[0] for more in (0, copies)]
     return np.arange(len(counts)), plans[0], plans[1]
-
-
-def _device_loads(
-    replicas: Int64[np.ndarray, " R"], counts: Int64[np.ndarray, " E"], devices: int
-) -> Float64[np.ndarray, " N"]:
-    each = counts / np.bincount(replicas, minlength=len(counts))
-    loads: np.ndarray = each[replicas].reshape(devices, -1).sum(axis=1) / max(counts.sum(), 1)
-    return loads
 
 
 def rebalance_experts(
@@ -245,5 +238,5 @@ def imbalance_caption(frame: pd.DataFrame) -> Claim | None:
     before, after = known[CONTIGUOUS], known[BALANCED]
     if known.empty or not abs(before.mean() - after.mean()) >= 0.2 * before.mean():
         return None
-    counts = (after < before).sum(), (after > before).sum(), len(known)
+    counts = (after < before).sum(), len(known), (after > before).sum()
     return captions.balanced_devices(before.mean(), after.mean(), *counts)

@@ -231,7 +231,7 @@ def route_sentences(regret: RouteRegret) -> list[Claim]:
             one["low"],
             one["high"],
         ),
-        captions.route_certainty(rank[0], rank[1], ties[0], ties[1], TIE),
+        captions.route_certainty(rank[0], rank[1], TIE, ties[0], ties[1]),
         captions.route_stakes(*_stakes(cells)),
     ]
     if regret.every and "label" in cells and cells["label"].nunique() > 1:

@@ -202,7 +202,6 @@ def _texts(trace: RoutingTrace, why: str) -> _Texts:
 def _counts(
     groups: np.ndarray, num_groups: int, experts: Int16[np.ndarray, "T K"], num_experts: int
 ) -> Int64[np.ndarray, "G E"]:
-    """How often each group of tokens chose each expert."""
     token, slot = np.nonzero(experts >= 0)
     cells = groups[token] * num_experts + experts[token, slot]
     return np.bincount(cells, minlength=num_groups * num_experts).reshape(num_groups, num_experts)
@@ -237,7 +236,7 @@ def label_load_caption(frame: pd.DataFrame) -> Claim | None:
         return None
     row = one_row(frame, frame["share"][beyond].idxmax())
     times = row.share / row.uniform
-    return captions.expert_of_kind(row.layer, row.label, row.expert, row.share, times, int(beyond.sum()), len(frame))
+    return captions.expert_of_kind(row.layer, row.expert, row.share, row.label, times, int(beyond.sum()), len(frame))
 
 
 def label_information_caption(frame: pd.DataFrame) -> Claim | None:

@@ -279,7 +279,7 @@ def token_kinds_caption(frame: pd.DataFrame) -> Claim | None:
     if not beyond.any():
         return None
     row = one_row(frame, frame["lift"][beyond].idxmax())
-    return captions.expert_of_class(row.layer, row.kind, row.expert, row.share, row.lift, int(beyond.sum()), len(frame))
+    return captions.expert_of_class(row.layer, row.expert, row.share, row.kind, row.lift, int(beyond.sum()), len(frame))
 
 
 def vocabulary_layers_caption(frame: pd.DataFrame) -> Claim | None:

@@ -174,9 +174,9 @@ def who_takes_sentence(found: WordTokens, takers: pd.DataFrame, weighed: bool) -
     if not count:
         return captions.word_not_found(found.word)
     if count < FEW:
-        return captions.word_is_rare(found.what, count)
+        return captions.word_is_rare(count, found.what)
     if takers.empty:
-        return captions.nobody_takes(found.what, count)
+        return captions.nobody_takes(count, found.what)
     best = one_row(takers, takers.index[0])
     weight = best.share if weighed else None
     return captions.taker(best.layer, best.expert, best.tokens, best.of, found.what, weight, best.usual)

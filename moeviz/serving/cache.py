@@ -106,9 +106,7 @@ def random_depths(asked: Requests, seed: int) -> Depths:
 
 
 def _restacked(
-    asked: Requests,
-    key: Callable[[int, int], tuple[float, ...]],
-    use: Callable[[int, list[int]], None],
+    asked: Requests, key: Callable[[int, int], tuple[float, ...]], use: Callable[[int, list[int]], None]
 ) -> Depths:
     """The depths of all requests, as `_depths`, where keys of all experts change with each step: the highest goes."""
     experts = asked.expert.tolist()
@@ -155,7 +153,6 @@ def _by_expert(asked: Requests) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bounds(asked: Requests) -> Iterator[tuple[int, int]]:
-    """The first request of each step, and the one after its last."""
     return pairwise(np.searchsorted(asked.step, np.arange(asked.steps + 1)).tolist())
 
 

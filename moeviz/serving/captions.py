@@ -1,13 +1,23 @@
 """The words of every claim about serving. What is claimed, and when, stands next to each answer.
 
-To mend a sentence, change it here, then run `pytest --update-golden tests/metrics/test_claims.py`.
+To mend a sentence, change it here or in `captions.toml`, then run
+`pytest --update-golden tests/metrics/test_claims.py`.
 """
 
-from moeviz.claims import claim
-from moeviz.metrics.captions import count
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from moeviz.claims import Claim, claim
+from moeviz.metrics.captions import claims_in, count
 from moeviz.metrics.words import bytes_said, percent
 
 LITTLE = "Too little evidence"
+
+globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
 def _signed(share: float) -> str:
@@ -16,52 +26,6 @@ def _signed(share: float) -> str:
 
 def _points(least: float, most: float) -> str:
     return f"{100 * least:+.1f} to {100 * most:+.1f}".replace("-", "−")
-
-
-# ---- too little to judge --------------------------------------------------------------------------------------------
-
-
-@claim
-def few_tokens(tokens: int, needed: int) -> str:
-    return f"{LITTLE}: {count(tokens, 'token')} to judge on, and {needed:,} are needed."
-
-
-@claim
-def few_windows(windows: int, needed: int) -> str:
-    return f"{LITTLE}: there are {count(windows, 'window')} of time, and {needed} are needed."
-
-
-@claim
-def few_choices(choices: int, needed: int) -> str:
-    return f"{LITTLE}: one half has {count(choices, 'choice')} at a layer, and {needed:,} are needed."
-
-
-@claim
-def few_choices_per_device(choices: float, needed: int) -> str:
-    return f"{LITTLE}: a device has {choices:,.0f} choices in a part of them, and {needed:,} are needed."
-
-
-@claim
-def few_choices_for_staleness(choices: int, needed: int) -> str:
-    return f"{LITTLE}: a layer has {count(choices, 'choice')} in a part of the recordings, and {needed:,} are needed."
-
-
-# ---- a plan of one recording, judged on another ---------------------------------------------------------------------
-
-
-@claim
-def layers_judged(judged: int, layers: int) -> str:
-    return f"{judged} of {count(layers, 'layer')} were judged: the others are not in both, or have other experts there."
-
-
-@claim
-def fresh_plan_fits() -> str:
-    return "The fresh plan is made from the tokens that judge it, since these counts are in no order: it is a bound."
-
-
-@claim
-def texts_in_both(again: int, texts: int) -> str:
-    return f"{again:,} of {count(texts, 'text')} that judge are also in the first recording."
 
 
 # ---- memory for experts ---------------------------------------------------------------------------------------------
@@ -76,11 +40,6 @@ def split_memory(
         f"changes hits by {_points(least, most)} points on tokens that the split was not made from. Split equally they "
         f"are {percent(equal)} (chance: {percent(chance)}). A gain of one point is required in every judgement."
     )
-
-
-@claim
-def all_held(memory: float, needed: float) -> str:
-    return f"{bytes_said(memory)} hold all experts, which take {bytes_said(needed)}: nothing is fetched."
 
 
 def _held(memory: float, capacity: int, fewest: int, most: int) -> str:
@@ -147,22 +106,6 @@ def recency_or_popularity(capacity: int, recent: float, popular: float, chance: 
 
 
 @claim
-def batch_needs(batch: int, needed: float, chance: float) -> str:
-    return (
-        f"{batch} tokens in a row need {needed:.1f} experts per layer; tokens that choose at random would need "
-        f"{chance:.1f}."
-    )
-
-
-@claim
-def draft_unknown(draft: int, needed: float, experts: int) -> str:
-    return (
-        f"Not known: counts do not record which token followed which. {draft} unrelated tokens need {needed:.1f} of "
-        f"{experts} experts of a layer."
-    )
-
-
-@claim
 def draft_needs(draft: int, one: float, needed: float, experts: int, chance: float) -> str:
     times = needed / one
     return (
@@ -173,11 +116,6 @@ def draft_needs(draft: int, one: float, needed: float, experts: int, chance: flo
 
 
 # ---- placement on devices -------------------------------------------------------------------------------------------
-
-
-@claim
-def one_expert_per_device(experts: int, devices: int) -> str:
-    return f"{experts} experts on {devices} devices are one each, so there is nothing to place."
 
 
 @claim
@@ -204,15 +142,6 @@ def placement_trial(
 
 
 @claim
-def drift(verdict: str, kept: float, chance: float, moved: float, dealt: float, beyond: int, layers: int) -> str:
-    return (
-        f"{verdict}: of the busiest quarter of experts in the first half, {percent(kept)} are among the busiest of the "
-        f"second (chance: {percent(chance)}). {percent(moved)} of the choices went to other experts; windows in random "
-        f"order move {percent(dealt)}. That is more than in each of 20 random orders at {beyond} of {layers} layers."
-    )
-
-
-@claim
 def busiest_device(
     devices: int, most_devices: int, in_order: float, balanced: float, copies: float, reached: float
 ) -> str:
@@ -220,27 +149,6 @@ def busiest_device(
     return (
         f"On {number} devices, the busiest has {balanced:.2f} times the mean load if experts are balanced, "
         f"{copies:.2f} with copies and {in_order:.2f} in order; a token reaches {reached:.1f} devices at a layer."
-    )
-
-
-@claim
-def balanced_or_copied(in_order: float, balanced: float, copies: float) -> str:
-    return (
-        f"The busiest device has {in_order:.2f}× the mean load with experts in order, balanced {balanced:.2f}×, with "
-        f"copies {copies:.2f}× (held out)."
-    )
-
-
-@claim
-def kept_whole_unknown(needed: int) -> str:
-    return f"How many tokens find all of their experts on the GPU is not judged: {needed:,} tokens are needed."
-
-
-@claim
-def kept_whole(busiest: float, together: float, chance: float) -> str:
-    return (
-        f"With half of each layer's experts, chosen from the first half of the tokens, {percent(together)} of the "
-        f"tokens of the second find all of theirs; with the busiest {percent(busiest)} (chance: {percent(chance)})."
     )
 
 
@@ -288,26 +196,6 @@ def _cards(cards: int, card: str) -> str:
 
 
 @claim
-def slots_changed(changed: int) -> str:
-    return (
-        f"{count(changed, 'slot')} {'was' if changed == 1 else 'were'} changed, so that no device has an expert twice."
-    )
-
-
-@claim
-def made_from_all(tokens: int) -> str:
-    return f"It is made from all {tokens:,} tokens, and was not judged on others."
-
-
-@claim
-def layers_on_gpu(engine: str, on_gpu: int, layers: int) -> str:
-    return (
-        f"{engine} places whole layers: the experts of {on_gpu} of {layers} stay on the GPU, in those layers of which "
-        "a step reads most."
-    )
-
-
-@claim
 def layers_planned(planned: str, layers: int, missing: str, elsewhere: str, all_known: bool) -> str:
     unknown = "" if all_known else "The trace does not record how many layers the model has in all. "
     has = f"{unknown}The plan is for {count(layers, 'layer')}: {planned}."
@@ -317,11 +205,6 @@ def layers_planned(planned: str, layers: int, missing: str, elsewhere: str, all_
         f"{has} For {missing} the file has {elsewhere}: that is right if they are dense. If they have experts, record "
         "them too."
     )
-
-
-@claim
-def plan_not_judged(tokens: int, why: str) -> str:
-    return f"It is made from all {tokens:,} tokens, and could not be judged on others: {why}."
 
 
 @claim

@@ -106,7 +106,6 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
 
 
 def _busiest(experts: int) -> int:
-    """A quarter of the experts, one at least."""
     return max(experts // 4, 1)
 
 

@@ -56,19 +56,15 @@ def _row(model: ServedModel, bits: int, context: int, batch: int) -> dict[str, o
     weights, expert = weight_bytes(counts.total, bits), weight_bytes(max(counts.per_expert), bits)
     routed = weight_bytes(counts.routed_experts, bits)
     kept = VALUE_BYTES * sum(cache.values(context) for cache in model.caches)
-    step = _step_bytes(model, context, batch)
+    values = 3 * model.hidden + model.top_k * (2 * model.hidden + 3 * model.width)
+    # Buffers of one layer for the tokens of a step, and the logits of each sequence.
+    step = values * min(MOST_READ, context) * VALUE_BYTES + LOGIT_BYTES * model.vocabulary * batch
     taken = weights + kept * batch + step
     row = {"model": model.name, "weight_bits": bits, "context": context, "batch": batch}
     row |= {"weight_bytes": weights, "routed_bytes": routed, "expert_bytes": expert}
     row |= {"kv_bytes_per_token": kept // context, "kv_bytes": kept * batch, "step_bytes": step, "bytes": taken}
     row |= {card: cards_needed(taken, card) for card in CARDS}
     return row | dict(_experts_that_fit(model, taken - routed, sum(counts.per_expert) * bits // 8))
-
-
-def _step_bytes(model: ServedModel, context: int, batch: int) -> int:
-    """Buffers of one layer for the tokens of a step, and the logits of each sequence."""
-    values = 3 * model.hidden + model.top_k * (2 * model.hidden + 3 * model.width)
-    return values * min(MOST_READ, context) * VALUE_BYTES + LOGIT_BYTES * model.vocabulary * batch
 
 
 def _experts_that_fit(model: ServedModel, rest: int, one_a_layer: int) -> Iterator[tuple[str, int]]:

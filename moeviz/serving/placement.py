@@ -147,10 +147,10 @@ def kept_whole(trace: RoutingTrace, first: Bool[np.ndarray, " T"]) -> tuple[floa
 def together_sentence(trace: RoutingTrace) -> Claim:
     """Claim how many tokens need no expert but those kept, if these are the busiest and if they share tokens."""
     half = len(trace.tokens) // 2
-    shares = kept_whole(trace, np.arange(len(trace.tokens)) < half)
-    if half < FEWEST or np.isnan(shares).any():
+    busiest, together, chance = kept_whole(trace, np.arange(len(trace.tokens)) < half)
+    if half < FEWEST or np.isnan([busiest, together, chance]).any():
         return captions.kept_whole_unknown(2 * FEWEST)
-    return captions.kept_whole(*shares)
+    return captions.kept_whole(together, busiest, chance)
 
 
 def _shared_tokens(sets: Int[np.ndarray, "T K"], num_experts: int) -> Float64[np.ndarray, "E E"]:

@@ -153,7 +153,6 @@ def of_others(groups: Int64[np.ndarray, "G E"]) -> list[tuple[Int64[np.ndarray, 
 
 
 def _stretches(places: Int[np.ndarray, "T 2"]) -> tuple[Int32[np.ndarray, " T"], Int64[np.ndarray, " T"]]:
-    """The run and the sequence of each token."""
     steps = np.diff(places[:, 0])
     if (steps < 0).any():
         return _runs(places), np.unique(places[:, 0], return_inverse=True)[1]

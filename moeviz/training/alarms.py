@@ -148,7 +148,10 @@ class Alarms:
             few = busy[: self.watched.top_k]
             names = tuple(sorted(few.tolist()))
             return {("collapse", layer): captions.alarm_collapse(layer, names, size, share[few].sum(), *cause)}
-        limit = self._most(size) * (1 - self._margin("load", layer))
+        most = min(
+            self.rules.max_violation, (size / self.watched.top_k - 1) / 2
+        )  # MaxVio: half of the greatest possible
+        limit = most * (1 - self._margin("load", layer))
         if self._due(("load", layer), bool(share[busy[0]] * size - 1 > limit)):
             times, most = share[busy[0]] * size, size / self.watched.top_k
             return {("load", layer): captions.alarm_load(layer, busy[0], times, most, *cause)}
@@ -162,10 +165,6 @@ class Alarms:
     def _margin(self, kind: str, layer: int) -> float:
         """Return the part of its threshold by which a figure must be back: 0 for an alarm that is not on."""
         return self.rules.margin if (kind, layer) in self.on else 0.0
-
-    def _most(self, size: int) -> float:
-        """Return the MaxVio that is allowed: half of the greatest possible, if that is less than the rule."""
-        return min(self.rules.max_violation, (size / self.watched.top_k - 1) / 2)
 
     def _confidence(self, row: int, layer: int, size: int) -> dict[Key, str]:
         total, tokens, before = self.mass[row]

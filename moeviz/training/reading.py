@@ -59,7 +59,11 @@ def read_run(path: str | Path, options: ImportOptions = NOTHING_TOLD, max_bytes:
     if why := why_no_file(path := Path(path)):
         raise InvalidTrace(f"There is no run of training at {quoted(path)}: the name {why}.")
     if (file := _routing_file(path)) is not None:
-        return _moeviz_run(file, max_bytes)
+        _check_size(file.stat().st_size, file.name, max_bytes)
+        named = file.parent.parent if file.parent.name in USUAL else file.parent
+        with file.open("rb") as opened:
+            lines = lines_of(opened.readline, file.stat().st_size)
+        return _run_of(lines, named.name or file.parent.name or file.name, file.parent)
     if (place := megatron_folder(path)) is not None:
         return megatron_run(place, options)
     if (place := event_folder(path)) is not None:
@@ -81,14 +85,6 @@ def _routing_file(path: Path) -> Path | None:
     if path.is_file() and path.suffix == ".jsonl" and path.parent.name != "tokens_per_expert":
         return path if not path.name.startswith("rank") else None
     return next((file for place in USUAL if (file := path / place / FILE).is_file()), None)
-
-
-def _moeviz_run(file: Path, max_bytes: int) -> TrainingRun:
-    _check_size(file.stat().st_size, file.name, max_bytes)
-    named = file.parent.parent if file.parent.name in USUAL else file.parent
-    with file.open("rb") as opened:
-        lines = lines_of(opened.readline, file.stat().st_size)
-    return _run_of(lines, named.name or file.parent.name or file.name, file.parent)
 
 
 def _check_size(size: int, name: str, max_bytes: int) -> None:

@@ -141,19 +141,15 @@ def _take_line(found: Lines, line: bytes, skipped: bool = False) -> bool:
         elif "said" in said:
             found.said.append(str(said["said"]))
         else:
-            _take_log(found, said, skipped)
+            step, events = whole(said["step"]), [_event(event) for event in said.get("alarms", [])]
+            if not skipped:
+                found.logs[step] = _log(said)
+            found.events.pop(step, None)  # the last line of a step wins
+            if events:
+                found.events[step] = events
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError):
         return False
     return True
-
-
-def _take_log(found: Lines, said: dict[str, Any], skipped: bool) -> None:
-    step, events = whole(said["step"]), [_event(event) for event in said.get("alarms", [])]
-    if not skipped:
-        found.logs[step] = _log(said)
-    found.events.pop(step, None)  # the last line of a step wins
-    if events:
-        found.events[step] = events
 
 
 def _begin(found: Lines, said: dict[str, Any]) -> None:
@@ -310,7 +306,10 @@ class Arrays:
     def read(self, file: Path) -> None:
         """Take what a file has. Raises `InvalidTrace` for one that is damaged, or not of this run."""
         try:
-            _check_declared_size(parquet.read_metadata(file))
+            metadata = parquet.read_metadata(file)
+            size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
+            if size > MAX_BYTES or metadata.num_rows > MAX_ROWS:
+                raise ValueError(f"it unpacks to {size:,} bytes in {metadata.num_rows:,} rows")
             table = parquet.read_table(file, schema=SCHEMA)
             table.validate(full=True)
             step, layer = (table.column(name).to_numpy() for name in ("step", "layer"))
@@ -333,14 +332,7 @@ class Arrays:
             target[row[mine & kept], column[mine & kept], :length] = values[starts[:, None] + np.arange(length)]
 
 
-def _check_declared_size(metadata: parquet.FileMetaData) -> None:
-    size = sum(metadata.row_group(group).total_byte_size for group in range(metadata.num_row_groups))
-    if size > MAX_BYTES or metadata.num_rows > MAX_ROWS:
-        raise ValueError(f"it unpacks to {size:,} bytes in {metadata.num_rows:,} rows")
-
-
 def _places(known: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Return the place of each value among the known ones, in ascending order; -1 for others."""
     if not len(known):
         return np.full(len(values), -1)
     at = np.searchsorted(known, values).clip(max=len(known) - 1)

@@ -178,11 +178,11 @@ def test_a_part_that_is_left_out_or_wrong_is_noticed_in_the_sum(embedded, monkey
     """The last check by itself: the additions are taken on trust, and one is wrong; then a router's rows are."""
     with monkeypatch.context() as trusting:
         trusting.setattr(module, "_is_sum", lambda *_: True)
-        with changed(embedded, "layer"), pytest.raises(CaptureError, match=r"in layer 3 the parts are .* away"):
+        with changed(embedded, "layer"), pytest.raises(CaptureError, match="layer 3"):
             direct_attribution(embedded, TEXT, TOKEN, layers=[3])
     own = module.router_rows
     monkeypatch.setattr(module, "router_rows", lambda router: (1.001 * own(router)[0], own(router)[1]))
-    with pytest.raises(CaptureError, match=r"in layer 0 the parts are 0\.001 of the largest logit away"):
+    with pytest.raises(CaptureError, match=r"layer 0.*0\.001"):
         direct_attribution(embedded, TEXT, TOKEN)
 
 
@@ -201,7 +201,7 @@ def test_one_token_and_the_layers_that_were_asked_for(embedded):
     some = direct_attribution(embedded, TEXT, TOKEN, layers=[4, 1])
     assert some["layer"].unique().tolist() == [1, 4] and not whole["logit"].equals(last["logit"])
     pd.testing.assert_frame_equal(some, whole[whole["layer"].isin([1, 4])].reset_index(drop=True))
-    with pytest.raises(InvalidPrompt, match="no token 99 in a prompt of"):
+    with pytest.raises(InvalidPrompt, match="token 99"):
         direct_attribution(embedded, TEXT, 99)
     with pytest.raises(CaptureError, match="no MoE layer 9"):
         direct_attribution(embedded, TEXT, layers=[9])

@@ -114,9 +114,7 @@ def dealt_anew(gains, shuffle):
 
 def test_sums_that_would_fill_the_memory_are_not_begun(model, monkeypatch):
     monkeypatch.setattr(module, "MOST_BYTES", 2**20)
-    with pytest.raises(
-        CaptureError, match=r"What the 48 experts of embedded write takes sums of 0\.\d GB, and at most"
-    ):
+    with pytest.raises(CaptureError, match=r"48 experts.*0\.\d GB"):
         expert_vectors(model, texts_that_ship())
 
 

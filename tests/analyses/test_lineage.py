@@ -453,20 +453,20 @@ def test_what_cannot_be_compared_is_refused_in_one_sentence(case, tmp_path):
 
 def test_a_gguf_file_that_is_no_model_or_of_another_format_is_refused(tmp_path):
     (tmp_path / "a.gguf").write_bytes(b"GGUF")
-    with pytest.raises(ModelNotFound, match=r"The GGUF file .* cannot be read: The header .* was cut off"):
+    with pytest.raises(ModelNotFound, match="GGUF"):
         moeviz.lineage("embedded", str(tmp_path / "a.gguf"))
     kinds = {f"blk.0.ffn_{part}_exps.weight": (np.zeros((2, 256, 256), np.float32), "F32") for part in ("up", "down")}
     path = write_gguf(tmp_path / "b.gguf", {"general.architecture": "llama"}, kinds)
     data = path.read_bytes()
     at = data.index(b"blk.0.ffn_up_exps.weight") + len(b"blk.0.ffn_up_exps.weight") + 4 + 3 * 8
     path.write_bytes(data[:at] + (16).to_bytes(4, "little") + data[at + 4 :])
-    with pytest.raises(CaptureError, match=r"are stored as IQ2_XXS, which moeviz does not read"):
+    with pytest.raises(CaptureError, match="IQ2_XXS"):
         moeviz.lineage("embedded", str(path))
 
 
 def test_a_dense_model_of_another_shape_is_refused(tmp_path):
     tiny_model(DENSE).save_pretrained(tmp_path / "dense")
-    with pytest.raises(CaptureError, match=r"write vectors of 256 numbers, and those of .* of 32"):
+    with pytest.raises(CaptureError, match=r"256 numbers.*32"):
         moeviz.lineage("embedded", str(tmp_path / "dense"))
 
 

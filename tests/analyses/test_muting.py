@@ -33,7 +33,7 @@ def test_only_the_experts_asked_for_are_muted(model):
     some = moeviz.ablate(model, text, experts=[(2, 1), (0, 3)]).set_index(["layer", "expert"])
     assert set(some.index) == {(2, 1), (0, 3)}
     assert some["loss_change"].to_dict() == whole.loc[some.index, "loss_change"].to_dict()
-    with pytest.raises(CaptureError, match="tiny has no expert 8 in layer 0 to mute"):
+    with pytest.raises(CaptureError, match=r"expert 8.*layer 0"):
         moeviz.ablate(model, text, experts=[(0, 8)])
 
 

@@ -173,7 +173,7 @@ def test_a_cut_that_the_config_cannot_say_is_refused(whole, tmp_path, cut, says)
 
 def test_groups_must_stay_of_one_size(tmp_path):
     saved("deepseek_v3", tmp_path / "whole")
-    with pytest.raises(CaptureError, match="The 4 groups of layer 1 must stay of one size"):
+    with pytest.raises(CaptureError, match=r"4 groups.*layer 1"):
         Checkpoint.of(str(tmp_path / "whole")).write(tmp_path / "smaller", dict.fromkeys((1, 2), (0, 1, 2, 4)))
 
 

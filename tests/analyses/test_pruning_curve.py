@@ -52,7 +52,7 @@ def test_scores_are_those_worked_by_hand():
     assert found.loc[1, ["reap", "reap_sum", "frequency", "gate_mass", "greatest"]].tolist() == [2.75, 5.5, 2, 1, 3]
     assert (found.loc[2].drop("layer") == 0).all()
     assert cut_order(expert_scores(trace), "reap", {4: LayerLimits(3, 2)}) == {4: (2, 1, 0)}
-    with pytest.raises(MissingField, match="Trace the texts with outputs=True"):
+    with pytest.raises(MissingField, match="outputs=True"):
         expert_scores(RoutingTrace(trace.model, tokens, experts, weights))
 
 
@@ -66,9 +66,7 @@ def test_of_groups_each_loses_as_many_and_none_fewer_than_a_token_needs():
     assert limits.why_not(12).endswith("2 must be left of each group. Cut at most 8.")
     assert LayerLimits(8, 2).why_not(6) == "" and "Cut at most 6" in LayerLimits(8, 2).why_not(7)
     assert "Cut at most 0" in LayerLimits(4, 4).why_not(1)
-    with pytest.raises(
-        CaptureError, match=r"1 expert a layer cannot be cut: layer 3 has 4 experts, and a token takes 4"
-    ):
+    with pytest.raises(CaptureError, match=r"1 expert.*layer 3.*4 experts.*4"):
         usual_cuts({3: LayerLimits(4, 4)})
 
 
@@ -158,7 +156,7 @@ def test_means_are_refused_where_experts_are_not_given_their_weights(monkeypatch
     monkeypatch.setattr(expert_outputs, "PAIRED", ("MixtralExperts",))
     with pytest.raises(CaptureError, match="are not given their weights, so no mean can stand in"):
         pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="mean output")
-    with pytest.raises(CaptureError, match="replaced by next best or mean output, not 'nothing'"):
+    with pytest.raises(CaptureError, match="'nothing'"):
         pruning_curve(loaded(tiny_model(CONFIGS["mixtral"])), TEXTS, cuts=(1,), replaced_by="nothing")
 
 

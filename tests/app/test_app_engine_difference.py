@@ -53,14 +53,25 @@ def test_a_misalignment_is_said_and_not_drawn_as_disagreement():
     assert "every token has the same ones in both" in sentences(app)
 
 
-def test_different_texts_and_layers_are_one_sentence_and_another_pair_can_be_chosen():
+def test_with_traces_of_other_texts_alone_it_begins_with_the_example_and_any_pair_can_be_chosen():
+    """So it is when Compare has chosen the two; and the choice holds until there is another trace."""
     one = sample_trace(tokens=40)
-    ids = one.tokens.assign(token_id=np.arange(40, dtype=np.int32) + 100)
-    app = visit(one, replace(one, tokens=ids))
+    other = replace(one, tokens=one.tokens.assign(token_id=np.arange(40, dtype=np.int32) + 100))
+    app = visit(one, other)
+    assert app.session_state[session.ENGINE_EXAMPLE] == engines.PLANTED and not app.selectbox and pictures(app)
+    app.session_state[session.ENGINE_EXAMPLE] = engines.YOURS
+    app.run()
     assert not app.exception and "different texts" in sentences(app) and pictures(app) == 0
-    assert len(app.selectbox) == 2
+    assert len(app.selectbox) == 2 and "different texts" in sentences(app.run())
+    library = SessionLibrary({"trace 0": one, "trace 1": other, "trace 2": noisy(one, 0.05)})
+    visit_of(app).recent = library
+    app.run()
+    assert (app.session_state[session.FIRST_TRACE], app.session_state[session.SECOND_TRACE]) == ("trace 0", "trace 2")
+    app.session_state[session.ENGINE_EXAMPLE] = engines.PLANTED
+    assert not app.run().selectbox
     app = visit(one.select(layers=[0]), one.select(layers=[1]))
-    assert "no layer in common" in sentences(app)
+    app.session_state[session.ENGINE_EXAMPLE] = engines.YOURS
+    assert "no layer in common" in sentences(app.run())
 
 
 def test_the_example_has_a_planted_convention_which_is_named_shown_and_undone():
@@ -75,7 +86,8 @@ def test_the_example_has_a_planted_convention_which_is_named_shown_and_undone():
         drawn[view] = app.run().get("vega_lite_chart")[0].proto.SerializeToString()
     assert drawn[engines.RECORDED] != drawn[engines.UNDONE]
     one = sample_trace(tokens=60)
-    assert session.ENGINE_VIEW not in [node.key for node in visit(one, noisy(one, 0.05)).get("segmented_control")]
+    keys = [node.key for node in visit(one, noisy(one, 0.05)).get("button_group")]
+    assert session.ENGINE_EXAMPLE in keys and session.ENGINE_VIEW not in keys
 
 
 def test_who_has_nothing_to_compare_sees_the_example_in_two_precisions_read_once_for_all(monkeypatch):

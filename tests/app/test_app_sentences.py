@@ -1,15 +1,15 @@
 """What pages write of a trace themselves, counted again by the second implementation (`recount.py`)."""
 
-from contextlib import nullcontext
+import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
-import page_sentences as pages
 import pytest
 from app_pages import first_page
 from claims_of_traces import of_charts
 from random_traces import random_trace
-from recount import HANDFUL
+from recount import HANDFUL, Seen, all_and_active
 
 from moeviz.embedded.recorded_routing import example_trace
 from moeviz.metrics.expert import expert_numbers
@@ -19,43 +19,46 @@ from moeviz_app.views import expert_context
 from moeviz_app.widgets import facts, subject_bar
 
 
-class Written:
-    """In Streamlit's place: what is written on a page."""
-
-    def __init__(self) -> None:
-        self.said: list[str] = []
-
-    def text(self, sentence: str, **_) -> None:
-        self.said.append(sentence)
-
-    markdown = text
-
-    def container(self, **_):
-        return nullcontext()
-
-
 @pytest.fixture
-def page(monkeypatch):
-    written = Written()
+def written(monkeypatch) -> list[str]:
+    """What is written on a page, in Streamlit's place."""
+    said = []
+    note = SimpleNamespace(text=lambda words, **_: said.append(words), markdown=lambda words, **_: said.append(words))
     for module in (facts, expert_context):
-        monkeypatch.setattr(module, "st", written)
-    return written
+        monkeypatch.setattr(module, "st", note)
+    return said
 
 
-@pytest.mark.parametrize("case", range(8))
-def test_what_pages_write_of_a_random_trace_is_so(page, case):
-    for seed in range(case, 400, 8):
-        trace = random_trace(seed)
-        page.said.clear()
-        facts.trace_name(trace)
-        pages.check_name(page.said, trace)
-        pages.check_shape(subject_bar.shape(trace.model), trace)
-        pages.check_figures(facts._figures_of(trace), trace)
-        for layer in trace.model.layers[:2]:
-            expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
-            page.said.clear()
-            expert_context.numbers_line(expert_numbers(trace, layer, expert))
-            pages.check_numbers(page.said[0], trace, layer, expert)
+def numbers(words: str) -> list[float]:
+    """All that is written in digits, in their order."""
+    return [float(n.replace(",", "")) for n in re.findall(r"-?\d[\d,]*(?:\.\d+)?", words)]
+
+
+@pytest.mark.parametrize("seed", range(0, 400, 8))
+def test_the_numbers_that_pages_write_of_a_random_trace_are_so(written, seed):
+    trace = random_trace(seed)
+    seen = Seen(trace)
+    facts.trace_name(trace)
+    assert numbers(written[0])[0] == seen.T and any(str(HANDFUL) in line for line in written[1:]) == (seen.T < HANDFUL)
+    sizes = {min(seen.E.values()): 0, max(seen.E.values()): 0}
+    assert numbers(subject_bar.shape(trace.model).replace("–", " ")) == [len(seen.layers), *sizes, seen.K]
+    values = {name: str(value) for name, (value, _) in facts._figures_of(trace).items()}
+    assert numbers(values["Experts"].replace("–", " ")) == [seen.K, *sizes]
+    missing = sum(any(seen.first(layer, t) == -2 for layer in seen.layers) for t in range(seen.T))
+    assert numbers(values.get("Not recorded", "0")) == [missing]
+    for name, n in zip(("Prompt tokens", "Generated"), map(seen.phase.count, ("prompt", "generated")), strict=True):
+        assert name not in values or numbers(values[name]) == [n]
+    if trace.model.parameters is not None:
+        assert [int(values[name]) for name in ("Parameters", "Active")] == [*all_and_active(seen)[:2]]
+    layer = trace.model.layers[0]
+    expert = seed % seen.E[layer]
+    written.clear()
+    expert_context.numbers_line(expert_numbers(trace, layer, expert))
+    counts, rows = seen.counts(layer), seen.recorded(layer)
+    own = [t for t in rows if expert in seen.has(layer, t)]
+    rank = 1 + sum((-n, e) < (-counts[expert], expert) for e, n in enumerate(counts))
+    told = [seen.times(layer)[expert], rank, len(counts)] if rows and sum(counts) else []
+    assert numbers(written[0])[: len(told) + 2] == pytest.approx([*told, len(own), len(rows)], abs=0.006)
 
 
 def test_bar_and_box_belong_to_the_trace_on_screen_and_not_to_the_model_chosen():

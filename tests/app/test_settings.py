@@ -10,10 +10,14 @@ from moeviz_app.settings import WAYS, read_settings, settings_file
 
 TABLE = {name: usual for name, *usual, _ in settings.table()}
 LIMITS = {  # as numbers, by way
-    row.name: tuple(map(int, row.metadata["usual"]))
-    for row in fields(settings.Settings)
-    if all(usual.isdecimal() and int(usual) > 1 for usual in row.metadata["usual"])
+    name: tuple(map(int, row["usual"]))
+    for name, row in settings.USUAL.items()
+    if all(usual.isdecimal() and int(usual) > 1 for usual in row["usual"])
 }
+
+
+def test_each_setting_has_a_row_of_its_meaning():
+    assert [*settings.USUAL] == [row.name for row in fields(settings.Settings)]
 
 
 def served(way, **more):

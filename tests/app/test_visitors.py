@@ -133,7 +133,7 @@ def test_runs_a_minute_are_counted_for_each_visitor():
     pace.begin("one")
     now[0] = 20
     pace.begin("one")
-    with pytest.raises(TooOften, match=r"You have begun 2 runs within a minute, .* Try again in 40 s\."):
+    with pytest.raises(TooOften, match=r"begun 2.*40"):
         pace.begin("one")
     pace.begin("another")
     now[0] = 60

@@ -221,7 +221,7 @@ def test_the_last_places_of_an_address_and_of_all_are_for_visitors_who_have_none
         worker, done = FairQueue(places), []
         go, first = held_up(worker, ONE)
         heard = [first, *(worker.ask(short("one", done), ONE) for _ in range(5))]
-        with pytest.raises(Busy, match="There are 6 runs in line, and the last places are for visitors who have none"):
+        with pytest.raises(Busy, match="6 runs"):
             worker.ask(short("one", done), ONE)
         heard += [worker.ask(short(who, done), Client(who, "here")) for who in ("two", "three")]
         go.set()
@@ -235,7 +235,7 @@ def test_beside_a_hundred_visitors_without_a_cookie_one_who_has_one_runs_next():
     crowd = Client("all of an address", "here", is_browser=False)
     go, first = held_up(worker, crowd)
     heard = [worker.ask(short("crowd", done), crowd) for _ in range(9)]
-    with pytest.raises(Busy, match="You already have 10 runs in line"):
+    with pytest.raises(Busy, match="10 runs"):
         worker.ask(short("crowd", done), crowd)
     honest = worker.ask(short("honest", done), ONE)
     go.set()
@@ -263,7 +263,7 @@ def test_what_another_visitor_has_in_line_leaves_ones_own_places():
     worker = FairQueue(QueueLimits(9, 1, 2))
     go, _first = held_up(worker, ONE)
     mine = worker.ask(lambda _tell: "mine", OTHER)
-    with pytest.raises(Busy, match="Your network already has 2 runs"):
+    with pytest.raises(Busy, match="2 runs"):
         worker.ask(lambda _tell: None, Client("third", "here"))
     elsewhere = worker.ask(lambda _tell: "elsewhere", Client("third", "there"))
     go.set()

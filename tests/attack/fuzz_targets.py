@@ -211,11 +211,10 @@ def command_seeds() -> list[bytes]:
     """Every example of every `--help`, and more."""
     import shlex
 
-    from moeviz.cli.main import COMMANDS, EXAMPLES
-    from moeviz.cli.main import command as file_of
+    from moeviz.cli.main import COMMANDS, parser
 
-    texts = [EXAMPLES, *(file_of(name).EXAMPLES for name in COMMANDS)]
-    lines = [line.partition("  #")[0] for text in texts for line in text.splitlines()[1:]]
+    texts = [parser().epilog, *(row["examples"] for row in COMMANDS.values())]
+    lines = [line.partition("  #")[0] for text in texts for line in text.splitlines()]
     words = [
         shlex.split(line.strip().partition("  ")[0].partition("|")[0].partition("<")[0])[1:]
         for line in lines

@@ -1,33 +1,20 @@
 """The explorer in a real Chromium, on made-up traces: what is clicked in one of its parts is seen in all of them."""
 
-import random
 import re
-from collections import Counter
-from dataclasses import replace
-from functools import partial
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
-import numpy as np
-import page_sentences as pages
 import pytest
 from accessible import grave
 from browser import click_at, eventually, fits, in_colours, settled, stands
 from browser_pages import VIEW
 from explorer_traces import HOSTILE, STAND_IN, made, without
 from playwright.sync_api import Page, expect
-from random_traces import of_the_same_tokens, random_trace
 from servers import served
 
-import moeviz_app
 from moeviz.metrics.expert_names import UNNAMED
 from moeviz.metrics.tokens import visible
-from moeviz.next_tokens import NEXT, NextTokens
-from moeviz_app.widgets.components import base64
-from moeviz_app.widgets.components.explorer import _scores, packed_next, packed_strip
 
 pytestmark = pytest.mark.browser
-WIDGETS = Path(moeviz_app.__file__).parent / "widgets" / "components"
 NO_EXPORTS = {"content_type": "text/javascript", "body": "export {};"}
 
 
@@ -514,172 +501,3 @@ def test_the_map_s_facts_are_in_a_table_for_who_cannot_see_it(opened):
     expect(table.get_by_role("row").nth(3)).to_contain_text(f"3 ␣sendsexpert {trace.experts[1, 2, 0]} (")
     page.get_by_role("button", name="layer 4", exact=True).click()
     expect(page.get_by_role("table", name="Tokens 1 to 52 at layer 4")).to_be_attached()
-
-
-CARDS = """(given) => given.map(({ data, places }) => {
-  const trace = new Trace(data);
-  const card = Object.create(Card.prototype);
-  return places.map(([layer, token]) => Object.assign(card, { explorer: { trace, layer, token } }).told());
-})"""
-
-
-COUNTED = """(given) => given.map(({ data, places }) => {
-  const trace = new Trace(data);
-  return places.map(([layer, window]) => {
-    const said = trace.layerSentence(layer, window);
-    return said && said.before + said.said + said.after;
-  });
-})"""
-
-
-OF_NEXT = """(given) => given.map(({ data, places }) => {
-  const trace = new Trace(data);
-  const say = (mutes) => (token) => {
-    const explorer = { trace, token, mutes, canMute: true, isWaiting: () => false };
-    return Object.assign(Object.create(Next.prototype), { explorer }).told();
-  };
-  const plain = places.map(say([]));
-  trace.mute(data.muted);
-  return [plain, places.map(say(trace.mutes))];
-})"""
-
-
-@pytest.fixture(scope="module")
-def told_by_cards(browser):
-    """Say what the card says of traces at these places (layer by its place, token), as the scripts of the page do."""
-    page = browser.new_page()
-    scripts = [(WIDGETS / f"explorer_{name}.js").read_text("utf-8") for name in ("parts", "trace", "card", "next")]
-    page.add_script_tag(content="\n".join(scripts))
-    yield lambda given, how=CARDS: page.evaluate(how, [{"data": data, "places": places} for data, places in given])
-    page.close()
-
-
-def places_of(trace, seed: int) -> list[list[int]]:
-    dice = random.Random(seed)
-    L, T, _ = trace.experts.shape
-    return [[dice.randrange(L), dice.randrange(T)] for _ in range(10)]
-
-
-def cards(told_by_cards, seeds):
-    """What the card says at some places of these random traces: seed, trace, layer, token and words."""
-    traces = {seed: random_trace(seed) for seed in seeds}
-    places = {seed: places_of(trace, seed) for seed, trace in traces.items()}
-    given = [(packed_strip(trace) | {"scores": _scores(trace)}, places[seed]) for seed, trace in traces.items()]
-    for seed, said in zip(traces, told_by_cards(given), strict=True):
-        for (row, token), words in zip(places[seed], said, strict=True):
-            yield seed, traces[seed], traces[seed].model.layers[row], token, words
-
-
-@pytest.mark.parametrize("case", [0])  # of eight
-def test_no_sentence_of_the_card_is_refuted(told_by_cards, case):
-    wrong, kinds = [], Counter()
-    for seed, trace, layer, token, words in cards(told_by_cards, range(case, 1000, 8)):
-        kinds.update(
-            part for part in ("A close call", "Expert ", "scores alone", "empty", "nothing", "×", "%") if part in words
-        )
-        try:
-            pages.check_card(words, trace, layer, token)
-        except pages.Refuted as why:
-            wrong.append(f"seed {seed}: {why}")
-    assert not wrong, "\n".join(wrong)
-    assert {"A close call", "scores alone", "empty", "%"} <= set(kinds)
-
-
-def test_each_number_of_a_card_is_counted_again(told_by_cards):
-    noticed = Counter()
-    for _, trace, layer, token, words in cards(told_by_cards, range(60)):
-        for at, changed in pages.changed(words):
-            told = partial(pages.check_card, changed, trace, layer, token)
-            noticed[pages.notices(told), at] += 1
-    missed = sum(n for (seen, _), n in noticed.items() if not seen)
-    assert missed <= 0.01 * sum(noticed.values()), noticed
-
-
-def counted(told_by_cards, seeds):
-    """What stands under the strip, at three layers and windows of these random traces."""
-    for seed in seeds:
-        trace, dice = random_trace(seed), random.Random(seed)
-        (L, T, _), places = trace.experts.shape, []
-        for _ in range(3):
-            start = dice.choice([0, dice.randrange(T)])
-            places.append([dice.randrange(L), [start, dice.randrange(start + 1, T + 1) if start else T]])
-        data = packed_strip(trace)
-        for (row, window), words in zip(places, told_by_cards([(data, places)], COUNTED)[0], strict=True):
-            yield seed, trace, trace.model.layers[row], data["texts"], window, words
-
-
-@pytest.mark.parametrize("case", [0])  # of eight
-def test_what_can_be_counted_in_the_strip_is_counted_again(told_by_cards, case):
-    wrong, said = [], 0
-    for seed, trace, layer, texts, window, words in counted(told_by_cards, range(case, 1000, 8)):
-        said += words is not None
-        try:
-            pages.check_counted(words, trace, layer, texts, window)
-        except pages.Refuted as why:
-            wrong.append(f"seed {seed}: {why}")
-    assert not wrong, "\n".join(wrong)
-    assert said > 100
-
-
-def test_each_number_under_the_strip_is_counted_again(told_by_cards):
-    noticed = Counter()
-    for _, trace, layer, texts, window, words in counted(told_by_cards, range(60)):
-        for at, changed in pages.changed(words or ""):
-            told = partial(pages.check_counted, changed, trace, layer, texts, window)
-            noticed[pages.notices(told), at] += 1
-    missed = sum(n for (seen, _), n in noticed.items() if not seen)
-    assert noticed and missed <= 0.01 * sum(noticed.values()), noticed
-
-
-def likely(trace, dice: np.random.Generator) -> NextTokens:
-    """Next tokens after each token, among them some that do come; now and then sure, or nearly none likely."""
-    T, texts = len(trace.tokens), [*list(dict.fromkeys(trace.tokens["text"]))[:8], "a", " b", "ä", "\n", "0", "x y"]
-    ids = np.stack([dice.permutation(len(texts))[:NEXT] for _ in range(T)]).astype(np.int32)
-    p = -np.sort(-dice.dirichlet(np.full(NEXT + 1, dice.choice([0.02, 0.3, 3.0])), T)[:, :NEXT], axis=1)
-    return NextTokens(tuple(texts), ids, p.astype(np.float32))
-
-
-def said_of_next(told_by_cards, seeds):
-    """What is said of next tokens of these random traces, as they are and with experts muted: a check of each."""
-    for seed in seeds:
-        dice = np.random.default_rng(seed)
-        trace = random_trace(seed)
-        trace = replace(trace, next_tokens=likely(trace, dice))
-        changed = of_the_same_tokens(trace, seed + 1).experts.copy()
-        T, layers = len(trace.tokens), trace.model.layers
-        some = np.flatnonzero((dice.random(T) < 0.3) & (changed[..., -1] >= 0).all(axis=0))
-        changed[:, some] = np.roll(changed[:, some], 1, axis=2)  # another first choice
-        muted = replace(trace, experts=changed, next_tokens=likely(trace, dice), logits=None)
-        mutes = [(int(dice.choice(layers)), int(dice.integers(min(trace.model.num_experts))))]
-        mutes += [(layers[0], 0)] * (seed % 2)
-        tokens = dice.integers(T, size=6).tolist()
-        data = packed_strip(trace) | {"next": packed_next(trace.next_tokens)}
-        data["muted"] = {"experts": base64(changed, np.int16), "mutes": mutes, "next": packed_next(muted.next_tokens)}
-        plain, without_them = told_by_cards([(data, tokens)], OF_NEXT)[0]
-        for token, words in zip(tokens, plain, strict=True):
-            yield words, partial(pages.check_next, trace=trace, texts=data["texts"], token=token)
-        for token, words in zip(tokens, without_them, strict=True):
-            yield words, partial(pages.check_muted, trace=trace, muted=muted, mutes=mutes, token=token)
-
-
-@pytest.mark.parametrize("case", [0])  # of eight
-def test_no_sentence_on_next_tokens_is_refuted(told_by_cards, case):
-    wrong, kinds = [], Counter()
-    for words, check in said_of_next(told_by_cards, range(case, 400, 8)):
-        kinds.update(
-            part for part in ("given", "not among", "does go", "ends", "under", "Now", "not use") if part in words
-        )
-        try:
-            check(words)
-        except pages.Refuted as why:
-            wrong.append(f"{words!r}: {why}")
-    assert not wrong, "\n".join(wrong)
-    assert len(kinds) == 7
-
-
-def test_each_number_on_next_tokens_is_counted_again(told_by_cards):
-    noticed = Counter()
-    for words, check in said_of_next(told_by_cards, range(40)):
-        noticed.update((pages.notices(partial(check, changed)), at) for at, changed in pages.changed(words))
-    missed = sum(n for (seen, _), n in noticed.items() if not seen)
-    assert noticed and missed <= 0.01 * sum(noticed.values()), noticed

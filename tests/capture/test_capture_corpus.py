@@ -112,7 +112,7 @@ def with_context(model: LoadedModel, tokens: int) -> LoadedModel:
 
 
 def test_a_context_that_is_too_small_for_a_character_is_reported(short):
-    with pytest.raises(InvalidPrompt, match="holds 3 tokens, which is too few for a single character"):
+    with pytest.raises(InvalidPrompt, match="3 tokens"):
         fitting_stretches(with_context(short, 3), "🦙🦙")
 
 
@@ -127,7 +127,7 @@ def test_without_a_fast_tokenizer_a_long_text_is_refused_with_its_length(short):
             return short.tokenizer(text, verbose=False)
 
     slow = LoadedModel(short.model, Slow(), short.info)
-    with pytest.raises(InvalidPrompt, match=r"has 301 tokens .* holds 128.* and Slow does not say"):
+    with pytest.raises(InvalidPrompt, match=r"301 tokens.*128"):
         fitting_stretches(slow, " the" * 300)
     assert fitting_stretches(slow, " the" * 3) == [" the" * 3]
 

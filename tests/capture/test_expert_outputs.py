@@ -139,7 +139,7 @@ def test_experts_that_do_not_add_up_are_refused_by_name(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     experts = model.model.layers[1].mlp.experts
     handle = experts.register_forward_hook(lambda _m, _a, out: out * torch.linspace(1, 1.01, len(out))[:, None])
-    with pytest.raises(CaptureError, match=r"MixtralExperts\) of model.layers.1.mlp do not add up"):
+    with pytest.raises(CaptureError, match=r"MixtralExperts\).*model.layers.1.mlp"):
         trace(model, PROMPTS[1], tokenizer=tokenizer, outputs=True)
     handle.remove()
     assert trace(model, PROMPTS[1], tokenizer=tokenizer, outputs=True).outputs is not None
@@ -149,7 +149,7 @@ def test_experts_that_are_run_by_other_means_are_refused_by_name(tokenizer):
     model = tiny_model(CONFIGS["mixtral"])
     experts = model.model.layers[1].mlp.experts
     model.model.layers[1].mlp.experts.__class__ = type("Silent", (type(experts),), {"__call__": type(experts).forward})
-    with pytest.raises(CaptureError, match="2 layers were witnessed, and 3 recorded"):
+    with pytest.raises(CaptureError, match=r"2 layers.*3 recorded"):
         trace(model, PROMPTS[1], tokenizer=tokenizer, outputs=True)
 
 

@@ -80,7 +80,7 @@ def test_what_layers_keep_is_not_guessed(tmp_path):
     fused = {name.replace("attn_k.", "attn_qkv."): (values, "F32") for name, values in tensors(model)}
     path = str(write_gguf(tmp_path / "fused.gguf", facts(model), fused))
     assert before_opening(path).served is None
-    with pytest.raises(CaptureError, match=r"cannot tell how much memory .* llama.cpp does not say\. Give the"):
+    with pytest.raises(CaptureError, match=r"llama.cpp"):
         served_model(path)
 
 
@@ -111,14 +111,14 @@ def test_a_model_in_parts_is_one_model(tmp_path):
         write_gguf(tmp_path / f"m-0000{part + 1}-of-00002.gguf", said, half)
     first = tmp_path / "m-00001-of-00002.gguf"
     assert model_facts(str(first)).parameters == count_parameters(model)
-    with pytest.raises(ModelNotFound, match=r"is part 2 of 2 of a model. Give its first part: m-00001-of-00002.gguf"):
+    with pytest.raises(ModelNotFound, match=r"part 2.*2.*m-00001-of-00002.gguf"):
         model_facts(str(tmp_path / "m-00002-of-00002.gguf"))
     renamed = first.rename(tmp_path / "renamed.gguf")
-    with pytest.raises(ModelNotFound, match="is one of 2 parts, and its name does not say so"):
+    with pytest.raises(ModelNotFound, match="2 parts"):
         model_facts(str(renamed))
     renamed.rename(first)
     (tmp_path / "m-00002-of-00002.gguf").unlink()
-    with pytest.raises(ModelNotFound, match=r"1 of them are not beside it: m-00002-of-00002.gguf\. Download all parts"):
+    with pytest.raises(ModelNotFound, match=r"1.*m-00002-of-00002.gguf"):
         model_facts(str(first))
 
 
@@ -141,7 +141,7 @@ def test_a_dense_model_is_refused(tmp_path):
     arrays = {"token_embd.weight": np.zeros((8, 4), np.float32), "blk.0.ffn_up.weight": np.zeros((8, 4), np.float32)}
     said = {"general.architecture": "llama", "llama.block_count": 1}
     path = write_gguf(tmp_path / "dense.gguf", said, {name: (values, "F32") for name, values in arrays.items()})
-    with pytest.raises(CaptureError, match="is a dense model of the architecture 'llama': no layer of it has experts"):
+    with pytest.raises(CaptureError, match="'llama'"):
         moeviz.load_model(str(path))
 
 
@@ -209,7 +209,7 @@ def test_a_name_that_is_not_a_file_is_refused_in_one_sentence(name):
 
 def test_a_file_of_another_kind_is_one_sentence(tmp_path):
     (tmp_path / "text.gguf").write_text("hello")
-    with pytest.raises(ModelNotFound, match="it does not begin with the letters GGUF"):
+    with pytest.raises(ModelNotFound, match="GGUF"):
         moeviz.load_model(str(tmp_path / "text.gguf"))
 
 
@@ -224,19 +224,19 @@ def test_without_llama_cpp_one_sentence_says_what_to_install(small, monkeypatch)
 def test_options_of_transformers_and_sizes_that_cannot_be_are_refused_before_anything_is_loaded(small):
     with pytest.raises(CaptureError, match="it takes no dtype"):
         moeviz.load_model(str(small), dtype="float16")
-    with pytest.raises(CaptureError, match="micro_batch is 0; it must be a whole number from 1"):
+    with pytest.raises(CaptureError, match=r"micro_batch.*0.*1"):
         moeviz.load_model(str(small), micro_batch=0)
 
 
 def test_a_model_that_does_not_fit_is_refused_before_it_is_loaded(small, monkeypatch):
     monkeypatch.setattr(model_file, "library", lambda: None)
     monkeypatch.setattr("moeviz.capture.models.memory.bytes_free", lambda device_map: 1000)
-    with pytest.raises(CaptureError, match=r"needs about 0.0 GB as it is stored, and 0.0 GB are free here"):
+    with pytest.raises(CaptureError, match=r"0.0 GB.*0.0 GB"):
         moeviz.load_model(str(small))
 
 
 def test_what_changes_a_model_says_that_a_gguf_file_is_only_read(small):
-    with pytest.raises(ModelNotFound, match=r"is a GGUF file, which llama\.cpp runs, and this needs a"):
+    with pytest.raises(ModelNotFound, match=r"GGUF.*llama\.cpp"):
         moeviz.what_if(str(small), "12", moeviz.Mute({0: (1,)}))
 
 
@@ -308,13 +308,13 @@ def test_outputs_that_llama_cpp_showed_are_kept_as_figures():
 def test_outputs_that_are_summed_otherwise_are_refused(wrong):
     """Such as those of an architecture that weighs what experts read."""
     right = np.einsum("tk,tkd->td", WEIGHTS, [[[3, 4], [0, -1]], [[1, 0], [0, 2]]]).astype(np.float32)
-    with pytest.raises(CaptureError, match=r"In layer 0 llama\.cpp does not add up experts' outputs"):
+    with pytest.raises(CaptureError, match=r"layer 0 llama\.cpp.*experts'"):
         shown(WEIGHTS, **{"ffn_moe_out": right} | wrong)
 
 
 def test_a_layer_that_routes_more_rows_than_were_read_is_refused():
     recording, expected = recorded("embedded")
-    with pytest.raises(CaptureError, match="routed 7 rows in layer 0, where the model read 6 tokens"):
+    with pytest.raises(CaptureError, match=r"routed 7.*layer 0.*read 6"):
         recording.check(expected["experts"].shape[1] - 1)
 
 

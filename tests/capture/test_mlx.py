@@ -242,7 +242,7 @@ def test_bfloat16_runs_where_it_is_packed_and_elsewhere_one_sentence_says_what_a
     same, of = equal(moeviz.trace(packed, PROMPT), by_transformers(EMBEDDED))
     assert 0.9 * of < same
     if mx.default_device() == mx.cpu:
-        with pytest.raises(CaptureError, match="on a CPU it multiplies experts in float32 alone"):
+        with pytest.raises(CaptureError, match=r"CPU.*float32"):
             moeviz.load_model(str(folder), backend="mlx")
     model = moeviz.load_model(str(folder), backend="mlx", dtype="float32")
     assert model.info.dtype == "float32"

@@ -110,5 +110,5 @@ def test_llama_4_is_refused_since_its_weights_are_before_its_experts():
 
     model = Model()
     nn.Module.__init__(model.layers[0])
-    with pytest.raises(CaptureError, match="Llama 4 multiplies what goes into its experts"):
+    with pytest.raises(CaptureError, match="4 multiplies"):
         find_blocks(model)

@@ -41,7 +41,7 @@ def test_gpus_count_alone_or_with_the_memory(machine, monkeypatch):
 
 def test_a_model_that_does_not_fit_is_refused_with_both_figures(machine):
     room.check_fits("big/model", 200_000, "float32", "cpu")
-    with pytest.raises(CaptureError, match=r"big/model needs about 0\.0 GB in float32, and 0\.0 GB are free"):
+    with pytest.raises(CaptureError, match=r"big/model.*0\.0 GB.*float32.*0\.0 GB"):
         room.check_fits("big/model", 300_000, "float32", "cpu")
     (machine / "meminfo").unlink()
     room.check_fits("big/model", 10**12, "float32", "cpu")  # nobody says what is free

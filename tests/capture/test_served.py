@@ -170,9 +170,9 @@ def test_recorded_refusals_of_a_real_server_are_passed_on(stub, file, status):
 
 
 def test_how_many_experts_there_are_is_asked_for_and_never_guessed(stub):
-    with pytest.raises(CaptureError, match=r"does not say how many experts a layer of 'some/model' has.*facts="):
+    with pytest.raises(CaptureError, match=r"'some/model'.*facts="):
         moeviz.load_model(name_of(stub, told=""))
-    with pytest.raises(CaptureError, match=r"numbers without a shape.*hidden_layers"):
+    with pytest.raises(CaptureError, match="hidden_layers"):
         moeviz.load_model(name_of(stub, "sglang", told="?experts=8"))
     assert moeviz.load_model(name_of(stub, told=""), experts=8).info.num_experts == (8,) * 4
 
@@ -197,7 +197,7 @@ def test_a_config_says_what_the_server_does_not(stub, engine, config):
 def test_a_well_known_model_needs_no_options(stub):
     """The server names Mixtral-8x7B, whose config moeviz has; but it answers with four layers."""
     stub.routes["/v1/models"] = lambda body: {"data": [{"id": "tiny", "root": "mistralai/Mixtral-8x7B-v0.1"}]}
-    with pytest.raises(CaptureError, match="4 layers of 2 experts per token, and its config has 32 layers of 2"):
+    with pytest.raises(CaptureError, match=r"4 layers.*2 experts.*32 layers.*2"):
         moeviz.load_model(name_of(stub, told=""))
 
 
@@ -205,7 +205,7 @@ def test_the_config_of_another_model_is_noticed(stub, config):
     with pytest.raises(CaptureError, match="6 layers of 2"):
         moeviz.load_model(name_of(stub, told="?facts=embedded"))
     stub.dense = (0,)
-    with pytest.raises(CaptureError, match="Every expert id of layer 0 is 0, and by the model's config it has experts"):
+    with pytest.raises(CaptureError, match=r"layer 0.*0"):
         moeviz.load_model(name_of(stub, told=f"?facts={config}"))
 
 
@@ -220,7 +220,7 @@ def test_dense_leading_layers_are_left_out(engine):
 
 def test_one_of_several_models_is_named(stub):
     stub.routes["/v1/models"] = lambda body: {"data": [{"id": "a"}, {"id": "org/b"}]}
-    with pytest.raises(CaptureError, match=r"2 models: it has 'a', 'org/b'. Name one behind a “#”"):
+    with pytest.raises(CaptureError, match=r"2 models.*'a'.*'org/b'"):
         opened(stub)
     with pytest.raises(CaptureError, match="no model 'c'"):
         moeviz.load_model(name_of(stub) + "#c")
@@ -313,7 +313,7 @@ def test_the_same_of_sglang(stub, change, says):
 def test_more_tokens_than_were_asked_for_are_refused(stub):
     model = opened(stub)
     stub.routes["/v1/completions"] = lambda body: stub.complete(body | {"max_tokens": 9}, read(body["prompt"]))
-    with pytest.raises(CaptureError, match="generated more than the 2 tokens asked for"):
+    with pytest.raises(CaptureError, match="2 tokens"):
         moeviz.trace(model, "Hello", max_new_tokens=2)
 
 
@@ -372,7 +372,7 @@ def test_a_model_may_be_called_by_any_of_its_names(stub, name):
     answering(stub, model=name)
     assert moeviz.trace(moeviz.load_model(f"{name_of(stub)}#tiny"), FOX).model.caution == ""
     answering(stub, model="other")
-    with pytest.raises(CaptureError, match="answered as the model 'other', and 'tiny' was asked"):
+    with pytest.raises(CaptureError, match=r"'other'.*'tiny'"):
         moeviz.load_model(f"{name_of(stub)}#tiny")
 
 
@@ -495,7 +495,7 @@ def test_the_key_comes_from_the_environment_and_stands_nowhere(stub, engine, var
 
 def test_a_key_that_is_wanted_or_wrong_is_a_sentence(stub, monkeypatch):
     stub.routes["/v1/models"] = lambda body: (401, {}, b"{}")
-    with pytest.raises(CaptureError, match=r"asks for a key \(HTTP 401\).*MOEVIZ_API_KEY or VLLM_API_KEY"):
+    with pytest.raises(CaptureError, match=r"\(HTTP 401\).*MOEVIZ_API_KEY.*VLLM_API_KEY"):
         opened(stub)
     monkeypatch.setenv("MOEVIZ_API_KEY", "wrong")
     with pytest.raises(CaptureError, match="refuses the key"):
@@ -519,7 +519,7 @@ def test_a_busy_server_is_asked_again(stub, soon):
     check(moeviz.trace(model, "Hello"), read("Hello"), prompt=5)
     assert soon == [("7", 0), (None, 1)]
     stub.routes["/v1/completions"] = lambda body: (429, {}, b'{"message": "too many"}')
-    with pytest.raises(CaptureError, match=r"is busy \(HTTP 429\) and was asked 6 times: “too many”"):
+    with pytest.raises(CaptureError, match=r"\(HTTP 429\).*asked 6"):
         moeviz.trace(model, "Hello")
 
 
@@ -546,7 +546,7 @@ def test_an_answer_is_counted_while_it_comes(stub, monkeypatch):
     model = opened(stub)
     monkeypatch.setattr(connection, "LARGE", 2**20)
     stub.routes["/v1/completions"] = lambda body: b" " * 2**24
-    with pytest.raises(CaptureError, match="is larger than 1,048,576 bytes, so it was not read"):
+    with pytest.raises(CaptureError, match="1,048,576 bytes"):
         moeviz.trace(model, "Hello")
 
 
@@ -604,7 +604,7 @@ def test_nobody_there_is_a_sentence():
 
 def test_another_server_is_a_sentence(stub):
     stub.routes = {}
-    with pytest.raises(CaptureError, match=r"has no /v1/models \(HTTP 404\): “Not Found”. Is it a server of vllm\?"):
+    with pytest.raises(CaptureError, match=r"/v1/models \(HTTP 404\).*vllm\?"):
         opened(stub)
 
 

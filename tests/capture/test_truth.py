@@ -14,7 +14,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from foreign import calling, here
 from hypothesis import given
 from hypothesis import strategies as st
 from processes import python
@@ -25,20 +24,11 @@ from transformers import CompileConfig, GenerationConfig, WatermarkingConfig
 
 import moeviz
 from moeviz import Decoding, Sampling
-from moeviz.capture.record.hooks import listen
 from moeviz.errors import MoevizError
 from moeviz.formats.csv_file import to_csv
 from moeviz.formats.exports import read_bytes
 from moeviz.spreadsheets import escape_formula
 from moeviz.testing import sample_trace
-
-TEXT = "Il fait froid."
-
-
-@pytest.fixture(scope="module")
-def embedded():
-    return moeviz.load_model()
-
 
 NUMBERS_AND_WORDS = "12 + 7 = 19, und heute ist es kalt"
 
@@ -73,12 +63,6 @@ def test_a_checkpoint_that_lacks_a_weight_is_refused_by_its_name(checkpoint, par
     assert named in str(refused.value)
 
 
-def test_the_first_few_missing_weights_are_named_and_the_others_counted(checkpoint):
-    rewrite(checkpoint / WEIGHTS, lambda tensors: [tensors.pop(key) for key in list(tensors) if key != ROUTER])
-    with pytest.raises(MoevizError, match=r"lacks 24 weights of the model \(.*norm.* … and 21 more\).* random numbers"):
-        moeviz.load_model(str(checkpoint))
-
-
 @pytest.mark.parametrize("kernels", [False, True])
 def test_weights_for_which_the_model_has_no_place_are_in_the_caution_of_its_traces(checkpoint, kernels):
     rewrite(checkpoint / WEIGHTS, lambda tensors: tensors.update({"model.layers.1.mlp.bias": torch.zeros(16)}))
@@ -87,45 +71,6 @@ def test_weights_for_which_the_model_has_no_place_are_in_the_caution_of_its_trac
 
 
 # 2. Answers that are not of this forward: other threads, and hooks of the user's own.
-
-
-def test_a_thread_that_calls_the_stack_adds_no_layers(embedded):
-    model, expected = embedded.model, moeviz.trace(embedded, TEXT)
-    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
-    with calling(model.model.layers[2], lambda: model.model(ids)) as gave:
-        got = moeviz.trace(embedded, TEXT)
-    assert gave and got.model.layers == expected.model.layers
-    assert got.equals(expected)
-
-
-def test_a_thread_that_calls_the_model_is_not_recorded(embedded):
-    model, expected = embedded.model, moeviz.trace(embedded, TEXT, max_new_tokens=2)
-    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
-    with listen(model) as recording, calling(model.model, lambda: model(ids + 1)):
-        here(lambda: model(ids))
-    assert [read.tolist() for read in recording.read] == [ids.tolist()]
-    with calling(model.model, lambda: model(ids + 1)):
-        assert moeviz.trace(embedded, TEXT, max_new_tokens=2).equals(expected)
-
-
-def test_a_hook_that_runs_a_block_again_is_refused(embedded):
-    block = embedded.model.model.layers[3].mlp
-    tokens = len(moeviz.trace(embedded, TEXT).tokens)
-    again = torch.linspace(-1, 1, block.gate.weight.shape[1]).expand(1, tokens, -1)
-    with calling(block, lambda: block(again), here, after=True), pytest.raises(moeviz.CaptureError, match="again"):
-        moeviz.trace(embedded, TEXT)
-
-
-def test_a_thread_that_calls_a_model_with_an_intervention_gets_what_the_model_gives(embedded):
-    model = embedded.model
-    ids = embedded.tokenizer(TEXT, return_tensors="pt").input_ids
-    expected = here(lambda: model.model(ids).last_hidden_state)
-    mute = moeviz.Mute(dict.fromkeys(range(6), (0, 1, 2)))
-    with calling(
-        model.model.layers[2], lambda: model.model(ids).last_hidden_state, times={1}
-    ) as gave:  # 0 is the probe's
-        moeviz.trace(embedded, TEXT, intervention=mute)
-    assert gave and all(torch.equal(got, expected) for got in gave)
 
 
 # 3. Interventions on routers that answer in a way of their own.
@@ -419,23 +364,6 @@ def test_what_sampling_and_decoding_say_is_done_whatever_the_checkpoint_says(fir
     )
     for way, trace in clean.items():
         assert hostile[way].equals(trace), way
-
-
-def test_a_checkpoint_s_own_settings_are_a_choice_with_a_name():
-    model, tokenizer = tiny_model(CONFIGS["mixtral"]), tiny_tokenizer()
-    model.generation_config.eos_token_id = None
-    model.generation_config.suppress_tokens = [6823]
-    read = tokenizer(PROMPT, return_tensors="pt")
-    plain = model.generate(read["input_ids"], attention_mask=read["attention_mask"], max_new_tokens=6)
-    options = {"tokenizer": tokenizer, "max_new_tokens": 6}
-    try:
-        own = moeviz.trace(model, PROMPT, **options, decoding="checkpoint")
-    except Exception as error:  # before, jaxtyping's or AttributeError
-        pytest.fail(f"{type(error).__name__}: {error}")
-    assert own.tokens["token_id"].tolist() == plain[0, :-1].tolist()
-    assert own.model.decoding == "the checkpoint's own settings: greedy, suppress tokens [6823]"
-    asked = moeviz.trace(model, PROMPT, **options)
-    assert 6823 in asked.tokens["token_id"].tolist() and asked.model.decoding == "greedy"
 
 
 # 7. A token that skips the experts, and a what-if in train mode.

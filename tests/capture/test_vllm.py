@@ -135,7 +135,7 @@ def test_a_model_on_two_nodes(mixtral, tmp_path):
 def test_a_server_that_was_not_started_to_return_routing(mixtral, tmp_path):
     with (
         vllm(mixtral, tmp_path) as running,
-        pytest.raises(CaptureError, match="Start the server with --enable-return-routed-experts"),
+        pytest.raises(CaptureError, match="--enable-return-routed-experts"),
     ):
         moeviz.load_model(f"vllm+{running.url}?facts={mixtral}")
 

@@ -209,7 +209,7 @@ def test_a_token_without_an_expert_has_no_cell(trace):
 def test_too_many_tokens_are_refused_and_not_cut():
     trace = sample_trace(layers=1, tokens=theme.MAX_TOKENS + 1)
     for chart, frame in zip(TOPICS["Tokens"], (token_choices(trace), token_expert(trace)), strict=False):
-        with pytest.raises(MoevizError, match="shows at most 256 tokens, and got 257"):
+        with pytest.raises(MoevizError, match=r"256 tokens.*257"):
             chart.draw(frame)
 
 
@@ -260,7 +260,7 @@ def test_of_a_corpus_of_many_parts_the_worst_of_several_is_drawn(request):
 
 def test_too_many_labels_are_refused_and_not_cut():
     trace = labelled(sample_trace(layers=1, tokens=101), tuple(str(n) for n in range(101)))
-    with pytest.raises(MoevizError, match="shows at most 100 labels, and the trace has 101"):
+    with pytest.raises(MoevizError, match=r"100 labels.*101"):
         specialization.label_load_heatmap(load_by_label(trace))
 
 

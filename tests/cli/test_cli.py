@@ -22,7 +22,7 @@ from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import output
-from moeviz.cli.main import COMMANDS, command, main
+from moeviz.cli.main import COMMANDS, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.formats.exports import left_out, read_counts, read_trace, write_trace
@@ -77,7 +77,7 @@ def test_every_command_has_help_with_examples_that_parse(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         main([name, "--help"])
     assert stopped.value.code == 0
-    assert f"moeviz {name}" in capsys.readouterr().out and f"moeviz {name}" in command(name).EXAMPLES
+    assert f"moeviz {name}" in capsys.readouterr().out and f"moeviz {name}" in COMMANDS[name]["examples"]
 
 
 def test_every_file_of_a_command_is_in_the_table():

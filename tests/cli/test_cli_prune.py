@@ -29,7 +29,7 @@ def test_criteria_and_forms_are_those_of_the_library():
 
 def test_rows_have_criterion_cut_loss_and_the_deviation_of_chance(texts, capsys):
     asked = ["prune", "embedded", texts, "--cut", "1", "3", "--criteria", "reap", "random", "--json"]
-    assert main([*asked, "--by-kind", "frequency"]) == 0
+    assert main([*asked, "--draws", "3", "--by-kind", "frequency"]) == 0
     out, err = capsys.readouterr()
     rows = json.loads(out)["losses"]
     whole = [row for row in rows if row["chosen_on"] == row["judged_on"] == "all texts"]
@@ -66,7 +66,8 @@ def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_the
     for form in FORMS:
         target = tmp_path / form
         asked = ["prune", "embedded", texts, "--cut", "2", "--criteria", "random", "--by", "frequency"]
-        assert main([*asked, "--ranking", str(target), "--form", form, "--draws", "2"]) == 0
+        asked += ["--tokens", "16", "--draws", "2"]
+        assert main([*asked, "--ranking", str(target), "--form", form]) == 0
         found[form] = [json.loads(line) for line in target.read_text().splitlines()]
     about, *layers = found["moeviz"]
     assert about["criterion"] == "frequency" and about["chosen_on"]["texts"] == about["judged_on"]["texts"] == 3
@@ -83,7 +84,8 @@ def test_rankings_are_written_in_three_forms_and_say_what_they_rest_on_where_the
 
 def test_a_checkpoint_without_the_experts_is_written_and_told(texts, tmp_path, capsys):
     target = tmp_path / "smaller"
-    assert main(["prune", "embedded", texts, "--cut", "1", "--criteria", "reap", "-o", str(target), "--json"]) == 0
+    asked = ["prune", "embedded", texts, "--cut", "1", "--criteria", "reap", "--draws", "2"]
+    assert main([*asked, "-o", str(target), "--json"]) == 0
     out, err = capsys.readouterr()
     assert "7 of 8 experts per layer, 23.1 MB" in err
     about = json.loads((target / "moeviz_pruning.json").read_text())

@@ -102,7 +102,7 @@ def test_a_hostile_command_line_is_one_sentence(words, here, capsys):
 
 
 def test_on_the_device_meta_nothing_runs():
-    with pytest.raises(CaptureError, match="On the device 'meta' weights have shapes and no numbers"):
+    with pytest.raises(CaptureError, match="'meta'"):
         load_model(device_map="meta")
 
 
@@ -131,7 +131,7 @@ def no_network(monkeypatch):
 def test_without_a_network_an_unknown_id_is_refused_after_one_short_request(no_network):
     requests, told = no_network
     for ask in (load_model, model_facts):
-        with pytest.raises(ModelNotFound, match="'nobody/nothing' is neither a local folder"):
+        with pytest.raises(ModelNotFound, match="'nobody/nothing'"):
             ask("nobody/nothing")
     assert requests == [load.SECONDS] * 2 and [options["local_files_only"] for options in told] == [True, True]
 
@@ -165,7 +165,7 @@ def little_memory(monkeypatch):
 
 
 def test_a_model_that_does_not_fit_is_refused_before_its_weights_are_read(little_memory, capsys):
-    with pytest.raises(CaptureError, match=r"'embedded' needs about 0\.1 GB in float32, and 0\.0 GB are free here"):
+    with pytest.raises(CaptureError, match=r"'embedded'.*0\.1 GB.*float32.*0\.0 GB"):
         load_model()
     assert main(["trace", "a"]) == 3
     assert "`--ignore-memory` on the command line" in capsys.readouterr().err

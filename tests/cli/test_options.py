@@ -76,6 +76,13 @@ def test_every_option_of_a_command_is_read_by_it(command):
     assert not unread, f"moeviz {command} takes these, and nothing looks at them"
 
 
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_option_has_words_and_all_words_of_the_table_are_of_an_option(command):
+    actions = actions_of(command)
+    assert all(action.help for action in actions if not isinstance(action.choices, dict))
+    assert {*COMMANDS[command].get("options", {})} <= {n for each in actions for n in (*each.option_strings, each.dest)}
+
+
 # What an option of `moeviz trace` changes beside the request and the loading of the model.
 OF_THE_OUTPUT = {"output", "json", "prompt", "prompt_file"}
 NEEDS = {"system": ["--chat"], "sample_top_k": ["--temperature", "1"], "top_p": ["--temperature", "1"]}

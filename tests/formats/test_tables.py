@@ -142,7 +142,7 @@ def test_a_plain_table_says_the_order_of_slots_by_slot_or_by_weight_or_not_at_al
     trace = plain(f"position,layer,{columns}\n" + "".join(f"0,0,{row}\n" for row in rows))
     assert trace.model.slot_order == order
     if order == "unknown":
-        with pytest.raises(MissingField, match="does not say which of a token's 2 experts"):
+        with pytest.raises(MissingField, match="2 experts"):
             trace.first_choices("This")
     else:
         assert trace.first_choices("This").tolist() == [[5]]
@@ -163,19 +163,19 @@ def test_equal_weights_of_a_plain_table_go_by_the_lower_expert():
 
 def test_more_experts_than_we_read_are_refused_before_anything_is_made():
     rows = "".join(f"0,{layer},32766\n" for layer in range(4_000))
-    with pytest.raises(InvalidTrace, match=r"4,000 layers of up to 32,767 experts, 131,068,000 in all, .* 65,536"):
+    with pytest.raises(InvalidTrace, match=r"4,000 layers.*32,767 experts.*131,068,000.*65,536"):
         plain("position,layer,expert\n" + rows)
 
 
 def test_more_layers_than_we_read_are_refused():
-    with pytest.raises(InvalidTrace, match="5,000 layers, and at most 4,096 are read"):
+    with pytest.raises(InvalidTrace, match=r"5,000 layers.*4,096"):
         plain("position,layer,expert\n" + "".join(f"0,{layer},0\n" for layer in range(5_000)))
 
 
 @EVERY
 def test_a_trace_of_more_experts_than_we_read_is_not_written(export, ids_only_trace):
     model = replace(ids_only_trace.model, num_experts=(32_767,) * 4)
-    with pytest.raises(InvalidTrace, match=r"4 layers of up to 32,767 experts, 131,068 in all, .* 65,536 are read"):
+    with pytest.raises(InvalidTrace, match=r"4 layers.*32,767 experts.*131,068.*65,536"):
         export.write(replace(ids_only_trace, model=model))
 
 
@@ -183,7 +183,7 @@ def test_a_text_that_a_small_parquet_file_repeats_is_bounded_by_the_size_of_the_
     rows = 2_000
     token = pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array(["x" * 100_000]))
     columns = {"position": np.arange(rows), "layer": np.zeros(rows, np.int8), "expert": np.zeros(rows, np.int8)}
-    with pytest.raises(InvalidTrace, match="unpacks to 200,000,000 bytes of text, and at most 8,388,608 are read"):
+    with pytest.raises(InvalidTrace, match=r"200,000,000 bytes.*8,388,608"):
         EXPORTS[1].read(written(pa.table(columns | {"token": token})))
 
 

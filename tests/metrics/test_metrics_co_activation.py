@@ -125,12 +125,12 @@ def test_blocks_of_any_size_give_the_same_numbers(monkeypatch):
 
 def test_more_pairs_than_we_make_are_refused_with_both_numbers():
     tokens = [(expert, expert + 1) for expert in range(0, 2000, 2)]
-    with pytest.raises(InvalidTrace, match=r"layer 3 .* 2,000 experts that occur x 2,000 partners, 4,000,000 cells"):
+    with pytest.raises(InvalidTrace, match=r"layer 3.*2,000 experts.*2,000 partners.*4,000,000 cells"):
         co_activation(routed(tokens, 2000))
 
 
 def test_one_expert_a_token_makes_no_pairs():
-    with pytest.raises(InvalidTrace, match=r"sample gives each token one \(top_k is 1\), so there are no pairs"):
+    with pytest.raises(InvalidTrace, match=r"\(top_k.*1\)"):
         co_activation(sample_trace(top_k=1))
 
 

@@ -114,11 +114,11 @@ def test_half_a_text_is_its_beginning(texts):
 
 def test_too_few_texts_other_models_and_kinds_that_are_not_there_are_refused(texts):
     one = texts_of_label(texts, "French")
-    with pytest.raises(InvalidTrace, match="at least 4 texts in each set, and one has 3"):
+    with pytest.raises(InvalidTrace, match=r"4 texts.*3"):
         contrast((one, some(texts, texts.tokens["sequence"].unique()[:3])))
-    with pytest.raises(InvalidTrace, match=r"num_experts is .* in the first and .* in the second"):
+    with pytest.raises(InvalidTrace, match="num_experts"):
         contrast((one, reference_routing("embedded-fine")))
-    with pytest.raises(InvalidTrace, match="no texts of the kind 'Latin'"):
+    with pytest.raises(InvalidTrace, match="'Latin'"):
         texts_of_label(texts, "Latin")
     with pytest.raises(InvalidTrace, match="it has no labels"):
         texts_of_label(sample_trace(), "French")

@@ -325,9 +325,9 @@ def check_all(trace: RoutingTrace, layer: int, expert: int) -> None:
 
 
 def test_a_layer_or_an_expert_that_is_not_there_is_named(small):
-    with pytest.raises(InvalidTrace, match="small has no MoE layer 3"):
+    with pytest.raises(InvalidTrace, match="MoE layer 3"):
         expert_numbers(small, 3, 0)
-    with pytest.raises(InvalidTrace, match="Layer 5 of small has no expert 4"):
+    with pytest.raises(InvalidTrace, match=r"5.*expert 4"):
         expert_numbers(small, 5, 4)
 
 

@@ -103,7 +103,7 @@ def test_names_of_our_own_models(name, least):
     assert (names["by"] == "kinds").all() == (name == EMBEDDED), "token classes name experts of the siblings"
 
 
-@pytest.mark.parametrize("name", [EMBEDDED, NATURAL, FINE])
+@pytest.mark.parametrize("name", [EMBEDDED, FINE])
 def test_where_kinds_are_shuffled_among_the_texts_next_to_none_holds(name):
     """The control: what could be luck is no name."""
     trace, rng, held = reference_routing(name), np.random.default_rng(0), []

@@ -95,7 +95,7 @@ def test_information_is_at_chance_where_layers_are_independent():
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_flow_needs_two_layers(measure, trace):
-    with pytest.raises(InvalidTrace, match=r"this trace has only layer 2\. Use a trace with two layers or more\."):
+    with pytest.raises(InvalidTrace, match="layer 2"):
         measure(trace.select(layers=[2]))
 
 
@@ -187,10 +187,10 @@ def test_many_layers_of_many_experts_are_counted_by_what_occurs_and_too_many_tok
     frame = information_between_layers(trace)
     assert len(frame) == 96 * 95 / 2 and set(frame["shuffles"]) == {57}
     monkeypatch.setattr("moeviz.metrics.flow.MOST_PAIRED", 4560 * 64 - 1)
-    with pytest.raises(InvalidTrace, match="4,560 pairs of layers with 64 tokens each"):
+    with pytest.raises(InvalidTrace, match=r"4,560 pairs.*64 tokens"):
         information_between_layers(trace)
     monkeypatch.setattr("moeviz.metrics.flow.MOST_PAIRS", 4559)
-    with pytest.raises(InvalidTrace, match="4,560 pairs of layers would be compared, and at most 4,559 are"):
+    with pytest.raises(InvalidTrace, match=r"4,560 pairs.*4,559"):
         information_between_layers(trace)
 
 

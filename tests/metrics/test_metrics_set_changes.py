@@ -43,7 +43,7 @@ def test_without_word_of_ties_nothing_is_said_of_them(trace):
 
 def test_traces_that_are_not_of_the_same_tokens_are_refused(trace):
     other = replace(trace, tokens=trace.tokens.assign(token_id=trace.tokens["token_id"] + 1))
-    with pytest.raises(InvalidTrace, match="different tokens from token 0 on"):
+    with pytest.raises(InvalidTrace, match="token 0"):
         set_changes(trace, other)
     with pytest.raises(InvalidTrace, match="cannot be compared choice by choice"):
         set_changes(trace, trace.select(layers=trace.model.layers[:1]))

@@ -215,5 +215,5 @@ def test_one_label_alone_has_nothing_to_be_compared_with():
 
 
 def test_too_many_labels_for_pairs_are_refused_before_any_work():
-    with pytest.raises(InvalidTrace, match="at most 100 of them, and here are 101"):
+    with pytest.raises(InvalidTrace, match=r"100.*101"):
         label_divergence(labelled([(str(n), [[0]]) for n in range(101)], 2))

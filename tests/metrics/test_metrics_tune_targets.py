@@ -83,13 +83,13 @@ def test_files_are_those_that_esft_and_peft_read():
     assert trained and all("layers.1." in name and "experts" in name for name in trained)
     with pytest.raises(InvalidTrace, match="are modules of their own"):
         to_peft(found, {4: []})
-    with pytest.raises(InvalidTrace, match="nothing for PEFT to adapt"):
+    with pytest.raises(InvalidTrace, match="PEFT"):
         to_peft(found.assign(target=False), names)
 
 
 def test_what_cannot_be_asked_is_said():
     pair = trace_of([EVEN] * 4), trace_of([EVEN] * 4)
-    with pytest.raises(InvalidTrace, match=r"no score 'size'\. Choose one of token, gate"):
+    with pytest.raises(InvalidTrace, match="'size'"):
         tune_targets(pair, "size")
     for share in (0.0, 1.5, float("nan")):
         with pytest.raises(InvalidTrace, match="above 0 and at most 1"):
@@ -97,5 +97,5 @@ def test_what_cannot_be_asked_is_said():
     bare = RoutingTrace(pair[0].model, pair[0].tokens, pair[0].experts)
     with pytest.raises(MissingField, match="Gate scores need the weights"):
         tune_targets((pair[0], bare), "gate")
-    with pytest.raises(InvalidTrace, match="at least 4 texts in each set, and one has 1"):
+    with pytest.raises(InvalidTrace, match=r"4 texts.*1"):
         tune_targets((pair[0], trace_of([EVEN])))

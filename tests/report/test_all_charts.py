@@ -59,7 +59,7 @@ def test_tables_are_what_the_charts_draw_and_pictures_are_svg():
         assert ElementTree.fromstring(files[f"{name}.svg"]).tag.endswith("svg")
 
 
-def test_the_readme_says_which_layer_a_chart_is_about(trace):
+def test_the_readme_says_which_layer_a_chart_is_about(no_pictures, trace):
     said = " ".join(files_of(charts_zip(trace))["README.txt"].decode().split())
     other = " ".join(files_of(charts_zip(trace, layer=1, token=3))["README.txt"].decode().split())
     assert "divided among its experts? Layer 2. " in said and "through the model? Token 31. " in said

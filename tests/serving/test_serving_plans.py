@@ -18,6 +18,8 @@ from serving_data import reference_trace
 from moeviz import ExpertCounts, ModelInfo, RoutingTrace, published_counts
 from moeviz.embedded.recorded_routing import ROUTING, reference_routing
 from moeviz.errors import MissingField, MoevizError
+from moeviz.formats.exports import open_bytes
+from moeviz.formats.importers.importer import ImportOptions
 from moeviz.routing_trace import token_frame
 from moeviz.serving.placement import kept_whole
 from moeviz.serving.plans import engines
@@ -164,6 +166,15 @@ def test_ktransformers_takes_experts_that_share_tokens_where_the_file_is_by_co_a
     assert gpu == {"ktransformers": {0, 2}, "ktransformers-together": {0, 1}}
     with pytest.raises(MissingField, match="needs the experts of each token"):
         export_plan(make_plan(trace.counts(), 1, 0), "ktransformers-together")
+
+
+def test_a_profile_for_llama_cpps_cache_is_read_as_the_traces_counts():
+    """By the importer of that tool's files, which is told what they do not say."""
+    trace = awkward_trace()
+    data = export_plan(make_plan(trace, 1, 0), "llama.cpp-cache")
+    assert data.startswith(b"layer,expert\n") and data.count(b"\n") == 1 + 3 * 160 * 2
+    counts = open_bytes(data, "profile.csv", options=ImportOptions(top_k=2, experts=16)).counted
+    assert counts.model.layers == trace.model.layers and np.array_equal(counts.assignments, trace.counts().assignments)
 
 
 def test_experts_kept_together_serve_more_texts_whole_than_the_busiest_on_texts_they_were_not_chosen_from():
@@ -324,7 +335,7 @@ def uneven() -> RoutingTrace:
     return replace(trace, model=model, experts=np.minimum(trace.experts, 3), logits=None, weights=None)
 
 
-@pytest.mark.parametrize("engine", [name for name in ENGINES if name != "llama.cpp"])
+@pytest.mark.parametrize("engine", [name for name in ENGINES if not name.startswith("llama.cpp")])
 def test_layers_of_different_sizes_are_refused_by_engines_that_have_one_size(engine):
     plan = make_plan(uneven(), 2, 2)
     with pytest.raises(MoevizError, match=r"the same number of experts in every layer, and this model has .* 4 and 8"):

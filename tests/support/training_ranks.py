@@ -14,16 +14,17 @@ from moeviz.training import RoutingCallback
 STEPS, EACH = 4, 4  # a step is of two micro-batches of so many rows
 
 
-def trainer(folder: Path) -> torch.nn.Module:
-    """Trainer: two ranks of one micro-batch, or one of two."""
-    world = int(os.environ["WORLD_SIZE"])
-    options = {"max_steps": STEPS, "gradient_accumulation_steps": 2 // world, "ddp_backend": "gloo"}
+def trained(folder: Path, world: int) -> dict[str, torch.Tensor]:
+    """Train as two ranks of one micro-batch, or as one of two; the weights."""
+    folder.mkdir(parents=True, exist_ok=True)
+    options = {"max_steps": STEPS, "gradient_accumulation_steps": 2 // world}
+    options |= {"ddp_backend": "gloo"} if world > 1 else {}
     options |= {"optim": "sgd", "learning_rate": 0.1, "average_tokens_across_devices": True}
     rows = windows(count=STEPS * 2 * EACH, ragged=True)
     model = tiny(router_aux_loss_coef=0.0)  # transformers multiplies the aux loss by micro-batches and by ranks
     made = trainer_of(model, rows, folder, RoutingCallback(folder / "run"), **options)
     made.train()
-    return made.model
+    return made.model.state_dict()
 
 
 def main() -> None:
@@ -31,13 +32,11 @@ def main() -> None:
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     folder = Path(sys.argv[1])
-    folder.mkdir(parents=True, exist_ok=True)
-    model = trainer(folder)
-    if not dist.is_initialized() or dist.get_rank() == 0:
-        torch.save(model.state_dict(), folder / "weights.pt")
-    if dist.is_initialized():
-        dist.barrier()
-        dist.destroy_process_group()
+    weights = trained(folder, int(os.environ["WORLD_SIZE"]))
+    if dist.get_rank() == 0:
+        torch.save(weights, folder / "weights.pt")
+    dist.barrier()
+    dist.destroy_process_group()
 
 
 if __name__ == "__main__":

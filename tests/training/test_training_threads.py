@@ -94,7 +94,7 @@ def test_replicas_of_dataparallel_train_the_model_so_they_count():
         assert health.said == []
 
 
-@pytest.mark.parametrize(("replicated", "steps"), [(False, 1000), (True, 200)])
+@pytest.mark.parametrize(("replicated", "steps"), [(False, 300), (True, 100)])
 def test_steps_beside_a_thread_that_evaluates_are_counted_as_by_hooks_of_ones_own(replicated, steps):
     model = tiny(vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=1).train()
     ids = torch.randint(64, (4, 4), generator=torch.Generator().manual_seed(0))

@@ -283,7 +283,6 @@ class FairQueue:
 
 
 def _is_nearly(number: int, most: int) -> bool:
-    """Return whether no more than a quarter of the places is left."""
     return number >= most - most // 4
 
 

@@ -20,17 +20,7 @@ from moeviz.embedded.own_models import installed
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog
 from moeviz_app.jobs.background import in_steps
-from moeviz_app.jobs.fair_queue import (
-    Client,
-    Done,
-    FairQueue,
-    InLine,
-    Progress,
-    QueueLimits,
-    Tell,
-    Work,
-    wait_for,
-)
+from moeviz_app.jobs.fair_queue import Client, Done, FairQueue, InLine, Progress, QueueLimits, Tell, Work, wait_for
 from moeviz_app.jobs.model_cache import Garbage, ModelBackend, ModelCache, ModelKey, loaded_before_fork
 from moeviz_app.jobs.render_lock import released
 from moeviz_app.server import identity

@@ -108,10 +108,7 @@ def occlusion_of(trace: RoutingTrace, run: RunRequest) -> "Occlusion | None":
 
 
 def attributed(
-    trace: RoutingTrace,
-    run: RunRequest,
-    token: int,
-    listen: Callable[[InLine | Progress], None] = lambda _told: None,
+    trace: RoutingTrace, run: RunRequest, token: int, listen: Callable[[InLine | Progress], None] = lambda _told: None
 ) -> pd.DataFrame:
     """Return what each part of the model wrote of the choices for one token, by `moeviz.direct_attribution`.
 

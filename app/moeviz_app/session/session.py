@@ -35,15 +35,8 @@ FAMILIES, READING = "families", "reading"
 TEXTS, TEXT_FILES, SOURCE = "texts", "text_files", "source"
 CHANGE, CHANGED_LAYER, EXPERTS = "change", "changed_layer", "experts"
 TOP_K, PRECISION, AMOUNT = "changed_top_k", "precision", "amount"
-EXPERT_MB, GIGABYTES, DEVICES, PHASE, REPEATS, ENGINE, ALL_LAYERS = (
-    "expert_mb",
-    "gigabytes",
-    "devices",
-    "served_phase",
-    "repeats",
-    "engine",
-    "all_layers",
-)
+EXPERT_MB, GIGABYTES, DEVICES, PHASE = "expert_mb", "gigabytes", "devices", "served_phase"
+REPEATS, ENGINE, ALL_LAYERS = "repeats", "engine", "all_layers"
 GROUP, COUNTED_LAYER = "group", "counted_layer"  # of counts
 COUNTED_PART, CARD, SERVE_PART = "counted_part", "card", "serve_part"
 CORPUS_LAYER = "corpus_layer"  # of a dataset
@@ -57,17 +50,12 @@ BASE, CHILD, LINEAGE_LAYER = "base", "child", "lineage_layer"  # on Lineage
 DEPTH = "depth"  # of the layers that are compared in three traces
 
 
-def current_trace() -> RoutingTrace | None:
-    """Return the trace that the visitor ran or opened last; None before the first run."""
-    return visit().trace
-
-
 def shown_trace() -> RoutingTrace:
     """Return the trace on screen: of the page's subject, one of its texts if the page shows one at a time."""
     one = subject()
     trace = one.read()
     if not isinstance(trace, RoutingTrace):
-        trace = current_trace() or recorded.example()
+        trace = visit().trace or recorded.example()
     elif visit().takes.one_text and one.id in ROUTING:
         trace = text_of(one.id, visit().text)
     _choose_layers(trace)
@@ -131,11 +119,6 @@ def point_at(layer: int | None, token: int | None) -> None:
     if token is not None and token < len(trace.tokens):
         st.session_state[WINDOW] = token // MAX_TOKENS + 1
         visit().token = token
-
-
-def page(title: str) -> st.Page:
-    """Return the page of that title: every page can lead to every other."""
-    return visit().pages[title]
 
 
 def choose(layer: int, token: int) -> None:
@@ -211,11 +194,6 @@ def keep_held() -> None:
         visit().box_of = stopped  # it stays with what is typed meanwhile
 
 
-def forget_held() -> None:
-    """Forget the part of an earlier run that is held: a new run begins."""
-    visit().unfinished = None
-
-
 def keep_result(name: str, found: Any) -> None:
     """Keep this visitor's last result of that name."""
     visit().results[name] = found
@@ -253,16 +231,6 @@ def chosen_layers(how_many: Literal["one", "two"]) -> tuple[int, ...]:
     """Return the layer, or the pair of layers, that the visitor looks at."""
     keys = {"one": (LAYER,), "two": (FIRST_LAYER, SECOND_LAYER)}[how_many]
     return tuple(st.session_state[key] for key in keys)
-
-
-def already_opened(file_id: str) -> bool:
-    """Return whether this upload is the one that was opened last."""
-    return visit().upload == file_id
-
-
-def done_with(file_id: str) -> None:
-    """Remember that what this upload holds is open."""
-    visit().upload = file_id
 
 
 def link_to(

@@ -28,18 +28,8 @@ from moeviz_app.session.datasets import ShownDataset
 from moeviz_app.session.visit import Takes, visit
 
 # What subjects have, and pages need.
-ORDER, PROMPT, SEVERAL, KINDS, SCORES, WEIGHTS, COUNTED, SIZE, SERVED, TRAINING = (
-    "order",
-    "prompt",
-    "several",
-    "kinds",
-    "scores",
-    "weights",
-    "counted",
-    "size",
-    "served",
-    "training",
-)
+ORDER, PROMPT, SEVERAL, KINDS, SCORES = "order", "prompt", "several", "kinds", "scores"
+WEIGHTS, COUNTED, SIZE, SERVED, TRAINING = "weights", "counted", "size", "served", "training"
 LACKS = {  # in a list, and as the reason for which a page shows another subject
     TRAINING: ("not a training run", "This page is about training runs."),
     SERVED: ("no costs of serving", "What it costs to serve is read off a recording, counts or a configuration."),

@@ -102,7 +102,7 @@ def subject_query(look: Look) -> dict[str, str]:
     """Return what an address says of the chosen subject: nothing of a place's example, or of what came in a file."""
     chosen = look.chosen.id
     if chosen == TRACE:
-        run = recent.run_of(session.current_trace())
+        run = recent.run_of(visit().trace)
         return run.parameters() if run is not None and run.fits_an_address else {}
     if look.is_example or chosen.startswith(OWN_COUNTS):
         return {}

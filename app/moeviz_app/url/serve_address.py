@@ -19,13 +19,14 @@ PARTS = {  # of the page; and in an address
     "Plan for an engine": "plan",
 }
 PART_OF = {short: part for part, short in PARTS.items()}
-MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE = (
+MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE, JUDGED_ON = (
     "memory",  # in GB
     "devices",
     "tokens",
     "repeats",
     "expert_mb",
     "engine",
+    "judged_on",  # the run of another recording
 )
 HELD_IN = {
     MEMORY: "memory",
@@ -35,7 +36,7 @@ HELD_IN = {
     DEVICES: "devices",
     ENGINE: "plan",
 }
-NAMES = (CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE)
+NAMES = (CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE, JUDGED_ON)
 LONGEST, MOST = 20, 1e6
 
 

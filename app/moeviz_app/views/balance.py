@@ -118,28 +118,22 @@ def _of_counts(counts: ExpertCounts, part: Counted) -> None:
     parts = [*([KINDS] if counts.group_kind == "label" else ()), *([BESIDE] if _like(counts) else ()), FILES]
     opened = choice_of(st.segmented_control, "Details", parts, session.COUNTED_PART, None)
     if opened == KINDS:
-        layer = _layer(counts)
+        layers = counts.model.layers
+        layer = layer_of(layers, session.COUNTED_LAYER, layers[len(layers) // 2])
         for chart in specialization.CHARTS:
             _draw(chart, counts.select(layers=[layer]) if chart.layers == "one" else counts)
     elif opened == BESIDE:
         st.text("The first is these counts, the second the trace.")
         for chart in COMPARISONS:
-            _draw(chart, (part, session.current_trace()))
+            _draw(chart, (part, visit().trace))
     elif opened == FILES:
         _files(counts)
 
 
 def _like(counts: ExpertCounts) -> bool:
-    """Return whether the trace on screen is of a model of this shape."""
-    trace = session.current_trace()
+    trace = visit().trace
     same = counts.model.layers, counts.model.num_experts
     return trace is not None and (trace.model.layers, trace.model.num_experts) == same
-
-
-def _layer(counts: ExpertCounts) -> int:
-    """Choose the layer of charts about one."""
-    layers = counts.model.layers
-    return layer_of(layers, session.COUNTED_LAYER, layers[len(layers) // 2])
 
 
 def _draw(chart: Chart, counts: Counted | tuple[Counted, Counted]) -> None:

@@ -26,7 +26,6 @@ from moeviz.metrics.multi_trace import (
     of_one_text,
 )
 from moeviz.metrics.tokens import visible
-from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import cut
 from moeviz_app import settings
@@ -110,7 +109,15 @@ def _compare(traces: dict[str, RoutingTrace]) -> None:
         figures_side_by_side(traces)
         if len(traces) == 2:
             _if_trained_further(traces)
-    _side_by_side(traces)
+    st.subheader("Any chart, side by side", anchor=False)
+    chart = BESIDE[st.selectbox("Chart", list(BESIDE), key=session.BESIDE, persist_state="session")]
+    for (name, trace), column in zip(traces.items(), st.columns(len(traces), gap="large"), strict=True):
+        with column, explained():
+            st.text(name)
+            frame = chart.measure(part_of(trace, chart))
+            own = chart.of(trace.model)
+            altair_chart(own.picture(frame, dark=on_dark()), key=f"{chart.key} {name}", alt=f"{name}: {own.question}")
+    st.markdown(chart.reading)
 
 
 def _if_trained_further(traces: dict[str, RoutingTrace]) -> None:
@@ -129,7 +136,8 @@ def _expert_by_expert(traces: dict[str, RoutingTrace]) -> None:
     called, (one, other) = dict(zip("AB", traces, strict=True)), traces.values()
     st.text(f"The first is {called['A']}, the second {called['B']}.")
     names = names_of(one.model, [one, other, *recent.traces().values()]) if _one_model(one, other) else None
-    words = _words(one, other)
+    kinds = ("item_kind", "label_kind", "layer_kind")
+    words = one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
     for chart in COMPARISONS:
         heading(chart, words)
         with explained():
@@ -141,12 +149,6 @@ def _expert_by_expert(traces: dict[str, RoutingTrace]) -> None:
 
 def _one_model(one: RoutingTrace, other: RoutingTrace) -> bool:
     return one.model.name == other.model.name
-
-
-def _words(one: RoutingTrace, other: RoutingTrace) -> ModelInfo | None:
-    """Return the model in whose words both can be spoken of; None where they route different things."""
-    kinds = ("item_kind", "label_kind", "layer_kind")
-    return one.model if all(getattr(one.model, kind) == getattr(other.model, kind) for kind in kinds) else None
 
 
 def _offer_own_models(first: RoutingTrace | None) -> None:
@@ -166,18 +168,6 @@ def _in_model(prompt: str, name: str) -> RoutingTrace:
     trace = record(RunRequest(prompt, name), key=f"{name} goes on")
     recent.rename(next(iter(recent.traces())), recent.free_name(f"{name} · {next(iter(recent.traces()))}"))
     return trace
-
-
-def _side_by_side(traces: dict[str, RoutingTrace]) -> None:
-    st.subheader("Any chart, side by side", anchor=False)
-    chart = BESIDE[st.selectbox("Chart", list(BESIDE), key=session.BESIDE, persist_state="session")]
-    for (name, trace), column in zip(traces.items(), st.columns(len(traces), gap="large"), strict=True):
-        with column, explained():
-            st.text(name)
-            frame = chart.measure(part_of(trace, chart))
-            own = chart.of(trace.model)
-            altair_chart(own.picture(frame, dark=on_dark()), key=f"{chart.key} {name}", alt=f"{name}: {own.question}")
-    st.markdown(chart.reading)
 
 
 _KEPT = "figures of several"
@@ -201,7 +191,10 @@ def figures_side_by_side(traces: Several) -> None:
         with explained():
             if isinstance(frame, MissingField):
                 raise frame
-            _say_who_is_missing(traces, frame)
+            without = [name for name in traces if name not in set(frame["trace"])]
+            if without:
+                lack = "they lack" if len(without) > 1 else "it lacks"
+                say(f"There is no line for {' and '.join(without)}: {lack} what this chart is made from.")
             picture_and_words(chart, frame)
 
 
@@ -312,11 +305,3 @@ def _choice_of(part: RoutingTrace, row: int, names: Mapping[int, str]) -> str:
 def _pick(key: str) -> None:
     """Callback of a strip: mark the same row in the others."""
     visit().row_of_several = int(session.value(key).pick)
-
-
-def _say_who_is_missing(traces: Several, frame: pd.DataFrame) -> None:
-    """Say which traces have no line in a chart, which may need data that some of them lack."""
-    without = [name for name in traces if name not in set(frame["trace"])]
-    if without:
-        lack = "they lack" if len(without) > 1 else "it lacks"
-        say(f"There is no line for {' and '.join(without)}: {lack} what this chart is made from.")

@@ -63,7 +63,6 @@ def contrast_page() -> None:
 
 
 def _kinds(trace: RoutingTrace) -> list[str]:
-    """The kinds of which there are enough texts."""
     if "label" not in trace.tokens:
         return []
     texts = trace.tokens.groupby("label", observed=True)["sequence"].nunique()
@@ -126,7 +125,6 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
 
 
 def _beginning(trace: RoutingTrace, kinds: tuple[str, str]) -> str:
-    """The first words of a text of neither kind, if there is one."""
     others = ~trace.tokens["label"].astype(str).isin(kinds)
     sequences = trace.tokens.loc[others, "sequence"] if others.any() else trace.tokens["sequence"]
     is_first = (trace.tokens["sequence"] == sequences.iloc[0]) & (trace.tokens["position"] < FIRST_TOKENS)

@@ -61,7 +61,7 @@ def corpus_page() -> None:
         texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
             session.set_trace(_run(name, _checked(texts)))
-    trace = session.current_trace()
+    trace = visit().trace
     if trace is not None and "label" in trace.tokens:
         _show(trace)
 
@@ -82,7 +82,11 @@ def choose_texts(key: str, usual: str) -> Texts:
             max_upload_size=settings.SETTINGS.max_upload_mb,
             key=session.TEXT_FILES,
         )
-        _check_bytes(sum(file.size for file in files))
+        given = sum(file.size for file in files)
+        if given > (most := BYTES_A_CHARACTER * settings.SETTINGS.max_corpus_chars):
+            raise InvalidPrompt(
+                f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
+            )
         return texts_of_files((file.name, file.getvalue()) for file in files)
     return _pasted()
 
@@ -118,14 +122,6 @@ def _row(number: int) -> tuple[str, str]:
 def _change_rows(by: int) -> None:
     """Callback of the two buttons. A text that is removed is there again when its row is added again."""
     session.set_value(session.TEXTS, min(max(session.value(session.TEXTS) + by, 1), MOST_PASTED))
-
-
-def _check_bytes(given: int) -> None:
-    """Refuse more bytes than texts of the longest length could have, before they are decoded."""
-    if given > (most := BYTES_A_CHARACTER * settings.SETTINGS.max_corpus_chars):
-        raise InvalidPrompt(
-            f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
-        )
 
 
 def _checked(texts: Texts) -> Texts:

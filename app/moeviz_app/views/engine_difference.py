@@ -1,6 +1,8 @@
 """Two recordings of the same text, by two engines, in two precisions, in training and serving: where do they part?"""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from itertools import combinations
 from typing import NamedTuple
 from weakref import ref
 
@@ -14,6 +16,7 @@ from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics.conventions import Comparison, explain
 from moeviz.metrics.engine_difference import (
     agreement_sentence,
+    aligned,
     convention_sentence,
     engine_difference,
     engine_difference_summary,
@@ -28,10 +31,12 @@ from moeviz_app.jobs import model_catalog, recorded
 from moeviz_app.jobs.recorded import EXAMPLES, cached_for_example
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.session import recent, session
+from moeviz_app.session.visit import visit
+from moeviz_app.url.fields import PageAddress
 from moeviz_app.widgets import pickers
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
 from moeviz_app.widgets.messages import example_note, explained, say
-from moeviz_app.widgets.pickers import Pair, bring_up_pair, choice_of
+from moeviz_app.widgets.pickers import PAIR, Pair, bring_up_pair, choice_of
 from moeviz_app.widgets.run_panel import run_live
 
 PRECISIONS = ("float32", "bfloat16")
@@ -39,7 +44,10 @@ CELLS = 6_000  # of the map of tokens, at most
 MOST_TOKENS, FEWEST_TOKENS = 128, 16
 MOST_SEQUENCES = 1_000  # in the table
 _KEPT = "engine difference of a pair"
-PLANTED, IN_PRECISIONS = EXAMPLE_PAIRS = ("Experts under other numbers", "Two precisions")
+YOURS = "Your traces"
+PLANTED, IN_PRECISIONS = EXAMPLE_PAIRS = ("Example: experts under other numbers", "Example: two precisions")
+_OFFERED = "traces at which engine difference began"
+TOKENS_LOOKED_AT = 4_096  # to find out whether two traces are of one text
 RECORDED, UNDONE = VIEWS = ("As recorded", "With it undone")
 
 
@@ -60,16 +68,16 @@ def engine_difference_page() -> None:
     st.text("Two recordings of the same text: by two engines, in two precisions, in training and in serving.")
     for sentence in recent.restore():
         say(sentence)
+    linked = bool(visit().pair_asked)
     waits = bring_up_pair()
     offered = pickers.offered(parts=False)
     if len(offered) < 2 and waits:
         return
     if len(offered) < 2:
         _say_where_traces_come_from()
-    else:
-        _suggest()
+    _begin(offered, linked and not waits)
     with explained():
-        pair = pickers.chosen(offered) if len(offered) > 1 else _example()
+        pair = _pair(offered)
         found = _found(pair)
         with st.container(border=True, key="answer"):
             for convention in found.found.conventions:
@@ -103,24 +111,44 @@ def _say_where_traces_come_from() -> None:
     session.link_to("Files", "Open files", ":material/upload:")
 
 
-def _suggest() -> None:
-    """Where no pair is chosen yet, the newest trace and the newest other one of the same tokens."""
-    if session.value(session.FIRST_TRACE) is not None:
-        return
-    newest, *others = recent.traces().values()
-    what = ["token_id", "text"]
-    for other in others:
-        if other.tokens[what].equals(newest.tokens[what]):
-            pickers.choose(other, newest)
-            return
+def _begin(offered: Mapping[str, RoutingTrace], linked: bool) -> None:
+    """Begin with two traces of one text, else with the example; anew as soon as there are other traces.
 
-
-def _example() -> Pair:
-    """Choose among two pairs: a recording with a planted convention, or the example texts in two precisions.
-
-    The second is read once, for all visitors. Raises what `run_live` raises.
+    Between these times the visitor's choice holds, of whatever traces.
     """
-    if choice_of(st.segmented_control, "Example", EXAMPLE_PAIRS, session.ENGINE_EXAMPLE, PLANTED) == PLANTED:
+    if session.value(_OFFERED) == [*offered] and not linked:
+        return
+    session.set_value(_OFFERED, [*offered])
+    chosen = [offered[name] for key in pickers.KEYS[:2] if (name := session.value(key)) in offered]
+    pairs = ((other, newest) for newest, other in combinations(offered.values(), 2))  # the newest come first
+    pair = next(filter(_of_one_text, ([(chosen[0], chosen[1])] if len(chosen) > 1 else []) + [*pairs]), None)
+    if pair is not None and not linked:
+        pickers.choose(*pair)
+    session.set_value(session.ENGINE_EXAMPLE, PLANTED if pair is None and not linked else YOURS)
+
+
+def _of_one_text(pair: Pair) -> bool:
+    """Return whether two traces can be of one text and one model."""
+    one, other = pair
+    if one is other or max(one.model.num_experts) != max(other.model.num_experts):
+        return False
+    try:
+        aligned((one.select(tokens=slice(0, TOKENS_LOOKED_AT)), other.select(tokens=slice(0, TOKENS_LOOKED_AT))))
+    except MoevizError:
+        return False
+    return True
+
+
+def _pair(offered: dict[str, RoutingTrace]) -> Pair:
+    """Choose among two traces of the visitor's, a recording with a planted convention, and texts in two precisions.
+
+    The last is read once, for all visitors. Raises what `run_live` raises.
+    """
+    pairs = (*(YOURS,) * (len(offered) > 1), *EXAMPLE_PAIRS)
+    shown = choice_of(st.segmented_control, "Compare", pairs, session.ENGINE_EXAMPLE, PLANTED)
+    if shown == YOURS:
+        return pickers.chosen(offered)
+    if shown == PLANTED:
         st.text(
             "The recorded example, and a copy in which each expert has the next one’s number, as from an engine that "
             "counts from one: every token goes to the same experts."
@@ -197,3 +225,11 @@ def _first_place(partings: pd.DataFrame) -> int:
     before = partings["tokens"].cumsum().shift(fill_value=0) + partings["before"]
     parted = before[partings["layer"] >= 0]
     return int(parted.iloc[0]) if len(parted) else 0
+
+
+def _written() -> dict[str, str]:
+    """Return the two traces that are compared; an example is what the page begins with."""
+    return PAIR.written() if session.value(session.ENGINE_EXAMPLE) == YOURS else {}
+
+
+ADDRESS = PageAddress(_written, PAIR.fill_in)

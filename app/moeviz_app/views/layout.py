@@ -46,7 +46,7 @@ def draw() -> None:
         visit().takes = replace(visit().takes, model=navigation.asked_query().get(navigation.OF))
     with explained():
         if (begins := open_startup_files()) and page.title == FIRST:
-            st.switch_page(session.page(begins))
+            st.switch_page(visit().pages[begins])
     notice = visit().notice = st.empty()
     follow(page.url_path)
     bar, before = st.empty() if row is not None and row.takes is not None else None, _subject()
@@ -116,7 +116,7 @@ def _follow_run(asked: dict[str, str]) -> None:
     if run == EXAMPLE_RUN:
         if view().chosen.id != MIXED:
             choose(MIXED)
-    elif recent.run_of(session.current_trace()) == run:  # else what is being typed would be lost
+    elif recent.run_of(visit().trace) == run:  # else what is being typed would be lost
         choose(TRACE)
     else:
         _show(run, *place)

@@ -37,6 +37,7 @@ from moeviz_app.views.compare import compare_page
 from moeviz_app.views.contrast import ADDRESS as CONTRAST
 from moeviz_app.views.contrast import contrast_page
 from moeviz_app.views.corpus import corpus_page
+from moeviz_app.views.engine_difference import ADDRESS as ENGINES
 from moeviz_app.views.engine_difference import engine_difference_page
 from moeviz_app.views.expert import expert_page
 from moeviz_app.views.expert_table import PAGE as TABLE
@@ -61,7 +62,7 @@ from moeviz_app.views.training import training_page
 from moeviz_app.views.what_if import ADDRESS as CHANGE
 from moeviz_app.views.what_if import what_if_page
 from moeviz_app.widgets.components import component
-from moeviz_app.widgets.pickers import COMPARED, PAIR
+from moeviz_app.widgets.pickers import COMPARED
 
 FIRST = "Explore"
 STORY = "From 1991 to Mixtral"
@@ -115,7 +116,7 @@ PLACES: dict[str, tuple[PageRow, ...]] = {  # a place, and its tabs; it opens at
         PageRow("Compare", compare_page, _takes(MIXED, ORDER), COMPARED),
         PageRow("One word", one_word_page, TO_RUN, WORD),
         PageRow("Contrast", contrast_page, _takes(EMBEDDED, ORDER, KINDS), CONTRAST),
-        PageRow("Engine difference", engine_difference_page, None, PAIR),
+        PageRow("Engine difference", engine_difference_page, None, ENGINES),
         PageRow("What if", what_if_page, TO_RUN, CHANGE),
     ),
     "Balance": (
@@ -206,17 +207,12 @@ def draw_menu(open_page: str) -> None:
             for name, pages in MENU.items():
                 st.page_link(_page(pages[0]), label=name, icon=ICONS.get(name), width="content")
             st.page_link(_page(MORE), label=MORE, icon=":material/menu:", width="content")
-            _draw_mark(place, open_page)
+            places = [_path(MENU[place][0])] if place in MENU else []
+            places += [] if place in ICONS else [_path(MORE)]
+            tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
+            _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
     if open_page != FIRST:
         draw_tabs(open_page)
-
-
-def _draw_mark(place: str, open_page: str) -> None:
-    """Mark the place that is open: on a phone, More holds those that are not at the bottom."""
-    places = [_path(MENU[place][0])] if place in MENU else []
-    places += [] if place in ICONS else [_path(MORE)]
-    tab = next(iter(GALLERY)) if open_page in GALLERY else open_page
-    _mark(key="mark", data={"places": places, "tabs": [_path(tab)]}, height=1)
 
 
 def draw_tabs(open_page: str) -> None:

@@ -31,7 +31,6 @@ def models_page() -> None:
 
 
 def _use(name: str) -> None:
-    """Callback: the next run goes through it."""
     session.set_value(session.MODEL, name)
 
 

@@ -58,7 +58,6 @@ def one_word_page() -> None:
 
 
 def _take() -> None:
-    """Callback of the text."""
     visit().word_asked = getattr(session.value(WORDS), "edit", None)
 
 

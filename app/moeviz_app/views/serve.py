@@ -135,7 +135,7 @@ def serving(
     if counted is not None:
         with cards:
             draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fit)
-            draw_staleness(counted, fit)
+            draw_staleness(counted, fit, wanted)
 
 
 def _draw_part(opened: str, asked: ServingQuery) -> None:

@@ -23,8 +23,8 @@ from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import recent, session
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
-from moeviz_app.widgets.messages import note
-from moeviz_app.widgets.pickers import choice_of
+from moeviz_app.widgets.messages import explained, note, say
+from moeviz_app.widgets.pickers import ask_for_runs, bring_up_pair, choice_of, run_in_address
 
 BITS = {"float32": 32, "bfloat16": 16, "float16": 16}
 USUAL_BITS = 16
@@ -270,10 +270,21 @@ def _cards(counted: Counted, fit: int) -> Iterator[tuple[str, Answer]]:
     yield BATCHES, answer(DRAFT, lambda: drafted(chosen_tokens(counted)))
 
 
-def draw_staleness(counted: Counted, fit: int) -> None:
+def draw_staleness(counted: Counted, fit: int, wanted: Mapping[str, str]) -> None:
     """Ask for another recording, and draw what plans of this one are worth there: one number, and a sentence each."""
-    others = {name: trace for name, trace in recent.traces().items() if trace is not counted}
+    with explained():
+        ask_for_runs(wanted, [serve_address.JUDGED_ON])
+    for sentence in recent.restore():
+        say(sentence)
+    bring_up_pair()
+    model = counted.model
+    others = {
+        name: trace
+        for name, trace in recent.traces().items()
+        if trace is not counted and (trace.model.layers, trace.model.num_experts) == (model.layers, model.num_experts)
+    }
     if not others:
+        serve_address.show(serve_address.JUDGED_ON, None, None)
         return
     with st.container(border=True, key="serve-card-judged-on"):
         name = choice_of(
@@ -285,6 +296,7 @@ def draw_staleness(counted: Counted, fit: int) -> None:
             index=None,
             placeholder="another recording: a day, a customer, a checkpoint",
         )
+        serve_address.show(serve_address.JUDGED_ON, run_in_address(name), None)
         if name is None:
             return
         least, most = counted.model.top_k, max(counted.model.num_experts) - counted.model.zero_experts

@@ -13,6 +13,7 @@ from moeviz_app import settings
 from moeviz_app.server import identity
 from moeviz_app.session import opened, recent, session, training_runs
 from moeviz_app.session.opened import read_upload
+from moeviz_app.session.visit import visit
 from moeviz_app.widgets.facts import trace_facts
 from moeviz_app.widgets.files import ask_for, doctor_says, downloads, import_options
 from moeviz_app.widgets.messages import explained, say
@@ -23,7 +24,7 @@ def traces_page() -> None:
     st.title("Files", anchor=False)
     for sentence in recent.restore():
         say(sentence)
-    if session.current_trace() is None and not recent.traces():
+    if visit().trace is None and not recent.traces():
         _what_can_be_opened()
     st.subheader("Open a file", anchor=False)
     _open()
@@ -72,7 +73,7 @@ def _open() -> None:
         f":small[Files up to {most} MB. Open a larger one, a folder, or a file of torch on your own machine with "
         "`moeviz app FILE`.]"
     )
-    if upload is None or session.already_opened(upload.file_id):
+    if upload is None or visit().upload == upload.file_id:
         return
     form = st.empty()
     with form.container():
@@ -80,7 +81,7 @@ def _open() -> None:
     if told is not None:
         with explained(), st.spinner("Reading the file …"):
             _read(upload, told)
-        if session.already_opened(upload.file_id):
+        if visit().upload == upload.file_id:
             form.empty()  # it is answered
 
 
@@ -89,7 +90,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
     data = upload.getvalue()
     if is_run_file(data, ""):  # by what is in it: other programs may call theirs routing.jsonl too
         training_runs.open_upload(data, upload.name)
-        session.done_with(upload.file_id)
+        visit().upload = upload.file_id
         st.success("Opened. It holds a training run, and no trace.")
         session.link_to("Train", "Look at the training run")
         return
@@ -98,7 +99,7 @@ def _read(upload: UploadedFile, told: ImportOptions) -> None:
     except NotSaid as error:
         ask_for(upload.file_id, error)
         st.rerun()
-    session.done_with(upload.file_id)
+    visit().upload = upload.file_id
     if isinstance(found, RoutingTrace):
         session.set_trace(found, title=upload.name)
         st.success("Opened. Every page now shows this trace.")
@@ -118,7 +119,7 @@ def _what_becomes_of_it() -> str:
 def _recent() -> None:
     """The last traces: show one again, or give it another name."""
     names = list(recent.traces())
-    shown = next((name for name, trace in recent.traces().items() if trace is session.current_trace()), None)
+    shown = next((name for name, trace in recent.traces().items() if trace is visit().trace), None)
     if not names:
         return
     st.subheader("Recent traces", anchor=False)

@@ -135,7 +135,6 @@ def _usual_pair(names: list[str]) -> str:
 
 @st.fragment(run_every=SECONDS)
 def _watch(name: str, seen: training_runs.Signature) -> None:
-    """Draw the page anew once the run has grown."""
     if training_runs.seen(name) != seen:
         st.rerun()
 
@@ -153,11 +152,11 @@ def _upload() -> None:
             max_upload_size=most,
             key=session.RUN_FILE,
         )
-        if upload is None or session.already_opened(upload.file_id):
+        if upload is None or visit().upload == upload.file_id:
             return
         with explained(refuse), st.spinner("Reading the file …"):
             training_runs.open_upload(upload.getvalue(), upload.name)
-            session.done_with(upload.file_id)
+            visit().upload = upload.file_id
             st.rerun()
 
 

@@ -80,7 +80,6 @@ def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
 
 
 def _snapshots(shown: Shown) -> None:
-    """Draw the snapshots of one run: the first that has any."""
     name, run = next((pair for pair in shown.items() if pair[1].snapshots), next(iter(shown.items())))
     if run.snapshots and len(shown) > 1:
         st.text(f"What follows is of {visible(name)} alone:")
@@ -88,13 +87,11 @@ def _snapshots(shown: Shown) -> None:
 
 
 def _together(charts: tuple[Chart, ...], shown: Shown, over: Over, lacking: list[str]) -> None:
-    """Draw all runs on the same axes."""
     for chart in charts:
         _draw(chart, lambda chart=chart: measured(chart, shown, over), lacking)
 
 
 def _layer(run: TrainingRun) -> int | None:
-    """Choose the layer of charts about one; at first the worst."""
     layers, worst = run.facts.layers, worst_layer(run)
     if worst is None:
         return None

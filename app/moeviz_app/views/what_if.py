@@ -145,8 +145,7 @@ ADDRESS = PageAddress(_change_written, _ask_for_change)
 
 
 def _run_in_address() -> RunRequest | None:
-    """The run that made the trace on screen, where the address says it."""
-    run = recent.run_of(session.current_trace())
+    run = recent.run_of(visit().trace)
     return run if run is not None and run.fits_an_address else None
 
 

@@ -24,7 +24,7 @@ def open_expert(query: dict[str, str]) -> None:
     need a step more.
     """
     visit().expert_asked = query
-    st.switch_page(session.page("Expert"))
+    st.switch_page(visit().pages["Expert"])
 
 
 def steps() -> int:

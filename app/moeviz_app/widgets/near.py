@@ -83,5 +83,4 @@ def is_near(name: str) -> bool:
 
 
 def _come_near(name: str) -> None:
-    """Callback of a browser."""
     visit().seen.names.add(name)

@@ -1,6 +1,6 @@
 """Pickers of what a visitor looks at: a layer, a pair of layers, a stretch of tokens, a token."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
@@ -16,7 +16,7 @@ from moeviz_app.jobs.run_request import RunRequest, run_from_query
 from moeviz_app.session import recent, session
 from moeviz_app.session.subject import subject
 from moeviz_app.session.visit import visit
-from moeviz_app.url import fields
+from moeviz_app.url import fields, serve_address
 from moeviz_app.url.fields import PageAddress
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, particulars
 from moeviz_app.widgets.components.texts import colours_of, token_strip
@@ -80,7 +80,6 @@ def choose_text() -> None:
 
 
 def _another_text(number: int, texts: int) -> None:
-    """Callback of the two buttons."""
     visit().text, visit().is_placed = number % texts, False
     session.turn_page()
 
@@ -112,11 +111,6 @@ def choose_token(trace: RoutingTrace) -> None:
     (layer,), rows = session.chosen_layers("one"), session.window()
     colours = colours_of(trace, layer, rows)
     token_strip(trace, layer, rows, session.selected_token(), colours, session.pick_from_strip, session.STRIP)
-    _explain_marks(trace, layer, rows)
-
-
-def _explain_marks(trace: RoutingTrace, layer: int, rows: range) -> None:
-    """Explain the marks of tokens that have no expert here, as far as there are such tokens."""
     first = trace.experts[trace.model.layers.index(layer), rows.start : rows.stop, 0]
     words = {NO_EXPERT: "–: the token got no expert.", NOT_RECORDED: "?, hatched: its experts are not recorded."}
     if said := [meaning for mark, meaning in words.items() if (first == mark).any()]:
@@ -141,6 +135,7 @@ def _overview(trace: RoutingTrace) -> None:
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
 THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
+JUDGED = {serve_address.JUDGED_ON: session.JUDGED_ON}  # on Serve alone
 MOST_FIELDS = 30  # of a run in an address
 BESIDE = {  # charts that Compare draws of both traces
     chart.question: chart
@@ -243,7 +238,7 @@ def forget_pair() -> None:
 
 
 def bring_up_pair() -> bool:
-    """Let Compare show the traces that a link asked for; whether one of them waits for somebody to press Run."""
+    """Let a page show the traces that a link asked for; return whether one of them waits for somebody to press Run."""
     waiting = {}
     for side, (run, part) in visit().pair_asked.items():  # it is kept until all is done: a run can be interrupted
         with explained():
@@ -251,7 +246,7 @@ def bring_up_pair() -> bool:
                 waiting[side] = run, part
             else:
                 name = next(name for name, other in recent.traces().items() if other is trace)
-                session.set_value((SIDES | THIRD)[side], name if part is None else part_name(name, part))
+                session.set_value((SIDES | THIRD | JUDGED)[side], name if part is None else part_name(name, part))
     visit().pair_asked = waiting
     if waiting:
         _wait(next(iter(waiting.values()))[0])
@@ -277,7 +272,7 @@ def _wait(run: RunRequest) -> None:
     if session.waiting() is None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
-            f"This link compares a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
+            f"This link asks for a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
             "runs by themselves: to start it, press Run on the Explore page, and come back."
         )
         session.wait(why, run, None, None)
@@ -292,7 +287,7 @@ def part_name(name: str, phase: str) -> str:
 
 def _pair_written() -> dict[str, str]:
     """The two traces that are compared, where a link can bring both."""
-    found = {side: _side(session.value(key)) for side, key in SIDES.items()}
+    found = {side: run_in_address(session.value(key)) for side, key in SIDES.items()}
     if not all(found.values()):
         return {}
     return {side: text for side, text in found.items() if text}
@@ -302,13 +297,13 @@ def _compared_written() -> dict[str, str]:
     """Return the traces that are compared, the third where there is one, and the chart that is drawn of all."""
     pair, chart = _pair_written(), BESIDE.get(session.value(session.BESIDE))
     if (third := session.value(session.THIRD_TRACE)) is not None and pair:
-        text = _side(third)
+        text = run_in_address(third)
         pair = pair | {"third": text} if text else {}
     return pair | {CHART: chart.key} if pair and chart is not None else pair
 
 
-def _side(chosen: str | None) -> str | None:
-    """The run of a trace, or of a part of one, by the name that was chosen."""
+def run_in_address(chosen: str | None) -> str | None:
+    """Return the run of a trace, or of a part of one, by the name that was chosen; None if no address can repeat it."""
     for name, trace in recent.traces().items():
         run, parts = recent.run_of(trace), {part_name(name, phase): {"part": phase} for phase in PHASES.categories}
         if chosen in (name, *parts):
@@ -317,18 +312,23 @@ def _side(chosen: str | None) -> str | None:
     return None
 
 
-def _ask_for_pair(query: Mapping[str, str]) -> None:
-    """Remember which runs are wanted; the page brings them up."""
-    pair: dict[str, tuple[RunRequest, str | None]] = {}  # by side: a run, and which part of its trace
-    for side in SIDES | THIRD:
+def ask_for_runs(query: Mapping[str, str], sides: Iterable[str]) -> bool:
+    """Remember which runs are wanted, if any; the page brings them up. Raises what `run_from_query` raises."""
+    runs: dict[str, tuple[RunRequest, str | None]] = {}  # by side: a run, and which part of its trace
+    for side in sides:
         try:
             asked = dict(parse_qsl(query.get(side, ""), max_num_fields=MOST_FIELDS))
         except ValueError:
             continue
         if "prompt" in asked:
-            pair[side] = run_from_query(asked), asked.get("part")
-    if pair:
-        visit().pair_asked = pair
+            runs[side] = run_from_query(asked), asked.get("part")
+    if runs:
+        visit().pair_asked = runs
+    return bool(runs)
+
+
+def _ask_for_pair(query: Mapping[str, str]) -> None:
+    if ask_for_runs(query, SIDES | THIRD):
         session.set_value(session.THIRD_TRACE, None)  # until it is brought up, where there is one
         by_key = {chart.key: question for question, chart in BESIDE.items()}
         fields.fill_in(session.BESIDE, by_key.get(query.get(CHART, "")), BESIDE)

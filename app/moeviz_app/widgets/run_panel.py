@@ -18,6 +18,7 @@ from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server.logs import log_moment
 from moeviz_app.server.metrics import count
 from moeviz_app.session import session
+from moeviz_app.session.visit import visit
 from moeviz_app.widgets.components.texts import colours_of, going_on, token_strip, written
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
     with st.spinner("Loading the model …"):
         model_catalog.bring_torch()  # before anything of it is imported here, beside the thread that warms up
     model_service.begin_run()
-    session.forget_held()
+    visit().unfinished = None
     if (known := _known(run)) is not None:
         return known
     place = st.empty()
@@ -51,11 +52,11 @@ def run_live(run: RunRequest, key: str = "going on") -> RoutingTrace:
         way = _ask if model_catalog.answers_at_once(run.model) else _write if run.new_tokens else _read
         trace = wait_for(model_service.run_on_model(run.model, run.how, partial(way, run)), picture.listen)
     except Exception:  # of any kind: what a run that failed had is nothing to keep
-        session.forget_held()
+        visit().unfinished = None
         raise
     finally:
         place.empty()
-    session.forget_held()
+    visit().unfinished = None
     for phase, tokens in trace.tokens["phase"].value_counts().items():
         count("tokens", int(tokens), phase=str(phase))
     return trace

@@ -56,7 +56,6 @@ def _label(one: Subject, needs: frozenset[str], look: Look) -> str:
 
 
 def _choose(key: str) -> None:
-    """Callback of the choice."""
     with explained():
         choose(session.value(key))
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moeviz.analyses.precisions import experts_rounded
 from moeviz.analyses.pruning import captions
-from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, split, split_other
+from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, check_judge, split, split_other
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
@@ -64,6 +64,7 @@ def bits_study(
     budget: float | None = None,
     units: str = EXPERTS,
     judged_on: Iterable[tuple[str, str]] | None = None,
+    judge: LoadedModel | None = None,
     draws: int = DRAWS,
     seed: int = 0,
     tokens: int | None = None,
@@ -82,6 +83,8 @@ def bits_study(
                them can have no other plan.
     judged_on  texts of another day or customer, whose second half judges instead; plans from their first half are the
                fresh ones that those of `texts` are compared with. It takes twice as long.
+    judge      another checkpoint of the model, whose experts are rounded and judged instead; fresh plans are by what
+               rounding costs there.
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
     tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
@@ -93,38 +96,44 @@ def bits_study(
     model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
     alone rounded to few and to many bits) · bits int64 (by the plan "kl").
 
-    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; with `judged_on` also "fresh
+    `plans` has one row per plan. Columns: plan str ("kl", "loss", "frequency", "random"; judged elsewhere also "fresh
     kl", "fresh loss", "fresh frequency"; "uniform": each weight has as many codes as 2 ** budget, rounded down; "few",
     "many") · bits float64 (mean, of a weight) · tokens int64 (predicted) · loss, loss_increase float64 (nats per token)
     · sd float64 (of the increase over the draws at random; NaN elsewhere).
 
-    Raises `CaptureError` for bits and budgets that cannot be, and weights that cannot be rounded in memory;
-    `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
+    Raises `CaptureError` for bits and budgets that cannot be, weights that cannot be rounded in memory, and a judge
+    with other layers or experts; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
     """
     few, many = bits
     budget = (few + many) / 2 if budget is None else budget
     if units not in UNITS or not 2 <= few < many <= 8:
         raise CaptureError(f"Bits are few and many, from 2 to 8, for experts or for layers, not {bits} for {units!r}.")
-    matrices = {router.layer: expert_matrices(router) for router in find_routers(model.model)}
+    readers = model, judge or model
+    matrices, there = ({r.layer: expert_matrices(r) for r in find_routers(reader.model)} for reader in readers)
+    if judge is not None:
+        check_judge(model, judge, *({layer: len(of) for layer, of in each.items()} for each in (matrices, there)))
     calibrated, judged = split(texts, seed)
-    fresh, judged = ((), judged) if judged_on is None else split_other(judged_on, calibrated, seed)
+    fresh: Texts = () if judge is None else calibrated
+    if judged_on is not None:
+        fresh, judged = split_other(judged_on, calibrated, seed)
     steps = Steps(progress, len(calibrated) + len(fresh))
-    measuring = [[*as_read(model, chose, tokens)] for chose in (calibrated, fresh) if chose]
+    measuring = [[*as_read(of, chose, tokens)] for of, chose in zip(readers, (calibrated, fresh), strict=True) if chose]
     traces = [
-        trace_corpus(model, stretches, outputs=True, progress=lambda *_: steps.one_more()) for stretches in measuring
+        trace_corpus(of, stretches, outputs=True, progress=lambda *_: steps.one_more())
+        for of, stretches in zip(readers, measuring, strict=False)
     ]
     of_experts = [_of_experts(trace, matrices) for trace in traces]
     frames = [_units(each, matrices, units) for each in of_experts]
     for frame in frames:  # refused before hours of measuring
         plan_of_bits(frame.assign(kl_few=0.0, kl_many=0.0), KL, bits, budget)
-    judging = [*as_read(model, judged, tokens)]
+    judging = [*as_read(readers[1], judged, tokens)]
     reached = [*map(_reached, traces, frames)]
     rules = [*RULES[:-1], *[RANDOM] * draws]
     of_units = sum(len(texts) + 2 * int(each.sum()) for texts, each in zip(measuring, reached, strict=True))
     plans_made = len(rules) + 4 + 3 * (len(frames) - 1)
     steps.total = steps.done + of_units + len(judging) * plans_made
-    for at, stretches in enumerate(measuring):
-        alone = _each_alone(model, [text for _, text in stretches], matrices, frames[at], reached[at], bits, steps)
+    for at, (of, weights, stretches) in enumerate(zip(readers, (matrices, there), measuring, strict=False)):
+        alone = _each_alone(of, [text for _, text in stretches], weights, frames[at], reached[at], bits, steps)
         frames[at] = frames[at].assign(**alone)
     frame, plans = frames[0], list[tuple[str, float, Codes]]()
     for at, rule in enumerate(rules):
@@ -136,7 +145,7 @@ def bits_study(
     for name, each in ((UNIFORM, int(2**budget)), ("few", 2**few), ("many", 2**many)):
         plans.append((name, float(np.log2(each)), _codes({}, matrices, each)))
     of_plans = [{}, *(codes for *_, codes in plans)]
-    losses, count = _losses(model, [text for _, text in judging], of_plans, matrices, steps)
+    losses, count = _losses(readers[1], [text for _, text in judging], of_plans, there, steps)
     drawn = tuple(
         (loss - losses[0]) / count for loss, (name, *_) in zip(losses[1:], plans, strict=True) if name == RANDOM
     )

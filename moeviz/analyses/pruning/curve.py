@@ -139,10 +139,8 @@ def pruning_curve(
     if replaced_by not in REPLACED_BY:
         raise CaptureError(f"Cut experts are replaced by {' or '.join(REPLACED_BY)}, not {quoted(replaced_by)}.")
     limits = limits_of(model)
-    if judge is not None and limits_of(judge) != limits:
-        raise CaptureError(
-            f"{quoted(judge.name)} has other layers or experts than {quoted(model.name)}, so no cut of one fits."
-        )
+    if judge is not None:
+        check_judge(model, judge, limits, limits_of(judge))
     if cuts is None and cut_total is not None:
         cuts = [cut_total // len(limits)] * (cut_total % len(limits) == 0)
     cuts = usual_cuts(limits) if cuts is None else tuple(dict.fromkeys(cuts))
@@ -233,6 +231,14 @@ def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts
     dealt = [at for members in by_label.values() for at in members]
     chose, judged = ({*dealt[start::2]} for start in (0, 1))
     return tuple(pairs[at] for at in sorted(chose)), tuple(pairs[at] for at in sorted(judged))
+
+
+def check_judge(model: LoadedModel, judge: LoadedModel, mine: object, theirs: object) -> None:
+    """Raise `CaptureError` if the experts of another checkpoint, by layer, are not those that a plan is made for."""
+    if mine != theirs:
+        raise CaptureError(
+            f"{quoted(judge.name)} has other layers or experts than {quoted(model.name)}, so no plan of one fits."
+        )
 
 
 def split_other(texts: Iterable[tuple[str, str]], chose: Texts, seed: int = 0) -> tuple[Texts, Texts]:

@@ -60,10 +60,7 @@ class AtToken:
         pushed = decision.weights.new_zeros(len(decision.weights), decision.limits.num_experts).float()
         pushed[row] = push_by_token(decision, named)
         weights, experts = decision.again(pushed, None)
-        return (
-            decision.weights.index_copy(0, row, weights[row]),
-            decision.experts.index_copy(0, row, experts[row]),
-        )
+        return (decision.weights.index_copy(0, row, weights[row]), decision.experts.index_copy(0, row, experts[row]))
 
     def check_held(self, changed: DecidedRouting, own: DecidedRouting, layers: LimitsByLayer) -> None:
         """Raise `CaptureError` where the token has another expert, or another token is not as its router decided."""

@@ -21,10 +21,7 @@ LARGEST_INDEX = 200 * 2**20  # bytes; of a model with a million weights it is a 
 LARGEST_CONFIG = 2**24  # bytes; those of transformers' models have some kB
 LAYERS = re.compile(r"(num|n)_(hidden_|decoder_|encoder_)?layers?|\w+_layers")  # as configs name them
 EXPERTS = re.compile(r"\w*(num|n)_\w*experts")
-MOST_TENSORS, LONGEST_ROW = (
-    2**17,
-    2**24,
-)  # of a file; of a tensor's last axis: the largest have 60,000 and 2**18
+MOST_TENSORS, LONGEST_ROW = (2**17, 2**24)  # of a file; of a tensor's last axis: the largest have 60,000 and 2**18
 LARGE, HOLES = 2**30, 8  # bytes of a file from which on its length may be this many times what the disk holds of it
 
 

@@ -56,7 +56,6 @@ def assemble(recording: Recording, run: ModelInput, written: GeneratedTokens) ->
 
 
 def _early_ends(written: GeneratedTokens) -> list[int]:
-    """Return the length of each sequence that ended early."""
     kept = (written.tokens >= 0).cpu().numpy()
     lengths: list[int] = kept.sum(axis=1)[~kept.all(axis=1)].tolist()
     return lengths

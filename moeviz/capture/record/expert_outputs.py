@@ -326,7 +326,6 @@ def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | No
 
 
 def _are_close(one: Tensor, other: Tensor) -> bool:
-    """Equal, but for rounding."""
     near = 8 * max(torch.finfo(part.dtype).eps for part in (one, other)) + 1e-4
     return bool(((one.float() - other.float()).abs() <= near * other.float().abs().amax(-1, keepdim=True)).all())
 

@@ -152,7 +152,6 @@ def log_troubles(found: ProbedModel) -> None:
 
 
 def _record_router(rows: RouterRecord) -> AbstractContextManager[None]:
-    """Keep what a router decides, by our kernels or by itself."""
     router = rows.probed.router
     if rows.probed.trouble:
         return answer_hook(router, _keep(rows))

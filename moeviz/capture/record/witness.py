@@ -72,7 +72,6 @@ def witnessed(model: nn.Module) -> Iterator[Testimony]:
 
 
 def _before(module: nn.Module, note: Callable[..., None], with_kwargs: bool = False) -> RemovableHandle:
-    """Let `note` get what this thread gives to a module."""
     return module.register_forward_pre_hook(in_this_thread(note), with_kwargs=with_kwargs)
 
 
@@ -116,7 +115,6 @@ def _masks(experts: nn.Module, calls: Calls) -> list:
 
 
 def _places(rows: Tensor, among: Tensor) -> list[int]:
-    """Find each of `rows` (n, D) in `among` (T, D)."""
     same = (rows[:, None] == among[None]).all(dim=-1)
     return same.nonzero()[:, 1].tolist()
 
@@ -146,10 +144,7 @@ def _sorted_rows(block: nn.Module, calls: Calls) -> list:
             for token in _places(part, met["hidden"]):
                 calls[-1][token][expert] = None
 
-    return [
-        _before(block.router, note_tokens),
-        _before(block.input_linear, note),
-    ]
+    return [_before(block.router, note_tokens), _before(block.input_linear, note)]
 
 
 def _looked_up(embedding_holder: nn.Module, calls: Calls) -> list:

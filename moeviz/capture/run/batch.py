@@ -121,7 +121,6 @@ def _columns(layer: Any, width: int) -> int:
 
 
 def _bytes_of_a_column(layer: Any) -> int:
-    """Count the bytes of a column in one row."""
     if not layer.is_initialized:  # it shares what another layer keeps
         return 0
     return sum(part.shape[1] * part.shape[3] * part.element_size() for part in (layer.keys, layer.values))

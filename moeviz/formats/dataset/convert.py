@@ -108,7 +108,6 @@ def _words(kept: Kept) -> list[str]:
 
 
 def _columns(dataset: Dataset) -> tuple[list[str], list[str]]:
-    """Return the columns about tokens, and all columns, with those of experts and weights."""
     words, layers = _words(dataset.kept), dataset.model.layers
     experts = [experts_column(layer) for layer in layers]
     return words, words + experts + ([] if dataset.kept.weights == "none" else [weights_column(one) for one in layers])

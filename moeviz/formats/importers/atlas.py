@@ -63,7 +63,6 @@ def _of_parquet(source: Source) -> list[dict[str, Any]]:
 
 
 def _plain(cell: Any) -> Any:
-    """A cell of a table without numpy."""
     return cell.tolist() if isinstance(cell, (np.generic, np.ndarray)) else cell
 
 
@@ -88,10 +87,4 @@ def _part(record: dict[str, Any]) -> tuple[list[int], SequenceRouting]:
     )
 
 
-FORMAT = Importer(
-    name="atlas",
-    label="Routing Atlas",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("atlas", "Routing Atlas", "trace", recognise, read)

@@ -42,10 +42,4 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace([part], about, source.name, options)
 
 
-FORMAT = Importer(
-    name="big-moe-on-edge",
-    label="BigMoeOnEdge traces",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("big-moe-on-edge", "BigMoeOnEdge traces", "trace", recognise, read)

@@ -19,11 +19,4 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     return build_counts(CountTable(table, "eplb", hidden=True), source.name, options)
 
 
-FORMAT = Importer(
-    name="eplb",
-    label="loads for EPLB",
-    becomes="counts",
-    recognise=recognise,
-    read=read,
-    asks=("top_k",),
-)
+FORMAT = Importer("eplb", "loads for EPLB", "counts", recognise, read, asks=("top_k",))

@@ -53,12 +53,4 @@ def _text(line: str, name: str, top_k: int) -> tuple[np.ndarray, np.ndarray]:
     return ids.reshape(-1, top_k), weights.reshape(-1, top_k)
 
 
-FORMAT = Importer(
-    name="esft",
-    label="ESFT's expert weights",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    asks=("top_k",),
-    may_ask=("experts",),
-)
+FORMAT = Importer("esft", "ESFT's expert weights", "trace", recognise, read, asks=("top_k",), may_ask=("experts",))

@@ -55,11 +55,4 @@ def _counts(file: Gguf) -> dict[int, np.ndarray]:
     return found
 
 
-FORMAT = Importer(
-    name="imatrix",
-    label="llama.cpp importance matrices",
-    becomes="counts",
-    recognise=recognise,
-    read=read,
-    asks=("top_k",),
-)
+FORMAT = Importer("imatrix", "llama.cpp importance matrices", "counts", recognise, read, asks=("top_k",))

@@ -34,10 +34,4 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace([part], about, source.name, options)
 
 
-FORMAT = Importer(
-    name="longspear",
-    label="Longspear traces",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("longspear", "Longspear traces", "trace", recognise, read)

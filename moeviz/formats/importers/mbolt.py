@@ -38,10 +38,4 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace([part], about, source.name, options)
 
 
-FORMAT = Importer(
-    name="mbolt",
-    label="mbolt traces",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("mbolt", "mbolt traces", "trace", recognise, read)

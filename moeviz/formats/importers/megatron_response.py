@@ -32,11 +32,4 @@ def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) 
     return choice_routing(whole(rows, 3), body, choice, options)
 
 
-FORMAT = Importer(
-    name="megatron-response",
-    label="Megatron-LM responses",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    may_ask=("experts",),
-)
+FORMAT = Importer("megatron-response", "Megatron-LM responses", "trace", recognise, read, may_ask=("experts",))

@@ -52,11 +52,4 @@ def _logits(side: bytes, row: dict[str, Any]) -> np.ndarray:
     return from_bfloat16(np.frombuffer(side, "<u2", size // 2, start)).reshape(shape)
 
 
-FORMAT = Importer(
-    name="megatron-trace",
-    label="Megatron-LM's routing trace",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    may_ask=("experts",),
-)
+FORMAT = Importer("megatron-trace", "Megatron-LM's routing trace", "trace", recognise, read, may_ask=("experts",))

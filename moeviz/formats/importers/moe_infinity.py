@@ -27,11 +27,4 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace | ExpertCounts:
     return build_counts(CountTable(table, "moe-infinity", groups=groups, group_kind="label"), source.name, options)
 
 
-FORMAT = Importer(
-    name="moe-infinity",
-    label="MoE-Infinity traces",
-    becomes="counts",
-    recognise=recognise,
-    read=read,
-    asks=("top_k",),
-)
+FORMAT = Importer("moe-infinity", "MoE-Infinity traces", "counts", recognise, read, asks=("top_k",))

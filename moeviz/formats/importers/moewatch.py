@@ -26,10 +26,4 @@ def read(source: Source, options: ImportOptions) -> ExpertCounts:
     return build_counts(CountTable(table, "moewatch", top_k=1, cautions=(FIRST,)), source.name, options)
 
 
-FORMAT = Importer(
-    name="moewatch",
-    label="moewatch reports",
-    becomes="counts",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("moewatch", "moewatch reports", "counts", recognise, read)

@@ -22,11 +22,4 @@ def read(source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace(parts, SourceInfo("olmoe", order="weight"), source.name, options)
 
 
-FORMAT = Importer(
-    name="olmoe",
-    label="OLMoE's c4_results.jsonl",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    may_ask=("experts",),
-)
+FORMAT = Importer("olmoe", "OLMoE's c4_results.jsonl", "trace", recognise, read, may_ask=("experts",))

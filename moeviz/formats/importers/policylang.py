@@ -96,11 +96,4 @@ def _there(value: Any) -> bool:
     return value is not None and not (isinstance(value, float) and value != value)
 
 
-FORMAT = Importer(
-    name="policylang",
-    label="moe-policylang recordings",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    may_ask=("experts",),
-)
+FORMAT = Importer("policylang", "moe-policylang recordings", "trace", recognise, read, may_ask=("experts",))

@@ -44,11 +44,4 @@ def _part(body: dict[str, Any], choice: dict[str, Any], options: ImportOptions) 
     return choice_routing(rows, body, choice, options)
 
 
-FORMAT = Importer(
-    name="prime-rl",
-    label="prime-rl responses",
-    becomes="trace",
-    recognise=recognise,
-    read=read,
-    may_ask=("moe_layers",),
-)
+FORMAT = Importer("prime-rl", "prime-rl responses", "trace", recognise, read, may_ask=("moe_layers",))

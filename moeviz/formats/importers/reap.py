@@ -47,10 +47,4 @@ def read(content: Any, source: Source, options: ImportOptions) -> ExpertCounts:
     return build_counts(counted, source.name, options)
 
 
-FORMAT = Importer(
-    name="reap",
-    label="REAP's observer",
-    becomes="counts",
-    recognise=in_torch(recognise),
-    read=of_torch(read),
-)
+FORMAT = Importer("reap", "REAP's observer", "counts", in_torch(recognise), of_torch(read))

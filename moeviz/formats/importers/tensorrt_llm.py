@@ -61,10 +61,4 @@ def _table(total: dict[str, np.ndarray]) -> tuple[np.ndarray, list[int], list[in
     return np.array([[total[f"{step}_{layer}"] for layer in layers] for step in steps]), steps, layers
 
 
-FORMAT = Importer(
-    name="tensorrt-llm",
-    label="TensorRT-LLM's expert statistics",
-    becomes="counts",
-    recognise=recognise,
-    read=read,
-)
+FORMAT = Importer("tensorrt-llm", "TensorRT-LLM's expert statistics", "counts", recognise, read)

@@ -63,7 +63,16 @@ def torch_content(source: Source) -> Any:
 
 def from_torch(data: bytes, max_bytes: int) -> Any:
     """Lists, tuples, dictionaries, numbers and texts, with arrays instead of tensors. Raises `InvalidTrace`."""
-    _check_zip(data, max_bytes)
+    with zipfile.ZipFile(BytesIO(data)) as archive:
+        members = archive.infolist()
+        if (size := sum(member.file_size for member in members)) > max_bytes:
+            raise InvalidTrace(f"The file unpacks to {size:,} bytes, and at most {max_bytes:,} are read.")
+        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+            raise InvalidTrace("torch.save packs nothing, and a part of this file is packed. Save it again.")
+        if (broken := archive.testzip()) is not None:
+            raise InvalidTrace(f"The checksum of {shown(broken)} in the file is wrong: it was damaged. Copy it again.")
+        for name in (member.filename for member in members if member.filename.endswith("data.pkl")):
+            _check_names(archive.read(name))
     import torch
 
     stand_in = type("OnlineStatsTracker", (), {"__module__": "reap.metrics"})
@@ -75,19 +84,6 @@ def from_torch(data: bytes, max_bytes: int) -> Any:
             f"torch cannot read this without running programs: {str(error).splitlines()[0][:90]}. Save tensors alone."
         ) from error
     return Plain(torch, max(4 * len(data), 2**20)).of(value)
-
-
-def _check_zip(data: bytes, max_bytes: int) -> None:
-    with zipfile.ZipFile(BytesIO(data)) as archive:
-        members = archive.infolist()
-        if (size := sum(member.file_size for member in members)) > max_bytes:
-            raise InvalidTrace(f"The file unpacks to {size:,} bytes, and at most {max_bytes:,} are read.")
-        if any(member.compress_type != zipfile.ZIP_STORED for member in members):
-            raise InvalidTrace("torch.save packs nothing, and a part of this file is packed. Save it again.")
-        if (broken := archive.testzip()) is not None:
-            raise InvalidTrace(f"The checksum of {shown(broken)} in the file is wrong: it was damaged. Copy it again.")
-        for name in (member.filename for member in members if member.filename.endswith("data.pkl")):
-            _check_names(archive.read(name))
 
 
 def _check_names(pickle: bytes) -> None:

@@ -34,10 +34,4 @@ def read(content: Any, source: Source, options: ImportOptions) -> RoutingTrace:
     return build_trace([SequenceRouting(ids, weights=weights, logits=logits)], about, source.name, options)
 
 
-FORMAT = Importer(
-    name="transformer-lens",
-    label="TransformerLens caches",
-    becomes="trace",
-    recognise=in_torch(recognise),
-    read=of_torch(read),
-)
+FORMAT = Importer("transformer-lens", "TransformerLens caches", "trace", in_torch(recognise), of_torch(read))

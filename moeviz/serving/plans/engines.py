@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from collections import Counter
 from collections.abc import Callable
 from shlex import quote
 from typing import NamedTuple
@@ -48,7 +49,33 @@ def llama_cpp_command(plan: ExpertPlan, file: str) -> str:
     return f"llama-server -m MODEL.gguf -ngl 99 -ot …   # the option that is in {json.dumps(file)}"
 
 
-# Engines that read how often each expert was used, and plan by themselves: LMDeploy, KTransformers.
+# Engines that read how often each expert was used, and plan by themselves: LMDeploy, KTransformers, a llama.cpp fork.
+
+
+def write_llama_cpp_cache(plan: ExpertPlan) -> bytes:
+    """A line `layer,expert` for each assignment, as the fork's llama-moe-trace writes them; files can be joined.
+
+    **Source**: thecodacus/llama.cpp, pull request 5.
+    """
+    lines = (f"{layer},{expert}\n" * used for layer, row in plan.loads.items() for expert, used in enumerate(row))
+    return ("layer,expert\n" + "".join(lines)).encode()
+
+
+def read_llama_cpp_cache(data: bytes, model: ModelInfo) -> Layers:
+    """The loads of each layer."""
+    counts = {layer: [0] * number for layer, number in zip(model.layers, model.num_experts, strict=True)}
+    for line, used in Counter(data.splitlines()[1:]).items():
+        layer, expert = map(int, line.split(b","))
+        counts[layer][expert] = used
+    return {layer: tuple(row) for layer, row in counts.items()}
+
+
+def llama_cpp_cache_command(plan: ExpertPlan, file: str) -> str:
+    """Write the command for the fork."""
+    return (
+        f"llama-server -m MODEL.gguf -ngl 99 -ncmoe 99 --moe-cache-profile {quote(file)} --moe-cache-slots S"
+        "   # S: experts of each layer that fit in memory, as `moeviz params MODEL --gpu-memory GB` counts them"
+    )
 
 
 def write_lmdeploy(plan: ExpertPlan) -> bytes:
@@ -360,6 +387,17 @@ ENGINES = {
         _loads,
         lmdeploy_command,
         "rows of zeros",
+    ),
+    "llama.cpp-cache": Engine(
+        "llama.cpp with an expert cache (a fork)",
+        ".csv",
+        "how often each expert was used; it keeps the hottest on the GPU",
+        write_llama_cpp_cache,
+        read_llama_cpp_cache,
+        _loads,
+        llama_cpp_cache_command,
+        "no lines",
+        (),
     ),
     "llama.cpp": Engine(
         "llama.cpp",

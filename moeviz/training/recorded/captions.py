@@ -1,14 +1,16 @@
 """The words of every claim about training runs; what is claimed, and when, is in `claims.py` and `training/alarms.py`.
 
-To mend a sentence, change it here, then run `pytest --update-golden tests/metrics/test_claims.py`. Names of runs and
-alarms' own words are a stranger's: for text nodes only.
+To mend a sentence, change it here or in `captions.toml`, then run
+`pytest --update-golden tests/metrics/test_claims.py`. Names of runs and alarms' own words are a stranger's: for text
+nodes only.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from moeviz.claims import claim
-from moeviz.metrics.captions import count, times_said
+from moeviz.claims import Claim, claim
+from moeviz.metrics.captions import claims_in, count, times_said
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import percent
 from moeviz.text import listed, with_and
@@ -16,6 +18,11 @@ from moeviz.text import listed, with_and
 LONGEST_NAME = 40
 V = TypeVar("V")
 Ends = Sequence[tuple[str | None, V]]  # by run, what it has at its end; without a name if there is one run
+
+globals().update(claims_in(Path(__file__).with_suffix(".toml"), __name__))
+if TYPE_CHECKING:  # those of the table
+
+    def __getattr__(name: str) -> Callable[..., Claim]: ...
 
 
 def _quoted(name: str) -> str:
@@ -118,30 +125,7 @@ def change_at_end(runs: Ends[tuple[float, int, float]]) -> str:
     return _at_the_end(runs, words)
 
 
-@claim
-def smallest_gradient(layer: int, share: float, largest_layer: int) -> str:
-    return (
-        f"At the end, the router of layer {layer} has the smallest gradient: {share:.1%} of that of layer "
-        f"{largest_layer}, the largest."
-    )
-
-
 # ---- what can be claimed of alarms ----------------------------------------------------------------------------------
-
-
-@claim
-def snapshots_have_no_alarms() -> str:
-    return "Snapshots by themselves have no alarms: see when the routing settled."
-
-
-@claim
-def source_has_no_alarms() -> str:
-    return "This source has no alarms: moeviz judges runs that it watched itself."
-
-
-@claim
-def nothing_logged() -> str:
-    return "Nothing has been logged yet, so nothing can be said."
 
 
 @claim
@@ -150,27 +134,7 @@ def unnamed_alarms(alarms: int, step: float) -> str:
     return f"{number} on at step {step:,.0f}, and this source does not name them: open the folder of the run."
 
 
-@claim
-def warming_up(step: float, tokens: int) -> str:
-    return f"No expert is dead at step {step:,.0f}. The other alarms begin after {tokens:,} tokens."
-
-
-@claim
-def no_alarm(step: float) -> str:
-    return f"No alarm is on at step {step:,.0f}."
-
-
 # ---- is the router healthy? -----------------------------------------------------------------------------------------
-
-
-@claim
-def nothing_more() -> str:
-    return ""
-
-
-@claim
-def alarm_on(degree: str, step: int, alarm: str) -> str:
-    return f"{degree}, since step {step:,}: {alarm}."
 
 
 @claim
@@ -205,21 +169,6 @@ def unguarded(layer: int, expert: int, times: float) -> str:
 def healthy(step: int, over: int, layer: int, expert: int, times: float) -> str:
     was = f" {count(over, 'alarm')} {'is' if over == 1 else 'are'} over." if over else ""
     return f"Yes: no alarm is on at step {step:,}.{was} {_busiest(layer, expert, times)}"
-
-
-@claim
-def busiest_by_chance(times: float) -> str:
-    return f"By chance the busiest would have {times:.2f} times its share."
-
-
-@claim
-def too_early() -> str:
-    return "Too early to say."
-
-
-@claim
-def judged_from(choices: float, enough: int) -> str:
-    return f"A uniform share is {choices:,.0f} assignments so far, and the load is judged from {enough:,} on."
 
 
 # ---- alarms, which a run's file keeps -------------------------------------------------------------------------------
@@ -259,25 +208,3 @@ def alarm_load(
 ) -> str:
     cause = _cause(aux_coefficient, none_computed)
     return f"layer {layer}: expert {expert} has {times:.1f} times its share (of at most {most:.3g}){cause}"
-
-
-@claim
-def alarm_confidence(layer: int, probability: float) -> str:
-    what = f"the selected experts have {probability:.1%} of the probability"
-    return f"layer {layer}: {what}, so the router explores no other"
-
-
-@claim
-def alarm_z_loss(layer: int, lowest: float, now: float, steps: int) -> str:
-    return f"layer {layer}: the z-loss went from {lowest:.3g} to {now:.3g} within {steps} steps"
-
-
-@claim
-def alarm_logits(layer: int, rms: float) -> str:
-    return f"layer {layer}: the root mean square of the router's logits is {rms:.3g}, in half precision"
-
-
-@claim
-def alarm_aux_off(computed: bool) -> str:
-    why = "its coefficient is 0" if computed else "none is computed"
-    return f"the aux loss is off: {why}, so nothing keeps the load even"

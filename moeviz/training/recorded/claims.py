@@ -224,7 +224,6 @@ def _early(run: TrainingRun) -> Verdict:
 
 
 def _choices(run: TrainingRun) -> float:
-    """Assignments of a uniform share, of all logs, in the layer with the fewest."""
     if run.counts is None or not run.facts.layers:
         return 0.0
     sums = np.maximum(run.counts, 0).sum(axis=(0, 2), dtype=np.float64)

@@ -78,7 +78,6 @@ def load_over_steps(run: TrainingRun, layer: int, over: Over = "step") -> pd.Dat
 
 
 def _columns(rows: int) -> int:
-    """Return the number of columns of a heat map."""
     return min(MOST_BINS, max(MOST_CELLS // max(rows, 1), FEWEST_BINS))
 
 

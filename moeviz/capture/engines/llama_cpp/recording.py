@@ -74,7 +74,6 @@ class ShownOutputs:
 
 
 def _flat(weights: list[np.ndarray], outputs: np.ndarray) -> np.ndarray:
-    """The weights (T, K) of the last micro-batch."""
     return weights[-1].astype(np.float32).reshape(outputs.shape[:2])
 
 

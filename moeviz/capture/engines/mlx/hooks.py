@@ -157,13 +157,10 @@ def _figures(answer: Any, weights: Any, stream: Any) -> tuple[Any, bool]:
     beside = stream.astype(mx.float32).reshape(-1, width) if there else mx.zeros_like(whole)
     norm = mx.linalg.norm(outputs, axis=-1)
     cosines = [
-        (outputs * other[:, None]).sum(-1) / mx.maximum(_lengths(other) * norm, TINY) for other in (whole, beside)
+        (outputs * other[:, None]).sum(-1) / mx.maximum(mx.linalg.norm(other, axis=-1)[:, None] * norm, TINY)
+        for other in (whole, beside)
     ]
     return mx.stack([norm, mx.zeros_like(norm), mx.abs(outputs).max(-1), *cosines], axis=-1), there
-
-
-def _lengths(rows: Any) -> Any:
-    return mx.linalg.norm(rows, axis=-1)[:, None]
 
 
 def _loud(call: _Call, out: Any) -> tuple[Any, Any]:
