@@ -151,3 +151,5 @@ def test_the_payoff_that_ships_is_of_models_that_compute_the_same():
     ):
         assert f"{figure.iloc[0]:.3f}" in says
     assert frame["gain"].iloc[0] == 0 and largest["gain"].iloc[0] > frame["spread"].max()
+    doubled = frame.assign(mean=frame["mean"].where(frame["experts"] > 2, 2 * frame["mean"]))
+    assert "less than seeds make" in says and "more than seeds make" in payoff_words(doubled)

@@ -41,15 +41,16 @@ def payoff_words(frame: pd.DataFrame) -> str:
 
     Two experts hold what the dense model holds and are both computed: what they gain is not due to more parameters.
     """
-    of = frame.groupby("experts").first()
+    of, noise = frame.groupby("experts").first(), frame["spread"].max()
     largest, dense, two = of.iloc[-1], of.loc[1], of.loc[2, "mean"]
+    more = two - largest["mean"]
     return (
         f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
         f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each. The model with "
         f"{largest.name} experts holds {_millions(largest['parameters'])}, at {largest['mean']:.3f} nats a token "
-        f"against {dense['mean']:.3f} of the dense one. Seeds differ by at most {frame['spread'].max():.3f}. Two "
-        f"experts, which hold what the dense one holds and are both computed, come to {two:.3f}: what more parameters "
-        f"add is {two - largest['mean']:.3f}."
+        f"against {dense['mean']:.3f} of the dense one; seeds differ by at most {noise:.3f}. Two experts, which hold "
+        f"what the dense one holds and are both computed, come to {two:.3f}. What more parameters add is {more:.3f}, "
+        f"{'less' if abs(more) <= noise else 'more'} than seeds make."
     )
 
 
