@@ -48,14 +48,14 @@ def changed(trace: RoutingTrace, field: str, place: tuple, value: float) -> Rout
 @pytest.mark.parametrize(
     ("facts", "sentence"),
     [
-        ({"layers": (0, 1, 2)}, "4 MoE layers of expert ids, but its model lists 3 layers"),
-        ({"num_experts": (8, 8, 8)}, "4 MoE layers of expert ids, but its model lists 3 expert counts"),
-        ({"parameters": replace(COUNTS, per_expert=(15,))}, "but its model lists 1 expert sizes"),
-        ({"layers": (0, 1, 1, 2)}, r"different and in ascending order; got \(0, 1, 1, 2\)"),
-        ({"layers": (3, 2, 1, 0)}, r"different and in ascending order; got \(3, 2, 1, 0\)"),
-        ({"top_k": 3}, "2 slots per token, but its model says that top_k is 3"),
-        ({"num_experts": (9, 8, 8, 8)}, r"logits have the shape \(4, 32, 8\); they must have \(4, 32, 9\)"),
-        ({"num_experts": (1, 8, 8, 8)}, "in layer 0, token .*; that layer has experts 0 to 0"),
+        ({"layers": (0, 1, 2)}, "4 MoE.*lists 3"),
+        ({"num_experts": (8, 8, 8)}, "4 MoE.*lists 3"),
+        ({"parameters": replace(COUNTS, per_expert=(15,))}, "lists 1"),
+        ({"layers": (0, 1, 1, 2)}, r"\(0.*1.*1.*2\)"),
+        ({"layers": (3, 2, 1, 0)}, r"\(3.*2.*1.*0\)"),
+        ({"top_k": 3}, "2 slots.*top_k.*3"),
+        ({"num_experts": (9, 8, 8, 8)}, r"shape \(4.*32.*8\).*\(4.*32.*9\)"),
+        ({"num_experts": (1, 8, 8, 8)}, "layer 0.*experts 0.*0"),
     ],
 )
 def test_facts_about_the_model_that_do_not_fit_the_arrays_are_refused(trace, facts, sentence):

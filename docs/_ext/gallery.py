@@ -23,6 +23,7 @@ from moeviz.charts.multi_trace import SATURATION
 from moeviz.charts.overview import WHOLE_TRACE, described
 from moeviz.charts.pruning import COST
 from moeviz.charts.pruning import KINDS as PAYS
+from moeviz.charts.routes import GAINS, MAP, RANKS, ROUTES, STAKE, WELL, WHOSE
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.charts.training import AUX, BALANCE, CHANGE, EFFECTIVE, GRADIENTS, HEALTH, HEATMAP, IMPORTANCE, LOGITS, LOSS
 from moeviz.report.plots import about, choices, part_of
@@ -98,6 +99,12 @@ from moeviz.embedded.recorded_routing import expert_table_of
 
 experts = expert_table_of("embedded")  # of the texts that ship; `expert_table(trace)` makes it of a trace with outputs
 """
+ROUTED = """\
+from moeviz.metrics import expert_map
+
+mapped = expert_map(labelled)
+regret = moeviz.route_regret(model, [("French", "Il fait froid à Paris."), ("Python", "def total(prices):")])
+"""
 TRAINED = """\
 from moeviz.training.reading import example_runs
 
@@ -122,6 +129,10 @@ BESIDE: Mapping[Chart, str] = {
     FATES: "lineage",
     CONTRIBUTION: "experts",
     COST: "losses",
+    MAP: "mapped",
+    **dict.fromkeys((STAKE, WELL, WHOSE), "regret"),
+    ROUTES: "regret, 0, 2, 3",
+    **dict.fromkeys((RANKS, GAINS), "regret.cells, 'layer'"),
     PAYS: "losses[losses['cut'] == 1]",
     GRID: "lineage[lineage['layer'] == 3]",
     **dict.fromkeys((HEATMAP, IMPORTANCE), "run, 1"),
@@ -139,7 +150,7 @@ OF_ONE_EXPERT: Mapping[Chart, str] = {
 def made() -> dict[str, Any]:
     """The names that the example code makes, by running it."""
     names: dict[str, Any] = {}
-    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + TABLE + PRUNED + TRAINED, names)
+    exec(TRACES + CHANGED + CONTRASTED + SERVED + ROUTERS + CUT + TABLE + PRUNED + ROUTED + TRAINED, names)
     return names
 
 
@@ -167,10 +178,11 @@ def call(name: str, topic: str) -> str:
 
 def beside() -> str:
     """The charts of several traces, of a change, of a training, of serving, and of a long trace as a whole."""
-    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{TABLE}\n{PRUNED}\n{TRAINED}")]
+    parts = [_code(f"{TRACES}\n{CHANGED}\n{CONTRASTED}\n{SERVED}\n{CUT}\n{TABLE}\n{PRUNED}\n{ROUTED}\n{TRAINED}")]
     for chart, of in BESIDE.items():
         given = eval(of, made())
-        frame = chart.measure(*given) if chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT) else chart.measure(given)
+        several = chart in (HEATMAP, IMPORTANCE, MEMORY, DIRECT, ROUTES, RANKS, GAINS)
+        frame = chart.measure(*given) if several else chart.measure(given)
         parts.append(entry(described(frame) if chart is WHOLE_TRACE else chart, frame, of=of, level="##"))
     return "\n\n".join(parts)
 

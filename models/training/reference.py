@@ -3,7 +3,8 @@
 The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; once without each of
 its 48 experts, for what that costs each kind of text; and as `moeviz experts` does, for the table of all experts. About
 20 minutes on one core. A sibling that is named reads them instead, but not without experts: two minutes; the bias on
-the choice of the one with many small experts is written too. `--table` makes the table alone.
+the choice of the one with many small experts is written too. `--table` makes the table alone, and `--pruning` what
+cutting experts costs the embedded model, alone.
 """
 
 import argparse
@@ -16,7 +17,11 @@ from tempfile import TemporaryDirectory
 import pandas as pd
 
 import moeviz
+from moeviz.analyses.lineage import lineage
 from moeviz.analyses.muting import muted_by_label
+from moeviz.analyses.pruning import recorded
+from moeviz.analyses.pruning.checkpoint import Checkpoint
+from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.cli.main import main as moeviz_command
@@ -32,6 +37,7 @@ from moeviz.embedded.recorded_routing import (
     texts_over_training,
 )
 from moeviz.formats.trace_file import to_trace_file
+from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.expert import loss_of_all
 from moeviz.metrics.expert_names import names_by_chance
 
@@ -44,10 +50,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m models.training.reference", description=__doc__)
     parser.add_argument("model", nargs="?", default=EMBEDDED, choices=ROUTING, help="embedded, if none is named")
     parser.add_argument("--table", action="store_true", help="make the table of all experts alone, with known losses")
+    parser.add_argument("--pruning", action="store_true", help="measure what cutting experts costs, alone")
     args = parser.parse_args()
     name, texts = args.model, texts_over_training()
     if args.table:
         write_table(name, texts)
+        return
+    if args.pruning:
+        write_pruning()
         return
     model, file = moeviz.load_model(name), ROUTING[name]
     file.write_bytes(to_trace_file(trace_corpus(model, texts)))
@@ -58,6 +68,19 @@ def main() -> None:
         told = muted_by_label(model, texts, progress=lambda done, total: log.info("%d of %d texts", done, total))
         told.round(DIGITS).to_csv(MUTED, index=False, lineterminator="\n")
     write_table(name, texts)
+    if name == EMBEDDED:
+        write_pruning()
+
+
+def write_pruning() -> None:
+    """Write what the pages Prune and Lineage open with."""
+    how = {"criteria": recorded.CRITERIA, "draws": recorded.DRAWS, "seed": recorded.SEED, "tokens": recorded.TOKENS}
+    curve = pruning_curve(moeviz.load_model(), texts_that_ship(), **how)
+    recorded.PRUNING.write_text(recorded.curve_as_json(curve), "utf-8")
+    with TemporaryDirectory() as folder:
+        child = str(Path(folder, recorded.CHILD))
+        Checkpoint.of(EMBEDDED, None).write(child, curve.cut("reap", 1), {})
+        recorded.LINEAGE.write_text(recorded.lineage_as_json(lineage(EMBEDDED, child)), "utf-8")
 
 
 def write_table(name: str, texts: list[tuple[str, str]]) -> None:

@@ -100,6 +100,6 @@ def _without_special(model: LoadedModel, ids: Sequence[int]) -> list[int]:
 
 def _cannot_read(trace: RoutingTrace, why: str) -> str:
     return (
-        f"What is lost without an expert is found by reading the texts again, and the trace of {trace.model.name!r} "
+        f"This is found by reading the texts again, and the trace of {trace.model.name!r} "
         f"{why}. Trace the texts anew with this model."
     )

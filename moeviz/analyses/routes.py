@@ -12,7 +12,6 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import combinations
 from time import perf_counter
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -36,32 +35,13 @@ from moeviz.capture.run.prompts import ModelInput, prepare
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.run.token_texts import texts_of_tokens
 from moeviz.errors import CaptureError, InvalidPrompt
-from moeviz.metrics.routes import RouteRegret, joined_regret, ranks
+from moeviz.metrics.routes import MOST_SETS, NEXT, RouteCost, RouteRegret, joined_regret, ranks
 from moeviz.metrics.vocabulary import kind_of
 
-MOST_SETS = 40  # sets of K experts that are all tried; else one of K is swapped
-NEXT = 7  # likeliest experts that may come in, or K if that is more
 NUMBERS = 2**26  # of logits or attention that are there at once: 256 MB in float32
 CHECKED = 3  # changes of the first text that are held against plain forwards
 MOST_ERROR = {torch.float32: 1e-3, torch.float64: 1e-3}  # nats; 16 bits round by more
 MOST_ERROR_OF_HALF = 0.1
-
-
-class RouteCost(NamedTuple):
-    """What route regret takes for a text: routes of a token, forwards of all layers, and passes of the head."""
-
-    routes: int
-    forwards: float
-    heads: int
-
-    def sentence(self, texts: int, seconds: float) -> str:
-        """Say what texts will take, if one forward of the tokens that are judged takes this many seconds."""
-        minutes = texts * (self.forwards + self.heads) / 2 * seconds / 60
-        about = f"{minutes:,.0f} minutes" if minutes >= 1 else f"{max(minutes * 60, 1):,.0f} seconds"
-        return (
-            f"{self.routes:,} routes of each token at each layer take {self.forwards:,.0f} forwards of the layers and "
-            f"{self.heads:,} of the head for a text: about {about} for {texts:,} texts"
-        )
 
 
 def route_regret(

@@ -34,9 +34,10 @@ def expert_names_grid(frame: pd.DataFrame) -> alt.Chart:
             expert="d",
             name="",
             phi=("correlation on texts set aside", ".2f"),
-            precision=("its tokens that are of the name", ".0%"),
-            recall=("tokens of the name that it has", ".0%"),
-            share=("all tokens that are of the name", ".0%"),
+            precision=("tokens of the name that it has", ".0%"),
+            recall=("its tokens that are of the name", ".0%"),
+            f1=("F1 of the name", ".2f"),
+            f1_token=("F1 of the token by itself", ".2f"),
             tokens=("tokens that it has", ","),
         ),
     )
@@ -122,8 +123,9 @@ def _both_ways(frame: pd.DataFrame) -> pd.DataFrame:
 NAMES = Chart(
     "What does each expert take, and does that hold on other texts?",
     "Each cell is an expert: point at it for its name, the kinds of text or the class of tokens that it takes. The "
-    "darker, the better the name fits texts that did not choose it; below 0.32 (0.3 for a class) there is no clear "
-    "pattern.",
+    "darker, the better the name fits texts that did not choose it; below 0.3 there is no clear pattern. F1 says how "
+    "well the name predicts its tokens, and how well the token by itself does: if that does better, the name is "
+    "decoration.",
     measure=expert_names,
     draw=expert_names_grid,
     say=expert_names_caption,

@@ -190,7 +190,7 @@ def judged_tokens(args: Namespace, other: str | None = None) -> tuple["Counted",
 def _ahead(args: Namespace) -> tuple["pd.DataFrame", str]:
     """Predictors of a model's experts, the next router among them, all on the same tokens of some texts."""
     from moeviz.analyses.ahead import trace_ahead
-    from moeviz.analyses.pruning.curve import split
+    from moeviz.analyses.pruning.result import split
     from moeviz.capture.models.load import LoadedModel
     from moeviz.capture.opening import load_model
     from moeviz.cli.corpus import texts_at

@@ -59,8 +59,9 @@ def run(args: Namespace) -> int:
     texts, tokens = texts_to_divide(args)
     one = _cut_from_files(args)
     checkpoint = None if args.output is None else _checkpoint(args, one)
-    from moeviz.analyses.pruning.curve import pruning_curve, pruning_sentences
+    from moeviz.analyses.pruning.curve import pruning_curve
     from moeviz.analyses.pruning.rankings import evidence, ranking
+    from moeviz.analyses.pruning.result import pruning_sentences
     from moeviz.metrics.pruning import ALL, FRESH
 
     acts = args.ranking or checkpoint

@@ -13,10 +13,10 @@ def arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from moeviz.metrics.expert_rules import expert_rules, rules_sentence
+    from moeviz.metrics.expert_names import expert_names, expert_names_caption, names_sentence
 
-    rules = expert_rules(read_one_trace(args.source, args))
-    findings = [rules_sentence(rules)] if (rules["rule"] != "").any() else []
+    rules = expert_names(read_one_trace(args.source, args))
+    findings = [*filter(None, [expert_names_caption(rules), names_sentence(rules)])]
     if args.json:
         print_tables({"rules": rules}, findings)
         return 0

@@ -33,6 +33,7 @@ DIGITS = 5  # of the figures in tables
 KINDS = {"layer": "int32", "expert": "int16", "label": "str"}
 NUMBERS = (  # of TABLES that are empty where nothing is known
     *("share", "times_uniform", "mean_weight", "norm", "added", "greatest", "cosine", "residual", "lift", "q", "spec"),
+    *("precision", "recall", "f1", "f1_token", "f1_kind", "f1_position"),
     *("followed", "usual", "everywhere", "beyond", "cosine_of_weights", "cosine_of_outputs", "loss_change"),
 )
 OVER_TRAINING = HERE / "routing_over_training"
@@ -69,7 +70,7 @@ def expert_table_of(name: str = EMBEDDED) -> pd.DataFrame:
 
 
 def names_by_chance() -> dict[str, list[int]]:
-    """Return, by model, the names of experts that hold with the kinds shuffled among the held-out texts, twelve times.
+    """Return, by model, the names of experts that hold with the routing of other texts, twelve times.
 
     Made by `moeviz.metrics.expert_names.names_by_chance`; a test computes it anew.
     """

@@ -18,7 +18,6 @@ FUNCTIONS = {
     "engine_difference": ("engine_difference",),
     "engine_tokens": ("margins_of_both", "token_differences"),
     "expert_names": ("expert_names",),
-    "expert_rules": ("expert_rules",),
     "expert_table": ("expert_table",),
     "flow": ("consecutive_information", "consecutive_transitions", "information_between_layers"),
     "layers": ("balance_of_two", "overlap", "ranked_load", "transitions"),

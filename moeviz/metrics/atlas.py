@@ -27,7 +27,7 @@ class Atlas:
     trace: RoutingTrace  # the texts, or a sample of them, those of one kind after each other
     columns: list[tuple[str, int, int]]  # kinds of text, or single texts, by the rows where each begins and ends
     kinds: list[str]  # that experts are compared by: labels, or classes of tokens where there are none
-    by: str  # "kinds" or "tokens": which of these they are, as `expert_names` calls them
+    by: str  # "kinds" or "tokens": which of these they are, as in `expert_names`
     kind: Int64[np.ndarray, " T"]  # -1: a special token, which has no class
     counts: Int64[np.ndarray, "L E C"]  # tokens of each kind that an expert has, in any slot
     of: Int64[np.ndarray, "L C"]  # tokens of each kind that are recorded at the layer

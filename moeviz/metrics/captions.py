@@ -265,11 +265,14 @@ def needed_by(
 
 
 @claim
-def name_that_holds(name: str, by: str, precision: float, share: float) -> str:
-    what = "these kinds" if by == "kinds" else "this class"
+def name_that_holds(
+    name: str, precision: float, recall: float, f1: float, f1_token: float, f1_kind: float, f1_position: float
+) -> str:
+    more = "The token by itself says more" if f1_token > f1 else "It says more than the token by itself"
     return (
-        f"{name}: {percent(precision)} of its tokens are of {what}, compared with {percent(share)} of all tokens, on "
-        "texts that did not choose the name."
+        f"{name}: it has {percent(precision)} of these tokens, and they are {percent(recall)} of all that it has, on "
+        f"texts that did not choose the name. {more}: F1 {f1:.2f} by the name, {f1_token:.2f} by the token, "
+        f"{f1_kind:.2f} by the kind of text, {f1_position:.2f} by the position."
     )
 
 
@@ -541,6 +544,25 @@ def taker(layer: int, expert: int, tokens: int, of: int, what: str, weight: floa
 
 
 @claim
+def route_of_token(
+    text: str,
+    next_text: str,
+    layer: int,
+    experts: Sequence[int],
+    loss: float,
+    mean: float,
+    others: int,
+    better: int,
+    best: float,
+) -> str:
+    return (
+        f"“{visible(text)}” → “{visible(next_text)}” at layer {layer}: the next token costs {loss:.2f} nats on the "
+        f"route taken ({with_and([str(expert) for expert in experts])}), and {mean:.2f} on the other {others:,} on "
+        f"average; {better:,} of them are better, the best by {best:.3f} nats; at random {others / 2:g} would be."
+    )
+
+
+@claim
 def route_ranks(
     tokens: int, texts: int, rank: float, rank_ties: float, tie: float, gain: float, low: float, high: float
 ) -> str:
@@ -548,7 +570,8 @@ def route_ranks(
     return (
         f"Of the other routes that a token could have taken, {percent(rank)} are better for the next token{band}; at "
         f"random half would be. With differences up to {tie:g} nats as ties: {percent(rank_ties)}. The other routes "
-        f"cost {gain:.3f} nats more on average, over {count(tokens, 'token')} of {count(texts, 'text')}."
+        f"cost {abs(gain):.3f} nats {'more' if gain >= 0 else 'less'} on average, over {count(tokens, 'token')} of "
+        f"{count(texts, 'text')}."
     )
 
 
@@ -596,10 +619,10 @@ def path_that_holds(path: Sequence[int], tokens: int, lift: float, lift_aside: f
 
 
 @claim
-def rules_that_predict(better: int, rules: int, f1: float, f1_token: float, f1_kind: float) -> str:
-    decoration = " So a name in words is mostly decoration here." if 2 * better < rules else ""
+def names_that_predict(better: int, names: int, f1: float, f1_token: float, f1_kind: float) -> str:
+    decoration = " So a name in words is mostly decoration here." if 2 * better < names else ""
     return (
-        f"On texts that did not choose them, the rules of {better:,} of {rules:,} experts predict better than the "
+        f"On texts that did not choose them, the rules of {better:,} of {names:,} experts predict better than the "
         f"token by itself: F1 {f1:.2f} on average, by the token {f1_token:.2f}, by the kind of text {f1_kind:.2f}."
         f"{decoration}"
     )

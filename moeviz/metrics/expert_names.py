@@ -1,75 +1,125 @@
-"""Names of experts: the kinds of text, or the class of tokens, that an expert has, where that holds on other texts."""
+"""Names of experts: what an expert takes, in words, as a rule that is judged on texts that did not choose it.
 
-from collections.abc import Sequence
+A rule is up to four terms of which one must hold, each one fact of a token or two together. Next to it stand tables of
+the tokens, kinds of text and places by themselves: if the token predicts better, a name in words is decoration.
+
+Letters: P profiles (tokens with the same facts), Q terms, N experts.
+"""
+
+import unicodedata
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Bool, Float64, Int64
 from pandas.api.types import is_integer_dtype
 
 from moeviz.claims import Claim
 from moeviz.errors import MissingField
 from moeviz.metrics import captions
 from moeviz.metrics.inputs import needs_tokens
-from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.tokens import PART_OF_CHARACTER
+from moeviz.metrics.vocabulary import INSIDE, SPECIAL, WORD, kind_of
 from moeviz.metrics.words import one_row, short
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 
-# Correlation on the texts that did not choose the name. There are many more sets of kinds to choose from than classes:
-# with kinds shuffled over texts, 0.32 leaves about 2 names of 48 (`names_by_chance`).
-HOLDS = {"kinds": 0.32, "tokens": 0.3, "": 1.0}
+HOLDS = 0.3  # correlation on the texts that did not choose; with the routing of other texts next to none has it
 SURE = 4.0  # times the standard error of the correlation of two unrelated facts, 1 / sqrt(tokens)
-GAIN = 0.03  # in correlation, that another kind in a name, or a class in place of kinds, must add
-MOST_KINDS = 4  # in a name
-FEWEST = 10  # tokens of the expert, on either half of the texts
+MOST_KINDS = 100  # of text that may be in names, the commonest
+MOST_TERMS, GAIN = 4, 0.02  # of a rule, and in F1 that another term must add
+FEWEST, FEWEST_OF_TWO, MOST_PAIRS = 20, 40, 3_000  # tokens of an expert or a fact, and of two facts together; pairs
+CUTS = np.arange(0.1, 0.95, 0.05)  # shares from which on a table predicts an expert
+SIGNS = ".,;:(){}[]<>=\"'/-+*_"
+CLASSES = {WORD: "beginning of a word", INSIDE: "inside of a word"}  # where a comma would be misread
+LETTERS = {"CYRILLIC": "Cyrillic letters", "CJK": "Chinese characters", "": "no letters"}
 UNNAMED = "no kind of text"
-JOINED = ", "  # between the kinds of a name; within a kind it is "; "
-SHOWN = 2  # kinds of a name, where there is little room
+BEATEN = "the token says more"  # of a name that predicts less than a table of tokens
+JOINED = ", "  # between the terms of a name; within a label it is "; "
+SHOWN = 2  # terms of a name, where there is little room
 MOST_TOKENS, MOST_PLACES = 20_000, 1_000_000  # of a sample, and of its tokens times layers
+MOST_CELLS = 1_000_000  # profiles, terms or tokens times experts that are there at once
+FIGURES = ("precision", "recall", "share", "phi", "f1", "f1_token", "f1_kind", "f1_position", "f1_always")
 
 
 @needs_tokens
 def expert_names(trace: RoutingTrace) -> pd.DataFrame:
-    """Names of experts, chosen on one half of the texts and tested on the other.
+    """Name each expert by the rule that predicts its tokens best, and judge it on other texts, next to simpler tables.
 
-    A name is up to four kinds of text (labels, with commas between them), or one class of tokens, as `kind_of` of
-    `moeviz.metrics.vocabulary` has them. Of each kind every other text is set aside. On the first half, the name is
-    what correlates best with "the expert has this token" (phi, the correlation of two yes-or-no facts); another kind in
-    it, or a class of tokens in place of kinds, must add 0.03. `phi` is that correlation on the texts that were set
-    aside. From 0.32 up (0.3 for a class) the name holds, if that is also 4 standard errors of unrelated facts,
-    1 / sqrt(tokens set aside); else, and with fewer than 10 tokens on either half, the expert has no kind of text.
-    Without labels, or where a kind has one text, only classes of tokens, or the other kinds, make names.
+    A rule joins up to four terms, with commas for "or"; a term is one fact of a token or two together: the kind of
+    text (one of the 100 commonest labels), the class of the token and of the one before it, capitals, script, signs.
+    Of each kind of text every other text is set aside. Rules are chosen on the first half, by F1, the harmonic mean of
+    precision and recall; another term must add 0.02. A name holds if it correlates (phi) with "the expert has this
+    token" from 0.3 up on the texts set aside, and at 4 standard errors of unrelated facts, 1 / sqrt(tokens); else, and
+    with fewer than 20 tokens on either half, the expert has no kind of text. A large trace is sampled, and special
+    tokens are left out.
+
+    The token by itself is a table of the tokens that the expert had in the half that chose, with a share that is chosen
+    there; the kind of text and the position (tens of tokens) by themselves likewise. F1 scores are means of both ways
+    round: each half chooses once, and the other judges.
 
     One row per layer and expert. Columns: layer int32 (the model's own index) · expert int16 · tokens int64 (that it
-    has) · name str · holds bool · by str ("kinds", "tokens", or "" without a candidate) · chosen_phi, phi float64 ·
-    precision float64 (of its tokens set aside, the share that is of the name) · recall float64 (of the tokens of the
-    name set aside, the share that it has) · share float64 (of all tokens set aside, those of the name). Figures are NaN
-    without a candidate. Raises `MissingField` where there is one text only.
+    has) · name str ("no kind of text" unless it holds) · holds bool · by str ("kinds" if a kind of text is in the rule,
+    "tokens" if not, "" without one) · precision float64 (of the tokens of the name, the share that the expert has) ·
+    recall float64 (of the expert's tokens, the share that is of the name) · share float64 (of all tokens, those of the
+    name) · phi float64 · f1, f1_token, f1_kind, f1_position, f1_always float64 (of the rule, the tables, and "always")
+    · beats_token bool (the rule is better than the token, both ways round). The first four figures are of the texts set
+    aside; all are NaN without a rule. Raises `MissingField` if there is only one text.
 
-    Source: the correlation is Pearson's phi; Yule (1912), Journal of the Royal Statistical Society 75(6).
+    Source: RouterInterp (Sci4DL 2026) asks for names that predict; the rules and controls are moeviz's own.
     """
-    candidates = [_kinds_of(trace), _classes_of(trace)]
-    aside = set_aside(trace)
-    frames = [_names_of_layer(trace, row, candidates, aside) for row in range(len(trace.model.layers))]
-    return pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+    trace = plain_tokens(sample_of_texts(trace))
+    aside, (facts, labels, has_fact) = set_aside(trace).astype(np.int64), _facts(trace)
+    profiles, of_token = np.unique(has_fact, axis=1, return_inverse=True)
+    terms = _terms(profiles.astype(np.float32), np.bincount(of_token.ravel(), minlength=profiles.shape[1]))
+    covers = np.array([profiles[list(term)].all(0) for term in terms], np.float32).reshape(
+        len(terms), profiles.shape[1]
+    )
+    words = [_words([facts[at] for at in term], term[0] < labels) for term in terms]
+    keys = [of_token.ravel(), pd.factorize(trace.tokens["text"])[0], kind_codes(trace), _places(trace)]
+    frames = []
+    for layer, experts, recorded, E in zip(
+        trace.model.layers, trace.experts, trace.recorded, trace.model.num_experts, strict=True
+    ):
+        token, slot = np.nonzero(experts >= 0)
+        expert = experts[token, slot].astype(np.int64)
+        has = np.bincount(aside[token] * E + expert, minlength=2 * E).reshape(2, E)
+        frame = pd.DataFrame({"layer": layer, "expert": np.arange(E), "tokens": has.sum(0), "name": UNNAMED})
+        frame = frame.assign(holds=False, by="", **dict.fromkeys(FIGURES, np.nan), beats_token=False)
+        enough = np.flatnonzero((has >= FEWEST).all(0) & bool(terms))
+        widest = max(len(terms), *(int(key.max(initial=0)) + 1 for key in keys))
+        parts = np.array_split(enough, 1 + len(enough) * widest // MOST_CELLS) if len(enough) else []
+        for some in parts:
+            place = np.full(E, -1)
+            place[some] = np.arange(len(some))
+            own = place[expert] >= 0
+            counted = [_counted(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
+            chosen, figures = _judged(covers, counted)
+            for name, values in figures.items():
+                frame.loc[some, name] = values
+            for one, of in zip(some, chosen.T, strict=True):
+                frame.loc[one, "name"] = JOINED.join(words[term] for term in of if term >= 0)
+                frame.loc[one, "by"] = "kinds" if any(terms[term][0] < labels for term in of if term >= 0) else "tokens"
+        size = int(aside[recorded].sum())
+        frame["holds"] = frame["phi"] >= max(HOLDS, SURE / max(size, 1) ** 0.5)
+        frame.loc[~frame["holds"], "name"] = UNNAMED
+        frames.append(frame)
+    found = pd.concat(frames, ignore_index=True).astype({"layer": np.int32, "expert": np.int16, "tokens": np.int64})
+    return found.astype({"name": "str", "by": "str", "beats_token": bool})
 
 
 def names_by_chance(trace: RoutingTrace, times: int = 12) -> list[int]:
-    """Count the names by kinds that hold with the kinds shuffled among whole texts, as a control, `times` times.
+    """Count the names that hold if tokens get the routing of other texts, as a control, `times` times.
 
-    The generator's seed is 0. Raises `MissingField` as `expert_names` does, and for texts without labels.
+    Texts change places whole. The generator's seed is 0. Raises `MissingField` as `expert_names` does.
     """
-    _, codes = trace.labels("Names of experts")
-    texts, of_token = np.unique(trace.tokens["sequence"].to_numpy(), return_inverse=True)
-    kinds = np.zeros(len(texts), np.int64)
-    kinds[of_token] = codes
-    rng, found = np.random.default_rng(0), list[int]()
+    text, rng, found = pd.factorize(trace.tokens["sequence"])[0], np.random.default_rng(0), list[int]()
     for _ in range(times):
-        labels = pd.array(rng.permutation(kinds)[of_token].astype(str), "str")
-        names = expert_names(replace(trace, tokens=trace.tokens.assign(label=labels)))
-        found.append(int((names["holds"] & (names["by"] == "kinds")).sum()))
+        order = np.argsort(rng.permutation(text.max(initial=0) + 1)[text], kind="stable")
+        other = replace(trace, experts=trace.experts[:, order], weights=None, logits=None, outputs=None)
+        found.append(int(expert_names(other)["holds"].sum()))
     return found
 
 
@@ -105,15 +155,15 @@ def whole_texts_within(sizes: Sequence[int], room: int) -> list[int]:
     return kept
 
 
-def short_name(name: str) -> str:
-    """Cut a name of `expert_names` to two kinds, and count the rest.
+def short_name(name: str, beaten: bool = False) -> str:
+    """Cut a name of `expert_names` to two terms, and count the rest; say so if the token by itself predicts better.
 
     >>> short_name("German, Russian, HTML")
     'German, Russian +1'
     """
-    kinds = name.split(JOINED)
-    shown = JOINED.join(short(kind) for kind in kinds[:SHOWN])
-    return f"{shown} +{len(kinds) - SHOWN}" if len(kinds) > SHOWN else shown
+    terms = name.split(JOINED)
+    shown = JOINED.join(short(term) for term in terms[:SHOWN]) + (f" +{len(terms) - SHOWN}" if terms[SHOWN:] else "")
+    return f"{shown} ({BEATEN})" if beaten else shown
 
 
 def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
@@ -130,14 +180,23 @@ def with_names(frame: pd.DataFrame, names: pd.DataFrame | None) -> pd.DataFrame:
     return frame.assign(name=frame[where].merge(held, how="left", on=where)["name"].fillna("").to_numpy())
 
 
+def names_that_hold(names: pd.DataFrame) -> pd.DataFrame:
+    """Return the rows of `expert_names` whose name holds, and short str, where room is little, and beaten bool."""
+    held = names[names["holds"]]
+    beaten = held["f1_token"] > held["f1"]
+    short = [short_name(name, less) for name, less in zip(held["name"], beaten, strict=True)]
+    return held.assign(short=short, beaten=beaten)
+
+
 def expert_name_sentence(names: pd.DataFrame, layer: int, expert: int) -> Claim | None:
-    """Claim an expert's name and how far it holds, from the rows of `expert_names`; None if it has too few tokens."""
+    """Claim an expert's name and how far it predicts, from `expert_names`; None if it has too few tokens."""
     row = names[(names["layer"] == layer) & (names["expert"] == expert)].iloc[0]
     if not row["by"]:
         return None
     if not row["holds"]:
         return captions.no_name(row["phi"])
-    return captions.name_that_holds(row["name"], row["by"], row["precision"], row["share"])
+    scores = (row[name] for name in ("f1", "f1_token", "f1_kind", "f1_position"))
+    return captions.name_that_holds(row["name"], row["precision"], row["recall"], *scores)
 
 
 def expert_names_caption(frame: pd.DataFrame) -> Claim | None:
@@ -149,22 +208,15 @@ def expert_names_caption(frame: pd.DataFrame) -> Claim | None:
     return captions.names_that_hold(len(held), len(frame), best.expert, best.layer, best.name)
 
 
-def _kinds_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
-    """Labels, and which of them each token has."""
-    return trace.labels("Names of experts") if "label" in trace.tokens else ([], np.zeros(len(trace.tokens), np.int64))
+def names_sentence(frame: pd.DataFrame) -> Claim | None:
+    """Claim how many rules predict better than the token by itself; None without a rule."""
+    known = frame[frame["by"] != ""]
+    means = known[["f1", "f1_token", "f1_kind"]].mean()
+    return captions.names_that_predict(int(known["beats_token"].sum()), len(known), *means) if len(known) else None
 
 
-def _classes_of(trace: RoutingTrace) -> tuple[list[str], np.ndarray]:
-    """Classes of tokens, and which of them each token has; -1 for special tokens, which name nothing."""
-    codes, texts = pd.factorize(trace.tokens["text"])
-    of_texts, names = pd.factorize(np.array([kind_of(text) for text in texts], object))
-    used = names != SPECIAL
-    number = np.where(used, np.cumsum(used) - 1, -1)
-    return [str(name) for name in names[used]], number[of_texts][codes]
-
-
-def set_aside(trace: RoutingTrace) -> np.ndarray:
-    """Mark the tokens (T,) of every other text of each kind."""
+def set_aside(trace: RoutingTrace) -> Bool[np.ndarray, " T"]:
+    """Mark the tokens of every other text of each kind."""
     what = trace.tokens[[name for name in ("label", "sequence") if name in trace.tokens]].astype({"sequence": str})
     texts = what.drop_duplicates()
     if len(texts) < 2:
@@ -176,97 +228,154 @@ def set_aside(trace: RoutingTrace) -> np.ndarray:
     return what.merge(texts.assign(aside=number % 2 == 1), how="left")["aside"].to_numpy(bool)
 
 
-def _names_of_layer(
-    trace: RoutingTrace, row: int, candidates: list[tuple[list[str], np.ndarray]], aside: np.ndarray
-) -> pd.DataFrame:
-    experts, E = trace.experts[row], trace.model.num_experts[row]
-    token, slot = np.nonzero(experts >= 0)
-    expert, recorded = experts[token, slot], trace.recorded[row]
-    has, size = _by_half(aside[token], expert, E), np.bincount(aside[recorded], minlength=2)
-    found = _unnamed(trace.model.layers[row], has.sum(axis=0))
-    enough = np.flatnonzero((has >= FEWEST).all(axis=0))
-    for (names, code), by, most in zip(candidates, ("kinds", "tokens"), (MOST_KINDS, 1), strict=True):
-        C = len(names)
-        code = np.where(code < 0, C, code)
-        of = _by_half(aside[recorded], code[recorded], C + 1)[:, :C]
-        for some in np.array_split(enough, 1 + len(enough) * C // MOST_PLACES):  # a file may have thousands of kinds
-            place = np.full(E, -1)
-            place[some] = np.arange(len(some))
-            theirs = place[expert] >= 0
-            chosen = code[token[theirs]] * len(some) + place[expert[theirs]]
-            counts = _by_half(aside[token[theirs]], chosen, (C + 1) * len(some)).reshape(2, C + 1, len(some))[:, :C]
-            members, figures = _best_name(counts, of, has[:, some], size, most)
-            better = members.any(axis=0) & ~(figures["chosen_phi"] <= found["chosen_phi"].to_numpy()[some] + GAIN)
-            for name, values in figures.items():  # a figure of before is NaN where there is no other name
-                found.loc[some[better], name] = values[better]
-            found.loc[some[better], "by"] = by
-            order = np.argsort(-counts[0], axis=0, kind="stable")
-            for one in np.flatnonzero(better):
-                kinds = [names[code] for code in order[:, one] if members[code, one]]
-                found.loc[some[one], "name"] = _joined(kinds, by)
-    least = found["by"].map(HOLDS).clip(lower=SURE / max(size[1], 1) ** 0.5)
-    found["holds"] = found["phi"] >= least
-    found.loc[~found["holds"], "name"] = UNNAMED
-    return found
+def plain_tokens(trace: RoutingTrace) -> RoutingTrace:
+    """Return a trace without special tokens: they have routes of their own."""
+    texts = trace.tokens["text"]
+    special = {text for text in texts.unique() if kind_of(text) == SPECIAL and not PART_OF_CHARACTER.search(text)}
+    return trace.select(tokens=~texts.isin(special).to_numpy()) if special else trace
 
 
-def _unnamed(layer: int, tokens: Int64[np.ndarray, " E"]) -> pd.DataFrame:
-    """Return the rows of a layer whose experts have no name."""
-    figures = dict.fromkeys(("chosen_phi", "phi", "precision", "recall", "share"), np.nan)
-    facts = {"layer": layer, "expert": np.arange(len(tokens)), "tokens": tokens}
-    return pd.DataFrame({**facts, "name": UNNAMED, "holds": False, "by": "", **figures})
+def kind_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
+    """Return the label of each token as a number; 0 for all without labels."""
+    if "label" not in trace.tokens:
+        return np.zeros(len(trace.tokens), np.int64)
+    codes: np.ndarray = pd.factorize(trace.tokens["label"])[0].astype(np.int64)
+    return codes
 
 
-def _best_name(
-    counts: Int64[np.ndarray, "2 C E"],
-    of: Int64[np.ndarray, "2 C"],
-    has: Int64[np.ndarray, "2 E"],
-    size: Int64[np.ndarray, "2"],
-    most: int,
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Choose the name of each expert on the first half of the texts, (C, E), and judge it on the second: (E,) each."""
-    usable = np.logical_and(*(of > 0))
-    members, chosen_phi = _chosen(counts[0] * usable[:, None], of[0] * usable, has[0], int(size[0]), most)
-    both, tokens = np.where(members, counts[1], 0).sum(axis=0), (members * of[1][:, None]).sum(axis=0)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return members, {
-            "chosen_phi": chosen_phi,
-            "phi": _phi(both, tokens, has[1], int(size[1])),
-            "precision": both / has[1],
-            "recall": both / tokens,
-            "share": tokens / size[1],
-        }
+def _places(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
+    """Return the position of each token in tens, up to 200."""
+    places: np.ndarray = np.minimum(trace.tokens["position"].to_numpy() // 10, 20).astype(np.int64)
+    return places
 
 
-def _joined(kinds: list[str], by: str) -> str:
-    return JOINED.join(kind.replace(JOINED, "; ") for kind in kinds) if by == "kinds" else kinds[0]
+def _terms(profiles: np.ndarray, tokens: np.ndarray) -> list[tuple[int, ...]]:
+    """Return all facts, and the commonest pairs of them that are not nearly the same fact, as places in `profiles`."""
+    together = (profiles * tokens) @ profiles.T
+    alone = together.diagonal()
+    pairs = [
+        (-together[pair], pair)
+        for pair in combinations(range(len(profiles)), 2)
+        if FEWEST_OF_TWO <= together[pair] < 0.98 * min(alone[pair[0]], alone[pair[1]])
+    ]
+    return [(at,) for at in range(len(profiles))] + [pair for _, pair in sorted(pairs)[:MOST_PAIRS]]
 
 
-def _by_half(aside: np.ndarray, code: np.ndarray, codes: int) -> Int64[np.ndarray, "2 codes"]:
-    """Count codes on either half of the texts."""
-    counts: np.ndarray = np.bincount(aside * codes + code, minlength=2 * codes).reshape(2, codes)
-    return counts
+def _words(facts: list[str], of_label: bool) -> str:
+    """Name a term of one or two facts, of which the first may be a label."""
+    return " in ".join(facts[::-1]) if of_label else " and ".join(facts)
 
 
-def _chosen(
-    counts: Int64[np.ndarray, "C E"], of: Int64[np.ndarray, " C"], has: Int64[np.ndarray, " E"], size: int, most: int
+def _counted(
+    key: np.ndarray, aside: np.ndarray, recorded: np.ndarray, token: np.ndarray, expert: np.ndarray, N: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Add candidate after candidate to each expert's name, as long as one adds enough; and the correlation (E,)."""
-    members, phi = np.zeros(counts.shape, bool), np.zeros(counts.shape[1])
-    if not len(of):
-        return members, phi
-    everyone = np.arange(counts.shape[1])
-    for number in range(most):
-        own = np.where(members, counts, 0).sum(axis=0), (members * of[:, None]).sum(axis=0)
-        longer: np.ndarray = np.where(members, -1, _phi(own[0] + counts, own[1] + of[:, None], has, size))
-        best = longer.argmax(axis=0)
-        adds = longer[best, everyone] > phi + (GAIN if number else 0)
-        members[best[adds], everyone[adds]] = True
-        phi = np.where(adds, longer[best, everyone], phi)
-    return members, phi
+    """Count tokens by key on either half of the texts, (2, C), and those that each expert has, (2, C, N)."""
+    C = int(key.max(initial=0)) + 1
+    times = np.bincount(aside[recorded] * C + key[recorded], minlength=2 * C)
+    hits = np.bincount((aside[token] * C + key[token]) * N + expert, minlength=2 * C * N)
+    return times.reshape(2, C).astype(np.float32), hits.reshape(2, C, N).astype(np.float32)
 
 
-def _phi(both: np.ndarray, of: np.ndarray, has: np.ndarray, size: int) -> Float64[np.ndarray, "..."]:
+def _judged(
+    covers: np.ndarray, counted: list[tuple[np.ndarray, np.ndarray]]
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Choose rules (4, N) on the first half of the texts, -1 where there are fewer terms, and judge them: (N,) each."""
+    (times, hits), *tables = counted
+    chosen, scores = [], []
+    for first in (0, 1):
+        rule, found = _greedy(covers, times[first], hits[first])
+        chosen.append(rule)
+        judges = times[1 - first], hits[1 - first]
+        everything = np.ones_like(found)
+        scores.append([_f1(*judges, found), *(_table(*of, first) for of in tables), _f1(*judges, everything)])
+        if first == 0:
+            both, of = (judges[1] * found).sum(0), (judges[0][:, None] * found).sum(0)
+            has, size = judges[1].sum(0), judges[0].sum()
+    figures = dict(zip(FIGURES[4:], np.mean(scores, axis=0), strict=True))
+    figures |= {"precision": both / np.maximum(of, 1), "recall": both / has, "share": of / size}
+    beats = np.all([score[0] > score[1] for score in scores], axis=0)
+    return chosen[0], figures | {"phi": _phi(both, of, has, float(size)), "beats_token": beats}
+
+
+def _greedy(covers: np.ndarray, times: np.ndarray, hits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Add term after term to each expert's rule, as long as one adds enough F1; and the profiles found, (P, N)."""
+    P, N = hits.shape
+    found, chosen, best = np.zeros((P, N), bool), np.full((MOST_TERMS, N), -1), np.zeros(N)
+    able, has = np.arange(N), hits.sum(0)
+    for number in range(MOST_TERMS):
+        own, every, done = hits[:, able], times[:, None], found[:, able]
+        both = (own * done).sum(0) + covers @ np.where(done, 0, own)
+        of = (every * done).sum(0) + covers @ np.where(done, 0, every)
+        score = 2 * both / np.maximum(of + has[able], 1)
+        term = score.argmax(0)
+        top = score[term, np.arange(len(able))]
+        more = top >= best[able] + GAIN
+        able, term = able[more], term[more]
+        if not len(able):
+            break
+        best[able], chosen[number, able] = top[more], term
+        found[:, able] |= covers[term].T > 0
+    return chosen, found
+
+
+def _table(times: np.ndarray, hits: np.ndarray, first: int) -> np.ndarray:
+    """Score a table (N,): predict by what was the expert's in the half that chose, from the best share there."""
+    every, own = times[first][:, None], hits[first]
+    prior = own.sum(0) / max(every.sum(), 1)
+    with_it, without = ((own - less + prior) / np.maximum(every, 1) for less in (1, 0))  # the token itself left out
+    scores = []
+    for cut in CUTS:
+        both = (own * (with_it >= cut)).sum(0)
+        scores.append(2 * both / (both + ((every - own) * (without >= cut)).sum(0) + own.sum(0)))
+    cut = CUTS[np.argmax(scores, axis=0)]
+    return _f1(times[1 - first], hits[1 - first], (own + prior) / (every + 1) >= cut)
+
+
+def _f1(times: np.ndarray, hits: np.ndarray, found: np.ndarray) -> np.ndarray:
+    score: np.ndarray = 2 * (hits * found).sum(0) / np.maximum((times[:, None] * found).sum(0) + hits.sum(0), 1)
+    return score
+
+
+def _facts(trace: RoutingTrace) -> tuple[list[str], int, Bool[np.ndarray, "F T"]]:
+    """Name facts of tokens and of those before them, labels first, and their number; and say which tokens have them."""
+    codes, unique = pd.factorize(trace.tokens["text"])
+    first = np.diff(pd.factorize(trace.tokens["sequence"])[0], prepend=-1) != 0
+    before = np.where(first, len(unique), np.roll(codes, 1))
+    texts = np.array([*unique, ""], object)
+    kinds = np.array([kind_of(text) for text in unique] + [""], object)
+    scripts = np.array([_script(text) for text in texts], object)
+    found = list[tuple[str, np.ndarray]]()
+    if "label" in trace.tokens:
+        labels, most = trace.tokens["label"].to_numpy(object), trace.tokens["label"].value_counts().index[:MOST_KINDS]
+        found = _common([(str(label).replace(JOINED, "; "), labels == label) for label in most])
+    number = len(found)
+    found += [(CLASSES.get(kind, kind), (kinds == kind)[codes]) for kind in pd.unique(kinds[:-1])]
+    found += [(f"after {CLASSES.get(kind, kind)}", (kinds == kind)[before]) for kind in pd.unique(kinds[:-1])]
+    found += [(words, (scripts == script)[codes]) for script, words in LETTERS.items()]
+    found.append(("with a capital", _each(text.strip()[:1].isupper() for text in texts)[codes]))
+    found.append(("one character", _each(len(text.strip()) == 1 for text in texts)[codes]))
+    found.append(("four or more characters", _each(len(text.strip()) >= 4 for text in texts)[codes]))
+    for sign in SIGNS:
+        has = _each(sign in text for text in texts)
+        found += [(f"with “{sign}”", has[codes]), (f"after “{sign}”", has[before])]
+    kept = _common(found)
+    return [name for name, _ in kept], number, np.array([has for _, has in kept], bool).reshape(len(kept), len(codes))
+
+
+def _common(facts: list[tuple[str, np.ndarray]]) -> list[tuple[str, np.ndarray]]:
+    return [(name, has) for name, has in facts if FEWEST <= has.sum() <= len(has) - FEWEST]
+
+
+def _each(of: Iterable[bool]) -> np.ndarray:
+    return np.array([*of], bool)
+
+
+def _script(text: str) -> str:
+    letter = next((one for one in text if one.isalpha()), None)
+    return "" if letter is None else unicodedata.name(letter, "?").split()[0].split("-")[0]
+
+
+def _phi(both: np.ndarray, of: np.ndarray, has: np.ndarray, size: float) -> Float64[np.ndarray, "..."]:
     """Correlation of "the expert has the token" and "it is of the name"; 0 where one of them is always so, or never."""
     both, of, has = (np.asarray(count, np.float64) for count in (both, of, has))
     spread = of * has * (size - of) * (size - has)

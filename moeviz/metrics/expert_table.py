@@ -11,7 +11,7 @@ from moeviz.claims import Claim
 from moeviz.errors import MissingField, MoevizError
 from moeviz.metrics import captions
 from moeviz.metrics.expert import LUCK, all_experts
-from moeviz.metrics.expert_names import UNNAMED, expert_names, sample_of_texts, with_names
+from moeviz.metrics.expert_names import UNNAMED, expert_names, names_that_hold
 from moeviz.metrics.expert_tokens import TWICE, enough_occurrences, keeping_rows, token_codes
 from moeviz.metrics.inputs import Statistics
 from moeviz.metrics.significance import HANDFUL, STANDS_OUT
@@ -21,6 +21,7 @@ from moeviz.routing_trace import RoutingTrace
 
 SHUFFLES = 999
 MEANS = ("norm", "added", "cosine", "residual")  # of `ExpertOutputs`, as means over an expert's tokens
+OF_NAMES = ("name", "precision", "recall", "f1", "f1_token", "f1_kind", "f1_position")  # columns
 KEPT = 3  # tokens of an expert
 OUTLIER, LARGE, TIMES_MEDIAN = 0.995, 0.1, 10.0  # of a Super Expert
 SPECIALIST, COMMITTEE, GENERALIST = "specialist", "standing committee", "generalist"
@@ -59,7 +60,8 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     One row per layer and expert. Columns: layer int32 · expert int16 · tokens int64 (that it has) · share float64 (of
     the layer's assignments) · times_uniform float64 · mean_weight, norm, added, greatest, cosine, residual float64
     (NaN where they are not recorded; greatest is the maximum) · kind str · lift, q, spec float64 (NaN without labels)
-    · keeps str · role str · super bool · name str (of `expert_names`, "" where none holds).
+    · keeps str · role str · super bool · name str ("" where none holds) · precision, recall, f1, f1_token, f1_kind,
+    f1_position float64 (of the name, as in `expert_names`; NaN where none holds).
 
     Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
     (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens in place of mean weights,
@@ -247,12 +249,14 @@ def _keeps(trace: RoutingTrace) -> list[str]:
 
 
 def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
+    where = ["layer", "expert"]
     if isinstance(trace, RoutingTrace):
         try:
-            return with_names(frame, expert_names(sample_of_texts(trace)))
+            held = names_that_hold(expert_names(trace))[[*where, *OF_NAMES]]
+            return frame.merge(held, how="left", on=where).fillna({"name": ""})
         except MoevizError:  # one text, or nothing recorded
             pass
-    return frame.assign(name="")
+    return frame.assign(name="", **dict.fromkeys(OF_NAMES[1:], np.nan))
 
 
 def with_writing(table: pd.DataFrame, written: pd.DataFrame) -> pd.DataFrame:
@@ -375,7 +379,7 @@ def breadth_sentence(table: pd.DataFrame) -> Claim:
 
 
 def chance_sentence(by_chance: Sequence[int], experts: int) -> Claim:
-    """Claim the control of `breadth_sentence`: the names that hold with the kinds shuffled among the texts.
+    """Claim the control of `breadth_sentence`: the names that hold with the routing of other texts.
 
     by_chance   of `moeviz.metrics.expert_names.names_by_chance`.
     """

@@ -3,19 +3,20 @@
 A path is the first choices of a token at several layers. Letters: L layers, T tokens, K slots, E experts.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Int64
+from jaxtyping import Float64
 
 from moeviz.claims import Claim
 from moeviz.errors import InvalidTrace
 from moeviz.metrics import captions
-from moeviz.metrics.expert_names import set_aside
+from moeviz.metrics.expert_names import kind_codes, plain_tokens, set_aside
 from moeviz.metrics.inputs import check_recorded, needs_tokens
-from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
-from moeviz.metrics.vocabulary import SPECIAL, kind_of
+from moeviz.metrics.tokens import visible
+from moeviz.metrics.vocabulary import kind_of
 from moeviz.routing_trace import RoutingTrace
 
 WHOLE = 8  # layers up to which whole paths are counted; beyond them, windows of three
@@ -98,31 +99,54 @@ def path_table(trace: RoutingTrace, at_least: int = AT_LEAST, most: int = 100) -
 
 
 @needs_tokens
-def similar_tokens(trace: RoutingTrace, token: int | str, most: int = 12) -> pd.DataFrame:
+def tokens_of_path(trace: RoutingTrace, first_layer: int, path: Sequence[int], most: int = 40) -> pd.DataFrame:
+    """Find the tokens whose first choices are these experts, from one layer on; two layers are a pair.
+
+    One row per token. Columns: those of `similar_tokens` without shared. Raises `InvalidTrace` for layers that are not
+    there.
+    """
+    layers = trace.model.layers
+    start = layers.index(first_layer) if first_layer in layers else len(layers)
+    if not path or start + len(path) > len(layers):
+        raise InvalidTrace(f"A path of {len(path)} layers from {first_layer} on is not in this trace: it has {layers}.")
+    first = trace.first_choices("Paths")[start : start + len(path)]
+    return _tokens_at(trace, np.flatnonzero((first == np.array(path)[:, None]).all(axis=0))[:most])
+
+
+@needs_tokens
+def similar_tokens(
+    trace: RoutingTrace, token: int | str, most: int = 12, of: RoutingTrace | None = None
+) -> pd.DataFrame:
     """Find the tokens of other texts that are routed most like one token: by the experts that both have.
 
     token   row of the trace, or a text: its first occurrence, with or without the space before it.
+    of      another trace of the same model that the token is of; then all texts are searched.
 
     One row per token, most alike first. Columns: row int64 (of the trace) · sequence, position int32 · text str ·
     context str · label str (with labels) · shared float64 (share of the choices, of all layers, that both have). Chance
     is K / E. Tokens of the same text are left out, unless there is only one. Raises `InvalidTrace` for no such token.
     """
-    row = _row_of(trace, token)
-    experts = trace.experts
-    shared = np.zeros(experts.shape[1])
-    for layer in experts:
-        own = layer[row][layer[row] >= 0]
-        shared += np.isin(layer, own).sum(axis=1)
-    filled = int((experts[:, row] >= 0).sum())
+    row = _row_of(trace if of is None else of, token)
+    own = (trace if of is None else of).experts[:, row]
+    shared = np.zeros(trace.experts.shape[1])
+    for layer, chosen in zip(trace.experts, own, strict=True):
+        shared += np.isin(layer, chosen[chosen >= 0]).sum(axis=1)
+    filled = int((own >= 0).sum())
     sequence = trace.tokens["sequence"].to_numpy()
-    other = sequence != sequence[row] if len(np.unique(sequence)) > 1 else np.arange(len(sequence)) != row
-    rows = np.flatnonzero(other)
+    rows = np.arange(len(sequence))
+    if of is None:
+        rows = np.flatnonzero(sequence != sequence[row]) if len(np.unique(sequence)) > 1 else np.delete(rows, row)
     rows = rows[np.argsort(-shared[rows], kind="stable")][:most]
+    return _tokens_at(trace, rows).assign(shared=shared[rows] / max(filled, 1))
+
+
+def _tokens_at(trace: RoutingTrace, rows: np.ndarray) -> pd.DataFrame:
+    """Return these tokens in their contexts."""
     names = [name for name in ("sequence", "position", "text", "label") if name in trace.tokens]
     found = trace.tokens.iloc[rows][names].reset_index(drop=True)
     found.insert(0, "row", rows)
     found["context"] = pd.array([context(trace, int(at)) for at in rows], "str")
-    return found.assign(shared=shared[rows] / max(filled, 1))
+    return found
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -149,7 +173,28 @@ class ExpertMap:
 
     def sentence(self) -> Claim:
         """Claim how far likeness holds between halves of the texts, and how far the plane shows it."""
-        return captions.map_of_experts(self.halves, self.renamed, self.kept, self.plane)
+        chance = min(NEAREST / max(len(self.experts) - 1, 1), 1.0)
+        return captions.map_of_experts(self.halves, self.renamed, self.kept, self.plane, chance)
+
+    def rows(self) -> pd.DataFrame:
+        """Give the true neighbours of each expert, and where it would be with other texts, with all places.
+
+        Experts are alike if their tokens come from the same contexts: kinds of text, and classes of token in them; see
+        `expert_map`. The plane is by classical scaling of Hellinger distances, and is wrong about many neighbours.
+
+        One row per expert and neighbour, or resample of the texts. Columns: those of `experts` · what str ("neighbour",
+        "resample") · to_x, to_y float64 · other str (layer and expert of a neighbour, "" of a resample) · distance
+        float64 (Hellinger, 0 to 1; NaN for a resample).
+        """
+        where, other = ["layer", "expert"], ["other_layer", "other_expert"]
+        places = self.experts[[*where, "x", "y"]].set_axis([*other, "to_x", "to_y"], axis=1)
+        near = self.experts.merge(self.nearest, on=where).merge(places, on=other)
+        words = near["other_layer"].astype("str") + "·" + near["other_expert"].astype("str")
+        near = near.drop(columns=[*other, "rank"]).assign(what="neighbour", other=words)
+        clouds = pd.concat([self.experts] * len(self.clouds), ignore_index=True)
+        x, y = self.clouds.reshape(-1, 2).T
+        again = clouds.assign(what="resample", to_x=x, to_y=y, other="", distance=np.nan)
+        return pd.concat([near, again[near.columns]], ignore_index=True).astype({"what": "str", "other": "str"})
 
 
 def expert_map(trace: RoutingTrace) -> ExpertMap:
@@ -176,7 +221,13 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     rng = np.random.default_rng(0)
     above = np.triu_indices(N, 1)
     orders = [rng.permutation(N) for _ in range(RENAMED)]
-    renamed = max(abs(_related(halves[0][above], halves[1][np.ix_(o, o)][above])) for o in orders)
+    ranks = np.zeros((2, N, N))
+    for half, found in enumerate(halves):
+        ranks[half][above] = pd.Series(found[above]).rank()
+        ranks[half] += ranks[half].T
+    related = [
+        float(np.corrcoef(ranks[0][above], ranks[1][np.ix_(o, o)][above])[0, 1]) for o in [np.arange(N), *orders]
+    ]
     clouds = []
     for _ in range(RESAMPLES):
         times = np.bincount(rng.integers(sequence.max() + 1, size=sequence.max() + 1), minlength=sequence.max() + 1)
@@ -198,27 +249,12 @@ def expert_map(trace: RoutingTrace) -> ExpertMap:
     return ExpertMap(
         frame.assign(kind=pd.array(_kinds(trace, kinds), "str")),
         lines,
-        _related(halves[0][above], halves[1][above]),
-        renamed,
+        related[0],
+        max(map(abs, related[1:])),
         _agree(*map(_nearest, halves)),
         _agree(near, _nearest(drawn)),
         np.stack(clouds),
     )
-
-
-def plain_tokens(trace: RoutingTrace) -> RoutingTrace:
-    """Return a trace without special tokens: they have routes of their own."""
-    texts = trace.tokens["text"]
-    special = {text for text in texts.unique() if kind_of(text) == SPECIAL and not PART_OF_CHARACTER.search(text)}
-    return trace.select(tokens=~texts.isin(special).to_numpy()) if special else trace
-
-
-def kind_codes(trace: RoutingTrace) -> Int64[np.ndarray, " T"]:
-    """Return the label of each token as a number; 0 for all without labels."""
-    if "label" not in trace.tokens:
-        return np.zeros(len(trace.tokens), np.int64)
-    codes: np.ndarray = pd.factorize(trace.tokens["label"])[0].astype(np.int64)
-    return codes
 
 
 def context(trace: RoutingTrace, row: int) -> str:
@@ -332,10 +368,6 @@ def _nearest(distances: np.ndarray) -> np.ndarray:
 
 def _agree(one: np.ndarray, other: np.ndarray) -> float:
     return float((one[:, :, None] == other[:, None, :]).any(-1).mean())
-
-
-def _related(one: np.ndarray, other: np.ndarray) -> float:
-    return float(np.corrcoef(pd.Series(one).rank(), pd.Series(other).rank())[0, 1])
 
 
 def _kinds(trace: RoutingTrace, kinds: np.ndarray) -> np.ndarray:

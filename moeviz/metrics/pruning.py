@@ -157,7 +157,7 @@ def cost_of_cuts(losses: pd.DataFrame) -> pd.DataFrame:
     each layer go. The texts that judge are read without them, as if the model did not have them: routers take their
     next best.
 
-    losses   of `moeviz.analyses.pruning.curve.PruningCurve`.
+    losses   of `moeviz.analyses.pruning.result.PruningCurve`.
 
     One row per criterion and number cut. Columns: criterion str · cut int64 (experts a layer) · share float64 · tokens
     int64 · loss, loss_increase float64 (nats a token) · sd float64 (of draws at random; NaN elsewhere).

@@ -4,8 +4,10 @@ A route is the set of experts of one token at one layer. No single choice is eve
 random, half are worse than half of the others. Only groups of tokens are judged, with bands by texts.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,8 @@ from moeviz.errors import MissingField
 from moeviz.metrics import captions
 from moeviz.model_info import ModelInfo
 
+MOST_SETS = 40  # sets of K experts that are all tried; else one of K is swapped
+NEXT = 7  # likeliest experts that may come in, or K if that is more
 EXACT = 1e-4  # nats: what rounding may do, so a difference this small is a tie
 TIE = 0.05  # nats: a difference this small is a tie in rank_ties; fixed before any figure was looked at
 FEWEST_TOKENS, FEWEST_TEXTS = 40, 4  # of a group that is judged
@@ -24,6 +28,36 @@ CHANCE = 0.5  # of a rank
 BY = ("layer", "certainty", "label", "kind", "next_kind", "kinds", "place")
 CERTAINTY = ("surest fifth", "second fifth", "third fifth", "fourth fifth", "least sure fifth")
 PLACES = ((32, "first 32 tokens"), (96, "tokens 32 to 95"), (np.inf, "token 96 and later"))
+
+
+class RouteCost(NamedTuple):
+    """What route regret takes for a text: routes of a token, forwards of all layers, and passes of the head."""
+
+    routes: int
+    forwards: float
+    heads: int
+
+    def sentence(self, texts: int, seconds: float | None = None) -> str:
+        """Say what texts will take, and for how long if one forward of the judged tokens takes this many seconds."""
+        said = (
+            f"{self.routes:,} routes of each token at each layer take {self.forwards:,.0f} forwards of the layers and "
+            f"{self.heads:,} of the head for a text"
+        )
+        if seconds is None:
+            return said
+        minutes = texts * (self.forwards + self.heads) / 2 * seconds / 60
+        about = f"{minutes:,.0f} minutes" if minutes >= 1 else f"{max(minutes * 60, 1):,.0f} seconds"
+        return f"{said}: about {about} for {texts:,} texts"
+
+
+def expected_cost(model: ModelInfo) -> RouteCost:
+    """Count what route regret takes for each text, as far as that is known before the model is loaded."""
+    depth, rows = max(model.layers) + 1, []
+    for E in model.num_experts:
+        K = min(model.top_k, E)
+        rows.append(math.comb(E, K) if math.comb(E, K) <= MOST_SETS else 1 + K * min(max(NEXT, K), E - K))
+    forwards = sum(row * (depth - layer) / depth for row, layer in zip(rows, model.layers, strict=True))
+    return RouteCost(max(rows), 1 + forwards, 1 + sum(rows))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -69,6 +103,32 @@ class RouteRegret:
         experts = [tuple(sorted(int(expert) for expert in route)) for route in routes]
         return pd.DataFrame(
             {"experts": experts, "loss": losses, "more": losses - losses[:1] if len(losses) else losses}
+        )
+
+    def at_stake(self) -> pd.DataFrame:
+        """Return how much is at stake for each token and layer, and how well its route does there.
+
+        At stake is the standard deviation of the next token's loss over all routes (spread), and a route does well by
+        the nats that the others cost more on average (gain). One cell is one draw: of routes at random, half would do
+        worse than the others, so none is ever called misrouted.
+
+        One row per token and layer. Columns: those of `cells`.
+        """
+        return self.cells
+
+    def sentence(self, sequence: int, position: int, layer: int) -> Claim | None:
+        """Claim what the route of one token at one layer costs next to the others; None if it is not judged."""
+        row = self.cells[
+            (self.cells[["sequence", "position", "layer"]].to_numpy() == (sequence, position, layer)).all(1)
+        ]
+        if row.empty:
+            return None
+        one, routes = row.iloc[0], self.at(sequence, position, layer)
+        better = round(one["better"] * one["alternatives"])
+        best = float(one["loss"] - one["best"])
+        texts = one["text"], one["next_text"]
+        return captions.route_of_token(
+            *texts, layer, routes["experts"].iloc[0], one["loss"], one["mean"], int(one["alternatives"]), better, best
         )
 
 

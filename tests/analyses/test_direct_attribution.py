@@ -164,9 +164,9 @@ def changed(model, where: str):
 @pytest.mark.parametrize(
     ("where", "why"),
     [
-        ("layer", "what layer 2 adds is not"),
-        ("between", "something is done to the residual stream before layer 2"),
-        ("norm", "the router of layer 2 does not read a norm"),
+        ("layer", "layer 2"),
+        ("between", "layer 2"),
+        ("norm", "layer 2"),
     ],
 )
 def test_a_thousandth_too_much_is_noticed(embedded, where, why):

@@ -11,7 +11,8 @@ from cut_models import TEXTS, loaded, logits_of, strong, without
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
 
 import moeviz
-from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, pruning_sentences, split, split_other
+from moeviz.analyses.pruning.curve import FRESH, limits_of, pruning_curve, split_other
+from moeviz.analyses.pruning.result import pruning_sentences, split
 from moeviz.analyses.what_if import what_if
 from moeviz.capture.record import expert_outputs
 from moeviz.capture.routers.discovery import find_routers
@@ -318,8 +319,8 @@ def test_progress_counts_texts_and_what_it_raises_stops_the_run():
 @pytest.mark.parametrize(
     ("given", "says"),
     [
-        ({"cuts": (7,)}, "7 experts a layer cannot be cut: layer 0 has 8 experts, and a token takes 2"),
-        ({"criteria": ("luck",)}, "no criterion 'luck'. Choose among reap"),
+        ({"cuts": (7,)}, "7 experts.*layer 0.*8 experts.*2"),
+        ({"criteria": ("luck",)}, "'luck'"),
     ],
 )
 def test_what_cannot_be_cut_is_said_before_a_text_is_read(given, says):

@@ -11,7 +11,7 @@ from threading import Event
 import numpy as np
 import pandas as pd
 import pytest
-from app_pages import HOSTILE, SECONDS, drawn, look_at, pictures, sentences, taken_by, visit_of
+from app_pages import HOSTILE, SECONDS, drawn, first_page, look_at, pictures, sentences, taken_by, visit_of
 from labels import labelled
 from streamlit.testing.v1 import AppTest
 from tiny_models import CONFIGS, tiny_model, tiny_tokenizer
@@ -25,6 +25,7 @@ from moeviz.embedded.recorded_routing import expert_table_of, reference_routing
 from moeviz.errors import CaptureError
 from moeviz.formats.csv_file import from_csv, to_csv
 from moeviz.metrics.expert_table import breadth_sentence
+from moeviz.metrics.routes import expected_cost, route_sentences
 from moeviz.routing_trace import RoutingTrace
 from moeviz.testing import sample_trace
 from moeviz_app import settings
@@ -32,7 +33,7 @@ from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import Background
 from moeviz_app.jobs.fair_queue import Done, FairQueue
 from moeviz_app.jobs.model_cache import ModelKey
-from moeviz_app.jobs.recorded import names_of
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, TELLING, example, names_of
 from moeviz_app.jobs.run_request import RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
@@ -294,6 +295,43 @@ def test_the_background_waits_its_turn_and_can_be_stopped(tiny, on_offer):
     assert job.found is None
 
 
+def test_routes_are_judged_text_by_text_and_stop_keeps_what_is_done(tiny, on_offer, monkeypatch):
+    from moeviz.analyses import routes
+
+    trace = moeviz.trace(tiny, ["Il fait froid à Paris.", "def total(prices):", "12 + 30 = 42"])
+    judge, gate, calls = routes.route_regret, Event(), []
+
+    def slow(*given, **named):
+        calls.append(gate.wait(SECONDS) if calls else None)
+        return judge(*given, **named)
+
+    monkeypatch.setattr(routes, "route_regret", slow)
+    app = visit(trace, name="routes")
+    cost = expected_cost(trace.model)
+    assert cost.routes == 1 + 8 * 8 and cost.sentence(3) in said(app)
+    press(app, "Judge the routes")
+    _, job = visit_of(app).results[JOB]
+    while not job.done:
+        pass
+    press(app, "Stop")
+    gate.set()
+    of, found = visit_of(app).results[f"routes of {id(trace)}"]
+    assert of is trace
+    assert found.cells["sequence"].unique().tolist() == [0] and not app.exception
+    assert str(route_sentences(found)[0]) in sentences(app)
+
+
+def test_explore_shows_all_routes_of_the_chosen_token_and_layer():
+    layer, token = TELLING
+    found = moeviz.route_regret(moeviz.load_model(), EXAMPLES[MIXED], layers=[layer])
+    app = first_page()
+    visit_of(app).results[f"routes of {id(example())}"] = (example(), found)
+    app.run()
+    claim = found.sentence(0, token, layer)
+    assert (claim["text"], claim["others"], claim["better"]) == ("wort", 27, 6) and str(claim) in sentences(app)
+    assert found.sentence(0, 0, layer) is None, "a special token"
+
+
 def test_router_rows_are_compared_once_the_model_is_there(tiny, on_offer):
     trace = moeviz.trace(tiny, "Il fait froid à Paris.")
     app = press(visit(trace, layer="0", expert="5"), "Compare the router's rows")
@@ -425,7 +463,7 @@ def of_array(data: dict, name: str, kind: type) -> np.ndarray:
     return np.frombuffer(b64decode(data[name]), kind)
 
 
-@pytest.mark.parametrize(("name", "named"), [(EMBEDDED, 47), (NATURAL, 10), (FINE, 116)])
+@pytest.mark.parametrize(("name", "named"), [(EMBEDDED, 46), (NATURAL, 15), (FINE, 134)])
 def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(name, named):
     app = experts()
     look_at(app, name)
@@ -437,7 +475,7 @@ def test_our_own_models_have_an_atlas_of_the_held_out_texts_with_their_names(nam
     assert [column["label"] for column in data["columns"]] == list(dict.fromkeys(trace.tokens["label"]))
     said = drawn(app, "atlas search")["said"]
     assert said[0] == breadth_sentence(expert_table_of(name)) and f"{L * E - named} ha" in said[0]
-    assert "With the kinds shuffled among the texts" in said[1]
+    assert "With the routing of other texts" in said[1]
     assert data["query"] == {"subject": name}
 
 
@@ -520,10 +558,10 @@ def test_hostile_texts_and_labels_are_short_plain_text():
         text=pd.Series([texts[row % len(texts)] for row in range(800)], dtype="str"),
         label=pd.Series([labels[text % len(labels)] for text in sequence], dtype="str"),
     )
-    experts_of = np.stack([np.stack([sequence % 4, (sequence + 1) % 4], axis=1)] * 2).astype(np.int16)
+    experts_of = np.stack([np.stack([sequence % 4, np.full(800, -1)], axis=1)] * 2).astype(np.int16)
     app = experts(replace(made, tokens=frame, experts=experts_of, weights=None, logits=None))
     data = drawn(app, "atlas")
-    words = [*data["words"], *data["plain"], *data["kinds"], *(name for pair in data["names"] for name in pair)]
+    words = [*data["words"], *data["plain"], *data["kinds"], *(name for pair in data["names"] for name in pair[:2])]
     words += [column["label"] for column in data["columns"]]
     assert max(map(len, words)) <= 130 and not any("\u202e" in word for word in words)
     for element in [*app.markdown, *app.title]:
@@ -539,6 +577,6 @@ def test_an_expert_is_seen_in_held_out_texts_first_and_is_called_by_its_name_in_
     assert "81%" in sentences(app) and "0.81" in sentences(app)
     look_at(app, "trace")
     assert "#### German, Russian" in said_of(app)
-    assert "German, Russian, HTML, French: 82% of its tokens are of these kinds" in sentences(app)
+    assert "German, Russian, HTML, French: it has 56% of these tokens, and they are 82% of all" in sentences(app)
     press(app, "expert ›")
-    assert len(visit_of(app).trace.tokens) == len(trace.tokens) and "82% of its tokens" not in sentences(app)
+    assert len(visit_of(app).trace.tokens) == len(trace.tokens) and "82% of all" not in sentences(app)

@@ -15,7 +15,10 @@ from tiny_models import tiny_tokenizer
 
 import moeviz
 from moeviz.analyses import what_if as what_if_module
+from moeviz.analyses.pruning.checkpoint import Checkpoint
+from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
+from moeviz.analyses.pruning.recorded import SEED, TOKENS, recorded_curve, recorded_lineage
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -661,6 +664,35 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     assert not app.exception and not pictures(app), "of other criteria nothing is known"
 
 
+def test_prune_opens_with_what_was_recorded_and_a_part_of_it_comes_again(monkeypatch):
+    """Of the texts that ship; of other texts, other criteria and another precision nothing is shown before Measure."""
+    monkeypatch.setattr("moeviz.analyses.pruning.curve.pruning_curve", pytest.fail)
+    app = page("moeviz_app.views.prune.prune_page")
+    assert not app.exception and pictures(app) == 2
+    app.multiselect(key=session.CRITERIA).set_value(["greatest"]).run()
+    assert not app.exception and not pictures(app)
+    monkeypatch.undo()
+    known, how = recorded_curve(texts_that_ship()), {"criteria": ("frequency",), "cuts": (1,)}
+    again = pruning_curve(moeviz.load_model(), texts_that_ship(), tokens=TOKENS, seed=SEED, **how)
+    assert again.loss == pytest.approx(known.loss, abs=1e-4) and (again.chose, again.judged) == (
+        known.chose,
+        known.judged,
+    )
+    assert known.cut("frequency", 1) == again.cut("frequency", 1) and known.blocks == again.blocks
+    rows = known.losses[(known.losses["criterion"] == "frequency") & (known.losses["cut"] == 1)]
+    pd.testing.assert_frame_equal(rows.reset_index(drop=True), again.losses, atol=1e-4)
+    pd.testing.assert_frame_equal(known.scores, again.scores, rtol=1e-3, check_dtype=False)
+
+
+def test_the_recorded_lineage_comes_again_from_a_checkpoint_that_is_cut_so(tmp_path):
+    known, child = recorded_lineage(), tmp_path / "embedded-cut"
+    Checkpoint.of(EMBEDDED, None).write(child, recorded_curve(texts_that_ship()).cut("reap", 1), {})
+    again = moeviz.lineage(EMBEDDED, str(child))
+    pd.testing.assert_frame_equal(known.table, again.table)
+    assert known.says == [line.replace(str(child), known.child) for line in again.says]
+    assert (known.layers, known.formats, known.left_out) == (again.layers, again.formats, again.left_out)
+
+
 def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(monkeypatch, tmp_path):
     tensors = load_file(embedded_path() / "model.safetensors")
     kept = {name: values for name, values in tensors.items() if ".experts." in name and ".experts.7." not in name}
@@ -670,7 +702,7 @@ def test_lineage_compares_two_checkpoints_and_draws_what_became_of_the_experts(m
     asked = []
     monkeypatch.setattr(model_catalog, "check_on_offer", asked.append)
     app = page("moeviz_app.views.lineage.lineage_page")
-    assert not app.exception and not pictures(app)
+    assert not app.exception and pictures(app) == 2 and "6 of embedded’s were cut" in sentences(app)
     next(button for button in app.button if button.label == "Compare").click().run()
     assert not app.exception and pictures(app) == 2 and asked == ["embedded", child]
     said = f"42 experts of {child}, against the experts of embedded: 42 kept; 6 of embedded’s were cut."

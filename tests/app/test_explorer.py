@@ -10,7 +10,7 @@ import pytest
 from explorer_traces import HOSTILE, KINDS, STAND_IN, made
 
 from moeviz.errors import InvalidTrace
-from moeviz.metrics.expert_names import UNNAMED
+from moeviz.metrics.expert_names import BEATEN, UNNAMED
 from moeviz.metrics.tokens import visible
 from moeviz.routing_trace import NOT_RECORDED
 from moeviz.testing import sample_trace
@@ -191,8 +191,9 @@ def test_names_and_next_tokens_are_sent_as_they_are():
     assert np.array_equal(array(data["lensP"], np.float32).reshape(3, 12, 5), found.lens_p)
     assert data["texts"] == [visible(text) for text in found.texts]
     rows = [(0, 1, True, "a, b, c"), (2, 7, True, "x" * 10_000), (1, 1, False, UNNAMED)]
-    names = packed_names(trace, pd.DataFrame(rows, columns=["layer", "expert", "holds", "name"]))
-    assert names[0][1] == ["a, b +1", "a, b, c"] and len(names[2][7][1]) <= 200 and len(names[2][7][0]) < 60
+    frame = pd.DataFrame(rows, columns=["layer", "expert", "holds", "name"]).assign(f1=0.6, f1_token=[0.7, 0.5, 0.5])
+    names = packed_names(trace, frame)
+    assert names[0][1] == [f"a, b +1 ({BEATEN})", "a, b, c"] and len(names[2][7][1]) <= 200 and len(names[2][7][0]) < 60
     assert names[1] == [None] * 8 and packed_names(trace, None) is None
 
 

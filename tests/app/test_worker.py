@@ -322,7 +322,7 @@ def test_a_long_text_that_nobody_hears_is_closed_at_its_next_turn():
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (ZeroDivisionError("secret path"), r"The model failed in this run \(ZeroDivisionError\)"),
+        (ZeroDivisionError("secret path"), r"\(ZeroDivisionError\)"),
         (MemoryError(), "There was not enough memory in this run"),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."), "There was not enough memory"),
         (RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory"), "not enough"),

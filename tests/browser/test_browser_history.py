@@ -119,8 +119,8 @@ def test_the_story_moves_unless_motion_is_reduced_and_keeps_the_keyboard_s_place
 
 def test_twins_of_one_size_differ_in_what_their_experts_mean(visit):
     page = visit("/from-1991-to-mixtral", scheme="dark")
-    expect(page.locator(".twins .head")).to_have_text([re.compile("47 of 48"), re.compile("10 of 48")])
-    expect(page.locator(".twins .square:not(.none)")).to_have_count(57)
+    expect(page.locator(".twins .head")).to_have_text([re.compile("46 of 48"), re.compile("15 of 48")])
+    expect(page.locator(".twins .square:not(.none)")).to_have_count(61)
     page.get_by_role("radiogroup", name="Text", exact=True).last.get_by_role("radio", name="Python").click()
     expect(page.locator(".twins .strip").first).to_contain_text("__all__")
     page.get_by_role("radio", name=re.compile("^layer 2, expert 4: German")).press("ArrowDown")

@@ -261,8 +261,8 @@ def test_threads_wait_for_each_other_and_get_their_own_trace(tokenizer):
         ([], 0, "prompt is empty"),
         (["To be", ""], 0, "prompt is empty"),
         ("To be", -1, "Cannot generate -1"),
-        ("a " * 300, 0, r"context holds 128: a prompt of 128 tokens fits"),
-        ("To be", 127, r"asks for 127 more.* a prompt of 1 tokens fits"),
+        ("a " * 300, 0, "128.*128 tokens"),
+        ("To be", 127, "127 more.*1 tokens"),
     ],
 )
 def test_prompts_that_cannot_run_say_why(prompt, max_new_tokens, says, tokenizer):

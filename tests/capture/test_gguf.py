@@ -125,11 +125,11 @@ def test_a_model_in_parts_is_one_model(tmp_path):
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        ({"general__type": "imatrix"}, "holds no model, but: 'imatrix'"),
+        ({"general__type": "imatrix"}, "'imatrix'"),
         ({"general__architecture": 3}, "does not say which architecture"),
-        ({"llama__expert_used_count": 9}, "a token goes to 9 of 8 experts, which cannot be"),
-        ({"llama__block_count": 0}, "no layer of it has experts"),
-        ({"general__alignment": 0}, "aligns its tensors to 0 bytes"),
+        ({"llama__expert_used_count": 9}, "9.*8 experts"),
+        ({"llama__block_count": 0}, "experts"),
+        ({"general__alignment": 0}, "0 bytes"),
     ],
 )
 def test_a_file_that_says_what_cannot_be_is_refused(said, why, tmp_path):

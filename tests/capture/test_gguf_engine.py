@@ -212,8 +212,8 @@ def test_a_corpus_in_a_folder_is_the_trace_of_its_texts(embedded, folder, tmp_pa
     [
         ("", 1, "The prompt is empty"),
         ("a \ud800 b", 1, "half a character"),
-        ("word " * 2000, 0, "this model's context holds 1,024: a prompt of 1,024 tokens fits"),
-        (["a"] * 257, 1, "There are 257 prompts, and llama.cpp goes on with at most 256"),
+        ("word " * 2000, 0, "1,024.*1,024 tokens"),
+        (["a"] * 257, 1, "257 prompts.*llama.cpp.*256"),
     ],
 )
 def test_prompts_that_cannot_be_run_are_refused_before_they_are(prompts, new, why, embedded):

@@ -161,7 +161,7 @@ def test_the_drafts_and_beams_of_these_tests_are_really_rejected_and_reordered(m
         (ONE, Decoding(num_return_sequences=2), Sampling(), "same every time"),
         (ONE, Decoding(num_beams=2, num_return_sequences=3), Sampling(), "2 beams cannot give 3 sequences"),
         (ONE, Decoding(num_beams=2), Sampling(1.0), "Beam search takes the most likely"),
-        (ONE, Decoding(cache_implementation="no such"), Sampling(), "is 'no such'; it must be one of 'static'"),
+        (ONE, Decoding(cache_implementation="no such"), Sampling(), "'no such'.*'static'"),
     ],
 )
 def test_what_cannot_go_together_is_a_sentence(prompts, decoding, sampling, says, model, tokenizer):

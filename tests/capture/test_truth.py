@@ -557,7 +557,7 @@ print(said.getvalue())
     [
         (["0,0,0", "0,0,32766"], "co-activation", '"expert":32766,"partner":0'),
         (["0,0,32766", "0,1,32766"], "flow", '"from_expert":32766,"to_expert":32766'),
-        ([f"0,{layer},32766" for layer in range(3_000)], "load", "3,000 layers of up to 32,767 experts, 98,301,000 in"),
+        ([f"0,{layer},32766" for layer in range(3_000)], "load", "32,767 experts"),
     ],
 )
 def test_a_small_table_that_names_a_large_expert_takes_little_memory(rows, topic, says, tmp_path):

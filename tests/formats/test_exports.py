@@ -240,7 +240,7 @@ def test_a_harmless_text_stays_as_it_is(text):
 
 def test_a_csv_that_lost_rows_is_refused(trace):
     lines = CSV.write(sample_trace()).split(b"\n")
-    for kept, sentence in ((lines[:40], "so it was cut"), (lines[:40] + lines[60:], "cut or edited")):
+    for kept, sentence in ((lines[:40], "cut"), (lines[:40] + lines[60:], "edited")):
         with pytest.raises(InvalidTrace, match=sentence):
             CSV.read(b"\n".join(kept) + b"\n")
 
@@ -298,12 +298,12 @@ def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("name,age\nx,3\n", r"columns \['name', 'age'\], and a trace also needs position, layer, expert"),
+        ("name,age\nx,3\n", r"\['name'.*'age'\]"),
         ("layer,expert,slot\n0,3,0\n", "a trace also needs position"),
         ("position,layer,expert\n", "no rows"),
         ("position,position,layer,expert\n0,0,0,1\n", "the same name"),
         ("position,layer,expert\n0,0,1\n0,0\n", "not a CSV table"),
-        ("position,layer,expert\n0,0,1\nx,0,1\n", "Row 2 of the table: position is 'x'; it must be a whole number"),
+        ("position,layer,expert\n0,0,1\nx,0,1\n", "2.*'x'"),
         ("position,layer,expert\n0,0,40000\n", "expert is '40000'; .* from 0 to 32766"),
         ("position,layer,expert\n0,0,-1\n", "expert is '-1'"),
         ("position,layer,expert\n0,0,1.5\n", r"expert is '1\.5'"),
@@ -317,9 +317,9 @@ def test_an_unnamed_table_keeps_its_new_name_when_it_is_written_again():
         ("position,layer,expert,weight\n0,0,1,0.5\n0,0,2,\n", "Row 2 .* weight"),
         ("position,layer,expert,weight\n0,0,1,nan\n", "weight is 'nan'"),
         ("position,layer,expert,weight\n0,0,1,1e39\n", "weight is '1e39'"),
-        ("position,layer,expert,phase\n0,0,1,thinking\n", "phase is 'thinking'; it must be prompt or generated"),
-        ("position,layer,expert,token\n0,0,1,a\n0,0,2,b\n", "Row 2 .* token is 'b'; .* the same in every row"),
-        ("position,layer,expert,about\n0,0,1,hello\n", "'about' is not valid JSON"),
+        ("position,layer,expert,phase\n0,0,1,thinking\n", "'thinking'"),
+        ("position,layer,expert,token\n0,0,1,a\n0,0,2,b\n", "2.*'b'"),
+        ("position,layer,expert,about\n0,0,1,hello\n", "'about'.*JSON"),
         ("position,layer,expert,about\n0,0,1,{}\n", "needs sequence, phase"),
         (",".join(f"c{i}" for i in range(5000)) + "\n", "more than 100 columns"),
     ],
@@ -361,7 +361,7 @@ def edited_csv(edit) -> bytes:
     [
         (lambda about: about.update(format="moeviz trace v9"), "reads 'moeviz trace v2'"),
         (lambda about: about.update(rows="6"), "cut or edited"),
-        (lambda about: about["model"].update(layers=[1, 6], num_layers=8), r"layer is 5; it must be one of \(1, 6\)"),
+        (lambda about: about["model"].update(layers=[1, 6], num_layers=8), r"5.*\(1.*6\)"),
         (lambda about: about["model"].update(top_k=1), "slot is 1; it must be from 0 to 0"),
         (lambda about: about["model"].update(num_experts=[3, 2]), "Got expert 3 in layer 1"),
         (
@@ -371,29 +371,29 @@ def edited_csv(edit) -> bytes:
         (lambda about: about.update(weights=False), "its rows disagree"),
         (lambda about: about.pop("idle_tokens"), "tokens of a trace file"),
         (lambda about: about["idle_tokens"].update(row=[1, 1]), "unknown column 'row'"),
-        (lambda about: about.pop("token_order"), "None as the order of the tokens, which does not fit 4 tokens"),
-        (lambda about: about.update(token_order=[[0, 3]]), "the order of 3 tokens, and the table has 4"),
+        (lambda about: about.pop("token_order"), "4 tokens"),
+        (lambda about: about.update(token_order=[[0, 3]]), "3 tokens.*4"),
         (lambda about: about.update(token_order=[[0, 3], [2, 1]]), "the order of the tokens, which does not fit"),
         (lambda about: about.update(token_order=[[1, 4]]), "the order of the tokens, which does not fit"),
         (lambda about: about.update(token_order=[[0, 10**18]]), "the order of the tokens, which does not fit"),
         (lambda about: about.update(token_order=[[0, 4, 1]]), "the order of the tokens, which does not fit"),
         (lambda about: about.update(token_order=[[0.0, 4]]), "the order of the tokens, which does not fit"),
         (lambda about: about.update(token_order=[[True, 3], [0, 1]]), "the order of the tokens, which does not fit"),
-        (lambda about: about.pop("not_recorded"), "None for not_recorded; it must give tokens by layer"),
+        (lambda about: about.pop("not_recorded"), "not_recorded"),
         (lambda about: about.update(not_recorded=[[0, 1]]), "it must give tokens by layer"),
         (lambda about: about.update(not_recorded={"2": [[0, 1]]}), r"by layer, one of \(1, 5\)"),
-        (lambda about: about.update(not_recorded={"5": [[0, 1]]}), "layer 5 .* and the table has rows of them"),
-        (lambda about: about.update(not_recorded={"5": [[1, 1], [1, 1]]}), "that layer 5 did not record"),
-        (lambda about: about.update(not_recorded={"5": [[1, -1]]}), "that layer 5 did not record"),
-        (lambda about: about.update(not_recorded={"5": [[4, 1]]}), "that layer 5 did not record"),
-        (lambda about: about.update(not_recorded={"5": [[1, 1]] * 9}), "that layer 5 did not record"),
-        (lambda about: about.update(not_recorded={"5": {"1": 1}}), "that layer 5 did not record"),
-        (lambda about: about.update(not_recorded={"5": [[1]]}), "that layer 5 did not record"),
+        (lambda about: about.update(not_recorded={"5": [[0, 1]]}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": [[1, 1], [1, 1]]}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": [[1, -1]]}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": [[4, 1]]}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": [[1, 1]] * 9}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": {"1": 1}}), "layer 5"),
+        (lambda about: about.update(not_recorded={"5": [[1]]}), "layer 5"),
         (
             lambda about: about["model"].update(num_experts=[32_767] * 3, layers=[1, 5, 6]),
-            "3 layers of up to 32,767 experts, 98,301 in all, and at most 65,536 are read",
+            "3 layers.*32,767 experts.*98,301.*65,536",
         ),
-        (lambda about: about["model"].update(slot_order="unknown"), "slot_order cannot be 'unknown'"),
+        (lambda about: about["model"].update(slot_order="unknown"), "slot_order.*'unknown'"),
         (lambda about: about["model"].update(slot_order="alphabet"), "slot_order is 'alphabet'"),
         (lambda about: about["idle_tokens"].pop("label"), "only one of the two has labels"),
     ],
@@ -437,11 +437,11 @@ def test_a_plain_parquet_file_opens_like_a_plain_csv():
 @pytest.mark.parametrize(
     ("columns", "sentence"),
     [
-        ({"name": ["x"]}, r"columns \['name'\], and a trace also needs position, layer, expert"),
-        ({"position": [[1]], "layer": [0], "expert": [0]}, "'position' is of type list"),
-        ({"position": [True], "layer": [0], "expert": [0]}, "'position' is of type bool"),
-        ({"position": ["0"], "layer": [0], "expert": [0]}, "'position' is of type string"),
-        ({"position": [0], "layer": [0], "expert": [0], "token": [7]}, "'token' is of type int64"),
+        ({"name": ["x"]}, r"\['name'\]"),
+        ({"position": [[1]], "layer": [0], "expert": [0]}, "'position'"),
+        ({"position": [True], "layer": [0], "expert": [0]}, "'position'"),
+        ({"position": ["0"], "layer": [0], "expert": [0]}, "'position'"),
+        ({"position": [0], "layer": [0], "expert": [0], "token": [7]}, "'token'.*int64"),
         ({"position": [0, None], "layer": [0, 0], "expert": [0, 0]}, "Row 2 of the table: position is empty"),
         ({"position": [0.5], "layer": [0], "expert": [0]}, r"position is 0\.5"),
     ],
@@ -484,12 +484,12 @@ def test_json_is_strict_and_says_minus_infinity_as_null():
     ("edit", "sentence"),
     [
         (lambda content: content.pop("format"), "reads 'moeviz trace v2'"),
-        (lambda content: content.pop("experts"), "experts are not lists of 2 layers"),
+        (lambda content: content.pop("experts"), "2 layers"),
         (lambda content: content.update(extra=1), "unknown key 'extra'"),
-        (lambda content: content["experts"].pop(), "experts are not lists of 2 layers"),
+        (lambda content: content["experts"].pop(), "2 layers"),
         (lambda content: content["experts"][0].pop(), "lists of 4 tokens"),
-        (lambda content: content["experts"][0][0].pop(), "lists of 2 numbers per token"),
-        (lambda content: content["experts"][0][0].__setitem__(0, "3"), "not a whole number from -2 to 32766"),
+        (lambda content: content["experts"][0][0].pop(), "2 numbers"),
+        (lambda content: content["experts"][0][0].__setitem__(0, "3"), "-2.*32766"),
         (lambda content: content["experts"][0][0].__setitem__(0, 2.0), "not a whole number"),
         (lambda content: content["experts"][0][0].__setitem__(0, 10**30), "not a whole number"),
         (

@@ -156,9 +156,10 @@ def test_if_any_choice_is_counted_the_second_count_refutes_what_is_found(monkeyp
 ELSEWHERE = {
     "metrics/test_metrics_contrast.py": "contrast no_contrast",
     "metrics/test_metrics_tune_targets.py": "tune_targets",
-    "metrics/test_metrics_expert_rules.py": "rules_that_predict",
+    "metrics/test_metrics_expert_names.py": "no_name name_that_holds names_that_hold names_that_predict",
     "metrics/test_metrics_paths.py": "paths_beyond path_that_holds map_of_experts",
-    "metrics/test_metrics_routes.py": "routes_alike route_ranks route_certainty route_stakes route_of_kind blind_spots",
+    "metrics/test_metrics_routes.py": "routes_alike route_of_token route_ranks route_certainty route_stakes "
+    "route_of_kind blind_spots",
     "metrics/test_metrics_direct_attribution.py": "direct_parts",
     "metrics/test_metrics_expert_table.py": "often_and_added added_and_missed expert_note odd_expert breadths "
     "names_by_chance committee writers dead_experts",

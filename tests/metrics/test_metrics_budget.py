@@ -83,7 +83,7 @@ def test_names_take_room_for_the_experts_that_may_have_one(monkeypatch):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 2**25 and (whole["by"] != "").sum() == 50
-    monkeypatch.setattr(names, "MOST_PLACES", 7_000)
+    monkeypatch.setattr(names, "MOST_CELLS", 7_000)
     pd.testing.assert_frame_equal(names.expert_names(few), whole)
 
 

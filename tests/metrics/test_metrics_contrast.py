@@ -156,7 +156,7 @@ def test_a_map_to_steer_by_comes_back_as_it_was_and_in_the_form_that_engines_rea
 @pytest.mark.parametrize(
     "facts, numbers, says",
     [
-        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 23, "damaged: 2 layers of 3 experts are 24"),
+        ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 23, "2 layers.*3 experts.*24"),
         ({"format": "ds4-expert-steering-v1", "shape": [2, 3]}, b"\0" * 25, "damaged"),
         ({"format": "ds4-expert-steering-v1", "shape": [1, 1]}, b"\0\0\xc0\x7f", "finite numbers"),
         ({"format": "ds4-expert-steering-v1", "shape": [2**20, 2**20]}, b"", "its shape"),

@@ -6,9 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from moeviz.charts.routes import MAP
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.paths import expert_map, kind_codes, path_table, plain_tokens, similar_tokens
+from moeviz.metrics.expert_names import kind_codes, plain_tokens
+from moeviz.metrics.paths import expert_map, path_table, similar_tokens, tokens_of_path
 from moeviz.testing import sample_trace
 
 
@@ -82,7 +84,26 @@ def test_experts_that_take_the_same_contexts_are_neighbours_and_chance_is_near_n
     assert (found.experts["kind"] == np.where(found.experts["expert"] < 4, "one", "two")).all()
     assert found.halves > 0.6 > found.renamed and found.sentence()["kept"] == found.kept
     assert abs(expert_map(trace).halves) < 0.3  # experts at random have no likeness that lasts
+    drawn = MAP.measure(found)
+    assert drawn["what"].value_counts().to_dict() == {"resample": 12 * 24, "neighbour": 3 * 24}
+    near = drawn[drawn["what"] == "neighbour"].groupby(["layer", "expert"])["other"].agg(set)
+    first = lines[(lines["layer"] == 0) & (lines["expert"] == 0)]
+    assert near[0, 0] == {
+        f"{at}·{expert}" for at, expert in zip(first["other_layer"], first["other_expert"], strict=True)
+    }
+    assert len(MAP.draw(drawn).to_dict()["layer"]) == 4 and found.sentence()["chance"] == pytest.approx(3 / 23)
     assert found.clouds.shape == (12, 24, 2) and found.sentence().name == "map_of_experts"
+
+
+def test_the_tokens_of_a_path_are_those_whose_first_choices_it_is():
+    trace = planted(0.8)
+    pair = tuple(trace.experts[1:3, 7, 0].tolist())
+    found = tokens_of_path(trace, trace.model.layers[1], pair, most=10_000)
+    by_hand = np.flatnonzero((trace.experts[1, :, 0] == pair[0]) & (trace.experts[2, :, 0] == pair[1]))
+    assert found["row"].tolist() == by_hand.tolist() and 7 in by_hand
+    for layer, path in ((99, (1,)), (trace.model.layers[2], (1, 2)), (trace.model.layers[0], ())):
+        with pytest.raises(InvalidTrace):
+            tokens_of_path(trace, layer, path)
 
 
 def test_what_has_no_paths_is_refused():

@@ -202,10 +202,10 @@ def test_numbers_that_do_not_divide_are_refused_with_what_would(by_hand):
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [
-        ((8, 1, 2, 3), "3 devices cannot be divided equally among 2 nodes"),
-        ((8, 1, 0, 2), "2 devices cannot be divided equally among 0 nodes"),
-        ((9, 1, 1, 2), "9 replicas cannot be divided equally among 2 devices"),
-        ((8, 4, 1, 2), "6 experts cannot be divided equally among 4 groups"),
+        ((8, 1, 2, 3), "3 devices.*among 2"),
+        ((8, 1, 0, 2), "2 devices.*among 0"),
+        ((9, 1, 1, 2), "9 replicas.*among 2"),
+        ((8, 4, 1, 2), "6 experts.*among 4"),
         ((4, 1, 1, 2), "4 replicas cannot hold 6 experts"),
     ],
 )

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 import moeviz
+from moeviz.charts.routes import GAINS, RANKS, ROUTES, STAKE, WELL, WHOSE
 from moeviz.errors import MissingField
 from moeviz.metrics.routes import (
     BY,
@@ -132,3 +133,26 @@ def test_results_of_texts_with_other_numbers_of_routes_are_joined():
     assert found.losses.shape == (20, 6) and np.isnan(found.losses[10:, 4:]).all() and found.heads == 2
     assert len(found.at(0, 3, 0)) == 6 and found.at(0, 3, 0)["more"][0] == 0
     assert found.at(7, 0, 0).empty
+
+
+def test_routes_are_drawn_next_to_chance_and_the_one_taken():
+    rng = np.random.default_rng(0)
+    regret = made(rng.normal(size=(400, 6)), rng.integers(6, size=400), layers=2)
+    for chart in (STAKE, WELL):
+        rows = next(iter(chart.draw(chart.measure(regret)).to_dict()["datasets"].values()))
+        assert len(rows) == 400 and {row["layer"] for row in rows} == {0, 1}
+    rows = next(iter(ROUTES.draw(ROUTES.measure(regret, 3, 4, 1)).to_dict()["datasets"].values()))
+    assert len(rows) == 6 and [row["more"] for row in rows if row["taken"]] == [0]
+    assert [row["loss"] for row in rows] == sorted(row["loss"] for row in rows)
+    claim, all_of_it = regret.sentence(3, 4, 1), regret.at(3, 4, 1)["loss"].to_numpy()
+    assert claim.name == "route_of_token" and (claim["others"], claim["layer"]) == (5, 1)
+    assert claim["better"] == (all_of_it < all_of_it[0]).sum() and claim["loss"] == all_of_it[0]
+    assert claim["mean"] == pytest.approx(all_of_it[1:].mean()) and claim["best"] == pytest.approx(
+        all_of_it[0] - all_of_it.min()
+    )
+    assert regret.sentence(99, 4, 1) is None
+    for chart, chance in ((RANKS, 0.5), (GAINS, 0)):
+        spec = chart.draw(chart.measure(regret.cells, "layer")).to_dict()
+        assert [{"chance": chance}] in spec["datasets"].values()
+    bars = next(iter(WHOSE.draw(WHOSE.measure(regret)).to_dict()["datasets"].values()))
+    assert bars[0]["route"] == "its own" and bars[0]["more"] == 0

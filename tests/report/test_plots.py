@@ -109,9 +109,9 @@ def test_one_layer_cannot_be_compared(trace):
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        ({"layer": 9}, r"sample has no MoE layer 9\. Choose one of 0, 1, 2 and 3"),
+        ({"layer": 9}, "MoE layer 9.*0.*1.*2.*3"),
         ({"layers": (0, 9)}, "no MoE layer 9"),
-        ({"layers": (1, 1)}, r"two different layers of \(0, 1, 2, 3\); got layers=\(1, 1\)"),
+        ({"layers": (1, 1)}, r"\(0.*1.*2.*3\).*layers=\(1.*1\)"),
         ({"layers": ()}, r"got layers=\(\)"),
         ({"token": 32}, r"Got token=32\. .* from 0 to 31"),
         ({"token": -1}, "Got token=-1"),

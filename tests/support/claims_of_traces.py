@@ -14,7 +14,6 @@ from moeviz.errors import MoevizError
 from moeviz.metrics.balance import balance_sentence, elsewhere_sentence, load_beside_luck, luck_sentence
 from moeviz.metrics.effect import choices_moved, word_change, word_change_summary
 from moeviz.metrics.expert import expert_kinds, need_sentence
-from moeviz.metrics.expert_names import expert_name_sentence, expert_names
 from moeviz.metrics.expert_tokens import expert_summary, keeping_tokens
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import counts_summary, expert_load
@@ -30,7 +29,8 @@ from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.decision import placement_judgements, placement_verdict
 from moeviz.serving.placement import placement_sentence, serving_placement
 
-CHARTS = {chart.key: chart for chart in (*NAMED.values(), *OF_SERVING) if chart.say}
+# Names of experts are counted again where they are tested.
+CHARTS = {c.key: c for c in (*NAMED.values(), *OF_SERVING) if c.say and c.key != "expert_names_grid"}
 EXPERT_BYTES = 1e6
 
 
@@ -93,13 +93,10 @@ def of_findings(trace, seen, seed):
 
 
 def of_experts(trace, seen, seed):
-    names = quietly(lambda: expert_names(trace))
     for layer in trace.model.layers[:2]:
         expert = seed % trace.model.num_experts[trace.model.layers.index(layer)]
         kinds = expert_kinds(trace, layer, expert) if "label" in trace.tokens else None
         yield expert_summary(trace, layer, expert, keeping_tokens(trace, layer, expert), kinds), seen, layer, expert
-        if names is not None:
-            yield expert_name_sentence(names, layer, expert), seen, layer, expert
         if kinds is not None and not kinds["share"].isna().any():  # with losses that are made up
             made = np.random.default_rng(seed).choice([0, 0.001, 0.2, 1.37, 0.04], len(kinds))
             losses = dict(zip(kinds["label"], made, strict=True))

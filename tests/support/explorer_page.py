@@ -58,7 +58,7 @@ def names_of(trace):
     pairs = [(layer, e) for layer, n in zip(trace.model.layers, trace.model.num_experts, strict=True) for e in range(n)]
     frame = pd.DataFrame(pairs, columns=["layer", "expert"])
     last = frame["expert"] == max(trace.model.num_experts) - 1
-    return frame.assign(holds=(frame["expert"] % 2 == 0) | last, name="German").assign(
+    return frame.assign(holds=(frame["expert"] % 2 == 0) | last, name="German", f1=0.6, f1_token=0.5).assign(
         name=lambda all_: all_["name"].mask(last, "German, <b>SQL</b>, French, Python")
     )
 

@@ -61,6 +61,11 @@ class Background:
         return self._told.news
 
     @property
+    def parts(self) -> list:
+        """The results of the pieces that are done."""
+        return self._told.found[: self.done]
+
+    @property
     def found(self) -> list | None:
         """The results of all pieces; None until the last is there."""
         return self._told.found if self.done == self.total else None

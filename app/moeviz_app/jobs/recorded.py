@@ -25,7 +25,7 @@ from moeviz.formats.dataset.opening import is_dataset
 from moeviz.formats.exports import open_cached
 from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
-from moeviz.metrics.expert_names import expert_names, sample_of_texts, short_name
+from moeviz.metrics.expert_names import expert_names, names_that_hold
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
@@ -98,7 +98,7 @@ def expert_table(model: str) -> pd.DataFrame:
 
 @st.cache_resource(show_spinner=False)
 def names_by_chance() -> dict[str, list[int]]:
-    """Return, for each of our own models, how many names hold with the kinds shuffled among the held-out texts."""
+    """Return, for each of our own models, how many names hold with the routing of other texts."""
     return recorded_routing.names_by_chance()
 
 
@@ -132,7 +132,6 @@ def cached_for_example(trace: object, what: Hashable, make: Callable[[], T]) -> 
     return _known[key]
 
 
-__all__ = ["names_in", "names_of", "names_of_layer", "short_name"]
 _names: WeakKeyDictionary[RoutingTrace, pd.DataFrame | None] = WeakKeyDictionary()
 
 
@@ -153,15 +152,15 @@ def names_of_layer(names: pd.DataFrame | None, layer: int) -> dict[int, str]:
     """Return the short names that hold of one layer's experts, by expert."""
     if names is None:
         return {}
-    held = names[names["holds"] & (names["layer"] == layer)]
-    return {int(expert): short_name(name) for expert, name in zip(held["expert"], held["name"], strict=True)}
+    held = names_that_hold(names[names["layer"] == layer])
+    return dict(zip(held["expert"].tolist(), held["short"], strict=True))
 
 
 def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
     """Return the names that the texts of a trace give its experts; None if they do not, as for a single text."""
     if trace not in _names:
         try:
-            _names[trace] = expert_names(sample_of_texts(trace))
+            _names[trace] = expert_names(trace)
         except MissingField:
             _names[trace] = None
     return _names[trace]

@@ -14,6 +14,7 @@ from moeviz.corpus.rows import contexts, in_lines
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import MissingField
+from moeviz.metrics.expert_names import BEATEN
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of, layer_word, percent
 from moeviz.model_info import ModelInfo
@@ -149,7 +150,8 @@ def names(seen: SeenExpert) -> pd.DataFrame | None:
 
 def _name_of(known: pd.DataFrame, seen: SeenExpert) -> str:
     own = known[(known["layer"] == seen.layer) & (known["expert"] == seen.expert)]
-    return str(own["name"].iloc[0])
+    beaten = (own["holds"] & (own["f1_token"] > own["f1"])).any()
+    return f"{own['name'].iloc[0]} ({BEATEN})" if beaten else str(own["name"].iloc[0])
 
 
 def title(seen: SeenExpert) -> None:

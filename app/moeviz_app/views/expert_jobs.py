@@ -6,15 +6,17 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from moeviz.embedded import EMBEDDED
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import CaptureError, InvalidPrompt
+from moeviz.metrics.routes import RouteRegret, expected_cost, joined_regret
 from moeviz.own_folder import keep_table, kept_table
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
-from moeviz_app.jobs import model_service, recorded
+from moeviz_app.jobs import model_catalog, model_service, recorded
 from moeviz_app.jobs.background import Background, Piece
 from moeviz_app.jobs.fair_queue import wait_for
 from moeviz_app.jobs.model_catalog import DEFAULT_LOAD, LoadOptions
@@ -23,7 +25,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_context import ExpertInTrace
 from moeviz_app.widgets.expert_links import go_to_expert
-from moeviz_app.widgets.messages import escape_markdown, explained
+from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 from moeviz_app.widgets.run_panel import waiting_words
 
 Depends = Callable[[], str | None]  # all that a result depends on, as a text; None where not all of it is known
@@ -122,6 +124,67 @@ def offer_reading(trace: RoutingTrace, words: str, why: str, outputs: bool = Fal
     return True
 
 
+def routes_of(trace: RoutingTrace) -> RouteRegret | None:
+    """Return how well the tokens of a trace are routed, if that was found out."""
+    of, found = session.result(f"routes of {id(trace)}") or (None, None)
+    return found if of is trace else None
+
+
+def offer_routes(trace: RoutingTrace, positions: int | None = None) -> None:
+    """Offer to give tokens other routes of the same cost, and say what that takes; then say how far it is.
+
+    positions  tokens of each text that are judged; default: all.
+    """
+    if (trace.tokens["phase"] == "generated").any():
+        say("Routes are judged by the token that follows, and the model itself chose those that it generated.")
+        return
+    cost, texts = expected_cost(trace.model), trace.tokens["sequence"].nunique()
+    tokens = len(trace.tokens) if positions is None else min(positions * texts, len(trace.tokens))
+    how = f"{cost.sentence(texts)}; {tokens:,} tokens of {texts:,} text{'s' * (texts != 1)} are judged."
+    note(how)
+    if cost.forwards * tokens > (most := settings.SETTINGS.max_corpus_chars):
+        say(
+            f"That would read {cost.forwards * tokens:,.0f} tokens, and {most:,} are read here. Take a shorter text, "
+            "or moeviz routes on your own machine."
+        )
+        return
+
+    def piece(number: int, pair: tuple[str, str], layer: int | None) -> Piece:
+        def work(loaded: "LoadedModel", _tell: Callable[[Any], None]) -> RouteRegret | tuple[int | None, str]:
+            from moeviz.analyses.routes import route_regret
+
+            given = pair[1] if "label" not in trace.tokens else [pair]
+            try:
+                found = route_regret(loaded, given, layers=None if layer is None else [layer], positions=positions)
+            except (CaptureError, InvalidPrompt) as why:  # of one layer, or of one short text
+                return layer, str(why)
+            found.cells["sequence"] = np.int32(number)
+            return found
+
+        return work
+
+    def begin() -> Background:
+        pairs = _pairs(trace)
+        if len(pairs) > 1:
+            return _on_model(trace, [piece(number, pair, None) for number, pair in enumerate(pairs)])
+        return _on_model(trace, [piece(0, pairs[0], layer) for layer in trace.model.layers])
+
+    def finish(parts: list) -> RouteRegret:
+        judged = [part for part in parts if not isinstance(part, tuple)]
+        others = [part for part in parts if isinstance(part, tuple)]
+        if not judged:
+            raise CaptureError(others[0][1])
+        found = joined_regret(judged)
+        return replace(found, left_out=found.left_out | {layer: why for layer, why in others if layer is not None})
+
+    why = "The model reads the text again, and each token takes other experts at one layer. Stop keeps what is done."
+
+    def keep(name: str, found: RouteRegret) -> None:
+        session.keep_result(name, (trace, found))  # while it is kept, no other trace has this id
+
+    _offer(f"routes of {id(trace)}", "Judge the routes", why, begin, finish, keep, parts_count=True)
+
+
 def offer_rows(seen: ExpertInTrace) -> None:
     """Offer to load the model and look at its router."""
     why = f"Loads {escape_markdown(seen.model.name)} if it is not in memory yet."
@@ -147,10 +210,11 @@ def _offer(
     begin: Callable[[], Background],
     finish: Callable[[list], Any],
     keep: Keep = session.keep_result,
+    parts_count: bool = False,
 ) -> None:
     running = session.result(JOB)
     if running is not None and running[0] == name:
-        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep)
+        st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep, parts_count)
     elif st.button(words, help=why, key=f"begin {name}"):
         with explained():
             model_service.begin_run()
@@ -160,19 +224,20 @@ def _offer(
             st.rerun()
 
 
-def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep) -> None:
-    """Draw how far it is, and Stop; keep the result once it is there."""
+def _watch(name: str, job: Background, finish: Callable[[list], Any], keep: Keep, parts_count: bool) -> None:
+    """Draw how far it is, and Stop; keep the result once it is there, and that of the parts done if these count."""
     with explained():
         try:
             found = job.found
         except Exception:  # of any kind: a job that failed is not asked again
             session.forget_result(JOB)
             raise
-        if found is not None:
-            keep(name, finish(found))
-        if found is not None or st.button("Stop", key=f"stop {name}", help="Nothing is kept if you stop."):
+        says = f"{'What is done' if parts_count else 'Nothing'} is kept if you stop."
+        if found is not None or st.button("Stop", key=f"stop {name}", help=says):
             job.stop()
             session.forget_result(JOB)
+            if kept := job.parts if found is None and parts_count else found:
+                keep(name, finish(kept))
             st.rerun(scope="app")
         st.progress(job.done / job.total, waiting_words(job.ahead, f"{job.done} of {job.total} parts read"))
 
@@ -209,6 +274,7 @@ def _on_model(trace: RoutingTrace, pieces: list[Piece]) -> Background:
 
 def _pairs(trace: RoutingTrace) -> Pairs:
     """Return the trace's texts. Raises `CaptureError` if the model reads them otherwise, `InvalidPrompt` if long."""
+    model_catalog.bring_torch()
     from moeviz.analyses.muting import texts_of_trace
 
     pairs = texts_of_trace(model_service.model(trace.model.name, _how(trace)), trace)

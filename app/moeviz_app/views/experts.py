@@ -3,18 +3,23 @@
 Of the held-out texts of our own models, of any trace that is open here, or of a sample of the dataset on screen.
 """
 
+from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import pandas as pd
 import streamlit as st
 
 from moeviz.charts import theme
+from moeviz.charts.routes import MAP
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
+from moeviz.metrics.expert_names import sample_of_texts
 from moeviz.metrics.expert_table import breadth_sentence, chance_sentence
+from moeviz.metrics.paths import ExpertMap, expert_map
 from moeviz.metrics.who_takes import FEW, WordTokens, tokens_of_word, who_takes, who_takes_sentence
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
@@ -23,20 +28,33 @@ from moeviz_app.jobs.recorded import names_of
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.subject import subject
 from moeviz_app.url import navigation
-from moeviz_app.url.fields import page_address, short_text
+from moeviz_app.url.fields import PageAddress, choice, read_fields, short_text, write_fields
 from moeviz_app.url.navigation import expert_query, for_the_address
 from moeviz_app.widgets.answers import damage, whole
-from moeviz_app.widgets.chart_panel import tag
+from moeviz_app.widgets.chart_panel import picture_and_words, tag
 from moeviz_app.widgets.components.atlas import atlas, packed_atlas, packed_found, search, typed
-from moeviz_app.widgets.expert_links import open_expert
+from moeviz_app.widgets.expert_links import follow_click, open_expert
 from moeviz_app.widgets.messages import escape_markdown, explained, say
+from moeviz_app.widgets.pickers import choice_of
 
 PATH = "experts"
 ATLAS, SEARCH = "atlas", "atlas search"  # keys of the components
 TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
-ADDRESS = page_address(short_text("find", session.WORD, cleared=True))
+VIEWS = (ATLAS_VIEW, MAP_VIEW) = ("Atlas", "Map")
+KEPT = 8  # traces whose map is kept
+
+
+FIELDS = ((short_text("find", session.WORD, cleared=True),), (choice("view", session.EXPERTS_VIEW, {MAP_VIEW: "map"}),))
+
+
+def _ask(query: Mapping[str, str]) -> None:
+    for fields in FIELDS:
+        read_fields(fields, query)
+
+
+ADDRESS = PageAddress(lambda: write_fields(FIELDS[0]) | write_fields(FIELDS[1]), _ask)
 
 
 def experts_page() -> None:
@@ -53,9 +71,15 @@ def _draw() -> bool:
     heading = st.container(horizontal=True, vertical_alignment="center", gap="small", key="experts heading")
     with heading:
         title, facts = st.empty(), st.empty()
+        view = choice_of(
+            st.segmented_control, "View", VIEWS, session.EXPERTS_VIEW, ATLAS_VIEW, label_visibility="collapsed"
+        )
         tag()
     title.title("Experts", anchor=False, width="content")
     if (trace := texts_on_screen()) is None:
+        return False
+    if view == MAP_VIEW:
+        _map(trace)
         return False
     names = names_of(trace.model, [trace, *recent.traces().values()])
     data, found = packed_atlas(trace, names)
@@ -68,6 +92,18 @@ def _draw() -> bool:
     _search(found, data["id"], said_of_names(names, found), tries)
     _atlas(data)
     return True
+
+
+def _map(trace: RoutingTrace) -> None:
+    follow_click()
+    found = _map_of(trace)
+    st.text(in_words_of(trace.model, found.sentence()))
+    picture_and_words(MAP, MAP.measure(found), trace)
+
+
+@lru_cache(KEPT)
+def _map_of(trace: RoutingTrace) -> ExpertMap:
+    return expert_map(sample_of_texts(trace))
 
 
 def texts_on_screen() -> RoutingTrace | None:

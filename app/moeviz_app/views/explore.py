@@ -31,6 +31,7 @@ from moeviz_app.views.read_again import (
     show_direct,
     wanted_of,
 )
+from moeviz_app.views.routes import show_alike, show_routes
 from moeviz_app.widgets.chart_panel import show
 from moeviz_app.widgets.components.ask import PromptInput, ask
 from moeviz_app.widgets.components.explorer import Place, explorer, told
@@ -205,6 +206,8 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     if run is not None:
         offer_occlusion(trace, run, can_decide and chosen.decide)
         show_direct(trace, run)
+        show_routes(trace)
+    show_alike(trace)
     if chosen.opened is not None:
         open_expert(expert_query(*chosen.opened))
 

@@ -9,11 +9,12 @@ from moeviz.metrics.lineage import WHAT
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.fair_queue import Tell
+from moeviz_app.jobs.recorded import cached_for_example, example
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.messages import explained
+from moeviz_app.widgets.messages import example_note, explained
 from moeviz_app.widgets.pickers import layer_of
 from moeviz_app.widgets.run_panel import waited_for
 
@@ -37,13 +38,26 @@ def lineage_page() -> None:
             visit().lineage = (base, child, _compared(base, child))
         if (known := visit().lineage) is not None and known[:2] == (base, child):
             _show(known[2])
+        elif known is None and (base, child) == _usual():
+            from moeviz.analyses.pruning.recorded import recorded_lineage
+
+            example_note(
+                "The embedded model, and a checkpoint without one expert of each layer: the one least needed by "
+                "REAP, as on the page Prune. To find what was done to others, choose two and press Compare."
+            )
+            _show(cached_for_example(example(), "lineage", recorded_lineage))
+
+
+def _usual() -> tuple[str, str]:
+    models = settings.SETTINGS.models
+    return models[0], models[:2][-1]  # experts of one shape, where they are ours
 
 
 def _choose() -> tuple[str, str, bool]:
     free, models = identity.may_name_any_model(), settings.SETTINGS.models
     say = "Choose one, or type the path of a folder with .safetensors files, or of a .gguf file." if free else None
-    session.start_with(session.BASE, models[0])
-    session.start_with(session.CHILD, models[:2][-1])  # experts of one shape, where it is ours
+    for key, usual in zip((session.BASE, session.CHILD), _usual(), strict=True):
+        session.start_with(key, usual)
     with st.container(horizontal=True, vertical_alignment="bottom"):
         base, child = (
             st.selectbox(label, models, key=key, accept_new_options=free, width=320, persist_state="session", help=say)

@@ -7,26 +7,28 @@ from typing import TYPE_CHECKING, Any
 import streamlit as st
 
 from moeviz.charts.pruning import COST, KINDS, NAMES
+from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError
+from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics.pruning import RANDOM
 from moeviz.text import quoted
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
 from moeviz_app.jobs.background import in_steps
 from moeviz_app.jobs.fair_queue import Tell
-from moeviz_app.jobs.recorded import EXAMPLES, MIXED
+from moeviz_app.jobs.recorded import EXAMPLES, MIXED, cached_for_example, example
 from moeviz_app.jobs.run_request import MOST_MUTED, RunRequest
 from moeviz_app.server import identity
 from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.views.corpus import Texts, choose_texts
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.messages import explained, say
+from moeviz_app.widgets.messages import example_note, explained, say
 from moeviz_app.widgets.pickers import choice_of
 from moeviz_app.widgets.run_panel import waited_for
 
 if TYPE_CHECKING:
-    from moeviz.analyses.pruning.curve import PruningCurve
+    from moeviz.analyses.pruning.result import PruningCurve
     from moeviz.capture.models.load import LoadedModel
 
 READS = "The model reads the texts with and without experts …"
@@ -56,16 +58,30 @@ def prune_page() -> None:
         say(why)
         return
     st.text(f"Model: {name}")
+    ours = name == EMBEDDED and session.how() == model_catalog.DEFAULT_LOAD
     with explained():
-        texts = choose_texts(session.PRUNING_SOURCE, "Evaluation set")
-        criteria = _choose_criteria()
-        asked = (name, session.how(), tuple(texts), criteria)
-        if st.button("Measure", type="primary", shortcut="mod+enter"):
-            model_catalog.check_on_offer(name)
-            model_service.begin_run()
-            visit().pruning = (asked, _measured(name, texts, criteria))
+        with st.expander("Texts and criteria", expanded=visit().pruning is None and not ours):
+            texts = choose_texts(session.PRUNING_SOURCE, "Evaluation set")
+            criteria = _choose_criteria()
+            asked = (name, session.how(), tuple(texts), criteria)
+            if st.button("Measure", type="primary", shortcut="mod+enter"):
+                model_catalog.check_on_offer(name)
+                model_service.begin_run()
+                visit().pruning = (asked, _measured(name, texts, criteria))
         if (known := visit().pruning) is not None and known[0] == asked:
             _show(name, known[1])
+        elif ours and (curve := _recorded(tuple(texts), criteria)) is not None:
+            example_note("To measure other texts or criteria, open “Texts and criteria”.")
+            _show(name, curve)
+
+
+def _recorded(texts: tuple[tuple[str, str], ...], criteria: tuple[str, ...]) -> "PruningCurve | None":
+    """Return the curve that ships, read once for all, if these are its texts and criteria."""
+    if texts != tuple(texts_that_ship()) or set(criteria) != {*USUAL, RANDOM}:
+        return None
+    from moeviz.analyses.pruning.recorded import recorded_curve
+
+    return cached_for_example(example(), "pruning", lambda: recorded_curve(texts))
 
 
 def _choose_criteria() -> tuple[str, ...]:
@@ -100,7 +116,7 @@ def _measured(name: str, texts: Texts, criteria: tuple[str, ...]) -> "PruningCur
 
 def _show(name: str, curve: "PruningCurve") -> None:
     """Draw what cuts cost, in words and as a curve; then one cut: who pays for it, and what can be done with it."""
-    from moeviz.analyses.pruning.curve import pruning_sentences
+    from moeviz.analyses.pruning.result import pruning_sentences
 
     cuts = sorted(curve.losses["cut"].unique().tolist())
     criteria = [by for by in NAMES if by in set(curve.losses["criterion"]) - {RANDOM}]

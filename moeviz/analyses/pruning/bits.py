@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from moeviz.analyses.precisions import experts_rounded
 from moeviz.analyses.pruning import captions
-from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, Texts, as_read, check_judge, split, split_other
+from moeviz.analyses.pruning.curve import DRAWS, Progress, Steps, as_read, check_judge, split_other
+from moeviz.analyses.pruning.result import Texts, split
 from moeviz.analyses.what_if import next_token_logits
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel

@@ -5,7 +5,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from moeviz.analyses.pruning.curve import PruningCurve, Texts
+from moeviz.analyses.pruning.result import PruningCurve, Texts
 from moeviz.errors import CaptureError
 from moeviz.metrics.pruning import cost_of_cuts
 

@@ -17,7 +17,7 @@ from moeviz.charts import theme
 from moeviz.charts.atlas import atlas_spec, kind_colours, row_height
 from moeviz.metrics.atlas import OTHERS, Atlas
 from moeviz.metrics.atlas import atlas as atlas_of
-from moeviz.metrics.expert_names import JOINED, short_name
+from moeviz.metrics.expert_names import JOINED, names_that_hold, short_name
 from moeviz.metrics.tokens import PART_OF_CHARACTER, visible
 from moeviz.metrics.who_takes import WordTokens
 from moeviz.metrics.words import item_word
@@ -176,16 +176,16 @@ def _names(found: Atlas, names: pd.DataFrame | None) -> dict[str, Any]:
     """Of each expert which name it has, "" where none holds; how far it holds (0 to 100); the kind it begins with."""
     L, E, _ = found.counts.shape
     which, fits, kind = np.zeros((L, E), np.uint16), np.zeros((L, E), np.uint8), np.full((L, E), OF_NOTHING, np.uint8)
-    every = [["", ""]]
+    every = [["", "", False]]
     if names is not None:
-        held = names[names["holds"]]
-        codes, unique = pd.factorize(held["name"])
+        held = names_that_hold(names)
+        codes, unique = pd.factorize(pd.MultiIndex.from_frame(held[["name", "beaten"]]))
         rows = held["layer"].map({layer: row for row, layer in enumerate(found.trace.model.layers)}).to_numpy()
         at = rows, held["expert"].to_numpy()
         which[at], fits[at] = codes + 1, np.round(100 * held["phi"].clip(0, 1))
-        every += [[_cut(name, 4 * LONGEST_KIND), short_name(name)] for name in unique]
+        every += [[_cut(name, 4 * LONGEST_KIND), short_name(name), bool(beaten)] for name, beaten in unique]
         kinds = {kind.replace(JOINED, "; "): place for place, kind in enumerate(found.kinds)}
-        begins = [kinds.get(name, kinds.get(name.split(JOINED)[0], OF_CLASS)) for name in unique]
+        begins = [kinds.get(name, kinds.get(name.split(JOINED)[0], OF_CLASS)) for name, _ in unique]
         kind[at] = np.array(begins, np.uint8)[codes] if begins else OF_NOTHING
     return {
         "names": every,

@@ -79,7 +79,8 @@ class Cards {
     const { atlas } = this;
     if (!atlas.has[atlas.at(layer, expert)]) return "no tokens here";
     const fits = atlas.nameOf(layer, expert) ? ` · φ ${(atlas.fits[atlas.at(layer, expert)] / 100).toFixed(2)}` : "";
-    return `${atlas.load(layer, expert).toFixed(2)} × uniform${fits}`;
+    const beaten = atlas.isBeaten(layer, expert) ? "token says more · " : "";
+    return `${beaten}${atlas.load(layer, expert).toFixed(2)} × uniform${fits}`;
   }
 
   // In words what the bars show: the three kinds that it takes most of.

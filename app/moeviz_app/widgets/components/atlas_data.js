@@ -36,6 +36,11 @@ class Atlas {
     return this.data.names[this.name[this.at(layer, expert)]][short ? 1 : 0];
   }
 
+  // Whether the token by itself predicts more than the name.
+  isBeaten(layer, expert) {
+    return this.data.names[this.name[this.at(layer, expert)]][2];
+  }
+
   // A name, or why there is none.
   called(layer, expert, short = false) {
     return this.nameOf(layer, expert, short) || (this.data.named ? "no kind of text" : "");

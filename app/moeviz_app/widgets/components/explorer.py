@@ -20,7 +20,7 @@ from moeviz.charts.overview import BRUSH, linked_overview
 from moeviz.charts.theme import MAX_TOKENS
 from moeviz.charts.token_layer_map import are_images, facts_of_trace, images_of, map_spec
 from moeviz.errors import InvalidTrace, MissingField
-from moeviz.metrics.expert_names import short_name
+from moeviz.metrics.expert_names import names_that_hold
 from moeviz.metrics.findings import Finding
 from moeviz.metrics.overview import modal_first_choice
 from moeviz.metrics.tokens import PART_OF_CHARACTER, token_choices, visible
@@ -79,10 +79,10 @@ def packed_names(trace: RoutingTrace, names: pd.DataFrame | None) -> list[list[l
     """The name of each expert of each layer, short and whole; None for one without a name that holds."""
     if names is None:
         return None
-    held = names[names["holds"]]
+    held = names_that_hold(names)
     known = {
-        (layer, expert): [short_name(name), name[:LONGEST_NAME]]
-        for layer, expert, name in zip(held["layer"], held["expert"], held["name"], strict=True)
+        (layer, expert): [short, name[:LONGEST_NAME]]
+        for layer, expert, short, name in zip(held["layer"], held["expert"], held["short"], held["name"], strict=True)
     }
     model = trace.model
     return [

@@ -1,0 +1,86 @@
+"""Answers about the embedded model, recorded once, so that the pages Prune and Lineage open with one.
+
+They are what cutting experts costs, and what became of them in a checkpoint with one cut from each layer.
+`python -m models.training.reference --pruning` makes the files.
+"""
+
+import io
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+
+import pandas as pd
+
+from moeviz.analyses.lineage import Lineage
+from moeviz.analyses.pruning.result import PruningCurve, split
+from moeviz.embedded import EMBEDDED
+from moeviz.embedded.recorded_routing import HERE, reference_routing
+from moeviz.metrics.pruning import RANDOM, LayerLimits
+
+PRUNING, LINEAGE = HERE / "pruning.json", HERE / "lineage.json"
+CHILD = "embedded-cut"  # the name of that checkpoint: the expert of each layer is cut that REAP finds least needed
+CRITERIA = ("reap", "frequency", RANDOM)
+DRAWS, TOKENS, SEED = 3, 64, 0
+TABLES = ("losses", "scores")
+LISTED = {"base_experts": int, "parts": float}  # columns of tuples
+FIGURES = ("similarity", "difference", "runner_up")  # of a lineage; NaN where there is none
+
+
+def curve_as_json(curve: PruningCurve) -> str:
+    """Return a curve of the texts that ship as JSON: its tables as CSV, what it rests on, and its draws."""
+    tables = {name: getattr(curve, name).to_csv(index=False, float_format="%.7g") for name in TABLES}
+    limits = {layer: asdict(of) for layer, of in curve.limits.items()}
+    drawn = [[in_all, cut, *losses] for (in_all, cut), losses in curve.drawn.items()]
+    facts = {"loss": curve.loss, "blocks": dict(curve.blocks), "limits": limits, "drawn": drawn}
+    return json.dumps(tables | facts, indent=1) + "\n"
+
+
+def recorded_curve(texts: Iterable[tuple[str, str]]) -> PruningCurve:
+    """Read what cutting experts costs the embedded model on the texts that ship, 64 tokens of each, by two criteria.
+
+    texts   of `moeviz.labelled_texts.texts_that_ship`.
+    """
+    facts = json.loads(PRUNING.read_text("utf-8"))
+    words = dict.fromkeys(("criterion", "chosen_on", "judged_on"), "str")
+    losses, scores = (
+        pd.read_csv(io.StringIO(facts[name]), dtype=words, keep_default_na=False, na_values={"sd": ""})
+        for name in TABLES
+    )
+    chose, judged = split(texts, SEED)
+    return PruningCurve(
+        reference_routing().model,
+        {int(layer): path for layer, path in facts["blocks"].items()},
+        losses,
+        scores,
+        {int(layer): LayerLimits(**of) for layer, of in facts["limits"].items()},
+        facts["loss"],
+        chose,
+        judged,
+        SEED,
+        TOKENS,
+        drawn={(bool(in_all), int(cut)): tuple(losses) for in_all, cut, *losses in facts["drawn"]},
+    )
+
+
+def lineage_as_json(found: Lineage) -> str:
+    """Return a lineage without splices as JSON."""
+    table = found.table.assign(
+        **{name: found.table[name].map(lambda some: " ".join(map(str, some))) for name in LISTED}
+    ).to_csv(index=False)
+    facts = {name: getattr(found, name) for name in ("layers", "formats", "chance", "threshold", "left_out")}
+    return json.dumps({"table": table} | facts, indent=1) + "\n"
+
+
+def recorded_lineage() -> Lineage:
+    """Read what became of the embedded model's experts in a checkpoint with one of each layer cut."""
+    facts = json.loads(LINEAGE.read_text("utf-8"))
+    types = {"layer": "int32", "expert": "int16", "base_layer": "int32", "what": "str"} | dict.fromkeys(LISTED, "str")
+    table = pd.read_csv(
+        io.StringIO(facts["table"]), dtype=types, keep_default_na=False, na_values=dict.fromkeys(FIGURES, "")
+    )
+    for name, kind in LISTED.items():
+        table[name] = pd.Series([tuple(map(kind, some.split())) for some in table[name]], dtype=object)
+    layers = {int(layer): base for layer, base in facts["layers"].items()}
+    left_out = tuple(facts["left_out"][0]), tuple(facts["left_out"][1])
+    limits = facts["chance"], facts["threshold"]
+    return Lineage(table, EMBEDDED, CHILD, layers, tuple(facts["formats"]), *limits, left_out, {})
