@@ -1,6 +1,6 @@
 """How often is a verdict of `moeviz decide` wrong? Simulated routing of twenty processes, in logs of three sizes.
 
-    python -m benchmarks.decide [--draws N] [--only PROCESS]
+    python -m benchmarks.decide [--draws N] [--first SEED] [--only PROCESS]
 
 A process says how much each expert of each layer is favoured in each of 120 texts. The first 60 are the log that is
 judged. The other 60 are what comes afterwards, of which the judge sees nothing: "Worth a trial" is wrong if a plan made
@@ -192,12 +192,13 @@ def main() -> None:
     """Print a row for each process and size, and how many rows have more than one wrong verdict in twenty."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--draws", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="the first of the seeds, one per draw")
     parser.add_argument("--only", choices=[*PROCESSES], help="one process")
     args = parser.parse_args()
     rows = bad = 0
     for process in [args.only] if args.only else PROCESSES:
         for tokens in TOKENS:
-            found = [judged(process, tokens, seed) for seed in range(args.draws)]
+            found = [judged(process, tokens, seed) for seed in range(args.first, args.first + args.draws)]
             balance, wrong, drift, wrong_drift, changes = zip(*found, strict=True)
             counted = "; ".join(
                 ", ".join(f"{words} {number}" for words, number in Counter(said).most_common()) + f", wrong {sum(is_)}"

@@ -33,7 +33,8 @@ from moeviz.interrupted import CODE, stop_at_once
 from moeviz.text import cut, like, why_not_read
 
 _TABLE = tomllib.loads(Path(__file__).with_name("commands.toml").read_text("utf-8"))
-COMMANDS = {name: row for name, row in _TABLE.items() if isinstance(row, dict)}  # in the order of `moeviz --help`
+# In the order of `moeviz --help`.
+COMMANDS = {name: row for name, row in _TABLE.items() if isinstance(row, dict) and name != "shared"}
 STREAMLIT = re.compile(r"--\w+\.\w+")  # as Streamlit names its options
 
 
@@ -131,7 +132,7 @@ def parser(words: Sequence[str] | None = None) -> ArgumentParser:
 def add_arguments(name: str, parser: ArgumentParser) -> None:
     """Add the arguments of a command, with the words that its row of `COMMANDS` has for them."""
     command(name).arguments(parser)
-    _add_words(parser, COMMANDS[name].get("options", {}))
+    _add_words(parser, _TABLE["shared"] | COMMANDS[name].get("options", {}))
 
 
 def _add_words(parser: ArgumentParser, words: dict[str, str]) -> None:

@@ -77,8 +77,8 @@ def add_prompt(parser: ArgumentParser) -> _MutuallyExclusiveGroup:
     """Add the prompt: a text, or a file that holds it. Returns the group of what may be given instead."""
     given = parser.add_mutually_exclusive_group(required=True)
     given.add_argument("prompt", metavar="PROMPT", nargs="?", help=PROMPT)
-    given.add_argument("-f", "--prompt-file", metavar="FILE", help="read the prompt from this file")
-    parser.add_argument("--chat", action="store_true", help="send it as a user's turn, by the model's chat template")
+    given.add_argument("-f", "--prompt-file", metavar="FILE")
+    parser.add_argument("--chat", action="store_true")
     return given
 
 
@@ -106,56 +106,40 @@ def add_model(parser: ArgumentParser) -> None:
 def add_loading(parser: ArgumentParser) -> None:
     """Add the options that say how a model is loaded."""
     add_backend(parser)
-    parser.add_argument("--device-map", metavar="MAP", help="where to put the weights: auto, cpu, cuda:0 …")
-    parser.add_argument(
-        "--offload-folder", metavar="DIR", help="where weights go that the map leaves on the disk; as large as they are"
-    )
-    parser.add_argument("--dtype", choices=DTYPES, help="precision of the weights (default: as the checkpoint says)")
-    parser.add_argument(
-        "--ignore-memory", action="store_true", help="load the model even if it needs more memory than is free"
-    )
+    parser.add_argument("--device-map", metavar="MAP")
+    parser.add_argument("--offload-folder", metavar="DIR")
+    parser.add_argument("--dtype", choices=DTYPES)
+    parser.add_argument("--ignore-memory", action="store_true")
 
 
 def add_divided_texts(parser: ArgumentParser, own: int) -> None:
     """Add a model, and texts of which some make a choice and others judge it."""
-    parser.add_argument("model", metavar="MODEL", help="a model of transformers, as for --model elsewhere")
+    parser.add_argument("model", metavar="MODEL")
     says = (
         "text files, or .jsonl files with labels; whole texts are divided into those that choose and those that judge "
         f"(default, for moeviz's own models: the first {own} tokens of the held-out texts that ship)"
     )
     parser.add_argument("texts", metavar="TEXTS", nargs="*", default=[], help=says)
-    parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N", help="choices at random (default: 5)")
-    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N", help="of the division (default: 0)")
-    parser.add_argument(
-        "--tokens", type=number(int, 16), metavar="N", help="read only the first N tokens of each text (default: all)"
-    )
+    parser.add_argument("--draws", type=number(int, 2), default=5, metavar="N")
+    parser.add_argument("--seed", type=number(int, 0), default=0, metavar="N")
+    parser.add_argument("--tokens", type=number(int, 16), metavar="N")
 
 
 def add_backend(parser: ArgumentParser) -> None:
     """Add the option that names an engine."""
-    says = "the engine that runs the model: transformers, llama.cpp, mlx, vllm, sglang (default: by the model's name)"
-    parser.add_argument("--backend", metavar="ENGINE", help=says)
+    parser.add_argument("--backend", metavar="ENGINE")
 
 
 def add_counts_only(parser: _ActionsContainer) -> None:
     """Add --counts-only."""
-    says = (
-        "write only the number of tokens per layer and expert, as .json or .csv. The experts of a token reveal part of "
-        "its text; counts of many tokens do not"
-    )
-    parser.add_argument("--counts-only", action="store_true", help=says)
+    parser.add_argument("--counts-only", action="store_true")
 
 
 def add_phase(parser: ArgumentParser) -> None:
     """Add the options that say on which tokens of a trace a cost of serving is judged."""
-    parser.add_argument(
-        "--phase",
-        choices=("auto", "generated", "prompt", "all"),
-        default="auto",
-        help="which tokens (default: generated ones if there are any; for chunks, those of prompts)",
-    )
-    parser.add_argument("--partial", action="store_true", help="of a dataset: count the shards that are whole")
-    parser.add_argument("--no-repeats", action="store_true", help="leave out what a prefix cache would not run again")
+    parser.add_argument("--phase", choices=("auto", "generated", "prompt", "all"), default="auto")
+    parser.add_argument("--partial", action="store_true")
+    parser.add_argument("--no-repeats", action="store_true")
 
 
 def add_judged_on(

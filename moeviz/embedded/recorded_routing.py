@@ -120,7 +120,7 @@ def said_of_study() -> str:
     bits, cost = means["information"], means["nats"]["window", 0.0] - means["nats"]["batch", 0.0]
     worse = f"{abs(math.expm1(cost)):.0%} {'higher' if cost > 0 else 'lower'}"
     return (
-        f"In a study of {len(balance_study())} smaller models, to know a token's expert told "
-        f"{bits['batch', 0.0]:.2f} bits about the kind of its text if balance was counted over batches, and "
-        f"{bits['window', 0.0]:.2f} if within each text (0 is nothing); and the perplexity of the latter was {worse}."
+        f"In a study of {len(balance_study())} smaller models, a token's expert tells {bits['batch', 0.0]:.2f} bits "
+        f"of at most 3 about the kind of its text if balance was counted over batches, and {bits['window', 0.0]:.2f} "
+        f"if within each text; and the perplexity of the latter was {worse}."
     )

@@ -156,12 +156,8 @@ class Rivals(NamedTuple):
     def curves(self) -> dict[str, Any]:
         """Return the error of each start, every tenth epoch and at the end, for JSON."""
         each = [[run.error_by_epoch[::EVERY_EPOCH].round(4).tolist() for run in runs] for runs in self]
-        return {
-            "every": EVERY_EPOCH,
-            "goal": part("local-experts", "model").STOP_AT,
-            "mixture": each[0],
-            "network": each[1],
-        }
+        goal = part("local-experts", "model").STOP_AT
+        return {"every": EVERY_EPOCH, "goal": goal, "mixture": each[0], "network": each[1]}
 
 
 @cache
@@ -254,7 +250,8 @@ def dropped() -> Scene:
     trace = shipped_trace("switch")
     lost = trace.experts[0, :, 0] < 0
     quoted = {"dropped": int(lost.sum()), "words": f"{len(lost):,}"}
-    drawn = {"wanted": trace.logits[0].argmax(axis=-1).tolist(), "capacity": _room(trace)}
+    room = max(_visits(trace))  # whoever drops a word is full
+    drawn = {"wanted": trace.logits[0].argmax(axis=-1).tolist(), "capacity": room}
     return Scene("queue", trace, meters_of(trace.select(tokens=~lost)), quoted, drawn)
 
 
@@ -264,7 +261,7 @@ def every_layer() -> Scene:
     shown = _with_sentence(reference_routing(), one_sentence().chosen)
     experts, top_k = int(published["experts"]), int(published["top_k"])
     quoted = {"layers": len(shown.model.layers), "k": top_k, "experts": experts, "pairs": comb(experts, top_k)}
-    quoted |= {"total": _billions(float(published["total"])), "active": _billions(float(published["active"]))}
+    quoted |= {name: f"{published[name] / 1e9:.1f}" for name in ("total", "active")}
     return Scene("texts", shown, meters_of(shown), quoted)
 
 
@@ -331,12 +328,9 @@ def spelled(number: int) -> str:
 def _vowels() -> Inputs:
     """Those that the systems learn from."""
     data, trace = stand_in(), _last(shipped_trace("local-experts")).select(tokens=stand_in().training)
-    mine = data.training
-    drawn = {
-        "at": data.formants[mine].astype(int).tolist(),
-        "wanted": encode(data)[1][mine].astype(int).tolist(),
-        "groups": trace.tokens["label"].tolist(),
-    }
+    mine, groups = data.training, trace.tokens["label"].tolist()
+    at, wanted = (of[mine].astype(int).tolist() for of in (data.formants, encode(data)[1]))
+    drawn = {"at": at, "wanted": wanted, "groups": groups}
     return Inputs("plane", _names(trace), _nearest(trace.weights[-1, :, 0], LEANING), drawn)
 
 
@@ -439,14 +433,10 @@ def _with_sentence(trace: RoutingTrace, chosen: SentenceExperts) -> RoutingTrace
     read, texts = _read(trace), one_sentence().tokens
     mine = token_frame(np.zeros(len(texts), int), np.arange(len(texts)), texts).assign(label=MINE)
     theirs = read.tokens.assign(sequence=read.tokens["sequence"] + 1)
-    both = [
-        np.concatenate([each, of], axis=1).astype(of.dtype)
-        for each, of in ((chosen.experts, read.experts), (chosen.weights, read.weights))
-    ]
-    tokens = pd.concat([mine, theirs], ignore_index=True)[list(mine.columns)].astype(
-        {"sequence": mine["sequence"].dtype}
-    )
-    return RoutingTrace(read.model, tokens, *both)
+    slots = ((chosen.experts, read.experts), (chosen.weights, read.weights))
+    both = [np.concatenate([each, of], axis=1).astype(of.dtype) for each, of in slots]
+    tokens = pd.concat([mine, theirs], ignore_index=True)[list(mine.columns)]
+    return RoutingTrace(read.model, tokens.astype({"sequence": mine["sequence"].dtype}), *both)
 
 
 def _twin(title: str, trace: RoutingTrace) -> TwinModel:
@@ -488,18 +478,9 @@ def _work(trace: RoutingTrace) -> list[list[float]]:
     return [np.bincount(e.ravel(), w.ravel(), experts).round(1).tolist() for e, w, experts in of_layers]
 
 
-def _room(trace: RoutingTrace) -> int:
-    """Return the number of words that an expert takes: whoever drops a word is full."""
-    return max(_visits(trace))
-
-
 def _published(name: str) -> pd.Series:
     """A row of the timeline."""
     return timeline().set_index("name").loc[name]
-
-
-def _billions(parameters: float) -> str:
-    return f"{parameters / 1e9:.1f}"
 
 
 def _words_of(row: dict[str, Any]) -> dict[str, Any]:
@@ -520,30 +501,11 @@ def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
     return {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))}
 
 
-SCENES: dict[str, Callable[[], Scene]] = {
-    scene.__name__: scene
-    for scene in (
-        one_network,
-        compete,
-        tree,
-        layers,
-        unbalanced_layers,
-        switches,
-        top_two,
-        unbalanced_two,
-        dropped,
-        every_layer,
-        fine,
-    )
-}
-INPUTS = {
-    "vowels": _vowels,
-    "moved digits": _moved_digits,
-    "digits": _digits,
-    "words": _words,
-    "queue": _queue,
-    "texts": _texts,
-}
+_BEFORE_WORDS = (one_network, compete, tree, layers, unbalanced_layers, switches)
+_OF_WORDS = (top_two, unbalanced_two, dropped, every_layer, fine)
+SCENES: dict[str, Callable[[], Scene]] = {scene.__name__: scene for scene in (*_BEFORE_WORDS, *_OF_WORDS)}
+INPUTS = {"vowels": _vowels, "moved digits": _moved_digits, "digits": _digits}
+INPUTS |= {"words": _words, "queue": _queue, "texts": _texts}
 _STORY = tomllib.loads(Path(__file__).with_name("story.toml").read_text(encoding="utf-8"))
 STEPS = tuple(map(_step, _STORY["steps"]))
 BRANCHES = tuple(Branch(**_words_of(row)) for row in _STORY["branches"])

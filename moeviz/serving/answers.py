@@ -21,6 +21,7 @@ from moeviz.serving.batches import batch_coverage, draft_sentence
 from moeviz.serving.budget import most_used_by_label, most_used_sentence
 from moeviz.serving.cache import expert_cache, hits_of_most
 from moeviz.serving.decision import (
+    ENOUGH,
     TRIAL,
     persistence,
     persistence_sentence,
@@ -260,7 +261,7 @@ def usual_devices(trace: Counted, devices: int | None) -> int:
 def balance(trace: Counted, devices: int | None = None) -> tuple[str | None, pd.DataFrame]:
     """Say whether balancing experts over devices is worth a trial: `placement_verdict`, with its judgements."""
     frame = placement_judgements(trace, usual_devices(trace, devices))
-    return placement_verdict(frame), frame
+    return placement_verdict(frame) or _of_nothing(trace), frame
 
 
 def stale(
@@ -286,7 +287,12 @@ def drafted(trace: Counted, draft: int = 4) -> tuple[str | None, pd.DataFrame]:
 
 def _drift(trace: Counted) -> tuple[str | None, pd.DataFrame]:
     frame = persistence(trace)
-    return persistence_sentence(frame), frame
+    return persistence_sentence(frame) or _of_nothing(trace), frame
+
+
+def _of_nothing(trace: Counted) -> str | None:
+    """Return why tokens in order are not judged, such as one token; None of counts in no order."""
+    return None if next(windows(trace), None) is None else captions.few_choices(0, ENOUGH)
 
 
 def _pairs(trace: Counted, devices: int | None) -> tuple[str | None, pd.DataFrame]:

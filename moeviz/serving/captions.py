@@ -124,20 +124,23 @@ def placement_trial(
     devices: int,
     least: float,
     most: float,
-    later: float | None,
+    stretches: float | None,
     at_random: float,
     kept: float,
     chance: float,
     worth: float,
+    needed: int,
 ) -> str:
     span = _signed(least) if least == most else f"{_signed(least)} to {_signed(most)}"
-    ages = "" if later is None else f" If plans go on ageing as they do in the log, {_signed(later)} is left after it."
+    alike = ""
+    if stretches is not None:
+        alike = f" Neighbouring windows are alike: they count as {stretches:.0f} independent ones ({needed} needed)."
     return (
         f"{verdict}: on {devices} devices a balanced plan changes the load of the busiest by {span}, judged on tokens "
         f"it was not made from; placements at random change it by {_signed(at_random)}. Of the busiest quarter of "
         f"experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must be "
         f"{percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than by "
-        f"chance.{ages}"
+        f"chance.{alike}"
     )
 
 

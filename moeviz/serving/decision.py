@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool, Float64, Int64
 
 from moeviz.claims import Claim
 from moeviz.expert_counts import ExpertCounts
@@ -21,10 +21,10 @@ TEXTS, STRETCHES = 8, 16  # of so many texts each is a window; fewer are cut int
 MOST = 240  # windows; of more texts, neighbours share one
 WORTH = 0.05  # of the load of the busiest device
 DRAWS, RANK = 20, 1  # placements at random, and the place of the one to be beaten: 19 of 20 are worse
+ORDERS, STATES = 100, 30  # random orders of windows, and independent windows that are needed if neighbours are alike
 Pair = tuple[Int64[np.ndarray, " E"], Int64[np.ndarray, " E"]]
 Judged = dict[str, Pair]
 TRIAL, NOT_NOW = "Worth a trial", "Not now"
-LATER_HALF, LAST_QUARTER = "the second half", "the last quarter"
 
 
 class LayerWindows(NamedTuple):
@@ -70,18 +70,20 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
 
     A plan of the first half of the windows (`windows`) is judged on the second half, and that of the second on the
     first; of eight windows or more also those of half of them on the others: 1 and 2 of each four, 1 and 3, 1 and 4,
-    and the other way round; and, for how a plan ages, one of the first quarter on the last quarter. Of counts by label,
-    a plan of all other labels is judged on each. The plan is `balanced` of `serving_placement`: the same number of
-    experts on each device, without copies. Counts of everything together have no rows.
+    and the other way round. Of counts by label, a plan of all other labels is judged on each. The plan is `balanced` of
+    `serving_placement`: the same number of experts on each device, without copies. Counts of everything together have
+    no rows.
 
     One row per judgement, with means over layers. Columns: judged_on str · devices int16 · num_experts int16 (the most
     of a layer) · in_order, planned float64 (busiest device / mean, of assignments) · at_random, luck float64 (the mean
     of twenty placements at random, and the second best of them) · kept, chance float64 (of the busiest quarter of
     experts that a plan was made from, the share that is the busiest again; at random) · choices float64 (assignments of
-    a device, the mean, on the smaller side of the two and in the layer with fewest). Raises `MoevizError` if the
-    experts cannot be divided equally.
+    a device, the mean, on the smaller side of the two and in the layer with fewest) · stretches float64 (the number of
+    independent windows that these are worth, the same in each row; NaN if neighbours are no more alike than chance, of
+    fewer than eight windows, and of labels). Raises `MoevizError` if the experts cannot be divided equally.
 
-    **Source**: EPLB (github.com/deepseek-ai/EPLB).
+    **Source**: EPLB (github.com/deepseek-ai/EPLB); for `stretches` the effective sample size of a series (Bartlett
+    1946), of lags beyond 100 random orders.
     """
     rows: dict[str, list[tuple[float, ...]]] = {}
     names = ["in_order", "planned", "at_random", "luck", "kept", "chance", "choices", "num_experts"]
@@ -102,7 +104,34 @@ def placement_judgements(trace: Counted, devices: int) -> pd.DataFrame:
         figures = (in_order, planned, np.mean(drawn), np.sort(drawn)[RANK], *kept, choices, most)
         found.append({"judged_on": judged_on, "devices": devices} | dict(zip(names, figures, strict=True)))
     kinds: dict[str, Any] = {"judged_on": "str", "devices": np.int16} | dict.fromkeys(names, np.float64)
-    return pd.DataFrame(found, columns=[*kinds]).astype(kinds | {"num_experts": np.int16})
+    judgements = pd.DataFrame(found, columns=[*kinds]).astype(kinds | {"num_experts": np.int16})
+    return judgements.assign(stretches=_stretches(trace) if found else np.nan)
+
+
+def _stretches(trace: Counted) -> float:
+    """Count the independent windows: all, over one and twice the likeness of those one apart, two apart, and so on.
+
+    A window's loads differ from the mean by some vector; likeness is the product of two. That of neighbours is 1, and
+    lags count as long as their likeness is beyond each random order. NaN if that of neighbours is not.
+    """
+    alike: dict[int, Float64[np.ndarray, "W W"]] = {}  # by the number of windows, which layers may differ in
+    for _, _, counts in windows(trace):
+        tokens = counts.sum(axis=1, keepdims=True)
+        apart = (counts - tokens * counts.sum(axis=0) / max(tokens.sum(), 1)) / np.sqrt(np.maximum(tokens, 1))
+        alike[len(counts)] = alike.get(len(counts), np.zeros(())) + apart @ apart.T
+    if (number := min(alike, default=0)) < TEXTS:
+        return np.nan
+    drawn = [np.random.default_rng(draw) for draw in range(ORDERS)]
+    orders = {of: [np.arange(of), *(rng.permutation(of) for rng in drawn)] for of in sorted(alike)}
+    length, first = 1.0, 0.0
+    for lag in range(1, number // 2):
+        each = [[alike[of][order[:-lag], order[lag:]].mean() for order in orders[of]] for of in orders]
+        found, *others = np.sum(each, axis=0)
+        if found <= max(others) * (1 + 1e-9) or found <= 0:
+            break
+        first = first or found
+        length += 2 * found / first
+    return number / length if first else np.nan
 
 
 def _busiest(experts: int) -> int:
@@ -132,7 +161,7 @@ def judged_twice(trace: Counted) -> Iterator[tuple[int, int, Judged]]:
 def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"], Bool[np.ndarray, " W"]]]:
     """Yield what a plan is judged on, the windows that it is made from, and those that it is judged on."""
     place = np.arange(number)
-    yield LATER_HALF, place < number // 2, place >= number // 2
+    yield "the second half", place < number // 2, place >= number // 2
     yield "the first half", place >= number // 2, place < number // 2
     if number < TEXTS:
         return
@@ -140,47 +169,38 @@ def _sides(number: int) -> Iterator[tuple[str, Bool[np.ndarray, " W"], Bool[np.n
         some, name = np.isin(place % 4, (0, other)), f"windows 1 and {other + 1} of each four"
         yield f"all but {name}", some, ~some
         yield name, ~some, some
-    yield LAST_QUARTER, place < number // 4, place >= number - number // 4
 
 
 def placement_verdict(frame: pd.DataFrame, enough: int = ENOUGH) -> Claim | None:
     """Claim whether balancing experts over devices is worth a trial. Columns: those of `placement_judgements`.
 
     It is if every judgement takes a twentieth or more off the busiest device, leaves less on it than 19 of 20
-    placements at random, and finds more of the busiest experts busy again than chance; and if it is still a twentieth
-    after the log, should a plan go on losing as it loses from the half that follows to the last quarter: a tenth if a
-    device has under `enough` choices in a quarter. It is not if no judgement takes a twentieth off. Otherwise, and if a
-    device has under `enough` choices, there is too little evidence. None if nothing was judged.
+    placements at random, and finds more of the busiest experts busy again than chance; and if neighbouring windows are
+    no more alike than chance, or count as 30 independent ones: a log that stays in a state for long has otherwise seen
+    too few of its states. It is not if no judgement takes a twentieth off. Otherwise, and if a device has under
+    `enough` choices, there is too little evidence. None if nothing was judged.
 
     **Error rates**: `benchmarks/decide.py` compares the verdicts on twenty simulated processes, in logs of three sizes
-    and 20 draws each, with what a plan does afterwards. Of 60 rows, 59 have at most one wrong verdict in 20; two states
-    that change at random have two at 3,000 tokens. A period that is longer than the log is not seen.
+    and 20 draws each, with what a plan does afterwards. In each of 60 rows at most one verdict in 20 is wrong. A period
+    that is longer than the log, or a state that it has not seen, is not seen.
     """
     if frame.empty:
         return None
     devices, experts = int(frame["devices"].max()), int(frame["num_experts"].max())
     if experts == devices:
         return captions.one_expert_per_device(experts, devices)
-    ageing = frame["judged_on"] == LAST_QUARTER
-    every, frame = frame, frame[~ageing]
     if (choices := frame["choices"].min()) < enough:
         return captions.few_choices_per_device(choices, enough)
     change = frame["planned"] / frame["in_order"] - 1
-    later = _later(every)
     least, most = change.min(), change.max()
     beats = ((frame["planned"] < frame["luck"]) & (frame["kept"] > frame["chance"])).all()
     verdict = TRIAL if most <= -WORTH and beats else NOT_NOW if least > -WORTH else LITTLE
-    few = (every["choices"][ageing] < enough).any()  # a quarter of so little says less, so that more is asked for
-    verdict = LITTLE if verdict == TRIAL and later is not None and later > -WORTH * (1 + few) else verdict
+    stretches = frame["stretches"].iloc[0]
+    verdict = LITTLE if verdict == TRIAL and stretches < STATES else verdict
     drawn = (frame["at_random"] / frame["in_order"]).mean() - 1
     again = frame["kept"].min(), frame["chance"].mean()
-    return captions.placement_trial(verdict, devices, least, most, later, drawn, *again, WORTH)
-
-
-def _later(frame: pd.DataFrame) -> float | None:
-    """What a plan would change after the log, on a straight line through what it changes of later and later parts."""
-    change = (frame["planned"] / frame["in_order"] - 1).set_axis(frame["judged_on"])
-    return float(2 * change[LAST_QUARTER] - change[LATER_HALF]) if LAST_QUARTER in change.index else None
+    alike = None if np.isnan(stretches) else float(stretches)
+    return captions.placement_trial(verdict, devices, least, most, alike, drawn, *again, WORTH, STATES)
 
 
 def persistence(trace: Counted) -> pd.DataFrame:

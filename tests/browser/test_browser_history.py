@@ -179,6 +179,7 @@ def test_the_phone_book_is_read_with_keys_played_back_trained_and_stopped(visit,
         press(page, "Stop training: Dense network")
         expect(book.locator(".own")).to_have_count(0)
     expect(shares).to_have_text(ship("book"))
+    expect(page.get_by_text("Your network was stopped at step 0 of 3,000")).to_be_visible()
 
 
 def press(page: Page, name: str) -> None:
@@ -211,8 +212,25 @@ def test_training_is_stopped_and_what_was_there_stays(visit, server):
             expect(page.get_by_text("ahead of yours")).to_have_count(0)
             press(page, "Stop")
             expect(page.get_by_role("progressbar")).to_have_count(0)
+            expect(page.get_by_text("Your training has not come to its end")).to_be_visible()
             expect(page.get_by_text("This is the result that ships")).to_be_visible()
     expect(page.locator(DRAWN).first).to_be_visible()
+    with server.holding():
+        press(page, "Train")
+        expect(page.get_by_role("progressbar")).to_be_visible()
+        go_to(page, "Timeline")  # whoever leaves is told when he comes back
+    go_to(page, "Deep mixture")
+    expect(page.get_by_text("Your training has not come to its end")).to_be_visible()
+    expect(page.get_by_text("This is the result that ships")).to_be_visible()
+
+
+def test_without_javascript_a_sentence_says_what_is_missing(visit, server):
+    context = visit("/deep-mixture").context.browser.new_context(java_script_enabled=False)
+    page = context.new_page()
+    for place in ("/from-1991-to-mixtral", "/deep-mixture"):
+        page.goto(f"{server.url}{place}")
+        expect(page.locator("body")).to_contain_text("You need to enable JavaScript", use_inner_text=True)
+    context.close()
 
 
 TINY = {"experts": 4, "width": 8, "hidden": 12, "names": 6, "numbers": 4, "facts": 30, "batch": 16}
@@ -326,6 +344,16 @@ def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit
     expect(rows).to_have_count(1)
     expect(rows.first).to_contain_text(re.compile(r"nothing, stopped at step \d+3"))
 
+    # Who leaves while it trains finds what there was in the table of runs.
+    panel.get_by_role("button", name="No lean").click()
+    panel.get_by_role("button", name="0 will die").click()
+    train.click()
+    expect(train).to_have_text("■ Stop")
+    go_to(page, "Timeline")
+    go_to(page, "From 1991 to Mixtral")
+    expect(rows).to_have_count(2)
+    expect(rows.first).to_contain_text(re.compile(r"nothing; lean .*, stopped at step \d+0"))
+
     page.emulate_media(reduced_motion="reduce")
     noise = panel.get_by_label("Noise on the logits")
     noise.focus()
@@ -340,7 +368,7 @@ def test_a_visitor_stops_and_trains_experts_by_keyboard_and_sees_who_lives(visit
     }""")
     train.focus()
     page.keyboard.press("Enter")
-    expect(rows).to_have_count(2)
+    expect(rows).to_have_count(3)
     expect(rows.first).to_contain_text("noise 3")
     expect(train).to_be_focused()
     assert 2 <= page.evaluate("window.states") <= 12, "two attributes, each 60 steps, where motion is reduced"

@@ -5,9 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from history_checks import deep_mixture_2013 as check
 
-from moeviz.errors import InvalidTrace, MoevizError
+from moeviz.errors import InvalidTrace
 from moeviz.history.deep_mixture_2013.exhibit import (
     FACTOR_INFORMATION,
     GATES_BY_PLACE_AND_DIGIT,
@@ -99,7 +98,7 @@ def test_the_picture_has_each_mean_gate_once_and_gates_sum_to_1(ships):
     sums = frame.groupby(["layer", "factor", "right", "down", "digit"])["gate"].sum()
     assert sums.to_numpy() == pytest.approx(1, abs=1e-5)
     of_place = frame[frame["factor"] == "where"].groupby(["layer", "expert"])["gate"].mean()
-    assert of_place.to_numpy() == pytest.approx(shares(ships)["share"].to_numpy())
+    assert of_place.to_numpy() == pytest.approx(shares(ships).ravel())
 
 
 def test_a_lead_is_the_running_total_less_the_mean_of_its_layer():
@@ -119,17 +118,11 @@ def test_the_constraint_holds_the_totals_together_until_it_is_lifted(mixture, un
     assert unbound.bound == 0 and not share_by_epoch(unbound)["bound"].any()
 
 
-def test_what_cannot_be_trained_or_traced_or_judged_is_refused_with_a_sentence(ships):
-    with pytest.raises(MoevizError, match="at least 2 experts"):
-        train(experts=1)
-    with pytest.raises(MoevizError, match="1 epoch are needed"):
-        train(epochs=0)
+def test_what_cannot_be_traced_is_refused_with_a_sentence(ships):
     with pytest.raises(InvalidTrace, match="digit or by place"):
         trace_of(ships, "colour")
     with pytest.raises(InvalidTrace, match="1 to 4"):
         trace_of(ships, slots=5)
-    with pytest.raises(MoevizError, match="at least 1 is needed"):
-        check.collapsed([])
 
 
 def test_the_trace_has_each_digit_at_each_place_once_and_the_gates_of_both_layers(ships):
@@ -153,7 +146,7 @@ def test_the_trace_has_each_digit_at_each_place_once_and_the_gates_of_both_layer
 def test_the_samples_that_ship_are_routed_as_all_test_digits_are(ships):
     """810 samples are a part of the 81,000, so their mean gates are near those that are measured on all."""
     weights = trace_of(ships).probabilities("This test")
-    assert weights.mean(axis=1).ravel() == pytest.approx(shares(ships)["share"].to_numpy(), abs=0.03)
+    assert weights.mean(axis=1).ravel() == pytest.approx(shares(ships).ravel(), abs=0.03)
 
 
 @pytest.mark.parametrize("experts", [2, 4, 8])
@@ -185,19 +178,5 @@ def test_a_run_is_shown_beside_one_that_differs_in_the_constraint_alone(ships, u
     assert train(epochs=1, constraint=False).shares[0] == pytest.approx(both[False].shares[0], abs=2e-3)
     other = with_and_without(unbound)
     assert other[False] is unbound and other[True].settings == ships.settings
-    most = {held: shares(run)["share"].max() for held, run in both.items()}
+    most = {held: shares(run).max() for held, run in both.items()}
     assert most[True] < 0.5 and most[False] > 0.8, "one expert takes a layer without it"
-
-
-def test_each_claim_can_fail(unbound):
-    """Layers that have changed places; an expert with all of a layer; a lead of 75 samples; and a run cut short."""
-    result = made_up([1.0] * 27 + [0.0] * 54, [0.9] * 9 + [1.0])
-    changed = replace(result, mean_gate=result.mean_gate[::-1].copy())
-    assert not any(claim.passed for claim in check.factored([changed]))
-    assert all(claim.passed for claim in check.factored([result])), "and as they were, both hold"
-    assert not any(claim.passed for claim in check.balanced([result]))
-    assert not check.held([replace(result, bound=2)])[0].passed
-    assert not check.collapsed([unbound])[0].passed
-    first = check.factored([result, changed, changed])[0]
-    assert not first.passed, "most runs must do it, not one"
-    assert first.remark.count(",") == 2, "and each is told"

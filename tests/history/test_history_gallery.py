@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from history_checks import mixtral as mixtral
-from history_checks.claims import NOT_PRINTED, Claim, frame_of
 from history_checks.reproduction_claims import WITH_CHECKS, check_claims, claims_of
 
 from moeviz.errors import MoevizError
@@ -117,19 +116,6 @@ def test_the_menu_brings_nothing_that_only_trains():
     assert run.returncode == 0, run.stderr
 
 
-def test_claims_become_a_table_of_steady_types():
-    frame = frame_of([Claim("a", 1, NOT_PRINTED, "any", True), Claim("b", 0.5, 2, "none", False, "so")])
-    assert frame.dtypes.astype(str).to_dict() == {
-        "what": "str",
-        "ours": "float64",
-        "paper": "float64",
-        "tolerance": "str",
-        "passed": "bool",
-        "remark": "str",
-        "kind": "str",
-    }
-
-
 def test_mixtral_is_counted_to_the_last_parameter_and_the_embedded_model_behaves_like_a_small_one():
     frame = claims_of("mixtral")
     assert frame["passed"].all(), frame[~frame["passed"]].to_string()
@@ -180,12 +166,6 @@ def test_a_mixtral_of_another_size_fails_its_claims(monkeypatch):
     )
     monkeypatch.setattr(mixtral, "PRINTED", {name: mixtral.PRINTED[name]})
     assert not any(claim.passed for claim in mixtral.counts())
-
-
-def test_counts_fail_where_no_reading_gives_the_printed_one(monkeypatch):
-    wrong = published_counts().assign(agrees=False)
-    monkeypatch.setattr("history_checks.timeline.published_counts", lambda: wrong)
-    assert not claims_of("counts")["passed"].any()
 
 
 def test_the_calculator_begins_with_what_the_papers_print():

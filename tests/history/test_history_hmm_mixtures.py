@@ -1,20 +1,16 @@
 """Mixtures of hidden Markov models: their sums, EM, whom they find, the gate over time, its trace, and their claims."""
 
-import inspect
 import sys
 from dataclasses import fields, replace
-from functools import partial
 
 import numpy as np
 import pytest
-from history_checks.hmm_experts_1996 import claims, oracle_difference
+from history_checks.hmm_experts_1996 import oracle_difference
 
 from benchmarks.history_tables import accuracies, pair
 from moeviz.errors import InvalidTrace, MoevizError
 from moeviz.history.hmm_experts_1996.exhibit import (
     GATE_OVER_TIME,
-    SETTLING,
-    SOFT_AND_HARD,
     first_right,
     gate_over_time,
     names,
@@ -33,7 +29,7 @@ from moeviz.history.hmm_experts_1996.hidden_markov import (
 from moeviz.history.hmm_experts_1996.model import NO_SPEAKER, HMMMixture, fit, train
 from moeviz.history.hmm_experts_1996.trace import trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.results import load, save, shipped
+from moeviz.history.shared.results import shipped
 from moeviz.routing_trace import NO_EXPERT
 
 FIELDS = [each.name for each in fields(HiddenMarkovModels)]
@@ -83,12 +79,8 @@ def test_k_means_finds_three_heaps_and_stands_points_that_are_all_the_same():
     assert k_means(np.ones((4, 2)), 3, rng)[0].tolist() == [[1, 1]] * 3
 
 
-def test_the_shipped_mixture_is_what_its_settings_make_and_the_same_each_time(mixture, tmp_path):
+def test_the_shipped_mixture_is_what_its_settings_make(mixture):
     again = train(**mixture.settings)
-    defaults = {name: each.default for name, each in inspect.signature(train).parameters.items() if name != "watch"}
-    assert mixture.settings == defaults
-    save(again, tmp_path / "again.npz")
-    again = load(HMMMixture, tmp_path / "again.npz")
     for each in fields(mixture):
         ours, theirs = getattr(mixture, each.name), getattr(again, each.name)
         same = np.allclose(ours, theirs, rtol=1e-6) if isinstance(ours, np.ndarray | float) else ours == theirs
@@ -180,25 +172,6 @@ def test_names_count_the_utterances_of_each_speaker():
     assert names(data) == ["utterance 1 of speaker 1", "utterance 1 of speaker 2", "utterance 2 of speaker 1"]
 
 
-def test_the_pictures_draw_what_is_measured_also_where_an_expert_speaks_for_nobody(mixture, test_part):
+def test_the_gate_is_drawn_where_no_expert_speaks_for_anybody_too(mixture, test_part):
     nobody = replace(mixture, speaker_of=(NO_SPEAKER,) * 9)
     assert "no expert is the speaker's" in str(GATE_OVER_TIME.draw(gate_over_time(nobody, test_part, 0)).to_dict())
-    for chart, arguments in (
-        (GATE_OVER_TIME, (mixture, test_part, 0)),
-        (SETTLING, (mixture, test_part)),
-        (SOFT_AND_HARD, ()),
-    ):
-        assert chart.question.endswith("?") and chart.draw(chart.measure(*arguments)).to_dict()
-
-
-def test_a_claim_can_fail(monkeypatch):
-    """A random start finds too few of the men; where all states go on alike, nobody tells Smyth's two models apart."""
-    pytest.importorskip("hmmlearn")
-    monkeypatch.setattr("history_checks.hmm_experts_1996.QUICK_SEEDS", 1)
-    monkeypatch.setattr("history_checks.hmm_experts_1996.oracle_difference", lambda result: 1e-7)
-    worse = partial(train, assignment="hard", start="random")
-    monkeypatch.setattr("history_checks.hmm_experts_1996.train", worse)
-    monkeypatch.setattr("moeviz.history.hmm_experts_1996.hidden_markov.SEEN_TRANSITIONS", 1e4)
-    failed = [claim.what for claim in claims(quick=True) if not claim.passed]
-    for part in ("difference from hmmlearn", "nobody named", "soft EM, random start"):
-        assert [what for what in failed if part in what], part

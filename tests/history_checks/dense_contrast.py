@@ -25,14 +25,13 @@ from moeviz.history.dense_contrast.decoder import (
     MixtureBlock,
     Sizes,
     SwiGLUExperts,
-    TopKChoice,
     as_one_block,
     cost,
 )
 from moeviz.history.dense_contrast.model import KINDS, sizes_of, train
 from moeviz.history.dense_contrast.trace import trace_of
 from moeviz.history.shared.datasets import Words, english
-from moeviz.history.shared.experts import balancing_loss
+from moeviz.history.shared.experts import TopKChoice, balancing_loss
 from moeviz.metrics.load import expert_load
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import active_parameters

@@ -8,11 +8,12 @@ from benchmarks.phone_book import remembered_by_decoder
 from history_checks.claims import NOT_PRINTED, Claim, seeds
 from history_checks.mechanisms import apart, kept, noticed_by
 from history_checks.negative_controls import Control, swapped
-from moeviz.history.dense_contrast.decoder import MixtureBlock, TopKChoice
+from moeviz.history.dense_contrast.decoder import MixtureBlock
 from moeviz.history.phone_book import model
-from moeviz.history.phone_book.model import BATCH, Facts, Network, RoutedFacts, facts_of, train
+from moeviz.history.phone_book.model import BATCH, Facts, Network, facts_of, train
 from moeviz.history.phone_book.runs import HELD_OUT, MANY, NAMES
 from moeviz.history.shared import experts as shared
+from moeviz.history.shared.experts import TopKChoice
 
 SMALL = {"facts": 10_000, "steps": 200}  # a book that is learned in seconds
 SMALL_DECODER = {"facts": 3_000, "steps": 150}
@@ -93,29 +94,29 @@ def at_size(quick: bool = False, seed: int = 0) -> list[Claim]:
     ]
 
 
-def _shuffled(network: Network, x: torch.Tensor, choice: RoutedFacts) -> torch.Tensor:
+def _shuffled(network: Network, x: torch.Tensor, choice: TopKChoice) -> torch.Tensor:
     """A layer that gives each fact the answer of the one before it."""
     return _mixed(network, x, choice).roll(1, 0)
 
 
-def _anew(network: Network, x: torch.Tensor, names: torch.Tensor) -> RoutedFacts:
+def _anew(network: Network, x: torch.Tensor, names: torch.Tensor) -> TopKChoice:
     """A router that draws experts anew at every visit."""
     return _chosen(torch.randn(len(x), network.experts), network.top_k)
 
 
-def _three(network: Network, x: torch.Tensor, names: torch.Tensor) -> RoutedFacts:
+def _three(network: Network, x: torch.Tensor, names: torch.Tensor) -> TopKChoice:
     """A router that chooses an expert more than it should."""
     return _chosen(x @ network.router, network.top_k + 1)
 
 
-def _deaf(network: Network, x: torch.Tensor, names: torch.Tensor) -> RoutedFacts:
+def _deaf(network: Network, x: torch.Tensor, names: torch.Tensor) -> TopKChoice:
     """A router whose weights are cut off from what is learned."""
     return _chosen(x @ network.router.detach(), network.top_k)
 
 
-def _chosen(logits: torch.Tensor, top_k: int) -> RoutedFacts:
+def _chosen(logits: torch.Tensor, top_k: int) -> TopKChoice:
     highest, experts = logits.topk(top_k)
-    return RoutedFacts(logits, experts, highest.softmax(-1))
+    return TopKChoice(logits, experts, highest.softmax(-1))
 
 
 def _no_rule(task: str, learned: int, seed: int) -> Facts:
@@ -150,7 +151,7 @@ def _inputs(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
     return facts_of("book", BATCH, seed).names[:BATCH], x
 
 
-def _one_by_one(network: Network, x: torch.Tensor, choice: RoutedFacts) -> torch.Tensor:
+def _one_by_one(network: Network, x: torch.Tensor, choice: TopKChoice) -> torch.Tensor:
     rows = []
     for place, fact in enumerate(x):
         chosen = zip(choice.experts[place].tolist(), choice.weights[place], strict=True)

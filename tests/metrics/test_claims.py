@@ -40,7 +40,7 @@ EDGES = (
     "one token",
     "one expert",
     "7 tokens",
-    "128 experts",
+    "256 experts",
     "empty",
     "not recorded",
     "one kind",
@@ -72,7 +72,7 @@ def shipped():
     """Traces that ship, and traces at the edges: one token, one expert, few tokens, many experts."""
     yield from (example_trace(), reference_routing().select(tokens=slice(0, 400)))
     yield from (sample_trace(tokens=1), sample_trace(experts=1, top_k=1), sample_trace(tokens=7, experts=64))
-    yield sample_trace(layers=2, tokens=64, experts=128, top_k=8)
+    yield sample_trace(layers=60 if TRACES >= 1_000 else 2, tokens=64, experts=256, top_k=8)
     plain = replace(sample_trace(tokens=40), logits=None)
     for gone in (NO_EXPERT, NOT_RECORDED):
         rows = np.random.default_rng(0).random(plain.experts.shape[:2]) < 0.5
@@ -99,7 +99,8 @@ def test_no_claim_about_a_trace_that_ships_or_one_at_the_edges_is_refuted(trace)
 
 
 def test_of_one_token_or_one_expert_nothing_is_claimed_but_why():
-    for trace in (sample_trace(tokens=1), sample_trace(experts=1, top_k=1)):
+    several = sample_trace(layers=2, tokens=1, experts=256, top_k=8)  # one token has eight choices
+    for trace in (sample_trace(tokens=1), sample_trace(experts=1, top_k=1), several):
         names = {claim.name for claim, _ in claims_of(trace)}
         assert names <= {*OF_LITTLE.split()} and names & {"few_counted", "one_choice"}
     assert not {claim.name for claim, _ in claims_of(sample_trace(tokens=60))} <= {*OF_LITTLE.split()}, "the control"

@@ -14,9 +14,11 @@ from moeviz.routing_trace import token_frame
 from moeviz.serving.answers import (
     BALANCE,
     DRAFT,
+    DRIFT,
     LABELS,
     MEMORY,
     PAIRS,
+    _with_limits,
     best_split,
     decide,
     split_memory,
@@ -59,6 +61,15 @@ def test_made_up_routing_is_judged_as_it_was_made_and_few_tokens_are_not_judged(
         assert min(gains) > -2 * noise
 
 
+@pytest.mark.parametrize("seed", [10, 17])
+def test_a_log_that_stays_in_a_state_for_long_is_no_trial(seed):
+    """Of two regimes, the one that was seen more is the rarer one afterwards: the plan brings nothing."""
+    frame = placement_judgements(made_routing("two regimes", 3_000, seed), 8)
+    assert placement_verdict(frame)["verdict"] == LITTLE and frame["stretches"].max() < 30
+    assert placement_verdict(frame.assign(stretches=np.nan))["verdict"] == TRIAL, "the control"
+    assert placement_judgements(made_routing("stationary", 3_000, seed), 8)["stretches"].isna().all()
+
+
 def test_in_order_may_be_unlucky_and_a_plan_that_random_placements_match_is_no_trial():
     """Experts 0 and 1 are hot and on one device: nearly every placement parts them, whatever it was made from."""
     loads = np.full((1, 8), 100)
@@ -71,7 +82,7 @@ def test_in_order_may_be_unlucky_and_a_plan_that_random_placements_match_is_no_t
         "step",
     )
     frame = placement_judgements(counts, 4)
-    assert len(frame) == 9 and (frame["planned"] < 0.8 * frame["in_order"]).all()
+    assert len(frame) == 8 and (frame["planned"] < 0.8 * frame["in_order"]).all()
     assert (placement_verdict(frame)["verdict"], placement_verdict(frame)["devices"]) == ("Too little evidence", 4)
     assert (frame["luck"] <= frame["planned"]).all(), "many placements are as good"
 
@@ -196,6 +207,8 @@ def test_little_evidence_gives_no_verdict(trace):
     found = {answer.question: answer for answer in decide(trace)}
     assert len(found) == 6 and all(answer.sentence and "nan" not in answer.sentence for answer in found.values())
     assert {answer.verdict for answer in found.values()} <= {"", "Not known", "Too little evidence"}
+    in_order = isinstance(trace, RoutingTrace) and len(trace.tokens)
+    assert not in_order or {found[name].verdict for name in (BALANCE, DRIFT)} <= {"", LITTLE}
 
 
 def test_what_cannot_be_is_said_with_what_can():
@@ -226,5 +239,6 @@ def test_verdicts_say_what_was_seen_and_mention_one_another():
     later = usual.experts.copy()
     later[:, 4_500::3] = moved.experts[:, 4_500::3]
     both = decide(RoutingTrace(usual.model, usual.tokens, later), 8)[:2]
-    assert [one.verdict for one in both] == [TRIAL, "Loads drift"]
-    assert all("judge it again" in one.sentence for one in both)
+    assert [one.verdict for one in both] == [LITTLE, "Loads drift"], "it has too few windows that are unlike each other"
+    found = {both[0].question: both[0]._replace(verdict=TRIAL), both[1].question: both[1]}  # as of a longer log
+    assert all("judge it again" in _with_limits(found, name, usual, 0).sentence for name in found)

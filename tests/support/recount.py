@@ -6,9 +6,11 @@ the name of the claim that it counts again, takes the values that say what the c
 
 import random
 from collections.abc import Callable
+from fractions import Fraction
 from inspect import signature
 from itertools import combinations, pairwise
 from math import comb, exp, isnan, log, log1p, log2, nan, sqrt
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -191,7 +193,7 @@ def habit(seen, finding, usual, *, place, text):
 def few_counted(seen, *_, what):
     number = {
         "token": lambda layer: len(seen.recorded(layer)),
-        "choice": lambda layer: sum(seen.counts(layer)),
+        "equal choice": lambda layer: max(seen.counts(layer)),
         "first choice": lambda layer: sum(bool(seen.has(layer, t)) for t in seen.recorded(layer)),
     }[what]
     most = max(map(number, seen.layers))
@@ -1262,7 +1264,7 @@ def sets_of_several(traces, *, figures):
             full = [row for row in rows if len(row) == max(map(len, rows))]
             number.append(len(set(full)))
             possible.append(comb(one.E[at], len(full[0])))
-            chance.append(possible[-1] * (1 - (1 - 1 / possible[-1]) ** len(full)))
+            chance.append(float(possible[-1] * (1 - (1 - Fraction(1, possible[-1])) ** len(full))))
         found[name] = mean(number), mean(chance), mean(possible)
     return _of_each(figures, found)
 
@@ -1397,7 +1399,7 @@ def one_expert_per_device(seen, devices, enough):
 
 
 def _choices(seen, devices) -> float:
-    ways = halves_of_windows(seen)[:4]
+    ways = halves_of_windows(seen)
     return min(sum(side) / devices for of in ways for both in of.values() for side in both)
 
 
@@ -1408,10 +1410,9 @@ def few_choices_per_device(seen, devices, enough):
 
 
 @counts
-def placement_trial(seen, asked, enough, *, verdict, worth):
-    check(_choices(seen, asked) >= enough and worth == 0.05, "there is too little evidence")
-    *ways, quarters = halves_of_windows(seen)
-    ways = [of for of in ways if of]
+def placement_trial(seen, asked, enough, *, verdict, worth, needed):
+    check(_choices(seen, asked) >= enough and (worth, needed) == (0.05, 30), "there is too little evidence")
+    ways = [of for of in halves_of_windows(seen) if of]
     changes, drawn, again, beaten = [], [], [], []
     for of, way in ((of, way) for of in ways for way in (1, -1)):
         pairs = {layer: both[::way] for layer, both in of.items()}
@@ -1428,13 +1429,8 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
         again.append(mean(busy_again(*both) for both in pairs.values()))
         beaten.append(loads[1] < lots[1])
     chance = mean(max(len(both[0]) // 4, 1) / len(both[0]) for both in ways[0].values())
-    later = None
-    if quarters:
-        old = [sum(device_load(*both, asked, p) for both in quarters.values()) for p in ("in order", "balanced")]
-        later = 2 * (old[1] / old[0] - 1) - changes[0]
-    few = quarters and min(sum(side) / asked for both in quarters.values() for side in both) < enough
-    limit = -0.1 if few else -0.05
-    good = all(beaten) and min(again) > chance and (later is None or later <= limit)
+    stretches = independent_windows(seen)
+    good = all(beaten) and min(again) > chance and (stretches is None or stretches >= needed)
     right = (
         "Worth a trial"
         if max(changes) <= -0.05 and good
@@ -1442,42 +1438,63 @@ def placement_trial(seen, asked, enough, *, verdict, worth):
         if min(changes) > -0.05
         else "Too little evidence"
     )
-    on_the_edge = (
-        any(abs(change + 0.05) < 1e-9 for change in changes)
-        or abs((later or 0) - limit) < 1e-9
-        or abs(min(again) - chance) < 1e-9
-    )
+    on_the_edge = any(abs(change + 0.05) < 1e-9 for change in changes) or abs(min(again) - chance) < 1e-9
     check(verdict == right or on_the_edge, f"it is {right}: {changes} {again}")
-    ends = {"devices": asked, "least": min(changes), "most": max(changes), "later": later, "at_random": mean(drawn)}
-    return ends | {"kept": min(again), "chance": chance}
+    ends = {"least": min(changes), "most": max(changes), "stretches": stretches, "at_random": mean(drawn)}
+    return ends | {"devices": asked, "kept": min(again), "chance": chance}
+
+
+def windows_of(seen, layer) -> dict[int, int]:
+    """The window of each recorded token."""
+    rows = seen.recorded(layer)
+    if len(set(seen.sequence)) < 8:
+        return {t: at * min(16, len(rows)) // len(rows) for at, t in enumerate(rows)}
+    own = sorted({seen.sequence[t] for t in rows})
+    return {t: own.index(seen.sequence[t]) for t in rows}
 
 
 def halves_of_windows(seen):
-    """The counts of each layer in two sets of windows: halves of time, half of each four, first and last quarter."""
-    texts = list(dict.fromkeys(seen.sequence))
-    ways = [{} for _ in range(5)]
+    """The counts of each layer in two sets of windows: halves of time, half of each four."""
+    ways = [{} for _ in range(4)]
     for layer in seen.some():
-        rows = seen.recorded(layer)
-        if len(texts) >= 8:
-            own = sorted({seen.sequence[t] for t in rows})
-            window = {t: own.index(seen.sequence[t]) for t in rows}
-        else:
-            window = {t: at * min(16, len(rows)) // len(rows) for at, t in enumerate(rows)}
+        window = windows_of(seen, layer)
         number = max(window.values()) + 1
         sets = [{w for w in range(number) if w < number // 2}]
         sets += [{w for w in range(number) if w % 4 in (0, other)} for other in (1, 2, 3) if number >= 8]
         for of, some in zip(ways, sets, strict=False):
-            both = halves(seen, layer, {t for t in rows if window[t] in some})
+            both = halves(seen, layer, {t for t in window if window[t] in some})
             if any(both[0]) and any(both[1]):
                 of[layer] = both
-        quarter = number // 4 if number >= 8 else 0
-        early, late = (
-            [t for t in rows if window[t] in part] for part in (range(quarter), range(number - quarter, number))
-        )
-        both = tuple(halves(seen, layer, {*rows} - {*part})[1] for part in (early, late))
-        if any(both[0]) and any(both[1]):
-            ways[4][layer] = both
     return ways
+
+
+def independent_windows(seen) -> float | None:
+    """All windows over the time for which they are alike; None if no more than in a hundred random orders."""
+    of_layers = []
+    for layer in seen.some():
+        window, experts = windows_of(seen, layer), range(seen.E[layer] - seen.model.zero_experts)
+        counted = [[0] * len(experts) for _ in range(max(window.values()) + 1)]
+        for t, w in window.items():
+            for e in seen.has(layer, t):
+                if e in experts:
+                    counted[w][e] += 1
+        share = [sum(of[e] for of in counted) / max(sum(map(sum, counted)), 1) for e in experts]
+        scale = [sqrt(max(sum(of), 1)) for of in counted]
+        apart = [[(of[e] - sum(of) * share[e]) / by for e in experts] for of, by in zip(counted, scale, strict=True)]
+        of_layers.append([[sum(map(mul, one, other)) for other in apart] for one in apart])
+    number = min(map(len, of_layers), default=0)
+    length, first = 1.0, None
+    for lag in range(1, number // 2 if number >= 8 else 0):
+        found = [0.0] * 101
+        for alike in of_layers:
+            orders = [range(len(alike)), *(np.random.default_rng(n).permutation(len(alike)) for n in range(100))]
+            for n, order in enumerate(orders):
+                found[n] += mean(alike[one][other] for one, other in zip(order, order[lag:], strict=False))
+        if found[0] <= max(*found[1:], 0) * (1 + 1e-9):
+            break
+        first = first or found[0]
+        length += 2 * found[0] / first
+    return number / length if first else None
 
 
 def at_random(seen, layer, draw):

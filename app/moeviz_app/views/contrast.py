@@ -48,7 +48,8 @@ def contrast_page() -> None:
     trace = session.shown_trace()
     kinds = _kinds(trace)
     if len(kinds) < 2:
-        say(f"Contrast needs two kinds with {FEWEST} texts or more each, and these texts have {len(kinds)}.")
+        few = f"{len(kinds) or 'none'} of these texts’ kinds has so many"
+        say(f"Contrast needs two kinds with {FEWEST} texts or more each, and {few}.")
         return
     one, other = _choose(kinds)
     with explained():

@@ -17,6 +17,7 @@ from moeviz.embedded.own_models import NATURAL
 from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import DamagedShard, MoevizError
 from moeviz.metrics.atlas import Atlas
+from moeviz.metrics.captions import count
 from moeviz.metrics.expert_names import sample_of_texts
 from moeviz.metrics.expert_table import breadth_sentence, chance_sentence
 from moeviz.metrics.paths import ExpertMap, expert_map
@@ -128,15 +129,15 @@ def _facts(found: Atlas, trace: RoutingTrace) -> str:
     model, tokens, texts = found.trace.model, len(found.trace.tokens), found.trace.tokens["sequence"].nunique()
     shown = session.dataset()
     all_tokens = len(trace.tokens) if shown is None else shown.dataset.tokens
-    kinds = f" of {len(found.columns):,} kinds" if found.by == "kinds" else ""
+    kinds = f" of {count(len(found.columns), 'kind')}" if found.by == "kinds" else ""
     held = " that the model never saw" if subject().id in ROUTING else ""
     part = f", a sample of {all_tokens:,}" if all_tokens > tokens else ""
     coloured = (
         "each in its first expert’s colour"
         if max(model.num_experts) <= len(theme.EXPERT_COLOURS)
-        else "coloured by its first expert’s name"
+        else "each coloured by its first expert’s name"
     )
-    sentence = f"{texts:,} text{'s' * (texts != 1)}{held}: {tokens:,} tokens{kinds}{part}, {coloured}"
+    sentence = f"{count(texts, 'text')}{held}: {count(tokens, 'token')}{kinds}{part}, {coloured}"
     return in_words_of(model, sentence)
 
 

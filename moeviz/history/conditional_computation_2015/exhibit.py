@@ -201,20 +201,11 @@ def details(page: Page, result: Conditional) -> None:
         page.chart(chart, result)
 
 
-WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+WEIGHTS, TARGETS = (0.0, 0.5, 1.0, 2.0), (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2)
 EXHIBIT = Exhibit(
     choices=(
         PageControl("estimator", "Estimator", ESTIMATORS, kind="list", width=150),
-        PageControl(
-            "target",
-            "Target τ",
-            (1 / 16, 1 / 8, 3 / 16, 1 / 4, 3 / 8, 1 / 2),
-            1 / 8,
-            "slider",
-            150,
-            None,
-            "{:.3g}".format,
-        ),
+        PageControl("target", "Target τ", TARGETS, 1 / 8, width=150, written="{:.3g}".format),
         PageControl("sparsity", "Sparsity λₛ", WEIGHTS, 1.0, width=150),
         PageControl("variance", "Variance λᵥ", WEIGHTS, 1.0, width=150),
     ),

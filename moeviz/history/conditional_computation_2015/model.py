@@ -145,15 +145,8 @@ def train(
     Raises `MoevizError` for an estimator that is not one of the three, a target that is not above 0 and at most 1,
     weights below 0, or fewer than 1 block or epoch.
     """
-    settings = {
-        "estimator": estimator,
-        "target": target,
-        "sparsity": sparsity,
-        "variance": variance,
-        "blocks": blocks,
-        "seed": seed,
-        "epochs": epochs,
-    }
+    settings = {"estimator": estimator, "target": target, "sparsity": sparsity, "variance": variance}
+    settings |= {"blocks": blocks, "seed": seed, "epochs": epochs}
     _check(settings)
     training, test = digits()
     images, wanted = _inputs(training)
@@ -174,14 +167,6 @@ def train(
         loss.backward()
         optimiser.step()
     return _result(network, test, settings, generator)
-
-
-def untrained(
-    some: int, draws: torch.Generator
-) -> tuple[GatedNetwork, Float32[torch.Tensor, "N D"], Int64[torch.Tensor, " N"]]:
-    """Return a network before training, and the first digits of this number with what they are."""
-    images, wanted = _inputs(digits()[0])
-    return _at_random(BLOCKS, draws), images[:some], wanted[:some]
 
 
 def _check(settings: dict[str, int | float | str]) -> None:

@@ -3,15 +3,13 @@
 import numpy as np
 
 from moeviz.history.conditional_computation_2015.model import Conditional
-from moeviz.history.shared.gates import samples, switched_slots
-from moeviz.model_info import ModelInfo
+from moeviz.history.shared.gates import samples, switched_slots, system_trace
 from moeviz.routing_trace import RoutingTrace
 
 DRAWN = "Which blocks are on was drawn once, as in training: another draw with the same probabilities differs."
-THRESHOLDED = "A block is on if its probability is above 1/2; in training the blocks were drawn instead."
 
 
-def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
+def trace_of(result: Conditional) -> RoutingTrace:
     """The blocks of a gated network that each test digit switched on, as a trace.
 
     A token is one of the 1,000 test digits, alone in its sequence: `text` is the digit and, if the network got it
@@ -20,36 +18,20 @@ def trace_of(result: Conditional, thresholded: bool = False) -> RoutingTrace:
     multiplied by, 1 where it is on. Their order in the slots is by id and means nothing. Logits are those of the
     policy, one sigmoid per block; where blocks are dropped uniformly nothing scores them, and there are none.
 
-    The blocks are those of the draw that gave the answers; with `thresholded` those whose probability is above 1/2,
-    and the answers are not told.
+    The blocks are those of the draw that gave the answers.
 
     Source: Y. Bengio, Léonard & Courville, arXiv 1308.3432 (2013); E. Bengio, Bacon, Pineau & Precup, arXiv
     1511.06297 (2015).
     """
-    settings = result.settings
-    on = result.probability > 0.5 if thresholded else result.on
-    experts, weights = switched_slots(on[None], np.ones((1, *on.shape), np.float32))
-    how = "over one half" if thresholded else "drawn"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"conditional computation, {settings['estimator']}, blocks {how}, seed {settings['seed']}",
-            backend="mixture",
-            layers=(0,),
-            num_experts=(on.shape[1],),
-            top_k=experts.shape[-1],
-            score_function="unknown" if result.logits is None else "sigmoid",
-            layer_kind="hidden layer",
-            item_kind="digit",
-            label_kind="digit",
-            caution=THRESHOLDED if thresholded else DRAWN,
-        ),
-        tokens=samples(_texts(result, thresholded), [str(digit) for digit in result.digit]),
-        experts=experts,
-        weights=weights,
-        logits=None if result.logits is None else result.logits[None],
-    )
+    settings, on = result.settings, result.on
+    slots = switched_slots(on[None], np.ones((1, *on.shape), np.float32))
+    name = f"conditional computation, {settings['estimator']}, blocks drawn, seed {settings['seed']}"
+    tokens = samples(_texts(result), [str(digit) for digit in result.digit])
+    scored = {"score_function": "unknown" if result.logits is None else "sigmoid", "num_experts": on.shape[1:]}
+    facts = {"layer_kind": "hidden layer", "item_kind": "digit", "label_kind": "digit", "caution": DRAWN}
+    return system_trace(name, tokens, slots, None if result.logits is None else result.logits[None], **scored, **facts)
 
 
-def _texts(result: Conditional, thresholded: bool) -> list[str]:
+def _texts(result: Conditional) -> list[str]:
     pairs = zip(result.digit, result.answer, strict=True)
-    return [f"{digit}" if thresholded or digit == answer else f"{digit} taken for {answer}" for digit, answer in pairs]
+    return [f"{digit}" if digit == answer else f"{digit} taken for {answer}" for digit, answer in pairs]

@@ -8,7 +8,7 @@ Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), figure 2.
 import altair as alt
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Float64
 
 from moeviz.charts import NAMED, theme
 from moeviz.history.deep_mixture_2013.model import EPOCHS, MOVES, SHIFT, DeepMixture, moves, train
@@ -74,17 +74,9 @@ def factor_information(result: DeepMixture) -> pd.DataFrame:
     return frame.astype({"layer": np.int32, "factor": "str"}).sort_values("layer", kind="stable", ignore_index=True)
 
 
-def shares(result: DeepMixture) -> pd.DataFrame:
-    """Each expert's share of its layer: the mean gate over all test digits at all positions, after training.
-
-    One row per layer and expert. Columns: layer int32 (1 or 2) · expert int16 · share float64 (sums to 1 in a layer).
-
-    Source: Eigen, Ranzato & Sutskever, arXiv 1312.4314 (2013), whose constraint is on running totals of the gates.
-    """
-    share = _means(result)["where"].mean(axis=1)
-    layer, expert = np.indices(share.shape).reshape(2, -1)
-    columns = {"layer": np.asarray(LAYERS, np.int32)[layer], "expert": expert.astype(np.int16)}
-    return pd.DataFrame(columns).assign(share=share.ravel())
+def shares(result: DeepMixture) -> Float64[np.ndarray, "L E"]:
+    """Each expert's share of its layer after training: the mean gate over all test digits at all positions."""
+    return _means(result)["where"].mean(axis=1)
 
 
 def share_by_epoch(result: DeepMixture) -> pd.DataFrame:
@@ -130,21 +122,10 @@ def _means(result: DeepMixture) -> dict[str, np.ndarray]:
 
 
 def _rows(gate: np.ndarray, layer: int, factor: str) -> pd.DataFrame:
-    values, experts = gate.shape
-    value = np.repeat(np.arange(values), experts)
-    right, down = moves(value) if factor == "where" else (0, 0)
-    return pd.DataFrame(
-        {
-            "layer": layer,
-            "expert": np.tile(np.arange(experts), values),
-            "factor": factor,
-            "right": right,
-            "down": down,
-            "digit": value if factor == "what" else -1,
-            "gate": gate.ravel(),
-            "uniform": 1 / experts,
-        }
-    )
+    value, expert = np.indices(gate.shape).reshape(2, -1)
+    right, down, digit = (*moves(value), -1) if factor == "where" else (0, 0, value)
+    columns = {"layer": layer, "expert": expert, "factor": factor, "right": right, "down": down, "digit": digit}
+    return pd.DataFrame(columns | {"gate": gate.ravel(), "uniform": 1 / gate.shape[1]})
 
 
 def _entropy(p: np.ndarray) -> np.ndarray:
@@ -271,7 +252,7 @@ SHARE_BY_EPOCH = TEXT.chart(share_by_epoch, shares_over_epochs)
 def picture(page: Page, result: DeepMixture) -> None:
     """Draw the gates with the constraint beside those without it: this run, and the one of what ships against it."""
     both = with_and_without(result)
-    most = {held: percent(shares(run)["share"].max()) for held, run in both.items()}
+    most = {held: percent(shares(run).max()) for held, run in both.items()}
     page.compare(
         GATES_BY_PLACE_AND_DIGIT,
         {"With the constraint": both[True], "Without the constraint": both[False]},

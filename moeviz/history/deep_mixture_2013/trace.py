@@ -4,8 +4,7 @@ import numpy as np
 
 from moeviz.errors import InvalidTrace
 from moeviz.history.deep_mixture_2013.model import SHIFT, DeepMixture, moves
-from moeviz.history.shared.gates import samples, slots_from, soft_slots
-from moeviz.model_info import ModelInfo
+from moeviz.history.shared.gates import samples, slots_from, soft_slots, system_trace
 from moeviz.routing_trace import RoutingTrace
 
 LAYERS = (1, 2)  # as the paper counts
@@ -33,27 +32,14 @@ def trace_of(result: DeepMixture, label: str = "digit", slots: int | None = None
         raise InvalidTrace(
             f"Got the label {label!r}. Samples are labelled by {' or by '.join(LABELS)}; choose one of them."
         )
-    chosen, weights = soft_slots(result.logits, slots)
+    found = soft_slots(result.logits, slots)
     steps = list(zip(*(part.tolist() for part in moves(result.place.astype(np.int64))), strict=True))
     digits = [str(digit) for digit in result.digit]
     texts = [f"{digit} {_in_words(*move)}" for digit, move in zip(digits, steps, strict=True)]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"deep mixture of {experts} and {experts} experts, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=LAYERS,
-            num_experts=(experts,) * len(LAYERS),
-            top_k=slots,
-            score_function="softmax",
-            dtype="float32",
-            item_kind="digit",
-            label_kind=label,
-        ),
-        tokens=samples(texts, digits if label == "digit" else [_region(*move) for move in steps]),
-        experts=chosen,
-        weights=weights,
-        logits=result.logits,
-    )
+    tokens = samples(texts, digits if label == "digit" else [_region(*move) for move in steps])
+    name = f"deep mixture of {experts} and {experts} experts, seed {result.settings['seed']}"
+    facts = {"layers": LAYERS, "score_function": "softmax", "dtype": "float32"}
+    return system_trace(name, tokens, found, result.logits, item_kind="digit", label_kind=label, **facts)
 
 
 def _in_words(right: int, down: int) -> str:

@@ -9,12 +9,13 @@ V words of the vocabulary.
 """
 
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from moeviz.history.shared.experts import TopKChoice
 
 ROTARY_BASE = 10_000.0
 NORM_EPSILON = 1e-5
@@ -44,14 +45,6 @@ class Sizes:
 
 
 MIXTRAL_8X7B = Sizes(vocabulary=32_000, width=4096, hidden=14_336, layers=32, heads=32, key_heads=8, experts=8, top_k=2)
-
-
-class TopKChoice(NamedTuple):
-    """A router's decision for T words."""
-
-    logits: Float[Tensor, "T E"]  # x W_g
-    experts: Int[Tensor, "T K"]  # those with the highest logits, highest first
-    weights: Float[Tensor, "T K"]  # each row sums to 1
 
 
 class MixtureBlock(nn.Module):
@@ -194,13 +187,8 @@ def _rotated(x: Float[Tensor, "N heads P head"]) -> Float[Tensor, "N heads P hea
 # What a decoder costs: memory, which goes with all its parameters, and compute, with those that work on a word.
 
 # By the name of a module on the way to a parameter; the last that fits counts.
-PART_OF = {
-    "embedding": "input_embedding",
-    "head": "output_embedding",
-    "attention": "attention",
-    "router": "routers",
-    "experts": "routed_experts",
-}
+PART_OF = {"embedding": "input_embedding", "head": "output_embedding", "attention": "attention"}
+PART_OF |= {"router": "routers", "experts": "routed_experts"}
 PARTS = (*PART_OF.values(), "dense_layers", "other")
 
 

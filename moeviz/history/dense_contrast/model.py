@@ -21,9 +21,9 @@ from jaxtyping import Float, Float32, Float64, Int16, Int64
 from torch import Tensor
 
 from moeviz.errors import MoevizError
-from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, TopKChoice, at_random, cost
+from moeviz.history.dense_contrast.decoder import Cost, Decoder, Sizes, at_random, cost
 from moeviz.history.shared.datasets import english
-from moeviz.history.shared.experts import balancing_loss
+from moeviz.history.shared.experts import TopKChoice, balancing_loss
 from moeviz.history.shared.results import Watch, unwatched
 
 WIDTH, HIDDEN, LAYERS, HEADS, KEY_HEADS = 64, 128, 2, 4, 2

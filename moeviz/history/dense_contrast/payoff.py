@@ -37,40 +37,21 @@ def loss_by_parameters(runs: pd.DataFrame) -> pd.DataFrame:
 
 
 def payoff_words(frame: pd.DataFrame) -> str:
-    """Sum up the figures in words, whichever way they fall. `frame` has the columns of `loss_by_parameters`."""
-    of = frame.groupby("experts").first()
-    largest, dense, noise = of.iloc[-1], of.loc[1], frame["spread"].max()
-    begun = (
-        f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
-        f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each."
-    )
-    return " ".join([begun, _outcome(largest, dense, noise), *_of_two_experts(of, noise)])
+    """Sum up the figures of `loss_by_parameters` in words.
 
-
-def _outcome(largest: pd.Series, dense: pd.Series, noise: float) -> str:
-    experts = f"{largest.name} experts"
-    if abs(largest["gain"]) <= noise:
-        return (
-            f"At this size it does not come out: {experts} change the mean loss by {-largest['gain']:+.3f} nats a "
-            f"token, and seeds alone by up to {noise:.3f}."
-        )
-    better = "better" if largest["gain"] > 0 else "worse"
+    Two experts hold what the dense model holds and are both computed: what they gain is not due to more parameters.
+    """
+    of, noise = frame.groupby("experts").first(), frame["spread"].max()
+    largest, dense, two = of.iloc[-1], of.loc[1], of.loc[2, "mean"]
+    more = two - largest["mean"]
     return (
-        f"The model with {experts} holds {_millions(largest['parameters'])} and predicts {better} than the dense one: "
-        f"{largest['mean']:.3f} nats a token against {dense['mean']:.3f}. Seeds differ by at most {noise:.3f}."
+        f"All compute with {_millions(dense['active'])} parameters for a token and read the same "
+        f"{_millions(dense['tokens'])} tokens, with {frame['seed'].nunique()} seeds each. The model with "
+        f"{largest.name} experts holds {_millions(largest['parameters'])}, at {largest['mean']:.3f} nats a token "
+        f"against {dense['mean']:.3f} of the dense one; seeds differ by at most {noise:.3f}. Two experts, which hold "
+        f"what the dense one holds and are both computed, come to {two:.3f}. What more parameters add is {more:.3f}, "
+        f"{'less' if abs(more) <= noise else 'more'} than seeds make."
     )
-
-
-def _of_two_experts(of: pd.DataFrame, noise: float) -> list[str]:
-    """Say what two experts bring: they hold what the dense model holds, so it is not the parameters that do it."""
-    if 2 not in of.index or of["gain"].iloc[-1] <= noise or of.loc[2, "gain"] <= noise:
-        return []
-    more = of.loc[2, "mean"] - of["mean"].iloc[-1]
-    than = "less" if abs(more) <= noise else "more"
-    return [
-        f"Two experts, which hold what the dense one holds and are both computed, come to {of.loc[2, 'mean']:.3f} "
-        f"without more parameters. What those add is {more:.3f}, {than} than seeds make."
-    ]
 
 
 def _millions(count: float) -> str:

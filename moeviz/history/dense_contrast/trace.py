@@ -5,7 +5,8 @@ import numpy as np
 from moeviz.errors import InvalidTrace
 from moeviz.history.dense_contrast.model import WORDS, DecoderRun
 from moeviz.history.shared.datasets import english
-from moeviz.model_info import ModelInfo, ParameterCounts
+from moeviz.history.shared.gates import system_trace
+from moeviz.model_info import ParameterCounts
 from moeviz.routing_trace import RoutingTrace, token_frame
 
 
@@ -29,25 +30,13 @@ def trace_of(result: DecoderRun) -> RoutingTrace:
     vocabulary = english().vocabulary
     place = np.arange(words)
     name = "tiny Mixtral" if result.settings["kind"] == "sparse" else "tiny Mixtral with all experts on"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"{name}, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=tuple(range(layers)),
-            num_experts=(experts,) * layers,
-            top_k=result.experts.shape[-1],
-            score_function="softmax",
-            num_layers=layers,
-            dtype="float32",
-            item_kind="word",
-            parameters=ParameterCounts(
-                **result.parts,
-                shared_experts=0,
-                per_expert=(result.parts["routed_experts"] // (layers * experts),) * layers,
-            ),
-        ),
-        tokens=token_frame(place // WORDS, place % WORDS, [vocabulary[word] for word in result.words], result.words),
-        experts=result.experts,
-        weights=result.weights,
-        logits=result.logits,
+    per_expert = (result.parts["routed_experts"] // (layers * experts),) * layers
+    facts = {"num_layers": layers, "dtype": "float32", "item_kind": "word", "score_function": "softmax"}
+    return system_trace(
+        f"{name}, seed {result.settings['seed']}",
+        token_frame(place // WORDS, place % WORDS, [vocabulary[word] for word in result.words], result.words),
+        (result.experts, result.weights),
+        result.logits,
+        parameters=ParameterCounts(**result.parts, shared_experts=0, per_expert=per_expert),
+        **facts,
     )

@@ -2,26 +2,18 @@
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import altair as alt
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64
 
 from moeviz.charts import theme
 from moeviz.errors import MoevizError
-from moeviz.history.hmm_experts_1996.model import (
-    ASSIGNMENTS,
-    SPEAKERS,
-    STARTS,
-    HMMMixture,
-    settled_after,
-    train,
-)
+from moeviz.history.hmm_experts_1996.model import ASSIGNMENTS, SPEAKERS, STARTS, HMMMixture, settled_after, train
 from moeviz.history.hmm_experts_1996.trace import names, trace_of
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
+from moeviz.history.shared.gates import softmax
 from moeviz.history.shared.results import shipped
 
 TEXT = words_beside(__file__)
@@ -60,18 +52,14 @@ def gate_over_time(result: HMMMixture, data: Utterances, number: int) -> pd.Data
     if not 0 <= number < len(data.frames):
         raise MoevizError(f"There is no utterance {number}. Choose a number from 0 to {len(data.frames) - 1}.")
     logits = result.logits(Utterances(data.frames[number : number + 1], data.speaker[number : number + 1]))[:, 0]
-    shares = np.concatenate([result.prior[None], _softmax(logits)])
+    shares = np.concatenate([result.prior[None], softmax(logits)])
     frames, experts = shares.shape
     speaker = np.array(result.speaker_of)
-    return pd.DataFrame(
-        {
-            "frame": np.repeat(np.arange(frames), experts),
-            "expert": np.tile(np.arange(experts, dtype=np.int16), frames),
-            "speaker": np.tile((speaker + 1).astype(np.int16), frames),
-            "own": np.tile(speaker == data.speaker[number], frames),
-            "share": shares.ravel(),
-        }
-    )
+    each = {"expert": np.arange(experts, dtype=np.int16), "speaker": (speaker + 1).astype(np.int16)}
+    each |= {"own": speaker == data.speaker[number]}
+    columns = {"frame": np.repeat(np.arange(frames), experts)}
+    columns |= {name: np.tile(values, frames) for name, values in each.items()}
+    return pd.DataFrame(columns | {"share": shares.ravel()})
 
 
 def settling(result: HMMMixture, data: Utterances) -> pd.DataFrame:
@@ -100,10 +88,6 @@ def settling(result: HMMMixture, data: Utterances) -> pd.DataFrame:
             "speaking": (lengths >= frames[:, None]).sum(axis=1),
         }
     )
-
-
-def _softmax(logits: Float64[np.ndarray, "T K"]) -> Float64[np.ndarray, "T K"]:
-    return np.exp(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 TABLE = Path(__file__).with_name("sweep.csv")
@@ -238,11 +222,7 @@ def details(page: Page, result: HMMMixture) -> None:
     page.chart(SOFT_AND_HARD)
 
 
-def speakers_unknown(chosen: dict[str, Any]) -> bool:
-    """Offer a choice where the experts are not told who speaks."""
-    return not chosen["supervised"]
-
-
+UNKNOWN = {"offered": lambda chosen: not chosen["supervised"]}  # a choice where nobody says who speaks
 EXHIBIT = Exhibit(
     choices=(
         PageControl(
@@ -250,12 +230,12 @@ EXHIBIT = Exhibit(
             "Speakers known",
             kind="toggle",
             key="told",
-            help="One expert per speaker, fitted by hmmlearn.",
+            help="An expert per speaker, fitted by hmmlearn.",
         ),
         PageControl("states", "States per expert", (1, 2, 3, 5), 3, width=140),
-        PageControl("experts", "Experts", (2, 5, 9, 12), SPEAKERS, width=140, offered=speakers_unknown),
-        PageControl("assignment", "Assignment", ASSIGNMENTS, kind="list", width=120, offered=speakers_unknown),
-        PageControl("start", "Start", STARTS, kind="list", width=130, offered=speakers_unknown),
+        PageControl("experts", "Experts", (2, 5, 9, 12), SPEAKERS, width=140, **UNKNOWN),
+        PageControl("assignment", "Assignment", ASSIGNMENTS, kind="list", width=120, **UNKNOWN),
+        PageControl("start", "Start", STARTS, kind="list", width=130, **UNKNOWN),
     ),
     settings=lambda chosen: {"experts": SPEAKERS} | chosen,
     train=train,

@@ -4,8 +4,7 @@ import numpy as np
 
 from moeviz.history.hmm_experts_1996.model import HMMMixture
 from moeviz.history.shared.datasets import Utterances, japanese_vowels
-from moeviz.history.shared.gates import samples, slots_from, soft_slots
-from moeviz.model_info import ModelInfo
+from moeviz.history.shared.gates import samples, slots_from, soft_slots, system_trace
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 ENDED = "An utterance has no expert after its last frame, and its logits there are those of its last frame."
@@ -39,23 +38,17 @@ def trace_of(
     over = np.arange(len(logits))[:, None] >= [len(each) for each in data.frames]
     layers = (1,) if ends else tuple(range(1, len(logits) + 1))
     taught = "speakers known" if result.settings["supervised"] else f"{result.settings['assignment']} EM"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"mixture of {experts} hidden Markov models, {taught}, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=layers,
-            num_experts=(experts,) * len(layers),
-            top_k=slots,
-            score_function="softmax",
-            layer_kind="last frame" if ends else "time step",
-            item_kind="utterance",
-            label_kind="speaker",
-            caution="" if ends else ENDED,
-        ),
-        tokens=samples(names(data), [f"speaker {speaker + 1}" for speaker in data.speaker]),
-        experts=np.where(over[..., None], np.int16(NO_EXPERT), chosen),
-        weights=np.where(over[..., None], np.float32(0), weights),
-        logits=logits,
+    return system_trace(
+        f"mixture of {experts} hidden Markov models, {taught}, seed {result.settings['seed']}",
+        samples(names(data), [f"speaker {speaker + 1}" for speaker in data.speaker]),
+        (np.where(over[..., None], np.int16(NO_EXPERT), chosen), np.where(over[..., None], np.float32(0), weights)),
+        logits,
+        layers=layers,
+        score_function="softmax",
+        layer_kind="last frame" if ends else "time step",
+        item_kind="utterance",
+        label_kind="speaker",
+        caution="" if ends else ENDED,
     )
 
 

@@ -48,8 +48,8 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
 
     One row per sample, and two per line, its ends. Columns: what str (sample, line or gate) · f1, f2 float64 (kHz) ·
     expert int16 (for the gate's lines, the lower of the two) · vowel str ("" for lines) · right bool (True if the
-    mixture's answer is on the right side of 0.5; True for lines) · surviving bool (True if the expert survives
-    training) · line str ("" for samples; which line this is an end of).
+    mixture's answer is on the right side of 0.5; True for lines) · line str ("" for samples; which line this is an end
+    of).
 
     Source: Jacobs, Jordan, Nowlan & Hinton, Neural Computation 3(1):79-87 (1991), figures 2 and 3.
     """
@@ -62,8 +62,7 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
         ("gate", one, f"{one} and {other}", _border(state.gate, one, other, low, high))
         for one, other in combinations(won, 2)
     ]
-    frame = plane_frame(data, winner, state.answer(inputs), lines)
-    return frame.assign(surviving=frame["expert"].isin(result.surviving))
+    return plane_frame(data, winner, state.answer(inputs), lines)
 
 
 def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
@@ -111,7 +110,6 @@ def error_curves(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 DECISION_LINES = TEXT.chart(decision_lines, formant_plane)
-
 ERROR_CURVES = TEXT.chart(error_by_epoch, error_curves)
 
 

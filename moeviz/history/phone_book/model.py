@@ -16,17 +16,17 @@ T facts at once, D width, H hidden units of an expert, E experts, K chosen of th
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from moeviz.errors import MoevizError
 from moeviz.history.phone_book.runs import HELD_OUT, HIDDEN, NAMES, NUMBERS, TASKS, WALL, WIDTH, BookRun
-from moeviz.history.shared.experts import balancing_loss, queued
+from moeviz.history.shared.experts import TopKChoice, balancing_loss, queued
 
 STEPS, BATCH, LEARNING_RATE = 3000, 1024, 2e-2
 WARM_UP = 50  # steps
@@ -45,14 +45,6 @@ class Facts:
     names: Int64[Tensor, "pairs 2"]  # a first and a second name, each from 0 to 255
     numbers: Int64[Tensor, " pairs"]
     learned: int  # number of them, from the first
-
-
-class RoutedFacts(NamedTuple):
-    """A router's decision for T facts."""
-
-    logits: Float[Tensor, "T E"]
-    experts: Int[Tensor, "T K"]  # those with the highest logits, highest first
-    weights: Float[Tensor, "T K"]  # each row sums to 1
 
 
 def nobody(run: BookRun) -> None:
@@ -165,7 +157,7 @@ class Network(nn.Module):
             self.router = drawn(WIDTH, experts, spread=WIDTH**-0.5).requires_grad_(router == "learned")
             self.of_fact = torch.randn(NAMES**2, experts, generator=lots) if router == "kept" else None
 
-    def forward(self, names: Int64[Tensor, "T 2"]) -> tuple[Float[Tensor, "T V"], RoutedFacts | None]:
+    def forward(self, names: Int64[Tensor, "T 2"]) -> tuple[Float[Tensor, "T V"], TopKChoice | None]:
         """The logits of the number, and what the router decided: nothing in a dense network."""
         h = self.first[names[:, 0]] + self.second[names[:, 1]]
         x = F.rms_norm(h, h.shape[1:]) * self.norms[0]
@@ -173,7 +165,7 @@ class Network(nn.Module):
         z = h + (self.as_one_block(x) if choice is None else self.mixed(x, choice))
         return (F.rms_norm(z, z.shape[1:]) * self.norms[1]) @ self.head, choice
 
-    def choose(self, x: Float[Tensor, "T D"], names: Int64[Tensor, "T 2"]) -> RoutedFacts:
+    def choose(self, x: Float[Tensor, "T D"], names: Int64[Tensor, "T 2"]) -> TopKChoice:
         """The K experts of the highest logits, and a softmax over these."""
         if self.kind == "redrawn":
             logits = torch.randn(len(x), self.experts, generator=self.lots)
@@ -182,13 +174,13 @@ class Network(nn.Module):
         else:
             logits = x @ self.router
         highest, experts = logits.topk(self.top_k, dim=-1)
-        return RoutedFacts(logits, experts, highest.softmax(dim=-1))
+        return TopKChoice(logits, experts, highest.softmax(dim=-1))
 
     def as_one_block(self, x: Float[Tensor, "T D"]) -> Float[Tensor, "T D"]:
         """Output of all experts, each with weight 1: a dense block of E·H hidden units."""
         return (x @ self.up.transpose(0, 1).flatten(1) + self.bias.flatten()).relu() @ self.down.flatten(0, 1)
 
-    def mixed(self, x: Float[Tensor, "T D"], choice: RoutedFacts) -> Float[Tensor, "T D"]:
+    def mixed(self, x: Float[Tensor, "T D"], choice: TopKChoice) -> Float[Tensor, "T D"]:
         """Weighted sum of what the chosen experts answer."""
         queues = queued(x.repeat_interleave(self.top_k, 0), choice.experts.flatten(), self.experts)
         answers = (queues.tokens.bmm(self.up) + self.bias).relu().bmm(self.down)

@@ -151,8 +151,7 @@ def plane_frame(
 ) -> pd.DataFrame:
     """Samples with the expert that wins them and whether the answer is right, and lines, each with its ends.
 
-    A line is what it is (line or gate), its expert, its name and its points. Columns: those of 1991's `decision_lines`
-    but surviving.
+    A line is what it is (line or gate), its expert, its name and its points. Columns: those of 1991's `decision_lines`.
     """
     inputs, desired = encode(data)
     samples = {"what": "sample", "f1": inputs[:, 0], "f2": inputs[:, 1], "expert": winner}

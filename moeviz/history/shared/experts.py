@@ -10,6 +10,14 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
+class TopKChoice(NamedTuple):
+    """A router's decision for T tokens."""
+
+    logits: Float[Tensor, "T E"]
+    experts: Int[Tensor, "T K"]  # those with the highest logits, highest first
+    weights: Float[Tensor, "T K"]  # each row sums to 1
+
+
 class Queues(NamedTuple):
     """Tokens packed by expert, so that all experts work at once."""
 

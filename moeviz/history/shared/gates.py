@@ -1,5 +1,7 @@
 """Gates of the systems: how they squash, how their weights become slots, and how samples become tokens."""
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 from jaxtyping import Bool, Float, Float32, Int16
@@ -51,6 +53,21 @@ def samples(texts: list[str], labels: list[str] | None = None) -> pd.DataFrame:
     return tokens if labels is None else tokens.assign(label=pd.Series(labels, dtype="str"))
 
 
+def system_trace(
+    name: str, tokens: pd.DataFrame, slots: Slots, logits: Float32[np.ndarray, "L T E"] | None, **facts: Any
+) -> RoutingTrace:
+    """The routing of a system of the history, whose `slots` are the experts and their weights.
+
+    `facts` are those of its `ModelInfo`; without them, layers are counted from 0, each with the experts of the logits.
+    """
+    experts, weights = slots
+    layers = facts.pop("layers", tuple(range(len(experts))))
+    if logits is not None:
+        facts = {"num_experts": logits.shape[-1:] * len(layers)} | facts
+    model = ModelInfo(name=name, backend="mixture", layers=layers, top_k=experts.shape[-1], **facts)
+    return RoutingTrace(model, tokens, experts, weights, logits)
+
+
 def check_samples(trained_on: str, data: Vowels) -> None:
     """Raise `InvalidTrace` if a system was trained on other vowels than these."""
     if trained_on != data.source:
@@ -93,21 +110,16 @@ def vowel_trace(
     missing = np.isneginf(np.take_along_axis(logits, experts.astype(np.int64), axis=-1))
     labels = [VOWELS[vowel] for vowel in data.vowel]
     texts = [f"[{label}] speaker {speaker}" for label, speaker in zip(labels, data.speaker, strict=True)]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=name,
-            backend="mixture",
-            layers=layers,
-            num_experts=tuple(np.isfinite(logits[:, 0]).sum(axis=-1).tolist()),
-            top_k=slots,
-            score_function="softmax",
-            layer_kind=layer_kind,
-            item_kind="sample",
-            label_kind="vowel",
-            caution="" if data.measured else f"The vowels are a {data.source}.",
-        ),
-        tokens=samples(texts, labels),
-        experts=np.where(missing, np.int16(NO_EXPERT), experts),
-        weights=weights,
-        logits=logits,
+    return system_trace(
+        name,
+        samples(texts, labels),
+        (np.where(missing, np.int16(NO_EXPERT), experts), weights),
+        logits,
+        layers=layers,
+        num_experts=tuple(np.isfinite(logits[:, 0]).sum(axis=-1).tolist()),
+        score_function="softmax",
+        layer_kind=layer_kind,
+        item_kind="sample",
+        label_kind="vowel",
+        caution="" if data.measured else f"The vowels are a {data.source}.",
     )

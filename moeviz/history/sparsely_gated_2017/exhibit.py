@@ -129,7 +129,8 @@ def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
         **{f"{end}_seed": frame[end] for end in ENDS}, **{end: frame[end] - frame["even"] for end in ENDS}
     )
     theirs = placed.assign(whose=PAPER, uneven=frame["paper"] - frame["even"])
-    rows = [row for heading, part in placed.groupby("measure", sort=False) for row in _block(HEADINGS[heading], part)]
+    blocks = placed.groupby("measure", sort=False)["row"]  # a measure's name on a row of its own, then its settings
+    rows = [row for measure, settings in blocks for row in (f"{HEADINGS[measure]}|", *settings)]
     y = alt.Y("row:N", title=None, scale=alt.Scale(domain=rows), axis=_rows_axis())
     scale = alt.Scale(type="log", domain=[TICKS[0] * 0.8, TICKS[-1]], nice=False)
     axis = alt.Axis(values=TICKS, format="~g", labelOverlap=True)
@@ -145,17 +146,8 @@ def balance_dots(frame: pd.DataFrame) -> alt.LayerChart:
         shape=theme.named(alt.Shape, "whose", [OURS, PAPER], ["circle", "diamond"], columns=1),
         tooltip=_tooltip(),
     )
-    layers = [
-        between.encode(x=x, x2="theirs:Q", y=y),
-        ranges.encode(x=alt.X("lowest:Q", scale=scale), x2="highest:Q", y=y),
-        dots,
-    ]
-    return theme.framed(alt.layer(*layers), ROW * len(rows) + 110)
-
-
-def _block(heading: str, part: pd.DataFrame) -> list[str]:
-    """A measure's name on a row of its own, then its settings."""
-    return [f"{heading}|", *part["row"]]
+    spans = ranges.encode(x=alt.X("lowest:Q", scale=scale), x2="highest:Q", y=y)
+    return theme.framed(between.encode(x=x, x2="theirs:Q", y=y) + spans + dots, ROW * len(rows) + 110)
 
 
 def _rows_axis() -> alt.Axis:
@@ -198,21 +190,8 @@ def picture(page: Page, result: SparselyGated) -> None:
 
 def details(page: Page, result: SparselyGated) -> None:
     """Draw the perplexity and how even the load is at the end, and table 6 of the paper beside ours."""
-    meanings = (
-        "Standard deviation / mean, over the experts, of the sums of their weights.",
-        "The same for the smooth count of their words.",
-        "The busiest expert by that count, divided by the mean.",
-        "The busiest expert by the words that it was given, divided by the mean.",
-    )
-    perplexity = (f"{result.perplexity:.1f}", "On all held-out words, without noise: lower is better.")
-    balance = result.at_end()
-    page.figures(
-        {"Perplexity": perplexity}
-        | {
-            name: (f"{balance[name]:.2f}", f"{meaning} Mean of the last 20 steps.")
-            for name, meaning in zip(MEASURES, meanings, strict=True)
-        }
-    )
+    balance = {name: f"{value:.2f}" for name, value in result.at_end().items()}
+    page.figures(TEXT.figures({"Perplexity": f"{result.perplexity:.1f}"} | balance))
     page.chart(BALANCE_TABLE)
 
 

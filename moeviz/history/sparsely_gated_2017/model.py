@@ -231,12 +231,8 @@ def _decisions(routing: NoisyTopKRouting) -> dict[str, np.ndarray]:
     clean = gate.clean if not primary else gate.clean.transpose(0, 1).flatten(1)
     nothing = torch.zeros(len(routing.chosen), 0)
     groups = (primary[0].chosen, primary[0].weights, primary[0].clean) if primary else (nothing,) * 3
-    tensors = {
-        "chosen": routing.chosen,
-        "weights": routing.weights,
-        "logits": clean,
-        **dict(zip(("groups", "group_weights", "group_logits"), groups, strict=True)),
-    }
+    tensors = {"chosen": routing.chosen, "weights": routing.weights, "logits": clean}
+    tensors |= dict(zip(("groups", "group_weights", "group_logits"), groups, strict=True))
     kinds = {"chosen": np.uint8, "groups": np.uint8}
     return {name: tensor.numpy().astype(kinds.get(name, np.float32)) for name, tensor in tensors.items()}
 

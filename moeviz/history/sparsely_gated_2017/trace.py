@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float32, Int16
 
 from moeviz.history.shared.datasets import english
+from moeviz.history.shared.gates import system_trace
 from moeviz.history.sparsely_gated_2017.model import LENGTH, SparselyGated
-from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, normalised_scores, sort_slots, token_frame
 
 LEVELS = (1, 2)  # primary gate, gates of the groups
@@ -30,21 +30,16 @@ def trace_of(result: SparselyGated) -> RoutingTrace:
     chosen, weights, logits = _levels(result) if hierarchy else _one(result)
     groups = result.group_logits.shape[1]
     what = f"{groups} groups of {experts // groups} experts" if hierarchy else f"{experts} experts"
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"sparsely-gated mixture of {what}, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=LEVELS if hierarchy else (0,),
-            num_experts=(groups, experts) if hierarchy else (experts,),
-            top_k=chosen.shape[-1],
-            score_function="softmax",
-            layer_kind="level" if hierarchy else "layer",
-            item_kind="word",
-        ),
-        tokens=token_frame(number // LENGTH, number % LENGTH, [words[word] for word in result.words], result.words),
-        experts=chosen,
-        weights=weights,
-        logits=logits,
+    tokens = token_frame(number // LENGTH, number % LENGTH, [words[word] for word in result.words], result.words)
+    levels = {"layers": LEVELS, "num_experts": (groups, experts), "layer_kind": "level"} if hierarchy else {}
+    return system_trace(
+        f"sparsely-gated mixture of {what}, seed {result.settings['seed']}",
+        tokens,
+        (chosen, weights),
+        logits,
+        score_function="softmax",
+        item_kind="word",
+        **levels,
     )
 
 

@@ -9,13 +9,12 @@ import pandas as pd
 from moeviz.charts import theme
 from moeviz.history.shared.exhibit import LOAD_BY_LABEL, Exhibit, Page, PageControl, words_beside
 from moeviz.history.shared.results import shipped
-from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, assign, train
+from moeviz.history.svm_experts_2002.model import KERNELS, SVMMixture, train
 from moeviz.history.svm_experts_2002.trace import trace_of
 
 TEXT = words_beside(__file__)
 HAS_ROOM, TAKEN_IN, TURNED_AWAY = "first choice, not full", "sent on by a full expert", "first choice, but full"
 SWEEP = Path(__file__).with_name("sweep.csv")
-AT = 8  # experts, where room is swept
 
 
 def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
@@ -48,59 +47,11 @@ def expert_room(result: SVMMixture, at: int = -1) -> pd.DataFrame:
     return long[["iteration", "expert", "part", "examples", "capacity", "uniform", "turned_away"]].astype(kinds)
 
 
-def overflow_by_iteration(result: SVMMixture) -> pd.DataFrame:
-    """The share of the training examples that are not given to their first choice, iteration by iteration.
-
-    At random means the same rule with a gater whose weights are random: then no expert is preferred to another.
-
-    One row per iteration. Columns: iteration int32 (from 1) · overflow float64 (share of examples) · by_lot float64
-    (the same) · busiest float64 (examples whose first choice is the most popular expert, as a multiple of the uniform
-    share N/M).
-
-    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for the rule; the tokens that
-    overflow in Switch Transformers (arXiv 2101.03961), section 2.2, are the same count.
-    """
-    examples, experts = result.assigned.shape[1], int(result.settings["experts"])
-    rng = np.random.default_rng(0)
-    lot = rng.normal(size=(examples, experts))
-    frame = pd.DataFrame(
-        {
-            "iteration": np.arange(1, len(result.assigned) + 1, dtype=np.int32),
-            "overflow": result.overflow,
-            "by_lot": (assign(lot, result.capacity, rng) != lot.argmax(axis=1)).mean(),
-        }
-    )
-    most = [np.bincount(liked, minlength=experts).max() for liked in result.first_choice]
-    return frame.assign(busiest=np.array(most) * experts / examples)
-
-
-def error_by_iteration(result: SVMMixture) -> pd.DataFrame:
-    """The share of digits classified wrongly as odd or even, iteration by iteration.
-
-    With uniform weights the experts of the same iteration count equally; in iteration 1, where they learn from random
-    parts, that is the paper's uniform mixture.
-
-    One row per iteration and system. Columns: iteration int32 (from 1) · system str · error float64 (share of digits).
-
-    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002).
-    """
-    systems = {
-        "gater, test": result.test_error,
-        "gater, training": result.train_error,
-        "uniform weights, test": result.even_error,
-        "one machine, test": np.full(len(result.test_error), result.single_error),
-    }
-    frame = pd.DataFrame(systems).rename_axis("iteration").reset_index()
-    frame["iteration"] = (frame["iteration"] + 1).astype(np.int32)
-    return frame.melt("iteration", var_name="system", value_name="error").astype({"system": "str"})
-
-
 def swept() -> pd.DataFrame:
-    """Trainings with each number of experts, and of 8 experts with each extra capacity, with five seeds each.
+    """Trainings with each number of experts, extra capacity c = 1, with five seeds each.
 
-    One row per training. Columns: kernel str · experts int64 · room int64 · shuffled bool · seed int64 ·
-    capacity_factor float64 ((N/M + c) / (N/M)) · single, uniform, gated float64 (test errors) · overflow float64 (share
-    of examples) · largest float64 (share of the examples that the largest expert learns from).
+    One row per training. Columns: kernel str · experts int64 · shuffled bool · seed int64 · single, uniform, gated
+    float64 (test errors).
     """
     return pd.read_csv(SWEEP)
 
@@ -118,7 +69,6 @@ def error_by_experts() -> pd.DataFrame:
     Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002); the control is our own.
     """
     table = swept()
-    table = table[table["room"] == 1]
     known, control = table[~table["shuffled"]], table[table["shuffled"]].rename(columns={"gated": "control"})
     names = {"single": "one machine", "uniform": "uniform mixture", "gated": "gated mixture"}
     parts = [known.melt(["kernel", "experts"], list(names), "system", "error")]
@@ -128,29 +78,6 @@ def error_by_experts() -> pd.DataFrame:
     return groups.agg(error="mean", lowest="min", highest="max").reset_index()
 
 
-def what_room_changes() -> pd.DataFrame:
-    """Errors of 8 linear experts with more and more capacity: mean of five seeds, from the table that ships.
-
-    The capacity factor is the capacity N/M + c divided by the uniform share N/M: 1 leaves no choice, 8 is no limit at
-    all.
-
-    One row per extra capacity and measure. Columns: room int64 (examples, c) · capacity_factor float64 · what str ·
-    share float64 (of the training examples; of the test digits for the error).
-
-    Source: Collobert, Bengio & Bengio, Neural Computation 14(5):1105-1114 (2002), for c; Switch Transformers
-    (arXiv 2101.03961), section 2.2, for the capacity factor.
-    """
-    table = swept()
-    table = table[(table["experts"] == AT) & (table["kernel"] == "linear") & ~table["shuffled"]]
-    names = {
-        "overflow": "not given to their first choice",
-        "largest": "learnt by the largest expert",
-        "gated": "test error",
-    }
-    means = table.groupby(["room", "capacity_factor"])[list(names)].mean().reset_index()
-    return means.rename(columns=names).melt(["room", "capacity_factor"], var_name="what", value_name="share")
-
-
 PARTS = {HAS_ROOM: theme.MAIN, TAKEN_IN: theme.OTHER, TURNED_AWAY: theme.CHANCE}
 SYSTEMS = {
     "gated mixture": theme.MAIN,
@@ -158,9 +85,6 @@ SYSTEMS = {
     "one machine": theme.NOTE,
     "gated, experts that know nothing": theme.EXPERT_COLOURS[2],
 }
-LINE = {"strokeWidth": 2, "point": True}
-LINES = (theme.MAIN, theme.EXPERT_COLOURS[1], theme.CHANCE, theme.NOTE)
-WHAT = (theme.CHANCE, theme.MAIN, theme.EXPERT_COLOURS[2])
 
 
 def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
@@ -169,7 +93,7 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
         frame.assign(order=frame["part"].map(list(PARTS).index)),
         x=theme.expert_axis("dashed: capacity"),
         y=alt.Y("examples:Q", title="training examples"),
-        color=_colour("part", PARTS, columns=1),
+        color=_colour("part", PARTS),
         order="order:Q",
         tooltip=theme.tooltip(
             expert="d",
@@ -183,46 +107,17 @@ def room_bars(frame: pd.DataFrame) -> alt.LayerChart:
     return theme.framed(bars + theme.reference(frame[["capacity"]].head(1), "capacity", theme.NOTE), theme.MEDIUM)
 
 
-def overflow_bars(frame: pd.DataFrame) -> alt.LayerChart:
-    """Share of examples that do not get their first choice, with chance. Columns: those of `overflow_by_iteration`."""
-    bars = theme.bars(
-        frame,
-        x=alt.X("iteration:O", title="iteration (dashed: at random)", axis=theme.ids_axis()),
-        y=alt.Y("overflow:Q", title="share of examples", axis=theme.share_axis()),
-        tooltip=theme.tooltip(
-            iteration="d",
-            overflow=("not given to first choice", ".1%"),
-            by_lot=("at random", ".1%"),
-            busiest=("most popular expert, × uniform share", ".2f"),
-        ),
-    )
-    return theme.framed(bars + theme.reference(frame[["by_lot"]].head(1), "by_lot"), theme.SHORT)
-
-
-def error_lines(frame: pd.DataFrame) -> alt.Chart:
-    """Errors by iteration, one line per system. Columns: those of `error_by_iteration`."""
-    systems = dict(zip(frame["system"].unique(), [*LINES[: frame["system"].nunique() - 1], theme.NOTE], strict=True))
-    axis = alt.Axis(tickMinStep=1, format="d")
-    chart = theme.lines(
-        frame,
-        LINE,
-        x=alt.X("iteration:Q", title="iteration", scale=alt.Scale(zero=False), axis=axis),
-        y=alt.Y("error:Q", title="error", axis=theme.share_axis()),
-        color=_colour("system", systems),
-        tooltip=theme.tooltip(system="", iteration="d", error=".1%"),
-    )
-    return theme.framed(chart, theme.MEDIUM)
-
-
 def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     """Errors by number of experts, one line per system and kernel. Columns: those of `error_by_experts`."""
     dash = theme.named(alt.StrokeDash, "kernel", ["linear", "rbf"], theme.SOLID_AND_DASHED)
+    counts = sorted(frame["experts"].unique().tolist())
+    scale = alt.Scale(type="log", base=2, nice=False, domain=[counts[0], counts[-1]])
     chart = theme.lines(
         frame,
-        LINE,
-        x=_doubling("experts", "experts", sorted(frame["experts"].unique().tolist())),
+        {"strokeWidth": 2, "point": True},
+        x=alt.X("experts:Q", title="experts", scale=scale, axis=alt.Axis(values=counts, format="d")),
         y=alt.Y("error:Q", title="test error", axis=theme.share_axis()),
-        color=_colour("system", SYSTEMS, columns=1),
+        color=_colour("system", SYSTEMS),
         strokeDash=dash.legend(None),  # the reading says it: a phone is too narrow for two legends
         tooltip=theme.tooltip(
             system="",
@@ -236,36 +131,12 @@ def error_by_experts_lines(frame: pd.DataFrame) -> alt.Chart:
     return theme.framed(chart, theme.MEDIUM + 60)
 
 
-def room_lines(frame: pd.DataFrame) -> alt.Chart:
-    """Overflow, the largest expert and the error by capacity factor. Columns: those of `what_room_changes`."""
-    colours = dict(zip(frame["what"].unique(), WHAT, strict=True))
-    chart = theme.lines(
-        frame,
-        LINE,
-        x=_doubling("capacity_factor", "capacity factor (capacity / uniform share)", [1, 2, 4, 8]),
-        y=alt.Y("share:Q", title="share", axis=theme.share_axis()),
-        color=_colour("what", colours, columns=1),
-        tooltip=theme.tooltip(
-            what="", room=("extra capacity c, examples", ","), capacity_factor=("capacity factor", ".2f"), share=".1%"
-        ),
-    )
-    return theme.framed(chart, theme.MEDIUM)
-
-
-def _colour(field: str, colours: dict[str, str], columns: int = 2) -> alt.Color:
-    return theme.colour(field, colours, colours.values(), columns=columns, labelLimit=260)
-
-
-def _doubling(field: str, title: str, values: list[int]) -> alt.X:
-    scale = alt.Scale(type="log", base=2, nice=False, domain=[values[0], values[-1]])
-    return alt.X(f"{field}:Q", title=title, scale=scale, axis=alt.Axis(values=values, format="d"))
+def _colour(field: str, colours: dict[str, str]) -> alt.Color:
+    return theme.colour(field, colours, colours.values(), columns=1, labelLimit=260)
 
 
 EXPERT_ROOM = TEXT.chart(expert_room, room_bars)
-OVERFLOW = TEXT.chart(overflow_by_iteration, overflow_bars)
-ERRORS = TEXT.chart(error_by_iteration, error_lines)
 ERROR_BY_EXPERTS = TEXT.chart(error_by_experts, error_by_experts_lines)
-WHAT_ROOM_CHANGES = TEXT.chart(what_room_changes, room_lines)
 
 
 def picture(page: Page, result: SVMMixture) -> None:
@@ -311,9 +182,6 @@ EXHIBIT = Exhibit(
     details=details,
     charts=(
         (EXPERT_ROOM, lambda: (shipped(SVMMixture),)),
-        (OVERFLOW, lambda: (shipped(SVMMixture),)),
-        (ERRORS, lambda: (shipped(SVMMixture),)),
         (ERROR_BY_EXPERTS, lambda: ()),
-        (WHAT_ROOM_CHANGES, lambda: ()),
     ),
 )

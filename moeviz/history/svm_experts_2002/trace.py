@@ -3,9 +3,8 @@
 import numpy as np
 
 from moeviz.errors import InvalidTrace
-from moeviz.history.shared.gates import samples
+from moeviz.history.shared.gates import samples, system_trace
 from moeviz.history.svm_experts_2002.model import SVMMixture
-from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace
 
 VIEWS = ("both", "first choice", "assigned")
@@ -41,20 +40,8 @@ def trace_of(result: SVMMixture, view: str = "both") -> RoutingTrace:
     chosen = np.stack(slots, axis=-1)
     weights = np.take_along_axis(result.weights, np.maximum(chosen, 0).astype(np.intp), axis=-1)
     labels = [str(digit) for digit in result.digit[:kept]]
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"mixture of {experts} support vector machines, seed {result.settings['seed']}",
-            backend="mixture",
-            layers=tuple(range(1, iterations + 1)),
-            num_experts=(experts,) * iterations,
-            top_k=len(slots),
-            layer_kind="iteration",
-            item_kind="digit",
-            label_kind="digit",
-            caution=CAUTION,
-        ),
-        tokens=samples([f"{label}, image {number + 1}" for number, label in enumerate(labels)], labels),
-        experts=chosen,
-        weights=np.where(chosen == NO_EXPERT, np.float32(0), weights),
-        logits=result.weights,
-    )
+    name = f"mixture of {experts} support vector machines, seed {result.settings['seed']}"
+    tokens = samples([f"{label}, image {number + 1}" for number, label in enumerate(labels)], labels)
+    found = chosen, np.where(chosen == NO_EXPERT, np.float32(0), weights)
+    facts = {"layer_kind": "iteration", "item_kind": "digit", "label_kind": "digit", "caution": CAUTION}
+    return system_trace(name, tokens, found, result.weights, layers=tuple(range(1, iterations + 1)), **facts)

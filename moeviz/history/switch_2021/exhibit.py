@@ -82,17 +82,10 @@ def expert_queues(result: Switch) -> pd.DataFrame:
     experts, words = result.logits.shape[1], len(result.words)
     room = capacity(words, experts, result.settings["capacity_factor"])
     fates = {"served": ~result.dropped, "dropped": result.dropped}
-    counts = {fate: np.bincount(result.chosen[of], minlength=experts) for fate, of in fates.items()}
-    return pd.DataFrame(
-        {
-            "expert": np.tile(np.arange(experts, dtype=np.int16), 2),
-            "fate": pd.Series(np.repeat(list(fates), experts), dtype="str"),
-            "words": np.concatenate(list(counts.values())),
-            "share": np.concatenate(list(counts.values())) / words,
-            "capacity": room,
-            "even": words / experts,
-        }
-    )
+    counts = np.concatenate([np.bincount(result.chosen[of], minlength=experts) for of in fates.values()])
+    columns = {"expert": np.tile(np.arange(experts, dtype=np.int16), 2), "fate": np.repeat(list(fates), experts)}
+    columns |= {"words": counts, "share": counts / words, "capacity": room, "even": words / experts}
+    return pd.DataFrame(columns).astype({"fate": "str"})
 
 
 def dropped_by_place(result: Switch) -> pd.DataFrame:

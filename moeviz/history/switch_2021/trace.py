@@ -5,8 +5,8 @@ import pandas as pd
 
 from moeviz.errors import InvalidTrace
 from moeviz.history.shared.datasets import UNKNOWN, english
+from moeviz.history.shared.gates import system_trace
 from moeviz.history.switch_2021.record import WORDS, Switch
-from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, token_frame
 
 
@@ -29,28 +29,23 @@ def trace_of(result: Switch) -> RoutingTrace:
     texts = [vocabulary[word] for word in result.words]
     place = np.arange(words)
     tokens = token_frame(place // WORDS, place % WORDS, texts, token_id=result.words)
-    served = np.where(result.dropped, NO_EXPERT, result.chosen)
-    return RoutingTrace(
-        model=ModelInfo(
-            name=f"tiny Switch Transformer of {experts} experts, seed {settings['seed']}",
-            backend="mixture",
-            layers=(1,),
-            num_experts=(experts,),
-            top_k=1,
-            score_function="softmax",
-            num_layers=2,
-            dtype="float32",
-            item_kind="word",
-            label_kind="kind of word",
-            caution=(
-                f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
-                f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
-            ),
+    served = np.where(result.dropped, NO_EXPERT, result.chosen).astype(np.int16)
+    weights = np.where(result.dropped, 0, result.gate).astype(np.float32)
+    return system_trace(
+        f"tiny Switch Transformer of {experts} experts, seed {settings['seed']}",
+        tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
+        (served[None, :, None], weights[None, :, None]),
+        result.logits[None],
+        layers=(1,),
+        score_function="softmax",
+        num_layers=2,
+        dtype="float32",
+        item_kind="word",
+        label_kind="kind of word",
+        caution=(
+            f"{result.dropped.sum()} of {words} words were dropped: the capacity factor is "
+            f"{settings['capacity_factor']:g}, and capacity is counted over all of them."
         ),
-        tokens=tokens.assign(label=pd.Series([_kind(text) for text in texts], dtype="str")),
-        experts=served.astype(np.int16)[None, :, None],
-        weights=np.where(result.dropped, 0, result.gate).astype(np.float32)[None, :, None],
-        logits=result.logits[None],
     )
 
 

@@ -113,27 +113,20 @@ def published_counts() -> pd.DataFrame:
     Source: Shazeer et al. (arXiv 1701.06538), Tables 7 and 8; Fedus et al. (arXiv 2101.03961), Table 9.
     """
     rows = [
-        _row("Shazeer 2017", name, sparsely_gated_parameters(experts, groups), printed, "million", _levels(groups))
+        ("Shazeer 2017", name, sparsely_gated_parameters(experts, groups), printed, "million", _levels(groups))
         for name, experts, groups, printed in SPARSELY_GATED
     ]
     rows += [
-        _row("Switch", name, switch_parameters(**sizes), printed, "billion", remark)
+        ("Switch", name, switch_parameters(**sizes), printed, "billion", remark)
         for name, sizes, printed, remark in SWITCH
     ]
-    kinds = {"ours": np.int64, "agrees": bool, "system": "str", "counted": "str", "unit": "str", "remark": "str"}
-    return pd.DataFrame(rows).astype(kinds)
-
-
-def _row(paper: str, system: str, ours: int, printed: str, unit: str, remark: str) -> dict[str, object]:
-    return {
-        "system": system,
-        "counted": COUNTED[paper],
-        "ours": ours,
-        "printed": float(printed),
-        "unit": unit,
-        "agrees": _rounds_to(ours, printed, unit),
-        "remark": remark,
-    }
+    kinds = {"system": "str", "counted": "str", "ours": np.int64, "printed": np.float64, "unit": "str"}
+    kinds |= {"agrees": bool, "remark": "str"}
+    made = [
+        (system, COUNTED[paper], ours, printed, unit, _rounds_to(ours, printed, unit), remark)
+        for paper, system, ours, printed, unit, remark in rows
+    ]
+    return pd.DataFrame(made, columns=list(kinds)).astype(kinds)
 
 
 def _rounds_to(ours: int, printed: str, unit: str) -> bool:

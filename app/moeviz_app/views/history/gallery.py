@@ -20,7 +20,7 @@ from moeviz_app.jobs.fair_queue import InLine, Progress, wait_for
 from moeviz_app.session import session
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, heading, on_dark, particulars, picture_and_words
 from moeviz_app.widgets.facts import figures
-from moeviz_app.widgets.messages import explained
+from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.run_panel import waiting_words
 
 SEED = PageControl("seed", "Seed", (0, 9999), kind="number", width=120)
@@ -40,10 +40,11 @@ def exhibit_page(folder: str) -> None:
     with page.row():
         settings = page.settings(exhibit)
         wanted = st.button("Train", type="primary", key=f"{system.name} train")
-    with explained():
-        if wanted:
+    if wanted:
+        with explained(refuse):
             model_service.begin_run()
             session.keep_result(system.name, _trained(system.name, exhibit, settings))
+    with explained():
         found = session.result(system.name)
         _say_whose_result(system.name, found)
         found = shipped_result(system.name) if found is None else found
@@ -140,18 +141,31 @@ def _trained(name: str, exhibit: Exhibit, settings: dict[str, Any]) -> Any:
 
     def listen(told: InLine | Progress) -> None:
         done, says = (0.0, waiting_words(told.ahead, "Training …")) if isinstance(told, InLine) else told.value
+        if isinstance(told, Progress):
+            session.keep_result(_half_way(name), says)
         bar.progress(min(done, 1.0), says)
 
     def work(tell: Callable[[Any], None]) -> Any:
         return exhibit.train(**settings, watch=lambda done, says: tell((done, says)))
 
+    session.keep_result(_half_way(name), "before it began")
     try:
-        return wait_for(model_service.run_training(work), listen)
+        found = wait_for(model_service.run_training(work), listen)
     finally:
         place.empty()
+    session.forget_result(_half_way(name))
+    return found
+
+
+def _half_way(name: str) -> str:
+    """Return the name under which the session keeps how far a training is, until it has come to its end."""
+    return f"{name} half-way"
 
 
 def _say_whose_result(name: str, found: Any) -> None:
+    if (reached := session.result(_half_way(name))) is not None:
+        say(f"Your training has not come to its end ({reached}), and nothing of it is kept.")
+        session.forget_result(_half_way(name))
     if found is None:
         st.text(f"This is the result that ships with moeviz: {SHIPS_WITH}. Train to get your own.")
         return

@@ -61,7 +61,7 @@ from moeviz_app.widgets.components.history import (
     wanted,
     wire,
 )
-from moeviz_app.widgets.messages import explained, refuse
+from moeviz_app.widgets.messages import explained, refuse, say
 from moeviz_app.widgets.run_panel import waiting_words
 
 WORDS = tomllib.loads(Path(__file__).with_name("story.toml").read_text("utf-8"))
@@ -105,10 +105,13 @@ def _own_sentence(page_of: Callable[[str], st.Page]) -> None:
     st.subheader(words["title"], anchor=False)
     st.markdown(words["lead"])
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        text = st.text_input("Your sentence", SENTENCE, max_chars=settings.SETTINGS.max_prompt_chars)
-        if st.button(words["button"], type="primary", disabled=not text.strip()):
-            session.set_value(session.PROMPT, text)
-            st.switch_page(page_of("Explore"))
+        text, most = st.text_input("Your sentence", SENTENCE), settings.SETTINGS.max_prompt_chars
+        asked = st.button(words["button"], type="primary", disabled=not text.strip())
+    if asked and len(text) > most:
+        refuse(f"Your sentence has {len(text):,} characters, and at most {most:,} are read here. Shorten it.")
+    elif asked:
+        session.set_value(session.PROMPT, text)
+        st.switch_page(page_of("Explore"))
 
 
 def _systems(page_of: Callable[[str], st.Page]) -> None:
@@ -171,7 +174,7 @@ def _packed_story() -> dict[str, Any]:
 def _packed_twins() -> tuple[dict[str, Any], str]:
     """The data of the twins, and what they show in words: these are shared by all visitors."""
     found = found_twins()
-    said = MEANING["say"].format(study=said_of_study(), mixtral=in_words(repeats_of_mixtral()))
+    said = cited(MEANING["say"].format(study=said_of_study(), mixtral=in_words(repeats_of_mixtral())))
     return packed_twins(found, kinds_of_text()), said
 
 
@@ -192,7 +195,7 @@ def article_page(page_of: Callable[[str], st.Page]) -> None:
 
 
 BOOK, WIRE = "phone book", "phone book now"  # keys of the two components; the first is that of the result too
-REFUSED = "phone book refused"
+REFUSED, STOPPED = "phone book refused", "phone book stopped"
 SEEDS = (1, 10_000)  # of a network that is trained now; 0 is that of what ships
 COLUMNS = {"end": "share", "best": "best"}
 FIVE_ROWS = ("dense", "8 experts", "32 experts", "dense, as large as 8 experts", "dense, as large as 32 experts")
@@ -225,8 +228,9 @@ def _now() -> None:
     lesson = session.result(BOOK)  # what has failed is gone
     name, run = (None, None) if lesson is None else (lesson.name, lesson.run)
     wire(name, run, says, lesson is not None and lesson.job is not None, WIRE, _asked)
-    if (why := session.result(REFUSED)) is not None:
-        refuse(why)
+    for key, show in ((REFUSED, refuse), (STOPPED, say)):
+        if (why := session.result(key)) is not None:
+            show(why)
 
 
 def _look(lesson: Lesson) -> str:
@@ -241,9 +245,11 @@ def _look(lesson: Lesson) -> str:
         lesson.job, lesson.run = None, found[0]
         return ""
     lesson.run = job.news or lesson.run
-    if lesson.run is None:
-        return waiting_words(job.ahead, "It begins …")
-    return f"step {lesson.run.recorded[-1]:,} of {lesson.run.settings['steps']:,}"
+    return waiting_words(job.ahead, "It begins …") if lesson.run is None else _reached(lesson.run)
+
+
+def _reached(run: BookRun) -> str:
+    return f"step {run.recorded[-1]:,} of {run.settings['steps']:,}"
 
 
 def _asked() -> None:
@@ -252,10 +258,12 @@ def _asked() -> None:
     if asked is None:
         return
     lesson: Lesson | None = session.result(BOOK)
-    session.forget_result(REFUSED)
-    session.forget_result(BOOK)
+    for key in (REFUSED, STOPPED, BOOK):
+        session.forget_result(key)
     if lesson is not None and lesson.job is not None:
         lesson.job.stop()
+        reached = "before its first step" if lesson.run is None else f"at {_reached(lesson.run)}"
+        session.keep_result(STOPPED, f"Your network was stopped {reached}, and nothing of it is kept.")
     if asked not in (STOP, BACK):
         with explained(lambda why: session.keep_result(REFUSED, why)):
             model_service.begin_run()

@@ -116,7 +116,7 @@ class Panel {
 
   slice(run) {
     if (run !== this.run) return;
-    if (!this.root.isConnected) return this.end();
+    if (!this.root.isConnected) return this.finish(); // its row stands in the table when the visitor comes back
     const until = performance.now() + SLICE;
     while (this.training.step < this.sizes.steps && performance.now() < until) {
       this.training.learn();

@@ -241,7 +241,7 @@ class Opening {
     const far = 900 / (Math.hypot(...across) || 1);
     const [from, to] = [screen(across, -far), screen(across, far)];
     shape(svg, "path", { class: "border", d: `M${from}L${to}` });
-    let [changed, first] = [0, 0];
+    let [changed, first, named] = [0, 0, null];
     for (const { at, text, pale, own: mine, now } of points) {
       const side = (arrows) => (dot(arrows[0], at) >= dot(arrows[1], at) ? 0 : 1);
       const [before, after] = [side([[length, 0], [gram[1] / length, height]]), side(this.arrows)];
@@ -250,7 +250,7 @@ class Opening {
       const made = shape(svg, "circle", { cx: x, cy: y, r: mine ? 6 : 3.4, class: `${mine ? "mine" : ""}${pale ? " faint" : ""}${before !== after ? " changed" : ""}` });
       made.style.fill = this.colours[this.pair[after]];
       shape(made, "title", {}, text);
-      if (now) shape(svg, "text", { x: x + 9, y: y + 4, class: "start" }, `“${text}”`);
+      if (now) named = [x + 9, y + 4, `“${text}”`];
     }
     this.arrows.forEach((arrow, k) => {
       const [x, y] = screen(arrow, long);
@@ -268,6 +268,7 @@ class Opening {
         this.parts.plane.querySelectorAll(".handle")[k].focus();
       };
     });
+    if (named) shape(svg, "text", { x: named[0], y: named[1], class: "start" }, named[2]); // above all points
     const experts = (k) => {
       const choice = new Choice(k ? "The other expert" : "One expert", this.rows.map((_, e) => button("kind", `${e}`, `expert ${e}`, null)), (e) => {
         if (this.pair[1 - k] === e) this.pair[1 - k] = this.pair[k];

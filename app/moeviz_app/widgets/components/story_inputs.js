@@ -80,7 +80,7 @@ class Inputs {
     filled(svg, null, { viewBox: `0 0 ${width} ${height}`, class: "plane errors", role: "img", "aria-label": [count(network, "one network"), count(mixture, "four experts")].filter(Boolean).join("; ") });
     shape(svg, "path", { class: "edge", d: `M${left} ${down(goal)}H${width}` });
     for (const [error, words] of [[0.25, "0.25"], [goal, `${goal}`]]) shape(svg, "text", { x: left - 4, y: down(error) + 4, class: "end" }, words);
-    for (const epoch of [0, 500, 1000, 1500]) shape(svg, "text", { x: across(epoch), y: height - 2, class: epoch ? "end" : "start" }, epoch ? `${epoch.toLocaleString("en")} passes` : "0");
+    for (const epoch of [0, 500, 1000, 1500]) shape(svg, "text", { x: Math.min(across(epoch), width - 8), y: height - 6, class: epoch ? "end" : "start" }, epoch ? `${epoch.toLocaleString("en")} passes` : "0");
     for (const [name, runs] of [["network", network], ["mixture", mixture]]) {
       for (const run of runs) {
         const points = run.map((error, i) => `${across(i * every).toFixed(1)} ${down(Math.min(error, most)).toFixed(1)}`);
