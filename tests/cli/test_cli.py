@@ -25,7 +25,9 @@ from moeviz.cli import output
 from moeviz.cli.main import COMMANDS, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
 from moeviz.cli.trace import summary_of, summary_text
+from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.formats.exports import left_out, read_counts, read_trace, write_trace
+from moeviz.metrics.expert_names import expert_names
 from moeviz.metrics.findings import findings
 from moeviz.metrics.load import balance, expert_load
 from moeviz.metrics.specialization import load_by_label
@@ -572,7 +574,8 @@ def test_ablate_ranks_experts(capsys):
     assert main(["ablate", "12 + 7 = 19", "--layers", "2", "--json"]) == 0
     rows = json.loads(capsys.readouterr().out)
     assert len(rows) == 8 and {row["layer"] for row in rows} == {2}
-    assert next(row["name"] for row in rows if row["expert"] == 0) == "arithmetic", "the name that held-out texts give"
+    names = expert_names(reference_routing()).set_index(["layer", "expert"])["name"]
+    assert [row["name"] for row in rows] == [names[2, row["expert"]] for row in rows], "from held-out texts"
     assert [row["kl"] for row in rows] == sorted((row["kl"] for row in rows), reverse=True)
 
 

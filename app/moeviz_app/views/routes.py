@@ -53,6 +53,9 @@ def show_routes(trace: RoutingTrace) -> None:
         heading(chart)
         picture_and_words(chart, chart.measure(found), model=trace.model)
         (layer,), token = session.chosen_layers("one"), session.selected_token()
+        if token is None:
+            say("Choose a token above, to see all its routes.")
+            return
         position = int(trace.tokens["position"].iloc[token])
         heading(ROUTES)
         if (sentence := found.sentence(0, position, layer)) is None:
@@ -64,9 +67,9 @@ def show_routes(trace: RoutingTrace) -> None:
 
 def show_alike(trace: RoutingTrace) -> None:
     """Draw, under the explorer, the tokens of the texts that ship that are routed most like the chosen one."""
-    if (texts := usual(trace.model)) is None:
+    texts, token = usual(trace.model), session.selected_token()
+    if texts is None or token is None:
         return
-    token = session.selected_token()
     text = visible(trace.tokens["text"].iloc[token])
     with st.expander("Which tokens of other texts are routed like this one?"), explained():
         st.text(f"These tokens of the held-out texts share most of the experts of “{text}”; {_chance(trace)}.")
