@@ -643,7 +643,7 @@ def test_prune_measures_what_cuts_cost_and_offers_files_to_cut_by(private, monke
     press(app, "Measure")
     assert not app.exception and pictures(app) == 2
     assert "texts judged, by the split of seed 0" in sentences(app) and "at random" in sentences(app)
-    assert "Of each text the first 12 tokens are read." in app.caption[0].value
+    assert any("first 12 tokens are read" in node.value for node in app.markdown)
     (said,) = [text.value for text in app.text if text.value.startswith("layer 0: ")]
     assert said.count(";") == 5, "an expert of each layer"
     assert [one.label for one in app.get("download_button")][-3:] == [f"For {form}" for form in FORMS]

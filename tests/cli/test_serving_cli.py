@@ -288,7 +288,7 @@ def answered(capsys, *words: str) -> dict[str, dict]:
 
 def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, capsys):
     found = answered(capsys, file, "--devices", "4")
-    assert found[BALANCE]["verdict"] == "Too little evidence" and len(found[BALANCE]["figures"]) == 9
+    assert found[BALANCE]["verdict"] == "Too little evidence" and len(found[BALANCE]["figures"]) == 8
     assert found[MEMORY]["verdict"] == "Not worth it" and len(found[MEMORY]["figures"]) == 2
     assert all(row["sentence"] for row in found.values()) and len(found) == 6
     assert main(["decide", file, "--devices", "4"]) == 0
@@ -300,7 +300,7 @@ def test_decide_answers_each_question_with_a_sentence_and_its_figures(file, caps
 
 def test_decide_takes_a_dataset_s_shards_for_windows_and_its_labels_for_kinds(dataset, counts_file, capsys):
     found = answered(capsys, str(dataset))
-    assert found[DRIFT]["verdict"] == "Loads drift" and len(found[BALANCE]["figures"]) == 9
+    assert found[DRIFT]["verdict"] == "Loads drift" and len(found[BALANCE]["figures"]) == 8
     assert {row["windows"] for row in found[DRIFT]["figures"]} == {len(read_dataset(dataset).shards)}
     assert main(["decide", str(dataset), "--phase", "prompt"]) == 3
     assert "needs the experts of each token" in capsys.readouterr().err

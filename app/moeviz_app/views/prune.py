@@ -23,7 +23,7 @@ from moeviz_app.session import session
 from moeviz_app.session.visit import visit
 from moeviz_app.views.corpus import Texts, choose_texts
 from moeviz_app.widgets.chart_panel import heading, picture_and_words
-from moeviz_app.widgets.messages import example_note, explained, say
+from moeviz_app.widgets.messages import example_note, explained, note, say
 from moeviz_app.widgets.pickers import choice_of
 from moeviz_app.widgets.run_panel import waited_for
 
@@ -123,7 +123,7 @@ def _show(name: str, curve: "PruningCurve") -> None:
     with st.container(border=True, key="answer"):
         for sentence in pruning_sentences(curve, criteria[0] if criteria else RANDOM):
             st.text(sentence)
-    st.caption(f"Of each text the first {FIRST_TOKENS} tokens are read. `moeviz prune` reads them whole.")
+    note(f"Of each text the first {FIRST_TOKENS} tokens are read. “moeviz prune” reads them whole.")
     heading(COST)
     picture_and_words(COST, COST.measure(curve.losses))
     if not criteria:
