@@ -231,7 +231,7 @@ def counts_summary(loads: pd.DataFrame) -> Claim:
     if not counted["expert"].any():
         return captions.one_choice()
     if (number := counted["tokens"].max()) < HANDFUL:  # one token chooses eight experts of some models
-        return captions.few_counted(number, HANDFUL, "equal choice")
+        return captions.few_at_busiest(int(number), HANDFUL)
     row, least = (one_row(counted, at) for at in (counted["times_even"].idxmax(), counted["times_even"].idxmin()))
     unused = counted.loc[counted["tokens"] == 0, "layer"].value_counts().sort_index()
     return captions.load_of_all(

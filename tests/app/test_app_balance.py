@@ -200,10 +200,10 @@ def test_a_part_of_the_counts_is_judged_alone():
 
 def test_the_sentence_names_the_busiest_and_those_without_tokens():
     info = ModelInfo("m", "file", (1, 4), (4, 4), 1)
-    counts = ExpertCounts(info, np.array([[[6, 2, 0, 0], [3, 3, 2, 0]]]), np.array([[8, 8]]))
+    counts = ExpertCounts(info, np.array([[[24, 8, 0, 0], [12, 12, 8, 0]]]), np.array([[32, 32]]))
     assert [*summary(counts).values.values()] == [1, 0, 0.75, 3, 8, None, 3, 2, (1, 2)]
     assert [*summary(counts.select([4])).values.values()][4:] == [4, None, 1, 1, (4, 1)]
-    all_used = ExpertCounts(ModelInfo("m", "file", (0,), (2,), 1), np.array([[[5, 3]]]), np.array([[8]]))
+    all_used = ExpertCounts(ModelInfo("m", "file", (0,), (2,), 1), np.array([[[20, 12]]]), np.array([[32]]))
     assert summary(all_used)["least"] == (0, 1, 0.375)
     assert summary(ExpertCounts(info, np.zeros((1, 2, 4), int), np.zeros((1, 2), int))).name == "no_assignment"
 

@@ -46,7 +46,7 @@ EDGES = (
     "one kind",
 )
 # Of one token or one expert nothing else may be claimed: why, what is counted exactly, and where the memory goes.
-OF_LITTLE = "few_counted one_choice too_short takes_everything word_is_rare choices_moved all_held "
+OF_LITTLE = "few_counted few_at_busiest one_choice too_short takes_everything word_is_rare choices_moved all_held "
 OF_LITTLE += (
     "less_than_a_token other_texts bits_of_labels busiest_of_several sets_of_several changed_choices busiest_device"
 )
@@ -102,7 +102,7 @@ def test_of_one_token_or_one_expert_nothing_is_claimed_but_why():
     several = sample_trace(layers=2, tokens=1, experts=256, top_k=8)  # one token has eight choices
     for trace in (sample_trace(tokens=1), sample_trace(experts=1, top_k=1), several):
         names = {claim.name for claim, _ in claims_of(trace)}
-        assert names <= {*OF_LITTLE.split()} and names & {"few_counted", "one_choice"}
+        assert names <= {*OF_LITTLE.split()} and names & {"few_counted", "few_at_busiest", "one_choice"}
     assert not {claim.name for claim, _ in claims_of(sample_trace(tokens=60))} <= {*OF_LITTLE.split()}, "the control"
 
 

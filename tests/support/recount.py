@@ -193,11 +193,17 @@ def habit(seen, finding, usual, *, place, text):
 def few_counted(seen, *_, what):
     number = {
         "token": lambda layer: len(seen.recorded(layer)),
-        "equal choice": lambda layer: max(seen.counts(layer)),
         "first choice": lambda layer: sum(bool(seen.has(layer, t)) for t in seen.recorded(layer)),
     }[what]
     most = max(map(number, seen.layers))
     check(most < HANDFUL, f"there are {most}")
+    return {"number": most, "needed": HANDFUL}
+
+
+@counts
+def few_at_busiest(seen):
+    most = max(max(seen.counts(layer)) for layer in seen.layers)
+    check(most < HANDFUL, f"the busiest has {most}")
     return {"number": most, "needed": HANDFUL}
 
 
