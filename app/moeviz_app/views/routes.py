@@ -1,8 +1,8 @@
 """Routes: were tokens routed well, and which paths do they take? A part of Explore, and a tab of Experts."""
 
 from collections.abc import Sequence
-from functools import lru_cache
 from typing import Any
+from weakref import ref
 
 import pandas as pd
 import streamlit as st
@@ -36,7 +36,16 @@ GROUPS = {
     "place": "place",
 }
 ALIKE = 8  # tokens
-KEPT = 8  # traces whose paths are kept
+COLUMNS = {  # of paths, as a page says them
+    "first_layer": "from layer",
+    "last_layer": "to layer",
+    "expected": "if layers were independent",
+    "lift": "times that",
+    "tokens_aside": "on texts set aside",
+    "expected_aside": "independent there",
+    "lift_aside": "times that, there",
+    "holds": "more than chance there too",
+}
 
 
 def show_routes(trace: RoutingTrace) -> None:
@@ -122,7 +131,9 @@ def _paths(trace: RoutingTrace) -> None:
         found = _paths_of(trace)
         for sentence in found.sentences():
             st.text(in_words_of(trace.model, sentence))
-        shown = found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]])
+        shown = found.paths.assign(path=["·".join(map(str, path)) for path in found.paths["path"]]).rename(
+            columns=COLUMNS
+        )
         chosen = _table(shown, on_select="rerun", selection_mode="single-row", key=f"paths of {id(trace)}")
         note("Choose a row to see its tokens in their texts.")
         for row in chosen.selection.rows:
@@ -140,9 +151,14 @@ def _show_path(trace: RoutingTrace, first_layer: int, path: Sequence[int]) -> No
     _tokens(tokens_of_path(trace, first_layer, path))
 
 
-@lru_cache(KEPT)
 def _paths_of(trace: RoutingTrace) -> PathTable:
-    return path_table(sample_of_texts(trace))
+    """Return the paths of a trace, kept as long as it is on screen."""
+    known = session.result(PAGE)
+    if known and known[0]() is trace:
+        return known[1]
+    found = path_table(sample_of_texts(trace))
+    session.keep_result(PAGE, (ref(trace), found))
+    return found
 
 
 def _alike(trace: RoutingTrace) -> None:
