@@ -3,6 +3,7 @@ server's own files.
 """
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
@@ -132,7 +133,20 @@ def cached_for_example(trace: object, what: Hashable, make: Callable[[], T]) -> 
     return _known[key]
 
 
-_names: WeakKeyDictionary[RoutingTrace, pd.DataFrame | None] = WeakKeyDictionary()
+def once_per_trace(make: Callable[[RoutingTrace], T]) -> Callable[[RoutingTrace], T]:
+    """Let a function of a trace run once for all visitors, as long as the trace is there; none is kept alive for it.
+
+    What the function returns must not hold the trace.
+    """
+    known: WeakKeyDictionary[RoutingTrace, T] = WeakKeyDictionary()
+
+    @wraps(make)
+    def found(trace: RoutingTrace) -> T:
+        if trace not in known:
+            known[trace] = make(trace)
+        return known[trace]
+
+    return found
 
 
 def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFrame | None:
@@ -156,14 +170,13 @@ def names_of_layer(names: pd.DataFrame | None, layer: int) -> dict[int, str]:
     return dict(zip(held["expert"].tolist(), held["short"], strict=True))
 
 
+@once_per_trace
 def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
     """Return the names that the texts of a trace give its experts; None if they do not, as for a single text."""
-    if trace not in _names:
-        try:
-            _names[trace] = expert_names(trace)
-        except MissingField:
-            _names[trace] = None
-    return _names[trace]
+    try:
+        return expert_names(trace)
+    except MissingField:
+        return None
 
 
 def layout(model: ModelInfo) -> tuple[object, ...]:

@@ -48,8 +48,8 @@ def contrast_page() -> None:
     trace = session.shown_trace()
     kinds = _kinds(trace)
     if len(kinds) < 2:
-        few = f"{len(kinds) or 'none'} of these texts’ kinds has so many"
-        say(f"Contrast needs two kinds with {FEWEST} texts or more each, and {few}.")
+        enough = "only one kind has" if kinds else "no kind has"
+        say(f"Contrast needs two kinds with at least {FEWEST} texts each; here {enough} that many.")
         return
     one, other = _choose(kinds)
     with explained():

@@ -1,7 +1,5 @@
 """The page Table, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
 
-from functools import lru_cache
-
 import pandas as pd
 import streamlit as st
 
@@ -28,7 +26,6 @@ from moeviz_app.widgets.expert_links import follow_click
 from moeviz_app.widgets.messages import explained, note
 
 PAGE = "Table"
-KEPT = 8  # traces whose table is kept
 MOST_SENTENCES = 5
 READ = "Read these texts again, with what each expert adds"
 WHY = (
@@ -119,12 +116,12 @@ def _of_texts(trace: RoutingTrace) -> pd.DataFrame:
     sample = sample_of_texts(trace)
     if len(sample.tokens) < len(trace.tokens):
         note(f"Of a sample of {len(sample.tokens):,} of its {len(trace.tokens):,} tokens, whole texts of each kind.")
-    return _table(sample)
+    return _table(trace)
 
 
-@lru_cache(KEPT)
+@recorded.once_per_trace
 def _table(trace: RoutingTrace) -> pd.DataFrame:
-    return expert_table(trace)
+    return expert_table(sample_of_texts(trace))
 
 
 def _offer(trace: RoutingTrace) -> None:

@@ -4,7 +4,6 @@ Of the held-out texts of our own models, of any trace that is open here, or of a
 """
 
 from collections.abc import Mapping
-from functools import lru_cache
 from typing import Any
 
 import pandas as pd
@@ -25,7 +24,7 @@ from moeviz.metrics.who_takes import FEW, WordTokens, tokens_of_word, who_takes,
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.recorded import names_of
+from moeviz_app.jobs.recorded import names_of, once_per_trace
 from moeviz_app.session import datasets, recent, session
 from moeviz_app.session.subject import subject
 from moeviz_app.url import navigation
@@ -44,7 +43,6 @@ TRIES = ("SELECT", "return", "la", "{", "7", "digits")
 
 
 VIEWS = (ATLAS_VIEW, MAP_VIEW) = ("Atlas", "Map")
-KEPT = 8  # traces whose map is kept
 
 
 FIELDS = ((short_text("find", session.WORD, cleared=True),), (choice("view", session.EXPERTS_VIEW, {MAP_VIEW: "map"}),))
@@ -95,16 +93,16 @@ def _draw() -> bool:
     return True
 
 
+@once_per_trace
+def _map_of(trace: RoutingTrace) -> ExpertMap:
+    return expert_map(sample_of_texts(trace))
+
+
 def _map(trace: RoutingTrace) -> None:
     follow_click()
     found = _map_of(trace)
     st.text(in_words_of(trace.model, found.sentence()))
     picture_and_words(MAP, MAP.measure(found), trace)
-
-
-@lru_cache(KEPT)
-def _map_of(trace: RoutingTrace) -> ExpertMap:
-    return expert_map(sample_of_texts(trace))
 
 
 def texts_on_screen() -> RoutingTrace | None:

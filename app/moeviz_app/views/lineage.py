@@ -50,7 +50,7 @@ def lineage_page() -> None:
 
 def _usual() -> tuple[str, str]:
     models = settings.SETTINGS.models
-    return models[0], models[:2][-1]  # experts of one shape, where they are ours
+    return models[0], models[:2][-1]  # experts of one shape, if they are ours
 
 
 def _choose() -> tuple[str, str, bool]:

@@ -77,10 +77,10 @@ def prune_page() -> None:
 
 def _recorded(texts: tuple[tuple[str, str], ...], criteria: tuple[str, ...]) -> "PruningCurve | None":
     """Return the curve that ships, read once for all, if these are its texts and criteria."""
-    if texts != tuple(texts_that_ship()) or set(criteria) != {*USUAL, RANDOM}:
-        return None
-    from moeviz.analyses.pruning.recorded import recorded_curve
+    from moeviz.analyses.pruning.recorded import CRITERIA, recorded_curve
 
+    if texts != tuple(texts_that_ship()) or set(criteria) != {*CRITERIA}:
+        return None
     return cached_for_example(example(), "pruning", lambda: recorded_curve(texts))
 
 
@@ -123,7 +123,7 @@ def _show(name: str, curve: "PruningCurve") -> None:
     with st.container(border=True, key="answer"):
         for sentence in pruning_sentences(curve, criteria[0] if criteria else RANDOM):
             st.text(sentence)
-    note(f"Of each text the first {FIRST_TOKENS} tokens are read. “moeviz prune” reads them whole.")
+    note(f"Of each text the first {curve.tokens} tokens are read. “moeviz prune” reads them whole.")
     heading(COST)
     picture_and_words(COST, COST.measure(curve.losses))
     if not criteria:

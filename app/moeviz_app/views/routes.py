@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from typing import Any
-from weakref import ref
 
 import pandas as pd
 import streamlit as st
@@ -15,7 +14,7 @@ from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import in_words_of
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app.jobs import model_catalog
-from moeviz_app.jobs.recorded import usual
+from moeviz_app.jobs.recorded import once_per_trace, usual
 from moeviz_app.session import recent, session
 from moeviz_app.url.navigation import expert_query
 from moeviz_app.views.expert_jobs import offer_routes, routes_of
@@ -151,14 +150,9 @@ def _show_path(trace: RoutingTrace, first_layer: int, path: Sequence[int]) -> No
     _tokens(tokens_of_path(trace, first_layer, path))
 
 
+@once_per_trace
 def _paths_of(trace: RoutingTrace) -> PathTable:
-    """Return the paths of a trace, kept as long as it is on screen."""
-    known = session.result(PAGE)
-    if known and known[0]() is trace:
-        return known[1]
-    found = path_table(sample_of_texts(trace))
-    session.keep_result(PAGE, (ref(trace), found))
-    return found
+    return path_table(sample_of_texts(trace))
 
 
 def _alike(trace: RoutingTrace) -> None:

@@ -135,7 +135,7 @@ def _overview(trace: RoutingTrace) -> None:
 CHART = "chart"  # in an address: the key of one of them
 SIDES = {"first": session.FIRST_TRACE, "second": session.SECOND_TRACE}
 THIRD = {"third": session.THIRD_TRACE}  # on Compare alone, where one is chosen
-JUDGED = {serve_address.JUDGED_ON: session.JUDGED_ON}  # on Serve alone
+JUDGED = {serve_address.JUDGED_ON: session.JUDGED_ON}  # only on Serve
 MOST_FIELDS = 30  # of a run in an address
 BESIDE = {  # charts that Compare draws of both traces
     chart.question: chart

@@ -23,7 +23,7 @@ CRITERIA = ("reap", "frequency", RANDOM)
 DRAWS, TOKENS, SEED = 3, 64, 0
 TABLES = ("losses", "scores")
 LISTED = {"base_experts": int, "parts": float}  # columns of tuples
-FIGURES = ("similarity", "difference", "runner_up")  # of a lineage; NaN where there is none
+FIGURES = ("similarity", "difference", "runner_up")  # of a lineage; NaN without a source
 
 
 def curve_as_json(curve: PruningCurve) -> str:

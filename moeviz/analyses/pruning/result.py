@@ -40,7 +40,7 @@ class PruningCurve:
     losses: pd.DataFrame  # of as many experts cut from each layer
     scores: pd.DataFrame  # of `expert_scores`, on the texts that chose
     limits: Mapping[int, LayerLimits]  # by layer
-    loss: float  # of the whole model on the texts that judged, nats a token
+    loss: float  # of the whole model on the texts that judged, in nats per token
     chose: Texts
     judged: Texts
     seed: int  # of the split
