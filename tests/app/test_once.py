@@ -1,12 +1,16 @@
 """What is worked out once is what everybody is shown, and nothing of anybody's own."""
 
+import gc
+from weakref import ref
+
 import pytest
 from app_pages import drawn, first_page, is_near, pictures, run, visit_of
 
 from moeviz.capture import trace as capturing
 from moeviz.charts import NAMED
+from moeviz.testing import sample_trace
 from moeviz_app.jobs import recorded
-from moeviz_app.jobs.recorded import cached_for_example
+from moeviz_app.jobs.recorded import cached_for_example, once_per_trace
 from moeviz_app.jobs.result_cache import ResultCache
 from moeviz_app.session import session
 from moeviz_app.views import layout
@@ -105,3 +109,14 @@ def test_what_is_below_the_fold_is_drawn_when_it_comes_near_and_waits_again_afte
     assert pictures(app) == 1
     run(app, "Il fait froid.")
     assert pictures(app) == 0
+
+
+def test_what_is_computed_of_a_trace_is_computed_once_and_keeps_no_trace():
+    calls = []
+    tokens = once_per_trace(lambda trace: calls.append(trace.model.name) or len(trace.tokens))
+    one, other = sample_trace(tokens=5), sample_trace(tokens=7)
+    assert [tokens(one), tokens(other), tokens(one)] == [5, 7, 5] and len(calls) == 2
+    gone = ref(one)
+    del one
+    gc.collect()
+    assert gone() is None and tokens(other) == 7
