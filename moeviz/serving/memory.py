@@ -106,11 +106,13 @@ def memory_on_cards(
     cards: int = 1,
     bits: Sequence[int] = PRECISIONS,
     context: int = USUAL_CONTEXT,
+    sequences: int = 1,
 ) -> pd.DataFrame:
     """Compare a model's memory at each precision with what so many cards of a kind hold, and count experts that fit.
 
-    card      one of `moeviz.parameters.CARDS`, or the memory of another in GB.
-    context   tokens of the one sequence whose keys and values are kept.
+    card        one of `moeviz.parameters.CARDS`, or the memory of another in GB.
+    context     tokens of each sequence whose keys and values are kept.
+    sequences   number of sequences that are served at a time.
 
     As `serving_memory`. Cards hold nothing twice, and a tenth of each is left free.
 
@@ -126,7 +128,7 @@ def memory_on_cards(
         raise MoevizError(f"There is no card {card!r}, or {cards} of it. Choose one or more of {', '.join(CARDS)}.")
     usable, rows = cards * usable_bytes(card) / 1e9, []
     name = card if isinstance(card, str) else f"{card:g} GB card{'s' * (cards > 1)}"
-    for taken in serving_memory(model, [context], [1], bits).to_dict("records"):
+    for taken in serving_memory(model, [context], [sequences], bits).to_dict("records"):
         routed, one_a_layer = taken["routed_bytes"], sum(model.parameters.per_expert) * taken["weight_bits"] // 8
         free = int(usable * 1e9) - (taken["bytes"] - routed)
         parts = {

@@ -15,8 +15,10 @@ pytestmark = pytest.mark.browser
 @pytest.mark.parametrize("size", ["desktop"])
 def test_the_answer_on_the_first_screen_follows_the_cards_and_a_part_follows_the_budget(visit, size):
     page = visit("/serve?card=1x H100", size=size)
-    answer = page.locator(".st-key-answer")
-    expect(answer).to_contain_text(fit_sentence(memory_on_cards(known_model("mistralai/Mixtral-8x7B-v0.1"), "H100")))
+    answer = page.locator("[class*='st-key-swap-serve-fit']")
+    verdict, _, rest = fit_sentence(memory_on_cards(known_model("mistralai/Mixtral-8x7B-v0.1"), "H100")).partition(": ")
+    expect(answer).to_contain_text(verdict)
+    expect(answer).to_contain_text(rest.partition(". ")[0].removeprefix("i").rstrip("."))
     expect(answer).to_be_in_viewport()
     expect(page.get_by_test_id("stVegaLiteChart")).to_have_count(1)
     settled(page)

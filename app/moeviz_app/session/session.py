@@ -39,6 +39,7 @@ EXPERT_MB, GIGABYTES, DEVICES, PHASE = "expert_mb", "gigabytes", "devices", "ser
 REPEATS, ENGINE, ALL_LAYERS = "repeats", "engine", "all_layers"
 GROUP, COUNTED_LAYER = "group", "counted_layer"  # of counts
 COUNTED_PART, CARD, SERVE_PART = "counted_part", "card", "serve_part"
+CARDS, SERVED_BITS, CONTEXT, SEQUENCES = "cards", "served_bits", "context", "sequences"  # on Serve
 CORPUS_LAYER = "corpus_layer"  # of a dataset
 FIRST_TRACE, SECOND_TRACE, THIRD_TRACE, BESIDE = "first_trace", "second_trace", "third_trace", "beside"
 ENGINE_EXAMPLE, ENGINE_VIEW = "engine_example", "engine_view"  # on Engine difference

@@ -10,7 +10,9 @@ from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import PageAddress
 
 CARD, PART = "card", "part"
+BITS, CONTEXT, SEQUENCES = "bits", "context", "sequences"
 PARTS = {  # of the page; and in an address
+    "Memory": "fit",
     "Experts in memory": "memory",
     "Devices": "devices",
     "Tokens at a time": "batches",
@@ -36,7 +38,7 @@ HELD_IN = {
     DEVICES: "devices",
     ENGINE: "plan",
 }
-NAMES = (CARD, PART, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE, JUDGED_ON)
+NAMES = (CARD, PART, BITS, CONTEXT, SEQUENCES, MEMORY, DEVICES, TOKENS, REPEATS, EXPERT_MB, ENGINE, JUDGED_ON)
 LONGEST, MOST = 20, 1e6
 
 

@@ -1,5 +1,7 @@
 """The page Serve: does a model fit, and what does its routing cost; by parts, and a plan for an engine."""
 
+from typing import Any
+
 import pandas as pd
 import streamlit as st
 
@@ -14,19 +16,27 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.batches import batch_coverage
 from moeviz.serving.budget import budget_sentence, hit_rates
 from moeviz.serving.decision import ENOUGH, placement_judgements
-from moeviz.serving.memory import best_precision, fit_sentence, known_model, memory_on_cards, what_fits
+from moeviz.serving.memory import (
+    PRECISIONS,
+    USUAL_CONTEXT,
+    best_precision,
+    known_model,
+    memory_on_cards,
+    what_fits,
+)
 from moeviz.serving.placement import placement_sentence, serving_placement
 from moeviz.serving.plans.engines import ENGINES, READ_NONE, export_plan, plan_remarks, sizes_for
 from moeviz.serving.plans.plan import ExpertPlan, make_plan
 from moeviz.serving.prefetch import prefetch_recall
 from moeviz.text import quoted
 from moeviz_app.jobs import model_catalog
+from moeviz_app.jobs.run_request import number_in
 from moeviz_app.session import session
 from moeviz_app.session.subject import subject
 from moeviz_app.url import serve_address
 from moeviz_app.url.fields import fill_in
 from moeviz_app.views.serve_controls import ServingQuery, ask, bits_of, draw_cards, draw_staleness
-from moeviz_app.widgets.chart_panel import heading, picture_and_words, question
+from moeviz_app.widgets.chart_panel import heading, menu_and_reading, picture, question
 from moeviz_app.widgets.facts import cautions
 from moeviz_app.widgets.files import file_stem
 from moeviz_app.widgets.messages import explained, say
@@ -34,10 +44,13 @@ from moeviz_app.widgets.pickers import choice_of
 
 NEEDS_TORCH = "ktransformers"
 PARTS = serve_address.PARTS
-CACHED, DEVICES, BATCHES, AHEAD, EVERY_CARD, PLAN = PARTS
+FITS_PART, CACHED, DEVICES, BATCHES, AHEAD, EVERY_CARD, PLAN = PARTS
 NUMBERS = (1, 2, 4, 8)  # of cards
+CONTEXTS, SEQUENCES = (2_048, USUAL_CONTEXT, 32_768, 131_072), (1, 8, 32, 128)
 ON = {f"{number}x {card}": (card, number) for card in CARDS for number in NUMBERS}  # as an address says it
-USUAL = "1x RTX 4090"
+BEST = 0  # in place of a precision: the best that fits
+CARD = "RTX 4090"  # at first
+USUAL = f"1x {CARD}"
 BY_CONFIG = (
     "Known by its configuration alone, which does not say how often each expert is used. To record it: “moeviz trace - "
     "--model {} -o trace.npz < text.txt”."
@@ -45,45 +58,68 @@ BY_CONFIG = (
 
 
 def serve_page() -> None:
-    """Two controls, the answer in a sentence, one picture; four more questions with answers; and the rest in parts."""
-    question("Serve", MEMORY)
+    """Draw the controls; five questions with answers; and one picture, of the question that is chosen."""
+    question("Serve", MEMORY, "What will it cost to run?")
     wanted = serve_address.asked()
     one = subject()
     name, counted = one.model, one.read()
-    card, cards = _cards(wanted)
-    served = fits = None
-    with explained(lambda why: say(f"Which cards hold it takes the model's configuration. {why}")):
-        served = _served(name, counted)
-        fits = memory_on_cards(served, card, cards)
-        st.container(border=True, key="answer").text(fit_sentence(fits))
-        picture_and_words(MEMORY, fits)
-    if counted is None:
-        say(BY_CONFIG.format(name))
-    elif isinstance(counted, RoutingTrace) and counted.tokens.empty:
+    if isinstance(counted, RoutingTrace) and counted.tokens.empty:
         say("This trace contains no tokens, so nothing more can be said. Run a prompt, or open another file.")
         return
-    serving(counted, served, *_fitting(fits), wanted)
+    on, bits = _ask_cards(wanted)
+    served, fits, lacking = None, None, list[str]()
+    with explained(lacking.append):
+        served = _served(name, counted)
+        fits = memory_on_cards(served, **on)
+    if lacking:
+        say(f"Which cards hold it takes the model's configuration. {lacking[0]}")
+    if counted is None:
+        say(BY_CONFIG.format(name))
+    serving(counted, served, fits, bits, wanted)
 
 
-def _fitting(fits: pd.DataFrame | None) -> tuple[int | None, int]:
-    """The precision that is best on these cards, and how many experts of each layer fit in it."""
-    if fits is None:
-        return None, 0
-    bits = best_precision(fits)
-    return bits, int(fits.loc[fits["weight_bits"] == bits, "fit"].iloc[0])
+def _ask_cards(wanted: dict[str, str]) -> tuple[dict[str, Any], int | None]:
+    """Ask for the cards that it is to run on, what they serve, and a precision; None for the best that fits."""
+    if (on := wanted.get(serve_address.CARD)) in ON:
+        for key, value in zip((session.CARD, session.CARDS), ON[on], strict=True):
+            session.set_value(key, value)
+    for key, name, offered in (
+        (session.SERVED_BITS, serve_address.BITS, PRECISIONS),
+        (session.CONTEXT, serve_address.CONTEXT, CONTEXTS),
+        (session.SEQUENCES, serve_address.SEQUENCES, SEQUENCES),
+    ):
+        fill_in(key, number_in(wanted.get(name)), offered)
+    with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
+        card = choice_of(st.selectbox, "On", [*CARDS], session.CARD, CARD, format_func=_card_said, width=200)
+        cards = choice_of(
+            st.segmented_control, "Cards", NUMBERS, session.CARDS, 1, format_func="× {}".format, required=True
+        )
+        bits = choice_of(
+            st.segmented_control,
+            "Precision",
+            [BEST, *PRECISIONS],
+            session.SERVED_BITS,
+            BEST,
+            format_func=_bits_said,
+            required=True,
+        )
+        context = choice_of(
+            st.selectbox, "Context", CONTEXTS, session.CONTEXT, USUAL_CONTEXT, format_func="{:,}".format, width=120
+        )
+        sequences = choice_of(st.selectbox, "Sequences", SEQUENCES, session.SEQUENCES, 1, width=100)
+    serve_address.show(serve_address.CARD, f"{cards}x {card}", USUAL)
+    serve_address.show(serve_address.BITS, bits, BEST)
+    serve_address.show(serve_address.CONTEXT, context, USUAL_CONTEXT)
+    serve_address.show(serve_address.SEQUENCES, sequences, 1)
+    return {"card": card, "cards": cards, "context": context, "sequences": sequences}, bits or None
 
 
-def _cards(wanted: dict[str, str]) -> tuple[str, int]:
-    """Ask for the cards that it is to run on."""
-    fill_in(session.CARD, wanted.get(serve_address.CARD), ON)
-    on = choice_of(st.selectbox, "On", list(ON), session.CARD, USUAL, format_func=_card_said, width=260)
-    serve_address.show(serve_address.CARD, on, USUAL)
-    return ON[on]
+def _card_said(card: str) -> str:
+    return f"{card} · {CARDS[card]} GB"
 
 
-def _card_said(on: str) -> str:
-    card, number = ON[on]
-    return f"{'' if number == 1 else f'{number} × '}{card} · {number * CARDS[card]} GB"
+def _bits_said(bits: int) -> str:
+    return "best" if bits == BEST else f"{bits} bits"
 
 
 def _served(name: str, counted: Counted | None) -> ServedModel:
@@ -108,34 +144,66 @@ def _served(name: str, counted: Counted | None) -> ServedModel:
 def serving(
     counted: Counted | None,
     served: ServedModel | None = None,
+    fits: pd.DataFrame | None = None,
     bits: int | None = None,
-    fit: int = 0,
     wanted: dict[str, str] | None = None,
 ) -> None:
-    """The part that is open: of counts, what needs no order; of a model without routing, its cards."""
+    """Draw five answers, and the picture of the part that is open: of a model without routing, of its cards alone.
+
+    fits   of `memory_on_cards`.
+    bits   the precision that is asked for; None for the best that fits.
+    """
     wanted = serve_address.asked() if wanted is None else wanted
-    parts = [part for part in PARTS if counted is not None or part == EVERY_CARD]
-    cards = st.container()  # filled when the controls below hold what they are to hold
+    fit = 0
+    if fits is not None:
+        bits = best_precision(fits) if bits is None else bits
+        fit = int(fits.loc[fits["weight_bits"] == bits, "fit"].iloc[0])
+    parts = [part for part in PARTS if counted is not None or part in (FITS_PART, EVERY_CARD)]
     fill_in(session.SERVE_PART, serve_address.part_of(wanted), parts)
-    opened = choice_of(st.segmented_control, "Details", parts, session.SERVE_PART, None)
-    serve_address.show(serve_address.PART, PARTS.get(opened), None)
-    if opened == EVERY_CARD:
-        heading(FITS)
-        if served is None:
-            say("This needs the model's configuration.")
-        else:
-            picture_and_words(FITS, what_fits(served, bits_of(counted.model) if counted else bits))
-    elif opened is not None:
-        if isinstance(counted, RoutingTrace):
-            cautions(counted)
-        elif counted.model.caution:
-            st.text(f"Caution: {visible(counted.model.caution)}")
+    left, right = st.columns([4, 5], gap="medium")
+    with right:
+        opened = choice_of(
+            st.segmented_control, "Picture", parts, session.SERVE_PART, FITS_PART, label_visibility="collapsed"
+        )
+        opened = FITS_PART if opened is None else opened
+        serve_address.show(serve_address.PART, PARTS[opened], PARTS[FITS_PART])
         with explained():
-            _draw_part(opened, ask(counted, served, bits, fit, wanted))
+            _draw_opened(opened, counted, served, fits, bits, fit, wanted)
+    with left:  # when the controls beside hold what they are to hold
+        draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fits, bits, opened)
     if counted is not None:
-        with cards:
-            draw_cards(counted, 0 if served is None else len(served.parameters.per_expert), fit)
-            draw_staleness(counted, fit, wanted)
+        draw_staleness(counted, fit, wanted)
+
+
+def _draw_opened(
+    opened: str,
+    counted: Counted | None,
+    served: ServedModel | None,
+    fits: pd.DataFrame | None,
+    bits: int | None,
+    fit: int,
+    wanted: dict[str, str],
+) -> None:
+    if opened in (FITS_PART, EVERY_CARD):
+        if served is None or fits is None:
+            say("This needs the model's configuration.")
+        elif opened == FITS_PART:
+            _picture(MEMORY, fits)
+        else:
+            heading(FITS)
+            _picture(FITS, what_fits(served, bits_of(counted.model) if counted else bits))
+        return
+    if isinstance(counted, RoutingTrace):
+        cautions(counted)
+    elif counted.model.caution:
+        st.text(f"Caution: {visible(counted.model.caution)}")
+    _draw_part(opened, ask(counted, served, bits, fit, wanted))
+
+
+def _picture(chart: Chart, frame: pd.DataFrame) -> None:
+    """Draw these numbers, and under them what belongs to them."""
+    picture(chart, frame, None, None)
+    menu_and_reading(chart, frame)
 
 
 def _draw_part(opened: str, asked: ServingQuery) -> None:
@@ -184,7 +252,7 @@ def _draw(chart: Chart, frame: pd.DataFrame, counted: Counted) -> None:
         tokens = len(counted.tokens) if isinstance(counted, RoutingTrace) else None
         if layer_word(counted.model) == "layer" and (sentence := chart.caption(frame, tokens)):
             st.text(sentence)
-        picture_and_words(chart, frame)
+        _picture(chart, frame)
 
 
 def offer_plan(

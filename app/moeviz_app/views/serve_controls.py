@@ -7,8 +7,10 @@ from functools import reduce
 from math import gcd
 from typing import NamedTuple
 
+import pandas as pd
 import streamlit as st
 
+from moeviz.charts.serving import MEMORY as FIT
 from moeviz.metrics.words import byte_unit, bytes_said, in_words_of, percent
 from moeviz.model_info import ModelInfo
 from moeviz.parameters import ServedModel
@@ -16,6 +18,7 @@ from moeviz.routing_trace import Counted, RoutingTrace
 from moeviz.serving.answers import BALANCE, DRAFT, MEMORY, STALE, Answer, answer, balance, drafted, split, stale
 from moeviz.serving.budget import budget_of
 from moeviz.serving.decision import LITTLE, TRIAL
+from moeviz.serving.memory import fit_sentence
 from moeviz.serving.plans.engines import ENGINES
 from moeviz.serving.requests import served_tokens
 from moeviz_app.jobs.recorded import cached_for_example
@@ -233,31 +236,50 @@ def _numbers(model: ModelInfo) -> tuple[str, list[int], int]:
     return f"{session.DEVICES} {common}", numbers, usual
 
 
-CACHED, DEVICES, BATCHES, _, _, PLAN = serve_address.PARTS
+FITS, CACHED, DEVICES, BATCHES, _, _, PLAN = serve_address.PARTS
 FILE = "Is there a plan for my engine?"
-COLORS = {TRIAL: "green", "Worth it": "green", LITTLE: "orange"}
+COLORS = {TRIAL: "green", "Worth it": "green", "Ready": "green", LITTLE: "orange", "Not whole": "orange", "No": "red"}
 
 
-def draw_cards(counted: Counted, all_layers: int, fit: int) -> None:
-    """Draw two rows of two cards. `fit`: experts of each layer that fit the cards; the model has so many MoE layers."""
-    chosen = fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
-    found = cached_for_example(counted, ("serve cards", *chosen), lambda: [*_cards(counted, fit)])
-    cards = [*found, (PLAN, _of_file(counted, all_layers, found))]
-    for row in (cards[:2], cards[2:]):
-        for place, (part, said) in zip(st.columns(2), row, strict=True):
-            with place.container(border=True, key=f"serve-card-{serve_address.PARTS[part]}", height="stretch"):
-                with st.container(horizontal=True):
-                    st.markdown(f":small[{part} · {said.question}]", width="stretch")
-                    if said.verdict:
-                        st.badge(said.verdict, color=COLORS.get(said.verdict, "gray"), width="content")
-                _say(in_words_of(counted.model, said.sentence), said.verdict)
+def draw_cards(
+    counted: Counted | None, all_layers: int, fits: pd.DataFrame | None, bits: int | None, opened: str
+) -> None:
+    """Draw a card per question, each a way to its picture; of a model without routing, the first alone.
+
+    fits   of `memory_on_cards`, `bits` being the precision that is served. The model has `all_layers` MoE layers.
+    """
+    cards, fit = [], 0
+    if fits is not None:
+        of_bits = fits[fits["weight_bits"] == bits]
+        fit = int(of_bits["fit"].iloc[0])
+        cards.append((FITS, answer(FIT.question, lambda: (fit_sentence(of_bits), of_bits))))
+    if counted is not None:
+        chosen = fit, chosen_devices(counted.model), session.value(session.PHASE), session.value(session.REPEATS)
+        found = cached_for_example(counted, ("serve cards", *chosen), lambda: [*_cards(counted, fit)])
+        cards += [*found, (PLAN, _of_file(counted, all_layers, found))]
+    with st.container(key="serve cards"):
+        for part, said in cards:
+            _card(part, said, None if counted is None else counted.model, part == opened)
 
 
-def _say(sentence: str, verdict: str) -> None:
-    """Draw the sentence that answers, without the verdict, which stands above it; smaller, the sentences after it."""
+def _card(part: str, said: Answer, model: ModelInfo | None, is_open: bool) -> None:
+    """Draw a question with its verdict and the sentence that answers it, all of it a way to the picture."""
+    short = serve_address.PARTS[part]
+    with st.container(key=f"swap serve-{short}{'-shown' if is_open else ''}"):
+        with st.container(horizontal=True, vertical_alignment="center", gap="small"):
+            about = {"key": f"serve {short}", "on_click": session.set_value, "width": "stretch"}
+            st.button(said.question, type="tertiary", args=(session.SERVE_PART, part), **about)
+            if said.verdict:
+                color = COLORS.get(said.verdict, "green" if said.verdict.startswith("Yes") else "gray")
+                st.badge(said.verdict, color=color, width="content")
+        _say(in_words_of(model, said.sentence) if model else said.sentence, said.verdict, is_open)
+
+
+def _say(sentence: str, verdict: str, is_open: bool) -> None:
+    """Draw the sentence that answers, without the verdict, which stands above it; of the open card, also the rest."""
     answers, _, rest = sentence.removeprefix(f"{verdict}: ").partition(". ")
     st.text(answers[:1].upper() + answers[1:] + "." * (rest != ""))
-    if rest:
+    if rest and is_open:
         note(rest)
 
 

@@ -68,11 +68,11 @@ def tag() -> None:
         st.badge(escape_markdown(words), color="orange", width="content")
 
 
-def question(title: str, chart: Chart) -> None:
-    """Draw the title of a page, and beside it the one question that its first screen answers."""
+def question(title: str, chart: Chart, asked: str | None = None) -> None:
+    """Draw the title of a page and the question that its first screen answers, which is the chart's at first."""
     with st.container(horizontal=True, vertical_alignment="bottom", gap="small"):
         st.title(title, anchor=False, width="content")
-        st.markdown(chart.question, width="content", help=explained_terms(*words_of(chart)))
+        st.markdown(asked or chart.question, width="content", help=explained_terms(*words_of(chart)))
         tag()
 
 
