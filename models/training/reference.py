@@ -3,8 +3,8 @@
 The finished model reads the texts of `texts_over_training`: once as it is, for ids and weights; once without each of
 its 48 experts, for what that costs each kind of text; and as `moeviz experts` does, for the table of all experts. About
 20 minutes on one core. A sibling that is named reads them instead, but not without experts: two minutes; the bias on
-the choice of the one with many small experts is written too. `--table` makes the table alone, and `--pruning` what
-cutting experts costs the embedded model, alone.
+the choice of the one with many small experts is written too. `--table` makes the table alone, `--pruning` what cutting
+experts costs the embedded model, and `--steering` what turning experts up does to it.
 """
 
 import argparse
@@ -22,6 +22,7 @@ from moeviz.analyses.muting import muted_by_label
 from moeviz.analyses.pruning import recorded
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
+from moeviz.analyses.steering import steering_trial
 from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.models.load import LoadedModel
 from moeviz.cli.main import main as moeviz_command
@@ -38,6 +39,7 @@ from moeviz.embedded.recorded_routing import (
 )
 from moeviz.formats.trace_file import to_trace_file
 from moeviz.labelled_texts import texts_that_ship
+from moeviz.metrics.contrast import first_tokens
 from moeviz.metrics.expert import loss_of_all
 from moeviz.metrics.expert_names import names_by_chance
 
@@ -51,13 +53,14 @@ def main() -> None:
     parser.add_argument("model", nargs="?", default=EMBEDDED, choices=ROUTING, help="embedded, if none is named")
     parser.add_argument("--table", action="store_true", help="make the table of all experts alone, with known losses")
     parser.add_argument("--pruning", action="store_true", help="measure what cutting experts costs, alone")
+    parser.add_argument("--steering", action="store_true", help="try whether turning experts up helps, alone")
     args = parser.parse_args()
     name, texts = args.model, texts_over_training()
     if args.table:
         write_table(name, texts)
         return
-    if args.pruning:
-        write_pruning()
+    if args.pruning or args.steering:
+        (write_pruning if args.pruning else write_steering)()
         return
     model, file = moeviz.load_model(name), ROUTING[name]
     file.write_bytes(to_trace_file(trace_corpus(model, texts)))
@@ -70,6 +73,13 @@ def main() -> None:
     write_table(name, texts)
     if name == EMBEDDED:
         write_pruning()
+        write_steering()
+
+
+def write_steering() -> None:
+    """Write what the page Contrast says of turning experts up, of the first tokens of each held-out text."""
+    found = steering_trial(moeviz.load_model(), first_tokens(recorded_routing.reference_routing()))
+    recorded.STEERING.write_text(json.dumps(found._asdict(), indent=1) + "\n", "utf-8")
 
 
 def write_pruning() -> None:

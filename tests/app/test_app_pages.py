@@ -18,7 +18,7 @@ from moeviz.analyses import what_if as what_if_module
 from moeviz.analyses.pruning.checkpoint import Checkpoint
 from moeviz.analyses.pruning.curve import pruning_curve
 from moeviz.analyses.pruning.rankings import FORMS
-from moeviz.analyses.pruning.recorded import SEED, TOKENS, recorded_curve, recorded_lineage
+from moeviz.analyses.pruning.recorded import SEED, TOKENS, recorded_curve, recorded_lineage, recorded_steering
 from moeviz.charts.comparison import COMPARISONS
 from moeviz.charts.multi_trace import CHARTS as OF_SEVERAL
 from moeviz.embedded import EMBEDDED, embedded_path
@@ -27,7 +27,15 @@ from moeviz.embedded.recorded_routing import ROUTING
 from moeviz.errors import InvalidPrompt
 from moeviz.labelled_texts import texts_that_ship
 from moeviz.metrics import captions
-from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.contrast import (
+    contrast,
+    contrast_sentence,
+    first_half,
+    first_tokens,
+    steering_sentence,
+    texts_of_label,
+    turned,
+)
 from moeviz.metrics.expert_table import breadth_sentence
 from moeviz.metrics.tokens import visible, written_text
 from moeviz.testing import sample_trace
@@ -153,8 +161,9 @@ def test_what_if_opens_on_a_change_that_does_something_which_is_read_once_for_al
 def test_contrast_names_experts_and_measures_three_losses_on_other_halves(monkeypatch):
     app = page("moeviz_app.views.contrast.contrast_page")
     texts = recorded.held_out(EMBEDDED)
-    pair = tuple(first_half(texts_of_label(texts, kind)) for kind in ("French", "German"))
+    pair = tuple(first_half(texts_of_label(first_tokens(texts), kind)) for kind in ("French", "German"))
     found = contrast(pair)
+    assert steering_sentence(recorded_steering()) in sentences(app)
     assert not app.exception and pictures(app) == 1 and not app.metric
     assert contrast_sentence(found, ("French", "German")) in sentences(app)
     given = []
@@ -162,7 +171,7 @@ def test_contrast_names_experts_and_measures_three_losses_on_other_halves(monkey
     next(button for button in app.button if button.label == "Measure").click().run()
     assert not app.exception and [metric.value for metric in app.metric] == ["2.900", "3.500", "2.000"]
     said = sentences(app)
-    assert "French is predicted better by 0.100 nats a token, German worse by 0.500 nats a token, and" in said
+    assert "French is predicted better by 0.100 nats per token, German worse by 0.500 nats per token, and" in said
     assert "other kinds as before." in said
     ((sets, change),) = given
     assert change.amounts == turned(found, 2.0)
@@ -682,6 +691,21 @@ def test_prune_opens_with_what_was_recorded_and_a_part_of_it_comes_again(monkeyp
     rows = known.losses[(known.losses["criterion"] == "frequency") & (known.losses["cut"] == 1)]
     pd.testing.assert_frame_equal(rows.reset_index(drop=True), again.losses, atol=1e-4)
     pd.testing.assert_frame_equal(known.scores, again.scores, rtol=1e-3, check_dtype=False)
+
+
+def test_what_turning_experts_up_does_comes_again_as_it_was_recorded():
+    known, texts = recorded_steering(), first_tokens(recorded.held_out(EMBEDDED))
+    halves = (first_half(texts_of_label(texts, kind)) for kind in (known.first, known.second))
+    of_kind = texts_of_label(texts, known.first)
+    each = of_kind.tokens["sequence"].unique()
+    sets = {
+        name: of_kind.select(tokens=of_kind.tokens["sequence"].isin(each[begin::2]).to_numpy())
+        for begin, name in enumerate(("chosen", "judged"))
+    }
+    bias = moeviz.Bias(turned(contrast(tuple(halves)), known.amount))
+    again = what_if_module.loss_by_set(moeviz.load_model(), sets, bias)
+    change = again["loss_changed"] - again["loss"]
+    assert change.tolist() == pytest.approx([known.chosen, known.judged], abs=1e-4)
 
 
 def test_the_recorded_lineage_comes_again_from_a_checkpoint_that_is_cut_so(tmp_path):

@@ -155,7 +155,7 @@ def test_if_any_choice_is_counted_the_second_count_refutes_what_is_found(monkeyp
 
 # Claims about more than one trace, or about none, by the tests that recount them.
 ELSEWHERE = {
-    "metrics/test_metrics_contrast.py": "contrast no_contrast",
+    "metrics/test_metrics_contrast.py": "contrast no_contrast steering",
     "metrics/test_metrics_tune_targets.py": "tune_targets",
     "metrics/test_metrics_expert_names.py": "no_name name_that_holds names_that_hold names_that_predict",
     "metrics/test_metrics_paths.py": "paths_beyond path_that_holds map_of_experts",

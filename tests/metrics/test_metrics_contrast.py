@@ -11,7 +11,15 @@ from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.errors import InvalidTrace
 from moeviz.formats.exports import write_trace
 from moeviz.formats.steering_map import read_steering_map
-from moeviz.metrics.contrast import contrast, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.contrast import (
+    SteeringTrial,
+    contrast,
+    contrast_sentence,
+    first_half,
+    steering_sentence,
+    texts_of_label,
+    turned,
+)
 from moeviz.testing import sample_trace
 
 
@@ -174,3 +182,11 @@ def test_a_damaged_map_is_refused_in_one_sentence(tmp_path, facts, numbers, says
         read_steering_map(file)
     with pytest.raises(InvalidTrace, match="another suffix"):
         read_steering_map(file.with_suffix(".f32"))
+
+
+@pytest.mark.parametrize(("judged", "helps"), [(-0.03, True), (0.01, False), (-0.005, False)])
+def test_turning_up_helps_if_it_does_on_other_texts_and_beyond_experts_drawn_at_random(judged, helps):
+    at_random = tuple(np.linspace(-0.01, 0.03, 40))
+    claim = steering_sentence(SteeringTrial(8, "French", "German", 2.0, -0.05, judged, at_random))
+    assert [*claim.values.values()][1:] == [8, "French", "German", 2.0, -0.05, judged, 40, -0.01, 0.03]
+    assert ("not" in claim["verdict"]) is not helps

@@ -11,13 +11,23 @@ import pandas as pd
 import streamlit as st
 
 from moeviz.charts.comparison import CONTRAST
+from moeviz.embedded import EMBEDDED
 from moeviz.formats.steering_map import FACTS, NUMBERS, to_steering_map
-from moeviz.metrics.contrast import FEWEST, contrast_sentence, first_half, texts_of_label, turned
+from moeviz.metrics.contrast import (
+    FEWEST,
+    FIRST_TOKENS,
+    contrast_sentence,
+    first_half,
+    first_tokens,
+    steering_sentence,
+    texts_of_label,
+    turned,
+)
 from moeviz.metrics.tokens import written_text
 from moeviz.routing_trace import RoutingTrace
 from moeviz_app import settings
-from moeviz_app.jobs import model_catalog, model_service
-from moeviz_app.jobs.recorded import names_of
+from moeviz_app.jobs import model_catalog, model_service, recorded
+from moeviz_app.jobs.recorded import cached_for_example, names_of
 from moeviz_app.jobs.run_request import usual_temperature
 from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
@@ -32,8 +42,8 @@ if TYPE_CHECKING:
 
 FIRST_KINDS = ("French", "German")  # of the texts that ship, at first
 OTHERS = "other kinds"
-LONGEST, FIRST_TOKENS, WRITTEN = 200, 12, 40  # characters of the text to continue; tokens of it at first, and written
-MOST_TEXTS, MOST_TOKENS = 8, 160  # of each set that the model reads
+LONGEST, BEGINNING, WRITTEN = 200, 12, 40  # characters of the text to continue; tokens of it at first, and written
+MOST_TEXTS = 8  # of each set that the model reads
 READS = "The model reads three sets of texts, with the experts turned and without …"
 
 
@@ -53,13 +63,17 @@ def contrast_page() -> None:
         return
     one, other = _choose(kinds)
     with explained():
-        halves = tuple(first_half(texts_of_label(trace, kind)) for kind in (one, other))
+        beginnings = first_tokens(trace)
+        halves = tuple(first_half(texts_of_label(beginnings, kind)) for kind in (one, other))
         found = CONTRAST.measure(halves)
         st.container(border=True, key="answer").text(contrast_sentence(found, (one, other)))
         heading(CONTRAST)
         names = names_of(trace.model, [trace, *recent.traces().values()])
         picture_and_words(CONTRAST, found, model=trace.model, names=names)
-        st.markdown("Counted in the first half of each text; what follows is measured on the second.")
+        st.markdown(
+            f"Of each text, the first {FIRST_TOKENS} tokens are taken: this is counted in the first half of them, and "
+            "what follows is measured on the second."
+        )
         _dial(trace, found, (one, other))
 
 
@@ -93,8 +107,12 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
     if (why := model_catalog.why_only_read(trace.model.name)) is not None:
         say(why)
         return
+    if trace is recorded.held_out(EMBEDDED):
+        from moeviz.analyses.pruning.recorded import recorded_steering
+
+        st.text(steering_sentence(cached_for_example(trace, "steering", recorded_steering)))
     session.start_with(session.AMOUNT, 2.0)
-    session.start_with(session.CONTINUED, _beginning(trace, kinds))
+    session.start_with(session.CONTINUED, _beginning(trace, kinds[1]))
     with st.container(horizontal=True, vertical_alignment="bottom"):
         amount = st.select_slider("Added to the scores", AMOUNTS, key=session.AMOUNT, width=320)
         most = min(LONGEST, settings.SETTINGS.max_prompt_chars)
@@ -125,11 +143,12 @@ def _dial(trace: RoutingTrace, found: pd.DataFrame, kinds: tuple[str, str]) -> N
     )
 
 
-def _beginning(trace: RoutingTrace, kinds: tuple[str, str]) -> str:
-    others = ~trace.tokens["label"].astype(str).isin(kinds)
-    sequences = trace.tokens.loc[others, "sequence"] if others.any() else trace.tokens["sequence"]
-    is_first = (trace.tokens["sequence"] == sequences.iloc[0]) & (trace.tokens["position"] < FIRST_TOKENS)
-    return written_text(trace.select(tokens=is_first.to_numpy())).strip()[:LONGEST]
+def _beginning(trace: RoutingTrace, kind: str) -> str:
+    """Return the first words of a text of this kind: turning another kind up is to lead away from it."""
+    sequences = trace.tokens.loc[trace.tokens["label"].astype(str) == kind, "sequence"]
+    is_first = (trace.tokens["sequence"] == sequences.iloc[0]) & (trace.tokens["position"] < BEGINNING)
+    text = written_text(trace.select(tokens=is_first.to_numpy())).strip()[:LONGEST]
+    return text.rpartition(" ")[0] or text
 
 
 def _map(amounts: dict[int, dict[int, float]], trace: RoutingTrace) -> bytes:
@@ -171,21 +190,20 @@ def _measured(
 
 
 def _texts(trace: RoutingTrace, mask: Any) -> RoutingTrace:
-    """Some of the texts, evenly from all, and of each the beginning: a model reads them while somebody waits."""
+    """Return some of the texts, evenly from all, and of each the beginning: a model reads them while somebody waits."""
     sequences = trace.tokens.loc[mask, "sequence"].unique()
     some = sequences[:: -(-len(sequences) // MOST_TEXTS)]
-    tokens = trace.tokens
-    return trace.select(tokens=(tokens["sequence"].isin(some) & (tokens["position"] < MOST_TOKENS)).to_numpy())
+    return first_tokens(trace.select(tokens=trace.tokens["sequence"].isin(some).to_numpy()))
 
 
 def _show(losses: pd.DataFrame, kinds: tuple[str, str]) -> None:
-    """The losses before and after, the third set's too: an experts' dial that harms everything has steered nothing."""
+    """Draw the losses before and after, the third set's too: what harms all texts alike steers nothing."""
     with st.container(horizontal=True, gap="large"):
         for row in losses.itertuples():
             st.metric(
                 f"Loss of {row.texts}",
                 f"{row.loss_changed:.3f}",
-                f"{row.loss_changed - row.loss:+.3f} nats a token",
+                f"{row.loss_changed - row.loss:+.3f} nats per token",
                 delta_color="inverse",
                 help=f"{row.tokens:,} tokens; {row.loss:.3f} without the change. Lower is better predicted.",
             )
@@ -209,4 +227,4 @@ def _show_texts(texts: list[RoutingTrace], change: str) -> None:
 def _better(change: float) -> str:
     if abs(change) < 0.0005:
         return "as before"
-    return f"{'worse' if change > 0 else 'better'} by {abs(change):.3f} nats a token"
+    return f"{'worse' if change > 0 else 'better'} by {abs(change):.3f} nats per token"

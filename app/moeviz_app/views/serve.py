@@ -163,7 +163,13 @@ def serving(
     left, right = st.columns([4, 5], gap="medium")
     with right:
         opened = choice_of(
-            st.segmented_control, "Picture", parts, session.SERVE_PART, FITS_PART, label_visibility="collapsed"
+            st.segmented_control,
+            "Picture",
+            parts,
+            session.SERVE_PART,
+            FITS_PART,
+            label_visibility="collapsed",
+            wrap=True,
         )
         opened = FITS_PART if opened is None else opened
         serve_address.show(serve_address.PART, PARTS[opened], PARTS[FITS_PART])

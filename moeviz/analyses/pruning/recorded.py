@@ -1,7 +1,7 @@
-"""Answers about the embedded model, recorded once, so that the pages Prune and Lineage open with one.
+"""Answers about the embedded model, recorded once, so that the pages Prune, Lineage and Contrast open with one.
 
-They are what cutting experts costs, and what became of them in a checkpoint with one cut from each layer.
-`python -m models.training.reference --pruning` makes the files.
+They are what cutting experts costs, what became of them in a checkpoint with one cut from each layer, and whether
+turning experts up helps. `python -m models.training.reference` makes the files, with `--pruning` or `--steering`.
 """
 
 import io
@@ -15,9 +15,10 @@ from moeviz.analyses.lineage import Lineage
 from moeviz.analyses.pruning.result import PruningCurve, split
 from moeviz.embedded import EMBEDDED
 from moeviz.embedded.recorded_routing import HERE, reference_routing
+from moeviz.metrics.contrast import SteeringTrial
 from moeviz.metrics.pruning import RANDOM, LayerLimits
 
-PRUNING, LINEAGE = HERE / "pruning.json", HERE / "lineage.json"
+PRUNING, LINEAGE, STEERING = (HERE / f"{name}.json" for name in ("pruning", "lineage", "steering"))
 CHILD = "embedded-cut"  # the name of that checkpoint: the expert of each layer is cut that REAP finds least needed
 CRITERIA = ("reap", "frequency", RANDOM)
 DRAWS, TOKENS, SEED = 3, 64, 0
@@ -60,6 +61,12 @@ def recorded_curve(texts: Iterable[tuple[str, str]]) -> PruningCurve:
         TOKENS,
         drawn={(bool(in_all), int(cut)): tuple(losses) for in_all, cut, *losses in facts["drawn"]},
     )
+
+
+def recorded_steering() -> SteeringTrial:
+    """Read the best way to turn a kind of text up in the embedded model, and what it does on other texts."""
+    facts = json.loads(STEERING.read_text("utf-8"))
+    return SteeringTrial(**facts | {"at_random": tuple(facts["at_random"])})
 
 
 def lineage_as_json(found: Lineage) -> str:
