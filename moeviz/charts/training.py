@@ -46,7 +46,10 @@ AXES = {"step": "steps", "tokens": "training tokens"}
 CHANGED = "choices that changed"
 OF_LAYERS, OF_MODEL = "measured: the worst layer (even: 1)", "as the model computed it"
 WITHOUT_AUX, LOGGED = "without the aux loss", "as it was logged"
-TIMELINE, LEAST_LAYER, MOST_LAYER, LOAD_PART = 400, 8, 56, 0.6  # pixels of all rows and of one; part of it
+TIMELINE, LEAST_LAYER, MOST_LAYER, LOAD_PART = 400, 8, 60, 0.6  # pixels of all rows and of one; part of it
+NAMED_LAYER, NAMED_PART, NAMED_BAR = 56, 0.4, 10  # pixels of a row in which alarms have their names; and of a bar
+WORD = 90  # pixels that the name of an alarm takes, of about WIDTH
+WIDTH = 600
 LEGEND = 60  # pixels
 LAYER_OR_RUN = "datum.value < 0 ? 'run' : datum.value"
 ALARM_WORDS = {
@@ -65,6 +68,8 @@ ALARM_COLOURS = {
     "no exploring": "#44AA99",
     "growing logits": "#4a8fd0",
 }
+ON_DARK_BARS = {"collapse", "no token"}  # whose names are white
+NAMED_LANES = {"collapse": 0.79, "load": 0.79, "dead": 0.95, "aux_off": 0.5, "confidence": 0.05, "logits": 0.21}
 LANES = {"collapse": 0.87, "load": 0.87, "dead": 0.97, "aux_off": 0.5, "confidence": 0.03, "logits": 0.13}
 BAND, THIN = {"opacity": 0.13}, {"strokeWidth": 1, "opacity": 0.8}  # all layers, and the median one
 UNSEEN = {"size": 120, "opacity": 0, "aria": False}  # marks that are pointed at
@@ -183,37 +188,71 @@ def dead_stretches(frame: pd.DataFrame) -> pd.DataFrame:
 def health_timeline(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
     """The busiest expert of every layer over steps, and a bar for each alarm. Columns: those of `health_over_steps`."""
     load, alarms = frame[(frame["alarm"] == "") & frame["busiest"].notna()], frame[frame["alarm"] != ""]
-    rows = frame["layer"].nunique()
-    row = min(max(TIMELINE / max(rows, 1), LEAST_LAYER), MOST_LAYER)
-    y = alt.Y("layer:O", title="layer", axis=alt.Axis(labelOverlap=True, labelExpr=LAYER_OR_RUN))
+    rows = sorted(frame["layer"].unique().tolist())
+    row = min(max(TIMELINE / max(len(rows), 1), LEAST_LAYER), MOST_LAYER)
+    named = row >= NAMED_LAYER
+    axis = alt.Axis(labelOverlap=True, labelExpr=LAYER_OR_RUN)
+    y = alt.Y("layer:O", title="layer", axis=axis, scale=alt.Scale(domain=rows))
     colour = theme.times_colour("busiest", "busiest expert, × uniform", dark)
     tips = theme.tooltip(layer="d", busiest=("busiest, × uniform", ".2f"), effective=("experts in effect", ".1f"))
     cells = alt.Chart(theme.compact(load.drop(columns=["alarm", "says"])))
-    cells = cells.mark_rect(**CELLS, height=alt.RelativeBandSize(LOAD_PART)).encode(
+    cells = cells.mark_rect(**CELLS, height=alt.RelativeBandSize(NAMED_PART if named else LOAD_PART)).encode(
         x=along(frame, field="after"), x2=f"{axis_of(frame)}:Q", y=y, color=colour, tooltip=[*when(frame), *tips]
     )
-    lanes = list(_lanes(alarms, thick=max(row * (1 - LOAD_PART) / 4, 2)))
+    lanes = list(_lanes(alarms, NAMED_BAR if named else max(row * (1 - LOAD_PART) / 4, 2), named))
+    lanes += _names(alarms) if named and len(alarms) else []
     together = [theme.layered(*lanes)] if lanes else []
     drawn = theme.layered(cells, *together).resolve_scale(color="independent")
-    return theme.framed(drawn, int(row * rows) + theme.AROUND + LEGEND * len(together), canvas=True)
+    legend = LEGEND * (len(together) - named * len(together))
+    return theme.framed(drawn, int(row * len(rows)) + theme.AROUND + legend, canvas=True)
 
 
-def _lanes(alarms: pd.DataFrame, thick: float) -> Iterator[alt.Chart]:
-    """The bars of each kind of alarm, side by side within the row of their layer, `thick` pixels each."""
+def _lanes(alarms: pd.DataFrame, thick: float, named: bool) -> Iterator[alt.Chart]:
+    """Draw the bars of each kind of alarm, side by side within the row of their layer, `thick` pixels each.
+
+    Without a legend if the bars are `named`.
+    """
     columns = ["layer", "after", axis_of(alarms), "what", "alarm", "says"]
     bars = alt.Chart(alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[columns])
     names = [word for kind, word in ALARM_WORDS.items() if (alarms["alarm"] == kind).any()]
     strokes = {"symbolType": "stroke", "symbolStrokeWidth": 4, "columns": 2, "orient": "bottom"}
     kinds = theme.colour("what", names, [ALARM_COLOURS[word] for word in names], **strokes)
+    kinds = kinds.legend(None) if named else kinds
     for kind in dict.fromkeys(alarms["alarm"]):
         lane = bars.transform_filter(alt.datum.alarm == kind)
-        yield lane.mark_rule(strokeWidth=thick, strokeCap="round", aria=False).encode(
+        yield lane.mark_rule(strokeWidth=thick, strokeCap="butt" if named else "round", aria=False).encode(
             x=along(alarms, field="after"),
             x2=f"{axis_of(alarms)}:Q",
-            y=alt.Y("layer:O", bandPosition=LANES[kind]),
+            y=alt.Y("layer:O", bandPosition=(NAMED_LANES if named else LANES)[kind]),
             color=kinds,
             tooltip=theme.tooltip(what=("alarm", ""), says=("it said", "")),
         )
+
+
+def _names(alarms: pd.DataFrame) -> Iterator[alt.Chart]:
+    """Write what each alarm is on its bar, or beside a bar that is too short."""
+    over = axis_of(alarms)
+    named = alarms.assign(what=alarms["alarm"].map(ALARM_WORDS))[["layer", "after", over, "alarm", "what"]]
+    span = max(int(alarms[over].max()) - int(alarms["after"].min()), 1)
+    short = (alarms[over] - alarms["after"]) * WIDTH < WORD * span
+    late = (alarms["after"] - alarms["after"].min()) * WIDTH > WORD * span
+    for kind, word in ALARM_WORDS.items():
+        for rows, at, look in (
+            (~short, "after", {"align": "left", "dx": 4, "color": "white" if word in ON_DARK_BARS else "black"}),
+            (short & ~late, over, {"align": "left", "dx": 4, "color": theme.NOTE}),
+            (short & late, "after", {"align": "right", "dx": -4, "color": theme.NOTE}),
+        ):
+            some = named[rows & (named["alarm"] == kind)]
+            if len(some):
+                yield (
+                    alt.Chart(some)
+                    .mark_text(aria=False, fontSize=10, **look)
+                    .encode(
+                        x=along(alarms, field=at),
+                        y=alt.Y("layer:O", bandPosition=NAMED_LANES[kind]),
+                        text="what:N",
+                    )
+                )
 
 
 def violation_curve(frame: pd.DataFrame) -> alt.LayerChart:

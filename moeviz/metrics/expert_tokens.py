@@ -130,11 +130,13 @@ def _tail(hits: int, tries: int, chance: float) -> float:
     return min(1.0, total)
 
 
-def contexts(trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14) -> pd.DataFrame:
+def contexts(
+    trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14, seed: int | None = None
+) -> pd.DataFrame:
     """The tokens of an expert in their text, highest weight first; without weights, in the order of the trace.
 
     Of one token of the vocabulary (a `code` of `token_codes`); or of all, then at most twice the same token and three
-    times from the same of several texts.
+    times from the same of several texts. With a `seed`, they are drawn at random instead, in the order of the trace.
 
     One row per place, at most `most`. Columns: token int32 (row of `trace.tokens`) · before str, text str, after str
     (characters that would vanish or reorder the line are made visible in `text`, and spaces elsewhere) · label str (""
@@ -148,7 +150,10 @@ def contexts(trace: RoutingTrace, layer: int, expert: int, code: int | None = No
     weight = _weights(trace, row, expert, rows)
     order = rows if trace.weights is None else rows[np.argsort(-weight, kind="stable")]
     weights = dict(zip(rows.tolist(), weight.tolist(), strict=True))
-    chosen = (order if code is not None else _spread(order, codes, trace.tokens["sequence"].to_numpy()))[:most]
+    if seed is not None:
+        chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    else:
+        chosen = (order if code is not None else _spread(order, codes, trace.tokens["sequence"].to_numpy()))[:most]
     lines = [(at, *_around(trace, at), weights[at]) for at in chosen.tolist()]
     columns = ["token", "before", "text", "after", "label", "sequence", "weight"]
     kinds = {"token": "int32", "sequence": "int32", "weight": "float64"}

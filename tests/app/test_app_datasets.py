@@ -173,7 +173,7 @@ def test_an_expert_has_a_page_with_its_tokens_in_their_text(serving, folder):
     assert "how much weight it has, and which experts of other layers" in sentences(app)
     lines = drawn(app, "contexts")
     assert len(lines["lines"]) == 20 and {line["label"] for line in lines["lines"]} <= {"prose", "code"}
-    assert "sample 0" in "\n".join(text.value for text in app.markdown).replace("\\", "")
+    assert "seed 0" in "\n".join(text.value for text in app.markdown).replace("\\", "")
     press(app, "Draw others")
     assert drawn(app, "contexts")["lines"] != lines["lines"] and app.query_params["sample"] in ("1", ["1"])
     press(app, "expert ›")

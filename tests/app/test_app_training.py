@@ -72,7 +72,7 @@ def test_the_pair_that_ships_is_there_on_the_first_day_with_its_alarms():
     assert "87%" in said, "as it began"
     assert "Go back to a checkpoint from before the alarm" in said
     assert "Over at step" in said
-    assert pictures(app) == 2 and len(app.selectbox) == 2
+    assert pictures(app) == 4 and len(app.selectbox) == 2
 
 
 def test_only_the_part_that_is_open_is_drawn():
@@ -80,9 +80,9 @@ def test_only_the_part_that_is_open_is_drawn():
     app = training_page()
     assert in_all_parts(app) == {
         training_runs.EXPERTS: 5,
-        training_runs.BALANCE: 4,
-        training_runs.LOSSES: 6,
-        training_runs.PROBE: 5,
+        training_runs.BALANCE: 6,
+        training_runs.LOSSES: 8,
+        training_runs.PROBE: 7,
     }
     app.session_state[session.RUN_PART] = training_runs.EXPERTS
     assert app.run().select_slider(key=session.RUN_LAYER).value == 1, "the worst layer"
@@ -90,10 +90,10 @@ def test_only_the_part_that_is_open_is_drawn():
 
 def test_a_link_opens_the_part_that_was_on_screen():
     app = visit("train", run="aux-on", part="losses")
-    assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 5
+    assert app.session_state[session.RUN_PART] == training_runs.LOSSES and pictures(app) == 6
     assert address(app)["part"] == "losses" and address(app)["run"] == "aux-on"
     app = visit("train", run="aux-on", part="none such")
-    assert app.session_state[session.RUN_PART] is None and pictures(app) == 1
+    assert app.session_state[session.RUN_PART] is None and pictures(app) == 2
 
 
 def test_an_alarm_leads_to_its_layer():
@@ -107,10 +107,10 @@ def test_an_alarm_leads_to_its_layer():
 def test_a_run_alone_and_tokens_on_the_axis():
     app = training_page()
     app.selectbox(key=session.OTHER_RUN).set_value("no other run").run()
-    assert not app.exception and sum(in_all_parts(app).values()) == 15
+    assert not app.exception and sum(in_all_parts(app).values()) == 18
     assert "aux loss on" not in sentences(app)
     app.session_state[session.RUN_AXIS] = "Tokens"
-    assert sum(in_all_parts(app).values()) == 15
+    assert sum(in_all_parts(app).values()) == 18
 
 
 def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colour(started, tmp_path):

@@ -340,4 +340,6 @@ def test_alarms_stand_in_the_rows_of_their_layers_as_long_as_they_were_on(run):
     tokens = health_over_steps(replace(run, alarms=alarms), "tokens")
     assert tokens.loc[tokens["alarm"] == "load", ["after", "tokens"]].values.tolist() == [[2000, 4000]]
     check = charts.HEALTH.draw(frame).to_dict()
-    assert [len(part.get("layer", [1])) for part in check["layer"]] == [1, 3], "the load, and a lane for each kind"
+    assert [len(part.get("layer", [1])) for part in check["layer"]] == [1, 6], (
+        "the load, a lane for each kind, a name each"
+    )

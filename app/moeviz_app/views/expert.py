@@ -46,7 +46,7 @@ from moeviz_app.widgets.facts import dataset_facts
 from moeviz_app.widgets.messages import escape_markdown, explained, note, say
 
 MOST_KINDS, MOST_MAPS = 40, 100  # labels of a dataset that are drawn; there may be thousands
-PLACES = "Where in the text does it have them?"
+PLACES, PLACES_DRAWN = "Its tokens, drawn at random", 8
 NO_TOKEN = "No token occurs often enough here and keeps to it."
 NEEDS_TRACE = (
     "A dataset keeps counts of first choices from one layer to the next, and is never read whole, so these take a "
@@ -86,18 +86,21 @@ def _draw_of_trace(seen: ExpertInTrace) -> None:
         numbers_line(numbers, *without)
         if 0 < (has := numbers["tokens"].item()) < FEW and numbers["recorded"].item() >= HANDFUL:
             note(f"It has only {has} of these tokens: shares and ratios of so few say little.")
-        _serves(seen, tokens)
+        left, right = st.columns(2, gap="large")
+        with left:
+            _kinds(seen, kinds, lost)
+        with right:
+            _serves(seen, tokens, numbers)
     with beside:
         picture(seen, LOADS, LOADS.measure(trace, *where))
     shared_tokens = COMPANY.measure(trace, *where)
-    left, right = st.columns([2, 3], gap="large")
+    nowhere = "None of its tokens was recorded a layer before or after."
+    if len(seen.model.layers) == 1:
+        nowhere = "This trace has one MoE layer, so its tokens come from no other and go to no other."
+    left, right = st.columns(2, gap="large")
     with left:
-        _kinds(seen, kinds, lost)
-    with right:
-        nowhere = "None of its tokens was recorded a layer before or after."
-        if len(seen.model.layers) == 1:
-            nowhere = "This trace has one MoE layer, so its tokens come from no other and go to no other."
         panel(seen, FLOW, FLOW.measure(trace, *where, shared_tokens), nowhere)
+    with right:
         _weights(seen)
     panel(seen, COMPANY, shared_tokens)
     if kinds is not None:
@@ -155,41 +158,28 @@ def _draw_of_dataset(seen: ExpertInDataset) -> None:
 
 
 @st.fragment
-def _serves(seen: ExpertInTrace, tokens: pd.DataFrame) -> None:
-    """Draw the expert's tokens, and their places in the text. In a fragment, so that a click changes nothing else."""
-    left, right = st.columns([2, 3], gap="large")
-    with left:
-        panel(seen, TOKENS, tokens, NO_TOKEN)
-    with right:
-        st.subheader(PLACES, anchor=False)
-        code = chosen_token(seen)
-        lines = contexts(seen.trace, seen.layer, seen.expert, code)
-        _lines(seen, lines, in_words_of(seen.model, _of_lines(lines, tokens, code)))
+def _serves(seen: ExpertInTrace, tokens: pd.DataFrame, numbers: pd.DataFrame) -> None:
+    """Draw places in the text, and the expert's tokens. In a fragment, so that a click changes nothing else."""
+    code = chosen_token(seen)
+    _sample(seen, contexts(seen.trace, seen.layer, seen.expert, code, PLACES_DRAWN, seen.sample), numbers, code)
+    panel(seen, TOKENS, tokens, NO_TOKEN)
 
 
-def _of_lines(lines: pd.DataFrame, tokens: pd.DataFrame, code: int | None) -> str:
-    if not len(lines):
-        return "It has no token here."
-    order = "in the order of the text" if lines["weight"].isna().all() else "highest weight first (last column)"
-    if code is None:
-        return f"{len(lines)} of its tokens, at most two a token and, of several texts, three a text; {order}."
-    has = int(tokens.loc[tokens["code"] == code, "tokens"].iloc[0])
-    return f"{len(lines)} of the {has} that it has of this token; {order}. Click the bar again for all tokens."
-
-
-def _sample(seen: ExpertInDataset, lines: pd.DataFrame | None, known: pd.DataFrame | None, token: int | None) -> None:
+def _sample(
+    seen: ExpertInTrace | ExpertInDataset, lines: pd.DataFrame | None, known: pd.DataFrame | None, token: int | None
+) -> None:
     """Draw places in the text that are drawn at random, with a button that draws others."""
     with st.container(horizontal=True, vertical_alignment="center"):
         st.subheader(PLACES, anchor=False, width="content")
-        if lines is not None and len(lines) and st.button("Draw others", help="Another sample of its tokens"):
+        if lines is not None and len(lines) and st.button("Draw others", help="With the next seed"):
             seen.go(seen.layer, seen.expert, sample=seen.sample + 1)
     if lines is None:
         return
     of, again = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens", ""
     if token is not None:
         of, again = "places where it has this token", " Click the bar again for all tokens."
-    words = f"{len(lines)} of {of}, drawn at random (sample {seen.sample}), in the order of the corpus.{again}"
-    _lines(seen, lines, words if len(lines) else "It has no token here.")
+    words = f"{len(lines)} of {of}, drawn at random (seed {seen.sample}), in the order of the texts.{again}"
+    _lines(seen, lines, in_words_of(seen.model, words) if len(lines) else "It has no token here.")
 
 
 def _lines(seen: SeenExpert, lines: pd.DataFrame, words: str) -> None:

@@ -61,6 +61,7 @@ class ExpertInTrace(SeenExpert):
 
     trace: RoutingTrace
     held_out: bool  # whether the trace is that of the texts that ship
+    sample: int  # which of its contexts are drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +121,7 @@ def seen_expert(asked: dict[str, str]) -> ExpertInTrace | ExpertInDataset:
     trace = session.shown_trace()
     held_out = look.drawn.id in ROUTING
     key = f"held-out {trace.model.name}" if held_out else f"{id(trace)}"
-    return ExpertInTrace(trace.model, *checked(asked, trace.model), key, trace, held_out)
+    return ExpertInTrace(trace.model, *checked(asked, trace.model), key, trace, held_out, sample)
 
 
 def checked(asked: dict[str, str], model: ModelInfo) -> tuple[int, int, str]:
@@ -170,6 +171,7 @@ def title(seen: SeenExpert) -> None:
         st.title(f"{word.capitalize()} {seen.layer}, expert {seen.expert}", anchor=False, width="content")
         if known is not None:
             st.markdown(f"#### {escape_markdown(visible(_name_of(known, seen)))}", width="content")
+        session.link_to("Experts", "Map")
         for sign, to in ways.items():
             if st.button(sign, help=f"To {word} {to[0]}, expert {to[1]}", disabled=to == here):
                 seen.go(*to)

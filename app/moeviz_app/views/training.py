@@ -1,5 +1,6 @@
 """How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
 
+from collections.abc import Collection
 from functools import partial
 
 import pandas as pd
@@ -16,7 +17,7 @@ from moeviz_app import settings
 from moeviz_app.session import session, training_runs
 from moeviz_app.session.visit import visit
 from moeviz_app.url.fields import choice, number, page_address
-from moeviz_app.views.training_charts import measured, show_charts
+from moeviz_app.views.training_charts import measured, show_charts, show_worst_layer
 from moeviz_app.widgets.chart_panel import altair_chart, alternative, on_dark, particulars, question
 from moeviz_app.widgets.messages import escape_markdown, explained, note, refuse, say
 
@@ -49,9 +50,12 @@ def training_page() -> None:
             with place:
                 show_verdict(name, run, len(shown) == 1)
         lacking = list[str]()
+        rows = {WHOLE_RUN} if any((run.alarms["layer"] == WHOLE_RUN).any() for run in shown.values()) else set()
         for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
             with place:
-                show_health(name, run, len(shown) == 1, _axis(), lacking)
+                show_health(name, run, len(shown) == 1, _axis(), lacking, rows)
+        if session.value(session.RUN_PART) != training_runs.EXPERTS:
+            show_worst_layer(shown, _axis())
         if lacking:
             say(" ".join(dict.fromkeys(lacking)))
         for name, run in shown.items():
@@ -81,8 +85,10 @@ def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
             st.text(verdict.beside)
 
 
-def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:
-    """Draw the picture of a run; what it lacks for one is said once, under all."""
+def show_health(
+    name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str], rows: Collection[int] = ()
+) -> None:
+    """Draw the picture of a run, with `rows` that another run's has too; what it lacks is said once, under all."""
     if not len(run.logs):
         return
     try:
@@ -90,7 +96,9 @@ def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: l
     except MissingField as why:
         lacking.append(str(why))
         return
-    altair_chart(HEALTH.picture(frame, dark=on_dark()), key=f"{HEALTH.key} of {name}", alt=alternative(HEALTH))
+    missing = pd.DataFrame({"layer": [row for row in rows if row not in set(frame["layer"])], "alarm": "", "says": ""})
+    drawn = frame if missing.empty else pd.concat([frame, missing])
+    altair_chart(HEALTH.picture(drawn, dark=on_dark()), key=f"{HEALTH.key} of {name}", alt=alternative(HEALTH))
     if alone:
         particulars(HEALTH, frame)
 

@@ -79,6 +79,20 @@ def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
     _draw(IMPORTANCE, lambda: measured(IMPORTANCE, first, layer), lacking)
 
 
+def show_worst_layer(shown: Shown, over: Over) -> None:
+    """Draw the experts of one layer over steps, for each run: of the chosen layer, or the first run's worst."""
+    first = next(iter(shown.values()))
+    layer = session.value(session.RUN_LAYER)
+    layer = layer if layer in first.facts.layers else worst_layer(first)
+    if layer is None:
+        return
+    for place, (name, run) in zip(st.columns(len(shown)), shown.items(), strict=True):
+        with place, explained(lambda _: None):  # what is lacking is said in the part on experts
+            frame = measured(HEATMAP, run, layer, over)
+            st.markdown(f"**Layer {layer}: which experts do the work?**")
+            altair_chart(HEATMAP.picture(frame, dark=on_dark()), key=f"{HEATMAP.key} {name}", alt=alternative(HEATMAP))
+
+
 def _snapshots(shown: Shown) -> None:
     name, run = next((pair for pair in shown.items() if pair[1].snapshots), next(iter(shown.items())))
     if run.snapshots and len(shown) > 1:
