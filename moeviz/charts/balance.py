@@ -24,7 +24,11 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         row=rows.index, of=[short(name) if part else "all" for part, name in rows[["part", "group"]].to_numpy()]
     )
     several = rows["part"].nunique() > 1
-    names = [f"{row.of}, {row.layer}" if several else f"{row.layer}" for row in rows.itertuples()]
+    begins = ~rows["of"].duplicated()
+    names = [
+        f"{row.of} · layer {row.layer}" if several and begins[row.Index] else f"{row.layer}"
+        for row in rows.itertuples()
+    ]
     axis = alt.Axis(
         labelExpr=f"{json.dumps(names)}[datum.value]",
         labelOverlap=len(rows) > ROWS_WITH_NUMBERS,
@@ -37,20 +41,26 @@ def balance_map(frame: pd.DataFrame, dark: bool = False) -> alt.LayerChart:
         drawn = drawn.assign(written=drawn["times_even"].map(_in_cell, na_action="ignore"))
     drawn = theme.compact(drawn.drop(columns=["part", "group", "counted"] + ["of"] * (not several)))
     base = alt.Chart(drawn).encode(
-        x=theme.expert_axis("×: no token; pale: no more or less than luck"),
-        y=alt.Y("row:O", title="tokens, layer" if several else "layer", axis=axis),
+        x=theme.expert_axis("×: no token; pale: no more or less than chance"),
+        y=alt.Y("row:O", title=None if several else "layer", axis=axis),
         tooltip=theme.tooltip(
             **{"of": ("tokens", "")} if several else {},
             layer="d",
             expert="d",
             tokens=("tokens routed to it", ",d"),
             times_even=("times its share", ".3f"),
-            luck_low=("by luck, from", ".3f"),
+            luck_low=("by chance, from", ".3f"),
             luck_high=("to", ".3f"),
         ),
     )
+    apart = alt.Chart(rows.loc[begins & (rows.index > 0), ["row"]]).mark_rule(color=theme.NOTE, aria=False)
+    apart = apart.encode(y=alt.Y("row:O", bandPosition=0), x=alt.XValue(0), x2=alt.X2Value("width"))
     row = max(min(LOW_ROW if several else ROW, MAP_HEIGHT / max(len(rows), 1)), LEAST_ROW)
-    return theme.framed(theme.layered(*_cells(base, written, dark)), int(row * len(rows)) + theme.AROUND, canvas=True)
+    return theme.framed(
+        theme.layered(*_cells(base, written, dark), *([apart] if several else [])),
+        int(row * len(rows)) + theme.AROUND,
+        canvas=True,
+    )
 
 
 def _cells(base: alt.Chart, written: bool, dark: bool) -> Iterator[alt.Chart]:

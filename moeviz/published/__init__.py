@@ -12,14 +12,15 @@ from moeviz.model_info import ModelInfo
 
 MODELS = ("Mixtral-8x7B", "OLMoE-1B-7B")
 CHECKPOINTS = {"Mixtral-8x7B": "mistralai/Mixtral-8x7B-v0.1", "OLMoE-1B-7B": "allenai/OLMoE-1B-7B-0924"}  # to record
-CAUTION = "Counted at layers 0, 7 and 15 alone, by the authors of OLMoE (allenai/OLMoE, Apache-2.0)."
+KINDS = {"github": "code", "c4": "web", "book": "books"}  # the names of the source
+CAUTION = "Counted only at layers 0, 7 and 15, by the authors of OLMoE (allenai/OLMoE, Apache-2.0)."
 
 
 def published_counts(model: str = "Mixtral-8x7B") -> ExpertCounts:
     """How often each expert of Mixtral-8x7B or OLMoE-1B-7B was chosen, by domain: code, books and the web.
 
-    208,896 tokens of each of three domains (github, book, c4), at layers 0, 7 and 15. Raises `InvalidTrace` for another
-    model.
+    208,896 tokens of each of three domains (github, c4 and book in the source), at layers 0, 7 and 15. Raises
+    `InvalidTrace` for another model.
 
     Source: OLMoE (arXiv 2409.02060), section 5; `scripts/routing_output` of allenai/OLMoE, Apache-2.0.
 
@@ -34,7 +35,7 @@ def published_counts(model: str = "Mixtral-8x7B") -> ExpertCounts:
         for row in csv.DictReader(lines):
             if row["model"] == model:
                 top_k = int(row["top_k"])
-                table[row["domain"]][int(row["layer"])][int(row["expert"])] = int(row["assignments"])
+                table[KINDS[row["domain"]]][int(row["layer"])][int(row["expert"])] = int(row["assignments"])
     layers = sorted(next(iter(table.values())))
     experts = len(next(iter(table.values()))[layers[0]])
     counts = np.array([[[by[layer][e] for e in range(experts)] for layer in layers] for by in table.values()], np.int64)

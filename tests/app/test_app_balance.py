@@ -108,10 +108,10 @@ def test_of_the_example_it_is_said_what_the_busiest_expert_has_of_other_texts():
 def test_what_published_counts_say_is_in_the_words_of_the_kinds_of_text():
     """Luck leaves an expert within a hundredth of its share in 208,896 tokens."""
     claim = answer(published_counts("Mixtral-8x7B"))
-    ends = [("github", 15, 5, pytest.approx(1.3, abs=0.05)), ("book", 15, 3, pytest.approx(0.4, abs=0.05))]
+    ends = [("code", 15, 5, pytest.approx(1.3, abs=0.05)), ("books", 15, 3, pytest.approx(0.4, abs=0.05))]
     assert claim["degree"] == "Not quite" and [claim["most"], claim["least"]] == ends
     sums = answer(published_counts("OLMoE-1B-7B"))
-    assert sums["degree"] == "No" and sums["most"] == ("github", 7, 17, pytest.approx(6.2, abs=0.05))
+    assert sums["degree"] == "No" and sums["most"] == ("code", 7, 17, pytest.approx(6.2, abs=0.05))
 
 
 def test_the_first_visitor_sees_published_counts_and_whoever_ran_a_prompt_their_own():
@@ -192,7 +192,7 @@ def test_where_the_sum_hides_it_the_sentence_says_so():
 def test_a_part_of_the_counts_is_judged_alone():
     app = balance_page()
     (box,) = (box for box in app.selectbox if box.key == session.GROUP)
-    assert box.options == ["all together", "github", "c4", "book"]
+    assert box.options == ["all together", "code", "web", "books"]
     box.set_value(1).run()
     counts = published_counts(MODELS[0])
     assert answer(counts.of_group(0)) in sentences(app) and answer(counts) not in sentences(app)

@@ -9,7 +9,7 @@ from plain_box import TEXT
 from streamlit.testing.v1 import AppTest
 
 import moeviz
-from moeviz.charts import NAMED
+from moeviz.charts import NAMED, TOPICS
 from moeviz.testing import sample_trace
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service, run_request
@@ -226,3 +226,11 @@ def test_a_link_to_serve_brings_the_recording_that_plans_are_judged_on():
     assert visit_of(other).trace.tokens["text"].str.cat().endswith(ENGLISH.prompt), "the subject is the other one"
     other.selectbox(key=session.JUDGED_ON).set_value(None).run()
     assert "judged_on" not in address(other)
+
+
+def test_a_link_to_a_topic_brings_the_picture_that_is_drawn_large():
+    second = TOPICS["Locality"][1]
+    app = visit("locality", picture=second.key)
+    assert address(app)["picture"] == second.key and not app.exception
+    assert second.question in [heading.value for heading in app.subheader]
+    assert "picture" not in address(visit("locality", picture="none such"))

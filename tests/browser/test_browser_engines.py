@@ -91,7 +91,7 @@ def test_published_counts_have_an_address(visit):
     page = visit("/balance?subject=olmoe-1b-7b&group=2&counted_layer=15")
     expect(subject(page)).to_have_value(re.compile("^OLMoE-1B-7B"))
     expect(page.get_by_role("heading", name="Balance", exact=True)).to_be_visible()
-    expect(page.get_by_role("combobox", name="Tokens of")).to_have_value("c4")
+    expect(page.get_by_role("combobox", name="Tokens of")).to_have_value("web")
     page.get_by_role("radio", name="Kinds of text").click()
     expect(page.get_by_role("slider", name="Layer")).to_have_attribute("aria-valuetext", "15")
     settled(page)

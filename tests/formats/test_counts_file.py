@@ -11,7 +11,7 @@ from labels import labelled
 from moeviz import ExpertCounts, InvalidTrace, ModelInfo, published_counts, read_counts, read_trace, write_counts
 from moeviz.formats.importers.importer import ImportOptions
 from moeviz.metrics.load import balance
-from moeviz.published import MODELS
+from moeviz.published import KINDS, MODELS
 from moeviz.testing import sample_trace
 
 DATA = Path(__file__).parents[1] / "data"
@@ -84,9 +84,9 @@ def test_published_counts_are_those_of_the_source(model):
     """The balance of each domain, beside what was computed from the same counts without moeviz."""
     counts = published_counts(model)
     wanted = pd.read_csv(DATA / "expert_counts_metrics.csv").query("model == @model").set_index(["domain", "layer"])
-    assert counts.groups == ("github", "c4", "book") and counts.model.layers == (0, 7, 15)
+    assert counts.groups == tuple(KINDS.values()) and counts.model.layers == (0, 7, 15)
     assert (counts.tokens == 208_896).all()
-    for at, domain in enumerate(counts.groups):
+    for at, domain in enumerate(KINDS):
         one = ExpertCounts(counts.model, counts.assignments[at : at + 1], counts.tokens[at : at + 1])
         table = balance(one).set_index("layer")
         for layer in (0, 7, 15):

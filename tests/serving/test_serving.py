@@ -637,7 +637,7 @@ def test_a_verdict_takes_enough_choices_and_something_to_place():
 def test_a_judgement_is_of_tokens_that_the_plan_was_not_made_from():
     counts = published_counts("Mixtral-8x7B")
     frame = placement_judgements(counts, 4)
-    assert frame["judged_on"].tolist() == ["github", "c4", "book"]
+    assert frame["judged_on"].tolist() == ["code", "web", "books"]
     means = serving_placement(counts, 4, 0).groupby("placement")["imbalance"].mean()
     assert frame["planned"].mean() == pytest.approx(means["balanced"])
     assert frame["in_order"].mean() == pytest.approx(means["contiguous"])

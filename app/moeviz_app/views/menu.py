@@ -11,6 +11,7 @@ from urllib.parse import quote
 
 import streamlit as st
 
+from moeviz.charts import TOPICS
 from moeviz.embedded import EMBEDDED
 from moeviz.history.systems import EXHIBITS
 from moeviz.published import MODELS
@@ -29,7 +30,7 @@ from moeviz_app.session.subject import (
     WEIGHTS,
 )
 from moeviz_app.session.visit import Takes, visit
-from moeviz_app.url.fields import PageAddress
+from moeviz_app.url.fields import PageAddress, choice, page_address
 from moeviz_app.url.serve_address import ADDRESS as SERVE
 from moeviz_app.views.balance import ADDRESS as BALANCE
 from moeviz_app.views.balance import balance_page
@@ -57,7 +58,7 @@ from moeviz_app.views.routes import PAGE as ROUTES
 from moeviz_app.views.routes import routes_page
 from moeviz_app.views.serve import serve_page
 from moeviz_app.views.timeline import timeline_page
-from moeviz_app.views.topic import topic_page
+from moeviz_app.views.topic import picture_key, topic_page
 from moeviz_app.views.traces import traces_page
 from moeviz_app.views.training import ADDRESS as RUN_ADDRESS
 from moeviz_app.views.training import training_page
@@ -86,7 +87,9 @@ class PageRow:
 
 
 def _topic(name: str, takes: Takes, *topics: str) -> PageRow:
-    return PageRow(name, partial(topic_page, name, *topics), takes)
+    pictures = {chart.key: chart.key for topic in topics or (name,) for chart in TOPICS[topic]}
+    address = page_address(choice("picture", picture_key(name), pictures))
+    return PageRow(name, partial(topic_page, name, *topics), takes, address)
 
 
 def _takes(example: str, *needs: str, prefers: tuple[str, ...] = (), **more: bool) -> Takes:

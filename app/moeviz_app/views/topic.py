@@ -88,6 +88,11 @@ def topic_page(title: str, *topics: str) -> None:
         _offer_labels()
 
 
+def picture_key(title: str) -> str:
+    """Return the key of the chart that the page with this title draws large."""
+    return f"picture of {title}"
+
+
 def _refuse(title: str, sentence: str) -> None:
     st.title(title, anchor=False)
     say(sentence)
@@ -116,7 +121,7 @@ def gallery(
     for chart in charts:
         with explained(lambda sentence, chart=chart: refused.append((chart, sentence)), but=(DamagedShard,)):
             found.append(measure(chart))
-    key = f"picture of {title}"
+    key = picture_key(title)
     shown = next((one for one in found if one.chart.key == session.value(key)), found[0] if found else None)
     if shown is not None:
         with row:

@@ -13,7 +13,7 @@ from moeviz.published import published_counts
 
 TEXT = words_beside(__file__)
 CHOICES = {"first choice": 1 / 8, "first or second choice": 1 - (6 * 5) / (8 * 7)}  # and its chance
-KINDS = {"github": "code", "book": "books", "c4": "web"}
+KINDS = ["code", "books", "web"]
 
 
 def published_load(layer: int) -> pd.DataFrame:
@@ -23,8 +23,7 @@ def published_load(layer: int) -> pd.DataFrame:
 
     Source: counted by the authors of OLMoE (arXiv 2409.02060), `scripts/routing_output` of allenai/OLMoE.
     """
-    frame = load_by_label(published_counts("Mixtral-8x7B").select(layers=[layer]))
-    return frame.assign(label=frame["label"].map(KINDS))
+    return load_by_label(published_counts("Mixtral-8x7B").select(layers=[layer]))
 
 
 def published_divergence(layer: int) -> float:
@@ -52,13 +51,12 @@ def published_repetition() -> pd.DataFrame:
 
 def mixtral_load(frame: pd.DataFrame) -> alt.LayerChart:
     """Three bars an expert, a kind of text each, and the uniform share. Columns: those of `published_load`."""
-    kinds = list(KINDS.values())
     bars = theme.bars(
         frame,
         x=theme.expert_axis("dashed: uniform share"),
-        xOffset=alt.XOffset("label:N", sort=kinds),
+        xOffset=alt.XOffset("label:N", sort=KINDS),
         y=alt.Y("share:Q", title="share of assignments", axis=theme.share_axis()),
-        color=theme.colour("label", kinds, theme.EXPERT_COLOURS[: len(KINDS)]),
+        color=theme.colour("label", KINDS, theme.EXPERT_COLOURS[: len(KINDS)]),
         tooltip=theme.tooltip(
             label=("kind of text", ""),
             layer="d",
