@@ -177,7 +177,7 @@ def _sample(
         return
     of, again = "its tokens" if known is None else f"its {known['tokens'].iloc[0]:,} tokens", ""
     if token is not None:
-        of, again = "places where it has this token", " Click the bar again for all tokens."
+        of, again = "the places where it has this token", " Click the bar again for all tokens."
     words = f"{len(lines)} of {of}, drawn at random (seed {seen.sample}), in the order of the texts.{again}"
     _lines(seen, lines, in_words_of(seen.model, words) if len(lines) else "It has no token here.")
 

@@ -146,6 +146,8 @@ def _answer(options: RunRequest) -> None:
     written(trace, key="written")
     with explained():
         _linked(trace, _is_stale(options))
+    if (run := run_on_screen()) is not None and not run.fits_an_address:
+        say("This text is too long for an address, so a link does not bring it back. To keep it, download the trace.")
     trace_facts(trace)
     fill_first_screen()
     for chart in OVERVIEW:

@@ -7,7 +7,7 @@ import streamlit as st
 
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
-from moeviz.errors import MissingField
+from moeviz.errors import MissingField, ModelNotFound
 from moeviz.metrics.tokens import visible
 from moeviz.metrics.words import layer_word
 from moeviz.parameters import CARDS, ServedModel
@@ -132,7 +132,10 @@ def _served(name: str, counted: Counted | None) -> ServedModel:
     model = CHECKPOINTS.get(counted.model.name, counted.model.name)
     if model_catalog.why_only_read(model) is not None:
         raise MissingField(f"{quoted(model)} came from another engine, without one.")
-    served = known_model(model) or model_catalog.served_facts(model)
+    try:
+        served = known_model(model) or model_catalog.served_facts(model)
+    except ModelNotFound as why:  # whatever the hub said, in words for those who fetch a model
+        raise MissingField(f"That of {quoted(model)} is not at hand. Offer the model here, or its folder.") from why
     if served.num_experts != max(counted.model.num_experts):  # a file may call itself anything
         raise MissingField(
             f"That of {quoted(model)} has {served.num_experts:,} experts in a layer, and this routing has "

@@ -117,6 +117,7 @@ function run(box) {
   if (box.running) setTimeout(send, APART);
   else send();
   box.running = false;
+  box.text.blur(); // it folds, and what keys do elsewhere on the page they do again
   show(box);
 }
 

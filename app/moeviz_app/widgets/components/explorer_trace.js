@@ -196,9 +196,10 @@ class Trace {
     const run = this.longestRun(layer, best[0], window);
     const of = recorded < window[1] - window[0] ? `${recorded} recorded` : window[1] - window[0] < this.T ? `${recorded} shown` : recorded;
     const has = this.data.ordered ? "has" : "is among those of";
-    const said = `expert ${best[0]} ${has} ${most} of the ${of} ${this.item}s`;
+    const all = most === recorded; // then a row of them is no news
+    const said = `expert ${best[0]} ${has} ${all ? "all" : `${most} of the`} ${of} ${this.item}s`;
     const quoted = (token) => `“${this.data.texts[token]}”`;
-    const inARow = run.length > 2 ? `, ${run.length} of them in a row, from ${quoted(run.first)} to ${quoted(run.last)}` : "";
+    const inARow = run.length > 2 && !all ? `, ${run.length} of them in a row, from ${quoted(run.first)} to ${quoted(run.last)}` : "";
     return { expert: best[0], before: `At ${this.nameOfLayer(layer)}, `, said, after: `${inARow}.` };
   }
 
