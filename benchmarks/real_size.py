@@ -9,8 +9,7 @@ thread: both load the model and run one forward of the text.
     plain    transformers, without moeviz
     moeviz   load_model and trace, without the check against what experts receive; its CPU time is measured after that
 
-Printed are the medians, and the ratio of the medians. Imports are outside the clock, and the memory that they take is in
-both.
+Printed are the medians, and their ratio. Imports are outside the clock, and the memory that they take is in both.
 """
 
 import argparse

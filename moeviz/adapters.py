@@ -21,9 +21,9 @@ __all__ = ["register", "run_file"]
 
 def register(
     router: "type[nn.Module] | str",
-    read: Callable[..., tuple],
+    read: Callable[..., tuple[Any, ...]],
     *,
-    write: Callable[..., tuple] | None = None,
+    write: Callable[..., tuple[Any, ...]] | None = None,
     experts: tuple[str, ...] = ("experts",),
     num_experts: "Callable[[nn.Module], int] | None" = None,
     top_k: "Callable[[nn.Module], int] | None" = None,
@@ -55,7 +55,7 @@ def register(
     if not callable(read) or not (write is None or callable(write)):
         raise CaptureError(f"The adapter of {quoted(name)} needs a function that reads the router's answer.")
 
-    def call(function: Callable[..., tuple], *given: Any) -> tuple:
+    def call(function: Callable[..., tuple[Any, ...]], *given: Any) -> tuple[Any, ...]:
         try:
             return function(*given)
         except Exception as error:
