@@ -117,5 +117,5 @@ OPTION = Option(
     title="Turn experts up or down",
     meaning="This is added to their scores before each router chooses; it weighs those it chooses as it would.",
     parameters=(LAYER, EXPERTS, AMOUNT),
-    of=lambda layer, experts, amount: Bias({layer: dict.fromkeys(experts, amount)}),
+    of=lambda layer, experts, amount: Bias({layer: dict.fromkeys(experts, float(amount))}),
 )
