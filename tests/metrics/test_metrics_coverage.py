@@ -77,7 +77,7 @@ def test_by_lot_is_what_draws_by_lot_need(tokens, k, num_experts):
 
 
 def test_by_lot_of_many_tokens_takes_the_whole_binomial():
-    """Every number of tokens from 0 to 5,000, where draws would take long: the busiest first, until the level is met."""
+    """Every number of tokens from 0 to 5,000, for which draws take long: the busiest first, up to the level."""
     tokens, k, num_experts = 5_000, 8, 256
     n = np.arange(tokens, -1, -1)
     ways = np.array([lgamma(tokens + 1) - lgamma(m + 1) - lgamma(tokens - m + 1) for m in n.tolist()])
