@@ -60,7 +60,7 @@ __version__ = "0.1.0"
 if "torch" not in sys.modules:
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# What is imported on first use, by the module that has it.
+# Names that are imported on first use, by the module that has them.
 _ON_FIRST_USE = {
     "moeviz.capture.trace": ("trace", "stream"),
     "moeviz.capture.corpus": ("trace_corpus",),
