@@ -1,5 +1,4 @@
-"""Whether an alarm reports collapsing routers, and stays quiet for healthy ones: a tiny MoE, with the aux loss and
-without.
+"""Whether an alarm reports only routers that collapse: a tiny MoE, trained with the aux loss and without.
 
     python -m benchmarks.training_pair [--seeds N] [--scratch] [--write]
 

@@ -154,8 +154,8 @@ def _one_token(rows: Rows, start: int, end: int) -> bool:
 
 
 def not_recorded(rows: Rows) -> Iterator[Anomaly]:
-    """Rows for which the source does not say where the tokens went. Those that only the last layer lacks do not
-    count: llama.cpp routes a prompt's last token there, and no more.
+    """Rows for which the source names no experts. Those that only the last layer lacks do not count:
+    llama.cpp routes a prompt's last token there, and no more.
     """
     lost = ~rows.recorded
     if len(lost) > 1:

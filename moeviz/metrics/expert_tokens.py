@@ -81,8 +81,7 @@ def keeping_rows(
     usual: np.ndarray,
     tested: int,
 ) -> pd.DataFrame:
-    """Return the rows of `keeping_tokens` for one expert: words are the codes, ids and texts of the N tokens that keep
-    to it.
+    """Return the rows of `keeping_tokens` for one expert: words are codes, ids and texts of the N tokens.
 
     tokens (N,) and times (N,) are the occurrences that it has and all of them, `texts` the texts they are in, and usual
     (N,) its share of all tokens; `tested` is how many tokens of the vocabulary occur often enough.

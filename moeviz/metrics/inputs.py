@@ -1,5 +1,4 @@
-"""The inputs of metrics: recorded tokens, counts of layers, sets of chosen experts, sufficient statistics, and the
-limit on a table's size.
+"""The inputs of metrics: recorded tokens, counts, sets of experts, sufficient statistics, and a table's limit.
 
 Whether a token is recorded may differ from layer to layer. A token that is not recorded was not dropped: it went to
 experts that the source does not name. A file of two rows may name expert 32,766, so a table that would become too large
@@ -91,9 +90,7 @@ P = ParamSpec("P")
 
 
 def needs_tokens(metric: Callable[P, pd.DataFrame]) -> Callable[P, pd.DataFrame]:
-    """Mark a metric that needs the routing of each token. It raises `MissingField` for counts, and for a trace in
-    which nothing is recorded.
-    """
+    """Mark a metric that needs the routing of each token; it raises `MissingField` without any."""
 
     @wraps(metric)
     def checked(*args: P.args, **options: P.kwargs) -> pd.DataFrame:

@@ -56,8 +56,7 @@ def balance_of_two(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def transitions(trace: RoutingTrace) -> pd.DataFrame:
-    """The experts that the tokens of each expert go to: from the first choice in one layer to the first choice in the
-    other.
+    """The experts that each expert's tokens go to: from the first choice in one layer to that in the other.
 
     One row per pair of experts, including pairs that no token took. Columns: from_layer int32 · to_layer int32 ·
     from_expert int16 · to_expert int16 · tokens int64 · share float64 (of from_expert's tokens, sums to 1; NaN if it

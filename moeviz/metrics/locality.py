@@ -97,8 +97,7 @@ def locality_by_label(trace: RoutingTrace) -> pd.DataFrame:
 
 @needs_tokens
 def locality_beside_mixtral(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """The share of tokens that go to the same expert as the token before them, and the figures published for Mixtral
-    8x7B.
+    """The share of tokens with the expert of the token before them, and the figures published for Mixtral 8x7B.
 
     The rows of `locality`. If every layer of the trace has 8 experts and each token goes to 2, so that chance is the
     same, they are followed by one row for each published layer (0, 15, 31) and choice of Mixtral 8x7B: the mean of its

@@ -1,4 +1,4 @@
-"""Memory of weights, keys and values, and of a step, and the number of cards that hold it. The inputs for well-known
+"""Memory of weights, keys and values, and of a step, and the number of cards that hold it. The sizes of well-known
 models were computed in advance, so the first answer needs neither torch nor a
 network; `pytest --update-golden tests/serving/test_serving.py` writes that table anew.
 """
@@ -106,8 +106,7 @@ def memory_on_cards(
     bits: Sequence[int] = PRECISIONS,
     context: int = USUAL_CONTEXT,
 ) -> pd.DataFrame:
-    """Compare a model's memory at each precision with the memory of several cards of a kind, and count the experts that
-    fit.
+    """Compare a model's memory at each precision with that of several cards, and count the experts that fit.
 
     card      one of `moeviz.parameters.CARDS`, or the memory of another in GB.
     context   tokens of the one sequence whose keys and values are kept.

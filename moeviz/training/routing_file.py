@@ -1,5 +1,4 @@
-"""The files of a run, written and read: routing.jsonl, with a line per log, appended during the run; and files of
-counts.
+"""The files of a run, written and read: routing.jsonl, appended with a line per log; and files of counts.
 
     {"format": "moeviz training v1", "from_step": 0, "model": …, "layers": […], "num_experts": […], "top_k": …, …}
     {"step": 10, "steps": 10, "tokens": 5120, "loss": 6.9, "aux_loss": 2.1, "aux_coefficient": 0.02, "on": 1,

@@ -107,8 +107,8 @@ def _hash(script: str) -> str:
 
 
 class OneVisitor:
-    """ASGI middleware: ends a connection after its answer if the next request on it may be another visitor's. That
-    is so behind a proxy, and for a browser without a cookie, which is another visitor once it has one.
+    """ASGI middleware: ends a connection after its answer if the next request may be another visitor's. That is so
+    behind a proxy, and for a browser without a cookie, which is another visitor once it has one.
     """
 
     def __init__(self, app: ASGIApp) -> None:

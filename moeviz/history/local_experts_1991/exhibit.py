@@ -66,8 +66,7 @@ def decision_lines(result: AdaptiveMixture, data: Vowels, at: int = -1) -> pd.Da
 
 
 def error_by_epoch(result: AdaptiveMixture, data: Vowels) -> pd.DataFrame:
-    """The average squared error on the training speakers by epoch: of the mixture, and of a network trained for
-    comparison.
+    """The average squared error on the training speakers by epoch: of the mixture, and of a network to compare.
 
     The network has one hidden layer and about as many parameters, and starts from the same seed; both stop at 0.08.
 

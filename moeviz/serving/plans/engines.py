@@ -111,8 +111,7 @@ def write_ktransformers(plan: ExpertPlan) -> bytes:
 
 
 def write_ktransformers_together(plan: ExpertPlan) -> bytes:
-    """Write a rank instead of each count, so that the experts that share tokens are put on the GPU, as many of each
-    layer.
+    """Write a rank instead of each count, so that experts that share tokens are put on the GPU.
 
     **Source**: as for `write_ktransformers`: the highest numbers go to the GPU. Raises `MissingField` for counts.
     """
