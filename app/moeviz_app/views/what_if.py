@@ -55,7 +55,7 @@ def _change_written() -> dict[str, str]:
     prompt, kind = session.value(session.PROMPT) or "", session.value(session.CHANGE)
     chosen = session.value(session.MODEL) or settings.SETTINGS.models[0]
     if (
-        session.waiting() is not None
+        visit().why_waiting is not None
         or kind is None
         or (chosen, session.how()) != (model, how)
         or len(prompt) > LONGEST_IN_LINK
@@ -113,7 +113,7 @@ def what_if_page() -> None:
         "expert of a token, click it on Explore; here are whole texts, and the other changes."
     )
     prompt, name = _prompt_and_model()
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     if (why := model_catalog.why_only_read(name)) is not None:
         say(why)
