@@ -5,6 +5,7 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
+from moeviz.charts import placement
 from moeviz.charts.chart import Chart
 from moeviz.charts.serving import BATCH, CACHE, FITS, MEMORY, PLANE, PREFETCH
 from moeviz.errors import MissingField, ModelNotFound
@@ -247,6 +248,10 @@ def _cache(asked: ServingQuery) -> None:
 def _placement(asked: ServingQuery) -> None:
     if asked.devices == 1:
         st.text("One device does all the work: with more, you see here how evenly they share it.")
+        return
+    if not isinstance(asked.counted, RoutingTrace):  # the plane takes the experts of each token
+        chart = placement.CHARTS[0]
+        _draw(chart, chart.measure(asked.counted, asked.devices), asked.counted)
         return
     table = serving_placement(asked.counted, asked.devices, asked.copies)
     judged = placement_judgements(asked.counted, asked.devices)
