@@ -18,7 +18,6 @@ from moeviz.routing_trace import NO_TOKEN_ID, RoutingTrace
 
 KEEPS = 1.2  # times its usual share, from which on a token keeps to an expert at all
 NOTHING = 1e-18  # of a sum
-A_TOKEN, A_TEXT = 2, 3  # most contexts of the same token, and from the same text: else one of them fills the list
 REACH = 40  # tokens before and after that a context is taken from
 LEFT, RIGHT = 60, 60  # and characters
 PART = re.compile(r"⟨(.) (\d)/\d⟩")  # of a character that is split over tokens
@@ -131,13 +130,11 @@ def _tail(hits: int, tries: int, chance: float) -> float:
 
 
 def contexts(
-    trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14, seed: int | None = None
+    trace: RoutingTrace, layer: int, expert: int, code: int | None = None, most: int = 14, seed: int = 0
 ) -> pd.DataFrame:
-    """The tokens of an expert in their text, highest weight first; without weights, in the order of the trace.
+    """The tokens of an expert in their text, drawn at random, in the order of the trace.
 
-    For one token of the vocabulary (a `code` of `token_codes`), or for all: then at most twice the same token and three
-    times from the same of several texts. With a `seed`, they are drawn at random instead, in the order of
-    the trace.
+    code   one token of the vocabulary (of `token_codes`); None for all.
 
     One row per place, at most `most`. Columns: token int32 (row of `trace.tokens`) · before str, text str, after str
     (characters that would vanish or reorder the line are made visible in `text`, and spaces elsewhere) · label str (""
@@ -146,16 +143,10 @@ def contexts(
     Source: keyword in context, Luhn (1960).
     """
     row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
-    codes = token_codes(trace)
-    rows = np.flatnonzero(has if code is None else has & (codes == code))
-    weight = _weights(trace, row, expert, rows)
-    order = rows if trace.weights is None else rows[np.argsort(-weight, kind="stable")]
-    weights = dict(zip(rows.tolist(), weight.tolist(), strict=True))
-    if seed is not None:
-        chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
-    else:
-        chosen = (order if code is not None else _spread(order, codes, trace.tokens["sequence"].to_numpy()))[:most]
-    lines = [(at, *_around(trace, at), weights[at]) for at in chosen.tolist()]
+    rows = np.flatnonzero(has if code is None else has & (token_codes(trace) == code))
+    chosen = np.sort(np.random.default_rng(seed).permutation(rows)[:most])
+    weights = _weights(trace, row, expert, chosen)
+    lines = [(at, *_around(trace, at), weight) for at, weight in zip(chosen.tolist(), weights, strict=True)]
     columns = ["token", "before", "text", "after", "label", "sequence", "weight"]
     kinds = {"token": "int32", "sequence": "int32", "weight": "float64"}
     strings = dict.fromkeys(("before", "text", "after", "label"), "str")
@@ -168,15 +159,6 @@ def _weights(trace: RoutingTrace, row: int, expert: int, rows: np.ndarray) -> np
     own = trace.experts[row, rows] == expert
     weights: np.ndarray = trace.weights[row, rows][own].astype(np.float64)
     return weights
-
-
-def _spread(order: np.ndarray, codes: np.ndarray, texts: np.ndarray) -> np.ndarray:
-    """Keep the first few of these rows for each token and, if there are several texts, for each text."""
-    frame = pd.DataFrame({"row": order, "code": codes[order], "text": texts[order]})
-    kept = frame[frame.groupby("code").cumcount() < A_TOKEN]
-    if len(np.unique(texts)) > 1:
-        kept = kept[kept.groupby("text").cumcount() < A_TEXT]
-    return kept["row"].to_numpy(np.int64)
 
 
 def _around(trace: RoutingTrace, at: int) -> tuple[str, str, str, str, int]:

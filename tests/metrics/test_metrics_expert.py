@@ -129,11 +129,14 @@ def test_tokens_without_ids_are_told_apart_by_their_text(small):
     assert keeping_tokens(without, 0, 0)["text"].tolist() == ["a"]
 
 
-def test_contexts_are_of_one_text_highest_weight_first_and_twice_a_token(small):
+def test_contexts_are_of_one_text_in_its_order_and_drawn_at_random(small):
     lines = contexts(small, 0, 0)
-    assert lines["token"].tolist() == [0, 2, 1]  # the third a is one too many
-    assert lines[["before", "text", "after"]].to_numpy().tolist() == [["", "a", "ba"], ["ab", "a", ""], ["a", "b", "a"]]
-    assert lines["weight"].tolist() == [0.75, 0.75, 0.25]
+    assert lines["token"].tolist() == [0, 1, 2, 4]
+    rows = lines[["before", "text", "after"]].to_numpy().tolist()
+    assert rows[:3] == [["", "a", "ba"], ["a", "b", "a"], ["ab", "a", ""]]
+    assert lines["weight"].tolist()[:3] == [0.75, 0.25, 0.75]
+    drawn = [tuple(contexts(small, 0, 0, most=2, seed=seed)["token"]) for seed in range(60)]
+    assert set(drawn) == {(0, 1), (0, 2), (0, 4), (1, 2), (1, 4), (2, 4)}
     of_a = contexts(small, 0, 0, code=0)
     assert of_a["token"].tolist() == [0, 2, 4] and of_a["sequence"].tolist() == [0, 0, 1]
 
