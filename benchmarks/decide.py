@@ -51,7 +51,6 @@ def _walk(step: float) -> Favour:
 
 
 def _trend(rng: np.random.Generator) -> np.ndarray:
-    """Move from one state at the first text to another at the last."""
     one, other = rng.normal(0, SPREAD, (2, *SHAPE))
     part = np.linspace(0, 1, 2 * TEXTS)[:, None, None]
     return np.asarray((1 - part) * one + part * other)
@@ -67,7 +66,6 @@ def _regimes(rng: np.random.Generator) -> np.ndarray:
 
 
 def _hot(*experts: int, fading: bool = False) -> Favour:
-    """Favour a few experts, always the same ones."""
 
     def favour(_: np.random.Generator) -> np.ndarray:
         found = np.zeros((2 * TEXTS, *SHAPE))

@@ -52,7 +52,6 @@ def table_1(seeds: Iterable[int] = range(25)) -> pd.DataFrame:
 
 
 def _our_rows(data: Vowels, seeds: Iterable[int]) -> Iterator[tuple[str | float, ...]]:
-    """Return a row for each of the four systems."""
     of = table_1991.MEASURED if data.measured else table_1991.STAND_IN
     for experts in (4, 8):
         mixtures = [train(data, experts, seed=seed) for seed in seeds]

@@ -410,7 +410,6 @@ def _one_too_many(held: Mapping[socket.socket, str]) -> socket.socket:
 
 
 def _gone(connections: Collection[socket.socket]) -> Iterator[socket.socket]:
-    """Yield the connections whose other end has closed them."""
     poll = select.poll()
     by_number = {connection.fileno(): connection for connection in connections}
     for number in by_number:

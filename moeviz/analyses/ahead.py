@@ -178,7 +178,7 @@ def _same(answer: Tensor, given: Any) -> bool:
 
 
 def _ranked(router: Router, args: tuple[Any, ...], kwargs: dict[str, Any], answer: Any) -> np.ndarray:
-    """(T, E) the experts that compute: those of the answer first, then the others by the router's ranks."""
+    """Return (T, E) the experts that compute: those of the answer first, then the others by the router's ranks."""
     decided: tuple[Any, ...] = router.decided((*args, *kwargs.values()), answer)
     logits, _, chosen = (None if part is None else part.detach().reshape(-1, part.shape[-1]) for part in decided)
     assert chosen is not None, "a router says which experts it chooses"

@@ -88,7 +88,7 @@ class StoredTensor:
         return self.block or (-(-height // tall), -(-width // wide))
 
     def _spread(self, scale: "StoredTensor", first: int, count: int) -> np.ndarray:
-        """(count, width) or (count, 1): the scale of each number of these rows."""
+        """Return (count, width) or (count, 1): the scale of each number of these rows."""
         shape = scale.shape
         if prod(shape) == 1:
             return scale.rows(0, 1)
@@ -274,7 +274,7 @@ def _of_gguf(name: str) -> dict[str, StoredTensor]:
 
 
 def _resolved(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Each weight by the name of its module, with its scales; biases stay beside them, as NAME_bias."""
+    """Map each weight, with its scales, by the name of its module; biases are next to them, as NAME_bias."""
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = SUFFIX.search(name)
@@ -309,7 +309,7 @@ Stacks = dict[str, dict[int, dict[int, Expert]]]
 
 
 def _found(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
-    """Experts and dense MLPs: by the stack of layers, layer and number."""
+    """Find experts and dense MLPs by the stack of layers, layer and number."""
     alone, fused, in_turns = _by_place(tensors)
     experts: Stacks = defaultdict(lambda: defaultdict(dict))
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
@@ -363,7 +363,7 @@ def _by_place(
 
 
 def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
-    """The tensor, if its format is read and its shape can be an expert's."""
+    """Return the tensor, if its format is read and its shape can be an expert's."""
     if tensor.format not in FORMATS:
         raise CaptureError(
             f"The experts of {quoted(name)} are stored as {tensor.format}, which moeviz does not read. Read are "
@@ -381,7 +381,7 @@ def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
 
 
 def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
-    """True where there is a scale for each number: one for all, one a row, or one for each block of a matrix."""
+    """Return whether every number has a scale: one for all, one per row, or one per block of a matrix."""
     if scale.format not in FORMATS or not prod(scale.shape):
         return False
     if prod(scale.shape) == 1 or scale.shape == tensor.shape[:-1] == tensor.shape[:1]:
@@ -397,7 +397,7 @@ def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
 def _matrices(
     name: str, parts: Mapping[str, StoredTensor], number: int, in_turns: bool
 ) -> Iterator[tuple[str, Matrix]]:
-    """The matrices of one expert (out, in), whichever way they lie in the file."""
+    """Return the matrices of one expert (out, in), whichever way they lie in the file."""
     down = parts["down"].shape[-2:]
     for role, tensor in sorted(parts.items()):
         rows, columns = tensor.shape[-2:]

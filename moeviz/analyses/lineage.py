@@ -208,7 +208,6 @@ class _Search:
         return found
 
     def layer(self, layer: int) -> list[dict[str, Any]]:
-        """Make the rows of one of the child's layers."""
         if layer not in self.layers:
             return [_row(layer, number, UNRELATED, -1) for number in self.child.layers[layer]]
         theirs = self.layers[layer]
@@ -244,7 +243,7 @@ class _Search:
         return rows
 
     def _spliced(self, layer: int, sample: np.ndarray) -> dict[str, Place] | None:
-        """Find the base's expert that each matrix of an expert is of; None if it is one, or cannot be told."""
+        """Find the base's expert that each matrix of an expert comes from; None if it is one, or unclear."""
         shape = _shape_of(self.child.layers[layer])
         places = [(one, number) for one, experts in self.base.layers.items() for number in experts]
         places = [(one, number) for one, number in places if _shape_of(self.base.layers[one]) == shape]
@@ -274,7 +273,7 @@ class _Search:
     def _judged(
         self, products: np.ndarray, chosen: int, apart: float, rounding: list[float]
     ) -> tuple[str, list[int], tuple[float, ...], float, float]:
-        """Judge an expert beside others, by their inner products: its fate, sources, their parts, and how alike."""
+        """Compare an expert with others by their inner products: its fate, sources, their parts, and similarity."""
         lengths = np.sqrt(np.diagonal(products))
         if not lengths[0]:
             return ZEROED, [], (), np.nan, np.nan
@@ -295,7 +294,7 @@ class _Search:
         return TUNED, [nearest - 1], part, alike, difference
 
     def _chosen(self, sample: np.ndarray, samples: np.ndarray, cosines: np.ndarray) -> list[int]:
-        """Choose the base's experts that the sample is a sum of, the nearest first: at least one."""
+        """Choose the base's experts of which the sample is a sum, the nearest first: at least one."""
         chosen, rest = [int(cosines.argmax())], sample.astype(np.float64)
         while len(chosen) < min(MOST_SOURCES, len(samples)):
             axes, _ = np.linalg.qr(samples[chosen].T.astype(np.float64))
@@ -311,7 +310,7 @@ class _Search:
         return chosen
 
     def _summed(self, products: np.ndarray, apart: float) -> tuple[list[int], tuple[float, ...], float, float] | None:
-        """Describe the expert as a sum of others; None where it is no more of several than of one."""
+        """Describe the expert as a sum of others; None if several fit no better than one."""
         others = [*range(1, len(products))]
         while len(others) > 1:
             parts, rest = _fitted(products, others)
@@ -338,7 +337,7 @@ def _fitted(products: np.ndarray, others: list[int]) -> tuple[np.ndarray, float]
 
 
 def _layers(alike: dict[tuple[int, int], float]) -> dict[int, int]:
-    """Find the base's layer that each of the child's is most like: that of its own number unless another is more."""
+    """Find the base's layer that each of the child's is like: its own number unless another is clearly more so."""
     found = {}
     for mine in dict.fromkeys(one for one, _ in alike):
         likes = {theirs: like for (one, theirs), like in alike.items() if one == mine}
@@ -377,7 +376,7 @@ def _between(samples: np.ndarray) -> np.ndarray:
 
 
 def _tied(nearest: int, cosines: np.ndarray, numbers: list[int], own: int, taken: set[int]) -> int:
-    """Choose the nearest expert; of several as near, the one of its own number, or one that no other came from."""
+    """Choose the nearest expert; among ties, the one of its own number, or one that no other came from."""
     as_near = np.flatnonzero(cosines >= cosines[nearest] - SAME).tolist()
     same = [at for at in as_near if numbers[at] == own]
     return (same or [at for at in as_near if at not in taken] or [nearest])[0]
@@ -464,7 +463,7 @@ def _lengths(neurons: np.ndarray) -> np.ndarray:
 
 
 def _name_copies(rows: list[dict[str, Any]]) -> None:
-    """Call all experts of one source copies, but for the one in the source's place that is as it was."""
+    """Call all experts of one source copies, except an unchanged one in the source's place."""
     single = [row for row in rows if row["what"] in (KEPT, MOVED, TUNED)]
     children = Counter((row["base_layer"], row["base_experts"]) for row in single)
     for row in single:
@@ -473,7 +472,7 @@ def _name_copies(rows: list[dict[str, Any]]) -> None:
 
 
 def _lost(rows: list[dict[str, Any]], search: _Search) -> list[dict[str, Any]]:
-    """List the base's experts that no row names; none where the child has nothing of the base, or it cannot be told."""
+    """List the base's experts that no row names; none if the child has nothing of the base, or it is unclear."""
     if not any(row["base_experts"] for row in rows):
         return []
     named = {(row["base_layer"], one) for row in rows for one in row["base_experts"]}

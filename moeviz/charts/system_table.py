@@ -26,7 +26,6 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
 
 
 def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """Draw a bar per trace, divided into its experts."""
     ranked = frame.sort_values(["share"], ascending=False, kind="stable")
     rank = ranked.groupby("trace", sort=False).cumcount()
     ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
@@ -65,7 +64,6 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
 
 
 def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """Write the number of filled boxes."""
     systems = frame.drop_duplicates("trace")
     both = zip(systems["used"], systems["num_experts"], strict=True)
     words = [f"{used:.2g} of {all_of_them}" for used, all_of_them in both]

@@ -279,7 +279,6 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
 
 
 def _known(facts: MapFacts) -> dict[str, Any]:
-    """Collect the parameters that tell the marks about the trace."""
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     return {"tokens": len(facts.names)} | known

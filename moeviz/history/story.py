@@ -326,7 +326,6 @@ def spelled(number: int) -> str:
 
 
 def _vowels() -> Inputs:
-    """Return the vowels that the systems learn from."""
     data, trace = stand_in(), _last(shipped_trace("local-experts")).select(tokens=stand_in().training)
     mine, groups = data.training, trace.tokens["label"].tolist()
     at, wanted = (of[mine].astype(int).tolist() for of in (data.formants, encode(data)[1]))
@@ -389,7 +388,6 @@ def _said_of_vowels(state: Any, answers: str = "outputs") -> list[list[float]]:
 
 
 def _moved_rows() -> np.ndarray:
-    """Return rows of the trace of the deep mixture: ten kinds at each of 81 places."""
     return np.concatenate([10 * place + np.arange(10) for place in PLACES.values()])
 
 
@@ -398,7 +396,6 @@ def _moved(trace: RoutingTrace) -> RoutingTrace:
 
 
 def _digits_in_order() -> np.ndarray:
-    """Return the first test image of each kind of digit."""
     test = digits()[1].digit
     return np.array([(test == kind).argmax() for kind in range(10)])
 
@@ -493,11 +490,8 @@ def _words_of(row: dict[str, Any]) -> dict[str, Any]:
 def _step(row: dict[str, Any]) -> Step:
     words = _words_of(row)
     halves = [_words_of(half) for half in words.pop("halves")]
-    return Step(**words, halves=tuple(Half(**half | _looked_up(half)) for half in halves))
-
-
-def _looked_up(half: dict[str, Any]) -> dict[str, Any]:
-    return {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))}
+    halves = [half | {"show": SCENES[half["show"]], "added": tuple(half.get("added", ()))} for half in halves]
+    return Step(**words, halves=tuple(Half(**half) for half in halves))
 
 
 _BEFORE_WORDS = (one_network, compete, tree, layers, unbalanced_layers, switches)

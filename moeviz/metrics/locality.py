@@ -60,8 +60,8 @@ def locality(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
 
 def _locality_of_sums(statistics: Statistics) -> pd.DataFrame:
-    """The rows of `locality`. What needs the sets of experts of all tokens is NaN: `load_chance` of any choice, and
-    `uniform_chance` of it where tokens have empty slots."""
+    """Return the rows of `locality`, NaN for what needs the sets of all tokens: for any choice, `load_chance`,
+    and `uniform_chance` with empty slots."""
     near, first, slots = statistics.repeats(), statistics.first_choices(), statistics.filled_slots()
     model, rows = statistics.model, []
     for row, (layer, num_experts) in enumerate(zip(model.layers, model.num_experts, strict=True)):

@@ -335,7 +335,6 @@ def draws_of(asked: Requests) -> int:
 def _rates(
     asked: Requests, sizes: Int64[np.ndarray, " C"], policies: Sequence[str], half: int | None = None
 ) -> dict[str, object]:
-    """Count hits and misses of one cache, by its size."""
     late = asked.step >= (asked.steps // 2 if half is None else half)
     total, compulsory = len(asked.step), len(np.unique(asked.expert))
     columns: dict[str, object] = {"steps": asked.steps, "requests": total, "compulsory": compulsory}

@@ -113,7 +113,6 @@ def plan_staleness(made_on: Counted, judged_on: Counted, plans: Plans) -> pd.Dat
 
 
 def _counts(counted: Counted) -> dict[int, Counts]:
-    """Count the choices of each layer's experts that compute."""
     return {
         each.layer: each.counts.sum(axis=0)[: each.num_experts - counted.model.zero_experts]
         for each in layer_counts(counted)

@@ -172,7 +172,6 @@ def subjects() -> dict[str, Subject]:
 
 
 def _own_traces() -> list[Subject]:
-    """List the visitor's own traces, the latest first."""
     current, names = visit().trace, recent.traces()
     found = []
     if current is not None:

@@ -39,7 +39,7 @@ def timeline_page() -> None:
 
 
 def _calculator() -> None:
-    """Draw the arithmetic of parameters with any sizes, from those of a paper on."""
+    """Draw the arithmetic of parameters for any sizes, beginning with those of a paper."""
     st.subheader("What do other sizes give?", anchor=False)
     systems = readings()
     name = st.selectbox("Start from", systems, key=session.READING, persist_state="session")
@@ -57,7 +57,7 @@ def _size(name: str, size: str, value: int | bool) -> int | bool:
 
 
 def _known_models() -> None:
-    """Exact counts of models whose configurations ship; it takes some seconds, so only when asked for."""
+    """Count parameters of models whose configurations ship; it takes some seconds, so only on request."""
     st.subheader("What do the configurations of known models give?", anchor=False)
     st.markdown(
         "Each model is laid out without weights and its parameters are counted, in billions, next to what its maker "

@@ -96,7 +96,6 @@ def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: l
 
 
 def _chosen() -> dict[str, TrainingRun]:
-    """Choose one run or two, by name."""
     if gone := visit().training_runs.take_dropped():
         say(f"Memory was needed, so the oldest runs were let go: {', '.join(gone)}. Open them again to see them.")
     offered = training_runs.offered()
@@ -161,7 +160,7 @@ def _upload() -> None:
 
 
 def _facts(name: str, run: TrainingRun, alone: bool) -> str:
-    """Say whose run it is, how far it is, and its caution. A file may say anything: never Markdown."""
+    """Report whose run it is, its progress and its caution. A file may contain anything: never Markdown."""
     facts, parts = run.facts, []
     if len(run.logs):
         last, logs = run.logs.iloc[-1], len(run.logs)
@@ -229,7 +228,7 @@ def _look(layer: int) -> None:
 
 
 def _sentence(says: str) -> str:
-    """Write a sentence as people do: a capital, and an end."""
+    """Format a sentence: a capital, and an end."""
     text = visible(says)
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 

@@ -117,7 +117,7 @@ class RouterChange:
 
 @contextmanager
 def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
-    """Inside the block the router answers with what is made of its decision."""
+    """Make the router answer with a changed decision inside the block."""
     router, written = probed.router, WrittenAnswers()
     method = router.adapter.method if router.adapter else ""
     own = getattr(router.block, method) if method else own_forward(router.module)

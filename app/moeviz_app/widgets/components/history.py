@@ -120,7 +120,6 @@ def _half(half: Half, scene: Scene) -> dict[str, Any]:
 
 
 def _three_numbers(meters: Meters) -> list[tuple[str, str]]:
-    """Draw three numbers, each with its name."""
     experts = f"{meters.experts}{f' + {meters.shared}' * bool(meters.shared)}"
     return [
         (experts, "expert, if it is one" if meters.experts == 1 else "experts in a layer"),
