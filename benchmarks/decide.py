@@ -56,7 +56,7 @@ def _trend(rng: np.random.Generator) -> np.ndarray:
     return np.asarray((1 - part) * one + part * other)
 
 
-def _mixed(states: int) -> Favour:
+def _mix(states: int) -> Favour:
     return lambda rng: rng.normal(0, SPREAD, (states, *SHAPE))[rng.integers(0, states, 2 * TEXTS)]
 
 
@@ -98,7 +98,7 @@ PROCESSES: dict[str, Favour] = {
     "two hot experts on one device": _hot(0, 1),
     "a hot device that cools": _hot(*range(8), fading=True),
     "stationary, and each text its own": _both,
-    "three kinds of text at random": _mixed(3),
+    "three kinds of text at random": _mix(3),
     "six texts unlike the others": _once,
     "random walk": _walk(0.05),
     "fast random walk": _walk(0.3),

@@ -114,7 +114,7 @@ def attributed(
         for block in (exclusive(run.model), eval_mode(run.model), eager_mode(run.model)):
             stack.enter_context(block)
         routers = find_routers(run.model, request.site)
-        heard = stack.enter_context(_stream_heard(run, routers, token))  # first: the recorder's hooks must be the last
+        heard = stack.enter_context(_record_stream(run, routers, token))  # first: the recorder's hooks must be the last
         recording = stack.enter_context(recording_hooks(run.model, keep_logits=True, site=request.site))
         run.model(input_ids=run.batch.input_ids, attention_mask=run.batch.attention_mask, use_cache=False)
     trace = assemble(recording, run, no_generated_tokens(run.batch))
@@ -175,7 +175,7 @@ class _LayerStream:
 
 
 @contextmanager
-def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
+def _record_stream(run: ModelInput, routers: Sequence[Router], token: int) -> Iterator[list[_LayerStream]]:
     """Record in this block what each layer up to the last router's reads, writes and returns at a token."""
     modules = layers_of(run.model, routers)
     if run.model.config.is_encoder_decoder or modules is None:
@@ -188,7 +188,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
     routing = {router.module for site in router_sites(run.model) for router in find_routers(run.model, site)}
     shape = run.batch.input_ids.numel(), config.hidden_size
     with ExitStack() as stack:
-        listen = partial(_listen, stack, shape, token)
+        listen = partial(_note_calls, stack, shape, token)
         for layer, module in zip(heard, modules, strict=False):
             listen(module, layer.began, before=True)
             listen(module, layer.ended)
@@ -199,7 +199,7 @@ def _stream_heard(run: ModelInput, routers: Sequence[Router], token: int) -> Ite
         yield heard
 
 
-def _listen(
+def _note_calls(
     stack: ExitStack,
     shape: tuple[int, int],
     token: int,
@@ -294,7 +294,7 @@ def _frame(
         named.append((BIAS, NONE, fixed))
     half = any(part.dtype.itemsize < 4 for part in (given, weight))
     values, names = np.stack([part.numpy() for *_, part in named]), [(name, of) for name, of, _ in named]
-    left = _left_over(run, router.layer, values.sum(0), logits, half)
+    left = _remainder(run, router.layer, values.sum(0), logits, half)
     if half:
         names, values = [*names, (ROUNDING, NONE)], np.concatenate([values, left[None]])
     E = len(logits)
@@ -314,7 +314,7 @@ def _frame(
     )
 
 
-def _left_over(run: ModelInput, layer: int, parts: np.ndarray, logits: np.ndarray, half: bool) -> np.ndarray:
+def _remainder(run: ModelInput, layer: int, parts: np.ndarray, logits: np.ndarray, half: bool) -> np.ndarray:
     """Return the logits less the sum of their parts, (E,) each. Raises `CaptureError` for more than rounding."""
     left: np.ndarray = logits - parts
     most = np.abs(logits).max()

@@ -210,7 +210,7 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
                 head(norm(one.to(weight))).float().topk(PROMOTED).indices.cpu().numpy() for one in centred.unbind()
             ]
             chosen = torch.cat(layer.chosen).numpy()
-            own, columns = _tested(promoted, chosen, following, ends)
+            own, columns = _test_promoted(promoted, chosen, following, ends)
             columns["enough"] = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
             texts = texts_of_tokens(model.tokenizer, promoted[0][:, :NAMED].flatten().tolist())
             names = [tuple(texts[at : at + NAMED]) for at in range(0, len(texts), NAMED)]
@@ -223,7 +223,7 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
     return whole.assign(holds=whole["holds"] & whole["enough"])[[*COLUMNS]].astype(COLUMNS)
 
 
-def _tested(
+def _test_promoted(
     promoted: list[np.ndarray], chosen: np.ndarray, following: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """How far the tokens that follow bear out what one layer's experts promote: followed less usual, and columns.

@@ -89,7 +89,7 @@ def _answer(counted: Counted, part: Counted) -> None:
         if (luck := luck_sentence(frame)) is not None:
             st.text(in_words_of(model, luck))
         if isinstance(part, RoutingTrace) and len(part.tokens) < ENOUGH:
-            _beside_other_texts(frame, part)
+            _compare_with_other_texts(frame, part)
     trace = part if isinstance(part, RoutingTrace) else None
     if trace is not None:
         follow_click()
@@ -100,7 +100,7 @@ def _answer(counted: Counted, part: Counted) -> None:
         st.text(f"Caution: {model.caution}")
 
 
-def _beside_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
+def _compare_with_other_texts(frame: pd.DataFrame, part: RoutingTrace) -> None:
     """Warn that a short text is not the model, with its busiest expert's load elsewhere if that is known."""
     usual = recorded.usual(part.model)
     said = None if usual is None or usual is part else elsewhere_sentence(frame, BALANCE.measure(usual))

@@ -180,12 +180,12 @@ def figures_side_by_side(traces: Several) -> None:
     """Draw the differences between traces with experts of their own: in sentences, and figure by figure."""
     frames: list[pd.DataFrame | MissingField] = []
     with explained():
-        says, frames = _found(traces)
+        says, frames = _compute_tables(traces)
         with st.container(border=True, key="answer"):
             st.text("Means over layers; by layer they are drawn below.")
             for sentence in says:
                 st.text(sentence)
-            _kept_even(traces)
+            _report_balance_in_training(traces)
     for chart, frame in zip(CHARTS, frames, strict=False):
         heading(chart)
         with explained():
@@ -198,7 +198,7 @@ def figures_side_by_side(traces: Several) -> None:
             picture_and_words(chart, frame)
 
 
-def _found(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
+def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | MissingField]]:
     """Return sentences, and the table of each of CHARTS or why it has none, cached while they are on screen."""
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
@@ -218,7 +218,7 @@ def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
         return why  # said where it would be drawn
 
 
-def _kept_even(traces: Several) -> None:
+def _report_balance_in_training(traces: Several) -> None:
     """Report how each model's load was balanced in training, and its final losses: known for our own models."""
     models = {name: trace.model.name for name, trace in traces.items()}
     known = {name: OWN_MODELS[model] for name, model in models.items() if model in OWN_MODELS}

@@ -88,10 +88,10 @@ def choose_texts(key: str, usual: str) -> Texts:
                 f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
             )
         return texts_of_files((file.name, file.getvalue()) for file in files)
-    return _pasted()
+    return _draw_fields()
 
 
-def _pasted() -> Texts:
+def _draw_fields() -> Texts:
     """Draw a field for each label and text. An editable table would apply a forged message of thousands of rows."""
     session.start_with(session.TEXTS, len(BEGINNING))
     pairs = [_row(number) for number in range(session.value(session.TEXTS))]

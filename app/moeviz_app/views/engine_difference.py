@@ -78,7 +78,7 @@ def engine_difference_page() -> None:
     _begin(offered, linked and not waits)
     with explained():
         pair = _pair(offered)
-        found = _found(pair)
+        found = _compute_tables(pair)
         with st.container(border=True, key="answer"):
             for convention in found.found.conventions:
                 st.text(convention_sentence(convention))
@@ -86,7 +86,7 @@ def engine_difference_page() -> None:
                 st.text(sentence)
             st.text(engine_difference_summary(found.layers, found.partings))
         heading(AGREEMENT)
-        picture_and_words(AGREEMENT, _shown(found))
+        picture_and_words(AGREEMENT, _choose_view(found))
         _places(found.found.undone, found)
         heading(MARGINS)
         with explained():
@@ -95,7 +95,7 @@ def engine_difference_page() -> None:
             picture_and_words(MARGINS, found.margins)
 
 
-def _shown(found: PairTables) -> pd.DataFrame:
+def _choose_view(found: PairTables) -> pd.DataFrame:
     """Ask whether layers are shown as recorded or with conventions undone, if there are both."""
     if found.recorded is None:
         return found.layers
@@ -167,7 +167,7 @@ def _planted() -> RoutingTrace:
     )
 
 
-def _found(pair: Pair) -> PairTables:
+def _compute_tables(pair: Pair) -> PairTables:
     """Return the tables, cached while the pair is on screen: long texts take seconds. Raises what they raise."""
     known = session.result(_KEPT)
     if known and all(kept() is trace for kept, trace in zip(known[0], pair, strict=True)):
@@ -221,9 +221,9 @@ def _first_place(partings: pd.DataFrame) -> int:
     return int(parted.iloc[0]) if len(parted) else 0
 
 
-def _written() -> dict[str, str]:
+def _pair_in_address() -> dict[str, str]:
     """Return the two traces that are compared; the page begins with an example."""
     return PAIR.written() if session.value(session.ENGINE_EXAMPLE) == YOURS else {}
 
 
-ADDRESS = PageAddress(_written, PAIR.fill_in)
+ADDRESS = PageAddress(_pair_in_address, PAIR.fill_in)

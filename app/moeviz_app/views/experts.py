@@ -200,10 +200,10 @@ def answer_to(found: Atlas, word: str, id_: int) -> tuple[tuple[str, str], dict[
     """
     hits = tokens_of_word(found.trace, word)
     takers = who_takes(found.trace, hits.tokens)
-    return _said(found, hits, takers), packed_found(hits, takers, found, id_)
+    return _search_sentence(found, hits, takers), packed_found(hits, takers, found, id_)
 
 
-def _said(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, str]:
+def _search_sentence(found: Atlas, hits: WordTokens, takers: pd.DataFrame) -> tuple[str, str]:
     sentence = in_words_of(found.trace.model, who_takes_sentence(hits, takers, found.trace.weights is not None))
     claim, beside, rest = sentence.partition("; ")
     return (claim + beside.strip(), rest) if beside and hits.count >= FEW else ("", sentence)

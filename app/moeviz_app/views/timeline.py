@@ -35,7 +35,7 @@ def timeline_page() -> None:
     st.dataframe(published_counts(), hide_index=True)
     with explained():
         _calculator()
-    _known_models()
+    _draw_known_models()
 
 
 def _calculator() -> None:
@@ -56,7 +56,7 @@ def _size(name: str, size: str, value: int | bool) -> int | bool:
     return int(st.number_input(title, 0 if size == "groups" else 1, 10**7, value, key=key, width=130))
 
 
-def _known_models() -> None:
+def _draw_known_models() -> None:
     """Count parameters of models whose configurations ship; it takes some seconds, so only on request."""
     st.subheader("What do the configurations of known models give?", anchor=False)
     st.markdown(

@@ -205,9 +205,9 @@ def show_alarms(name: str, run: TrainingRun, alone: bool) -> None:
         for row, alarm in enumerate(on.head(ALARMS_SHOWN).itertuples()):
             _alarm(alarm, f"{name} {row}", run)
         if len(on) > ALARMS_SHOWN:
-            _folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
+            _draw_folded(f"{len(on) - ALARMS_SHOWN:,} more are on", on.iloc[ALARMS_SHOWN:])
         if len(over):
-            _folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
+            _draw_folded("One alarm is over" if len(over) == 1 else f"{len(over):,} alarms are over", over)
 
 
 def _alarm(alarm: tuple, key: str, run: TrainingRun) -> None:
@@ -233,7 +233,7 @@ def _sentence(says: str) -> str:
     return f"{text[:1].upper()}{text[1:]}{'' if text.endswith('.') else '.'}"
 
 
-def _folded(label: str, alarms: pd.DataFrame) -> None:
+def _draw_folded(label: str, alarms: pd.DataFrame) -> None:
     st.markdown(f"**{label}**")
     for alarm in alarms.head(200).itertuples():
         end = "" if pd.isna(alarm.over) else f" Over at step {alarm.over:,.0f}."
