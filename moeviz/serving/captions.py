@@ -137,8 +137,8 @@ def placement_trial(
         alike = f" Neighbouring windows are alike: they count as {stretches:.0f} independent ones ({needed} needed)."
     return (
         f"{verdict}: on {devices} devices a balanced plan changes the load of the busiest by {span}, judged on tokens "
-        f"it was not made from; placements at random change it by {_signed_share(at_random)}. Of the busiest quarter of "
-        f"experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must be "
+        f"it was not made from; placements at random change it by {_signed_share(at_random)}. Of the busiest quarter "
+        f"of experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must be "
         f"{percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than by "
         f"chance.{alike}"
     )
