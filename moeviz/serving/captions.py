@@ -139,8 +139,8 @@ def placement_trial(
         f"{verdict}: on {devices} devices a balanced plan changes the load of the busiest by {span}, judged on tokens "
         f"it was not made from; placements at random change it by {_signed_share(at_random)}. Of the busiest quarter "
         f"of experts, {percent(kept)} or more are the busiest again (chance: {percent(chance)}). Every judgement must "
-        f"be {percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than by "
-        f"chance.{alike}"
+        f"be {percent(worth)} lower, lower than 19 of 20 placements at random, and have more experts busy again than "
+        f"by chance.{alike}"
     )
 
 
