@@ -35,8 +35,8 @@ def steering_trial(
 
     def change(kind: str, chooses: bool, amounts: dict[int, dict[int, float]]) -> float:
         some = trace.tokens["sequence"].isin(texts[kind][0 if chooses else 1 :: 2])
-        (row,) = loss_by_set(model, {kind: trace.select(tokens=some.to_numpy())}, Bias(amounts)).itertuples()
-        return float(row.loss_changed - row.loss)
+        losses = loss_by_set(model, {kind: trace.select(tokens=some.to_numpy())}, Bias(amounts))
+        return float((losses["loss_changed"] - losses["loss"]).iloc[0])
 
     halves = {kind: first_half(texts_of_label(trace, kind)) for kind in texts}
     pairs, ways = [*permutations(texts, 2)], []

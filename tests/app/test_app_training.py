@@ -121,7 +121,7 @@ def test_a_run_without_what_the_other_has_is_named_and_the_other_keeps_its_colou
             file.write(json.dumps({"snapshot": step, "tokens": step, "changed": changed}) + "\n")
     app = started(one, other)
     app.session_state[session.RUN_PART] = training_runs.PROBE
-    assert not app.run().exception and pictures(app) == 3
+    assert not app.run().exception and pictures(app) == 5
     assert "“one” has fewer than two snapshots of a probe set: only “other” is drawn." in sentences(app)
     assert "At the end, in “other” 50% of the choices changed" in sentences(app)
     *_, chart = app.get("vega_lite_chart")
