@@ -131,7 +131,9 @@ def is_a_model(path: str | Path) -> bool:
         return False
     with Path(path).open("rb") as file:
         if file.read(len(MAGIC)) != MAGIC:
-            raise InvalidTrace(f"{quoted(str(path))} is called a GGUF file, and is none. Make it or download it again.")
+            raise InvalidTrace(
+                f"{quoted(str(path))} is called a GGUF file, but is not one. Make it or download it again."
+            )
         with mmap(file.fileno(), 0, access=ACCESS_READ) as data:
             return from_gguf(data).facts.get("general.type") != "imatrix"
 

@@ -187,7 +187,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     if count > MAX_ALL_EXPERTS:
         raise CaptureError(f"{quoted(name)} has {count:,} experts, and at most {MAX_ALL_EXPERTS:,} are compared.")
     if max(max(experts) for experts in layers.values()) > MAX_EXPERTS:
-        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and none has so many in a layer.")
+        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and no layer has that many.")
     hidden = {expert["down"].shape[0] for experts in layers.values() for expert in experts.values()}
     if len(hidden) > 1:
         raise CaptureError(f"The experts of {quoted(name)} write vectors of different sizes: {sorted(hidden)}.")

@@ -170,7 +170,7 @@ def _check_memory(model: LoadedModel, experts: int) -> None:
     size = (SHUFFLES + 1) * experts * model.model.config.get_text_config().hidden_size * 8
     if size > MOST_BYTES:
         raise CaptureError(
-            f"What the {experts:,} experts of {model.name} write takes sums of {size / 2**30:.1f} GB, and at most "
+            f"What the {experts:,} experts of {model.name} write needs sums of {size / 2**30:.1f} GB, and at most "
             f"{MOST_BYTES / 2**30:.0f} GB are kept. All else is known without it."
         )
 

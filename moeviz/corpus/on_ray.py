@@ -141,7 +141,7 @@ def check_ray(cluster: Cluster) -> None:
     address = cluster.address
     if address is not None and address != "auto" and not re.fullmatch(r"[\w.-]+:\d+|\[[\da-f:]+\]:\d+", address):
         raise MoevizError(
-            f"{quoted(address)} is no address of a Ray cluster. Give auto on a machine of the cluster, or the "
+            f"{quoted(address)} is not the address of a Ray cluster. Give auto on a machine of the cluster, or the "
             "HOST:PORT of its head; texts come before --ray."
         )
     if cluster.gpus > 1 and cluster.gpus % 1:

@@ -46,7 +46,7 @@ def model_folder(name: str) -> Path:
     if (why := why_not_here(name)) is not None:
         raise ModelNotFound(why)
     folder = found_folder(name)
-    assert folder is not None, "what is here has a folder"
+    assert folder is not None, "an installed model has a folder"
     return folder
 
 

@@ -247,8 +247,8 @@ UNJUDGED = {
     "trace, counts by step or label, or a dataset of several shards.",
     DRIFT: ORDER,
     PAIRS: "Not known: there are too few tokens, or there is one device.",
-    MEMORY: "Not known: it takes a trace whose halves have tokens at every layer, or counts by label.",
-    LABELS: "Not known: it takes two labels or more. Trace labelled texts.",
+    MEMORY: "Not known: it needs a trace whose halves have tokens at every layer, or counts by label.",
+    LABELS: "Not known: it needs two labels or more. Trace labelled texts.",
     DRAFT: "Not known.",
 }
 

@@ -230,7 +230,7 @@ def _report_balance_in_training(traces: Several) -> None:
     st.text(f"In training, the load was kept even in {says}{unknown}.")
     if {EMBEDDED, NATURAL} <= set(models.values()):
         st.text(said_of_study())
-        session.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
+        session.link_to("Mixtral", "Both models on sixty labelled texts, and Mixtral's published figures")
     if len(set(map(id, known.values()))) > 1:
         cost = "; ".join(
             f"{name} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"

@@ -301,7 +301,7 @@ def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tup
     """Return the key that a chart's answer is cached under, and a function that computes it; charts may share one."""
     analysis = answer_of(chart.measure)
     if analysis is None:
-        raise ValueError(f"{chart.key} is no question to a dataset.")
+        raise ValueError(f"{chart.key} is not a question to a dataset.")
     key = (shown.key, chart.measure.__name__, None if layers is None else tuple(layers))
 
     def make(progress: OnProgress) -> pd.DataFrame:

@@ -229,7 +229,7 @@ def _most_moved(effect: pd.DataFrame) -> str:
         return "The change moves no prediction of this text."
     most = effect.loc[effect["kl"].idxmax()]
     text, before, after = (f"“{cut(visible(most[name]), LONGEST)}”" for name in ("text", *NEXT))
-    then = f"{after} in place of {before}" if before != after else f"{after}, as without the change"
+    then = f"{after} instead of {before}" if before != after else f"{after}, as without the change"
     return f"The prediction moves most after {text}: the likeliest next token is {then}."
 
 

@@ -348,7 +348,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelNotFound(f"{quoted(path.name)} is not JSON. Download the model again.") from error
     if not isinstance(found, dict):
-        raise ModelNotFound(f"{quoted(path.name)} holds no JSON object. Download the model again.")
+        raise ModelNotFound(f"{quoted(path.name)} is not a JSON object. Download the model again.")
     return found
 
 

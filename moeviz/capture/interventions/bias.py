@@ -100,7 +100,7 @@ def amounts_from_words(words: Sequence[str]) -> dict[int, dict[int, float]]:
     for text in words:
         found = re.fullmatch(r"(\d{1,9}):(\d{1,9})=([+-]?\d{1,9}(?:\.\d{1,9})?)", text)
         if found is None:
-            raise CaptureError(f"{text!r} is no bias. Write LAYER:EXPERT=AMOUNT, such as 3:1=+2.5.")
+            raise CaptureError(f"{text!r} is not a bias. Write LAYER:EXPERT=AMOUNT, such as 3:1=+2.5.")
         amounts.setdefault(int(found[1]), {})[int(found[2])] = float(found[3])
     return amounts
 

@@ -97,7 +97,7 @@ def place_of(name: str | Place) -> Place:
     found = ADDRESS.fullmatch(address)
     if found is None or "" in found[2].split("/") or {".", ".."} & set(found[2].split("/")):
         raise MoevizError(
-            f"{quoted(name)} is no place in an object store. Give s3://BUCKET/PREFIX; credentials come from the "
+            f"{quoted(name)} is not a place in an object store. Give s3://BUCKET/PREFIX; credentials come from the "
             "environment (AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY), and a server's address from AWS_ENDPOINT_URL."
         )
     return S3Path(f"{found[1]}/{found[2]}")

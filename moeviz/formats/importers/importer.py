@@ -89,7 +89,7 @@ class Source:
         if values and values[-1] is None:
             values.pop()
             self.leave_out(
-                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as where a run is killed."
+                f"Left out: the last of {len(lines):,} lines of {quoted(name)}, cut as when a run is killed."
             )
         if None in values:
             raise InvalidTrace(
@@ -239,7 +239,7 @@ def layers_of(text: str, what: str = "--moe-layers") -> tuple[int, ...]:
             raise InvalidTrace(f"{what} is {text[:60]!r}. Give numbers and ranges, as in 1-26 or 1,3,5.")
         start, stop = int(first), int(last) if dash else int(first)
         if stop - start > 10_000:
-            raise InvalidTrace(f"{what} names {stop - start + 1:,} layers, and no model has so many.")
+            raise InvalidTrace(f"{what} names {stop - start + 1:,} layers, and no model has that many.")
         layers += range(start, stop + 1)
     return tuple(layers)
 

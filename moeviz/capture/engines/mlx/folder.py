@@ -122,7 +122,7 @@ def _config(name: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise ModelNotFound(f"{wrong}: {type(error).__name__}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelNotFound(f"{wrong}: it is no JSON object with a model_type.")
+        raise ModelNotFound(f"{wrong}: it is not a JSON object with a model_type.")
     if not MODEL_TYPE.fullmatch(config["model_type"]):
         raise ModelNotFound(f"{wrong}: its model_type is {quoted(config['model_type'])}.")
     return config

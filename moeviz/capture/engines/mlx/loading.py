@@ -81,7 +81,7 @@ def check_runs(folder: MlxFolder, model: Any, hooks: BlockHooks) -> None:
         why = cut(str(error), LONGEST_COMPLAINT)
         if ONLY_FLOAT32 in why:
             why = (
-                "on a CPU it multiplies experts in float32 alone, unless they are quantised. Open it with "
+                "on a CPU it multiplies experts only in float32, unless they are quantised. Open it with "
                 "dtype='float32' (--dtype float32), or take a quantised folder."
             )
         raise CaptureError(f"MLX does not run {quoted(folder.name)} here: {why}") from error

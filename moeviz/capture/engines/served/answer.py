@@ -168,7 +168,7 @@ def _layers(where: ServerName, part: SequenceRouting) -> tuple[tuple[int, ...], 
         return given, ""
     if top_k == 1 and empty.any():
         raise CaptureError(
-            f"Of layer {int(empty.argmax())} the server gave zeros alone: it is dense, or its first expert was taken. "
+            f"Of layer {int(empty.argmax())} the server gave only zeros: it is dense, or its first expert was taken. "
             "Say which layers have experts: facts=… or moe_layers=… (?moe_layers=1-47 behind the address)."
         )
     if empty.all():

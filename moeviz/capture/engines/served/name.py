@@ -37,7 +37,7 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
     """
     address = name.removeprefix(f"{engine}+")
     if len(name) > LONGEST or not is_text(name) or not name.isprintable() or " " in name:
-        raise ModelNotFound(f"{quoted(name)} is no address: it has a space in it, or is endless. {_like(engine)}")
+        raise ModelNotFound(f"{quoted(name)} is not an address: it has a space in it, or is too long. {_like(engine)}")
     try:
         parts = urlsplit(address)
         host, port = parts.hostname, parts.port
