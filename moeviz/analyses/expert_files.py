@@ -70,7 +70,7 @@ class StoredTensor:
     def rows(self, first: int, count: int) -> np.ndarray:
         """(count, last axis) numbers in float32; all axes but the last one count as rows.
 
-        Raises `ModelNotFound` where the file is shorter than it was.
+        Raises `ModelNotFound` if the file is shorter than it was.
         """
         width = self.shape[-1] if self.shape else 1
         size = width // self.kind.block * self.kind.block_bytes
@@ -144,7 +144,7 @@ class ExpertFiles:
 
     @property
     def is_dense(self) -> bool:
-        """True where its experts are the MLPs of a dense model."""
+        """True if its experts are the MLPs of a dense model."""
         return all(list(experts) == [DENSE_MLP] for experts in self.layers.values())
 
     @cached_property
@@ -164,7 +164,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     Of a dense model, each layer's MLP is one expert, number -1. Of several stacks of layers, the one of the name
     `stack` is taken, or else that with most experts.
 
-    Raises `ModelNotFound` where there is none, or it is damaged or pickled; `CaptureError` where it has neither
+    Raises `ModelNotFound` if there is none, or it is damaged or pickled; `CaptureError` where it has neither
     experts nor MLPs by names that are known, or stores them in a way that is not read.
     """
     tensors = _tensors(name)

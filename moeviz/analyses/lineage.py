@@ -91,7 +91,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     MLP of a dense base) · parts object (tuple of floats: the least-squares coefficients of the sources) · similarity
     float64 (cosine of the weights with their source, or with the best sum of several; of no match, with the nearest) ·
     difference float64 (distance to the source as a share of the source's norm) · runner_up float64 (the largest cosine
-    with another expert of that layer, estimated from some rows; NaN where there is none).
+    with another expert of that layer, estimated from some rows; NaN if there is none).
 
     `what` is one of: kept (the same numbers in the same place, but for rounding where the formats differ) · moved
     (the same numbers in another place) · tuned (one source, changed) · copied (a source that several have, and not it
@@ -104,7 +104,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
     no expert of that layer of the child is left without a match. Shared experts are left out.
 
-    Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
+    Raises `ModelNotFound` if there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
     or the two have none of the same shape.
 
     >>> import moeviz

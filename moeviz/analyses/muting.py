@@ -76,7 +76,7 @@ def _sums(
 def texts_of_trace(model: LoadedModel, trace: RoutingTrace) -> list[tuple[str, str]]:
     """The (label, text) pairs that a trace is of, put together from its tokens; the label is "" where it has none.
 
-    Raises `CaptureError` where the model's tokenizer does not read them as the trace's tokens: it would be told of
+    Raises `CaptureError` if the model's tokenizer does not read them as the trace's tokens: it would be told of
     another text.
     """
     texts = []

@@ -19,7 +19,7 @@ STRAIGHT = 64  # pixels of a token from which its name need not slant; also the 
 
 
 def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
-    """Cells from `start` to `end`, in small columns, and their axis: positions where there is one text."""
+    """Cells from `start` to `end`, in small columns, and their axis: positions if there is one text."""
     one_text = frame["sequence"].nunique() <= 1
     start = frame["position" if one_text else "token"].astype(np.int32)
     sides = {"start": (start - 0.5).astype(np.float32), "end": (start + 0.5).astype(np.float32)}

@@ -67,7 +67,7 @@ def why_not_here(name: str) -> str | None:
 
 
 def found_folder(name: str) -> Path | None:
-    """Return the folder of one of these models, whatever is in it; None where it is not installed."""
+    """Return the folder of one of these models, whatever is in it; None if it is not installed."""
     own = OWN_MODELS[name]
     if not own.folder:
         return embedded_path()

@@ -43,7 +43,7 @@ def atlas(trace: RoutingTrace) -> Atlas:
     """Compute the atlas of a trace, of a sample of whole texts where it is large (`sample_of_texts`).
 
     Tokens are drawn (seed 7) from an expert's first choices where these are known, and from all that it has where they
-    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` where
+    are not. A token of the vocabulary keeps to an expert as `keeping_tokens` has it. Raises `MissingField` if
     nothing is recorded, or the tokens have neither labels nor texts.
     """
     check_recorded(trace)

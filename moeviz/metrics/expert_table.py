@@ -64,7 +64,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     f1_position float64 (of the name, as in `expert_names`; NaN where none holds).
 
     Source: REAP (arXiv 2510.13999), equation 9; Super Experts (arXiv 2507.23279), section 3; Benjamini and Hochberg
-    (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens in place of mean weights,
+    (1995); standing committees as in COMMITTEEAUDIT (arXiv 2601.03425), by shares of tokens instead of mean weights,
     with the effect and the luck beside it; spec as in the atlas of experts of colibri (analyze.py).
     """
     frame, counts = all_experts(trace), trace.counts()

@@ -254,7 +254,7 @@ UNJUDGED = {
 
 
 def usual_devices(trace: Counted, devices: int | None) -> int:
-    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` where they cannot hold equal numbers."""
+    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` if they cannot hold equal numbers."""
     return max(placement_sizes(trace, row, devices, 0)[0] for row in range(len(trace.model.layers)))
 
 

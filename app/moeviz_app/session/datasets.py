@@ -158,7 +158,7 @@ def _free(path: str, taken: Mapping[str, object]) -> str:
 
 
 def sample(shown: ShownDataset, read: bool = True) -> RoutingTrace | None:
-    """Return a sample of a dataset's texts as a trace, kept for all; None where it was not `read` yet and is not to be.
+    """Return a sample of a dataset's texts as a trace, kept for all; None if it was not `read` yet and is not to be.
 
     Raises as `sample_of_dataset`.
     """

@@ -26,7 +26,7 @@ from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import run_live
 
 EXAMPLE = RunRequest(EXAMPLES[MIXED], EMBEDDED)
-EXAMPLE_EDIT = Edit(4, 10, "code")  # in place of "letter"
+EXAMPLE_EDIT = Edit(4, 10, "code")  # instead of "letter"
 WORDS = "words"  # key of the text
 GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")

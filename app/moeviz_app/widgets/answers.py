@@ -72,7 +72,7 @@ class Answers:
             return True
 
     def get(self, key: Hashable) -> pd.DataFrame | None:
-        """Return the answer; None where it is not there yet. Raises what is wrong with the question."""
+        """Return the answer; None if it is not there yet. Raises what is wrong with the question."""
         if (found := self._within(key)) is None:
             self._lacking.append(key)
         return found

@@ -34,7 +34,7 @@ FAMILIES = (  # `model_type`s whose checkpoints are held against the muted model
     "glm4_moe",
     "gpt_oss",
 )
-COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts a layer has
+COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts per layer has
 FURTHER = "num_nextn_predict_layers"  # layers for multi-token prediction, numbered after the last
 ABOUT = "moeviz_pruning.json"
 WEIGHTS = "model.safetensors"
@@ -94,7 +94,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A checkpoint that was written: its folder, and experts a layer and bytes of weights before and after."""
+    """A checkpoint that was written: its folder, and experts per layer and bytes of weights before and after."""
 
     folder: Path
     experts: tuple[int, int]
@@ -116,7 +116,7 @@ class Checkpoint:
     def of(cls, name: str, revision: str | None = None) -> "Checkpoint":
         """The files of a model by the names of `moeviz.load_model`; of one on the hub, as they lie in its cache.
 
-        Raises `ModelNotFound` where they are not here or damaged, and `CaptureError` for other families, quantised
+        Raises `ModelNotFound` if they are not here or damaged, and `CaptureError` for other families, quantised
         weights and adapters.
         """
         folder = _folder(name, revision)
@@ -156,7 +156,7 @@ class Checkpoint:
             )
 
     def size_without(self, count: int) -> int:
-        """Bytes of weights without so many experts a layer. Raises `CaptureError` where they cannot be cut."""
+        """Bytes of weights without so many experts per layer. Raises `CaptureError` if they cannot be cut."""
         if why := self.limits.why_not(count):
             raise CaptureError(f"{count:,} experts a layer cannot be cut: each layer {why}")
         size = self.limits.experts // self.limits.groups
@@ -183,7 +183,7 @@ class Checkpoint:
         about      facts for the file moeviz_pruning.json beside the weights, which also says which experts stayed.
         progress   called with bytes written, and those of all. Raise in it to stop: nothing is left.
 
-        Raises `CaptureError` where the target is there, the disk has too little space, or not as many experts go from
+        Raises `CaptureError` if the target is there, the disk has too little space, or not as many experts go from
         each layer and group; `OSError` where it cannot be written.
         """
         target = check_target(target)
@@ -283,7 +283,7 @@ class Checkpoint:
 
 
 def check_target(target: Path | str) -> Path:
-    """The folder to write, as a path. Raises `CaptureError` where it is there, or what it is to lie in is not."""
+    """The folder to write, as a path. Raises `CaptureError` if it is there, or what it is to lie in is not."""
     if why := why_no_file(str(target)):
         raise CaptureError(f"No folder can be called {quoted(target)}: the name {why}.")
     path = Path(target).absolute()
@@ -295,7 +295,7 @@ def check_target(target: Path | str) -> Path:
 
 
 def check_space(target: Path, size: int) -> None:
-    """Raise `CaptureError` where the disk has no space for so many bytes and the small files beside them."""
+    """Raise `CaptureError` if the disk has no space for so many bytes and the small files beside them."""
     free = shutil.disk_usage(target.parent).free
     if size + AT_ONCE > free:
         raise CaptureError(

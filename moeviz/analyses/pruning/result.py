@@ -54,7 +54,7 @@ class PruningCurve:
         return cut_order(self.scores, criterion, self.limits, self.seed)
 
     def cut(self, criterion: str, count: int) -> dict[int, tuple[int, ...]]:
-        """The experts of each layer that go where so many are cut. Raises `CaptureError` where they cannot."""
+        """The experts of each layer that go where so many are cut. Raises `CaptureError` if they cannot."""
         check_cuts([count], self.limits)
         return first_to_go(self.order(criterion), count)
 
@@ -66,7 +66,7 @@ class PruningCurve:
 def split(texts: Iterable[tuple[str, str]], seed: int = 0) -> tuple[Texts, Texts]:
     """Divide (label, text) pairs into those that choose and those that judge: whole texts, half of each label's.
 
-    A text that comes twice counts once. Raises `InvalidPrompt` where fewer than two are left.
+    A text that comes twice counts once. Raises `InvalidPrompt` if fewer than two are left.
 
     >>> [len(half) for half in split([("a", "1"), ("a", "2"), ("a", "2"), ("b", "3"), ("b", "4")])]
     [2, 2]

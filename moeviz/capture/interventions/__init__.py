@@ -1,6 +1,6 @@
 """Interventions, other decisions instead of the routers' own: one file each, all in the table `INTERVENTIONS`.
 
-    Mute       some experts may not be chosen (or add nothing where they were)
+    Mute       some experts may not be chosen (or add nothing if they were)
     Force      some experts are chosen for every token
     Bias       some experts are chosen more readily, or less
     TopK       another number of experts per token

@@ -117,7 +117,7 @@ class OutputRecord:
         order    indices of routers, in the order in which a forward calls them: the L layers of the trace.
         experts  (L, T, K), and weights (L, T, K): the trace's own.
 
-        Raises `CaptureError` where the experts were not given what the routers decided, or do not add up.
+        Raises `CaptureError` if the experts were not given what the routers decided, or do not add up.
         """
         sizes = [ids.numel() for ids in read]
         layers = []
@@ -171,7 +171,7 @@ def outputs_recorded(model: nn.Module, site: str | None, also: OutputReader | No
 
     also   gets the vectors themselves.
 
-    Raises `CaptureError` where the model's experts do not allow it.
+    Raises `CaptureError` if the model's experts do not allow it.
     """
     routers = find_routers(model, site)
     for router in routers:
@@ -265,7 +265,7 @@ def is_latent(router: Router) -> bool:
 
 
 def are_given_weights(router: Router) -> bool:
-    """True where a router's experts are one module that is given hidden states, expert ids and weights."""
+    """True if a router's experts are one module that is given hidden states, expert ids and weights."""
     return len(router.experts) == 1 and _kind(router) not in {*_READERS, *PAIRED, *REFUSED}
 
 

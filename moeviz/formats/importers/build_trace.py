@@ -209,7 +209,7 @@ def fill_slots(
 ) -> tuple[list[int], np.ndarray, list[np.ndarray]]:
     """Fill arrays from rows of (layer, token, slot, expert, …): layers, ids (L, T, K), other values in that shape.
 
-    Slots without a row are NO_EXPERT. Raises `InvalidTrace` where two rows fill one slot, or where few rows describe a
+    Slots without a row are NO_EXPERT. Raises `InvalidTrace` if two rows fill one slot, or where few rows describe a
     large trace.
     """
     layers, at = np.unique(layer, return_inverse=True)

@@ -215,7 +215,7 @@ def describe(files: GgufFiles) -> ModelInfo:
 
 
 def served_model(files: GgufFiles, info: ModelInfo) -> ServedModel | None:
-    """Read what serving the model takes; None where its file does not say what a layer keeps of a text."""
+    """Read what serving the model takes; None if its file does not say what a layer keeps of a text."""
     hidden, caches = files.number("embedding_length"), _caches(files, info.num_layers or 0)
     _, embedding = files.tensors.get("token_embd.weight", (0, ()))
     if not hidden or not embedding or caches is None or info.parameters is None:

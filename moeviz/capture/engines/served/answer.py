@@ -33,8 +33,8 @@ class ServedAnswer:
 
     part: SequenceRouting
     new: int  # tokens that were generated, the last one too
-    prompt: Any = None  # ids of the tokens that were read; None where the server was given ids, and counts them
-    model: Any = None  # the name that the answer gives its model; None where it gives none
+    prompt: Any = None  # ids of the tokens that were read; None if the server was given ids, and counts them
+    model: Any = None  # the name that the answer gives its model; None if it gives none
     reason: Any = None  # why the server ended, in its own word
     caution: str = ""
 
