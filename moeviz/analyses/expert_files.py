@@ -30,7 +30,7 @@ SAFETENSORS = {
 }  # fmt: skip
 # One of a layer's tensors, by what stands before the layer's number and behind it.
 IN_LAYER = re.compile(r"(.*?(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.)(\d{1,5})\.(.+)")
-# What a tensor's name ends in says how it is stored, or what it is to another tensor.
+# The ending of a tensor's name gives how it is stored, or what it is to another tensor.
 SUFFIX = re.compile(
     r"(?:\.(weight|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|SCB|qweight|bias)"
     r"|_(scale_inv|blocks|scales|bias))$"
@@ -39,7 +39,7 @@ ALONE = re.compile(r"(?:.*\.)?experts\.(?:expert_)?(\d{1,5})\.(?:\w+\.)*?(\w+)")
 FUSED = re.compile(r"(?:(?:.*\.)?experts\.|(?:block_sparse_moe|mlp|moe)\.(?=(?:in|out)put_linear$))(?:\w+\.)*?(\w+)")
 DENSE = re.compile(r"(?:mlp|feed_forward|ffn)\.(\w+)")
 GGUF = re.compile(r"ffn_(gate|up|down|gate_up)(_exps)?(?:\.(\d{1,5}))?")
-# What a matrix of an expert does, by its name. Of a gated expert down(act(gate(x)) * up(x)).
+# The role of an expert's matrix, by its name. A gated expert is down(act(gate(x)) * up(x)).
 ROLES = {
     "gate_proj": "gate", "w1": "gate", "wi_0": "gate",
     "up_proj": "up", "w3": "up", "v1": "up", "wi_1": "up", "wi": "up", "fc1": "up",
@@ -64,7 +64,7 @@ class StoredTensor:
 
     @property
     def kind(self) -> NumberFormat:
-        """How its numbers are stored."""
+        """The format in which its numbers are stored."""
         return FORMATS[self.format]
 
     def rows(self, first: int, count: int) -> np.ndarray:
@@ -161,11 +161,11 @@ class ExpertFiles:
 def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     """Find the experts in the weights of a checkpoint: one of our own models' name, a folder, or a file.
 
-    Of a dense model, each layer's MLP is one expert, number -1. Of several stacks of layers, the one of the name
-    `stack` is taken, or else that with most experts.
+    In a dense model, each layer's MLP is one expert, number -1. Among several stacks of layers, the one named
+    `stack` is taken, or else the one with most experts.
 
-    Raises `ModelNotFound` if there is none, or it is damaged or pickled; `CaptureError` where it has neither
-    experts nor MLPs by names that are known, or stores them in a way that is not read.
+    Raises `ModelNotFound` if there is none, or it is damaged or pickled; `CaptureError` if it has neither experts
+    nor MLPs under known names, or stores them in a format that is not read.
     """
     tensors = _tensors(name)
     stacks, dense = _find_experts(name, tensors)

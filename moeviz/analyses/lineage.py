@@ -1,4 +1,4 @@
-"""Where the experts of one checkpoint come from in another: matched by their weights, a few matrices at a time."""
+"""The origin of one checkpoint's experts in another: matched by their weights, a few matrices at a time."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,11 +20,11 @@ Place = tuple[int, int]  # layer, expert
 
 NUMBERS, MOST_NUMBERS = 2**23, 2**13  # that are kept of a checkpoint, and of an expert, to find whom to look at
 AT_ONCE = 2**18  # numbers of each expert that are held against those of others
-LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, above so many times chance, or above the last
+LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, this many times chance, or above the last
 KNOWN, QUANTILE = 256, 0.99  # cosines that are kept of two layers; of unrelated experts' cosines
 MOST_SOURCES = 8  # of a merged expert
 NEARER, MERGED = 0.9, 0.5  # distance of a match, as a share of that of the base's own experts to each other
-SAME = 1e-6  # relative difference that is no more than adding up in another order
+SAME = 1e-6  # relative difference that another order of adding up explains
 MATRIX = 0.95  # cosine of a matrix with its source, in a splice
 KEPT, MOVED, TUNED, COPIED, AVERAGED, SPLICED = "kept", "moved", "tuned", "copied", "averaged", "spliced"
 RELATED, UNRELATED, ZEROED, CUT = "related", "unrelated", "zeroed", "cut"

@@ -1,7 +1,7 @@
-"""Were tokens routed well? Each route taken next to others of the same cost, by the loss of the token that follows.
+"""The quality of routes: each one taken, compared with others of the same cost, by the loss of the next token.
 
-The alternatives of all tokens of a text are rows of one batch, in which each token is changed as if it alone were
-(`moeviz.capture.record.changed_alone`). A few are held against plain forwards with the same change (`AtToken`).
+The alternatives of all tokens of a text are rows of one batch, in which each token is changed as if it were the only
+one (`moeviz.capture.record.changed_alone`). A few are compared with plain forwards with the same change (`AtToken`).
 
 A rows or routes, P positions, K slots, E experts, V tokens of the vocabulary.
 """
@@ -57,7 +57,7 @@ def route_regret(
     seed: int = 0,
     progress: Progress | None = None,
 ) -> RouteRegret:
-    """Compare the route of each token at each layer with others of as many experts, by the loss of the next token.
+    """Compare the route of each token at each layer with others of the same size, by the loss of the next token.
 
     No single token is ever called misrouted: of routes chosen at random, half of the others are better. Judge groups
     of tokens (`moeviz.metrics.routes.by`, `blind_spots`), and ask whose route a token has (`whose_route`).

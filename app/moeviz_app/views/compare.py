@@ -49,8 +49,8 @@ SHOWN_OF_A_TEXT, SHOWN_KINDS = 14, ("French", "German", "Python", "SQL")  # of t
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one, or three; see where they differ, and any chart of all.
 
-    Of one model, expert by expert; of several, by what holds for each, since their experts share no more than numbers.
-    Before there are two, the models that ship stand side by side.
+    Traces of one model are compared expert by expert; of several, by what holds for each, since their experts share
+    only numbers. Before there are two, the models that ship are side by side.
     """
     st.title("Compare", anchor=False)
     for sentence in recent.restore():
@@ -89,7 +89,7 @@ def _beginnings(trace: RoutingTrace) -> RoutingTrace:
 
 
 def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]:
-    """Name traces by what tells them apart: their models, or else the names that they have among the recent ones."""
+    """Name traces by what distinguishes them: their models, or else the names that they have among the recent ones."""
     chosen = list(chosen)
     models = [trace.model.name for _, trace in chosen]
     apart = len({*models}) == len(models)
@@ -215,7 +215,7 @@ def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
         return chart.measure(traces)
     except MissingField as why:
-        return why  # said where it would be drawn
+        return why  # shown in place of the drawing
 
 
 def _report_balance_in_training(traces: Several) -> None:

@@ -1,6 +1,6 @@
-"""The page of one expert: what it serves, with whom, from where to where, and what is lost without it.
+"""The page of one expert: its tokens, its partners, the flow through it, and the loss without it.
 
-Of a dataset, instead of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
+For a dataset instead of a trace: its load, its tokens in their text, kinds of text and partners, as answers come.
 """
 
 from functools import partial

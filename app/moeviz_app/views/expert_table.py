@@ -1,4 +1,4 @@
-"""The page Table, a tab of Experts: a row for each, and what they add beside how often they are chosen."""
+"""The page Table, a tab of Experts: a row for each, and what they add against how often they are chosen."""
 
 import pandas as pd
 import streamlit as st

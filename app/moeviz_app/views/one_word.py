@@ -31,7 +31,7 @@ WORDS = "words"  # key of the text
 GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")
 LONGEST = 40  # characters of a word in the sentence
-BEFORE = 16  # tokens before the word, where a text is too long to be shown whole
+BEFORE = 16  # tokens before the word, if a text is too long to be shown whole
 
 
 def one_word_page() -> None:

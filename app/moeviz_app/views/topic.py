@@ -53,7 +53,7 @@ NEEDS_TRACE = (
     "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
     "FOLDER trace.npz” makes one of a small dataset."
 )
-WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for luck
+WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for chance
 NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
 
 

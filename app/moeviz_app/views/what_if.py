@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 CHANGES = {option.flag.lstrip("-"): option for option in INTERVENTIONS if option.title}  # as an address calls them
-CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than the one on screen
+CHANGED_PROMPT = "changed_prompt"  # the prompt, if the page reads another text than the one on screen
 NEXT = ("next_token", "next_token_changed")
 LONGEST = 40  # characters of a token
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
@@ -89,7 +89,7 @@ def fill_in_change(info: ModelInfo) -> None:
     layer = None
     for each in CHANGES[query[session.CHANGE]].parameters:
         if each.of_layer and layer is None:
-            return  # the layer that the link asks for is none of this model's
+            return  # the layer that the link asks for is not one of this model's
         value = each.value(query.get(each.name, ""), each.offered(info, layer))
         layer = value if each is LAYER else layer
         if value is not None:

@@ -1,7 +1,7 @@
 """A checkpoint without some of its experts: bytes copied from file to file, and no model in memory.
 
 A tensor keeps its bytes, loses the rows of experts that go, gets the number of its expert in the smaller layer, or is
-left out. What is written goes to a folder beside the target, which takes the target's name when all of it is there.
+left out. It is written to a folder next to the target, which takes the target's name when it is complete.
 """
 
 import json
@@ -156,7 +156,7 @@ class Checkpoint:
             )
 
     def size_without(self, count: int) -> int:
-        """Bytes of weights without so many experts per layer. Raises `CaptureError` if they cannot be cut."""
+        """Count the bytes of weights without `count` experts per layer. Raises `CaptureError` for too many."""
         if why := self.limits.why_not(count):
             raise CaptureError(f"{count:,} experts a layer cannot be cut: each layer {why}")
         size = self.limits.experts // self.limits.groups
@@ -180,7 +180,7 @@ class Checkpoint:
         """Write the checkpoint without these experts, as many of each layer, to a folder that is not there yet.
 
         cut        expert ids by layer, as `PruningCurve.cut` gives them.
-        about      facts for the file moeviz_pruning.json beside the weights, which also says which experts stayed.
+        about      facts for the file moeviz_pruning.json next to the weights, which also says which experts stayed.
         progress   called with bytes written, and those of all. Raise in it to stop: nothing is left.
 
         Raises `CaptureError` if the target is there, the disk has too little space, or not as many experts go from
@@ -295,7 +295,7 @@ def check_target(target: Path | str) -> Path:
 
 
 def check_space(target: Path, size: int) -> None:
-    """Raise `CaptureError` if the disk has no space for so many bytes and the small files beside them."""
+    """Raise `CaptureError` if the disk has no space for this many bytes and the small files."""
     free = shutil.disk_usage(target.parent).free
     if size + AT_ONCE > free:
         raise CaptureError(

@@ -1,4 +1,4 @@
-"""What cutting experts costs, as a result: its texts, losses and claims. It needs no model, and so not torch."""
+"""The cost of cutting experts, as a result: its texts, losses and claims. Needs no model, and so no torch."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -33,7 +33,7 @@ Texts = tuple[tuple[str, str], ...]  # (label, text)
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PruningCurve:
-    """What cutting experts costs, by criterion and number cut, and the texts that this rests on."""
+    """The cost of cutting experts, by criterion and number cut, and the texts of the measurement."""
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
@@ -54,7 +54,7 @@ class PruningCurve:
         return cut_order(self.scores, criterion, self.limits, self.seed)
 
     def cut(self, criterion: str, count: int) -> dict[int, tuple[int, ...]]:
-        """The experts of each layer that go where so many are cut. Raises `CaptureError` if they cannot."""
+        """Return the experts of each layer that go if `count` are cut. Raises `CaptureError` if they cannot."""
         check_cuts([count], self.limits)
         return first_to_go(self.order(criterion), count)
 

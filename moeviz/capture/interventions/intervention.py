@@ -204,7 +204,7 @@ class Intervention(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """What asks for an intervention: an option of `moeviz what-if`, and the choices of the page What if."""
+    """A request for an intervention: an option of `moeviz what-if`, and the choices of the page What if."""
 
     flag: str  # "--mute"
     make: Callable[[Any, Callable[[str], RoutingTrace]], object]  # of the parsed arguments, and what reads a trace

@@ -1,4 +1,4 @@
-"""What a person chooses of an intervention: each choice once, as the page What if and its address have it."""
+"""The choices of an intervention: each declared once, for the page What if and its address."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass

@@ -178,7 +178,7 @@ def outputs_recorded(model: nn.Module, site: str | None, also: OutputReader | No
         if why_not := REFUSED.get(_kind(router)):
             raise CaptureError(f"The outputs of {_name(router)} cannot be recorded: they {why_not}. Leave outputs out.")
     record = OutputRecord(routers, also)
-    from moeviz.capture.record.private_names import (  # recording with hooks alone does not need it
+    from moeviz.capture.record.private_names import (  # not needed for recording with hooks only
         own_forward,
         with_forward,
     )

@@ -31,7 +31,7 @@ class ServerName:
 
 
 def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -> ServerName:
-    """Take a name apart. `facts` and `told` override what the name says.
+    """Parse a name. `facts` and `told` override what is in the name.
 
     Raises `ModelNotFound` for a name that is not the address of a server.
     """
