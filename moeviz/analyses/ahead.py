@@ -80,9 +80,7 @@ def trace_ahead(
     for done, text in enumerate(texts, start=1):
         stretches = fitting_stretches(model, text, tokens)
         for stretch in stretches if tokens is None else stretches[:1]:
-            checked(
-                prepare(model, CaptureRequest((stretch,)), None)
-            )  # reads its own sentence, which must not be recorded
+            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence that must not be recorded
             with listener.listening() as heard:
                 traces.append(trace(model, stretch, kernels=False, keep_logits=False))
             ranked.append(_pad(heard, routers, len(traces[-1].tokens), layers_ahead))
