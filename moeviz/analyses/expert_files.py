@@ -315,11 +315,11 @@ def _find_experts(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stack
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
     for (stack, layer, number), parts in alone.items():
         if "down" in parts and len(parts) > 1:
-            one = {role: _checked(name, tensor, 2) for role, tensor in parts.items()}
+            one = {role: _check_tensor(name, tensor, 2) for role, tensor in parts.items()}
             (dense if number == DENSE_MLP else experts)[stack][layer][number] = dict(_matrices(name, one, 0, False))
     for (stack, layer), parts in fused.items():
         if "down" in parts and len(parts) > 1:
-            all_of_them = {role: _checked(name, tensor, 3) for role, tensor in parts.items()}
+            all_of_them = {role: _check_tensor(name, tensor, 3) for role, tensor in parts.items()}
             if len({tensor.shape[0] for tensor in parts.values()}) > 1:
                 raise ModelNotFound(f"{quoted(name)} says different numbers of experts of layer {layer}.")
             for number in range(parts["down"].shape[0]):
@@ -362,7 +362,7 @@ def _by_place(
     return alone, fused, in_turns
 
 
-def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
+def _check_tensor(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
     """Return the tensor, if its format is read and its shape can be an expert's."""
     if tensor.format not in FORMATS:
         raise CaptureError(

@@ -273,7 +273,7 @@ def _of_text(
             layer = probed.router.layer
             own, likeliest = (part[at] for part in routes.seen[layer])
             every = _all_sets(job, probed)
-            wanted = _drawn(_alternatives(own, likeliest, router_limits(probed).num_experts, every), job)
+            wanted = _draw_routes(_alternatives(own, likeliest, router_limits(probed).num_experts, every), job)
             routes.layer = layer
             losses.append(_losses(plain, routes, layer, at, wanted, target))
             sets.append(wanted)
@@ -331,7 +331,7 @@ def _alternatives(own: Tensor, likeliest: Tensor, num_experts: int, every: bool)
     return torch.cat([own[None], swapped.flatten(0, 1)])
 
 
-def _drawn(wanted: Tensor, job: _RoutesJob) -> Tensor:
+def _draw_routes(wanted: Tensor, job: _RoutesJob) -> Tensor:
     """Return the own routes and as many of the others as are asked for, drawn for each token."""
     others = len(wanted) - 1
     if not isinstance(job.alternatives, int) or job.alternatives >= others:

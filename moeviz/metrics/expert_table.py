@@ -85,7 +85,7 @@ def expert_table(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     leads, alike = frame.pop("leads") & (frame["times_uniform"] >= STANDS_OUT), frame.pop("alike")
     frame["role"] = np.select([special, leads, alike], [SPECIALIST, COMMITTEE, GENERALIST], "")
     frame["super"] = super_experts(frame["greatest"].to_numpy())
-    return _named(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
+    return _name_experts(frame, trace).astype(dict.fromkeys(("kind", "keeps", "role", "name"), "str"))
 
 
 def super_experts(greatest: Float64[np.ndarray, " N"]) -> np.ndarray:
@@ -248,7 +248,7 @@ def _keeps(trace: RoutingTrace) -> list[str]:
     return found
 
 
-def _named(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
+def _name_experts(frame: pd.DataFrame, trace: RoutingTrace | Statistics) -> pd.DataFrame:
     where = ["layer", "expert"]
     if isinstance(trace, RoutingTrace):
         try:

@@ -203,7 +203,7 @@ def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | Mis
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
         return known[1]
-    frames = [_measured(chart, traces) for chart in CHARTS]
+    frames = [_measure(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
     found = multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames
@@ -211,7 +211,7 @@ def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | Mis
     return found
 
 
-def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
+def _measure(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
         return chart.measure(traces)
     except MissingField as why:

@@ -60,7 +60,7 @@ def corpus_page() -> None:
     with explained():
         texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
-            session.set_trace(_run(name, _checked(texts)))
+            session.set_trace(_run(name, _check_texts(texts)))
     trace = visit().trace
     if trace is not None and "label" in trace.tokens:
         _show(trace)
@@ -121,7 +121,7 @@ def _change_rows(by: int) -> None:
     session.set_value(session.TEXTS, min(max(session.value(session.TEXTS) + by, 1), MOST_PASTED))
 
 
-def _checked(texts: Texts) -> Texts:
+def _check_texts(texts: Texts) -> Texts:
     if not texts:
         raise InvalidPrompt("There are no texts yet. Give at least two, with different labels.")
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in texts)

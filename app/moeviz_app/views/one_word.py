@@ -44,7 +44,7 @@ def one_word_page() -> None:
         visit().word_change = None
     edit = None
     with explained(refuse):
-        edit = _asked(run)
+        edit = _requested_edit(run)
     known = visit().word_change and visit().word_change[1]
     if edit is None and known is None and run == EXAMPLE:
         edit = EXAMPLE_EDIT
@@ -61,7 +61,7 @@ def _take() -> None:
     visit().word_asked = getattr(session.value(WORDS), "edit", None)
 
 
-def _asked(run: RunRequest) -> Edit | None:
+def _requested_edit(run: RunRequest) -> Edit | None:
     """Return the edit to make now: typed, or linked and the model at hand. Raises `InvalidPrompt` if too long."""
     typed, visit().word_asked = visit().word_asked, None
     if typed is None and (typed := visit().word_linked) is not None:

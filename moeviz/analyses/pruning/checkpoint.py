@@ -187,7 +187,7 @@ class Checkpoint:
         each layer and group; `OSError` where it cannot be written.
         """
         target = check_target(target)
-        kept = self._kept(cut)
+        kept = self._experts_that_stay(cut)
         files = [file for shard in self.shards if (file := self._file(shard, kept)).tensors]
         total = sum(len(file.header) + file.size for file in files)
         check_space(target, total)
@@ -201,7 +201,7 @@ class Checkpoint:
         before = sum(tensor.size for tensors in self.shards.values() for tensor in tensors.values())
         return Written(target, (self.limits.experts, after), (before, sum(file.size for file in files)))
 
-    def _kept(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    def _experts_that_stay(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
         """Return the experts that stay, by layer. Raises `CaptureError` unless as many go from each layer and group."""
         if sorted(cut) != [*self.layers]:
             raise CaptureError(f"{quoted(self.name)} has experts in layers {self.layers}, and {sorted(cut)} are cut.")

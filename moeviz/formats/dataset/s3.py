@@ -108,7 +108,7 @@ def asking(place: S3Path) -> Iterator[Any]:
     """Yield the store of a place. Raises `MoevizError` if it does not answer, or refuses."""
     try:
         endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""
-        yield _opened(endpoint, "" if endpoint else place.key.partition("/")[0])
+        yield _file_system(endpoint, "" if endpoint else place.key.partition("/")[0])
     except FileNotFoundError:
         raise
     except OSError as error:
@@ -125,7 +125,7 @@ def unreachable(place: object, error: Exception) -> MoevizError:
 
 
 @cache
-def _opened(endpoint: str, bucket: str) -> Any:
+def _file_system(endpoint: str, bucket: str) -> Any:
     """Return the file system of a bucket's server, one for each per process."""
     from pyarrow import fs
 

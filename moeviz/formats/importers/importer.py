@@ -132,7 +132,7 @@ def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
         raise InvalidTrace(
             f"{quoted(path.name)} is a pipe or a device, whose end is not known. Save it as a file first."
         )
-    names = {path.name: path} if not path.is_dir() else dict(_wanted(path))
+    names = {path.name: path} if not path.is_dir() else dict(_wanted_files(path))
     size = sum(file.stat().st_size for file in names.values())
     if size > max_bytes or len(names) > MAX_FILES:
         raise InvalidTrace(
@@ -142,7 +142,7 @@ def source_of(path: Path, max_bytes: int = MAX_BYTES) -> Source:
     return Source(path.name or str(path), {name: file.read_bytes() for name, file in names.items()}, max_bytes)
 
 
-def _wanted(folder: Path) -> list[tuple[str, Path]]:
+def _wanted_files(folder: Path) -> list[tuple[str, Path]]:
     places = [folder, *(place for name in ("tokens_per_expert",) if (place := folder / name).is_dir())]
     files = [(os.path.relpath(file, folder).replace(os.sep, "/"), file) for place in places for file in place.iterdir()]
     return sorted((name, file) for name, file in files if WANTED.fullmatch(name) and file.is_file())
