@@ -14,7 +14,7 @@ from moeviz.capture.record.joining import joined
 from moeviz.capture.run.generation import Progress
 from moeviz.capture.run.prompts import token_spans
 from moeviz.capture.trace import trace
-from moeviz.errors import InvalidPrompt
+from moeviz.errors import InvalidPrompt, StopReading
 from moeviz.routing_trace import RoutingTrace
 
 
@@ -36,7 +36,7 @@ def trace_corpus(
     texts        (label, text) pairs; a label may come many times.
     keep_logits  True records the router logits too: 4·E bytes more per token and layer.
     outputs      True records what each expert puts out for each token too, as `trace` does.
-    progress     called with (done, total) after each text. Raise in it to stop.
+    progress     called with (done, total) after each text. Raise in it to stop; `StopReading` keeps what was read.
 
     Raises `InvalidPrompt`, with the number of the text, if a text is empty, or too long while the tokenizer cannot say
     where to cut; and what `trace` raises.
@@ -62,8 +62,11 @@ def trace_corpus(
             raise InvalidPrompt(f"Text {done} of {len(texts)}, labelled {label!r}: {error}") from error
         labels += [label] * sum(len(stretch.tokens) for stretch in stretches)
         traces += stretches
-        if progress is not None:
-            progress(done, len(texts))
+        try:
+            if progress is not None:
+                progress(done, len(texts))
+        except StopReading:
+            break
     whole = joined(traces)
     return replace(whole, tokens=whole.tokens.assign(label=pd.Series(labels, dtype="str")))
 
