@@ -23,8 +23,10 @@ from moeviz.capture.routers.families import families
 from moeviz.charts import TOPICS
 from moeviz.cli import corpus as cli_corpus
 from moeviz.cli import output
+from moeviz.cli import params as cli_params
 from moeviz.cli.main import COMMANDS, main
 from moeviz.cli.metrics import TOPICS as TOPIC_NAMES
+from moeviz.cli.params import params_of
 from moeviz.cli.trace import summary_of, summary_text
 from moeviz.embedded.recorded_routing import reference_routing
 from moeviz.formats.exports import left_out, read_counts, read_trace, write_trace
@@ -361,6 +363,21 @@ def test_params_says_what_fits_into_cards_and_what_bitsandbytes_packs(capsys):
         not packed["fits"]
         and f"pack {packed['packed']:,} of 46,702,792,704 parameters, none of them in experts" in text
     )
+
+
+@pytest.mark.parametrize("name", ["embedded", "openai/gpt-oss-20b", "google/switch-c-2048"])
+def test_params_of_a_table_are_those_that_are_counted(name, monkeypatch):
+    written = params_of(name, 4096)
+    cli_params._served.cache_clear()
+    monkeypatch.setattr("moeviz.serving.memory.known_model", lambda _name: None)
+    assert params_of(name, 4096) == written
+    cli_params._served.cache_clear()
+
+
+def test_params_of_a_well_known_model_need_no_torch():
+    code = "import sys; from moeviz.cli.main import main; main(['params', 'embedded', '-q']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.endswith("False\n")
 
 
 def test_params_in_json_adds_up(capsys):

@@ -78,6 +78,12 @@ def layers_on_disk(model: nn.Module) -> dict[str, str]:
     return dict(places("", model))
 
 
+def is_on_disk(model: object) -> bool:
+    """Return whether some weights of a loaded model are brought to the memory only when they run."""
+    network = getattr(model, "model", None)
+    return isinstance(network, nn.Module) and any(parameter.is_meta for parameter in network.parameters())
+
+
 def check_disk(name: str, model: nn.Module, bits: int, folder: str | Path | None) -> None:
     """Raise `CaptureError` unless the layers of a model fit on the disk, and one of them and all else in memory."""
     if folder is None:
