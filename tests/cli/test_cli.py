@@ -375,7 +375,7 @@ def test_params_of_a_table_are_those_that_are_counted(name, monkeypatch):
 
 
 def test_params_of_a_well_known_model_need_no_torch():
-    code = "import sys; from moeviz.cli.main import main; main(['params', 'embedded', '-q']); print('torch' in sys.modules)"
+    code = "import sys; from moeviz.cli.main import main; main(['params', 'embedded']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.endswith("False\n")
 
