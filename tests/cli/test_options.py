@@ -15,7 +15,7 @@ from moeviz.cli.trace import request_of
 from moeviz.formats.exports import write_trace
 from moeviz.testing import sample_trace
 
-OF_MAIN = {"help", "quiet", "command", "extra"}  # which the command line itself takes
+OF_MAIN = {"help", "quiet", "all", "command", "extra"}  # which the command line itself takes
 
 
 def actions_of(command: str) -> list[Action]:
@@ -93,7 +93,7 @@ WORDS = {"cache": "static", "dtype": "float16", "decoding": "checkpoint", "top_p
 def asked(words: list[str]) -> tuple:
     """What `moeviz trace` with these words asks for, and of which model."""
     args = read_arguments(["trace", "a text", *words])
-    return request_of(args, "a text"), loading(args), args.model, args.backend
+    return request_of(args, "a text"), loading(args), args.model, args.backend, args.adapter
 
 
 def value_of(action: Action) -> list[str]:
