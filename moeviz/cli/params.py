@@ -123,9 +123,8 @@ def params_of(
 def _written_down(name: str) -> "ModelInfo | None":
     """Return what the table of well-known models says of one: importing what counts takes seconds."""
     from moeviz.model_info import ModelInfo
-    from moeviz.serving.memory import known_model
 
-    if Path(name).is_dir() or (served := known_model(name)) is None:
+    if (served := _known(name)) is None:
         return None
     layers = len(served.parameters.per_expert)
     experts = (served.num_experts,) * layers
@@ -134,13 +133,19 @@ def _written_down(name: str) -> "ModelInfo | None":
 
 @cache  # it takes seconds, and a command asks twice
 def _served(name: str) -> "ServedModel":
-    from moeviz.serving.memory import known_model
-
-    if not Path(name).is_dir() and (served := known_model(name)):
-        return served
+    if (known := _known(name)) is not None:
+        return known
     from moeviz.capture.opening import served_model
 
     return served_model(name)
+
+
+def _known(name: str) -> "ServedModel | None":
+    if Path(name).is_dir():  # of which there is no table, and pandas need not be imported
+        return None
+    from moeviz.serving.memory import known_model
+
+    return known_model(name)
 
 
 def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
