@@ -98,6 +98,7 @@ _ON_FIRST_USE = {
     "moeviz.routing_trace": ("RoutingTrace",),
 }
 _MODULES = (
+    "adapters",
     "analyses",
     "capture",
     "charts",

@@ -139,6 +139,7 @@ MAY_IMPORT = {
     "moeviz/serving/*": f". moeviz.metrics moeviz.parameters {INERT}",
     "moeviz/metrics/*": f". moeviz.parameters {INERT}",
     # The middle: inert, knows no viewer and no model.
+    "moeviz/adapters.py": "moeviz.capture.routers.router_adapters moeviz.errors moeviz.text torch",
     "moeviz/labelled_texts.py": "moeviz.embedded moeviz.errors moeviz.text",
     "moeviz/published/*": INERT,
     "moeviz/testing.py": INERT,

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import quote
 
-from moeviz.cli.options import add_import_options, number, open_file
+from moeviz.cli.options import add_adapter, add_import_options, number, open_file, run_adapters
 from moeviz.cli.output import note
 from moeviz.errors import MoevizError
 from moeviz.text import quoted
@@ -47,6 +47,7 @@ def arguments(parser: ArgumentParser) -> None:
     ways.add_argument("--public", action="store_true")
     parser.add_argument("--behind", action="append", default=[], metavar="HOST")
     parser.add_argument("--login-header", metavar="NAME")
+    add_adapter(parser)
     add_import_options(parser)
 
 
@@ -54,6 +55,9 @@ def run(args: Namespace) -> int:
     way = "team" if args.team else "public" if args.public else None
     if args.no_token:
         os.environ[ASK_TOKEN] = "0"
+    if args.adapter and (way or os.environ.get(WAY) or PRIVATE) != PRIVATE:
+        raise MoevizError("An adapter is code, and runs only in an app of your own. Leave out --adapter.")
+    run_adapters(args)
     serve_app(
         args.port,
         args.extra,

@@ -163,6 +163,8 @@ def _cluster(args: Namespace) -> "Cluster | None":
 def _on_ray(args: Namespace, cluster: "Cluster", folder: "Place", wanted: "Wanted") -> "Dataset":
     from moeviz.corpus.on_ray import write_corpus_on_ray
 
+    if args.adapter:
+        raise MoevizError("Each actor of Ray opens the model, and runs no adapter. Leave out --ray.")
     note(f"{'joining' if cluster.address else 'starting'} Ray, where each actor opens {cut(args.model)}")
     how = {"resume": args.resume, "progress": _progress, "cluster": cluster, "backend": args.backend}
     return write_corpus_on_ray(args.model, args.files, folder, wanted, **how, **loading(args))

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from moeviz.cli.cost import print_estimate
-from moeviz.cli.options import add_backend, add_json, counted_at, number, numbers
+from moeviz.cli.options import add_adapter, add_backend, add_json, counted_at, number, numbers, run_adapters
 from moeviz.cli.output import frame_text, records, visible_line
 from moeviz.errors import CaptureError, MoevizError
 from moeviz.text import quoted
@@ -38,6 +38,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--gpu-memory", type=number(float, 1), metavar="GB")
     parser.add_argument("--gpus", type=number(int, 1), default=1, metavar="N")
     add_backend(parser)
+    add_adapter(parser)
     parser.add_argument("--trace", metavar="FILE")
     add_json(parser)
 
@@ -46,6 +47,7 @@ def run(args: Namespace) -> int:
     from moeviz.capture.models.known_models import known_counts
     from moeviz.formats.exports import read_trace
 
+    run_adapters(args)
     if args.known:
         table = known_counts()
         print(json.dumps(records(table)) if args.json else frame_text(table.round(2).replace("", "·")))

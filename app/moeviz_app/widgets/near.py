@@ -62,7 +62,7 @@ def draw_whole_page() -> None:
 
 @st.fragment
 def _part(name: str, draw: Callable[[], None], size: dict[str, int]) -> None:
-    if session.take(WHOLE_PAGE):
+    if st.session_state.pop(WHOLE_PAGE, None):
         st.rerun()
     if not is_near(name):
         tall = size["height"] + (ABOVE if size["said"] else 0)  # until the script that knows the screen is there

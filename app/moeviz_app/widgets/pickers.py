@@ -124,7 +124,7 @@ def _overview(trace: RoutingTrace) -> None:
     heading(chart)
     altair_chart(
         with_window(chart.draw(frame), session.window()),
-        key=session.overview_key(),
+        key=f"overview {visit().overviews}",
         on_select=session.pick_from_overview,
         selection_mode=BRUSH,
         alt=alternative(chart),
@@ -269,7 +269,7 @@ def _brought_up(run: RunRequest, key: str) -> RoutingTrace | None:
 
 def _wait(run: RunRequest) -> None:
     """Let this run wait on the first page, where no other does yet, which the page has said already."""
-    if session.waiting() is None:
+    if visit().why_waiting is None:
         what = f"with up to {run.new_tokens} tokens to generate" if run.new_tokens else "a model that is not loaded"
         why = (
             f"This link asks for a run of {quoted(run.prompt)} by {quoted(run.model)}, {what}. Links do not start such "
