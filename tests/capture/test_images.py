@@ -12,7 +12,7 @@ from image_models import FAMILIES, image_model, picture
 from PIL import Image
 
 import moeviz
-from moeviz.capture.run.images import Picture, pictures_of, read_images
+from moeviz.capture.run.images import PromptImage, pictures_of, read_images
 from moeviz.cli.main import main
 from moeviz.errors import CaptureError, InvalidPrompt, InvalidTrace
 from moeviz.formats.exports import read_trace, write_trace
@@ -146,7 +146,7 @@ def test_images_are_turned_laid_on_white_and_made_rgb():
     assert found[2].pixels.getpixel((0, 0)) == (127, 127, 127)
     assert [one.facts.note for one in found] == ["", "", "", "the first of 3 frames", ""]
     assert {one.pixels.mode for one in found} == {"RGB"}
-    assert pictures_of([frames]) == pictures_of([frames]) and isinstance(found[0], Picture)
+    assert pictures_of([frames]) == pictures_of([frames]) and isinstance(found[0], PromptImage)
 
 
 BOMB = _png(Image.new("1", (30_000, 9_000)))

@@ -39,14 +39,16 @@ EXTRA = "Images need Pillow and torchvision: pip install 'moeviz[images]'."
 
 
 @dataclass(frozen=True, slots=True)
-class Picture:
+class PromptImage:
     """An image as a person sees it, ready for a processor. Pictures of the same file are equal."""
 
     facts: TraceImage
     pixels: Image.Image = field(compare=False, repr=False)  # RGB
 
 
-def pictures_of(images: Sequence[object], largest: int = LARGEST_FILE, most: int = MOST_PIXELS) -> tuple[Picture, ...]:
+def pictures_of(
+    images: Sequence[object], largest: int = LARGEST_FILE, most: int = MOST_PIXELS
+) -> tuple[PromptImage, ...]:
     """Read images: paths, bytes of a file, or PIL images. EXIF turns them, and transparent parts become white.
 
     largest  bytes of a file.
@@ -61,7 +63,7 @@ def pictures_of(images: Sequence[object], largest: int = LARGEST_FILE, most: int
     return tuple(_picture(image, number, largest, most) for number, image in enumerate(images))
 
 
-def _picture(given: object, number: int, largest: int, most: int) -> Picture:
+def _picture(given: object, number: int, largest: int, most: int) -> PromptImage:
     if find_spec("PIL") is None:
         raise CaptureError(EXTRA)
     from PIL import Image, ImageOps
@@ -71,7 +73,7 @@ def _picture(given: object, number: int, largest: int, most: int) -> Picture:
         with _reading(what):
             _check_pixels(what, given.size, most)
             pixels = _on_white(ImageOps.exif_transpose(given))
-        return Picture(TraceImage(*pixels.size, sha256(pixels.tobytes()).hexdigest(), _note(given)), pixels)
+        return PromptImage(TraceImage(*pixels.size, sha256(pixels.tobytes()).hexdigest(), _note(given)), pixels)
     if isinstance(given, str | Path):
         what = f"The image {quoted(cut(Path(given).name if not why_no_file(str(given)) else str(given), 100))}"
         given = _bytes_of(Path(given), what, largest)
@@ -82,7 +84,7 @@ def _picture(given: object, number: int, largest: int, most: int) -> Picture:
         _check_pixels(what, opened.size, most)
         note = _note(opened)
         pixels = _on_white(ImageOps.exif_transpose(opened))
-    return Picture(TraceImage(*pixels.size, sha256(given).hexdigest(), note), pixels)
+    return PromptImage(TraceImage(*pixels.size, sha256(given).hexdigest(), note), pixels)
 
 
 @contextmanager
@@ -192,7 +194,7 @@ def read_images(
     model: PreTrainedModel,
     processor: ProcessorMixin,
     text: str,
-    pictures: Sequence[Picture],
+    pictures: Sequence[PromptImage],
     chat: bool = False,
     system: str | None = None,
 ) -> ReadImages:
@@ -268,7 +270,7 @@ def _as_turn(processor: ProcessorMixin, text: str, images: int, system: str | No
 
 
 def _processed(
-    processor: ProcessorMixin, text: str, pictures: Sequence[Picture], add_special_tokens: bool
+    processor: ProcessorMixin, text: str, pictures: Sequence[PromptImage], add_special_tokens: bool
 ) -> tuple[BatchFeature, list[int] | None]:
     """Run the processor. Returns its tensors, and for each token the image that it was written for (-1: none).
 

@@ -14,7 +14,7 @@ from moeviz.capture.run.decoding import (
     check_new_tokens,
     check_settings,
 )
-from moeviz.capture.run.images import Picture
+from moeviz.capture.run.images import PromptImage
 from moeviz.errors import CaptureError, InvalidPrompt
 from moeviz.text import cut
 
@@ -48,7 +48,7 @@ class CaptureRequest:
     next_tokens: bool | Literal["auto"] = False  # "auto": if the model has them, with a lens if that is cheap
     outputs: bool = False  # of the experts, in figures
     token_ids: tuple[tuple[int, ...], ...] | None = None  # of prompts, instead of their texts
-    images: tuple[Picture, ...] = ()  # of the one prompt
+    images: tuple[PromptImage, ...] = ()  # of the one prompt
 
     def __post_init__(self) -> None:
         check_new_tokens(self.max_new_tokens)
