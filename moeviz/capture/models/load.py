@@ -294,8 +294,8 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
     return tokenizer
 
 
-def takes_images(model: PreTrainedModel) -> bool:
-    """Return True if the forward of a model takes the pixels of images."""
+def takes_images(model: PreTrainedModel | type[PreTrainedModel]) -> bool:
+    """Return True if the forward of a model, or of a class, takes the pixels of images."""
     return "pixel_values" in signature(model.forward).parameters
 
 

@@ -18,7 +18,7 @@ Size = tuple[int, int]  # width and height
 Tensors = Mapping[str, Any]  # what the processor made of the prompt
 
 
-def _grid(rows: int, columns: int, field: Pair, seen: Size, start: Pair = (0, 0)) -> list:
+def _grid(rows: int, columns: int, field: Pair, seen: Size, start: Pair = (0, 0)) -> list[Box | None]:
     """Lay a grid over a field of an image that begins at `start`; what lies outside `seen` is padding."""
     width, height = field[0] / columns, field[1] / rows
     corners = ((start[0] + c * width, start[1] + r * height) for r in range(rows) for c in range(columns))
@@ -83,7 +83,7 @@ def _convolved_tiles(processor: Any, inputs: Tensors, sizes: list[Size]) -> Iter
         yield places + _of(OVERVIEW if tiles else WHOLE, _shifted(size // 14 // 4, field, (width, height)))
 
 
-def _shifted(side: int, field: Pair, seen: Size, start: Pair = (0, 0)) -> list:
+def _shifted(side: int, field: Pair, seen: Size, start: Pair = (0, 0)) -> list[Box | None]:
     """Lay Step's grid: 1.5 patches, of 4 a token, further left and up than a plain one."""
     left, up = (extent / side / 4 * 1.5 for extent in field)
     width, height = field[0] / side, field[1] / side

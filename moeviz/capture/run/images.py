@@ -169,7 +169,9 @@ def image_token_id(model: PreTrainedModel) -> int | None:
 def check_no_placeholder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, rows: list[list[int]]) -> None:
     """Raise `InvalidPrompt` for a text that has the token of an image: without an image it is read as an odd word."""
     token = image_token_id(model)
-    if token in getattr(tokenizer, "added_tokens_decoder", {}) and any(token in row for row in rows):
+    if token is None or token not in getattr(tokenizer, "added_tokens_decoder", {}):
+        return
+    if any(token in row for row in rows):
         raise InvalidPrompt(
             f"The text has {tokenizer.convert_ids_to_tokens(token)}, which stands for a part of an image, and no image "
             "came with it. Give the image (images=[…], or --image FILE), or leave it out."
@@ -262,8 +264,8 @@ def _as_turn(processor: ProcessorMixin, text: str, images: int, system: str | No
             f"{type(processor).__name__} has no chat template, so this text cannot be sent as a turn of a chat. Leave "
             "chat out: the model then reads the text as it is."
         )
-    turn = [{"type": "image"}] * images + [{"type": "text", "text": text}]
-    messages = [{"role": "system", "content": [{"type": "text", "text": system}]}] * bool(system)
+    turn: list[dict[str, str]] = [{"type": "image"}] * images + [{"type": "text", "text": text}]
+    messages: list[Any] = [{"role": "system", "content": [{"type": "text", "text": system}]}] * bool(system)
     messages.append({"role": "user", "content": turn})
     with explained("The processor's chat template does not take this", InvalidPrompt):
         return str(processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))

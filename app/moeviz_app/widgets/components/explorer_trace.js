@@ -16,6 +16,7 @@ class Trace {
     this.newlines = numbers(data.newlines, Uint8Array);
     this.generated = numbers(data.generated, Uint8Array);
     this.parts = new Set(data.parts);
+    this.foldeds = new Set(data.folded); // image tokens for which the first of their run stands
     this.templates = new Set(data.template ?? []); // tokens that a chat template added
     this.word = data.word;
     this.item = data.item; // what is routed: token, digit, utterance …
