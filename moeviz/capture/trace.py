@@ -21,6 +21,7 @@ from moeviz.capture.models.load import LoadedModel
 from moeviz.capture.models.patching import unpatched
 from moeviz.capture.opening import load_model
 from moeviz.capture.record.assembly import assemble
+from moeviz.capture.record.divided import OF_IMAGES, REMARK, is_divided
 from moeviz.capture.record.expert_outputs import outputs_recorded
 from moeviz.capture.record.hooks import Recording, exclusive
 from moeviz.capture.record.joining import joined
@@ -290,7 +291,12 @@ def _prepare_run(
     """Read the prompts, settle how to go on from them, and check the model if nobody has."""
     run = prepare(model, request, tokenizer, processor)
     plan = plan_for(run.model, request.max_new_tokens, request.sampling, request.decoding, growing)
-    return replace(run, info=replace(run.info, decoding=plan.words, witness=checked(run))), plan
+    witness = checked(run)
+    info = run.info
+    if is_divided(run.batch):
+        remark = REMARK.format(max(info.num_experts) - 1)
+        info = replace(info, site=f"{info.site} and {OF_IMAGES}", caution=f"{info.caution} {remark}".strip())
+    return replace(run, info=replace(info, decoding=plan.words, witness=witness)), plan
 
 
 def _one_by_one(

@@ -142,6 +142,7 @@ def decoding_of(args: Namespace) -> "HowToDecode":
 def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
     """Return a trace's facts and the busiest expert of each layer, for JSON."""
     from moeviz.metrics.load import expert_load
+    from moeviz.metrics.parameters import varying_routes_in_words
 
     load, model = expert_load(trace), trace.model
     busiest = load[load["rank"] == 1].drop(columns="rank")
@@ -159,6 +160,7 @@ def summary_of(trace: "RoutingTrace") -> dict[str, Any]:
         "zero_experts": model.zero_experts,
         "top_k": model.top_k,
         **({"images": _images(trace)} if trace.images else {}),
+        **({} if (varying := varying_routes_in_words(trace)) is None else {"computing": varying}),
         "generated": "".join(trace.tokens.loc[trace.tokens["phase"] == "generated", "text"]),
         "busiest": busiest.to_dict("records"),
         **(
@@ -198,6 +200,8 @@ def summary_text(summary: dict[str, Any]) -> str:
         f"{summary['layer_kind'] + 's':<10} {summary['moe_layers']} with experts{of_all}",
         f"experts    {' or '.join(map(str, experts))} per layer{zero}, {summary['top_k']} per token",
     ]
+    if summary.get("computing"):
+        lines.append(f"computing  {summary['computing']}")
     if summary["recorded_by"]:
         lines.append(f"recorded   by {visible_line(summary['recorded_by'])}")
     if summary["decoding"]:

@@ -93,6 +93,39 @@ def test_the_model_gets_what_the_processor_made():
     assert last.equals(_traced(max_new_tokens=2))
 
 
+def test_two_routers_of_a_layer_that_divide_the_tokens_are_recorded_as_one():
+    """Ernie's experts for images have the ids after those for text; each token has those of its own router."""
+    family = "ernie4_5_vl_moe"
+    model, processor = image_model(family)
+    layer = next(part for part in model.modules() if type(part).__name__ == "Ernie4_5_VLMoeMoeBlock")
+    heard = {}
+    hooks = [
+        getattr(layer, name).gate.register_forward_hook(
+            lambda _module, _given, answer, name=name: heard.update({name: answer})
+        )
+        for name in ("text_moe", "vision_moe")
+    ]
+    trace = _traced(family, max_new_tokens=2)
+    heard.clear()
+    inputs = processor(
+        text=["<|IMAGE_START|><|IMAGE_PLACEHOLDER|><|IMAGE_END|>What is here?"], images=[picture()], return_tensors="pt"
+    )
+    with torch.no_grad():
+        model(**inputs)
+    for hook in hooks:
+        hook.remove()
+    of_text = (trace.tokens["kind"] == "text").to_numpy() & (trace.tokens["phase"] == "prompt").to_numpy()
+    of_image = (trace.tokens["kind"] != "text").to_numpy()
+    found, experts = trace.experts[0], trace.model.num_experts[0] // 2
+    assert np.array_equal(np.sort(found[of_text]), np.sort(heard["text_moe"][2].numpy()))
+    assert np.array_equal(np.sort(found[of_image]) - experts, np.sort(heard["vision_moe"][2].numpy()))
+    assert (found[(trace.tokens["phase"] == "generated").to_numpy()] < experts).all()
+    assert np.isneginf(trace.logits[0][of_image, :experts]).all() and trace.model.site == "text and images"
+    for how in ({"outputs": True}, {"site": "images"}, {"intervention": moeviz.Mute({1: (0,)})}):
+        with pytest.raises(CaptureError):
+            _traced(family, **how)
+
+
 @pytest.mark.parametrize("name", ["t.npz", "t.json", "t.csv", "t.parquet"])
 def test_every_file_keeps_kinds_boxes_and_images(name, tmp_path):
     trace = _traced(BROKEN, [picture(100, 60), _png(picture(60, 40))])

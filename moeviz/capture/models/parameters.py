@@ -147,8 +147,9 @@ def auto_class(config: PreTrainedConfig) -> type[Any]:
 
 def class_of(config: PreTrainedConfig) -> type[Any]:
     """Return the class that transformers opens a checkpoint with this config as."""
-    found = auto_class(config)._model_mapping[type(config)]
-    return found[0] if isinstance(found, tuple) else found
+    found: Any = auto_class(config)._model_mapping[type(config)]
+    model: type[Any] = found[0] if isinstance(found, tuple) else found
+    return model
 
 
 def empty_model(config: PreTrainedConfig, name: str | None = None) -> PreTrainedModel:

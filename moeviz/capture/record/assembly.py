@@ -19,6 +19,7 @@ from moeviz.errors import CaptureError
 from moeviz.image_tokens import BOX, IMAGE_COLUMNS, NO_IMAGE, NO_VIEW, TEXT
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import NO_EXPERT, RoutingTrace, pad_layers, sort_slots, token_frame
+from moeviz.text import spans
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +139,11 @@ def _tokens(run: ModelInput, met: RoutedSequences):
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
     """Add the facts that the recording shows to those that were known of the model before it ran."""
-    of_routers = sorted({router.adapter.caution for router in recording.routers if router.adapter} - {""})
+    said: dict[str, list[int]] = {}
+    for router in recording.routers:
+        if router.adapter and router.adapter.caution:
+            said.setdefault(router.adapter.caution, []).append(router.layer)
+    of_routers = sorted(words.replace("{layers}", spans(layers)) for words, layers in said.items())
     facts = {
         "top_k": slots,
         "num_experts": tuple(answers.num_experts for answers in recording.outputs),

@@ -133,7 +133,7 @@ class Trace {
   mark(layer, token) {
     const ids = this.chosen(layer, token).map((choice) => choice.expert);
     if (!ids.length) return this.isRecorded(layer, token) ? "–" : "?";
-    if (this.data.ordered) return String(ids[0]);
+    if (this.data.ordered) return ids[0] < this.counts[layer] - this.data.zero ? String(ids[0]) : `${ids[0]}∅`; // computes nothing
     return ids.slice(0, MOST_IDS).join(", ") + (ids.length > MOST_IDS ? " …" : "");
   }
 
