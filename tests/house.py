@@ -157,7 +157,7 @@ MAY_IMPORT = {
     "moeviz/file_limits.py": "moeviz.errors moeviz.model_info",
     "moeviz/errors.py": "",
     "moeviz/claims.py": "",
-    "moeviz/_lazy.py": "moeviz.text",
+    "moeviz/_lazy.py": "moeviz.text moeviz._plain_help",
     "moeviz/text.py": "",
     "moeviz/interrupted.py": "",
     "moeviz/whole_files.py": "",

@@ -257,9 +257,8 @@ def selected(key: str, parameter: str) -> Any:
 
 
 def keep(key: str) -> None:
-    """Let a widget hold on another page what it holds on this one.
-
-    What only we have set, and nobody has moved, Streamlit gives up with the page, unless it is set anew.
+    """Let a widget keep its value on another page. Streamlit drops a value that only we have set with the page,
+    unless it is set anew.
     """
     st.session_state[key] = st.session_state[key]
 
