@@ -33,7 +33,7 @@ class TraceImage:
     width: int  # pixels, after the turn that EXIF asks for
     height: int
     sha256: str  # of the file as it was given, or of the RGB pixels of an image that came without a file
-    note: str = ""  # what was done to it before the model saw it: "the first of 12 frames"
+    note: str = ""  # what was done to it before the model saw it: "the first of several frames"
 
 
 def check_image_tokens(tokens: pd.DataFrame, images: tuple[TraceImage, ...]) -> None:

@@ -75,43 +75,23 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
     )
 
 
-def computing_experts(trace: RoutingTrace) -> pd.DataFrame:
-    """Return how many experts that compute each token really gets, per layer.
-
-    A token gets fewer than its k slots if some are empty (it was dropped, or the layer has fewer slots), or hold an
-    expert that computes nothing (`model.zero_experts`). Columns: layer int32 · tokens int64 (recorded there) · least,
-    most int64 · mean float64 (experts of a token; NaN and 0 without tokens) · none int64 (tokens without any) · nothing
-    float64 (share of the filled slots that compute nothing; NaN if none is filled).
-    """
-    computing, rows = (_with_parameters(trace) >= 0).sum(axis=2), []
-    for layer, counts, recorded, slots in zip(
-        trace.model.layers, computing, trace.recorded, trace.filled.sum(axis=(1, 2)), strict=True
-    ):
-        known = counts[recorded]
-        mean, least, most = (known.mean(), known.min(), known.max()) if len(known) else (np.nan, 0, 0)
-        nothing = 1 - known.sum() / slots if slots else np.nan
-        rows.append((layer, len(known), least, most, mean, int((known == 0).sum()), nothing))
-    kinds = {"layer": "int32", "tokens": "int64", "least": "int64", "most": "int64", "mean": "float64", "none": "int64"}
-    return pd.DataFrame(rows, columns=[*kinds, "nothing"]).astype(kinds | {"nothing": "float64"})
-
-
 def varying_routes_in_words(trace: RoutingTrace) -> str | None:
-    """Say how many experts a token really got, in one sentence; None if it is the same number everywhere."""
-    frame = computing_experts(trace)
-    frame = frame[frame["tokens"] > 0]
-    if frame.empty or frame["least"].min() == frame["most"].max() == trace.model.top_k:
+    """Say how many experts that compute a token really got; None if each got as many as it can at every layer.
+
+    It gets fewer if slots are empty (it was dropped, or the layer has fewer), or hold an expert that computes nothing
+    (`model.zero_experts`).
+    """
+    model, found = trace.model, (_with_parameters(trace) >= 0).sum(axis=2)[trace.recorded]
+    if not len(found) or found.min() == model.top_k:
         return None
-    mean = np.average(frame["mean"], weights=frame["tokens"])
     said = (
-        f"A token can use {trace.model.top_k} per layer, and got {mean:.2f} experts that compute on average, from "
-        f"{frame['least'].min()} to {frame['most'].max()}"
+        f"A token can use {model.top_k} per layer, and got {found.mean():.2f} experts that compute on average, from "
+        f"{found.min()} to {found.max()}"
     )
-    if not trace.model.zero_experts:
+    if not model.zero_experts:
         return f"{said}."
-    nothing = 1 - mean * frame["tokens"].sum() / max(int(trace.filled.sum()), 1)
-    return (
-        f"{said}; {nothing:.0%} of all assignments went to the last {trace.model.zero_experts}, which compute nothing."
-    )
+    nothing = 1 - found.sum() / max(int(trace.filled.sum()), 1)
+    return f"{said}; {nothing:.0%} of all assignments went to the last {model.zero_experts}, which compute nothing."
 
 
 def _with_parameters(trace: RoutingTrace) -> np.ndarray:

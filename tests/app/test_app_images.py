@@ -109,6 +109,6 @@ def test_images_are_offered_where_the_model_takes_them_and_stay_in_the_visit(mon
         monkeypatch.setattr(home, name, getattr(home, name))  # restored after the script has replaced them
     page = script_of(_choosing).run()
     assert not page.exception
-    chosen, kept, none = (element.value for element in page.text)
+    *_, chosen, kept, none = (element.value for element in page.text)
     assert chosen.split() == [sha256(bytes([3, n])).hexdigest() for n in range(4)]
     assert (kept, none) == ("8", "()")

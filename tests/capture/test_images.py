@@ -1,6 +1,7 @@
 """Images in a prompt: what is read, which tokens stand for it, which part of it each reads, and what is refused."""
 
 import json
+from copy import copy
 from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
@@ -177,8 +178,9 @@ def test_images_are_turned_laid_on_white_and_made_rgb():
     assert (found[0].facts.width, found[0].facts.height) == (40, 60) == found[0].pixels.size
     assert found[1].pixels.getpixel((0, 0)) == (255, 255, 255)
     assert found[2].pixels.getpixel((0, 0)) == (127, 127, 127)
-    assert [one.facts.note for one in found] == ["", "", "", "the first of 3 frames", ""]
+    assert [one.facts.note for one in found] == ["", "", "", "the first of several frames", ""]
     assert {one.pixels.mode for one in found} == {"RGB"}
+
     assert pictures_of([frames]) == pictures_of([frames]) and isinstance(found[0], PromptImage)
 
 
@@ -235,6 +237,21 @@ def test_images_go_with_one_text_for_a_model_that_takes_them(saved):
     with pytest.raises(InvalidPrompt):
         _traced(images=[picture(900, 900)] * 6)  # more tokens than the context holds
     assert main(["trace", "See <|image_pad|>.", "--model", str(saved)]) == 3
+
+
+def test_a_chat_has_its_images_in_the_users_turn():
+    model, processor = image_model(MERGED)
+    one = "{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}{{ part.text }}{% endif %}"
+    turn = "user:{% for part in message.content %}" + one + "{% endfor %}"
+    with pytest.raises(CaptureError):
+        _traced(chat=True)
+    processor = copy(processor)
+    processor.chat_template = "{% for message in messages %}" + turn + "{% endfor %}model:"
+    trace = moeviz.trace(model, "What?", images=[picture(60, 40)], processor=processor, chat=True)
+    assert "".join(trace.tokens["text"][trace.tokens["kind"] == "text"]) == "user:What?model:"
+    assert (trace.tokens["kind"] == "mark").sum() == 2
+    with pytest.raises(InvalidPrompt):
+        moeviz.trace(model, "<|image_pad|>", images=[picture()], processor=processor, chat=True)
 
 
 def test_a_trace_with_images_is_not_read_again():

@@ -263,7 +263,9 @@ def _rows(trace: RoutingTrace) -> range:
 
 def _of_template(trace: RoutingTrace) -> list[int]:
     ran = recent.run_of(trace)
-    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system) if ran and ran.chat else []
+    if ran is None or not ran.chat or ran.images:  # nobody knows them where images stand in the turn
+        return []
+    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system)
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:

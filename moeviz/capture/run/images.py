@@ -132,8 +132,12 @@ def _check_pixels(what: str, size: tuple[int, int], most: int) -> None:
 
 
 def _note(image: Image.Image) -> str:
-    frames = getattr(image, "n_frames", 1)
-    return f"the first of {frames:,} frames" if frames > 1 else ""
+    try:
+        image.seek(1)  # counting all frames can take minutes
+    except EOFError:
+        return ""
+    image.seek(0)
+    return "the first of several frames"
 
 
 def _on_white(image: Image.Image) -> Image.Image:
@@ -205,7 +209,6 @@ def read_images(
     Raises `InvalidPrompt` for what the processor refuses, and `CaptureError` if it is unknown which token is of which
     image.
     """
-    check_takes_images(model, processor)
     asked = _with_placeholders(model, processor, text, len(pictures), chat, system)
     made, marks = _processed(processor, asked, pictures, add_special_tokens=not chat)
     ids = made["input_ids"][0].tolist()
@@ -215,16 +218,18 @@ def read_images(
     if not len(at):
         raise CaptureError(f"{type(processor).__name__} put no image token into the prompt, so nothing can be shown.")
     family, sizes = model.config.model_type, [(one.facts.width, one.facts.height) for one in pictures]
-    with explained(f"The boxes of {family}'s image tokens are not known", CaptureError):
+    try:
         places = places_of(family, processor, made, sizes)
+    except Exception as error:  # a stranger's processor may lack, or mean, anything
+        log.debug("the boxes of %s cannot be computed: %s", family, error)
+        places = None
     columns, caution = _columns(ids, at, marks, places, len(pictures), family)
     log.info("%s", "; ".join(_size_words(one.facts, number, columns) for number, one in enumerate(pictures)))
-    drop = {"input_ids", "attention_mask"}
     device = torch.device("cpu") if model.device.type == "meta" else model.device
     tensors = {
         name: part.to(device, model.dtype if part.is_floating_point() else part.dtype)
         for name, part in made.items()
-        if name not in drop and isinstance(part, torch.Tensor)
+        if name not in ("input_ids", "attention_mask") and isinstance(part, torch.Tensor)
     }
     return ReadImages(ids, tensors, columns, caution)
 
@@ -247,15 +252,10 @@ def _with_placeholders(
         )
     if chat:
         return _as_turn(processor, text, images, system)
-    before, after = _around(model, processor)
-    return text if written else f"{before}{placeholder}{after}" * images + text
-
-
-def _around(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[str, str]:
-    """Return what stands around an image in this family's prompts, if this tokenizer has it."""
     before, after = AROUND.get(model.config.model_type, ("", ""))
-    known = processor.tokenizer.get_added_vocab()
-    return (before, after) if after in known else ("", "")
+    if after not in processor.tokenizer.get_added_vocab():
+        before = after = ""
+    return text if written else f"{before}{placeholder}{after}" * images + text
 
 
 def _as_turn(processor: ProcessorMixin, text: str, images: int, system: str | None) -> str:
@@ -291,28 +291,18 @@ def _processed(
     offsets, spans = made.pop("offset_mapping", None), made.pop("text_replacement_offsets", None)
     if offsets is None or not spans or len(spans[0]) != len(pictures):
         return made, None
-    return made, _images_of_tokens(offsets[0].tolist(), _whole_spans(text, spans[0]))
-
-
-def _whole_spans(text: str, found: list[dict[str, Any]]) -> list[tuple[int, int]]:
-    """Return the characters of each image in the text that the tokenizer read, with what stands around it."""
-    spans = []
-    for one in found:
-        (start, end), (first, last) = one["span"], one["new_span"]
-        around = [
-            pair for pair in set(AROUND.values()) if text[:start].endswith(pair[0]) and text[end:].startswith(pair[1])
-        ]
-        before, after = max(around, key=lambda pair: len(pair[0]), default=("", ""))
-        spans.append((first - len(before), last + len(after)))
-    return spans
-
-
-def _images_of_tokens(offsets: list[list[int]], spans: list[tuple[int, int]]) -> list[int]:
-    numbers = range(len(spans))
-    return [
-        next((n for n in numbers if start < end and spans[n][0] <= start < spans[n][1]), NO_IMAGE)
-        for start, end in offsets
+    whole = [*enumerate(_whole_span(text, *one["span"], *one["new_span"]) for one in spans[0])]
+    return made, [
+        next((number for number, (first, last) in whole if start < end and first <= start < last), NO_IMAGE)
+        for start, end in offsets[0].tolist()
     ]
+
+
+def _whole_span(text: str, start: int, end: int, first: int, last: int) -> tuple[int, int]:
+    """Return from `first` to `last`, the characters of an image in what was read, with what stands around it."""
+    fits = [(b, a) for b, a in set(AROUND.values()) if text[:start].endswith(b) and text[end:].startswith(a)]
+    before, after = max(fits, key=lambda pair: len(pair[0]), default=("", ""))
+    return first - len(before), last + len(after)
 
 
 def _columns(
