@@ -11,6 +11,9 @@ import pytest
 import torch
 from image_models import FAMILIES, image_model, picture
 from PIL import Image
+from survey.checkpoints import checkpoint_config
+from survey.tiny_models import tokenizer
+from transformers import AutoModelForMultimodalLM
 
 import moeviz
 from moeviz.capture.run.images import PromptImage, pictures_of, read_images
@@ -331,3 +334,12 @@ def test_a_box_is_where_the_token_looks():
 @pytest.mark.parametrize("family", FAMILIES)
 def test_boxes_of_every_family(family, size):
     assert _hits(family, size) == SPOTS
+
+
+def test_a_class_that_transformers_cannot_run_is_named_in_a_sentence():
+    """Llama 4 with its vision tower asks its decoder for `image_outputs`, which that does not return."""
+    model = AutoModelForMultimodalLM.from_config(checkpoint_config("llama4")).float().eval()
+    for how in ({}, {"max_new_tokens": 2}):
+        with pytest.raises(CaptureError) as refused:
+            moeviz.trace(model, "To be.", tokenizer=tokenizer(), **how)
+        assert type(model).__name__ in str(refused.value)
