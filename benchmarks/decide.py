@@ -51,13 +51,12 @@ def _walk(step: float) -> Favour:
 
 
 def _trend(rng: np.random.Generator) -> np.ndarray:
-    """Move from one state at the first text to another at the last."""
     one, other = rng.normal(0, SPREAD, (2, *SHAPE))
     part = np.linspace(0, 1, 2 * TEXTS)[:, None, None]
     return np.asarray((1 - part) * one + part * other)
 
 
-def _mixed(states: int) -> Favour:
+def _mix(states: int) -> Favour:
     return lambda rng: rng.normal(0, SPREAD, (states, *SHAPE))[rng.integers(0, states, 2 * TEXTS)]
 
 
@@ -67,7 +66,6 @@ def _regimes(rng: np.random.Generator) -> np.ndarray:
 
 
 def _hot(*experts: int, fading: bool = False) -> Favour:
-    """Favour a few experts, always the same ones."""
 
     def favour(_: np.random.Generator) -> np.ndarray:
         found = np.zeros((2 * TEXTS, *SHAPE))
@@ -100,7 +98,7 @@ PROCESSES: dict[str, Favour] = {
     "two hot experts on one device": _hot(0, 1),
     "a hot device that cools": _hot(*range(8), fading=True),
     "stationary, and each text its own": _both,
-    "three kinds of text at random": _mixed(3),
+    "three kinds of text at random": _mix(3),
     "six texts unlike the others": _once,
     "random walk": _walk(0.05),
     "fast random walk": _walk(0.3),

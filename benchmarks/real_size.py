@@ -94,7 +94,6 @@ def write(folder: Path, config: PreTrainedConfig) -> None:
 
 
 def _in_layers(model: PreTrainedModel) -> Iterator[list[str]]:
-    """Yield the names of the tensors of each layer, and of those before and after the layers."""
     keys = (key for key in model.state_dict() if key not in model.all_tied_weights_keys)
     for _, group in groupby(keys, lambda key: (found := LAYER_INDEX.search(key)) and found[1]):
         yield list(group)

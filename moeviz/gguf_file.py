@@ -80,7 +80,7 @@ class _Reader:
         return int(size)
 
     def value(self, kind: int) -> Value | None:
-        """The next value; None for a list that is not kept."""
+        """Return the next value; None for a list that is not kept."""
         if kind == TEXT:
             return self.text()
         if kind == ARRAY:

@@ -38,10 +38,7 @@ def token_axis(frame: pd.DataFrame) -> tuple[pd.DataFrame, alt.X]:
 
 
 def _texts_axis(names: dict[int, str]) -> alt.Axis:
-    """The tokens themselves where they fit, else some of their positions.
-
-    They are a stranger's: in the expression each is a JSON string.
-    """
+    """Label the axis with tokens that fit, else some positions. Each is a JSON string, since it is a stranger's."""
     shown = json.dumps({str(position): first_letters(text) for position, text in names.items()})
     wide = f"(width || {CONCAT}) / {len(names)}"  # pixels of a token; charts side by side have no width of their own
     slanting = f"{wide} >= {WORD} && {wide} < {STRAIGHT}"

@@ -104,24 +104,24 @@ def params_of(
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
     if trace is not None:
-        facts["touched"] = _touched(model, trace)
+        facts["touched"] = _touched_counts(model, trace)
     if known is not None and known.memory:
         facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
     caches = None
     with suppress(CaptureError):  # moeviz cannot tell what it keeps of a text
-        if served := _served(name) if known is None else known.served:
+        if served := _served_facts(name) if known is None else known.served:
             caches = served.caches
-    return facts | _memory(counts.total, caches, tokens) | _published(model.name)
+    return facts | _memory(counts.total, caches, tokens) | _published_model(model.name)
 
 
 @cache  # it takes seconds, and a command asks twice
-def _served(name: str) -> "ServedModel":
+def _served_facts(name: str) -> "ServedModel":
     from moeviz.capture.opening import served_model
 
     return served_model(name)
 
 
-def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
+def _touched_counts(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
     from moeviz.metrics.parameters import touched_growth
 
     if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
@@ -150,7 +150,7 @@ def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, A
     """
     from moeviz.serving.memory import fit_sentence, memory_on_cards
 
-    served = _served(name)
+    served = _served_facts(name)
     frame = memory_on_cards(served, gigabytes, cards, context=tokens)
     facts = {"sentence": fit_sentence(frame), "by_precision": records(frame)}
     return facts | {"bitsandbytes": _in_bitsandbytes(name, served.parameters.total, frame)}
@@ -175,7 +175,7 @@ def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, 
     }
 
 
-def _published(name: str) -> dict[str, Any]:
+def _published_model(name: str) -> dict[str, Any]:
     from moeviz.capture.models.known_models import KNOWN_MODELS
 
     if (known := KNOWN_MODELS.get(name)) is None:

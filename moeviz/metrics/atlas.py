@@ -108,7 +108,7 @@ def _kinds(trace: RoutingTrace, classes: np.ndarray) -> tuple[list[str], np.ndar
 
 
 def _drawn(token: np.ndarray, expert: np.ndarray, text: np.ndarray, E: int, rng: np.random.Generator) -> np.ndarray:
-    """(E, 3) rows of an expert's tokens, drawn at random, from different texts if it has enough."""
+    """Return (E, 3) rows of an expert's tokens, drawn at random, from different texts if it has enough."""
     order = rng.permutation(len(token))
     table = pd.DataFrame({"expert": expert[order], "row": token[order], "text": text[token[order]]})
     again = table.duplicated(["expert", "text"])

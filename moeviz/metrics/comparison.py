@@ -120,7 +120,6 @@ def _layout(model: ModelInfo) -> str:
 
 
 def _counted(trace: Counted) -> list[int]:
-    """Return the layers at which tokens are recorded, or were counted."""
     if isinstance(trace, RoutingTrace):
         check_recorded(trace)
         some = trace.recorded.sum(axis=1)
@@ -145,7 +144,6 @@ def _deals(first: int, second: int) -> list[np.ndarray]:
 
 
 def _bits(counts: Int64[np.ndarray, "N E"], others: Int64[np.ndarray, "M E"]) -> float:
-    """Return the divergence between the loads of two sets of blocks."""
     loads = np.stack([counts.sum(axis=0), others.sum(axis=0)])
     return float(divergences(loads, np.array([0]), np.array([1]))[0])
 

@@ -96,7 +96,7 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
             place[some] = np.arange(len(some))
             own = place[expert] >= 0
             counted = [_counted(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
-            chosen, figures = _judged(covers, counted)
+            chosen, figures = _choose_rules(covers, counted)
             for name, values in figures.items():
                 frame.loc[some, name] = values
             for one, of in zip(some, chosen.T, strict=True):
@@ -276,7 +276,7 @@ def _counted(
     return times.reshape(2, C).astype(np.float32), hits.reshape(2, C, N).astype(np.float32)
 
 
-def _judged(
+def _choose_rules(
     covers: np.ndarray, counted: list[tuple[np.ndarray, np.ndarray]]
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """Choose rules (4, N) on the first half of the texts, -1 if there are fewer terms, and judge them: (N,) each."""

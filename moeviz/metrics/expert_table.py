@@ -154,7 +154,7 @@ def _kinds(source: RoutingTrace | Statistics) -> dict[str, np.ndarray]:
     return {
         "kind": np.where(has.sum(0) > 0, names[lift.argmax(0)], ""),
         "lift": np.where(has.sum(0) > 0, lift.max(0), np.nan),
-        "q": _luck(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
+        "q": _chance_of_lift(source, lift.max(0)) if isinstance(source, RoutingTrace) else none["q"],
         "spec": _spec(share),
         "leads": np.array([np.pad(row, (0, E - len(row))) for row in leads]) & enough,
         "alike": alike & enough,
@@ -192,7 +192,7 @@ def _lift(has: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return np.where((tokens >= HANDFUL)[..., None], share / others, 0.0), share
 
 
-def _luck(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
+def _chance_of_lift(trace: RoutingTrace, highest: np.ndarray) -> np.ndarray:
     """Return (L, E) q of the highest lift (L, E) of any label, with labels shuffled among whole texts."""
     names, codes = trace.labels("Kinds of text")
     texts, of_token = np.unique(np.stack([codes, trace.tokens["sequence"].to_numpy()]), axis=1, return_inverse=True)

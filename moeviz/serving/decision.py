@@ -224,7 +224,7 @@ def persistence(trace: Counted) -> pd.DataFrame:
         halves = [(counts[some].sum(axis=0), counts[~some].sum(axis=0)) for some in (first, *deals)]
         if not all(half.any() for half in halves[0]):
             continue
-        moved, *dealt = (_moved(*pair) for pair in halves)
+        moved, *dealt = (_share_moved(*pair) for pair in halves)
         facts = {"layer": layer, "num_experts": experts, "busiest": _busiest(experts), "windows": number}
         facts |= {"choices": min(half.sum() for half in halves[0]), "kept": _kept(*halves[0])}
         rows.append(
@@ -238,7 +238,7 @@ def persistence(trace: Counted) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*kinds]).astype(kinds)
 
 
-def _moved(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
+def _share_moved(one: Int64[np.ndarray, " E"], other: Int64[np.ndarray, " E"]) -> float:
     if not one.any() or not other.any():
         return np.nan
     return float(np.abs(one / one.sum() - other / other.sum()).sum() / 2)

@@ -111,7 +111,7 @@ def _run_of(lines: Lines, name: str, folder: Path | None) -> TrainingRun:
         dead_since,
         alarms=alarms,
         evaluations=_layer_frame(evaluated),
-        changed=_changed(lines, facts),
+        changed=_read_changed(lines, facts),
         summary=summary_of(layers),
         snapshots=_snapshots(lines, folder),
         notes=tuple(lines.notes + notes),
@@ -207,7 +207,7 @@ def _take_lines(found: Arrays, logs: list[dict[str, Any]]) -> None:
                     found.dead_since[at, place, expert] = step
 
 
-def _changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
+def _read_changed(lines: Lines, facts: RunFacts) -> pd.DataFrame:
     rows = [
         {"step": step, "tokens": found["tokens"], "layer": layer, "changed": changed}
         for step, found in sorted(lines.snapshots.items())

@@ -115,7 +115,7 @@ class AccessControl:
             login = Refusal("login", LOG_IN if self.settings.token is None else give, 401)
             await refuse(login, scope, receive, send)
             return
-        given = await _given_token(receive) if scope["method"] == "POST" else None
+        given = await _read_token(receive) if scope["method"] == "POST" else None
         if self._is_token(given):
             await self._go_on(scope, receive, send)
             return
@@ -217,7 +217,7 @@ def _same_page(scope: Scope) -> str:
     return quote("/" + scope["path"].lstrip("/")) + (f"?{query}" if query else "")
 
 
-async def _given_token(receive: Receive) -> str:
+async def _read_token(receive: Receive) -> str:
     body, more = b"", True
     while more and len(body) <= MOST_BYTES:
         message = await receive()

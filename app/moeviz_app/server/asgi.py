@@ -82,10 +82,11 @@ def security_headers(ancestors: Sequence[str], page: Path) -> dict[str, str]:
 
 def policy(ancestors: Sequence[str], page: str) -> str:
     """The content security policy of a page; the scripts that stand in it are known by their hashes."""
-    hashes = [f"'sha256-{_hash(script)}'" for script in re.findall(r"<script>(.*?)</script>", page, re.DOTALL)]
+    scripts = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
+    digests = [base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in scripts]
     rules = {
         "default-src": ["'none'"],
-        "script-src": ["'self'", "blob:", *hashes],
+        "script-src": ["'self'", "blob:", *(f"'sha256-{digest}'" for digest in digests)],
         "style-src": ["'self'", "'unsafe-inline'"],
         "img-src": ["'self'", "data:", "blob:"],
         "font-src": ["'self'", "data:"],
@@ -100,10 +101,6 @@ def policy(ancestors: Sequence[str], page: str) -> str:
         "frame-ancestors": list(ancestors) or ["'none'"],
     }
     return "; ".join(f"{name} {' '.join(values)}" for name, values in rules.items())
-
-
-def _hash(script: str) -> str:
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 class OneVisitor:

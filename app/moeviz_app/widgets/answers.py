@@ -56,13 +56,13 @@ class Answers:
         missing = {key: make for key, make in questions.items() if _kept.get(key) is None}
         if not missing:
             return
-        if self._job is None or not missing.keys() <= self._job.keys or self._gone(missing):
+        if self._job is None or not missing.keys() <= self._job.keys or self._is_lost(missing):
             if self._job is not None:
                 self._job.work.stop()
             self._job = _begin(missing)
             session.keep_result(JOB, self._job)
 
-    def _gone(self, missing: Mapping[Hashable, Make]) -> bool:
+    def _is_lost(self, missing: Mapping[Hashable, Make]) -> bool:
         """Return whether the job is over, and its result was dropped since, or is missing because it failed."""
         try:
             return self._job.work.found is not None and any(key not in self._job.wrong for key in missing)

@@ -73,7 +73,6 @@ def _with_errors(dataset: Dataset, wrong: list[str], partial: bool) -> Dataset:
 
 
 def _open_unfinished(path: Place, partial: bool) -> Dataset:
-    """Open the existing shards of an unfinished dataset."""
     if not (path / PLAN).exists():
         raise InvalidTrace(f"{quoted(path)} holds no dataset: it has no {MANIFEST}.")
     if not partial:

@@ -89,7 +89,6 @@ def _whole_steps(source: Source, counts: Counts, devices: int) -> tuple[list[int
 
 
 def _sum_ranks(own: dict[int, np.ndarray], devices: int) -> np.ndarray:
-    """Add up the counts of all experts from the part that each rank counted."""
     parts = [[counts for rank, counts in own.items() if rank % devices == place] for place in range(devices)]
     return np.concatenate([np.sum(part, axis=0) for part in parts])
 

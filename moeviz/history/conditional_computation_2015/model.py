@@ -255,7 +255,7 @@ def _at_random(blocks: int, generator: torch.Generator) -> GatedNetwork:
 
 
 def _uniform(rows: int, columns: int, generator: torch.Generator) -> Float32[torch.Tensor, "rows columns"]:
-    """Source: Glorot & Bengio, AISTATS 2010, equation 16."""
+    """Draw initial weights. Source: Glorot & Bengio, AISTATS 2010, equation 16."""
     return (2 * torch.rand(rows, columns, generator=generator) - 1) * math.sqrt(6 / (rows + columns))
 
 
