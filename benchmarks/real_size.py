@@ -1,4 +1,4 @@
-"""What does a model of a real size take? Peak memory and CPU time to load it and trace a text, next to transformers.
+"""The cost of a model of a real size: peak memory and CPU time to load it and trace a text, next to transformers.
 
     python -m benchmarks.real_size NAME [FOLDER] [--layers N] [--rounds N] [--tokens N] [--ways WAY,WAY]
 
@@ -95,7 +95,6 @@ def write(folder: Path, config: PreTrainedConfig) -> None:
 
 
 def _in_layers(model: PreTrainedModel) -> Iterator[list[str]]:
-    """Yield the names of the tensors of each layer, and of what stands before and after the layers."""
     keys = (key for key in model.state_dict() if key not in model.all_tied_weights_keys)
     for _, group in groupby(keys, lambda key: (found := LAYER_INDEX.search(key)) and found[1]):
         yield list(group)
@@ -114,7 +113,7 @@ def _random(model: PreTrainedModel, keys: list[str]) -> dict[str, torch.Tensor]:
 
 
 def _write_tokenizer(folder: Path, vocabulary: int) -> None:
-    """Write the embedded model's tokenizer with as many tokens as the model has: those further ones are never read."""
+    """Write the embedded model's tokenizer with as many tokens as the model has: the added ones are never read."""
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(embedded_path() / name, folder / name)
     words = json.loads((folder / "tokenizer.json").read_text("utf-8"))

@@ -43,7 +43,8 @@ def register(
     factor       of the block that holds the router: by what it multiplies the sum of its experts.
     caution      what a person must know before trusting the trace, in a sentence.
 
-    Raises `CaptureError` for a router that moeviz reads by an adapter of its own, and for a `read` that is no function.
+    Raises `CaptureError` for a router that moeviz reads by an adapter of its own, and for a `read` that is not a
+    function.
 
     >>> register("MyRouter", lambda router, given, answer: (None, answer["weights"], answer["experts"]))
     """

@@ -88,7 +88,7 @@ class StoredTensor:
         return self.block or (-(-height // tall), -(-width // wide))
 
     def _spread(self, scale: "StoredTensor", first: int, count: int) -> np.ndarray:
-        """(count, width) or (count, 1): the scale of each number of these rows."""
+        """Return (count, width) or (count, 1): the scale of each number of these rows."""
         shape = scale.shape
         if prod(shape) == 1:
             return scale.rows(0, 1)
@@ -168,7 +168,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     experts nor MLPs by names that are known, or stores them in a way that is not read.
     """
     tensors = _tensors(name)
-    stacks, dense = _found(name, tensors)
+    stacks, dense = _find_experts(name, tensors)
     if not (stacks := stacks or dense):
         raise CaptureError(
             f"{quoted(name)} has neither experts nor MLPs by any name that moeviz knows, among {len(tensors):,} "
@@ -212,7 +212,7 @@ def _tensors(name: str) -> dict[str, StoredTensor]:
     except OSError as error:
         raise ModelNotFound(f"{quoted(name)} cannot be opened: {error.strerror}.") from error
     if path.suffix.lower() in PICKLED:
-        raise _pickled(name)
+        raise _pickle_error(name)
     if not there:
         raise ModelNotFound(
             f"There is no checkpoint at {quoted(name)} on this machine. Give a folder with .safetensors files, one "
@@ -220,10 +220,10 @@ def _tensors(name: str) -> dict[str, StoredTensor]:
         )
     if path.suffix.lower() == ".gguf":
         return _of_gguf(name)
-    return _resolved(_of_file(path), {})
+    return _resolve_scales(_of_file(path), {})
 
 
-def _pickled(name: str) -> ModelNotFound:
+def _pickle_error(name: str) -> ModelNotFound:
     return ModelNotFound(
         f"{quoted(name)} holds pickled weights, which can run code when they are read, so moeviz does not. Save the "
         "model as safetensors (save_pretrained does)."
@@ -234,7 +234,7 @@ def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
     names = indexed_files(name, folder) or sorted(path.name for path in folder.glob("*.safetensors"))
     if not names:
         if any(path.suffix.lower() in PICKLED for path in folder.iterdir()):
-            raise _pickled(name)
+            raise _pickle_error(name)
         raise ModelNotFound(
             f"The folder {quoted(name)} has no .safetensors file. Give the folder that save_pretrained wrote, or the "
             "path of a .gguf file."
@@ -244,7 +244,7 @@ def _of_folder(name: str, folder: Path) -> dict[str, StoredTensor]:
         if not (folder / file).is_file():
             raise ModelNotFound(f"{quoted(name)} lacks {quoted(file)}, which its index names. Download it again.")
         found |= _of_file(folder / file)
-    return _resolved(found, _config(folder))
+    return _resolve_scales(found, _config(folder))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -273,8 +273,8 @@ def _of_gguf(name: str) -> dict[str, StoredTensor]:
     }
 
 
-def _resolved(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, StoredTensor]:
-    """Each weight by the name of its module, with its scales; biases stay beside them, as NAME_bias."""
+def _resolve_scales(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> dict[str, StoredTensor]:
+    """Map each weight, with its scales, by the name of its module; biases are next to them, as NAME_bias."""
     modules: dict[str, dict[str, StoredTensor]] = defaultdict(dict)
     for name, tensor in tensors.items():
         match = SUFFIX.search(name)
@@ -284,14 +284,14 @@ def _resolved(tensors: Mapping[str, StoredTensor], config: Mapping[str, Any]) ->
         if "bias" in parts:
             found[f"{module}_bias"] = parts["bias"]
         if weight := parts.get("weight"):
-            found[module] = _scaled(weight, parts, config)
+            found[module] = _apply_scale(weight, parts, config)
         elif stored := parts.get("weight_packed") or parts.get("qweight") or parts.get("blocks"):
             packing = next(iter({"weight_packed", "qweight", "blocks"} & set(parts)))
             found[module] = replace(stored, format=f"packed {packing}")
     return found
 
 
-def _scaled(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> StoredTensor:
+def _apply_scale(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Mapping[str, Any]) -> StoredTensor:
     if inverse := parts.get("weight_scale_inv") or parts.get("scale_inv"):
         said = config.get("quantization_config")
         block = said.get("weight_block_size") if isinstance(said, dict) else None
@@ -308,8 +308,8 @@ def _scaled(weight: StoredTensor, parts: Mapping[str, StoredTensor], config: Map
 Stacks = dict[str, dict[int, dict[int, Expert]]]
 
 
-def _found(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
-    """Experts and dense MLPs: by the stack of layers, layer and number."""
+def _find_experts(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stacks, Stacks]:
+    """Find experts and dense MLPs by the stack of layers, layer and number."""
     alone, fused, in_turns = _by_place(tensors)
     experts: Stacks = defaultdict(lambda: defaultdict(dict))
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
@@ -363,7 +363,7 @@ def _by_place(
 
 
 def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
-    """The tensor, if its format is read and its shape can be an expert's."""
+    """Return the tensor, if its format is read and its shape can be an expert's."""
     if tensor.format not in FORMATS:
         raise CaptureError(
             f"The experts of {quoted(name)} are stored as {tensor.format}, which moeviz does not read. Read are "
@@ -381,7 +381,7 @@ def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
 
 
 def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
-    """True where there is a scale for each number: one for all, one a row, or one for each block of a matrix."""
+    """Return whether every number has a scale: one for all, one per row, or one per block of a matrix."""
     if scale.format not in FORMATS or not prod(scale.shape):
         return False
     if prod(scale.shape) == 1 or scale.shape == tensor.shape[:-1] == tensor.shape[:1]:
@@ -397,7 +397,7 @@ def _fits(scale: StoredTensor, tensor: StoredTensor) -> bool:
 def _matrices(
     name: str, parts: Mapping[str, StoredTensor], number: int, in_turns: bool
 ) -> Iterator[tuple[str, Matrix]]:
-    """The matrices of one expert (out, in), whichever way they lie in the file."""
+    """Return the matrices of one expert (out, in), whichever way they lie in the file."""
     down = parts["down"].shape[-2:]
     for role, tensor in sorted(parts.items()):
         rows, columns = tensor.shape[-2:]

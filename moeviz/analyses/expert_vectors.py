@@ -74,7 +74,6 @@ class _LayerSums:
     asked: int = 0  # tokens
 
     def add(self, slots: SlotOutputs, rows: slice, outputs: Tensor, rng: np.random.Generator) -> None:
-        """Add what each expert adds: its output, with its weight."""
         ids = slots.ids[rows].flatten().long()
         filled = ids >= 0
         added = (outputs * slots.weights[rows].float().unsqueeze(-1)).flatten(0, 1)[filled].double().cpu()
@@ -88,7 +87,7 @@ class _LayerSums:
             self.counts[shuffle] += torch.bincount(own, minlength=self.experts)
 
     def ask_all(self, slots: SlotOutputs) -> None:
-        """Let every expert have the same few rows."""
+        """Have every expert compute the same few rows."""
         if slots.of_all is None:
             return
         outputs = torch.nn.functional.normalize(slots.of_all(slice(ROWS)).float(), dim=-1)
@@ -211,7 +210,7 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
                 head(norm(one.to(weight))).float().topk(PROMOTED).indices.cpu().numpy() for one in centred.unbind()
             ]
             chosen = torch.cat(layer.chosen).numpy()
-            own, columns = _tested(promoted, chosen, following, ends)
+            own, columns = _test_promoted(promoted, chosen, following, ends)
             columns["enough"] = (columns["tokens"] >= FEWEST) & (layer.counts[0].numpy() >= FEWEST)
             texts = texts_of_tokens(model.tokenizer, promoted[0][:, :NAMED].flatten().tolist())
             names = [tuple(texts[at : at + NAMED]) for at in range(0, len(texts), NAMED)]
@@ -224,7 +223,7 @@ def _written(model: LoadedModel, layers: list[_LayerSums], following: np.ndarray
     return whole.assign(holds=whole["holds"] & whole["enough"])[[*COLUMNS]].astype(COLUMNS)
 
 
-def _tested(
+def _test_promoted(
     promoted: list[np.ndarray], chosen: np.ndarray, following: np.ndarray, ends: np.ndarray
 ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """How far the tokens that follow bear out what one layer's experts promote: followed less usual, and columns.
@@ -251,7 +250,7 @@ def _tested(
 
 
 def _borne_out(gains: list[np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Columns beyond and holds of each layer, from the gains (S + 1, E) of its experts, the true ones first."""
+    """Return columns beyond and holds of each layer, from the gains (S + 1, E) of its experts, the true ones first."""
     above = [part - part[1:].mean(0) for part in gains]
     furthest = max(LEAST, *(part[1:].max() for part in above))
     return [

@@ -93,7 +93,7 @@ def texts_of_trace(model: LoadedModel, trace: RoutingTrace) -> list[tuple[str, s
 
 
 def _without_special(model: LoadedModel, ids: Sequence[int]) -> list[int]:
-    """Without what the tokenizer puts around a text of its own accord."""
+    """Remove the special tokens that the tokenizer adds around a text."""
     around = np.isin(ids, model.tokenizer.all_special_ids)
     return [token for token, special in zip(ids, around, strict=True) if not special]
 

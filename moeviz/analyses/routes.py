@@ -216,7 +216,6 @@ def _all_sets(job: _RoutesJob, probed: ProbedRouter) -> bool:
 
 
 def _number(job: _RoutesJob, probed: ProbedRouter) -> int:
-    """Return the number of other routes of a token."""
     limits = router_limits(probed)
     K = limits.top_k
     swaps = K * min(max(NEXT, K), limits.most - K)
@@ -256,7 +255,6 @@ class _Routes:
 def _of_text(
     job: _RoutesJob, number: int, positions: int | None, judge: LoadedModel | None, text: str, *, check: bool
 ) -> RouteRegret:
-    """Judge the routes of one text."""
     run = job.run
     ids = run.batch.input_ids
     at = _positions(job, positions)
@@ -288,7 +286,7 @@ def _of_text(
 
 
 def _positions(job: _RoutesJob, most: int | None) -> Tensor:
-    """Return the tokens (P,) that are judged: some token follows, and they are not special."""
+    """Return the tokens (P,) that are judged: those with a next token that are not special."""
     ids = job.run.batch.input_ids[0].cpu().numpy()
     able = np.flatnonzero(~np.isin(ids[:-1], job.run.tokenizer.all_special_ids))
     if not len(able):

@@ -21,12 +21,11 @@ def systems_side_by_side(frame: pd.DataFrame) -> alt.LayerChart:
     """
     y = alt.Y("trace:N", title=None, sort=list(frame["trace"].unique()), axis=alt.Axis(labelLimit=NAME_WIDTH))
     height = ROW * frame["trace"].nunique() + 50
-    layered = theme.layered(_work(frame, y), *_boxes(frame, y), _filled(frame, y))
+    layered = theme.layered(_work(frame, y), *_boxes(frame, y), _write_filled(frame, y))
     return theme.framed(layered, height).properties(padding={"left": 5, "top": 5, "bottom": 5, "right": BESIDE})
 
 
 def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """A bar per trace, divided into its experts."""
     ranked = frame.sort_values(["share"], ascending=False, kind="stable")
     rank = ranked.groupby("trace", sort=False).cumcount()
     ranked = ranked.assign(rank=rank, even=1 / ranked["num_experts"])
@@ -51,7 +50,6 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
 
 
 def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
-    """A box per expert, side by side: all of them hollow, and as many filled from the left as an input goes to."""
     place = frame.groupby("trace", sort=False).cumcount()
     share = np.clip(frame["used"] - place, 0, 1)
     ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}
@@ -65,8 +63,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     return [filled.encode(x2="filled:Q"), hollow.encode(x2="to:Q")]
 
 
-def _filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
-    """Write the number of filled boxes."""
+def _write_filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
     systems = frame.drop_duplicates("trace")
     both = zip(systems["used"], systems["num_experts"], strict=True)
     words = [f"{used:.2g} of {all_of_them}" for used, all_of_them in both]

@@ -31,7 +31,7 @@ from moeviz.metrics.inputs import check_recorded
 from moeviz.metrics.tokens import SPECIAL_TOKEN, visible, whole_characters
 from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace
 
-BROUGHT = alt.NamedData("cells")  # the rows, where a page brings them itself
+BROUGHT = alt.NamedData("cells")  # the rows, if a page brings them itself
 MOVED = alt.NamedData("moved")  # and places whose first choice is another one than before: token and layer
 LINES = "lines"  # of the text
 BEGINNINGS = "beginnings"  # of generated tokens, and of the next of several texts
@@ -102,7 +102,6 @@ def _facts(
 
 
 def _lines(texts: list[str], sequence: Int[np.ndarray, " T"]) -> list[dict[str, Any]]:
-    """The lines of the text, as far as a picture can show them: each ends with a token that breaks the line."""
     last = np.array(["\n" in text for text in texts])
     last[-1] = True
     last[:-1] |= np.diff(sequence) != 0
@@ -117,7 +116,7 @@ def _lines(texts: list[str], sequence: Int[np.ndarray, " T"]) -> list[dict[str, 
 
 
 def _colours(frame: pd.DataFrame, at: Int[np.ndarray, " rows"], ordered: bool) -> list[list[str]]:
-    """Colours of each layer's experts: where there are many, for those that are most often a first choice."""
+    """Colour each layer's experts; if they are many, those that are most often a first choice."""
     expert, counts = frame["expert"].to_numpy(), frame["num_experts"].to_numpy()
     counted = (frame["slot"] == 0).to_numpy() if ordered else np.ones(len(frame), bool)
     rows = [at == place for place in range(at.max() + 1)]
@@ -141,7 +140,7 @@ def token_layer_map(frame: pd.DataFrame) -> alt.LayerChart:
     cells, images = cells_of(frame), images_of(frame, facts)
     height = marks.row_height(len(facts.layers)) * len(facts.layers) + theme.AROUND
     legend = _legend(facts, bool((frame["expert"] == NOT_RECORDED).any()))
-    chart = _layered(facts, cells.iloc[:0] if images else cells, images, height, legend)
+    chart = _layer_marks(facts, cells.iloc[:0] if images else cells, images, height, legend)
     return theme.framed(chart, height, canvas=True)
 
 
@@ -179,7 +178,7 @@ def map_of(facts: MapFacts, cells: pd.DataFrame | alt.NamedData, images: Sequenc
     the rest of what `cells_of` gives, each has a tooltip. With `images` (see `images_of`), the rows are only
     those of the hot layer.
     """
-    return _layered(
+    return _layer_marks(
         facts,
         cells,
         images,
@@ -202,7 +201,7 @@ def map_spec(facts: MapFacts, images: Sequence[str] = ()) -> dict[str, Any]:
         _map_of_kind(len(facts.layers), facts.slots, facts.ordered, *_parts_that_fit(facts))
     )
     spec["datasets"] |= _brought(facts)
-    known = _known(facts)
+    known = _trace_params(facts)
     for param in spec["params"]:
         if param["name"] in known:
             param["value"] = known[param["name"]]
@@ -218,7 +217,7 @@ def _map_of_kind(layers: int, slots: int, ordered: bool, lined: bool, with_ids: 
 
 
 def _parts_that_fit(facts: MapFacts) -> tuple[bool, bool]:
-    """Return whether lines of the text stand under the cells, and whether ids may fit into these."""
+    """Return whether lines of the text fit under the cells, and ids into them."""
     tokens = len(facts.names)
     wide = tokens * marks.ID <= marks.WIDEST
     return marks.has_lines(tokens), wide and marks.row_height(len(facts.layers)) >= marks.ID_HEIGHT
@@ -228,7 +227,7 @@ def _brought(facts: MapFacts) -> dict[str, list[dict[str, Any]]]:
     return {LINES: facts.lines, BEGINNINGS: [{"place": place - 0.5} for place in facts.beginnings]}
 
 
-def _layered(
+def _layer_marks(
     facts: MapFacts,
     cells: pd.DataFrame | alt.NamedData,
     images: Sequence[str],
@@ -266,7 +265,7 @@ def _layered(
 
 
 def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
-    """The choice, what the marks know of the trace, and the pixels of one cell."""
+    """Return the selection, the parameters of the trace, and the pixels of one cell."""
     split = 1 if facts.slots <= 2 or not facts.ordered else 0  # eight stripes a cell say less than one colour
     state = {"token": -1, "layer": -1, "hot": [-1, -1], "split": split, "ink": theme.NOTE, "paper": "#ffffff"}
     size = {  # width and height are 0 where the map is one of several pictures
@@ -274,20 +273,19 @@ def _params(facts: MapFacts, height: int) -> list[alt.VariableParameter]:
         "down": f"(height || {height}) / {len(facts.layers)}",
     }
     return [
-        *(alt.VariableParameter(name, value=value) for name, value in (state | _known(facts)).items()),
+        *(alt.VariableParameter(name, value=value) for name, value in (state | _trace_params(facts)).items()),
         *(alt.VariableParameter(name, expr=expr) for name, expr in size.items()),
     ]
 
 
-def _known(facts: MapFacts) -> dict[str, Any]:
-    """Collect what the marks know of the trace, by the params that bring it."""
+def _trace_params(facts: MapFacts) -> dict[str, Any]:
     own = [{str(e): colour for e, colour in enumerate(row) if colour != theme.OTHER} for row in facts.colours]
     known = {"names": facts.names, "positions": facts.positions, "layers": facts.layers, "colours": own}
     return {"tokens": len(facts.names)} | known
 
 
 def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:
-    """Each choice from `top` to `bottom`, in its colour: the parts of a cell lie on each other, and leave it a gap."""
+    """Draw each choice from `top` to `bottom`, in its colour: the parts of a cell are stacked with a gap."""
     of_expert = f"colours[datum.layer][datum.expert] || '{theme.OTHER}'"
     inside = "(down > 8 ? 1 - 1 / down : 1)"
     return (
@@ -312,7 +310,6 @@ def _parts(facts: MapFacts, cells: pd.DataFrame | alt.NamedData) -> alt.Chart:
 
 
 def _stripes(cells: alt.Chart, tips: list[alt.Tooltip]) -> alt.Chart:
-    """The parts themselves, with a pixel between columns that are wide enough."""
     if tips:
         which = f"datum.expert < 0 ? '{theme.NOT_RECORDED}' : datum.expert"
         cells = cells.transform_calculate(at="layers[datum.layer]", which=which)
@@ -340,7 +337,7 @@ def _legend(facts: MapFacts, missing: bool) -> alt.Chart:
 
 
 def _named_colours(facts: MapFacts) -> tuple[str, dict[str, str]]:
-    """The legend's title and its colours; none where a colour means another thing from layer to layer."""
+    """Return the legend's title and its colours; none if a colour's meaning differs between layers."""
     many = [len(row) > len(theme.EXPERT_COLOURS) for row in facts.colours]
     if all(many):
         ranks = {str(place): colour for place, colour in enumerate(theme.EXPERT_COLOURS[: theme.FOCUS], start=1)}

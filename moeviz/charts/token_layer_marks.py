@@ -163,10 +163,7 @@ def places(layers: int, lined: bool) -> tuple[alt.X, alt.Y]:
 
 
 def _token_axis(lined: bool) -> alt.Axis:
-    """The tokens' texts where there is room for them; else nothing where lines of the text stand there, or positions.
-
-    No position is near the chosen token's text.
-    """
+    """Label tokens with their texts if they fit, else with positions, never near the chosen token's text."""
     words, between = f"across >= {WORD}", f"ceil({APART} / across)"
     crowded = f"token >= 0 && abs(datum.value - token) < 2 * {between}"
     otherwise = "''" if lined else f"{crowded} ? '' : positions[datum.value]"
@@ -181,7 +178,7 @@ def _token_axis(lined: bool) -> alt.Axis:
 
 
 def _layer_axis(layers: int) -> alt.Axis:
-    """The model's own index of each layer, or of some where rows are thin, and of the chosen one always."""
+    """Label layers with the model's own index: all, or some if rows are thin, and always the chosen one."""
     place, every = "floor(datum.value)", "ceil(13 / down)"
     seen = f"{place} == layer || {place} % {every} == 0 && (layer < 0 || abs({place} - layer) >= {every})"
     return _axis(
@@ -217,7 +214,7 @@ def cell_images(frame: pd.DataFrame, colours: Sequence[Sequence[str]], row: int)
 
 
 def _dense(frame: pd.DataFrame) -> tuple[Int[np.ndarray, "L T K"], Float[np.ndarray, "L T K"]]:
-    """Experts and their parts of a cell, in the order from top to bottom. Nothing is 0 high."""
+    """List experts and their parts of a cell from top to bottom. Nothing is 0 high."""
     if not frame["ordered"].all():
         frame = frame.sort_values(["token", "layer", "expert"])
         frame = frame.assign(slot=frame.groupby(["token", "layer"]).cumcount())

@@ -158,7 +158,7 @@ def trace_to_dataset(args: Namespace) -> str:
 
 
 def _cluster(args: Namespace) -> "Cluster | None":
-    """The cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
+    """Return the cluster of a run on Ray; None without --ray. Raises `MoevizError` for options that need Ray."""
     if args.ray is None:
         for option in RAY_OPTIONS:
             if getattr(args, option) is not None:
@@ -298,7 +298,7 @@ def report(trace: "RoutingTrace", layer: int | None) -> str:
 
 
 def _routing(trace: "RoutingTrace") -> str:
-    """Shares of each label by expert, at the one layer of the trace."""
+    """Return the shares of each label by expert, at the one layer of the trace."""
     from moeviz.metrics.specialization import load_by_label
 
     load, (num_experts,) = load_by_label(trace), trace.model.num_experts

@@ -110,14 +110,14 @@ def params_of(
     facts |= {"parts": {part: getattr(counts, part) for part in PARTS}}
     facts |= {"num_experts": model.num_experts, "top_k": model.top_k, "layers": len(model.layers)}
     if trace is not None:
-        facts["touched"] = _touched(model, trace)
+        facts["touched"] = _touched_counts(model, trace)
     if known is not None and known.memory:
         facts["stored"] = {"backend": model.backend, "dtype": model.dtype, "bytes": known.memory}
     caches = None
     with suppress(CaptureError):  # moeviz cannot tell what it keeps of a text
-        if served := _served(name) if known is None else known.served:
+        if served := _served_facts(name) if known is None else known.served:
             caches = served.caches
-    return facts | _memory(counts.total, caches, tokens) | _published(model.name)
+    return facts | _memory(counts.total, caches, tokens) | _published_model(model.name)
 
 
 def _written_down(name: str) -> "ModelInfo | None":
@@ -132,7 +132,7 @@ def _written_down(name: str) -> "ModelInfo | None":
 
 
 @cache  # it takes seconds, and a command asks twice
-def _served(name: str) -> "ServedModel":
+def _served_facts(name: str) -> "ServedModel":
     if (known := _known(name)) is not None:
         return known
     from moeviz.capture.opening import served_model
@@ -148,7 +148,7 @@ def _known(name: str) -> "ServedModel | None":
     return known_model(name)
 
 
-def _touched(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
+def _touched_counts(model: "ModelInfo", trace: "RoutingTrace") -> dict[str, int]:
     from moeviz.metrics.parameters import touched_growth
 
     if (trace.model.layers, trace.model.num_experts) != (model.layers, model.num_experts):
@@ -171,20 +171,20 @@ def _memory(total: int, layers: "tuple[LayerCache, ...] | None", tokens: int) ->
 
 
 def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, Any]:
-    """Say what of a model fits into so many cards of so many GB: by bits of a weight, and with 4 bits of bitsandbytes.
+    """Report which parts of a model fit into these cards: by bits per weight, and with 4 bits of bitsandbytes.
 
     Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
     """
     from moeviz.serving.memory import fit_sentence, memory_on_cards
 
-    served = _served(name)
+    served = _served_facts(name)
     frame = memory_on_cards(served, gigabytes, cards, context=tokens)
     facts = {"sentence": fit_sentence(frame), "by_precision": records(frame)}
     return facts | {"bitsandbytes": _in_bitsandbytes(name, served.parameters.total, frame)}
 
 
 def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, Any] | None:
-    """Estimate a transformers model in 4 bits of bitsandbytes; None where transformers does not open it."""
+    """Estimate a transformers model in 4 bits of bitsandbytes; None if transformers does not open it."""
     from moeviz.capture.engine_table import engine_of
     from moeviz.capture.models.load import model_config
     from moeviz.capture.models.parameters import packed_in_few_bits
@@ -202,7 +202,7 @@ def _in_bitsandbytes(name: str, total: int, frame: "pd.DataFrame") -> dict[str, 
     }
 
 
-def _published(name: str) -> dict[str, Any]:
+def _published_model(name: str) -> dict[str, Any]:
     from moeviz.capture.models.known_models import KNOWN_MODELS
 
     if (known := KNOWN_MODELS.get(name)) is None:
@@ -239,7 +239,7 @@ def _published_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _memory_lines(facts: dict[str, Any]) -> list[str]:
-    """Gigabytes of weights, and cards that hold them, by bits of a weight."""
+    """List gigabytes of weights, and the cards that hold them, by bits per weight."""
     import pandas as pd
 
     from moeviz.parameters import CARDS
@@ -258,7 +258,7 @@ def _memory_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _fits_lines(facts: dict[str, Any]) -> list[str]:
-    """By bits of a weight, what is on the cards and what accelerate leaves outside; and what bitsandbytes would do."""
+    """List, by bits per weight, what is on the cards and what accelerate offloads; and the case of bitsandbytes."""
     import pandas as pd
 
     if (fits := facts.get("fits")) is None:
@@ -276,7 +276,7 @@ def _fits_lines(facts: dict[str, Any]) -> list[str]:
 
 
 def _bitsandbytes_sentence(packed: dict[str, Any]) -> str:
-    """Say what transformers packs with bitsandbytes in 4 bits, whether experts are of it, and what is then needed."""
+    """Describe what transformers packs with bitsandbytes in 4 bits, whether that includes experts, and the memory."""
     number, of_experts = packed["packed"], packed["packed_of_experts"]
     fused = "none of them in experts, which are fused and stay in 16 bits"
     experts = f"{of_experts:,} of them in experts" if of_experts else fused

@@ -97,7 +97,7 @@ class Tracer:
     def write(self, shard: int, digest: str) -> tuple[int, str]:
         """Write a shard of the plan with this digest; return its number, and "" or why it could not be written."""
         try:
-            folder = self._planned(digest)
+            folder = self._read_plan(digest)
             if not folder.has(shard):
                 write_shard(self._opened(), self.job.files, folder, shard, lambda texts: None)
             return shard, ""
@@ -114,7 +114,7 @@ class Tracer:
             torch.set_num_threads(self.job.threads)
         return self.model
 
-    def _planned(self, digest: str) -> DatasetFolder:
+    def _read_plan(self, digest: str) -> DatasetFolder:
         if self.folder is None:
             plan = plan_in(self.job.folder)
             if plan is None or digest_of(plan) != digest:
@@ -247,7 +247,7 @@ def _count_actors(ray: Any, cluster: Cluster, threads: int) -> int:
 
 @contextmanager
 def _ray(cluster: Cluster, threads: int) -> Iterator[Any]:
-    """Start Ray here or join a cluster, and leave it again."""
+    """Start Ray here or join a cluster, and leave it at the end."""
     for name, value in QUIET.items():
         os.environ.setdefault(name, value)
     import ray

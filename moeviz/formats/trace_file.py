@@ -7,7 +7,8 @@ is JSON in UTF-8. numpy reads it without moeviz:
     header = json.loads(bytes(arrays["header"]))  # {"format": ..., "model": {...}, "tokens": {...}}
 
 The next tokens of a trace that has them are in the header too, under "next_tokens": their texts, and the bytes of their
-arrays in base64, and so are the figures of experts' outputs under "outputs".
+arrays in base64, and so are the figures of experts' outputs under "outputs"; sizes and digests of its images
+are under "images".
 Nothing in it is pickled. The reader looks at the sizes that a file declares before it unpacks a byte.
 """
 
@@ -35,6 +36,7 @@ from moeviz.formats.trace_facts import (
     tokens_as_json,
     tokens_of,
 )
+from moeviz.image_tokens import images_as_json, images_of_json
 from moeviz.next_tokens import NEXT, NextTokens
 from moeviz.routing_trace import ARRAYS, RoutingTrace
 from moeviz.text import is_text
@@ -114,7 +116,7 @@ def _members(archive: zipfile.ZipFile, max_bytes: int) -> dict[str, zipfile.ZipI
 
 
 def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tuple[int, ...] | None) -> np.ndarray:
-    """One member. Its own header must say what we expect and what the zip declares, before its numbers are read."""
+    """Read one member, after its own header proves to be as expected and as the zip declares."""
     with archive.open(info) as member:
         start = member.read(10)
         text = member.read(int.from_bytes(start[8:], "little"))
@@ -141,12 +143,14 @@ def _array(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, shape: tu
 
 
 def optional_parts_as_json(trace: RoutingTrace) -> dict[str, Any]:
-    """Return a trace's next tokens and outputs, those that it has, ready for JSON: arrays as their bytes in base64."""
-    parts = {}
+    """Return the next tokens, outputs and images of a trace, those that it has, for JSON: arrays as bytes in base64."""
+    parts: dict[str, Any] = {}
     if trace.next_tokens is not None:
         parts["next_tokens"] = _next_as_json(trace.next_tokens)
     if trace.outputs is not None:
         parts["outputs"] = {name: _pack(part, "<f4") for name, part in trace.outputs.arrays().items()}
+    if trace.images:
+        parts["images"] = images_as_json(trace.images)
     return parts
 
 
@@ -155,11 +159,12 @@ def optional_parts_of(content: dict[str, Any], slots: tuple[int, int, int]) -> d
     return {
         "next_tokens": _next_of(content.get("next_tokens"), *slots[:2]),
         "outputs": _outputs_of(content.get("outputs"), slots),
+        "images": images_of_json(content.get("images")),
     }
 
 
 def _next_as_json(following: NextTokens) -> dict[str, Any]:
-    """Return next tokens as the header has them; arrays that there are not are null."""
+    """Return next tokens as the header has them; missing arrays are null."""
     if not all(map(is_text, following.texts)):
         raise InvalidTrace("A next token has a text that UTF-8 cannot hold. Remove the next tokens, or mend the text.")
     arrays = {name: (getattr(following, name), dtype) for name, dtype in NEXT_DTYPES.items()}
@@ -189,7 +194,7 @@ def _next_of(value: Any, layers: int, tokens: int) -> NextTokens | None:
 
 
 def _outputs_of(value: Any, shape: tuple[int, ...]) -> ExpertOutputs | None:
-    """The figures of experts' outputs, each (L, T, K). Raises `InvalidTrace`."""
+    """Read the figures of experts' outputs, each (L, T, K). Raises `InvalidTrace`."""
     if value is None:
         return None
     if not isinstance(value, dict) or not {*FIGURES[:-1]} <= value.keys() <= {*FIGURES}:
@@ -205,7 +210,7 @@ def _pack(values: np.ndarray, dtype: str) -> str:
 
 
 def _unpack(value: Any, what: str, shape: tuple[int, ...], dtype: str) -> np.ndarray:
-    """An array of that shape from base64; its length is looked at before it is decoded."""
+    """Decode an array of that shape from base64, after checking its length."""
     size = 4 * prod(shape)
     if isinstance(value, str) and len(value) == 4 * -(-size // 3):
         try:

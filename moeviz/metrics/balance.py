@@ -1,4 +1,4 @@
-"""Is the work shared evenly? The load of each expert beside what luck alone may bring, of all tokens or of groups."""
+"""The load of each expert, of all tokens or of groups, compared with what chance gives."""
 
 from math import sqrt
 from statistics import NormalDist
@@ -34,12 +34,12 @@ COLUMNS: dict[str, Any] = {
 
 
 def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
-    """The load of each expert, and between which loads luck alone leaves it.
+    """The load of each expert, and the range of loads that chance gives.
 
-    Luck is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
-    p = k / E; k is the mean if some slots are empty. A load is beyond luck where luck brings one as far away to any
-    cell of the table in at most one of a thousand tables. Tokens are taken as independent: neighbours are not, so a
-    load that is hardly beyond luck may still be the text's.
+    Chance is a router that sends each token to k different experts at random, so an expert's tokens are binomial, with
+    p = k / E; k is the mean if some slots are empty. A load is beyond chance if chance brings one as far away to any
+    cell in at most one of a thousand tables. Tokens are taken as independent: neighbours are not, so a load that is
+    hardly beyond chance may still be the text's.
 
     One row per part, layer and expert. Part 0 is all tokens together, with the group ""; counts in two to four groups
     have a part for each of them too. Columns: part int16 · group str · layer int32 · expert int16 · tokens int64
@@ -54,7 +54,7 @@ def load_beside_luck(counted: Counted | Statistics) -> pd.DataFrame:
         parts += [(str(group), counted.of_group(at)) for at, group in enumerate(counted.groups)]
     found = [(part, group, layer) for part, (group, of) in enumerate(parts) for layer in _layers(of, counted)]
     cells = sum(layer.num_experts for _, _, layer in found)
-    frames = [_layer_beside_luck(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
+    frames = [_layer_against_chance(layer, RARE / cells).assign(part=part, group=group) for part, group, layer in found]
     return pd.concat(frames, ignore_index=True)[list(COLUMNS)].astype(COLUMNS)
 
 
@@ -63,7 +63,7 @@ def _layers(of: ExpertCounts, counted: Counted | Statistics) -> list[LayerCounts
             for layer in layer_counts(counted)]  # fmt: skip
 
 
-def _layer_beside_luck(found: LayerCounts, rare: float) -> pd.DataFrame:
+def _layer_against_chance(found: LayerCounts, rare: float) -> pd.DataFrame:
     tokens, counted = found.counts[0], int(found.tokens[0])
     even = int(tokens.sum()) / found.num_experts
     low, high = luck_band(counted, even / max(counted, 1), rare)
@@ -83,7 +83,7 @@ def _layer_beside_luck(found: LayerCounts, rare: float) -> pd.DataFrame:
 
 
 def luck_band(tokens: int, chance: float, rare: float) -> tuple[int, int]:
-    """The fewest and the most of so many tokens that an expert gets by luck: each side is passed in rare / 2 of cases.
+    """Return the fewest and the most of these tokens that an expert gets by chance: rare / 2 of cases pass either.
 
     >>> luck_band(52, 0.25, 0.05), luck_band(52, 0.25, 0.05 / 48), luck_band(52, 1.0, 0.05)
     ((7, 19), (4, 24), (52, 52))
@@ -112,7 +112,7 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     some = frame[frame["times_even"].notna()]
     if some.empty:
         return captions.nothing_counted()
-    if (why := _unjudged(some)) is not None:
+    if (why := _why_not_judged(some)) is not None:
         return why
     whole, groups = some[some["part"] == EVERYTHING], some[some["part"] != EVERYTHING]
     parts = whole if groups.empty else groups
@@ -131,8 +131,8 @@ def balance_sentence(frame: pd.DataFrame) -> Claim:
     )
 
 
-def _unjudged(some: pd.DataFrame) -> Claim | None:
-    """Claim why nothing is said of how the work is shared; None if it can be."""
+def _why_not_judged(some: pd.DataFrame) -> Claim | None:
+    """Claim why the balance cannot be judged; None if it can be."""
     if not some["expert"].any():
         return captions.one_choice()
     number = some["counted"].max()
@@ -150,7 +150,7 @@ def luck_sentence(frame: pd.DataFrame) -> Claim | None:
     Columns: those of `load_beside_luck`.
     """
     some = frame[frame["times_even"].notna()]
-    if some.empty or _unjudged(some) is not None:
+    if some.empty or _why_not_judged(some) is not None:
         return None
     return captions.random_load(
         fewest=some["counted"].min(),

@@ -1,4 +1,4 @@
-"""How tokens flow from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
+"""The flow of tokens from layer to layer, by their first choices. Ids of different layers are unrelated experts."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -24,7 +24,7 @@ CLEAR_BITS = 0.1  # above what shuffling gives, for a caption
 
 @needs_tokens
 def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """Where the tokens of each expert go next: from the first choice in one MoE layer to the first choice in the next.
+    """The experts that each expert's tokens go to next: from the first choice in one MoE layer to that in the next.
 
     One row per two consecutive MoE layers of the trace and pair of experts that some token took; `transitions`, which
     is about two layers, also has the pairs that no token took. Columns: from_layer int32 · to_layer int32 (the model's
@@ -37,12 +37,14 @@ def consecutive_transitions(trace: RoutingTrace | Statistics) -> pd.DataFrame:
     Source: contingency tables; lift as in Brin et al. (1997), 'interest'. OLMoE (arXiv 2409.02060) and Mixtral of
     Experts (arXiv 2401.04088) study routing across layers.
     """
-    frames = [transition_rows(*taken) for taken in _taken(trace)]
+    frames = [transition_rows(*taken) for taken in _count_transitions(trace)]
     return pd.concat([frame for frame in frames if len(frame)] or frames[:1], ignore_index=True)
 
 
-def _taken(source: RoutingTrace | Statistics) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
-    """Each two consecutive layers, with the pairs of experts that some token took, and how many tokens did."""
+def _count_transitions(
+    source: RoutingTrace | Statistics,
+) -> Iterator[tuple[Sequence[int], np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield each two consecutive layers, with the pairs of experts that some token took, and the number of tokens."""
     if isinstance(source, Statistics):
         for layers, flow in source.transitions():
             before, after = np.nonzero(flow)
@@ -74,12 +76,12 @@ def _sums(ids: np.ndarray, tokens: np.ndarray) -> np.ndarray:
 
 @needs_tokens
 def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
-    """How much the expert in one MoE layer tells about the expert in the next, by first choices.
+    """The information that the expert in one MoE layer gives about the expert in the next, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
-    at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by luck. `shuffled` measures
-    that luck: it is the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of 100
-    shuffles, seed 0).
+    at most the smaller of the two entropies, `maximum`. In a short text it is well above 0 by chance. `shuffled`
+    measures that chance: it is the same with the next layer's tokens shuffled, which keeps both layers' loads (mean of
+    100 shuffles, seed 0).
 
     One row per two consecutive MoE layers of the trace. Columns: from_layer int32 · to_layer int32 (the model's own
     indices) · tokens int64 (that have an expert in both) · information, shuffled, maximum float64 (bits; NaN without
@@ -88,13 +90,13 @@ def consecutive_information(trace: RoutingTrace | Statistics) -> pd.DataFrame:
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
-    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _informed(trace)
+    rows = _informed_by_sums(trace) if isinstance(trace, Statistics) else _information_of_layers(trace)
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64"}
     return pd.DataFrame(list(rows), columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _informed(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
+def _information_of_layers(trace: RoutingTrace) -> Iterator[tuple[float, ...]]:
     for pair in _consecutive(trace):
         tokens = int((pair.experts >= 0).all(axis=(0, 2)).sum())
         bits = overlap(pair).set_index("measure").loc["mutual information", ["value", "chance", "maximum"]]
@@ -111,18 +113,17 @@ def _informed_by_sums(statistics: Statistics) -> Iterator[tuple[float, ...]]:
 
 @needs_tokens
 def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
-    """How much the expert in one MoE layer tells about the expert in any later one, by first choices.
+    """The information that the expert in one MoE layer gives about the expert in any later one, by first choices.
 
     `information` is the mutual information of the two first choices in bits: 0 if the layers choose independently, and
-    at most the smaller of the two entropies, `maximum`. `shuffled` is what luck gives: the same with the later layer's
-    tokens shuffled (mean of `shuffles`, seed 0: 100 of them, as `overlap` has it, and fewer for very many layers and
-    tokens). `above` is
-    information less shuffled, and 0 where that is below 0.
+    at most the smaller of the two entropies, `maximum`. `shuffled` is what chance gives: the same with the later
+    layer's tokens shuffled (mean of `shuffles`, seed 0: 100 of them, as `overlap` has it, and fewer for very many
+    layers and tokens). `above` is information less shuffled, and 0 where that is below 0.
 
     One row per two MoE layers of the trace in which some token has an expert in both. Columns: from_layer int32 ·
     to_layer int32 (the model's own indices) · tokens int64 (that have an expert in both) · information, shuffled,
     maximum, above float64 (bits) · shuffles int16. Raises `InvalidTrace` if the trace has only one layer or is too
-    long to compare so many layers, and `MissingField` if it does not say which experts are first choices.
+    long to compare all of its layers, and `MissingField` if it does not say which experts are first choices.
 
     Source: Shannon (1948), section 12; a permutation baseline as in Vinh, Epps & Bailey (2010).
     """
@@ -143,15 +144,17 @@ def information_between_layers(trace: RoutingTrace) -> pd.DataFrame:
         if both.any():
             ends = trace.model.layers[a], trace.model.layers[b]
             tokens, after = int(both.sum()), first[b, both]
-            told = _told(first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)])
+            told = _mutual_information(
+                first[a, both], after, [after[order] for order in orders_at_random(tokens, shuffles)]
+            )
             rows.append((*ends, tokens, *told, shuffles))
     columns = ["from_layer", "to_layer", "tokens", "information", "shuffled", "maximum", "above", "shuffles"]
     kinds = {"from_layer": "int32", "to_layer": "int32", "tokens": "int64", "shuffles": "int16"}
     return pd.DataFrame(rows, columns=columns).astype(dict.fromkeys(columns, "float64") | kinds)
 
 
-def _told(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
-    """Mutual information in bits, its mean with these shuffles of `b`, its maximum, and what is above that mean."""
+def _mutual_information(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[float, float, float, float]:
+    """Return mutual information in bits, its mean over shuffles of `b`, its maximum, and its excess over that mean."""
     of_a, of_b, width = _bits(a), _bits(b), int(b.max()) + 1
     information, *luck = (max(of_a + of_b - _bits(a * width + other), 0.0) for other in (b, *shuffles))
     shuffled = float(np.mean(luck))
@@ -159,7 +162,7 @@ def _told(a: np.ndarray, b: np.ndarray, shuffles: list[np.ndarray]) -> tuple[flo
 
 
 def _bits(ids: np.ndarray) -> float:
-    """Entropy of what occurs, in bits. By sorting, which takes no longer where ids are many."""
+    """Compute the entropy of what occurs, in bits. By sorting, which takes no longer if ids are many."""
     ids = np.sort(ids)
     ends = np.flatnonzero(ids[1:] != ids[:-1]) + 1
     shares = np.diff(ends, prepend=0, append=len(ids)) / len(ids)
@@ -175,7 +178,7 @@ def _several_layers(trace: RoutingTrace) -> None:
 
 
 def _consecutive(trace: RoutingTrace) -> list[RoutingTrace]:
-    """Each two consecutive MoE layers that tokens are recorded in, with nothing but the first choice of each token."""
+    """Yield each two consecutive MoE layers in which tokens are recorded, with only the first choice of each token."""
     model = trace.model
     _several_layers(trace)
     first = replace(
@@ -205,13 +208,13 @@ def transitions_caption(frame: pd.DataFrame) -> Claim | None:
 
 
 def consecutive_information_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim which layer tells most about the next beyond chance, if half more than shuffled tokens tell."""
+    """Claim which layer best predicts the next beyond chance, if by half more than shuffled tokens do."""
     found = _tells_most(frame)
     return found and captions.information_about_next(*found)
 
 
 def information_between_layers_caption(frame: pd.DataFrame) -> Claim | None:
-    """Claim which layer tells most about a later one beyond chance, if half more than shuffled tokens tell."""
+    """Claim which layer best predicts a later one beyond chance, if by half more than shuffled tokens do."""
     found = _tells_most(frame)
     return found and captions.information_about_later(*found)
 

@@ -1,4 +1,4 @@
-"""How much of a model one token runs through, and how much a whole text does. Needs the model's parameter counts."""
+"""The part of a model that one token runs through, and that a whole text does. Needs the model's parameter counts."""
 
 import numpy as np
 import pandas as pd
@@ -43,7 +43,7 @@ def parameter_split(trace: Counted) -> pd.DataFrame:
 
 @needs_tokens
 def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
-    """How much of the model a text has touched after its first t tokens.
+    """The part of the model that a text has touched after its first t tokens.
 
     Touched parameters are all that at least one of the tokens ran through: each expert that was chosen, once, and
     everything that is not a routed expert. One token touches about the active parameters; a long text may touch all.
@@ -73,6 +73,25 @@ def touched_growth(trace: RoutingTrace) -> pd.DataFrame:
             "total": np.int64(counts.total),
         }
     )
+
+
+def varying_routes_in_words(trace: RoutingTrace) -> str | None:
+    """Say how many experts that compute a token really got; None if each got as many as it can at every layer.
+
+    It gets fewer if slots are empty (it was dropped, or the layer has fewer), or hold an expert that computes nothing
+    (`model.zero_experts`).
+    """
+    model, found = trace.model, (_with_parameters(trace) >= 0).sum(axis=2)[trace.recorded]
+    if not len(found) or found.min() == model.top_k:
+        return None
+    said = (
+        f"A token can use {model.top_k} per layer, and got {found.mean():.2f} experts that compute on average, from "
+        f"{found.min()} to {found.max()}"
+    )
+    if not model.zero_experts:
+        return f"{said}."
+    nothing = 1 - found.sum() / max(int(trace.filled.sum()), 1)
+    return f"{said}; {nothing:.0%} of all assignments went to the last {model.zero_experts}, which compute nothing."
 
 
 def _with_parameters(trace: RoutingTrace) -> np.ndarray:

@@ -71,7 +71,7 @@ class View:
         return path
 
     def _repr_html_(self) -> str:
-        """The page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
+        """Show the page in a frame: some notebooks run no script of an output itself, and none may touch its styles."""
         name = f"Routing of {visible(self.trace.model.name)}"
         return (
             f'<iframe srcdoc="{escape(self.html)}" sandbox="allow-scripts" title="{escape(name)}" '
@@ -115,7 +115,7 @@ def _height(trace: RoutingTrace) -> int:
 def _page(trace: RoutingTrace) -> str:
     scripts = (
         f'<script type="text/plain" id="vega">{_packed_vega()}</script>\n'
-        f'<script type="text/plain" id="data">{_packed(data_of(trace))}</script>\n'
+        f'<script type="text/plain" id="data">{_pack(data_of(trace))}</script>\n'
         f'<script type="module">{file("view.js")}</script>'
     )
     return document(trace, POLICY, f"<style>{file('view.css')}</style>", scripts)
@@ -196,7 +196,7 @@ def _tokens(trace: RoutingTrace) -> list[dict[Hashable, Any]]:
 
 
 def _marks(trace: RoutingTrace) -> list[str]:
-    """Return a mark for each token: where the next of several texts begins, or what was generated; mostly none."""
+    """Return a mark for each token: where the next of several texts or generation begins; usually none."""
     sequence, phase = trace.tokens["sequence"], trace.tokens["phase"].astype("str")
     begins = sequence != sequence.shift()
     generated = (phase == "generated") & (begins | (phase.shift() == "prompt"))
@@ -218,11 +218,11 @@ def vega() -> str:
 
 @cache
 def _packed_vega() -> str:
-    return _packed(vega())
+    return _pack(vega())
 
 
-def _packed(text: str) -> str:
-    """Compressed, and in letters that no page and no attribute takes for its own."""
+def _pack(text: str) -> str:
+    """Compress the page into characters that no page and no attribute interprets."""
     return b64encode(gzip.compress(text.encode(), mtime=0)).decode()
 
 

@@ -368,10 +368,10 @@ def test_params_says_what_fits_into_cards_and_what_bitsandbytes_packs(capsys):
 @pytest.mark.parametrize("name", ["embedded", "openai/gpt-oss-20b", "google/switch-c-2048"])
 def test_params_of_a_table_are_those_that_are_counted(name, monkeypatch):
     written = params_of(name, 4096)
-    cli_params._served.cache_clear()
+    cli_params._served_facts.cache_clear()
     monkeypatch.setattr("moeviz.serving.memory.known_model", lambda _name: None)
     assert params_of(name, 4096) == written
-    cli_params._served.cache_clear()
+    cli_params._served_facts.cache_clear()
 
 
 def test_params_of_a_well_known_model_need_no_torch():

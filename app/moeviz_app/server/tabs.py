@@ -134,17 +134,17 @@ class Tabs:
         self.most_parts = max(MOST_PARTS, settings.max_corpus_chars)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Judge a web socket, and what comes by it; hand on everything else."""
+        """Judge a web socket and its messages; hand on everything else."""
         if scope["type"] != "websocket":
             await self.app(scope, receive, send)
             return
         tab = OpenTab(visitor_of(scope))
-        if (refused := self._judged(tab.visitor)) is not None:
+        if (refused := self._why_refused(tab.visitor)) is not None:
             await refuse(refused, scope, receive, send)
             return
 
         async def heard() -> Message:
-            return await self._hear(tab, receive)
+            return await self._receive(tab, receive)
 
         self.open.append(tab)
         try:
@@ -156,8 +156,8 @@ class Tabs:
             note(tab.over, scope)
             await send({"type": "websocket.close", "code": POLICY, "reason": tab.over.sentence})
 
-    def _judged(self, visitor: Visitor) -> Refusal | None:
-        """Return why there is no place for a tab. Tabs that have sent nothing are closed first to make room."""
+    def _why_refused(self, visitor: Visitor) -> Refusal | None:
+        """Return why a tab is refused. Tabs that have sent nothing are closed first."""
         settings, mine, here = self.settings, visitor.id, visitor.address
         shared = max(settings.sessions_per_visitor, settings.sessions_per_address // 2)
         of_visitor = settings.sessions_per_visitor if visitor.is_browser else shared
@@ -174,8 +174,8 @@ class Tabs:
                 self._end(silent[0], SILENT)
         return None
 
-    async def _hear(self, tab: OpenTab, receive: Receive) -> Message:
-        """Wait for what a tab sends: for its first word only so long. One that is ended is gone, for the app."""
+    async def _receive(self, tab: OpenTab, receive: Receive) -> Message:
+        """Wait for a tab's next message: for the first one, a limited time. An ended tab is gone for the app."""
         try:
             if tab.spoke:
                 message = await receive()

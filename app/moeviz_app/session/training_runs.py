@@ -36,7 +36,7 @@ def offered() -> dict[str, Callable[[], TrainingRun]]:
     return (
         {name: partial(_started, path) for name, path in started().items()}
         | own
-        | {name: partial(_shipped, name) for name in SHIPPED}
+        | {name: partial(_read_shipped, name) for name in SHIPPED}
     )
 
 
@@ -100,7 +100,7 @@ def _own(name: str) -> TrainingRun:
 
 
 @st.cache_resource(show_spinner=False)
-def _shipped(name: str) -> TrainingRun:
+def _read_shipped(name: str) -> TrainingRun:
     return snapshots_run(EMBEDDED) if name == SNAPSHOTS else read_run(EXAMPLES / SHIPPED[name])
 
 

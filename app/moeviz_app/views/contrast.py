@@ -44,7 +44,7 @@ ADDRESS = page_address(short_text("first", session.FIRST_KIND), short_text("seco
 def contrast_page() -> None:
     """Choose two kinds of text; see the experts that tell them apart, and turn these up and down."""
     st.title("Contrast", anchor=False)
-    if session.waiting() is not None:
+    if visit().why_waiting is not None:
         return  # for a model of a stranger's choice, of which nothing may be fetched
     trace = session.shown_trace()
     kinds = _kinds(trace)

@@ -88,14 +88,11 @@ def choose_texts(key: str, usual: str) -> Texts:
                 f"The files have {given:,} bytes, and at most {most:,} are read here. Give fewer or shorter texts."
             )
         return texts_of_files((file.name, file.getvalue()) for file in files)
-    return _pasted()
+    return _draw_fields()
 
 
-def _pasted() -> Texts:
-    """Draw a label and a text a row, in fields of their own.
-
-    An editable table would take a forged message of thousands of new rows and apply them one by one, for minutes.
-    """
+def _draw_fields() -> Texts:
+    """Draw a field for each label and text. An editable table would apply a forged message of thousands of rows."""
     session.start_with(session.TEXTS, len(BEGINNING))
     pairs = [_row(number) for number in range(session.value(session.TEXTS))]
     with st.container(horizontal=True):
@@ -120,7 +117,7 @@ def _row(number: int) -> tuple[str, str]:
 
 
 def _change_rows(by: int) -> None:
-    """Callback of the two buttons. A text that is removed is there again when its row is added again."""
+    """Add or remove rows. A text that is removed is there again when its row is added again."""
     session.set_value(session.TEXTS, min(max(session.value(session.TEXTS) + by, 1), MOST_PASTED))
 
 
@@ -136,7 +133,7 @@ def _checked(texts: Texts) -> Texts:
 
 
 def _run(name: str, texts: Texts) -> RoutingTrace:
-    """Trace the texts, each a piece of work, so that other visitors come in between."""
+    """Trace the texts, each as a separate job, so that other visitors come in between."""
     from moeviz.capture.corpus import trace_corpus
     from moeviz.capture.record.joining import joined
 

@@ -193,7 +193,7 @@ def _sample(seen: ExpertInDataset, lines: pd.DataFrame | None, known: pd.DataFra
 
 
 def _lines(seen: SeenExpert, lines: pd.DataFrame, words: str) -> None:
-    """Draw places in the text, the token on the expert's colour, and say which they are."""
+    """Draw places in the text, the token on the expert's colour, with a heading."""
     count = seen.model.num_experts[seen.model.layers.index(seen.layer)]
     keyword_in_context(lines, theme.expert_colours(count, (seen.expert,))[seen.expert], key="contexts")
     note(words)
@@ -237,5 +237,5 @@ def _rows(seen: ExpertInTrace) -> None:
 
 
 def _tell(seen: ExpertInTrace, sentence: str) -> None:
-    """Say why there is nothing to draw, in the words of the trace."""
+    """Explain why there is nothing to draw, in the words of the trace."""
     st.text(in_words_of(seen.model, sentence))

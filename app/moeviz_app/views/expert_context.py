@@ -204,7 +204,7 @@ def picture(seen: SeenExpert, chart: Chart, frame: pd.DataFrame) -> None:
 
 
 def _picture_key(seen: SeenExpert, chart: Chart) -> str:
-    """Return the key of a picture: a browser that goes back has another one's click still."""
+    """Return the key of a picture: a browser that goes back still has another one's click."""
     return f"{chart.key} {seen.key} {steps()}"
 
 

@@ -96,7 +96,7 @@ def _draw() -> None:
 
 
 def _of_dataset(shown: ShownDataset) -> pd.DataFrame | None:
-    """Return the table of a dataset, from its sums; None where the page has said why not, or not yet."""
+    """Return the table of a dataset, from its sums; None if the page has explained why it is missing."""
     if not whole(shown):
         return None
     key = (shown.key, "expert table")
@@ -125,7 +125,7 @@ def _table(trace: RoutingTrace) -> pd.DataFrame:
 
 
 def _offer(trace: RoutingTrace) -> None:
-    """Say that nothing is known of outputs, and let the model read the texts again where it can."""
+    """Report that outputs are unknown, and offer to have the model read the texts again, if possible."""
     st.text(NOT_RECORDED)
     run = recent.run_of(trace)
     if (why := model_catalog.why_only_read(trace.model.name if run is None else run.model)) is not None:

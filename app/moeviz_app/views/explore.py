@@ -23,6 +23,7 @@ from moeviz_app.session import recent, session
 from moeviz_app.session.visit import visit
 from moeviz_app.url import navigation
 from moeviz_app.url.navigation import expert_query, for_the_address
+from moeviz_app.views.images import choose_images, show_images
 from moeviz_app.views.read_again import (
     decided_here,
     is_direct,
@@ -63,21 +64,22 @@ def explore_page() -> None:
         name, options, info = _model_and_options(trouble)
     chats = model_service.chats(name, session.how())
     asked = _box(chats)
+    options = replace(options, images=choose_images(name, info is not None))
     happening, answer = st.empty(), st.empty()  # two: what one container held stays, greyed, while it is refilled
-    if asked.run is not None and (info is not None or session.waiting() is not None):
+    if asked.run is not None and (info is not None or visit().why_waiting is not None):
         answer.empty()
-        session.keep_refused(None)
+        visit().why_refused = None
         if visit().notice is not None:
             visit().notice.empty()  # it asks for Run, which was pressed
-        with happening.container(), explained(session.keep_refused):
+        with happening.container(), explained(partial(setattr, visit(), "why_refused")):
             record(_with_text(options, **asked.run))
-        if session.refused() is None:
+        if visit().why_refused is None:
             if model_service.chats(name, session.how()) != chats:
                 st.rerun()  # the box can send a turn of a chat now
             visit().box_of = session.shown_trace()
             with happening:
                 has_run(asked.text, asked.runs)
-    if (why := session.refused()) is not None:
+    if (why := visit().why_refused) is not None:
         with happening.container():
             refuse(why)
     with answer.container():
@@ -93,7 +95,7 @@ def _model_and_options(trouble: DeltaGenerator) -> tuple[str, RunRequest, ModelI
             st.text(OWN_MODELS[name].trained_for)
         about = st.container()
         info = None
-        if session.waiting() is None:  # a link fetches nothing
+        if visit().why_waiting is None:  # a link fetches nothing
             with trouble, explained(refuse):
                 info = model_catalog.facts_at_hand(name)
         with about:
@@ -169,7 +171,7 @@ def _is_stale(options: RunRequest) -> bool:
 def _linked(trace: RoutingTrace, stale: bool) -> None:
     """The explorer. A fragment: a choice in it writes the address, and nothing of the page is drawn anew."""
     found = _found(trace)
-    if not session.is_placed():
+    if not visit().is_placed:
         first = (found[0].layer, found[0].token) if found else (session.middle_layer(trace), 0)
         first = first[0], _of_the_text(trace, first[1])
         session.point_at(*(TELLING if session.is_example() else first))
@@ -177,7 +179,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
     whole = len(rows) == len(trace.tokens)
     part = trace if whole else trace.select(tokens=slice(rows.start, rows.stop))
     seen = [replace(finding, token=finding.token - rows.start) for finding in found if finding.token in rows]
-    run = run_on_screen() if whole else None
+    run = run_on_screen() if whole and not trace.images else None  # no pixels are kept to read it again with
     if run is not None and model_catalog.why_only_read(run.model) is not None:
         run = None
     trouble: list[str] = []
@@ -208,6 +210,7 @@ def _linked(trace: RoutingTrace, stale: bool) -> None:
         show_direct(trace, run)
         show_routes(trace)
     show_alike(trace)
+    show_images(trace)
     if chosen.opened is not None:
         open_expert(expert_query(*chosen.opened))
 
@@ -260,7 +263,9 @@ def _rows(trace: RoutingTrace) -> range:
 
 def _of_template(trace: RoutingTrace) -> list[int]:
     ran = recent.run_of(trace)
-    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system) if ran and ran.chat else []
+    if ran is None or not ran.chat or ran.images:  # nobody knows them where images stand in the turn
+        return []
+    return model_service.added_by_template(ran.model, ran.how, ran.prompt, ran.system)
 
 
 def _found(trace: RoutingTrace) -> list[Finding]:

@@ -125,7 +125,7 @@ def _follow_run(asked: dict[str, str]) -> None:
 
 
 def _show(run: RunRequest, layer: int | None, token: int | None) -> None:
-    """Show the trace of a run that a link asks for, or let the run wait until somebody presses Run.
+    """Show the trace of a run that a link asks for, or let it wait for Run.
 
     Raises `ModelNotFound` if the model is not on offer, and what `record` raises.
     """

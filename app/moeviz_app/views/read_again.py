@@ -93,13 +93,13 @@ def show_direct(trace: RoutingTrace, run: RunRequest) -> None:
 
 
 def _refuse_direct(why: str) -> None:
-    """Say why there are no parts, once: whoever presses again asks again."""
+    """Explain why there are no parts, once: another press asks again."""
     visit().direct = None
     refuse(why)
 
 
 def _job_of(trace: RoutingTrace) -> Background | str | None:
-    """Return the work that goes on for this trace, or the sentence that says why it was not done."""
+    """Return the running job of this trace, or the sentence that explains why it failed."""
     of, job = session.result(OCCLUSION) or (None, None)
     return job if of is trace else None
 

@@ -138,7 +138,7 @@ def gallery(
 
 
 def _configuration(name: str) -> RoutingTrace:
-    """Return a trace of no tokens of a well-known model, for what depends on its configuration alone."""
+    """Return a trace of no tokens of a well-known model, for what depends only on its configuration."""
     known = known_model(name)
     if known is None:
         raise MissingField(f"The configuration of {quoted(name)} is not known here.")
@@ -172,7 +172,7 @@ def _of_counts(title: str, charts: Iterable[Chart], counts: Counted) -> None:
 
 
 def _offer_labels() -> None:
-    """Say one sentence in place of every chart that compares kinds of text, and lead to the texts that have kinds."""
+    """Draw one sentence instead of every chart that compares kinds of text, and lead to the texts that have kinds."""
     say("Which kinds of text an expert takes is seen in texts with labels, and this trace has none.")
     session.link_to("Experts", "See held-out texts of fifteen kinds")
 
@@ -200,7 +200,7 @@ class Part:
 
 
 def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
-    """Draw the charts of the topics that this dataset can answer, and name the questions that take a trace."""
+    """Draw the charts of the topics that this dataset can answer, and name the questions that need a trace."""
     place = st.container()
     if not whole(shown):
         place.title(title, anchor=False)
@@ -247,7 +247,7 @@ def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
 def _asked(
     charts: Iterable[Chart], shown: ShownDataset
 ) -> tuple[dict[Chart, tuple[Hashable, list[int] | None]], Answers]:
-    """Ask a dataset these charts' questions; the key of each chart's answer with its layers, and the answers."""
+    """Ask a dataset these charts' questions; return the key of each answer with its layers, and the answers."""
     model = shown.dataset.model
     if session.value(session.CORPUS_LAYER) not in model.layers:
         session.set_value(session.CORPUS_LAYER, model.layers[len(model.layers) // 2])

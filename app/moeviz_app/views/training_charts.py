@@ -68,7 +68,6 @@ def show_charts(shown: Shown, over: Over) -> None:
 
 
 def _experts(shown: Shown, over: Over, lacking: list[str]) -> None:
-    """Draw one layer of the runs."""
     (_, first), *others = shown.items()
     layer = _layer(first)
     _draw(HEATMAP, lambda: measured(HEATMAP, first, layer, over), lacking)
@@ -119,7 +118,7 @@ def measured(chart: Chart, of: TrainingRun | dict[str, TrainingRun], *how: Hasha
 
 
 def _draw(chart: Chart, measure: Callable[[], pd.DataFrame], lacking: list[str]) -> None:
-    """Draw a chart with its sentence; what a run lacks for it is said once, at the end."""
+    """Draw a chart with its sentence; what a run lacks for it is reported once, at the end."""
     try:
         frame = measure()
     except MissingField as why:

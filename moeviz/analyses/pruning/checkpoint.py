@@ -52,7 +52,7 @@ Progress = Callable[[int, int], None]  # (bytes written, of all)
 
 
 def _places_of_rows(tensor: TensorPlace, kept: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Where the bytes of some rows are: (start, size), rows that follow each other together."""
+    """Return the bytes of some rows, as (start, size), with adjacent rows together."""
     row = tensor.size // tensor.shape[0]
     first = last = kept[0]
     for one in [*kept[1:], -1]:
@@ -74,7 +74,6 @@ class _File:
     size: int = 0
 
     def add(self, name: str, tensor: TensorPlace, kept: Sequence[int] | None) -> None:
-        """Add a tensor, whole or with some of its rows."""
         if kept is None:
             parts, shape = [(tensor.start, tensor.size)], tensor.shape
         else:
@@ -87,7 +86,6 @@ class _File:
 
     @property
     def header(self) -> bytes:
-        """How the file begins."""
         facts = {"__metadata__": self.facts} if self.facts else {}
         text = json.dumps(facts | self.tensors, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -141,7 +139,7 @@ class Checkpoint:
         return found
 
     def _check_whole(self) -> None:
-        """Raise `ModelNotFound` where a layer lacks its router, or an expert one of its tensors."""
+        """Raise `ModelNotFound` if a layer lacks its router, or an expert one of its tensors."""
         experts: dict[tuple[int, str], set[int]] = defaultdict(set)
         routers = set()
         for name in (name for tensors in self.shards.values() for name in tensors):
@@ -204,7 +202,7 @@ class Checkpoint:
         return Written(target, (self.limits.experts, after), (before, sum(file.size for file in files)))
 
     def _kept(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
-        """The experts of each layer that stay. Raises `CaptureError` unless as many go from each layer and group."""
+        """Return the experts that stay, by layer. Raises `CaptureError` unless as many go from each layer and group."""
         if sorted(cut) != [*self.layers]:
             raise CaptureError(f"{quoted(self.name)} has experts in layers {self.layers}, and {sorted(cut)} are cut.")
         counts = {len({*experts}) for experts in cut.values()}
@@ -229,7 +227,7 @@ class Checkpoint:
         return kept
 
     def _file(self, shard: str, kept: Mapping[int, list[int]]) -> _File:
-        """What becomes of one file's tensors, in the order of their bytes."""
+        """Plan one file's tensors, in the order of their bytes."""
         file, E = _File(shard, self.facts[shard]), self.limits.experts
         for name, tensor in sorted(self.shards[shard].items(), key=lambda item: item[1].start):
             in_layer, in_block = LAYER.match(name), IN_BLOCK.fullmatch(name)
@@ -267,7 +265,7 @@ class Checkpoint:
     def _write_small(
         self, folder: Path, files: Sequence[_File], kept: Mapping[int, list[int]], about: Mapping[str, Any]
     ) -> None:
-        """Config, index, what the cut rests on, and the files that stay as they are."""
+        """Write config, index, the basis of the cut, and the files that stay unchanged."""
         left = len(next(iter(kept.values())))
         config = {key: value for key, value in self.config.items() if key != "auto_map"}  # whose code is not copied
         config |= dict.fromkeys((key for key in COUNTS if isinstance(config.get(key), int)), left)
@@ -332,7 +330,7 @@ def _limits(config: Mapping[str, Any]) -> LayerLimits:
 
 
 def _shards(name: str, folder: Path) -> list[str]:
-    """The files with weights. Raises `ModelNotFound` where there are none in safetensors."""
+    """Return the files with weights. Raises `ModelNotFound` without any in safetensors."""
     if shards := indexed_files(name, folder):
         if not all(shard == Path(shard).name for shard in shards):
             raise ModelNotFound(

@@ -62,7 +62,7 @@ def novices_in_place(model: nn.Module, means: MeanOutputs, cut: Mapping[int, Seq
 
 
 def _hooks(means: Tensor, gone: Tensor) -> Iterator[Callable[[nn.Module], Any]]:
-    """Take the weights of cut experts away before the experts run, and add their means with these weights after."""
+    """Remove the weights of cut experts before the experts run, and add their means with these weights after."""
     added: list[Tensor] = []
 
     def before(_module: nn.Module, given: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, ...]:

@@ -114,7 +114,7 @@ def pruning_sentences(curve: PruningCurve, criterion: str = "reap") -> list[Clai
 
 
 def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
-    """Claim what other numbers per layer cost, compared with as many from each layer, and at random."""
+    """Claim the cost of other numbers per layer, compared with as many from each layer, and at random."""
     if curve.in_all is None:
         return []
     whole = cost_of_cuts(curve.in_all).set_index("criterion")
@@ -132,7 +132,7 @@ def _in_all(curve: PruningCurve, criterion: str) -> list[Claim]:
 
 
 def _stale(curve: PruningCurve, criterion: str) -> list[Claim]:
-    """Claim what a choice keeps on another recording or checkpoint, if there is one."""
+    """Claim the worth of a choice on another recording or checkpoint, if there is one."""
     claims = []
     for table, plan in ((curve.losses, "{:,} experts cut per layer"), (curve.in_all, "{:,} experts cut in all")):
         if table is None:

@@ -7,6 +7,7 @@ import logging
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, replace
+from inspect import signature
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -14,7 +15,15 @@ from typing import Any
 import torch
 from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
-from transformers import AutoConfig, AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
 
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
@@ -52,6 +61,7 @@ class LoadedModel:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     info: ModelInfo
+    processor: ProcessorMixin | None = None  # what prepares images for it, if it takes any and the checkpoint has one
 
     def __repr__(self) -> str:
         experts = numbers_span(self.info.num_experts)
@@ -129,7 +139,7 @@ def load_model(
     if _shapes(model) != _shapes(empty):  # adapters came with it
         info = describe(model, name, info.revision)
     info = replace(info, dtype=str(model.dtype).removeprefix("torch."), caution=caution)
-    return LoadedModel(model, tokenizer, info)
+    return LoadedModel(model, tokenizer, info, _processor(name, source, model, revision))
 
 
 def model_facts(name: str, revision: str | None = None) -> ModelInfo:
@@ -292,6 +302,24 @@ def open_tokenizer(name: str, source: str, revision: str | None = None) -> PreTr
             "tokenizer into the same folder (save_pretrained)."
         )
     return tokenizer
+
+
+def takes_images(model: PreTrainedModel | type[PreTrainedModel]) -> bool:
+    """Return True if the forward of a model, or of a class, takes the pixels of images."""
+    return "pixel_values" in signature(model.forward).parameters
+
+
+def _processor(name: str, source: str, model: PreTrainedModel, revision: str | None) -> ProcessorMixin | None:
+    """Open what prepares images for a model that takes them; None if that fails, which leaves the model its texts."""
+    if not takes_images(model):
+        return None
+    try:
+        with explained(f"The processor of {quoted(name)} did not load"):
+            found = AutoProcessor.from_pretrained(source, **_at(revision), **SAFE)
+    except ModelNotFound as error:
+        log.info("%s It reads text alone.", error)
+        return None
+    return found if isinstance(found, ProcessorMixin) else None
 
 
 def _at(revision: str | None) -> dict[str, str]:

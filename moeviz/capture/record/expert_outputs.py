@@ -222,7 +222,7 @@ def _record_sums(own: Callable[..., Tensor], record: OutputRecord, index: int) -
 def _hooks(
     model: nn.Module, record: OutputRecord, index: int, router: Router
 ) -> Iterator[tuple[Callable[..., Any], Callable[..., None]]]:
-    """The hooks for one router: its layer, which reads the residual stream, and its experts."""
+    """Return the hooks for one router: its layer, which reads the residual stream, and its experts."""
     found = LAYER_INDEX.search(router.path)
     layer = model.get_submodule(router.path[: found.end(1)]) if found else router.block
 
@@ -270,7 +270,7 @@ def are_given_weights(router: Router) -> bool:
 
 
 def _kind(router: Router) -> str:
-    """The class of a router's experts; of what holds them where they are not one module."""
+    """Return the class of a router's experts; of their container if they are not one module."""
     if len(router.experts) == 1:
         return type(unwrapped_module(*router.experts.values())).__name__
     holds_them = next(iter(router.experts)).startswith(f"{router.path}.")
@@ -318,7 +318,7 @@ def _plain(experts: nn.Module, given: list, answer: Tensor, summed: Any, router:
 
 
 def _unweighted(summed: list[Tensor], weights: Tensor, size: int) -> Tensor | None:
-    """(N, K, D) outputs from the one weighted sum that was recorded; None if weights are too small to divide by."""
+    """Return (N, K, D) outputs from the recorded weighted sum; None if weights are too small to divide by."""
     if len(summed) != 1 or summed[0].shape != (*weights.shape, size):
         return None
     least = SMALLEST[summed[0].dtype == torch.float32]

@@ -65,7 +65,7 @@ def intervening(
     with ExitStack() as stack:
         for index, probed in enumerate(routers):
             change = RouterChange(intervention, index, limits[probed.router.layer], kept, own[index])
-            stack.enter_context(_changed(probed, change))
+            stack.enter_context(_change_decisions(probed, change))
         yield ExpectedRouting(own, _check(intervention, limits, own))
 
 
@@ -116,8 +116,8 @@ class RouterChange:
 
 
 @contextmanager
-def _changed(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
-    """Inside the block the router answers with what is made of its decision."""
+def _change_decisions(probed: ProbedRouter, change: RouterChange) -> Iterator[None]:
+    """Make the router answer with a changed decision inside the block."""
     router, written = probed.router, WrittenAnswers()
     method = router.adapter.method if router.adapter else ""
     own = getattr(router.block, method) if method else own_forward(router.module)

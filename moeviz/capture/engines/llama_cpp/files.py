@@ -92,7 +92,7 @@ def _path(name: str) -> Path:
 
 
 def _parts(name: str, first: Path) -> tuple[Path, ...]:
-    """The file, or all of a model that was split: NAME-00001-of-00003.gguf and so on."""
+    """Return the file, or all files of a model that was split: NAME-00001-of-00003.gguf and so on."""
     if (match := PART.fullmatch(first.name)) is None:
         return (first,)
     stem, number, count = match[1], int(match[2]), int(match[3])
@@ -124,7 +124,7 @@ def _header(name: str, path: Path) -> Gguf:
 
 
 def _check_whole(name: str, path: Path, file: Gguf) -> None:
-    """Raise `ModelNotFound` where the file ends before its last tensor does."""
+    """Raise `ModelNotFound` if the file ends before its last tensor does."""
     size, needed = path.stat().st_size, 0
     for tensor, (kind, shape, start) in file.tensors.items():
         if not shape or not all(shape) or prod(shape) > 2**48:
@@ -241,7 +241,7 @@ def _caches(files: GgufFiles, num_layers: int) -> tuple[LayerCache, ...] | None:
 
 
 def _windows(files: GgufFiles, num_layers: int) -> list[int | None] | None:
-    """The tokens that each layer keeps at most, as transformers counts them; None where a window has no pattern."""
+    """Return the tokens that each layer keeps at most, as in transformers; None for a window without a pattern."""
     if not (window := files.number("attention.sliding_window")):
         return [None] * num_layers
     pattern = files.facts.get(f"{files.architecture}.attention.sliding_window_pattern")
@@ -289,7 +289,7 @@ def _top_k(files: GgufFiles, experts: int) -> int:
 
 
 def _parameters(files: GgufFiles, experts: dict[int, int], num_layers: int) -> ParameterCounts:
-    """By what they do. A matrix that is stored whole and in halves (`attn_kv_b`) counts once."""
+    """Count parameters by their purpose. A matrix that is stored whole and in halves (`attn_kv_b`) counts once."""
     counts, of_experts = dict.fromkeys(PARTS, 0), dict.fromkeys(experts, 0)
     for name, (_, shape) in files.tensors.items():
         layer = int(match[1]) if (match := LAYER.match(name)) else None

@@ -113,7 +113,7 @@ def why_no_experts(folder: MlxFolder) -> CaptureError:
 
 
 def _config(name: str, path: Path) -> dict[str, Any]:
-    """The config, a JSON object with a model_type."""
+    """Return the config, a JSON object with a model_type."""
     wrong = f"The config.json of {quoted(name)} is not one that mlx-lm reads"
     if path.stat().st_size > LARGEST_CONFIG:
         raise ModelNotFound(f"{wrong}: it has more than {LARGEST_CONFIG // 2**20} MB.")
@@ -129,7 +129,7 @@ def _config(name: str, path: Path) -> dict[str, Any]:
 
 
 def _check_no_code(name: str, path: Path, config: dict[str, Any]) -> None:
-    """mlx-lm would run a Python file that `model_file` names, some releases of it without asking."""
+    """Refuse a `model_file`: mlx-lm would run it as Python, in some releases without asking."""
     if config.get("model_file") is not None:
         raise ModelNotFound(
             f"The config.json of {quoted(name)} names a model_file, {quoted(config['model_file'])}: code that came "
@@ -196,7 +196,7 @@ def caution_of(folder: MlxFolder) -> str:
 
 
 def _check_rope(folder: MlxFolder, args: Any) -> None:
-    """`rope_parameters`, which transformers 5 writes, against what mlx-lm took from `rope_theta` and others."""
+    """Compare `rope_parameters`, which transformers 5 writes, with what mlx-lm read from `rope_theta` and others."""
     rope = folder.text.get("rope_parameters")
     if not isinstance(rope, dict) or not rope or hasattr(args, "rope_parameters"):
         return
@@ -216,7 +216,7 @@ def _check_rope(folder: MlxFolder, args: Any) -> None:
 
 
 def _config_error(folder: MlxFolder, says: str, add: dict[str, Any]) -> CaptureError:
-    """The sentence: what the config says, what mlx-lm makes of it, and which field to add."""
+    """Return the sentence: what the config has, what mlx-lm makes of it, and which field to add."""
     known = {name: value for name, value in add.items() if value is not Missing}
     what = ", ".join(f"{json.dumps(name)}: {json.dumps(value, default=str)}" for name, value in known.items())
     do = f"Add {what} to config.json." if known else "Use a config.json that mlx_lm.convert takes as it is."
@@ -228,7 +228,7 @@ def _is_plain(value: object) -> bool:
 
 
 def _by_transformers(folder: MlxFolder, name: str) -> Any:
-    """A field of the config as transformers reads it; `Missing` where it knows neither field nor model."""
+    """Return a field of the config as transformers reads it; `Missing` if it knows neither field nor model."""
     from transformers import AutoConfig  # the menu asks whose a folder is, and brings no transformers
 
     try:

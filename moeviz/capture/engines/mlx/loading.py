@@ -168,7 +168,7 @@ def _precision(tensors: Sequence[Tensor]) -> str:
 
 
 def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[MoeBlock]) -> ParameterCounts:
-    """Parameters by part; a matrix that serves as input and output embedding counts once, since mlx-lm has it once."""
+    """Count parameters by part; a matrix that serves as input and output embedding counts once, as in mlx-lm."""
     homes = {id(module): path for path, module in model.named_modules()}
     part_of = {f"{homes[id(block.module)]}.": "routers" for block in blocks}  # and its selection bias, if it has one
     part_of |= {f"{homes[id(module)]}.": "shared_experts" for block in blocks for module in block.shared}

@@ -56,7 +56,6 @@ def server_name(engine: str, name: str, facts: str | None = None, **told: Any) -
 
 
 def _add_facts(found: ServerName, query: str, told: dict[str, Any]) -> ServerName:
-    """Add the facts that the user gives, in the name and in `told`."""
     known = dict(parse_qsl(query, keep_blank_values=True))
     facts = known.pop("facts", None)
     told = {key: value for key, value in told.items() if value is not None}
