@@ -41,7 +41,6 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--layers", **numbers(int, 0))
     parser.add_argument("--token", type=number(int, 0), metavar="N")
     parser.add_argument("--partial", action="store_true")
-    parser.add_argument("--all", action="store_true")
     add_json(parser)
     add_import_options(parser)
 

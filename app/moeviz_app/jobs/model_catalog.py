@@ -233,6 +233,18 @@ def config_of(name: str) -> Any:
     return call_with_timeout(name, lambda: model_config(name))
 
 
+@st.cache_resource(max_entries=FACTS_IN_MEMORY, show_spinner=False)
+def takes_images(name: str) -> bool:
+    """Return whether a transformers model takes images, by the class that its config opens."""
+    if known_before_opening(name) is not None:
+        return False
+    config = config_of(name)
+    from moeviz.capture.models.load import takes_images
+    from moeviz.capture.models.parameters import class_of
+
+    return takes_images(class_of(config))
+
+
 def dtype_of(name: str) -> str:
     """Return the dtype in which a model's weights are opened by default."""
     config = config_of(name)

@@ -60,6 +60,8 @@ def cautions(trace: RoutingTrace) -> None:
         st.text(f"This model was {model.witness}." if model.witness.startswith("checked") else model.witness)
     if model.decoding:
         st.text(f"How tokens were generated: {model.decoding}")
+    if (varying := recorded.varying_routes(trace)) is not None:
+        st.text(in_words_of(model, varying))
     if model.caution:
         st.text(f"Caution: {model.caution}")  # a stranger's file may say anything here: never Markdown
 
