@@ -49,7 +49,7 @@ def opened_files() -> Iterator[tuple[str, Opened]]:
 
     Runs and datasets are left out.
 
-    Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
+    Raises `InvalidTrace` if one holds nothing, and `MoevizError` where it cannot be read any more.
     """
     files = (path for path in settings.SETTINGS.files if not is_run(path) and not is_dataset(path))
     return ((Path(path).name, _in_file(path)) for path in files)
@@ -154,7 +154,7 @@ def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFr
     """Return names of a model's experts, as `expert_names` has them: the same wherever they are shown.
 
     Our own models have them from the held-out texts that ship; others from the first of these `opened` traces that is
-    of the model and has labels, or else several texts. None where nothing names them.
+    of the model and has labels, or else several texts. None if nothing names them.
     """
     if (texts := usual(model)) is not None:
         return names_in(texts)

@@ -46,7 +46,7 @@ class BitsStudy:
     plans: pd.DataFrame
     bits: tuple[int, int]  # few, many
     budget: float  # mean bits of a weight of an expert
-    loss: float  # of the whole model on the texts that judge, nats a token
+    loss: float  # of the whole model on the texts that judge, nats per token
     calibrated: Texts
     judged: Texts
     seed: int
@@ -94,7 +94,7 @@ def bits_study(
 
     `units` of the result has one row per expert, or per layer with expert -1. Columns: layer int32 · expert int16 ·
     tokens int64 (that came to it) · weights int64 (how many it has) · super bool (a Super Expert, or has one) ·
-    loss_few, loss_many, kl_few, kl_many float64 (nats a token, of the texts that calibrate: the loss above the whole
+    loss_few, loss_many, kl_few, kl_many float64 (nats per token, of the texts that calibrate: the loss above the whole
     model's, and the Kullback-Leibler divergence of the next token's distribution from the whole model's, with the unit
     alone rounded to few and to many bits) · bits int64 (by the plan "kl").
 
@@ -162,7 +162,7 @@ def bits_study(
 
 
 def _of_experts(trace: RoutingTrace, matrices: Matrices) -> pd.DataFrame:
-    """Tokens of each expert that computes, and whether it is a Super Expert."""
+    """Return the tokens of each expert that computes, and whether it is a Super Expert."""
     counts = trace.counts().assignments[0]
     assert trace.outputs is not None, "asked for"
     greatest = trace.outputs.arrays()["greatest"]
@@ -187,7 +187,7 @@ def _units(of_experts: pd.DataFrame, matrices: Matrices, units: str) -> pd.DataF
 
 
 def _reached(trace: RoutingTrace, frame: pd.DataFrame) -> np.ndarray:
-    """(texts, units) whether a text has a token of a unit; elsewhere rounding it changes nothing."""
+    """Return (texts, units) whether a text has a token of a unit; elsewhere rounding it changes nothing."""
     sequence = trace.tokens["sequence"].to_numpy()
     row_of = {layer: row for row, layer in enumerate(trace.model.layers)}
     found = np.zeros((int(sequence.max()) + 1, len(frame)), bool)
@@ -198,7 +198,7 @@ def _reached(trace: RoutingTrace, frame: pd.DataFrame) -> np.ndarray:
 
 
 def _codes(plan: Bits, matrices: Matrices, codes: int | None = None) -> Codes:
-    """How many codes each expert's weights have: by its bits, or those of its layer; or as many for all."""
+    """Return the number of codes of each expert's weights: by its bits, or those of its layer; or one for all."""
     return {
         (layer, expert): codes or 2 ** plan[(layer, expert) if (layer, expert) in plan else (layer, -1)]
         for layer, experts in matrices.items()
@@ -223,7 +223,7 @@ def _each_alone(
     bits: tuple[int, int],
     steps: Steps,
 ) -> dict[str, np.ndarray]:
-    """Columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
+    """Return columns loss_few, loss_many, kl_few, kl_many: means over all predicted tokens."""
     sums, count = np.zeros((2, 2, len(frame))), 0
     for text, has in zip(texts, reached, strict=True):
         run, added = prepare(model, CaptureRequest((text,))), np.zeros_like(sums)
@@ -254,7 +254,7 @@ def _log_probabilities(run: ModelInput) -> Tensor:
 
 
 def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
-    """The summed loss of a text's tokens but the first."""
+    """Return the summed loss of a text's tokens except the first."""
     following = run.batch.input_ids[0, 1:].to(log_probabilities.device)
     return -float(log_probabilities[:-1].gather(1, following[:, None]).double().sum())
 
@@ -262,7 +262,7 @@ def _nats(log_probabilities: Tensor, run: ModelInput) -> float:
 def _losses(
     model: LoadedModel, texts: Sequence[str], plans: Sequence[Codes], matrices: Matrices, steps: Steps
 ) -> tuple[np.ndarray, int]:
-    """Summed losses (plans,) in nats, and predicted tokens."""
+    """Return summed losses (plans,) in nats, and predicted tokens."""
     runs = [prepare(model, CaptureRequest((text,))) for text in texts]
     count = sum(len(run.batch.input_ids[0]) - 1 for run in runs)
     if not count:
@@ -277,7 +277,7 @@ def _losses(
 
 
 def _table(plans: Sequence[tuple[str, float]], losses: np.ndarray, count: int) -> pd.DataFrame:
-    """One row per plan from summed losses (1 + plans,), the whole model's first."""
+    """Make one row per plan from summed losses (1 + plans,), the whole model's first."""
     whole, *others = losses / count
     frame = pd.DataFrame(plans, columns=["plan", "bits"]).assign(tokens=count, loss=others)
     frame["loss_increase"] = frame["loss"] - whole

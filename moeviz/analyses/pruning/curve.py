@@ -88,7 +88,7 @@ def pruning_curve(
     experts cut, and above the whole model) · sd float64 (of the increase over the draws at random; NaN elsewhere).
     `in_all` has the same of `cut_total`: cut is the total, and per_layer str what each layer loses ("" at random).
 
-    Raises `CaptureError` where a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
+    Raises `CaptureError` if a layer cannot lose so many experts, or moeviz cannot let a router choose again or see
     experts' outputs; `InvalidPrompt` for fewer than two texts; and what `trace_corpus` raises.
 
     >>> import moeviz
@@ -239,7 +239,7 @@ class _Cuts:
         self.asked: dict[tuple[str, str, bool, int], list[int]] = defaultdict(list)  # -> places; see `add_one`
 
     def add(self, order: Order, cuts: Sequence[int], of: tuple[str, str]) -> None:
-        """Ask for the first so many of an order."""
+        """Ask for several cuts of an order, each of its first experts."""
         for count in cuts:
             self.add_one(first_to_go(order, count), count, False, of)
 
@@ -253,7 +253,7 @@ class _Cuts:
         return [dict(key) for key in self.places]
 
     def rows(self, losses: np.ndarray, counts: np.ndarray, kinds: Sequence[str]) -> Iterator[tuple[Any, ...]]:
-        """Rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
+        """Return rows of the table, from losses (1 + cuts, texts), the whole model's first, and tokens (texts,)."""
         masks = {ALL: np.ones(len(kinds), bool)}
         if len(names := dict.fromkeys(kinds)) > 1:
             masks |= {kind: np.array(kinds) == kind for kind in names}
@@ -271,7 +271,7 @@ class _Cuts:
                 yield criterion, count, chosen_on, judged_on, tokens, *figures, text, in_all
 
     def drawn(self, losses: np.ndarray, counts: np.ndarray) -> dict[tuple[bool, int], tuple[float, ...]]:
-        """The increase of the loss for each draw at random, by whether the number is of all layers, and the number."""
+        """Return the loss increase of each draw at random, by whether the number is of all layers, and the number."""
         nats = (losses.sum(axis=1) - losses.sum(axis=1)[0]) / counts.sum()
         of = {key[2:]: places for key, places in self.asked.items() if key[0] == RANDOM}
         return {key: tuple(nats[[1 + place for place in places]].tolist()) for key, places in of.items()}
