@@ -1,6 +1,4 @@
-"""Ready beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
-server's own files.
-"""
+"""Ready for all visitors: traces that ship, names of their experts, first texts, and a server's own files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import wraps

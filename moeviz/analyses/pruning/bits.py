@@ -1,4 +1,4 @@
-"""Bits for experts, judged: what rounding each alone costs on some texts, and a plan under a budget on others."""
+"""Bits for experts, judged: the cost of rounding each by itself on some texts, and a plan under a budget on others."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -37,7 +37,7 @@ Codes = Mapping[tuple[int, int], int]  # by layer and expert
 
 @dataclass(frozen=True, slots=True, eq=False)
 class BitsStudy:
-    """The cost of rounding experts, a plan for a budget, and how it does beside others of its size."""
+    """The cost of rounding experts, a plan for a budget, compared with others of its size."""
 
     model: ModelInfo
     blocks: Mapping[int, str]  # the path of each layer's MoE block in the model
@@ -73,9 +73,9 @@ def bits_study(
 ) -> BitsStudy:
     """Measure what fewer bits cost each expert, plan bits for a budget, and judge the plan on texts it was not made on.
 
-    The texts are divided by `split`. On the first half each expert alone, or all experts of a layer, is rounded in
+    The texts are divided by `split`. On the first half each expert by itself, or all experts of a layer, is rounded in
     memory (`rounded_in_groups`: 32 weights in a row share a step, as in llama.cpp's Q4_0) to few and to many bits. On
-    the other half whole plans are judged: experts' weights alone are rounded, and nothing else. Meanwhile no other
+    the other half whole plans are judged: only experts' weights are rounded. Meanwhile no other
     thread may run the model. Afterwards every weight is as it was, to the bit.
 
     bits       few, many: each from 2 to 8.
@@ -88,7 +88,7 @@ def bits_study(
                rounding costs there.
     draws      plans at random, with which the others are compared.
     seed       of the division of the texts, and of these.
-    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     progress   called with (done, total), in texts read. Raise in it to stop. After `StopReading`, what bits cost is
                measured on the texts that were read with all changes.
 
