@@ -68,7 +68,8 @@ def patch_panels(
     panels = alt.layer(*layers, data=drawn).properties(width=width, height=height)
     order = list(dict.fromkeys(drawn["panel"]))
     facet = alt.Facet("panel:N", sort=order, title=None, header=alt.Header(labelPadding=4))
-    return panels.facet(facet=facet, columns=COLUMNS).properties(bounds="flush")
+    drawing = {"embedOptions": {"renderer": "canvas"}}  # SVG is slow past two thousand patches
+    return panels.facet(facet=facet, columns=COLUMNS).properties(bounds="flush", usermeta=drawing)
 
 
 def _coloured(part: pd.DataFrame, experts: int) -> pd.DataFrame:
