@@ -9,7 +9,7 @@ from moeviz.image_tokens import IMAGE, TEXT
 
 SIDE = 168  # pixels of the longer side of a panel
 COLUMNS = 4
-NUMBERS = 12  # pixels of a patch from which on it has its expert's number
+NUMBERS = 10  # pixels of a patch from which on it has its expert's number
 PICTURE = "picture"
 
 
@@ -93,7 +93,7 @@ def kind_bars(frame: pd.DataFrame) -> alt.Chart:
         color=theme.colour("tokens", (IMAGE, TEXT), theme.PAIR),
         tooltip=theme.tooltip(expert="d", tokens="", share=("share", ".1%")),
     )
-    return chart.properties(height=theme.SHORT)
+    return chart.properties(height=theme.MEDIUM)
 
 
 def kinds_in_words(frame: pd.DataFrame) -> str:

@@ -108,8 +108,8 @@ def _panels(trace: RoutingTrace, number: int, views: list[str]) -> None:
         with st.container(key="patches"):  # which scrolls sideways on a phone
             altair_chart(drawn, alt="Each patch in its first expert's colour, by layer", width="content")
         st.caption(
-            "Each patch has the colour and the number of its first expert; point at one to find it in every layer. "
-            "In every layer the colours are dealt out anew: the same colour in two layers is two experts."
+            "Each patch has the colour of its first expert. Point at one for the expert and its weight, and to find it "
+            "in every layer. The same colour in two layers is two experts."
             + ("" if picture else " The trace keeps no pixels, so the picture itself is not here.")
         )
 
