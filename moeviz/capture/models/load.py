@@ -28,7 +28,7 @@ from transformers import (
 from moeviz.capture.models.checkpoint import caution_of, check_weights, explained
 from moeviz.capture.models.folder import check_inside, check_regular
 from moeviz.capture.models.known_models import KNOWN_MODELS
-from moeviz.capture.models.memory import check_fits, device_of
+from moeviz.capture.models.memory import BITS, DISK, check_disk, check_fits, device_of, layers_on_disk
 from moeviz.capture.models.parameters import (
     TEXT_PART,
     auto_class,
@@ -96,6 +96,8 @@ def load_model(
 
     name         "embedded"; "embedded-natural" or "embedded-fine" where they are installed; a folder, or an id.
     device_map   as accelerate takes it: "auto", "cpu", "cuda:1", a dict. Default: "auto" with a CUDA GPU, else the CPU.
+                 "disk" leaves all layers on the disk, and each is read when it runs: for a model that is larger than
+                 the memory. A batch of texts goes through it at once.
     dtype        default: float32 for the embedded models, else what the checkpoint says.
     check_memory compare the size of the weights with the memory that is free, before any of them is read.
     offload_folder
@@ -104,7 +106,7 @@ def load_model(
 
     Raises
     ------
-    ModelNotFound: there is no model there, its files are damaged, or its checkpoint lacks weights of the model.
+    ModelNotFound: no model is there, its files are damaged, or its checkpoint lacks weights of the model.
     CaptureError: a dense model, or one that moeviz cannot record, or that does not fit into memory; known from its
     config, before any weights are loaded.
 
@@ -126,7 +128,9 @@ def load_model(
     if device_map is None and torch.cuda.is_available():
         device_map = "auto"
     if check_memory:
-        _check_memory(name, empty, dtype, device_map)
+        _check_memory(name, empty, dtype, device_map, offload_folder)
+    if device_map == DISK:
+        device_map = layers_on_disk(empty)
     how: dict[str, Any] = {"dtype": dtype, "device_map": device_map}
     if offload_folder is not None:
         how["offload_folder"] = str(offload_folder)
@@ -225,7 +229,11 @@ def _folder(name: str) -> Path:
 
 
 def _check_memory(
-    name: str, empty: PreTrainedModel, dtype: str | torch.dtype, device_map: str | dict[str, Any] | None
+    name: str,
+    empty: PreTrainedModel,
+    dtype: str | torch.dtype,
+    device_map: str | dict[str, Any] | None,
+    offload_folder: str | Path | None,
 ) -> None:
     """Raise `CaptureError` if the weights are larger than the free memory, as far as both are known.
 
@@ -234,6 +242,8 @@ def _check_memory(
     if isinstance(device_map, dict) or getattr(empty.config, "quantization_config", None) is not None:
         return
     bits = str(empty.config.get_text_config().dtype or torch.float32) if dtype == "auto" else str(dtype)
+    if device_map == DISK:
+        return check_disk(quoted(name), empty, BITS.get(bits.removeprefix("torch."), 32), offload_folder)
     parameters = sum(parameter.numel() for parameter in empty.parameters())
     check_fits(quoted(name), parameters, bits.removeprefix("torch."), device_map)
 
