@@ -80,7 +80,7 @@ def _add_dataset(parser: ArgumentParser) -> None:
 def _address(word: str) -> str:
     """Read the address of a cluster: any other word after --ray is a file."""
     if word not in ("", "auto") and not re.fullmatch(r"(\w+://)?[^/]+:\d+", word):
-        raise ArgumentTypeError(f"{word!r} is no address of Ray. Give auto, or HOST:PORT")
+        raise ArgumentTypeError(f"{word!r} is not an address of Ray. Give auto, or HOST:PORT")
     return word
 
 

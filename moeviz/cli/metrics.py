@@ -173,7 +173,7 @@ def measure_chart(chart: "Chart", trace: "Counted", args: Namespace) -> "pd.Data
         raise MissingField(f"This topic compares two layers. Give --layers A,B, two of {listed(trace.model.layers)}.")
     if chart.tokens == "one":
         if not isinstance(trace, RoutingTrace):
-            raise MissingField(f"A table of one token needs a trace, and {trace!r} does not hold where a token went.")
+            raise MissingField(f"A table of one token needs a trace, and {trace!r} does not record where a token went.")
         if args.token is None:
             raise MissingField(f"A table of one token needs --token N, from 0 to {len(trace.tokens) - 1}.")
         trace = trace.select(tokens=slice(args.token, args.token + 1))

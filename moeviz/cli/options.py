@@ -170,7 +170,7 @@ def add_judged_on(
 def add_import_options(parser: ArgumentParser) -> None:
     """Add the options for facts that a file of another program leaves out."""
     group = parser.add_argument_group(
-        "files of other programs", "They are recognised by what is in them. What a file does not say is asked for:"
+        "files of other programs", "They are recognised by their content. What a file lacks is asked for:"
     )
     group.add_argument("--format", metavar="NAME", help="read it as this format, as vllm or sglang-recorder")
     for name, (metavar, says) in IMPORT_OPTIONS.items():

@@ -141,7 +141,7 @@ def _served_facts(name: str) -> "ServedModel":
 
 
 def _known(name: str) -> "ServedModel | None":
-    if Path(name).is_dir():  # of which there is no table, and pandas need not be imported
+    if Path(name).is_dir():  # which have no table, so pandas need not be imported
         return None
     from moeviz.serving.memory import known_model
 
@@ -173,7 +173,7 @@ def _memory(total: int, layers: "tuple[LayerCache, ...] | None", tokens: int) ->
 def fits_of(name: str, tokens: int, gigabytes: float, cards: int) -> dict[str, Any]:
     """Report which parts of a model fit into these cards: by bits per weight, and with 4 bits of bitsandbytes.
 
-    Raises `CaptureError` where moeviz cannot tell what the model keeps of a text.
+    Raises `CaptureError` if moeviz cannot tell what the model keeps of a text.
     """
     from moeviz.serving.memory import fit_sentence, memory_on_cards
 

@@ -1,4 +1,4 @@
-"""How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
+"""Routing while a model trained: the runs, their alarms on top, and then a part of their charts."""
 
 from functools import partial
 
@@ -69,7 +69,7 @@ def _axis() -> Over:
 
 
 def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
-    """Draw a light with the answer beside it, and above it the run's name where there are two."""
+    """Draw a light with the answer next to it, and above it the run's name if there are two."""
     verdict = router_verdict(run)
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
         if not alone:
@@ -82,7 +82,7 @@ def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
 
 
 def show_health(name: str, run: TrainingRun, alone: bool, over: Over, lacking: list[str]) -> None:
-    """Draw the picture of a run; what it lacks for one is said once, under all."""
+    """Draw the picture of a run; what it lacks for one is reported once, under all."""
     if not len(run.logs):
         return
     try:

@@ -1,7 +1,7 @@
 """Configs of well-known MoEs, so that their parameters are counted without a network, and the published figures.
 
 The sizes in `known_models.json` were written down there, not downloaded; tests confirm them by the published counts.
-What is left out is the default of the class. `total` and `active` are the figures of the maker (a paper or a model
+A missing size is the default of the class. `total` and `active` are the figures of the maker (a paper or a model
 card), in billions, and `convention` is the way of counting active parameters that gives the maker's figure
 (`moeviz.parameters.CONVENTIONS`).
 """
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from moeviz.parameters import active_parameters
 
-if TYPE_CHECKING:  # whoever asks for the published figures alone need not wait for them
+if TYPE_CHECKING:  # the published figures by themselves need not wait for them
     import pandas as pd
     from transformers import PreTrainedConfig
 

@@ -106,7 +106,7 @@ def load_model(
 
     Raises
     ------
-    ModelNotFound: there is no model there, its files are damaged, or its checkpoint lacks weights of the model.
+    ModelNotFound: no model is there, its files are damaged, or its checkpoint lacks weights of the model.
     CaptureError: a dense model, or one that moeviz cannot record, or that does not fit into memory; known from its
     config, before any weights are loaded.
 
