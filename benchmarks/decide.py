@@ -115,7 +115,7 @@ IN_NO_ORDER = {*PROCESSES} - {"rotating", "a hot device that cools", "six texts 
 IN_NO_ORDER -= {name for name in PROCESSES if "walk" in name or "regimes" in name or "period" in name}
 
 
-def _drawn(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> RoutingTrace:
+def _draw_trace(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> RoutingTrace:
     """Draw a trace in which each token takes its experts without replacement, by their favour in its text."""
     each, parts = tokens // len(favour), []
     for own in favour:
@@ -131,7 +131,7 @@ def _drawn(favour: np.ndarray, tokens: int, rng: np.random.Generator) -> Routing
 def _log_and_afterwards(process: str, tokens: int, seed: int) -> tuple[RoutingTrace, np.ndarray, np.random.Generator]:
     rng = np.random.default_rng(seed)
     favour = PROCESSES[process](rng)
-    trace = _drawn(favour[:TEXTS], tokens, rng)
+    trace = _draw_trace(favour[:TEXTS], tokens, rng)
     if process == "one text sixty times":
         trace.experts[:] = np.tile(trace.experts[:, : tokens // TEXTS], (1, TEXTS, 1))
     return trace, favour, rng
@@ -175,8 +175,8 @@ def split_gains(trace: RoutingTrace) -> tuple[list[float], float]:
 def judged(process: str, tokens: int, seed: int) -> tuple[str, bool, str, bool, float]:
     """Return the verdict on balancing, whether it is wrong, those of drift, and the change afterwards."""
     log, favour, rng = _log_and_afterwards(process, tokens, seed)
-    change = _change(_loads(log), _loads(_drawn(favour[TEXTS:], AFTERWARDS, rng)))
-    halves = [_loads(_drawn(part, AFTERWARDS, rng)) for part in (favour[: TEXTS // 2], favour[TEXTS // 2 : TEXTS])]
+    change = _change(_loads(log), _loads(_draw_trace(favour[TEXTS:], AFTERWARDS, rng)))
+    halves = [_loads(_draw_trace(part, AFTERWARDS, rng)) for part in (favour[: TEXTS // 2], favour[TEXTS // 2 : TEXTS])]
     moved = float(np.abs(halves[0] - halves[1]).sum() / halves[0].sum() / 2)
     known = different_texts(log)[0]
     balance = verdict(known)

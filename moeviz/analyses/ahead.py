@@ -1,8 +1,8 @@
 """A later layer's router run early: what it would choose by the hidden state that is already there.
 
 When the router of one MoE layer runs, the residual stream still lacks what this layer's experts, and everything up to
-the next router, will add. The next router reads it all the same, through its own norm. Nobody is told before it is
-seen that a router reads a norm of the stream: the norm's answer must be what the router is given, to the bit.
+the next router, will add. The next router reads it all the same, through its own norm. Nothing is reported before it
+is certain that a router reads a norm of the stream: the norm's answer must be what the router is given, to the bit.
 
 Letters: L layers, T tokens, E experts, D numbers of the stream.
 """
@@ -53,7 +53,7 @@ def trace_ahead(
     The router of a layer is given the residual stream as it was before the router of an earlier MoE layer, through its
     own layer's norm. A router that looks experts up by token id answers as ever.
 
-    tokens     read only so many of each text; default: all, in stretches that fit into the model's context.
+    tokens     read only this many of each text; default: all, in stretches that fit into the model's context.
     layers_ahead  how many MoE layers early, each from 1 on; by default one.
     progress   called with (done, total) after each text. Raise in it to stop.
 
@@ -80,7 +80,7 @@ def trace_ahead(
     for done, text in enumerate(texts, start=1):
         stretches = fitting_stretches(model, text, tokens)
         for stretch in stretches if tokens is None else stretches[:1]:
-            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence of its own: not to be heard
+            checked(prepare(model, CaptureRequest((stretch,)), None))  # reads a sentence that must not be recorded
             with listener.listening() as heard:
                 traces.append(trace(model, stretch, kernels=False, keep_logits=False))
             ranked.append(_pad(heard, routers, len(traces[-1].tokens), layers_ahead))

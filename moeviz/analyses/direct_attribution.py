@@ -76,9 +76,9 @@ def direct_attribution(
 
     Attention is whatever mixes tokens; experts are their whole block, with shared ones; bias is that of the norm and
     of the router; rounding is what half precision leaves over, at most 0.1 of the largest logit. Logits are those
-    before a balancing bias, which some families add for the choice alone.
+    before a balancing bias, which some families add only for the choice.
 
-    Raises `CaptureError` where the parts do not add up to the logits, as with norms or factors on what layers write,
+    Raises `CaptureError` if the parts do not add up to the logits, as with norms or factors on what layers write,
     and for a layer that is not there; `InvalidPrompt` for a token that is not there; and what `trace` raises.
 
     >>> import moeviz

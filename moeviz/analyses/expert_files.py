@@ -28,9 +28,9 @@ SAFETENSORS = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "I8": "int8", "U8": "uint8",
     "F8_E4M3": "float8_e4m3", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
-# One of a layer's tensors, by what stands before the layer's number and behind it.
+# One of a layer's tensors, by the parts of its name before and after the layer's number.
 IN_LAYER = re.compile(r"(.*?(?:^|(?<=\.))(?:layers|layer|blocks|block|blk|h)\.)(\d{1,5})\.(.+)")
-# What a tensor's name ends in says how it is stored, or what it is to another tensor.
+# The ending of a tensor's name gives how it is stored, or what it is to another tensor.
 SUFFIX = re.compile(
     r"(?:\.(weight|weight_packed|weight_scale|weight_scale_inv|weight_zero_point|weight_shape|SCB|qweight|bias)"
     r"|_(scale_inv|blocks|scales|bias))$"
@@ -39,7 +39,7 @@ ALONE = re.compile(r"(?:.*\.)?experts\.(?:expert_)?(\d{1,5})\.(?:\w+\.)*?(\w+)")
 FUSED = re.compile(r"(?:(?:.*\.)?experts\.|(?:block_sparse_moe|mlp|moe)\.(?=(?:in|out)put_linear$))(?:\w+\.)*?(\w+)")
 DENSE = re.compile(r"(?:mlp|feed_forward|ffn)\.(\w+)")
 GGUF = re.compile(r"ffn_(gate|up|down|gate_up)(_exps)?(?:\.(\d{1,5}))?")
-# What a matrix of an expert does, by its name. Of a gated expert down(act(gate(x)) * up(x)).
+# The role of an expert's matrix, by its name. A gated expert is down(act(gate(x)) * up(x)).
 ROLES = {
     "gate_proj": "gate", "w1": "gate", "wi_0": "gate",
     "up_proj": "up", "w3": "up", "v1": "up", "wi_1": "up", "wi": "up", "fc1": "up",
@@ -64,13 +64,13 @@ class StoredTensor:
 
     @property
     def kind(self) -> NumberFormat:
-        """How its numbers are stored."""
+        """The format in which its numbers are stored."""
         return FORMATS[self.format]
 
     def rows(self, first: int, count: int) -> np.ndarray:
         """(count, last axis) numbers in float32; all axes but the last one count as rows.
 
-        Raises `ModelNotFound` where the file is shorter than it was.
+        Raises `ModelNotFound` if the file is shorter than it was.
         """
         width = self.shape[-1] if self.shape else 1
         size = width // self.kind.block * self.kind.block_bytes
@@ -144,7 +144,7 @@ class ExpertFiles:
 
     @property
     def is_dense(self) -> bool:
-        """True where its experts are the MLPs of a dense model."""
+        """True if its experts are the MLPs of a dense model."""
         return all(list(experts) == [DENSE_MLP] for experts in self.layers.values())
 
     @cached_property
@@ -161,11 +161,11 @@ class ExpertFiles:
 def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     """Find the experts in the weights of a checkpoint: one of our own models' name, a folder, or a file.
 
-    Of a dense model, each layer's MLP is one expert, number -1. Of several stacks of layers, the one of the name
-    `stack` is taken, or else that with most experts.
+    In a dense model, each layer's MLP is one expert, number -1. Among several stacks of layers, the one named
+    `stack` is taken, or else the one with most experts.
 
-    Raises `ModelNotFound` where there is none, or it is damaged or pickled; `CaptureError` where it has neither
-    experts nor MLPs by names that are known, or stores them in a way that is not read.
+    Raises `ModelNotFound` if there is none, or it is damaged or pickled; `CaptureError` if it has neither experts
+    nor MLPs under known names, or stores them in a format that is not read.
     """
     tensors = _tensors(name)
     stacks, dense = _find_experts(name, tensors)
@@ -187,7 +187,7 @@ def open_experts(name: str, stack: str | None = None) -> ExpertFiles:
     if count > MAX_ALL_EXPERTS:
         raise CaptureError(f"{quoted(name)} has {count:,} experts, and at most {MAX_ALL_EXPERTS:,} are compared.")
     if max(max(experts) for experts in layers.values()) > MAX_EXPERTS:
-        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and none has so many in a layer.")
+        raise CaptureError(f"{quoted(name)} numbers experts beyond {MAX_EXPERTS:,}, and no layer has that many.")
     hidden = {expert["down"].shape[0] for experts in layers.values() for expert in experts.values()}
     if len(hidden) > 1:
         raise CaptureError(f"The experts of {quoted(name)} write vectors of different sizes: {sorted(hidden)}.")
@@ -315,11 +315,11 @@ def _find_experts(name: str, tensors: Mapping[str, StoredTensor]) -> tuple[Stack
     dense: Stacks = defaultdict(lambda: defaultdict(dict))
     for (stack, layer, number), parts in alone.items():
         if "down" in parts and len(parts) > 1:
-            one = {role: _checked(name, tensor, 2) for role, tensor in parts.items()}
+            one = {role: _check_tensor(name, tensor, 2) for role, tensor in parts.items()}
             (dense if number == DENSE_MLP else experts)[stack][layer][number] = dict(_matrices(name, one, 0, False))
     for (stack, layer), parts in fused.items():
         if "down" in parts and len(parts) > 1:
-            all_of_them = {role: _checked(name, tensor, 3) for role, tensor in parts.items()}
+            all_of_them = {role: _check_tensor(name, tensor, 3) for role, tensor in parts.items()}
             if len({tensor.shape[0] for tensor in parts.values()}) > 1:
                 raise ModelNotFound(f"{quoted(name)} says different numbers of experts of layer {layer}.")
             for number in range(parts["down"].shape[0]):
@@ -362,7 +362,7 @@ def _by_place(
     return alone, fused, in_turns
 
 
-def _checked(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
+def _check_tensor(name: str, tensor: StoredTensor, axes: int) -> StoredTensor:
     """Return the tensor, if its format is read and its shape can be an expert's."""
     if tensor.format not in FORMATS:
         raise CaptureError(

@@ -1,4 +1,4 @@
-"""Where the experts of one checkpoint come from in another: matched by their weights, a few matrices at a time."""
+"""The origin of one checkpoint's experts in another: matched by their weights, a few matrices at a time."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -20,11 +20,11 @@ Place = tuple[int, int]  # layer, expert
 
 NUMBERS, MOST_NUMBERS = 2**23, 2**13  # that are kept of a checkpoint, and of an expert, to find whom to look at
 AT_ONCE = 2**18  # numbers of each expert that are held against those of others
-LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, above so many times chance, or above the last
+LEAST, BEYOND, SURE = 0.2, 3, 0.9  # cosines of a match: above the first, this many times chance, or above the last
 KNOWN, QUANTILE = 256, 0.99  # cosines that are kept of two layers; of unrelated experts' cosines
 MOST_SOURCES = 8  # of a merged expert
 NEARER, MERGED = 0.9, 0.5  # distance of a match, as a share of that of the base's own experts to each other
-SAME = 1e-6  # relative difference that is no more than adding up in another order
+SAME = 1e-6  # relative difference that another order of adding up explains
 MATRIX = 0.95  # cosine of a matrix with its source, in a splice
 KEPT, MOVED, TUNED, COPIED, AVERAGED, SPLICED = "kept", "moved", "tuned", "copied", "averaged", "spliced"
 RELATED, UNRELATED, ZEROED, CUT = "related", "unrelated", "zeroed", "cut"
@@ -91,7 +91,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     MLP of a dense base) · parts object (tuple of floats: the least-squares coefficients of the sources) · similarity
     float64 (cosine of the weights with their source, or with the best sum of several; of no match, with the nearest) ·
     difference float64 (distance to the source as a share of the source's norm) · runner_up float64 (the largest cosine
-    with another expert of that layer, estimated from some rows; NaN where there is none).
+    with another expert of that layer, estimated from some rows; NaN if there is none).
 
     `what` is one of: kept (the same numbers in the same place, but for rounding where the formats differ) · moved
     (the same numbers in another place) · tuned (one source, changed) · copied (a source that several have, and not it
@@ -104,7 +104,7 @@ def lineage(base: str, child: str, *, progress: Progress | None = None) -> Linea
     they are recognised by the lengths of their weights, of up to 512 such experts. An expert of the base is cut only if
     no expert of that layer of the child is left without a match. Shared experts are left out.
 
-    Raises `ModelNotFound` where there is no checkpoint or it is damaged, and `CaptureError` where there are no experts,
+    Raises `ModelNotFound` if there is no checkpoint or it is damaged, and `CaptureError` if there are no experts,
     or the two have none of the same shape.
 
     >>> import moeviz

@@ -1,4 +1,4 @@
-"""How weights are stored as bytes, and what rounding to it costs: floats, and the blocks of GGUF."""
+"""Formats of stored weights, and the cost of rounding to them: floats, and the blocks of GGUF."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

@@ -42,7 +42,7 @@ def _work(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
                 *theme.tooltip(
                     trace=("system", ""), expert="d", share=("share of the work", ".1%"), even=("uniform share", ".1%")
                 ),
-                *_counted(),
+                *_count_columns(),
                 *theme.tooltip(entropy=("router entropy, share of the maximum", ".2f")),
             ],
         )
@@ -55,7 +55,7 @@ def _boxes(frame: pd.DataFrame, y: alt.Y) -> list[alt.Chart]:
     ends = {"from": place, "to": place + WIDE, "filled": place + WIDE * share}
     columns = {name: numbers / frame["num_experts"] for name, numbers in ends.items()}
     base = alt.Chart(frame[["trace", "num_experts", "used"]].assign(**columns)).encode(
-        x="from:Q", y=y, tooltip=[*theme.tooltip(trace=("system", "")), *_counted()]
+        x="from:Q", y=y, tooltip=[*theme.tooltip(trace=("system", "")), *_count_columns()]
     )
     below = {"height": THIN, "yOffset": THICK / 2 + 2}
     filled = base.transform_filter("datum.filled > datum.from").mark_bar(color=theme.NOTE, **below)
@@ -74,7 +74,7 @@ def _write_filled(frame: pd.DataFrame, y: alt.Y) -> alt.Chart:
     )
 
 
-def _counted() -> list[alt.Tooltip]:
+def _count_columns() -> list[alt.Tooltip]:
     return theme.tooltip(used=("experts that an input goes to, mean", ".2~f"), num_experts=("of", "d"))
 
 

@@ -104,7 +104,7 @@ def matched(pair: tuple[C, C]) -> tuple[C, C]:
             "Traces can be compared expert by expert only if they are from one model or from its checkpoints; these "
             f"are {'; and '.join(shapes)}. Choose two traces of the same model."
         )
-    counted = [set(_counted(trace)) for trace in pair]
+    counted = [set(_recorded_layers(trace)) for trace in pair]
     if not all(counted):
         raise InvalidTrace("One of the two traces has no tokens, so there is nothing to compare. Choose another.")
     common = [layer for layer in common if layer in counted[0] & counted[1]]
@@ -119,7 +119,7 @@ def _layout(model: ModelInfo) -> str:
     return f"{cut(model.name, MOST_OF_A_NAME)}: layers {spans(model.layers)} with {experts} experts"
 
 
-def _counted(trace: Counted) -> list[int]:
+def _recorded_layers(trace: Counted) -> list[int]:
     if isinstance(trace, RoutingTrace):
         check_recorded(trace)
         some = trace.recorded.sum(axis=1)

@@ -21,7 +21,7 @@ def token_differences(pair: Pair, start: int = 0, most: int | None = None) -> pd
     both have. Columns: place int32 (of the token among those of both) · sequence, position int32 (in the first trace) ·
     text str · layer int32 · kind str (same experts, another order, other experts, or not compared, where one of the two
     does not record it) · experts, other_experts str (ids in either) · margin float32 (as in `engine_difference`; NaN
-    where there is none).
+    if there is none).
 
     Source: simple comparison.
     """

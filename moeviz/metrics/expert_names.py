@@ -95,7 +95,7 @@ def expert_names(trace: RoutingTrace) -> pd.DataFrame:
             place = np.full(E, -1)
             place[some] = np.arange(len(some))
             own = place[expert] >= 0
-            counted = [_counted(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
+            counted = [_count_by_key(key, aside, recorded, token[own], place[expert[own]], len(some)) for key in keys]
             chosen, figures = _choose_rules(covers, counted)
             for name, values in figures.items():
                 frame.loc[some, name] = values
@@ -266,7 +266,7 @@ def _words(facts: list[str], of_label: bool) -> str:
     return " in ".join(facts[::-1]) if of_label else " and ".join(facts)
 
 
-def _counted(
+def _count_by_key(
     key: np.ndarray, aside: np.ndarray, recorded: np.ndarray, token: np.ndarray, expert: np.ndarray, N: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Count tokens by key on either half of the texts, (2, C), and those that each expert has, (2, C, N)."""

@@ -196,7 +196,7 @@ def expert_summary(
     is that nothing stands out.
 
     tokens   of `keeping_tokens`.
-    kinds    of `expert_kinds`; None where the trace has no labels.
+    kinds    of `expert_kinds`; None if the trace has no labels.
     """
     row, has = row_of(trace, layer, expert), has_token(trace, layer, expert)
     return expert_summary_of_counts(int(has.sum()), int(trace.recorded[row].sum()), tokens, kinds)

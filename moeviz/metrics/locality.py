@@ -157,7 +157,7 @@ def _locality(trace: RoutingTrace, groups: np.ndarray, names: list[str]) -> pd.D
             for choice, slots in _choices(model):
                 chosen = chosen_experts(experts[:, :slots], num_experts)
                 facts = {"layer": layer, "label": name, "choice": choice}
-                rows.append(facts | _measured(chosen[before], chosen[after], chosen[own]))
+                rows.append(facts | _measure(chosen[before], chosen[after], chosen[own]))
     kinds = {"layer": "int32", "label": "str", "choice": "str", "pairs": "int64"}
     columns = ["layer", "label", "choice", "share", "uniform_chance", "load_chance", "pairs"]
     return pd.DataFrame(rows, columns=columns).astype(kinds)
@@ -182,7 +182,7 @@ def _consecutive(tokens: pd.DataFrame, rows: np.ndarray) -> tuple[np.ndarray, np
     return rows[order[:-1][follows]], rows[order[1:][follows]]
 
 
-def _measured(
+def _measure(
     before: Bool[np.ndarray, "P E"], after: Bool[np.ndarray, "P E"], own: Bool[np.ndarray, "T E"]
 ) -> dict[str, float]:
     routed = before.any(axis=1) & after.any(axis=1)

@@ -247,14 +247,14 @@ UNJUDGED = {
     "trace, counts by step or label, or a dataset of several shards.",
     DRIFT: ORDER,
     PAIRS: "Not known: there are too few tokens, or there is one device.",
-    MEMORY: "Not known: it takes a trace whose halves have tokens at every layer, or counts by label.",
-    LABELS: "Not known: it takes two labels or more. Trace labelled texts.",
+    MEMORY: "Not known: it needs a trace whose halves have tokens at every layer, or counts by label.",
+    LABELS: "Not known: it needs two labels or more. Trace labelled texts.",
     DRAFT: "Not known.",
 }
 
 
 def usual_devices(trace: Counted, devices: int | None) -> int:
-    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` where they cannot hold equal numbers."""
+    """The number of devices, given or usual (8, 4 or 2). Raises `MoevizError` if they cannot hold equal numbers."""
     return max(placement_sizes(trace, row, devices, 0)[0] for row in range(len(trace.model.layers)))
 
 

@@ -189,7 +189,9 @@ def _arrays(facts: RunFacts, logs: list[dict[str, Any]], folder: Path | None, no
     if (found.counts >= 0).any():
         return [found.counts, found.importance, found.dead_since]
     if folder is None or len(notes) == before:
-        notes.append("Counts of experts lie in Parquet files beside routing.jsonl, and are not here. Open the folder.")
+        notes.append(
+            "Counts of experts are in Parquet files next to routing.jsonl, and are missing here. Open the folder."
+        )
     return [None, None, None]
 
 
@@ -291,7 +293,7 @@ def snapshots_run(folder: Path) -> TrainingRun:
     """
     found = _snapshot_files(folder)
     if not found:
-        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file is called like tokens-512.npz.")
+        raise InvalidTrace(f"There are no snapshots in {quoted(folder.name)}: no file has a name like tokens-512.npz.")
     return TrainingRun(folder.name, RunFacts(SNAPSHOTS), empty(LOGS), empty(LAYERS), snapshots=found)
 
 

@@ -105,7 +105,7 @@ def lines_of(readline: ReadLine, size: int) -> Lines:
         _take_line(found, last)
     if not (found.logs or found.facts or found.evaluations or found.snapshots):
         raise InvalidTrace(
-            f"This is no {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
+            f"This is not a {FILE} that moeviz wrote: no line of it is a log of routing. Give the folder that was the "
             "`out` of a run, or the file in it."
         )
     return found

@@ -355,9 +355,7 @@ class RoutingHealth:
                 "weights are to be trained: an adapter or a fused kernel may bypass them, or the loss was 0."
             )
         if self.recorder.unmasked:
-            self.say(
-                "The attention mask does not fit the rows of the routers, so padding may be among what is counted."
-            )
+            self.say("The attention mask does not fit the rows of the routers, so padding may be counted.")
         if self.recorder.unlabelled:
             self.say("Forwards without labels count every token of the attention mask, though tokens='trained'.")
         if why := later_hook(self.recorder):

@@ -41,7 +41,7 @@ input, button {font: inherit; padding: .4rem .6rem} label, p {display: block; ma
 <h1>moeviz</h1><p>{said}</p><form method="post"><label for="token">Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>Open</button></form></html>"""
-GIVE = "This server is for a team. Its token was printed when it started; whoever started it can tell you."
+GIVE = "This server is for a team. Its token was printed when it started; ask whoever started it."
 GIVE_OWN = "Open the address that moeviz printed when it started; it holds a token, so that nobody else gets in."
 GIVE_FILE = " Or give the token here: it is in the file {file}, unless MOEVIZ_TOKEN sets another."
 WRONG = "This is not the token of this server. It was printed when the server started last."

@@ -126,7 +126,7 @@ class OneVisitor:
 
 log = logging.getLogger("moeviz.app")
 WAYS = {
-    PRIVATE: "moeviz serves this machine alone: any model, any folder, no stranger (private).",
+    PRIVATE: "moeviz serves only this machine: any model, any folder, no stranger (private).",
     TEAM: "moeviz serves a team: whoever has the token or is logged in, the models that are listed (team).",
     PUBLIC: "moeviz serves strangers: the models that are listed, no folders, strict limits (public).",
 }
@@ -179,7 +179,7 @@ def checked(ours: Settings) -> Settings:
         )
     if ours.processes > 1 and config.get_option("server.sslCertFile"):
         sys.exit(
-            "moeviz: MOEVIZ_PROCESSES is more than 1, and which process is whose cannot be seen in what is encrypted. "
+            "moeviz: MOEVIZ_PROCESSES is more than 1, and encrypted requests do not show whose process they are for. "
             "Let a proxy before it speak https, or leave MOEVIZ_PROCESSES out."
         )
     if ours.serve == TEAM and ours.login_header is None and ours.token is None:

@@ -102,7 +102,7 @@ def free_name(title: str, taken: Container[str]) -> str:
 
 
 def check_memory(trace: Counted, name: str) -> None:
-    """Raise `MoevizError` where a trace that came in a file is more than a tab, or the server, may keep."""
+    """Raise `MoevizError` if a trace that came in a file is more than a tab, or the server, may keep."""
     size = size_of(trace)
     if size > _of_a_tab():
         raise MoevizError(

@@ -48,7 +48,7 @@ ADDRESS = page_address(number(session.GROUP), number(session.COUNTED_LAYER))
 
 
 def balance_page() -> None:
-    """Draw the answer beside what chance may bring, and one picture; the rest where it is asked for."""
+    """Draw the answer, the range of chance, and one picture; the rest on request."""
     question("Balance", BALANCE)
     if gone := visit().counts.take_dropped():
         say(f"Memory was needed, so the oldest counts were let go: {', '.join(gone)}. Open them again to see them.")

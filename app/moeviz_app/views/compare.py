@@ -49,8 +49,8 @@ SHOWN_OF_A_TEXT, SHOWN_KINDS = 14, ("French", "German", "Python", "SQL")  # of t
 def compare_page() -> None:
     """Choose two of the recent traces, or parts of one, or three; see where they differ, and any chart of all.
 
-    Of one model, expert by expert; of several, by what holds for each, since their experts share no more than numbers.
-    Before there are two, the models that ship stand side by side.
+    Traces of one model are compared expert by expert; of several, by what holds for each, since their experts share
+    only numbers. Before there are two, the models that ship are side by side.
     """
     st.title("Compare", anchor=False)
     for sentence in recent.restore():
@@ -89,7 +89,7 @@ def _beginnings(trace: RoutingTrace) -> RoutingTrace:
 
 
 def named(chosen: Iterable[tuple[str, RoutingTrace]]) -> dict[str, RoutingTrace]:
-    """Name traces by what tells them apart: their models, or else the names that they have among the recent ones."""
+    """Name traces by what distinguishes them: their models, or else the names that they have among the recent ones."""
     chosen = list(chosen)
     models = [trace.model.name for _, trace in chosen]
     apart = len({*models}) == len(models)
@@ -203,7 +203,7 @@ def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | Mis
     known = session.result(_KEPT)
     if known and [(name, kept()) for name, kept in known[0]] == [*traces.items()]:
         return known[1]
-    frames = [_measured(chart, traces) for chart in CHARTS]
+    frames = [_measure(chart, traces) for chart in CHARTS]
     repetition = frames[CHARTS.index(REPETITION)]
     repetition = None if isinstance(repetition, MissingField) else repetition
     found = multi_trace_summary(figures_of_several(traces), repetition, of_one_text(traces)), frames
@@ -211,11 +211,11 @@ def _compute_tables(traces: Several) -> tuple[list[str], list[pd.DataFrame | Mis
     return found
 
 
-def _measured(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
+def _measure(chart: Chart, traces: Several) -> pd.DataFrame | MissingField:
     try:
         return chart.measure(traces)
     except MissingField as why:
-        return why  # said where it would be drawn
+        return why  # shown instead of the drawing
 
 
 def _report_balance_in_training(traces: Several) -> None:
@@ -230,7 +230,7 @@ def _report_balance_in_training(traces: Several) -> None:
     st.text(f"In training, the load was kept even in {says}{unknown}.")
     if {EMBEDDED, NATURAL} <= set(models.values()):
         st.text(said_of_study())
-        session.link_to("Mixtral", "Both models on sixty labelled texts, beside Mixtral's published figures")
+        session.link_to("Mixtral", "Both models on sixty labelled texts, and Mixtral's published figures")
     if len(set(map(id, known.values()))) > 1:
         cost = "; ".join(
             f"{name} {own.bits_per_byte:.2f}, after {own.tokens / 1e6:.1f} million tokens of training"

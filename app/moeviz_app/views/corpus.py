@@ -60,7 +60,7 @@ def corpus_page() -> None:
     with explained():
         texts = choose_texts(session.SOURCE, SOURCES[0])
         if st.button("Trace the texts", type="primary", shortcut="mod+enter"):
-            session.set_trace(_run(name, _checked(texts)))
+            session.set_trace(_run(name, _check_texts(texts)))
     trace = visit().trace
     if trace is not None and "label" in trace.tokens:
         _show(trace)
@@ -101,7 +101,7 @@ def _draw_fields() -> Texts:
         st.button("Remove the last", icon=":material/remove:", on_click=_change_rows, args=(-1,), disabled=least)
     if full:
         say(f"At most {MOST_PASTED} texts can be pasted. For more, upload a file.")
-    # A browser may send anything, not strings alone.
+    # A browser may send anything, not only strings.
     return [pair for pair in pairs if all(isinstance(part, str) and part for part in pair)]
 
 
@@ -121,7 +121,7 @@ def _change_rows(by: int) -> None:
     session.set_value(session.TEXTS, min(max(session.value(session.TEXTS) + by, 1), MOST_PASTED))
 
 
-def _checked(texts: Texts) -> Texts:
+def _check_texts(texts: Texts) -> Texts:
     if not texts:
         raise InvalidPrompt("There are no texts yet. Give at least two, with different labels.")
     most, given = settings.SETTINGS.max_corpus_chars, sum(len(text) for _, text in texts)
@@ -196,7 +196,7 @@ def _type() -> None:
 
 
 def dataset_page(shown: ShownDataset) -> None:
-    """Draw load, balance beside chance, labels and coverage; the other questions are on the pages of topics."""
+    """Draw load, balance against chance, labels and coverage; the other questions are on the pages of topics."""
     dataset_facts(shown)
     if not whole(shown):
         return
@@ -204,7 +204,7 @@ def dataset_page(shown: ShownDataset) -> None:
     labelled = (BY_LABEL,) if shown.dataset.kept.labels else ()
     over_time = (OVER_TIME,) if OVER_TIME in charts_of("Load", shown) else ()
     answers = draw((LOADS, BALANCE, *labelled, NEEDED, *over_time), shown)
-    with explained(lambda _said: None):  # which the chart has said
+    with explained(lambda _said: None):  # which the chart has reported
         if (frame := answers.get(question(LOADS, shown, None)[0])) is not None:
             place.container(border=True, key="answer").text(counts_summary(frame))
     st.subheader("Ask more of this dataset", anchor=False)

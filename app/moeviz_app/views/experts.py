@@ -1,6 +1,6 @@
 """The place Experts: the atlas of many texts, a card or a cell for each expert, and who takes a word.
 
-Of the held-out texts of our own models, of any trace that is open here, or of a sample of the dataset on screen.
+For the held-out texts of our own models, any trace that is open here, or a sample of the dataset on screen.
 """
 
 from collections.abc import Mapping
@@ -105,7 +105,7 @@ def _map(trace: RoutingTrace) -> None:
 
 
 def texts_on_screen() -> RoutingTrace | None:
-    """Return the texts of the subject, of a dataset a sample; None if the page has said why there are none."""
+    """Return the subject's texts, or a dataset's sample; None if the page has explained why it has none."""
     shown = session.dataset()
     if shown is None:
         trace = session.shown_trace()
@@ -139,7 +139,7 @@ def _facts(found: Atlas, trace: RoutingTrace) -> str:
 
 
 def said_of_names(names: pd.DataFrame | None, found: Atlas) -> tuple[str, str]:
-    """Say how many experts have a kind of text, beside what chance gives; or why none is named."""
+    """Report the number of experts with a kind of text, and by chance; or why none is named."""
     total = sum(found.trace.model.num_experts)
     if (one := subject().id) in ROUTING:
         control = chance_sentence(recorded.names_by_chance()[one], total)
@@ -194,7 +194,7 @@ def _keep_word() -> None:
 
 
 def answer_to(found: Atlas, word: str, id_: int) -> tuple[tuple[str, str], dict[str, Any]]:
-    """Return the sentence on a search, its claim apart from what it is to be compared with; and what the atlas lights.
+    """Return the sentence on a search, its claim separate from the comparison; and what the atlas highlights.
 
     Raises `MoevizError` for a word that cannot be searched for.
     """

@@ -26,12 +26,12 @@ from moeviz_app.widgets.messages import explained, refuse
 from moeviz_app.widgets.run_panel import run_live
 
 EXAMPLE = RunRequest(EXAMPLES[MIXED], EMBEDDED)
-EXAMPLE_EDIT = Edit(4, 10, "code")  # in place of "letter"
+EXAMPLE_EDIT = Edit(4, 10, "code")  # instead of "letter"
 WORDS = "words"  # key of the text
 GOES_ON = "the edited text goes on"  # key of its Stop: a link may have run the text in the same script
 LINES = ("As it was", "With the word changed")
 LONGEST = 40  # characters of a word in the sentence
-BEFORE = 16  # tokens before the word, where a text is too long to be shown whole
+BEFORE = 16  # tokens before the word, if a text is too long to be shown whole
 
 
 def one_word_page() -> None:
@@ -44,7 +44,7 @@ def one_word_page() -> None:
         visit().word_change = None
     edit = None
     with explained(refuse):
-        edit = _asked(run)
+        edit = _requested_edit(run)
     known = visit().word_change and visit().word_change[1]
     if edit is None and known is None and run == EXAMPLE:
         edit = EXAMPLE_EDIT
@@ -61,7 +61,7 @@ def _take() -> None:
     visit().word_asked = getattr(session.value(WORDS), "edit", None)
 
 
-def _asked(run: RunRequest) -> Edit | None:
+def _requested_edit(run: RunRequest) -> Edit | None:
     """Return the edit to make now: typed, or linked and the model at hand. Raises `InvalidPrompt` if too long."""
     typed, visit().word_asked = visit().word_asked, None
     if typed is None and (typed := visit().word_linked) is not None:

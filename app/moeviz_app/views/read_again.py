@@ -33,7 +33,7 @@ def wanted_of(run: RunRequest) -> RunRequest:
 def muted_here(trace: RoutingTrace, run: RunRequest, tell: Callable[[str], None]) -> Muted:
     """Return the experts that the visitor has muted in the run on screen, and its tokens read again without them.
 
-    `tell` hears why they cannot be muted; then none are.
+    `tell` gets the reason if they cannot be muted; then none are.
     """
     wanted, (_, asked) = wanted_of(run), visit().muted or (run, 0)
     if not wanted.mute:

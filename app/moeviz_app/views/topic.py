@@ -53,7 +53,7 @@ NEEDS_TRACE = (
     "A dataset keeps no router logits and is never read whole, so these questions take a trace: {} “moeviz convert "
     "FOLDER trace.npz” makes one of a small dataset."
 )
-WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for luck
+WITHOUT_LUCK = {"information_by_layer", "flow_information", "repeated_any_choice"}  # charts with a mark for chance
 NO_LUCK = "Luck is not known here: that takes every token at once, so the orange marks are missing."
 
 
@@ -214,7 +214,7 @@ def _of_dataset(title: str, topics: Iterable[str], shown: ShownDataset) -> None:
     charts = [chart for chart in offered if answer_of(chart.measure)]
     others = [chart.question for chart in offered if not answer_of(chart.measure)]
     model = shown.dataset.model
-    asked, answers = _asked(charts, shown)
+    asked, answers = _ask(charts, shown)
 
     def measure(chart: Chart) -> MeasuredChart:
         key, layers = asked[chart]
@@ -249,7 +249,7 @@ def charts_of(topic: str, shown: ShownDataset) -> Iterable[Chart]:
     return (*TOPICS[topic], *((OVER_TIME,) if several else ()))
 
 
-def _asked(
+def _ask(
     charts: Iterable[Chart], shown: ShownDataset
 ) -> tuple[dict[Chart, tuple[Hashable, list[int] | None]], Answers]:
     """Ask a dataset these charts' questions; return the key of each answer with its layers, and the answers."""
@@ -268,7 +268,7 @@ def draw(charts: Iterable[Chart], shown: ShownDataset) -> Answers:
     charts, model = list(charts), shown.dataset.model
     if any(chart.expert for chart in charts):
         choose_expert(model)
-    asked, answers = _asked(charts, shown)
+    asked, answers = _ask(charts, shown)
     first = next((chart for chart in charts if chart.layers != "all"), None)
     try:
         for chart, (key, layers) in asked.items():
@@ -306,7 +306,7 @@ def question(chart: Chart, shown: ShownDataset, layers: list[int] | None) -> tup
     """Return the key that a chart's answer is cached under, and a function that computes it; charts may share one."""
     analysis = answer_of(chart.measure)
     if analysis is None:
-        raise ValueError(f"{chart.key} is no question to a dataset.")
+        raise ValueError(f"{chart.key} is not a question to a dataset.")
     key = (shown.key, chart.measure.__name__, None if layers is None else tuple(layers))
 
     def make(progress: OnProgress) -> pd.DataFrame:

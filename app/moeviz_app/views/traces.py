@@ -68,7 +68,7 @@ def _open() -> None:
         max_upload_size=most,
         key=session.UPLOAD,
     )
-    # Beside it at all times: a browser refuses a larger file by itself, and the server never hears of it.
+    # Beside it at all times: a browser refuses a larger file by itself, and the server never sees it.
     st.markdown(
         f":small[Files up to {most} MB. Open a larger one, a folder, or a file of torch on your own machine with "
         "`moeviz app FILE`.]"

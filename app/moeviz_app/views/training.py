@@ -1,4 +1,4 @@
-"""How routing went while a model trained: which runs, their alarms on top, and then a part of their charts."""
+"""Routing while a model trained: the runs, their alarms on top, and then a part of their charts."""
 
 from collections.abc import Collection
 from functools import partial
@@ -73,7 +73,7 @@ def _axis() -> Over:
 
 
 def show_verdict(name: str, run: TrainingRun, alone: bool) -> None:
-    """Draw a light with the answer beside it, and above it the run's name where there are two."""
+    """Draw a light with the answer next to it, and above it the run's name if there are two."""
     verdict = router_verdict(run)
     with st.container(border=True, key="answer" if alone else f"answer {name}"):
         if not alone:

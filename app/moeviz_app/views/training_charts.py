@@ -45,7 +45,7 @@ MOST_FRAMES = 24  # of a run
 
 
 def show_charts(shown: Shown, over: Over) -> None:
-    """Draw the part that is open; what the runs lack for it is said once, at its end."""
+    """Draw the part that is open; what the runs lack for it is reported once, at its end."""
     if not any(len(run.logs) for run in shown.values()):
         _snapshots(shown)
         return

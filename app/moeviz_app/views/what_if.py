@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from moeviz.capture.models.load import LoadedModel
 
 CHANGES = {option.flag.lstrip("-"): option for option in INTERVENTIONS if option.title}  # as an address calls them
-CHANGED_PROMPT = "changed_prompt"  # where the page reads another text than the one on screen
+CHANGED_PROMPT = "changed_prompt"  # the prompt, if the page reads another text than the one on screen
 NEXT = ("next_token", "next_token_changed")
 LONGEST = 40  # characters of a token
 PICTURES = [chart for chart in COMPARISONS if chart.draw in (difference_heatmap, changed_by_layer)]
@@ -89,7 +89,7 @@ def fill_in_change(info: ModelInfo) -> None:
     layer = None
     for each in CHANGES[query[session.CHANGE]].parameters:
         if each.of_layer and layer is None:
-            return  # the layer that the link asks for is none of this model's
+            return  # the layer that the link asks for is not one of this model's
         value = each.value(query.get(each.name, ""), each.offered(info, layer))
         layer = value if each is LAYER else layer
         if value is not None:
@@ -229,7 +229,7 @@ def _most_moved(effect: pd.DataFrame) -> str:
         return "The change moves no prediction of this text."
     most = effect.loc[effect["kl"].idxmax()]
     text, before, after = (f"“{cut(visible(most[name]), LONGEST)}”" for name in ("text", *NEXT))
-    then = f"{after} in place of {before}" if before != after else f"{after}, as without the change"
+    then = f"{after} instead of {before}" if before != after else f"{after}, as without the change"
     return f"The prediction moves most after {text}: the likeliest next token is {then}."
 
 

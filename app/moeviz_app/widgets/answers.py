@@ -72,7 +72,7 @@ class Answers:
             return True
 
     def get(self, key: Hashable) -> pd.DataFrame | None:
-        """Return the answer; None where it is not there yet. Raises what is wrong with the question."""
+        """Return the answer; None if it is not there yet. Raises what is wrong with the question."""
         if (found := self._within(key)) is None:
             self._lacking.append(key)
         return found
@@ -127,7 +127,7 @@ def whole(shown: ShownDataset) -> bool:
     if shown.why_not:
         _offer_the_rest(shown, shown.why_not, None)
     elif not shown.dataset.tokens:
-        say("This dataset holds no tokens, so there is nothing to draw.")
+        say("This dataset has no tokens, so there is nothing to draw.")
     return not shown.why_not and bool(shown.dataset.tokens)
 
 

@@ -98,7 +98,7 @@ def choose_window(trace: RoutingTrace) -> None:
 
 
 def choose_stretch(trace: RoutingTrace) -> None:
-    """Choose a stretch of a long text, in a picture of all of it where there is one."""
+    """Choose a stretch of a long text, in a picture of all of it if there is one."""
     if session.windows(trace) > 1 and trace.ordered and trace.recorded.any():
         _overview(trace)
     choose_window(trace)

@@ -1,7 +1,7 @@
 """A checkpoint without some of its experts: bytes copied from file to file, and no model in memory.
 
 A tensor keeps its bytes, loses the rows of experts that go, gets the number of its expert in the smaller layer, or is
-left out. What is written goes to a folder beside the target, which takes the target's name when all of it is there.
+left out. It is written to a folder next to the target, which takes the target's name when it is complete.
 """
 
 import json
@@ -34,7 +34,7 @@ FAMILIES = (  # `model_type`s whose checkpoints are held against the muted model
     "glm4_moe",
     "gpt_oss",
 )
-COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts a layer has
+COUNTS = ("num_local_experts", "num_experts", "n_routed_experts")  # in config.json: how many experts per layer has
 FURTHER = "num_nextn_predict_layers"  # layers for multi-token prediction, numbered after the last
 ABOUT = "moeviz_pruning.json"
 WEIGHTS = "model.safetensors"
@@ -94,7 +94,7 @@ class _File:
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A checkpoint that was written: its folder, and experts a layer and bytes of weights before and after."""
+    """A checkpoint that was written: its folder, and experts per layer and bytes of weights before and after."""
 
     folder: Path
     experts: tuple[int, int]
@@ -116,7 +116,7 @@ class Checkpoint:
     def of(cls, name: str, revision: str | None = None) -> "Checkpoint":
         """The files of a model by the names of `moeviz.load_model`; of one on the hub, as they lie in its cache.
 
-        Raises `ModelNotFound` where they are not here or damaged, and `CaptureError` for other families, quantised
+        Raises `ModelNotFound` if they are not here or damaged, and `CaptureError` for other families, quantised
         weights and adapters.
         """
         folder = _folder(name, revision)
@@ -156,7 +156,7 @@ class Checkpoint:
             )
 
     def size_without(self, count: int) -> int:
-        """Bytes of weights without so many experts a layer. Raises `CaptureError` where they cannot be cut."""
+        """Count the bytes of weights without `count` experts per layer. Raises `CaptureError` for too many."""
         if why := self.limits.why_not(count):
             raise CaptureError(f"{count:,} experts a layer cannot be cut: each layer {why}")
         size = self.limits.experts // self.limits.groups
@@ -180,14 +180,14 @@ class Checkpoint:
         """Write the checkpoint without these experts, as many of each layer, to a folder that is not there yet.
 
         cut        expert ids by layer, as `PruningCurve.cut` gives them.
-        about      facts for the file moeviz_pruning.json beside the weights, which also says which experts stayed.
+        about      facts for the file moeviz_pruning.json next to the weights, which also says which experts stayed.
         progress   called with bytes written, and those of all. Raise in it to stop: nothing is left.
 
-        Raises `CaptureError` where the target is there, the disk has too little space, or not as many experts go from
+        Raises `CaptureError` if the target is there, the disk has too little space, or not as many experts go from
         each layer and group; `OSError` where it cannot be written.
         """
         target = check_target(target)
-        kept = self._kept(cut)
+        kept = self._experts_that_stay(cut)
         files = [file for shard in self.shards if (file := self._file(shard, kept)).tensors]
         total = sum(len(file.header) + file.size for file in files)
         check_space(target, total)
@@ -201,7 +201,7 @@ class Checkpoint:
         before = sum(tensor.size for tensors in self.shards.values() for tensor in tensors.values())
         return Written(target, (self.limits.experts, after), (before, sum(file.size for file in files)))
 
-    def _kept(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
+    def _experts_that_stay(self, cut: Mapping[int, Sequence[int]]) -> dict[int, list[int]]:
         """Return the experts that stay, by layer. Raises `CaptureError` unless as many go from each layer and group."""
         if sorted(cut) != [*self.layers]:
             raise CaptureError(f"{quoted(self.name)} has experts in layers {self.layers}, and {sorted(cut)} are cut.")
@@ -283,7 +283,7 @@ class Checkpoint:
 
 
 def check_target(target: Path | str) -> Path:
-    """The folder to write, as a path. Raises `CaptureError` where it is there, or what it is to lie in is not."""
+    """The folder to write, as a path. Raises `CaptureError` if it is there, or what it is to lie in is not."""
     if why := why_no_file(str(target)):
         raise CaptureError(f"No folder can be called {quoted(target)}: the name {why}.")
     path = Path(target).absolute()
@@ -295,7 +295,7 @@ def check_target(target: Path | str) -> Path:
 
 
 def check_space(target: Path, size: int) -> None:
-    """Raise `CaptureError` where the disk has no space for so many bytes and the small files beside them."""
+    """Raise `CaptureError` if the disk has no space for this many bytes and the small files."""
     free = shutil.disk_usage(target.parent).free
     if size + AT_ONCE > free:
         raise CaptureError(
@@ -348,7 +348,7 @@ def _json(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise ModelNotFound(f"{quoted(path.name)} is not JSON. Download the model again.") from error
     if not isinstance(found, dict):
-        raise ModelNotFound(f"{quoted(path.name)} holds no JSON object. Download the model again.")
+        raise ModelNotFound(f"{quoted(path.name)} is not a JSON object. Download the model again.")
     return found
 
 

@@ -22,7 +22,7 @@ MeanOutputs = Mapping[int, Tensor]  # by layer: (E, D) float32
 
 
 def mean_outputs(model: LoadedModel, texts: Iterable[str], told: Callable[[], None]) -> MeanOutputs:
-    """The mean output (E, D) of each expert over the tokens that chose it, before its weight; 0 without a token.
+    """Compute each expert's mean output (E, D) over the tokens that chose it, before its weight; 0 without any.
 
     told   called after each text. Raise in it to stop.
 

@@ -1,4 +1,4 @@
-"""Read rows of one text in which every token is changed at one layer, each as if it alone were changed.
+"""Read rows of one text in which every token is changed at one layer, each as if it were the only one.
 
 Above the changed layer, the token at a position attends to the keys and values that the tokens before it have in the
 text as it is, and to its own changed ones. So no token sees another one's change, and a row of a batch is exact for
@@ -120,7 +120,7 @@ def attend(
     query: Tensor,
     key: Tensor,
     value: Tensor,
-    attention_mask: Tensor | None = None,  # of no use: there is no padding
+    attention_mask: Tensor | None = None,  # not needed: there is no padding
     scaling: float | None = None,
     sliding_window: int | None = None,
     s_aux: Tensor | None = None,  # the logit of a sink for each head

@@ -56,8 +56,8 @@ def _add_lines(source: Source, name: str, rank: int, devices: int, counts: Count
         of = counts.setdefault((row["iter"], row["layer"]), {})
         if rank in of:
             raise InvalidTrace(
-                f"Rank {rank} counts layer {row['layer']} of step {row['iter']} twice, as where a run was resumed from "
-                "before that step. Remove the lines of the first time."
+                f"Rank {rank} counts layer {row['layer']} of step {row['iter']} twice, as when a run was "
+                "resumed from before that step. Remove the lines of the first time."
             )
         of[rank] = own
 

@@ -22,7 +22,7 @@ from moeviz.text import quoted
 log = logging.getLogger("moeviz.formats")
 OTHER_SUFFIXES = (".jsonl", ".npy", ".bin", ".gguf", ".safetensors")  # of single files that hold no pickle
 OURS = (b'"moeviz trace v', b'"moeviz counts v')
-# In the order in which a file is held against them.
+# In the order in which a file is compared with them.
 MODULES = (
     "prime_rl",
     "megatron_response",
@@ -121,7 +121,7 @@ def _why_not(source: Source) -> str:
     if data[:1] == b"\x80" and data[1:2] in b"\x02\x03\x04\x05" and data[1:2] and not is_safetensors(data):
         return (
             "The file is a pickle, which can run programs when it is opened, so it is not. Save arrays or tensors "
-            "instead: .npz, .safetensors, or torch.save of tensors alone."
+            "instead: .npz, .safetensors, or torch.save of only tensors."
         )
     if b"blk." in data[:64] and not data.startswith(b"GGUF"):
         return (

@@ -102,7 +102,7 @@ def _parts(name: str, first: Path) -> tuple[Path, ...]:
     paths = tuple(first.with_name(part) for part in names)
     if missing := [path.name for path in paths if not path.is_file()]:
         raise ModelNotFound(
-            f"{quoted(name)} is the first of {count} parts, and {len(missing)} of them are not beside it: {missing[0]}"
+            f"{quoted(name)} is the first of {count} parts, and {len(missing)} of them are not next to it: {missing[0]}"
             f"{' and others' * (len(missing) > 1)}. Download all parts into one folder."
         )
     return paths
@@ -113,7 +113,7 @@ def _header(name: str, path: Path) -> Gguf:
         with path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if file.read(len(MAGIC)) != MAGIC:
-                raise ModelNotFound(f"{quoted(name)} is no GGUF file: it does not begin with the letters GGUF.")
+                raise ModelNotFound(f"{quoted(name)} is not a GGUF file: it does not begin with the letters GGUF.")
             with mmap(file.fileno(), size, access=ACCESS_READ) as data:
                 found = from_gguf(data)
                 return Gguf(bytes(0), found.facts, found.tensors)  # of the file, nothing is kept open
@@ -144,7 +144,9 @@ def _check_whole(name: str, path: Path, file: Gguf) -> None:
 def _check_is_a_model(name: str, facts: Mapping[str, Value], parts: int) -> None:
     kind = facts.get("general.type", "model")
     if kind != "model":
-        raise ModelNotFound(f"The GGUF file {quoted(name)} holds no model, but: {shown(kind)}. Give a model's file.")
+        raise ModelNotFound(
+            f"The GGUF file {quoted(name)} holds no model; it holds: {shown(kind)}. Give a model's file."
+        )
     if not isinstance(facts.get("general.architecture"), str):
         raise ModelNotFound(f"The GGUF file {quoted(name)} does not say which architecture it is of. Make it again.")
     if (count := facts.get("split.count", 0)) not in (0, parts):
@@ -213,7 +215,7 @@ def describe(files: GgufFiles) -> ModelInfo:
 
 
 def served_model(files: GgufFiles, info: ModelInfo) -> ServedModel | None:
-    """Read what serving the model takes; None where its file does not say what a layer keeps of a text."""
+    """Read what serving the model takes; None if its file does not say what a layer keeps of a text."""
     hidden, caches = files.number("embedding_length"), _caches(files, info.num_layers or 0)
     _, embedding = files.tensors.get("token_embd.weight", (0, ()))
     if not hidden or not embedding or caches is None or info.parameters is None:

@@ -156,8 +156,8 @@ class CallbackRecording:
         layers = self.layers()
         if not layers:
             raise CaptureError(
-                "llama.cpp ran this model, and no router of it was heard: its graph has other names than those that "
-                "moeviz knows. Use its transformers checkpoint."
+                "llama.cpp ran this model, and none of its routers was found: its graph has other names than those "
+                "that moeviz knows. Use its transformers checkpoint."
             )
         for layer in layers:
             if (heard := sum(part.size // part.shape[-1] for part in self.pieces[TOPK, layer])) != rows:

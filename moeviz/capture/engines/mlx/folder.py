@@ -40,7 +40,7 @@ class MlxFolder:
 
     @property
     def max_tokens(self) -> int | None:
-        """Tokens that fit into the model's context; None where the config does not say."""
+        """Tokens that fit into the model's context; None if the config does not say."""
         limit = self.text.get("max_position_embeddings")
         return limit if isinstance(limit, int) and limit > 0 else None
 
@@ -122,7 +122,7 @@ def _config(name: str, path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError, OSError) as error:
         raise ModelNotFound(f"{wrong}: {type(error).__name__}.") from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise ModelNotFound(f"{wrong}: it is no JSON object with a model_type.")
+        raise ModelNotFound(f"{wrong}: it is not a JSON object with a model_type.")
     if not MODEL_TYPE.fullmatch(config["model_type"]):
         raise ModelNotFound(f"{wrong}: its model_type is {quoted(config['model_type'])}.")
     return config
@@ -155,7 +155,7 @@ Missing = object()
 
 
 def check_complete(folder: MlxFolder, args_class: type) -> None:
-    """Raise `CaptureError` where the config lacks a field without which mlx-lm builds nothing."""
+    """Raise `CaptureError` if the config lacks a field without which mlx-lm builds nothing."""
     lacking = [
         name
         for name, field in signature(args_class).parameters.items()
@@ -167,7 +167,7 @@ def check_complete(folder: MlxFolder, args_class: type) -> None:
 
 
 def check_means_the_same(folder: MlxFolder, args: Any) -> None:
-    """Raise `CaptureError` where mlx-lm reads the config as another model. `args`: what it made of the config."""
+    """Raise `CaptureError` if mlx-lm reads the config as another model. `args`: what it made of the config."""
     _check_rope(folder, args)
     for field in fields(args):
         name, taken = field.name, getattr(args, field.name)

@@ -148,7 +148,7 @@ class Server:
         except httpx2.ConnectError as error:
             raise CaptureError(f"No server answers at {url}: {_reason(error)} Is it running there?") from error
         except (httpx2.InvalidURL, httpx2.UnsupportedProtocol) as error:
-            raise CaptureError(f"{url} is no address of a server: {_reason(error)}") from error
+            raise CaptureError(f"{url} is not the address of a server: {_reason(error)}") from error
         except (httpx2.HTTPError, httpx2.StreamError, anyio.BrokenResourceError, OSError) as error:
             raise CaptureError(
                 f"The connection to {url} ended before the answer was whole ({type(error).__name__}). The server was "
@@ -164,7 +164,7 @@ async def connected(where: ServerName, limits: ConnectionLimits) -> AsyncIterato
     headers = {"accept-encoding": "identity", "user-agent": "moeviz"}
     if key:
         if not (key.isascii() and key.isprintable()):
-            raise CaptureError("The key in MOEVIZ_API_KEY is no key: it has characters that no header can have.")
+            raise CaptureError("The key in MOEVIZ_API_KEY is not a key: it has characters that a header cannot have.")
         headers["authorization"] = f"Bearer {key}"
     async with httpx2.AsyncClient(
         headers=headers,
