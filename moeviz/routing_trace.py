@@ -274,6 +274,8 @@ def sort_slots(
 def pad_layers(parts: Sequence[np.ndarray], fill: int | float) -> np.ndarray:
     """Stack layers (T, n) of different n into one array (L, T, largest n), filled on the right."""
     width = max(part.shape[-1] for part in parts)
+    if all(part.shape[-1] == width for part in parts):
+        return np.stack(parts)
     return np.stack([np.pad(part, ((0, 0), (0, width - part.shape[-1])), constant_values=fill) for part in parts])
 
 
@@ -286,10 +288,12 @@ def token_frame(
 ) -> pd.DataFrame:
     """The `tokens` of a `RoutingTrace`, in the dtypes it asks for."""
     numbers = {"sequence": sequence, "position": position, "token_id": NO_TOKEN_ID if token_id is None else token_id}
-    columns = {name: np.broadcast_to(np.asarray(values, np.int32), len(text)) for name, values in numbers.items()}
-    words = pd.Series(text, dtype="str")
-    kinds = pd.Categorical(["prompt"] * len(text) if phase is None else phase, dtype=PHASES)
-    return pd.DataFrame(columns | {"text": words, "phase": kinds})
+    columns = {name: np.array(np.broadcast_to(values, len(text)), np.int32) for name, values in numbers.items()}
+    words = pd.array(text, dtype="str")
+    codes = np.zeros(len(text), np.int8)
+    if phase is not None:
+        codes[:] = np.select([np.asarray(phase) == name for name in PHASES.categories], [0, 1], -1)
+    return pd.DataFrame(columns | {"text": words, "phase": pd.Categorical.from_codes(codes, dtype=PHASES)}, copy=False)
 
 
 def _same(a: np.ndarray | None, b: np.ndarray | None) -> bool:
@@ -341,16 +345,17 @@ def _check_shapes(trace: RoutingTrace) -> None:
 
 
 def _check_tokens(tokens: pd.DataFrame) -> None:
+    columns = {name: column.array for name, column in tokens.items()}
     for column, kind in TOKEN_COLUMNS.items():
-        if column not in tokens:
+        if column not in columns:
             raise InvalidTrace(f"The tokens have no column {column!r}; they need {', '.join(TOKEN_COLUMNS)}.")
-        if tokens[column].dtype != kind:
-            raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
-    if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub"):
+        if columns[column].dtype != kind:
+            raise InvalidTrace(f"Token column {column!r} is {columns[column].dtype}; it must be {kind}.")
+    if any(values.isna().any() for values in columns.values() if values.dtype.kind not in "iub"):
         raise InvalidTrace(
             "A token has no text, no phase or no label. An empty string is allowed, a missing value is not."
         )
-    sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
+    sequence, position = (np.asarray(columns[name]) for name in ("sequence", "position"))
     if (sequence < 0).any() or (position < 0).any():
         raise InvalidTrace("A token has a negative sequence or position; both count from 0.")
     text, place = np.diff(sequence), np.diff(position)

@@ -217,7 +217,7 @@ def _offer(
         st.fragment(_watch, run_every=SECONDS_BETWEEN_LOOKS)(name, running[1], finish, keep, parts_count)
     elif st.button(words, help=why, key=f"begin {name}"):
         with explained():
-            model_service.begin_run()
+            model_service.begin_run(dear=True)
             if running is not None:
                 running[1].stop()
             session.keep_result(JOB, (name, begin()))
@@ -269,7 +269,7 @@ def _muting_depends(seen: ExpertInTrace) -> str | None:
 
 
 def _on_model(trace: RoutingTrace, pieces: list[Piece]) -> Background:
-    return Background(model_service.runner_on_model(trace.model.name, _how(trace)), pieces)
+    return Background(model_service.dear_runner_on_model(trace.model.name, _how(trace)), pieces)
 
 
 def _pairs(trace: RoutingTrace) -> Pairs:
