@@ -1,4 +1,4 @@
-"""What does capture cost? Time of a forward with capture / without, and bytes kept, on the embedded model.
+"""The cost of capture: time of a forward with capture / without, and bytes kept, on the embedded model.
 
     python -m benchmarks.capture [--rounds N] [--before FOLDER]
 
@@ -12,7 +12,7 @@ the table, with all that `moeviz.trace` and `direct_attribution` do, next to a f
     bare                    the model alone
     moeviz                  listen(): expert ids and weights
     moeviz + logits         listen(keep_logits=True)
-    moeviz + outputs        listen() and what each expert puts out, for which the experts run twice
+    moeviz + outputs        listen() and each expert's output, for which the experts run twice
     output_router_logits    transformers' own way (logits only)
     naive hook              a forward hook on every router that saves its output
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
@@ -226,7 +226,7 @@ def compare(before: Path, rounds: int) -> None:
 
 
 def _forward(model, tokens: int, arguments: dict) -> Callable:
-    """The work that is timed. The cache of a decode step is filled here, outside the timing."""
+    """Run the work that is timed. The cache of a decode step is filled here, outside the timing."""
     generator = torch.Generator().manual_seed(tokens)
     ids = torch.randint(3, model.config.vocab_size, (1, CONTEXT + tokens), generator=generator)
     if tokens > 1:
