@@ -9,7 +9,7 @@ from moeviz.charts.pruning import COST, KINDS, NAMES
 from moeviz.embedded import EMBEDDED
 from moeviz.errors import CaptureError
 from moeviz.labelled_texts import texts_that_ship
-from moeviz.metrics.pruning import RANDOM
+from moeviz.metrics.pruning import RANDOM, SHARES
 from moeviz.text import quoted
 from moeviz_app import settings
 from moeviz_app.jobs import model_catalog, model_service
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 READS = "The model reads the texts with and without experts …"
 WRITES = "The smaller model is written …"
 FIRST_TOKENS = 64  # of each text: a model reads it some twenty times while somebody waits
-DRAWS, CUTS = 3, 3  # cuts: an eighth, a quarter and a half
+DRAWS = 3
 USUAL = ("reap", "frequency")  # beside the draws at random
 SUFFIXES = {"llm-compressor": "json"}
 FORM_HELP = {
@@ -63,7 +63,7 @@ def prune_page() -> None:
             criteria = _choose_criteria()
             asked = (name, session.how(), tuple(texts), criteria)
             chose = (len(texts) + 1) // 2
-            most = chose + (len(texts) - chose) * (1 + CUTS * (len(criteria) - 1 + DRAWS))
+            most = chose + (len(texts) - chose) * (1 + len(SHARES) * (len(criteria) - 1 + DRAWS))
             st.text(f"Measure takes up to {most:,} forwards of at most {FIRST_TOKENS} tokens, while nobody else waits.")
             if st.button("Measure", type="primary", shortcut="mod+enter"):
                 model_catalog.check_on_offer(name)
