@@ -106,9 +106,6 @@ def texts_of_tokens(tokenizer: Decodes, ids: Sequence[int]) -> list[str]:
     "" for an id that the tokenizer does not know: a head may have more.
     """
     known, decode = _known_texts(tokenizer), _decoder(tokenizer)
-    new = [token for token in dict.fromkeys(ids) if token not in known]
-    found = {
-        token: _next_texts(decode, (token,), [name], known)[0]
-        for token, name in zip(new, _names(tokenizer, new), strict=True)
-    }
-    return [known[token] if token in known else found[token] for token in ids]
+    new = [token for token in ids if token not in known]
+    names = dict(zip(new, _names(tokenizer, new), strict=True))
+    return [known[one] if one in known else _next_texts(decode, (one,), [names[one]], known)[0] for one in ids]
