@@ -18,7 +18,7 @@ the table, with all that `moeviz.trace` and `direct_attribution` do, next to a f
     kernels                 fused(): routers and experts run moeviz's way, which on a CPU is plain torch
     kernels + logits        fused(keep_logits=True)
 
-With an older checkout's folder, printed is in place of that the CPU time of a forward now / before, of the ways that
+With an older checkout's folder, printed is instead of that the CPU time of a forward now / before, of the ways that
 both have: they take turns, forward by forward, in a process each.
 """
 

@@ -33,7 +33,7 @@ class System:
     equation: str  # LaTeX
     source: str  # of the equation and of all the rest, and what else there is to know
     not_reproduced: str
-    trains: bool = True  # False where there is nothing to train here
+    trains: bool = True  # False if there is nothing to train here
 
 
 def _read(path: Path) -> System:
@@ -93,7 +93,7 @@ def trace_beside(name: str) -> RoutingTrace:
 
 
 def shipped_result(name: str, file: str = SHIPPED) -> Any:
-    """Return the result of training that system that ships in `file`, next to its model."""
+    """Return the result of a trained system that ships in `file`, next to its model."""
     return shipped(kind_of(name), file)
 
 

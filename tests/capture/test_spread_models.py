@@ -18,6 +18,8 @@ from transformers import FineGrainedFP8Config
 from transformers.integrations import finegrained_fp8
 
 from moe_kernels.tiles import Device, why_not_experts
+from moeviz.capture import corpus
+from moeviz.capture.corpus import trace_corpus
 from moeviz.capture.interventions.mute import Mute
 from moeviz.capture.models.load import load_model
 from moeviz.capture.models.parameters import describe
@@ -25,9 +27,10 @@ from moeviz.capture.record import kernel_parity
 from moeviz.capture.record.private_names import running_device
 from moeviz.capture.recorders import CaptureJob, why_hooks
 from moeviz.capture.routers.geometry import nearest_by_weights
+from moeviz.capture.run.prompts import Batch
 from moeviz.capture.run.request import CaptureRequest
 from moeviz.capture.trace import trace
-from moeviz.errors import ModelNotFound
+from moeviz.errors import CaptureError, ModelNotFound
 from moeviz.routing_trace import RoutingTrace
 
 PROMPTS = ["To be", "12 + 7 = 19, und"]
@@ -73,6 +76,28 @@ def test_the_trace_of_an_offloaded_model_is_that_of_the_plain_one(where, asked, 
     OFFLOADED[where](model, str(tmp_path))
     assert any(values.is_meta for values in model.parameters())
     assert traced(model, kernels, **REQUESTS[asked]).equals(plain)
+
+
+@pytest.mark.parametrize("family", ["deepseek_v3", "mixtral"])
+def test_layers_that_stay_on_the_disk_are_traced_as_those_in_memory(family, tmp_path, monkeypatch):
+    folder = str(tmp_path / family)
+    tiny_model(CONFIGS[family]).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    plain = load_model(folder)
+    on_disk = load_model(folder, device_map="disk", offload_folder=tmp_path / "offloaded")
+    where = {name: values.is_meta for name, values in on_disk.model.named_parameters()}
+    assert all(on == (".layers." in name) for name, on in where.items()) and any(where.values())
+    one, other = (trace(model, PROMPTS, max_new_tokens=3) for model in (plain, on_disk))
+    assert one.equals(other)
+    forwards, texts = [], [("a", PROMPTS[0]), ("b", PROMPTS[1]), ("a", "noch ein Text")]
+    on_disk.model.register_forward_pre_hook(lambda *_given: forwards.append(1))
+    corpora = [trace_corpus(model, texts) for model in (plain, on_disk)]
+    assert len(forwards) == 1 and (corpora[0].experts == corpora[1].experts).all()
+    assert corpora[0].tokens.equals(corpora[1].tokens)
+    monkeypatch.setattr(corpus, "AT_ONCE", 1)
+    assert trace_corpus(on_disk, texts).tokens.equals(corpora[0].tokens) and len(forwards) == 4
+    with pytest.raises(CaptureError, match="offload_folder"):
+        load_model(folder, device_map="disk")
 
 
 @by_both_ways
@@ -128,7 +153,8 @@ def test_a_model_that_is_brought_to_a_gpu_runs_there():
     cpu_offload(model, CPU)
     assert model.device.type == "meta" and running_device(model) == CPU
     job = MagicMock(CaptureJob, request=CaptureRequest(tuple(PROMPTS)))
-    job.run.model = model
+    job.run.model, ids = model, torch.ones(1, 3, dtype=torch.long)
+    job.run.batch = Batch(ids, ids)
     assert why_hooks(job) == ""
     for part in filter(lambda part: hasattr(part, "_hf_hook"), model.modules()):
         part._hf_hook = SimpleNamespace(execution_device="cuda:0")

@@ -1,6 +1,4 @@
-"""Ready beforehand for all visitors: traces that ship, names of their experts, texts to begin with, and a
-server's own files.
-"""
+"""Ready for all visitors: traces that ship, names of their experts, first texts, and a server's own files."""
 
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from functools import wraps
@@ -27,6 +25,7 @@ from moeviz.formats.exports import open_cached
 from moeviz.formats.importers.importer import Opened
 from moeviz.history.systems import SYSTEMS
 from moeviz.metrics.expert_names import expert_names, names_that_hold
+from moeviz.metrics.parameters import varying_routes_in_words
 from moeviz.model_info import ModelInfo
 from moeviz.routing_trace import RoutingTrace
 from moeviz.text import quoted
@@ -48,7 +47,7 @@ def opened_files() -> Iterator[tuple[str, Opened]]:
 
     Runs and datasets are left out.
 
-    Raises `InvalidTrace` where one holds nothing, and `MoevizError` where it cannot be read any more.
+    Raises `InvalidTrace` if one holds nothing, and `MoevizError` where it cannot be read any more.
     """
     files = (path for path in settings.SETTINGS.files if not is_run(path) and not is_dataset(path))
     return ((Path(path).name, _in_file(path)) for path in files)
@@ -153,7 +152,7 @@ def names_of(model: ModelInfo, opened: Iterable[RoutingTrace] = ()) -> pd.DataFr
     """Return names of a model's experts, as `expert_names` has them: the same wherever they are shown.
 
     Our own models have them from the held-out texts that ship; others from the first of these `opened` traces that is
-    of the model and has labels, or else several texts. None where nothing names them.
+    of the model and has labels, or else several texts. None if nothing names them.
     """
     if (texts := usual(model)) is not None:
         return names_in(texts)
@@ -177,6 +176,12 @@ def names_in(trace: RoutingTrace) -> pd.DataFrame | None:
         return expert_names(trace)
     except MissingField:
         return None
+
+
+@once_per_trace
+def varying_routes(trace: RoutingTrace) -> str | None:
+    """Return how many experts its tokens really got, in a sentence; None if all got the same number."""
+    return varying_routes_in_words(trace)
 
 
 def layout(model: ModelInfo) -> tuple[object, ...]:

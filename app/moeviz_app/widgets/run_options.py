@@ -19,7 +19,7 @@ def fill_in(run: RunRequest) -> None:
     """Let the first page's widgets hold what a link asks for: the key of a widget is the name of its field."""
     values = asdict(run)
     ask.fill_in(session.BOX, values.pop("chat"), values.pop("system") or "")
-    del values["mute"]  # a choice in the drawing
+    del values["mute"], values["images"]  # choices in the drawing, and files
     if not run.new_tokens:
         values[session.TEMPERATURE] = usual_temperature(run.model)
     for key, value in values.items():
@@ -108,7 +108,6 @@ def _decoding_of_checkpoint(disabled: bool) -> str | None:
 
 
 def _loading() -> dict[str, Any]:
-    """Ask for the dtype and the device of the model, and whose code runs its routers."""
     for key, label, placeholder in (
         (session.DTYPE, "dtype", "as the checkpoint says"),
         (session.DEVICE, "Device, as accelerate names it", "a GPU if there is one"),

@@ -81,7 +81,7 @@ def check_runs(folder: MlxFolder, model: Any, hooks: BlockHooks) -> None:
         why = cut(str(error), LONGEST_COMPLAINT)
         if ONLY_FLOAT32 in why:
             why = (
-                "on a CPU it multiplies experts in float32 alone, unless they are quantised. Open it with "
+                "on a CPU it multiplies experts only in float32, unless they are quantised. Open it with "
                 "dtype='float32' (--dtype float32), or take a quantised folder."
             )
         raise CaptureError(f"MLX does not run {quoted(folder.name)} here: {why}") from error
@@ -106,7 +106,7 @@ def stops_of(folder: MlxFolder, own: int | None) -> frozenset[int]:
 
 
 HEADS = ("lm_head", "output", "head")  # how models call what turns the last state into logits
-# Beside a packed weight; and what transformers keeps as a buffer, since no gradient moves it.
+# Next to a packed weight; and buffers of transformers, which no gradient moves.
 NO_PARAMETERS = ("scales", "biases", "global_scale", "e_score_correction_bias")
 UINT32 = 32  # bits, into which MLX packs quantised weights
 LITTLE = 100  # norms and the like are less than one part in this many: their precision is not named
@@ -168,7 +168,7 @@ def _precision(tensors: Sequence[Tensor]) -> str:
 
 
 def _counts(model: Any, tensors: Sequence[Tensor], blocks: Sequence[MoeBlock]) -> ParameterCounts:
-    """Parameters by part; a matrix that serves as input and output embedding counts once, since mlx-lm has it once."""
+    """Count parameters by part; a matrix that serves as input and output embedding counts once, as in mlx-lm."""
     homes = {id(module): path for path, module in model.named_modules()}
     part_of = {f"{homes[id(block.module)]}.": "routers" for block in blocks}  # and its selection bias, if it has one
     part_of |= {f"{homes[id(module)]}.": "shared_experts" for block in blocks for module in block.shared}
