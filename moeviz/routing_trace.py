@@ -22,6 +22,7 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
+from moeviz.text import quoted
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -35,6 +36,7 @@ TOKEN_COLUMNS: dict[str, str | pd.CategoricalDtype] = {
     "text": "str",
     "phase": PHASES,
 }
+OPTIONAL_COLUMNS = ("label", "segment")  # of tokens, both texts
 
 
 @dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
@@ -46,7 +48,8 @@ class RoutingTrace:
     tokens    T rows. `sequence` int32 · `position` int32, from 0 in each sequence, padding not counted ·
               `token_id` int32, NO_TOKEN_ID if unknown · `text` str, exact, except that a token which holds only a
               part of a character reads `⟨é 1/2⟩` · `phase` prompt or generated. Optional: `label`, a class such as a
-              domain. Padding, and the last sampled token (it never went through a router), are not here.
+              domain, and `segment`, the part of a chat, as "user" or "answer". Padding, and the last sampled token
+              (it never went through a router), are not here.
     experts   ids, highest weight first (or in an unknown order, where `model.slot_order` says so) · NO_EXPERT = empty
               slot · NOT_RECORDED = the source does not say; then it says so of all slots of that token at that layer.
     weights   the factor on that expert's output as the model applies it: after renormalising and scaling. They need
@@ -173,6 +176,18 @@ class RoutingTrace:
             )
         codes, names = pd.factorize(self.tokens["label"])
         return [str(name) for name in names], codes
+
+    def in_segment(self, name: str) -> Bool[np.ndarray, " T"]:
+        """Mark the tokens of one segment of a chat, as "answer". Raises `MissingField` if there are none."""
+        if "segment" not in self.tokens:
+            raise MissingField(
+                f"This trace of {self.model.name!r} does not say which segment of a chat a token belongs to. Record a "
+                "chat (moeviz trace --chat, or --messages FILE), by a template that shows where each part ends."
+            )
+        segments = self.tokens["segment"]
+        if not (kept := (segments == name).to_numpy(bool)).any():
+            raise MissingField(f"No token is of the segment {quoted(name)}. There are {', '.join(segments.unique())}.")
+        return kept
 
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:
         """`group` says of each token which of the G it is in, or has one number for all of them."""
@@ -348,7 +363,7 @@ def _check_tokens(tokens: pd.DataFrame) -> None:
             raise InvalidTrace(f"Token column {column!r} is {tokens[column].dtype}; it must be {kind}.")
     if any(tokens[name].isna().any() for name in tokens if tokens[name].dtype.kind not in "iub"):
         raise InvalidTrace(
-            "A token has no text, no phase or no label. An empty string is allowed, a missing value is not."
+            "A token has no text, no phase, no label or no segment. An empty string is allowed, a missing value is not."
         )
     sequence, position = tokens["sequence"].to_numpy(), tokens["position"].to_numpy()
     if (sequence < 0).any() or (position < 0).any():

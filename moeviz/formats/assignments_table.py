@@ -6,7 +6,7 @@
 | phase | str | prompt or generated |
 | token_id | int32 | in the vocabulary, -1 if unknown |
 | token | str | the token's text |
-| label | str | only in traces with labels |
+| label, segment | str | only in traces that have them |
 | layer | int32 | the model's own index of the layer |
 | slot | int16 | 0 = the expert with the highest weight, if the order of slots is known |
 | expert | int16 | its id |
@@ -28,9 +28,9 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.formats.table_facts import TEXTS, all_tokens, checked_columns, mark_not_recorded, refuse_rows
-from moeviz.formats.trace_facts import LABEL, model_of
+from moeviz.formats.trace_facts import model_of
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, RoutingTrace, sort_slots, token_frame
+from moeviz.routing_trace import NO_EXPERT, NOT_RECORDED, OPTIONAL_COLUMNS, RoutingTrace, sort_slots, token_frame
 
 REQUIRED = ("position", "layer", "expert")
 COLUMNS = ("sequence", "position", "phase", "token_id", "token", "layer", "slot", "expert", "weight")
@@ -48,8 +48,7 @@ def table_of(trace: RoutingTrace) -> pd.DataFrame:
     weight = np.full(len(token), np.nan, np.float32) if trace.weights is None else trace.weights[layer, token, slot]
     columns: dict[str, pd.Series | np.ndarray] = {"sequence": tokens["sequence"], "position": tokens["position"]}
     columns |= {"phase": tokens["phase"], "token_id": tokens["token_id"], "token": tokens["text"]}
-    if LABEL in tokens:
-        columns[LABEL] = tokens[LABEL].astype("str")
+    columns |= {name: tokens[name].astype("str") for name in OPTIONAL_COLUMNS if name in tokens}
     columns["layer"] = np.asarray(trace.model.layers, np.int32)[layer]
     columns |= {"slot": slot.astype(np.int16), "expert": expert, "weight": weight}
     if trace.logits is not None:
@@ -154,7 +153,7 @@ def _tokens(columns: pd.DataFrame) -> tuple[np.ndarray, pd.DataFrame]:
         refuse_rows(columns[name], stated != expected, "be the same in every row of one sequence and position")
     arrays = {name: tokens[name].to_numpy() for name in ("sequence", "position", "token_id", "phase")}
     frame = token_frame(text=list(tokens["token"]), **arrays)
-    return token, frame.assign(label=tokens[LABEL]) if LABEL in tokens else frame
+    return token, frame.assign(**{name: tokens[name] for name in OPTIONAL_COLUMNS if name in tokens})
 
 
 def _ranks(group: np.ndarray, given: np.ndarray) -> np.ndarray:

@@ -21,9 +21,9 @@ from jaxtyping import Float32, Float64
 
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_EXPERTS, shown
-from moeviz.formats.trace_facts import LABEL, MAX_INT32, facts_of, tokens_as_json, tokens_of
+from moeviz.formats.trace_facts import MAX_INT32, facts_of, tokens_as_json, tokens_of
 from moeviz.model_info import ModelInfo
-from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, PHASES, RoutingTrace
+from moeviz.routing_trace import NO_TOKEN_ID, NOT_RECORDED, OPTIONAL_COLUMNS, PHASES, RoutingTrace
 
 PLAIN = "Remove the facts to open it as a plain table."
 
@@ -50,7 +50,7 @@ def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -
     without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
         raise InvalidTrace(
-            f"The tokens of the rows and those of the facts differ: only one of the two has labels. {PLAIN}"
+            f"The tokens of the rows and those of the facts differ: only one has labels, or segments. {PLAIN}"
         )
     both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
     order = _stated_order(both, facts.get("token_order"))
@@ -135,7 +135,7 @@ INTEGERS = {  # column: lowest, highest, and what an absent or empty cell means 
     "slot": (0, MAX_INT32, None),
     "expert": (0, MAX_EXPERTS - 1, None),
 }
-TEXTS = {"phase": "prompt", "token": "", LABEL: ""}
+TEXTS = {"phase": "prompt", "token": "", **dict.fromkeys(OPTIONAL_COLUMNS, "")}
 NUMBERS = ("weight", "logit", "probability")
 
 
@@ -153,7 +153,7 @@ def checked_columns(table: pd.DataFrame) -> pd.DataFrame:
     for name, text in TEXTS.items():
         if name in table:
             columns[name] = table[name].astype("str").fillna(text)
-        elif name != LABEL:
+        elif name not in OPTIONAL_COLUMNS:
             columns[name] = pd.Series(text, index=table.index, dtype="str")
     wrong = ~columns["phase"].isin(PHASES.categories)
     refuse_rows(columns["phase"], wrong, f"be {' or '.join(PHASES.categories)}")

@@ -19,7 +19,7 @@ import pandas as pd
 from moeviz.errors import InvalidTrace
 from moeviz.file_limits import MAX_BYTES, MAX_EXPERTS, check_experts, shown
 from moeviz.model_info import ModelInfo, ParameterCounts
-from moeviz.routing_trace import PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
+from moeviz.routing_trace import OPTIONAL_COLUMNS, PHASES, TOKEN_COLUMNS, RoutingTrace, token_frame
 from moeviz.text import is_text
 
 FORMAT_VERSION = 2
@@ -28,7 +28,6 @@ FACTS_SHARE = 16  # of the budget, a 16th for the JSON in a packed file: Python 
 MAX_TEXT = 4096  # characters of a model's name: the longest path
 MAX_INT32 = 2**31 - 1
 TOKEN_INTEGERS = {"sequence": (0, MAX_INT32), "position": (0, MAX_INT32), "token_id": (-1, MAX_INT32)}
-LABEL = "label"
 
 
 def facts_of(trace: RoutingTrace) -> dict[str, Any]:
@@ -59,14 +58,12 @@ def model_of(facts: dict[str, Any]) -> ModelInfo:
 
 def tokens_as_json(tokens: pd.DataFrame) -> dict[str, list[Any]]:
     """The tokens as one list per column. Raises `InvalidTrace` for a column that trace files cannot hold."""
-    if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, LABEL}:
+    if unknown := set(tokens.columns) - {*TOKEN_COLUMNS, *OPTIONAL_COLUMNS}:
         raise InvalidTrace(
             f"Trace files cannot hold the token column {min(unknown, key=str)!r}. Remove it before you save the trace."
         )
     columns = {name: tokens[name].tolist() for name in TOKEN_COLUMNS}
-    if LABEL in tokens:
-        columns[LABEL] = tokens[LABEL].astype("str").tolist()
-    return columns
+    return columns | {name: tokens[name].astype("str").tolist() for name in OPTIONAL_COLUMNS if name in tokens}
 
 
 def tokens_of(columns: Any) -> pd.DataFrame:
@@ -74,7 +71,7 @@ def tokens_of(columns: Any) -> pd.DataFrame:
     columns = _object(columns, "tokens")
     if missing := TOKEN_COLUMNS.keys() - columns.keys():
         raise InvalidTrace(f"The tokens have no {min(missing)!r}; they need {', '.join(TOKEN_COLUMNS)}.")
-    if unknown := columns.keys() - {*TOKEN_COLUMNS, LABEL}:
+    if unknown := columns.keys() - {*TOKEN_COLUMNS, *OPTIONAL_COLUMNS}:
         raise InvalidTrace(
             f"The tokens have an unknown column {shown(min(unknown))}. Remove it, or save the trace again."
         )
@@ -91,9 +88,9 @@ def tokens_of(columns: Any) -> pd.DataFrame:
             )
     integers = {name: np.asarray(columns[name], np.int32) for name in TOKEN_INTEGERS}
     tokens = token_frame(text=columns["text"], phase=columns["phase"], **integers)
-    if LABEL in columns:
-        tokens[LABEL] = pd.Series(columns[LABEL], dtype="str")
-    return tokens
+    return tokens.assign(
+        **{name: pd.Series(columns[name], dtype="str") for name in OPTIONAL_COLUMNS if name in columns}
+    )
 
 
 def parse_json(data: bytes, what: str) -> dict[str, Any]:

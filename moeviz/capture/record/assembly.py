@@ -11,6 +11,7 @@ import torch
 from moeviz.capture.record.hooks import Recording
 from moeviz.capture.routers.discovery import LAYER_KIND, is_unrolled, unrolled_layers
 from moeviz.capture.routers.score_function import score_function
+from moeviz.capture.run.chat import with_segments
 from moeviz.capture.run.generation_plan import ended_words
 from moeviz.capture.run.prompts import GeneratedTokens, ModelInput, decoder_start
 from moeviz.capture.run.token_texts import token_texts
@@ -120,13 +121,14 @@ def _unclear(read: list[torch.Tensor]) -> CaptureError:
 def _tokens(run: ModelInput, met: RoutedSequences):
     sequence, column = np.nonzero(met.kept)
     texts = [token_texts(run.tokenizer, ids[kept].tolist()) for ids, kept in zip(met.ids, met.kept, strict=True)]
-    return token_frame(
+    tokens = token_frame(
         sequence=sequence,
         position=(np.cumsum(met.kept, axis=1) - 1)[met.kept],
         text=[text for sequence in texts for text in sequence],
         token_id=met.ids[met.kept],
         phase=np.where(column < met.prompt, "prompt", "generated"),
     )
+    return with_segments(tokens, run.segments)
 
 
 def _facts(recording: Recording, info: ModelInfo, slots: int) -> ModelInfo:
