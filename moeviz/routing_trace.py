@@ -22,7 +22,6 @@ from moeviz.expert_counts import ExpertCounts
 from moeviz.expert_outputs import ExpertOutputs
 from moeviz.model_info import ModelInfo
 from moeviz.next_tokens import NEXT, NextTokens
-from moeviz.text import quoted
 
 ARRAYS = ("experts", "weights", "logits")
 NO_EXPERT = -1  # an empty slot: the token was dropped, or this layer has fewer slots than K
@@ -186,7 +185,7 @@ class RoutingTrace:
             )
         segments = self.tokens["segment"]
         if not (kept := (segments == name).to_numpy(bool)).any():
-            raise MissingField(f"No token is of the segment {quoted(name)}. There are {', '.join(segments.unique())}.")
+            raise MissingField(f"No token is of the segment {name[:60]!r}. There are {', '.join(segments.unique())}.")
         return kept
 
     def _counts(self, group: np.ndarray, groups: tuple[str, ...], kind: Literal["all", "label"]) -> ExpertCounts:

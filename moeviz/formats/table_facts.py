@@ -50,7 +50,8 @@ def all_tokens(token: np.ndarray, tokens: pd.DataFrame, facts: dict[str, Any]) -
     without = tokens_of(facts.get("idle_tokens"))
     if len(tokens) and len(without) and list(tokens.columns) != list(without.columns):
         raise InvalidTrace(
-            f"The tokens of the rows and those of the facts differ: only one has labels, or segments. {PLAIN}"
+            "The tokens of the rows and those of the facts differ: only one of the two has labels, or segments. "
+            + PLAIN
         )
     both = pd.concat([part for part in (tokens, without) if len(part)] or [without], ignore_index=True)
     order = _stated_order(both, facts.get("token_order"))

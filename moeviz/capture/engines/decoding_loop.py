@@ -43,7 +43,7 @@ def prompt_ids(
             f"{quoted(name)} has no chat template, so this text cannot be sent as a turn of a chat. Leave chat out: "
             "the model then reads the text as it is."
         )
-    texts = [as_text(tokenizer, chat) for chat in request.conversations] if request.chat else request.prompts
+    texts = [as_text(tokenizer, chat) for chat in request.conversations] if request.chat else request.texts
     ids = [ids_of(text) for text in texts]
     if not all(ids):
         raise InvalidPrompt("The tokenizer makes no tokens of this prompt. Type some text for the model to read.")

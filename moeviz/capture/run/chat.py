@@ -232,8 +232,8 @@ def _marked(message: Message, texts: list[tuple[str, str]], trimmed: bool) -> Me
         return text.replace(core, MARK.format(len(texts) - 1), 1)
 
     name, out = NAMES.get(message["role"], message["role"]), dict(message)
-    if thought := message.get("reasoning_content"):
-        out["reasoning_content"] = mark(THINK, thought)
+    if reasoning := message.get("reasoning_content"):
+        out["reasoning_content"] = mark(THINK, reasoning)
     content = message["content"]
     if name == ANSWER and (thought := THOUGHT.match(content)):
         first, last = thought.span(1)

@@ -112,7 +112,7 @@ def _given_ids(model: PreTrainedModel, token_ids: tuple[tuple[int, ...], ...]) -
 
 def _ids_of_texts(tokenizer: PreTrainedTokenizerBase, request: CaptureRequest) -> list[list[int]]:
     """Tokenise. A chat template writes its own special tokens: then the tokenizer adds none."""
-    texts, how = request.prompts, {}
+    texts, how = request.texts, {}
     if request.chat:
         texts, how = [as_text(tokenizer, chat) for chat in request.conversations], {"add_special_tokens": False}
     ids = [tokenizer(text, verbose=False, **how)["input_ids"] for text in texts]

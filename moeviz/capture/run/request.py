@@ -57,7 +57,7 @@ class CaptureRequest:
         given = self.prompts if self.token_ids is None else self.token_ids
         if not given or not all(given):
             raise InvalidPrompt("The prompt is empty. Type some text for the model to read.")
-        if any(not isinstance(one, str) for one in self.prompts) and (not self.chat or self.system is not None):
+        if any(isinstance(one, tuple) for one in self.prompts) and (not self.chat or self.system is not None):
             raise InvalidPrompt("A conversation is read as a chat, with its own system prompt. Ask for a chat only.")
         if not isinstance(self.kernels, bool) and self.kernels != AUTO:
             raise CaptureError(f'kernels is {self.kernels!r}; it can be True, False or "auto".')
@@ -75,6 +75,11 @@ class CaptureRequest:
     def conversations(self) -> tuple[Conversation, ...]:
         """The messages of each prompt in a chat; none if texts are read as they are."""
         return tuple(conversation_of(prompt, self.system) for prompt in self.prompts) if self.chat else ()
+
+    @property
+    def texts(self) -> list[str]:
+        """The prompts that are texts: all, unless it is a chat."""
+        return [prompt for prompt in self.prompts if isinstance(prompt, str)]
 
     def check_can_grow(self) -> None:
         """Raise `CaptureError` for a request that cannot be streamed."""
