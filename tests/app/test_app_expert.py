@@ -392,7 +392,7 @@ def test_what_routes_take_is_said_in_seconds_before_they_are_judged(tiny, on_off
     unknown = visit(replace(trace, model=replace(trace.model, parameters=None)), name="routes")
     assert f"{cost.sentence(2)}; {tokens} tokens" in plain(said(unknown))
     assert f"{cost.sentence(2)}: about" in plain(said(visit(trace, name="routes")))
-    one, ten = expected_seconds(trace.model, tokens), expected_seconds(trace.model, 10 * tokens)
+    one, ten = (expected_seconds(trace.model, float(many)) for many in (tokens, 10 * tokens))
     assert 0 < one * 9.9 < ten < one * 10.1
 
 

@@ -13,6 +13,7 @@ from moeviz.errors import CaptureError, InvalidPrompt, MissingField
 from moeviz.formats.exports import read_trace, write_trace
 from moeviz.testing import sample_trace
 
+ONLY_WORDS = "{% if messages[0].content | length < 4 %}{{ raise_exception('too short') }}{% endif %}" + TEMPLATE
 NO_SYSTEM = "{% if messages[0].role == 'system' %}{{ raise_exception('no system role') }}{% endif %}" + TEMPLATE
 
 
@@ -90,7 +91,7 @@ def test_the_template_s_tokens_are_those_that_hold_nothing_of_the_text(model, te
 
 
 @pytest.mark.parametrize(
-    "template", [TEMPLATE.replace("trim", "upper"), TEMPLATE + MARK.format(0), TEMPLATE + TEMPLATE]
+    "template", [TEMPLATE.replace("trim", "upper"), TEMPLATE + MARK.format(0), TEMPLATE + TEMPLATE, ONLY_WORDS]
 )
 def test_if_the_template_changes_the_text_there_are_no_segments(model, template):
     trace = moeviz.trace(model, "One two", tokenizer=tokenizer_with(template), chat=True)

@@ -7,6 +7,7 @@ the marks filled in again, is the very text that the model reads, is it known wh
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -137,11 +138,12 @@ def prompt_segments(
 
     spans_of  gives the characters that each token of a text stands for; None if nobody knows.
 
-    It cannot if the template changes what it is given, or a token has characters of two parts.
+    It cannot if the template changes or refuses what it is given, or a token has characters of two parts.
     """
     whole = as_text(tokenizer, messages)
-    found = _parts(tokenizer, whole, messages, trimmed=False) or _parts(tokenizer, whole, messages, trimmed=True)
-    tokens = spans_of(whole)
+    found, tokens = None, spans_of(whole)
+    with suppress(InvalidPrompt):  # a template may refuse marks
+        found = _parts(tokenizer, whole, messages, trimmed=False) or _parts(tokenizer, whole, messages, trimmed=True)
     if not found or tokens is None or (names := _by_token(found, tokens, len(whole), TURN)) is None:
         return None
     return PromptSegments(names, whole.rstrip().endswith(OPEN), str(tokenizer.chat_template))
